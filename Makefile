@@ -1,0 +1,46 @@
+# Every target makes its own virtual environment in .venv and reuses it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+OUT ?= out/demo
+
+.PHONY: demo test test-all bench lint browser clean
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "vitlens needs Python 3.11 or newer, set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+# The main job, offline: a page about one picture, and what the context carries over all pairs of pictures.
+demo: $(INSTALLED)
+	@mkdir -p $(OUT)
+	$(BIN)/vitlens report assets/demo/pictures/35_sneaker_agreeing.png \
+		--against assets/demo/pictures/35_sneaker_conflicting.png --out $(OUT)/report.html
+	$(BIN)/python experiments/patch_context.py --out $(OUT)/patch_context
+	@echo "open $(OUT)/report.html and $(OUT)/patch_context/page.html"
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Pages are tested in Chromium, which is installed where that is allowed; elsewhere these tests skip and say so.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+		{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } || \
+		echo "no Chromium here and no right to install it: the browser tests will be skipped"
+
+test: $(INSTALLED) lint browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: $(INSTALLED) lint browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+bench: $(INSTALLED)
+	$(BIN)/python experiments/benchmarks/report.py
+
+clean:
+	rm -rf $(VENV) out build dist
