@@ -1,0 +1,92 @@
+"""vitlens: look inside vision transformers.
+
+    import vitlens
+    model, images, labels, masks = vitlens.load_demo()
+    logits, cache = model.run_with_cache(images)
+    vitlens.class_lens(model, images, labels)
+
+Names load when they are first used, so `import vitlens` costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vitlens.analysis.attribution import Attribution, direct_logit_attribution
+    from vitlens.analysis.lens import ClassLens, class_lens
+    from vitlens.analysis.lens_measures import (
+        class_change_by_sublayer,
+        class_similarity_change_rate,
+        identifiability,
+        identifiability_rate,
+        residual_composition,
+    )
+    from vitlens.analysis.patching import Patching, activation_patching
+    from vitlens.analysis.results import Result
+    from vitlens.analysis.tokens import box, patch, token_mask
+    from vitlens.data.counterfactuals import replace_context
+    from vitlens.data.demo import load_demo, load_demo_model, load_demo_pictures
+    from vitlens.errors import InputError
+    from vitlens.model.cache import ViTActivationCache
+    from vitlens.model.config import HookedViTConfig
+    from vitlens.model.hooked_vit import HookedViT
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "analysis.attribution": ["Attribution", "direct_logit_attribution"],
+    "analysis.lens": ["ClassLens", "class_lens"],
+    "analysis.lens_measures": [
+        "class_change_by_sublayer",
+        "class_similarity_change_rate",
+        "identifiability",
+        "identifiability_rate",
+        "residual_composition",
+    ],
+    "analysis.patching": ["Patching", "activation_patching"],
+    "analysis.results": ["Result"],
+    "analysis.tokens": ["box", "patch", "token_mask"],
+    "data.counterfactuals": ["replace_context"],
+    "data.demo": ["load_demo", "load_demo_model", "load_demo_pictures"],
+    "errors": ["InputError"],
+    "model.cache": ["ViTActivationCache"],
+    "model.config": ["HookedViTConfig"],
+    "model.hooked_vit": ["HookedViT"],
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Attribution",
+    "ClassLens",
+    "HookedViT",
+    "HookedViTConfig",
+    "InputError",
+    "Patching",
+    "Result",
+    "ViTActivationCache",
+    "activation_patching",
+    "box",
+    "class_change_by_sublayer",
+    "class_lens",
+    "class_similarity_change_rate",
+    "direct_logit_attribution",
+    "identifiability",
+    "identifiability_rate",
+    "load_demo",
+    "load_demo_model",
+    "load_demo_pictures",
+    "patch",
+    "replace_context",
+    "residual_composition",
+    "token_mask",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'vitlens' has no attribute {name!r}")
+    return getattr(import_module(f"vitlens.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

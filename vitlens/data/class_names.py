@@ -1,0 +1,61 @@
+"""Class names: where they come from, and how a user may say a class."""
+
+from collections.abc import Sequence
+
+from timm.data import ImageNetInfo, infer_imagenet_subset
+from torch import nn
+
+from vitlens.errors import InputError, nearest
+
+
+def infer_class_names(module: nn.Module) -> list[str] | None:
+    """timm's ImageNet names where the number of classes is that of ImageNet-1k, 12k, 21k or 22k, else None."""
+    label_names = getattr(module, "pretrained_cfg", {}).get("label_names")
+    if label_names and len(label_names) == module.num_classes:
+        return list(label_names)
+    subset = infer_imagenet_subset(module)
+    if subset is None:
+        return None
+    info = ImageNetInfo(subset)
+    return [info.index_to_description(index) for index in range(info.num_classes())]
+
+
+def find_class(wanted: int | str, names: Sequence[str] | None, n_classes: int) -> int:
+    """The index of a class given by index or by name; one of a class's synonyms ("tabby") is enough.
+
+    Raises:
+        InputError: no class, or more than one, is called so; or the index is out of range.
+    """
+    if n_classes == 0:
+        raise InputError("this model has no classifier, so it has no classes")
+    if isinstance(wanted, str) and wanted.lstrip("-").isdigit():
+        wanted = int(wanted)
+    if isinstance(wanted, int):
+        if not 0 <= wanted < n_classes:
+            raise InputError(f"there is no class {wanted}: the model has classes 0 to {n_classes - 1}")
+        return wanted
+    if names is None:
+        raise InputError(
+            f"this model has no class names, so {wanted!r} cannot be looked up: "
+            f"give the index (0 to {n_classes - 1}), or class_names= when the model is loaded"
+        )
+    key = wanted.strip().casefold()
+    found = [i for i, name in enumerate(names) if name.casefold() == key]
+    found = found or [i for i, name in enumerate(names) if key in _synonyms(name)]
+    if not found:
+        synonyms = {synonym: None for name in names for synonym in _synonyms(name)}
+        raise InputError(f"no class is called {wanted!r}; the nearest names are {nearest(key, synonyms)}")
+    if len(found) > 1:
+        raise InputError(
+            f"{len(found)} classes are called {wanted!r}: say which by index, {' or '.join(map(str, found))}"
+        )
+    return found[0]
+
+
+def _synonyms(name: str) -> list[str]:
+    return [synonym.strip().casefold() for synonym in name.split(",")]
+
+
+def short_name(name: str) -> str:
+    """The first synonym: "tabby, tabby cat" → "tabby"."""
+    return name.split(",")[0].strip()

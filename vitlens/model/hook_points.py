@@ -1,0 +1,100 @@
+"""How hook points are made, handed tensors, and found by name."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import cast
+
+from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+
+from vitlens.errors import InputError, nearest
+
+HookName = str | tuple[str, int] | tuple[str, int, str]
+NamesFilter = None | HookName | Iterable[HookName] | Callable[[str], bool]
+
+# `HookPoint.pos_dim` of an activation that has no token axis; TransformerLens itself knows only "default" (None).
+NO_TOKENS = 0
+
+
+def hook_point(token_axis: int = -2) -> HookPoint:
+    """A hook point that knows which axis of its activation runs over tokens (`pos_slice` cuts there)."""
+    point = HookPoint()
+    point.pos_dim = token_axis
+    return point
+
+
+def expose(point: HookPoint, activation: Tensor) -> Tensor:
+    """Passes an activation that shares memory with another through its hook point, as a copy if anybody watches.
+
+    A hook may then edit in place: the edit reaches what follows, and neither the other activation, nor a parameter.
+    """
+    return point(activation.clone() if point.has_hooks() else activation)
+
+
+def resolve_names(names: NamesFilter, available: Sequence[str]) -> list[str]:
+    """The full hook names that a filter stands for, in the order of the forward pass.
+
+    Args:
+        names: None (all), a full name, a shorthand ("resid_post": every block's, "resid_post5", "logits",
+            "ln1.hook_scale"), a key ("resid_post", 5) or ("scale", 5, "ln1"), a collection of these, or a
+            predicate on full names.
+        available: every full name.
+
+    Raises:
+        InputError: a name matches nothing; the message lists the nearest names.
+    """
+    if names is None:
+        return list(available)
+    if callable(names):
+        chosen = {name for name in available if names(name)}
+        if not chosen:
+            raise InputError(
+                "the hook filter accepts none of this model's hook points; "
+                f"they look like {', '.join(list(available)[:4])}"
+            )
+    elif isinstance(names, str) or _is_key(names):
+        chosen = set(_matches(cast(HookName, names), available))
+    else:
+        chosen = {match for name in names for match in _matches(cast(HookName, name), available)}
+        if not chosen:
+            raise InputError("the list of hook names is empty: name at least one, or pass None for all")
+    return [name for name in available if name in chosen]
+
+
+def _is_key(names: object) -> bool:
+    """("resid_post", 5), or ("scale", 5, "ln1") as in TransformerLens."""
+    return isinstance(names, tuple) and len(names) in (2, 3) and isinstance(names[0], str) and isinstance(names[1], int)
+
+
+def _matches(name: HookName, available: Sequence[str]) -> list[str]:
+    block: int | None
+    if isinstance(name, tuple):
+        shorthand, block = name[0], name[1]
+        if len(name) == 3:
+            shorthand = f"{name[2]}.hook_{shorthand}"
+    else:
+        shorthand, block = _split_block(name, available)
+    candidates = list(available)
+    if block is not None:
+        n_blocks = len({full.split(".")[1] for full in available if full.startswith("blocks.")})
+        if not -n_blocks <= block < n_blocks:
+            raise InputError(f"hook {name!r}: there is no block {block}, the model has blocks 0 to {n_blocks - 1}")
+        candidates = [full for full in available if full.startswith(f"blocks.{block % n_blocks}.")]
+    found = [full for full in candidates if _is_short_for(shorthand, full)]
+    if not found:
+        short = {full.rsplit("hook_", 1)[-1] for full in available}
+        near = nearest(shorthand, [*sorted(short), *available])
+        raise InputError(f"no hook point is called {name!r}; the nearest names are {near}")
+    return found
+
+
+def _split_block(name: str, available: Sequence[str]) -> tuple[str, int | None]:
+    """ "resid_post5" → ("resid_post", 5); a name that is already right stays whole."""
+    if any(_is_short_for(name, full) for full in available):
+        return name, None
+    parts = re.fullmatch(r"([a-z_]+?)_?(\d+)", name)
+    return (parts[1], int(parts[2])) if parts else (name, None)
+
+
+def _is_short_for(shorthand: str, full: str) -> bool:
+    return f".{full}".endswith((f".{shorthand}", f".hook_{shorthand}"))
