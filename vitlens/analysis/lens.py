@@ -1,0 +1,226 @@
+"""The class lens: any hidden state projected onto the class embeddings (METHODS.md A1, A2)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+
+from vitlens.analysis.classes import Classes, ClassSelection, select_classes
+from vitlens.analysis.results import Result
+from vitlens.analysis.tokens import TokenSet, token_mask
+from vitlens.data.pictures import Pictures
+from vitlens.errors import InputError, nearest
+from vitlens.model.hooked_vit import HookedViT
+
+Site = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
+SITES: tuple[Site, ...] = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+MODEL_READING = "pooled"
+
+
+@dataclass(frozen=True, repr=False)
+class ClassLens(Result):
+    """Logits, ranks and probabilities of the chosen classes, and the top classes, at every site, block and token.
+
+    `values`, `ranks`, `probabilities` [site, block, image, token, class]; `top_classes`, `top_logits`
+    [site, block, image, token, k], best first. Rank 0 is best: the number of classes with a strictly larger logit.
+    """
+
+    ranks: Int[Tensor, "site block image token class"]
+    probabilities: Float[Tensor, "site block image token class"]
+    top_classes: Int[Tensor, "site block image token k"]
+    top_logits: Float[Tensor, "site block image token k"]
+    n_classes: int
+    grid: tuple[int, int] | list[int]
+    n_prefix_tokens: int
+
+    @property
+    def identifiability(self) -> Float[Tensor, "site block image token class"]:
+        """1 − rank / C, in (0, 1]: 1 where the class is the token's first, 0.5 in expectation by chance (A2)."""
+        return 1 - self.ranks / self.n_classes
+
+    def columns(self) -> dict[str, Tensor]:
+        return {
+            "logit": self.values,
+            "rank": self.ranks,
+            "probability": self.probabilities,
+            "identifiability": self.identifiability,
+        }
+
+    def at(self, quantity: str, site: str | None = None) -> Tensor:
+        """One quantity at one site: [block, image, token, class]."""
+        columns = self.columns()
+        if quantity not in columns:
+            raise InputError(f"a lens has {', '.join(columns)}, not {quantity!r}")
+        return columns[quantity][self.site_index(site)]
+
+    def site_index(self, site: str | None) -> int:
+        if site is None:
+            return len(self.axes["site"]) - 1
+        if site not in self.axes["site"]:
+            raise InputError(
+                f"this lens was taken at {', '.join(self.axes['site'])}: pass sites=[…, {site!r}] to class_lens"
+            )
+        return self.axes["site"].index(site)
+
+    def maps(
+        self, quantity: str = "logit", site: str | None = None, image: int = 0, position: int = 0
+    ) -> Float[Tensor, "block rows columns"]:
+        """A class over the patches, block by block, on the picture's grid.
+
+        Raises:
+            InputError: the lens was not taken at all patches.
+        """
+        labels = self.axes["token"]
+        patches = [i for i, label in enumerate(labels) if label.startswith("(")]
+        if len(patches) != self.grid[0] * self.grid[1]:
+            raise InputError('a map needs every patch: take the lens with tokens="all" or tokens="patches"')
+        chosen = self.at(quantity, site)[:, image, patches, position]
+        return chosen.unflatten(-1, tuple(self.grid)).float()
+
+    def top_names(self, block: int, token: int = 0, image: int = 0, site: str | None = None) -> list[str]:
+        """The names of the top classes of one token."""
+        indices = self.top_classes[self.site_index(site), block, image, token].tolist()
+        return [self.class_names[i] if self.class_names else f"class {i}" for i in indices]
+
+
+def class_lens(
+    model: HookedViT,
+    images: Pictures,
+    classes: Classes = None,
+    *,
+    sites: str | Sequence[str] = ("resid_post",),
+    blocks: Sequence[int] | None = None,
+    tokens: TokenSet = "all",
+    masks: Tensor | None = None,
+    top_k: int = 5,
+) -> ClassLens:
+    """Projects hidden states onto the class embeddings: p(v) = E ν(v) + b, with the statistics of v itself (A1).
+
+    ν is the norm between stream and classifier (`norm`, or `fc_norm` where the model pools first); on a sublayer's output
+    it is applied to that output alone, as in the paper. A distilled model's class token is read by its own classifier,
+    the distillation token by the other, patches by the mean of both. Nothing larger than one site's logits is ever kept.
+
+    Args:
+        images: pictures as a tensor, or anything `model.to_images` reads.
+        classes: whose logit, rank and probability to keep (see `select_classes`); by default the predicted class.
+        sites: of "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post", or "all".
+        blocks: which blocks; by default all.
+        tokens: a token set, the same for all pictures; or "pooled": read each site as the model reads its last one, so
+            that "resid_post" of the last block gives the model's own logits whatever its pooling.
+        masks: object masks, for token sets that need them.
+        top_k: how many top classes to keep.
+
+    Returns:
+        ClassLens with axes site, block, image, token, class.
+
+    Raises:
+        InputError: a site, block, token or class that does not exist; a model without a classifier.
+
+    Source: Vilas, Schaumlöffel & Roig 2023, section 3; METHODS.md A1, A2.
+    """
+    model.require_classifier()
+    pictures = model.as_images(images)
+    chosen_sites = _check_sites(sites)
+    chosen_blocks = [model.block_index(block) for block in (range(model.cfg.n_layers) if blocks is None else blocks)]
+    if not chosen_blocks:
+        raise InputError("the list of blocks is empty")
+    grid = model.embed.grid(*pictures.shape[-2:])
+    reading, token_labels = _choose_tokens(model, tokens, len(pictures), masks, grid)
+    top_k = min(top_k, model.cfg.n_classes)
+
+    with torch.no_grad():
+        logits = model(pictures)
+        selection = select_classes(model, classes, logits)
+        measured: dict[str, dict[str, Tensor]] = {}
+
+        def read(activation: Tensor, hook: HookPoint) -> None:
+            measured[str(hook.name)] = _measure(_project(model, activation, reading), selection, top_k)
+
+        names = {(site, block): f"blocks.{block}.hook_{site}" for site in chosen_sites for block in chosen_blocks}
+        model.run_with_hooks(
+            pictures,
+            fwd_hooks=[(name, partial(read)) for name in names.values()],
+            stop_at_layer=model.cfg.n_layers,
+        )
+
+    def stack(quantity: str) -> Tensor:
+        return torch.stack(
+            [torch.stack([measured[names[site, block]][quantity] for block in chosen_blocks]) for site in chosen_sites]
+        )
+
+    return ClassLens(
+        values=stack("logits"),
+        axes={
+            "site": list(chosen_sites),
+            "block": chosen_blocks,
+            "image": list(range(len(pictures))),
+            "token": token_labels,
+            "class": selection.labels,
+        },
+        quantity="logit",
+        ranks=stack("ranks"),
+        probabilities=stack("probabilities"),
+        top_classes=stack("top_classes"),
+        top_logits=stack("top_logits"),
+        n_classes=model.cfg.n_classes,
+        grid=grid,
+        n_prefix_tokens=model.cfg.n_prefix_tokens,
+        classes=selection.indices,
+        class_names=model.class_names,
+        settings={"model": model.cfg.model_name, "norm": "the model's final norm, statistics of each vector"},
+    )
+
+
+def _check_sites(sites: str | Sequence[str]) -> list[str]:
+    if sites == "all":
+        return list(SITES)
+    wanted = [sites] if isinstance(sites, str) else list(sites)
+    for site in wanted:
+        if site not in SITES:
+            raise InputError(f"no lens site is called {site!r}; the nearest names are {nearest(site, SITES)}")
+    if not wanted:
+        raise InputError("the list of sites is empty")
+    return wanted
+
+
+def _choose_tokens(
+    model: HookedViT, tokens: TokenSet, n_images: int, masks: Tensor | None, grid: tuple[int, int]
+) -> tuple[list[int] | None, list[str]]:
+    """Token indices and labels; None for "pooled"."""
+    if isinstance(tokens, str) and tokens == MODEL_READING:
+        return None, [MODEL_READING]
+    mask = token_mask(model, tokens, n_images, masks, grid)
+    if not (mask == mask[0]).all():
+        raise InputError(
+            "a lens reads the same tokens of every picture: take pictures with different masks one at a time, "
+            'or tokens="all" and select afterwards'
+        )
+    indices = mask[0].nonzero()[:, 0].tolist()
+    return indices, [model.cfg.token_label(index, grid) for index in indices]
+
+
+def _project(model: HookedViT, activation: Tensor, tokens: list[int] | None) -> Tensor:
+    """[image, token, classes]."""
+    if tokens is None:
+        return model.read_out(activation)[:, None]
+    return model.project(activation[:, tokens], tokens)
+
+
+def _measure(logits: Float[Tensor, "image token classes"], selection: ClassSelection, top_k: int) -> dict[str, Tensor]:
+    chosen = selection.take(logits)
+    # Counting larger logits gives the rank at a fraction of a sort's cost.
+    ranks = torch.stack([(logits > chosen[..., i : i + 1]).sum(dim=-1) for i in range(chosen.shape[-1])], dim=-1)
+    log_normaliser = logits.logsumexp(dim=-1, keepdim=True)
+    top_logits, top_classes = logits.topk(top_k, dim=-1)
+    return {
+        "logits": chosen,
+        "ranks": ranks,
+        "probabilities": (chosen - log_normaliser).exp(),
+        "top_logits": top_logits,
+        "top_classes": top_classes,
+    }

@@ -1,0 +1,115 @@
+"""What every analysis returns: a tensor whose axes have names and labels, that knows how to become a table or a figure."""
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import pandas as pd
+import torch
+from jaxtyping import Int
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vitlens.errors import InputError
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+
+@dataclass(frozen=True, repr=False)
+class Result:
+    """`values`, one axis per entry of `axes` (name → labels, in order), and the settings that made them.
+
+    Where a result is about classes, `classes` [image, class] holds the index of the class that each position of the
+    "class" axis means for each picture, and `class_names` their names.
+    """
+
+    values: Tensor
+    axes: dict[str, list]
+    quantity: str
+    settings: dict[str, Any] = field(default_factory=dict, kw_only=True)
+    classes: Int[Tensor, "image class"] | None = field(default=None, kw_only=True)
+    class_names: list[str] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        sizes = tuple(len(labels) for labels in self.axes.values())
+        if sizes != tuple(self.values.shape):
+            raise ValueError(f"axes {sizes} do not fit values {tuple(self.values.shape)}")
+
+    def columns(self) -> dict[str, Tensor]:
+        """The quantities that share the axes of `values`: the value columns of the table."""
+        return {self.quantity: self.values}
+
+    def to_frame(self) -> pd.DataFrame:
+        """A tidy table: one row per value, one column per axis."""
+        index = pd.MultiIndex.from_product(list(self.axes.values()), names=list(self.axes))
+        flat = {name: tensor.detach().cpu().flatten().numpy() for name, tensor in self.columns().items()}
+        frame = pd.DataFrame(flat, index=index).reset_index()
+        if self.classes is not None and {"image", "class"} <= set(self.axes):
+            image = frame["image"].map({label: i for i, label in enumerate(self.axes["image"])})
+            position = frame["class"].map({label: i for i, label in enumerate(self.axes["class"])})
+            indices = self.classes.cpu().numpy()[image.to_numpy(), position.to_numpy()]
+            frame.insert(len(self.axes), "class_index", indices)
+            if self.class_names is not None:
+                frame.insert(len(self.axes) + 1, "class_name", [self.class_names[index] for index in indices])
+        return frame
+
+    def class_label(self, image: int = 0, position: int = 0) -> str:
+        """The name of the class that `position` of the class axis means for a picture."""
+        assert self.classes is not None
+        index = int(self.classes[image, position])
+        return self.class_names[index] if self.class_names is not None else f"class {index}"
+
+    def plot(self, **options: Any) -> "Figure":
+        """The figure for this kind of result, from vitlens.plots; options are that function's."""
+        from vitlens.plots import plot
+
+        return plot(self, **options)
+
+    def save(self, path: str | Path) -> None:
+        """One safetensors file: tensors as they are, everything else as JSON in its metadata."""
+        path = Path(path)
+        tensors: dict[str, Tensor] = {}
+        rest: dict[str, Any] = {}
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, Tensor):
+                tensors[item.name] = value
+            else:
+                rest[item.name] = value
+        partial = path.with_name(path.name + ".partial")
+        save_file(
+            {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
+            partial,
+            metadata={"kind": type(self).__name__, "fields": json.dumps(rest)},
+        )
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Reads what `save` wrote, as the kind of result that it was."""
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            kinds: dict[str, type[Result]] = {"Result": Result}
+            kinds |= {kind.__name__: kind for kind in _subclasses(Result)}
+            if metadata.get("kind") not in kinds:
+                raise InputError(f"{path} is no saved vitlens result")
+            fields = json.loads(metadata["fields"])
+            fields |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return kinds[metadata["kind"]](**fields)  # type: ignore[return-value]
+
+    def __repr__(self) -> str:
+        axes = ", ".join(f"{name} {len(labels)}" for name, labels in self.axes.items())
+        low, high = (x.item() for x in torch.aminmax(self.values)) if self.values.numel() else (0, 0)
+        return f"{type(self).__name__}({self.quantity} [{axes}], {low:.3g} to {high:.3g})"
+
+
+def _subclasses(kind: type[Result]) -> list[type[Result]]:
+    found: list[type[Result]] = []
+    for direct in kind.__subclasses__():
+        found += [direct, *_subclasses(direct)]
+    return found

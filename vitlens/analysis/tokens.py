@@ -1,0 +1,137 @@
+"""Token sets said in the picture's terms: the class token, a patch, a box, the object and its context."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from vitlens.data.pictures import patch_share
+from vitlens.errors import InputError, nearest
+from vitlens.model.hooked_vit import HookedViT
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of patches: first row and column, and its size, in patches."""
+
+    row: int
+    column: int
+    height: int = 1
+    width: int = 1
+
+    def __str__(self) -> str:
+        if self.height == self.width == 1:
+            return f"({self.row}, {self.column})"
+        return f"rows {self.row}–{self.row + self.height - 1}, columns {self.column}–{self.column + self.width - 1}"
+
+
+TokenSet = str | int | Box | Sequence[int] | Tensor
+NAMED_SETS = ("all", "class", "prefix", "registers", "patches", "object", "context")
+
+
+def patch(row: int, column: int) -> Box:
+    """The patch at (row, column), counted from the upper left."""
+    return Box(row, column)
+
+
+def box(row: int, column: int, height: int, width: int) -> Box:
+    """A rectangle of patches."""
+    return Box(row, column, height, width)
+
+
+def token_mask(
+    model: HookedViT,
+    tokens: TokenSet,
+    n_images: int,
+    masks: Bool[Tensor, "image height width"] | None = None,
+    grid: tuple[int, int] | None = None,
+) -> Bool[Tensor, "image tokens"]:
+    """Which tokens a set means, for every picture.
+
+    Args:
+        tokens: "all", "class", "prefix", "registers", "patches"; "object" (patches of which at least half lies inside the
+            picture's mask) or "context" (the other patches); a token index or several; a `patch` or `box`; or a bool
+            tensor [tokens] or [image, tokens].
+        masks: object masks at the pictures' size, for "object" and "context".
+        grid: rows and columns of patches, where they differ from the model's own (dynamic image size).
+
+    Raises:
+        InputError: an unknown name, a set that is empty or outside the grid, masks that are missing or of another shape.
+    """
+    grid = grid or model.cfg.grid_size
+    n_prefix = model.cfg.n_prefix_tokens
+    n_tokens = n_prefix + grid[0] * grid[1]
+    chosen = torch.zeros(n_images, n_tokens, dtype=torch.bool, device=model.device)
+    if isinstance(tokens, Tensor) and tokens.dtype == torch.bool:
+        if tokens.shape[-1] != n_tokens or tokens.ndim > 2 or (tokens.ndim == 2 and len(tokens) != n_images):
+            raise InputError(
+                f"a token set as bool tensor is [{n_tokens}] or [{n_images}, {n_tokens}], not {list(tokens.shape)}"
+            )
+        chosen |= tokens.to(chosen.device)
+    elif isinstance(tokens, str):
+        _mark_named(chosen, tokens, model, masks, grid)
+    elif isinstance(tokens, Box):
+        rows, columns = tokens.row + tokens.height, tokens.column + tokens.width
+        if min(tokens.row, tokens.column) < 0 or rows > grid[0] or columns > grid[1]:
+            raise InputError(f"{tokens} lies outside the grid of {grid[0]} × {grid[1]} patches")
+        on_grid = chosen[:, n_prefix:].unflatten(1, grid)
+        on_grid[:, tokens.row : rows, tokens.column : columns] = True
+    else:
+        indices = [tokens] if isinstance(tokens, int) else [int(token) for token in tokens]
+        for index in indices:
+            if not -n_tokens <= index < n_tokens:
+                raise InputError(f"there is no token {index}: a picture has tokens 0 to {n_tokens - 1}")
+            chosen[:, index] = True
+    if not chosen.any(dim=1).all():
+        image = int((~chosen.any(dim=1)).nonzero()[0])
+        raise InputError(f"the token set {_describe(tokens)} is empty for picture {image}")
+    return chosen
+
+
+def _mark_named(
+    chosen: Bool[Tensor, "image tokens"],
+    name: str,
+    model: HookedViT,
+    masks: Bool[Tensor, "image height width"] | None,
+    grid: tuple[int, int],
+) -> None:
+    prefix = model.cfg.prefix_tokens
+    if name == "all":
+        chosen[:] = True
+    elif name == "class":
+        chosen[:, [i for i, label in enumerate(prefix) if label == "class"]] = True
+    elif name == "registers":
+        chosen[:, [i for i, label in enumerate(prefix) if label.startswith("register")]] = True
+    elif name == "prefix":
+        chosen[:, : len(prefix)] = True
+    elif name == "patches":
+        chosen[:, len(prefix) :] = True
+    elif name in ("object", "context"):
+        inside = object_patches(masks, len(chosen), grid).to(chosen.device)
+        chosen[:, len(prefix) :] = inside if name == "object" else ~inside
+    else:
+        raise InputError(f"no token set is called {name!r}; the nearest names are {nearest(name, NAMED_SETS)}")
+
+
+def object_patches(
+    masks: Bool[Tensor, "image height width"] | None, n_images: int, grid: tuple[int, int]
+) -> Bool[Tensor, "image patches"]:
+    """The patches of which at least half lies inside the mask."""
+    if masks is None:
+        raise InputError('the token sets "object" and "context" need masks=, one bool mask [height, width] per picture')
+    if masks.ndim != 3 or len(masks) not in (1, n_images):
+        raise InputError(f"masks have the shape [{n_images}, height, width], one per picture, not {list(masks.shape)}")
+    if masks.shape[1] % grid[0] or masks.shape[2] % grid[1]:
+        raise InputError(
+            f"masks of {masks.shape[1]} × {masks.shape[2]} do not fit {grid[0]} × {grid[1]} patches: "
+            "bring them to the pictures' size with model.to_masks"
+        )
+    return (patch_share(masks, grid) >= 0.5).flatten(1).expand(n_images, -1)
+
+
+def _describe(tokens: TokenSet) -> str:
+    if isinstance(tokens, Tensor):
+        return "given as a bool tensor"
+    return repr(tokens) if isinstance(tokens, str) else str(tokens)

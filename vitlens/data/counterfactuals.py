@@ -1,0 +1,49 @@
+"""Counterfactual pictures: the same object in another context."""
+
+from typing import Literal
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
+
+from vitlens.errors import InputError
+
+Replacement = Literal["other", "mean", "zero", "blur"]
+REPLACEMENTS = ("other", "mean", "zero", "blur")
+
+
+def replace_context(
+    images: Float[Tensor, "batch channels height width"],
+    masks: Bool[Tensor, "batch height width"],
+    how: Replacement,
+    donors: Float[Tensor, "batch channels height width"] | None = None,
+) -> Float[Tensor, "batch channels height width"]:
+    """Keeps the pixels inside the mask and replaces the others, in the model's preprocessed space.
+
+    Args:
+        how: "other": the pixels of `donors` at the same place; "mean": each picture's own mean colour outside the mask;
+            "zero": 0, the mean colour of the training data; "blur": the picture blurred, σ = 1/16 of its height.
+
+    Raises:
+        InputError: an unknown replacement, missing donors, masks of another shape.
+    """
+    if how not in REPLACEMENTS:
+        raise InputError(f"a context is replaced by one of {', '.join(REPLACEMENTS)}, not {how!r}")
+    if masks.shape != (len(images), *images.shape[-2:]):
+        raise InputError(
+            f"masks have the shape {[len(images), *images.shape[-2:]]} of the pictures, not {list(masks.shape)}"
+        )
+    inside = masks[:, None].to(images.device)
+    if how == "other":
+        if donors is None or donors.shape != images.shape:
+            raise InputError("how='other' needs donors=, one picture of the same size for each picture")
+        return donors.where(~inside, images)
+    if how == "mean":
+        outside = (~inside).to(images)
+        mean = (images * outside).sum((-2, -1), keepdim=True) / outside.sum((-2, -1), keepdim=True).clamp(min=1)
+        return images.where(inside, mean)
+    if how == "zero":
+        return images * inside
+    sigma = images.shape[-2] / 16
+    kernel = 2 * round(2 * sigma) + 1
+    return images.where(inside, gaussian_blur(images, [kernel, kernel], [sigma, sigma]))
