@@ -1,0 +1,98 @@
+"""The command `vitlens`. Errors of the user's are one sentence on stderr and exit code 2."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from vitlens.errors import InputError
+
+app = typer.Typer(
+    help="See how a vision transformer builds its decision.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+DEMO = "demo"
+
+
+@app.callback()
+def vitlens() -> None:
+    """See how a vision transformer builds its decision."""
+
+
+@app.command()
+def report(
+    picture: Annotated[Path, typer.Argument(help="the picture to explain", show_default=False)],
+    model: Annotated[str, typer.Option(help='a timm name such as vit_base_patch16_224, or "demo"')] = DEMO,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="your own weights for it: safetensors, or a .pth of tensors")
+    ] = None,
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="do not load any weights")] = False,
+    wanted_class: Annotated[
+        str | None,
+        typer.Option("--class", help="name or index of the class to explain [default: the predicted one]"),
+    ] = None,
+    head: Annotated[
+        str | None, typer.Option(help="head to show large, as L9H3 [default: the one that writes most]")
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="a second picture: patch this picture's activations into the run on it"),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
+    out: Annotated[Path, typer.Option("-o", "--out", help="the page to write")] = Path("report.html"),
+) -> None:
+    """Write a page about one picture: predictions, class lens, attribution, attention and, with --against, patching."""
+    from vitlens.report.page import check_writable
+    from vitlens.report.picture_report import write_picture_report
+
+    check_writable(out)
+    hooked = load_model(model, checkpoint, random_weights, device)
+    write_picture_report(
+        hooked,
+        picture,
+        out,
+        wanted_class=wanted_class,
+        head=head,
+        against=against,
+        progress=sys.stderr.isatty(),
+    )
+    Console().print(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)", highlight=False)
+
+
+def load_model(name: str, checkpoint: Path | None, random_weights: bool, device: str = "cpu"):
+    """The model that the common options mean."""
+    import torch
+
+    from vitlens.data.demo import load_demo_model
+    from vitlens.model.hooked_vit import HookedViT
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+    if name == DEMO:
+        if checkpoint is not None or random_weights:
+            raise InputError("the demo model comes with its weights: --checkpoint needs --model with a timm name")
+        return load_demo_model().to(device)
+    return HookedViT.from_timm(name, pretrained=not random_weights, checkpoint_path=checkpoint, device=device)
+
+
+def run(command: typer.Typer) -> None:
+    """Runs a command line; an InputError ends it with its sentence and exit code 2, without a traceback."""
+    try:
+        command()
+    except InputError as error:
+        Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", highlight=False, markup=False)
+        sys.exit(2)
+
+
+def main() -> None:
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

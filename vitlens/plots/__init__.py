@@ -1,0 +1,56 @@
+"""One function per figure: results in, plotly figures out. `plot(result)` chooses the one that fits."""
+
+from functools import singledispatch
+from typing import Any
+
+import plotly.graph_objects as go
+
+from vitlens.analysis.attribution import Attribution
+from vitlens.analysis.lens import ClassLens
+from vitlens.analysis.patching import Patching
+from vitlens.analysis.results import Result
+from vitlens.errors import InputError
+from vitlens.plots.attention import attention_mosaic, attention_overlay
+from vitlens.plots.attribution import attribution_head_map, attribution_waterfall
+from vitlens.plots.lens import class_maps, lens_trajectory, predictions
+from vitlens.plots.patching import patching_board, patching_maps
+from vitlens.plots.picture import picture_with_grid
+
+__all__ = [
+    "attention_mosaic",
+    "attention_overlay",
+    "attribution_head_map",
+    "attribution_waterfall",
+    "class_maps",
+    "lens_trajectory",
+    "patching_board",
+    "patching_maps",
+    "picture_with_grid",
+    "plot",
+    "predictions",
+]
+
+
+@singledispatch
+def plot(result: Result, **options: Any) -> go.Figure:
+    """The figure for a result; options are those of the figure's own function."""
+    raise InputError(f"there is no figure for a {type(result).__name__} yet; to_frame() gives its numbers")
+
+
+@plot.register
+def _(result: ClassLens, pixels: Any = None, **options: Any) -> go.Figure:
+    """Maps over the picture where `pixels` are given, else the trajectory of a token."""
+    return lens_trajectory(result, **options) if pixels is None else class_maps(result, pixels, **options)
+
+
+@plot.register
+def _(result: Attribution, **options: Any) -> go.Figure:
+    if result.settings["unit"] == "head":
+        return attribution_head_map(result, **options)
+    return attribution_waterfall(result, **options)
+
+
+@plot.register
+def _(result: Patching, pixels: Any = None) -> go.Figure:
+    """Maps over the picture where `pixels` are given, else block × token set or head."""
+    return patching_board(result) if pixels is None else patching_maps(result, pixels)

@@ -1,0 +1,124 @@
+"""Figures of a class lens: how a class emerges over the blocks, at a token and over the picture."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float
+from plotly.subplots import make_subplots
+from torch import Tensor
+
+from vitlens.analysis.lens import ClassLens
+from vitlens.data.class_names import short_name
+from vitlens.plots.picture import Pixels, map_tiles
+from vitlens.plots.style import COLOURS, SEQUENTIAL, array, diverging, finish, symmetric, text
+
+
+def predictions(
+    probabilities: Float[Tensor, "classes"], names: Sequence[str], model_name: str, k: int = 8
+) -> go.Figure:
+    """The model's top classes and their probabilities."""
+    top = probabilities.topk(min(k, len(probabilities)))
+    labels = [text(short_name(names[i])) for i in top.indices.tolist()]
+    figure = go.Figure(
+        go.Bar(
+            x=array(top.values),
+            y=labels,
+            orientation="h",
+            marker_color=COLOURS[0],
+            text=[f"{value:.1%}" for value in top.values.tolist()],
+            textposition="outside",
+            cliponaxis=False,
+            hovertext=[text(names[i], 120) for i in top.indices.tolist()],
+            hovertemplate="%{hovertext}<br>probability %{x:.4f}<extra></extra>",
+        )
+    )
+    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(range=[0, 1.12], tickformat=".0%", title="probability")
+    return finish(
+        figure,
+        "What the model says",
+        text(model_name),
+        height=430,
+        margin={"l": 170, "r": 20, "t": 80, "b": 50},
+    )
+
+
+def lens_trajectory(lens: ClassLens, image: int = 0, token: int = 0, site: str | None = None) -> go.Figure:
+    """Probability and rank of the lens' classes at one token, block by block."""
+    figure = make_subplots(
+        1,
+        2,
+        subplot_titles=["probability", f"rank among {lens.n_classes:,} (1 is best)"],
+        horizontal_spacing=0.08,
+    )
+    blocks = np.asarray(lens.axes["block"])
+    index = lens.site_index(site)
+    for position in range(len(lens.axes["class"])):
+        name = text(short_name(lens.class_label(image, position)))
+        at = (index, slice(None), image, token, position)
+        logits = array(lens.values[at])
+        for col, values in ((1, array(lens.probabilities[at])), (2, array(lens.ranks[at]) + 1)):
+            figure.add_trace(
+                go.Scatter(
+                    x=blocks,
+                    y=values,
+                    name=name,
+                    legendgroup=name,
+                    showlegend=col == 1,
+                    mode="lines+markers",
+                    line={"color": COLOURS[position % len(COLOURS)], "width": 3 if position == 0 else 1.8},
+                    customdata=logits,
+                    hovertemplate=f"{name}<br>block %{{x}}: %{{y:.4~g}}<br>logit %{{customdata:.2f}}<extra></extra>",
+                ),
+                row=1,
+                col=col,
+            )
+    figure.update_xaxes(title="block", dtick=1 if len(blocks) <= 16 else 2)
+    figure.update_yaxes(rangemode="tozero", row=1, col=1)
+    powers = [value for value in (1, 2, 5, 10, 100, 1000, 10_000) if value <= lens.n_classes]
+    ticks = powers if lens.n_classes <= 10 else [value for value in powers if value not in (2, 5)]
+    figure.update_yaxes(type="log", tickvals=ticks, range=[math.log10(lens.n_classes * 1.15), -0.06], row=1, col=2)
+    where = f"{lens.axes['token'][token]} token, {lens.axes['site'][index]}"
+    return finish(
+        figure,
+        f"How the class emerges: class lens of the {where}",
+        f"{text(lens.settings['model'])}; hidden state through {lens.settings['norm']}, then the classifier",
+        height=450,
+        margin={"l": 60, "r": 20, "t": 110, "b": 50},
+        legend={"orientation": "h", "y": -0.2},
+    )
+
+
+def class_maps(
+    lens: ClassLens,
+    pixels: Pixels,
+    image: int = 0,
+    position: int = 0,
+    quantity: str = "logit",
+    site: str | None = None,
+) -> go.Figure:
+    """One class over the patches, block by block, on the picture."""
+    maps = lens.maps(quantity, site, image, position)
+    if quantity == "logit":
+        colours = diverging(maps.cpu())
+    else:
+        colours = {"colorscale": SEQUENTIAL, "zmin": 0.0, "zmax": max(symmetric(maps.cpu()), 1e-12)}
+    name = text(short_name(lens.class_label(image, position)))
+    figure = map_tiles(
+        maps,
+        [f"block {block}" for block in lens.axes["block"]],
+        pixels,
+        f"{quantity} %{{z:.3f}}",
+        quantity,
+        **colours,
+    )
+    n_prefix = lens.n_prefix_tokens
+    prefix = f"{n_prefix} prefix token{'s' * (n_prefix != 1)} left out" if n_prefix else "no prefix tokens"
+    return finish(
+        figure,
+        f"Where “{name}” is: class lens of every patch",
+        f"{text(lens.settings['model'])}; {lens.axes['site'][lens.site_index(site)]}, {prefix}; one scale for all blocks",
+        margin={"l": 10, "r": 20, "t": 100, "b": 10},
+    )
