@@ -1,0 +1,286 @@
+"""How much of a decision does the context carry, and where? Activation patching of context and object tokens.
+
+The clean picture's activations are patched into the run on a corrupted one (`--direction noise`: the reverse), by token
+set (context, object, class token) and block, by patch and block, and by head and block. Without arguments it runs on the
+demo: garments on their own class's texture (clean) against the same garments on another's (corrupted), over all 50 pairs.
+
+    python experiments/patch_context.py
+    python experiments/patch_context.py --model vit_base_patch16_224 --clean dog.jpg --mask dog_mask.png --replace blur
+    python experiments/patch_context.py --model vit_base_patch16_224 --clean dog.jpg --corrupted cat.jpg --box 4,4,6,6
+"""
+
+import json
+import platform
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from vitlens.analysis.metrics import class_metric
+from vitlens.analysis.patching import Patching, activation_patching
+from vitlens.analysis.tokens import Box, token_mask
+from vitlens.cli import DEMO, load_model, run
+from vitlens.data.class_names import short_name
+from vitlens.data.counterfactuals import REPLACEMENTS, replace_context
+from vitlens.data.demo import load_demo_pictures
+from vitlens.errors import InputError
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.plots import patching_board, patching_maps, picture_with_grid
+from vitlens.report.page import Section, write_page, write_whole
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
+
+
+@dataclass
+class Experiment:
+    """Pairs of pictures, where the object is, and the two classes whose logit difference is followed."""
+
+    clean: Tensor
+    corrupted: Tensor
+    sets: dict[str, Tensor]
+    classes: Tensor
+    baseline: Tensor
+    description: str
+    same_object: bool
+
+
+@app.command(help=__doc__)
+def main(
+    model: Annotated[str, typer.Option(help='a timm name, or "demo"')] = DEMO,
+    checkpoint: Annotated[Path | None, typer.Option(help="your own weights for the timm model")] = None,
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="do not load any weights")] = False,
+    clean: Annotated[Path | None, typer.Option(help="the clean picture [default: the demo's pairs]")] = None,
+    corrupted: Annotated[
+        Path | None,
+        typer.Option(help="the corrupted picture; or, with --replace other, the donor of the context"),
+    ] = None,
+    replace: Annotated[
+        str | None,
+        typer.Option(
+            help=f"make the corrupted picture from the clean one: context replaced by {', '.join(REPLACEMENTS)}"
+        ),
+    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="picture of the object's mask: not 0 is object")] = None,
+    box: Annotated[
+        str | None, typer.Option(help="instead of a mask: the object's patches as row,column,height,width")
+    ] = None,
+    wanted_class: Annotated[
+        str | None, typer.Option("--class", help="class to follow [default: the clean prediction]")
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="class to compare with [default: the corrupted prediction, else the runner-up]"),
+    ] = None,
+    direction: Annotated[
+        str, typer.Option(help="denoise: clean into corrupted; noise: corrupted into clean")
+    ] = "denoise",
+    pairs: Annotated[int | None, typer.Option(help="of the demo, only the first so many pairs [default: all]")] = None,
+    batch_size: Annotated[int, typer.Option(help="rows per forward")] = 64,
+    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
+    out: Annotated[Path, typer.Option(help="folder for page.html, table.parquet and settings.json")] = Path(
+        "out/patch_context"
+    ),
+) -> None:
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
+    console = Console()
+    hooked = load_model(model, checkpoint, random_weights, device)
+    if clean is None:
+        if model != DEMO:
+            raise InputError(f"--model {model} needs --clean, the picture to work on (only the demo brings its own)")
+        given = {"--corrupted": corrupted, "--replace": replace, "--mask": mask, "--box": box}
+        for option, value in given.items():
+            if value is not None:
+                raise InputError(f"{option} goes with --clean; without it the demo's own pairs are used")
+        experiment = demo_experiment(hooked, pairs)
+    else:
+        experiment = picture_experiment(hooked, clean, corrupted, replace, mask, box, wanted_class, baseline)
+
+    _prepare(out)
+    results = sweep(hooked, experiment, direction, batch_size)
+    headline = describe(experiment, results)
+    table = pd.concat(
+        result.to_frame().rename(columns={"head": "unit", "tokens": "unit"}).assign(sweep=name)
+        for name, result in results.items()
+    )
+    write_whole(out / "table.parquet", table.to_parquet(index=False))
+    write_whole(out / "settings.json", _settings(settings, headline).encode())
+    facts = {"model": hooked.cfg.model_name, "pairs": str(len(experiment.clean)), "direction": direction}
+    write_page(
+        out / "page.html",
+        "What the context carries",
+        facts,
+        page_sections(hooked, experiment, results, headline),
+    )
+    console.print(_rich_table(results["tokens"]))
+    console.print(headline, highlight=False, markup=False)
+    console.print(f"wrote page.html, table.parquet and settings.json to {out}", highlight=False, markup=False)
+
+
+def demo_experiment(model: HookedViT, n_pairs: int | None) -> Experiment:
+    """All pairs of the demo: garment against the class whose texture conflicts."""
+    pictures = load_demo_pictures(model)
+    if n_pairs is not None and not 1 <= n_pairs <= len(pictures.images) // 2:
+        raise InputError(f"--pairs is 1 to {len(pictures.images) // 2}, not {n_pairs}")
+    agreeing = slice(0, 2 * n_pairs if n_pairs else None, 2)
+    conflicting = slice(1, 2 * n_pairs if n_pairs else None, 2)
+    clean, masks = pictures.images[agreeing], pictures.masks[agreeing]
+    sets = {name: token_mask(model, name, len(clean), masks) for name in ("context", "object", "class")}
+    return Experiment(
+        clean,
+        pictures.images[conflicting],
+        sets,
+        pictures.labels[agreeing],
+        pictures.contexts[conflicting],
+        "the garment's class over the class whose texture conflicts",
+        same_object=True,
+    )
+
+
+def picture_experiment(
+    model: HookedViT,
+    clean: Path,
+    corrupted: Path | None,
+    replace: str | None,
+    mask: Path | None,
+    box: str | None,
+    wanted_class: str | None,
+    baseline: str | None,
+) -> Experiment:
+    """One pair, from files."""
+    if (mask is None) == (box is None):
+        raise InputError("say where the object is: either --mask FILE or --box row,column,height,width")
+    images = model.to_images(clean)
+    if mask is not None:
+        pixel_mask = model.to_masks(mask)
+        sets = {"object": token_mask(model, "object", 1, pixel_mask)}
+    else:
+        sets = {"object": token_mask(model, _parse_box(box), 1)}
+        on_grid = model.cfg.n_prefix_tokens
+        patches = sets["object"][:, on_grid:].unflatten(1, model.cfg.grid_size)
+        height, width = model.cfg.patch_size
+        pixel_mask = patches.repeat_interleave(height, dim=1).repeat_interleave(width, dim=2)
+    context = ~sets["object"]
+    context[:, : model.cfg.n_prefix_tokens] = False
+    sets = {"context": token_mask(model, context, 1), **sets}
+    if model.cfg.has_class_token:
+        sets["class"] = token_mask(model, "class", 1)
+
+    donor = None if corrupted is None else model.to_images(corrupted)
+    if replace is not None:
+        other = replace_context(images, pixel_mask, replace, donor)
+    elif donor is not None:
+        other = donor
+    else:
+        raise InputError("say what the clean picture is compared with: --corrupted FILE, or --replace HOW")
+    with torch.no_grad():
+        metric = class_metric(model, "logit_difference", model(images), model(other), wanted_class, baseline)
+    assert metric.baseline is not None
+    names = [short_name(model.class_label(int(index))) for index in (metric.classes[0], metric.baseline[0])]
+    return Experiment(
+        images,
+        other,
+        sets,
+        metric.classes,
+        metric.baseline,
+        f"“{names[0]}” over “{names[1]}”",
+        same_object=replace is not None,
+    )
+
+
+def _parse_box(box: str | None) -> Box:
+    try:
+        row, column, height, width = (int(part) for part in str(box).split(","))
+    except ValueError:
+        raise InputError(f"--box is row,column,height,width in patches, such as 4,4,6,6, not {box!r}") from None
+    return Box(row, column, height, width)
+
+
+def sweep(model: HookedViT, experiment: Experiment, direction: str, batch_size: int) -> dict[str, Patching]:
+    """Over all blocks: the stream by token set, every head's output, and, for the first pair, the stream patch by patch."""
+    common: dict[str, Any] = {
+        "direction": direction,
+        "batch_size": batch_size,
+        "progress": sys.stderr.isatty(),
+    }
+    every = (model, experiment.clean, experiment.corrupted)
+    about = {"classes": experiment.classes, "baseline_classes": experiment.baseline}
+    first = (model, experiment.clean[:1], experiment.corrupted[:1])
+    about_first = {name: classes[:1] for name, classes in about.items()}
+    return {
+        "tokens": activation_patching(*every, tokens=experiment.sets, **about, **common),
+        "heads": activation_patching(*every, site="z", **about, **common),
+        "patches": activation_patching(*first, **about_first, **common),
+    }
+
+
+def describe(experiment: Experiment, results: dict[str, Patching]) -> str:
+    """The finding in one line."""
+    by_tokens = results["tokens"]
+    clean, corrupted = by_tokens.source, by_tokens.target
+    if by_tokens.settings["direction"] == "noise":
+        clean, corrupted = corrupted, clean
+    n_pairs = len(clean)
+    before, after = clean.mean().item(), corrupted.mean().item()
+    start = f"Over {n_pairs} pairs" if n_pairs > 1 else "On this pair"
+    wins = f"{(clean > 0).float().mean():.0%} to {(corrupted > 0).float().mean():.0%} of the pairs"
+    lead = f"the lead of {experiment.description} goes from {before:+.2f} to {after:+.2f} logits (won: {wins})"
+    if experiment.same_object:
+        share = (before - after) / before
+        return f"{start}, exchanging the context alone: {lead}; the context carries {share:.0%} of the decision."
+    effect = dict(zip(by_tokens.axes["tokens"], by_tokens.effect()[0].tolist(), strict=True))
+    return (
+        f"{start}, {lead}; patched in at block {by_tokens.axes['block'][0]}, context tokens carry "
+        f"{effect['context']:.0%} of the difference, object tokens {effect['object']:.0%}."
+    )
+
+
+def page_sections(
+    model: HookedViT, experiment: Experiment, results: dict[str, Patching], headline: str
+) -> list[Section]:
+    grid = model.cfg.grid_size
+    clean, corrupted = (model.preprocessing.undo(images[:1])[0] for images in (experiment.clean, experiment.corrupted))
+    outline = experiment.sets["object"][0, model.cfg.n_prefix_tokens :].unflatten(0, grid)
+    which = "the first of the pairs" if len(experiment.clean) > 1 else "the pair"
+    return [
+        Section(headline, figures=[picture_with_grid({"clean": clean, "corrupted": corrupted}, grid, outline)]),
+        Section(
+            "By kind of token",
+            "The stream that enters each block, at context, object or class token. What the context says is read off the "
+            "context tokens in the early blocks; where their effect falls and the class token's rises, it has moved there.",
+            [patching_board(results["tokens"])],
+        ),
+        Section("By head", "Every head's output z at all tokens.", [patching_board(results["heads"])]),
+        Section("By patch", f"Single patches, for {which}.", [patching_maps(results["patches"], clean)]),
+    ]
+
+
+def _rich_table(result: Patching) -> Table:
+    table = Table("block", *result.axes["tokens"], title="effect of patching resid_pre (0: none, 1: all)")
+    for block, effects in zip(result.axes["block"], result.effect().tolist(), strict=True):
+        table.add_row(str(block), *[f"{effect:+.3f}" for effect in effects])
+    return table
+
+
+def _settings(settings: dict[str, Any], headline: str) -> str:
+    packages = ("vitlens", "torch", "timm", "transformer-lens")
+    versions = {"python": platform.python_version()} | {name: version(name) for name in packages}
+    return json.dumps({"settings": settings, "versions": versions, "finding": headline}, indent=2) + "\n"
+
+
+def _prepare(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the folder {out} cannot be made: {error.strerror}") from None
+
+
+if __name__ == "__main__":
+    run(app)
