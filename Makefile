@@ -16,8 +16,8 @@ $(INSTALLED): pyproject.toml
 # The main job, offline: a page about one picture, and what the context carries over all pairs of pictures.
 demo: $(INSTALLED)
 	@mkdir -p $(OUT)
-	$(BIN)/vitlens report assets/demo/pictures/35_sneaker_agreeing.png \
-		--against assets/demo/pictures/35_sneaker_conflicting.png --out $(OUT)/report.html
+	$(BIN)/vitlens report assets/demo/pictures/02_T-shirt_agreeing.png \
+		--against assets/demo/pictures/02_T-shirt_conflicting.png --out $(OUT)/report.html
 	$(BIN)/python experiments/patch_context.py --out $(OUT)/patch_context
 	@echo "open $(OUT)/report.html and $(OUT)/patch_context/page.html"
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import pandas as pd
 import torch
@@ -17,7 +16,6 @@ from vitlens.errors import InputError
 from vitlens.model.head import LinearReadout
 from vitlens.model.hooked_vit import HookedViT
 
-Unit = Literal["component", "head"]
 UNITS = ("component", "head")
 
 
@@ -60,7 +58,7 @@ def direct_logit_attribution(
     classes: Classes = None,
     *,
     baseline_classes: Classes = None,
-    unit: Unit = "component",
+    unit: str = "component",
 ) -> Attribution:
     """Splits the logit of a class into what each component wrote directly, the final norm's statistics frozen.
 
@@ -119,7 +117,7 @@ def direct_logit_attribution(
 
 
 def _run(
-    model: HookedViT, pictures: Tensor, unit: Unit
+    model: HookedViT, pictures: Tensor, unit: str
 ) -> tuple[dict[str, Tensor], Tensor, Float[Tensor, "image classes"]]:
     """What every component wrote at the tokens that are read; the last residual stream; the logits."""
     last = model.cfg.n_layers - 1
@@ -162,7 +160,7 @@ def _choose(readout: LinearReadout, selection: ClassSelection, baseline: ClassSe
 
 
 def _shares(
-    model: HookedViT, written: dict[str, Tensor], readouts: list[_Readout], unit: Unit
+    model: HookedViT, written: dict[str, Tensor], readouts: list[_Readout], unit: str
 ) -> Iterator[tuple[str, Float[Tensor, "image class"]]]:
     """Label and share of one component after the other; the projection comes first, so nothing large is stacked."""
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -17,8 +16,7 @@ from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
 from vitlens.model.hooked_vit import HookedViT
 
-Site = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
-SITES: tuple[Site, ...] = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+SITES = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 MODEL_READING = "pooled"
 
 

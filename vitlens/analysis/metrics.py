@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -12,7 +11,7 @@ from vitlens.analysis.classes import Classes, select_classes
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 
-MetricName = Literal["logit_difference", "logit", "probability"]
+METRICS = ("logit_difference", "logit", "probability")
 Metric = Callable[[Float[Tensor, "image classes"]], Tensor]
 
 
@@ -20,7 +19,7 @@ Metric = Callable[[Float[Tensor, "image classes"]], Tensor]
 class ClassMetric:
     """A metric about one class per picture (and one to compare with, for the logit difference)."""
 
-    name: MetricName
+    name: str
     classes: Int[Tensor, "image"]
     baseline: Int[Tensor, "image"] | None = None
 
@@ -37,7 +36,7 @@ def _pick(logits: Float[Tensor, "image classes"], classes: Int[Tensor, "image"])
 
 def class_metric(
     model: HookedViT,
-    name: MetricName,
+    name: str,
     clean_logits: Float[Tensor, "image classes"],
     corrupted_logits: Float[Tensor, "image classes"],
     classes: Classes,
@@ -48,7 +47,7 @@ def class_metric(
     Raises:
         InputError: an unknown name; more than one class per picture; a difference of a class with itself.
     """
-    if name not in ("logit_difference", "logit", "probability"):
+    if name not in METRICS:
         raise InputError(
             f'metric is "logit_difference", "logit", "probability" or a function of the logits, not {name!r}'
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from einops import rearrange, repeat
@@ -12,7 +12,7 @@ from tqdm import tqdm
 from transformer_lens.hook_points import HookPoint
 
 from vitlens.analysis.classes import Classes
-from vitlens.analysis.metrics import Metric, MetricName, class_metric
+from vitlens.analysis.metrics import Metric, class_metric
 from vitlens.analysis.results import Result
 from vitlens.analysis.tokens import TokenSet, token_mask
 from vitlens.data.pictures import Pictures
@@ -21,7 +21,6 @@ from vitlens.model.hooked_vit import HookedViT
 
 TOKEN_SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 HEAD_SITES = ("z", "q", "k", "v", "pattern")
-Direction = Literal["denoise", "noise"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,16 +64,16 @@ def activation_patching(
     model: HookedViT,
     clean: Pictures,
     corrupted: Pictures,
-    metric: MetricName | Metric = "logit_difference",
+    metric: str | Metric = "logit_difference",
     site: str = "resid_pre",
     *,
-    tokens: str | Mapping[str, TokenSet] | Sequence[TokenSet] = "each",
+    tokens: TokenSet | Mapping[str, TokenSet] | Sequence[TokenSet] = "each",
     blocks: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
-    direction: Direction = "denoise",
+    direction: str = "denoise",
     classes: Classes = None,
     baseline_classes: Classes = None,
-    masks: Bool[Tensor, "image height width"] | None = None,
+    masks: Tensor | None = None,
     batch_size: int = 32,
     progress: bool = True,
 ) -> Patching:
@@ -94,7 +93,7 @@ def activation_patching(
             the tokens at which the head is patched (rows of the pattern), all by default.
         blocks, heads: by default all.
         direction: "denoise": clean into corrupted; "noise": corrupted into clean.
-        masks: object masks at the pictures' size, for the token sets "object" and "context".
+        masks: object masks at the pictures' size, bool [image, height, width], for the token sets "object" and "context".
         batch_size: rows per forward: as many cells as fit, each with all pictures.
 
     Returns:
@@ -171,7 +170,7 @@ def activation_patching(
 
 def _token_cells(
     model: HookedViT,
-    tokens: str | Mapping[str, TokenSet] | Sequence[TokenSet],
+    tokens: TokenSet | Mapping[str, TokenSet] | Sequence[TokenSet],
     n_images: int,
     masks: Tensor | None,
     grid: tuple[int, int],

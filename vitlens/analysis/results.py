@@ -5,7 +5,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -90,7 +90,7 @@ class Result:
         os.replace(partial, path)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path) -> "Result":
         """Reads what `save` wrote, as the kind of result that it was."""
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -100,7 +100,7 @@ class Result:
                 raise InputError(f"{path} is no saved vitlens result")
             fields = json.loads(metadata["fields"])
             fields |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return kinds[metadata["kind"]](**fields)  # type: ignore[return-value]
+        return kinds[metadata["kind"]](**fields)
 
     def __repr__(self) -> str:
         axes = ", ".join(f"{name} {len(labels)}" for name, labels in self.axes.items())

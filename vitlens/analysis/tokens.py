@@ -45,7 +45,7 @@ def token_mask(
     model: HookedViT,
     tokens: TokenSet,
     n_images: int,
-    masks: Bool[Tensor, "image height width"] | None = None,
+    masks: Tensor | None = None,
     grid: tuple[int, int] | None = None,
 ) -> Bool[Tensor, "image tokens"]:
     """Which tokens a set means, for every picture.
@@ -54,7 +54,7 @@ def token_mask(
         tokens: "all", "class", "prefix", "registers", "patches"; "object" (patches of which at least half lies inside the
             picture's mask) or "context" (the other patches); a token index or several; a `patch` or `box`; or a bool
             tensor [tokens] or [image, tokens].
-        masks: object masks at the pictures' size, for "object" and "context".
+        masks: object masks at the pictures' size, bool [image, height, width], for "object" and "context".
         grid: rows and columns of patches, where they differ from the model's own (dynamic image size).
 
     Raises:
@@ -94,7 +94,7 @@ def _mark_named(
     chosen: Bool[Tensor, "image tokens"],
     name: str,
     model: HookedViT,
-    masks: Bool[Tensor, "image height width"] | None,
+    masks: Tensor | None,
     grid: tuple[int, int],
 ) -> None:
     prefix = model.cfg.prefix_tokens
@@ -115,9 +115,7 @@ def _mark_named(
         raise InputError(f"no token set is called {name!r}; the nearest names are {nearest(name, NAMED_SETS)}")
 
 
-def object_patches(
-    masks: Bool[Tensor, "image height width"] | None, n_images: int, grid: tuple[int, int]
-) -> Bool[Tensor, "image patches"]:
+def object_patches(masks: Tensor | None, n_images: int, grid: tuple[int, int]) -> Bool[Tensor, "image patches"]:
     """The patches of which at least half lies inside the mask."""
     if masks is None:
         raise InputError('the token sets "object" and "context" need masks=, one bool mask [height, width] per picture')
@@ -128,7 +126,7 @@ def object_patches(
             f"masks of {masks.shape[1]} × {masks.shape[2]} do not fit {grid[0]} × {grid[1]} patches: "
             "bring them to the pictures' size with model.to_masks"
         )
-    return (patch_share(masks, grid) >= 0.5).flatten(1).expand(n_images, -1)
+    return (patch_share(masks != 0, grid) >= 0.5).flatten(1).expand(n_images, -1)
 
 
 def _describe(tokens: TokenSet) -> str:

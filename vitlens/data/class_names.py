@@ -13,7 +13,8 @@ def infer_class_names(module: nn.Module) -> list[str] | None:
     label_names = getattr(module, "pretrained_cfg", {}).get("label_names")
     if label_names and len(label_names) == module.num_classes:
         return list(label_names)
-    subset = infer_imagenet_subset(module)
+    # timm guesses from the original weights where a module has no classes of its own.
+    subset = infer_imagenet_subset(module) if module.num_classes else None
     if subset is None:
         return None
     info = ImageNetInfo(subset)

@@ -1,26 +1,25 @@
 """Counterfactual pictures: the same object in another context."""
 
-from typing import Literal
-
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Float
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from vitlens.errors import InputError
 
-Replacement = Literal["other", "mean", "zero", "blur"]
 REPLACEMENTS = ("other", "mean", "zero", "blur")
 
 
 def replace_context(
     images: Float[Tensor, "batch channels height width"],
-    masks: Bool[Tensor, "batch height width"],
-    how: Replacement,
-    donors: Float[Tensor, "batch channels height width"] | None = None,
+    masks: Tensor,
+    how: str,
+    donors: Tensor | None = None,
 ) -> Float[Tensor, "batch channels height width"]:
     """Keeps the pixels inside the mask and replaces the others, in the model's preprocessed space.
 
     Args:
+        masks: where the object is, bool [batch, height, width].
         how: "other": the pixels of `donors` at the same place; "mean": each picture's own mean colour outside the mask;
             "zero": 0, the mean colour of the training data; "blur": the picture blurred, σ = 1/16 of its height.
 
@@ -33,7 +32,7 @@ def replace_context(
         raise InputError(
             f"masks have the shape {[len(images), *images.shape[-2:]]} of the pictures, not {list(masks.shape)}"
         )
-    inside = masks[:, None].to(images.device)
+    inside = masks[:, None].to(images.device, torch.bool)
     if how == "other":
         if donors is None or donors.shape != images.shape:
             raise InputError("how='other' needs donors=, one picture of the same size for each picture")

@@ -189,7 +189,7 @@ def draw_textures(kinds: Int[Tensor, "n"], generator: torch.Generator) -> Float[
     tilt = uniform(-0.12, 0.12)
     u, v = x * tilt.cos() + y * tilt.sin(), y * tilt.cos() - x * tilt.sin()
     frequency = uniform(3.5, 6.0) * math.pi
-    phase, other_phase = uniform(0, 2 * math.pi), uniform(0, 2 * math.pi)
+    phase, other_phase = uniform(0.0, 2 * math.pi), uniform(0.0, 2 * math.pi)
     wave_x, wave_y = (frequency * u + phase).sin(), (frequency * v + other_phase).sin()
     rise = (frequency * (u + v) / math.sqrt(2) + phase).sin()
     fall = (frequency * (u - v) / math.sqrt(2) + phase).sin()

@@ -9,7 +9,7 @@ from transformer_lens.hook_points import HookPoint
 
 from vitlens.errors import InputError, nearest
 
-HookName = str | tuple[str, int] | tuple[str, int, str]
+HookName = str | tuple[str, int] | tuple[str, int, str | None]
 NamesFilter = None | HookName | Iterable[HookName] | Callable[[str], bool]
 
 # `HookPoint.pos_dim` of an activation that has no token axis; TransformerLens itself knows only "default" (None).
@@ -70,7 +70,7 @@ def _matches(name: HookName, available: Sequence[str]) -> list[str]:
     block: int | None
     if isinstance(name, tuple):
         shorthand, block = name[0], name[1]
-        if len(name) == 3:
+        if len(name) == 3 and name[2] is not None:
             shorthand = f"{name[2]}.hook_{shorthand}"
     else:
         shorthand, block = _split_block(name, available)

@@ -21,8 +21,6 @@ from vitlens.model.loading import build_timm
 from vitlens.model.porting import Parts, port
 from vitlens.model.weights import StackedWeights
 
-ReturnType = Literal["logits", "probs", "loss"] | None
-
 
 class HookedViT(StackedWeights):
     """A vision transformer whose parameters are timm's own and whose every step is a hook point.
@@ -101,7 +99,7 @@ class HookedViT(StackedWeights):
     def forward(
         self,
         images: Tensor,
-        return_type: ReturnType = "logits",
+        return_type: str | None = "logits",
         labels: Tensor | None = None,
         start_at_layer: int | None = None,
         stop_at_layer: int | None = None,
@@ -230,7 +228,10 @@ class HookedViT(StackedWeights):
         Raises:
             InputError: a file that is missing or no picture, an array of another shape.
         """
-        images = torch.stack([self.preprocessing.image(picture) for picture in as_list(pictures)])
+        chosen = as_list(pictures)
+        if not chosen:
+            raise InputError("there are no pictures in the list")
+        images = torch.stack([self.preprocessing.image(picture) for picture in chosen])
         return images.to(self.device, self.dtype)
 
     def to_masks(self, masks: Picture | Sequence[Picture]) -> Bool[Tensor, "batch height width"]:

@@ -17,6 +17,18 @@ from torch import nn
 
 from vitlens.errors import InputError, nearest
 
+# What torch, safetensors and timm raise for files that are something else.
+READ_ERRORS = (
+    pickle.UnpicklingError,
+    SafetensorError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    KeyError,
+    AttributeError,
+    TypeError,
+)
+
 
 def build_timm(
     name: str, pretrained: bool, checkpoint_path: str | Path | None, timm_kwargs: dict[str, Any]
@@ -102,7 +114,7 @@ def _read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
         raise InputError(f"there is no checkpoint file {path}")
     try:
         state = load_state_dict(str(path), use_ema=False, device="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except READ_ERRORS as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"{path} cannot be read as a file of tensors ({reason}): "

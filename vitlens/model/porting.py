@@ -225,9 +225,14 @@ def _config(
     )
 
 
-def _data_config(module: nn.Module, image_size: tuple[int, int]) -> dict:
+def _data_config(module: Any, image_size: tuple[int, int]) -> dict:
     """timm's preprocessing of the model, at the size and with the channels that the module really has."""
-    return resolve_data_config(
+    config = resolve_data_config(
         args={"input_size": (module.in_chans, *image_size)},
         pretrained_cfg=getattr(module, "pretrained_cfg", None) or {},
     )
+    for name in ("mean", "std"):
+        if len(config[name]) != module.in_chans:
+            # timm's statistics are those of colour pictures; a model of other channels gets their mean.
+            config[name] = (sum(config[name]) / len(config[name]),) * module.in_chans
+    return config

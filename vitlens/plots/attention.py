@@ -90,5 +90,5 @@ def attention_mosaic(attention: Float[Tensor, "block head rows columns"], query:
         f"What every head reads for the {query} token",
         f"{text(model_name)}; patches only, every head on its own scale (hover gives the attention)",
         height=min(1200, max(300, height)),
-        margin={"l": 50, "r": 20, "t": 110, "b": 20},
+        margin={"l": 50, "r": 20, "t": 100, "b": 20},
     )

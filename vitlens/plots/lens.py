@@ -41,7 +41,7 @@ def predictions(
         "What the model says",
         text(model_name),
         height=430,
-        margin={"l": 170, "r": 20, "t": 80, "b": 50},
+        margin={"l": 170, "r": 20, "t": 74, "b": 50},
     )
 
 
@@ -86,7 +86,7 @@ def lens_trajectory(lens: ClassLens, image: int = 0, token: int = 0, site: str |
         f"How the class emerges: class lens of the {where}",
         f"{text(lens.settings['model'])}; hidden state through {lens.settings['norm']}, then the classifier",
         height=450,
-        margin={"l": 60, "r": 20, "t": 110, "b": 50},
+        margin={"l": 60, "r": 20, "t": 96, "b": 50},
         legend={"orientation": "h", "y": -0.2},
     )
 
@@ -120,5 +120,5 @@ def class_maps(
         figure,
         f"Where “{name}” is: class lens of every patch",
         f"{text(lens.settings['model'])}; {lens.axes['site'][lens.site_index(site)]}, {prefix}; one scale for all blocks",
-        margin={"l": 10, "r": 20, "t": 100, "b": 10},
+        margin={"l": 10, "r": 20, "t": 92, "b": 10},
     )

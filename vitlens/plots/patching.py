@@ -22,7 +22,7 @@ def patching_maps(patching: Patching, pixels: Pixels) -> go.Figure:
         figure,
         f"Where patching {_site(patching)} moves the decision",
         _meaning(patching),
-        margin={"l": 10, "r": 20, "t": 115, "b": 10},
+        margin={"l": 10, "r": 20, "t": 112, "b": 10},
     )
 
 
@@ -51,7 +51,7 @@ def patching_board(patching: Patching) -> go.Figure:
         f"Patching {_site(patching)}, block × {'head' if by_head else 'tokens'}",
         _meaning(patching),
         height=210 + 32 * max(4, len(labels)),
-        margin={"l": 60, "r": 20, "t": 100, "b": 50},
+        margin={"l": 60, "r": 20, "t": 92, "b": 50},
     )
 
 

@@ -89,7 +89,7 @@ def picture_with_grid(
         subtitle,
         height=430,
         showlegend=False,
-        margin={"l": 10, "r": 10, "t": 100, "b": 10},
+        margin={"l": 10, "r": 10, "t": 92, "b": 10},
     )
 
 

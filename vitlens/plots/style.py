@@ -39,7 +39,7 @@ def diverging(values: Tensor | np.ndarray) -> dict[str, Any]:
 
 def finish(figure: go.Figure, title: str, subtitle: str = "", **layout: Any) -> go.Figure:
     """The common layout. `subtitle` says what a reader must know to read the colours: model, tokens, normalisation."""
-    top = 70 if subtitle else 50
+    lines = 1 + subtitle.count("<br>") if subtitle else 0
     figure.update_layout(
         template="plotly_white",
         font={"family": FONT, "size": 13, "color": "#1f2430"},
@@ -47,8 +47,12 @@ def finish(figure: go.Figure, title: str, subtitle: str = "", **layout: Any) -> 
             "text": title,
             "subtitle": {"text": subtitle, "font": {"size": 12, "color": "#5b6270"}},
             "x": 0.01,
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"t": 14},
         },
-        margin={"l": 60, "r": 20, "t": top + 10, "b": 50},
+        margin={"l": 60, "r": 20, "t": 56 + 18 * lines, "b": 50},
         colorway=COLOURS,
         hoverlabel={"font": {"family": FONT}},
     )

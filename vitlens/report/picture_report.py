@@ -156,7 +156,7 @@ def _patching_section(
         f"rows {row}+, columns {column}+": box(row, column, min(size, grid[0] - row), min(size, grid[1] - column))
         for row, column in starts
     }
-    common: dict[str, Any] = {"classes": index, "metric": "logit", "progress": progress}
+    common: dict[str, Any] = {"classes": index, "progress": progress}
     by_box = activation_patching(model, images, other, tokens=boxes, blocks=blocks, **common)
     groups = {"patches": "patches"} | {name: name for name in ("class",) if model.cfg.has_class_token}
     by_group = activation_patching(model, images, other, tokens=groups, **common)
