@@ -1,0 +1,208 @@
+"""Hook names and their shorthands, the cache, and TransformerLens' own ways of hooking."""
+
+import pytest
+import torch
+from variants import build, pictures
+
+from vitlens import HookedViT, InputError, ViTActivationCache
+
+
+@pytest.fixture
+def small():
+    return HookedViT.from_timm(build())
+
+
+@pytest.fixture
+def images(small):
+    return pictures(small.cfg, 2)
+
+
+POSTS = [f"blocks.{block}.hook_resid_post" for block in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("resid_post", POSTS),
+        ("hook_resid_post", POSTS),
+        (POSTS[1], POSTS[1:2]),
+        ("resid_post1", POSTS[1:2]),
+        ("resid_post_1", POSTS[1:2]),
+        (("resid_post", 1), POSTS[1:2]),
+        (("resid_post", -1), POSTS[2:]),
+        (["resid_post0", ("resid_post", 2)], [POSTS[0], POSTS[2]]),
+        ({POSTS[2], POSTS[0]}, [POSTS[0], POSTS[2]]),
+        ((POSTS[2], POSTS[0]), [POSTS[0], POSTS[2]]),
+        (lambda name: name.endswith("resid_post"), POSTS),
+        ("pattern1", ["blocks.1.attn.hook_pattern"]),
+        (("scale", 1, "ln2"), ["blocks.1.ln2.hook_scale"]),
+        ("ln1.hook_scale", [f"blocks.{block}.ln1.hook_scale" for block in range(3)]),
+        ("logits", ["hook_logits"]),
+        ("embed", ["hook_embed"]),
+        ("pre2", ["blocks.2.mlp.hook_pre"]),
+    ],
+)
+def test_names_filter_takes_what_one_would_type(small, images, names, expected):
+    _, cache = small.run_with_cache(images, names_filter=names)
+    assert list(cache) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        ("resid_pots", "resid_post"),
+        ("patern1", "pattern"),
+        (("pattern", 7), "blocks 0 to 2"),
+        (["resid_post", "nope"], "nope"),
+        ([], "empty"),
+        (lambda name: False, "accepts none"),
+        ("hook_q_normed", "nearest"),
+    ],
+)
+def test_names_that_match_nothing_are_errors(small, images, names, sentence):
+    with pytest.raises(InputError, match=sentence):
+        small.run_with_cache(images, names_filter=names)
+    with pytest.raises(InputError, match=sentence):
+        small.add_hook(names, lambda activation, hook: None)
+    if not isinstance(names, list):
+        with pytest.raises(InputError, match=sentence):
+            small.run_with_hooks(images, fwd_hooks=[(names, lambda activation, hook: None)])
+    assert small.list_hooks() == {}
+
+
+def test_a_name_that_the_run_does_not_reach_is_an_error(small, images):
+    with pytest.raises(InputError, match="did not reach"):
+        small.run_with_cache(images, names_filter="pattern2", stop_at_layer=1)
+    stream, cache = small.run_with_cache(images, stop_at_layer=1)
+    assert torch.equal(stream, cache["resid_post", 0])
+
+
+def test_cache_shorthands(small, images):
+    _, cache = small.run_with_cache(images)
+    assert isinstance(cache, ViTActivationCache)
+    assert cache["resid_post", 2] is cache[POSTS[2]]
+    assert cache["pattern", -1] is cache["blocks.2.attn.hook_pattern"]
+    assert cache["pattern0"] is cache["blocks.0.attn.hook_pattern"]
+    assert cache["logits"] is cache["hook_logits"]
+    with pytest.raises(InputError, match="stands for 3 activations"):
+        cache["pattern"]
+    with pytest.raises(InputError, match="nearest names"):
+        cache["patern", 0]
+
+
+def test_reprs_are_short_and_say_what_matters(small, images):
+    _, cache = small.run_with_cache(images)
+    assert len(repr(small)) < 300
+    for fact in ("3 blocks × 4 heads", "3 × 3 patches + class", "10 classes", "float64"):
+        assert fact in repr(small)
+    assert len(repr(cache)) < 300
+    for fact in ("activations", "MiB", "3 × 3 patches"):
+        assert fact in repr(cache)
+
+
+def test_decompositions_of_transformerlens_sum_to_the_stream(model):
+    _, cache = model.run_with_cache(pictures(model.cfg, 2))
+    last = cache["resid_post", -1]
+    parts, labels = cache.decompose_resid(return_labels=True)
+    assert len(parts) == len(labels)
+    torch.testing.assert_close(parts.sum(0), last, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(cache.decompose_resid(layer=1, mlp_input=True).sum(0), cache["resid_mid", 1])
+    torch.testing.assert_close(cache.decompose_resid(layer=0).sum(0), cache["resid_pre", 0])
+    streams = cache.accumulated_resid()
+    torch.testing.assert_close(streams[-1], last)
+    heads = cache.stack_head_results(layer=2)
+    torch.testing.assert_close(heads[: model.cfg.n_heads].sum(0) + model.b_O[0], cache["attn_out", 0])
+    assert cache.stack_activation("pattern").shape[0] == model.cfg.n_layers
+
+
+def test_slices_and_grids(small, images):
+    _, cache = small.run_with_cache(images)
+    first = cache.apply_slice_to_batch_dim(0)
+    assert isinstance(first, ViTActivationCache)
+    assert torch.equal(first["resid_post", 0], cache["resid_post", 0][0])
+    stream = cache["resid_post", 0]
+    assert torch.equal(cache.prefix(stream), stream[:, :1])
+    patches = cache.patches(stream)
+    assert torch.equal(patches[1, 2, 0], stream[1, 1 + 2 * 3])
+    assert torch.equal(first.patches(first["resid_post", 0]), patches[0])
+
+
+def test_pos_slice_cuts_tokens_and_nothing_else(small, images):
+    _, whole = small.run_with_cache(images)
+    _, cut = small.run_with_cache(images, pos_slice=0)
+    for name in whole:
+        point = small.hook_dict[name]
+        expected = whole[name] if point.pos_dim == 0 else whole[name].narrow(point.pos_dim, 0, 1)
+        assert torch.equal(cut[name], expected), name
+    assert cut["q", 1].shape == (2, 1, 4, 8)
+    assert cut["logits"].shape == (2, 10)
+    _, some = small.run_with_cache(images, pos_slice=(1, 4))
+    assert some["pattern", 0].shape == (2, 4, 3, 10)
+
+
+def test_one_picture_without_batch_axis(small, images):
+    _, cache = small.run_with_cache(images[:1], remove_batch_dim=True)
+    assert cache["resid_post", 0].shape == (10, 32)
+    assert cache["logits"].shape == (10,)
+    with pytest.raises(InputError, match="single picture"):
+        small.run_with_cache(images, remove_batch_dim=True)
+
+
+def test_gradients_in_the_cache_leave_parameters_alone(small, images):
+    labels = torch.tensor([1, 2])
+    _, cache = small.run_with_cache(images, incl_bwd=True, return_type="loss", labels=labels)
+    assert all(parameter.grad is None for parameter in small.parameters())
+    stream = cache["resid_pre", 1].clone().requires_grad_()
+    loss = small(stream, start_at_layer=1, return_type="loss", labels=labels)
+    (expected,) = torch.autograd.grad(loss, stream)
+    torch.testing.assert_close(cache["blocks.1.hook_resid_pre_grad"], expected)
+    assert "blocks.2.attn.hook_pattern_grad" in list(cache)
+    with pytest.raises(InputError, match="scalar"):
+        small.run_with_cache(images, incl_bwd=True)
+    assert small.list_hooks() == {}
+
+
+def test_hooks_nest_persist_and_go(small, images):
+    seen = []
+
+    def note(activation, hook):
+        seen.append(hook.name)
+
+    with small.hooks([("logits", note)]):
+        with small.hooks([("embed", note)]):
+            small(images)
+        small(images)
+    small(images)
+    assert seen == ["hook_embed", "hook_logits", "hook_logits"]
+
+    def fail(activation, hook):
+        raise RuntimeError("from the hook")
+
+    with pytest.raises(RuntimeError, match="from the hook"):
+        small.run_with_hooks(images, fwd_hooks=[("pattern", fail)])
+    assert small.list_hooks() == {}
+    small.add_perma_hook("logits", note)
+    small.reset_hooks()
+    small(images)
+    assert seen[-1] == "hook_logits"
+    assert len(seen) == 4
+
+
+def test_language_model_calls_point_to_ours(small, images):
+    _, cache = small.run_with_cache(images)
+    with pytest.raises(InputError, match="class_lens"):
+        cache.logit_lens()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"start_at_layer": 5}, "blocks 0 to 2"),
+        ({"stop_at_layer": -4}, "blocks 0 to 2"),
+        ({"return_type": "logit"}, "return_type is"),
+        ({"return_type": "loss"}, "needs labels="),
+    ],
+)
+def test_wrong_arguments_of_a_forward(small, images, arguments, sentence):
+    with pytest.raises(InputError, match=sentence):
+        small(images, **arguments)

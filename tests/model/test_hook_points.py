@@ -1,0 +1,171 @@
+"""Every hook point can be read and written, has the shape it should have, and obeys its equation."""
+
+import pytest
+import torch
+from einops import einsum
+from variants import build, pictures
+
+from vitlens import HookedViT
+
+
+def expected_shape(name: str, model: HookedViT, n_images: int) -> tuple[int, ...]:
+    cfg = model.cfg
+    tokens, patches = cfg.n_ctx, cfg.grid_size[0] * cfg.grid_size[1]
+    short = name.rsplit(".", 1)[-1]
+    out = cfg.n_classes or cfg.d_model
+    shapes = {
+        "hook_patch_embed": (patches, cfg.d_model),
+        "hook_attn_scores": (cfg.n_heads, tokens, tokens),
+        "hook_pattern": (cfg.n_heads, tokens, tokens),
+        "hook_result": (tokens, cfg.n_heads, cfg.d_model),
+        "hook_pre": (tokens, cfg.d_mlp),
+        "hook_post": (tokens, cfg.d_mlp),
+        "hook_pooled": (cfg.d_model,),
+        "hook_pooled_dist": (cfg.d_model,),
+        "hook_logits": (out,),
+    } | dict.fromkeys(
+        ("hook_q", "hook_k", "hook_v", "hook_z", "hook_q_normed", "hook_k_normed"), (tokens, cfg.n_heads, cfg.d_head)
+    )
+    if short in ("hook_scale", "hook_normalized"):
+        width = 1 if short == "hook_scale" else (cfg.d_head if "_norm." in name and "attn" in name else cfg.d_model)
+        if name.startswith("fc_norm"):
+            return (n_images, width)
+        heads = (cfg.n_heads,) if "attn." in name else ()
+        return (n_images, tokens, *heads, width)
+    return (n_images, *shapes.get(short, (tokens, cfg.d_model)))
+
+
+def test_every_hook_point_is_readable_and_writable(model):
+    """One pass reads all; then each alone is replaced by a changed value, and the output must change."""
+    images = pictures(model.cfg, 2)
+    logits, cache = model.run_with_cache(images)
+    assert set(cache) == set(model.hook_dict)
+    generator = torch.Generator().manual_seed(3)
+    for name in model.hook_dict:
+        assert tuple(cache[name].shape) == expected_shape(name, model, 2), name
+        assert cache[name].isfinite().all(), name
+        noise = torch.rand(cache[name].shape, generator=generator, dtype=torch.float64)
+
+        def change(activation, hook, noise=noise):
+            return activation * (1 + noise) + 0.1 * noise
+
+        changed = model.run_with_hooks(images, fwd_hooks=[(name, change)])
+        assert (changed - logits).abs().max() > 1e-6 * logits.abs().max(), f"{name} is dead"
+        same = model.run_with_hooks(images, fwd_hooks=[(name, lambda activation, hook: activation.clone())])
+        torch.testing.assert_close(same, logits, rtol=1e-9, atol=1e-9)
+
+
+def test_every_hook_point_takes_edits_in_place_with_gradients_on(model):
+    images = pictures(model.cfg, 1)
+    weights = {name: parameter.clone() for name, parameter in model.named_parameters()}
+
+    def halve(activation, hook):
+        activation *= 0.5
+
+    logits = model(images)
+    for name in model.hook_dict:
+        assert torch.is_grad_enabled()
+        changed = model.run_with_hooks(images, fwd_hooks=[(name, halve)])
+        # Halving what a norm receives changes nothing but through its eps; everything else must show.
+        if not name.endswith(("attn_scores", "hook_embed_norm", "hook_embed")):
+            assert not torch.equal(changed, logits), name
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, weights[name]), f"an edit in place reached {name}"
+
+
+def test_an_edit_in_place_does_not_reach_other_activations(model):
+    images = pictures(model.cfg, 1)
+    _, untouched = model.run_with_cache(images)
+
+    def spoil(activation, hook):
+        activation.zero_()
+
+    with model.hooks([("blocks.1.hook_resid_pre", spoil)]):
+        _, cache = model.run_with_cache(images)
+    assert cache["resid_pre", 1].abs().max() == 0
+    torch.testing.assert_close(cache["resid_post", 0], untouched["resid_post", 0])
+
+
+def test_the_stream_is_a_sum(model):
+    _, cache = model.run_with_cache(pictures(model.cfg, 2))
+    for block in range(model.cfg.n_layers):
+        middle = cache["resid_pre", block] + cache["attn_out", block]
+        torch.testing.assert_close(cache["resid_mid", block], middle, rtol=1e-12, atol=1e-12)
+        after = cache["resid_mid", block] + cache["mlp_out", block]
+        torch.testing.assert_close(cache["resid_post", block], after, rtol=1e-12, atol=1e-12)
+        heads = cache["result", block].sum(2) + model.b_O[block]
+        torch.testing.assert_close(cache["attn_out", block], heads, rtol=1e-10, atol=1e-10)
+
+
+def test_each_step_obeys_its_equation(model):
+    """From q, k, v to the MLP, every cached value follows from the ones before through the weights as shown."""
+    _, cache = model.run_with_cache(pictures(model.cfg, 2))
+    for i, block in enumerate(model.blocks):
+        attn = block.attn
+
+        def normed(site, norm, i=i):
+            stream = cache[site, i]
+            centred = stream - stream.mean(-1, keepdim=True)
+            torch.testing.assert_close(cache["scale", i, norm], (centred.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt())
+            torch.testing.assert_close(cache["normalized", i, norm], centred / cache["scale", i, norm])
+            module = getattr(model.blocks[i], norm)
+            return cache["normalized", i, norm] * module.weight + module.bias
+
+        read = normed("resid_pre", "ln1")
+        for name in "qkv":
+            weight, bias = getattr(attn, f"W_{name.upper()}"), getattr(attn, f"b_{name.upper()}")
+            torch.testing.assert_close(cache[name, i], einsum(read, weight, "b t d, h d e -> b t h e") + bias)
+        q, k = (cache[f"{x}_normed", i] if model.cfg.qk_norm else cache[x, i] for x in "qk")
+        scores = einsum(q, k, "b q h e, b k h e -> b h q k") / model.cfg.d_head**0.5
+        torch.testing.assert_close(cache["attn_scores", i], scores)
+        torch.testing.assert_close(cache["pattern", i], scores.softmax(-1))
+        mixed = einsum(cache["pattern", i], cache["v", i], "b h q k, b k h e -> b q h e")
+        torch.testing.assert_close(cache["z", i], mixed)
+        torch.testing.assert_close(cache["result", i], einsum(mixed, attn.W_O, "b t h e, h e d -> b t h d"))
+        torch.testing.assert_close(cache["mlp.hook_pre", i], normed("resid_mid", "ln2") @ model.W_in[i] + model.b_in[i])
+        torch.testing.assert_close(cache["mlp.hook_post", i], block.mlp.act(cache["mlp.hook_pre", i]))
+        torch.testing.assert_close(cache["mlp_out", i], cache["mlp.hook_post", i] @ model.W_out[i] + model.b_out[i])
+
+
+def test_an_edit_of_the_stream_reaches_skip_and_branch():
+    model = HookedViT.from_timm(build())
+    images = pictures(model.cfg, 1)
+    _, before = model.run_with_cache(images)
+    shift = torch.randn(model.cfg.d_model, dtype=torch.float64)
+    with model.hooks([(("resid_mid", 1), lambda stream, hook: stream + shift)]):
+        _, after = model.run_with_cache(images)
+    skip = after["resid_post", 1] - after["mlp_out", 1]
+    torch.testing.assert_close(skip, before["resid_mid", 1] + shift)
+    assert (after["mlp_out", 1] - before["mlp_out", 1]).abs().max() > 1e-3
+
+
+def test_written_patterns_and_scales_are_used():
+    model = HookedViT.from_timm(build())
+    images = pictures(model.cfg, 1)
+    identity = torch.eye(model.cfg.n_ctx, dtype=torch.float64).expand(1, model.cfg.n_heads, -1, -1)
+    with model.hooks([(("pattern", 0), lambda pattern, hook: identity)]):
+        _, cache = model.run_with_cache(images)
+    torch.testing.assert_close(cache["z", 0], cache["v", 0])
+    with model.hooks([("blocks.0.ln1.hook_scale", lambda scale, hook: 2 * scale)]):
+        _, doubled = model.run_with_cache(images)
+    _, plain = model.run_with_cache(images)
+    torch.testing.assert_close(doubled["normalized", 0, "ln1"], plain["normalized", 0, "ln1"] / 2)
+
+
+@pytest.mark.parametrize("site", ["attn_scores", "pattern"])
+def test_attention_is_fused_unless_watched(site, monkeypatch):
+    model = HookedViT.from_timm(build())
+    images = pictures(model.cfg, 1)
+    calls = []
+    fused = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or fused(*a, **k)
+    )
+    model(images)
+    assert len(calls) == 3
+    calls.clear()
+    model.run_with_cache(images, names_filter=["z", "q", "resid_post"])
+    assert len(calls) == 3
+    calls.clear()
+    model.run_with_cache(images, names_filter=[(site, 1)])
+    assert len(calls) == 2, "only the watched block gives up the fused kernel"

@@ -1,0 +1,148 @@
+"""The port computes what timm computes: logits, every block, gradients, in float64 and float32, fused and watched."""
+
+import pytest
+import timm
+import torch
+from variants import VARIANTS, build, pictures, randomise
+
+from vitlens import HookedViT
+
+
+def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+
+
+def timm_blocks(module, images: torch.Tensor) -> list[torch.Tensor]:
+    """timm's stream after every block, prefix tokens first."""
+    _, outputs = module.forward_intermediates(images, output_fmt="NLC", return_prefix_tokens=True)
+    return [torch.cat([output[1], output[0]], dim=1) if isinstance(output, tuple) else output for output in outputs]
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_logits_and_every_block_in_float64(module, model, watched):
+    images = pictures(model.cfg, 3)
+    names = None if watched else "resid_post"
+    logits, cache = model.run_with_cache(images, names_filter=names)
+    assert relative(logits, module(images)) <= 1e-9
+    blocks = timm_blocks(module, images)
+    assert len(blocks) == model.cfg.n_layers
+    for i, block in enumerate(blocks):
+        assert relative(cache["resid_post", i], block) <= 1e-9
+    assert relative(model(images), module(images)) <= 1e-9
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_gradients_of_pictures_and_parameters_in_float64(module, model, watched):
+    images = pictures(model.cfg, 2).requires_grad_()
+    weights = torch.randn(module(images).shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    parameters = [parameter for parameter in model.parameters()]
+    theirs = torch.autograd.grad((module(images) * weights).sum(), [images, *parameters], allow_unused=True)
+    hooks = [(lambda name: True, lambda activation, hook: None)] if watched else []
+    with model.hooks(hooks):
+        ours = torch.autograd.grad((model(images) * weights).sum(), [images, *parameters], allow_unused=True)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert (mine is None) == (other is None)
+        if mine is not None and other.abs().max() > 1e-12:
+            assert relative(mine, other) <= 1e-9
+
+
+def test_float32_stays_within_rounding(module):
+    module = module.float()
+    model = HookedViT.from_timm(module)
+    images = pictures(model.cfg, 3).float()
+    assert relative(model(images), module(images)) <= 1e-5
+    assert relative(model.run_with_cache(images)[0], module(images)) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["dynamic_size", "distilled_no_embed_class"])
+def test_other_picture_sizes_where_the_model_takes_them(name):
+    module = VARIANTS[name]()
+    model = HookedViT.from_timm(module)
+    images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    logits, cache = model.run_with_cache(images)
+    assert relative(logits, module(images)) <= 1e-9
+    assert cache.grid_size == (4, 6)
+    assert cache.patches(cache["resid_post", 1]).shape == (2, 4, 6, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "keywords"),
+    [
+        ("vit_tiny_patch16_224", {}),
+        ("vit_base_patch32_224", {}),
+        ("deit_tiny_distilled_patch16_224", {}),
+        ("deit3_small_patch16_224", {}),
+        ("vit_base_patch16_224_miil", {"depth": 2}),
+        ("vit_base_patch16_clip_224", {"depth": 2}),
+        ("vit_base_patch16_clip_quickgelu_224", {"depth": 2}),
+        ("vit_small_patch14_dinov2", {"depth": 2, "img_size": 112}),
+        ("vit_small_patch14_reg4_dinov2", {"depth": 2, "img_size": 112}),
+        ("vit_medium_patch16_gap_240", {"depth": 2}),
+        ("vit_small_patch8_224", {"depth": 2, "img_size": 64}),
+        ("vit_tiny_r_s16_p8_224", {"depth": 2}),
+    ],
+)
+def test_timms_own_names_at_their_own_width(name, keywords):
+    module = randomise(timm.create_model(name, pretrained=False, **keywords))
+    model = HookedViT.from_timm(module)
+    images = pictures(model.cfg, 1)
+    assert relative(model(images), module(images)) <= 1e-9
+    assert relative(model.run_with_cache(images, names_filter="pattern")[0], module(images)) <= 1e-9
+
+
+def test_a_run_can_start_and_stop_between_blocks(model):
+    images = pictures(model.cfg, 2)
+    logits, cache = model.run_with_cache(images, names_filter=["resid_pre", "resid_post"])
+    n_layers = model.cfg.n_layers
+    for block in range(n_layers):
+        stream = model(images, stop_at_layer=block)
+        assert torch.equal(stream, cache["resid_pre", block])
+        assert torch.equal(model(stream, start_at_layer=block), logits)
+        assert torch.equal(model(stream, start_at_layer=block - n_layers), logits)
+    last = model(images, stop_at_layer=n_layers)
+    assert torch.equal(last, cache["resid_post", -1])
+    assert torch.equal(model(last, start_at_layer=n_layers), logits)
+    assert torch.equal(model(cache["resid_pre", 1], start_at_layer=1, stop_at_layer=2), cache["resid_post", 1])
+
+
+def test_return_types():
+    model = HookedViT.from_timm(build())
+    images, labels = pictures(model.cfg, 3), torch.tensor([1, 2, 3])
+    logits = model(images)
+    torch.testing.assert_close(model(images, return_type="probs"), logits.softmax(-1))
+    torch.testing.assert_close(
+        model(images, return_type="loss", labels=labels), torch.nn.functional.cross_entropy(logits, labels)
+    )
+    assert model(images, return_type=None) is None
+
+
+def test_every_parameter_is_adopted_once_and_none_is_copied(module, model):
+    theirs = {id(parameter): name for name, parameter in module.named_parameters()}
+    ours = [parameter for _, parameter in model.named_parameters(remove_duplicate=False)]
+    assert len(ours) == len({id(parameter) for parameter in ours}), "no parameter is reachable twice"
+    assert {id(parameter) for parameter in ours} == set(theirs)
+    assert list(model.buffers()) == list(module.buffers()) == []
+
+
+def test_the_module_in_hand_and_its_port_stay_one(module, model):
+    images = pictures(model.cfg, 1)
+    before = model(images)
+    with torch.no_grad():
+        module.blocks[1].mlp.fc1.weight.mul_(1.5)
+    assert relative(model(images), module(images)) <= 1e-9
+    assert relative(model(images), before) > 1e-6
+
+
+def test_device_and_dtype_are_passed_on():
+    model = HookedViT.from_timm(build(), dtype=torch.float32, device="cpu")
+    assert model.dtype == torch.float32
+    assert model.device.type == "cpu"
+    assert model(pictures(model.cfg, 1).float()).dtype == torch.float32
+
+
+def test_training_only_parts_never_act():
+    module = build(drop_rate=0.5, proj_drop_rate=0.5, attn_drop_rate=0.5, drop_path_rate=0.5, patch_drop_rate=0.5)
+    images = pictures(HookedViT.from_timm(module).cfg, 2)
+    expected = module(images)
+    model = HookedViT.from_timm(module.train())
+    assert relative(model(images), expected) <= 1e-9

@@ -1,0 +1,159 @@
+"""What cannot be ported or loaded is refused in a sentence that names it; what can be loaded arrives whole."""
+
+import pickle
+import urllib.error
+from functools import partial
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from timm.layers import RmsNorm, SwiGLU
+from timm.models.vision_transformer import ResPostBlock, VisionTransformer
+from torch import nn
+from variants import SMALL, build, pictures
+
+from vitlens import HookedViT, InputError
+
+
+class Custom(VisionTransformer):
+    """A subclass may compute anything, so it is no model that is known."""
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (partial(timm.create_model, "resnet18"), "ResNet"),
+        (partial(timm.create_model, "swin_tiny_patch4_window7_224"), "SwinTransformer"),
+        (partial(timm.create_model, "cait_xxs24_224"), "Cait"),
+        (partial(Custom, **SMALL), "Custom"),
+        (partial(build, block_fn=ResPostBlock), "ResPostBlock"),
+        (partial(build, global_pool="map"), "'map'"),
+        (partial(build, global_pool="max"), "'max'"),
+        (partial(build, scale_attn_norm=True), "scale_attn_norm"),
+        (partial(build, scale_mlp_norm=True), "scale_mlp_norm"),
+        (partial(build, mlp_layer=SwiGLU), "SwiGLU"),
+        (partial(build, norm_layer=RmsNorm), "RmsNorm"),
+        (partial(nn.Linear, 3, 3), "Linear"),
+    ],
+)
+def test_what_is_not_ported_is_refused_by_name(make, sentence):
+    with pytest.raises(InputError, match=sentence):
+        HookedViT.from_timm(make())
+
+
+@pytest.mark.parametrize("where", ["blocks.1", "blocks.1.attn", "blocks.0.mlp", ""])
+def test_an_unknown_part_is_refused_by_name(where):
+    module = build()
+    module.get_submodule(where).surprise = nn.Linear(2, 2)
+    with pytest.raises(InputError, match="surprise"):
+        HookedViT.from_timm(module)
+
+
+def test_unknown_names_list_the_nearest():
+    with pytest.raises(InputError, match="vit_tiny_patch16_224"):
+        HookedViT.from_timm("vit_tinny_patch16_224", pretrained=False)
+
+
+def test_keywords_go_with_names_only():
+    with pytest.raises(InputError, match="img_size"):
+        HookedViT.from_timm(build(), img_size=96)
+    with pytest.raises(InputError, match="cannot build"):
+        HookedViT.from_timm("vit_tiny_patch16_224", pretrained=False, nonsense=3)
+
+
+def test_timm_keywords_are_passed_through():
+    model = HookedViT.from_timm(
+        "vit_tiny_patch16_224", pretrained=False, img_size=96, num_classes=5, reg_tokens=2, depth=2, global_pool="avg"
+    )
+    cfg = model.cfg
+    assert (cfg.image_size, cfg.grid_size, cfg.n_classes, cfg.n_layers, cfg.pool) == ((96, 96), (6, 6), 5, 2, "avg")
+    assert cfg.prefix_tokens == ("class", "register 1", "register 2")
+    assert cfg.token_labels()[2:5] == ["register 2", "(0, 0)", "(0, 1)"]
+    assert cfg.data_config["input_size"] == (3, 96, 96)
+    assert model(torch.zeros(1, 3, 96, 96)).shape == (1, 5)
+
+
+def test_without_network_and_weights_it_says_so_at_once(monkeypatch):
+    def unreachable(*args, **kwargs):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    monkeypatch.setattr("timm.create_model", lambda *args, **kwargs: pytest.fail("timm was asked to download"))
+    with pytest.raises(InputError, match=r"no network.*checkpoint_path="):
+        HookedViT.from_timm("vit_tiny_patch16_224")
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pth", "wrapped"])
+def test_ones_own_checkpoint_arrives_whole(tmp_path, kind):
+    torch.manual_seed(0)
+    mine = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=7, depth=2).eval()
+    path = tmp_path / f"mine.{'safetensors' if kind == 'safetensors' else 'pth'}"
+    if kind == "safetensors":
+        save_file(mine.state_dict(), path)
+    else:
+        torch.save(mine.state_dict() if kind == "pth" else {"state_dict": mine.state_dict(), "epoch": 3}, path)
+    names = [f"kind {i}" for i in range(7)]
+    model = HookedViT.from_timm("vit_tiny_patch16_224", checkpoint_path=path, depth=2, class_names=names)
+    images = pictures(model.cfg, 1).float()
+    assert torch.equal(model(images), mine(images))
+    assert model.class_index("kind 3") == 3
+
+
+def test_positions_of_another_size_are_resampled_as_timm_does(tmp_path):
+    mine = timm.create_model("vit_tiny_patch16_224", pretrained=False, depth=1)
+    save_file(mine.state_dict(), tmp_path / "mine.safetensors")
+    path = tmp_path / "mine.safetensors"
+    model = HookedViT.from_timm("vit_tiny_patch16_224", checkpoint_path=path, depth=1, img_size=96)
+    mine.set_input_size(96)
+    images = pictures(model.cfg, 1).float()
+    torch.testing.assert_close(model(images), mine.eval()(images))
+
+
+def test_a_checkpoint_of_another_architecture_names_the_first_keys(tmp_path):
+    other = timm.create_model("vit_small_patch32_224", pretrained=False, depth=1)
+    save_file(other.state_dict(), tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match=r"does not fit vit_tiny.*cls_token is 1 × 1 × 384.*and \d+ more"):
+        HookedViT.from_timm("vit_tiny_patch16_224", checkpoint_path=tmp_path / "other.safetensors")
+    resnet = timm.create_model("resnet18", pretrained=False)
+    save_file(resnet.state_dict(), tmp_path / "resnet.safetensors")
+    with pytest.raises(InputError, match="is missing in the file"):
+        HookedViT.from_timm("vit_tiny_patch16_224", checkpoint_path=tmp_path / "resnet.safetensors")
+
+
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_no_pickle_is_ever_run(tmp_path):
+    bomb = tmp_path / "bomb.pth"
+    bomb.write_bytes(pickle.dumps({"head.weight": Bomb(tmp_path / "exploded")}))
+    with pytest.raises(InputError, match="cannot be read as a file of tensors"):
+        HookedViT.from_timm("vit_tiny_patch16_224", checkpoint_path=bomb)
+    torch.save({"head.weight": Bomb(tmp_path / "exploded")}, bomb)
+    with pytest.raises(InputError, match="cannot be read as a file of tensors"):
+        HookedViT.from_timm("vit_tiny_patch16_224", checkpoint_path=bomb)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("name", ["missing.safetensors", "text.safetensors", "text.pth", "empty.pth", "list.pth"])
+def test_files_that_are_no_checkpoints(tmp_path, name):
+    if name.startswith("text"):
+        (tmp_path / name).write_text("not weights")
+    if name.startswith("empty"):
+        torch.save({}, tmp_path / name)
+    if name.startswith("list"):
+        torch.save([torch.zeros(2)], tmp_path / name)
+    with pytest.raises(InputError, match=name):
+        HookedViT.from_timm("vit_tiny_patch16_224", checkpoint_path=tmp_path / name)
+
+
+def test_class_names_must_be_as_many_as_classes():
+    with pytest.raises(InputError, match="2 class names were given for 10"):
+        HookedViT.from_timm(build(), class_names=["a", "b"])

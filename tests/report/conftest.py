@@ -1,0 +1,69 @@
+"""A headless browser that counts what a page asks of the network and what it complains of."""
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+@dataclass
+class Opened:
+    """A page in the browser, what it printed to the console, and what it requested besides itself."""
+
+    page: Page
+    complaints: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    names = ("chromium", "chromium-browser", "google-chrome")
+    executable = next((path for name in names if (path := shutil.which(name))), None)
+    if executable is None:
+        if os.environ.get("CI"):
+            pytest.fail("CI must run the browser tests: Chromium is missing")
+        pytest.skip("no Chromium on this machine (Debian's package chromium)")
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Opens an HTML file and waits until plotly has drawn."""
+    contexts = []
+
+    def open_file(path: Path, width: int = 1366, height: int = 768) -> Opened:
+        context = browser.new_context(viewport={"width": width, "height": height})
+        contexts.append(context)
+        opened = Opened(context.new_page())
+        opened.page.on("console", lambda message: opened.complaints.append(message.text))
+        opened.page.on("pageerror", lambda error: opened.complaints.append(str(error)))
+        url = path.resolve().as_uri()
+        opened.page.on("request", lambda request: opened.requests.append(request.url))
+        opened.page.goto(url)
+        opened.page.wait_for_function("document.querySelectorAll('.plotly-graph-div').length > 0")
+        opened.page.wait_for_function(
+            "[...document.querySelectorAll('.plotly-graph-div')].every(div => div.querySelector('.main-svg'))"
+        )
+        opened.requests = [
+            asked for asked in opened.requests if asked != url and not asked.startswith(("data:", "blob:"))
+        ]
+        return opened
+
+    yield open_file
+    for context in contexts:
+        context.close()

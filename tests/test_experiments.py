@@ -1,0 +1,88 @@
+"""experiments/patch_context.py as its user runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from vitlens.data.demo import demo_folder
+
+SCRIPT = Path(__file__).parents[1] / "experiments" / "patch_context.py"
+PICTURES, MASKS = demo_folder() / "pictures", demo_folder() / "masks"
+CLEAN = "40_bag_agreeing.png"
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_demo_without_arguments_but_few_pairs(tmp_path):
+    done = run("--pairs", 3, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["page.html", "settings.json", "table.parquet"]
+    table = pd.read_parquet(tmp_path / "out" / "table.parquet")
+    assert set(table["sweep"]) == {"tokens", "heads", "patches"}
+    by_tokens = table.query("sweep == 'tokens'")
+    assert set(by_tokens["unit"]) == {"context", "object", "class"}
+    assert len(by_tokens) == 6 * 3 * 3
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert settings["settings"]["pairs"] == 3
+    assert "Over 3 pairs, exchanging the context alone" in settings["finding"]
+    assert " ".join(settings["finding"].split()) in " ".join(done.stdout.split())
+    assert set(settings["versions"]) == {"python", "vitlens", "torch", "timm", "transformer-lens"}
+
+
+@pytest.mark.parametrize("how", ["mean", "zero", "blur", "other"])
+def test_ones_own_picture_with_a_mask(tmp_path, how):
+    donor = ["--corrupted", PICTURES / "40_bag_conflicting.png"] if how == "other" else []
+    done = run("--clean", PICTURES / CLEAN, "--mask", MASKS / CLEAN, "--replace", how, *donor, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "exchanging the context alone" in " ".join(done.stdout.split())
+
+
+def test_two_pictures_a_box_and_the_other_direction(tmp_path):
+    done = run(
+        "--clean", PICTURES / CLEAN, "--corrupted", PICTURES / "15_dress_agreeing.png", "--box", "3,3,7,7",
+        "--class", "bag", "--baseline", "dress", "--direction", "noise", "--out", tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "“bag” over “dress”" in " ".join(done.stdout.split())
+    assert "object tokens" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--pairs", 99], "--pairs is 1 to 50"),
+        (["--model", "vit_tiny_patch16_224", "--random-weights"], "needs --clean"),
+        (["--replace", "mean"], "--replace goes with --clean"),
+        (["--clean", PICTURES / CLEAN], "where the object is"),
+        (["--clean", PICTURES / CLEAN, "--box", "1,2"], "row,column,height,width"),
+        (["--clean", PICTURES / CLEAN, "--box", "0,0,20,2", "--replace", "mean"], "outside the grid"),
+        (["--clean", PICTURES / CLEAN, "--box", "0,0,14,14", "--replace", "mean"], "empty"),
+        (["--clean", PICTURES / CLEAN, "--box", "2,2,4,4"], "compared with"),
+        (["--clean", PICTURES / CLEAN, "--box", "2,2,4,4", "--replace", "inpaint"], "other, mean, zero, blur"),
+        (["--clean", PICTURES / CLEAN, "--box", "2,2,4,4", "--replace", "other"], "donors="),
+        (["--clean", "missing.png", "--box", "2,2,4,4", "--replace", "mean"], "no file"),
+        (["--direction", "up", "--pairs", 1], "denoise"),
+    ],
+)
+def test_mistakes_are_a_sentence_and_exit_code_2(tmp_path, arguments, sentence):
+    done = run(*arguments, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out" / "page.html").exists()
+
+
+def test_an_empty_object_is_named(tmp_path):
+    Image.fromarray(np.zeros((56, 56), dtype=np.uint8)).save(tmp_path / "mask.png")
+    done = run("--clean", PICTURES / CLEAN, "--mask", tmp_path / "mask.png", "--replace", "mean", "--out", tmp_path)
+    assert done.returncode == 2
+    assert "empty" in done.stderr
