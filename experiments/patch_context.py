@@ -120,8 +120,10 @@ def main(
         page_sections(hooked, experiment, results, headline),
     )
     console.print(_rich_table(results["tokens"]))
-    console.print(headline, highlight=False, markup=False)
-    console.print(f"wrote page.html, table.parquet and settings.json to {out}", highlight=False, markup=False)
+    console.print(headline, highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"wrote page.html, table.parquet and settings.json to {out}", highlight=False, markup=False, soft_wrap=True
+    )
 
 
 def demo_experiment(model: HookedViT, n_pairs: int | None) -> Experiment:

@@ -47,6 +47,11 @@ class Patching(Result):
         shift = (self.patched - self.target).mean(dim=-1)
         return shift / (self.source - self.target).mean()
 
+    def __repr__(self) -> str:
+        axes = ", ".join(f"{name} {len(labels)}" for name, labels in self.axes.items())
+        low, high = (x.item() for x in torch.aminmax(self.effect()))
+        return f"Patching({self.settings['site']}, {self.metric_name} [{axes}], effect {low:.3g} to {high:.3g})"
+
     def maps(self) -> Float[Tensor, "block rows columns"]:
         """The effect of single patches on the picture's grid.
 
