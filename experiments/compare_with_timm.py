@@ -1,5 +1,6 @@
 """Runs a model and its port side by side: largest differences of logits and blocks, and both accuracies on pictures.
 
+\b
     python experiments/compare_with_timm.py vit_base_patch16_224 --random-weights
     python experiments/compare_with_timm.py vit_tiny_patch16_224 --checkpoint FILE --pictures FOLDER
 

@@ -4,6 +4,7 @@ The clean picture's activations are patched into the run on a corrupted one (`--
 set (context, object, class token) and block, by patch and block, and by head and block. Without arguments it runs on the
 demo: garments on their own class's texture (clean) against the same garments on another's (corrupted), over all 50 pairs.
 
+\b
     python experiments/patch_context.py
     python experiments/patch_context.py --model vit_base_patch16_224 --clean dog.jpg --mask dog_mask.png --replace blur
     python experiments/patch_context.py --model vit_base_patch16_224 --clean dog.jpg --corrupted cat.jpg --box 4,4,6,6
@@ -24,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from vitlens import __version__
 from vitlens.analysis.metrics import class_metric
 from vitlens.analysis.patching import Patching, activation_patching
 from vitlens.analysis.tokens import Box, token_mask
@@ -248,7 +250,7 @@ def page_sections(
     model: HookedViT, experiment: Experiment, results: dict[str, Patching], headline: str
 ) -> list[Section]:
     grid = model.cfg.grid_size
-    clean, corrupted = (model.preprocessing.undo(images[:1])[0] for images in (experiment.clean, experiment.corrupted))
+    clean, corrupted = (model.to_pixels(images[:1])[0] for images in (experiment.clean, experiment.corrupted))
     outline = experiment.sets["object"][0, model.cfg.n_prefix_tokens :].unflatten(0, grid)
     which = "the first of the pairs" if len(experiment.clean) > 1 else "the pair"
     return [
@@ -272,8 +274,8 @@ def _rich_table(result: Patching) -> Table:
 
 
 def _settings(settings: dict[str, Any], headline: str) -> str:
-    packages = ("vitlens", "torch", "timm", "transformer-lens")
-    versions = {"python": platform.python_version()} | {name: version(name) for name in packages}
+    packages = {name: version(name) for name in ("torch", "timm", "transformer-lens")}
+    versions = {"python": platform.python_version(), "vitlens": __version__} | packages
     return json.dumps({"settings": settings, "versions": versions, "finding": headline}, indent=2) + "\n"
 
 

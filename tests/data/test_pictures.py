@@ -75,7 +75,7 @@ def test_masks_follow_their_pictures(model):
     assert inside.dtype == torch.bool
     assert (inside == bright).float().mean() > 0.985
     assert model.to_masks([mask, mask]).shape == (2, 224, 224)
-    palette = Image.fromarray(mask, mode="P")
+    palette = Image.fromarray(mask).convert("P")
     assert torch.equal(model.to_masks(palette)[0], inside)
 
 

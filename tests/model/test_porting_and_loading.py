@@ -133,7 +133,7 @@ class Bomb:
 
 def test_no_pickle_is_ever_run(tmp_path):
     bomb = tmp_path / "bomb.pth"
-    bomb.write_bytes(pickle.dumps({"head.weight": Bomb(tmp_path / "exploded")}))
+    bomb.write_bytes(pickle.dumps({"head.weight": Bomb(tmp_path / "exploded")}, protocol=2))
     with pytest.raises(InputError, match="cannot be read as a file of tensors"):
         HookedViT.from_timm("vit_tiny_patch16_224", checkpoint_path=bomb)
     torch.save({"head.weight": Bomb(tmp_path / "exploded")}, bomb)

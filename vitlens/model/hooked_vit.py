@@ -238,6 +238,10 @@ class HookedViT(StackedWeights):
         """Object masks through the geometry of the pictures' preprocessing; pixels that are not 0 are inside."""
         return torch.stack([self.preprocessing.mask(mask) for mask in as_list(masks)]).to(self.device)
 
+    def to_pixels(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch height width 3"]:
+        """Preprocessed pictures back as colours in [0, 1], channels last: what the figures lay their maps over."""
+        return self.preprocessing.undo(images)
+
     def as_images(self, images: Tensor | Picture | Sequence[Picture]) -> Float[Tensor, "batch channels height width"]:
         """A batch of checked pictures from whatever a user has in hand: a tensor is taken as preprocessed."""
         if not isinstance(images, Tensor):

@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from vitlens.plots.picture import Pixels, add_picture, patch_heatmap, picture_uri
-from vitlens.plots.style import SEQUENTIAL, array, finish, text
+from vitlens.plots.style import SEQUENTIAL, array, colorbar, finish, text
 
 
 def attention_overlay(
@@ -33,7 +33,7 @@ def attention_overlay(
                 colorscale=SEQUENTIAL,
                 zmin=0.0,
                 showscale=col == 2,
-                colorbar={"title": {"text": "attention", "side": "top"}, "thickness": 14},
+                colorbar=colorbar("attention"),
             ),
             row=1,
             col=col,
@@ -70,7 +70,7 @@ def attention_mosaic(attention: Float[Tensor, "block head rows columns"], query:
             zmin=0.0,
             zmax=1.0,
             hoverongaps=False,
-            colorbar={"title": {"text": "attention / head's maximum", "side": "right"}, "thickness": 14},
+            colorbar=colorbar("share of<br>maximum"),
             hovertemplate="attention %{customdata:.4f}<extra></extra>",
         )
     )

@@ -4,7 +4,7 @@ import plotly.graph_objects as go
 
 from vitlens.analysis.attribution import Attribution
 from vitlens.data.class_names import short_name
-from vitlens.plots.style import COLOURS, array, diverging, finish, text
+from vitlens.plots.style import COLOURS, array, colorbar, diverging, finish, text
 
 
 def attribution_waterfall(attribution: Attribution, image: int = 0, position: int = 0) -> go.Figure:
@@ -47,7 +47,7 @@ def attribution_head_map(attribution: Attribution, image: int = 0, position: int
             x=[f"L{block}" for block in range(heads.shape[0])],
             y=[f"H{head}" for head in range(heads.shape[1])],
             **diverging(heads.cpu()),
-            colorbar={"title": {"text": attribution.quantity, "side": "top"}, "thickness": 14},
+            colorbar=colorbar(attribution.quantity),
             hovertemplate="%{x}%{y}: %{z:+.3f}<extra></extra>",
             xgap=1,
             ygap=1,

@@ -4,7 +4,7 @@ import plotly.graph_objects as go
 
 from vitlens.analysis.patching import Patching
 from vitlens.plots.picture import Pixels, map_tiles
-from vitlens.plots.style import array, diverging, finish, text
+from vitlens.plots.style import array, colorbar, diverging, finish, text
 
 
 def patching_maps(patching: Patching, pixels: Pixels) -> go.Figure:
@@ -37,7 +37,7 @@ def patching_board(patching: Patching) -> go.Figure:
             x=[f"L{block}" for block in patching.axes["block"]],
             y=[text(label) for label in labels],
             **diverging(effect.cpu()),
-            colorbar={"title": {"text": "effect", "side": "top"}, "thickness": 14},
+            colorbar=colorbar("effect"),
             texttemplate="%{z:.2f}" if effect.numel() <= 200 else None,
             hovertemplate="%{x}, %{y}: %{z:+.4f}<extra></extra>",
             xgap=1,

@@ -11,7 +11,7 @@ from PIL import Image
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from vitlens.plots.style import array, finish, text
+from vitlens.plots.style import array, colorbar, finish, text
 
 Pixels = Float[Tensor, "height width 3"]
 
@@ -140,5 +140,4 @@ def map_tiles(
 def _coloraxis(settings: dict[str, object], title: str) -> dict[str, object]:
     """Heatmap settings in the spelling of a shared colour axis."""
     spelling = {"zmin": "cmin", "zmax": "cmax", "zmid": "cmid"}
-    bar = {"title": {"text": title, "side": "top"}, "thickness": 14, "len": 0.9}
-    return {spelling.get(name, name): value for name, value in settings.items()} | {"colorbar": bar}
+    return {spelling.get(name, name): value for name, value in settings.items()} | {"colorbar": colorbar(title)}

@@ -37,6 +37,11 @@ def diverging(values: Tensor | np.ndarray) -> dict[str, Any]:
     return {"colorscale": DIVERGING, "zmin": -end, "zmax": end, "zmid": 0}
 
 
+def colorbar(title: str) -> dict[str, Any]:
+    """A slim colour bar; the empty line keeps its title off the topmost tick."""
+    return {"title": {"text": f"{title}<br> ", "side": "top"}, "thickness": 14}
+
+
 def finish(figure: go.Figure, title: str, subtitle: str = "", **layout: Any) -> go.Figure:
     """The common layout. `subtitle` says what a reader must know to read the colours: model, tokens, normalisation."""
     lines = 1 + subtitle.count("<br>") if subtitle else 0

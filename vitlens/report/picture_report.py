@@ -83,12 +83,13 @@ def picture_sections(
 ) -> list[Section]:
     """The sections of the page for one picture [1, channels, height, width] and one class."""
     cfg = model.cfg
-    pixels = model.preprocessing.undo(images)[0]
+    pixels = model.to_pixels(images)[0]
     names = [model.class_label(i) for i in range(cfg.n_classes)]
     probabilities = model(images, return_type="probs")[0]
     first = [index, *[i for i in probabilities.topk(min(5, cfg.n_classes)).indices.tolist() if i != index]][:5]
 
-    reader = "class" if cfg.pool == "token" else "pooled"
+    # Read as the model reads its last stream, so that the curves end at its answer.
+    reader = "class" if cfg.pool == "token" and not model.is_distilled else "pooled"
     trajectory = class_lens(model, images, first, tokens=reader)
     over_patches = class_lens(model, images, index, tokens="patches")
     components = direct_logit_attribution(model, images, index)
@@ -119,7 +120,7 @@ def picture_sections(
         ),
         Section(
             f"Where the patches say “{label}”",
-            "The same reading for every patch token. Patches often carry the class before the class token does.",
+            "The same reading for every patch token.",
             [class_maps(over_patches, pixels)],
         ),
         Section(
@@ -161,7 +162,7 @@ def _patching_section(
     groups = {"patches": "patches"} | {name: name for name in ("class",) if model.cfg.has_class_token}
     by_group = activation_patching(model, images, other, tokens=groups, **common)
     by_head = activation_patching(model, images, other, site="z", **common)
-    pixels = model.preprocessing.undo(torch.cat([images, other]))
+    pixels = model.to_pixels(torch.cat([images, other]))
     label = short_name(model.class_label(index))
     return Section(
         f"What brings “{label}” back",
