@@ -1,5 +1,6 @@
 """Direct logit attribution: the parts sum to the logit, and each part is what the definition says."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -76,6 +77,12 @@ def test_one_class_per_picture_from_labels(plain, images_of):
     labels = torch.tensor([2, 0, 1])
     result = direct_logit_attribution(plain, images, labels)
     torch.testing.assert_close(result.logits[:, 0], plain(images)[torch.arange(3), labels])
+
+
+@pytest.mark.parametrize("classes", [2, "2", np.int64(2), [2], np.array([2, 2]), torch.tensor([[2], [2]])])
+def test_a_class_may_be_said_in_many_ways(plain, images_of, classes):
+    images = images_of(plain, 2)
+    torch.testing.assert_close(direct_logit_attribution(plain, images, classes).logits, plain(images)[:, 2:3])
 
 
 def test_saved_results_come_back(plain, images_of, tmp_path):

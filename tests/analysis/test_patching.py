@@ -1,5 +1,6 @@
 """Activation patching: equal to one full forward per cell, on every site; token sets; directions; metrics."""
 
+import numpy as np
 import pytest
 import torch
 from pandas.testing import assert_frame_equal
@@ -161,6 +162,14 @@ def test_token_sets_in_the_pictures_terms(plain):
     assert token_mask(plain, [-1, 0], 1)[0].nonzero()[:, 0].tolist() == [0, plain.cfg.n_ctx - 1]
 
 
+def test_masks_may_be_arrays_of_any_type(plain):
+    mask = np.zeros(plain.cfg.image_size, dtype=np.uint8)
+    mask[: plain.cfg.patch_size[0]] = 255
+    expected = token_mask(plain, "object", 1, torch.from_numpy(mask)[None] > 0)
+    for same in (mask, mask[None], torch.from_numpy(mask), torch.from_numpy(mask).float()[None]):
+        assert torch.equal(token_mask(plain, "object", 1, same), expected)
+
+
 def test_a_patch_half_inside_belongs_to_the_object(plain):
     height, width = plain.cfg.patch_size
     masks = torch.zeros(1, *plain.cfg.image_size, dtype=torch.bool)
@@ -208,6 +217,7 @@ def test_maps_lie_on_the_grid(plain, images_of):
         ({"tokens": {"nothing": []}}, "empty"),
         ({"tokens": "object"}, "masks="),
         ({"tokens": "object", "masks": torch.zeros(1, 5, 5, dtype=torch.bool)}, "do not fit"),
+        ({"tokens": "object", "masks": torch.zeros(1, 96, 96, dtype=torch.bool)}, "do not fit"),
         ({"tokens": "object", "masks": torch.zeros(3, 48, 48, dtype=torch.bool)}, "one per picture"),
         ({"tokens": [box(0, 0, 99, 1)]}, "outside the grid"),
         ({"tokens": torch.zeros(3, dtype=torch.bool)}, "as bool tensor"),

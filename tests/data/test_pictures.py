@@ -112,6 +112,7 @@ def test_files_that_are_no_pictures(model, tmp_path):
 @pytest.mark.parametrize(
     ("images", "sentence"),
     [
+        (np.zeros((1, 3, 224, 224)), "reads tensors, not ndarray"),
         (torch.zeros(1, 3, 96, 96), "are 96 × 96.*reads 224 × 224"),
         (torch.zeros(1, 1, 224, 224), "have 1 channels.*reads 3"),
         (torch.zeros(3, 224, 224), "shape"),

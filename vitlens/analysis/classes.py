@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 
-Classes = None | int | str | Sequence[int | str] | Tensor
+Classes = None | int | str | np.integer | Sequence[int | str] | Tensor | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def select_classes(model: HookedViT, classes: Classes, logits: Float[Tensor, "im
 
     Args:
         classes: None: each picture's predicted class; an index or a name, or a list of them: the same for all pictures;
-            "all": every class; a tensor [image] or [image, n]: indices for each picture, such as its labels.
+            "all": every class; a tensor or array [image] or [image, n]: indices for each picture, such as its labels.
         logits: of the batch, for None.
 
     Raises:
@@ -42,7 +43,8 @@ def select_classes(model: HookedViT, classes: Classes, logits: Float[Tensor, "im
     n_images, n_classes = logits.shape
     if classes is None:
         return ClassSelection(logits.argmax(dim=-1, keepdim=True), ["predicted"])
-    if isinstance(classes, Tensor):
+    if isinstance(classes, (Tensor, np.ndarray)):
+        classes = torch.as_tensor(classes, device=logits.device)
         indices = classes if classes.ndim == 2 else classes.reshape(-1, 1)
         if len(indices) != n_images or indices.is_floating_point():
             raise InputError(
@@ -56,7 +58,7 @@ def select_classes(model: HookedViT, classes: Classes, logits: Float[Tensor, "im
     if isinstance(classes, str) and classes == "all":
         chosen = list(range(n_classes))
     else:
-        wanted = [classes] if isinstance(classes, (int, str)) else list(classes)
+        wanted = [classes] if isinstance(classes, (int, str, np.integer)) else list(classes)
         if not wanted:
             raise InputError("the list of classes is empty: name at least one, or pass None for the predicted class")
         chosen = [model.class_index(item) for item in wanted]

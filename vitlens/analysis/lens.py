@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -94,7 +95,7 @@ def class_lens(
     sites: str | Sequence[str] = ("resid_post",),
     blocks: Sequence[int] | None = None,
     tokens: TokenSet = "all",
-    masks: Tensor | None = None,
+    masks: Tensor | np.ndarray | None = None,
     top_k: int = 5,
 ) -> ClassLens:
     """Projects hidden states onto the class embeddings: p(v) = E ν(v) + b, with the statistics of v itself (A1).
@@ -187,7 +188,7 @@ def _check_sites(sites: str | Sequence[str]) -> list[str]:
 
 
 def _choose_tokens(
-    model: HookedViT, tokens: TokenSet, n_images: int, masks: Tensor | None, grid: tuple[int, int]
+    model: HookedViT, tokens: TokenSet, n_images: int, masks: Tensor | np.ndarray | None, grid: tuple[int, int]
 ) -> tuple[list[int] | None, list[str]]:
     """Token indices and labels; None for "pooled"."""
     if isinstance(tokens, str) and tokens == MODEL_READING:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float
@@ -78,7 +79,7 @@ def activation_patching(
     direction: str = "denoise",
     classes: Classes = None,
     baseline_classes: Classes = None,
-    masks: Tensor | None = None,
+    masks: Tensor | np.ndarray | None = None,
     batch_size: int = 32,
     progress: bool = True,
 ) -> Patching:
@@ -177,7 +178,7 @@ def _token_cells(
     model: HookedViT,
     tokens: TokenSet | Mapping[str, TokenSet] | Sequence[TokenSet],
     n_images: int,
-    masks: Tensor | None,
+    masks: Tensor | np.ndarray | None,
     grid: tuple[int, int],
 ) -> tuple[list[str], Bool[Tensor, "cell image tokens"]]:
     """Labels and masks of the token sets to patch."""
@@ -206,7 +207,7 @@ def _head_cells(
     tokens: Any,
     heads: Sequence[int],
     n_images: int,
-    masks: Tensor | None,
+    masks: Tensor | np.ndarray | None,
     grid: tuple[int, int],
 ) -> tuple[list[str], Bool[Tensor, "cell image ..."]]:
     """Masks [cell, image, tokens, heads] (pattern: [cell, image, heads, query tokens]), one cell per head."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
@@ -45,7 +46,7 @@ def token_mask(
     model: HookedViT,
     tokens: TokenSet,
     n_images: int,
-    masks: Tensor | None = None,
+    masks: Tensor | np.ndarray | None = None,
     grid: tuple[int, int] | None = None,
 ) -> Bool[Tensor, "image tokens"]:
     """Which tokens a set means, for every picture.
@@ -94,7 +95,7 @@ def _mark_named(
     chosen: Bool[Tensor, "image tokens"],
     name: str,
     model: HookedViT,
-    masks: Tensor | None,
+    masks: Tensor | np.ndarray | None,
     grid: tuple[int, int],
 ) -> None:
     prefix = model.cfg.prefix_tokens
@@ -109,22 +110,28 @@ def _mark_named(
     elif name == "patches":
         chosen[:, len(prefix) :] = True
     elif name in ("object", "context"):
-        inside = object_patches(masks, len(chosen), grid).to(chosen.device)
+        inside = _object_patches(masks, len(chosen), grid, model.cfg.patch_size).to(chosen.device)
         chosen[:, len(prefix) :] = inside if name == "object" else ~inside
     else:
         raise InputError(f"no token set is called {name!r}; the nearest names are {nearest(name, NAMED_SETS)}")
 
 
-def object_patches(masks: Tensor | None, n_images: int, grid: tuple[int, int]) -> Bool[Tensor, "image patches"]:
-    """The patches of which at least half lies inside the mask."""
+def _object_patches(
+    masks: Tensor | np.ndarray | None, n_images: int, grid: tuple[int, int], patch_size: tuple[int, int]
+) -> Bool[Tensor, "image patches"]:
+    """The patches of which at least half lies inside the mask, given at the pictures' size or on the grid itself."""
     if masks is None:
         raise InputError('the token sets "object" and "context" need masks=, one bool mask [height, width] per picture')
+    masks = torch.as_tensor(masks)
+    if masks.ndim == 2:
+        masks = masks[None]
     if masks.ndim != 3 or len(masks) not in (1, n_images):
         raise InputError(f"masks have the shape [{n_images}, height, width], one per picture, not {list(masks.shape)}")
-    if masks.shape[1] % grid[0] or masks.shape[2] % grid[1]:
+    size = (grid[0] * patch_size[0], grid[1] * patch_size[1])
+    if tuple(masks.shape[1:]) not in (size, grid):
         raise InputError(
-            f"masks of {masks.shape[1]} × {masks.shape[2]} do not fit {grid[0]} × {grid[1]} patches: "
-            "bring them to the pictures' size with model.to_masks"
+            f"masks of {masks.shape[1]} × {masks.shape[2]} do not fit pictures of {size[0]} × {size[1]} "
+            f"({grid[0]} × {grid[1]} patches): bring them to the pictures' size with model.to_masks"
         )
     return (patch_share(masks != 0, grid) >= 0.5).flatten(1).expand(n_images, -1)
 

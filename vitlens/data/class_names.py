@@ -1,7 +1,9 @@
 """Class names: where they come from, and how a user may say a class."""
 
+import re
 from collections.abc import Sequence
 
+import numpy as np
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
@@ -21,7 +23,7 @@ def infer_class_names(module: nn.Module) -> list[str] | None:
     return [info.index_to_description(index) for index in range(info.num_classes())]
 
 
-def find_class(wanted: int | str, names: Sequence[str] | None, n_classes: int) -> int:
+def find_class(wanted: int | str | np.integer, names: Sequence[str] | None, n_classes: int) -> int:
     """The index of a class given by index or by name; one of a class's synonyms ("tabby") is enough.
 
     Raises:
@@ -29,9 +31,8 @@ def find_class(wanted: int | str, names: Sequence[str] | None, n_classes: int) -
     """
     if n_classes == 0:
         raise InputError("this model has no classifier, so it has no classes")
-    if isinstance(wanted, str) and wanted.lstrip("-").isdigit():
+    if not isinstance(wanted, str) or re.fullmatch(r"\s*-?\d+\s*", wanted):
         wanted = int(wanted)
-    if isinstance(wanted, int):
         if not 0 <= wanted < n_classes:
             raise InputError(f"there is no class {wanted}: the model has classes 0 to {n_classes - 1}")
         return wanted

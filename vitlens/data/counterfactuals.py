@@ -1,5 +1,6 @@
 """Counterfactual pictures: the same object in another context."""
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,7 +13,7 @@ REPLACEMENTS = ("other", "mean", "zero", "blur")
 
 def replace_context(
     images: Float[Tensor, "batch channels height width"],
-    masks: Tensor,
+    masks: Tensor | np.ndarray,
     how: str,
     donors: Tensor | None = None,
 ) -> Float[Tensor, "batch channels height width"]:
@@ -28,6 +29,7 @@ def replace_context(
     """
     if how not in REPLACEMENTS:
         raise InputError(f"a context is replaced by one of {', '.join(REPLACEMENTS)}, not {how!r}")
+    masks = torch.as_tensor(masks)
     if masks.shape != (len(images), *images.shape[-2:]):
         raise InputError(
             f"masks have the shape {[len(images), *images.shape[-2:]]} of the pictures, not {list(masks.shape)}"

@@ -55,7 +55,7 @@ class Attention(nn.Module):
             q = self.hook_q_normed(self.q_norm(q))
         if self.k_norm is not None:
             k = self.hook_k_normed(self.k_norm(k))
-        z = self.hook_z(self._mix(q, k, v))
+        z = expose(self.hook_z, self._mix(q, k, v))
         if self.hook_result.has_hooks():
             result = self.hook_result(einsum(z, self.W_O, "b t h e, h e d -> b t h d"))
             return result.sum(dim=2) + self.b_O
@@ -74,7 +74,7 @@ class Attention(nn.Module):
             z = F.scaled_dot_product_attention(q, k, v, scale=self.attn_scale)
         else:
             scores = self.hook_attn_scores((q * self.attn_scale) @ k.transpose(-2, -1))
-            z = self.hook_pattern(scores.softmax(dim=-1)) @ v
+            z = expose(self.hook_pattern, scores.softmax(dim=-1)) @ v
         return rearrange(z, "b h t e -> b t h e")
 
     def _projection(self, index: int) -> Float[Tensor, "heads d d_head"]:

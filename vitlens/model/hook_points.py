@@ -24,9 +24,10 @@ def hook_point(token_axis: int = -2) -> HookPoint:
 
 
 def expose(point: HookPoint, activation: Tensor) -> Tensor:
-    """Passes an activation that shares memory with another through its hook point, as a copy if anybody watches.
+    """Passes an activation that is still needed as it is through its hook point, as a copy if anybody watches.
 
-    A hook may then edit in place: the edit reaches what follows, and neither the other activation, nor a parameter.
+    Needed because it shares memory with another activation or a parameter, or because its gradient is computed from
+    it. A hook may then edit in place, and the edit reaches what follows and nothing else.
     """
     return point(activation.clone() if point.has_hooks() else activation)
 

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from vitlens.data.class_names import find_class, infer_class_names
 from vitlens.data.pictures import Picture, Preprocessing, as_list
 from vitlens.errors import InputError
 from vitlens.model.cache import ViTActivationCache
+from vitlens.model.checks import check_images, check_stream
 from vitlens.model.head import LinearReadout, linear_readout, pool
 from vitlens.model.hook_points import NO_TOKENS, NamesFilter, expose, hook_point, resolve_names
 from vitlens.model.loading import build_timm
@@ -98,7 +100,7 @@ class HookedViT(StackedWeights):
 
     def forward(
         self,
-        images: Tensor,
+        images: Any,
         return_type: str | None = "logits",
         labels: Tensor | None = None,
         start_at_layer: int | None = None,
@@ -118,7 +120,7 @@ class HookedViT(StackedWeights):
         if start_at_layer is None:
             resid = self._embed_images(self.check_images(images))
         else:
-            resid = images
+            resid = check_stream(images, self.cfg, self.dtype)
         end = self.cfg.n_layers
         first = 0 if start_at_layer is None else end if start_at_layer == end else self.block_index(start_at_layer)
         last = end if stop_at_layer in (None, end) else self.block_index(stop_at_layer)
@@ -126,7 +128,7 @@ class HookedViT(StackedWeights):
             resid = block(resid)
         if stop_at_layer is not None:
             return resid
-        logits = self.hook_logits(self._read_out(resid))
+        logits = expose(self.hook_logits, self._read_out(resid))
         if return_type == "logits":
             return logits
         if return_type == "probs":
@@ -154,15 +156,15 @@ class HookedViT(StackedWeights):
         if self.fc_norm is not None:
             pooled = self.fc_norm(pooled)
         logits = pooled if self.unembed is None else self.unembed(pooled)
-        if self.unembed_dist is not None:
+        if self.is_distilled:
             pooled_dist = expose(self.hook_pooled_dist, pool(resid, slice(1, 2)))
-            logits = (logits + self.unembed_dist(pooled_dist)) / 2
+            logits = (logits + (pooled_dist if self.unembed_dist is None else self.unembed_dist(pooled_dist))) / 2
         return logits
 
     @property
     def is_distilled(self) -> bool:
-        """Whether a second classifier reads the distillation token; the logits are then the mean of both."""
-        return self.unembed_dist is not None
+        """Whether the distillation token is read beside the class token; the logits are then the mean of both."""
+        return "distillation" in self.cfg.prefix_tokens
 
     @property
     def read_tokens(self) -> slice:
@@ -250,23 +252,11 @@ class HookedViT(StackedWeights):
             images = images[None]
         return self.check_images(images.to(self.device))
 
-    def check_images(self, images: Tensor) -> Tensor:
+    def check_images(self, images: Any) -> Tensor:
         """Raises InputError unless `images` is [batch, channels, height, width] as this model reads it, and finite."""
-        channels, (height, width) = self.cfg.n_channels, self.cfg.image_size
-        if images.ndim != 4:
-            raise InputError(f"pictures have the shape [batch, {channels}, height, width], not {list(images.shape)}")
-        if images.shape[1] != channels:
-            raise InputError(f"the pictures have {images.shape[1]} channels, {self.cfg.model_name} reads {channels}")
-        if not self.cfg.dynamic_img_size and tuple(images.shape[-2:]) != (height, width):
-            raise InputError(
-                f"the pictures are {images.shape[-2]} × {images.shape[-1]}, {self.cfg.model_name} reads "
-                f"{height} × {width}: use model.to_images, or load the model with img_size="
-            )
-        if not torch.compiler.is_compiling() and not images.isfinite().all():
-            raise InputError("the pictures contain NaN or infinite values")
-        return images
+        return check_images(images, self.cfg, self.dtype, pads=self.embed.patch_embed.dynamic_img_pad)
 
-    def class_index(self, wanted: int | str) -> int:
+    def class_index(self, wanted: int | str | np.integer) -> int:
         """The index of a class given by index or name.
 
         Raises:

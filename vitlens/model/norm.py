@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitlens.model.hook_points import hook_point
+from vitlens.model.hook_points import expose, hook_point
 
 
 class LayerNorm(nn.Module):
@@ -13,18 +13,18 @@ class LayerNorm(nn.Module):
     One fused kernel computes it unless `hook_scale` or `hook_normalized` is watched.
     """
 
-    def __init__(self, norm: nn.LayerNorm) -> None:
+    def __init__(self, norm: nn.LayerNorm, token_axis: int = -2) -> None:
         super().__init__()
         self.weight = norm.weight
         self.bias = norm.bias
         self.eps = norm.eps
-        self.hook_scale = hook_point()
-        self.hook_normalized = hook_point()
+        self.hook_scale = hook_point(token_axis)
+        self.hook_normalized = hook_point(token_axis)
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         if not (self.hook_scale.has_hooks() or self.hook_normalized.has_hooks()):
             return self.normalise(x)
-        normalized = self.hook_normalized(self.centre(x) / self.hook_scale(self.scale(x)))
+        normalized = self.hook_normalized(self.centre(x) / expose(self.hook_scale, self.scale(x)))
         if self.weight is not None:
             normalized = normalized * self.weight
         return normalized if self.bias is None else normalized + self.bias

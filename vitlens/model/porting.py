@@ -20,6 +20,7 @@ from vitlens.model.attention import Attention
 from vitlens.model.block import Block
 from vitlens.model.config import HookedViTConfig
 from vitlens.model.embedding import Embedding
+from vitlens.model.hook_points import NO_TOKENS
 from vitlens.model.mlp import MLP
 from vitlens.model.norm import LayerNorm
 
@@ -67,6 +68,8 @@ def port(module: Any) -> Parts:
             f"global_pool={module.global_pool!r} is not ported, only {' and '.join(POOLS)}: "
             "build the timm model with one of these"
         )
+    if len(module.blocks) == 0:
+        raise InputError("the model has no transformer blocks (depth=0), so there is nothing to look into")
     distilled = isinstance(module, VisionTransformerDistilled)
     prefix = {
         "class": module.cls_token,
@@ -88,7 +91,7 @@ def port(module: Any) -> Parts:
         blocks=blocks,
         ln_final=_port_norm(module.norm, "norm"),
         # timm's distilled model never reads fc_norm, whatever it holds.
-        fc_norm=None if distilled else _port_norm(module.fc_norm, "fc_norm"),
+        fc_norm=None if distilled else _port_norm(module.fc_norm, "fc_norm", NO_TOKENS),
         unembed=_port_classifier(module.head),
         unembed_dist=_port_classifier(module.head_dist) if distilled else None,
     )
@@ -120,14 +123,16 @@ PORTS: dict[type, Callable[[Any, str], Block]] = {TimmBlock: _port_pre_norm_bloc
 def _port_attention(attention: Any, gamma: nn.Parameter | None, where: str) -> Attention:
     _refuse_other_class(attention, (TimmAttention,), where)
     _refuse_unknown(attention, {"qkv", "q_norm", "k_norm", "norm", "proj"}, where)
+    for name in ("qkv", "proj"):
+        _refuse_other_class(getattr(attention, name), (nn.Linear,), f"{where}.{name}")
     if not isinstance(attention.norm, nn.Identity):
         raise InputError(f"{where}.norm (scale_attn_norm) is a part that vitlens does not port yet")
     if attention.gate is not None:
         raise InputError(f"{where}.gate (gated attention) is a part that vitlens does not port yet")
     return Attention(
         attention,
-        _port_norm(attention.q_norm, f"{where}.q_norm"),
-        _port_norm(attention.k_norm, f"{where}.k_norm"),
+        _port_norm(attention.q_norm, f"{where}.q_norm", token_axis=-3),
+        _port_norm(attention.k_norm, f"{where}.k_norm", token_axis=-3),
         gamma,
     )
 
@@ -135,16 +140,18 @@ def _port_attention(attention: Any, gamma: nn.Parameter | None, where: str) -> A
 def _port_mlp(mlp: Any, gamma: nn.Parameter | None, where: str) -> MLP:
     _refuse_other_class(mlp, (TimmMlp,), where)
     _refuse_unknown(mlp, {"fc1", "act", "norm", "fc2"}, where)
+    for name in ("fc1", "fc2"):
+        _refuse_other_class(getattr(mlp, name), (nn.Linear,), f"{where}.{name}")
     if not isinstance(mlp.norm, nn.Identity):
         raise InputError(f"{where}.norm (scale_mlp_norm) is a part that vitlens does not port yet")
     return MLP(mlp, gamma)
 
 
-def _port_norm(norm: Any, where: str) -> LayerNorm | None:
+def _port_norm(norm: Any, where: str, token_axis: int = -2) -> LayerNorm | None:
     if isinstance(norm, nn.Identity):
         return None
     _refuse_other_class(norm, NORM_CLASSES, where)
-    return LayerNorm(norm)
+    return LayerNorm(norm, token_axis)
 
 
 def _port_layer_scale(scale: Any, where: str) -> nn.Parameter | None:
@@ -212,7 +219,7 @@ def _config(
         dtype=embedding.patch_embed_weight.dtype,
         model_name=pretrained_cfg.get("architecture") or type(module).__name__,
         image_size=image_size,
-        patch_size=(image_size[0] // grid[0], image_size[1] // grid[1]),
+        patch_size=tuple(module.patch_embed.feat_ratio(as_scalar=False)),
         grid_size=grid,
         n_channels=module.in_chans,
         dynamic_img_size=module.dynamic_img_size,

@@ -1,0 +1,57 @@
+"""What a HookedViT may be given: each check raises the sentence that tells what was wrong."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitlens.errors import InputError
+from vitlens.model.config import HookedViTConfig
+
+
+def check_images(images: Any, cfg: HookedViTConfig, dtype: torch.dtype, pads: bool) -> Tensor:
+    """Raises InputError unless `images` is [batch, channels, height, width] as the model reads it, and finite.
+
+    A model of dynamic size reads any size that whole patches fill, and if it `pads`, any at all.
+    """
+    channels, (height, width) = cfg.n_channels, cfg.image_size
+    if not isinstance(images, Tensor):
+        raise InputError(f"a model reads tensors, not {type(images).__name__}: use model.to_images on pictures")
+    if images.ndim != 4:
+        raise InputError(f"pictures have the shape [batch, {channels}, height, width], not {list(images.shape)}")
+    if images.shape[1] != channels:
+        raise InputError(f"the pictures have {images.shape[1]} channels, {cfg.model_name} reads {channels}")
+    size = tuple(images.shape[-2:])
+    if not cfg.dynamic_img_size and size != (height, width):
+        raise InputError(
+            f"the pictures are {size[0]} × {size[1]}, {cfg.model_name} reads "
+            f"{height} × {width}: use model.to_images, or load the model with img_size="
+        )
+    if cfg.dynamic_img_size and not pads and any(side % patch for side, patch in zip(size, cfg.patch_size, strict=True)):
+        raise InputError(
+            f"the pictures are {size[0]} × {size[1]}, which patches of {cfg.patch_size[0]} × {cfg.patch_size[1]} "
+            "do not fill: resize them, or load the model with dynamic_img_pad=True"
+        )
+    _check_values(images, "pictures", dtype)
+    return images
+
+
+def check_stream(stream: Any, cfg: HookedViTConfig, dtype: torch.dtype) -> Tensor:
+    """Raises InputError unless `stream` is a residual stream [batch, tokens, d_model], and finite."""
+    if not isinstance(stream, Tensor):
+        raise InputError(f"start_at_layer takes the residual stream as a tensor, not {type(stream).__name__}")
+    if stream.ndim != 3 or stream.shape[-1] != cfg.d_model:
+        raise InputError(
+            f"start_at_layer takes the residual stream [batch, tokens, {cfg.d_model}] that enters the block, "
+            f"not {list(stream.shape)}"
+        )
+    _check_values(stream, "stream's values", dtype)
+    return stream
+
+
+def _check_values(x: Tensor, what: str, dtype: torch.dtype) -> None:
+    # Autocast converts by itself.
+    if x.dtype != dtype and not (x.is_floating_point() and torch.is_autocast_enabled(x.device.type)):
+        raise InputError(f"the {what} are {x.dtype}, the model computes in {dtype}: use model.to_images, or .to(dtype)")
+    if not torch.compiler.is_compiling() and not x.isfinite().all():
+        raise InputError(f"the {what} contain NaN or infinite values")
