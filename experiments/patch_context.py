@@ -208,7 +208,7 @@ def _parse_box(box: str | None) -> Box:
 
 
 def sweep(model: HookedViT, experiment: Experiment, direction: str, batch_size: int) -> dict[str, Patching]:
-    """Over all blocks: the stream by token set, every head's output, and, for the first pair, the stream patch by patch."""
+    """Over all blocks: the stream by token set, every head's output at each set, and the first pair patch by patch."""
     common: dict[str, Any] = {
         "direction": direction,
         "batch_size": batch_size,
@@ -220,7 +220,10 @@ def sweep(model: HookedViT, experiment: Experiment, direction: str, batch_size: 
     about_first = {name: classes[:1] for name, classes in about.items()}
     return {
         "tokens": activation_patching(*every, tokens=experiment.sets, **about, **common),
-        "heads": activation_patching(*every, site="z", **about, **common),
+        **{
+            f"heads at {name} tokens": activation_patching(*every, site="z", tokens=tokens, **about, **common)
+            for name, tokens in experiment.sets.items()
+        },
         "patches": activation_patching(*first, **about_first, **common),
     }
 
@@ -261,7 +264,11 @@ def page_sections(
             "context tokens in the early blocks; where their effect falls and the class token's rises, it has moved there.",
             [patching_board(results["tokens"])],
         ),
-        Section("By head", "Every head's output z at all tokens.", [patching_board(results["heads"])]),
+        *[
+            Section(f"By head, {name.removeprefix('heads ')}", figures=[patching_board(result)])
+            for name, result in results.items()
+            if name.startswith("heads")
+        ],
         Section("By patch", f"Single patches, for {which}.", [patching_maps(results["patches"], clean)]),
     ]
 

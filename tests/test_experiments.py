@@ -27,7 +27,9 @@ def test_the_demo_without_arguments_but_few_pairs(tmp_path):
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["page.html", "settings.json", "table.parquet"]
     table = pd.read_parquet(tmp_path / "out" / "table.parquet")
-    assert set(table["sweep"]) == {"tokens", "heads", "patches"}
+    heads = {f"heads at {tokens} tokens" for tokens in ("context", "object", "class")}
+    assert set(table["sweep"]) == {"tokens", "patches"} | heads
+    assert len(table[table["sweep"].isin(heads)]) == 3 * 6 * 4 * 3
     by_tokens = table.query("sweep == 'tokens'")
     assert set(by_tokens["unit"]) == {"context", "object", "class"}
     assert len(by_tokens) == 6 * 3 * 3

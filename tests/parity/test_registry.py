@@ -28,9 +28,8 @@ def test_a_name_is_exact_or_refused(name):
     module = randomise(timm.create_model(name, pretrained=False, depth=1, **size))
     try:
         model = HookedViT.from_timm(module)
-    except InputError as refusal:
-        assert len(str(refusal)) > 40
-        return
+    except InputError:
+        return  # The next test reads the reasons.
     images = pictures(model.cfg, 1)
     with torch.no_grad():
         expected = module(images)
