@@ -4,12 +4,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from variants import VARIANTS
 
 from vitlens import HookedViT
+
+ASSETS = Path(__file__).parents[1].parent / "shared" / "assets"
+
+# The models are tiny: threads would wait for each other longer than they compute.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(params=list(VARIANTS))
@@ -22,3 +28,11 @@ def module(request):
 def model(module):
     """Its port."""
     return HookedViT.from_timm(module)
+
+
+@pytest.fixture
+def assets():
+    """The folder of trained weights and photographs beside the repository."""
+    if not ASSETS.is_dir():
+        pytest.skip(f"there is no {ASSETS}")
+    return ASSETS

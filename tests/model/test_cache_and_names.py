@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from variants import build, pictures
+from variants import VARIANTS, build, pictures
 
 from vitlens import HookedViT, InputError, ViTActivationCache
 
@@ -50,9 +50,12 @@ def test_names_filter_takes_what_one_would_type(small, images, names, expected):
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [
-        ("resid_pots", "resid_post"),
-        ("patern1", "pattern"),
+        ("resid_pots", "nearest names are.*resid_post"),
+        ("patern1", "nearest names are.*pattern"),
+        ("blocks.7.hook_resid_post", r"nearest names are.*blocks\.\d\.hook_resid_post"),
         (("pattern", 7), "blocks 0 to 2"),
+        (("pattern", -4), "blocks 0 to 2"),
+        ("pattern7", "blocks 0 to 2"),
         (["resid_post", "nope"], "nope"),
         ([], "empty"),
         (lambda name: False, "accepts none"),
@@ -68,6 +71,15 @@ def test_names_that_match_nothing_are_errors(small, images, names, sentence):
         with pytest.raises(InputError, match=sentence):
             small.run_with_hooks(images, fwd_hooks=[(names, lambda activation, hook: None)])
     assert small.list_hooks() == {}
+
+
+def test_names_come_in_the_order_of_the_forward_pass(model):
+    """Whatever the order of the filter, and of modules: the cache is filled, and hooks are listed, as the model runs."""
+    order = list(model.run_with_cache(pictures(model.cfg, 1))[1])
+    backwards = order[::-1]
+    _, cache = model.run_with_cache(pictures(model.cfg, 1), names_filter=backwards)
+    assert list(cache) == order
+    assert set(order) == set(model.hook_dict)
 
 
 def test_a_name_that_the_run_does_not_reach_is_an_error(small, images):
@@ -105,6 +117,12 @@ def test_decompositions_of_transformerlens_sum_to_the_stream(model):
     last = cache["resid_post", -1]
     parts, labels = cache.decompose_resid(return_labels=True)
     assert len(parts) == len(labels)
+    written = [f"{block}_{part}_out" for block in range(3) for part in ("attn", "mlp")]
+    if model.ln_pre is not None:
+        start = ["embed_norm"]
+    else:
+        start = ["embed", "pos_embed"] if model.embed.pos_embed is not None else ["embed"]
+    assert labels == [*start, *written]
     torch.testing.assert_close(parts.sum(0), last, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(cache.decompose_resid(layer=1, mlp_input=True).sum(0), cache["resid_mid", 1])
     torch.testing.assert_close(cache.decompose_resid(layer=0).sum(0), cache["resid_pre", 0])
@@ -112,7 +130,34 @@ def test_decompositions_of_transformerlens_sum_to_the_stream(model):
     torch.testing.assert_close(streams[-1], last)
     heads = cache.stack_head_results(layer=2)
     torch.testing.assert_close(heads[: model.cfg.n_heads].sum(0) + model.b_O[0], cache["attn_out", 0])
-    assert cache.stack_activation("pattern").shape[0] == model.cfg.n_layers
+    patterns = cache.stack_activation("pattern")
+    assert len(patterns) == model.cfg.n_layers
+    assert torch.equal(patterns[1], cache["pattern", 1])
+
+
+@pytest.mark.parametrize("name", ["class_token", "norm_pre", "no_position"])
+def test_parts_of_a_decomposition(name):
+    model = HookedViT.from_timm(VARIANTS[name]())
+    _, cache = model.run_with_cache(pictures(model.cfg, 2))
+    attention, labels = cache.decompose_resid(mode="attn", incl_embeds=False, return_labels=True)
+    assert labels == ["0_attn_out", "1_attn_out", "2_attn_out"]
+    assert torch.equal(attention[1], cache["attn_out", 1])
+    one_token = cache.decompose_resid(pos_slice=2)
+    torch.testing.assert_close(one_token.sum(0), cache["resid_post", -1][:, 2])
+    streams, labels = cache.accumulated_resid(incl_mid=True, return_labels=True)
+    assert labels == ["0_pre", "0_mid", "1_pre", "1_mid", "2_pre", "2_mid", "final_post"]
+    assert torch.equal(streams[3], cache["resid_mid", 1])
+
+
+def test_normalised_decompositions_sum_to_what_the_final_norm_divides():
+    model = HookedViT.from_timm(build())
+    _, cache = model.run_with_cache(pictures(model.cfg, 2))
+    normed = cache.decompose_resid(apply_ln=True).sum(0)
+    torch.testing.assert_close(normed, cache["ln_final.hook_normalized"])
+    with_norm_pre = HookedViT.from_timm(VARIANTS["norm_pre"]())
+    _, cache = with_norm_pre.run_with_cache(pictures(with_norm_pre.cfg, 2))
+    with pytest.raises(InputError, match="direct_logit_attribution"):
+        cache.decompose_resid(apply_ln=True)
 
 
 def test_slices_and_grids(small, images):
@@ -127,17 +172,29 @@ def test_slices_and_grids(small, images):
     assert torch.equal(first.patches(first["resid_post", 0]), patches[0])
 
 
-def test_pos_slice_cuts_tokens_and_nothing_else(small, images):
-    _, whole = small.run_with_cache(images)
-    _, cut = small.run_with_cache(images, pos_slice=0)
-    for name in whole:
-        point = small.hook_dict[name]
-        expected = whole[name] if point.pos_dim == 0 else whole[name].narrow(point.pos_dim, 0, 1)
+def test_pos_slice_cuts_tokens_and_nothing_else(model):
+    """The token axis is told by its length, as no other axis but the keys' is as long."""
+    images = pictures(model.cfg, 2)
+    tokens, n_patches = model.cfg.n_ctx, model.cfg.grid_size[0] * model.cfg.grid_size[1]
+    _, whole = model.run_with_cache(images)
+    _, cut = model.run_with_cache(images, pos_slice=(1, 4))
+    assert list(cut) == list(whole)
+    for name, activation in whole.items():
+        length = n_patches if name == "hook_patch_embed" else tokens
+        if name.startswith("fc_norm") or name in ("hook_pooled", "hook_pooled_dist", "hook_logits"):
+            expected = activation
+        else:
+            expected = activation.narrow(activation.shape.index(length), 1, 3)
         assert torch.equal(cut[name], expected), name
-    assert cut["q", 1].shape == (2, 1, 4, 8)
-    assert cut["logits"].shape == (2, 10)
-    _, some = small.run_with_cache(images, pos_slice=(1, 4))
-    assert some["pattern", 0].shape == (2, 4, 3, 10)
+    _, one = model.run_with_cache(images, names_filter=["q", "z", "pattern"], pos_slice=-1)
+    torch.testing.assert_close(one["q", 1], whole["q", 1][:, -1:])
+    torch.testing.assert_close(one["pattern", 1], whole["pattern", 1][:, :, -1:])
+
+
+def test_activations_are_kept_where_one_says(small, images):
+    logits, cache = small.run_with_cache(images, names_filter="resid_post", device="meta")
+    assert {cache[name].device.type for name in cache} == {"meta"}
+    assert logits.device.type == "cpu"
 
 
 def test_one_picture_without_batch_axis(small, images):
@@ -152,6 +209,13 @@ def test_gradients_in_the_cache_leave_parameters_alone(small, images):
     labels = torch.tensor([1, 2])
     _, cache = small.run_with_cache(images, incl_bwd=True, return_type="loss", labels=labels)
     assert all(parameter.grad is None for parameter in small.parameters())
+    small.unembed.bias.grad = torch.ones_like(small.unembed.bias)
+    small.run_with_cache(images, names_filter="logits", incl_bwd=True, return_type="loss", labels=labels)
+    assert torch.equal(small.unembed.bias.grad, torch.ones(10, dtype=torch.float64))
+    small.unembed.bias.grad = None
+    logits = cache["logits"].clone().requires_grad_()
+    (expected,) = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, labels), logits)
+    torch.testing.assert_close(cache["hook_logits_grad"], expected)
     stream = cache["resid_pre", 1].clone().requires_grad_()
     loss = small(stream, start_at_layer=1, return_type="loss", labels=labels)
     (expected,) = torch.autograd.grad(loss, stream)
@@ -186,6 +250,18 @@ def test_hooks_nest_persist_and_go(small, images):
     small(images)
     assert seen[-1] == "hook_logits"
     assert len(seen) == 4
+    small.reset_hooks(including_permanent=True)
+    small(images)
+    assert len(seen) == 4
+
+
+def test_a_users_own_hook_survives_a_cached_run(small, images):
+    small.add_hook("pooled", lambda pooled, hook: torch.zeros_like(pooled))
+    _, cache = small.run_with_cache(images, names_filter="pooled")
+    assert cache["pooled"].count_nonzero() == 0
+    torch.testing.assert_close(small(images), small.b_U.expand(2, -1))
+    small.reset_hooks()
+    assert small(images).std(0).min() > 0
 
 
 def test_language_model_calls_point_to_ours(small, images):
@@ -201,8 +277,23 @@ def test_language_model_calls_point_to_ours(small, images):
         ({"stop_at_layer": -4}, "blocks 0 to 2"),
         ({"return_type": "logit"}, "return_type is"),
         ({"return_type": "loss"}, "needs labels="),
+        ({"start_at_layer": 1}, r"residual stream \[batch, tokens, 32\].*not \[2, 3, 48, 48\]"),
     ],
 )
 def test_wrong_arguments_of_a_forward(small, images, arguments, sentence):
     with pytest.raises(InputError, match=sentence):
         small(images, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("stream", "sentence"),
+    [
+        (torch.zeros(2, 10, 31, dtype=torch.float64), "not \\[2, 10, 31\\]"),
+        (torch.zeros(2, 10, 32), "float32, the model computes in torch.float64"),
+        (torch.full((2, 10, 32), float("nan"), dtype=torch.float64), "NaN"),
+        ([0.0], "not list"),
+    ],
+)
+def test_streams_that_no_block_can_read(small, stream, sentence):
+    with pytest.raises(InputError, match=sentence):
+        small(stream, start_at_layer=1)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from einops import einsum
-from variants import build, pictures
+from variants import VARIANTS, build, pictures
 
 from vitlens import HookedViT
 
@@ -73,17 +73,60 @@ def test_every_hook_point_takes_edits_in_place_with_gradients_on(model):
         assert torch.equal(parameter, weights[name]), f"an edit in place reached {name}"
 
 
-def test_an_edit_in_place_does_not_reach_other_activations(model):
+# The variants between which it differs what two hook points could share.
+SHARING = [
+    "class_token",
+    "norm_pre",
+    "no_position",
+    "average_without_class_token",
+    "silu_layer_scale_qk_norm",
+    "norm_after_token_pool",
+    "no_final_norm",
+    "no_classifier",
+    "distilled",
+    "unfused_attention",
+]
+
+
+def of_one_block(names):
+    """Blocks are alike: the middle one stands for all."""
+    return [name for name in names if not name.startswith(("blocks.0.", "blocks.2."))]
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_an_edit_in_place_does_not_reach_what_came_before(name):
+    model = HookedViT.from_timm(VARIANTS[name]())
     images = pictures(model.cfg, 1)
     _, untouched = model.run_with_cache(images)
+    in_order = list(untouched)
 
     def spoil(activation, hook):
         activation.zero_()
 
-    with model.hooks([("blocks.1.hook_resid_pre", spoil)]):
-        _, cache = model.run_with_cache(images)
-    assert cache["resid_pre", 1].abs().max() == 0
-    torch.testing.assert_close(cache["resid_post", 0], untouched["resid_post", 0])
+    for edited in of_one_block(in_order):
+        with model.hooks([(edited, spoil)]):
+            _, cache = model.run_with_cache(images)
+        assert cache[edited].abs().max() == 0
+        for before in in_order[: in_order.index(edited)]:
+            assert torch.equal(cache[before], untouched[before]), f"{edited} reached {before}"
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_gradients_after_an_edit_in_place_are_those_after_a_replacement(name):
+    model = HookedViT.from_timm(VARIANTS[name]())
+    images = pictures(model.cfg, 1).requires_grad_()
+
+    def halve(activation, hook):
+        activation *= 0.5
+
+    def gradient(edited, hook):
+        output = model.run_with_hooks(images, fwd_hooks=[(edited, hook)])
+        return torch.autograd.grad(output.square().sum(), images)[0]
+
+    for edited in of_one_block(model.hook_dict):
+        torch.testing.assert_close(
+            gradient(edited, halve), gradient(edited, lambda activation, hook: activation * 0.5), rtol=1e-9, atol=1e-12
+        )
 
 
 def test_the_stream_is_a_sum(model):
@@ -115,6 +158,11 @@ def test_each_step_obeys_its_equation(model):
         for name in "qkv":
             weight, bias = getattr(attn, f"W_{name.upper()}"), getattr(attn, f"b_{name.upper()}")
             torch.testing.assert_close(cache[name, i], einsum(read, weight, "b t d, h d e -> b t h e") + bias)
+        for x in "qk" if model.cfg.qk_norm else "":
+            norm = getattr(attn, f"{x}_norm")
+            affine = (norm.weight, norm.bias, norm.eps)
+            normal = torch.nn.functional.layer_norm(cache[x, i], (model.cfg.d_head,), *affine)
+            torch.testing.assert_close(cache[f"{x}_normed", i], normal)
         q, k = (cache[f"{x}_normed", i] if model.cfg.qk_norm else cache[x, i] for x in "qk")
         scores = einsum(q, k, "b q h e, b k h e -> b h q k") / model.cfg.d_head**0.5
         torch.testing.assert_close(cache["attn_scores", i], scores)
@@ -127,11 +175,78 @@ def test_each_step_obeys_its_equation(model):
         torch.testing.assert_close(cache["mlp_out", i], cache["mlp.hook_post", i] @ model.W_out[i] + model.b_out[i])
 
 
+def test_both_ends_obey_their_equations(model):
+    """Pictures to stream and stream to logits, from timm's parameters alone."""
+    _, cache = model.run_with_cache(pictures(model.cfg, 2))
+    n_prefix, embed = model.cfg.n_prefix_tokens, model.embed
+    assert torch.equal(cache["hook_embed"][:, n_prefix:], cache["patch_embed"])
+    for i, token in enumerate(torch.cat(list(embed.prefix), dim=1)[0] if n_prefix else []):
+        assert torch.equal(cache["hook_embed"][0, i], token)
+    stream = cache["hook_embed"]
+    if embed.pos_embed is not None:
+        first = n_prefix if embed.no_embed_class else 0
+        assert torch.equal(cache["pos_embed"][1, first:], embed.pos_embed[0])
+        assert cache["pos_embed"][:, :first].count_nonzero() == 0
+        stream = stream + cache["pos_embed"]
+    if model.ln_pre is not None:
+        stream = model.ln_pre.normalise(stream)
+        torch.testing.assert_close(cache["embed_norm"], stream)
+    torch.testing.assert_close(cache["resid_pre", 0], stream)
+
+    last = cache["resid_post", -1]
+    read = last if model.ln_final is None else model.ln_final.normalise(last)
+    whole, patches_only, first = slice(None), slice(n_prefix, None), slice(1)
+    tokens = {"token": first, "avg": whole if model.read_tokens.start == 0 else patches_only}[model.cfg.pool]
+    torch.testing.assert_close(cache["pooled"], read[:, tokens].mean(1))
+    pooled = cache["pooled"] if model.fc_norm is None else model.fc_norm.normalise(cache["pooled"])
+    logits = pooled if model.unembed is None else model.unembed(pooled)
+    if model.is_distilled:
+        torch.testing.assert_close(cache["pooled_dist"], read[:, 1])
+        logits = (logits + model.unembed_dist(cache["pooled_dist"])) / 2
+    torch.testing.assert_close(cache["logits"], logits)
+
+
+@pytest.mark.parametrize(
+    ("hook_name", "cut", "weight"),
+    [
+        ("blocks.1.hook_attn_out", ..., "blocks.1.attn.proj"),
+        ("blocks.1.hook_mlp_out", ..., "blocks.1.mlp.fc2"),
+        ("blocks.1.attn.hook_z", (..., 2, slice(None)), "blocks.1.attn.proj"),
+        ("blocks.1.attn.hook_result", (..., 2, slice(None)), "blocks.1.attn.proj"),
+        ("blocks.2.mlp.hook_post", (..., slice(3, 9)), "blocks.2.mlp.fc2"),
+        ("hook_pooled", (..., slice(4)), "head"),
+        ("hook_pos_embed", ..., "pos_embed"),
+        ("hook_embed", (slice(None), 0), "cls_token"),
+    ],
+)
+@pytest.mark.parametrize("name", ["class_token", "silu_layer_scale_qk_norm"])
+def test_zeroing_an_activation_is_zeroing_the_weights_that_it_meets_in_timm(name, hook_name, cut, weight):
+    module = VARIANTS[name]()
+    model = HookedViT.from_timm(module)
+    images = pictures(model.cfg, 2)
+
+    def zero(activation, hook):
+        activation[cut] = 0
+
+    ours = model.run_with_hooks(images, fwd_hooks=[(hook_name, zero)])
+    columns = {"z": slice(16, 24), "result": slice(16, 24), "post": slice(3, 9), "pooled": slice(4)}
+    short = hook_name.rsplit("hook_", 1)[-1]
+    with torch.no_grad():
+        if weight in ("pos_embed", "cls_token"):
+            module.get_parameter(weight).zero_()
+        else:
+            linear = module.get_submodule(weight)
+            linear.weight[:, columns.get(short, slice(None))] = 0
+            if short not in columns:
+                linear.bias.zero_()
+    torch.testing.assert_close(ours, module(images), rtol=1e-10, atol=1e-10)
+
+
 def test_an_edit_of_the_stream_reaches_skip_and_branch():
     model = HookedViT.from_timm(build())
     images = pictures(model.cfg, 1)
     _, before = model.run_with_cache(images)
-    shift = torch.randn(model.cfg.d_model, dtype=torch.float64)
+    shift = torch.linspace(-1, 1, model.cfg.d_model, dtype=torch.float64)
     with model.hooks([(("resid_mid", 1), lambda stream, hook: stream + shift)]):
         _, after = model.run_with_cache(images)
     skip = after["resid_post", 1] - after["mlp_out", 1]
@@ -150,6 +265,8 @@ def test_written_patterns_and_scales_are_used():
         _, doubled = model.run_with_cache(images)
     _, plain = model.run_with_cache(images)
     torch.testing.assert_close(doubled["normalized", 0, "ln1"], plain["normalized", 0, "ln1"] / 2)
+    q_bias = model.blocks[0].attn.b_Q + einsum(model.blocks[0].ln1.bias, model.blocks[0].attn.W_Q, "d, h d e -> h e")
+    torch.testing.assert_close(doubled["q", 0] - q_bias, (plain["q", 0] - q_bias) / 2)
 
 
 @pytest.mark.parametrize("site", ["attn_scores", "pattern"])

@@ -9,7 +9,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 from timm.layers import RmsNorm, SwiGLU
-from timm.models.vision_transformer import ResPostBlock, VisionTransformer
+from timm.models.vision_transformer import ResPostBlock, VisionTransformer, checkpoint_filter_fn
 from torch import nn
 from variants import SMALL, build, pictures
 
@@ -26,10 +26,14 @@ class Custom(VisionTransformer):
         (partial(timm.create_model, "resnet18"), "ResNet"),
         (partial(timm.create_model, "swin_tiny_patch4_window7_224"), "SwinTransformer"),
         (partial(timm.create_model, "cait_xxs24_224"), "Cait"),
+        (partial(timm.create_model, "convnext_atto"), "ConvNeXt"),
         (partial(Custom, **SMALL), "Custom"),
         (partial(build, block_fn=ResPostBlock), "ResPostBlock"),
         (partial(build, global_pool="map"), "'map'"),
         (partial(build, global_pool="max"), "'max'"),
+        (partial(build, global_pool="avgmax"), "'avgmax'"),
+        (partial(build, global_pool="", num_classes=0), "global_pool=''"),
+        (partial(build, depth=0), "no transformer blocks"),
         (partial(build, scale_attn_norm=True), "scale_attn_norm"),
         (partial(build, scale_mlp_norm=True), "scale_mlp_norm"),
         (partial(build, mlp_layer=SwiGLU), "SwiGLU"),
@@ -38,8 +42,9 @@ class Custom(VisionTransformer):
     ],
 )
 def test_what_is_not_ported_is_refused_by_name(make, sentence):
-    with pytest.raises(InputError, match=sentence):
+    with pytest.raises(InputError, match=sentence) as refusal:
         HookedViT.from_timm(make())
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("where", ["blocks.1", "blocks.1.attn", "blocks.0.mlp", ""])
@@ -50,16 +55,72 @@ def test_an_unknown_part_is_refused_by_name(where):
         HookedViT.from_timm(module)
 
 
+class Adapted(nn.Linear):
+    """As adapters do it: a linear map whose `weight` is not all of what it computes."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    "where", ["blocks.1.attn.qkv", "blocks.1.attn.proj", "blocks.0.mlp.fc1", "blocks.0.mlp.fc2", "head"]
+)
+def test_a_linear_map_that_computes_more_is_refused_by_name(where):
+    module = build()
+    module.get_submodule(where).__class__ = Adapted
+    with pytest.raises(InputError, match=f"{where} is a Adapted"):
+        HookedViT.from_timm(module)
+
+
 def test_unknown_names_list_the_nearest():
-    with pytest.raises(InputError, match="vit_tiny_patch16_224"):
+    with pytest.raises(InputError, match=r"nearest names are.*vit_tiny_patch16_224"):
         HookedViT.from_timm("vit_tinny_patch16_224", pretrained=False)
+
+
+def test_unknown_weights_list_the_known(monkeypatch):
+    monkeypatch.setattr("timm.create_model", lambda *args, **kwargs: pytest.fail("timm was asked to download"))
+    for pretrained in (True, False):
+        with pytest.raises(
+            InputError, match=r"'vit_tiny_patch16_224\.nope'; it has vit_tiny_patch16_224\.augreg_in21k,"
+        ):
+            HookedViT.from_timm("vit_tiny_patch16_224.nope", pretrained=pretrained)
+
+
+def test_a_name_may_tell_the_weights():
+    module = timm.create_model("vit_base_patch16_224.mae", pretrained=False, depth=1, num_classes=3)
+    model = HookedViT.from_timm("vit_base_patch16_224.mae", pretrained=False, depth=1, num_classes=3)
+    assert model.cfg.data_config["mean"] == module.pretrained_cfg["mean"] != (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"nonsense": 3},
+        {"num_heads": 5},
+        {"act_layer": "nope"},
+        {"norm_layer": "nope"},
+        {"img_size": "big"},
+        {"patch_size": 0},
+        {"global_pool": "nope"},
+    ],
+)
+def test_keywords_that_timm_cannot_build_are_named(keywords):
+    pattern = rf"timm cannot build 'vit_tiny_patch16_224' with.*{next(iter(keywords))}"
+    with pytest.raises(InputError, match=pattern) as refusal:
+        HookedViT.from_timm("vit_tiny_patch16_224", pretrained=False, **keywords)
+    assert "\n" not in str(refusal.value)
+
+
+def test_pictures_too_small_for_a_patch_are_refused():
+    with pytest.raises(InputError, match="8 × 8 hold no patch"):
+        HookedViT.from_timm("vit_tiny_patch16_224", pretrained=False, img_size=8)
 
 
 def test_keywords_go_with_names_only():
     with pytest.raises(InputError, match="img_size"):
         HookedViT.from_timm(build(), img_size=96)
-    with pytest.raises(InputError, match="cannot build"):
-        HookedViT.from_timm("vit_tiny_patch16_224", pretrained=False, nonsense=3)
+    with pytest.raises(InputError, match="checkpoint_path goes with a model name"):
+        HookedViT.from_timm(build(), checkpoint_path="weights.safetensors")
 
 
 def test_timm_keywords_are_passed_through():
@@ -105,6 +166,9 @@ def test_positions_of_another_size_are_resampled_as_timm_does(tmp_path):
     save_file(mine.state_dict(), tmp_path / "mine.safetensors")
     path = tmp_path / "mine.safetensors"
     model = HookedViT.from_timm("vit_tiny_patch16_224", checkpoint_path=path, depth=1, img_size=96)
+    smaller = timm.create_model("vit_tiny_patch16_224", pretrained=False, depth=1, img_size=96)
+    filtered = checkpoint_filter_fn(mine.state_dict(), smaller)
+    assert torch.equal(model.embed.pos_embed, filtered["pos_embed"])
     mine.set_input_size(96)
     images = pictures(model.cfg, 1).float()
     torch.testing.assert_close(model(images), mine.eval()(images))
@@ -157,3 +221,16 @@ def test_files_that_are_no_checkpoints(tmp_path, name):
 def test_class_names_must_be_as_many_as_classes():
     with pytest.raises(InputError, match="2 class names were given for 10"):
         HookedViT.from_timm(build(), class_names=["a", "b"])
+
+
+def test_a_trained_backbone_in_half_precision_is_what_timm_makes_of_it(assets):
+    path = assets / "vit_small_patch14_backbone_fp16.safetensors"
+    keywords = {"img_size": 224, "num_classes": 0}
+    model = HookedViT.from_timm("vit_small_patch14_dinov2", checkpoint_path=path, **keywords)
+    module = timm.create_model("vit_small_patch14_dinov2", pretrained=False, checkpoint_path=str(path), **keywords)
+    images = pictures(model.cfg, 1).float()
+    with torch.no_grad():
+        expected = module.eval()(images)
+        torch.testing.assert_close(model(images), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+        watched, _ = model.run_with_cache(images, names_filter=["pattern", "scale", "result"])
+        torch.testing.assert_close(watched, expected, rtol=0, atol=1e-5 * expected.abs().max().item())

@@ -22,7 +22,17 @@ def test_layout_and_content_of_the_stacked_weights(module, model):
     for i, weight in enumerate((model.W_Q, model.W_K, model.W_V)):
         assert torch.equal(weight[1, head], qkv[i * d : (i + 1) * d][rows].T)
     gamma = getattr(module.blocks[1].ls1, "gamma", torch.ones(d, dtype=torch.float64))
+    bias = module.blocks[1].attn.qkv.bias
+    for i, ours in enumerate((model.b_Q, model.b_K, model.b_V)):
+        expected = torch.zeros(d_h, dtype=torch.float64) if bias is None else bias[i * d : (i + 1) * d][rows]
+        assert torch.equal(ours[1, head], expected)
     torch.testing.assert_close(model.W_O[1, head], module.blocks[1].attn.proj.weight[:, rows].T * gamma)
+    for ours, linear, scale in (
+        (model.b_O, module.blocks[1].attn.proj, gamma),
+        (model.b_out, module.blocks[1].mlp.fc2, getattr(module.blocks[1].ls2, "gamma", torch.ones_like(gamma))),
+    ):
+        expected = torch.zeros_like(gamma) if linear.bias is None else linear.bias * scale
+        torch.testing.assert_close(ours[1], expected)
 
 
 def test_circuits_are_the_products(model):

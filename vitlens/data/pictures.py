@@ -41,6 +41,11 @@ def open_picture(picture: Picture, n_channels: int = 3) -> Image.Image:
         image = picture
     else:
         raise InputError(f"a picture is a path, a PIL image or a NumPy array, not {type(picture).__name__}")
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        # Pillow would cut every value above 255 off.
+        raise InputError(
+            f"a picture of mode {image.mode!r} has more than 8 bits a channel: pass it as an array of floats in [0, 1]"
+        )
     return image.convert("RGB" if n_channels == 3 else "L")
 
 
@@ -56,7 +61,7 @@ def _open_file(path: str | Path) -> Image.Image:
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
+    if array.ndim not in (2, 3) or array.size == 0 or (array.ndim == 3 and array.shape[2] not in (1, 3)):
         raise InputError(
             f"an array of shape {array.shape} is not a picture: expected [height, width] "
             "or [height, width, 3], channels last"
@@ -91,7 +96,7 @@ class Preprocessing:
     def mask(self, mask: Picture) -> Bool[Tensor, "height width"]:
         """A mask through the same resizing and cropping as its picture, by nearest neighbour; not 0 is inside."""
         array = mask if isinstance(mask, np.ndarray) else np.asarray(_open_mask(mask))
-        if array.ndim != 2:
+        if array.ndim != 2 or array.size == 0:
             raise InputError(f"a mask has the shape [height, width], this one {array.shape}")
         image = Image.fromarray((array != 0).astype(np.uint8) * 255)
         for step in self.transform.transforms:

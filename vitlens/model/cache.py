@@ -80,7 +80,9 @@ class ViTActivationCache(ActivationCache):
                 "decompose_resid(apply_ln=True) is not available for a model with norm_pre: "
                 "use vitlens.direct_logit_attribution"
             )
-        stack, labels = Slice.unwrap(pos_slice).apply(normed, dim=-2)[None], ["embed_norm"]
+        # As in TransformerLens' own decompositions, a single position drops the token axis.
+        cut = pos_slice if isinstance(pos_slice, Slice) else Slice(pos_slice)
+        stack, labels = cut.apply(normed, dim=-2)[None], ["embed_norm"]
         if layer != 0 or mlp_input:
             rest, more = super().decompose_resid(layer, mlp_input, mode, False, pos_slice, False, True)
             stack, labels = torch.cat([stack, rest]), [*labels, *more]

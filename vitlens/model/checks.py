@@ -27,7 +27,11 @@ def check_images(images: Any, cfg: HookedViTConfig, dtype: torch.dtype, pads: bo
             f"the pictures are {size[0]} × {size[1]}, {cfg.model_name} reads "
             f"{height} × {width}: use model.to_images, or load the model with img_size="
         )
-    if cfg.dynamic_img_size and not pads and any(side % patch for side, patch in zip(size, cfg.patch_size, strict=True)):
+    if (
+        cfg.dynamic_img_size
+        and not pads
+        and any(side % patch for side, patch in zip(size, cfg.patch_size, strict=True))
+    ):
         raise InputError(
             f"the pictures are {size[0]} × {size[1]}, which patches of {cfg.patch_size[0]} × {cfg.patch_size[1]} "
             "do not fill: resize them, or load the model with dynamic_img_pad=True"

@@ -117,13 +117,13 @@ class HookedViT(StackedWeights):
         Raises:
             InputError: wrong size or channels, NaN, a block that does not exist.
         """
+        end = self.cfg.n_layers
+        first = 0 if start_at_layer is None else end if start_at_layer == end else self.block_index(start_at_layer)
+        last = end if stop_at_layer in (None, end) else self.block_index(stop_at_layer)
         if start_at_layer is None:
             resid = self._embed_images(self.check_images(images))
         else:
             resid = check_stream(images, self.cfg, self.dtype)
-        end = self.cfg.n_layers
-        first = 0 if start_at_layer is None else end if start_at_layer == end else self.block_index(start_at_layer)
-        last = end if stop_at_layer in (None, end) else self.block_index(stop_at_layer)
         for block in self.blocks[first:last]:
             resid = block(resid)
         if stop_at_layer is not None:
@@ -238,7 +238,10 @@ class HookedViT(StackedWeights):
 
     def to_masks(self, masks: Picture | Sequence[Picture]) -> Bool[Tensor, "batch height width"]:
         """Object masks through the geometry of the pictures' preprocessing; pixels that are not 0 are inside."""
-        return torch.stack([self.preprocessing.mask(mask) for mask in as_list(masks)]).to(self.device)
+        chosen = as_list(masks)
+        if not chosen:
+            raise InputError("there are no masks in the list")
+        return torch.stack([self.preprocessing.mask(mask) for mask in chosen]).to(self.device)
 
     def to_pixels(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch height width 3"]:
         """Preprocessed pictures back as colours in [0, 1], channels last: what the figures lay their maps over."""

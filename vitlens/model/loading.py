@@ -42,6 +42,7 @@ def build_timm(
     if not timm.is_model(architecture):
         near = nearest(architecture, timm.list_models())
         raise InputError(f"timm knows no model {name!r}; the nearest names are {near}")
+    _check_tag(name, architecture)
     if checkpoint_path is not None:
         return _with_checkpoint(name, Path(checkpoint_path), timm_kwargs)
     if pretrained:
@@ -49,11 +50,19 @@ def build_timm(
     return _create(name, pretrained, timm_kwargs)
 
 
+def _check_tag(name: str, architecture: str) -> None:
+    known = timm.list_models(f"{architecture}.*", include_tags=True)
+    # Behind "hf-hub:" stands anybody's repository, whose name may have any ending.
+    if name.startswith(f"{architecture}.") and name not in known:
+        raise InputError(f"timm knows no weights {name!r}; it has {', '.join(known) or 'none of this model'}")
+
+
 def _create(name: str, pretrained: bool, timm_kwargs: dict[str, Any]) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=pretrained, **timm_kwargs)
-    except (TypeError, AssertionError, ValueError) as error:
-        raise InputError(f"timm cannot build {name!r} with {timm_kwargs}: {error}") from error
+    except (TypeError, AssertionError, ValueError, LookupError, ZeroDivisionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"timm cannot build {name!r} with {timm_kwargs}: {reason}") from error
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(

@@ -196,6 +196,10 @@ def _config(
     first = blocks[0]
     grid = tuple(module.patch_embed.grid_size)
     image_size = tuple(module.patch_embed.img_size)
+    if 0 in grid:
+        raise InputError(
+            f"pictures of {image_size[0]} × {image_size[1]} hold no patch: load the model with a larger img_size="
+        )
     pretrained_cfg = getattr(module, "pretrained_cfg", {}) or {}
     prefix_tokens = [
         name if token.shape[1] == 1 and name != "register" else f"{name} {i + 1}"
