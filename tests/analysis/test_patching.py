@@ -223,6 +223,7 @@ def test_maps_lie_on_the_grid(plain, images_of):
         ({"tokens": torch.zeros(3, dtype=torch.bool)}, "as bool tensor"),
         ({"batch_size": 0}, "at least 1"),
         ({"blocks": [8]}, "no block 8"),
+        ({"blocks": []}, "empty"),
     ],
 )
 def test_wrong_input_is_one_clear_sentence(plain, images_of, arguments, sentence):

@@ -125,9 +125,7 @@ def class_lens(
     model.require_classifier()
     pictures = model.as_images(images)
     chosen_sites = _check_sites(sites)
-    chosen_blocks = [model.block_index(block) for block in (range(model.cfg.n_layers) if blocks is None else blocks)]
-    if not chosen_blocks:
-        raise InputError("the list of blocks is empty")
+    chosen_blocks = model.block_indices(blocks)
     grid = model.embed.grid(*pictures.shape[-2:])
     reading, token_labels = _choose_tokens(model, tokens, len(pictures), masks, grid)
     top_k = min(top_k, model.cfg.n_classes)

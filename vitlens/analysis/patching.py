@@ -125,7 +125,7 @@ def activation_patching(
             f"clean and corrupted pictures must pair up: {list(clean_pictures.shape)} against "
             f"{list(corrupted_pictures.shape)}"
         )
-    chosen_blocks = [model.block_index(block) for block in (range(model.cfg.n_layers) if blocks is None else blocks)]
+    chosen_blocks = model.block_indices(blocks)
     grid = model.embed.grid(*clean_pictures.shape[-2:])
     n_images = len(clean_pictures)
     if site in HEAD_SITES:

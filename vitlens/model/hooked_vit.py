@@ -222,6 +222,17 @@ class HookedViT(StackedWeights):
             raise InputError(f"there is no block {layer}: the model has blocks 0 to {n_layers - 1}")
         return layer % n_layers
 
+    def block_indices(self, layers: Sequence[int] | None) -> list[int]:
+        """Several blocks' numbers, each as `block_index`; None means all.
+
+        Raises:
+            InputError: there is no such block, or the list is empty.
+        """
+        chosen = list(range(self.cfg.n_layers)) if layers is None else [self.block_index(layer) for layer in layers]
+        if not chosen:
+            raise InputError("the list of blocks is empty: name at least one, or pass None for all")
+        return chosen
+
     # ---- input ---------------------------------------------------------------------------------------------------
 
     def to_images(self, pictures: Picture | Sequence[Picture]) -> Float[Tensor, "batch channels height width"]:
