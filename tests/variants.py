@@ -8,6 +8,8 @@ import timm
 import torch
 from torch import nn
 
+from vitlens.parity.reduced import randomise
+
 N_CLASSES = 10
 SMALL: dict[str, Any] = {
     "img_size": 48,
@@ -17,19 +19,6 @@ SMALL: dict[str, Any] = {
     "num_heads": 4,
     "num_classes": N_CLASSES,
 }
-
-
-def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Float64, evaluation mode, every parameter drawn anew: norms and LayerScale around 1, all others around 0."""
-    generator = torch.Generator().manual_seed(seed)
-    module = module.double().eval()
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            is_scale = "gamma" in name or ("norm" in name and name.endswith("weight"))
-            spread = 0.3 if is_scale or parameter.ndim != 2 else 0.25
-            draw = spread * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-            parameter.copy_(1 + draw if is_scale else draw)
-    return module
 
 
 def build(name: str = "vit_tiny_patch16_224", **keywords: Any) -> nn.Module:

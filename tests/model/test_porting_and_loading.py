@@ -8,12 +8,16 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from timm.layers import RmsNorm, SwiGLU
-from timm.models.vision_transformer import ResPostBlock, VisionTransformer, checkpoint_filter_fn
+from timm.layers import GatedMlp
+from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
 from torch import nn
 from variants import SMALL, build, pictures
 
 from vitlens import HookedViT, InputError
+
+
+class CustomBlock(Block):
+    """So may a block."""
 
 
 class Custom(VisionTransformer):
@@ -28,16 +32,12 @@ class Custom(VisionTransformer):
         (partial(timm.create_model, "cait_xxs24_224"), "Cait"),
         (partial(timm.create_model, "convnext_atto"), "ConvNeXt"),
         (partial(Custom, **SMALL), "Custom"),
-        (partial(build, block_fn=ResPostBlock), "ResPostBlock"),
-        (partial(build, global_pool="map"), "'map'"),
-        (partial(build, global_pool="max"), "'max'"),
-        (partial(build, global_pool="avgmax"), "'avgmax'"),
+        (partial(build, block_fn=CustomBlock), "blocks.0 is a CustomBlock"),
+        (partial(build, global_pool="prr"), "'prr'"),
         (partial(build, global_pool="", num_classes=0), "global_pool=''"),
         (partial(build, depth=0), "no transformer blocks"),
-        (partial(build, scale_attn_norm=True), "scale_attn_norm"),
-        (partial(build, scale_mlp_norm=True), "scale_mlp_norm"),
-        (partial(build, mlp_layer=SwiGLU), "SwiGLU"),
-        (partial(build, norm_layer=RmsNorm), "RmsNorm"),
+        (partial(build, norm_layer="layernormfp32"), "LayerNormFp32"),
+        (partial(build, mlp_layer=GatedMlp), "GatedMlp"),
         (partial(nn.Linear, 3, 3), "Linear"),
     ],
 )
@@ -70,6 +70,18 @@ def test_a_linear_map_that_computes_more_is_refused_by_name(where):
     module.get_submodule(where).__class__ = Adapted
     with pytest.raises(InputError, match=f"{where} is a Adapted"):
         HookedViT.from_timm(module)
+
+
+def test_a_module_that_is_more_than_its_parameters_is_refused():
+    hooked = build()
+    hooked.blocks[1].mlp.register_forward_hook(lambda module, inputs, output: 2 * output)
+    with pytest.raises(InputError, match=r"blocks.1.mlp \(Mlp\) has a hook of torch's inside"):
+        HookedViT.from_timm(hooked)
+    with pytest.raises(InputError, match=r"compiled.*_orig_mod"):
+        HookedViT.from_timm(torch.compile(build()))
+    quantised = torch.ao.quantization.quantize_dynamic(build().float(), {nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(InputError, match=r"is a quantised Linear"):
+        HookedViT.from_timm(quantised)
 
 
 def test_unknown_names_list_the_nearest():

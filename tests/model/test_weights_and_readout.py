@@ -75,10 +75,10 @@ def test_the_readout_is_linear_and_exact(model):
         return
     readouts = model.linear_readouts(last)
     assert len(readouts) == 1 + model.is_distilled
-    total = sum(readout.pool(last) @ readout.directions.T + readout.constant for readout in readouts)
-    torch.testing.assert_close(total, logits, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(sum(readout(last) for readout in readouts), logits, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(model.read_out(last), logits, rtol=1e-12, atol=1e-12)
     part = cache["attn_out", 1]
     for readout in readouts:
-        whole = readout.pool(last)
-        torch.testing.assert_close(readout.pool(part) + readout.pool(last - part), whole, rtol=1e-9, atol=1e-9)
+        fixed = readout(torch.zeros_like(last))
+        halves = readout(part) + readout(last - part) - fixed
+        torch.testing.assert_close(halves, readout(last), rtol=1e-9, atol=1e-9)

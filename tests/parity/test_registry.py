@@ -1,52 +1,94 @@
-"""Every name in timm's vision-transformer files is ported exactly, or refused with the reason."""
+"""Every plain vision transformer of timm, small and randomised: exact in every respect that a user can check."""
 
-import re
+import warnings
 
 import pytest
-import timm
 import torch
-from variants import pictures, randomise
 
-from vitlens import HookedViT, InputError
+from vitlens import HookedViT, InputError, direct_logit_attribution
+from vitlens.parity.measure import measure, relative_difference
+from vitlens.parity.reduced import build_reduced, family_names, reduced_images
 
-NAMES = [
-    name
-    for module in ("vision_transformer", "vision_transformer_hybrid", "deit")
-    for name in timm.list_models(module=module)
-]
-# Hybrid stems bring their own stride: these keep their own picture size.
-HYBRID = re.compile(r"_r\d+_|_r_|resnet")
+NAMES = list(family_names())
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_name_is_exact_or_refused(name):
-    """One block of every name at its full width, two by two patches, float64."""
-    with torch.device("meta"):
-        probe = timm.create_model(name, pretrained=False, depth=1)
-    patch = probe.patch_embed.img_size[0] // probe.patch_embed.grid_size[0]
-    size = {} if HYBRID.search(name) else {"img_size": 2 * patch}
-    module = randomise(timm.create_model(name, pretrained=False, depth=1, **size))
-    try:
-        model = HookedViT.from_timm(module)
-    except InputError:
-        return  # The next test reads the reasons.
-    images = pictures(model.cfg, 1)
+@pytest.fixture(scope="module", params=NAMES)
+def port(request):
+    """A name, built once for all its checks: module, model, images, and everything that a run computes."""
+    module = build_reduced(request.param)
+    model = HookedViT.from_timm(module)
+    images = reduced_images(model.cfg)
     with torch.no_grad():
-        expected = module(images)
-        for logits in (model(images), model.run_with_cache(images, names_filter="pattern")[0]):
-            assert (logits - expected).abs().max() <= 1e-9 * expected.abs().max()
+        logits, cache = model.run_with_cache(images)
+    return module, model, images, logits, cache
 
 
-def test_most_names_are_ported():
-    """The README's count: what is refused is refused because of a part, and that part is named."""
-    ported, reasons = 0, []
-    for name in NAMES:
-        with torch.device("meta"):
-            module = timm.create_model(name, pretrained=False, depth=1)
-            try:
-                HookedViT.from_timm(module)
-                ported += 1
-            except InputError as refusal:
-                reasons.append(str(refusal))
-    assert ported >= 145
-    assert all(re.search(r"global_pool|norm|Block|Mlp|SwiGLU|Attention", reason) for reason in reasons)
+def test_logits_blocks_and_gradients_are_those_of_timm(port):
+    module, model, images, logits, cache = port
+    assert all(not (parameter == parameter.round()).any() for parameter in module.parameters()), "left at its start"
+    for mode, rows in measure(module, model, images).items():
+        for site, difference in rows.items():
+            assert difference <= 1e-9, f"{mode} {site}: {difference}"
+    with torch.no_grad():
+        assert relative_difference(logits, module(images)) <= 1e-9
+    _compare_with_forward_intermediates(module, model, images, cache)
+
+
+def _compare_with_forward_intermediates(module, model, images, cache):
+    """timm's own way to intermediate features, prefix tokens apart and patches on their grid."""
+    prefix = {"return_prefix_tokens": True} if model.cfg.n_prefix_tokens else {}
+    with torch.no_grad():
+        _, outputs = module.forward_intermediates(images, output_fmt="NCHW", **prefix)
+    for block, output in enumerate(outputs):
+        stream = cache["resid_post", block]
+        theirs = output[0] if prefix else output
+        assert relative_difference(cache.patches(stream).movedim(-1, 1), theirs) <= 1e-9
+        if prefix:
+            assert relative_difference(cache.prefix(stream), output[1]) <= 1e-9
+
+
+def test_every_hook_point_is_alive_and_the_stream_is_a_sum(port):
+    _, model, images, logits, cache = port
+    assert set(cache) == set(model.hook_dict)
+    generator = torch.Generator().manual_seed(1)
+    # Blocks are alike: the last one stands for all, and every point outside the blocks for itself.
+    last = f"blocks.{model.cfg.n_layers - 1}."
+    for point in model.hook_dict:
+        if point.startswith("blocks.") and not point.startswith(last):
+            continue
+        noise = torch.rand(cache[point].shape, generator=generator, dtype=torch.float64)
+        with torch.no_grad():
+            changed = model.run_with_hooks(
+                images, fwd_hooks=[(point, lambda x, hook, noise=noise: x * (1 + noise) + 0.1 * noise)]
+            )
+        assert relative_difference(changed, logits) > 1e-7, f"{point} is dead"
+    for block in range(model.cfg.n_layers):
+        written = cache["attn_out", block] + cache["mlp_out", block]
+        assert relative_difference(cache["resid_pre", block] + written, cache["resid_post", block]) <= 1e-12
+        heads = cache["result", block].sum(2) + model.blocks[block].attn.b_O
+        if model.cfg.wiring == "post-norm":
+            heads = model.blocks[block].ln1.normalise(heads)
+        assert relative_difference(heads, cache["attn_out", block]) <= 1e-9
+
+
+def test_attributions_sum_to_the_logit(port):
+    _, model, images, _, _ = port
+    if model.unembed is None:
+        with pytest.raises(InputError, match="set_class_embeddings"):
+            direct_logit_attribution(model, images, 1)
+        generator = torch.Generator().manual_seed(2)
+        weight = torch.randn(5, model.cfg.d_model, generator=generator, dtype=torch.float64)
+        model.set_class_embeddings(weight, list("abcde"), scale=3.0, normalise=not model.is_distilled)
+    for unit in ("component", "head"):
+        result = direct_logit_attribution(model, images, [0, 3], baseline_classes=[1, 2], unit=unit)
+        assert result.residual.abs().max() <= 1e-9 * result.values.abs().max()
+        with torch.no_grad():
+            expected = model(images)
+        assert relative_difference(result.values.sum(-1), expected[:, [0, 3]] - expected[:, [1, 2]]) <= 1e-9
+
+
+def test_the_registry_is_what_the_readme_says():
+    assert len(NAMES) >= 306
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        HookedViT.from_timm(build_reduced("vit_tiny_patch16_224"))

@@ -13,8 +13,9 @@ from vitlens.analysis.classes import Classes, ClassSelection, select_classes
 from vitlens.analysis.results import Result
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
-from vitlens.model.head import LinearReadout
+from vitlens.model.block import written_by_heads
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.readout import ChosenReadout
 
 UNITS = ("component", "head")
 
@@ -64,7 +65,8 @@ def direct_logit_attribution(
 
     logit_c = Σ_components Σ_t w_t ⟨u_c, component_t⟩ + constant_c, where u_c is the class embedding pulled back through
     the norm's affine part and centring, and w_t the pooling weight over the norm's scale. Exact, not approximate: the
-    rows sum to the logit up to rounding, and `result.residual` says by how much they miss.
+    rows sum to the logit up to rounding, and `result.residual` says by how much they miss. Attention pooling is linear
+    with its pattern frozen, and its MLP one component; of a maximum over tokens the place is frozen, feature by feature.
 
     Args:
         images: pictures as a tensor, or anything `model.to_images` reads.
@@ -75,8 +77,8 @@ def direct_logit_attribution(
 
     Returns:
         Attribution with axes image, class, component. Component labels: "embed", "pos_embed" (or "embed_norm" where a
-        norm follows the embedding), "L3 attn" or "L3H5" and "L3 attn bias", "L3 mlp", "constant" (bias of the classifier
-        and of the final norm).
+        norm follows the embedding), "L3 attn" or "L3H5" and "L3 attn bias", "L3 mlp", "pool mlp" (attention pooling),
+        "constant" (bias of the classifier and of the final norm).
 
     Raises:
         InputError: an unknown unit or class, a model without a classifier.
@@ -94,13 +96,18 @@ def direct_logit_attribution(
         if baseline_classes is not None:
             baseline = select_classes(model, baseline_classes, all_logits)
             _check_baseline(selection, baseline)
-        readouts = [_choose(readout, selection, baseline) for readout in model.linear_readouts(final)]
+        against = None if baseline is None else baseline.indices
+        readouts = [readout.choose(selection.indices, against) for readout in model.linear_readouts(final)]
         labels, shares = [], []
         for label, share in _shares(model, written, readouts, unit):
             labels.append(label)
             shares.append(share)
-        labels.append("constant")
-        shares.append(torch.stack([reader.constant for reader in readouts]).sum(dim=0))
+        for label, fixed in [
+            *readouts[0].terms.items(),
+            ("constant", torch.stack([reader.constant for reader in readouts]).sum(dim=0)),
+        ]:
+            labels.append(label)
+            shares.append(fixed)
         logits = selection.take(all_logits)
         if baseline is not None:
             logits = logits - baseline.take(all_logits)
@@ -131,41 +138,21 @@ def _run(
     names = ["embed_norm"] if "hook_embed_norm" in model.hook_dict else ["embed", "pos_embed"]
     sources = [f"hook_{name}" for name in names if f"hook_{name}" in model.hook_dict]
     for block in range(model.cfg.n_layers):
-        attention = "attn.hook_z" if unit == "head" else "hook_attn_out"
-        sources += [f"blocks.{block}.{attention}", f"blocks.{block}.hook_mlp_out"]
+        by_head = ["attn.hook_z", *(["ln1.hook_scale"] if model.cfg.wiring == "post-norm" else [])]
+        attention = by_head if unit == "head" else ["hook_attn_out"]
+        sources += [f"blocks.{block}.{site}" for site in [*attention, "hook_mlp_out"]]
     final = f"blocks.{last}.hook_resid_post"
     logits = model.run_with_hooks(pictures, fwd_hooks=[(name, keep) for name in [*sources, final]])
     return written, written.pop(final), logits
 
 
-@dataclass(frozen=True)
-class _Readout:
-    """A linear readout for the chosen classes alone: one direction per picture and class."""
-
-    readout: LinearReadout
-    directions: Float[Tensor, "image class d"]
-    constant: Float[Tensor, "image class"]
-
-    def share(self, pooled: Float[Tensor, "image *unit d"]) -> Float[Tensor, "image class *unit"]:
-        return torch.einsum("icd,i...d->ic...", self.directions, pooled)
-
-
-def _choose(readout: LinearReadout, selection: ClassSelection, baseline: ClassSelection | None) -> _Readout:
-    directions = readout.directions[selection.indices]
-    constant = readout.constant.gather(1, selection.indices)
-    if baseline is not None:
-        directions = directions - readout.directions[baseline.indices]
-        constant = constant - readout.constant.gather(1, baseline.indices)
-    return _Readout(readout, directions, constant)
-
-
 def _shares(
-    model: HookedViT, written: dict[str, Tensor], readouts: list[_Readout], unit: str
+    model: HookedViT, written: dict[str, Tensor], readouts: list[ChosenReadout], unit: str
 ) -> Iterator[tuple[str, Float[Tensor, "image class"]]]:
     """Label and share of one component after the other; the projection comes first, so nothing large is stacked."""
 
     def share(activation: Tensor) -> Float[Tensor, "image class"]:
-        return torch.stack([reader.share(reader.readout.pool(activation)) for reader in readouts]).sum(dim=0)
+        return torch.stack([reader.share(activation) for reader in readouts]).sum(dim=0)
 
     for name, activation in written.items():
         if not name.startswith("blocks."):
@@ -174,19 +161,14 @@ def _shares(
         block = int(name.split(".")[1])
         if name.endswith("hook_mlp_out"):
             yield f"L{block} mlp", share(activation)
-        elif unit == "component":
+        elif name.endswith("hook_attn_out"):
             yield f"L{block} attn", share(activation)
-        else:
-            attention = model.blocks[block].attn
-            heads = torch.stack(
-                [
-                    reader.share(torch.einsum("ihe,hed->ihd", reader.readout.pool(activation), attention.W_O))
-                    for reader in readouts
-                ]
-            ).sum(dim=0)
-            for head in range(attention.n_heads):
+        elif name.endswith("hook_z"):
+            scale = written.get(f"blocks.{block}.ln1.hook_scale")
+            z, W_O, bias = written_by_heads(model.blocks[block], activation, scale)
+            heads = torch.stack([reader.head_share(z, W_O) for reader in readouts]).sum(dim=0)
+            for head in range(model.blocks[block].attn.n_heads):
                 yield f"L{block}H{head}", heads[..., head]
-            bias = attention.b_O.expand(*activation.shape[:2], -1)
             yield f"L{block} attn bias", share(bias)
 
 

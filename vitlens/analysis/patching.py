@@ -154,7 +154,7 @@ def activation_patching(
         with tqdm(
             total=len(chosen_blocks) * len(labels), desc=f"patching {site}", unit="cell", disable=not progress
         ) as bar:
-            for position, chosen, logits in _sweep(model, site, chosen_blocks, source, target, cells, batch_size):
+            for position, chosen, logits in _sweep(model, site, chosen_blocks, source, target, grid, cells, batch_size):
                 patched[position, chosen] = torch.stack([_measure(measure, cell) for cell in logits])
                 bar.update(len(logits))
     return Patching(
@@ -232,6 +232,7 @@ def _sweep(
     blocks: list[int],
     source: Tensor,
     target: Tensor,
+    grid: tuple[int, int],
     cells: Bool[Tensor, "cell image ..."],
     batch_size: int,
 ) -> Iterator[tuple[int, slice, Float[Tensor, "cell image classes"]]]:
@@ -248,7 +249,7 @@ def _sweep(
     for position, (name, stream, block) in enumerate(zip(sites, streams, blocks, strict=True)):
         for first in range(0, len(cells), cells_per_forward):
             chosen = slice(first, first + cells_per_forward)
-            logits = _patched_run(model, name, block, target_cache[stream], source_cache[name], cells[chosen])
+            logits = _patched_run(model, name, block, grid, target_cache[stream], source_cache[name], cells[chosen])
             yield position, chosen, logits
 
 
@@ -256,6 +257,7 @@ def _patched_run(
     model: HookedViT,
     name: str,
     block: int,
+    grid: tuple[int, int],
     stream: Float[Tensor, "image tokens d"],
     source: Float[Tensor, "image ..."],
     masks: Bool[Tensor, "cell image ..."],
@@ -269,7 +271,7 @@ def _patched_run(
         return torch.where(inside, replacement, activation)
 
     start = repeat(stream, "i ... -> (c i) ...", c=n_cells)
-    logits = model.run_with_hooks(start, start_at_layer=block, fwd_hooks=[(name, patch)])
+    logits = model.run_with_hooks(start, start_at_layer=block, grid=grid, fwd_hooks=[(name, patch)])
     return rearrange(logits, "(c i) k -> c i k", c=n_cells)
 
 

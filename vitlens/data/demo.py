@@ -38,7 +38,7 @@ def load_demo_model() -> HookedViT:
         "label_names": description["class_names"],
     }
     module.load_state_dict(load_file(folder / "model.safetensors"))
-    return HookedViT.from_timm(module)
+    return HookedViT.from_timm(module.eval())
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ class HookedViTConfig(TransformerLensConfig):
     """
 
     model_name: str = "vit"
+    model_class: str = "VisionTransformer"
+    wiring: str = "pre-norm"
     image_size: tuple[int, int] = (224, 224)
     patch_size: tuple[int, int] = (16, 16)
     grid_size: tuple[int, int] = (14, 14)

@@ -98,4 +98,7 @@ def _split_block(name: str, available: Sequence[str]) -> tuple[str, int | None]:
 
 
 def _is_short_for(shorthand: str, full: str) -> bool:
-    return f".{full}".endswith((f".{shorthand}", f".hook_{shorthand}"))
+    if full.startswith("pool.") and not shorthand.startswith("pool."):
+        # "pattern" means the blocks' patterns; that of attention pooling is "pool.pattern".
+        return False
+    return f".{full}".endswith((f".{shorthand}", f".hook_{shorthand}")) or full.replace("hook_", "") == shorthand

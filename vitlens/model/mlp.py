@@ -1,29 +1,41 @@
-"""The two-layer perceptron of a block: pre → activation → post → out."""
-
-from typing import Any
+"""The perceptron of a block: pre → activation (times the linear part, where gated) → post → out."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitlens.model.attention import scaled_bias
-from vitlens.model.hook_points import hook_point
+from vitlens.model.hook_points import expose, hook_point
+from vitlens.model.linear import LinearMap, effective_bias, effective_weight
+from vitlens.model.norm import Norm
 
 
 class MLP(nn.Module):
-    """Adopts timm's `Mlp` and the LayerScale that follows it; `W_out` and `b_out` include LayerScale."""
+    """out = W_out · post + b_out, post = act(W_in · x + b_in); `W_out` and `b_out` include the LayerScale that follows.
 
-    def __init__(self, mlp: Any, gamma: nn.Parameter | None) -> None:
+    `ln` is a norm between activation and `hook_post` (then `hook_mid` stands before it): `hook_post` is always what
+    multiplies `W_out`.
+    """
+
+    def __init__(
+        self, fc1: LinearMap, act: nn.Module, fc2: LinearMap, gamma: nn.Parameter | None, ln: Norm | None = None
+    ) -> None:
         super().__init__()
-        self.fc1 = mlp.fc1
-        self.act = mlp.act
-        self.fc2 = mlp.fc2
-        self.gamma = gamma
+        self.fc1: LinearMap = fc1
         self.hook_pre = hook_point()
+        self.act = act
+        if ln is not None:
+            self.hook_mid = hook_point()
+        self.ln = ln
         self.hook_post = hook_point()
+        self.fc2: LinearMap = fc2
+        self.gamma = gamma
 
     def forward(self, x: Float[Tensor, "batch tokens d"]) -> Float[Tensor, "batch tokens d"]:
-        pre = self.hook_pre(self.fc1(x))
-        out = self.fc2(self.hook_post(self.act(pre)))
+        return self._write(self.act(self.hook_pre(self.fc1(x))))
+
+    def _write(self, hidden: Float[Tensor, "batch tokens d_mlp"]) -> Float[Tensor, "batch tokens d"]:
+        if self.ln is not None:
+            hidden = self.ln(expose(self.hook_mid, hidden))
+        out = self.fc2(expose(self.hook_post, hidden))
         return out if self.gamma is None else out * self.gamma
 
     @property
@@ -32,13 +44,46 @@ class MLP(nn.Module):
 
     @property
     def b_in(self) -> Float[Tensor, "d_mlp"]:
-        return scaled_bias(self.fc1, None)
+        return effective_bias(self.fc1)
 
     @property
     def W_out(self) -> Float[Tensor, "d_mlp d"]:
-        weight = self.fc2.weight if self.gamma is None else self.fc2.weight * self.gamma[:, None]
-        return weight.T
+        return effective_weight(self.fc2, self.gamma).T
 
     @property
     def b_out(self) -> Float[Tensor, "d"]:
-        return scaled_bias(self.fc2, self.gamma)
+        return effective_bias(self.fc2, self.gamma)
+
+
+class GatedMLP(MLP):
+    """post = act(W_gate · x + b_gate) · (W_in · x + b_in), as in SwiGLU: `hook_pre` is the gate's side before the
+    activation, `hook_pre_linear` the other factor. `ln_in` is a norm of its own before both."""
+
+    def __init__(
+        self,
+        gate: LinearMap,
+        fc1: LinearMap,
+        act: nn.Module,
+        fc2: LinearMap,
+        gamma: nn.Parameter | None,
+        ln: Norm | None = None,
+        ln_in: Norm | None = None,
+    ) -> None:
+        super().__init__(fc1, act, fc2, gamma, ln)
+        self.ln_in = ln_in
+        self.gate: LinearMap = gate
+        self.hook_pre_linear = hook_point()
+
+    def forward(self, x: Float[Tensor, "batch tokens d"]) -> Float[Tensor, "batch tokens d"]:
+        if self.ln_in is not None:
+            x = self.ln_in(x)
+        opening = self.act(self.hook_pre(self.gate(x)))
+        return self._write(opening * self.hook_pre_linear(self.fc1(x)))
+
+    @property
+    def W_gate(self) -> Float[Tensor, "d d_mlp"]:
+        return self.gate.weight.T
+
+    @property
+    def b_gate(self) -> Float[Tensor, "d_mlp"]:
+        return effective_bias(self.gate)

@@ -1,0 +1,156 @@
+"""Hidden states in class space: the model's classifier, what is put in its place, and the way there as a linear map."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitlens.errors import InputError
+from vitlens.model.classifier import ClassEmbeddings, Classifier, check_embeddings, choose_projection
+from vitlens.model.config import HookedViTConfig
+from vitlens.model.norm import Norm
+from vitlens.model.pooling import Pool
+from vitlens.model.readout import LinearReadout, linear_readout
+
+
+class ClassSpace(nn.Module):
+    """The part of a HookedViT behind the last stream."""
+
+    cfg: HookedViTConfig
+    class_names: list[str] | None
+    ln_final: Norm | None
+    pool: Pool
+    fc_norm: Norm | None
+    unembed: Classifier | None
+    pool_dist: Pool | None
+    unembed_dist: Classifier | None
+
+    @property
+    def is_distilled(self) -> bool:
+        """Whether the distillation token is read beside the class token; the logits are then the mean of both."""
+        return self.pool_dist is not None
+
+    @property
+    def read_tokens(self) -> slice:
+        """The tokens that the classifier reads."""
+        return self.pool.tokens
+
+    @property
+    def classifiers(self) -> list[Classifier]:
+        """The classifier, or the two whose mean a distilled model answers with.
+
+        Raises:
+            InputError: the model has none.
+        """
+        if self.unembed is None:
+            raise InputError(
+                f"{self.cfg.model_name} was loaded without a classifier (num_classes=0), so there is no class to ask "
+                "for: give it one with model.set_class_embeddings(weight, names)"
+            )
+        return [head for head in (self.unembed, self.unembed_dist) if head is not None]
+
+    def require_classifier(self) -> None:
+        """Raises InputError where there is no classifier, before any work is done."""
+        self.classifiers  # noqa: B018
+
+    @property
+    def W_U(self) -> Float[Tensor, "d classes"]:
+        """The class embeddings as columns; of a distilled model, the mean of its two classifiers."""
+        heads = self.classifiers
+        return sum([head.weight for head in heads[1:]], heads[0].weight).T / len(heads)
+
+    @property
+    def b_U(self) -> Float[Tensor, "classes"]:
+        heads = self.classifiers
+        biases = [head.weight.new_zeros(len(head.weight)) if head.bias is None else head.bias for head in heads]
+        return sum(biases[1:], biases[0]) / len(biases)
+
+    def set_class_embeddings(
+        self,
+        weight: Any,
+        names: Sequence[str] | None = None,
+        bias: Any = None,
+        scale: float = 1.0,
+        normalise: bool = False,
+        space: str | None = None,
+    ) -> None:
+        """Makes any linear or zero-shot classifier the class space: of the logits, lens, attribution and metrics.
+
+        logit_c = scale ⟨w_c, f⟩ + b_c. f is what the model's classifier reads ("features", where `weight` is as wide as
+        `d_model`) or what its head returns ("output": a CLIP tower's projection into the joint space).
+
+        Args:
+            weight: one row per class, [classes, features]: a linear probe, class prototypes, text embeddings.
+            names: one per class.
+            bias: one number per class.
+            scale: CLIP's exp(logit_scale).
+            normalise: divide rows and features by their norms, as zero-shot classifiers do.
+            space: "features" or "output", where the width of `weight` fits both.
+
+        Raises:
+            InputError: widths, names or biases that do not fit.
+        """
+        weight = torch.as_tensor(weight).detach()
+        bias = None if bias is None else torch.as_tensor(bias).detach()
+        chosen_names = None if names is None else [str(name) for name in names]
+        check_embeddings(weight, chosen_names, bias, self.cfg.model_name)
+        if self.is_distilled and normalise:
+            raise InputError("a distilled model averages what two tokens say, which normalised features cannot do")
+        like = next(self.parameters())
+        weight = weight.to(like.device, like.dtype)
+        bias = None if bias is None else bias.to(like.device, like.dtype)
+
+        def embeddings(head: Classifier | None) -> ClassEmbeddings:
+            projection = choose_projection(head, weight.shape[1], self.cfg.d_model, space)
+            return ClassEmbeddings(projection, weight, bias, scale, normalise)
+
+        second = embeddings(self.unembed_dist) if self.is_distilled else None
+        self.unembed, self.unembed_dist = embeddings(self.unembed), second
+        self.cfg.d_vocab = len(weight)
+        self.class_names = chosen_names
+
+    def project(
+        self, x: Float[Tensor, "*batch tokens d"], tokens: Sequence[int]
+    ) -> Float[Tensor, "*batch tokens classes"]:
+        """The class projection p(v) = E ν(v) + b of hidden states at the tokens named, past all hook points (A1).
+
+        p(v) is what the model would answer if every token that it reads were v: ν is the norm between stream and
+        classifier, and with attention pooling also the value path and the MLP of the pool. Of a distilled model the
+        class token is read by its classifier, the distillation token by the other, any other token by the mean of both.
+        """
+        unembed, *dist_heads = self.classifiers
+        if self.ln_final is not None:
+            x = self.ln_final.normalise(x)
+        x = self.pool.of_one(x)
+        if self.fc_norm is not None:
+            x = self.fc_norm.normalise(x)
+        logits = unembed(x)
+        if dist_heads:
+            share = logits.new_tensor([{0: 0.0, 1: 1.0}.get(token, 0.5) for token in tokens])[:, None]
+            logits = (1 - share) * logits + share * dist_heads[0](x)
+        return logits
+
+    def read_out(self, resid: Float[Tensor, "batch tokens d"]) -> Float[Tensor, "batch classes"]:
+        """The logits that the model would give if this were its last residual stream, past all hook points."""
+        unembed, *dist_heads = self.classifiers
+        if self.ln_final is not None:
+            resid = self.ln_final.normalise(resid)
+        pooled = self.pool.read(resid)
+        logits = unembed(pooled if self.fc_norm is None else self.fc_norm.normalise(pooled))
+        if dist_heads and self.pool_dist is not None:
+            logits = (logits + dist_heads[0](self.pool_dist.read(resid))) / 2
+        return logits
+
+    def linear_readouts(self, resid: Float[Tensor, "batch tokens d"]) -> list[LinearReadout]:
+        """Linear maps of the last residual stream, everything nonlinear frozen, whose sum is exactly the logits.
+
+        One for most models, two for a distilled one. `resid` [batch, tokens, d] is the last `resid_post`.
+        """
+        unembed, *dist_heads = self.classifiers
+        readout = linear_readout(resid, self.pool, self.ln_final, self.fc_norm, unembed)
+        if not dist_heads or self.pool_dist is None:
+            return [readout]
+        dist = linear_readout(resid, self.pool_dist, self.ln_final, None, dist_heads[0])
+        return [readout * 0.5, dist * 0.5]

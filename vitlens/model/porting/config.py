@@ -1,0 +1,87 @@
+"""The architecture of a timm model, read off its ported parts."""
+
+from typing import Any
+
+from timm.data import resolve_data_config
+
+from vitlens.errors import InputError
+from vitlens.model.block import AnyBlock
+from vitlens.model.config import HookedViTConfig
+from vitlens.model.embedding import Embedding
+from vitlens.model.mlp import GatedMLP
+from vitlens.model.naflex import NaFlexEmbedding
+from vitlens.model.pooling import Pool
+
+
+def read_config(
+    module: Any, embedding: Embedding, blocks: list[AnyBlock], prefix_tokens: tuple[str, ...], pool: Pool
+) -> HookedViTConfig:
+    pretrained_cfg = getattr(module, "pretrained_cfg", {}) or {}
+    patch_size = tuple(embedding.patch_embed.feat_ratio(as_scalar=False))
+    if isinstance(embedding, NaFlexEmbedding):
+        image_size = tuple((pretrained_cfg.get("input_size") or (3, 224, 224))[1:])
+        grid = embedding.grid(*image_size)
+    else:
+        image_size, grid = tuple(embedding.patch_embed.img_size), tuple(embedding.patch_embed.grid_size)
+    if 0 in grid:
+        raise InputError(
+            f"pictures of {image_size[0]} × {image_size[1]} hold no patch: load the model with a larger img_size="
+        )
+    first = blocks[0]
+    attn = first.attn
+    final_norm = module.norm if type(module.norm).__name__ != "Identity" else module.fc_norm
+    return HookedViTConfig(
+        d_model=module.embed_dim,
+        d_head=attn.W_O.shape[1],
+        n_heads=attn.n_heads,
+        n_layers=len(blocks),
+        n_ctx=len(prefix_tokens) + grid[0] * grid[1],
+        d_mlp=first.mlp.fc1.weight.shape[0],
+        d_vocab=module.num_classes,
+        eps=first.ln1.eps,
+        act_fn=type(first.mlp.act).__name__,
+        gated_mlp=isinstance(first.mlp, GatedMLP),
+        normalization_type=first.ln1.kind,
+        uses_rms_norm=first.ln1.kind == "RMS",
+        final_rms="RMS" in type(final_norm).__name__.upper(),
+        positional_embedding_type=_positions(embedding, attn),
+        device=str(embedding.patch_embed_weight.device),
+        dtype=embedding.patch_embed_weight.dtype,
+        model_name=pretrained_cfg.get("architecture") or type(module).__name__,
+        model_class=type(module).__name__,
+        wiring=first.wiring,
+        image_size=image_size,
+        patch_size=patch_size,
+        grid_size=grid,
+        n_channels=module.in_chans,
+        dynamic_img_size=embedding.dynamic_img_size,
+        prefix_tokens=prefix_tokens,
+        pool=module.global_pool,
+        read_tokens=(pool.tokens.start, pool.tokens.stop),
+        layer_scale=any(block.attn.gamma is not None for block in blocks),
+        qk_norm=attn.q_norm is not None or attn.k_norm is not None,
+        data_config=_data_config(module, image_size),
+    )
+
+
+def _positions(embedding: Embedding, attn: Any) -> str:
+    """ "learned", "rotary", "relative", several joined by +, or "none"."""
+    kinds = {
+        "learned": embedding.has_positions,
+        "rotary": embedding.rope is not None,
+        "relative": hasattr(attn, "hook_rel_pos_bias"),
+    }
+    return " + ".join(kind for kind, present in kinds.items() if present) or "none"
+
+
+def _data_config(module: Any, image_size: tuple[int, int]) -> dict:
+    """timm's preprocessing of the model, at the size and with the channels that the module really has."""
+    config = resolve_data_config(
+        args={"input_size": (module.in_chans, *image_size)},
+        pretrained_cfg=getattr(module, "pretrained_cfg", None) or {},
+    )
+    for name in ("mean", "std"):
+        if len(config[name]) != module.in_chans:
+            # timm's statistics are those of colour pictures; a model of other channels gets their mean.
+            config[name] = (sum(config[name]) / len(config[name]),) * module.in_chans
+    return config

@@ -1,0 +1,191 @@
+"""One function per class of timm's models, and the one that chooses among them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from timm.layers import HybridEmbed, PatchEmbed
+from timm.models.beit import Beit
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva
+from timm.models.naflexvit import NaFlexEmbeds, NaFlexVit
+from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer_relpos import VisionTransformerRelPos
+from torch import nn
+
+from vitlens.errors import InputError
+from vitlens.model.block import AnyBlock
+from vitlens.model.config import HookedViTConfig
+from vitlens.model.embedding import Embedding
+from vitlens.model.hook_points import NO_TOKENS
+from vitlens.model.naflex import NaFlexEmbedding
+from vitlens.model.norm import Norm
+from vitlens.model.pooling import MeanPool, Pool
+from vitlens.model.porting.attention import port_rel_pos
+from vitlens.model.porting.blocks import port_block
+from vitlens.model.porting.config import read_config
+from vitlens.model.porting.parts import Given, port_classifier, port_norm, refuse_other_class, refuse_unknown
+from vitlens.model.porting.pooling import port_pool
+from vitlens.model.porting.state import check_state
+from vitlens.model.positions import RelPosTable
+
+# Parts that all of these models may have.
+COMMON = {"patch_embed", "norm_pre", "blocks", "norm", "attn_pool", "fc_norm", "head", "cls_token", "pos_embed"}
+
+
+@dataclass
+class Parts:
+    """What HookedViT is assembled from; `None` where the architecture has no such part."""
+
+    cfg: HookedViTConfig
+    embedding: Embedding
+    ln_pre: Norm | None
+    blocks: list[AnyBlock]
+    ln_final: Norm | None
+    pool: Pool
+    fc_norm: Norm | None
+    unembed: nn.Linear | None
+    pool_dist: Pool | None = None
+    unembed_dist: nn.Linear | None = None
+
+
+def port(module: Any) -> Parts:
+    """Takes a timm model of the plain vision-transformer family apart, sharing every parameter with it.
+
+    Raises:
+        InputError: the class, or a part of it, is one that vitlens does not port exactly; the message names it.
+    """
+    if hasattr(module, "_orig_mod"):
+        raise InputError(
+            "the timm module is compiled: port the module that was given to torch.compile (compiled._orig_mod), "
+            "and compile the HookedViT instead"
+        )
+    if type(module) not in MODELS:
+        known = ", ".join(model.__name__ for model in MODELS)
+        raise InputError(
+            f"{type(module).__module__.split('.')[-1]}.{type(module).__name__} is not a model that vitlens ports: "
+            f"it takes timm's {known} (vitlens.supported_models() lists their names)"
+        )
+    check_state(module)
+    if len(module.blocks) == 0:
+        raise InputError("the model has no transformer blocks (depth=0), so there is nothing to look into")
+    return MODELS[type(module)](module)
+
+
+def _assemble(module: Any, embedding: Embedding, prefix: dict[str, Any], **distilled: Any) -> Parts:
+    """The parts that every model has; `prefix` names the tokens before the patches."""
+    prefix_tokens = tuple(
+        name if token.shape[1] == 1 and name != "register" else f"{name} {i + 1}"
+        for name, token in prefix.items()
+        if token is not None
+        for i in range(token.shape[1])
+    )
+    given = Given(rotary=embedding.rope is not None, rel_pos=embedding.rel_pos is not None)
+    blocks = [port_block(block, f"blocks.{i}", given) for i, block in enumerate(module.blocks)]
+    pool = port_pool(module, len(prefix_tokens), _pools_prefix(module))
+    return Parts(
+        cfg=read_config(module, embedding, blocks, prefix_tokens, pool),
+        embedding=embedding,
+        ln_pre=port_norm(getattr(module, "norm_pre", nn.Identity()), "norm_pre"),
+        blocks=blocks,
+        ln_final=port_norm(module.norm, "norm"),
+        pool=pool,
+        # timm's distilled model never reads fc_norm, whatever it holds.
+        fc_norm=None if distilled else port_norm(module.fc_norm, "fc_norm", NO_TOKENS),
+        unembed=port_classifier(module.head),
+        **distilled,
+    )
+
+
+def _pools_prefix(module: Any) -> bool:
+    # Eva has no option for it: its attention pool reads all tokens, its other pools the patches.
+    return module.attn_pool is not None if isinstance(module, Eva) else getattr(module, "pool_include_prefix", False)
+
+
+def _present(*tokens: Any) -> list[nn.Parameter]:
+    return [token for token in tokens if token is not None]
+
+
+def _vision_transformer(module: Any) -> Parts:
+    refuse_unknown(module, COMMON | {"reg_token"}, "the model")
+    refuse_other_class(module.patch_embed, (PatchEmbed, HybridEmbed), "patch_embed")
+    embedding = Embedding(
+        module.patch_embed,
+        _present(module.cls_token, module.reg_token),
+        module.pos_embed,
+        module.no_embed_class,
+        module.dynamic_img_size,
+    )
+    return _assemble(module, embedding, {"class": module.cls_token, "register": module.reg_token})
+
+
+def _distilled(module: Any) -> Parts:
+    refuse_unknown(module, COMMON | {"reg_token", "dist_token", "head_dist"}, "the model")
+    refuse_other_class(module.patch_embed, (PatchEmbed, HybridEmbed), "patch_embed")
+    if module.global_pool != "token":
+        raise InputError(f"a distilled model reads its two tokens, global_pool={module.global_pool!r} is not ported")
+    embedding = Embedding(
+        module.patch_embed,
+        _present(module.cls_token, module.dist_token, module.reg_token),
+        module.pos_embed,
+        module.no_embed_class,
+        module.dynamic_img_size,
+    )
+    prefix = {"class": module.cls_token, "distillation": module.dist_token, "register": module.reg_token}
+    return _assemble(
+        module,
+        embedding,
+        prefix,
+        pool_dist=MeanPool(slice(1, 2)),
+        unembed_dist=port_classifier(module.head_dist, "head_dist"),
+    )
+
+
+def _eva(module: Any) -> Parts:
+    refuse_unknown(module, COMMON | {"reg_token", "rope"}, "the model")
+    refuse_other_class(module.patch_embed, (PatchEmbed,), "patch_embed")
+    embedding = Embedding(
+        module.patch_embed,
+        _present(module.cls_token, module.reg_token),
+        module.pos_embed,
+        module.no_embed_class,
+        module.dynamic_img_size,
+        module.rope,
+        module.rope_mixed,
+    )
+    return _assemble(module, embedding, {"class": module.cls_token, "register": module.reg_token})
+
+
+def _beit(module: Any) -> Parts:
+    refuse_unknown(module, COMMON | {"rel_pos_bias"}, "the model")
+    refuse_other_class(module.patch_embed, (PatchEmbed,), "patch_embed")
+    shared = None if module.rel_pos_bias is None else RelPosTable(module.rel_pos_bias)
+    embedding = Embedding(module.patch_embed, [module.cls_token], module.pos_embed, rel_pos=shared)
+    return _assemble(module, embedding, {"class": module.cls_token})
+
+
+def _rel_pos(module: Any) -> Parts:
+    refuse_unknown(module, COMMON | {"shared_rel_pos"}, "the model")
+    refuse_other_class(module.patch_embed, (PatchEmbed,), "patch_embed")
+    shared = None if module.shared_rel_pos is None else port_rel_pos(module.shared_rel_pos, "shared_rel_pos")
+    embedding = Embedding(module.patch_embed, _present(module.cls_token), rel_pos=shared)
+    return _assemble(module, embedding, {"class": module.cls_token})
+
+
+def _naflex(module: Any) -> Parts:
+    refuse_unknown(module, (COMMON - {"patch_embed"}) | {"embeds", "rope"}, "the model")
+    refuse_other_class(module.embeds, (NaFlexEmbeds,), "embeds")
+    known = {"cls_token", "reg_token", "norm_input", "proj", "norm", "pos_embed", "pos_embed_y", "pos_embed_x"}
+    refuse_unknown(module.embeds, known | {"patch_interpolator"}, "embeds")
+    prefix = {"class": module.embeds.cls_token, "register": module.embeds.reg_token}
+    return _assemble(module, NaFlexEmbedding(module), prefix)
+
+
+MODELS: dict[type, Callable[[Any], Parts]] = {
+    VisionTransformer: _vision_transformer,
+    VisionTransformerDistilled: _distilled,
+    Eva: _eva,
+    Beit: _beit,
+    VisionTransformerRelPos: _rel_pos,
+    NaFlexVit: _naflex,
+}

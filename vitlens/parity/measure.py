@@ -1,0 +1,77 @@
+"""How far a port is from its timm module: at the logits, after every block, and in the gradient of the pictures."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitlens.model.hooked_vit import HookedViT
+
+# How the port is run: unwatched, with attention and norms in one kernel each; or step by step, as when watched.
+MODES: dict[str, list[str]] = {"fused": ["resid_post"], "eager": ["resid_post", "pattern", "hook_normalized"]}
+
+
+def relative_difference(ours: Tensor, theirs: Tensor) -> float:
+    """max |ours − theirs| / max |theirs|, in double precision."""
+    ours, theirs = ours.double(), theirs.double()
+    return ((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-300)).item()
+
+
+def measure(module: nn.Module, model: HookedViT, images: Any, gradient: bool = True) -> dict[str, dict[str, float]]:
+    """The relative differences between a timm module and its port, by mode and then by site.
+
+    Args:
+        module: in evaluation mode; the one that `model` was made from.
+        images: what both read; a dictionary of patches for NaFlex.
+        gradient: also compare d(Σ logits²)/d(images).
+
+    Returns:
+        For each of the modes "fused" and "eager": "block 0" …, "logits", "gradient".
+    """
+    with _stream_after_blocks(module) as theirs_blocks:
+        theirs, theirs_gradient = _run(module, images, gradient)
+    differences = {}
+    for mode, names in MODES.items():
+        known = [name for name in names if any(full.endswith(name) for full in model.hook_dict)]
+        ours_blocks, hooks, _ = model.get_caching_hooks(known)
+        with model.hooks(hooks):
+            ours, ours_gradient = _run(model, images, gradient)
+        rows = {
+            f"block {block}": relative_difference(ours_blocks[f"blocks.{block}.hook_resid_post"], stream)
+            for block, stream in enumerate(theirs_blocks)
+        }
+        rows["logits"] = relative_difference(ours, theirs)
+        if theirs_gradient is not None and ours_gradient is not None:
+            rows["gradient"] = relative_difference(ours_gradient, theirs_gradient)
+        differences[mode] = rows
+    return differences
+
+
+def _run(model: nn.Module, images: Any, gradient: bool) -> tuple[Tensor, Tensor | None]:
+    if not gradient:
+        with torch.no_grad():
+            return model(images), None
+    if isinstance(images, dict):
+        leaf = images["patches"].clone().requires_grad_()
+        logits = model({**images, "patches": leaf})
+    else:
+        leaf = images.clone().requires_grad_()
+        logits = model(leaf)
+    return logits.detach(), torch.autograd.grad(logits.square().sum(), leaf)[0]
+
+
+@contextmanager
+def _stream_after_blocks(module: Any) -> Iterator[list[Tensor]]:
+    """What timm's own blocks return, one after the other."""
+    streams: list[Tensor] = []
+    handles = [
+        block.register_forward_hook(lambda block, inputs, output: streams.append(output.detach()))
+        for block in module.blocks
+    ]
+    try:
+        yield streams
+    finally:
+        for handle in handles:
+            handle.remove()
