@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from vitlens.model.cache import ViTActivationCache
     from vitlens.model.config import HookedViTConfig
     from vitlens.model.hooked_vit import HookedViT
+    from vitlens.parity.supported import supported_models
+    from vitlens.parity.verify import ParityReport, verify
 
 __version__ = "0.1.0"
 
@@ -52,6 +54,8 @@ _HOMES = {
     "model.cache": ["ViTActivationCache"],
     "model.config": ["HookedViTConfig"],
     "model.hooked_vit": ["HookedViT"],
+    "parity.supported": ["supported_models"],
+    "parity.verify": ["ParityReport", "verify"],
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -61,6 +65,7 @@ __all__ = [
     "HookedViT",
     "HookedViTConfig",
     "InputError",
+    "ParityReport",
     "Patching",
     "Result",
     "ViTActivationCache",
@@ -78,7 +83,9 @@ __all__ = [
     "patch",
     "replace_context",
     "residual_composition",
+    "supported_models",
     "token_mask",
+    "verify",
 ]
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from vitlens.errors import InputError
 
@@ -63,22 +64,89 @@ def report(
     Console().print(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)", highlight=False)
 
 
+@app.command()
+def models(
+    pattern: Annotated[str, typer.Argument(help="part of a name, or wildcards as in 'eva02*448'")] = "*",
+) -> None:
+    """List the timm models that vitlens ports: what they are made of, and their measured difference from timm."""
+    from vitlens.parity.supported import supported_models
+
+    table = supported_models(pattern)
+    shown = Table("name", "model", "blocks", "tokens", "positions", "pooling", "classes", "difference")
+    for row in table.to_dict("records"):
+        before = "" if row["prefix_tokens"] == "none" else f"{row['prefix_tokens']} + "
+        cells = [row["name"], row["model"], row["blocks"], before + row["patches"], row["positions"], row["pooling"],
+                 row["classes"], row["refused"] or row["difference"]]  # fmt: skip
+        shown.add_row(*map(str, cells))
+    # A table that is piped into a file or another command must not be cut to the width of a terminal.
+    console = Console() if sys.stdout.isatty() else Console(width=220)
+    console.print(shown)
+    console.print(
+        f"{len(table)} models; difference: the largest relative one from timm in float64 (logits, blocks, gradient)",
+        highlight=False,
+    )
+
+
+@app.command()
+def verify(
+    name: Annotated[str, typer.Argument(help="a timm name", show_default=False)],
+    checkpoint: Annotated[Path | None, typer.Option(help="your own weights for it")] = None,
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="draw every parameter anew")] = False,
+    dtype: Annotated[list[str] | None, typer.Option(help="float64, float32, bfloat16, float16; several times")] = None,
+    images: Annotated[int, typer.Option(help="how many pictures of noise")] = 2,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="also write the whole report there, as JSON")] = None,
+) -> None:
+    """Compare a model's port with timm at full size, on this machine: every block, the logits, the gradient."""
+    from vitlens.parity.verify import verify as run_verification
+    from vitlens.report.page import check_writable
+
+    if out is not None:
+        check_writable(out)
+    check_device(device)
+    report = run_verification(
+        name,
+        pretrained=not random_weights,
+        checkpoint_path=checkpoint,
+        dtypes=tuple(dtype) if dtype else ("float64", "float32"),
+        n_images=images,
+        device=device,
+        progress=sys.stderr.isatty(),
+    )
+    summary = report.summary()
+    shown = Table(*map(str, summary.columns), title=f"{name}, {report.weights}: relative differences from timm")
+    for row in summary.itertuples(index=False):
+        shown.add_row(*(cell if isinstance(cell, str) else f"{cell:.1e}" for cell in row))
+    Console().print(shown)
+    if out is not None:
+        report.save(out)
+        Console().print(f"wrote {out}", highlight=False)
+    if not report.exact:
+        Console(stderr=True).print("error: the port differs by more than rounding explains", style="red")
+        sys.exit(1)
+
+
 def load_model(name: str, checkpoint: Path | None, random_weights: bool, device: str = "cpu"):
     """The model that the common options mean."""
-    import torch
-
     from vitlens.data.demo import load_demo_model
     from vitlens.model.hooked_vit import HookedViT
 
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+    check_device(device)
     if name == DEMO:
         if checkpoint is not None or random_weights:
             raise InputError("the demo model comes with its weights: --checkpoint needs --model with a timm name")
         return load_demo_model().to(device)
     return HookedViT.from_timm(name, pretrained=not random_weights, checkpoint_path=checkpoint, device=device)
+
+
+def check_device(device: str) -> None:
+    """Raises InputError unless tensors can be made there."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
 
 
 def run(command: typer.Typer) -> None:

@@ -104,6 +104,11 @@ class ClassSpace(nn.Module):
 
         def embeddings(head: Classifier | None) -> ClassEmbeddings:
             projection = choose_projection(head, weight.shape[1], self.cfg.d_model, space)
+            if projection is None and head is not None and "fold_ln" in self.cfg.processed:
+                raise InputError(
+                    "fold_ln moved the last norm's affine part into the classifier, so the features are not timm's: "
+                    "set these class embeddings on a model without fold_ln"
+                )
             return ClassEmbeddings(projection, weight, bias, scale, normalise)
 
         second = embeddings(self.unembed_dist) if self.is_distilled else None

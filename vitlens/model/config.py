@@ -27,6 +27,7 @@ class HookedViTConfig(TransformerLensConfig):
     read_tokens: tuple[int, int | None] = (0, 1)
     layer_scale: bool = False
     qk_norm: bool = False
+    processed: tuple[str, ...] = ()
     data_config: dict = field(default_factory=dict)
 
     @property

@@ -13,17 +13,17 @@ from vitlens.data.pictures import Preprocessing
 from vitlens.errors import InputError
 from vitlens.model.caching import NamedHooks
 from vitlens.model.checks import check_stream
-from vitlens.model.class_space import ClassSpace
 from vitlens.model.hook_points import NO_TOKENS, expose, hook_point
 from vitlens.model.inputs import PictureInputs
 from vitlens.model.loading import build_timm
 from vitlens.model.naflex import read_validity
 from vitlens.model.porting import Parts, port
 from vitlens.model.positions import Layout
+from vitlens.model.processing import ProcessedWeights
 from vitlens.model.weights import StackedWeights
 
 
-class HookedViT(PictureInputs, StackedWeights, ClassSpace, NamedHooks):
+class HookedViT(PictureInputs, StackedWeights, ProcessedWeights, NamedHooks):
     """A vision transformer whose parameters are timm's own and whose every step is a hook point.
 
     Make one with `HookedViT.from_timm`. Hook names, shapes and tools are TransformerLens': `run_with_cache`,
@@ -69,6 +69,11 @@ class HookedViT(PictureInputs, StackedWeights, ClassSpace, NamedHooks):
         pretrained: bool = True,
         checkpoint_path: str | Path | None = None,
         class_names: Sequence[str] | None = None,
+        fold_ln: bool = False,
+        fold_layer_scale: bool = False,
+        center_writing_weights: bool = False,
+        fold_value_biases: bool = False,
+        refactor_factored_attn_matrices: bool = False,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         **timm_kwargs: Any,
@@ -81,6 +86,8 @@ class HookedViT(PictureInputs, StackedWeights, ClassSpace, NamedHooks):
             pretrained: fetch timm's weights; False for random ones.
             checkpoint_path: your own weights (safetensors, or a .pth of tensors); the number of classes is read off it.
             class_names: one per class; by default timm's ImageNet names where the number of classes fits.
+            fold_ln, fold_layer_scale, center_writing_weights, fold_value_biases, refactor_factored_attn_matrices: exact
+                rewrites of the weights, see `process_weights_`; by default the weights are timm's own.
             timm_kwargs: everything else timm.create_model takes: img_size, num_classes, reg_tokens, global_pool, …
 
         Raises:
@@ -96,8 +103,17 @@ class HookedViT(PictureInputs, StackedWeights, ClassSpace, NamedHooks):
             module = name_or_module
         if device is not None or dtype is not None:
             module = module.to(device=device, dtype=dtype)
-        parts = port(module)
-        return cls(parts, class_names if class_names is not None else infer_class_names(module))
+        model = cls(port(module), class_names if class_names is not None else infer_class_names(module))
+        processing = {
+            "fold_ln": fold_ln,
+            "fold_layer_scale": fold_layer_scale,
+            "center_writing_weights": center_writing_weights,
+            "fold_value_biases": fold_value_biases,
+            "refactor_factored_attn_matrices": refactor_factored_attn_matrices,
+        }
+        if any(processing.values()):
+            model.process_weights_(**processing)
+        return model
 
     # ---- forward -------------------------------------------------------------------------------------------------
 

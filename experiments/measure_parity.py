@@ -1,0 +1,42 @@
+"""Measures every plain vision transformer of timm against its port, and writes the table of supported models.
+
+Each name is built small and randomised (vitlens/parity/reduced.py) and compared in float64, fused and eager: logits,
+every block's output, the gradient of the pictures. With --readme the table in the README is renewed from the file.
+
+    python experiments/measure_parity.py          # about two minutes on two cores
+    python experiments/measure_parity.py --readme # only the README's table, from what was measured
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+from tqdm import tqdm
+
+from vitlens.cli import run
+from vitlens.parity.reduced import family_names
+from vitlens.parity.supported import COLUMNS, TABLE, family_table, measure_name, supported_models
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+ROOT = Path(__file__).parents[1]
+MARKS = ("<!-- supported models: begin -->", "<!-- supported models: end -->")
+
+
+@app.command()
+def main(readme: Annotated[bool, typer.Option("--readme", help="renew the README's table, measure nothing")] = False):
+    """Measure all names, write vitlens/parity/supported.csv and the README's table."""
+    if not readme:
+        names = family_names()
+        rows = [measure_name(name) for name in tqdm(names, desc="models")]
+        pd.DataFrame(rows, columns=COLUMNS).to_csv(ROOT / "vitlens" / "parity" / TABLE, index=False)
+    table = supported_models()
+    page = ROOT / "README.md"
+    between = f"{MARKS[0]}\n{family_table(table)}\n{MARKS[1]}"
+    page.write_text(re.sub(f"{MARKS[0]}.*{MARKS[1]}", lambda _: between, page.read_text(), flags=re.DOTALL))
+    print(family_table(table))
+
+
+if __name__ == "__main__":
+    run(app)

@@ -1,0 +1,146 @@
+"""A parity report: one model at full size, in several precisions and modes, site by site."""
+
+import copy
+import json
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformer_lens.hook_points import HookPoint
+
+from vitlens.errors import InputError
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.loading import build_timm
+from vitlens.parity.measure import MODES, measure, relative_difference
+from vitlens.parity.reduced import randomise
+
+# The largest relative difference that rounding explains; a bug stays at 1e-3 in any precision.
+LIMITS = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 0.2, "float16": 0.05}
+PACKAGES = ("torch", "timm", "transformer-lens")
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """Relative differences max |vitlens − timm| / max |timm|, by precision, mode and site.
+
+    `rows`: dtype, mode, site ("block 0" …, "logits", "gradient"), `difference` to timm in the same precision, and of the
+    logits `to_float64`: the difference to timm in float64, which is what the precision itself costs.
+    """
+
+    model: str
+    weights: str
+    rows: list[dict[str, Any]]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every difference is one that rounding explains."""
+        return all(row["difference"] <= LIMITS[row["dtype"]] for row in self.rows)
+
+    def to_frame(self) -> pd.DataFrame:
+        return pd.DataFrame(self.rows)
+
+    def summary(self) -> pd.DataFrame:
+        """One line per precision and mode: logits, the worst block, the gradient."""
+        frame = self.to_frame()
+        frame["kind"] = frame["site"].where(~frame["site"].str.startswith("block"), "worst block")
+        table = frame.pivot_table(
+            index=["dtype", "mode"], columns="kind", values="difference", aggfunc="max", sort=False
+        )  # fmt: skip
+        table["logits to float64"] = frame[frame["site"] == "logits"].set_index(["dtype", "mode"])["to_float64"]
+        return table.reset_index()
+
+    def save(self, path: str | Path) -> None:
+        """Writes the report as JSON."""
+        Path(path).write_text(json.dumps({**asdict(self), "exact": self.exact}, indent=1))
+
+    def __repr__(self) -> str:
+        verdict = "exact but for rounding" if self.exact else "NOT exact"
+        return f"ParityReport({self.model}, {self.weights}: {verdict})\n{self.summary().to_string(index=False)}"
+
+
+def verify(
+    name: str,
+    *,
+    pretrained: bool = True,
+    checkpoint_path: str | Path | None = None,
+    dtypes: tuple[str, ...] = ("float64", "float32"),
+    n_images: int = 2,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: bool = True,
+    **timm_kwargs: Any,
+) -> ParityReport:
+    """Compares a model's port with timm at full size: every block, the logits, the pictures' gradient.
+
+    Args:
+        name: a timm name.
+        pretrained: timm's weights; False draws every parameter anew (`seed`), so that none stands at 0 or 1.
+        checkpoint_path: your own weights.
+        dtypes: of "float64", "float32", "bfloat16", "float16". Gradients are compared in the first two.
+        n_images: pictures of seeded noise.
+
+    Raises:
+        InputError: an unknown dtype, and whatever `HookedViT.from_timm` raises.
+    """
+    for dtype in dtypes:
+        if dtype not in LIMITS:
+            raise InputError(f"dtype is one of {', '.join(LIMITS)}, not {dtype!r}")
+    if n_images < 1:
+        raise InputError(f"n_images is at least 1, not {n_images}")
+    random = checkpoint_path is None and not pretrained
+    module = build_timm(name, pretrained, checkpoint_path, timm_kwargs).eval()
+    if random:
+        module = randomise(module, seed).float()
+    # Refuses what is not ported before anything is computed.
+    cfg = HookedViT.from_timm(module).cfg
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(n_images, cfg.n_channels, *cfg.image_size, generator=generator, dtype=torch.float64)
+    images = images.to(device)
+    rows: list[dict[str, Any]] = []
+    reference: Tensor | None = None
+    for dtype in tqdm(sorted(dtypes, key=list(LIMITS).index), desc=f"verifying {name}", disable=not progress):
+        chosen: nn.Module = copy.deepcopy(module).to(device, getattr(torch, dtype))
+        model, inputs = HookedViT.from_timm(chosen), images.to(getattr(torch, dtype))
+        logits = _logits(model, inputs)
+        if dtype == "float64":
+            with torch.no_grad():
+                reference = chosen(inputs)
+        for mode, sites in measure(chosen, model, inputs, gradient=dtype in ("float64", "float32")).items():
+            for site, difference in sites.items():
+                row = {"dtype": dtype, "mode": mode, "site": site, "difference": difference, "to_float64": None}
+                if site == "logits" and reference is not None:
+                    row["to_float64"] = relative_difference(logits[mode], reference)
+                rows.append(row)
+        del chosen, model
+    settings = {
+        "images": f"{n_images} of seeded noise, {cfg.image_size[0]} × {cfg.image_size[1]}",
+        "seed": seed,
+        "device": device,
+        "limits": {dtype: LIMITS[dtype] for dtype in dtypes},
+        "versions": {"vitlens": version("vitlens"), "python": platform.python_version()}
+        | {package: version(package) for package in PACKAGES},
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+    }
+    weights = "random weights" if random else str(checkpoint_path or "timm's weights")
+    return ParityReport(name, weights, rows, settings)
+
+
+def _logits(model: HookedViT, images: Tensor) -> dict[str, Tensor]:
+    """The port's logits in each mode."""
+    logits = {}
+    for mode, names in MODES.items():
+        watched = [full for full in model.hook_dict if full.endswith(tuple(names))]
+        with torch.no_grad():
+            logits[mode] = model.run_with_hooks(images, fwd_hooks=[(full, _look_on) for full in watched])
+    return logits
+
+
+def _look_on(activation: Tensor, hook: HookPoint) -> None:
+    """A hook that changes nothing, and makes the model compute step by step where it stands."""
