@@ -6,9 +6,16 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import Attention, GluMlp, SwiGLU, SwiGLUPacked
+from timm.models.vision_transformer import (
+    DiffParallelScalingBlock,
+    ParallelScalingBlock,
+    ParallelThingsBlock,
+    ResPostBlock,
+)
 from torch import nn
 
-from vitlens.parity.reduced import randomise
+from vitlens.parity.reduced import build_reduced, randomise, reduced_images
 
 N_CLASSES = 10
 SMALL: dict[str, Any] = {
@@ -30,6 +37,13 @@ def unfused() -> nn.Module:
     for block in module.blocks:
         block.attn.fused_attn = False
     return module
+
+
+class GatedAttention(Attention):
+    """timm gates attention through a keyword that its VisionTransformer does not pass on."""
+
+    def __new__(cls, *args: Any, **keywords: Any) -> Any:
+        return Attention(*args, **keywords, gated=True)
 
 
 VARIANTS: dict[str, Callable[[], nn.Module]] = {
@@ -64,8 +78,37 @@ VARIANTS: dict[str, Callable[[], nn.Module]] = {
     "no_classifier": partial(build, num_classes=0),
 }
 
+# What is read or wired otherwise: the equations of a plain block do not hold there, everything else does.
+OTHERS: dict[str, Callable[[], nn.Module]] = {
+    "maximum": partial(build, global_pool="max", fc_norm=False),
+    "maximum_before_the_norm": partial(build, global_pool="max", fc_norm=True, reg_tokens=2),
+    "average_and_maximum": partial(build, global_pool="avgmax", pool_include_prefix=True),
+    "attention_pool": partial(build, global_pool="map", class_token=False, reg_tokens=1),
+    "attention_pool_of_all_tokens": partial(build, global_pool="map", pool_include_prefix=True, fc_norm=True),
+    "rms_norm": partial(build, norm_layer="rmsnorm", qk_norm=True),
+    "simple_norm": partial(build, norm_layer="simplenorm"),
+    "post_norm": partial(build, block_fn=ResPostBlock, init_values=0.1),
+    "parallel": partial(build, block_fn=ParallelScalingBlock, init_values=0.1),
+    "parallel_fused_out": partial(build, block_fn=partial(ParallelScalingBlock, fuse_out_proj=True), qkv_bias=False),
+    "parallel_things": partial(build, block_fn=ParallelThingsBlock, init_values=0.1),
+    "differential": partial(build, attn_layer="diff"),
+    "differential_parallel": partial(build, block_fn=partial(DiffParallelScalingBlock, dual_lambda=True)),
+    "gated": partial(build, mlp_layer=SwiGLU, act_layer="silu", scale_mlp_norm=True),
+    "packed_gate": partial(build, mlp_layer=SwiGLUPacked),
+    "gate_last": partial(build, mlp_layer=GluMlp, act_layer="sigmoid"),
+    "sub_norms": partial(build, scale_attn_norm=True, scale_mlp_norm=True),
+    "gated_attention": partial(build, attn_layer=GatedAttention),
+    "rotary": partial(build_reduced, "eva02_tiny_patch14_224"),
+    "rotary_mixed": partial(build_reduced, "vit_small_patch16_rope_mixed_224"),
+    "rotary_dynamic_size": partial(build_reduced, "vit_small_patch16_dinov3", dynamic_img_size=True),
+    "grouped_keys": partial(build_reduced, "vit_large_patch16_sapiens2"),
+    "relative": partial(build_reduced, "beit_base_patch16_224"),
+    "relative_shared": partial(build_reduced, "beit_base_patch16_224", use_shared_rel_pos_bias=True),
+    "relative_mlp_shared": partial(build_reduced, "vit_srelpos_small_patch16_224"),
+    "any_size": partial(build_reduced, "naflexvit_base_patch16_parfac_gap"),
+}
+
 
 def pictures(cfg: Any, n: int, seed: int = 0) -> torch.Tensor:
     """Seeded float64 noise of the size that a model reads."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, cfg.n_channels, *cfg.image_size, generator=generator, dtype=torch.float64)
+    return reduced_images(cfg, n, seed)

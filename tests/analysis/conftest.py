@@ -2,15 +2,21 @@
 
 import pytest
 import torch
-from variants import VARIANTS, pictures
+from variants import OTHERS, VARIANTS, pictures
 
 from vitlens import HookedViT
 
-CLASSIFIERS = [name for name in VARIANTS if name != "no_classifier"]
+ALL = VARIANTS | OTHERS
+CLASSIFIERS = [name for name in ALL if name != "no_classifier"]
 
 
 def build(name: str) -> HookedViT:
-    return HookedViT.from_timm(VARIANTS[name]())
+    """A variant; those without a classifier are given one."""
+    model = HookedViT.from_timm(ALL[name]())
+    if model.unembed is None and name != "no_classifier":
+        generator = torch.Generator().manual_seed(1)
+        model.set_class_embeddings(torch.randn(10, model.cfg.d_model, generator=generator, dtype=torch.float64))
+    return model
 
 
 @pytest.fixture(params=CLASSIFIERS)

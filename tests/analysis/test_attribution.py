@@ -41,6 +41,8 @@ def test_heads_and_their_bias_sum_to_the_attention(classifier, images_of):
 
 def test_a_share_is_what_leaves_the_logit_when_the_component_leaves_the_last_stream(classifier, images_of):
     """With the norms frozen the logit is linear: taking a component out of the stream takes its share out of the logit."""
+    if not classifier.pool.is_mean:
+        pytest.skip("the places of maxima and the pattern of the pool would have to be frozen too")
     images = images_of(classifier, 2)
     result = direct_logit_attribution(classifier, images, [3])
     _, cache = classifier.run_with_cache(images)
@@ -51,7 +53,7 @@ def test_a_share_is_what_leaves_the_logit_when_the_component_leaves_the_last_str
     def freeze(scale, hook):
         return scales[hook.name]
 
-    for label, name in (("L0 mlp", "blocks.0.hook_mlp_out"), ("L2 attn", "blocks.2.hook_attn_out")):
+    for label, name in (("L0 mlp", "blocks.0.hook_mlp_out"), ("L1 attn", "blocks.1.hook_attn_out")):
         without = cache["resid_post", -1] - cache[name]
         with classifier.hooks([(scale, freeze) for scale in scales]):
             logits = classifier(without, start_at_layer=classifier.cfg.n_layers)

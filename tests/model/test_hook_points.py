@@ -3,7 +3,7 @@
 import pytest
 import torch
 from einops import einsum
-from variants import VARIANTS, build, pictures
+from variants import OTHERS, VARIANTS, build, pictures
 
 from vitlens import HookedViT
 
@@ -85,17 +85,18 @@ SHARING = [
     "no_classifier",
     "distilled",
     "unfused_attention",
+    *OTHERS,
 ]
 
 
 def of_one_block(names):
-    """Blocks are alike: the middle one stands for all."""
+    """Blocks are alike: the second one stands for all."""
     return [name for name in names if not name.startswith(("blocks.0.", "blocks.2."))]
 
 
 @pytest.mark.parametrize("name", SHARING)
 def test_an_edit_in_place_does_not_reach_what_came_before(name):
-    model = HookedViT.from_timm(VARIANTS[name]())
+    model = HookedViT.from_timm((VARIANTS | OTHERS)[name]())
     images = pictures(model.cfg, 1)
     _, untouched = model.run_with_cache(images)
     in_order = list(untouched)
@@ -113,7 +114,7 @@ def test_an_edit_in_place_does_not_reach_what_came_before(name):
 
 @pytest.mark.parametrize("name", SHARING)
 def test_gradients_after_an_edit_in_place_are_those_after_a_replacement(name):
-    model = HookedViT.from_timm(VARIANTS[name]())
+    model = HookedViT.from_timm((VARIANTS | OTHERS)[name]())
     images = pictures(model.cfg, 1).requires_grad_()
 
     def halve(activation, hook):
@@ -127,6 +128,25 @@ def test_gradients_after_an_edit_in_place_are_those_after_a_replacement(name):
         torch.testing.assert_close(
             gradient(edited, halve), gradient(edited, lambda activation, hook: activation * 0.5), rtol=1e-9, atol=1e-12
         )
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_other_part_is_readable_and_writable_too(name):
+    module = OTHERS[name]()
+    model = HookedViT.from_timm(module)
+    images = pictures(model.cfg, 2)
+    logits, cache = model.run_with_cache(images)
+    torch.testing.assert_close(logits, module(images), rtol=1e-9, atol=1e-9)
+    assert set(cache) == set(model.hook_dict)
+    generator = torch.Generator().manual_seed(3)
+    for point in model.hook_dict:
+        noise = torch.rand(cache[point].shape, generator=generator, dtype=torch.float64)
+        changed = model.run_with_hooks(
+            images, fwd_hooks=[(point, lambda x, hook, noise=noise: x * (1 + noise) + noise)]
+        )
+        assert (changed - logits).abs().max() > 1e-7 * logits.abs().max(), f"{point} is dead"
+        same = model.run_with_hooks(images, fwd_hooks=[(point, lambda x, hook: x.clone())])
+        torch.testing.assert_close(same, logits, rtol=1e-9, atol=1e-9)
 
 
 def test_the_stream_is_a_sum(model):

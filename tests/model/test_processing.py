@@ -11,15 +11,35 @@ from vitlens.parity.reduced import build_reduced, reduced_images
 
 # One name for each kind of part that a rewrite can meet.
 KINDS = [
-    "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "deit3_small_patch16_224", "vit_medium_patch16_gap_240",
-    "vit_base_patch16_clip_224", "vit_base_patch16_siglip_224", "vit_base_patch14_reg4_dinov2",
-    "vit_so150m_patch16_reg4_map_256", "vit_small_patch16_18x2_224", "vit_small_patch16_36x1_224", "aimv2_large_patch14_224", "beit3_base_patch16_224",
-    "vit_dpwee_patch16_reg1_gap_256", "vit_dwee_patch16_reg1_gap_256", "vit_pwee_patch16_reg1_gap_256",
-    "vit_small_resnet26d_224", "vitamin_small_224", "eva02_tiny_patch14_224", "eva02_enormous_patch14_clip_224",
-    "vit_base_patch16_dinov3", "vit_base_patch16_sapiens2", "beit_base_patch16_224", "vit_relpos_base_patch16_224",
-    "vit_relpos_base_patch32_plus_rpn_256", "vit_srelpos_small_patch16_224", "naflexvit_base_patch16_parfac_gap",
-    "naflexvit_base_patch16_map", "vit_base_mci_224",
-]  # fmt: skip
+    "vit_tiny_patch16_224",
+    "deit_tiny_distilled_patch16_224",
+    "deit3_small_patch16_224",
+    "vit_medium_patch16_gap_240",
+    "vit_base_patch16_clip_224",
+    "vit_base_patch16_siglip_224",
+    "vit_base_patch14_reg4_dinov2",
+    "vit_so150m_patch16_reg4_map_256",
+    "vit_small_patch16_18x2_224",
+    "vit_small_patch16_36x1_224",
+    "aimv2_large_patch14_224",
+    "beit3_base_patch16_224",
+    "vit_dpwee_patch16_reg1_gap_256",
+    "vit_dwee_patch16_reg1_gap_256",
+    "vit_pwee_patch16_reg1_gap_256",
+    "vit_small_resnet26d_224",
+    "vitamin_small_224",
+    "eva02_tiny_patch14_224",
+    "eva02_enormous_patch14_clip_224",
+    "vit_base_patch16_dinov3",
+    "vit_base_patch16_sapiens2",
+    "beit_base_patch16_224",
+    "vit_relpos_base_patch16_224",
+    "vit_relpos_base_patch32_plus_rpn_256",
+    "vit_srelpos_small_patch16_224",
+    "naflexvit_base_patch16_parfac_gap",
+    "naflexvit_base_patch16_map",
+    "vit_base_mci_224",
+]
 
 
 @pytest.mark.parametrize("rewrite", REFUSALS)

@@ -57,5 +57,5 @@ def _check_values(x: Tensor, what: str, dtype: torch.dtype) -> None:
     # Autocast converts by itself.
     if x.dtype != dtype and not (x.is_floating_point() and torch.is_autocast_enabled(x.device.type)):
         raise InputError(f"the {what} are {x.dtype}, the model computes in {dtype}: use model.to_images, or .to(dtype)")
-    if not torch.compiler.is_compiling() and not x.isfinite().all():
+    if not (x.is_meta or torch.compiler.is_compiling()) and not x.isfinite().all():
         raise InputError(f"the {what} contain NaN or infinite values")

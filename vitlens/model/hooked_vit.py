@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,19 +12,22 @@ from torch import Tensor, nn
 from vitlens.data.class_names import infer_class_names
 from vitlens.data.pictures import Preprocessing
 from vitlens.errors import InputError
+from vitlens.model.cache_size import CacheSize, cache_size
 from vitlens.model.caching import NamedHooks
+from vitlens.model.capabilities import capabilities
 from vitlens.model.checks import check_stream
-from vitlens.model.hook_points import NO_TOKENS, expose, hook_point
+from vitlens.model.hook_points import NO_TOKENS, NamesFilter, expose, hook_point
 from vitlens.model.inputs import PictureInputs
 from vitlens.model.loading import build_timm
 from vitlens.model.naflex import read_validity
 from vitlens.model.porting import Parts, port
 from vitlens.model.positions import Layout
 from vitlens.model.processing import ProcessedWeights
+from vitlens.model.tools import TransformerLensTools
 from vitlens.model.weights import StackedWeights
 
 
-class HookedViT(PictureInputs, StackedWeights, ProcessedWeights, NamedHooks):
+class HookedViT(PictureInputs, StackedWeights, TransformerLensTools, ProcessedWeights, NamedHooks):
     """A vision transformer whose parameters are timm's own and whose every step is a hook point.
 
     Make one with `HookedViT.from_timm`. Hook names, shapes and tools are TransformerLens': `run_with_cache`,
@@ -215,6 +219,18 @@ class HookedViT(PictureInputs, StackedWeights, ProcessedWeights, NamedHooks):
         if not chosen:
             raise InputError("the list of blocks is empty: name at least one, or pass None for all")
         return chosen
+
+    def capabilities(self) -> pd.DataFrame:
+        """Which analyses are exact, approximate or impossible for this architecture, and why: one row for each."""
+        return capabilities(self)
+
+    def cache_size(self, images: Any = 1, names_filter: NamesFilter = None) -> CacheSize:
+        """The bytes that a cache of these pictures (or so many of them) would take, and what costs most of them.
+
+        Raises:
+            InputError: a name that matches nothing.
+        """
+        return cache_size(self, images, names_filter)
 
     def train(self, mode: bool = True) -> "HookedViT":
         """Stays in evaluation mode.

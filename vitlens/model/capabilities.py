@@ -1,0 +1,87 @@
+"""What can be asked of an architecture: which analyses are exact, which approximate, which impossible, and why."""
+
+from typing import Any
+
+import pandas as pd
+
+from vitlens.model.attention import DifferentialAttention
+from vitlens.model.pooling import AttentionPool, MaxPool
+from vitlens.model.processing_limits import REFUSALS
+
+EXACT, APPROXIMATE, IMPOSSIBLE = "exact", "approximate", "impossible"
+Row = tuple[str, str, str]
+
+
+def capabilities(model: Any) -> pd.DataFrame:
+    """One row per analysis of a HookedViT: `analysis`, `status` ("exact", "approximate", "impossible") and `why`."""
+    rows: list[Row] = [("hooks, caches and edits of every hook point", EXACT, "each is tested to be live")]
+    rows += [*_class_space(model), *_patching(model), *_circuits(model), *_transformer_lens(model)]
+    for name, refusal in REFUSALS.items():
+        reason = refusal(model)
+        rows.append((name, EXACT if reason is None else IMPOSSIBLE, reason or "the logits stay as they are"))
+    return pd.DataFrame(rows, columns=["analysis", "status", "why"])
+
+
+def _class_space(model: Any) -> list[Row]:
+    names = ("class_lens", "direct_logit_attribution by component", "direct_logit_attribution by head")
+    if model.unembed is None:
+        why = "the model has no classifier: give it one with set_class_embeddings"
+        return [(name, IMPOSSIBLE, why) for name in names]
+    if isinstance(model.pool, AttentionPool):
+        lens = "a token is read as attention pooling reads a picture whose tokens are all like it, its MLP included"
+        linear = "linear with the pool's pattern and the norms' scales frozen; the pool's MLP is one component"
+    elif isinstance(model.pool, MaxPool):
+        lens = "a token is read as if it were the maximum in every feature"
+        linear = "linear with the places of the maxima and the norms' scales frozen"
+    else:
+        lens = "a token is read as the model reads the last ones, with statistics of its own"
+        linear = "linear with the norms' scales frozen"
+    heads = "the norm behind the heads is frozen too" if model.cfg.wiring == "post-norm" else linear
+    if any(isinstance(block.attn, DifferentialAttention) for block in model.blocks):
+        heads = f"{linear}; a head's two softmaxes count as one"
+    return [(names[0], EXACT, lens), (names[1], EXACT, linear), (names[2], EXACT, heads)]
+
+
+def _patching(model: Any) -> list[Row]:
+    if model.unembed is None:
+        why = "metrics are about classes, of which there are none: use set_class_embeddings, or a metric of your own"
+        return [("activation_patching", IMPOSSIBLE, why)]
+    rows = [("activation_patching", EXACT, "equal to one full forward per cell")]
+    if model.cfg.wiring == "parallel":
+        why = "attention and MLP read the same stream, so there is none between them"
+        rows.append(('activation_patching(site="resid_mid")', IMPOSSIBLE, why))
+    if any(isinstance(block.attn, DifferentialAttention) for block in model.blocks):
+        why = "q and k have two heads for each head of v: patch v, z or the pattern"
+        rows.append(('activation_patching(site="q" or "k")', IMPOSSIBLE, why))
+    return rows
+
+
+def _circuits(model: Any) -> list[Row]:
+    cfg = model.cfg
+    before = [
+        ("the q and k norms", cfg.qk_norm),
+        ("rotary positions", "rotary" in cfg.positional_embedding_type),
+        ("the bias of relative positions", "relative" in cfg.positional_embedding_type),
+    ]
+    missing = [name for name, there in before if there]
+    why = f"it leaves out {', '.join(missing)}" if missing else "q · k is bilinear in what the heads read"
+    between = [block.attn for block in model.blocks if block.attn.ln_z is not None or block.attn.gate is not None]
+    differential = any(isinstance(block.attn, DifferentialAttention) for block in model.blocks)
+    ov = APPROXIMATE if between or differential else EXACT
+    if ov is EXACT:
+        ov_why = "what a head writes for what it reads"
+    else:
+        ov_why = "it leaves out the norm or gate between the values and W_O"
+    return [("model.QK", APPROXIMATE if missing else EXACT, why), ("model.OV", ov, ov_why)]
+
+
+def _transformer_lens(model: Any) -> list[Row]:
+    rows = [("cache.decompose_resid, stack_head_results, stack_neuron_results", EXACT, "they sum to the stream")]
+    mean = not isinstance(model.pool, (AttentionPool, MaxPool))
+    why = "one direction per class" if mean else "the readout is no single direction: use direct_logit_attribution"
+    if model.unembed is None:
+        mean, why = False, "the model has no classifier: give it one with set_class_embeddings"
+    elif model.is_distilled:
+        mean, why = False, "two classifiers read two tokens: use direct_logit_attribution"
+    rows.append(("cache.apply_ln_to_stack and logit_attrs", EXACT if mean else IMPOSSIBLE, why))
+    return rows
