@@ -67,9 +67,15 @@ def cache_size(model: Any, images: Any = 1, names_filter: NamesFilter = None) ->
         sizes[str(hook.name)] = activation.numel() * activation.element_size()
 
     # On the meta device tensors have shapes and no values: the forward pass costs its Python alone.
-    shapes = {
-        name: tensor.detach().to("meta") for name, tensor in [*model.named_parameters(), *model.named_buffers()]
-    }  # fmt: skip
     with torch.no_grad(), model.hooks([(name, note) for name in names]):
-        functional_call(model, shapes, (images.to("meta", model.dtype),))
+        functional_call(model, _shapes(model), (images.to("meta", model.dtype),), tie_weights=False)
     return CacheSize({name: sizes[name] for name in names if name in sizes})
+
+
+def _shapes(model: torch.nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer, once for each module that holds it, without its values."""
+    return {
+        f"{path}.{name}" if path else name: tensor.detach().to("meta")
+        for path, module in model.named_modules()
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    }

@@ -76,7 +76,12 @@ def _circuits(model: Any) -> list[Row]:
 
 
 def _transformer_lens(model: Any) -> list[Row]:
-    rows = [("cache.decompose_resid, stack_head_results, stack_neuron_results", EXACT, "they sum to the stream")]
+    rows = [("cache.decompose_resid, accumulated_resid", EXACT, "the components sum to the stream")]
+    name = "cache.stack_head_results, stack_neuron_results, get_full_resid_decomposition"
+    if model.cfg.wiring == "post-norm":
+        rows.append((name, IMPOSSIBLE, "a norm stands behind heads and neurons: their results are not what they add"))
+    else:
+        rows.append((name, EXACT, "the components sum to the stream"))
     mean = not isinstance(model.pool, (AttentionPool, MaxPool))
     why = "one direction per class" if mean else "the readout is no single direction: use direct_logit_attribution"
     if model.unembed is None:

@@ -70,7 +70,7 @@ class LinearReadout:
         return linear + self.constant + sum(self.terms.values())
 
     def choose(
-        self, classes: Int[Tensor, "image class"], baseline: Int[Tensor, "image class"] | None = None
+        self, classes: Int[Tensor, "image class"], baseline: Int[Tensor, "image base"] | None = None
     ) -> ChosenReadout:
         """The readout of these classes' logits, or of their differences to the baseline's."""
 
@@ -108,7 +108,7 @@ class MaxReadout(LinearReadout):
         return pooled @ self.directions[0].T + self.constant + sum(self.terms.values())
 
     def choose(
-        self, classes: Int[Tensor, "image class"], baseline: Int[Tensor, "image class"] | None = None
+        self, classes: Int[Tensor, "image class"], baseline: Int[Tensor, "image base"] | None = None
     ) -> ChosenReadout:
         """One group per token: its directions are the classes' directions in the features where it counts."""
         assert self.shares is not None
