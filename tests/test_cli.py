@@ -1,5 +1,6 @@
 """The command line: pages from demo, checkpoints and names; every mistake ends with a sentence, exit code 2, no file."""
 
+import json
 import subprocess
 import sys
 
@@ -42,6 +43,43 @@ def test_a_report_with_ones_own_checkpoint(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "class 6 (6)" in (tmp_path / "page.html").read_text()
+
+
+def test_models_are_listed():
+    done = vitlens("models", "eva02_tiny")
+    assert done.returncode == 0, done.stderr
+    assert "eva02_tiny_patch14_336" in done.stdout
+    assert "2 models" in done.stdout
+    assert "vit_tiny_patch16_224" in vitlens("models").stdout
+
+
+def test_a_model_is_verified(tmp_path):
+    done = vitlens("verify", "vit_tiny_patch16_224", "--random-weights", "--dtype", "float32", "--images", 1,
+                   "--out", tmp_path / "parity.json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "worst block" in done.stdout
+    report = json.loads((tmp_path / "parity.json").read_text())
+    assert report["exact"]
+    assert {row["site"] for row in report["rows"]} >= {"block 11", "logits", "gradient"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["models", "resnet18"], "no supported model matches 'resnet18'"),
+        (["verify", "resnet18", "--random-weights"], "ResNet"),
+        (["verify", "swin_tiny_patch4_window7_224", "--random-weights"], "SwinTransformer"),
+        (["verify", "vit_tiny_patch16_224", "--random-weights", "--dtype", "int8"], "dtype is one of"),
+        (["verify", "vit_tiny_patch16_224", "--checkpoint", "no.safetensors"], "no checkpoint file"),
+        (["verify", "vit_tiny_patch16_224", "--random-weights", "--images", "0"], "at least 1"),
+    ],
+)
+def test_mistakes_about_models_are_a_sentence(arguments, sentence):
+    done = vitlens(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

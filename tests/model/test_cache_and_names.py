@@ -149,15 +149,12 @@ def test_parts_of_a_decomposition(name):
     assert torch.equal(streams[3], cache["resid_mid", 1])
 
 
-def test_normalised_decompositions_sum_to_what_the_final_norm_divides():
-    model = HookedViT.from_timm(build())
+@pytest.mark.parametrize("name", ["class_token", "norm_pre"])
+def test_normalised_decompositions_sum_to_what_the_final_norm_returns_but_for_its_bias(name):
+    model = HookedViT.from_timm(VARIANTS[name]())
     _, cache = model.run_with_cache(pictures(model.cfg, 2))
     normed = cache.decompose_resid(apply_ln=True).sum(0)
-    torch.testing.assert_close(normed, cache["ln_final.hook_normalized"])
-    with_norm_pre = HookedViT.from_timm(VARIANTS["norm_pre"]())
-    _, cache = with_norm_pre.run_with_cache(pictures(with_norm_pre.cfg, 2))
-    with pytest.raises(InputError, match="direct_logit_attribution"):
-        cache.decompose_resid(apply_ln=True)
+    torch.testing.assert_close(normed, cache["ln_final.hook_normalized"] * model.ln_final.weight)
 
 
 def test_slices_and_grids(small, images):

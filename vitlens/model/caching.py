@@ -13,7 +13,7 @@ from transformer_lens.utilities import Slice, SliceInput
 from vitlens.errors import InputError
 from vitlens.model.cache import ViTActivationCache
 from vitlens.model.embedding import Embedding
-from vitlens.model.hook_points import NO_TOKENS, NamesFilter, resolve_names
+from vitlens.model.hook_points import NO_TOKENS, NamesFilter, Reader, resolve_names
 
 
 class NamedHooks(HookedRootModule):
@@ -27,8 +27,9 @@ class NamedHooks(HookedRootModule):
             super().add_hook(full_name, hook, *args, **kwargs)
 
     def _enable_hook(self, name: NamesFilter, hook: Callable, dir: Literal["fwd", "bwd"]) -> None:
-        for full_name in resolve_names(name, list(self.hook_dict)):
-            self._enable_hook_with_name(full_name, hook, dir)
+        is_full = isinstance(name, str) and name in self.hook_dict
+        for full_name in [name] if is_full else resolve_names(name, list(self.hook_dict)):
+            self._enable_hook_with_name(full_name, hook, dir)  # type: ignore[arg-type]
 
     def run_with_cache(  # type: ignore[override]
         self,
@@ -97,8 +98,9 @@ class NamedHooks(HookedRootModule):
             kept = kept.to(device)
             cache[f"{hook.name}{suffix}"] = kept[0] if remove_batch_dim else kept
 
-        names = resolve_names(names_filter, list(self.hook_dict))
-        fwd_hooks = [(name, partial(save, suffix="")) for name in names]
+        available = list(self.hook_dict)
+        names = available if names_filter is None else resolve_names(names_filter, available)
+        fwd_hooks = [(name, Reader(partial(save, suffix=""))) for name in names]
         bwd_hooks = [(name, partial(save, suffix="_grad")) for name in names] if incl_bwd else []
         return cache, fwd_hooks, bwd_hooks
 

@@ -24,12 +24,27 @@ def hook_point(token_axis: int = -2) -> HookPoint:
 
 
 def expose(point: HookPoint, activation: Tensor) -> Tensor:
-    """Passes an activation that is still needed as it is through its hook point, as a copy if anybody watches.
+    """Passes an activation that is still needed as it is through its hook point, as a copy if it might be edited.
 
     Needed because it shares memory with another activation or a parameter, or because its gradient is computed from
-    it. A hook may then edit in place, and the edit reaches what follows and nothing else.
+    it. A hook may then edit in place, and the edit reaches what follows and nothing else. Caches only read.
     """
-    return point(activation.clone() if point.has_hooks() else activation)
+    only_read = not point.bwd_hooks and all(isinstance(handle.user_hook, Reader) for handle in point.fwd_hooks)
+    return point(activation if only_read else activation.clone())
+
+
+class Reader:
+    """A hook that reads its activation and never edits it, so that it can be handed the original."""
+
+    def __init__(self, read: Callable[[Tensor, HookPoint], None]) -> None:
+        self.read = read
+
+    def __call__(self, activation: Tensor, hook: HookPoint) -> None:
+        self.read(activation, hook)
+
+    def __repr__(self) -> str:
+        # TransformerLens names torch's hooks by this: the representation of what is read would be long.
+        return "Reader"
 
 
 def resolve_names(names: NamesFilter, available: Sequence[str]) -> list[str]:
@@ -68,6 +83,9 @@ def _is_key(names: object) -> bool:
 
 
 def _matches(name: HookName, available: Sequence[str]) -> list[str]:
+    if name in available:
+        # A full name: the usual case by far, and a run may have hundreds of them.
+        return [str(name)]
     block: int | None
     if isinstance(name, tuple):
         shorthand, block = name[0], name[1]

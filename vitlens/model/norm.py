@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -36,10 +37,16 @@ class Norm(nn.Module):
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         if not (self.hook_scale.has_hooks() or self.hook_normalized.has_hooks()):
             return self.normalise(x)
-        normalized = self.hook_normalized(self.centre(x) / expose(self.hook_scale, self.scale(x)))
+        normalized = self.hook_normalized(self._divide(x))
+        if self.weight is not None and self.bias is not None:
+            return torch.addcmul(self.bias, normalized, self.weight)
         if self.weight is not None:
-            normalized = normalized * self.weight
+            return normalized * self.weight
         return normalized if self.bias is None else normalized + self.bias
+
+    def _divide(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        """centre(x) / scale(x), the scale through its hook point."""
+        return self.centre(x) / expose(self.hook_scale, self.scale(x))
 
     def normalise(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         """norm(x) past the hook points: for vectors that are not part of the forward pass."""
@@ -71,6 +78,16 @@ class LayerNorm(Norm):
 
     kind = "LN"
     centres = True
+
+    def _divide(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        if torch.is_grad_enabled():
+            return super()._divide(x)
+        # Without gradients one kernel gives both steps; an edited scale s' then only costs the factor s / s'.
+        normalized, _, inverse = torch.native_layer_norm(x, x.shape[-1:], None, None, self.eps)
+        if not self.hook_scale.has_hooks():
+            return normalized
+        scale = inverse.reciprocal()
+        return normalized * (scale / expose(self.hook_scale, scale))
 
     def normalise(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         return F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)

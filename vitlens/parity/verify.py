@@ -104,18 +104,16 @@ def verify(
     images = torch.randn(n_images, cfg.n_channels, *cfg.image_size, generator=generator, dtype=torch.float64)
     images = images.to(device)
     rows: list[dict[str, Any]] = []
-    reference: Tensor | None = None
+    with torch.no_grad():
+        reference = copy.deepcopy(module).to(device, torch.float64)(images)
     for dtype in tqdm(sorted(dtypes, key=list(LIMITS).index), desc=f"verifying {name}", disable=not progress):
         chosen: nn.Module = copy.deepcopy(module).to(device, getattr(torch, dtype))
         model, inputs = HookedViT.from_timm(chosen), images.to(getattr(torch, dtype))
         logits = _logits(model, inputs)
-        if dtype == "float64":
-            with torch.no_grad():
-                reference = chosen(inputs)
         for mode, sites in measure(chosen, model, inputs, gradient=dtype in ("float64", "float32")).items():
             for site, difference in sites.items():
                 row = {"dtype": dtype, "mode": mode, "site": site, "difference": difference, "to_float64": None}
-                if site == "logits" and reference is not None:
+                if site == "logits":
                     row["to_float64"] = relative_difference(logits[mode], reference)
                 rows.append(row)
         del chosen, model

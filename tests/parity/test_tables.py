@@ -1,0 +1,100 @@
+"""The list of supported models is the registry's and is what is measured; verification tells exact from wrong."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from vitlens import InputError, supported_models, verify
+from vitlens.model.mlp import MLP
+from vitlens.parity.reduced import family_names
+from vitlens.parity.supported import family_table, measure_name
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_list_is_the_registry():
+    table = supported_models()
+    assert list(table["name"]) == list(family_names())
+    assert (table["refused"] == "").all()
+    assert table["difference"].astype(float).between(0, 1e-9).all()
+
+
+def test_the_readme_shows_the_list():
+    readme = (ROOT / "README.md").read_text()
+    assert family_table(supported_models()) in readme
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch16_dinov3", "vit_base_patch16_siglip_224", "beit_base_patch16_224"])
+def test_rows_are_what_is_measured(name):
+    """The architecture exactly; the difference is rounding, which another machine may round otherwise."""
+    row = supported_models(name).query("name == @name").iloc[0]
+    again = measure_name(name)
+    for column in set(row.index) - {"difference"}:
+        assert str(row[column]) == str(again[column]), column
+    assert float(again["difference"]) <= 1e-9
+
+
+def test_a_pattern_chooses_names():
+    assert set(supported_models("eva02*448")["name"]) == {
+        name for name in family_names() if re.fullmatch("eva02.*448", name)
+    }
+    assert all("dinov3" in name for name in supported_models("dinov3")["name"])
+    with pytest.raises(InputError, match=r"'dinov33'.*nearest names"):
+        supported_models("dinov33")
+
+
+SMALL = {"img_size": 32, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 7, "progress": False}
+
+
+def test_verification_reports_every_block_mode_and_precision(tmp_path):
+    report = verify("vit_tiny_patch16_224", pretrained=False, dtypes=("float32", "float64", "bfloat16"), **SMALL)
+    assert report.exact
+    frame = report.to_frame()
+    assert set(frame["site"]) == {"block 0", "block 1", "logits", "gradient"}
+    assert set(frame["mode"]) == {"fused", "eager"}
+    assert frame.query("dtype == 'float64'")["difference"].max() <= 1e-12
+    costs = frame.query("site == 'logits'").set_index(["dtype", "mode"])["to_float64"]
+    assert costs["float64", "eager"] < costs["float32", "eager"] < costs["bfloat16", "eager"]
+    report.save(tmp_path / "report.json")
+    saved = json.loads((tmp_path / "report.json").read_text())
+    assert saved["exact"]
+    assert set(saved["settings"]["versions"]) == {"vitlens", "python", "torch", "timm", "transformer-lens"}
+    assert "exact but for rounding" in repr(report)
+
+
+def test_verification_sees_a_wrong_port(monkeypatch):
+    write = MLP._write
+    monkeypatch.setattr(MLP, "_write", lambda self, hidden: write(self, hidden) * (1 + 1e-6))
+    report = verify("vit_tiny_patch16_224", pretrained=False, dtypes=("float64",), **SMALL)
+    assert not report.exact
+    assert "NOT exact" in repr(report)
+
+
+def test_verification_refuses_what_it_cannot_do():
+    with pytest.raises(InputError, match="dtype is one of"):
+        verify("vit_tiny_patch16_224", pretrained=False, dtypes=("int8",))
+    with pytest.raises(InputError, match="at least 1"):
+        verify("vit_tiny_patch16_224", pretrained=False, n_images=0)
+    with pytest.raises(InputError, match="ResNet"):
+        verify("resnet18", pretrained=False)
+
+
+# One name for each kind of architecture, the smallest of it.
+FULL_SIZE = [
+    "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "vit_xsmall_patch16_clip_224", "vit_base_patch32_siglip_256",
+    "vit_small_patch14_reg4_dinov2", "vit_small_patch16_18x2_224", "vit_dpwee_patch16_reg1_gap_256",
+    "vit_dwee_patch16_reg1_gap_256", "vit_pwee_patch16_reg1_gap_256", "beit3_base_patch16_224", "vit_tiny_r_s16_p8_224",
+    "vitamin_small_224", "eva02_tiny_patch14_224", "vit_small_patch16_dinov3", "vit_small_patch16_rope_mixed_224",
+    "beit_base_patch16_224", "vit_relpos_small_patch16_224", "vit_relpos_small_patch16_rpn_224",
+    "vit_srelpos_small_patch16_224", "naflexvit_base_patch16_par_gap",
+    "aimv2_large_patch14_224",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_representatives_at_full_size(name):
+    report = verify(name, pretrained=False, n_images=1, progress=False)
+    assert report.exact, report
