@@ -40,6 +40,7 @@ test-all: $(INSTALLED) lint browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 bench: $(INSTALLED)
+	$(BIN)/python experiments/benchmarks/forward.py
 	$(BIN)/python experiments/benchmarks/report.py
 
 clean:

@@ -113,11 +113,7 @@ def verify(
         device=device,
         progress=sys.stderr.isatty(),
     )
-    summary = report.summary()
-    shown = Table(*map(str, summary.columns), title=f"{name}, {report.weights}: relative differences from timm")
-    for row in summary.itertuples(index=False):
-        shown.add_row(*(cell if isinstance(cell, str) else f"{cell:.1e}" for cell in row))
-    Console().print(shown)
+    Console().print(report)
     if out is not None:
         report.save(out)
         Console().print(f"wrote {out}", highlight=False)

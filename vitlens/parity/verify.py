@@ -10,10 +10,12 @@ from typing import Any
 
 import pandas as pd
 import torch
+from rich.table import Table
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformer_lens.hook_points import HookPoint
 
+from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.loading import build_timm
@@ -60,6 +62,13 @@ class ParityReport:
         """Writes the report as JSON."""
         Path(path).write_text(json.dumps({**asdict(self), "exact": self.exact}, indent=1))
 
+    def __rich__(self) -> Table:
+        summary = self.summary()
+        table = Table(*map(str, summary.columns), title=f"{self.model}, {self.weights}: relative differences from timm")
+        for row in summary.itertuples(index=False):
+            table.add_row(*(cell if isinstance(cell, str) else "–" if pd.isna(cell) else f"{cell:.1e}" for cell in row))
+        return table
+
     def __repr__(self) -> str:
         verdict = "exact but for rounding" if self.exact else "NOT exact"
         return f"ParityReport({self.model}, {self.weights}: {verdict})\n{self.summary().to_string(index=False)}"
@@ -71,6 +80,7 @@ def verify(
     pretrained: bool = True,
     checkpoint_path: str | Path | None = None,
     dtypes: tuple[str, ...] = ("float64", "float32"),
+    images: Pictures | None = None,
     n_images: int = 2,
     seed: int = 0,
     device: str = "cpu",
@@ -84,7 +94,7 @@ def verify(
         pretrained: timm's weights; False draws every parameter anew (`seed`), so that none stands at 0 or 1.
         checkpoint_path: your own weights.
         dtypes: of "float64", "float32", "bfloat16", "float16". Gradients are compared in the first two.
-        n_images: pictures of seeded noise.
+        images: what both models read; without them `n_images` pictures of seeded noise.
 
     Raises:
         InputError: an unknown dtype, and whatever `HookedViT.from_timm` raises.
@@ -99,16 +109,19 @@ def verify(
     if random:
         module = randomise(module, seed).float()
     # Refuses what is not ported before anything is computed.
-    cfg = HookedViT.from_timm(module).cfg
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(n_images, cfg.n_channels, *cfg.image_size, generator=generator, dtype=torch.float64)
-    images = images.to(device)
+    port = HookedViT.from_timm(module)
+    if images is None:
+        generator = torch.Generator().manual_seed(seed)
+        chosen_images = torch.randn(n_images, port.cfg.n_channels, *port.cfg.image_size, generator=generator)
+    else:
+        chosen_images = port.as_images(images)
+    chosen_images = chosen_images.to(device, torch.float64)
     rows: list[dict[str, Any]] = []
     with torch.no_grad():
-        reference = copy.deepcopy(module).to(device, torch.float64)(images)
+        reference = copy.deepcopy(module).to(device, torch.float64)(chosen_images)
     for dtype in tqdm(sorted(dtypes, key=list(LIMITS).index), desc=f"verifying {name}", disable=not progress):
         chosen: nn.Module = copy.deepcopy(module).to(device, getattr(torch, dtype))
-        model, inputs = HookedViT.from_timm(chosen), images.to(getattr(torch, dtype))
+        model, inputs = HookedViT.from_timm(chosen), chosen_images.to(getattr(torch, dtype))
         logits = _logits(model, inputs)
         for mode, sites in measure(chosen, model, inputs, gradient=dtype in ("float64", "float32")).items():
             for site, difference in sites.items():
@@ -118,7 +131,8 @@ def verify(
                 rows.append(row)
         del chosen, model
     settings = {
-        "images": f"{n_images} of seeded noise, {cfg.image_size[0]} × {cfg.image_size[1]}",
+        "images": f"{len(chosen_images)} {'of seeded noise' if images is None else 'given'}, "
+        + " × ".join(map(str, chosen_images.shape[-2:])),
         "seed": seed,
         "device": device,
         "limits": {dtype: LIMITS[dtype] for dtype in dtypes},
@@ -126,7 +140,7 @@ def verify(
         | {package: version(package) for package in PACKAGES},
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
     }
-    weights = "random weights" if random else str(checkpoint_path or "timm's weights")
+    weights = "random weights" if random else Path(checkpoint_path).name if checkpoint_path else "timm's weights"
     return ParityReport(name, weights, rows, settings)
 
 
