@@ -56,8 +56,7 @@ class FusedProjection(Projection):
     def forward(self, x: Float[Tensor, "batch tokens d"]) -> QKV:
         qkv = F.linear(x, self.qkv.weight, self._bias()) if self.has_separate_biases else self.qkv(x)
         q, k, v = (
-            rearrange(part, "b t (h e) -> b t h e", h=heads)
-            for part, heads in zip(qkv.chunk(3, dim=-1), self.heads, strict=True)
+            part.unflatten(-1, (heads, -1)) for part, heads in zip(qkv.chunk(3, dim=-1), self.heads, strict=True)
         )
         return q, k, v
 
