@@ -19,6 +19,11 @@ def relative_difference(ours: Tensor, theirs: Tensor) -> float:
     return ((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-300)).item()
 
 
+def differences(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, float]:
+    """The relative difference at every site that both have."""
+    return {site: relative_difference(ours[site], theirs[site]) for site in theirs if site in ours}
+
+
 def measure(module: nn.Module, model: HookedViT, images: Any, gradient: bool = True) -> dict[str, dict[str, float]]:
     """The relative differences between a timm module and its port, by mode and then by site.
 
@@ -30,36 +35,38 @@ def measure(module: nn.Module, model: HookedViT, images: Any, gradient: bool = T
     Returns:
         For each of the modes "fused" and "eager": "block 0" …, "logits", "gradient".
     """
-    with _stream_after_blocks(module) as theirs_blocks:
-        theirs, theirs_gradient = _run(module, images, gradient)
-    differences = {}
-    for mode, names in MODES.items():
-        known = [name for name in names if any(full.endswith(name) for full in model.hook_dict)]
-        ours_blocks, hooks, _ = model.get_caching_hooks(known)
-        with model.hooks(hooks):
-            ours, ours_gradient = _run(model, images, gradient)
-        rows = {
-            f"block {block}": relative_difference(ours_blocks[f"blocks.{block}.hook_resid_post"], stream)
-            for block, stream in enumerate(theirs_blocks)
-        }
-        rows["logits"] = relative_difference(ours, theirs)
-        if theirs_gradient is not None and ours_gradient is not None:
-            rows["gradient"] = relative_difference(ours_gradient, theirs_gradient)
-        differences[mode] = rows
-    return differences
+    theirs = timm_sites(module, images, gradient)
+    return {mode: differences(port_sites(model, images, mode, gradient), theirs) for mode in MODES}
 
 
-def _run(model: nn.Module, images: Any, gradient: bool) -> tuple[Tensor, Tensor | None]:
+def timm_sites(module: nn.Module, images: Any, gradient: bool = True) -> dict[str, Tensor]:
+    """What timm's own blocks return, its logits and the gradient."""
+    with _stream_after_blocks(module) as streams:
+        outcome = _run(module, images, gradient)
+    return {f"block {block}": stream for block, stream in enumerate(streams)} | outcome
+
+
+def port_sites(model: HookedViT, images: Any, mode: str, gradient: bool = True) -> dict[str, Tensor]:
+    """The same of a port, in one of the MODES."""
+    known = [name for name in MODES[mode] if any(full.endswith(name) for full in model.hook_dict)]
+    cache, hooks, _ = model.get_caching_hooks(known)
+    with model.hooks(hooks):
+        outcome = _run(model, images, gradient)
+    streams = (cache[f"blocks.{block}.hook_resid_post"] for block in range(model.cfg.n_layers))
+    return {f"block {block}": stream for block, stream in enumerate(streams)} | outcome
+
+
+def _run(model: nn.Module, images: Any, gradient: bool) -> dict[str, Tensor]:
     if not gradient:
         with torch.no_grad():
-            return model(images), None
+            return {"logits": model(images)}
     if isinstance(images, dict):
         leaf = images["patches"].clone().requires_grad_()
         logits = model({**images, "patches": leaf})
     else:
         leaf = images.clone().requires_grad_()
         logits = model(leaf)
-    return logits.detach(), torch.autograd.grad(logits.square().sum(), leaf)[0]
+    return {"logits": logits.detach(), "gradient": torch.autograd.grad(logits.square().sum(), leaf)[0]}
 
 
 @contextmanager
