@@ -77,6 +77,10 @@ def test_a_module_that_is_more_than_its_parameters_is_refused():
     hooked.blocks[1].mlp.register_forward_hook(lambda module, inputs, output: 2 * output)
     with pytest.raises(InputError, match=r"blocks.1.mlp \(Mlp\) has a hook of torch's inside"):
         HookedViT.from_timm(hooked)
+    patched = build()
+    patched.blocks[0].attn.forward = lambda x, **options: x
+    with pytest.raises(InputError, match=r"blocks.0.attn \(Attention\) has a forward of its own"):
+        HookedViT.from_timm(patched)
     with pytest.raises(InputError, match=r"compiled.*_orig_mod"):
         HookedViT.from_timm(torch.compile(build()))
     quantised = torch.ao.quantization.quantize_dynamic(build().float(), {nn.Linear}, dtype=torch.qint8)

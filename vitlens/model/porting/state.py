@@ -21,6 +21,12 @@ def check_state(module: Any) -> None:
                 f"{where} ({type(part).__name__}) has a hook of torch's inside, which vitlens would leave out: "
                 "remove it (handle.remove()) and hook the HookedViT instead"
             )
+        replaced = [method for method in vars(part) if method.startswith("forward")]
+        if replaced:
+            raise InputError(
+                f"{where} ({type(part).__name__}) has a {replaced[0]} of its own in place of its class's, which vitlens "
+                "would leave out: port a module as timm made it"
+            )
         if "quantized" in type(part).__module__ or "torchao" in type(part).__module__:
             raise InputError(f"{where} is a quantised {type(part).__name__}: vitlens ports models of floats alone")
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
