@@ -133,10 +133,12 @@ class Attention(nn.Module):
         if self.fused and not (self.hook_attn_scores.has_hooks() or self.hook_pattern.has_hooks()):
             z = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.attn_scale)
         else:
-            scores = (q * self.attn_scale) @ k.transpose(-2, -1)
-            scores = self.hook_attn_scores(scores if bias is None else scores + bias)
-            z = expose(self.hook_pattern, scores.softmax(dim=-1)) @ v
+            z = expose(self.hook_pattern, self._scores(q, k, bias).softmax(dim=-1)) @ v
         return z.transpose(1, 2)
+
+    def _scores(self, q: Tensor, k: Tensor, bias: Tensor | None) -> Float[Tensor, "batch maps query key"]:
+        scores = (q * self.attn_scale) @ k.transpose(-2, -1)
+        return self.hook_attn_scores(scores if bias is None else scores + bias)
 
     def _after_mixing(
         self, z: Float[Tensor, "batch tokens heads d_head"], x: Float[Tensor, "batch tokens d"]
@@ -219,9 +221,7 @@ class DifferentialAttention(Attention):
             )
             z = first - share * second
         else:
-            scores = (q * self.attn_scale) @ k.transpose(-2, -1)
-            scores = self.hook_attn_scores(scores if bias is None else scores + bias)
-            softmax = expose(self.hook_softmax, scores.softmax(dim=-1))
+            softmax = expose(self.hook_softmax, self._scores(q, k, bias).softmax(dim=-1))
             z = expose(self.hook_pattern, softmax[:, 0::2] - share * softmax[:, 1::2]) @ v
         z = expose(self.hook_z_mixed, rearrange(z, "b h t e -> b t h e"))
         return self.sub_norm(z) * (1 - self.lambdas.initial)

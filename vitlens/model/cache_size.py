@@ -60,7 +60,7 @@ def cache_size(model: Any, images: Any = 1, names_filter: NamesFilter = None) ->
         images = torch.empty(images, cfg.n_channels, *cfg.image_size, dtype=model.dtype, device="meta")
     elif not isinstance(images, Tensor):
         images = model.as_images(images)
-    names = resolve_names(names_filter, list(model.hook_dict))
+    names = resolve_names(names_filter, model.hook_dict)
     sizes: dict[str, int] = {}
 
     def note(activation: Tensor, hook: HookPoint) -> None:

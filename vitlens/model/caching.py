@@ -23,13 +23,12 @@ class NamedHooks(HookedRootModule):
 
     def add_hook(self, name: NamesFilter, hook: Callable, *args: Any, **kwargs: Any) -> None:
         """TransformerLens' add_hook; `name` may be a shorthand, a collection or a predicate."""
-        for full_name in resolve_names(name, list(self.hook_dict)):
+        for full_name in resolve_names(name, self.hook_dict):
             super().add_hook(full_name, hook, *args, **kwargs)
 
     def _enable_hook(self, name: NamesFilter, hook: Callable, dir: Literal["fwd", "bwd"]) -> None:
-        is_full = isinstance(name, str) and name in self.hook_dict
-        for full_name in [name] if is_full else resolve_names(name, list(self.hook_dict)):
-            self._enable_hook_with_name(full_name, hook, dir)  # type: ignore[arg-type]
+        for full_name in resolve_names(name, self.hook_dict):
+            self._enable_hook_with_name(full_name, hook, dir)
 
     def run_with_cache(  # type: ignore[override]
         self,
@@ -61,7 +60,7 @@ class NamedHooks(HookedRootModule):
         n_images = len(next(iter(images.values())) if isinstance(images, dict) else images)
         if remove_batch_dim and n_images != 1:
             raise InputError(f"remove_batch_dim needs a single picture, not {n_images}")
-        names = resolve_names(names_filter, list(self.hook_dict))
+        names = resolve_names(names_filter, self.hook_dict)
         cache, fwd_hooks, bwd_hooks = self.get_caching_hooks(
             names, incl_bwd, device, remove_batch_dim, pos_slice=pos_slice
         )
@@ -98,8 +97,7 @@ class NamedHooks(HookedRootModule):
             kept = kept.to(device)
             cache[f"{hook.name}{suffix}"] = kept[0] if remove_batch_dim else kept
 
-        available = list(self.hook_dict)
-        names = available if names_filter is None else resolve_names(names_filter, available)
+        names = resolve_names(names_filter, self.hook_dict)
         fwd_hooks = [(name, Reader(partial(save, suffix=""))) for name in names]
         bwd_hooks = [(name, partial(save, suffix="_grad")) for name in names] if incl_bwd else []
         return cache, fwd_hooks, bwd_hooks

@@ -65,14 +65,12 @@ def _circuits(model: Any) -> list[Row]:
     ]
     missing = [name for name, there in before if there]
     why = f"it leaves out {', '.join(missing)}" if missing else "q · k is bilinear in what the heads read"
-    between = [block.attn for block in model.blocks if block.attn.ln_z is not None or block.attn.gate is not None]
-    differential = any(isinstance(block.attn, DifferentialAttention) for block in model.blocks)
-    ov = APPROXIMATE if between or differential else EXACT
-    if ov is EXACT:
-        ov_why = "what a head writes for what it reads"
+    # What keeps the values' biases from being folded is what stands between the values and W_O.
+    if REFUSALS["fold_value_biases"](model) is None:
+        ov = ("model.OV", EXACT, "what a head writes for what it reads")
     else:
-        ov_why = "it leaves out the norm or gate between the values and W_O"
-    return [("model.QK", APPROXIMATE if missing else EXACT, why), ("model.OV", ov, ov_why)]
+        ov = ("model.OV", APPROXIMATE, "it leaves out the norm or gate between the values and W_O")
+    return [("model.QK", APPROXIMATE if missing else EXACT, why), ov]
 
 
 def _transformer_lens(model: Any) -> list[Row]:

@@ -1,7 +1,7 @@
 """How hook points are made, handed tensors, and found by name."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from typing import cast
 
 from torch import Tensor
@@ -47,14 +47,14 @@ class Reader:
         return "Reader"
 
 
-def resolve_names(names: NamesFilter, available: Sequence[str]) -> list[str]:
+def resolve_names(names: NamesFilter, available: Collection[str]) -> list[str]:
     """The full hook names that a filter stands for, in the order of the forward pass.
 
     Args:
         names: None (all), a full name, a shorthand ("resid_post": every block's, "resid_post5", "logits",
             "ln1.hook_scale"), a key ("resid_post", 5) or ("scale", 5, "ln1"), a collection of these, or a
             predicate on full names.
-        available: every full name.
+        available: every full name, in the order of the forward pass; a dictionary of them is quickest.
 
     Raises:
         InputError: a name matches nothing; the message lists the nearest names.
@@ -69,7 +69,7 @@ def resolve_names(names: NamesFilter, available: Sequence[str]) -> list[str]:
                 f"they look like {', '.join(list(available)[:4])}"
             )
     elif isinstance(names, str) or _is_key(names):
-        chosen = set(_matches(cast(HookName, names), available))
+        return _matches(cast(HookName, names), available)
     else:
         chosen = {match for name in names for match in _matches(cast(HookName, name), available)}
         if not chosen:
@@ -82,7 +82,7 @@ def _is_key(names: object) -> bool:
     return isinstance(names, tuple) and len(names) in (2, 3) and isinstance(names[0], str) and isinstance(names[1], int)
 
 
-def _matches(name: HookName, available: Sequence[str]) -> list[str]:
+def _matches(name: HookName, available: Collection[str]) -> list[str]:
     if name in available:
         # A full name: the usual case by far, and a run may have hundreds of them.
         return [str(name)]
@@ -107,7 +107,7 @@ def _matches(name: HookName, available: Sequence[str]) -> list[str]:
     return found
 
 
-def _split_block(name: str, available: Sequence[str]) -> tuple[str, int | None]:
+def _split_block(name: str, available: Collection[str]) -> tuple[str, int | None]:
     """ "resid_post5" → ("resid_post", 5); a name that is already right stays whole."""
     if any(_is_short_for(name, full) for full in available):
         return name, None

@@ -19,7 +19,7 @@ from vitlens.model.block import AnyBlock
 from vitlens.model.class_space import ClassSpace
 from vitlens.model.classifier import ClassEmbeddings
 from vitlens.model.linear import effective_bias, plain_linear
-from vitlens.model.mlp import MLP, GatedMLP
+from vitlens.model.mlp import GatedMLP
 from vitlens.model.naflex import NaFlexEmbedding
 from vitlens.model.norm import Norm
 from vitlens.model.pooling import AttentionPool
@@ -178,12 +178,7 @@ def _centred(tensor: Tensor, axis: int = -1) -> nn.Parameter:
 def _fold_layer_scale(block: AnyBlock) -> None:
     attn, mlp = block.attn, block.mlp
     _set_output(attn, attn.W_O, attn.b_O)
-    _set_mlp_output(mlp)
-
-
-def _set_mlp_output(mlp: MLP) -> None:
-    weight, bias = mlp.W_out.T, mlp.b_out
-    mlp.fc2, mlp.gamma = plain_linear(weight, bias), None
+    mlp.fc2, mlp.gamma = plain_linear(mlp.W_out.T, mlp.b_out), None
 
 
 def _set_output(attn: Attention, W_O: Float[Tensor, "heads d_head d"], b_O: Float[Tensor, "d"]) -> None:

@@ -102,21 +102,19 @@ def _pools_prefix(module: Any) -> bool:
     return module.attn_pool is not None if isinstance(module, Eva) else getattr(module, "pool_include_prefix", False)
 
 
-def _present(*tokens: Any) -> list[nn.Parameter]:
-    return [token for token in tokens if token is not None]
+def _embedding(module: Any, prefix: dict[str, Any], *rotary: Any) -> Embedding:
+    """Of the classes that share VisionTransformer's options."""
+    tokens = [token for token in prefix.values() if token is not None]
+    return Embedding(
+        module.patch_embed, tokens, module.pos_embed, module.no_embed_class, module.dynamic_img_size, *rotary
+    )
 
 
 def _vision_transformer(module: Any) -> Parts:
     refuse_unknown(module, COMMON | {"reg_token"}, "the model")
     refuse_other_class(module.patch_embed, (PatchEmbed, HybridEmbed), "patch_embed")
-    embedding = Embedding(
-        module.patch_embed,
-        _present(module.cls_token, module.reg_token),
-        module.pos_embed,
-        module.no_embed_class,
-        module.dynamic_img_size,
-    )
-    return _assemble(module, embedding, {"class": module.cls_token, "register": module.reg_token})
+    prefix = {"class": module.cls_token, "register": module.reg_token}
+    return _assemble(module, _embedding(module, prefix), prefix)
 
 
 def _distilled(module: Any) -> Parts:
@@ -124,17 +122,10 @@ def _distilled(module: Any) -> Parts:
     refuse_other_class(module.patch_embed, (PatchEmbed, HybridEmbed), "patch_embed")
     if module.global_pool != "token":
         raise InputError(f"a distilled model reads its two tokens, global_pool={module.global_pool!r} is not ported")
-    embedding = Embedding(
-        module.patch_embed,
-        _present(module.cls_token, module.dist_token, module.reg_token),
-        module.pos_embed,
-        module.no_embed_class,
-        module.dynamic_img_size,
-    )
     prefix = {"class": module.cls_token, "distillation": module.dist_token, "register": module.reg_token}
     return _assemble(
         module,
-        embedding,
+        _embedding(module, prefix),
         prefix,
         pool_dist=MeanPool(slice(1, 2)),
         unembed_dist=port_classifier(module.head_dist, "head_dist"),
@@ -144,16 +135,8 @@ def _distilled(module: Any) -> Parts:
 def _eva(module: Any) -> Parts:
     refuse_unknown(module, COMMON | {"reg_token", "rope"}, "the model")
     refuse_other_class(module.patch_embed, (PatchEmbed,), "patch_embed")
-    embedding = Embedding(
-        module.patch_embed,
-        _present(module.cls_token, module.reg_token),
-        module.pos_embed,
-        module.no_embed_class,
-        module.dynamic_img_size,
-        module.rope,
-        module.rope_mixed,
-    )
-    return _assemble(module, embedding, {"class": module.cls_token, "register": module.reg_token})
+    prefix = {"class": module.cls_token, "register": module.reg_token}
+    return _assemble(module, _embedding(module, prefix, module.rope, module.rope_mixed), prefix)
 
 
 def _beit(module: Any) -> Parts:
@@ -168,7 +151,8 @@ def _rel_pos(module: Any) -> Parts:
     refuse_unknown(module, COMMON | {"shared_rel_pos"}, "the model")
     refuse_other_class(module.patch_embed, (PatchEmbed,), "patch_embed")
     shared = None if module.shared_rel_pos is None else port_rel_pos(module.shared_rel_pos, "shared_rel_pos")
-    embedding = Embedding(module.patch_embed, _present(module.cls_token), rel_pos=shared)
+    tokens = [] if module.cls_token is None else [module.cls_token]
+    embedding = Embedding(module.patch_embed, tokens, rel_pos=shared)
     return _assemble(module, embedding, {"class": module.cls_token})
 
 
