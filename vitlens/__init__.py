@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vitlens.analysis.attribution import Attribution, direct_logit_attribution
+    from vitlens.analysis.knockouts import Edges, knockout_attention, knockout_hooks
     from vitlens.analysis.lens import ClassLens, class_lens
     from vitlens.analysis.lens_measures import (
         class_change_by_sublayer,
@@ -21,9 +22,21 @@ if TYPE_CHECKING:
         identifiability_rate,
         residual_composition,
     )
+    from vitlens.analysis.memories import (
+        Memories,
+        class_value_agreement,
+        key_value_agreement,
+        read_memories,
+    )
     from vitlens.analysis.patching import Patching, activation_patching
+    from vitlens.analysis.perturbation import Perturbation, perturbation_test
+    from vitlens.analysis.probes import ProbeFit, Probes
+    from vitlens.analysis.removal import TokenAblation, ablate_tokens
     from vitlens.analysis.results import Result
+    from vitlens.analysis.saliency import gradient_rollout, projection_gradient
+    from vitlens.analysis.statistics import bootstrap, permutation_test
     from vitlens.analysis.tokens import box, patch, token_mask
+    from vitlens.analysis.trace import ClassTrace, class_trace
     from vitlens.data.counterfactuals import replace_context
     from vitlens.data.demo import load_demo, load_demo_model, load_demo_pictures
     from vitlens.errors import InputError
@@ -45,9 +58,22 @@ _HOMES = {
         "identifiability_rate",
         "residual_composition",
     ],
+    "analysis.knockouts": ["Edges", "knockout_attention", "knockout_hooks"],
+    "analysis.memories": [
+        "Memories",
+        "class_value_agreement",
+        "key_value_agreement",
+        "read_memories",
+    ],
     "analysis.patching": ["Patching", "activation_patching"],
+    "analysis.perturbation": ["Perturbation", "perturbation_test"],
+    "analysis.probes": ["ProbeFit", "Probes"],
+    "analysis.removal": ["TokenAblation", "ablate_tokens"],
     "analysis.results": ["Result"],
+    "analysis.saliency": ["gradient_rollout", "projection_gradient"],
+    "analysis.statistics": ["bootstrap", "permutation_test"],
     "analysis.tokens": ["box", "patch", "token_mask"],
+    "analysis.trace": ["ClassTrace", "class_trace"],
     "data.counterfactuals": ["replace_context"],
     "data.demo": ["load_demo", "load_demo_model", "load_demo_pictures"],
     "errors": ["InputError"],
@@ -62,25 +88,44 @@ _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names
 __all__ = [
     "Attribution",
     "ClassLens",
+    "ClassTrace",
+    "Edges",
     "HookedViT",
     "HookedViTConfig",
     "InputError",
+    "Memories",
     "ParityReport",
     "Patching",
+    "Perturbation",
+    "ProbeFit",
+    "Probes",
     "Result",
+    "TokenAblation",
     "ViTActivationCache",
+    "ablate_tokens",
     "activation_patching",
+    "bootstrap",
     "box",
     "class_change_by_sublayer",
     "class_lens",
     "class_similarity_change_rate",
+    "class_trace",
+    "class_value_agreement",
     "direct_logit_attribution",
+    "gradient_rollout",
     "identifiability",
     "identifiability_rate",
+    "key_value_agreement",
+    "knockout_attention",
+    "knockout_hooks",
     "load_demo",
     "load_demo_model",
     "load_demo_pictures",
     "patch",
+    "permutation_test",
+    "perturbation_test",
+    "projection_gradient",
+    "read_memories",
     "replace_context",
     "residual_composition",
     "supported_models",

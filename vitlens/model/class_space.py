@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from einops import einsum
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitlens.errors import InputError
@@ -126,16 +127,30 @@ class ClassSpace(nn.Module):
         class token is read by its classifier, the distillation token by the other, any other token by the mean of both.
         """
         unembed, *dist_heads = self.classifiers
-        if self.ln_final is not None:
-            x = self.ln_final.normalise(x)
-        x = self.pool.of_one(x)
-        if self.fc_norm is not None:
-            x = self.fc_norm.normalise(x)
+        x = self._before_classifier(x)
         logits = unembed(x)
         if dist_heads:
             share = logits.new_tensor([{0: 0.0, 1: 1.0}.get(token, 0.5) for token in tokens])[:, None]
             logits = (1 - share) * logits + share * dist_heads[0](x)
         return logits
+
+    def project_chosen(
+        self, x: Float[Tensor, "batch tokens d"], tokens: Sequence[int], classes: Int[Tensor, "batch"]
+    ) -> Float[Tensor, "batch tokens"]:
+        """`project` for one class per picture; a plain linear classifier costs one product a token, not one a class."""
+        unembed = self.unembed
+        if self.is_distilled or not isinstance(unembed, nn.Linear):
+            logits = self.project(x, tokens)
+            return logits.gather(-1, classes[:, None, None].expand(-1, logits.shape[1], 1)).squeeze(-1)
+        logits = einsum(self._before_classifier(x), unembed.weight[classes], "b t d, b d -> b t")
+        return logits if unembed.bias is None else logits + unembed.bias[classes][:, None]
+
+    def _before_classifier(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        """What the classifier would read if every token that the model reads were x."""
+        if self.ln_final is not None:
+            x = self.ln_final.normalise(x)
+        x = self.pool.of_one(x)
+        return x if self.fc_norm is None else self.fc_norm.normalise(x)
 
     def read_out(self, resid: Float[Tensor, "batch tokens d"]) -> Float[Tensor, "batch classes"]:
         """The logits that the model would give if this were its last residual stream, past all hook points."""

@@ -18,6 +18,7 @@ from vitlens.model.capabilities import capabilities
 from vitlens.model.checks import check_stream
 from vitlens.model.hook_points import NO_TOKENS, NamesFilter, expose, hook_point
 from vitlens.model.inputs import PictureInputs
+from vitlens.model.kept_tokens import KeptTokens
 from vitlens.model.loading import build_timm
 from vitlens.model.naflex import read_validity
 from vitlens.model.porting import Parts, port
@@ -27,7 +28,7 @@ from vitlens.model.tools import TransformerLensTools
 from vitlens.model.weights import StackedWeights
 
 
-class HookedViT(PictureInputs, StackedWeights, TransformerLensTools, ProcessedWeights, NamedHooks):
+class HookedViT(PictureInputs, StackedWeights, TransformerLensTools, ProcessedWeights, KeptTokens, NamedHooks):
     """A vision transformer whose parameters are timm's own and whose every step is a hook point.
 
     Make one with `HookedViT.from_timm`. Hook names, shapes and tools are TransformerLens': `run_with_cache`,

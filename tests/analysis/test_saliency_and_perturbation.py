@@ -1,0 +1,138 @@
+"""Closed forms against autograd, rollout against whole matrices, removal against a loop."""
+
+import numpy as np
+import pytest
+import torch
+
+from vitlens import InputError
+from vitlens.analysis.perturbation import area, perturbation_test, random_importance, removal_steps
+from vitlens.analysis.saliency import gradient_rollout, projection_gradient
+
+
+def gradient_by_autograd(model, images, classes, loss):
+    """−∂ℓ/∂pattern, summed over the loss of every row that is read and averaged over them: all through the network's own
+    steps, one block at a time with the pattern as a free variable."""
+    maps = []
+    for block in range(model.cfg.n_layers):
+        seen = {}
+
+        def free(pattern, hook, seen=seen):
+            seen["pattern"] = pattern.detach().requires_grad_()
+            return seen["pattern"]
+
+        def out(value, hook, seen=seen):
+            seen["out"] = value
+
+        model.run_with_hooks(
+            images,
+            fwd_hooks=[(f"blocks.{block}.attn.hook_pattern", free), (f"blocks.{block}.hook_attn_out", out)],
+        )
+        tokens = list(range(seen["out"].shape[1]))[model.read_tokens]
+        logits = model.project(seen["out"][:, tokens], tokens)
+        wanted = classes[:, None].expand(-1, len(tokens)).flatten()
+        flat = logits.flatten(0, 1)
+        if loss == "logit":
+            value = -flat.gather(1, wanted[:, None]).sum()
+        elif loss == "cross_entropy":
+            value = torch.nn.functional.cross_entropy(flat, wanted, reduction="sum")
+        else:
+            value = torch.nn.functional.cross_entropy(flat.softmax(-1), wanted, reduction="sum")
+        gradient = torch.autograd.grad(value, seen["pattern"])[0]
+        maps.append(-gradient[:, :, tokens].mean(dim=2)[..., model.cfg.n_prefix_tokens :])
+    return torch.stack(maps, dim=1)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "logit", "double_softmax"])
+def test_closed_form_equals_autograd(classifier, images_of, loss):
+    images, classes = images_of(classifier, 2), torch.tensor([1, 4])
+    with torch.enable_grad():
+        expected = gradient_by_autograd(classifier, images, classes, loss)
+    found = projection_gradient(classifier, images, classes, loss=loss)
+    tolerance = max(expected.abs().max().item(), 1e-12) * 1e-9
+    torch.testing.assert_close(found.values[:, 0].detach(), expected, rtol=1e-9, atol=tolerance)
+
+
+def test_several_classes_at_once(plain, images_of):
+    images = images_of(plain, 2)
+    both = projection_gradient(plain, images, [1, 4], blocks=[2])
+    alone = projection_gradient(plain, images, 4, blocks=[2])
+    assert both.axes["block"] == [2]
+    torch.testing.assert_close(both.values[:, 1], alone.values[:, 0])
+    compat = projection_gradient(plain, images, 4, blocks=[2], paper_compat=True)
+    assert compat.settings["loss"] == "double_softmax"
+
+
+def test_rollout_equals_whole_matrices(plain, images_of):
+    images = images_of(plain, 2)
+    patterns = {}
+
+    def keep(pattern, hook):
+        pattern.retain_grad()
+        patterns[int(hook.name.split(".")[1])] = pattern
+
+    with torch.enable_grad():
+        logits = plain.run_with_hooks(images, fwd_hooks=[("pattern", keep)])
+        logits[:, 3].sum().backward()
+    rollout = torch.eye(10, dtype=torch.float64).expand(2, 10, 10)
+    for block in range(3):
+        weighted = (patterns[block].grad * patterns[block]).clamp(min=0).mean(dim=1)
+        rollout = rollout + weighted @ rollout
+    found = gradient_rollout(plain, images, 3)
+    torch.testing.assert_close(found.values[:, 0], rollout[:, 0, 1:].detach(), rtol=1e-9, atol=1e-15)
+
+
+def test_perturbation_equals_one_picture_and_step_at_a_time(classifier, images_of):
+    images = images_of(classifier, 2)
+    rows, columns = classifier.embed.grid(*images.shape[-2:])
+    n_patches = rows * columns
+    importance = random_importance([0, 1], n_patches, seed=3)
+    labels = torch.tensor([2, 0])
+    steps = removal_steps(n_patches, 5)
+    result = perturbation_test(classifier, images, importance, labels, n_steps=5)
+    assert result.axes["removed"] == [step / n_patches for step in steps]
+    with torch.no_grad():
+        stream = classifier(images, stop_at_layer=0)
+        for d, sign in enumerate((1, -1)):
+            for i in range(2):
+                order = (sign * importance[i]).argsort(stable=True)
+                for s, step in enumerate(steps):
+                    keep = torch.ones(1, n_patches, dtype=torch.bool)
+                    keep[0, order[:step]] = False
+                    logits = classifier.forward_kept(stream[i : i + 1], keep, (rows, columns)).logits
+                    probability = logits.softmax(-1)[0, labels[i]]
+                    torch.testing.assert_close(result.probabilities[d, i, s], probability, rtol=1e-9, atol=1e-12)
+                    assert bool(result.values[d, i, s]) == bool(logits.argmax() == labels[i])
+        torch.testing.assert_close(result.probabilities[0, :, 0], result.probabilities[1, :, 0])
+        torch.testing.assert_close(result.probabilities[0, :, -1], result.probabilities[1, :, -1])
+        whole = classifier(images).softmax(-1).gather(1, labels[:, None])[:, 0]
+    torch.testing.assert_close(result.probabilities[0, :, 0], whole, rtol=1e-9, atol=1e-12)
+
+
+def test_area_is_the_trapezoid_over_zero_to_one_and_as_published():
+    curve = torch.tensor([0.8, 0.8, 0.4, 0.2, 0.0], dtype=torch.float64)
+    removed = [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert area(curve, removed).item() == pytest.approx(0.25 * (0.4 + 0.8 + 0.4 + 0.2 + 0.0))
+    assert area(curve, removed, paper_compat=True).item() == pytest.approx((0.8 + 0.4 + 0.2) / (0.8 * 4))
+    assert area(torch.ones(50), list(np.linspace(0, 1, 50)), paper_compat=True).item() == pytest.approx(48 / 49)
+
+
+def test_random_orders_are_the_pictures_own():
+    alone, batch = random_importance([7], 9, seed=1), random_importance([3, 7], 9, seed=1)
+    assert torch.equal(alone[0], batch[1])
+    assert not torch.equal(batch[0], batch[1])
+    shared = random_importance([3, 7], 9, seed=1, shared=True)
+    assert torch.equal(shared[0], shared[1])
+
+
+def test_wrong_perturbations(plain, images_of):
+    images = images_of(plain, 1)
+    for importance, options, sentence in [
+        (torch.zeros(1, 5), {}, r"\[1, 9\]"),
+        (torch.full((1, 9), float("nan")), {}, "NaN"),
+        (torch.zeros(1, 9), {"directions": ["up"]}, "negative or positive"),
+        (torch.zeros(1, 9), {"n_steps": 0}, "at least one step"),
+    ]:
+        with pytest.raises(InputError, match=sentence):
+            perturbation_test(plain, images, importance, **options)
+    with pytest.raises(InputError, match="cross_entropy"):
+        projection_gradient(plain, images, loss="hinge")

@@ -1,0 +1,227 @@
+"""Which patches the class came from, by gradients of attention: projection-gradient and gradient rollout (D1, D2)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from einops import einsum, rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.func import vjp, vmap
+from transformer_lens.hook_points import HookPoint
+
+from vitlens.analysis.classes import Classes, select_classes
+from vitlens.analysis.results import Result
+from vitlens.analysis.trace import Hooks
+from vitlens.data.pictures import Pictures
+from vitlens.errors import InputError
+from vitlens.model.attention import DifferentialAttention
+from vitlens.model.block import AnyBlock, PostNormBlock
+from vitlens.model.hooked_vit import HookedViT
+
+LOSSES = ("cross_entropy", "logit", "double_softmax")
+
+
+class ProjectionGradientObserver:
+    """Hooks that keep, of a forward, what the closed form of D1 needs: the values, and z of the tokens that are read."""
+
+    def __init__(self, model: HookedViT) -> None:
+        self.model = model
+        # The class token's row; where patches are pooled, the mean over the rows that are read.
+        self.queries = model.read_tokens
+        self.values: dict[int, Float[Tensor, "image token head d_head"]] = {}
+        self.mixed: dict[int, Float[Tensor, "image query head d_head"]] = {}
+        self.gates: dict[int, Float[Tensor, "image query head d_head"]] = {}
+
+    def hooks(self, blocks: Sequence[int] | None = None) -> Hooks:
+        found: Hooks = []
+        for index in range(self.model.cfg.n_layers) if blocks is None else blocks:
+            attn = self.model.blocks[index].attn
+            differential = isinstance(attn, DifferentialAttention)
+            mixed = "hook_z_mixed" if differential else "hook_z_pre" if hasattr(attn, "hook_z_pre") else "hook_z"
+            found.append((f"blocks.{index}.attn.hook_v", self._keep(self.values, index)))
+            found.append((f"blocks.{index}.attn.{mixed}", self._keep(self.mixed, index, self.queries)))
+            if attn.gate is not None:
+                found.append((f"blocks.{index}.attn.hook_gate", self._keep(self.gates, index, self.queries)))
+        return found
+
+    @staticmethod
+    def _keep(table: dict[int, Tensor], index: int, tokens: slice | None = None) -> Any:
+        def keep(value: Tensor, hook: HookPoint) -> None:
+            table[index] = value if tokens is None else value[:, tokens]
+
+        return keep
+
+    def importance(
+        self, classes: Int[Tensor, "image class"], loss: str = "cross_entropy"
+    ) -> Float[Tensor, "image class block head patch"]:
+        """D1 of what was seen."""
+        n_prefix = self.model.cfg.n_prefix_tokens
+        maps = []
+        for index in sorted(self.values):
+            pulled = self._pull_back(index, classes, loss)
+            mean = pulled.mean(dim=2)
+            patches = self.values[index][:, n_prefix:]
+            maps.append(-einsum(mean, patches, "c b h e, b p h e -> b c h p"))
+        return torch.stack(maps, dim=2)
+
+    def _pull_back(
+        self, index: int, classes: Int[Tensor, "image class"], loss: str
+    ) -> Float[Tensor, "class image query head d_head"]:
+        """∂ℓ/∂z of every query: the loss through softmax, E and ν to attention's output, and through W_O to the heads."""
+        block = self.model.blocks[index]
+
+        first = self.queries.start or 0
+        queries = range(first, first + self.mixed[index].shape[1])
+
+        def project(mixed: Tensor) -> Tensor:
+            return self.model.project(_attention_output(block, mixed, self.gates.get(index)), queries)
+
+        logits, pull = vjp(  # type: ignore[misc]
+            project, self.mixed[index]
+        )
+        return vmap(lambda upstream: pull(upstream)[0])(_loss_gradients(logits, classes, loss))
+
+
+def projection_gradient(
+    model: HookedViT,
+    images: Pictures,
+    classes: Classes = None,
+    *,
+    blocks: Sequence[int] | None = None,
+    loss: str = "cross_entropy",
+    paper_compat: bool = False,
+) -> Result:
+    """D1: how much every patch, through each head's pattern, lowers the loss of the class in attention's own output.
+
+    For each block the attention output at the class token is projected onto the classes; the importance of patch j in head
+    h is −∂ℓ/∂A[h, class token, j], which is −⟨∂ℓ/∂z[h], v[h, j]⟩: one einsum for all heads, pictures and classes. Sum over
+    blocks and heads for the heatmap. Models that pool patches have the mean over the rows that they read.
+
+    Args:
+        classes: see `select_classes`; by default the predicted class.
+        loss: "cross_entropy" of the projection; "logit" (−1 times it); "double_softmax", as in the released code, whose
+            gradients vanish where the class is improbable.
+        paper_compat: "double_softmax".
+
+    Returns:
+        Result with axes image, class, block, head, patch.
+
+    Raises:
+        InputError: an unknown loss, block or class; a model without a classifier.
+
+    Source: Vilas, Schaumlöffel & Roig 2023, section 6; METHODS.md D1.
+    """
+    loss = "double_softmax" if paper_compat else loss
+    if loss not in LOSSES:
+        raise InputError(f"the loss is one of {', '.join(LOSSES)}, not {loss!r}")
+    model.require_classifier()
+    pictures = model.as_images(images)
+    observer = ProjectionGradientObserver(model)
+    chosen = model.block_indices(blocks)
+    with torch.no_grad():
+        logits = model.run_with_hooks(pictures, fwd_hooks=observer.hooks(chosen))
+        selection = select_classes(model, classes, logits)
+        values = observer.importance(selection.indices, loss)
+    return Result(
+        values,
+        {
+            "image": list(range(len(pictures))),
+            "class": selection.labels,
+            "block": sorted(chosen),
+            "head": list(range(values.shape[3])),
+            "patch": list(range(values.shape[4])),
+        },
+        "importance",
+        classes=selection.indices,
+        class_names=model.class_names,
+        settings={"model": model.cfg.model_name, "method": "projection_gradient", "loss": loss},
+    )
+
+
+def gradient_rollout(model: HookedViT, images: Pictures, classes: Classes = None) -> Result:
+    """D2: rollout of attention weighted by its gradient: R = I; R += mean_heads(relu(∂y/∂A ∘ A)) R; the row that is read.
+
+    Only that row is followed, from the last block to the first, so no product of whole matrices is made.
+
+    Returns:
+        Result with axes image, class, patch.
+
+    Raises:
+        InputError: a class that does not exist; a model without a classifier.
+
+    Source: Chefer, Gur & Wolf 2021 (Generic Attention-model Explainability), equations 5 and 6; METHODS.md D2.
+    """
+    model.require_classifier()
+    pictures = model.as_images(images)
+    patterns: dict[int, Tensor] = {}
+
+    def watch(pattern: Tensor, hook: HookPoint) -> Tensor:
+        kept = pattern if pattern.requires_grad else pattern.detach().requires_grad_()
+        patterns[int(str(hook.name).split(".")[1])] = kept
+        return kept
+
+    hooks: Hooks = [(f"blocks.{block}.attn.hook_pattern", watch) for block in range(model.cfg.n_layers)]
+    with torch.enable_grad():
+        logits = model.run_with_hooks(pictures, fwd_hooks=hooks)
+        selection = select_classes(model, classes, logits.detach())
+        order = sorted(patterns)
+        maps = []
+        n_chosen = selection.indices.shape[1]
+        for position in range(n_chosen):
+            chosen = logits.gather(1, selection.indices[:, position : position + 1]).sum()
+            gradients = torch.autograd.grad(
+                chosen, [patterns[block] for block in order], retain_graph=position < n_chosen - 1
+            )
+            maps.append(_row_of_rollout(model, [patterns[b].detach() for b in order], list(gradients)))
+    values = torch.stack(maps, dim=1)
+    return Result(
+        values,
+        {"image": list(range(len(pictures))), "class": selection.labels, "patch": list(range(values.shape[-1]))},
+        "importance",
+        classes=selection.indices,
+        class_names=model.class_names,
+        settings={"model": model.cfg.model_name, "method": "gradient_rollout"},
+    )
+
+
+def _row_of_rollout(
+    model: HookedViT, patterns: list[Tensor], gradients: list[Tensor]
+) -> Float[Tensor, "image patch"]:  # fmt: skip
+    n_images, _, n_tokens, _ = patterns[0].shape
+    row = patterns[0].new_zeros(n_images, n_tokens)
+    read = range(n_tokens)[model.read_tokens]
+    row[:, list(read)] = 1 / len(read)
+    for pattern, gradient in zip(reversed(patterns), reversed(gradients), strict=True):
+        weighted = (pattern * gradient).clamp(min=0).mean(dim=1)
+        row = row + einsum(row, weighted, "b q, b q k -> b k")
+    return row[:, model.cfg.n_prefix_tokens :]
+
+
+def _attention_output(block: AnyBlock, mixed: Tensor, gate: Tensor | None) -> Float[Tensor, "image query d"]:
+    """What attention adds to the stream, from what its heads mixed, past all hook points."""
+    attn = block.attn
+    if isinstance(attn, DifferentialAttention):
+        mixed = attn.sub_norm.normalise(mixed) * (1 - attn.lambdas.initial)
+    flat = rearrange(mixed, "b q h e -> b q (h e)")
+    if attn.ln_z is not None:
+        flat = attn.ln_z.normalise(flat)
+    if gate is not None:
+        flat = flat * rearrange(gate, "b q h e -> b q (h e)")
+    out = attn.proj(flat)
+    out = out if attn.gamma is None else out * attn.gamma
+    return block.ln1.normalise(out) if isinstance(block, PostNormBlock) else out
+
+
+def _loss_gradients(
+    logits: Float[Tensor, "image query classes"], classes: Int[Tensor, "image class"], loss: str
+) -> Float[Tensor, "class image query classes"]:
+    """∂ℓ/∂logits for every chosen class: p − e_c; for the logit −e_c; for the softmax of a softmax p ∘ (s − ⟨p, s⟩)."""
+    wanted = torch.nn.functional.one_hot(classes.T, logits.shape[-1]).to(logits)[:, :, None]
+    if loss == "logit":
+        return -wanted.expand(-1, -1, logits.shape[1], -1)
+    probabilities = logits.softmax(dim=-1)
+    if loss == "cross_entropy":
+        return probabilities - wanted
+    second = probabilities.softmax(dim=-1) - wanted
+    return probabilities * (second - (probabilities * second).sum(dim=-1, keepdim=True))

@@ -1,0 +1,124 @@
+"""What every site says about one class, token by token: logit, rank and first class, at a fraction of a lens' cost."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+
+from vitlens.analysis.classes import Classes, select_classes
+from vitlens.data.pictures import Pictures
+from vitlens.model.hooked_vit import HookedViT
+
+#: The sites whose whole projection is needed: the stream after a block, and what attention and MLP wrote alone.
+FULL_SITES = ("attn_out", "mlp_out", "resid_post")
+Hooks = list[tuple[str | Callable[..., Any], Callable[..., Any]]]
+
+
+@dataclass(frozen=True)
+class ClassTrace:
+    """Of one class per picture: its `logits`, its `ranks` (0 is best) and the `first` class, all [image, token], by
+    (site, block). Of the sites "resid_pre" and "resid_mid" a block has what the measures compare with, no more."""
+
+    logits: dict[tuple[str, int], Float[Tensor, "image token"]]
+    ranks: dict[tuple[str, int], Int[Tensor, "image token"]]
+    first: dict[tuple[str, int], Int[Tensor, "image token"]]
+    n_classes: int
+    token_labels: list[str]
+
+
+class TraceObserver:
+    """Hooks that fill a `ClassTrace` during any forward of `model`; nothing of the size of the logits is kept."""
+
+    def __init__(self, model: HookedViT, labels: Int[Tensor, "image"], grid: tuple[int, int]) -> None:
+        self.model = model
+        self.labels = labels
+        self.tokens = range(model.cfg.n_prefix_tokens + grid[0] * grid[1])
+        self.token_labels = [model.cfg.token_label(token, grid) for token in self.tokens]
+        self.logits: dict[tuple[str, int], Tensor] = {}
+        self.ranks: dict[tuple[str, int], Tensor] = {}
+        self.first: dict[tuple[str, int], Tensor] = {}
+
+    def hooks(self, blocks: Sequence[int] | None = None, sites: Sequence[str] = FULL_SITES) -> Hooks:
+        """The hooks to run with. With all sites and blocks the trace holds all that A2 to A7 need."""
+        chosen = range(self.model.cfg.n_layers) if blocks is None else blocks
+        hooks: Hooks = [(f"blocks.{block}.hook_{site}", self._full(site, block)) for block in chosen for site in sites]
+        if set(sites) == set(FULL_SITES):
+            has_middle = self.model.cfg.wiring != "parallel"
+            for block in chosen:
+                if block == 0:
+                    hooks.append(("blocks.0.hook_resid_pre", self._full("resid_pre", 0)))
+                if has_middle:
+                    hooks.append((f"blocks.{block}.hook_resid_mid", self._label_only("resid_mid", block)))
+        return hooks
+
+    def trace(self) -> ClassTrace:
+        """What was seen. What enters a block is what left the one before."""
+        for table in (self.logits, self.ranks, self.first):
+            for site, block in list(table):
+                if site == "resid_post":
+                    table["resid_pre", block + 1] = table[site, block]
+        if self.model.cfg.wiring == "parallel":
+            # Both sublayers of a parallel block read the block's input.
+            self.logits |= {("resid_mid", b): x for (site, b), x in list(self.logits.items()) if site == "resid_pre"}
+        return ClassTrace(self.logits, self.ranks, self.first, self.model.cfg.n_classes, self.token_labels)
+
+    def _full(self, site: str, block: int) -> Callable[[Tensor, HookPoint], None]:
+        def read(activation: Tensor, hook: HookPoint) -> None:
+            logits = self.model.project(activation, self.tokens)
+            of_label = logits.gather(-1, self.labels[:, None, None].expand(-1, logits.shape[1], 1))
+            # Counting into floats is four times as fast as into bools: no second tensor is converted and summed.
+            larger = torch.gt(logits, of_label, out=torch.empty(logits.shape, device=logits.device))
+            self.logits[site, block] = of_label.squeeze(-1)
+            self.ranks[site, block] = larger.sum(dim=-1).int()
+            self.first[site, block] = logits.max(dim=-1).indices
+
+        return read
+
+    def _label_only(self, site: str, block: int) -> Callable[[Tensor, HookPoint], None]:
+        def read(activation: Tensor, hook: HookPoint) -> None:
+            self.logits[site, block] = self.model.project_chosen(activation, self.tokens, self.labels)
+
+        return read
+
+
+def class_trace(
+    model: HookedViT,
+    images: Pictures,
+    classes: Classes = None,
+    *,
+    blocks: Sequence[int] | None = None,
+    sites: Sequence[str] = FULL_SITES,
+) -> ClassTrace:
+    """The class lens of one class per picture at every token of the chosen blocks: all that the measures A2 to A7 need.
+
+    Where `class_lens` keeps probabilities and top classes of any site, this keeps three numbers a token.
+
+    Args:
+        images: pictures as a tensor, or anything `model.to_images` reads.
+        classes: one per picture, such as the labels; by default the predicted class.
+        blocks: which blocks; by default all.
+        sites: of "attn_out", "mlp_out", "resid_post".
+
+    Raises:
+        InputError: a block or class that does not exist; a model without a classifier.
+
+    Source: Vilas, Schaumlöffel & Roig 2023; METHODS.md A1, A2.
+    """
+    model.require_classifier()
+    pictures = model.as_images(images)
+    with torch.no_grad():
+        selection = select_classes(model, classes, model(pictures) if classes is None else _no_logits(model, pictures))
+        observer = TraceObserver(model, selection.indices[:, 0], model.embed.grid(*pictures.shape[-2:]))
+        model.run_with_hooks(
+            pictures, fwd_hooks=observer.hooks(model.block_indices(blocks), sites), stop_at_layer=model.cfg.n_layers
+        )
+    return observer.trace()
+
+
+def _no_logits(model: HookedViT, pictures: Tensor) -> Tensor:
+    """Classes that are given need no forward; only the numbers of pictures and classes are read."""
+    return pictures.new_empty(len(pictures), model.cfg.n_classes)
