@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from vitlens import HookedViT, InputError, verify
-from vitlens.cli import run
+from vitlens.command_line import run
 from vitlens.model.loading import build_timm
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -15,7 +15,7 @@ import pandas as pd
 import typer
 from tqdm import tqdm
 
-from vitlens.cli import run
+from vitlens.command_line import run
 from vitlens.parity.reduced import family_names
 from vitlens.parity.supported import COLUMNS, TABLE, family_table, measure_name, supported_models
 

@@ -29,7 +29,7 @@ from vitlens import __version__
 from vitlens.analysis.metrics import class_metric
 from vitlens.analysis.patching import Patching, activation_patching
 from vitlens.analysis.tokens import Box, token_mask
-from vitlens.cli import DEMO, load_model, run
+from vitlens.command_line import DEMO, load_model, run
 from vitlens.data.class_names import short_name
 from vitlens.data.counterfactuals import REPLACEMENTS, replace_context
 from vitlens.data.demo import load_demo_pictures

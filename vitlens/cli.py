@@ -8,7 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vitlens.errors import InputError
+from vitlens.command_line import DEMO, check_device, load_model, run
+from vitlens.study.command import study_command
 
 app = typer.Typer(
     help="See how a vision transformer builds its decision.",
@@ -16,7 +17,6 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-DEMO = "demo"
 
 
 @app.callback()
@@ -122,36 +122,11 @@ def verify(
         sys.exit(1)
 
 
-def load_model(name: str, checkpoint: Path | None, random_weights: bool, device: str = "cpu"):
-    """The model that the common options mean."""
-    from vitlens.data.demo import load_demo_model
-    from vitlens.model.hooked_vit import HookedViT
-
-    check_device(device)
-    if name == DEMO:
-        if checkpoint is not None or random_weights:
-            raise InputError("the demo model comes with its weights: --checkpoint needs --model with a timm name")
-        return load_demo_model().to(device)
-    return HookedViT.from_timm(name, pretrained=not random_weights, checkpoint_path=checkpoint, device=device)
-
-
-def check_device(device: str) -> None:
-    """Raises InputError unless tensors can be made there."""
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
-
-
-def run(command: typer.Typer) -> None:
-    """Runs a command line; an InputError ends it with its sentence and exit code 2, without a traceback."""
-    try:
-        command()
-    except InputError as error:
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", highlight=False, markup=False)
-        sys.exit(2)
+app.command(
+    name="reproduce",
+    help="Run the paper's experiments over a data set, in one pass: tables, figures, a page. The same command goes on where "
+    "it was stopped; under torchrun several processes share the pictures.",
+)(study_command())
 
 
 def main() -> None:

@@ -31,14 +31,21 @@ def load_demo_model() -> HookedViT:
     """The demo's ViT, trained by experiments/train_demo_model.py."""
     folder = demo_folder()
     description = json.loads((folder / "model.json").read_text())
-    module: Any = VisionTransformer(**description["architecture"])
-    module.pretrained_cfg = {
-        "architecture": description["name"],
-        **description["data_config"],
-        "label_names": description["class_names"],
-    }
+
+    def architecture() -> VisionTransformer:
+        module: Any = VisionTransformer(**description["architecture"])
+        module.pretrained_cfg = {
+            "architecture": description["name"],
+            **description["data_config"],
+            "label_names": description["class_names"],
+        }
+        return module
+
+    module = architecture()
     module.load_state_dict(load_file(folder / "model.safetensors"))
-    return HookedViT.from_timm(module.eval())
+    model = HookedViT.from_timm(module.eval())
+    model.architecture = architecture
+    return model
 
 
 @dataclass(frozen=True)

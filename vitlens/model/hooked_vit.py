@@ -1,6 +1,7 @@
 """HookedViT: a timm vision transformer, every intermediate value readable and writable by name."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,8 @@ class HookedViT(PictureInputs, StackedWeights, TransformerLensTools, ProcessedWe
             self.hook_pooled_dist = hook_point(NO_TOKENS)
         self.hook_logits = hook_point(NO_TOKENS)
         self.preprocessing = Preprocessing(self.cfg.data_config)
+        #: Builds a module of this architecture with weights drawn anew; None for a module that came ready-made.
+        self.architecture: Callable[[], nn.Module] | None = None
         self.setup()
         self.eval()
 
@@ -118,7 +121,34 @@ class HookedViT(PictureInputs, StackedWeights, TransformerLensTools, ProcessedWe
         }
         if any(processing.values()):
             model.process_weights_(**processing)
+        if isinstance(name_or_module, str):
+            keywords = {**timm_kwargs, "num_classes": model.cfg.n_classes}
+            model.architecture = partial(build_timm, name_or_module, False, None, keywords)
         return model
+
+    def with_fresh_weights(self, seed: int = 0) -> "HookedViT":
+        """The same architecture with freshly initialised weights: the random baseline (METHODS.md A4).
+
+        The weights are timm's initialisation under this seed; a classifier that timm would start at zero is drawn too, for
+        it would rank no class before another.
+
+        Raises:
+            InputError: the model was made from a module in hand: set `model.architecture` to what makes such a module.
+        """
+        if self.architecture is None:
+            raise InputError(
+                f"{self.cfg.model_name} was made from a module in hand, which cannot be built anew: set "
+                "model.architecture to a function without arguments that makes such a module"
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = self.architecture().eval()
+            fresh = HookedViT.from_timm(module.to(self.device, self.dtype), class_names=self.class_names)
+            for head in fresh.classifiers:
+                if isinstance(head, nn.Linear) and not head.weight.any():
+                    nn.init.trunc_normal_(head.weight, std=0.02)
+        fresh.architecture = self.architecture
+        return fresh
 
     # ---- forward -------------------------------------------------------------------------------------------------
 

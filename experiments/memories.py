@@ -1,0 +1,20 @@
+"""Attention and MLP as key-value memories of classes (C1 to C5).
+
+Over a data set, resumable, and under torchrun on several processes:
+
+\b
+    python experiments/memories.py
+    python experiments/memories.py --model vit_base_patch16_224 --data ImageNetS919 --per-class 5 --out out/b16
+    torchrun --nproc-per-node 2 experiments/memories.py --data ImageNetS919 --out out/b16 …
+"""
+
+import typer
+
+from vitlens.command_line import run
+from vitlens.study.command import study_command
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app.command(help=__doc__)(study_command("memories"))
+
+if __name__ == "__main__":
+    run(app)

@@ -1,0 +1,135 @@
+"""The command line of the experiments: `vitlens reproduce` for all of them, experiments/NAME.py for one."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from vitlens.command_line import DEMO, check_device, load_model
+from vitlens.errors import InputError
+
+if TYPE_CHECKING:
+    from vitlens.study.settings import Settings
+
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+
+
+def study_command(name: str | None = None) -> Callable[..., None]:
+    """The command that runs one experiment, or with None those that `--experiment` names (by default all possible)."""
+
+    def command(
+        model: Annotated[str, typer.Option(help='a timm name, or "demo"')] = DEMO,
+        checkpoint: Annotated[Path | None, typer.Option(help="your own weights for it")] = None,
+        random_weights: Annotated[bool, typer.Option("--random-weights", help="do not load any weights")] = False,
+        data: Annotated[
+            str, typer.Option(help='a folder of pictures, a Parquet file, a name on the hub, ImageNet-S, or "demo"')
+        ] = DEMO,
+        split: Annotated[str | None, typer.Option(help="which split of it")] = None,
+        streaming: Annotated[bool, typer.Option("--streaming", help="read pictures as they come")] = False,
+        n: Annotated[int | None, typer.Option("-n", "--n", help="only the first so many pictures")] = None,
+        per_class: Annotated[int | None, typer.Option(help="only the first so many pictures of each class")] = None,
+        drop_incomplete: Annotated[
+            bool, typer.Option("--drop-incomplete", help="leave out classes with fewer than --per-class")
+        ] = False,
+        masks: Annotated[Path | None, typer.Option(help="folder of object masks, named as the pictures")] = None,
+        class_map: Annotated[Path | None, typer.Option(help="JSON or CSV: label of the data → class")] = None,
+        image_column: Annotated[str | None, typer.Option(help="the table's column of pictures")] = None,
+        label_column: Annotated[str | None, typer.Option(help="the table's column of labels")] = None,
+        mask_reduction: Annotated[str, typer.Option(help="masks to patches: area or nearest")] = "area",
+        squash: Annotated[bool, typer.Option("--squash", help="scale pictures without cropping, as released")] = False,
+        paper_compat: Annotated[
+            bool, typer.Option("--paper-compat", help="compute as the paper's released code does, quirks and all")
+        ] = False,
+        random_models: Annotated[int, typer.Option(help="freshly initialised models to compare with")] = 2,
+        target: Annotated[str, typer.Option(help="heatmaps of the label or of the predicted class")] = "label",
+        steps: Annotated[int | None, typer.Option(help="steps of the removal of patches [default: each]")] = None,
+        random_orders: Annotated[int, typer.Option(help="random orders to compare removal with")] = 3,
+        train_data: Annotated[str | None, typer.Option(help="pictures that probes are trained on")] = None,
+        train_split: Annotated[str | None, typer.Option(help="which split of them")] = None,
+        train_per_class: Annotated[int, typer.Option(help="training pictures per class")] = 10,
+        probe_tokens: Annotated[int | None, typer.Option(help="probes at so many tokens [default: all]")] = None,
+        bootstrap: Annotated[int, typer.Option(help="draws of pictures behind each interval")] = 1000,
+        permutations: Annotated[int, typer.Option(help="shuffles behind each permutation test")] = 300,
+        seed: Annotated[int, typer.Option(help="of everything drawn")] = 0,
+        dtype: Annotated[str, typer.Option(help=", ".join(DTYPES))] = "float32",
+        batch_size: Annotated[int, typer.Option(help="pictures per chunk")] = 16,
+        device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
+        workers: Annotated[int, typer.Option(help="threads that decode pictures")] = 4,
+        experiment: Annotated[
+            list[str] | None, typer.Option(help="of `reproduce`: only these experiments; several times")
+        ] = None,
+        out: Annotated[Path, typer.Option(help="folder for tables, figures and records")] = Path("out/study"),
+    ) -> None:
+        # The command line is imported for every command: what computes is imported when it is needed.
+        import torch
+
+        from vitlens.study.results import print_tables
+        from vitlens.study.run import Stopped, run_study
+        from vitlens.study.settings import Settings
+
+        if dtype not in DTYPES:
+            raise InputError(f"--dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
+        if name is not None and experiment:
+            raise InputError("--experiment goes with `vitlens reproduce`; this script runs one experiment")
+        check_device(device)
+        settings = Settings(
+            model=model, checkpoint=_text(checkpoint), random_weights=random_weights, dtype=dtype, data=data, split=split,
+            streaming=streaming, n=n, per_class=per_class, drop_incomplete=drop_incomplete, masks=_text(masks),
+            class_map=_text(class_map), image_column=image_column, label_column=label_column,
+            mask_reduction=mask_reduction, squash=squash, batch_size=batch_size, seed=seed, paper_compat=paper_compat,
+            random_models=random_models, bootstrap=bootstrap, permutations=permutations, target=target, steps=steps,
+            random_orders=random_orders, train_data=train_data, train_split=train_split,
+            train_per_class=train_per_class, probe_tokens=probe_tokens,
+        )  # fmt: skip
+        settings.check()
+        hooked = load_model(model, checkpoint, random_weights, device).to(getattr(torch, dtype))
+        console = Console() if sys.stdout.isatty() else Console(width=200)
+        chosen = [name] if name is not None else experiment
+        if chosen is None:
+            chosen, left_out = possible(settings)
+            for missing, why in left_out.items():
+                Console(stderr=True, soft_wrap=True).print(f"left out {missing}: {why}", highlight=False)
+        try:
+            outcome = run_study(hooked, settings, chosen, out, workers=workers)
+        except Stopped as stopped:
+            Console(stderr=True, soft_wrap=True).print(f"error: {stopped}", style="red", highlight=False, markup=False)
+            raise typer.Exit(130) from None
+        if outcome is None:
+            return
+        print_tables(outcome.tables, console)
+        for item in outcome.skipped[:10]:
+            console.print(f"skipped {item.path}: {item.reason}", highlight=False, markup=False, soft_wrap=True)
+        unreadable = f", {len(outcome.skipped)} could not be read (skipped.parquet)" if outcome.skipped else ""
+        console.print(
+            f"{outcome.n_pictures:,} pictures{unreadable}; wrote tables, figures and report.html to {out}",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+
+    return command
+
+
+def possible(settings: "Settings") -> tuple[list[str], dict[str, str]]:
+    """The experiments that the data allows, and why the others are left out of `reproduce`."""
+    from vitlens.study.run import EXPERIMENTS
+
+    left_out = {}
+    if settings.train_data is None:
+        left_out["linear_probe"] = "no --train-data"
+    if settings.data != DEMO and settings.masks is None and not _may_have_masks(settings):
+        why = "no masks (--masks)"
+        left_out |= {kind: why for kind, found in EXPERIMENTS.items() if found.needs_masks}
+    return [kind for kind in EXPERIMENTS if kind not in left_out], left_out
+
+
+def _may_have_masks(settings: "Settings") -> bool:
+    """Whether the data may bring its own masks: ImageNet-S does, and so may a table."""
+    from vitlens.data.imagenet_s import is_imagenet_s
+
+    return is_imagenet_s(settings.data) or not Path(settings.data).is_dir()
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

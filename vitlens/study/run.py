@@ -1,0 +1,239 @@
+"""A run over a data set: one pass over the pictures for all experiments, resumable, on one process or several."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vitlens.analysis.trace import TraceObserver
+from vitlens.data.decoding import PictureBatch, Skipped, decode_rows
+from vitlens.data.picture_sets import PictureSet, Row, open_pictures
+from vitlens.data.pictures import Preprocessing
+from vitlens.errors import InputError
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.study.experiment import Arrays, Batch, Context, Experiment, Tables
+from vitlens.study.experiments.attention_knockout import AttentionKnockout
+from vitlens.study.experiments.class_change import ClassChange
+from vitlens.study.experiments.class_identifiability import ClassIdentifiability
+from vitlens.study.experiments.context_removal import ContextRemoval
+from vitlens.study.experiments.context_tokens import ContextTokens
+from vitlens.study.experiments.explainability import Explainability
+from vitlens.study.experiments.linear_probe import LinearProbe
+from vitlens.study.experiments.memories import MemoriesOfClasses
+from vitlens.study.experiments.residual_composition import ResidualComposition
+from vitlens.study.results import write_results
+from vitlens.study.settings import Settings, describe
+from vitlens.study.store import Store
+from vitlens.study.workers import WorkerLost, Workers
+
+EXPERIMENTS: dict[str, type[Experiment]] = {
+    kind.name: kind
+    for kind in (
+        ClassIdentifiability,
+        ClassChange,
+        ResidualComposition,
+        ContextTokens,
+        AttentionKnockout,
+        ContextRemoval,
+        MemoriesOfClasses,
+        Explainability,
+        LinearProbe,
+    )
+}
+
+
+class Stopped(RuntimeError):
+    """The run was stopped before its end; the message says what is kept and how to go on."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run found: its tables by name, what it skipped, and where all of it was written."""
+
+    tables: Tables
+    n_pictures: int
+    skipped: list[Skipped]
+    folder: Path
+
+
+def run_study(
+    model: HookedViT,
+    settings: Settings,
+    experiments: Sequence[str],
+    out: str | Path,
+    *,
+    workers: int = 4,
+    progress: bool | None = None,
+) -> Outcome | None:
+    """Runs experiments of the paper over a data set and writes tables, figures and a page to `out`.
+
+    What was done is kept chunk by chunk: the same call in the same folder goes on where it was stopped, and ends with the
+    same bytes. Under torchrun the chunks are shared among the processes; only the first one returns the outcome.
+
+    Args:
+        experiments: names of `EXPERIMENTS`.
+        workers: threads that decode pictures.
+        progress: a bar with rate and time left; by default on a terminal.
+
+    Raises:
+        InputError: unknown experiments, a folder of another run, data or model without what an experiment needs.
+        Stopped: interrupted, or another process was lost.
+    """
+    settings.check()
+    for name in experiments:
+        if name not in EXPERIMENTS:
+            raise InputError(f"no experiment is called {name!r}; there are {', '.join(EXPERIMENTS)}")
+    model.require_classifier()
+    folder = Path(out)
+    bar = sys.stderr.isatty() if progress is None else progress
+    if not bar:
+        datasets.disable_progress_bars()
+    team = Workers(str(model.device))
+    model = model.to(team.device)
+    if settings.squash:
+        # The released code scales pictures to the model's square, whatever their shape.
+        squashed = {**model.cfg.data_config, "crop_mode": "squash", "crop_pct": 1.0, "interpolation": "bilinear"}
+        model.preprocessing = Preprocessing(squashed)
+    pictures = _open(model, settings)
+    random_models = []
+    if {"class_identifiability", "memories"} & set(experiments):
+        random_models = [model.with_fresh_weights(seed) for seed in range(settings.random_models)]
+    context = Context(model, settings, pictures, random_models, workers, bar and team.is_main)
+    chosen = [EXPERIMENTS[name](context) for name in experiments]
+    store = Store(folder)
+    if team.is_main:
+        store.prepare(describe(settings, model, list(experiments)))
+    done = 0
+    try:
+        team.wait()
+        for experiment in chosen:
+            experiment.prepare(folder, team.is_main)
+        team.wait()
+        for experiment in chosen:
+            if isinstance(experiment, LinearProbe):
+                experiment.load(folder)
+        with_masks = pictures.has_masks and any(
+            kind.needs_masks or isinstance(kind, AttentionKnockout) for kind in chosen
+        )
+        total = None if pictures.n is None else -(-pictures.n // settings.batch_size)
+        if total is not None and team.world_size > 1:
+            total = -(-total // team.world_size)
+        with tqdm(total=total, unit="chunk", disable=not context.progress) as meter:
+            for chunk, batch in _batches(context, store, team, with_masks):
+                if batch is not None:
+                    _measure_chunk(context, chosen, store, chunk, batch)
+                done += 1
+                meter.update()
+        team.wait()
+    except (KeyboardInterrupt, WorkerLost) as error:
+        why = "stopped" if isinstance(error, KeyboardInterrupt) else f"a process was lost ({error})"
+        kept = len(list(store.records.glob("*.parquet")))
+        raise Stopped(
+            f"{why}: {kept} chunks of {settings.batch_size} pictures are kept in {folder}; give the same command again to "
+            "go on from there"
+        ) from None
+    finally:
+        with suppress(RuntimeError, WorkerLost):
+            team.close()
+    if not team.is_main:
+        return None
+    records = store.read()
+    if not len(records):
+        raise InputError(f"none of the pictures of {settings.data} could be read")
+    tables = write_results(store, chosen, records, context)
+    return Outcome(tables, len(records), records.skipped, folder)
+
+
+def _open(model: HookedViT, settings: Settings) -> PictureSet:
+    return open_pictures(
+        settings.data,
+        model.class_names,
+        model.cfg.n_classes,
+        split=settings.split,
+        streaming=settings.streaming,
+        n=settings.n,
+        per_class=settings.per_class,
+        drop_incomplete=settings.drop_incomplete,
+        masks=settings.masks,
+        class_map=settings.class_map,
+        image_column=settings.image_column,
+        label_column=settings.label_column,
+    )
+
+
+def _batches(
+    context: Context, store: Store, team: Workers, with_masks: bool
+) -> Iterator[tuple[int, PictureBatch | list[Skipped] | None]]:
+    """The chunks of this process, decoded one ahead; None for those that an earlier run has done."""
+    settings, model = context.settings, context.model
+
+    def decode(chunk: int, rows: list[Row]) -> PictureBatch | list[Skipped] | None:
+        return decode_rows(
+            rows,
+            chunk * settings.batch_size,
+            model.preprocessing,
+            model.cfg.grid_size,
+            with_masks=with_masks,
+            mask_reduction="nearest" if settings.paper_compat else settings.mask_reduction,
+            workers=context.workers,
+        )
+
+    with ThreadPoolExecutor(1) as ahead:
+        waiting = None
+        for chunk, rows in context.pictures.chunks(settings.batch_size, team.rank, team.world_size):
+            coming = (chunk, None if store.has(chunk) else ahead.submit(decode, chunk, rows))
+            if waiting is not None:
+                yield waiting[0], None if waiting[1] is None else waiting[1].result()
+            waiting = coming
+        if waiting is not None:
+            yield waiting[0], None if waiting[1] is None else waiting[1].result()
+
+
+def _measure_chunk(
+    context: Context, experiments: list[Experiment], store: Store, chunk: int, pictures: PictureBatch | list[Skipped]
+) -> None:
+    if isinstance(pictures, list):
+        store.write(chunk, [], {}, pictures)
+        return
+    arrays = measure(context, experiments, pictures)
+    numbers = {name: tensor.detach().cpu().numpy() for name, tensor in arrays.items()}
+    store.write(chunk, pictures.keys, numbers, pictures.skipped)
+
+
+def measure(context: Context, experiments: list[Experiment], pictures: PictureBatch) -> Arrays:
+    """All numbers of a chunk: one forward that every experiment watches, then what each runs by itself."""
+    model = context.model
+    images = model.check_images(pictures.images.to(model.device, model.dtype))
+    labels = pictures.labels.to(model.device)
+    grid = model.embed.grid(*images.shape[-2:])
+    observer = TraceObserver(model, labels, grid)
+    hooks = observer.hooks()
+    for experiment in experiments:
+        hooks += experiment.hooks(labels)
+    with torch.no_grad():
+        logits = model.run_with_hooks(images, fwd_hooks=hooks)
+    trace = observer.trace()
+    inside = None if pictures.object_patches is None else pictures.object_patches.to(model.device)
+    batch = Batch(images, labels, pictures.keys, inside, trace, logits, grid)
+    ranks = torch.stack([trace.ranks["resid_post", block] for block in range(model.cfg.n_layers)], dim=1)
+    arrays: Arrays = {"label": labels, "prediction": logits.argmax(dim=1)}
+    arrays["ranks"] = _unsigned(ranks[:, :, model.cfg.n_prefix_tokens :])
+    if model.cfg.has_class_token:
+        arrays["class_token_ranks"] = _unsigned(ranks[:, :, model.cfg.prefix_tokens.index("class")])
+    if inside is not None:
+        arrays["object_patches"] = inside
+    for experiment in experiments:
+        arrays |= experiment.measure(batch)
+    return arrays
+
+
+def _unsigned(ranks: Tensor) -> Tensor:
+    """Ranks in two bytes: no model has 65,536 classes."""
+    return ranks.to(torch.uint16)

@@ -1,0 +1,57 @@
+"""Several processes, as torchrun starts them: who does what, and what happens when one is lost."""
+
+import os
+import signal
+from datetime import timedelta
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+
+
+class WorkerLost(RuntimeError):
+    """Another process ended before its work was done."""
+
+
+class Workers:
+    """This process among those of the run; one process alone where torchrun did not start it."""
+
+    def __init__(self, device: str) -> None:
+        self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.device = device
+        if self.world_size == 1:
+            return
+        if device == "cuda":
+            self.device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+            torch.cuda.set_device(self.device)
+        # A process that has done its share waits for the others as long as that takes.
+        backend = "nccl" if self.device.startswith("cuda") else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(days=14))
+        # torchrun ends the others with SIGTERM when one is lost.
+        signal.signal(signal.SIGTERM, self._lost)
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Until all processes are here.
+
+        Raises:
+            WorkerLost: one of them ended.
+        """
+        if self.world_size == 1:
+            return
+        try:
+            dist.barrier()
+        except RuntimeError as error:
+            raise WorkerLost(str(error).splitlines()[0]) from None
+
+    def close(self) -> None:
+        if self.world_size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+    @staticmethod
+    def _lost(number: int, frame: FrameType | None) -> None:
+        raise WorkerLost("told to end because another process was lost, or by the user")
