@@ -2,6 +2,8 @@
 
 import plotly.graph_objects as go
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from vitlens.analysis.lens import ClassLens
 from vitlens.analysis.results import Result
@@ -16,7 +18,7 @@ SITE_NAMES = {"resid_post": "stream", "attn_out": "attention", "mlp_out": "MLP"}
 
 def intervention_bars(tables: ByModel, column: str, title: str) -> go.Figure:
     """Accuracy, and percent of patches at rank 0, under each intervention, with intervals."""
-    figure = panels(tables, ["patches that say the class (%)", "accuracy (%)"], vertical_spacing=0.3)
+    figure = panels(tables, ["patches that say the class (%)", "accuracy (%)"], vertical_spacing=0.2)
     for col, table in enumerate(tables.values(), start=1):
         for row, quantity in enumerate(("rate_percent", "accuracy_percent"), start=1):
             chosen = table[table[quantity].notna()]
@@ -47,9 +49,9 @@ def intervention_bars(tables: ByModel, column: str, title: str) -> go.Figure:
             )  # fmt: skip
     figure.update_yaxes(rangemode="tozero")
     figure.update_layout(
-        barmode="group", height=760, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
+        barmode="group", height=700, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
     )
-    return finish(figure, title, "bars: mean over pictures, 95 % interval", margin={**MARGIN, "t": 128, "b": 120})
+    return finish(figure, title, "bars: mean over pictures, 95 % interval", margin={**MARGIN, "t": 128, "b": 60})
 
 
 def perturbation_curves(tables: ByModel, quantity: str = "accuracy") -> go.Figure:
@@ -113,6 +115,23 @@ def importance_maps(result: Result, pixels: Pixels, image: int = 0, position: in
         figure,
         f"Which patches “{name}” came from: {result.settings['method'].replace('_', ' ')}",
         f"{text(result.settings['model'])}; red: speaks for the class, blue: against it",
+        margin={"l": 10, "r": 20, "t": 92, "b": 10},
+    )
+
+
+def method_maps(
+    maps: dict[str, Float[Tensor, "patch"]], pixels: Pixels, grid: tuple[int, int], class_name: str
+) -> go.Figure:
+    """Figure 11, the summed maps: one heatmap per method over the same picture, each scaled to its own largest value."""
+    scaled = torch.stack([values / values.abs().max().clamp(min=1e-30) for values in maps.values()])
+    figure = map_tiles(
+        scaled.unflatten(-1, grid), [name.replace("_", " ") for name in maps], pixels, "%{z:.3f} of the largest",
+        "share", columns=max(3, len(maps)), **diverging(scaled),
+    )  # fmt: skip
+    return finish(
+        figure,
+        f"Which patches “{text(short_name(class_name))}” came from",
+        "red: speaks for the class, blue: against it; each map relative to its own largest value",
         margin={"l": 10, "r": 20, "t": 92, "b": 10},
     )
 

@@ -49,7 +49,7 @@ def agreement_rates(tables: ByModel) -> go.Figure:
             figure.add_trace(
                 go.Scattergl(
                     x=spread, y=chosen["rate"].to_numpy(), mode="markers", showlegend=False,
-                    marker={"size": 3, "color": COLOURS[row - 1], "opacity": 0.35},
+                    marker={"size": 5, "color": COLOURS[row - 1], "opacity": 0.5},
                     customdata=chosen["class_index"].to_numpy(),
                     hovertemplate="class %{customdata}: %{y:.1f} %<extra></extra>",
                 ),

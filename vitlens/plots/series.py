@@ -61,7 +61,7 @@ def line(
         r, g, b = hex_to_rgb(chosen)
         figure.add_trace(
             go.Scatter(
-                x=np.concatenate([at, at[::-1]]), y=edges, fill="toself", fillcolor=f"rgba({r},{g},{b},0.16)",
+                x=np.concatenate([at, at[::-1]]), y=edges, mode="lines", fill="toself", fillcolor=f"rgba({r},{g},{b},0.16)",
                 line={"width": 0}, hoverinfo="skip", showlegend=False, legendgroup=name,
             ),
             **where,

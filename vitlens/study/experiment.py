@@ -88,6 +88,10 @@ class Experiment:
         """The paper's figures of these tables, by name."""
         raise NotImplementedError
 
+    def examples(self, records: Records) -> dict[str, go.Figure]:
+        """Figures of single pictures, by name."""
+        return {}
+
     def own(self, name: str) -> str:
         """The name of a record of this experiment."""
         return f"{self.name}/{name}"

@@ -19,7 +19,7 @@ def write_results(store: Store, experiments: list[Experiment], records: Records,
     sections = []
     for experiment in experiments:
         found = experiment.tables(records)
-        figures = experiment.figures(found)
+        figures = experiment.figures(found) | experiment.examples(records)
         for name, table in found.items():
             store.write_table(f"tables/{name}.parquet", table.to_parquet(index=False))
         for name, figure in figures.items():

@@ -10,10 +10,12 @@ from torch import Tensor
 from vitlens.analysis.perturbation import area, perturbation_test, random_importance, removal_steps
 from vitlens.analysis.saliency import ProjectionGradientObserver, gradient_rollout
 from vitlens.analysis.trace import Hooks
-from vitlens.plots.paper_interventions import perturbation_curves
+from vitlens.data.decoding import decode_rows
+from vitlens.plots.paper_interventions import method_maps, perturbation_curves
 from vitlens.study.experiment import Arrays, Batch, Experiment, Tables
 from vitlens.study.store import Records
 
+N_EXAMPLES = 3
 METHODS = ("projection_gradient", "gradient_rollout")
 
 
@@ -51,6 +53,28 @@ class Explainability(Experiment):
     def figures(self, tables: Tables) -> dict[str, go.Figure]:
         of_model = {self.model.cfg.model_name: tables["perturbation_curves"]}
         return {"perturbation": perturbation_curves(of_model)}
+
+    def examples(self, records: Records) -> dict[str, go.Figure]:
+        """The maps of the first pictures that could be read."""
+        settings = self.settings
+        maps = next(records.chunks("key", "label", "prediction", *[self.own(f"map/{method}") for method in METHODS]))
+        chunk = int(maps["key"][0]) // settings.batch_size
+        rows = next(rows for number, rows in self.context.pictures.chunks(settings.batch_size) if number == chunk)
+        batch = decode_rows(
+            rows, chunk * settings.batch_size, self.model.preprocessing, self.model.cfg.grid_size, with_masks=False
+        )
+        assert not isinstance(batch, list)
+        found = {}
+        for i in range(min(N_EXAMPLES, len(batch.images))):
+            values = np.stack([maps[self.own(f"map/{method}")][i] for method in METHODS]).astype(np.float32)
+            target = maps["label" if settings.target == "label" else "prediction"][i]
+            found[f"heatmaps_{i}"] = method_maps(
+                dict(zip(METHODS, torch.from_numpy(values), strict=True)),
+                self.model.to_pixels(batch.images[i : i + 1])[0],
+                self.model.cfg.grid_size,
+                self.model.class_label(int(target)),
+            )
+        return found
 
 
 def curves_of(
