@@ -39,11 +39,14 @@ def write_page(path: str | Path, title: str, facts: dict[str, str], sections: Se
                     "heading": section.heading,
                     "text": section.text,
                     "rows": [
-                        [_fragment(figure) for figure in (row if isinstance(row, tuple) else (row,))]
-                        for row in section.figures
+                        [
+                            _fragment(figure, f"figure-{i}-{j}-{k}")
+                            for k, figure in enumerate(row if isinstance(row, tuple) else (row,))
+                        ]
+                        for j, row in enumerate(section.figures)
                     ],
                 }
-                for section in sections
+                for i, section in enumerate(sections)
             ],
             plotly_script=get_plotlyjs(),
         )
@@ -78,8 +81,10 @@ def check_writable(path: str | Path) -> None:
         raise InputError(f"{folder} is not writable")
 
 
-def _fragment(figure: go.Figure) -> str:
+def _fragment(figure: go.Figure, name: str) -> str:
+    """The figure as HTML; named by its place, so that the same figures make the same page."""
     return figure.to_html(
+        div_id=name,
         full_html=False,
         include_plotlyjs=False,
         default_height=f"{figure.layout.height or 450}px",

@@ -29,7 +29,7 @@ def study_command(name: str | None = None) -> Callable[..., None]:
         ] = DEMO,
         split: Annotated[str | None, typer.Option(help="which split of it")] = None,
         streaming: Annotated[bool, typer.Option("--streaming", help="read pictures as they come")] = False,
-        n: Annotated[int | None, typer.Option("-n", "--n", help="only the first so many pictures")] = None,
+        limit: Annotated[int | None, typer.Option(help="only the first so many pictures")] = None,
         per_class: Annotated[int | None, typer.Option(help="only the first so many pictures of each class")] = None,
         drop_incomplete: Annotated[
             bool, typer.Option("--drop-incomplete", help="leave out classes with fewer than --per-class")
@@ -69,7 +69,9 @@ def study_command(name: str | None = None) -> Callable[..., None]:
         from vitlens.study.results import print_tables
         from vitlens.study.run import Stopped, run_study
         from vitlens.study.settings import Settings
+        from vitlens.study.workers import make_sums_reproducible
 
+        make_sums_reproducible()
         if dtype not in DTYPES:
             raise InputError(f"--dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
         if name is not None and experiment:
@@ -77,7 +79,7 @@ def study_command(name: str | None = None) -> Callable[..., None]:
         check_device(device)
         settings = Settings(
             model=model, checkpoint=_text(checkpoint), random_weights=random_weights, dtype=dtype, data=data, split=split,
-            streaming=streaming, n=n, per_class=per_class, drop_incomplete=drop_incomplete, masks=_text(masks),
+            streaming=streaming, limit=limit, per_class=per_class, drop_incomplete=drop_incomplete, masks=_text(masks),
             class_map=_text(class_map), image_column=image_column, label_column=label_column,
             mask_reduction=mask_reduction, squash=squash, batch_size=batch_size, seed=seed, paper_compat=paper_compat,
             random_models=random_models, bootstrap=bootstrap, permutations=permutations, target=target, steps=steps,

@@ -158,7 +158,7 @@ def _open(model: HookedViT, settings: Settings) -> PictureSet:
         model.cfg.n_classes,
         split=settings.split,
         streaming=settings.streaming,
-        n=settings.n,
+        n=settings.limit,
         per_class=settings.per_class,
         drop_incomplete=settings.drop_incomplete,
         masks=settings.masks,

@@ -24,7 +24,7 @@ class Settings:
     data: str = "demo"
     split: str | None = None
     streaming: bool = False
-    n: int | None = None
+    limit: int | None = None
     per_class: int | None = None
     drop_incomplete: bool = False
     masks: str | None = None
@@ -53,7 +53,7 @@ class Settings:
         for name, lowest in {**least, "train_per_class": 1}.items():
             if getattr(self, name) < lowest:
                 raise InputError(f"--{name.replace('_', '-')} is at least {lowest}, not {getattr(self, name)}")
-        for name in ("n", "per_class", "steps", "probe_tokens"):
+        for name in ("limit", "per_class", "steps", "probe_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name.replace('_', '-')} is at least 1, not {value}")

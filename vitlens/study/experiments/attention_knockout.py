@@ -62,7 +62,9 @@ class AttentionKnockout(Experiment):
         for name in ["none", *self.knockouts]:
             row: dict[str, object] = {"knockout": name}
             for quantity in ("rate", "correct"):
-                interval = self.summary(records[self.own(f"{name}/{quantity}")][:, None], {"": [0]}, scale=100).iloc[0]
+                interval = self.summary(records[self.own(f"{name}/{quantity}")][:, None], {"": [0]}, scale=100.0).iloc[
+                    0
+                ]
                 label = {"rate": "rate_percent", "correct": "accuracy_percent"}[quantity]
                 row |= {label: interval["mean"], f"{label}_low": interval["low"], f"{label}_high": interval["high"]}
             rows.append(row)

@@ -77,7 +77,7 @@ class ClassIdentifiability(Experiment):
             share = records[self.own(f"{which}/first/patches")][:, -1]
             row = {"model": which}
             for name, values in {"rate_percent": share, "images_with_one_percent": (share > 0).astype(float)}.items():
-                interval = self.summary(values[:, None], {"": [0]}, scale=100).iloc[0]
+                interval = self.summary(values[:, None], {"": [0]}, scale=100.0).iloc[0]
                 row |= {name: interval["mean"], f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
             if which == "trained":
                 row["accuracy_percent"] = 100 * (records["prediction"] == records["label"]).mean()

@@ -87,7 +87,7 @@ class ContextRemoval(Experiment):
         class_token_first: np.ndarray | None,
     ) -> dict[str, object]:
         row: dict[str, object] = {"intervention": what, "removed": removed}
-        accuracy = self.summary(correct[:, None], {"": [0]}, scale=100).iloc[0]
+        accuracy = self.summary(correct[:, None], {"": [0]}, scale=100.0).iloc[0]
         row |= {f"accuracy_percent{end}": accuracy[key] for key, end in ENDS.items()}
         if before is None or after is None:
             return row
@@ -98,9 +98,9 @@ class ContextRemoval(Experiment):
                 # As released: the class token counts among what is left, and the reference is pooled over tokens.
                 share = (pair[:, 0] + class_token_first) / (pair[:, 1] + 1)
             if class_token_first is not None and label == "unperturbed_rate":
-                interval = self.summary(pair[:, :1].astype(float), {"": [0]}, pair[:, 1:].astype(float), 100).iloc[0]
+                interval = self.summary(pair[:, :1].astype(float), {"": [0]}, pair[:, 1:].astype(float), 100.0).iloc[0]
             else:
-                interval = self.summary(share[:, None], {"": [0]}, scale=100).iloc[0]
+                interval = self.summary(share[:, None], {"": [0]}, scale=100.0).iloc[0]
             row |= {f"{label}_percent{end}": interval[key] for key, end in ENDS.items()}
         return row
 

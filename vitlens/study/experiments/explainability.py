@@ -1,5 +1,8 @@
 """Heatmaps by projection-gradient and gradient rollout, and what removing patches in their order does (D1 to D3)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -33,10 +36,9 @@ class Explainability(Experiment):
         with torch.no_grad():
             maps = self._observer.importance(target[:, None], loss)[:, 0].sum(dim=(1, 2))
         del self._observer
-        importance = {
-            "projection_gradient": maps,
-            "gradient_rollout": gradient_rollout(self.model, batch.images, target).values[:, 0],
-        }
+        with one_thread():
+            rollout = gradient_rollout(self.model, batch.images, target).values[:, 0]
+        importance = {"projection_gradient": maps, "gradient_rollout": rollout}
         found: Arrays = {}
         for method, values in importance.items():
             found[self.own(f"map/{method}")] = values.detach().half()
@@ -75,6 +77,17 @@ class Explainability(Experiment):
                 self.model.class_label(int(target)),
             )
         return found
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Backward passes sum in an order that depends on the number of threads, and the tables must not depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def curves_of(

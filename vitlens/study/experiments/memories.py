@@ -77,7 +77,7 @@ class MemoriesOfClasses(Experiment):
         correct = records["prediction"] == records["label"]
         for part, coefficients in [("attn", "z"), ("mlp", "post"), ("mlp", "pre")]:
             name = f"{part}/{coefficients}"
-            composition = self.summary(records[self.own(f"{name}/composition")], {"block": self.blocks}, scale=100)
+            composition = self.summary(records[self.own(f"{name}/composition")], {"block": self.blocks}, scale=100.0)
             compositions.append(composition.assign(part=part, coefficients=coefficients))
             for orientation in ORIENTATIONS:
                 about = {"part": part, "coefficients": coefficients, "orientation": orientation}
@@ -86,7 +86,7 @@ class MemoriesOfClasses(Experiment):
                     if record not in records:
                         continue
                     values = records[record]
-                    table = self.summary(values, {"block": self.blocks}, scale=100).assign(**about, tokens=tokens)
+                    table = self.summary(values, {"block": self.blocks}, scale=100.0).assign(**about, tokens=tokens)
                     if tokens == "all":
                         table["random_mean"] = 100 * records[self.own(f"{name}/{orientation}/random")].mean(axis=0)
                     rates.append(table)

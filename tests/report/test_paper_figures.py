@@ -1,0 +1,91 @@
+"""The paper's figures: of several models side by side, and drawn in a real browser."""
+
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+import torch
+
+from vitlens import class_lens, gradient_rollout, load_demo, projection_gradient
+from vitlens.plots import paper_interventions, paper_lens, paper_memories
+from vitlens.report.page import Section, write_page
+from vitlens.study.run import EXPERIMENTS, run_study
+from vitlens.study.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return load_demo()
+
+
+@pytest.fixture(scope="module")
+def tables(demo, tmp_path_factory):
+    settings = Settings(
+        limit=20, batch_size=10, steps=4, bootstrap=20, permutations=20, random_models=1, random_orders=1,
+        split="agreeing", train_data="demo", train_split="conflicting", train_per_class=2,
+    )  # fmt: skip
+    out = tmp_path_factory.mktemp("figures") / "out"
+    return run_study(demo[0], settings, list(EXPERIMENTS), out, progress=False).tables
+
+
+def usual(table: pd.DataFrame) -> pd.DataFrame:
+    chosen = table[table["coefficients"] != "pre"]
+    return chosen[chosen["orientation"] == "classes_of_keys"] if "orientation" in chosen else chosen
+
+
+def all_fourteen(tables, demo) -> dict[str, go.Figure]:
+    """Every kind of figure, of two models where it can show several."""
+    model, images, labels, _ = demo
+
+    def two(name):
+        return {"ViT <one>": tables[name], "ViT two": tables[name]}
+
+    rates = {name: usual(table).query("tokens == 'all'") for name, table in two("key_value_rate").items()}
+    pixels = model.to_pixels(images[:1])[0]
+    lens = class_lens(model, images[:1], labels[:1])
+    return {
+        "1": paper_lens.identifiability_boxes(two("identifiability")),
+        "2": paper_lens.identifiability_curves(two("identifiability")),
+        "3": paper_lens.change_rates(two("change_rate")),
+        "4": paper_lens.context_boxes(two("context_identifiability")),
+        "5 left": paper_lens.sublayer_changes(two("sublayer_change")),
+        "5 right": paper_lens.composition_bars(two("residual_composition")),
+        "6": paper_memories.class_value_boxes(two("class_value")),
+        "7": paper_memories.agreement_rates(two("key_value_by_class")),
+        "8": paper_memories.memory_overview(two("class_value"), rates),
+        "9": paper_memories.agreement_difference({n: usual(t) for n, t in two("key_value_correct").items()}),
+        "10": paper_memories.composition_lines({n: usual(t) for n, t in two("memory_composition").items()}),
+        "11 blocks": paper_interventions.importance_maps(projection_gradient(model, images[:1], labels[:1]), pixels),
+        "11 sum": paper_interventions.importance_maps(gradient_rollout(model, images[:1], labels[:1]), pixels),
+        "12": paper_interventions.perturbation_curves(two("perturbation_curves")),
+        "13": paper_interventions.probe_curves(two("linear_probe")),
+        "14": paper_interventions.token_classes(lens, token=20),
+    }
+
+
+def test_figures_show_the_tables(tables, demo):
+    figures = all_fourteen(tables, demo)
+    for name, figure in figures.items():
+        assert figure.layout.title.text, name
+        assert len(figure.data), name
+    curve = next(t for t in figures["3"].data if t.name == "patches" and t.mode == "lines+markers")
+    expected = tables["change_rate"].query("tokens == 'patches'")["mean"].to_numpy()
+    assert curve.y.tolist() == pytest.approx(expected.tolist())
+    assert sum(t.type == "box" for t in figures["1"].data) == 4, "two models, two token groups"
+    blocks = figures["11 blocks"].data
+    assert len(blocks) == 7, "six blocks and their sum"
+    total = sum(torch.as_tensor(t.z) for t in blocks[:6])
+    torch.testing.assert_close(torch.as_tensor(blocks[6].z), total, rtol=1e-4, atol=1e-7)
+    assert "<one>" not in figures["3"].layout.annotations[0].text, "names from outside are escaped"
+
+
+def test_the_figures_are_drawn_in_a_browser(tables, demo, tmp_path, open_page):
+    figures = all_fourteen(tables, demo)
+    path = tmp_path / "page.html"
+    write_page(path, "figures", {}, [Section(name, "", [figure]) for name, figure in figures.items()])
+    opened = open_page(path)
+    # Figure 7 draws its dots by WebGL, of whose speed without a graphics card the browser complains.
+    assert not [line for line in opened.complaints if "GPU stall" not in line]
+    assert opened.requests == [path.resolve().as_uri()], "everything is in the file"
+    titles = "[...document.querySelectorAll('.plotly-graph-div')].filter(div => div.querySelector('.gtitle')).length"
+    assert opened.page.evaluate(titles) == len(figures)
+    opened.page.screenshot(path=str(tmp_path / "page.png"), full_page=True)
