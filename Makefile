@@ -42,6 +42,7 @@ test-all: $(INSTALLED) lint browser
 bench: $(INSTALLED)
 	$(BIN)/python experiments/benchmarks/forward.py
 	$(BIN)/python experiments/benchmarks/report.py
+	$(BIN)/python experiments/benchmarks/dataset_pass.py
 
 clean:
 	rm -rf $(VENV) out build dist

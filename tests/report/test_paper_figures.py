@@ -85,7 +85,7 @@ def test_the_figures_are_drawn_in_a_browser(tables, demo, tmp_path, open_page):
     opened = open_page(path)
     # Figure 7 draws its dots by WebGL, of whose speed without a graphics card the browser complains.
     assert not [line for line in opened.complaints if "GPU stall" not in line]
-    assert opened.requests == [path.resolve().as_uri()], "everything is in the file"
+    assert not opened.requests, "everything is in the file"
     titles = "[...document.querySelectorAll('.plotly-graph-div')].filter(div => div.querySelector('.gtitle')).length"
     assert opened.page.evaluate(titles) == len(figures)
     opened.page.screenshot(path=str(tmp_path / "page.png"), full_page=True)
