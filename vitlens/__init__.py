@@ -22,12 +22,7 @@ if TYPE_CHECKING:
         identifiability_rate,
         residual_composition,
     )
-    from vitlens.analysis.memories import (
-        Memories,
-        class_value_agreement,
-        key_value_agreement,
-        read_memories,
-    )
+    from vitlens.analysis.memories import Memories, class_value_agreement, key_value_agreement, read_memories
     from vitlens.analysis.patching import Patching, activation_patching
     from vitlens.analysis.perturbation import Perturbation, perturbation_test
     from vitlens.analysis.probes import ProbeFit, Probes
@@ -45,6 +40,8 @@ if TYPE_CHECKING:
     from vitlens.model.hooked_vit import HookedViT
     from vitlens.parity.supported import supported_models
     from vitlens.parity.verify import ParityReport, verify
+    from vitlens.study.run import run_study
+    from vitlens.study.settings import Settings
 
 __version__ = "0.1.0"
 
@@ -82,6 +79,8 @@ _HOMES = {
     "model.hooked_vit": ["HookedViT"],
     "parity.supported": ["supported_models"],
     "parity.verify": ["ParityReport", "verify"],
+    "study.run": ["run_study"],
+    "study.settings": ["Settings"],
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -100,6 +99,7 @@ __all__ = [
     "ProbeFit",
     "Probes",
     "Result",
+    "Settings",
     "TokenAblation",
     "ViTActivationCache",
     "ablate_tokens",
@@ -128,6 +128,7 @@ __all__ = [
     "read_memories",
     "replace_context",
     "residual_composition",
+    "run_study",
     "supported_models",
     "token_mask",
     "verify",

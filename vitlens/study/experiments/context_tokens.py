@@ -104,15 +104,14 @@ class ContextTokens(Experiment):
 
     def _change(self, records: Records) -> pd.DataFrame:
         n = records[self.own("n")]
-        return pd.concat(
-            [
-                self.summary(self._difference(records[self.own(f"change/{part}")], n), {"block": self.blocks}).assign(
-                    part=part
-                )
-                for part in PARTS
-            ],
-            ignore_index=True,
-        ).rename(columns={"mean": "difference"})
+        tables = []
+        for part in PARTS:
+            sums = records[self.own(f"change/{part}")]
+            table = self.summary(self._difference(sums, n), {"block": self.blocks}).assign(part=part)
+            # As published: over the tokens of all pictures together.
+            pooled = sums.sum(axis=0) / np.maximum(n.sum(axis=0), 1)
+            tables.append(table.assign(pooled_difference=pooled[:, 0] - pooled[:, 1]))
+        return pd.concat(tables, ignore_index=True).rename(columns={"mean": "difference"})
 
     def _attention(self, records: Records) -> pd.DataFrame:
         """The share of the class token's attention to patches that goes to context, by head, and what areas would give."""

@@ -1,0 +1,116 @@
+"""The scripts and `vitlens reproduce` as their users run them; mistakes; the comparison with the published figures."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from vitlens.data.demo import demo_folder
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+QUICK = ("--limit", 6, "--batch-size", 3, "--steps", 2, "--bootstrap", 10, "--random-models", 1, "--random-orders", 1)
+SCRIPTS = {
+    "class_identifiability": "identifiability_rate",
+    "class_change": "change_rate",
+    "residual_composition": "residual_composition",
+    "context_tokens": "context_identifiability",
+    "attention_knockout": "attention_knockout",
+    "context_removal": "context_removal",
+    "memories": "class_value",
+    "explainability": "perturbation_areas",
+    "linear_probe": "linear_probe",
+}
+
+
+def run(*command: object) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", list(SCRIPTS))
+def test_every_script_writes_its_table(name, tmp_path):
+    training = ["--train-data", "demo", "--train-split", "conflicting"] if name == "linear_probe" else []
+    done = run(EXPERIMENTS / f"{name}.py", *QUICK, *training, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "6 pictures; wrote tables, figures and report.html" in done.stdout
+    assert (tmp_path / "out" / "tables" / f"{SCRIPTS[name]}.parquet").exists()
+
+
+def test_reproduce_runs_what_the_data_allows_and_says_what_it_left_out(tmp_path):
+    folder = tmp_path / "pictures"
+    for path in sorted((demo_folder() / "pictures").iterdir())[:6]:
+        (folder / path.name[0]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / path.name[0])
+    (folder / "0" / "broken.png").write_bytes(b"nothing")
+    done = run("-m", "vitlens.cli", "reproduce", *QUICK[2:], "--data", folder, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "left out context_tokens: no masks" in done.stderr
+    assert "left out linear_probe: no --train-data" in done.stderr
+    assert "broken.png" in done.stdout
+    assert "6 pictures, 1 could not be read" in done.stdout
+    description = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert len(description["experiments"]) == 6
+    assert {path.stem for path in (tmp_path / "out" / "tables").iterdir()} >= {"identifiability", "perturbation_areas"}
+
+    again = run("-m", "vitlens.cli", "reproduce", *QUICK[2:], "--data", folder, "--seed", 1, "--out", tmp_path / "out")
+    assert again.returncode == 2
+    assert "seed was 0 and is now 1" in again.stderr
+
+    compared = run(EXPERIMENTS / "check_published.py", tmp_path / "out")
+    assert compared.returncode == 2
+    assert "nothing was published for demo" in compared.stderr
+    anyway = run(EXPERIMENTS / "check_published.py", tmp_path / "out", "--anyway")
+    assert anyway.returncode == 1
+    assert "not the published run: its pictures are" in anyway.stdout
+    assert "DIFFERS" in anyway.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--data", "nowhere.zip"], "neither a folder"),
+        (["--dtype", "int8"], "--dtype is one of"),
+        (["--batch-size", 0], "--batch-size is at least 1"),
+        (["--experiment", "memory"], "no experiment is called 'memory'"),
+        (["--per-class", 40], "have fewer"),
+        (["--device", "tpu"], "device 'tpu' cannot be used"),
+        (["--checkpoint", "x.pt"], "the demo model comes with its weights"),
+    ],
+)
+def test_mistakes_are_a_sentence_and_exit_code_2(tmp_path, arguments, sentence):
+    done = run("-m", "vitlens.cli", "reproduce", *arguments, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out" / "tables").exists()
+
+
+def test_a_run_that_is_the_published_one_is_compared_line_by_line(tmp_path):
+    """A directory as such a run writes it, with a figure that agrees and one that does not."""
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "ImageNetS919" / "validation-segmentation").mkdir(parents=True)
+    settings = {
+        "model": "vit_base_patch32_224", "data": str(tmp_path), "paper_compat": True, "squash": True, "per_class": 5,
+        "limit": None, "random_weights": False,
+    }  # fmt: skip
+    (tmp_path / "settings.json").write_text(json.dumps({"settings": settings}))
+    rates = {
+        "model": ["trained"],
+        "rate_percent": [60.9],
+        "images_with_one_percent": [95.5],
+        "accuracy_percent": [80.0],
+    }
+    pd.DataFrame(rates).to_parquet(tmp_path / "tables" / "identifiability_rate.parquet")
+    compared = run(EXPERIMENTS / "check_published.py", tmp_path)
+    assert compared.returncode == 1
+    assert "2 of 3 figures agree" in compared.stdout
+    pd.DataFrame(rates | {"accuracy_percent": [81.6]}).to_parquet(tmp_path / "tables" / "identifiability_rate.parquet")
+    assert run(EXPERIMENTS / "check_published.py", tmp_path).returncode == 0
+    settings["paper_compat"] = False
+    (tmp_path / "settings.json").write_text(json.dumps({"settings": settings}))
+    refused = run(EXPERIMENTS / "check_published.py", tmp_path)
+    assert refused.returncode == 2
+    assert "paper_compat is False, not True" in refused.stderr
