@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torchvision.transforms.functional import gaussian_blur
 
 from vitlens import InputError, class_trace
 from vitlens.analysis.knockouts import Edges, knockout_attention, knockout_hooks
@@ -112,13 +113,15 @@ def test_removal_matches_the_shorter_sequence(plain, images_of):
         assert run.rate[i].item() == pytest.approx((ranks[1:] == 0).double().mean().item())
 
 
-@pytest.mark.parametrize("how", ["zero", "mean", "other"])
+@pytest.mark.parametrize("how", ["zero", "mean", "blur", "other"])
 def test_replacement_changes_the_embedding_of_these_patches_only(plain, images_of, how):
     images, others = images_of(plain, 2), images_of(plain, 2, seed=5)
     run = ablate_tokens(plain, images, [1, 4], [0], how=how, others=others if how == "other" else None)
-    _, cache = plain.run_with_cache(others if how == "other" else images)
+    source = {"other": others, "blur": gaussian_blur(images, [13, 13], [3.0, 3.0])}.get(how, images)
+    _, cache = plain.run_with_cache(source)
     patches = cache["hook_patch_embed"]
-    new = {"zero": 0 * patches, "mean": patches.mean(0, keepdim=True).expand_as(patches), "other": patches}[how]
+    mean = patches.mean(0, keepdim=True).expand_as(patches)
+    new = {"zero": 0 * patches, "mean": mean, "blur": patches, "other": patches}[how]
 
     def edit(x, hook):
         x = x.clone()
@@ -134,7 +137,7 @@ def test_wrong_removals(plain, images_of):
     images = images_of(plain, 1)
     for arguments, sentence in [
         ({"tokens": "class"}, "only patches"),
-        ({"tokens": [1], "how": "blur"}, "remove, zero"),
+        ({"tokens": [1], "how": "halo"}, "remove, zero"),
         ({"tokens": [1], "how": "other"}, "others="),
         ({"tokens": "context"}, "masks="),
     ]:

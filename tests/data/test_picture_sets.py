@@ -105,6 +105,23 @@ def test_a_class_map_says_which_is_which(folder, parquet, tmp_path):
         open_pictures(folder, NAMES, 3, class_map=tmp_path / "map.csv")
 
 
+def test_a_single_folder_is_a_class(tmp_path):
+    (tmp_path / "dog").mkdir()
+    picture(0).save(tmp_path / "dog" / "a.png")
+    assert [row["label"] for row in rows_of(open_pictures(tmp_path, NAMES, 3))] == [1]
+
+
+def test_splits_of_a_folder(tmp_path):
+    for split, names in (("train", ["cat", "dog"]), ("validation", ["dog", "cat"])):
+        for i, name in enumerate(names):
+            (tmp_path / split / name).mkdir(parents=True)
+            picture(i).save(tmp_path / split / name / f"{split}.png")
+    for split in (None, "validation", "train"):
+        rows = rows_of(open_pictures(tmp_path, NAMES, 3, split=split))
+        assert [row["label"] for row in rows] == [0, 1]
+        assert all((split or "validation") + ".png" in row["path"] for row in rows)
+
+
 def test_folders_of_wordnet_ids_are_imagenet_classes(tmp_path):
     for wnid in ("n01440764", "n15075141"):
         (tmp_path / wnid).mkdir()

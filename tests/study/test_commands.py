@@ -32,7 +32,11 @@ def run(*command: object) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize("name", list(SCRIPTS))
 def test_every_script_writes_its_table(name, tmp_path):
-    training = ["--train-data", "demo", "--train-split", "conflicting"] if name == "linear_probe" else []
+    training = (
+        ["--train-data", "demo", "--train-split", "conflicting", "--train-per-class", 3]
+        if name == "linear_probe"
+        else []
+    )
     done = run(EXPERIMENTS / f"{name}.py", *QUICK, *training, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "6 pictures; wrote tables, figures and report.html" in done.stdout
@@ -47,8 +51,8 @@ def test_reproduce_runs_what_the_data_allows_and_says_what_it_left_out(tmp_path)
     (folder / "0" / "broken.png").write_bytes(b"nothing")
     done = run("-m", "vitlens.cli", "reproduce", *QUICK[2:], "--data", folder, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    assert "left out context_tokens: no masks" in done.stderr
-    assert "left out linear_probe: no --train-data" in done.stderr
+    assert "left out context_tokens: context_tokens asks which patches belong to the object" in done.stderr
+    assert "left out linear_probe: linear_probe needs pictures to train on" in done.stderr
     assert "broken.png" in done.stdout
     assert "6 pictures, 1 could not be read" in done.stdout
     description = json.loads((tmp_path / "out" / "settings.json").read_text())

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image as PILImage
 
 from vitlens import (
     HookedViT,
@@ -260,6 +261,26 @@ def test_a_corrupt_picture_is_skipped_and_reported(model, tmp_path):
     assert [item.path for item in outcome.skipped] == [str(broken)]
     assert pd.read_parquet(tmp_path / "out" / "skipped.parquet")["path"].tolist() == [str(broken)]
     assert "1 unreadable" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_masks_of_everything_and_of_nothing_do_not_end_a_run(model, tmp_path):
+    for folder in ("pictures", "masks"):
+        (tmp_path / folder / "0").mkdir(parents=True)
+    for i, path in enumerate(sorted((demo_folder() / "pictures").iterdir())[:5]):
+        shutil.copy(path, tmp_path / "pictures" / "0")
+        mask = np.array(PILImage.open(demo_folder() / "masks" / path.name))
+        if i < 2:
+            mask[:] = 255 * i
+        PILImage.fromarray(mask).save(tmp_path / "masks" / "0" / path.name)
+    names = ["context_tokens", "attention_knockout", "context_removal"]
+    for batch_size in (5, 1):
+        settings = replace(
+            QUICK, data=str(tmp_path / "pictures"), masks=str(tmp_path / "masks"), limit=None, batch_size=batch_size
+        )
+        outcome = run_study(model, settings, names, tmp_path / f"out-{batch_size}", progress=False)
+        assert outcome.n_pictures == 5
+        assert np.isfinite(outcome.tables["context_identifiability"]["difference"]).all()
+        assert np.isfinite(outcome.tables["context_removal"]["accuracy_percent"]).all()
 
 
 def test_a_full_disk_loses_nothing_that_was_written(model, tmp_path, monkeypatch):

@@ -123,8 +123,9 @@ def _cut_by_block(
     for edges in cuts:
         if edges.keys == "class" and not model.cfg.has_class_token:
             raise InputError(f"{model.cfg.model_name} has no class token whose attention could be knocked out")
-        queries = token_mask(model, edges.queries, len(pictures), masks, grid)
-        keys = token_mask(model, edges.keys, len(pictures), masks, grid)
+        # A picture that is all object has no context to be blind to: nothing of it is cut.
+        queries = token_mask(model, edges.queries, len(pictures), masks, grid, some_may_be_empty=True)
+        keys = token_mask(model, edges.keys, len(pictures), masks, grid, some_may_be_empty=True)
         where = queries[:, None, :, None] & keys[:, None, None, :]
         if edges.except_self:
             where = where & ~torch.eye(where.shape[-1], dtype=torch.bool, device=where.device)

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from vitlens.analysis.classes import Classes, select_classes
 from vitlens.analysis.tokens import TokenSet, token_mask
+from vitlens.data.counterfactuals import blurred
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 
-HOW = ("remove", "zero", "mean", "other")
+HOW = ("remove", "zero", "mean", "blur", "other")
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def ablate_tokens(
         tokens: which patches go, as a token set: "context", "object", a box, a bool tensor … Prefix tokens stay.
         classes: one per picture, such as the labels; by default the one predicted for the whole picture.
         how: "remove" (paper); or the patch's embedding, before its position, replaced: "zero" by zeros, "mean" by the
-            mean over the pictures at each position, "other" by that of the same patch of `others`.
+            mean over the pictures at each position, "blur" by that of the same patch of the blurred picture, "other" by that
+            of the same patch of `others`.
         masks: object masks, for "object" and "context".
         others: one picture for each of `images`.
 
@@ -111,7 +113,7 @@ def _replacement(
     model: HookedViT, pictures: Tensor, how: str, others: Pictures | None
 ) -> Float[Tensor, "image patch d"]:
     """What stands in the place of a patch's embedding."""
-    source = pictures
+    source = blurred(pictures) if how == "blur" else pictures
     if how == "other":
         if others is None:
             raise InputError('how="other" needs others=, one picture for each picture')
@@ -120,6 +122,6 @@ def _replacement(
             raise InputError(f"{len(source)} other pictures were given for {len(pictures)} pictures")
     _, cache = model.run_with_cache(source, names_filter="hook_patch_embed", stop_at_layer=0)
     embedded = cache["hook_patch_embed"]
-    if how == "other":
+    if how in ("other", "blur"):
         return embedded
     return torch.zeros_like(embedded[:1]) if how == "zero" else embedded.mean(dim=0, keepdim=True)

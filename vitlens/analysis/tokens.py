@@ -48,6 +48,7 @@ def token_mask(
     n_images: int,
     masks: Tensor | np.ndarray | None = None,
     grid: tuple[int, int] | None = None,
+    some_may_be_empty: bool = False,
 ) -> Bool[Tensor, "image tokens"]:
     """Which tokens a set means, for every picture.
 
@@ -57,6 +58,7 @@ def token_mask(
             tensor [tokens] or [image, tokens].
         masks: object masks at the pictures' size, bool [image, height, width], for "object" and "context".
         grid: rows and columns of patches, where they differ from the model's own (dynamic image size).
+        some_may_be_empty: allow pictures that have no such token, as long as one picture has.
 
     Raises:
         InputError: an unknown name, a set that is empty or outside the grid, masks that are missing or of another shape.
@@ -85,7 +87,8 @@ def token_mask(
             if not -n_tokens <= index < n_tokens:
                 raise InputError(f"there is no token {index}: a picture has tokens 0 to {n_tokens - 1}")
             chosen[:, index] = True
-    if not chosen.any(dim=1).all():
+    found = chosen.any(dim=1)
+    if not (found.any() if some_may_be_empty else found.all()):
         image = int((~chosen.any(dim=1)).nonzero()[0])
         raise InputError(f"the token set {_describe(tokens)} is empty for picture {image}")
     return chosen

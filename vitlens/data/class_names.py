@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from timm.data import ImageNetInfo, infer_imagenet_subset
@@ -21,6 +22,23 @@ def infer_class_names(module: nn.Module) -> list[str] | None:
         return None
     info = ImageNetInfo(subset)
     return [info.index_to_description(index) for index in range(info.num_classes())]
+
+
+def read_class_names(path: Path, n_classes: int) -> list[str]:
+    """Class names from a text file, one per line.
+
+    Raises:
+        InputError: no such file, or not one name for each class.
+    """
+    try:
+        names = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as class names: {error}") from None
+    if len(names) != n_classes or not all(name.strip() for name in names):
+        raise InputError(
+            f"{path} has {len(names)} lines, and the model {n_classes} classes: one name per line is expected"
+        )
+    return [name.strip() for name in names]
 
 
 def find_class(wanted: int | str | np.integer, names: Sequence[str] | None, n_classes: int) -> int:

@@ -45,6 +45,11 @@ def replace_context(
         return images.where(inside, mean)
     if how == "zero":
         return images * inside
+    return images.where(inside, blurred(images))
+
+
+def blurred(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
+    """Pictures out of focus: σ = 1/16 of their height."""
     sigma = images.shape[-2] / 16
     kernel = 2 * round(2 * sigma) + 1
-    return images.where(inside, gaussian_blur(images, [kernel, kernel], [sigma, sigma]))
+    return gaussian_blur(images, [kernel, kernel], [sigma, sigma])

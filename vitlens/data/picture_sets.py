@@ -31,7 +31,8 @@ Row = dict[str, Any]
 class PictureSet:
     """Rows {"image", "label", "path"}, and "mask" (with "mask_value") where `has_masks`, which `chunks` reads.
 
-    `image` and `mask` are undecoded: {"bytes", "path"}. `n` is None for a stream, whose length is not known.
+    `image` and `mask` are undecoded: {"bytes", "path"}. `n` is None for a stream, whose length is not known. `label_names`
+    are the data set's own.
     """
 
     name: str
@@ -39,6 +40,7 @@ class PictureSet:
     to_row: Callable[[Row, int], Row]
     has_masks: bool
     n: int | None
+    label_names: list[str] | None = None
     per_class: int | None = None
     first: int | None = None
 
@@ -148,7 +150,7 @@ def open_pictures(
 
     has_masks = mask is not None or masks is not None
     if isinstance(table, IterableDataset):
-        return PictureSet(name, table, to_row, has_masks, None, per_class, n)
+        return PictureSet(name, table, to_row, has_masks, None, label_names, per_class, n)
     paths = _paths(table, image) if root is not None else None
     given = table[label] if label is not None else [_index_in_name(path) for path in paths or _paths(table, image)]
     labels = [_to_index(x, to_class, n_classes, f"picture {i}") for i, x in enumerate(given)]
@@ -156,7 +158,7 @@ def open_pictures(
     chosen = _choose(order, labels, n, per_class, drop_incomplete, class_names)
     if not chosen:
         raise InputError(f"{name} holds no pictures")
-    return PictureSet(name, table.select(chosen), to_row, has_masks, len(chosen))
+    return PictureSet(name, table.select(chosen), to_row, has_masks, len(chosen), label_names)
 
 
 def _demo_rows(split: str | None) -> Dataset:
@@ -181,9 +183,14 @@ def _demo_rows(split: str | None) -> Dataset:
 
 def _load(name: str, split: str | None, streaming: bool) -> Dataset | IterableDataset:
     path = Path(name)
-    kind, files = name, {}
+    kind = name
+    files: dict[str, Any] = {}
     if path.is_dir():
         kind, files = "imagefolder", {"data_dir": name}
+        folders = {entry.name for entry in path.iterdir() if entry.is_dir()}
+        if folders and not folders & set(SPLITS):
+            # Otherwise a single class's folder is not taken for a class.
+            files["drop_labels"] = False
     elif path.suffix == ".parquet":
         if not path.is_file():
             raise InputError(f"there is no file {name}")

@@ -3,16 +3,13 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from vitlens.command_line import DEMO, check_device, load_model
 from vitlens.errors import InputError
-
-if TYPE_CHECKING:
-    from vitlens.study.settings import Settings
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
@@ -36,6 +33,7 @@ def study_command(name: str | None = None) -> Callable[..., None]:
         ] = False,
         masks: Annotated[Path | None, typer.Option(help="folder of object masks, named as the pictures")] = None,
         class_map: Annotated[Path | None, typer.Option(help="JSON or CSV: label of the data → class")] = None,
+        class_names: Annotated[Path | None, typer.Option(help="the model's class names, one per line")] = None,
         image_column: Annotated[str | None, typer.Option(help="the table's column of pictures")] = None,
         label_column: Annotated[str | None, typer.Option(help="the table's column of labels")] = None,
         mask_reduction: Annotated[str, typer.Option(help="masks to patches: area or nearest")] = "area",
@@ -66,10 +64,11 @@ def study_command(name: str | None = None) -> Callable[..., None]:
         # The command line is imported for every command: what computes is imported when it is needed.
         import torch
 
+        from vitlens.data.class_names import read_class_names
         from vitlens.study.results import print_tables
-        from vitlens.study.run import Stopped, run_study
+        from vitlens.study.run import run_study
         from vitlens.study.settings import Settings
-        from vitlens.study.workers import make_sums_reproducible
+        from vitlens.study.workers import Stopped, make_sums_reproducible
 
         make_sums_reproducible()
         if dtype not in DTYPES:
@@ -80,7 +79,7 @@ def study_command(name: str | None = None) -> Callable[..., None]:
         settings = Settings(
             model=model, checkpoint=_text(checkpoint), random_weights=random_weights, dtype=dtype, data=data, split=split,
             streaming=streaming, limit=limit, per_class=per_class, drop_incomplete=drop_incomplete, masks=_text(masks),
-            class_map=_text(class_map), image_column=image_column, label_column=label_column,
+            class_map=_text(class_map), class_names=_text(class_names), image_column=image_column, label_column=label_column,
             mask_reduction=mask_reduction, squash=squash, batch_size=batch_size, seed=seed, paper_compat=paper_compat,
             random_models=random_models, bootstrap=bootstrap, permutations=permutations, target=target, steps=steps,
             random_orders=random_orders, train_data=train_data, train_split=train_split,
@@ -88,14 +87,11 @@ def study_command(name: str | None = None) -> Callable[..., None]:
         )  # fmt: skip
         settings.check()
         hooked = load_model(model, checkpoint, random_weights, device).to(getattr(torch, dtype))
+        if class_names is not None:
+            hooked.class_names = read_class_names(class_names, hooked.cfg.n_classes)
         console = Console() if sys.stdout.isatty() else Console(width=200)
-        chosen = [name] if name is not None else experiment
-        if chosen is None:
-            chosen, left_out = possible(settings)
-            for missing, why in left_out.items():
-                Console(stderr=True, soft_wrap=True).print(f"left out {missing}: {why}", highlight=False)
         try:
-            outcome = run_study(hooked, settings, chosen, out, workers=workers)
+            outcome = run_study(hooked, settings, [name] if name is not None else experiment, out, workers=workers)
         except Stopped as stopped:
             Console(stderr=True, soft_wrap=True).print(f"error: {stopped}", style="red", highlight=False, markup=False)
             raise typer.Exit(130) from None
@@ -111,26 +107,6 @@ def study_command(name: str | None = None) -> Callable[..., None]:
         )  # fmt: skip
 
     return command
-
-
-def possible(settings: "Settings") -> tuple[list[str], dict[str, str]]:
-    """The experiments that the data allows, and why the others are left out of `reproduce`."""
-    from vitlens.study.run import EXPERIMENTS
-
-    left_out = {}
-    if settings.train_data is None:
-        left_out["linear_probe"] = "no --train-data"
-    if settings.data != DEMO and settings.masks is None and not _may_have_masks(settings):
-        why = "no masks (--masks)"
-        left_out |= {kind: why for kind, found in EXPERIMENTS.items() if found.needs_masks}
-    return [kind for kind in EXPERIMENTS if kind not in left_out], left_out
-
-
-def _may_have_masks(settings: "Settings") -> bool:
-    """Whether the data may bring its own masks: ImageNet-S does, and so may a table."""
-    from vitlens.data.imagenet_s import is_imagenet_s
-
-    return is_imagenet_s(settings.data) or not Path(settings.data).is_dir()
 
 
 def _text(path: Path | None) -> str | None:

@@ -21,6 +21,7 @@ from vitlens.study.store import Records
 
 Arrays = dict[str, Tensor]
 Tables = dict[str, pd.DataFrame]
+QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
 
 
 @dataclass
@@ -108,6 +109,15 @@ class Experiment:
     @property
     def blocks(self) -> list[int]:
         return list(range(self.model.cfg.n_layers))
+
+
+def rank_quantiles(counts: np.ndarray) -> dict[str, float]:
+    """Quantiles of 1 − rank/C over tokens, where `counts` [C] says how many tokens have each rank."""
+    n_classes = len(counts)
+    # Identifiability falls with rank, so its quantiles are counted from the largest rank down.
+    reached = np.cumsum(counts[::-1])
+    places = {name: int(np.searchsorted(reached, share * reached[-1])) for name, share in QUANTILES.items()}
+    return {name: 1 - (n_classes - 1 - min(place, n_classes - 1)) / n_classes for name, place in places.items()}
 
 
 def stack_means(means: dict[tuple[str, str], Tensor], prefix: str = "") -> Arrays:

@@ -1,5 +1,6 @@
 """A run over a data set: one pass over the pictures for all experiments, resumable, on one process or several."""
 
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,8 +32,9 @@ from vitlens.study.experiments.residual_composition import ResidualComposition
 from vitlens.study.results import write_results
 from vitlens.study.settings import Settings, describe
 from vitlens.study.store import Store
-from vitlens.study.workers import WorkerLost, Workers
+from vitlens.study.workers import Stopped, WorkerLost, Workers
 
+LOG = logging.getLogger(__name__)
 EXPERIMENTS: dict[str, type[Experiment]] = {
     kind.name: kind
     for kind in (
@@ -49,10 +51,6 @@ EXPERIMENTS: dict[str, type[Experiment]] = {
 }
 
 
-class Stopped(RuntimeError):
-    """The run was stopped before its end; the message says what is kept and how to go on."""
-
-
 @dataclass(frozen=True)
 class Outcome:
     """What a run found: its tables by name, what it skipped, and where all of it was written."""
@@ -66,7 +64,7 @@ class Outcome:
 def run_study(
     model: HookedViT,
     settings: Settings,
-    experiments: Sequence[str],
+    experiments: Sequence[str] | None,
     out: str | Path,
     *,
     workers: int = 4,
@@ -78,7 +76,7 @@ def run_study(
     same bytes. Under torchrun the chunks are shared among the processes; only the first one returns the outcome.
 
     Args:
-        experiments: names of `EXPERIMENTS`.
+        experiments: names of `EXPERIMENTS`; None: all that data and model allow, the others are logged with the reason.
         workers: threads that decode pictures.
         progress: a bar with rate and time left; by default on a terminal.
 
@@ -87,7 +85,7 @@ def run_study(
         Stopped: interrupted, or another process was lost.
     """
     settings.check()
-    for name in experiments:
+    for name in experiments or []:
         if name not in EXPERIMENTS:
             raise InputError(f"no experiment is called {name!r}; there are {', '.join(EXPERIMENTS)}")
     model.require_classifier()
@@ -102,14 +100,16 @@ def run_study(
         squashed = {**model.cfg.data_config, "crop_mode": "squash", "crop_pct": 1.0, "interpolation": "bilinear"}
         model.preprocessing = Preprocessing(squashed)
     pictures = _open(model, settings)
+    if model.class_names is None and pictures.label_names and len(pictures.label_names) == model.cfg.n_classes:
+        model.class_names = list(pictures.label_names)
     random_models = []
-    if {"class_identifiability", "memories"} & set(experiments):
+    if experiments is None or {"class_identifiability", "memories"} & set(experiments):
         random_models = [model.with_fresh_weights(seed) for seed in range(settings.random_models)]
     context = Context(model, settings, pictures, random_models, workers, bar and team.is_main)
-    chosen = [EXPERIMENTS[name](context) for name in experiments]
+    chosen = _possible(context, team.is_main) if experiments is None else [EXPERIMENTS[n](context) for n in experiments]
     store = Store(folder)
     if team.is_main:
-        store.prepare(describe(settings, model, list(experiments)))
+        store.prepare(describe(settings, model, [experiment.name for experiment in chosen]))
     done = 0
     try:
         team.wait()
@@ -166,6 +166,18 @@ def _open(model: HookedViT, settings: Settings) -> PictureSet:
         image_column=settings.image_column,
         label_column=settings.label_column,
     )
+
+
+def _possible(context: Context, tell: bool) -> list[Experiment]:
+    """All experiments for which data and model have what they need."""
+    chosen = []
+    for name, kind in EXPERIMENTS.items():
+        try:
+            chosen.append(kind(context))
+        except InputError as error:
+            if tell:
+                LOG.warning("left out %s: %s", name, error)
+    return chosen
 
 
 def _batches(

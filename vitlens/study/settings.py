@@ -29,6 +29,7 @@ class Settings:
     drop_incomplete: bool = False
     masks: str | None = None
     class_map: str | None = None
+    class_names: str | None = None
     image_column: str | None = None
     label_column: str | None = None
     mask_reduction: str = "area"

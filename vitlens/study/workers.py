@@ -17,6 +17,10 @@ def make_sums_reproducible() -> None:
         os.environ.setdefault("MKL_CBWR", f"{capability},STRICT")
 
 
+class Stopped(RuntimeError):
+    """The run was stopped before its end; the message says what is kept and how to go on."""
+
+
 class WorkerLost(RuntimeError):
     """Another process ended before its work was done."""
 

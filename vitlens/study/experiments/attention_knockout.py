@@ -6,7 +6,6 @@ import torch
 
 from vitlens.analysis.knockouts import Edges, knockout_hooks
 from vitlens.analysis.trace import TraceObserver
-from vitlens.errors import InputError
 from vitlens.plots.paper_interventions import intervention_bars
 from vitlens.study.experiment import Arrays, Batch, Experiment, Tables, no_grad_forward
 from vitlens.study.store import Records
@@ -38,15 +37,24 @@ class AttentionKnockout(Experiment):
             masks = None
             if batch.object_patches is not None:
                 masks = batch.object_patches.unflatten(1, batch.grid)
-            try:
-                cut = knockout_hooks(self.model, batch.images, edges, masks=masks)
-            except InputError as error:
-                raise InputError(f"{name}: {error} (a mask covers a whole picture, or none of it)") from None
+            cut = (
+                []
+                if self._nothing_to_cut(edges, batch)
+                else knockout_hooks(self.model, batch.images, edges, masks=masks)
+            )
             logits = no_grad_forward(
                 self.model, batch.images, cut + observer.hooks(blocks=[last], sites=("resid_post",))
             )
             found |= self._keep(name, observer.trace().ranks["resid_post", last], logits.argmax(1) == batch.labels)
         return found
+
+    @staticmethod
+    def _nothing_to_cut(edges: str | Edges, batch: Batch) -> bool:
+        """Whether no picture of the chunk has a patch that the class token is to be blinded to."""
+        if isinstance(edges, str) or batch.object_patches is None:
+            return False
+        wanted = batch.object_patches if edges.keys == "object" else ~batch.object_patches
+        return not bool(wanted.any())
 
     def _keep(self, name: str, ranks: torch.Tensor, correct: torch.Tensor) -> Arrays:
         # The released code counts the class token among the tokens of perturbed runs, but not of the plain one.

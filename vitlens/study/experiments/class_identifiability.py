@@ -9,10 +9,8 @@ from scipy import stats
 from vitlens.analysis.lens_measures import identifiability_values, picture_means
 from vitlens.analysis.trace import ClassTrace, TraceObserver
 from vitlens.plots.paper_lens import identifiability_boxes, identifiability_curves
-from vitlens.study.experiment import Arrays, Batch, Experiment, Tables
+from vitlens.study.experiment import Arrays, Batch, Experiment, Tables, rank_quantiles
 from vitlens.study.store import Records
-
-QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
 
 
 class ClassIdentifiability(Experiment):
@@ -67,7 +65,7 @@ class ClassIdentifiability(Experiment):
                 ranks = chunk[name].reshape(len(chunk[name]), len(self.blocks), -1)
                 for block in self.blocks:
                     counts[block] += np.bincount(ranks[:, block].ravel(), minlength=n_classes)
-            found[group] = pd.DataFrame([_quantiles(row, n_classes) for row in counts])
+            found[group] = pd.DataFrame([rank_quantiles(row) for row in counts])
         return found
 
     def _rates(self, records: Records) -> pd.DataFrame:
@@ -90,15 +88,6 @@ class ClassIdentifiability(Experiment):
             "identifiability_boxes": identifiability_boxes(of_model),
             "identifiability_curves": identifiability_curves(of_model),
         }
-
-
-def _quantiles(counts: np.ndarray, n_classes: int) -> dict[str, float]:
-    """Quantiles of 1 − rank/C, where `counts` says how many tokens have each rank."""
-    total = counts.sum()
-    # Identifiability falls with rank, so its quantiles are counted from the largest rank down.
-    reached = np.cumsum(counts[::-1])
-    places = {name: int(np.searchsorted(reached, share * total)) for name, share in QUANTILES.items()}
-    return {name: 1 - (n_classes - 1 - min(place, n_classes - 1)) / n_classes for name, place in places.items()}
 
 
 def _wilcoxon(trained: np.ndarray, random: np.ndarray) -> float:

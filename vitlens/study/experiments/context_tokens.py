@@ -14,8 +14,7 @@ from transformer_lens.hook_points import HookPoint
 from vitlens.analysis.statistics import permutation_test_of_counts
 from vitlens.analysis.trace import Hooks
 from vitlens.plots.paper_lens import attention_to_context, context_boxes
-from vitlens.study.experiment import Arrays, Batch, Experiment, Tables
-from vitlens.study.experiments.class_identifiability import _quantiles
+from vitlens.study.experiment import Arrays, Batch, Experiment, Tables, rank_quantiles
 from vitlens.study.store import Records
 
 PARTS = ("attn_out", "mlp_out")
@@ -97,7 +96,7 @@ class ContextTokens(Experiment):
         table["pooled_difference"] = [test.difference for test in tests]
         table["p_permutation"] = [test.p for test in tests]
         for kind, name in enumerate(("class", "context")):
-            boxes = pd.DataFrame([_quantiles(row, n_classes) for row in counts[kind]]).add_prefix(f"{name}_")
+            boxes = pd.DataFrame([rank_quantiles(row) for row in counts[kind]]).add_prefix(f"{name}_")
             table[f"{name}_mean"] = counts[kind] @ values / np.maximum(counts[kind].sum(axis=1), 1)
             table = pd.concat([table, boxes], axis=1)
         return table
