@@ -13,13 +13,15 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-# The main job, offline: a page about one picture, and what the context carries over all pairs of pictures.
+# The main job, offline: a page about one picture, what the context carries over all pairs of pictures, and the paper's
+# experiments over all of them.
 demo: $(INSTALLED)
 	@mkdir -p $(OUT)
 	$(BIN)/vitlens report assets/demo/pictures/02_T-shirt_agreeing.png \
 		--against assets/demo/pictures/02_T-shirt_conflicting.png --out $(OUT)/report.html
 	$(BIN)/python experiments/patch_context.py --out $(OUT)/patch_context
-	@echo "open $(OUT)/report.html and $(OUT)/patch_context/page.html"
+	$(BIN)/vitlens reproduce --steps 14 --out $(OUT)/paper
+	@echo "open $(OUT)/report.html, $(OUT)/patch_context/page.html and $(OUT)/paper/report.html"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -43,6 +45,7 @@ bench: $(INSTALLED)
 	$(BIN)/python experiments/benchmarks/forward.py
 	$(BIN)/python experiments/benchmarks/report.py
 	$(BIN)/python experiments/benchmarks/dataset_pass.py
+	$(BIN)/python experiments/benchmarks/run_footprint.py
 
 clean:
 	rm -rf $(VENV) out build dist

@@ -72,6 +72,29 @@ def test_reproduce_runs_what_the_data_allows_and_says_what_it_left_out(tmp_path)
     assert "DIFFERS" in anyway.stdout
 
 
+def test_runs_side_by_side_with_class_names_from_a_file(tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(f"garment {i}" for i in range(10)))
+    out = tmp_path / "out"
+    quick = [*QUICK, "--experiment", "class_change", "--experiment", "memories", "--class-names", names]
+    done = run("-m", "vitlens.cli", "reproduce", *quick, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert pd.read_parquet(out / "tables" / "value_vectors.parquet")["class_name"].str.startswith("garment").all()
+    page = tmp_path / "models.html"
+    side = run(EXPERIMENTS / "compare_runs.py", f"one={out}", f"two={out}", "--out", page)
+    assert side.returncode == 0, side.stderr
+    assert "4 figures of 2 runs" in side.stdout
+    assert page.read_text().count("plotly-graph-div") >= 4
+    for arguments, sentence in [((out, out), "the same name"), ((tmp_path,), "holds no run")]:
+        refused = run(EXPERIMENTS / "compare_runs.py", *arguments, "--out", page)
+        assert refused.returncode == 2
+        assert sentence in refused.stderr
+    names.write_text("only one")
+    refused = run("-m", "vitlens.cli", "reproduce", *quick, "--out", tmp_path / "other")
+    assert refused.returncode == 2
+    assert "has 1 lines, and the model 10 classes" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

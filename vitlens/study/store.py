@@ -73,7 +73,7 @@ class Store:
         notes = {"shapes": shapes, "skipped": [[item.path, item.reason] for item in skipped]}
         table = pa.table(columns).replace_schema_metadata({"vitlens": json.dumps(notes)})
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
+        pq.write_table(table, sink, compression="zstd", write_statistics=False)
         write_whole(self.path_of(chunk), sink.getvalue().to_pybytes())
 
     def write_table(self, name: str, content: bytes) -> None:
