@@ -9,8 +9,9 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PILImage
 from timm.data import ImageNetInfo
+from timm.models import create_model
 
-from vitlens import InputError, load_demo_model
+from vitlens import HookedViT, InputError, load_demo_model
 from vitlens.data.decoding import PictureBatch, decode_rows, reduce_mask
 from vitlens.data.demo import demo_folder
 from vitlens.data.imagenet_s import EXCLUDED
@@ -189,6 +190,19 @@ def test_masks_from_a_folder_lie_where_their_pictures_do(tmp_path):
     (tmp_path / "masks" / "3_wide.png").unlink()
     with pytest.raises(InputError, match="has no mask in"):
         rows_of(open_pictures(tmp_path / "pictures", None, 10, masks=tmp_path / "masks"))
+
+
+def test_masks_follow_pictures_into_a_model_that_is_not_square():
+    """timm scales for such a model by its own step, which keeps the ratio and then crops."""
+    module = create_model("vit_tiny_patch16_224", img_size=(32, 64), depth=1)
+    model = HookedViT.from_timm(module)
+    array = np.zeros((60, 100), dtype=np.uint8)
+    array[:, 50:] = 255
+    picture = model.to_images(PILImage.fromarray(array).convert("RGB"))
+    mask = model.to_masks(array)
+    assert mask.shape == (1, 32, 64)
+    bright = model.to_pixels(picture)[..., 0] > 0.5
+    assert (mask == bright).float().mean() > 0.97
 
 
 def test_masks_are_reduced_by_area_or_by_the_centre():

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch.nn.functional import max_pool2d
+from torchvision import transforms
 from variants import build
 
 from vitlens import HookedViT, InputError
@@ -86,9 +87,22 @@ def test_masks_land_where_their_regions_do(module, crop, shape):
 
 
 def test_masks_refuse_a_transform_that_they_cannot_follow(module):
-    preprocessing = Preprocessing({**resolve_model_data_config(module), "crop_mode": "border"})
-    with pytest.raises(InputError, match="masks cannot follow the transform step ResizeKeepRatio"):
+    preprocessing = Preprocessing(resolve_model_data_config(module))
+    preprocessing.transform.transforms.insert(0, transforms.Pad(3))
+    with pytest.raises(InputError, match="masks cannot follow the transform step Pad"):
         preprocessing.mask(np.ones((30, 40), dtype=np.uint8))
+
+
+def test_masks_follow_a_picture_that_gets_a_border(module):
+    preprocessing = Preprocessing({**resolve_model_data_config(module), "crop_mode": "border"})
+    mask = np.zeros((30, 60), dtype=np.uint8)
+    mask[:, :40] = 1
+    picture = np.repeat(mask[..., None] * np.uint8(255), 3, axis=2)
+    inside = preprocessing.mask(mask)
+    bright = preprocessing.undo(preprocessing.image(picture)[None])[0].amin(dim=-1) > 0.9
+    assert inside.shape == bright.shape
+    assert (inside == bright).float().mean() > 0.95
+    assert not inside[0].any(), "the border above is outside"
 
 
 def test_masks_follow_their_pictures(model):

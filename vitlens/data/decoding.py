@@ -70,6 +70,10 @@ def decode_rows(
                 f"{row['path']} has no mask, which this measure needs: name a folder of masks with --masks"
             )
 
+    if with_masks:
+        # A preprocessing that masks cannot follow is no fault of the pictures.
+        preprocessing.mask(np.ones((16, 16), dtype=np.uint8))
+
     def decode(row: Row) -> tuple[Tensor, Tensor | None] | Skipped:
         try:
             picture = preprocessing.image(_open(row["image"]))

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from PIL import Image, UnidentifiedImageError
 from timm.data import create_transform
-from timm.data.transforms import CenterCropOrPad
+from timm.data.transforms import CenterCropOrPad, ResizeKeepRatio
 from torch import Tensor
 from torchvision import transforms
 
@@ -102,8 +102,13 @@ class Preprocessing:
         for step in self.transform.transforms:
             if isinstance(step, transforms.Resize):
                 image = transforms.Resize(step.size, transforms.InterpolationMode.NEAREST)(image)
-            elif isinstance(step, (transforms.CenterCrop, CenterCropOrPad)):
+            elif isinstance(step, ResizeKeepRatio):
+                image = ResizeKeepRatio(step.size, step.longest, "nearest")(image)
+            elif isinstance(step, transforms.CenterCrop):
                 image = step(image)
+            elif isinstance(step, CenterCropOrPad):
+                # What is added around a picture is outside of its mask.
+                image = CenterCropOrPad(step.size)(image)
             elif type(step).__name__ in ("ToTensor", "MaybeToTensor", "MaybePILToTensor"):
                 return torch.from_numpy(np.asarray(image) > 0)
             else:

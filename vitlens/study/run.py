@@ -146,7 +146,10 @@ def run_study(
         return None
     records = store.read()
     if not len(records):
-        raise InputError(f"none of the pictures of {settings.data} could be read")
+        first = records.skipped[0]
+        raise InputError(
+            f"none of the pictures of {settings.data} could be read; the first: {first.path} ({first.reason})"
+        )
     tables = write_results(store, chosen, records, context)
     return Outcome(tables, len(records), records.skipped, folder)
 
