@@ -145,16 +145,9 @@ def _patterns(
     model: HookedViT, pictures: Tensor, how: str, others: Pictures | None, blocks: list[int]
 ) -> dict[int, Float[Tensor, "image head query key"]]:
     """What replaces the edges: patterns of other pictures, or their mean."""
-    if how == "other":
-        if others is None:
-            raise InputError('how="other" needs others=, one picture for each picture')
-        pictures_of_patterns = model.as_images(others)
-        if pictures_of_patterns.shape != pictures.shape:
-            raise InputError(f"{len(pictures_of_patterns)} other pictures were given for {len(pictures)} pictures")
-    else:
-        pictures_of_patterns = pictures
+    shown = model.as_partners(others, pictures) if how == "other" else pictures
     names = [f"blocks.{block}.attn.hook_pattern" for block in blocks]
-    _, cache = model.run_with_cache(pictures_of_patterns, names_filter=names)
+    _, cache = model.run_with_cache(shown, names_filter=names)
     patterns = {block: cache[name] for block, name in zip(blocks, names, strict=True)}
     return patterns if how == "other" else {b: p.mean(dim=0, keepdim=True) for b, p in patterns.items()}
 

@@ -115,11 +115,7 @@ def _replacement(
     """What stands in the place of a patch's embedding."""
     source = blurred(pictures) if how == "blur" else pictures
     if how == "other":
-        if others is None:
-            raise InputError('how="other" needs others=, one picture for each picture')
-        source = model.as_images(others)
-        if source.shape != pictures.shape:
-            raise InputError(f"{len(source)} other pictures were given for {len(pictures)} pictures")
+        source = model.as_partners(others, pictures)
     _, cache = model.run_with_cache(source, names_filter="hook_patch_embed", stop_at_layer=0)
     embedded = cache["hook_patch_embed"]
     if how in ("other", "blur"):

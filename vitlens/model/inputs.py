@@ -64,6 +64,21 @@ class PictureInputs:
             images = images[None]
         return self.check_images(images.to(self.device))
 
+    def as_partners(
+        self, others: Tensor | Picture | Sequence[Picture] | None, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Other pictures, one for each of `images`, to take something from.
+
+        Raises:
+            InputError: they are missing, or of another number or size.
+        """
+        if others is None:
+            raise InputError('how="other" needs others=, one picture for each picture')
+        partners = self.as_images(others)
+        if partners.shape != images.shape:
+            raise InputError(f"{len(partners)} other pictures were given for {len(images)} pictures")
+        return partners
+
     def check_images(self, images: Any) -> Any:
         """Raises InputError unless `images` is [batch, channels, height, width] as this model reads it, and finite; a
         NaFlexVit also reads the dictionary of patches that timm's collator makes."""

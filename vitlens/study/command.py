@@ -68,7 +68,7 @@ def study_command(name: str | None = None) -> Callable[..., None]:
         from vitlens.study.results import print_tables
         from vitlens.study.run import run_study
         from vitlens.study.settings import Settings
-        from vitlens.study.workers import Stopped, make_sums_reproducible
+        from vitlens.study.workers import Stopped, WorkerLost, make_sums_reproducible
 
         make_sums_reproducible()
         if dtype not in DTYPES:
@@ -92,7 +92,7 @@ def study_command(name: str | None = None) -> Callable[..., None]:
         console = Console() if sys.stdout.isatty() else Console(width=200)
         try:
             outcome = run_study(hooked, settings, [name] if name is not None else experiment, out, workers=workers)
-        except Stopped as stopped:
+        except (Stopped, WorkerLost) as stopped:
             Console(stderr=True, soft_wrap=True).print(f"error: {stopped}", style="red", highlight=False, markup=False)
             raise typer.Exit(130) from None
         if outcome is None:

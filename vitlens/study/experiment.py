@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from torch import Tensor
 from vitlens.analysis.statistics import bootstrap
 from vitlens.analysis.trace import ClassTrace, Hooks
 from vitlens.data.picture_sets import PictureSet
+from vitlens.data.pictures import Preprocessing
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.study.settings import Settings
@@ -31,6 +32,7 @@ class Context:
     model: HookedViT
     settings: Settings
     pictures: PictureSet
+    preprocessing: Preprocessing
     random_models: list[HookedViT]
     workers: int = 4
     progress: bool = False
@@ -58,7 +60,10 @@ class Experiment:
 
     name: str
     title: str
+    #: Whether masks are made use of, and whether there is nothing to do without them.
+    uses_masks = False
     needs_masks = False
+    uses_random_models = False
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -70,8 +75,11 @@ class Experiment:
                 "name a folder of masks with --masks, or leave this experiment out"
             )
 
-    def prepare(self, folder: Any, is_main: bool) -> None:
-        """Work before the pass over the pictures: training probes."""
+    def prepare(self, folder: Path) -> None:
+        """Work before the pass over the pictures, done by the first process only: training probes."""
+
+    def load(self, folder: Path) -> None:
+        """What `prepare` left in the run's folder, for every process."""
 
     def hooks(self, labels: Int[Tensor, "image"]) -> Hooks:
         """What this experiment watches in the forward that all share; called anew for every chunk."""

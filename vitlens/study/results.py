@@ -1,5 +1,7 @@
 """From the numbers of all pictures to what a reader opens: tables as Parquet, figures as JSON and on one page."""
 
+import inspect
+
 import pandas as pd
 import plotly.graph_objects as go
 from rich.console import Console
@@ -57,5 +59,4 @@ def _cell(value: object) -> str:
 
 
 def _first_line(experiment: Experiment) -> str:
-    module = __import__(type(experiment).__module__, fromlist=["__doc__"])
-    return str(module.__doc__).strip().splitlines()[0]
+    return str(inspect.getdoc(inspect.getmodule(type(experiment)))).splitlines()[0]

@@ -89,55 +89,33 @@ def run_study(
         if name not in EXPERIMENTS:
             raise InputError(f"no experiment is called {name!r}; there are {', '.join(EXPERIMENTS)}")
     model.require_classifier()
-    folder = Path(out)
     bar = sys.stderr.isatty() if progress is None else progress
     if not bar:
         datasets.disable_progress_bars()
     team = Workers(str(model.device))
-    model = model.to(team.device)
-    if settings.squash:
-        # The released code scales pictures to the model's square, whatever their shape.
-        squashed = {**model.cfg.data_config, "crop_mode": "squash", "crop_pct": 1.0, "interpolation": "bilinear"}
-        model.preprocessing = Preprocessing(squashed)
-    pictures = _open(model, settings)
-    if model.class_names is None and pictures.label_names and len(pictures.label_names) == model.cfg.n_classes:
-        model.class_names = list(pictures.label_names)
-    random_models = []
-    if experiments is None or {"class_identifiability", "memories"} & set(experiments):
-        random_models = [model.with_fresh_weights(seed) for seed in range(settings.random_models)]
-    context = Context(model, settings, pictures, random_models, workers, bar and team.is_main)
+    wanted = EXPERIMENTS if experiments is None else experiments
+    n_random = settings.random_models if any(EXPERIMENTS[name].uses_random_models for name in wanted) else 0
+    context = _context(model.to(team.device), settings, n_random, workers, bar and team.is_main)
     chosen = _possible(context, team.is_main) if experiments is None else [EXPERIMENTS[n](context) for n in experiments]
-    store = Store(folder)
+    store = Store(Path(out))
     if team.is_main:
         store.prepare(describe(settings, model, [experiment.name for experiment in chosen]))
-    done = 0
     try:
         team.wait()
-        for experiment in chosen:
-            experiment.prepare(folder, team.is_main)
+        if team.is_main:
+            for experiment in chosen:
+                experiment.prepare(store.folder)
         team.wait()
         for experiment in chosen:
-            if isinstance(experiment, LinearProbe):
-                experiment.load(folder)
-        with_masks = pictures.has_masks and any(
-            kind.needs_masks or isinstance(kind, AttentionKnockout) for kind in chosen
-        )
-        total = None if pictures.n is None else -(-pictures.n // settings.batch_size)
-        if total is not None and team.world_size > 1:
-            total = -(-total // team.world_size)
-        with tqdm(total=total, unit="chunk", disable=not context.progress) as meter:
-            for chunk, batch in _batches(context, store, team, with_masks):
-                if batch is not None:
-                    _measure_chunk(context, chosen, store, chunk, batch)
-                done += 1
-                meter.update()
+            experiment.load(store.folder)
+        _pass(context, chosen, store, team)
         team.wait()
     except (KeyboardInterrupt, WorkerLost) as error:
         why = "stopped" if isinstance(error, KeyboardInterrupt) else f"a process was lost ({error})"
         kept = len(list(store.records.glob("*.parquet")))
         raise Stopped(
-            f"{why}: {kept} chunks of {settings.batch_size} pictures are kept in {folder}; give the same command again to "
-            "go on from there"
+            f"{why}: {kept} chunks of {settings.batch_size} pictures are kept in {store.folder}; give the same command "
+            "again to go on from there"
         ) from None
     finally:
         with suppress(RuntimeError, WorkerLost):
@@ -151,7 +129,34 @@ def run_study(
             f"none of the pictures of {settings.data} could be read; the first: {first.path} ({first.reason})"
         )
     tables = write_results(store, chosen, records, context)
-    return Outcome(tables, len(records), records.skipped, folder)
+    return Outcome(tables, len(records), records.skipped, store.folder)
+
+
+def _context(model: HookedViT, settings: Settings, n_random: int, workers: int, progress: bool) -> Context:
+    """Opens the pictures and draws the random models; a model without class names takes those of the data set."""
+    pictures = _open(model, settings)
+    if model.class_names is None and pictures.label_names and len(pictures.label_names) == model.cfg.n_classes:
+        model.class_names = list(pictures.label_names)
+    preprocessing = model.preprocessing
+    if settings.squash:
+        # The released code scales pictures to the model's square, whatever their shape.
+        squashed = {"crop_mode": "squash", "crop_pct": 1.0, "interpolation": "bilinear"}
+        preprocessing = Preprocessing({**model.cfg.data_config, **squashed})
+    random_models = [model.with_fresh_weights(seed) for seed in range(n_random)]
+    return Context(model, settings, pictures, preprocessing, random_models, workers, progress)
+
+
+def _pass(context: Context, experiments: list[Experiment], store: Store, team: Workers) -> None:
+    """This process' share of the pictures, chunk by chunk."""
+    with_masks = context.pictures.has_masks and any(experiment.uses_masks for experiment in experiments)
+    total = None if context.pictures.n is None else -(-context.pictures.n // context.settings.batch_size)
+    if total is not None:
+        total = -(-total // team.world_size)
+    with tqdm(total=total, unit="chunk", disable=not context.progress) as meter:
+        for chunk, batch in _batches(context, store, team, with_masks):
+            if batch is not None:
+                _measure_chunk(context, experiments, store, chunk, batch)
+            meter.update()
 
 
 def _open(model: HookedViT, settings: Settings) -> PictureSet:
@@ -193,7 +198,7 @@ def _batches(
         return decode_rows(
             rows,
             chunk * settings.batch_size,
-            model.preprocessing,
+            context.preprocessing,
             model.cfg.grid_size,
             with_masks=with_masks,
             mask_reduction="nearest" if settings.paper_compat else settings.mask_reduction,

@@ -14,6 +14,7 @@ from vitlens.study.store import Records
 class AttentionKnockout(Experiment):
     name = "attention_knockout"
     title = "Attention knockouts"
+    uses_masks = True
 
     @property
     def knockouts(self) -> dict[str, str | Edges]:

@@ -16,6 +16,7 @@ from vitlens.study.store import Records
 class ClassIdentifiability(Experiment):
     name = "class_identifiability"
     title = "Class identifiability"
+    uses_random_models = True
 
     def measure(self, batch: Batch) -> Arrays:
         found = self._of_trace(batch.trace, "trained")

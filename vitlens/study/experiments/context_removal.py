@@ -16,7 +16,7 @@ SETS = ("context", "object")
 class ContextRemoval(Experiment):
     name = "context_removal"
     title = "Context and object removed or replaced"
-    needs_masks = True
+    uses_masks = needs_masks = True
 
     def measure(self, batch: Batch) -> Arrays:
         """By (what goes, how): how many of the patches that stay have the class first, before and after, and the decision.

@@ -23,7 +23,7 @@ PARTS = ("attn_out", "mlp_out")
 class ContextTokens(Experiment):
     name = "context_tokens"
     title = "Class and context tokens"
-    needs_masks = True
+    uses_masks = needs_masks = True
 
     def hooks(self, labels: Int[Tensor, "image"]) -> Hooks:
         self._rows: dict[int, Tensor] = {}

@@ -54,10 +54,10 @@ class LinearProbe(Experiment):
             )
         self._ranks: dict[tuple[str, int], Tensor] = {}
 
-    def prepare(self, folder: Path, is_main: bool) -> None:
+    def prepare(self, folder: Path) -> None:
         """One pass over the training pictures; the probes are kept beside the records, so a stopped run finds them."""
         path = folder / FILE
-        if is_main and not path.exists():
+        if not path.exists():
             partial = path.with_name("partial." + path.name)
             self._train().save(partial)
             partial.rename(path)
@@ -78,7 +78,7 @@ class LinearProbe(Experiment):
         chunks = pictures.chunks(settings.batch_size)
         for chunk, rows in tqdm(chunks, "training probes", total, unit="chunk", disable=not self.context.progress):
             batch = decode_rows(
-                rows, chunk * settings.batch_size, self.model.preprocessing, self.model.cfg.grid_size,
+                rows, chunk * settings.batch_size, self.context.preprocessing, self.model.cfg.grid_size,
                 with_masks=False, workers=self.context.workers,
             )  # fmt: skip
             if not isinstance(batch, list):

@@ -33,6 +33,7 @@ NAMED_MEMORIES = 20
 class MemoriesOfClasses(Experiment):
     name = "memories"
     title = "Layers as key-value memories"
+    uses_random_models = True
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
