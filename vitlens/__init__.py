@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from vitlens.parity.supported import supported_models
     from vitlens.parity.verify import ParityReport, verify
     from vitlens.study.run import run_study
-    from vitlens.study.settings import Settings
+    from vitlens.study.settings import StudySettings
 
 __version__ = "0.1.0"
 
@@ -80,7 +80,7 @@ _HOMES = {
     "parity.supported": ["supported_models"],
     "parity.verify": ["ParityReport", "verify"],
     "study.run": ["run_study"],
-    "study.settings": ["Settings"],
+    "study.settings": ["StudySettings"],
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -99,7 +99,7 @@ __all__ = [
     "ProbeFit",
     "Probes",
     "Result",
-    "Settings",
+    "StudySettings",
     "TokenAblation",
     "ViTActivationCache",
     "ablate_tokens",

@@ -9,7 +9,7 @@ from vitlens import class_lens, gradient_rollout, load_demo, projection_gradient
 from vitlens.plots import paper_interventions, paper_lens, paper_memories
 from vitlens.report.page import Section, write_page
 from vitlens.study.run import EXPERIMENTS, run_study
-from vitlens.study.settings import Settings
+from vitlens.study.settings import StudySettings
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def demo():
 
 @pytest.fixture(scope="module")
 def tables(demo, tmp_path_factory):
-    settings = Settings(
+    settings = StudySettings(
         limit=20, batch_size=10, steps=4, bootstrap=20, permutations=20, random_models=1, random_orders=1,
         split="agreeing", train_data="demo", train_split="conflicting", train_per_class=2,
     )  # fmt: skip

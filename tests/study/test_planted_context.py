@@ -20,7 +20,7 @@ from vitlens import (
     token_mask,
 )
 from vitlens.study.run import run_study
-from vitlens.study.settings import Settings
+from vitlens.study.settings import StudySettings
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_context_tokens_know_the_class_better_where_the_texture_is_its_own(model
 
 
 def test_the_class_token_looks_at_context_more_than_its_area_explains(model, tmp_path):
-    settings = Settings(bootstrap=200, batch_size=50, random_models=0)
+    settings = StudySettings(bootstrap=200, batch_size=50, random_models=0)
     outcome = run_study(model, settings, ["context_tokens"], tmp_path / "out", progress=False)
     table = outcome.tables["attention_to_context"]
     early = table[table["block"] <= 1]

@@ -34,10 +34,10 @@ from vitlens import (
 )
 from vitlens.data.demo import demo_folder
 from vitlens.study.run import EXPERIMENTS, run_study
-from vitlens.study.settings import Settings
+from vitlens.study.settings import StudySettings
 
 EXPERIMENT_FOLDER = Path(__file__).parents[2] / "experiments"
-QUICK = Settings(limit=24, batch_size=8, steps=4, bootstrap=20, permutations=50, random_models=1, random_orders=1)
+QUICK = StudySettings(limit=24, batch_size=8, steps=4, bootstrap=20, permutations=50, random_models=1, random_orders=1)
 PROBES = {"split": "agreeing", "train_data": "demo", "train_split": "conflicting", "train_per_class": 3}
 
 

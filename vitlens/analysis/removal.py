@@ -52,7 +52,8 @@ def ablate_tokens(
     """Runs the model without a set of patches: removed from the sequence after the positions were added, or replaced there.
 
     Args:
-        tokens: which patches go, as a token set: "context", "object", a box, a bool tensor … Prefix tokens stay.
+        tokens: which patches go, as a token set: "context", "object", a box, a bool tensor … Prefix tokens stay. A picture
+            that has none of them stays whole, as long as another has some.
         classes: one per picture, such as the labels; by default the one predicted for the whole picture.
         how: "remove" (paper); or the patch's embedding, before its position, replaced: "zero" by zeros, "mean" by the
             mean over the pictures at each position, "blur" by that of the same patch of the blurred picture, "other" by that
@@ -70,7 +71,7 @@ def ablate_tokens(
         raise InputError(f"tokens are ablated by one of {', '.join(HOW)}, not {how!r}")
     pictures = model.as_images(images)
     grid, n_prefix = model.embed.grid(*pictures.shape[-2:]), model.cfg.n_prefix_tokens
-    gone = token_mask(model, tokens, len(pictures), masks, grid)
+    gone = token_mask(model, tokens, len(pictures), masks, grid, some_may_be_empty=True)
     if gone[:, :n_prefix].any():
         raise InputError("only patches can be ablated: leave the class token and registers out of tokens=")
     gone = gone[:, n_prefix:]

@@ -67,7 +67,7 @@ def study_command(name: str | None = None) -> Callable[..., None]:
         from vitlens.data.class_names import read_class_names
         from vitlens.study.results import print_tables
         from vitlens.study.run import run_study
-        from vitlens.study.settings import Settings
+        from vitlens.study.settings import StudySettings
         from vitlens.study.workers import Stopped, WorkerLost, make_sums_reproducible
 
         make_sums_reproducible()
@@ -76,7 +76,7 @@ def study_command(name: str | None = None) -> Callable[..., None]:
         if name is not None and experiment:
             raise InputError("--experiment goes with `vitlens reproduce`; this script runs one experiment")
         check_device(device)
-        settings = Settings(
+        settings = StudySettings(
             model=model, checkpoint=_text(checkpoint), random_weights=random_weights, dtype=dtype, data=data, split=split,
             streaming=streaming, limit=limit, per_class=per_class, drop_incomplete=drop_incomplete, masks=_text(masks),
             class_map=_text(class_map), class_names=_text(class_names), image_column=image_column, label_column=label_column,

@@ -17,7 +17,7 @@ from vitlens.data.picture_sets import PictureSet
 from vitlens.data.pictures import Preprocessing
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.study.settings import Settings
+from vitlens.study.settings import StudySettings
 from vitlens.study.store import Records
 
 Arrays = dict[str, Tensor]
@@ -30,7 +30,7 @@ class Context:
     """What the experiments of a run share."""
 
     model: HookedViT
-    settings: Settings
+    settings: StudySettings
     pictures: PictureSet
     preprocessing: Preprocessing
     random_models: list[HookedViT]
@@ -133,6 +133,7 @@ def stack_means(means: dict[tuple[str, str], Tensor], prefix: str = "") -> Array
     return {f"{prefix}{column}/{group}": values.float() for (group, column), values in means.items()}
 
 
-def no_grad_forward(model: HookedViT, images: Tensor, hooks: Hooks) -> Tensor:
+def no_grad_forward(model: HookedViT, images: Tensor, hooks: Hooks, stop_at_layer: int | None = None) -> Tensor:
+    """A forward for its numbers only."""
     with torch.no_grad():
-        return model.run_with_hooks(images, fwd_hooks=hooks)
+        return model.run_with_hooks(images, fwd_hooks=hooks, stop_at_layer=stop_at_layer)

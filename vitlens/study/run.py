@@ -30,7 +30,7 @@ from vitlens.study.experiments.linear_probe import LinearProbe
 from vitlens.study.experiments.memories import MemoriesOfClasses
 from vitlens.study.experiments.residual_composition import ResidualComposition
 from vitlens.study.results import write_results
-from vitlens.study.settings import Settings, describe
+from vitlens.study.settings import StudySettings, describe
 from vitlens.study.store import Store
 from vitlens.study.workers import Stopped, WorkerLost, Workers
 
@@ -63,7 +63,7 @@ class Outcome:
 
 def run_study(
     model: HookedViT,
-    settings: Settings,
+    settings: StudySettings,
     experiments: Sequence[str] | None,
     out: str | Path,
     *,
@@ -132,7 +132,7 @@ def run_study(
     return Outcome(tables, len(records), records.skipped, store.folder)
 
 
-def _context(model: HookedViT, settings: Settings, n_random: int, workers: int, progress: bool) -> Context:
+def _context(model: HookedViT, settings: StudySettings, n_random: int, workers: int, progress: bool) -> Context:
     """Opens the pictures and draws the random models; a model without class names takes those of the data set."""
     pictures = _open(model, settings)
     if model.class_names is None and pictures.label_names and len(pictures.label_names) == model.cfg.n_classes:
@@ -159,7 +159,7 @@ def _pass(context: Context, experiments: list[Experiment], store: Store, team: W
             meter.update()
 
 
-def _open(model: HookedViT, settings: Settings) -> PictureSet:
+def _open(model: HookedViT, settings: StudySettings) -> PictureSet:
     return open_pictures(
         settings.data,
         model.class_names,

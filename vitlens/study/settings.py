@@ -14,7 +14,7 @@ TARGETS = ("label", "predicted")
 
 
 @dataclass(frozen=True)
-class Settings:
+class StudySettings:
     """Everything that changes a number. What does not (device, threads, processes) is left out on purpose."""
 
     model: str = "demo"
@@ -62,7 +62,7 @@ class Settings:
             raise InputError(f"--target is {' or '.join(TARGETS)}, not {self.target!r}")
 
 
-def describe(settings: Settings, model: HookedViT, experiments: list[str]) -> dict[str, Any]:
+def describe(settings: StudySettings, model: HookedViT, experiments: list[str]) -> dict[str, Any]:
     """What settings.json holds: the settings, the weights' fingerprint, and the versions of what computed."""
     packages = {name: version(name) for name in ("torch", "timm", "transformer-lens", "datasets", "numpy")}
     return {

@@ -3,13 +3,12 @@
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-import torch
 from scipy import stats
 
 from vitlens.analysis.lens_measures import identifiability_values, picture_means
 from vitlens.analysis.trace import ClassTrace, TraceObserver
 from vitlens.plots.paper_lens import identifiability_boxes, identifiability_curves
-from vitlens.study.experiment import Arrays, Batch, Experiment, Tables, rank_quantiles
+from vitlens.study.experiment import Arrays, Batch, Experiment, Tables, no_grad_forward, rank_quantiles
 from vitlens.study.store import Records
 
 
@@ -22,10 +21,7 @@ class ClassIdentifiability(Experiment):
         found = self._of_trace(batch.trace, "trained")
         for seed, fresh in enumerate(self.context.random_models):
             observer = TraceObserver(fresh, batch.labels, batch.grid)
-            with torch.no_grad():
-                fresh.run_with_hooks(
-                    batch.images, fwd_hooks=observer.hooks(sites=("resid_post",)), stop_at_layer=fresh.cfg.n_layers
-                )
+            no_grad_forward(fresh, batch.images, observer.hooks(sites=("resid_post",)), fresh.cfg.n_layers)
             found |= self._of_trace(observer.trace(), f"random {seed}")
         return found
 

@@ -5,9 +5,9 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 
-from vitlens.analysis.removal import HOW, TokenAblation, ablate_tokens
+from vitlens.analysis.removal import HOW, TokenAblation, ablate_tokens, kept_ranks
 from vitlens.plots.paper_interventions import intervention_bars
-from vitlens.study.experiment import Arrays, Batch, Experiment, Tables
+from vitlens.study.experiment import Arrays, Batch, Experiment, Tables, no_grad_forward
 from vitlens.study.store import Records
 
 SETS = ("context", "object")
@@ -43,24 +43,14 @@ class ContextRemoval(Experiment):
         return found
 
     def _ablate(self, batch: Batch, tokens: torch.Tensor, how: str, others: torch.Tensor) -> TokenAblation:
-        """A picture of which nothing goes stays as it is: the token sets of the others need not be empty for it."""
-        if tokens.any(dim=1).all():
+        if tokens.any():
             return ablate_tokens(self.model, batch.images, tokens, batch.labels, how=how, others=others)
-        some = tokens.any(dim=1)
-        whole = batch.trace.ranks["resid_post", self.model.cfg.n_layers - 1].long()
-        n_prefix = self.model.cfg.n_prefix_tokens
-        has_class = self.model.cfg.has_class_token
-        logits, ranks = batch.logits.clone(), whole[:, n_prefix:].clone()
-        class_ranks = whole[:, self.model.cfg.prefix_tokens.index("class")].clone() if has_class else None
-        kept = ~tokens[:, n_prefix:]
-        if some.any():
-            run = ablate_tokens(
-                self.model, batch.images[some], tokens[some], batch.labels[some], how=how, others=others[some]
+        # No picture of the chunk has such a patch: nothing goes.
+        stream = no_grad_forward(self.model, batch.images, [], stop_at_layer=0)
+        with torch.no_grad():
+            return kept_ranks(
+                self.model, stream, ~tokens[:, self.model.cfg.n_prefix_tokens :], batch.labels, batch.grid
             )
-            logits[some], ranks[some] = run.logits, run.ranks
-            if class_ranks is not None and run.class_token_ranks is not None:
-                class_ranks[some] = run.class_token_ranks
-        return TokenAblation(logits, batch.labels, kept, ranks, class_ranks)
 
     def tables(self, records: Records) -> Tables:
         rows = [self._row("nothing", "", None, None, records[self.own("correct")], None)]
