@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from vitlens.analysis.probes import ProbeFit, Probes
     from vitlens.analysis.removal import TokenAblation, ablate_tokens
     from vitlens.analysis.results import Result
-    from vitlens.analysis.saliency import gradient_rollout, projection_gradient
+    from vitlens.analysis.saliency import Importance, gradient_rollout, projection_gradient
     from vitlens.analysis.statistics import bootstrap, permutation_test
     from vitlens.analysis.tokens import box, patch, token_mask
     from vitlens.analysis.trace import ClassTrace, class_trace
@@ -67,7 +67,7 @@ _HOMES = {
     "analysis.probes": ["ProbeFit", "Probes"],
     "analysis.removal": ["TokenAblation", "ablate_tokens"],
     "analysis.results": ["Result"],
-    "analysis.saliency": ["gradient_rollout", "projection_gradient"],
+    "analysis.saliency": ["Importance", "gradient_rollout", "projection_gradient"],
     "analysis.statistics": ["bootstrap", "permutation_test"],
     "analysis.tokens": ["box", "patch", "token_mask"],
     "analysis.trace": ["ClassTrace", "class_trace"],
@@ -91,6 +91,7 @@ __all__ = [
     "Edges",
     "HookedViT",
     "HookedViTConfig",
+    "Importance",
     "InputError",
     "Memories",
     "ParityReport",

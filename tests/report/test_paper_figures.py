@@ -5,7 +5,17 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
-from vitlens import class_lens, gradient_rollout, load_demo, projection_gradient
+from vitlens import (
+    InputError,
+    Memories,
+    ablate_tokens,
+    class_lens,
+    class_trace,
+    gradient_rollout,
+    load_demo,
+    perturbation_test,
+    projection_gradient,
+)
 from vitlens.plots import paper_interventions, paper_lens, paper_memories
 from vitlens.report.page import Section, write_page
 from vitlens.study.run import EXPERIMENTS, run_study
@@ -76,6 +86,21 @@ def test_figures_show_the_tables(tables, demo):
     total = sum(torch.as_tensor(t.z) for t in blocks[:6])
     torch.testing.assert_close(torch.as_tensor(blocks[6].z), total, rtol=1e-4, atol=1e-7)
     assert "<one>" not in figures["3"].layout.annotations[0].text, "names from outside are escaped"
+
+
+def test_results_plot_themselves_and_are_short_to_read(demo):
+    model, images, labels, masks = demo
+    heat = projection_gradient(model, images[:2], labels[:2])
+    torch.testing.assert_close(heat.heatmap()[:, 0].flatten(1), heat.values[:, 0].sum(dim=(1, 2)))
+    assert len(heat.plot(pixels=model.to_pixels(images[:1])[0]).data) == 7
+    with pytest.raises(InputError, match="pixels="):
+        heat.plot()
+    test = perturbation_test(model, images[:2], heat.heatmap()[:, 0], labels[:2], n_steps=4)
+    shown = [t for t in test.plot().data if t.mode == "lines"]
+    assert shown[0].y.tolist() == pytest.approx(test.values[0].mean(dim=0).tolist())
+    ablated = ablate_tokens(model, images[:2], "context", labels[:2], masks=masks[:2])
+    for value in (heat, test, ablated, class_trace(model, images[:2], labels[:2]), Memories.of(model)):
+        assert len(repr(value)) < 200, type(value).__name__
 
 
 def test_the_figures_are_drawn_in_a_browser(tables, demo, tmp_path, open_page):

@@ -55,7 +55,7 @@ def value_vectors(
     return values
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Memories:
     """Of every watched (part, block): the classes that each value vector promotes most, best first, and the memories that
     promote each class most."""
@@ -63,6 +63,10 @@ class Memories:
     top_classes: dict[tuple[str, int], Int[Tensor, "memory k"]]
     top_memories: dict[tuple[str, int], Int[Tensor, "classes k"]]
     k: int
+
+    def __repr__(self) -> str:
+        n = sum(len(top) for top in self.top_classes.values())
+        return f"Memories({n:,} of attention and MLP in {len(self.top_classes) // len(PARTS)} blocks, top {self.k})"
 
     @classmethod
     def of(

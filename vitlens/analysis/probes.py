@@ -24,13 +24,16 @@ from vitlens.model.hooked_vit import HookedViT
 Site = tuple[str, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Probes:
     """Linear classifiers [site][token, d, class] with their biases [site][token, class], for the tokens `tokens`."""
 
     weights: dict[Site, Float[Tensor, "token d class"]]
     biases: dict[Site, Float[Tensor, "token class"]]
     tokens: list[int]
+
+    def __repr__(self) -> str:
+        return f"Probes({len(self.weights)} sites × {len(self.tokens)} tokens)"
 
     def logits(self, site: Site, activation: Float[Tensor, "image all_tokens d"]) -> Float[Tensor, "image token class"]:
         """What the probes of a site answer."""

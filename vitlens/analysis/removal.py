@@ -17,7 +17,7 @@ from vitlens.model.hooked_vit import HookedViT
 HOW = ("remove", "zero", "mean", "blur", "other")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TokenAblation:
     """The run without some patches: `logits` [image, class]; of the patches that stayed the rank of the chosen class in the
     last stream, `ranks` [image, patch], −1 for those that did not; and what the class token says, `class_token_ranks`."""
@@ -27,6 +27,13 @@ class TokenAblation:
     kept: Bool[Tensor, "image patch"]
     ranks: Int[Tensor, "image patch"]
     class_token_ranks: Int[Tensor, "image"] | None
+
+    def __repr__(self) -> str:
+        gone = 1 - self.kept.double().mean().item()
+        return (
+            f"TokenAblation({len(self.kept)} pictures, {gone:.0%} of the patches ablated, the class predicted for "
+            f"{self.correct.double().mean().item():.0%})"
+        )
 
     @property
     def rate(self) -> Float[Tensor, "image"]:

@@ -1,6 +1,7 @@
 """Which patches the class came from, by gradients of attention: projection-gradient and gradient rollout (D1, D2)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +21,21 @@ from vitlens.model.block import AnyBlock, PostNormBlock
 from vitlens.model.hooked_vit import HookedViT
 
 LOSSES = ("cross_entropy", "logit", "double_softmax")
+
+
+@dataclass(frozen=True, repr=False)
+class Importance(Result):
+    """How important each patch was: [image, class, patch], or by block and head before the patch.
+
+    `grid` says where the patches lie.
+    """
+
+    grid: tuple[int, int] | list[int]
+
+    def heatmap(self) -> Float[Tensor, "image class rows columns"]:
+        """Summed over blocks and heads, on the picture's grid."""
+        summed = self.values if self.values.ndim == 3 else self.values.sum(dim=(2, 3))
+        return summed.unflatten(-1, tuple(self.grid))
 
 
 class ProjectionGradientObserver:
@@ -91,7 +107,7 @@ def projection_gradient(
     blocks: Sequence[int] | None = None,
     loss: str = "cross_entropy",
     paper_compat: bool = False,
-) -> Result:
+) -> Importance:
     """D1: how much every patch, through each head's pattern, lowers the loss of the class in attention's own output.
 
     For each block the attention output at the class token is projected onto the classes; the importance of patch j in head
@@ -105,7 +121,7 @@ def projection_gradient(
         paper_compat: "double_softmax".
 
     Returns:
-        Result with axes image, class, block, head, patch.
+        Importance with axes image, class, block, head, patch.
 
     Raises:
         InputError: an unknown loss, block or class; a model without a classifier.
@@ -123,8 +139,8 @@ def projection_gradient(
         logits = model.run_with_hooks(pictures, fwd_hooks=observer.hooks(chosen))
         selection = select_classes(model, classes, logits)
         values = observer.importance(selection.indices, loss)
-    return Result(
-        values,
+    return Importance(
+        values.detach(),
         {
             "image": list(range(len(pictures))),
             "class": selection.labels,
@@ -136,16 +152,17 @@ def projection_gradient(
         classes=selection.indices,
         class_names=model.class_names,
         settings={"model": model.cfg.model_name, "method": "projection_gradient", "loss": loss},
+        grid=model.embed.grid(*pictures.shape[-2:]),
     )
 
 
-def gradient_rollout(model: HookedViT, images: Pictures, classes: Classes = None) -> Result:
+def gradient_rollout(model: HookedViT, images: Pictures, classes: Classes = None) -> Importance:
     """D2: rollout of attention weighted by its gradient: R = I; R += mean_heads(relu(∂y/∂A ∘ A)) R; the row that is read.
 
     Only that row is followed, from the last block to the first, so no product of whole matrices is made.
 
     Returns:
-        Result with axes image, class, patch.
+        Importance with axes image, class, patch.
 
     Raises:
         InputError: a class that does not exist; a model without a classifier.
@@ -175,13 +192,14 @@ def gradient_rollout(model: HookedViT, images: Pictures, classes: Classes = None
             )
             maps.append(_row_of_rollout(model, [patterns[b].detach() for b in order], list(gradients)))
     values = torch.stack(maps, dim=1)
-    return Result(
+    return Importance(
         values,
         {"image": list(range(len(pictures))), "class": selection.labels, "patch": list(range(values.shape[-1]))},
         "importance",
         classes=selection.indices,
         class_names=model.class_names,
         settings={"model": model.cfg.model_name, "method": "gradient_rollout"},
+        grid=model.embed.grid(*pictures.shape[-2:]),
     )
 
 

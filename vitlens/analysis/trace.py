@@ -18,7 +18,7 @@ FULL_SITES = ("attn_out", "mlp_out", "resid_post")
 Hooks = list[tuple[str | Callable[..., Any], Callable[..., Any]]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ClassTrace:
     """Of one class per picture: its `logits`, its `ranks` (0 is best) and the `first` class, all [image, token], by
     (site, block). Of the sites "resid_pre" and "resid_mid" a block has what the measures compare with, no more."""
@@ -28,6 +28,15 @@ class ClassTrace:
     first: dict[tuple[str, int], Int[Tensor, "image token"]]
     n_classes: int
     token_labels: list[str]
+
+    def __repr__(self) -> str:
+        sites = dict.fromkeys(site for site, _ in self.first)
+        blocks = len({block for _, block in self.first})
+        n_images = len(next(iter(self.logits.values())))
+        return (
+            f"ClassTrace({n_images} pictures × {len(self.token_labels)} tokens, {', '.join(sites)} of {blocks} blocks, "
+            f"{self.n_classes} classes)"
+        )
 
 
 class TraceObserver:

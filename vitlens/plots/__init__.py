@@ -8,11 +8,14 @@ import plotly.graph_objects as go
 from vitlens.analysis.attribution import Attribution
 from vitlens.analysis.lens import ClassLens
 from vitlens.analysis.patching import Patching
+from vitlens.analysis.perturbation import Perturbation
 from vitlens.analysis.results import Result
+from vitlens.analysis.saliency import Importance
 from vitlens.errors import InputError
 from vitlens.plots.attention import attention_mosaic, attention_overlay
 from vitlens.plots.attribution import attribution_head_map, attribution_waterfall
 from vitlens.plots.lens import class_maps, lens_trajectory, predictions
+from vitlens.plots.paper_interventions import importance_maps, perturbation_of_batch
 from vitlens.plots.patching import patching_board, patching_maps
 from vitlens.plots.picture import picture_with_grid
 
@@ -22,9 +25,11 @@ __all__ = [
     "attribution_head_map",
     "attribution_waterfall",
     "class_maps",
+    "importance_maps",
     "lens_trajectory",
     "patching_board",
     "patching_maps",
+    "perturbation_of_batch",
     "picture_with_grid",
     "plot",
     "predictions",
@@ -48,6 +53,19 @@ def _(result: Attribution, **options: Any) -> go.Figure:
     if result.settings["unit"] == "head":
         return attribution_head_map(result, **options)
     return attribution_waterfall(result, **options)
+
+
+@plot.register
+def _(result: Importance, pixels: Any = None, **options: Any) -> go.Figure:
+    """Maps over the picture, which must be given."""
+    if pixels is None:
+        raise InputError("a heatmap is drawn over its picture: pass pixels=model.to_pixels(images)[0]")
+    return importance_maps(result, pixels, **options)
+
+
+@plot.register
+def _(result: Perturbation) -> go.Figure:
+    return perturbation_of_batch(result)
 
 
 @plot.register

@@ -6,7 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitlens.analysis.lens import ClassLens
-from vitlens.analysis.results import Result
+from vitlens.analysis.perturbation import Perturbation
+from vitlens.analysis.saliency import Importance
 from vitlens.data.class_names import short_name
 from vitlens.plots.picture import Pixels, map_tiles
 from vitlens.plots.series import ByModel, block_axes, legend_below, line, panels
@@ -80,6 +81,13 @@ def perturbation_curves(tables: ByModel, quantity: str = "accuracy") -> go.Figur
     )
 
 
+def perturbation_of_batch(result: Perturbation) -> go.Figure:
+    """`perturbation_curves` of one batch: the mean over its pictures."""
+    frame = result.to_frame().groupby(["direction", "removed"])[["accuracy", "probability"]].mean().reset_index()
+    table = frame.melt(["direction", "removed"], var_name="quantity", value_name="mean").assign(method="this order")
+    return perturbation_curves({result.settings["model"]: table})
+
+
 def probe_curves(tables: ByModel, tokens: str = "patches") -> go.Figure:
     """Figure 13: accuracy of linear probes against that of the class projection, over blocks."""
     figure = panels(tables)
@@ -95,25 +103,22 @@ def probe_curves(tables: ByModel, tokens: str = "patches") -> go.Figure:
     )
 
 
-def importance_maps(result: Result, pixels: Pixels, image: int = 0, position: int = 0) -> go.Figure:
+def importance_maps(result: Importance, pixels: Pixels, image: int = 0, position: int = 0) -> go.Figure:
     """Figure 11: a heatmap over the picture: block by block where the result has blocks, and their sum."""
-    values = result.values[image, position].detach().float()
-    rows = values.shape[-1]
-    maps = values.sum(dim=1) if values.ndim == 3 else values[None]
-    titles = [f"block {block}" for block in result.axes["block"]] if values.ndim == 3 else []
-    if values.ndim == 3:
-        maps = torch.cat([maps, maps.sum(dim=0, keepdim=True)])
-    side = pixels.shape[0] / pixels.shape[1]
-    grid = next((r, rows // r) for r in _heights(rows, side))
+    method = result.settings["method"].replace("_", " ")
+    maps, titles = result.heatmap()[image, position][None], [method]
+    if "block" in result.axes:
+        by_block = result.values[image, position].sum(dim=1).unflatten(-1, tuple(result.grid))
+        maps = torch.cat([by_block, maps])
+        titles = [*(f"block {block}" for block in result.axes["block"]), "sum over blocks"]
     name = text(short_name(result.class_label(image, position)))
     figure = map_tiles(
-        maps.unflatten(-1, grid),
-        [*titles, "sum over blocks" if titles else result.settings["method"].replace("_", " ")],
-        pixels, "%{z:.4g}", result.quantity, **diverging(maps.cpu()),
+        maps.float(), titles, pixels, "%{z:.4g}", result.quantity, columns=max(3, min(6, len(titles))),
+        **diverging(maps.float().cpu()),
     )  # fmt: skip
     return finish(
         figure,
-        f"Which patches “{name}” came from: {result.settings['method'].replace('_', ' ')}",
+        f"Which patches “{name}” came from: {method}",
         f"{text(result.settings['model'])}; red: speaks for the class, blue: against it",
         margin={"l": 10, "r": 20, "t": 92, "b": 10},
     )
@@ -155,9 +160,3 @@ def token_classes(
         figure, f"What one token says: {where}", text(lens.settings["model"]), height=360,
         margin={"l": 170, "r": 20, "t": 74, "b": 50},
     )  # fmt: skip
-
-
-def _heights(n_patches: int, side: float) -> list[int]:
-    """Numbers of rows that divide the patches, the one nearest to the picture's shape first."""
-    rows = [r for r in range(1, n_patches + 1) if n_patches % r == 0]
-    return sorted(rows, key=lambda r: abs(r * r / n_patches - side))
