@@ -219,6 +219,9 @@ def test_other_weights_other_experiments_and_foreign_folders_are_refused(everyth
         run_study(model.with_fresh_weights(1), settings, list(EXPERIMENTS), everything.folder, progress=False)
     with pytest.raises(InputError, match="it holds class_identifiability"):
         run_study(model, settings, ["class_change"], everything.folder, progress=False)
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "settings.json.partial").write_text("{")
+    run_study(model, replace(QUICK, limit=8), ["class_change"], tmp_path / "begun", progress=False)
     (tmp_path / "thesis.txt").write_text("do not touch")
     with pytest.raises(InputError, match="holds no run of ours"):
         run_study(model, QUICK, ["class_change"], tmp_path, progress=False)

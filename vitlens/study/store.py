@@ -42,14 +42,16 @@ class Store:
                 raise InputError(
                     f"{self.folder} holds a run with other settings: {changed}. Choose another --out, or delete that folder"
                 )
-        elif self.folder.is_dir() and any(self.folder.iterdir()):
+        elif self.folder.is_dir() and any(not entry.name.endswith(".partial") for entry in self.folder.iterdir()):
             raise InputError(f"{self.folder} is not empty and holds no run of ours: choose another --out")
         try:
-            self.records.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # The settings come first: a folder with anything else in it but no settings is not ours.
+            if not path.exists():
+                write_whole(path, (json.dumps(description, indent=2) + "\n").encode())
+            self.records.mkdir(exist_ok=True)
         except OSError as error:
             raise InputError(f"the folder {self.folder} cannot be made: {error.strerror}") from None
-        if not path.exists():
-            write_whole(path, (json.dumps(description, indent=2) + "\n").encode())
 
     def path_of(self, chunk: int) -> Path:
         return self.records / f"{chunk:06d}.parquet"
