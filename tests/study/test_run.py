@@ -172,6 +172,24 @@ def test_a_killed_run_resumes_and_two_processes_agree_to_the_last_byte(tmp_path)
     same_bytes(tmp_path / "whole", tmp_path / "two")
 
 
+def test_an_interrupted_run_says_what_it_keeps(tmp_path):
+    out = tmp_path / "out"
+    command = script("explainability", "--batch-size", 2, "--out", out)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as run:  # fmt: skip
+        deadline = time.monotonic() + 120
+        while not list(out.glob("records/*.parquet")) and time.monotonic() < deadline and run.poll() is None:
+            time.sleep(0.02)
+        run.send_signal(signal.SIGINT)
+        _, errors = run.communicate(timeout=120)
+    assert run.returncode == 130
+    assert "stopped: " in errors
+    assert "give the same command again to go on" in errors
+    assert "Traceback" not in errors
+
+
 def test_a_lost_process_ends_the_run_with_a_sentence_and_what_was_done_stays(tmp_path):
     out = tmp_path / "out"
     command = script("explainability", "--batch-size", 2, "--steps", 20, "--out", out, processes=2)
