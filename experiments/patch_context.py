@@ -12,6 +12,7 @@ demo: garments on their own class's texture (clean) against the same garments on
 
 import json
 import platform
+import shutil
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -85,7 +86,9 @@ def main(
         str, typer.Option(help="denoise: clean into corrupted; noise: corrupted into clean")
     ] = "denoise",
     pairs: Annotated[int | None, typer.Option(help="of the demo, only the first so many pairs [default: all]")] = None,
-    batch_size: Annotated[int, typer.Option(help="rows per forward")] = 64,
+    batch_size: Annotated[
+        int | None, typer.Option(help="rows per forward [default: as many as are fast and fit]")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
     out: Annotated[Path, typer.Option(help="folder for page.html, table.parquet and settings.json")] = Path(
         "out/patch_context"
@@ -106,7 +109,11 @@ def main(
         experiment = picture_experiment(hooked, clean, corrupted, replace, mask, box, wanted_class, baseline)
 
     _prepare(out)
-    results = sweep(hooked, experiment, direction, batch_size)
+    try:
+        results = sweep(hooked, experiment, direction, batch_size, out / "part")
+    except KeyboardInterrupt:
+        print(f"interrupted: {out / 'part'} holds what was computed; the same command goes on", file=sys.stderr)
+        raise typer.Exit(130) from None
     headline = describe(experiment, results)
     table = pd.concat(
         result.to_frame().rename(columns={"head": "unit", "tokens": "unit"}).assign(sweep=name)
@@ -179,7 +186,7 @@ def picture_experiment(
 
     donor = None if corrupted is None else model.to_images(corrupted)
     if replace is not None:
-        other = replace_context(images, pixel_mask, replace, donor)
+        other = replace_context(images, pixel_mask, replace, donor, patch_size=model.cfg.patch_size)
     elif donor is not None:
         other = donor
     else:
@@ -207,25 +214,46 @@ def _parse_box(box: str | None) -> Box:
     return Box(row, column, height, width)
 
 
-def sweep(model: HookedViT, experiment: Experiment, direction: str, batch_size: int) -> dict[str, Patching]:
-    """Over all blocks: the stream by token set, every head's output at each set, and the first pair patch by patch."""
+def sweep(
+    model: HookedViT, experiment: Experiment, direction: str, batch_size: int | None, part: Path
+) -> dict[str, Patching]:
+    """Over all blocks: the stream by token set, every head's output at each set, and the first pair patch by patch.
+
+    What an interrupted run has reached lies in the folder `part` until the same command has finished it.
+    """
     common: dict[str, Any] = {
         "direction": direction,
         "batch_size": batch_size,
         "progress": sys.stderr.isatty(),
     }
-    every = (model, experiment.clean, experiment.corrupted)
+    pictures = (experiment.clean, experiment.corrupted)
     about = {"classes": experiment.classes, "baseline_classes": experiment.baseline}
-    first = (model, experiment.clean[:1], experiment.corrupted[:1])
-    about_first = {name: classes[:1] for name, classes in about.items()}
-    return {
-        "tokens": activation_patching(*every, tokens=experiment.sets, **about, **common),
+    first = {name: classes[:1] for name, classes in about.items()}
+    sweeps: dict[str, tuple[tuple[Tensor, ...], dict[str, Any]]] = {
+        "tokens": (pictures, {"tokens": experiment.sets, **about}),
         **{
-            f"heads at {name} tokens": activation_patching(*every, site="z", tokens=tokens, **about, **common)
+            f"heads at {name} tokens": (pictures, {"site": "z", "tokens": tokens, **about})
             for name, tokens in experiment.sets.items()
         },
-        "patches": activation_patching(*first, **about_first, **common),
+        "patches": (tuple(images[:1] for images in pictures), first),
     }
+    results = {}
+    for name, (pair, settings) in sweeps.items():
+        path = part / f"{name.replace(' ', '_')}.safetensors"
+        known = Patching.load(path) if path.exists() else None
+        assert known is None or isinstance(known, Patching)
+        try:
+            results[name] = activation_patching(model, *pair, **settings, **common, resume=known)
+        except InputError as error:
+            if known is None:
+                raise
+            raise InputError(f"{part} holds a part of another run: remove it, or choose another --out") from error
+        part.mkdir(exist_ok=True)
+        results[name].save(path)
+        if not results[name].complete:
+            raise KeyboardInterrupt
+    shutil.rmtree(part)
+    return results
 
 
 def describe(experiment: Experiment, results: dict[str, Patching]) -> str:

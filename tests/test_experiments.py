@@ -1,13 +1,16 @@
 """experiments/patch_context.py as its user runs it."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from pandas.testing import assert_frame_equal
 from PIL import Image
 
 from vitlens.data.demo import demo_folder
@@ -40,7 +43,7 @@ def test_the_demo_without_arguments_but_few_pairs(tmp_path):
     assert set(settings["versions"]) == {"python", "vitlens", "torch", "timm", "transformer-lens"}
 
 
-@pytest.mark.parametrize("how", ["mean", "zero", "blur", "other"])
+@pytest.mark.parametrize("how", ["mean", "zero", "blur", "shuffle", "other"])
 def test_ones_own_picture_with_a_mask(tmp_path, how):
     donor = ["--corrupted", PICTURES / "40_bag_conflicting.png"] if how == "other" else []
     done = run("--clean", PICTURES / CLEAN, "--mask", MASKS / CLEAN, "--replace", how, *donor, "--out", tmp_path)
@@ -81,6 +84,27 @@ def test_mistakes_are_a_sentence_and_exit_code_2(tmp_path, arguments, sentence):
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out" / "page.html").exists()
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
+    whole = run("--pairs", 12, "--out", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    command = [sys.executable, str(SCRIPT), "--pairs", "12", "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    part = tmp_path / "out" / "part"
+    while process.poll() is None and not list(part.glob("*.safetensors")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130, process.stderr.read()
+    assert "the same command goes on" in process.stderr.read()
+    assert list(part.glob("*.safetensors"))
+    other = run("--pairs", 11, "--out", tmp_path / "out")
+    assert other.returncode == 2
+    assert "a part of another run" in other.stderr
+    resumed = run("--pairs", 12, "--out", tmp_path / "out")
+    assert resumed.returncode == 0, resumed.stderr
+    assert not part.exists()
+    assert_frame_equal(*(pd.read_parquet(tmp_path / name / "table.parquet") for name in ("whole", "out")))
 
 
 def test_an_empty_object_is_named(tmp_path):

@@ -12,7 +12,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vitlens.analysis.ablation import Ablation, activation_ablation
     from vitlens.analysis.attribution import Attribution, direct_logit_attribution
+    from vitlens.analysis.donors import confusing_donors
     from vitlens.analysis.knockouts import Edges, knockout_attention, knockout_hooks
     from vitlens.analysis.lens import ClassLens, class_lens
     from vitlens.analysis.lens_measures import (
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from vitlens.analysis.removal import TokenAblation, ablate_tokens
     from vitlens.analysis.results import Result
     from vitlens.analysis.saliency import Importance, gradient_rollout, projection_gradient
+    from vitlens.analysis.sources import mean_activations
     from vitlens.analysis.statistics import bootstrap, permutation_test
     from vitlens.analysis.tokens import box, patch, token_mask
     from vitlens.analysis.trace import ClassTrace, class_trace
@@ -46,7 +49,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "analysis.ablation": ["Ablation", "activation_ablation"],
     "analysis.attribution": ["Attribution", "direct_logit_attribution"],
+    "analysis.donors": ["confusing_donors"],
     "analysis.lens": ["ClassLens", "class_lens"],
     "analysis.lens_measures": [
         "class_change_by_sublayer",
@@ -69,6 +74,7 @@ _HOMES = {
     "analysis.results": ["Result"],
     "analysis.saliency": ["Importance", "gradient_rollout", "projection_gradient"],
     "analysis.statistics": ["bootstrap", "permutation_test"],
+    "analysis.sources": ["mean_activations"],
     "analysis.tokens": ["box", "patch", "token_mask"],
     "analysis.trace": ["ClassTrace", "class_trace"],
     "data.counterfactuals": ["replace_context"],
@@ -85,6 +91,7 @@ _HOMES = {
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Ablation",
     "Attribution",
     "ClassLens",
     "ClassTrace",
@@ -104,6 +111,7 @@ __all__ = [
     "TokenAblation",
     "ViTActivationCache",
     "ablate_tokens",
+    "activation_ablation",
     "activation_patching",
     "bootstrap",
     "box",
@@ -112,6 +120,7 @@ __all__ = [
     "class_similarity_change_rate",
     "class_trace",
     "class_value_agreement",
+    "confusing_donors",
     "direct_logit_attribution",
     "gradient_rollout",
     "identifiability",
@@ -122,6 +131,7 @@ __all__ = [
     "load_demo",
     "load_demo_model",
     "load_demo_pictures",
+    "mean_activations",
     "patch",
     "permutation_test",
     "perturbation_test",

@@ -36,6 +36,22 @@ def test_each_replacement_is_what_its_name_says(pair):
     assert blurred.var() < images[0][:, outside].var() / 4
 
 
+def test_shuffled_patches_change_places_and_nothing_else(pair):
+    images, masks, _ = pair
+    shuffled = replace_context(images, masks, "shuffle", patch_size=(8, 8), seed=3)
+    cut = lambda x: x.unfold(-2, 8, 8).unfold(-2, 8, 8).flatten(-4, -3).movedim(-3, 1).flatten(2)  # noqa: E731
+    before, after, held = cut(images), cut(shuffled), cut(masks[:, None]).any(-1)
+    for image in range(2):
+        assert torch.equal(before[image][held[image]], after[image][held[image]])
+        free = [x[image][~held[image]] for x in (before, after)]
+        assert not torch.equal(*free)
+        assert sorted(free[0].sum(1).tolist()) == sorted(free[1].sum(1).tolist())
+    assert torch.equal(shuffled, replace_context(images, masks, "shuffle", patch_size=(8, 8), seed=3))
+    assert not torch.equal(shuffled, replace_context(images, masks, "shuffle", patch_size=(8, 8), seed=4))
+    with pytest.raises(InputError, match="do not tile"):
+        replace_context(images, masks, "shuffle", patch_size=(7, 7))
+
+
 def test_wrong_input_is_one_clear_sentence(pair):
     images, masks, _ = pair
     with pytest.raises(InputError, match="other, mean, zero, blur"):

@@ -1,6 +1,6 @@
 """What a patching experiment measures on the logits: a number per picture."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from vitlens.model.hooked_vit import HookedViT
 
 METRICS = ("logit_difference", "logit", "probability")
 Metric = Callable[[Float[Tensor, "image classes"]], Tensor]
+Metrics = str | Metric | Sequence[str] | Mapping[str, str | Metric]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class ClassMetric:
             logits = logits.softmax(dim=-1)
         value = _pick(logits, self.classes)
         return value if self.baseline is None else value - _pick(logits, self.baseline)
+
+    def at(self, images: slice) -> "ClassMetric":
+        """The same about some of the pictures."""
+        return ClassMetric(self.name, self.classes[images], None if self.baseline is None else self.baseline[images])
 
 
 def _pick(logits: Float[Tensor, "image classes"], classes: Int[Tensor, "image"]) -> Float[Tensor, "image"]:
@@ -70,3 +75,88 @@ def _one_each(classes: Int[Tensor, "image class"]) -> Int[Tensor, "image"]:
     if classes.shape[1] != 1:
         raise InputError(f"a metric is about one class per picture, not {classes.shape[1]}")
     return classes[:, 0]
+
+
+def choose_metrics(
+    model: HookedViT,
+    metric: Metrics,
+    clean_logits: Float[Tensor, "image classes"],
+    other_logits: Float[Tensor, "image classes"],
+    classes: Classes,
+    baseline_classes: Classes,
+) -> dict[str, Metric]:
+    """One metric or several, named or functions, by name.
+
+    Raises:
+        InputError: as `class_metric`; no metric at all.
+    """
+    wanted: Mapping[str, str | Metric]
+    if isinstance(metric, Mapping):
+        wanted = metric
+    elif isinstance(metric, str):
+        wanted = {metric: metric}
+    elif isinstance(metric, Sequence):
+        wanted = {str(name): name for name in metric}
+    else:
+        wanted = {getattr(metric, "__name__", "custom metric"): metric}
+    if not wanted:
+        raise InputError(f"there is no metric to measure: name at least one of {', '.join(METRICS)}")
+    return {
+        name: class_metric(model, one, clean_logits, other_logits, classes, baseline_classes)
+        if isinstance(one, str)
+        else one
+        for name, one in wanted.items()
+    }
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Metrics by name, and the logits of the run without interventions, for all pictures.
+
+    A function of the user's may hold a label for every picture, so it is always shown them all: where only some were run,
+    the others stand there as they are without the intervention, and their values are not used.
+    """
+
+    metrics: Mapping[str, Metric]
+    untouched: Float[Tensor, "image classes"]
+
+    @property
+    def need_all_at_once(self) -> bool:
+        """Whether a metric is one number for all pictures, which cannot be put together from parts."""
+        functions = [metric for metric in self.metrics.values() if not isinstance(metric, ClassMetric)]
+        return any(torch.as_tensor(metric(self.untouched)).ndim == 0 for metric in functions)
+
+    def __call__(
+        self, logits: Float[Tensor, "some classes"], where: str, images: slice = slice(None)
+    ) -> Float[Tensor, "metric some"]:
+        """The metrics of the runs on some pictures.
+
+        Raises:
+            InputError: a metric returns another shape, or NaN; the sentence says for which run.
+        """
+        values = []
+        for name, metric in self.metrics.items():
+            if isinstance(metric, ClassMetric):
+                value = metric.at(images)(logits)
+            else:
+                value = self._of_all(name, metric, logits, where, images)[images]
+            if value.isnan().any():
+                raise InputError(f"the metric {name} returned NaN for {where}")
+            values.append(value)
+        return torch.stack(values)
+
+    def _of_all(self, name: str, metric: Metric, logits: Tensor, where: str, images: slice) -> Float[Tensor, "image"]:
+        n_images = len(self.untouched)
+        if len(logits) < n_images:
+            filled = self.untouched.clone()
+            filled[images] = logits
+            logits = filled
+        value = torch.as_tensor(metric(logits), dtype=logits.dtype, device=logits.device)
+        if value.ndim == 0:
+            value = value.expand(n_images)
+        if tuple(value.shape) != (n_images,):
+            raise InputError(
+                f"the metric {name} returned {list(value.shape)} for logits {list(logits.shape)} ({where}): "
+                "it must return one number, or one per picture"
+            )
+        return value

@@ -28,7 +28,7 @@ class Box:
         return f"rows {self.row}–{self.row + self.height - 1}, columns {self.column}–{self.column + self.width - 1}"
 
 
-TokenSet = str | int | Box | Sequence[int] | Tensor
+TokenSet = str | int | Box | Sequence[int] | Tensor | np.ndarray
 NAMED_SETS = ("all", "class", "prefix", "registers", "patches", "object", "context")
 
 
@@ -54,8 +54,9 @@ def token_mask(
 
     Args:
         tokens: "all", "class", "prefix", "registers", "patches"; "object" (patches of which at least half lies inside the
-            picture's mask) or "context" (the other patches); a token index or several; a `patch` or `box`; or a bool
-            tensor [tokens] or [image, tokens].
+            picture's mask) or "context" (the other patches); a token index or several; a `patch` or `box`; a bool
+            tensor or array [tokens] or [image, tokens]; or a mask of its own, bool [rows, columns] of patches or
+            [height, width] of pixels (patches of which at least half lies inside).
         masks: object masks at the pictures' size, bool [image, height, width], for "object" and "context".
         grid: rows and columns of patches, where they differ from the model's own (dynamic image size).
         some_may_be_empty: allow pictures that have no such token, as long as one picture has.
@@ -67,12 +68,20 @@ def token_mask(
     n_prefix = model.cfg.n_prefix_tokens
     n_tokens = n_prefix + grid[0] * grid[1]
     chosen = torch.zeros(n_images, n_tokens, dtype=torch.bool, device=model.device)
+    if isinstance(tokens, np.ndarray):
+        tokens = torch.from_numpy(tokens)
     if isinstance(tokens, Tensor) and tokens.dtype == torch.bool:
-        if tokens.shape[-1] != n_tokens or tokens.ndim > 2 or (tokens.ndim == 2 and len(tokens) != n_images):
+        shape = tuple(tokens.shape)
+        size = (grid[0] * model.cfg.patch_size[0], grid[1] * model.cfg.patch_size[1])
+        if shape in ((n_tokens,), (n_images, n_tokens)):
+            chosen |= tokens.to(chosen.device)
+        elif shape in (tuple(grid), size):
+            chosen[:, n_prefix:] = _object_patches(tokens, n_images, grid, model.cfg.patch_size).to(chosen.device)
+        else:
             raise InputError(
-                f"a token set as bool tensor is [{n_tokens}] or [{n_images}, {n_tokens}], not {list(tokens.shape)}"
+                f"a token set as bool tensor is [{n_tokens}] or [{n_images}, {n_tokens}], or a mask {list(grid)} of "
+                f"patches or {list(size)} of pixels, not {list(shape)}"
             )
-        chosen |= tokens.to(chosen.device)
     elif isinstance(tokens, str):
         _mark_named(chosen, tokens, model, masks, grid)
     elif isinstance(tokens, Box):

@@ -92,19 +92,25 @@ class Attention(nn.Module):
         x: Float[Tensor, "batch tokens d"],
         angles: Tensor | None = None,
         bias: Tensor | None = None,
-    ) -> Float[Tensor, "batch tokens d"]:
+        n_queries: int | None = None,
+    ) -> Float[Tensor, "batch queries d"]:
         """What attention writes. `angles` are those of this run's rotary positions, `bias` is added to the scores of
-        every block: shared relative positions, or −∞ where padding stands."""
-        q, k, v = self.project(x)
+        every block: shared relative positions, or −∞ where padding stands. With `n_queries`, what it writes to the first
+        tokens only; those are prefix tokens."""
+        q, k, v = self.project(x, n_queries)
         q, k, v = expose(self.hook_q, q), expose(self.hook_k, k), expose(self.hook_v, v)
         if self.q_norm is not None:
             q = self.hook_q_normed(self.q_norm(q))
         if self.k_norm is not None:
             k = self.hook_k_normed(self.k_norm(k))
         if self.rotation is not None and angles is not None:
-            q = self.hook_rot_q(self.rotation(q, angles))
+            # Prefix tokens have no place in the picture, and are not turned.
+            q = self.hook_rot_q(q if n_queries is not None else self.rotation(q, angles))
             k = self.hook_rot_k(self.rotation(k, angles))
-        z = self._after_mixing(self._mix(q, k, v, self._score_bias(len(x), bias)), x)
+        score_bias = self._score_bias(len(x), bias)
+        if score_bias is not None and n_queries is not None and score_bias.shape[-2] > 1:
+            score_bias = score_bias[..., :n_queries, :]
+        z = self._after_mixing(self._mix(q, k, v, score_bias), x[:, :n_queries])
         if self.hook_result.has_hooks():
             result = self.hook_result(einsum(z, self.W_O, "b t h e, h e d -> b t h d"))
             return result.sum(dim=2) + self.b_O
@@ -122,11 +128,11 @@ class Attention(nn.Module):
 
     def _mix(
         self,
-        q: Float[Tensor, "batch tokens heads d_head"],
+        q: Float[Tensor, "batch queries heads d_head"],
         k: Float[Tensor, "batch tokens heads d_head"],
         v: Float[Tensor, "batch tokens heads d_head"],
         bias: Tensor | None,
-    ) -> Float[Tensor, "batch tokens heads d_head"]:
+    ) -> Float[Tensor, "batch queries heads d_head"]:
         """softmax(scale · q kᵀ + bias) v: one fused kernel, unless somebody watches the scores or the pattern."""
         # Plain transposes: each layer's share of einops' own time is felt in small models.
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
@@ -206,11 +212,11 @@ class DifferentialAttention(Attention):
 
     def _mix(
         self,
-        q: Float[Tensor, "batch tokens two_heads half"],
+        q: Float[Tensor, "batch queries two_heads half"],
         k: Float[Tensor, "batch tokens two_heads half"],
         v: Float[Tensor, "batch tokens heads d_head"],
         bias: Tensor | None,
-    ) -> Float[Tensor, "batch tokens heads d_head"]:
+    ) -> Float[Tensor, "batch queries heads d_head"]:
         q, k, v = (rearrange(x, "b t h e -> b h t e") for x in (q, k, v))
         share = self.lambdas().type_as(q)
         watched = (self.hook_attn_scores, self.hook_softmax, self.hook_pattern)

@@ -13,7 +13,7 @@ class Block(nn.Module):
     """Pre-norm: resid_mid = resid_pre + attn(ln1(resid_pre)), resid_post = resid_mid + mlp(ln2(resid_mid)).
 
     The `hook_resid_*` are the stream itself: an edit reaches the skip connection and the branch. `hook_attn_out` and
-    `hook_mlp_out` are exactly what is added to it.
+    `hook_mlp_out` are exactly what is added to it. With `n_read`, what leaves the block at the first tokens only.
     """
 
     wiring = "pre-norm"
@@ -31,11 +31,16 @@ class Block(nn.Module):
         self.hook_resid_post = hook_point()
 
     def forward(
-        self, resid: Float[Tensor, "batch tokens d"], angles: Tensor | None = None, bias: Tensor | None = None
-    ) -> Float[Tensor, "batch tokens d"]:
+        self,
+        resid: Float[Tensor, "batch tokens d"],
+        angles: Tensor | None = None,
+        bias: Tensor | None = None,
+        n_read: int | None = None,
+    ) -> Float[Tensor, "batch read d"]:
         # The same tensor left the block before as its resid_post.
         resid = expose(self.hook_resid_pre, resid)
-        resid = self.hook_resid_mid(resid + self.hook_attn_out(self.attn(self.ln1(resid), angles, bias)))
+        attended = self.hook_attn_out(self.attn(self.ln1(resid), angles, bias, n_read))
+        resid = self.hook_resid_mid(resid[:, :n_read] + attended)
         return self.hook_resid_post(resid + self.hook_mlp_out(self.mlp(self.ln2(resid))))
 
 
@@ -60,10 +65,15 @@ class PostNormBlock(nn.Module):
         self.hook_resid_post = hook_point()
 
     def forward(
-        self, resid: Float[Tensor, "batch tokens d"], angles: Tensor | None = None, bias: Tensor | None = None
-    ) -> Float[Tensor, "batch tokens d"]:
+        self,
+        resid: Float[Tensor, "batch tokens d"],
+        angles: Tensor | None = None,
+        bias: Tensor | None = None,
+        n_read: int | None = None,
+    ) -> Float[Tensor, "batch read d"]:
         resid = expose(self.hook_resid_pre, resid)
-        resid = self.hook_resid_mid(resid + self.hook_attn_out(self.ln1(self.attn(resid, angles, bias))))
+        attended = self.hook_attn_out(self.ln1(self.attn(resid, angles, bias, n_read)))
+        resid = self.hook_resid_mid(resid[:, :n_read] + attended)
         return self.hook_resid_post(resid + self.hook_mlp_out(self.ln2(self.mlp(resid))))
 
 
@@ -83,12 +93,17 @@ class ParallelBlock(nn.Module):
         self.hook_resid_post = hook_point()
 
     def forward(
-        self, resid: Float[Tensor, "batch tokens d"], angles: Tensor | None = None, bias: Tensor | None = None
-    ) -> Float[Tensor, "batch tokens d"]:
+        self,
+        resid: Float[Tensor, "batch tokens d"],
+        angles: Tensor | None = None,
+        bias: Tensor | None = None,
+        n_read: int | None = None,
+    ) -> Float[Tensor, "batch read d"]:
         resid = expose(self.hook_resid_pre, resid)
         read = self.ln1(resid)
-        written = self.hook_attn_out(self.attn(read, angles, bias)) + self.hook_mlp_out(self.mlp(read))
-        return self.hook_resid_post(resid + written)
+        attended = self.hook_attn_out(self.attn(read, angles, bias, n_read))
+        written = attended + self.hook_mlp_out(self.mlp(read[:, :n_read]))
+        return self.hook_resid_post(resid[:, :n_read] + written)
 
 
 AnyBlock = Block | PostNormBlock | ParallelBlock

@@ -25,11 +25,14 @@ from vitlens.model.naflex import read_validity
 from vitlens.model.porting import Parts, port
 from vitlens.model.positions import Layout
 from vitlens.model.processing import ProcessedWeights
+from vitlens.model.suffix import SuffixRuns
 from vitlens.model.tools import TransformerLensTools
 from vitlens.model.weights import StackedWeights
 
 
-class HookedViT(PictureInputs, StackedWeights, TransformerLensTools, ProcessedWeights, KeptTokens, NamedHooks):
+class HookedViT(
+    PictureInputs, StackedWeights, TransformerLensTools, ProcessedWeights, KeptTokens, SuffixRuns, NamedHooks
+):
     """A vision transformer whose parameters are timm's own and whose every step is a hook point.
 
     Make one with `HookedViT.from_timm`. Hook names, shapes and tools are TransformerLens': `run_with_cache`,

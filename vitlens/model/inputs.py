@@ -64,6 +64,23 @@ class PictureInputs:
             images = images[None]
         return self.check_images(images.to(self.device))
 
+    def as_pair(
+        self,
+        clean: Tensor | Picture | Sequence[Picture],
+        corrupted: Tensor | Picture | Sequence[Picture],
+    ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch channels height width"]]:
+        """Clean and corrupted pictures, one by one.
+
+        Raises:
+            InputError: their numbers or sizes differ.
+        """
+        pair = self.as_images(clean), self.as_images(corrupted)
+        if pair[0].shape != pair[1].shape:
+            raise InputError(
+                f"clean and corrupted pictures must pair up: {list(pair[0].shape)} against {list(pair[1].shape)}"
+            )
+        return pair
+
     def as_partners(
         self, others: Tensor | Picture | Sequence[Picture] | None, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:

@@ -20,7 +20,8 @@ class Projection(nn.Module):
     k_bias: Tensor
     v_bias: Tensor
 
-    def forward(self, x: Float[Tensor, "batch tokens d"]) -> QKV:
+    def forward(self, x: Float[Tensor, "batch tokens d"], n_queries: int | None = None) -> QKV:
+        """With `n_queries`, queries of the first tokens only: what nobody reads of the last block is not computed."""
         raise NotImplementedError
 
     def matrices(self) -> list[Float[Tensor, "heads d d_head"]]:
@@ -53,11 +54,17 @@ class FusedProjection(Projection):
     def _bias(self) -> Tensor | None:
         return torch.cat([self.q_bias, self.k_bias, self.v_bias]) if self.has_separate_biases else self.qkv.bias
 
-    def forward(self, x: Float[Tensor, "batch tokens d"]) -> QKV:
-        qkv = F.linear(x, self.qkv.weight, self._bias()) if self.has_separate_biases else self.qkv(x)
-        q, k, v = (
-            part.unflatten(-1, (heads, -1)) for part, heads in zip(qkv.chunk(3, dim=-1), self.heads, strict=True)
-        )
+    def forward(self, x: Float[Tensor, "batch tokens d"], n_queries: int | None = None) -> QKV:
+        if n_queries is None:
+            qkv = F.linear(x, self.qkv.weight, self._bias()) if self.has_separate_biases else self.qkv(x)
+            parts = qkv.chunk(3, dim=-1)
+        else:
+            weight, bias = self.qkv.weight, self._bias() if self.has_separate_biases else self.qkv.bias
+            width = len(weight) // 3
+            of_queries, of_others = (None, None) if bias is None else (bias[:width], bias[width:])
+            q = F.linear(x[:, :n_queries], weight[:width], of_queries)
+            parts = (q, *F.linear(x, weight[width:], of_others).chunk(2, dim=-1))
+        q, k, v = (part.unflatten(-1, (heads, -1)) for part, heads in zip(parts, self.heads, strict=True))
         return q, k, v
 
     def matrices(self) -> list[Float[Tensor, "heads d d_head"]]:
@@ -87,10 +94,10 @@ class SplitProjection(Projection):
         own = self.heads[0] // self.groups
         return [(self.q, self.heads[0], 1), (self.k, own, self.groups), (self.v, own, self.groups)]
 
-    def forward(self, x: Float[Tensor, "batch tokens d"]) -> QKV:
+    def forward(self, x: Float[Tensor, "batch tokens d"], n_queries: int | None = None) -> QKV:
         q, k, v = (
-            repeat(rearrange(linear(x), "b t (h e) -> b t h e", h=heads), "b t h e -> b t (h g) e", g=times)
-            for linear, heads, times in self._maps()
+            repeat(rearrange(linear(read), "b t (h e) -> b t h e", h=heads), "b t h e -> b t (h g) e", g=times)
+            for (linear, heads, times), read in zip(self._maps(), (x[:, :n_queries], x, x), strict=True)
         )
         return q, k, v
 

@@ -6,8 +6,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from vitlens.analysis.attribution import Attribution
+from vitlens.analysis.interventions import Intervention
 from vitlens.analysis.lens import ClassLens
-from vitlens.analysis.patching import Patching
 from vitlens.analysis.perturbation import Perturbation
 from vitlens.analysis.results import Result
 from vitlens.analysis.saliency import Importance
@@ -16,7 +16,7 @@ from vitlens.plots.attention import attention_mosaic, attention_overlay
 from vitlens.plots.attribution import attribution_head_map, attribution_waterfall
 from vitlens.plots.lens import class_maps, lens_trajectory, predictions
 from vitlens.plots.paper_interventions import importance_maps, perturbation_of_batch
-from vitlens.plots.patching import patching_board, patching_maps
+from vitlens.plots.patching import patching_board, patching_figure, patching_maps
 from vitlens.plots.picture import picture_with_grid
 
 __all__ = [
@@ -69,6 +69,6 @@ def _(result: Perturbation) -> go.Figure:
 
 
 @plot.register
-def _(result: Patching, pixels: Any = None) -> go.Figure:
-    """Maps over the picture where `pixels` are given, else block × token set or head."""
-    return patching_board(result) if pixels is None else patching_maps(result, pixels)
+def _(result: Intervention, pixels: Any = None) -> go.Figure:
+    """Maps over the picture where every patch was patched by itself, else block × token set, head or neuron."""
+    return patching_figure(result, pixels)

@@ -1,43 +1,71 @@
-"""Figures of activation patching: effects over the picture, and by block and token set or head."""
+"""Figures of interventions: effects over the picture, and by block and token set, head or neuron."""
 
 import plotly.graph_objects as go
 
+from vitlens.analysis.interventions import Intervention
 from vitlens.analysis.patching import Patching
+from vitlens.errors import InputError
 from vitlens.plots.picture import Pixels, map_tiles
 from vitlens.plots.style import array, colorbar, diverging, finish, text
 
 
-def patching_maps(patching: Patching, pixels: Pixels) -> go.Figure:
-    """The effect of patching every patch by itself, block by block, over the picture."""
-    maps = patching.maps()
+def patching_maps(result: Intervention, pixels: Pixels | None = None) -> go.Figure:
+    """The effect of patching every patch by itself, block by block, over the picture; that of prefix tokens in the titles.
+
+    Args:
+        pixels: the picture, by default the first that was patched into.
+
+    Raises:
+        InputError: not every patch was patched by itself, or there are other axes to select from first.
+    """
+    maps = result.maps()
+    labels = result.axes["tokens"]
+    prefix = [(label, i) for i, label in enumerate(labels) if not label.startswith("(")][:1]
+    effect = result.effect()
+    titles = [
+        ", ".join([f"block {block}", *[f"{text(label)} {effect[row, i]:+.2f}" for label, i in prefix]])
+        for row, block in enumerate(result.axes["block"])
+    ]
+    shown = result.pixels if pixels is None else pixels
+    if shown is None:
+        raise InputError("a map is drawn over its picture: pass pixels=model.to_pixels(images)[0]")
+    # One picture is the ground of all maps, so wide titles need fewer columns.
     figure = map_tiles(
         maps,
-        [f"block {block}" for block in patching.axes["block"]],
-        pixels,
-        "effect %{z:+.4f}",
-        "effect",
+        titles,
+        shown if shown.is_floating_point() else shown / 255,
+        f"{result.quantity} %{{z:+.4f}}",
+        result.quantity,
+        columns=min(4 if prefix else 6, len(titles)),
         **diverging(maps.cpu()),
     )
+    what = "moves the decision" if isinstance(result, Patching) else "costs the decision"
     return finish(
         figure,
-        f"Where patching {_site(patching)} moves the decision",
-        _meaning(patching),
+        f"Where {_deed(result)} {what}",
+        _meaning(result),
         margin={"l": 10, "r": 20, "t": 112, "b": 10},
     )
 
 
-def patching_board(patching: Patching) -> go.Figure:
-    """The effect by block and token set, or by block and head."""
-    by_head = "head" in patching.axes
-    labels = patching.axes["head" if by_head else "tokens"]
-    effect = patching.effect()
+def patching_board(result: Intervention) -> go.Figure:
+    """The effect by block and token set, head or neuron.
+
+    Raises:
+        InputError: there are other axes to select from first.
+    """
+    inner = [axis for axis in ("tokens", "head", "neuron") if axis in result.axes]
+    shown = inner[-1] if inner else "tokens"
+    result.require_axes("block", shown)
+    labels = result.axes[shown]
+    effect = result.effect()
     figure = go.Figure(
         go.Heatmap(
             z=array(effect.T),
-            x=[f"L{block}" for block in patching.axes["block"]],
+            x=[f"L{block}" for block in result.axes["block"]],
             y=[text(label) for label in labels],
             **diverging(effect.cpu()),
-            colorbar=colorbar("effect"),
+            colorbar=colorbar(result.quantity),
             texttemplate="%{z:.2f}" if effect.numel() <= 200 else None,
             hovertemplate="%{x}, %{y}: %{z:+.4f}<extra></extra>",
             xgap=1,
@@ -45,27 +73,40 @@ def patching_board(patching: Patching) -> go.Figure:
         )
     )
     figure.update_xaxes(title="block")
-    figure.update_yaxes(title="head" if by_head else None, autorange="reversed")
+    figure.update_yaxes(title=None if shown == "tokens" else shown, autorange="reversed")
     return finish(
         figure,
-        f"Patching {_site(patching)}, block × {'head' if by_head else 'tokens'}",
-        _meaning(patching),
+        f"{_deed(result).capitalize()}, block × {shown}",
+        _meaning(result),
         height=210 + 32 * max(4, len(labels)),
         margin={"l": 60, "r": 20, "t": 92, "b": 50},
     )
 
 
-def _site(patching: Patching) -> str:
-    return text(patching.settings["site"])
+def patching_figure(result: Intervention, pixels: Pixels | None = None) -> go.Figure:
+    """Maps over the picture where every patch was patched by itself, else block × token set, head or neuron."""
+    n_patches = sum(str(label).startswith("(") for label in result.axes.get("tokens", []))
+    by_patch = n_patches == result.grid[0] * result.grid[1] and not {"head", "neuron"} & set(result.axes)
+    return patching_maps(result, pixels) if by_patch else patching_board(result)
 
 
-def _meaning(patching: Patching) -> str:
-    """What 0 and 1 are, and over how many pairs."""
-    n_pairs = len(patching.axes["image"])
-    way = {"denoise": "clean into corrupted", "noise": "corrupted into clean"}[patching.settings["direction"]]
-    metric = text(patching.metric_name.replace("_", " "))
-    target, source = patching.target.mean().item(), patching.source.mean().item()
+def _deed(result: Intervention) -> str:
+    verb = "patching" if isinstance(result, Patching) else "ablating"
+    return f"{verb} {text(str(result.settings['site']))}"
+
+
+def _meaning(result: Intervention) -> str:
+    """What the values are measured in, and over how many pictures."""
+    n_images = len(result.axes["image"])
+    metric = text(result.metric_name.replace("_", " "))
+    target = result.target.mean().item()
+    model = text(result.settings["model"])
+    if not isinstance(result, Patching):
+        with_what = text(result.settings["replacement"])
+        pictures = f"{n_images} picture{'s' * (n_images != 1)}"
+        return f"{model}; replaced by {with_what}, {pictures}<br>{metric}: change from {target:+.2f} (not ablated)"
+    way = {"denoise": "clean into corrupted", "noise": "corrupted into clean"}[result.settings["direction"]]
     return (
-        f"{text(patching.settings['model'])}; {way}, {n_pairs} pair{'s' * (n_pairs != 1)}<br>"
-        f"{metric}: effect 0 = {target:+.2f} (unpatched), 1 = {source:+.2f} (source run)"
+        f"{model}; {way}, {n_images} pair{'s' * (n_images != 1)}<br>"
+        f"{metric}: effect 0 = {target:+.2f} (unpatched), 1 = {result.source.mean().item():+.2f} (source run)"
     )

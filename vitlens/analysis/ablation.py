@@ -1,0 +1,117 @@
+"""Ablation sweeps: what the decision loses without a token, head or neuron, one cell at a time."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from vitlens.analysis.classes import Classes
+from vitlens.analysis.interventions import Intervention, Plan, first_pixels, known_values, logits_of
+from vitlens.analysis.metrics import Measures, Metrics, choose_metrics
+from vitlens.analysis.sites import TokenSets
+from vitlens.analysis.sources import Given, Noise, OtherRun, Source, Zeros, mean_activations
+from vitlens.data.pictures import Pictures
+from vitlens.errors import InputError
+from vitlens.model.hooked_vit import HookedViT
+
+REPLACEMENTS = ("zero", "mean", "resample", "noise")
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class Ablation(Intervention):
+    """What the metric changes by when a cell is ablated: `values`, `patched` minus `target`, in units of the metric."""
+
+
+def activation_ablation(
+    model: HookedViT,
+    images: Pictures,
+    metric: Metrics = "logit",
+    site: str | Sequence[str] = "z",
+    *,
+    replacement: str | Tensor | Mapping[Any, Tensor] = "zero",
+    others: Pictures | None = None,
+    noise_scale: float = 1.0,
+    seed: int = 0,
+    tokens: TokenSets = None,
+    blocks: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    neurons: Sequence[int] | None = None,
+    classes: Classes = None,
+    baseline_classes: Classes = None,
+    masks: Tensor | np.ndarray | None = None,
+    batch_size: int | None = None,
+    progress: bool = True,
+    resume: Ablation | None = None,
+) -> Ablation:
+    """Ablates a site, one (block, token set), (block, head) or (block, neuron) at a time: how much does the metric change?
+
+    Runs on the engine of `activation_patching`, whose arguments not named here mean the same: it is the same sweep with
+    another source.
+
+    Args:
+        metric: by default the logit of the predicted class; a "logit_difference" is against the runner-up.
+        replacement: what stands in the place of the activation: "zero"; "mean" over `images`, position by position; what
+            `mean_activations` returns, for the mean over a data set; "resample": that of `others`, picture by picture;
+            "noise": itself with Gaussian noise of `noise_scale` standard deviations; or a tensor, or tensors by block or
+            hook name, that fit the activation ([image, …], [1, …] or without pictures).
+
+    Returns:
+        Ablation with axes (metric), (site), block, tokens and/or head or neuron, image.
+
+    Raises:
+        InputError: as `activation_patching`; an unknown replacement; `others` missing; tensors that do not fit.
+
+    Source: METHODS.md B2; Chan et al. 2022 (resampling).
+    """
+    model.require_classifier()
+    pictures = model.as_images(images)
+    plan = Plan.make(model, pictures, site, blocks, tokens=tokens, heads=heads, neurons=neurons, masks=masks)
+    source = _source(model, pictures, plan, replacement, others, noise_scale, seed)
+    logits = logits_of(model, pictures)
+    metrics = choose_metrics(model, metric, logits, logits, classes, baseline_classes)
+    measures = Measures(metrics, logits)
+    target = measures(logits, "the pictures as they are")
+    settings = {
+        "model": model.cfg.model_name,
+        "site": plan.site_names,
+        "replacement": replacement if isinstance(replacement, str) else "given",
+    }
+    known = known_values(resume, plan, metrics, settings, target)
+    patched = plan.run(model, pictures, source, measures, known, batch_size=batch_size, progress=progress)
+    return plan.result(
+        Ablation,
+        patched,
+        metric,
+        metrics,
+        {"target": target},
+        quantity="change",
+        settings=settings,
+        pixels=first_pixels(model, pictures),
+    )
+
+
+def _source(
+    model: HookedViT,
+    pictures: Tensor,
+    plan: Plan,
+    replacement: str | Tensor | Mapping[Any, Tensor],
+    others: Pictures | None,
+    noise_scale: float,
+    seed: int,
+) -> Source:
+    if not isinstance(replacement, str):
+        return Given(replacement)
+    if replacement == "zero":
+        return Zeros()
+    if replacement == "mean":
+        sites = [cells.site.name for cells in plan.sites]
+        return Given(mean_activations(model, pictures, sites, blocks=plan.blocks, progress=False))
+    if replacement == "resample":
+        return OtherRun(model.as_partners(others, pictures))
+    if replacement == "noise":
+        return Noise(float(noise_scale), seed)
+    raise InputError(
+        f"replacement is one of {', '.join(REPLACEMENTS)}, or tensors that fit the activations, not {replacement!r}"
+    )
