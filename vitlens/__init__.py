@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     from vitlens.analysis.patching import Patching, activation_patching
     from vitlens.analysis.perturbation import Perturbation, perturbation_test
     from vitlens.analysis.probes import ProbeFit, Probes
+    from vitlens.analysis.registers import (
+        RegisterNeurons,
+        RegisterShift,
+        find_register_neurons,
+        register_shift,
+        test_time_registers,
+    )
     from vitlens.analysis.removal import TokenAblation, ablate_tokens
     from vitlens.analysis.results import Result
     from vitlens.analysis.saliency import Importance, gradient_rollout, projection_gradient
@@ -71,6 +78,13 @@ _HOMES = {
     "analysis.perturbation": ["Perturbation", "perturbation_test"],
     "analysis.probes": ["ProbeFit", "Probes"],
     "analysis.removal": ["TokenAblation", "ablate_tokens"],
+    "analysis.registers": [
+        "RegisterNeurons",
+        "RegisterShift",
+        "find_register_neurons",
+        "register_shift",
+        "test_time_registers",
+    ],
     "analysis.results": ["Result"],
     "analysis.saliency": ["Importance", "gradient_rollout", "projection_gradient"],
     "analysis.statistics": ["bootstrap", "permutation_test"],
@@ -106,6 +120,8 @@ __all__ = [
     "Perturbation",
     "ProbeFit",
     "Probes",
+    "RegisterNeurons",
+    "RegisterShift",
     "Result",
     "StudySettings",
     "TokenAblation",
@@ -122,6 +138,7 @@ __all__ = [
     "class_value_agreement",
     "confusing_donors",
     "direct_logit_attribution",
+    "find_register_neurons",
     "gradient_rollout",
     "identifiability",
     "identifiability_rate",
@@ -137,10 +154,12 @@ __all__ = [
     "perturbation_test",
     "projection_gradient",
     "read_memories",
+    "register_shift",
     "replace_context",
     "residual_composition",
     "run_study",
     "supported_models",
+    "test_time_registers",
     "token_mask",
     "verify",
 ]

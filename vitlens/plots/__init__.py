@@ -9,6 +9,7 @@ from vitlens.analysis.attribution import Attribution
 from vitlens.analysis.interventions import Intervention
 from vitlens.analysis.lens import ClassLens
 from vitlens.analysis.perturbation import Perturbation
+from vitlens.analysis.registers import RegisterShift
 from vitlens.analysis.results import Result
 from vitlens.analysis.saliency import Importance
 from vitlens.errors import InputError
@@ -18,6 +19,7 @@ from vitlens.plots.lens import class_maps, lens_trajectory, predictions
 from vitlens.plots.paper_interventions import importance_maps, perturbation_of_batch
 from vitlens.plots.patching import patching_board, patching_figure, patching_maps
 from vitlens.plots.picture import picture_with_grid
+from vitlens.plots.registers import register_board
 
 __all__ = [
     "attention_mosaic",
@@ -33,6 +35,7 @@ __all__ = [
     "picture_with_grid",
     "plot",
     "predictions",
+    "register_board",
 ]
 
 
@@ -72,3 +75,11 @@ def _(result: Perturbation) -> go.Figure:
 def _(result: Intervention, pixels: Any = None) -> go.Figure:
     """Maps over the picture where every patch was patched by itself, else block × token set, head or neuron."""
     return patching_figure(result, pixels)
+
+
+@plot.register
+def _(result: RegisterShift, pixels: Any = None, **options: Any) -> go.Figure:
+    """Maps over a picture, which must be given."""
+    if pixels is None:
+        raise InputError("norms and attention are drawn over their picture: pass pixels=model.to_pixels(images)[0]")
+    return register_board(result, pixels, **options)

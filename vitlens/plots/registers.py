@@ -1,0 +1,81 @@
+"""The figure of test-time registers: norms and attention over the picture without and with them."""
+
+import plotly.graph_objects as go
+import torch
+from plotly.subplots import make_subplots
+
+from vitlens.analysis.registers import RegisterShift
+from vitlens.plots.picture import Pixels, add_picture, patch_heatmap, picture_uri
+from vitlens.plots.style import COLOURS, SEQUENTIAL, array, colorbar, finish, text
+
+RUNS = ("without", "with")
+
+
+def register_board(result: RegisterShift, pixels: Pixels, image: int = 0, block: int = -1) -> go.Figure:
+    """A picture, the norms of its patches behind a block and the class token's attention, without and with registers.
+
+    Both norm maps are on one colour scale, and both attention maps. Below the picture: how the largest norm grows over
+    the blocks.
+
+    Args:
+        image: which picture of the result `pixels` shows.
+        block: behind which block the norms are shown.
+    """
+    grid, settings = tuple(result.settings["grid"]), result.settings
+    labels = result.axes["block"]
+    has_attention = result.attention.shape[-1] > 0
+    attention_block = settings["attention_block"]
+    titles = ["picture", *[f"norms {run} registers" for run in RUNS], "largest norm by block"]
+    titles += [f"attention {run} registers" for run in RUNS] if has_attention else []
+    figure = make_subplots(2, 3, subplot_titles=titles, horizontal_spacing=0.06, vertical_spacing=0.12)
+    norms = result.values[:, image, block].unflatten(-1, grid)
+    attention = result.attention[:, image].unflatten(-1, grid) if has_attention else None
+    blank = patch_heatmap(torch.zeros(grid), "", opacity=0.0, showscale=False)
+    figure.add_trace(blank, row=1, col=1)
+    add_picture(figure, picture_uri(pixels), grid, 1, 1)
+    for i, run in enumerate(RUNS):
+        hover = f"norm {run} registers %{{z:.1f}}"
+        figure.add_trace(patch_heatmap(norms[i], hover, 0.85, coloraxis="coloraxis"), row=1, col=i + 2)
+        add_picture(figure, picture_uri(pixels, grey=True), grid, 1, i + 2)
+        if attention is not None:
+            hover = f"attention {run} registers %{{z:.4f}}"
+            figure.add_trace(patch_heatmap(attention[i], hover, 0.85, coloraxis="coloraxis2"), row=2, col=i + 2)
+            add_picture(figure, picture_uri(pixels, grey=True), grid, 2, i + 2)
+    curves = {
+        "patches without": result.before[image].amax(dim=-1),
+        "patches with": result.after[image].amax(dim=-1),
+        "register": result.register_norms[image].amax(dim=-1),
+    }
+    for i, (name, curve) in enumerate(curves.items()):
+        figure.add_trace(
+            go.Scatter(
+                x=labels, y=array(curve), name=name, mode="lines+markers", line={"color": COLOURS[i]}, marker={"size": 5},
+                hovertemplate=f"{name}<br>block %{{x}}: norm %{{y:.1f}}<extra></extra>",
+            ),
+            row=2,
+            col=1,
+        )  # fmt: skip
+    figure.update_xaxes(title="block", row=2, col=1)
+    figure.update_yaxes(title="norm", type="log", dtick=1, row=2, col=1)
+    for title in figure.layout.annotations:
+        title.update(font={"size": 13})
+    figure.update_layout(
+        coloraxis={"colorscale": SEQUENTIAL, "cmin": 0.0, "colorbar": {**colorbar("norm"), "len": 0.44, "y": 0.78}},
+        coloraxis2={
+            "colorscale": SEQUENTIAL,
+            "cmin": 0.0,
+            "colorbar": {**colorbar("attention"), "len": 0.44, "y": 0.2},
+        },
+        legend={"orientation": "h", "x": 0.0, "y": -0.1, "yanchor": "top"},
+    )
+    neurons = settings["neurons"]
+    shown = ", ".join(neurons[:4]) + (f" and {len(neurons) - 4} more" if len(neurons) > 4 else "")
+    return finish(
+        figure,
+        f"Outlier patches without and with {settings['n_registers']} test-time register"
+        + "s" * (settings["n_registers"] > 1),
+        f"{text(settings['model'])}; norms behind block {labels[block]}, the class token's attention in block "
+        f"{attention_block} (mean over heads)<br>neurons moved: {shown or 'none'}",
+        height=820,
+        margin={"l": 60, "r": 20, "t": 130, "b": 80},
+    )
