@@ -27,8 +27,9 @@ from rich.table import Table
 from torch import Tensor
 
 from vitlens import __version__
+from vitlens.analysis.contrast import Patching
 from vitlens.analysis.metrics import class_metric
-from vitlens.analysis.patching import Patching, activation_patching
+from vitlens.analysis.patching import activation_patching
 from vitlens.analysis.tokens import Box, token_mask
 from vitlens.command_line import DEMO, load_model, run
 from vitlens.data.class_names import short_name

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vitlens.analysis.ablation import Ablation, activation_ablation
     from vitlens.analysis.attribution import Attribution, direct_logit_attribution
+    from vitlens.analysis.contrast import Patching
     from vitlens.analysis.donors import confusing_donors
     from vitlens.analysis.knockouts import Edges, knockout_attention, knockout_hooks
     from vitlens.analysis.lens import ClassLens, class_lens
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
         residual_composition,
     )
     from vitlens.analysis.memories import Memories, class_value_agreement, key_value_agreement, read_memories
-    from vitlens.analysis.patching import Patching, activation_patching
+    from vitlens.analysis.patching import activation_patching
     from vitlens.analysis.perturbation import Perturbation, perturbation_test
     from vitlens.analysis.probes import ProbeFit, Probes
     from vitlens.analysis.registers import (
@@ -74,7 +75,8 @@ _HOMES = {
         "key_value_agreement",
         "read_memories",
     ],
-    "analysis.patching": ["Patching", "activation_patching"],
+    "analysis.contrast": ["Patching"],
+    "analysis.patching": ["activation_patching"],
     "analysis.perturbation": ["Perturbation", "perturbation_test"],
     "analysis.probes": ["ProbeFit", "Probes"],
     "analysis.removal": ["TokenAblation", "ablate_tokens"],

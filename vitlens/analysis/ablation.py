@@ -8,8 +8,9 @@ import numpy as np
 from torch import Tensor
 
 from vitlens.analysis.classes import Classes
-from vitlens.analysis.interventions import Intervention, Plan, first_pixels, known_values, logits_of
+from vitlens.analysis.interventions import Intervention, first_pixels, known_values, logits_of, make_result
 from vitlens.analysis.metrics import Measures, Metrics, choose_metrics
+from vitlens.analysis.plan import Plan
 from vitlens.analysis.sites import TokenSets
 from vitlens.analysis.sources import Given, Noise, OtherRun, Source, Zeros, mean_activations
 from vitlens.data.pictures import Pictures
@@ -78,16 +79,18 @@ def activation_ablation(
         "site": plan.site_names,
         "replacement": replacement if isinstance(replacement, str) else "given",
     }
-    known = known_values(resume, plan, metrics, settings, target)
+    known = known_values(resume, plan.axes, measures, settings, target)
     patched = plan.run(model, pictures, source, measures, known, batch_size=batch_size, progress=progress)
-    return plan.result(
+    return make_result(
         Ablation,
+        plan.axes,
         patched,
+        measures,
         metric,
-        metrics,
         {"target": target},
         quantity="change",
         settings=settings,
+        grid=plan.grid,
         pixels=first_pixels(model, pictures),
     )
 

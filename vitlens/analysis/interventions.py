@@ -1,22 +1,17 @@
-"""What every sweep of interventions returns, and how its cells become numbers: run, interrupted, resumed."""
+"""What every sweep of interventions returns: the metric of each patched run, its shift, its effect, its interval."""
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from vitlens.analysis.metrics import Measures, Metric, Metrics
+from vitlens.analysis.metrics import Measures, Metrics, several
 from vitlens.analysis.results import Result
-from vitlens.analysis.sites import Cells, TokenSets, find_site, make_cells
-from vitlens.analysis.sources import Source
 from vitlens.analysis.statistics import bootstrap
-from vitlens.analysis.sweep import sweep
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 
@@ -135,135 +130,31 @@ class Intervention(Result):
         return f"{type(self).__name__}({site}, {self.metric_name} [{axes}], {self.quantity} {span}{open_cells})"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a sweep goes over: cells of one or several sites, in some blocks."""
-
-    sites: list[Cells]
-    blocks: list[int]
-    grid: tuple[int, int]
-    n_images: int
-    several_sites: bool
-
-    @classmethod
-    def make(
-        cls,
-        model: HookedViT,
-        pictures: Float[Tensor, "image channels height width"],
-        site: str | Sequence[str],
-        blocks: Sequence[int] | None,
-        *,
-        tokens: TokenSets,
-        heads: Sequence[int] | None,
-        neurons: Sequence[int] | None,
-        masks: Tensor | np.ndarray | None,
-    ) -> "Plan":
-        """
-        Raises:
-            InputError: as `find_site` and `make_cells`; sites of several kinds at once.
-        """
-        found = [find_site(model, name) for name in ([site] if isinstance(site, str) else site)]
-        if not found:
-            raise InputError("the list of sites is empty")
-        if len({chosen.unit for chosen in found}) > 1:
-            raise InputError("sites by token, by head and by neuron need a sweep each: their cells are different ones")
-        grid = model.embed.grid(*pictures.shape[-2:])
-        chosen = model.block_indices(blocks)
-        cells = [
-            make_cells(model, one, len(pictures), grid, tokens=tokens, heads=heads, neurons=neurons, masks=masks)
-            for one in found
-        ]
-        return cls(cells, chosen, grid, len(pictures), not isinstance(site, str))
-
-    @property
-    def site_names(self) -> str | list[str]:
-        names = [cells.site.name for cells in self.sites]
-        return names if self.several_sites else names[0]
-
-    def axes(self, metrics: Mapping[str, Metric], several_metrics: bool) -> dict[str, list]:
-        axes: dict[str, list] = {"metric": list(metrics)} if several_metrics else {}
-        if self.several_sites:
-            axes["site"] = [cells.site.name for cells in self.sites]
-        return axes | {"block": self.blocks, **self.sites[0].axes, "image": list(range(self.n_images))}
-
-    def label(self, site: int, block: int, cell: int) -> str:
-        cells = self.sites[site]
-        return f"{cells.site.name} of block {self.blocks[block]}, {cells.label(cell)}"
-
-    def run(
-        self,
-        model: HookedViT,
-        target: Float[Tensor, "image channels height width"],
-        source: Source,
-        measures: Measures,
-        known: Float[Tensor, "metric site block cell image"] | None,
-        *,
-        batch_size: int | None,
-        progress: bool,
-    ) -> Float[Tensor, "metric site block cell image"]:
-        """The metrics of every cell, NaN where the sweep was interrupted; `known` is what an earlier one reached."""
-        shape = (len(measures.metrics), len(self.sites), len(self.blocks), len(self.sites[0]), self.n_images)
-        values = (
-            torch.full(shape, torch.nan, dtype=model.dtype, device=model.device) if known is None else known.clone()
-        )
-        todo = values.isnan().any(dim=0)
-        steps = sweep(
-            model,
-            target,
-            source,
-            self.sites,
-            self.blocks,
-            todo,
-            batch_size=batch_size,
-            all_at_once=measures.need_all_at_once,
-            progress=progress,
-            description="patching " + ", ".join(cells.site.name for cells in self.sites),
-        )
-        try:
-            with torch.no_grad():
-                for step in steps:
-                    for cell, logits in zip(step.cells, step.logits, strict=True):
-                        where = self.label(step.site, step.block, cell)
-                        values[:, step.site, step.block, cell, step.images] = measures(logits, where, step.images)
-        except KeyboardInterrupt:
-            reached = 1 - values.isnan().any(dim=0).double().mean().item()
-            warnings.warn(
-                f"interrupted after {reached:.0%} of the patched runs: the result holds them and NaN elsewhere; pass "
-                "resume=result to go on",
-                stacklevel=3,
-            )
-        return values
-
-    def result(
-        self,
-        kind: type[Found],
-        patched: Float[Tensor, "metric site block cell image"],
-        asked: Metrics,
-        metrics: Mapping[str, Metric],
-        runs: dict[str, Float[Tensor, "metric image"]],
-        *,
-        quantity: str,
-        settings: dict[str, Any],
-        pixels: UInt8[Tensor, "height width 3"],
-    ) -> Found:
-        """The result of this kind, its axes those that were asked for; `values` are its shifts over its gaps."""
-        several = not isinstance(asked, str) and isinstance(asked, (Sequence, Mapping))
-        axes = self.axes(metrics, several)
-        shape = [len(labels) for labels in axes.values()]
-        fields: dict[str, Any] = {name: run if several else run[0] for name, run in runs.items()}
-        fields |= {"axes": axes, "quantity": quantity, "settings": settings, "pixels": pixels, "grid": self.grid}
-        fields |= {"metric_name": ", ".join(metrics), "patched": patched.reshape(shape)}
-        raw = kind(values=fields["patched"], **fields)
-        return replace(raw, values=raw.shift() / raw.gap())
+def make_result(
+    kind: type[Found],
+    cells: dict[str, list],
+    patched: Float[Tensor, "metric ... image"],
+    measures: Measures,
+    asked: Metrics,
+    runs: dict[str, Float[Tensor, "metric image"]],
+    **fields: Any,
+) -> Found:
+    """The result of this kind, its axes those that were asked for; `values` are its shifts over its gaps."""
+    axes: dict[str, list] = {"metric": list(measures.metrics)} if several(asked) else {}
+    axes |= {**cells, "image": list(range(patched.shape[-1]))}
+    per_metric = {"patched": patched, **runs}
+    fields |= {name: value if several(asked) else value[0] for name, value in per_metric.items()}
+    raw = kind(values=fields["patched"], axes=axes, metric_name=", ".join(measures.metrics), **fields)
+    return replace(raw, values=raw.shift() / raw.gap())
 
 
 def known_values(
     resume: Intervention | None,
-    plan: Plan,
-    metrics: Mapping[str, Metric],
-    settings: dict[str, Any],
+    cells: dict[str, list],
+    measures: Measures,
+    settings: Mapping[str, Any],
     target: Float[Tensor, "metric image"],
-) -> Float[Tensor, "metric site block cell image"] | None:
+) -> Float[Tensor, "metric ..."] | None:
     """What a partial result has already.
 
     Raises:
@@ -272,7 +163,8 @@ def known_values(
     if resume is None:
         return None
     different = []
-    if resume.axes != plan.axes(metrics, "metric" in resume.axes) or resume.metric_name != ", ".join(metrics):
+    mine = {name: labels for name, labels in resume.axes.items() if name not in ("metric", "image")}
+    if mine != cells or resume.metric_name != ", ".join(measures.metrics):
         different.append("axes")
     if resume.settings != settings:
         different.append("settings")
@@ -282,8 +174,7 @@ def known_values(
         different.append("pictures or metrics")
     if different:
         raise InputError(f"the result to resume is of another sweep ({', '.join(different)} differ): leave resume= out")
-    shape = (len(metrics), len(plan.sites), len(plan.blocks), len(plan.sites[0]), plan.n_images)
-    return resume.patched.reshape(shape).to(target)
+    return resume.patched if "metric" in resume.axes else resume.patched[None]
 
 
 def first_pixels(model: HookedViT, pictures: Tensor) -> UInt8[Tensor, "height width 3"]:

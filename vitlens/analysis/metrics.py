@@ -109,6 +109,11 @@ def choose_metrics(
     }
 
 
+def several(metric: Metrics) -> bool:
+    """Whether metrics are an axis of the result."""
+    return not isinstance(metric, str) and isinstance(metric, (Sequence, Mapping))
+
+
 @dataclass(frozen=True)
 class Measures:
     """Metrics by name, and the logits of the run without interventions, for all pictures.

@@ -1,37 +1,18 @@
 """Activation patching: activations of one picture put into the run on another, cell by cell (METHODS.md B3)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from vitlens.analysis.classes import Classes
-from vitlens.analysis.interventions import Intervention, Plan, first_pixels, known_values, logits_of
-from vitlens.analysis.metrics import Measures, Metrics, choose_metrics
+from vitlens.analysis.contrast import Contrast, Patching
+from vitlens.analysis.metrics import Metrics
+from vitlens.analysis.plan import Plan
 from vitlens.analysis.sites import TokenSets
 from vitlens.analysis.sources import OtherRun
 from vitlens.data.pictures import Pictures
-from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
-
-
-@dataclass(frozen=True, repr=False, kw_only=True)
-class Patching(Intervention):
-    """The effect of patching each (block, token set) or (block, head), picture by picture.
-
-    `patched` [block, token or head, image] is the metric of the patched run; `target` and `source` [image] that of the
-    run that was patched into and of the one the activations came from. `values` is the effect: how far the metric moved
-    from target (0) to source (1). Denoising patches clean activations into the corrupted run, noising the reverse.
-    """
-
-    source: Float[Tensor, "*metric image"]
-
-    def gap(self) -> Float[Tensor, "... image"]:
-        """What an effect of 1 is: how far the source's metric is from the target's."""
-        return self.over_cells(self.source - self.target)
 
 
 def activation_patching(
@@ -84,32 +65,12 @@ def activation_patching(
 
     Source: METHODS.md B3; Vig et al. 2020; Meng et al. 2022.
     """
-    if direction not in ("denoise", "noise"):
-        raise InputError(f'direction is "denoise" or "noise", not {direction!r}')
-    model.require_classifier()
-    clean, corrupted = model.as_pair(clean, corrupted)
-    plan = Plan.make(model, clean, site, blocks, tokens=tokens, heads=heads, neurons=neurons, masks=masks)
-    clean_logits, corrupted_logits = logits_of(model, clean), logits_of(model, corrupted)
-    metrics = choose_metrics(model, metric, clean_logits, corrupted_logits, classes, baseline_classes)
-    runs = [(clean, clean_logits, "the clean pictures"), (corrupted, corrupted_logits, "the corrupted pictures")]
-    source, target = runs if direction == "denoise" else runs[::-1]
-    measures = Measures(metrics, target[1])
-    of_source, of_target = measures(*source[1:]), measures(*target[1:])
-    for name, before, after in zip(metrics, of_target, of_source, strict=True):
-        if torch.equal(before, after):
-            raise InputError(
-                f"the metric {name} is the same on the clean and the corrupted pictures, so there is no effect to trace"
-            )
-    settings = {"model": model.cfg.model_name, "site": plan.site_names, "direction": direction}
-    known = known_values(resume, plan, metrics, settings, of_target)
-    patched = plan.run(model, target[0], OtherRun(source[0]), measures, known, batch_size=batch_size, progress=progress)
-    return plan.result(
-        Patching,
-        patched,
-        metric,
-        metrics,
-        {"target": of_target, "source": of_source},
-        quantity="effect",
-        settings=settings,
-        pixels=first_pixels(model, target[0]),
+    contrast = Contrast.make(model, clean, corrupted, metric, direction, classes, baseline_classes)
+    plan = Plan.make(model, contrast.target, site, blocks, tokens=tokens, heads=heads, neurons=neurons, masks=masks)
+    settings = contrast.settings(model, plan.site_names, "exact")
+    known = contrast.known(resume, plan.axes, settings)
+    source = OtherRun(contrast.source)
+    patched = plan.run(
+        model, contrast.target, source, contrast.measures, known, batch_size=batch_size, progress=progress
     )
+    return contrast.result(model, plan.axes, patched, settings)

@@ -2,8 +2,8 @@
 
 import plotly.graph_objects as go
 
+from vitlens.analysis.contrast import Patching
 from vitlens.analysis.interventions import Intervention
-from vitlens.analysis.patching import Patching
 from vitlens.errors import InputError
 from vitlens.plots.picture import Pixels, map_tiles
 from vitlens.plots.style import array, colorbar, diverging, finish, text

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from vitlens.analysis.attribution import direct_logit_attribution
+from vitlens.analysis.contrast import Patching
 from vitlens.analysis.lens import class_lens
-from vitlens.analysis.patching import Patching, activation_patching
+from vitlens.analysis.patching import activation_patching
 from vitlens.analysis.tokens import box
 from vitlens.data.class_names import short_name
 from vitlens.errors import InputError
