@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from vitlens.analysis.memories import Memories, class_value_agreement, key_value_agreement, read_memories
     from vitlens.analysis.patching import activation_patching
+    from vitlens.analysis.paths import path_patching
     from vitlens.analysis.perturbation import Perturbation, perturbation_test
     from vitlens.analysis.probes import ProbeFit, Probes
     from vitlens.analysis.registers import (
@@ -77,6 +78,7 @@ _HOMES = {
     ],
     "analysis.contrast": ["Patching"],
     "analysis.patching": ["activation_patching"],
+    "analysis.paths": ["path_patching"],
     "analysis.perturbation": ["Perturbation", "perturbation_test"],
     "analysis.probes": ["ProbeFit", "Probes"],
     "analysis.removal": ["TokenAblation", "ablate_tokens"],
@@ -152,6 +154,7 @@ __all__ = [
     "load_demo_pictures",
     "mean_activations",
     "patch",
+    "path_patching",
     "permutation_test",
     "perturbation_test",
     "projection_gradient",
