@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vitlens.analysis.ablation import Ablation, activation_ablation
     from vitlens.analysis.attribution import Attribution, direct_logit_attribution
+    from vitlens.analysis.attribution_patching import attribution_patching
     from vitlens.analysis.contrast import Patching
     from vitlens.analysis.donors import confusing_donors
+    from vitlens.analysis.edge_attribution import edge_attribution_patching
     from vitlens.analysis.knockouts import Edges, knockout_attention, knockout_hooks
     from vitlens.analysis.lens import ClassLens, class_lens
     from vitlens.analysis.lens_measures import (
@@ -60,6 +62,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "analysis.ablation": ["Ablation", "activation_ablation"],
     "analysis.attribution": ["Attribution", "direct_logit_attribution"],
+    "analysis.attribution_patching": ["attribution_patching"],
+    "analysis.edge_attribution": ["edge_attribution_patching"],
     "analysis.donors": ["confusing_donors"],
     "analysis.lens": ["ClassLens", "class_lens"],
     "analysis.lens_measures": [
@@ -133,6 +137,7 @@ __all__ = [
     "ablate_tokens",
     "activation_ablation",
     "activation_patching",
+    "attribution_patching",
     "bootstrap",
     "box",
     "class_change_by_sublayer",
@@ -142,6 +147,7 @@ __all__ = [
     "class_value_agreement",
     "confusing_donors",
     "direct_logit_attribution",
+    "edge_attribution_patching",
     "find_register_neurons",
     "gradient_rollout",
     "identifiability",
