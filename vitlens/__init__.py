@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vitlens.analysis.ablation import Ablation, activation_ablation
+    from vitlens.analysis.ablation import Ablation, ablation_hooks, activation_ablation
     from vitlens.analysis.attribution import Attribution, direct_logit_attribution
     from vitlens.analysis.attribution_patching import attribution_patching
     from vitlens.analysis.contrast import Patching
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "analysis.ablation": ["Ablation", "activation_ablation"],
+    "analysis.ablation": ["Ablation", "ablation_hooks", "activation_ablation"],
     "analysis.attribution": ["Attribution", "direct_logit_attribution"],
     "analysis.attribution_patching": ["attribution_patching"],
     "analysis.edge_attribution": ["edge_attribution_patching"],
@@ -135,6 +135,7 @@ __all__ = [
     "TokenAblation",
     "ViTActivationCache",
     "ablate_tokens",
+    "ablation_hooks",
     "activation_ablation",
     "activation_patching",
     "attribution_patching",

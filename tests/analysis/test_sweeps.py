@@ -6,7 +6,18 @@ from conftest import build
 from pandas.testing import assert_frame_equal
 
 import vitlens
-from vitlens import InputError, activation_ablation, activation_patching, box, confusing_donors, mean_activations, patch
+from vitlens import (
+    Edges,
+    InputError,
+    ablation_hooks,
+    activation_ablation,
+    activation_patching,
+    box,
+    confusing_donors,
+    knockout_attention,
+    mean_activations,
+    patch,
+)
 from vitlens.analysis import sweep as engine
 
 QUIET = {"progress": False}
@@ -296,7 +307,7 @@ class FailsLate:
         ({"site": "resid"}, "nearest names are resid_pre"),
         ({"site": ["z", "resid_pre"]}, "a sweep each"),
         ({"site": []}, "list of sites is empty"),
-        ({"site": "mlp_out", "heads": [0]}, "mlp_out has no heads: patch z, q, k, v, pattern by head"),
+        ({"site": "mlp_out", "heads": [0]}, "mlp_out has no heads: patch z, q, k, v, attn_scores, pattern by head"),
         ({"site": "z", "neurons": [0]}, "z has no neurons: patch pre, post by neuron"),
         ({"site": "post", "neurons": [10**6]}, "no neuron 1000000"),
         ({"metric": []}, "no metric"),
@@ -340,3 +351,50 @@ def test_sites_that_an_architecture_lacks_are_refused(variant, site, sentence, i
     model = build(variant)
     with pytest.raises(InputError, match=sentence):
         activation_patching(model, *pair(images_of, model), site=site, **QUIET)
+
+
+@pytest.mark.parametrize("how", ["zero", "renormalise"])
+def test_attention_edges_are_swept_as_they_are_knocked_out(how, plain, images_of):
+    images = images_of(plain, 3)
+    whole = plain(images)[:, 1]
+    site = {"zero": "pattern", "renormalise": "attn_scores"}[how]
+    replacement = {"zero": "zero", "renormalise": torch.tensor(-torch.inf, dtype=torch.float64)}[how]
+    about = {"replacement": replacement, "tokens": "class", "keys": "patches", "classes": [1], **QUIET}
+    swept = activation_ablation(plain, images, site=site, **about)
+    for block in range(plain.cfg.n_layers):
+        for head in range(plain.cfg.n_heads):
+            edges = Edges("class", "patches", blocks=[block], heads=[head])
+            expected = knockout_attention(plain, images, edges, how).values[:, 1] - whole
+            torch.testing.assert_close(swept.values[block, head], expected, rtol=1e-9, atol=1e-10)
+    with pytest.raises(InputError, match="has no keys"):
+        activation_ablation(plain, images, site="z", keys="patches", **QUIET)
+
+
+@pytest.mark.parametrize("replacement", ["zero", "mean", "resample", "noise"])
+def test_hooks_ablate_as_the_sweep_does_and_many_at_once(replacement, plain, images_of):
+    images, others = pair(images_of, plain, 3)
+    more = {"others": others} if replacement == "resample" else {}
+    whole = plain(images)[:, 1]
+    for site, places in {"z": [(1, 0), (1, 2), (2, 3)], "post": [(0, 7)], "resid_pre": [1]}.items():
+        hooks = [
+            ablation_hooks(plain, images, site, [place], tokens="patches", replacement=replacement, **more)
+            for place in places
+        ]
+        unit = {"z": "heads", "post": "neurons"}.get(site)
+        for place, alone in zip(places, hooks, strict=True):
+            block, number = place if unit else (place, None)
+            about = {unit: [number], "tokens": "patches"} if unit else {"tokens": ["patches"]}
+            swept = activation_ablation(
+                plain, images, site=site, blocks=[block], replacement=replacement, classes=[1], **about, **more, **QUIET
+            )
+            with torch.no_grad():
+                logits = plain.run_with_hooks(images, fwd_hooks=alone)[:, 1]
+            torch.testing.assert_close(swept.values.squeeze(), logits - whole, rtol=1e-9, atol=1e-10)
+        together = ablation_hooks(plain, images, site, places, tokens="patches", replacement=replacement, **more)
+        with torch.no_grad(), plain.hooks(fwd_hooks=together):
+            both = plain(images)
+        with torch.no_grad():
+            expected = plain.run_with_hooks(images, fwd_hooks=[hook for alone in hooks for hook in alone])
+        torch.testing.assert_close(both, expected, rtol=1e-9, atol=1e-10)
+    with pytest.raises(InputError, match="list of places"):
+        ablation_hooks(plain, images, "z", [])

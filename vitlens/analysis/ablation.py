@@ -2,17 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
+from transformer_lens.hook_points import HookPoint
 
 from vitlens.analysis.classes import Classes
 from vitlens.analysis.interventions import Intervention, first_pixels, known_values, logits_of, make_result
 from vitlens.analysis.metrics import Measures, Metrics, choose_metrics
 from vitlens.analysis.plan import Plan
-from vitlens.analysis.sites import TokenSets
+from vitlens.analysis.sites import TokenSets, find_site
 from vitlens.analysis.sources import Given, Noise, OtherRun, Source, Zeros, mean_activations
+from vitlens.analysis.tokens import TokenSet
+from vitlens.analysis.trace import Hooks
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
@@ -39,6 +44,7 @@ def activation_ablation(
     blocks: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
     neurons: Sequence[int] | None = None,
+    keys: TokenSet | None = None,
     classes: Classes = None,
     baseline_classes: Classes = None,
     masks: Tensor | np.ndarray | None = None,
@@ -68,7 +74,7 @@ def activation_ablation(
     """
     model.require_classifier()
     pictures = model.as_images(images)
-    plan = Plan.make(model, pictures, site, blocks, tokens=tokens, heads=heads, neurons=neurons, masks=masks)
+    plan = Plan.make(model, pictures, site, blocks, tokens=tokens, heads=heads, neurons=neurons, keys=keys, masks=masks)
     source = _source(model, pictures, plan, replacement, others, noise_scale, seed)
     logits = logits_of(model, pictures)
     metrics = choose_metrics(model, metric, logits, logits, classes, baseline_classes)
@@ -93,6 +99,62 @@ def activation_ablation(
         grid=plan.grid,
         pixels=first_pixels(model, pictures),
     )
+
+
+def ablation_hooks(
+    model: HookedViT,
+    images: Pictures,
+    site: str,
+    places: Sequence[tuple[int, int]] | Sequence[int],
+    *,
+    replacement: str | Tensor | Mapping[Any, Tensor] = "zero",
+    others: Pictures | None = None,
+    noise_scale: float = 1.0,
+    seed: int = 0,
+    tokens: TokenSet = "all",
+    keys: TokenSet | None = None,
+    masks: Tensor | np.ndarray | None = None,
+) -> Hooks:
+    """Hooks that ablate many places at once, for `model.hooks(…)`, `run_with_hooks` or an analysis run inside them.
+
+    Args:
+        images: the pictures of the run (their number and size are what is read, and for means and noise their values).
+        places: (block, head) or (block, neuron); block numbers for a site without heads and neurons.
+        tokens: at which tokens; `keys`: of patterns and scores, at which keys.
+
+    The other arguments are those of `activation_ablation`.
+
+    Raises:
+        InputError: as `activation_ablation`; no places.
+
+    Source: METHODS.md B1, B2.
+    """
+    pictures = model.as_images(images)
+    has_units = find_site(model, site).unit is not None
+    pairs = [(place if isinstance(place, tuple) else (place, 0)) for place in places]
+    if not pairs:
+        raise InputError("the list of places is empty")
+    hooks: Hooks = []
+    for block in sorted({model.block_index(block) for block, _ in pairs}):
+        units = sorted({unit for other, unit in pairs if model.block_index(other) == block})
+        unit = find_site(model, site).unit
+        chosen = {"head": {"heads": units}, "neuron": {"neurons": units}}.get(unit or "", {})
+        about: dict[str, Any] = {"heads": None, "neurons": None, **chosen}
+        one_set = [tokens] if not has_units else tokens
+        plan = Plan.make(model, pictures, site, [block], tokens=one_set, keys=keys, masks=masks, **about)
+        cells = plan.sites[0]
+        everything = slice(0, len(pictures))
+        inside = cells.where(list(range(len(cells))), everything).any(dim=0)
+        source = _source(model, pictures, plan, replacement, others, noise_scale, seed)
+        name = cells.site.hook(block)
+        with torch.no_grad():
+            value = source.activations(model, [name], pictures, everything)[name]
+        hooks.append((name, partial(_write_where, inside=inside, value=value)))
+    return hooks
+
+
+def _write_where(activation: Tensor, hook: HookPoint, inside: Tensor, value: Tensor) -> Tensor:
+    return torch.where(inside, value, activation)
 
 
 def _source(

@@ -15,7 +15,8 @@ from vitlens.analysis.classes import Classes
 from vitlens.analysis.contrast import Contrast, Patching
 from vitlens.analysis.metrics import Measures, Metrics
 from vitlens.analysis.plan import Plan
-from vitlens.analysis.sites import Cells, TokenSets
+from vitlens.analysis.sites import EDGE_SITES, Cells, TokenSets
+from vitlens.analysis.tokens import TokenSet
 from vitlens.analysis.trace import Hooks
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
@@ -38,6 +39,7 @@ def attribution_patching(
     blocks: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
     neurons: Sequence[int] | None = None,
+    keys: TokenSet | None = None,
     direction: str = "denoise",
     classes: Classes = None,
     baseline_classes: Classes = None,
@@ -68,7 +70,9 @@ def attribution_patching(
     check_method(method, METHODS, steps)
     contrast = Contrast.make(model, clean, corrupted, metric, direction, classes, baseline_classes)
     check_per_picture(contrast.measures)
-    plan = Plan.make(model, contrast.target, site, blocks, tokens=tokens, heads=heads, neurons=neurons, masks=masks)
+    plan = Plan.make(
+        model, contrast.target, site, blocks, tokens=tokens, heads=heads, neurons=neurons, keys=keys, masks=masks
+    )
     shifts = []
     starts = range(0, plan.n_images, batch_size)
     for start in tqdm(starts, desc=f"attribution patching ({method})", unit="batch", disable=not progress):
@@ -223,9 +227,11 @@ def _sum_cells(cells: Cells, by_entry: Tensor, images: slice) -> Float[Tensor, "
     if cells.site.unit == "neuron":
         assert cells.units is not None
         by_token = by_entry[..., cells.units]
-    elif cells.site.name == "pattern":
+    elif cells.site.name in EDGE_SITES:
         assert cells.units is not None
-        by_token = rearrange(by_entry.sum(dim=-1)[:, cells.units], "i h t -> i t h")
+        seen = by_entry if cells.keys is None else by_entry * cells.keys[images, None, None]
+        # Scores of −∞, where padding stands, do not change: their difference is no number.
+        by_token = rearrange(seen.nan_to_num().sum(dim=-1)[:, cells.units], "i h t -> i t h")
     elif cells.site.unit == "head":
         by_token = by_entry.sum(dim=-1)[..., cells.units]
     else:

@@ -11,6 +11,7 @@ from vitlens.analysis.metrics import Metrics
 from vitlens.analysis.plan import Plan
 from vitlens.analysis.sites import TokenSets
 from vitlens.analysis.sources import OtherRun
+from vitlens.analysis.tokens import TokenSet
 from vitlens.data.pictures import Pictures
 from vitlens.model.hooked_vit import HookedViT
 
@@ -26,6 +27,7 @@ def activation_patching(
     blocks: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
     neurons: Sequence[int] | None = None,
+    keys: TokenSet | None = None,
     direction: str = "denoise",
     classes: Classes = None,
     baseline_classes: Classes = None,
@@ -46,11 +48,13 @@ def activation_patching(
             `baseline_classes`, by default the corrupted prediction, or the runner-up where that is the same), or a
             function of the logits [image, classes] that returns [image] or a single number. Several at once: a list of
             names, or a mapping from names to names or functions.
-        site: "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out" by token set; "z", "q", "k", "v", "pattern" by
-            head; "pre", "post" (of the MLP's nonlinearity) by neuron. Several of a kind give an axis "site".
+        site: "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out" by token set; "z", "q", "k", "v",
+            "attn_scores", "pattern" by head; "pre", "post" (of the MLP's nonlinearity) by neuron. Several of a kind give
+            an axis "site".
         tokens: "each" token by itself; one token set; a list of them; or a mapping from names to them. For heads and
-            neurons the tokens at which they are patched (rows of the pattern), by default all; several give an axis.
+            neurons the tokens at which they are patched (queries of the pattern), by default all; several give an axis.
         blocks, heads, neurons: by default all.
+        keys: of "attn_scores" and "pattern", at which keys, one token set; by default all.
         direction: "denoise": clean into corrupted; "noise": corrupted into clean.
         masks: object masks at the pictures' size, bool [image, height, width], for the token sets "object" and "context".
         batch_size: rows per forward, cells × pictures; by default as many as are fast and fit.
@@ -66,7 +70,9 @@ def activation_patching(
     Source: METHODS.md B3; Vig et al. 2020; Meng et al. 2022.
     """
     contrast = Contrast.make(model, clean, corrupted, metric, direction, classes, baseline_classes)
-    plan = Plan.make(model, contrast.target, site, blocks, tokens=tokens, heads=heads, neurons=neurons, masks=masks)
+    plan = Plan.make(
+        model, contrast.target, site, blocks, tokens=tokens, heads=heads, neurons=neurons, keys=keys, masks=masks
+    )
     settings = contrast.settings(model, plan.site_names, "exact")
     known = contrast.known(resume, plan.axes, settings)
     source = OtherRun(contrast.source)

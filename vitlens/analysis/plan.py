@@ -14,6 +14,7 @@ from vitlens.analysis.metrics import Measures
 from vitlens.analysis.sites import Cells, TokenSets, find_site, make_cells
 from vitlens.analysis.sources import Source
 from vitlens.analysis.sweep import sweep
+from vitlens.analysis.tokens import TokenSet
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 
@@ -39,6 +40,7 @@ class Plan:
         tokens: TokenSets,
         heads: Sequence[int] | None,
         neurons: Sequence[int] | None,
+        keys: TokenSet | None,
         masks: Tensor | np.ndarray | None,
     ) -> "Plan":
         """
@@ -53,7 +55,9 @@ class Plan:
         grid = model.embed.grid(*pictures.shape[-2:])
         chosen = model.block_indices(blocks)
         cells = [
-            make_cells(model, one, len(pictures), grid, tokens=tokens, heads=heads, neurons=neurons, masks=masks)
+            make_cells(
+                model, one, len(pictures), grid, tokens=tokens, heads=heads, neurons=neurons, keys=keys, masks=masks
+            )
             for one in found
         ]
         return cls(cells, chosen, grid, len(pictures), not isinstance(site, str))

@@ -28,11 +28,14 @@ class Site:
         return f"blocks.{block}.{self.path}"
 
 
+HEAD_SITES = ("z", "q", "k", "v", "attn_scores", "pattern")
+#: Sites of which an entry belongs to a query and a key: [image, head, query, key].
+EDGE_SITES = ("attn_scores", "pattern")
 SITES = {
     site.name: site
     for site in [
         *[Site(name, f"hook_{name}", None) for name in ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")],
-        *[Site(name, f"attn.hook_{name}", "head") for name in ("z", "q", "k", "v", "pattern")],
+        *[Site(name, f"attn.hook_{name}", "head") for name in HEAD_SITES],
         *[Site(name, f"mlp.hook_{name}", "neuron") for name in ("pre", "post")],
     ]
 }
@@ -57,7 +60,7 @@ def find_site(model: HookedViT, name: str) -> Site:
     site = SITES[name]
     if site.hook(0) not in model.hook_dict:
         raise InputError(f"{model.cfg.model_name} has no {name}: its blocks are {model.cfg.wiring}")
-    if name in ("q", "k") and model.blocks[0].attn.W_Q.shape[0] != model.cfg.n_heads:
+    if name in ("q", "k", "attn_scores") and model.blocks[0].attn.W_Q.shape[0] != model.cfg.n_heads:
         raise InputError(
             f"{model.cfg.model_name} has two heads of {name} for each head of v: patch v, z or the pattern"
         )
@@ -66,13 +69,17 @@ def find_site(model: HookedViT, name: str) -> Site:
 
 @dataclass(frozen=True)
 class Cells:
-    """What is patched, one cell at a time: token sets × heads or neurons. `axes` are those of the result, in order."""
+    """What is patched, one cell at a time: token sets × heads or neurons. `axes` are those of the result, in order.
+
+    Of patterns and scores the token sets are those of the queries, and `keys` are the keys; None: all.
+    """
 
     site: Site
     sets: Bool[Tensor, "set image tokens"]
     units: list[int] | None
     n_units: int
     axes: dict[str, list]
+    keys: Bool[Tensor, "image tokens"] | None = None
 
     def __len__(self) -> int:
         return len(self.sets) * (1 if self.units is None else len(self.units))
@@ -95,8 +102,9 @@ class Cells:
         units = torch.tensor([self.units[cell % per_set] for cell in cells], device=chosen.device)
         one_hot = torch.nn.functional.one_hot(units, self.n_units).bool()[:, None, None]
         inside = chosen[..., None] & one_hot
-        if self.site.name == "pattern":
-            return inside.transpose(-1, -2)[..., None]
+        if self.site.name in EDGE_SITES:
+            edges = inside.transpose(-1, -2)[..., None]
+            return edges if self.keys is None else edges & self.keys[images, None, None]
         return inside[..., None] if self.site.unit == "head" else inside
 
 
@@ -109,6 +117,7 @@ def make_cells(
     tokens: TokenSets = None,
     heads: Sequence[int] | None = None,
     neurons: Sequence[int] | None = None,
+    keys: TokenSet | None = None,
     masks: Tensor | np.ndarray | None = None,
 ) -> Cells:
     """The cells of a sweep.
@@ -117,6 +126,7 @@ def make_cells(
         tokens: "each" token by itself (the default of sites without heads or neurons), one token set, a list of them, or a
             mapping from names to them; for heads and neurons all tokens by default, which is no axis of the result.
         heads, neurons: by default all, of sites that have them.
+        keys: of patterns and scores, the keys that are patched; by default all.
 
     Raises:
         InputError: heads or neurons of a site without; a number that does not exist; an empty list or token set.
@@ -126,6 +136,8 @@ def make_cells(
         if wanted is not None and unit != site.unit:
             having = ", ".join(other.name for other in SITES.values() if other.unit == unit)
             raise InputError(f"{site.name} has no {unit}s: patch {having} by {unit}")
+    if keys is not None and site.name not in EDGE_SITES:
+        raise InputError(f"{site.name} has no keys: patch {' or '.join(EDGE_SITES)} by queries (tokens=) and keys")
     labels, sets = _token_sets(model, tokens, site, n_images, masks, grid)
     axes: dict[str, list] = {}
     if site.unit is None or labels is not None:
@@ -141,7 +153,8 @@ def make_cells(
         if not 0 <= number < n_units:
             raise InputError(f"there is no {site.unit} {number}: a block has {site.unit}s 0 to {n_units - 1}")
     axes[site.unit] = [f"{site.unit[0].upper()}{number}" for number in units]
-    return Cells(site, sets, units, n_units, axes)
+    seen = None if keys is None else token_mask(model, keys, n_images, masks, grid)
+    return Cells(site, sets, units, n_units, axes, seen)
 
 
 def _token_sets(

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.analysis.sites import Cells, Site
+from vitlens.analysis.sites import EDGE_SITES, Cells, Site
 from vitlens.analysis.sources import Activations, Source
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
@@ -60,7 +60,7 @@ def sweep(
     """
     grid = model.embed.grid(*target.shape[-2:])
     n_tokens = model.cfg.n_prefix_tokens + grid[0] * grid[1]
-    rows = rows_per_forward(model, n_tokens, batch_size, any(cells.site.name == "pattern" for cells in sites))
+    rows = rows_per_forward(model, n_tokens, batch_size, any(cells.site.name in EDGE_SITES for cells in sites))
     whole = model.last_block_is_watched()
     n_images = len(target)
     # A chunk's runs on source and target serve all cells of all blocks, so it may be larger than a forward needs to be.
@@ -121,7 +121,7 @@ def _patched(
     if name == stream_name:
         logits = model.forward_suffix(torch.where(rows, replacement, stream), first, grid, whole=whole)
     else:
-        write = partial(_write, inside=rows, replacement=replacement, query_axis=2 if site.name == "pattern" else 1)
+        write = partial(_write, inside=rows, replacement=replacement, query_axis=2 if site.name in EDGE_SITES else 1)
         with model.hooks(fwd_hooks=[(name, write)]):
             logits = model.forward_suffix(stream, first, grid, whole=whole)
     return rearrange(logits, "(c i) k -> c i k", c=n_cells)
