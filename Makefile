@@ -46,6 +46,7 @@ bench: $(INSTALLED)
 	$(BIN)/python experiments/benchmarks/report.py
 	$(BIN)/python experiments/benchmarks/dataset_pass.py
 	$(BIN)/python experiments/benchmarks/run_footprint.py
+	$(BIN)/python experiments/benchmarks/patching.py
 
 clean:
 	rm -rf $(VENV) out build dist

@@ -112,3 +112,41 @@ def test_an_empty_object_is_named(tmp_path):
     done = run("--clean", PICTURES / CLEAN, "--mask", tmp_path / "mask.png", "--replace", "mean", "--out", tmp_path)
     assert done.returncode == 2
     assert "empty" in done.stderr
+
+
+COMPARE = SCRIPT.parent / "compare_patching.py"
+
+
+def compare(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(COMPARE), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_estimates_are_compared_with_the_exact_sweep(tmp_path):
+    done = compare("--pairs", 1, "--site", "q", "--out", tmp_path / "cells.parquet")
+    assert done.returncode == 0, done.stderr
+    cells = pd.read_parquet(tmp_path / "cells.parquet")
+    assert set(cells["method"]) == {"gradient", "integrated_inputs", "integrated_activations", "atp_star"}
+    assert len(cells) == 4 * 6 * 4
+    star = cells[cells["method"] == "atp_star"]
+    assert f"{star['exact'].corr(star['estimate']):.3f}" in done.stdout
+    worst = star.loc[star["error"].abs().idxmax()]
+    line = f"q, atp_star: {worst['cell']} is {worst['exact']:+.3f}, estimated {worst['estimate']:+.3f}"
+    assert line in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--site", "resid"], "--site is one of"),
+        (["--pairs", 0], "at least 1"),
+        (["--pairs", 51], "50 pairs"),
+        (["--model", "vit_tiny_patch16_224", "--random-weights"], "needs --pictures"),
+        (["--pictures", "nowhere"], "no folder"),
+        (["--pictures", PICTURES, "--pairs", 51], "need 102 pictures"),
+    ],
+)
+def test_mistakes_of_the_comparison(arguments, sentence):
+    done = compare(*arguments)
+    assert done.returncode == 2
+    assert sentence in done.stderr

@@ -26,6 +26,7 @@ def near(images_of, model, n=2, distance=1e-5):
 
 def assert_close(estimate, exact, tolerance=1e-3):
     assert estimate.axes == exact.axes
+    assert not estimate.values.requires_grad
     error = (estimate.shift() - exact.shift()).abs().max()
     assert error < tolerance * exact.shift().abs().max()
 

@@ -75,6 +75,7 @@ def edge_attribution_patching(
     return contrast.result(model, cells, patched, contrast.settings(model, "path", method))
 
 
+@torch.no_grad()
 def _estimate(
     graph: Graph, contrast: Contrast, images: slice, points: list[float]
 ) -> Float[Tensor, "metric writer reader image"]:

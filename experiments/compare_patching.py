@@ -1,0 +1,156 @@
+"""How good are the gradients' estimates? Attribution patching beside the exact sweep, site by site and edge by edge.
+
+For every site the effects of all cells are computed exactly, by as many patched runs, and estimated, by two forwards and a
+few backwards; the table gives their correlations, the time of both, and the cells where they disagree most.
+
+\b
+    python experiments/compare_patching.py
+    python experiments/compare_patching.py --model vit_tiny_patch16_224 --checkpoint FILE --pictures FOLDER --pairs 2
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+from torch import Tensor
+
+from vitlens.analysis.attribution_patching import METHODS as NODE_METHODS
+from vitlens.analysis.attribution_patching import attribution_patching
+from vitlens.analysis.contrast import Patching
+from vitlens.analysis.edge_attribution import METHODS as EDGE_METHODS
+from vitlens.analysis.edge_attribution import edge_attribution_patching
+from vitlens.analysis.graph import Graph
+from vitlens.analysis.patching import activation_patching
+from vitlens.analysis.paths import path_patching
+from vitlens.command_line import DEMO, load_model, run
+from vitlens.data.demo import load_demo_pictures
+from vitlens.errors import InputError
+from vitlens.model.hooked_vit import HookedViT
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
+SITES = ("resid_pre", "mlp_out", "z", "q", "k", "v")
+EDGES = "edges"
+
+
+@app.command(help=__doc__)
+def main(
+    model: Annotated[str, typer.Option(help='a timm name, or "demo"')] = DEMO,
+    checkpoint: Annotated[Path | None, typer.Option(help="your own weights for the timm model")] = None,
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="do not load any weights")] = False,
+    pictures: Annotated[
+        Path | None, typer.Option(help="folder of pictures, by name clean and corrupted in turn [default: the demo's]")
+    ] = None,
+    pairs: Annotated[int, typer.Option(help="how many pairs")] = 2,
+    sites: Annotated[list[str], typer.Option("--site", help=f"{', '.join((*SITES, EDGES))}")] = [*SITES, EDGES],  # noqa: B006
+    steps: Annotated[int, typer.Option(help="steps of the integrated methods")] = 5,
+    worst: Annotated[int, typer.Option(help="how many disagreements to list for each site")] = 2,
+    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
+    out: Annotated[Path | None, typer.Option(help="also write every cell to this Parquet file")] = None,
+) -> None:
+    unknown = [site for site in sites if site not in (*SITES, EDGES)]
+    if unknown:
+        raise InputError(f"--site is one of {', '.join((*SITES, EDGES))}, not {unknown[0]!r}")
+    hooked = load_model(model, checkpoint, random_weights, device)
+    clean, corrupted, about = load_pairs(hooked, model == DEMO, pictures, pairs)
+    quiet = {"progress": sys.stderr.isatty(), **about}
+    table = Table(title=f"{hooked.cfg.model_name}, {pairs} pairs: estimates beside the exact effects")
+    for column in ("site", "cells", "method", "Pearson", "Spearman", "largest error", "exact, s", "estimate, s"):
+        table.add_column(column)
+    notes, cells = [], []
+    for site in sites:
+        exact, estimates, methods = functions(hooked, clean, corrupted, site, steps, quiet)
+        reference, slow = timed(exact)
+        for method in methods:
+            estimate, fast = timed(partial(estimates, method))
+            row = compare(hooked, reference, estimate).assign(site=site, method=method)
+            cells.append(row)
+            pearson, spearman = (f(row["exact"], row["estimate"]).statistic for f in (stats.pearsonr, stats.spearmanr))
+            table.add_row(
+                site, str(len(row)), method, f"{pearson:.3f}", f"{spearman:.3f}", f"{row['error'].abs().max():.3f}",
+                f"{slow:.1f}", f"{fast:.1f}",
+            )  # fmt: skip
+            for _, cell in row.reindex(row["error"].abs().sort_values(ascending=False).index)[:worst].iterrows():
+                notes.append(
+                    f"{site}, {method}: {cell['cell']} is {cell['exact']:+.3f}, estimated {cell['estimate']:+.3f}"
+                )
+    console = Console() if sys.stdout.isatty() else Console(width=130)
+    console.print(table)
+    console.print("Worst disagreements:")
+    for note in notes:
+        console.print(f"  {note}", highlight=False, markup=False)
+    if out is not None:
+        pd.concat(cells).to_parquet(out, index=False)
+        console.print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)
+
+
+def load_pairs(
+    model: HookedViT, demo: bool, folder: Path | None, n_pairs: int
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Clean and corrupted pictures, and the classes that the metric is about."""
+    if n_pairs < 1:
+        raise InputError(f"--pairs is at least 1, not {n_pairs}")
+    if folder is not None:
+        if not folder.is_dir():
+            raise InputError(f"there is no folder {folder}")
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+        if len(files) < 2 * n_pairs:
+            raise InputError(f"{n_pairs} pairs need {2 * n_pairs} pictures, and {folder} holds {len(files)}")
+        images = model.to_images(files[: 2 * n_pairs])
+        return images[0::2], images[1::2], {}
+    if not demo:
+        raise InputError("--model needs --pictures, a folder (only the demo brings its own)")
+    pictures = load_demo_pictures(model)
+    if 2 * n_pairs > len(pictures.images):
+        raise InputError(f"the demo has {len(pictures.images) // 2} pairs, not {n_pairs}")
+    agreeing, conflicting = slice(0, 2 * n_pairs, 2), slice(1, 2 * n_pairs, 2)
+    about = {"classes": pictures.labels[agreeing], "baseline_classes": pictures.contexts[conflicting]}
+    return pictures.images[agreeing], pictures.images[conflicting], about
+
+
+def functions(
+    model: HookedViT, clean: Tensor, corrupted: Tensor, site: str, steps: int, about: dict[str, Any]
+) -> tuple[Callable[[], Patching], Callable[[str], Patching], tuple[str, ...]]:
+    """The exact sweep of a site, its estimate by a method, and which methods there are."""
+    pair = (model, clean, corrupted)
+    if site == EDGES:
+        return (
+            lambda: path_patching(*pair, None, None, **about),
+            lambda method: edge_attribution_patching(*pair, method=method, steps=steps, **about),
+            EDGE_METHODS,
+        )
+    methods = tuple(method for method in NODE_METHODS if method != "atp_star" or site in ("q", "k"))
+    return (
+        lambda: activation_patching(*pair, site=site, **about),
+        lambda method: attribution_patching(*pair, site=site, method=method, steps=steps, **about),
+        methods,
+    )
+
+
+def timed(function: Callable[[], Patching]) -> tuple[Patching, float]:
+    start = time.perf_counter()
+    return function(), time.perf_counter() - start
+
+
+def compare(model: HookedViT, exact: Patching, estimate: Patching) -> pd.DataFrame:
+    """One row per cell that exists: the effect over pictures, exact and estimated."""
+    axes = [axis for axis in exact.axes if axis != "image"]
+    joint = "->" if axes[0] == "sender" else " "
+    named = [[f"block {label}" if axis == "block" else label for label in exact.axes[axis]] for axis in axes]
+    cells = [joint.join(cell) for cell in product(*named)]
+    frame = pd.DataFrame({"cell": cells, "exact": exact.effect().flatten(), "estimate": estimate.effect().flatten()})
+    if axes[0] == "sender":
+        frame = frame[Graph(model).exists.flatten().numpy()]
+    return frame.assign(error=frame["estimate"] - frame["exact"])
+
+
+if __name__ == "__main__":
+    run(app)
