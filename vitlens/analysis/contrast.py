@@ -76,6 +76,10 @@ class Contrast:
                 )
         return cls(source[0], target[0], measures, metric, of_source, of_target, direction)
 
+    @property
+    def clean(self) -> Float[Tensor, "image channels height width"]:
+        return self.source if self.direction == "denoise" else self.target
+
     def known(self, resume: Patching | None, cells: dict[str, list], settings: dict[str, Any]) -> Tensor | None:
         """What a partial result of the same sweep has already."""
         return known_values(resume, cells, self.measures, settings, self.of_target)
@@ -94,7 +98,7 @@ class Contrast:
             quantity="effect",
             settings=settings,
             grid=model.embed.grid(*self.target.shape[-2:]),
-            pixels=first_pixels(model, self.target),
+            pixels=first_pixels(model, self.clean),
         )
 
     def settings(self, model: HookedViT, site: str | list[str], method: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class Intervention(Result):
     """The metric of every patched run, `patched`, and of the run without: `target` [image].
 
     Axes are (metric), (site), block, tokens and/or head or neuron, image; those in brackets where several were asked for.
-    Cells of an interrupted sweep that were not reached are NaN. `pixels` is the first picture that was patched into.
+    Cells of an interrupted sweep that were not reached are NaN. `pixels` is the first (clean) picture.
     """
 
     patched: Float[Tensor, "..."]

@@ -17,7 +17,7 @@ from vitlens.plots.attention import attention_mosaic, attention_overlay
 from vitlens.plots.attribution import attribution_head_map, attribution_waterfall
 from vitlens.plots.lens import class_maps, lens_trajectory, predictions
 from vitlens.plots.paper_interventions import importance_maps, perturbation_of_batch
-from vitlens.plots.patching import patching_board, patching_figure, patching_maps
+from vitlens.plots.patching import patching_board, patching_figure, patching_maps, path_board
 from vitlens.plots.picture import picture_with_grid
 from vitlens.plots.registers import register_board
 
@@ -31,6 +31,7 @@ __all__ = [
     "lens_trajectory",
     "patching_board",
     "patching_maps",
+    "path_board",
     "perturbation_of_batch",
     "picture_with_grid",
     "plot",
@@ -73,7 +74,7 @@ def _(result: Perturbation) -> go.Figure:
 
 @plot.register
 def _(result: Intervention, pixels: Any = None) -> go.Figure:
-    """Maps over the picture where every patch was patched by itself, else block × token set, head or neuron."""
+    """Maps over the picture of every patch, sender × receiver of paths, else block × token set, head or neuron."""
     return patching_figure(result, pixels)
 
 

@@ -13,7 +13,7 @@ def patching_maps(result: Intervention, pixels: Pixels | None = None) -> go.Figu
     """The effect of patching every patch by itself, block by block, over the picture; that of prefix tokens in the titles.
 
     Args:
-        pixels: the picture, by default the first that was patched into.
+        pixels: the picture, by default the first clean one.
 
     Raises:
         InputError: not every patch was patched by itself, or there are other axes to select from first.
@@ -83,8 +83,43 @@ def patching_board(result: Intervention) -> go.Figure:
     )
 
 
+def path_board(result: Intervention) -> go.Figure:
+    """The effect of every path: sender × receiver, or along the one that is left after `select`.
+
+    Raises:
+        InputError: there are other axes to select from first.
+    """
+    result.require_axes("sender", "receiver")
+    effect = result.effect()
+    senders, receivers = (result.axes.get(axis, [result.settings.get(axis)]) for axis in ("sender", "receiver"))
+    effect = effect.reshape(len(senders), len(receivers))
+    figure = go.Figure(
+        go.Heatmap(
+            z=array(effect),
+            x=[text(name) for name in receivers],
+            y=[text(name) for name in senders],
+            **diverging(effect.cpu()),
+            colorbar=colorbar(result.quantity),
+            texttemplate="%{z:.2f}" if effect.numel() <= 100 else None,
+            hovertemplate="%{y} → %{x}: %{z:+.4f}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title="receiver", type="category")
+    figure.update_yaxes(title="sender", autorange="reversed", type="category")
+    return finish(
+        figure,
+        "Direct paths",
+        _meaning(result),
+        height=210 + 16 * max(8, len(senders)),
+        margin={"l": 80, "r": 20, "t": 92, "b": 80},
+    )
+
+
 def patching_figure(result: Intervention, pixels: Pixels | None = None) -> go.Figure:
-    """Maps over the picture where every patch was patched by itself, else block × token set, head or neuron."""
+    """Maps over the picture where every patch was patched by itself; sender × receiver of paths; else block × token set,
+    head or neuron."""
+    if {"sender", "receiver"} & set(result.axes):
+        return path_board(result)
     n_patches = sum(str(label).startswith("(") for label in result.axes.get("tokens", []))
     by_patch = n_patches == result.grid[0] * result.grid[1] and not {"head", "neuron"} & set(result.axes)
     return patching_maps(result, pixels) if by_patch else patching_board(result)
@@ -106,7 +141,8 @@ def _meaning(result: Intervention) -> str:
         pictures = f"{n_images} picture{'s' * (n_images != 1)}"
         return f"{model}; replaced by {with_what}, {pictures}<br>{metric}: change from {target:+.2f} (not ablated)"
     way = {"denoise": "clean into corrupted", "noise": "corrupted into clean"}[result.settings["direction"]]
+    estimate = "" if result.settings["method"] == "exact" else f", estimated by {text(result.settings['method'])}"
     return (
-        f"{model}; {way}, {n_images} pair{'s' * (n_images != 1)}<br>"
+        f"{model}; {way}, {n_images} pair{'s' * (n_images != 1)}{estimate}<br>"
         f"{metric}: effect 0 = {target:+.2f} (unpatched), 1 = {result.source.mean().item():+.2f} (source run)"
     )
