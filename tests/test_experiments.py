@@ -150,3 +150,31 @@ def test_mistakes_of_the_comparison(arguments, sentence):
     done = compare(*arguments)
     assert done.returncode == 2
     assert sentence in done.stderr
+
+
+PLANTED = SCRIPT.parent / "planted_benchmark.py"
+
+
+def test_the_planted_benchmark_scores_every_method(tmp_path):
+    command = [sys.executable, str(PLANTED), "--model", "conjunction_memory", "--seeds", "1", "--pairs", "8"]
+    done = subprocess.run([*command, "--out", tmp_path / "t.parquet"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_parquet(tmp_path / "t.parquet")
+    assert set(table["find"]) == {"heads", "neurons", "edges", "patches"}
+    assert table["auroc"].between(0, 1).all()
+    for row in table.itertuples():
+        assert f"{row.auroc:.3f}" in done.stdout
+    by_method = table.set_index(["find", "method"])["auroc"]
+    # What runs every path, or removes every patch, must find a mechanism that is there.
+    assert by_method["edges", "path patching, noising"] > 0.99
+    assert by_method["patches", "ablation by zero"] > 0.99
+    # What knows nothing of classes must not.
+    assert by_method["heads", "norm of what it writes"] < 0.5
+
+
+def test_a_mistake_of_the_planted_benchmark():
+    done = subprocess.run(
+        [sys.executable, str(PLANTED), "--model", "copying"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "nearest names are evidence_copying" in done.stderr

@@ -178,8 +178,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name == "patching":
-        return import_module("vitlens.patching")
+    if name in ("patching", "planted"):
+        return import_module(f"vitlens.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'vitlens' has no attribute {name!r}")
     return getattr(import_module(f"vitlens.{_MODULE_OF[name]}"), name)

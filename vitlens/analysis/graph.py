@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vitlens.errors import InputError, nearest
-from vitlens.model.attention import DifferentialAttention
+from vitlens.model.capabilities import paths_refused
 from vitlens.model.hooked_vit import HookedViT
 
 NodeNames = str | Sequence[str] | None
@@ -113,13 +113,9 @@ class Graph:
 
 
 def _require_separate_heads(model: HookedViT) -> None:
-    attn, name = model.blocks[0].attn, model.cfg.model_name
-    if model.cfg.wiring == "post-norm":
-        raise InputError(f"paths need parts whose outputs add up: in {name} a norm stands behind every branch")
-    if attn.ln_z is not None or isinstance(attn, DifferentialAttention):
-        raise InputError(f"paths need heads that write by themselves: in {name} a norm stands behind the heads")
-    if attn.gate is not None:
-        raise InputError(f"paths go through q, k and v: in {name} the heads have a gate that reads the stream too")
+    why = paths_refused(model)
+    if why is not None:
+        raise InputError(f"paths need parts that write to the stream by themselves: in {model.cfg.model_name} {why}")
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,22 @@ def _patching(model: Any) -> list[Row]:
         rows.append(('activation_patching(site="resid_mid")', IMPOSSIBLE, why))
     if any(isinstance(block.attn, DifferentialAttention) for block in model.blocks):
         why = "q and k have two heads for each head of v: patch v, z or the pattern"
-        rows.append(('activation_patching(site="q" or "k")', IMPOSSIBLE, why))
+        rows.append(('activation_patching(site="q", "k" or "attn_scores")', IMPOSSIBLE, why))
+    rows.append(("attribution_patching", APPROXIMATE, "first order: exact for small differences"))
+    why = paths_refused(model)
+    paths = ("path_patching, circuits", EXACT, "heads and MLPs add up to the stream")
+    rows.append(paths if why is None else (paths[0], IMPOSSIBLE, why))
     return rows
+
+
+def paths_refused(model: Any) -> str | None:
+    """Why the outputs of heads and MLPs do not simply add up to the stream, if they do not."""
+    attn = model.blocks[0].attn
+    if model.cfg.wiring == "post-norm":
+        return "a norm stands behind every branch"
+    if attn.ln_z is not None or isinstance(attn, DifferentialAttention):
+        return "a norm stands behind the heads"
+    return "the heads have a gate that reads the stream too" if attn.gate is not None else None
 
 
 def _circuits(model: Any) -> list[Row]:
