@@ -195,6 +195,9 @@ def test_names_and_patterns(plain):
     assert len(graph.writers) == 1 + blocks * (heads + 1)
     assert len(graph.find_readers("a1.h0")) == 3
     assert len(graph.find_readers("*<q>")) == blocks * heads
+    assert len(graph.find_readers("a1")) == 3 * heads
+    assert [str(node) for node in graph.find_writers(["a1", "m0"])][:2] == ["m0", "a1.h0"]
+    assert graph.find_writers((1, 2)) == graph.find_writers([(1, 2)]) == graph.find_writers("a1.h2")
     assert [str(node) for node in graph.find_writers("m*")] == [f"m{i}" for i in range(blocks)]
     assert "a0.h0->m0" in graph.edges()
     assert "m0->a0.h0<q>" not in graph.edges()
@@ -219,5 +222,5 @@ def test_wrong_names_are_one_clear_sentence(plain, images_of, senders, receivers
 @pytest.mark.parametrize("variant", ["post_norm", "differential", "gated_attention", "sub_norms"])
 def test_heads_that_do_not_write_by_themselves_are_refused(variant, images_of):
     model = build(variant)
-    with pytest.raises(InputError, match="paths "):
+    with pytest.raises(InputError, match="paths need parts"):
         path_patching(model, *pair(images_of, model), **QUIET)

@@ -311,6 +311,7 @@ class FailsLate:
         ({"site": "z", "neurons": [0]}, "z has no neurons: patch pre, post by neuron"),
         ({"site": "post", "neurons": [10**6]}, "no neuron 1000000"),
         ({"metric": []}, "no metric"),
+        ({"metric": lambda logits: None}, "returned NoneType"),
         ({"metric": {"a": "logit", "b": "loss"}}, "not 'loss'"),
         ({"batch_size": 10**9}, r"would take about .* GB .* pass batch_size="),
         ({"tokens": torch.zeros(2, 2, dtype=torch.bool)}, "or a mask"),
@@ -396,5 +397,19 @@ def test_hooks_ablate_as_the_sweep_does_and_many_at_once(replacement, plain, ima
         with torch.no_grad():
             expected = plain.run_with_hooks(images, fwd_hooks=[hook for alone in hooks for hook in alone])
         torch.testing.assert_close(both, expected, rtol=1e-9, atol=1e-10)
-    with pytest.raises(InputError, match="list of places"):
-        ablation_hooks(plain, images, "z", [])
+    for site, places, sentence in [
+        ("z", [], "list of places"),
+        ("z", [1], "is .block, head."),
+        ("mlp_out", [(1, 2)], "is a block"),
+    ]:
+        with pytest.raises(InputError, match=sentence):
+            ablation_hooks(plain, images, site, places)
+
+
+def test_single_numbers_will_do(plain, images_of):
+    clean, corrupted = pair(images_of, plain)
+    about = {"site": "z", "classes": [1], **QUIET}
+    listed = activation_patching(plain, clean, corrupted, "logit", blocks=[1], heads=[2], **about)
+    assert torch.equal(
+        activation_patching(plain, clean, corrupted, "logit", blocks=1, heads=2, **about).values, listed.values
+    )

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,9 +40,9 @@ def activation_ablation(
     noise_scale: float = 1.0,
     seed: int = 0,
     tokens: TokenSets = None,
-    blocks: Sequence[int] | None = None,
-    heads: Sequence[int] | None = None,
-    neurons: Sequence[int] | None = None,
+    blocks: int | Sequence[int] | None = None,
+    heads: int | Sequence[int] | None = None,
+    neurons: int | Sequence[int] | None = None,
     keys: TokenSet | None = None,
     classes: Classes = None,
     baseline_classes: Classes = None,
@@ -105,7 +104,7 @@ def ablation_hooks(
     model: HookedViT,
     images: Pictures,
     site: str,
-    places: Sequence[tuple[int, int]] | Sequence[int],
+    places: int | tuple[int, int] | Sequence[tuple[int, int]] | Sequence[int],
     *,
     replacement: str | Tensor | Mapping[Any, Tensor] = "zero",
     others: Pictures | None = None,
@@ -119,7 +118,7 @@ def ablation_hooks(
 
     Args:
         images: the pictures of the run (their number and size are what is read, and for means and noise their values).
-        places: (block, head) or (block, neuron); block numbers for a site without heads and neurons.
+        places: (block, head) or (block, neuron); block numbers for a site without heads and neurons; one or several.
         tokens: at which tokens; `keys`: of patterns and scores, at which keys.
 
     The other arguments are those of `activation_ablation`.
@@ -130,17 +129,13 @@ def ablation_hooks(
     Source: METHODS.md B1, B2.
     """
     pictures = model.as_images(images)
-    has_units = find_site(model, site).unit is not None
-    pairs = [(place if isinstance(place, tuple) else (place, 0)) for place in places]
-    if not pairs:
-        raise InputError("the list of places is empty")
+    unit = find_site(model, site).unit
+    pairs = _places(places, unit)
     hooks: Hooks = []
     for block in sorted({model.block_index(block) for block, _ in pairs}):
-        units = sorted({unit for other, unit in pairs if model.block_index(other) == block})
-        unit = find_site(model, site).unit
-        chosen = {"head": {"heads": units}, "neuron": {"neurons": units}}.get(unit or "", {})
-        about: dict[str, Any] = {"heads": None, "neurons": None, **chosen}
-        one_set = [tokens] if not has_units else tokens
+        units = sorted({number for other, number in pairs if model.block_index(other) == block})
+        about: dict[str, Any] = {"heads": None, "neurons": None} | ({} if unit is None else {f"{unit}s": units})
+        one_set = [tokens] if unit is None else tokens
         plan = Plan.make(model, pictures, site, [block], tokens=one_set, keys=keys, masks=masks, **about)
         cells = plan.sites[0]
         everything = slice(0, len(pictures))
@@ -149,12 +144,30 @@ def ablation_hooks(
         name = cells.site.hook(block)
         with torch.no_grad():
             value = source.activations(model, [name], pictures, everything)[name]
-        hooks.append((name, partial(_write_where, inside=inside, value=value)))
+        hooks.append((name, _write_where(inside, value)))
     return hooks
 
 
-def _write_where(activation: Tensor, hook: HookPoint, inside: Tensor, value: Tensor) -> Tensor:
-    return torch.where(inside, value, activation)
+def _places(places: Any, unit: str | None) -> list[tuple[int, int]]:
+    """(block, number of the unit), 0 for a site without units."""
+    single = isinstance(places, int) or (isinstance(places, tuple) and unit is not None)
+    wanted = [places] if single else list(places)
+    if not wanted:
+        raise InputError("the list of places is empty")
+    for place in wanted:
+        fits = isinstance(place, int) if unit is None else isinstance(place, tuple) and len(place) == 2
+        if not fits:
+            raise InputError(
+                f"a place is {'a block' if unit is None else f'(block, {unit})'} at this site, not {place!r}"
+            )
+    return [(place, 0) if unit is None else place for place in wanted]
+
+
+def _write_where(inside: Tensor, value: Tensor) -> Any:
+    def ablate(activation: Tensor, hook: HookPoint) -> Tensor:
+        return torch.where(inside, value, activation)
+
+    return ablate
 
 
 def _source(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
+from typing import Any
 
 import torch
 from einops import einsum
@@ -20,7 +21,8 @@ from vitlens.errors import InputError, nearest
 from vitlens.model.capabilities import paths_refused
 from vitlens.model.hooked_vit import HookedViT
 
-NodeNames = str | Sequence[str] | None
+NodeName = str | tuple[int, int]
+NodeNames = NodeName | Sequence[NodeName] | None
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ class Graph:
         return [f"{self.writers[w]}->{self.readers[r]}" for w, r in self.exists.nonzero().tolist()]
 
     def find_writers(self, names: NodeNames) -> list[Node]:
-        """The writers of these names or patterns ("a3.*", "m*"), in the order of the network; None: all."""
+        """The writers of these names or patterns ("a3.*", "m*"), in the order of the network; None: all. A head may also be
+        (block, head)."""
         return self._find(names, self.writers, "sender")
 
     def find_readers(self, names: NodeNames) -> list[Node]:
@@ -95,13 +98,16 @@ class Graph:
     def _find(self, names: NodeNames, nodes: list[Node], role: str) -> list[Node]:
         if names is None:
             return nodes
-        wanted = [names] if isinstance(names, str) else list(names)
+        wanted: list[Any] = [names] if isinstance(names, str) or _is_head(names) else list(names)
         if not wanted:
             raise InputError(f"the list of {role}s is empty")
         found: set[int] = set()
-        for name in wanted:
-            # Brackets mean sets to fnmatch, not here; and a head without a part means all of its inputs.
-            patterns = (name, f"{name}<?>") if re.fullmatch(r"a[^<]*", name) else (name,)
+        for item in wanted:
+            name = f"a{item[0]}.h{item[1]}" if isinstance(item, tuple) else str(item)
+            # A block without a head means all of its heads, a head without a part all of its inputs.
+            patterns = [name]
+            patterns += [f"{name}<?>"] if re.fullmatch(r"a[^<]*", name) else []
+            patterns += [f"{name}.*"] if re.fullmatch(r"a\d+", name) else []
             matches = {
                 i for i, node in enumerate(nodes) if any(fnmatchcase(str(node), pattern) for pattern in patterns)
             }
@@ -110,6 +116,10 @@ class Graph:
                 raise InputError(f"no {role} is called {name!r}; the nearest names are {near}")
             found |= matches
         return [nodes[i] for i in sorted(found)]
+
+
+def _is_head(name: object) -> bool:
+    return isinstance(name, tuple) and len(name) == 2 and all(isinstance(part, int) for part in name)
 
 
 def _require_separate_heads(model: HookedViT) -> None:

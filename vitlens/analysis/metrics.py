@@ -129,7 +129,7 @@ class Measures:
     def need_all_at_once(self) -> bool:
         """Whether a metric is one number for all pictures, which cannot be put together from parts."""
         functions = [metric for metric in self.metrics.values() if not isinstance(metric, ClassMetric)]
-        return any(torch.as_tensor(metric(self.untouched)).ndim == 0 for metric in functions)
+        return any(_as_tensor("given", metric(self.untouched)).ndim == 0 for metric in functions)
 
     def __call__(
         self, logits: Float[Tensor, "some classes"], where: str, images: slice = slice(None)
@@ -156,7 +156,7 @@ class Measures:
             filled = self.untouched.clone()
             filled[images] = logits
             logits = filled
-        value = torch.as_tensor(metric(logits), dtype=logits.dtype, device=logits.device)
+        value = _as_tensor(name, metric(logits)).to(logits.device, logits.dtype)
         if value.ndim == 0:
             value = value.expand(n_images)
         if tuple(value.shape) != (n_images,):
@@ -165,3 +165,12 @@ class Measures:
                 "it must return one number, or one per picture"
             )
         return value
+
+
+def _as_tensor(name: str, value: object) -> Tensor:
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"the metric {name} returned {type(value).__name__}: it must return one number, or one per picture"
+        ) from None

@@ -47,6 +47,8 @@ def find_site(model: HookedViT, name: str) -> Site:
     Raises:
         InputError: no such site, the name of a hook point, or a site that this architecture does not have.
     """
+    if not isinstance(name, str):
+        raise InputError(f"a site is said by its name, such as 'resid_pre' (blocks= chooses blocks), not {name!r}")
     if name not in SITES:
         if name in model.hook_dict or name.startswith("blocks."):
             parts = name.split(".")
@@ -115,8 +117,8 @@ def make_cells(
     grid: tuple[int, int],
     *,
     tokens: TokenSets = None,
-    heads: Sequence[int] | None = None,
-    neurons: Sequence[int] | None = None,
+    heads: int | Sequence[int] | None = None,
+    neurons: int | Sequence[int] | None = None,
     keys: TokenSet | None = None,
     masks: Tensor | np.ndarray | None = None,
 ) -> Cells:
@@ -146,7 +148,7 @@ def make_cells(
         return Cells(site, sets, None, 1, axes)
     n_units = model.cfg.n_heads if site.unit == "head" else model.blocks[0].mlp.W_out.shape[0]
     chosen = asked[site.unit]
-    units = list(range(n_units) if chosen is None else chosen)
+    units = [chosen] if isinstance(chosen, int) else list(range(n_units) if chosen is None else chosen)
     if not units:
         raise InputError(f"the list of {site.unit}s is empty")
     for number in units:

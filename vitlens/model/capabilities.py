@@ -53,10 +53,9 @@ def _patching(model: Any) -> list[Row]:
     if any(isinstance(block.attn, DifferentialAttention) for block in model.blocks):
         why = "q and k have two heads for each head of v: patch v, z or the pattern"
         rows.append(('activation_patching(site="q", "k" or "attn_scores")', IMPOSSIBLE, why))
-    rows.append(("attribution_patching", APPROXIMATE, "first order: exact for small differences"))
-    why = paths_refused(model)
+    refused = paths_refused(model)
     paths = ("path_patching, circuits", EXACT, "heads and MLPs add up to the stream")
-    rows.append(paths if why is None else (paths[0], IMPOSSIBLE, why))
+    rows.append(paths if refused is None else (paths[0], IMPOSSIBLE, refused))
     return rows
 
 

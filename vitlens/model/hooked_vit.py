@@ -243,12 +243,13 @@ class HookedViT(
             raise InputError(f"there is no block {layer}: the model has blocks 0 to {n_layers - 1}")
         return layer % n_layers
 
-    def block_indices(self, layers: Sequence[int] | None) -> list[int]:
-        """Several blocks' numbers, each as `block_index`; None means all.
+    def block_indices(self, layers: int | Sequence[int] | None) -> list[int]:
+        """Several blocks' numbers, or a single one, each as `block_index`; None means all.
 
         Raises:
             InputError: there is no such block, or the list is empty.
         """
+        layers = [layers] if isinstance(layers, int) else layers
         chosen = list(range(self.cfg.n_layers)) if layers is None else [self.block_index(layer) for layer in layers]
         if not chosen:
             raise InputError("the list of blocks is empty: name at least one, or pass None for all")
