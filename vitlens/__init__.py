@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from vitlens.analysis.ablation import Ablation, ablation_hooks, activation_ablation
     from vitlens.analysis.attribution import Attribution, direct_logit_attribution
     from vitlens.analysis.attribution_patching import attribution_patching
+    from vitlens.analysis.circuit_curves import CircuitCurve, evaluate_circuits, minimality
+    from vitlens.analysis.circuits import Circuit, find_circuit
     from vitlens.analysis.contrast import Patching
     from vitlens.analysis.donors import confusing_donors
     from vitlens.analysis.edge_attribution import edge_attribution_patching
@@ -64,6 +66,8 @@ _HOMES = {
     "analysis.attribution": ["Attribution", "direct_logit_attribution"],
     "analysis.attribution_patching": ["attribution_patching"],
     "analysis.edge_attribution": ["edge_attribution_patching"],
+    "analysis.circuits": ["Circuit", "find_circuit"],
+    "analysis.circuit_curves": ["CircuitCurve", "evaluate_circuits", "minimality"],
     "analysis.donors": ["confusing_donors"],
     "analysis.lens": ["ClassLens", "class_lens"],
     "analysis.lens_measures": [
@@ -115,6 +119,8 @@ _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names
 __all__ = [
     "Ablation",
     "Attribution",
+    "Circuit",
+    "CircuitCurve",
     "ClassLens",
     "ClassTrace",
     "Edges",
@@ -149,6 +155,8 @@ __all__ = [
     "confusing_donors",
     "direct_logit_attribution",
     "edge_attribution_patching",
+    "evaluate_circuits",
+    "find_circuit",
     "find_register_neurons",
     "gradient_rollout",
     "identifiability",
@@ -160,6 +168,7 @@ __all__ = [
     "load_demo_model",
     "load_demo_pictures",
     "mean_activations",
+    "minimality",
     "patch",
     "path_patching",
     "permutation_test",

@@ -1,5 +1,7 @@
 """The engine: many pairs, several metrics, sites, sources; interrupted and resumed; equal to whole forwards everywhere."""
 
+import signal
+
 import pytest
 import torch
 from conftest import build
@@ -139,25 +141,28 @@ def test_the_interval_covers_what_resampled_pairs_give(plain, images_of):
 
 
 class Interrupts:
-    """A metric during which somebody presses Ctrl-C."""
+    """A metric during which somebody presses Ctrl-C, once or twice."""
 
-    def __init__(self, after: int) -> None:
-        self.left = after
+    def __init__(self, after: int, times: int = 1) -> None:
+        self.left, self.times = after, times
 
     def __call__(self, logits):
         self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
+        if self.left == 0:
+            for _ in range(self.times):
+                signal.raise_signal(signal.SIGINT)
         return logits[:, 0]
 
 
-@pytest.mark.parametrize("after", [4, 9])
-def test_an_interrupted_sweep_is_resumed(after, plain, images_of, tmp_path):
+@pytest.mark.parametrize(("after", "times"), [(4, 1), (9, 1), (9, 2)])
+def test_an_interrupted_sweep_is_resumed(after, times, plain, images_of, tmp_path):
     clean, corrupted = pair(images_of, plain)
     tokens = {"tokens": [0, 1, 2], "batch_size": 2, **QUIET}
     whole = activation_patching(plain, clean, corrupted, {"first": lambda logits: logits[:, 0]}, **tokens)
     with pytest.warns(UserWarning, match="resume=result"):
-        part = activation_patching(plain, clean, corrupted, {"first": Interrupts(after)}, **tokens)
+        part = activation_patching(plain, clean, corrupted, {"first": Interrupts(after, times)}, **tokens)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert plain.list_hooks() == {}
     assert not part.complete
     assert "not reached" in repr(part)
     n_reached = int((~part.patched.isnan()).any(dim=-1).sum())

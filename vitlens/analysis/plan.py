@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitlens.analysis.interrupts import Interrupts
 from vitlens.analysis.metrics import Measures
 from vitlens.analysis.sites import Cells, TokenSets, find_site, make_cells
 from vitlens.analysis.sources import Source
@@ -128,11 +129,15 @@ def open_values(
 def fill(values: Float[Tensor, "metric ..."], measured: Iterable[tuple[Any, Tensor]]) -> None:
     """Writes every measured value to its place, until done or interrupted; then a warning says how to go on."""
     try:
-        with torch.no_grad():
+        with torch.no_grad(), Interrupts() as interrupts:
             for place, value in measured:
                 values[place] = value
+                if interrupts.asked:
+                    break
     except KeyboardInterrupt:
-        reached = 1 - values.isnan().any(dim=0).double().mean().item()
+        pass
+    reached = 1 - values.isnan().any(dim=0).double().mean().item()
+    if reached < 1:
         warnings.warn(
             f"interrupted after {reached:.0%} of the patched runs: the result holds them and NaN elsewhere; pass "
             "resume=result to go on",

@@ -98,6 +98,23 @@ class Attention(nn.Module):
         every block: shared relative positions, or −∞ where padding stands. With `n_queries`, what it writes to the first
         tokens only; those are prefix tokens."""
         q, k, v = self.project(x, n_queries)
+        z = self._after_mixing(self.attend(q, k, v, angles, bias, n_queries), x[:, :n_queries])
+        if self.hook_result.has_hooks():
+            result = self.hook_result(einsum(z, self.W_O, "b t h e, h e d -> b t h d"))
+            return result.sum(dim=2) + self.b_O
+        out = self.proj(z.flatten(-2))
+        return out if self.gamma is None else out * self.gamma
+
+    def attend(
+        self,
+        q: Float[Tensor, "batch queries ..."],
+        k: Float[Tensor, "batch tokens ..."],
+        v: Float[Tensor, "batch tokens heads d_head"],
+        angles: Tensor | None = None,
+        bias: Tensor | None = None,
+        n_queries: int | None = None,
+    ) -> Float[Tensor, "batch queries heads d_head"]:
+        """What the heads fetch, from queries, keys and values as they were projected: their norms, rotation, mixing."""
         q, k, v = expose(self.hook_q, q), expose(self.hook_k, k), expose(self.hook_v, v)
         if self.q_norm is not None:
             q = self.hook_q_normed(self.q_norm(q))
@@ -107,15 +124,10 @@ class Attention(nn.Module):
             # Prefix tokens have no place in the picture, and are not turned.
             q = self.hook_rot_q(q if n_queries is not None else self.rotation(q, angles))
             k = self.hook_rot_k(self.rotation(k, angles))
-        score_bias = self._score_bias(len(x), bias)
+        score_bias = self._score_bias(len(q), bias)
         if score_bias is not None and n_queries is not None and score_bias.shape[-2] > 1:
             score_bias = score_bias[..., :n_queries, :]
-        z = self._after_mixing(self._mix(q, k, v, score_bias), x[:, :n_queries])
-        if self.hook_result.has_hooks():
-            result = self.hook_result(einsum(z, self.W_O, "b t h e, h e d -> b t h d"))
-            return result.sum(dim=2) + self.b_O
-        out = self.proj(z.flatten(-2))
-        return out if self.gamma is None else out * self.gamma
+        return self._mix(q, k, v, score_bias)
 
     def _score_bias(self, n_images: int, shared: Tensor | None) -> Tensor | None:
         """What is added to the scores: this block's relative positions and what all blocks share."""

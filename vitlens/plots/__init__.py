@@ -6,6 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from vitlens.analysis.attribution import Attribution
+from vitlens.analysis.circuit_curves import CircuitCurve
 from vitlens.analysis.interventions import Intervention
 from vitlens.analysis.lens import ClassLens
 from vitlens.analysis.perturbation import Perturbation
@@ -15,6 +16,7 @@ from vitlens.analysis.saliency import Importance
 from vitlens.errors import InputError
 from vitlens.plots.attention import attention_mosaic, attention_overlay
 from vitlens.plots.attribution import attribution_head_map, attribution_waterfall
+from vitlens.plots.circuits import circuit_curve, circuit_figure
 from vitlens.plots.lens import class_maps, lens_trajectory, predictions
 from vitlens.plots.paper_interventions import importance_maps, perturbation_of_batch
 from vitlens.plots.patching import patching_board, patching_figure, patching_maps, path_board
@@ -26,6 +28,8 @@ __all__ = [
     "attention_overlay",
     "attribution_head_map",
     "attribution_waterfall",
+    "circuit_curve",
+    "circuit_figure",
     "class_maps",
     "importance_maps",
     "lens_trajectory",
@@ -76,6 +80,11 @@ def _(result: Perturbation) -> go.Figure:
 def _(result: Intervention, pixels: Any = None) -> go.Figure:
     """Maps over the picture of every patch, sender × receiver of paths, else block × token set, head or neuron."""
     return patching_figure(result, pixels)
+
+
+@plot.register
+def _(result: CircuitCurve) -> go.Figure:
+    return circuit_curve(result)
 
 
 @plot.register
