@@ -90,7 +90,11 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
     whole = run("--pairs", 12, "--out", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     command = [sys.executable, str(SCRIPT), "--pairs", "12", "--out", str(tmp_path / "out")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    # A process that was started in the background ignores SIGINT, and so would its children.
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
     part = tmp_path / "out" / "part"
     while process.poll() is None and not list(part.glob("*.safetensors")):
         time.sleep(0.01)

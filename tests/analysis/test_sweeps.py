@@ -154,6 +154,15 @@ class Interrupts:
         return logits[:, 0]
 
 
+@pytest.fixture
+def heeds_interrupts():
+    """Python's own handler, which a process that was started in the background does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
 @pytest.mark.parametrize(("after", "times"), [(4, 1), (9, 1), (9, 2)])
 def test_an_interrupted_sweep_is_resumed(after, times, plain, images_of, tmp_path):
     clean, corrupted = pair(images_of, plain)

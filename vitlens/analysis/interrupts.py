@@ -9,7 +9,8 @@ from typing import Any
 class Interrupts:
     """While entered, a first Ctrl-C (Jupyter's stop) only sets `asked`; a second one interrupts at once.
 
-    Threads other than the main one are never interrupted, and see `asked` as False.
+    Threads other than the main one are never interrupted, nor are processes that ignore the signal (as started by nohup):
+    they see `asked` as False.
     """
 
     def __init__(self) -> None:
@@ -17,7 +18,8 @@ class Interrupts:
         self._previous: Any = None
 
     def __enter__(self) -> "Interrupts":
-        if threading.current_thread() is threading.main_thread():
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             self._previous = signal.signal(signal.SIGINT, self._ask)
         return self
 
