@@ -131,20 +131,22 @@ def ablation_hooks(
     pictures = model.as_images(images)
     unit = find_site(model, site).unit
     pairs = _places(places, unit)
+    units: dict[int, set[int]] = {}
+    for block, number in pairs:
+        units.setdefault(model.block_index(block), set()).add(number)
+    numbers = sorted(set().union(*units.values()))
+    about: dict[str, Any] = {"heads": None, "neurons": None} | ({} if unit is None else {f"{unit}s": numbers})
+    one_set = [tokens] if unit is None else tokens
+    plan = Plan.make(model, pictures, site, sorted(units), tokens=one_set, keys=keys, masks=masks, **about)
+    cells, everything = plan.sites[0], slice(0, len(pictures))
+    source = _source(model, pictures, plan, replacement, others, noise_scale, seed)
+    with torch.no_grad():
+        values = source.activations(model, [cells.site.hook(block) for block in plan.blocks], pictures, everything)
     hooks: Hooks = []
-    for block in sorted({model.block_index(block) for block, _ in pairs}):
-        units = sorted({number for other, number in pairs if model.block_index(other) == block})
-        about: dict[str, Any] = {"heads": None, "neurons": None} | ({} if unit is None else {f"{unit}s": units})
-        one_set = [tokens] if unit is None else tokens
-        plan = Plan.make(model, pictures, site, [block], tokens=one_set, keys=keys, masks=masks, **about)
-        cells = plan.sites[0]
-        everything = slice(0, len(pictures))
-        inside = cells.where(list(range(len(cells))), everything).any(dim=0)
-        source = _source(model, pictures, plan, replacement, others, noise_scale, seed)
+    for block in plan.blocks:
+        inside = cells.where([numbers.index(number) for number in units[block]], everything).any(dim=0)
         name = cells.site.hook(block)
-        with torch.no_grad():
-            value = source.activations(model, [name], pictures, everything)[name]
-        hooks.append((name, _write_where(inside, value)))
+        hooks.append((name, _write_where(inside, values[name])))
     return hooks
 
 
