@@ -1,7 +1,6 @@
 """Attribution patching: every cell's effect estimated from two forwards and a backward, by gradient × difference."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -102,28 +101,42 @@ def _estimate(
     model: HookedViT, contrast: Contrast, plan: Plan, images: slice, method: str, steps: int
 ) -> Float[Tensor, "metric site block cell image"]:
     """The shift of the metric that patching each cell is expected to make."""
-    names = [cells.site.hook(block) for cells in plan.sites for block in plan.blocks]
+    softmax = {cells.site.name for cells in plan.sites} & ({"q", "k"} if method == "atp_star" else set())
+    others = [cells for cells in plan.sites if cells.site.name not in softmax]
+    by_site: dict[str, Float[Tensor, "metric block cell image"]] = {}
+    if others:
+        by_site |= _first_order(model, contrast, others, plan.blocks, images, method, steps)
+    if softmax:
+        followed = [cells for cells in plan.sites if cells.site.name in softmax]
+        by_site |= _through_softmax(model, contrast, followed, plan.blocks, images)
+    return torch.stack([by_site[cells.site.name] for cells in plan.sites], dim=1)
+
+
+def _first_order(
+    model: HookedViT,
+    contrast: Contrast,
+    sites: list[Cells],
+    blocks: list[int],
+    images: slice,
+    method: str,
+    steps: int,
+) -> dict[str, Float[Tensor, "metric block cell image"]]:
+    """Gradient × difference, for each site."""
+    names = [cells.site.hook(block) for cells in sites for block in blocks]
     source, target = contrast.source[images], contrast.target[images]
     of_source, of_target = (run_and_keep(model, pictures, names) for pictures in (source, target))
     change = {name: of_source[name] - of_target[name] for name in names}
-    if method == "integrated_inputs":
-        gradients = mean_gradients(model, source, target, names, contrast.measures, images, midpoints(steps))
-    elif method == "integrated_activations":
+    if method == "integrated_activations":
         gradients = _along_the_sites(model, target, of_target, change, contrast.measures, images, steps)
     else:
-        gradients = mean_gradients(model, source, target, names, contrast.measures, images, [0.0])
-    per_site = []
-    for cells in plan.sites:
-        per_block = []
-        for block in plan.blocks:
-            name = cells.site.hook(block)
-            if method == "atp_star" and cells.site.name in ("q", "k"):
-                estimate = _through_softmax(model, contrast, cells, block, images)
-            else:
-                estimate = [_sum_cells(cells, gradient[name] * change[name], images) for gradient in gradients]
-            per_block.append(torch.stack(list(estimate)))
-        per_site.append(torch.stack(per_block, dim=1))
-    return torch.stack(per_site, dim=1)
+        points = midpoints(steps) if method == "integrated_inputs" else [0.0]
+        gradients = mean_gradients(model, source, target, names, contrast.measures, images, points)
+
+    def of_block(cells: Cells, block: int) -> Float[Tensor, "metric cell image"]:
+        name = cells.site.hook(block)
+        return torch.stack([_sum_cells(cells, gradient[name] * change[name], images) for gradient in gradients])
+
+    return {cells.site.name: torch.stack([of_block(cells, block) for block in blocks], dim=1) for cells in sites}
 
 
 def midpoints(steps: int) -> list[float]:
@@ -241,37 +254,41 @@ def _sum_cells(cells: Cells, by_entry: Tensor, images: slice) -> Float[Tensor, "
 
 
 def _through_softmax(
-    model: HookedViT, contrast: Contrast, cells: Cells, block: int, images: slice
-) -> list[Float[Tensor, "cell image"]]:
-    """AtP*: the pattern that patched queries or keys give, minus the pattern, times the pattern's gradient."""
-    attn: Any = model.blocks[block].attn
-    prefix = f"blocks.{block}.attn.hook_"
-    final = {part: _final_name(attn, prefix, part) for part in "qk"}
-    names = [*final.values(), f"{prefix}attn_scores", f"{prefix}pattern"]
+    model: HookedViT, contrast: Contrast, sites: list[Cells], blocks: list[int], images: slice
+) -> dict[str, Float[Tensor, "metric block cell image"]]:
+    """AtP*: the pattern that patched queries or keys give, minus the pattern, times the pattern's gradient.
+
+    The runs on source and target and the backward pass serve all sites and blocks.
+    """
+    final = {(block, part): _final_name(model, block, part) for block in blocks for part in "qk"}
+    patterns = [f"blocks.{block}.attn.hook_pattern" for block in blocks]
+    scores = [f"blocks.{block}.attn.hook_attn_scores" for block in blocks]
     source, target = contrast.source[images], contrast.target[images]
-    mine, theirs = run_and_keep(model, target, names), run_and_keep(model, source, list(final.values()))
-    gradients = mean_gradients(model, source, target, [f"{prefix}pattern"], contrast.measures, images, [0.0])
-    part = cells.site.name
-    other = "k" if part == "q" else "q"
-    change = (theirs[final[part]] - mine[final[part]]) * attn.attn_scale
-    # [image, head, patched token, other token]: what each patched token changes of the scores.
-    scores = einsum(change, mine[final[other]], "i t h e, i u h e -> i h t u")
-    if part == "k":
-        scores = scores.mT
-    by_cell = []
-    for tokens in cells.sets[:, images]:
-        where = tokens[:, None, :, None] if part == "q" else tokens[:, None, None, :]
-        patched = (mine[f"{prefix}attn_scores"] + scores * where).softmax(dim=-1)
-        difference = patched - mine[f"{prefix}pattern"]
-        by_cell.append([(difference * gradient[f"{prefix}pattern"]).sum(dim=(-2, -1)) for gradient in gradients])
-    assert cells.units is not None
-    per_metric = [torch.stack([cell[m] for cell in by_cell])[..., cells.units] for m in range(len(gradients))]
-    return [rearrange(value, "s i h -> (s h) i") for value in per_metric]
+    mine = run_and_keep(model, target, [*final.values(), *scores, *patterns])
+    theirs = run_and_keep(model, source, list(final.values()))
+    gradients = mean_gradients(model, source, target, patterns, contrast.measures, images, [0.0])
+
+    def of_block(cells: Cells, block: int) -> Float[Tensor, "metric cell image"]:
+        part = cells.site.name
+        patched, other = final[block, part], final[block, "k" if part == "q" else "q"]
+        change = (theirs[patched] - mine[patched]) * model.blocks[block].attn.attn_scale
+        # [image, head, patched token, other token]: what each patched token changes of the scores.
+        moved = einsum(change, mine[other], "i t h e, i u h e -> i h t u")
+        moved = moved.mT if part == "k" else moved
+        pattern = f"blocks.{block}.attn.hook_pattern"
+        by_set = []
+        for tokens in cells.sets[:, images]:
+            where = tokens[:, None, :, None] if part == "q" else tokens[:, None, None, :]
+            followed = (mine[f"blocks.{block}.attn.hook_attn_scores"] + moved * where).softmax(dim=-1)
+            difference = followed - mine[pattern]
+            by_set.append(torch.stack([(difference * gradient[pattern]).sum(dim=(-2, -1)) for gradient in gradients]))
+        assert cells.units is not None
+        return rearrange(torch.stack(by_set)[..., cells.units], "s m i h -> m (s h) i")
+
+    return {cells.site.name: torch.stack([of_block(cells, block) for block in blocks], dim=1) for cells in sites}
 
 
-def _final_name(attn: Any, prefix: str, part: str) -> str:
+def _final_name(model: HookedViT, block: int, part: str) -> str:
     """The hook point of queries or keys as they meet: normalised and turned, where they are."""
-    for name in (f"rot_{part}", f"{part}_normed"):
-        if hasattr(attn, f"hook_{name}"):
-            return f"{prefix}{name}"
-    return f"{prefix}{part}"
+    names = [f"blocks.{block}.attn.hook_{name}" for name in (f"rot_{part}", f"{part}_normed", part)]
+    return next(name for name in names if name in model.hook_dict)
