@@ -189,6 +189,24 @@ def test_tokens_chunks_groups_and_resuming(plain, images_of):
     assert torch.equal(again.patched, whole.patched)
 
 
+def test_forwards_have_no_more_rows_than_asked(plain, images_of, monkeypatch):
+    clean, corrupted = pair(images_of, plain, 5)
+    rows = []
+    whole = type(plain).forward_suffix
+
+    def watched(self, stream, *arguments, **options):
+        rows.append(len(stream))
+        return whole(self, stream, *arguments, **options)
+
+    monkeypatch.setattr(type(plain), "forward_suffix", watched)
+    path_patching(plain, clean, corrupted, ["m0", "a0.h1"], "logits", "logit", batch_size=2, **QUIET)
+    assert max(rows) == 2
+    with pytest.raises(InputError, match="batch_size=5"):
+        path_patching(
+            plain, clean, corrupted, "m0", "logits", lambda logits: logits.sum(), batch_size=2, progress=False
+        )
+
+
 def test_names_and_patterns(plain):
     graph = Graph(plain)
     heads, blocks = plain.cfg.n_heads, plain.cfg.n_layers

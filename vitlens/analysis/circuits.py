@@ -49,7 +49,7 @@ class Circuit:
     @property
     def nodes(self) -> list[str]:
         """The nodes that the edges connect, from "input" to "logits"; a head counts once, whatever it reads by."""
-        ends = {Node(node.kind, node.block, node.head) for edge in self.edges for node in parse_edge(edge)}
+        ends = {node.owner for edge in self.edges for node in parse_edge(edge)}
         last = {"input": -1, "logits": 1}
         order = sorted(ends, key=lambda node: (last.get(node.kind, 0), node.block, node.kind == "mlp", node.head))
         return [str(node) for node in order]
@@ -257,8 +257,7 @@ def _from_logits(graph: Graph, scores: Float[Tensor, "writer reader"]) -> Edges:
 
 def reader_nodes(graph: Graph) -> Tensor:
     """For every reader the place among the writers of the node that it is an input of; logits stand behind all writers."""
-    names = [str(Node(node.kind, node.block, node.head)) for node in graph.readers]
-    return torch.tensor([graph.writer_index.get(name, len(graph.writers)) for name in names])
+    return torch.tensor([graph.writer_index.get(str(node.owner), len(graph.writers)) for node in graph.readers])
 
 
 def prune(graph: Graph, kept: Bool[Tensor, "writer reader"]) -> Bool[Tensor, "writer reader"]:

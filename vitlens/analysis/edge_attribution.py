@@ -1,5 +1,6 @@
 """Edge attribution patching: every direct path's effect estimated at once, from two forwards and a backward."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -108,10 +109,8 @@ def _estimate(
 
 
 def _watched(graph: Graph) -> list[str]:
-    last = graph.model.cfg.n_layers - 1
-    parts = ["hook_resid_pre", "attn.hook_q", "attn.hook_k", "attn.hook_v", "hook_mlp_out"]
-    parts += [] if graph.parallel else ["hook_resid_mid"]
-    return [f"blocks.{b}.{part}" for b in range(last + 1) for part in parts] + [f"blocks.{last}.hook_resid_post"]
+    parts = ("attn.hook_q", "attn.hook_k", "attn.hook_v", "hook_mlp_out")
+    return [*graph.streams(), *[f"blocks.{b}.{part}" for b in range(graph.model.cfg.n_layers) for part in parts]]
 
 
 def _add_block(
@@ -135,10 +134,10 @@ def _add_block(
     for part, weight in zip("qkv", layer.attn.project.matrices(), strict=True):
         read = einsum(gradients[f"{prefix}.attn.hook_{part}"], weight, "i t h e, h d e -> h i t d")
         _add(graph, f"a{block}.h0<{part}>", changes, _behind(layer.ln1.normalise, stream, read), scores, share)
-    middle = stream if graph.parallel else kept[f"{prefix}.hook_resid_mid"].detach()
-    norm = layer.ln1 if graph.parallel else layer.ln2
-    through = _behind(lambda x: layer.mlp(norm(x)), middle, gradients[f"{prefix}.hook_mlp_out"][None])
-    _add(graph, f"m{block}", changes, through, scores, share)
+    mlp = graph.readers[graph.reader_index[f"m{block}"]]
+    read_by_mlp = kept[graph.stream_of(mlp)].detach()
+    through = _behind(partial(graph.mlp, block), read_by_mlp, gradients[f"{prefix}.hook_mlp_out"][None])
+    _add(graph, str(mlp), changes, through, scores, share)
 
 
 def _behind(

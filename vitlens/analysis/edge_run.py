@@ -92,10 +92,7 @@ class _Pair:
     @classmethod
     def make(cls, graph: Graph, clean: Tensor, corrupted: Tensor) -> "_Pair":
         model = graph.model
-        last = model.cfg.n_layers - 1
-        middle = [] if graph.parallel else ["resid_mid"]
-        streams = [f"blocks.{b}.hook_{name}" for b in range(last + 1) for name in ("resid_pre", *middle)]
-        streams.append(f"blocks.{last}.hook_resid_post")
+        streams = graph.streams()
         start = "blocks.0.hook_resid_pre"
         _, of_clean = model.run_with_cache(clean, names_filter=start, stop_at_layer=1)
         _, cache = model.run_with_cache(corrupted, names_filter=[*Writings.names(model), *streams])
@@ -113,21 +110,21 @@ def _run(graph: Graph, pair: _Pair, kept: Float[Tensor, "run writer reader"]) ->
     changes = kept.new_zeros(n_runs, len(graph.writers), n_images, n_tokens, d)
     changes[:, 0] = pair.input_change
 
-    def read(first: str, n_readers: int, stream: str) -> Float[Tensor, "row tokens d"]:
+    def read(first: str, n_readers: int = 1) -> Float[Tensor, "row tokens d"]:
         """What some neighbouring readers read: a row for every run, reader and picture."""
         place = graph.reader_index[first]
-        seen = graph.n_before(graph.readers[place])
+        reader = graph.readers[place]
+        seen = graph.n_before(reader)
         carried = einsum(
             kept[:, :seen, place : place + n_readers], changes[:, :seen], "run w r, run w i t d -> run r i t d"
         )
-        return rearrange(pair.streams[stream] + carried, "run r i t d -> (run r i) t d")
+        return rearrange(pair.streams[graph.stream_of(reader)] + carried, "run r i t d -> (run r i) t d")
 
     for b in range(model.cfg.n_layers):
         block: Any = model.blocks[b]
-        before, middle = (f"blocks.{b}.hook_resid_{name}" for name in ("pre", "pre" if graph.parallel else "mid"))
         qkv = []
         for part, weight, bias in zip("qkv", block.attn.project.matrices(), block.attn.project.biases(), strict=True):
-            normed = block.ln1(read(f"a{b}.h0<{part}>", n_heads, before))
+            normed = block.ln1(read(f"a{b}.h0<{part}>", n_heads))
             by_head = rearrange(normed, "(run h i) t d -> run h i t d", run=n_runs, h=n_heads)
             projected = einsum(by_head, weight, "run h i t d, h d e -> run i t h e") + bias
             qkv.append(rearrange(projected, "run i t h e -> (run i) t h e"))
@@ -139,11 +136,9 @@ def _run(graph: Graph, pair: _Pair, kept: Float[Tensor, "run writer reader"]) ->
         heads = graph.writer_index[f"a{b}.h0"]
         changes[:, heads : heads + n_heads] = einsum(z_change, block.attn.W_O, "run i t h e, h e d -> run h i t d")
 
-        norm = block.ln1 if graph.parallel else block.ln2
-        out = block.hook_mlp_out(block.mlp(norm(read(f"m{b}", 1, middle))))
+        out = block.hook_mlp_out(graph.mlp(b, read(f"m{b}")))
         out = rearrange(out, "(run i) t d -> run i t d", run=n_runs)
         changes[:, graph.writer_index[f"m{b}"]] = out - pair.corrupted.values[f"blocks.{b}.hook_mlp_out"]
 
-    last = read("logits", 1, f"blocks.{model.cfg.n_layers - 1}.hook_resid_post")
-    logits = model.forward_suffix(last, model.cfg.n_layers, pair.grid)
+    logits = model.forward_suffix(read("logits"), model.cfg.n_layers, pair.grid)
     return rearrange(logits, "(run i) k -> run i k", run=n_runs)

@@ -34,6 +34,11 @@ class Node:
     head: int = -1
     part: str = ""
 
+    @property
+    def owner(self) -> "Node":
+        """The part that a reader is an input of: the head, whichever of its inputs."""
+        return Node(self.kind, self.block, self.head)
+
     def __str__(self) -> str:
         if self.kind == "head":
             return f"a{self.block}.h{self.head}" + (f"<{self.part}>" if self.part else "")
@@ -81,6 +86,22 @@ class Graph:
         """Which edges there are."""
         places = torch.arange(len(self.writers))[:, None]
         return places < torch.tensor([self.n_before(reader) for reader in self.readers])
+
+    def stream_of(self, reader: Node) -> str:
+        """The hook point of the stream that a reader reads."""
+        if reader.kind == "logits":
+            return f"blocks.{self.model.cfg.n_layers - 1}.hook_resid_post"
+        middle = reader.kind == "mlp" and not self.parallel
+        return f"blocks.{reader.block}.hook_resid_{'mid' if middle else 'pre'}"
+
+    def streams(self) -> list[str]:
+        """The hook points of all streams that are read, in the order of the network."""
+        return list(dict.fromkeys(self.stream_of(reader) for reader in self.readers))
+
+    def mlp(self, block: int, stream: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
+        """What a block's MLP writes for the stream that it reads, its norm included."""
+        layer: Any = self.model.blocks[block]
+        return layer.mlp((layer.ln1 if self.parallel else layer.ln2)(stream))
 
     def edges(self) -> list[str]:
         """The name of every edge."""

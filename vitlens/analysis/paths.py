@@ -17,7 +17,7 @@ from vitlens.analysis.contrast import Contrast, Patching
 from vitlens.analysis.graph import Graph, Node, NodeNames, Writings
 from vitlens.analysis.metrics import Metrics
 from vitlens.analysis.plan import fill, open_values
-from vitlens.analysis.sweep import PICTURES_PER_CHUNK, rows_per_forward
+from vitlens.analysis.sweep import picture_chunks, rows_per_forward
 from vitlens.analysis.tokens import TokenSet, token_mask
 from vitlens.analysis.trace import Hooks
 from vitlens.data.pictures import Pictures
@@ -93,13 +93,6 @@ class Frozen:
     streams: dict[str, Tensor]
     change: Writings
 
-    def read_by(self, node: Node, parallel: bool) -> Float[Tensor, "image tokens d"]:
-        """The stream that a reader reads in the target run."""
-        if node.kind == "logits":
-            return self.streams["last"]
-        middle = node.kind == "mlp" and not parallel
-        return self.streams[f"blocks.{node.block}.hook_resid_{'mid' if middle else 'pre'}"]
-
 
 def _measured(
     graph: Graph,
@@ -115,12 +108,10 @@ def _measured(
     """Every path's place and metrics: for each receiver, senders share forwards that start at its block."""
     model = graph.model
     rows = rows_per_forward(model, at.shape[1], batch_size, False)
-    n_images = len(contrast.target)
-    per_chunk = n_images if contrast.measures.need_all_at_once else max(rows, PICTURES_PER_CHUNK)
+    chunks = picture_chunks(len(contrast.target), rows, batch_size, contrast.measures.need_all_at_once)
     open_paths = values.isnan().any(dim=0)
     with tqdm(total=int(open_paths.sum()), desc="path patching", unit="run", disable=not progress) as bar:
-        for first in range(0, n_images, per_chunk):
-            images = slice(first, min(first + per_chunk, n_images))
+        for images in chunks:
             here = open_paths[..., images].any(dim=-1)
             if not here.any():
                 continue
@@ -140,14 +131,11 @@ def _measured(
 
 def _freeze(graph: Graph, source: Tensor, target: Tensor) -> Frozen:
     model = graph.model
-    names = Writings.names(model)
-    middle = [] if graph.parallel else ["resid_mid"]
-    streams = [f"blocks.{b}.hook_{name}" for b in range(model.cfg.n_layers) for name in ("resid_pre", *middle)]
-    last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+    names, streams = Writings.names(model), graph.streams()
     _, of_source = model.run_with_cache(source, names_filter=names)
-    _, of_target = model.run_with_cache(target, names_filter=[*names, *streams, last])
+    _, of_target = model.run_with_cache(target, names_filter=[*names, *streams])
     change = {name: of_source[name] - of_target[name] for name in names}
-    return Frozen({name: of_target[name] for name in streams} | {"last": of_target[last]}, Writings(model, change))
+    return Frozen({name: of_target[name] for name in streams}, Writings(model, change))
 
 
 def _run(
@@ -166,9 +154,8 @@ def _run(
     def read(node: Node) -> Float[Tensor, "row tokens d"]:
         # Of a writer that stands behind the reader nothing can be read.
         seen = torch.tensor([place < graph.n_before(node) for place in index], device=change.device)
-        return rearrange(
-            frozen.read_by(node, graph.parallel) + change * seen[:, None, None, None], "s i t d -> (s i) t d"
-        )
+        stream = frozen.streams[graph.stream_of(node)]
+        return rearrange(stream + change * seen[:, None, None, None], "s i t d -> (s i) t d")
 
     end = model.cfg.n_layers
     first = min(end if node.kind == "logits" else node.block for node in readers)
@@ -178,9 +165,7 @@ def _run(
             heard = _project(model, node, read(node))
             hooks.append((f"blocks.{node.block}.attn.hook_{node.part}", _set_head(node.head, heard)))
         elif node.kind == "mlp":
-            block: Any = model.blocks[node.block]
-            norm = block.ln1 if graph.parallel else block.ln2
-            hooks.append((f"blocks.{node.block}.hook_mlp_out", _set(block.mlp(norm(read(node))))))
+            hooks.append((f"blocks.{node.block}.hook_mlp_out", _set(graph.mlp(node.block, read(node)))))
         else:
             # Other receivers of the group have changed the stream by then: the sender's change joins theirs.
             hooks.append((f"blocks.{end - 1}.hook_resid_post", _add(rearrange(change, "s i t d -> (s i) t d"))))

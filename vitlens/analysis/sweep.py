@@ -62,19 +62,9 @@ def sweep(
     n_tokens = model.cfg.n_prefix_tokens + grid[0] * grid[1]
     rows = rows_per_forward(model, n_tokens, batch_size, any(cells.site.name in EDGE_SITES for cells in sites))
     whole = model.last_block_is_watched()
-    n_images = len(target)
-    # A chunk's runs on source and target serve all cells of all blocks, so it may be larger than a forward needs to be.
-    per_chunk = max(rows, PICTURES_PER_CHUNK) if batch_size is None else rows
-    if all_at_once and per_chunk < n_images:
-        if batch_size is not None:
-            raise InputError(
-                "a metric that is one number for all pictures needs them in one forward: pass "
-                f"batch_size={n_images} or more, or return one number per picture"
-            )
-        per_chunk = n_images
+    chunks = picture_chunks(len(target), rows, batch_size, all_at_once)
     with tqdm(total=int(todo.sum()), desc=description, unit="run", disable=not progress) as bar:
-        for first in range(0, n_images, per_chunk):
-            images = slice(first, min(first + per_chunk, n_images))
+        for images in chunks:
             here = todo[..., images].any(dim=-1)
             needed = [(i, j) for i in range(len(sites)) for j in range(len(blocks)) if here[i, j].any()]
             if not needed:
@@ -134,6 +124,24 @@ def _write(activation: Tensor, hook: HookPoint, inside: Tensor, replacement: Ten
     if replacement.ndim:
         replacement = replacement.narrow(query_axis, 0, n_here)
     return torch.where(inside, replacement, activation)
+
+
+def picture_chunks(n_images: int, rows: int, batch_size: int | None, all_at_once: bool) -> list[slice]:
+    """The pictures that share their runs on source and target, where forwards have so many rows.
+
+    Raises:
+        InputError: all pictures are needed at once, and `batch_size` rows are fewer.
+    """
+    # Those runs serve all cells of all blocks, so a chunk may be larger than a forward needs to be.
+    per_chunk = max(rows, PICTURES_PER_CHUNK) if batch_size is None else rows
+    if all_at_once and per_chunk < n_images:
+        if batch_size is not None:
+            raise InputError(
+                "a metric that is one number for all pictures needs them in one forward: pass "
+                f"batch_size={n_images} or more, or return one number per picture"
+            )
+        per_chunk = n_images
+    return [slice(first, min(first + per_chunk, n_images)) for first in range(0, n_images, per_chunk)]
 
 
 def rows_per_forward(model: HookedViT, n_tokens: int, asked: int | None, watches_pattern: bool) -> int:

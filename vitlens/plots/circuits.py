@@ -39,7 +39,7 @@ def circuit_figure(circuit: Circuit) -> go.Figure:
     figure = go.Figure()
     _draw_edges(figure, circuit, ends, where)
     names = circuit.nodes
-    shown = {str(node): where[_owner(node)] for pair in ends.values() for node in map(_owner, pair)}
+    shown = {str(node.owner): where[node.owner] for pair in ends.values() for node in pair}
     figure.add_trace(
         go.Scatter(
             x=[shown[name][0] for name in names], y=[shown[name][1] for name in names], text=names, mode="markers+text",
@@ -123,14 +123,9 @@ def circuit_curve(curve: CircuitCurve) -> go.Figure:
     return legend_below(figure)
 
 
-def _owner(node: Node) -> Node:
-    """The node that a reader is an input of."""
-    return Node(node.kind, node.block, node.head)
-
-
 def _places(nodes: list[Node]) -> dict[Node, Point]:
     """Where each node stands; columns and rows that no node of the circuit needs are left out."""
-    owners = {_owner(node) for node in nodes}
+    owners = {node.owner for node in nodes}
     columns = {head: x for x, head in enumerate(sorted({node.head for node in owners if node.kind == "head"}))}
     blocks = {b: y for y, b in enumerate(sorted({node.block for node in owners if node.block >= 0}), start=1)}
     centre = len(columns) / 2
@@ -179,7 +174,7 @@ def _draw_edges(
 
 def _curve(where: dict[Node, Point], writer: Node, reader: Node) -> tuple[np.ndarray, np.ndarray]:
     """From the writer's top to the reader's input; edges over several blocks bend, so as not to run through others."""
-    (x0, y0), (x1, y1) = where[writer], where[_owner(reader)]
+    (x0, y0), (x1, y1) = where[writer], where[reader.owner]
     x1 += SIDE[reader.part]
     bend = 0.18 * max(0.0, y1 - y0 - 1) * (1 if x1 >= x0 else -1)
     t = np.linspace(0, 1, 21)
