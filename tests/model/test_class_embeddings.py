@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from variants import build, pictures
+from variants import OTHERS, VARIANTS, build, pictures
 
 from vitlens import HookedViT, InputError, activation_patching, class_lens, direct_logit_attribution
 from vitlens.parity.reduced import build_reduced, reduced_images
@@ -81,10 +81,65 @@ def test_the_width_says_where_embeddings_stand():
 
 
 @pytest.mark.parametrize(
+    "name", ["class_token", "distilled", "average_without_class_token", "attention_pool", "post_norm"]
+)
+def test_a_view_reads_directions_and_leaves_the_model_as_it_is(name):
+    model = HookedViT.from_timm((VARIANTS | OTHERS)[name]())
+    images = pictures(model.cfg, 3)
+    before, hooks = model(images), list(model.hook_dict)
+    weight, bias = embeddings(4, 32), embeddings(4, 1)[:, 0]
+    features = model.with_class_embeddings(weight, list("abcd"), bias, space="features")
+    stream = model.with_class_embeddings(weight, list("abcd"), bias, space="residual")
+    other = HookedViT.from_timm((VARIANTS | OTHERS)[name]())
+    other.set_class_embeddings(weight, list("abcd"), bias, space="features")
+    assert torch.equal(features(images), other(images))
+    resid = model.run_with_cache(images, names_filter="resid_post")[1]["resid_post", -1]
+    read = resid[:, :2] if model.is_distilled else resid[:, model.read_tokens]
+    torch.testing.assert_close(stream(images), read.mean(dim=1) @ weight.T + bias)
+    lens = class_lens(stream, images, "all", sites="resid_mid", blocks=[1], tokens="all")
+    middle = model.run_with_cache(images, names_filter="resid_mid")[1]["resid_mid", 1]
+    torch.testing.assert_close(lens.values.squeeze().flatten(), (middle @ weight.T + bias).flatten())
+    for view in (features, stream):
+        for unit in ("component", "head"):
+            found = direct_logit_attribution(view, images, "all", baseline_classes="c", unit=unit)
+            assert found.residual.abs().max() <= 1e-10
+        swap = activation_patching(view, images[:1], images[1:2], "logit", classes="b", tokens="all", progress=False)
+        torch.testing.assert_close(swap.effect()[0, 0], torch.tensor(1.0, dtype=torch.float64))
+    assert torch.equal(model(images), before)
+    assert list(model.hook_dict) == hooks
+    # Hook points are shared: what is hooked in one is hooked in the other.
+    with model.hooks(fwd_hooks=[(("z", 0), lambda z, hook: 0 * z)]):
+        assert not torch.equal(stream(images), read.mean(dim=1) @ weight.T + bias)
+
+
+def test_a_single_direction_is_a_class():
+    model = HookedViT.from_timm(build())
+    images = pictures(model.cfg, 2)
+    direction = embeddings(1, 32)[0]
+    view = model.with_class_embeddings(direction, ["stripes"], space="residual")
+    resid = model.run_with_cache(images, names_filter="resid_post")[1]["resid_post", -1]
+    torch.testing.assert_close(view(images)[:, 0], resid[:, 0] @ direction)
+    assert view.class_index("stripes") == 0
+
+
+@pytest.mark.parametrize("space", ["features", "residual"])
+def test_the_random_baseline_keeps_given_embeddings(space):
+    model = HookedViT.from_timm("vit_tiny_patch16_224", pretrained=False, img_size=32, depth=2)
+    view = model.with_class_embeddings(embeddings(4, 192).float(), list("abcd"), space=space)
+    fresh = view.with_fresh_weights(1)
+    images = pictures(model.cfg, 2).float()
+    assert fresh.class_names == list("abcd")
+    assert fresh.cfg.n_classes == 4
+    resid = fresh.run_with_cache(images, names_filter="resid_post")[1]["resid_post", -1][:, 0]
+    read = resid if space == "residual" else fresh(images, return_type="features")
+    torch.testing.assert_close(fresh(images), read @ embeddings(4, 192).float().T)
+
+
+@pytest.mark.parametrize(
     ("call", "sentence"),
     [
         ({"weight": embeddings(3, 7)}, r"width 7 do not fit.*32 \(features\) or 10 \(output\)"),
-        ({"weight": embeddings(3, 32)[0]}, r"\[classes, features\], not \[32\]"),
+        ({"weight": embeddings(3, 32)[None]}, r"\[classes, features\], not \[1, 3, 32\]"),
         ({"weight": embeddings(3, 32), "names": ["a"]}, "1 class names were given for 3"),
         ({"weight": embeddings(3, 32), "bias": torch.zeros(2)}, r"\[3\], not \[2\]"),
         ({"weight": embeddings(3, 32) * torch.nan}, "NaN"),

@@ -1,7 +1,9 @@
 """Hidden states in class space: the model's classifier, what is put in its place, and the way there as a linear map."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from einops import einsum
@@ -12,13 +14,17 @@ from vitlens.errors import InputError
 from vitlens.model.classifier import ClassEmbeddings, Classifier, check_embeddings, choose_projection
 from vitlens.model.config import HookedViTConfig
 from vitlens.model.norm import Norm
-from vitlens.model.pooling import Pool
+from vitlens.model.pooling import MeanPool, Pool
 from vitlens.model.readout import LinearReadout, linear_readout
+
+Space = TypeVar("Space", bound="ClassSpace")
 
 
 class ClassSpace(nn.Module):
     """The part of a HookedViT behind the last stream."""
 
+    #: Whether classes are directions of the residual stream as it is, with no norm before them.
+    reads_stream = False
     cfg: HookedViTConfig
     class_names: list[str] | None
     ln_final: Norm | None
@@ -27,6 +33,7 @@ class ClassSpace(nn.Module):
     unembed: Classifier | None
     pool_dist: Pool | None
     unembed_dist: Classifier | None
+    setup: Callable[[], None]
 
     @property
     def is_distilled(self) -> bool:
@@ -82,6 +89,8 @@ class ClassSpace(nn.Module):
         logit_c = scale ⟨w_c, f⟩ + b_c. f is what the model's classifier reads ("features", where `weight` is as wide as
         `d_model`) or what its head returns ("output": a CLIP tower's projection into the joint space).
 
+        In place; `with_class_embeddings` leaves this model as it is.
+
         Args:
             weight: one row per class, [classes, features]: a linear probe, class prototypes, text embeddings.
             names: one per class.
@@ -94,6 +103,7 @@ class ClassSpace(nn.Module):
             InputError: widths, names or biases that do not fit.
         """
         weight = torch.as_tensor(weight).detach()
+        weight = weight[None] if weight.ndim == 1 else weight
         bias = None if bias is None else torch.as_tensor(bias).detach()
         chosen_names = None if names is None else [str(name) for name in names]
         check_embeddings(weight, chosen_names, bias, self.cfg.model_name)
@@ -105,7 +115,7 @@ class ClassSpace(nn.Module):
 
         def embeddings(head: Classifier | None) -> ClassEmbeddings:
             projection = choose_projection(head, weight.shape[1], self.cfg.d_model, space)
-            if projection is None and head is not None and "fold_ln" in self.cfg.processed:
+            if projection is None and head is not None and "fold_ln" in self.cfg.processed and not self.reads_stream:
                 raise InputError(
                     "fold_ln moved the last norm's affine part into the classifier, so the features are not timm's: "
                     "set these class embeddings on a model without fold_ln"
@@ -116,6 +126,57 @@ class ClassSpace(nn.Module):
         self.unembed, self.unembed_dist = embeddings(self.unembed), second
         self.cfg.d_vocab = len(weight)
         self.class_names = chosen_names
+
+    def with_class_embeddings(
+        self: Space,
+        weight: Any,
+        names: Sequence[str] | None = None,
+        bias: Any = None,
+        scale: float = 1.0,
+        normalise: bool = False,
+        space: str | None = None,
+    ) -> Space:
+        """This model, read with any directions in place of its class embeddings: for lens, attribution, patching, heatmaps.
+
+        Weights and hook points are shared with this model, which keeps its own classes.
+
+            text = model.with_class_embeddings(clip_text_features, ["a dog", "a cat"], scale=100.0, normalise=True)
+            probe = model.with_class_embeddings(weights, ["striped"], bias, space="residual")
+
+        Args:
+            weight: directions [classes, features], or one of them: text embeddings, probe weights, differences of means.
+            names, bias, scale, normalise: as in `set_class_embeddings`.
+            space: "features", "output", or "residual": the residual stream as it is. Any block's hidden state is then read
+                by logit_c = scale ⟨w_c, x⟩ + b_c without any norm, and the model's answer is the mean over the tokens that
+                its classifier reads.
+
+        Raises:
+            InputError: widths, names or biases that do not fit.
+        """
+        view = copy(self)
+        view._modules = dict(self._modules)
+        view.cfg = replace(self.cfg)
+        if space == "residual":
+            view._read_the_stream()
+            space = "features"
+        view.set_class_embeddings(weight, names, bias, scale, normalise, space)
+        view.setup()
+        return view
+
+    def _read_the_stream(self) -> None:
+        """Takes away what stands between the residual stream and the classifier."""
+        self.reads_stream = True
+        self.ln_final, self.fc_norm = None, None
+        if not isinstance(self.pool, MeanPool):
+            self.pool = MeanPool(self.pool.tokens)
+
+    def _read_like(self, other: "ClassSpace") -> None:
+        """Takes over the class embeddings that another model of this architecture was given."""
+        if other.reads_stream:
+            self._read_the_stream()
+        self.unembed, self.unembed_dist = other.unembed, other.unembed_dist
+        self.cfg.d_vocab, self.class_names = other.cfg.d_vocab, other.class_names
+        self.setup()
 
     def project(
         self, x: Float[Tensor, "*batch tokens d"], tokens: Sequence[int]

@@ -83,7 +83,8 @@ def choose_projection(head: Classifier | None, n_features: int, d_model: int, sp
     if space is not None and space not in widths:
         raise InputError(
             f'space is "features" (what the classifier reads) or "output" (what the model\'s head returns)'
-            f"{'' if own is not None else '; this model has no head'}, not {space!r}"
+            f"{'' if own is not None else '; this model has no head'}, not {space!r} (with_class_embeddings also reads "
+            'the "residual" stream)'
         )
     fitting = [name for name, width in widths.items() if width == n_features and space in (None, name)]
     if not fitting:

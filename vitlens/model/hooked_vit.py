@@ -17,6 +17,7 @@ from vitlens.model.cache_size import CacheSize, cache_size
 from vitlens.model.caching import NamedHooks
 from vitlens.model.capabilities import capabilities
 from vitlens.model.checks import check_stream
+from vitlens.model.classifier import ClassEmbeddings
 from vitlens.model.hook_points import NO_TOKENS, NamesFilter, expose, hook_point
 from vitlens.model.inputs import PictureInputs
 from vitlens.model.kept_tokens import KeptTokens
@@ -146,7 +147,11 @@ class HookedViT(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module = self.architecture().eval()
-            fresh = HookedViT.from_timm(module.to(self.device, self.dtype), class_names=self.class_names)
+            given = isinstance(self.unembed, ClassEmbeddings)
+            names = None if given else self.class_names
+            fresh = HookedViT.from_timm(module.to(self.device, self.dtype), class_names=names)
+            if given:
+                fresh._read_like(self)
             for head in fresh.classifiers:
                 if isinstance(head, nn.Linear) and not head.weight.any():
                     nn.init.trunc_normal_(head.weight, std=0.02)

@@ -1,4 +1,4 @@
-"""A forward in which patches are really missing: removed after their positions were added, many pictures at once."""
+"""A forward in which patches are missing, whole or in part: after their positions were added, many pictures at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +35,9 @@ class KeptTokens(nn.Module):
     cfg: HookedViTConfig
     embed: Embedding
     blocks: Sequence[AnyBlock]
+    ln_final: Norm | None
     pool: Pool
+    pool_dist: Pool | None
     fc_norm: Norm | None
 
     def forward_kept(
@@ -84,6 +86,43 @@ class KeptTokens(nn.Module):
         for index, block in enumerate(self.blocks):
             resid = block(resid, layout.angles_of(index), layout.bias)
         return KeptRun(self._logits_of_kept(resid, layout, valid), resid, patches, valid)
+
+    def forward_masked(
+        self,
+        stream: Float[Tensor, "batch tokens d"],
+        mask: Float[Tensor, "batch patches"],
+        grid: tuple[int, int] | None = None,
+    ) -> Float[Tensor, "batch classes"]:
+        """The logits when patch j is present only to the extent m_j: every head's A[q, j] ∝ m_j exp(s[q, j]) (D4).
+
+        The limit m_j = 0 is the removal of the patch, as in `forward_kept`; 1 leaves it as it is; between them lies a smooth
+        path, along which gradients can be taken. What pools patches weighs them in the same way. Prefix tokens are whole.
+
+        Args:
+            stream: what enters block 0, `model(images, stop_at_layer=0)`.
+            mask: in (0, 1], one number per patch.
+            grid: rows and columns of patches, where they differ from the model's own.
+
+        Raises:
+            InputError: `mask` does not fit the stream.
+        """
+        n_prefix = self.cfg.n_prefix_tokens
+        if mask.shape != (len(stream), stream.shape[1] - n_prefix):
+            raise InputError(
+                f"the mask is a float tensor [{len(stream)}, {stream.shape[1] - n_prefix}], one entry per patch, not "
+                f"{list(mask.shape)}"
+            )
+        whole = nn.functional.pad(mask, (n_prefix, 0), value=1.0)
+        layout = self.embed.layout_of_grid(grid or self.cfg.grid_size)
+        bias = whole.log()[:, None, None] if layout.bias is None else layout.bias + whole.log()[:, None, None]
+        resid = stream
+        for index, block in enumerate(self.blocks):
+            resid = block(resid, layout.angles_of(index), bias)
+        normed = resid if self.ln_final is None else self.ln_final(resid)
+        features = [self._normed(self.pool.masked(normed, whole))]
+        if self.pool_dist is not None:
+            features.append(self.pool_dist.masked(normed, whole))
+        return self._classify(features)
 
     def _logits_of_kept(
         self, resid: Tensor, layout: Layout, valid: Bool[Tensor, "batch kept"]

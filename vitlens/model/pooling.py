@@ -31,6 +31,12 @@ class Pool(nn.Module):
         """The pooled vector past all hook points."""
         return self(x, valid)
 
+    def masked(
+        self, x: Float[Tensor, "batch tokens d"], mask: Float[Tensor, "batch tokens"]
+    ) -> Float[Tensor, "batch d"]:
+        """The pooled vector, past all hook points, when tokens are present only in part: 0 not at all, 1 as ever."""
+        raise NotImplementedError
+
     def of_one(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         """The pooled vector if every token that is read were x."""
         return x
@@ -46,6 +52,12 @@ class MeanPool(Pool):
         if read.shape[1] == 1:
             return read[:, 0]
         return read.mean(dim=1) if valid is None else einsum(self.weights(read, valid), read, "b t, b t d -> b d")
+
+    def masked(
+        self, x: Float[Tensor, "batch tokens d"], mask: Float[Tensor, "batch tokens"]
+    ) -> Float[Tensor, "batch d"]:
+        present = mask[:, self.tokens]
+        return einsum(present / present.sum(dim=1, keepdim=True), x[:, self.tokens], "b t, b t d -> b d")
 
     def weights(self, read: Float[Tensor, "batch read d"], valid: Valid = None) -> Float[Tensor, "batch read"]:
         """What each token counts."""
@@ -63,6 +75,15 @@ class MaxPool(Pool):
     def forward(self, x: Float[Tensor, "batch tokens d"], valid: Valid = None) -> Float[Tensor, "batch d"]:
         read = x[:, self.tokens]
         return einsum(self.weights(read, valid), read, "b t d, b t d -> b d")
+
+    def masked(
+        self, x: Float[Tensor, "batch tokens d"], mask: Float[Tensor, "batch tokens"]
+    ) -> Float[Tensor, "batch d"]:
+        # Like attention's scores: log m lowers a token, none where all are masked alike.
+        read, present = x[:, self.tokens], mask[:, self.tokens, None]
+        highest = (read + (present / present.amax(dim=1, keepdim=True)).log()).amax(dim=1)
+        mean = (present / present.sum(dim=1, keepdim=True) * read).sum(dim=1)
+        return (1 - self.mean_share) * highest + self.mean_share * mean if self.mean_share else highest
 
     def weights(self, read: Float[Tensor, "batch read d"], valid: Valid = None) -> Float[Tensor, "batch read d"]:
         """What each token counts in each feature, ties shared as the maximum's gradient does."""
@@ -131,6 +152,15 @@ class AttentionPool(Pool):
     def read(self, x: Float[Tensor, "batch tokens d"], valid: Valid = None) -> Float[Tensor, "batch d"]:
         q, k, v = self._normed(x[:, self.tokens])
         return self._with_mlp(self.proj(rearrange(self._attend(q, k, v, valid), "b 1 h e -> b (h e)")))
+
+    def masked(
+        self, x: Float[Tensor, "batch tokens d"], mask: Float[Tensor, "batch tokens"]
+    ) -> Float[Tensor, "batch d"]:
+        q, k, v = self._normed(x[:, self.tokens])
+        pattern = (self._scores(q, k, None) + mask[:, None, None, self.tokens].log()).softmax(dim=-1)
+        return self._with_mlp(
+            self.proj(rearrange(einsum(pattern, v, "b h q t, b t h e -> b q h e"), "b 1 h e -> b (h e)"))
+        )
 
     def of_one(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         # Attention to tokens that are all alike returns their value, whatever the pattern.
