@@ -1,0 +1,167 @@
+"""Pictures batch by batch from whatever holds them, with their places: tensors, files, picture sets, loaders."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+
+from vitlens.data.decoding import PictureBatch, Skipped, decode_rows
+from vitlens.data.picture_sets import PictureSet
+from vitlens.data.pictures import Pictures, as_list
+from vitlens.errors import InputError
+from vitlens.model.hooked_vit import HookedViT
+
+# A tensor, files, PIL images or arrays; a picture set; an iterable of pictures or of batches (tensors, or tuples that begin
+# with pictures and labels), or a function that starts it anew.
+PictureSource = Pictures | PictureSet | Iterable[Any] | Callable[[], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures as the model reads them; `ids` are their places in the source, counted from 0."""
+
+    images: Float[Tensor, "image channels height width"]
+    ids: Int[Tensor, "image"]
+    labels: Int[Tensor, "image"] | None
+
+
+class PictureBatches:
+    """Batches of a source, as often as it is gone through; never more than one batch of pictures is held.
+
+    Files that cannot be read are left out of a picture set and noted in `skipped`.
+    """
+
+    def __init__(self, model: HookedViT, source: PictureSource, batch_size: int) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch_size is the number of pictures of a forward, at least 1, not {batch_size}")
+        if isinstance(source, dict):
+            raise InputError("pictures of one size are read in batches: pass a tensor, not a dictionary of patches")
+        self.model = model
+        self.source = source
+        self.batch_size = batch_size
+        self.skipped: list[Skipped] = []
+        self._is_used_up = False
+
+    def __len__(self) -> int:
+        """How many batches there are, where that is known.
+
+        Raises:
+            TypeError: it is not (as Python's own iterators do).
+        """
+        if self.n_pictures is not None:
+            return -(-self.n_pictures // self.batch_size)
+        if isinstance(self.source, PictureSet):
+            raise TypeError("the length of a streamed picture set is not known")
+        return len(self.source)  # type: ignore[arg-type]
+
+    @property
+    def n_pictures(self) -> int | None:
+        """The number of pictures, where it is known before they are read."""
+        if isinstance(self.source, PictureSet):
+            return self.source.n
+        if not _holds_pictures(self.source):
+            return None
+        return 1 if isinstance(self.source, Tensor) and self.source.ndim == 3 else len(_as_sequence(self.source))
+
+    def __iter__(self) -> Iterator[Batch]:
+        if isinstance(self.source, PictureSet):
+            yield from self._of_set(self.source)
+        elif _holds_pictures(self.source):
+            yield from self._of_pictures(_as_sequence(self.source))
+        else:
+            yield from self._of_batches()
+
+    def _of_set(self, pictures: PictureSet) -> Iterator[Batch]:
+        self.skipped = []
+        for chunk, rows in pictures.chunks(self.batch_size):
+            first = chunk * self.batch_size
+            decoded = decode_rows(rows, first, self.model.preprocessing, self.model.cfg.grid_size, with_masks=False)
+            if not isinstance(decoded, PictureBatch):
+                self.skipped += decoded
+                continue
+            self.skipped += decoded.skipped
+            images = self.model.check_images(decoded.images.to(self.model.device, self.model.dtype))
+            yield Batch(images, torch.tensor(decoded.keys), decoded.labels)
+
+    def _of_pictures(self, pictures: Any) -> Iterator[Batch]:
+        for first in range(0, len(pictures), self.batch_size):
+            images = self.model.as_images(pictures[first : first + self.batch_size])
+            yield Batch(images, torch.arange(first, first + len(images)), None)
+
+    def _of_batches(self) -> Iterator[Batch]:
+        source: Any = self.source() if callable(self.source) else self.source
+        if iter(source) is source and not callable(self.source):
+            if self._is_used_up:
+                raise InputError(
+                    "this iterator of batches was gone through once and cannot start anew: pass a list, a DataLoader, or "
+                    "a function that makes the iterator"
+                )
+            self._is_used_up = True
+        first = 0
+        for item in _gathered(source, self.batch_size):
+            images, labels = _pictures_and_labels(item)
+            images = self.model.as_images(images)
+            for start in range(0, len(images), self.batch_size):
+                some = slice(start, start + self.batch_size)
+                part = images[some]
+                ids = torch.arange(first, first + len(part))
+                yield Batch(part, ids, None if labels is None else labels[some])
+                first += len(part)
+
+
+def length_of(batches: PictureBatches) -> int | None:
+    """How many batches there are; None where that is not known."""
+    try:
+        return len(batches)
+    except TypeError:
+        return None
+
+
+def _holds_pictures(source: Any) -> bool:
+    if isinstance(source, Tensor) or _is_picture(source):
+        return True
+    return isinstance(source, Sequence) and bool(source) and all(_is_picture(item) for item in source)
+
+
+def _is_picture(item: Any) -> bool:
+    return isinstance(item, (str, Path, Image.Image, np.ndarray))
+
+
+def _gathered(items: Iterable[Any], size: int) -> Iterator[Any]:
+    """Single pictures, one after the other, as batches; batches as they are."""
+    waiting: list[Any] = []
+    for item in items:
+        if _is_picture(item):
+            waiting.append(item)
+        if waiting and (len(waiting) == size or not _is_picture(item)):
+            yield waiting
+            waiting = []
+        if not _is_picture(item):
+            yield item
+    if waiting:
+        yield waiting
+
+
+def _as_sequence(source: Any) -> Any:
+    if not isinstance(source, Tensor):
+        return as_list(source)
+    return source[None] if source.ndim == 3 else source
+
+
+def _pictures_and_labels(item: Any) -> tuple[Any, Int[Tensor, "image"] | None]:
+    if isinstance(item, PictureBatch):
+        return item.images, item.labels
+    if isinstance(item, (tuple, list)) and item and isinstance(item[0], Tensor):
+        return item[0], torch.as_tensor(item[1]) if len(item) > 1 else None
+    if isinstance(item, dict):
+        raise InputError(
+            "a batch is a tensor of pictures, or a tuple (pictures, labels), not a dictionary of "
+            f"{', '.join(map(str, item))}"
+        )
+    return item, None
