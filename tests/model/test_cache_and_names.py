@@ -20,6 +20,14 @@ def images(small):
 POSTS = [f"blocks.{block}.hook_resid_post" for block in range(3)]
 
 
+def test_blocks_are_counted_in_the_model_not_in_what_was_cached(small, images):
+    last = small.cfg.n_layers - 1
+    _, cache = small.run_with_cache(images, names_filter=[f"pattern{last}"])
+    assert cache["pattern", last] is cache["pattern", -1] is cache[f"blocks.{last}.attn.hook_pattern"]
+    with pytest.raises(InputError, match="no hook point is called"):
+        cache["pattern", 0]
+
+
 @pytest.mark.parametrize(
     ("names", "expected"),
     [

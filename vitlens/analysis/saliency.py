@@ -16,6 +16,7 @@ from vitlens.analysis.results import Result
 from vitlens.analysis.trace import Hooks
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
+from vitlens.heatmaps.gradient_rollout import GradientRollout
 from vitlens.model.attention import DifferentialAttention
 from vitlens.model.block import AnyBlock, PostNormBlock
 from vitlens.model.hooked_vit import HookedViT
@@ -159,7 +160,8 @@ def projection_gradient(
 def gradient_rollout(model: HookedViT, images: Pictures, classes: Classes = None) -> Importance:
     """D2: rollout of attention weighted by its gradient: R = I; R += mean_heads(relu(∂y/∂A ∘ A)) R; the row that is read.
 
-    Only that row is followed, from the last block to the first, so no product of whole matrices is made.
+    Only that row is followed, from the last block to the first, so no product of whole matrices is made. Where it starts,
+    in a model that reads more than its class token, is told at `vitlens.heatmaps.gradient_rollout`.
 
     Returns:
         Importance with axes image, class, patch.
@@ -171,27 +173,12 @@ def gradient_rollout(model: HookedViT, images: Pictures, classes: Classes = None
     """
     model.require_classifier()
     pictures = model.as_images(images)
-    patterns: dict[int, Tensor] = {}
-
-    def watch(pattern: Tensor, hook: HookPoint) -> Tensor:
-        kept = pattern if pattern.requires_grad else pattern.detach().requires_grad_()
-        patterns[int(str(hook.name).split(".")[1])] = kept
-        return kept
-
-    hooks: Hooks = [(f"blocks.{block}.attn.hook_pattern", watch) for block in range(model.cfg.n_layers)]
-    with torch.enable_grad():
-        logits = model.run_with_hooks(pictures, fwd_hooks=hooks)
-        selection = select_classes(model, classes, logits.detach())
-        order = sorted(patterns)
-        maps = []
-        n_chosen = selection.indices.shape[1]
-        for position in range(n_chosen):
-            chosen = logits.gather(1, selection.indices[:, position : position + 1]).sum()
-            gradients = torch.autograd.grad(
-                chosen, [patterns[block] for block in order], retain_graph=position < n_chosen - 1
-            )
-            maps.append(_row_of_rollout(model, [patterns[b].detach() for b in order], list(gradients)))
-    values = torch.stack(maps, dim=1)
+    rollout = GradientRollout(model, pictures)
+    selection = select_classes(model, classes, rollout.logits.detach())
+    last = selection.indices.shape[1] - 1
+    values = torch.stack(
+        [rollout.of(chosen, keep_graph=position < last) for position, chosen in enumerate(selection.indices.T)], dim=1
+    )
     return Importance(
         values,
         {"image": list(range(len(pictures))), "class": selection.labels, "patch": list(range(values.shape[-1]))},
@@ -201,19 +188,6 @@ def gradient_rollout(model: HookedViT, images: Pictures, classes: Classes = None
         settings={"model": model.cfg.model_name, "method": "gradient_rollout"},
         grid=model.embed.grid(*pictures.shape[-2:]),
     )
-
-
-def _row_of_rollout(
-    model: HookedViT, patterns: list[Tensor], gradients: list[Tensor]
-) -> Float[Tensor, "image patch"]:  # fmt: skip
-    n_images, _, n_tokens, _ = patterns[0].shape
-    row = patterns[0].new_zeros(n_images, n_tokens)
-    read = range(n_tokens)[model.read_tokens]
-    row[:, list(read)] = 1 / len(read)
-    for pattern, gradient in zip(reversed(patterns), reversed(gradients), strict=True):
-        weighted = (pattern * gradient).clamp(min=0).mean(dim=1)
-        row = row + einsum(row, weighted, "b q, b q k -> b k")
-    return row[:, model.cfg.n_prefix_tokens :]
 
 
 def _attention_output(block: AnyBlock, mixed: Tensor, gate: Tensor | None) -> Float[Tensor, "image query d"]:

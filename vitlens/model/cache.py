@@ -36,7 +36,7 @@ class ViTActivationCache(ActivationCache):
     def __getitem__(self, key: str | tuple) -> Tensor:
         if isinstance(key, str) and key in self.cache_dict:
             return self.cache_dict[key]
-        names = resolve_names(key, self.cache_dict)
+        names = resolve_names(key, self.cache_dict, self.model.cfg.n_layers)
         if len(names) > 1:
             raise InputError(
                 f"{key!r} stands for {len(names)} activations ({names[0]}, …): say the block, "

@@ -47,7 +47,7 @@ class Reader:
         return "Reader"
 
 
-def resolve_names(names: NamesFilter, available: Collection[str]) -> list[str]:
+def resolve_names(names: NamesFilter, available: Collection[str], n_blocks: int | None = None) -> list[str]:
     """The full hook names that a filter stands for, in the order of the forward pass.
 
     Args:
@@ -55,6 +55,7 @@ def resolve_names(names: NamesFilter, available: Collection[str]) -> list[str]:
             "ln1.hook_scale"), a key ("resid_post", 5) or ("scale", 5, "ln1"), a collection of these, or a
             predicate on full names.
         available: every full name, in the order of the forward pass; a dictionary of them is quickest.
+        n_blocks: of the model, where `available` are not the hook points of all of its blocks.
 
     Raises:
         InputError: a name matches nothing; the message lists the nearest names.
@@ -69,9 +70,9 @@ def resolve_names(names: NamesFilter, available: Collection[str]) -> list[str]:
                 f"they look like {', '.join(list(available)[:4])}"
             )
     elif isinstance(names, str) or _is_key(names):
-        return _matches(cast(HookName, names), available)
+        return _matches(cast(HookName, names), available, n_blocks)
     else:
-        chosen = {match for name in names for match in _matches(cast(HookName, name), available)}
+        chosen = {match for name in names for match in _matches(cast(HookName, name), available, n_blocks)}
         if not chosen:
             raise InputError("the list of hook names is empty: name at least one, or pass None for all")
     return [name for name in available if name in chosen]
@@ -82,7 +83,7 @@ def _is_key(names: object) -> bool:
     return isinstance(names, tuple) and len(names) in (2, 3) and isinstance(names[0], str) and isinstance(names[1], int)
 
 
-def _matches(name: HookName, available: Collection[str]) -> list[str]:
+def _matches(name: HookName, available: Collection[str], n_blocks: int | None) -> list[str]:
     if name in available:
         # A full name: the usual case by far, and a run may have hundreds of them.
         return [str(name)]
@@ -95,7 +96,7 @@ def _matches(name: HookName, available: Collection[str]) -> list[str]:
         shorthand, block = _split_block(name, available)
     candidates = list(available)
     if block is not None:
-        n_blocks = len({full.split(".")[1] for full in available if full.startswith("blocks.")})
+        n_blocks = n_blocks or len({full.split(".")[1] for full in available if full.startswith("blocks.")})
         if not -n_blocks <= block < n_blocks:
             raise InputError(f"hook {name!r}: there is no block {block}, the model has blocks 0 to {n_blocks - 1}")
         candidates = [full for full in available if full.startswith(f"blocks.{block % n_blocks}.")]

@@ -1,6 +1,7 @@
 """HookedViT: a timm vision transformer, every intermediate value readable and writable by name."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from vitlens.model.caching import NamedHooks
 from vitlens.model.capabilities import capabilities
 from vitlens.model.checks import check_stream
 from vitlens.model.classifier import ClassEmbeddings
-from vitlens.model.hook_points import NO_TOKENS, NamesFilter, expose, hook_point
+from vitlens.model.hook_points import NO_TOKENS, HookName, NamesFilter, expose, hook_point
 from vitlens.model.inputs import PictureInputs
 from vitlens.model.kept_tokens import KeptTokens
 from vitlens.model.loading import build_timm
@@ -271,6 +272,23 @@ class HookedViT(
             InputError: a name that matches nothing.
         """
         return cache_size(self, images, names_filter)
+
+    def with_sae(self, hook: HookName | None, sae: Any, **options: Any) -> AbstractContextManager[Any]:
+        """A context in which a sparse autoencoder or transcoder works in place of an activation.
+
+            with model.with_sae("resid_post8", vitlens.load_sae("sae/"), record=True) as spliced:
+                logits = model(images)
+            spliced.features
+
+        Args:
+            options: see `vitlens.features.with_sae`.
+
+        Raises:
+            InputError: a dictionary of another width, a hook point that does not exist or is not said.
+        """
+        from vitlens.features.with_sae import with_sae
+
+        return with_sae(self, hook, sae, **options)
 
     def train(self, mode: bool = True) -> "HookedViT":
         """Stays in evaluation mode.

@@ -2,20 +2,31 @@
 
 import plotly.graph_objects as go
 
-from vitlens.analysis.attribution import Attribution
+from vitlens.analysis.attribution import Attribution, PatchAttribution, TokenAttribution
+from vitlens.analysis.attribution_means import AttributionMeans
 from vitlens.data.class_names import short_name
+from vitlens.plots.picture import Pixels, map_tiles
 from vitlens.plots.style import COLOURS, array, colorbar, diverging, finish, text
 
+UNIT_NAMES = {
+    "component": "component",
+    "head": "head",
+    "head_patch": "head and patch",
+    "neuron": "neuron",
+    "token": "token",
+    "path": "path of two",
+}
+TILES = {"l": 10, "r": 20, "t": 104, "b": 10}
 
-def attribution_waterfall(attribution: Attribution, image: int = 0, position: int = 0) -> go.Figure:
-    """Component by component from 0 to the logit."""
-    labels = attribution.axes["component"]
-    shares = array(attribution.values[image, position])
+
+def attribution_waterfall(attribution: Attribution, image: int = 0, position: int = 0, k: int = 24) -> go.Figure:
+    """Component by component from 0 to the logit; of finer units the k that weigh most, then the others."""
     logit = attribution.logits[image, position].item()
+    labels, shares = _steps(attribution, image, position, k)
     figure = go.Figure(
         go.Waterfall(
             x=[*labels, "logit"],
-            y=[*shares.tolist(), 0.0],
+            y=[*shares, 0.0],
             measure=["relative"] * len(labels) + ["total"],
             increasing={"marker": {"color": COLOURS[1]}},
             decreasing={"marker": {"color": COLOURS[0]}},
@@ -27,9 +38,10 @@ def attribution_waterfall(attribution: Attribution, image: int = 0, position: in
     figure.add_hline(y=0, line={"color": "#1f2430", "width": 1})
     figure.update_xaxes(tickangle=-60)
     figure.update_yaxes(title=attribution.quantity)
+    unit = attribution.settings["unit"]
     return finish(
         figure,
-        f"Who writes “{_name(attribution, image, position)}”: direct attribution by component",
+        f"Who writes “{_name(attribution, image, position)}”: direct attribution by {UNIT_NAMES[unit]}",
         _exactness(attribution, image, position, logit),
         height=460,
         showlegend=False,
@@ -39,8 +51,8 @@ def attribution_waterfall(attribution: Attribution, image: int = 0, position: in
 def attribution_head_map(attribution: Attribution, image: int = 0, position: int = 0) -> go.Figure:
     """Every head's share of the logit: blocks across, heads down."""
     heads = attribution.head_map(image, position)
-    rest = attribution.values[image, position].sum().item() - heads.sum().item()
     logit = attribution.logits[image, position].item()
+    rest = logit - heads.sum().item()
     figure = go.Figure(
         go.Heatmap(
             z=array(heads.T),
@@ -61,6 +73,96 @@ def attribution_head_map(attribution: Attribution, image: int = 0, position: int
         f"heads {heads.sum().item():+.3f}, all else {rest:+.3f}; {_exactness(attribution, image, position, logit)}",
         height=190 + 30 * max(4, heads.shape[1]),
     )
+
+
+def attribution_map(
+    attribution: PatchAttribution | TokenAttribution, pixels: Pixels, image: int = 0, position: int = 0
+) -> go.Figure:
+    """Every patch's share of the logit over the picture, all heads together."""
+    shares = attribution.map(image, position)
+    how = "wrote through the heads" if isinstance(attribution, PatchAttribution) else "says when it is read"
+    figure = map_tiles(
+        shares[None], ["all patches"], pixels, "%{z:+.3f}", attribution.quantity, **diverging(shares.cpu())
+    )
+    return finish(
+        figure,
+        f"What each patch {how} for “{_name(attribution, image, position)}”",
+        f"patches {shares.sum().item():+.3f}; "
+        f"{_exactness(attribution, image, position, attribution.logits[image, position].item())}",
+        height=430,
+        margin=TILES,
+    )
+
+
+def attribution_patches(
+    attribution: PatchAttribution, pixels: Pixels, image: int = 0, position: int = 0, heads: int = 8
+) -> go.Figure:
+    """What patches wrote through the heads that carry most from them, over the picture; one colour scale for all.
+
+    The number above a head is the sum of its patches' shares.
+    """
+    values = attribution.values[image, position]
+    rows, columns = attribution.grid
+    maps = values[..., values.shape[-1] - rows * columns :].unflatten(-1, (rows, columns))
+    sums = maps.sum(dim=(2, 3)).flatten()
+    order = sums.abs().argsort(descending=True, stable=True)[:heads].tolist()
+    places = [divmod(place, values.shape[1]) for place in order]
+    titles = [f"L{block}H{head} {sums[place]:+.2f}" for place, (block, head) in zip(order, places, strict=True)]
+    chosen = maps.flatten(0, 1)[order].cpu()
+    figure = map_tiles(
+        chosen, titles, pixels, "%{z:+.3f}", attribution.quantity, columns=min(4, len(titles)), **diverging(chosen)
+    )
+    return finish(
+        figure,
+        f"What patches write for “{_name(attribution, image, position)}”, through which heads",
+        f"{len(places)} of {sums.numel()} heads, {sums[order].sum().item():+.3f} of {sums.sum().item():+.3f} from all; "
+        f"{_exactness(attribution, image, position, attribution.logits[image, position].item())}",
+        margin=TILES,
+    )
+
+
+def attribution_means_board(means: AttributionMeans, k: int = 30, specific: bool = True) -> go.Figure:
+    """Which of the k components that tell classes apart most write for which classes, on the mean over pictures.
+
+    `specific`: more than for a class on average; otherwise the mean shares themselves.
+    """
+    values = means.specific() if specific else means.values
+    order = values.square().mean(dim=0).argsort(descending=True, stable=True)[:k]
+    chosen = values[:, order]
+    classes = [text(short_name(name), 28) for name in means.axes["class"]]
+    figure = go.Figure(
+        go.Heatmap(
+            z=array(chosen),
+            x=[means.axes["component"][i] for i in order.tolist()],
+            y=list(range(len(classes))),
+            text=[[name] * len(order) for name in classes],
+            **diverging(chosen.cpu()),
+            colorbar=colorbar(means.quantity),
+            hovertemplate="%{x} for %{text}: %{z:+.3f}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title="component", tickangle=-60, type="category")
+    shown = list(range(0, len(classes), max(1, len(classes) // 40)))
+    figure.update_yaxes(autorange="reversed", tickvals=shown, ticktext=[classes[i] for i in shown])
+    what = "more than they write for a class on average" if specific else "on average"
+    return finish(
+        figure,
+        "Which parts write for which classes",
+        f"{text(means.settings['model'])}; {int(means.n.sum()):,} pictures of {len(classes)} classes; "
+        f"the {len(order)} components that differ most between classes, {what}",
+        height=200 + 14 * max(12, min(60, len(classes))),
+        margin={"l": 190, "r": 20, "t": 92, "b": 80},
+    )
+
+
+def _steps(attribution: Attribution, image: int, position: int, k: int) -> tuple[list[str], list[float]]:
+    """The names and heights of a waterfall's steps."""
+    if list(attribution.axes) == ["image", "class", "component"]:
+        return attribution.axes["component"], array(attribution.values[image, position]).tolist()
+    table = attribution.top(k, image, position)
+    others = attribution.values[image, position].sum().item() - float(table["logit"].sum())
+    rest = 0.0 if attribution.elsewhere is None else attribution.elsewhere[image, position].sum().item()
+    return [*table["component"], "all others", "rest of the network"], [*table["logit"].tolist(), others, rest]
 
 
 def _name(attribution: Attribution, image: int, position: int) -> str:
