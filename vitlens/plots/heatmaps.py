@@ -1,0 +1,179 @@
+"""Figures of heatmaps: one over its picture, and many methods side by side."""
+
+import textwrap
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import plotly.graph_objects as go
+import torch
+from jaxtyping import Float
+from plotly.subplots import make_subplots
+from torch import Tensor
+
+from vitlens.errors import InputError
+from vitlens.heatmaps.heatmap import Heatmap
+from vitlens.plots.picture import Pixels, add_picture, patch_heatmap, picture_uri
+from vitlens.plots.style import SEQUENTIAL, array, colorbar, diverging, finish, text
+
+WARNING = "#E69F00"
+# Pixels above the tiles, and between their rows for the titles.
+TOP, BETWEEN = 118, 44
+
+
+def heatmap_overlay(
+    pixels: Pixels,
+    values: Float[Tensor, "rows columns"],
+    title: str,
+    *,
+    signed: bool = False,
+    subtitle: str = "",
+    warning: str | None = None,
+) -> go.Figure:
+    """One map beside and over its picture, on its own scale; signed maps diverge around 0.
+
+    Args:
+        title: the method and the class.
+        subtitle: what else is needed to read the map: the model, the options.
+        warning: drawn on the map, such as what artefact tokens carry.
+    """
+    grid = values.shape
+    figure = make_subplots(1, 2, horizontal_spacing=0.02)
+    for col in (1, 2):
+        shown = {"opacity": 0.0, "showscale": False} if col == 1 else {"colorbar": colorbar("importance")}
+        figure.add_trace(
+            patch_heatmap(values, "importance %{z:.4g}", **{**_scale(values, signed), **shown}), row=1, col=col
+        )
+        add_picture(figure, picture_uri(pixels, grey=col == 2), grid, col=col)
+    _keep_shape(figure, pixels, grid)
+    if warning is not None:
+        _warn(figure, warning, 1, 2, letters=36)
+    meaning = "red speaks for it, blue against" if signed else "own colour scale"
+    return finish(
+        figure,
+        text(title, longest=120),
+        "; ".join([text(subtitle, longest=120)] * bool(subtitle) + [meaning]),
+        height=470,
+        margin={"l": 10, "r": 20, "t": 92, "b": 10},
+    )
+
+
+def heatmap_figure(heatmap: Heatmap, pixels: Pixels, image: int = 0) -> go.Figure:
+    """The map of one picture over it, with the warning of what artefact tokens carry, and what it misses of its total."""
+    facts = [str(heatmap.settings["model"])]
+    if heatmap.completeness_gap is not None:
+        sum_, gap = heatmap.values[image].sum().item(), heatmap.completeness_gap[image].item()
+        facts.append(f"sum {sum_:+.3f} of {sum_ - gap:+.3f}")
+    return heatmap_overlay(
+        pixels,
+        heatmap.values[image].cpu(),
+        heatmap.title(image),
+        signed=heatmap.method.signed,
+        subtitle="; ".join(facts),
+        warning=None if heatmap.warnings is None else heatmap.warnings[image],
+    )
+
+
+def heatmap_comparison(
+    pixels: Pixels,
+    maps: Mapping[str, Float[Tensor, "rows columns"]],
+    *,
+    signed: Collection[str] = (),
+    warnings: Mapping[str, str | None] | None = None,
+    class_name: str | None = None,
+    model_name: str = "",
+    columns: int | None = None,
+) -> go.Figure:
+    """The picture, and one tile for every method, each on its own scale, whose ends stand under the method's name.
+
+    Args:
+        maps: by what is to stand above each.
+        signed: the names of those that diverge around 0.
+        warnings: sentences to draw on the tiles of these names.
+        class_name: what the maps are about.
+        columns: tiles in a row; by default at most 6.
+
+    Raises:
+        InputError: no map, or maps of different grids.
+    """
+    if len({tuple(values.shape) for values in maps.values()}) != 1:
+        raise InputError("a comparison takes at least one map, all [rows, columns] on one grid")
+    n_tiles = len(maps) + 1
+    columns = columns or min(6, n_tiles)
+    rows = -(-n_tiles // columns)
+    width_of_tile = max(120, min(330, 1080 // columns))
+    grid = tuple(next(iter(maps.values())).shape)
+    height_of_tile = round(width_of_tile * min(1.6, max(0.4, pixels.shape[0] / pixels.shape[1])))
+    height = TOP + rows * (height_of_tile + BETWEEN)
+    figure = make_subplots(
+        rows,
+        columns,
+        subplot_titles=["the picture", *(_tile_title(name, values) for name, values in maps.items())],
+        horizontal_spacing=0.012,
+        vertical_spacing=BETWEEN / (height - TOP) if rows > 1 else 0,
+    )
+    blank = torch.zeros(grid)
+    figure.add_trace(patch_heatmap(blank, "", opacity=0.0, showscale=False), row=1, col=1)
+    add_picture(figure, picture_uri(pixels), grid, 1, 1)
+    ground = picture_uri(pixels, grey=True, longest=224)
+    for tile, (name, values) in enumerate(maps.items(), start=1):
+        row, col = tile // columns + 1, tile % columns + 1
+        hover = f"{text(name)}<br>importance %{{z:.4g}}"
+        figure.add_trace(
+            patch_heatmap(values, hover, showscale=False, **_scale(values, name in signed)), row=row, col=col
+        )
+        add_picture(figure, ground, grid, row, col)
+    for title in figure.layout.annotations:
+        title.update(font={"size": 12}, yshift=-2)
+    _keep_shape(figure, pixels, grid)
+    for tile, name in enumerate(maps, start=1):
+        warning = (warnings or {}).get(name)
+        if warning:
+            _warn(figure, warning, tile // columns + 1, tile % columns + 1, letters=width_of_tile // 7)
+    about = "the class came from" if class_name is None else f"“{text(class_name)}” came from"
+    subtitle = "every map on its own scale, whose ends stand under its name" + (
+        "; where there are signs, red speaks for the class and blue against" if set(signed) & set(maps) else ""
+    )
+    return finish(
+        figure,
+        f"Where {about}, by {len(maps)} method{'s' * (len(maps) != 1)}",
+        "; ".join([text(model_name)] * bool(model_name) + [subtitle]),
+        height=height,
+        margin={"l": 10, "r": 10, "t": TOP, "b": 10},
+    )
+
+
+def _scale(values: Float[Tensor, "rows columns"], signed: bool) -> dict[str, Any]:
+    """Heatmap settings: around 0 where there are signs, else from the least value to the largest."""
+    if signed:
+        return diverging(array(values))
+    low, high = _ends(values)
+    # A map that is the same everywhere is all low: plotly would choose ends of its own.
+    return {"colorscale": SEQUENTIAL, "zmin": low, "zmax": high if high > low else low + 1}
+
+
+def _ends(values: Float[Tensor, "rows columns"]) -> tuple[float, float]:
+    finite = values[values.isfinite()]
+    return (float(finite.min()), float(finite.max())) if finite.numel() else (0.0, 0.0)
+
+
+def _tile_title(name: str, values: Float[Tensor, "rows columns"]) -> str:
+    low, high = _ends(values)
+    ends = f"{low:.3g} … {high:.3g}" if high > low else f"{low:.3g} everywhere"
+    return f"{text(name, longest=30)}<br><span style='font-size:10px;color:#5b6270'>{ends.replace('-', '−')}</span>"
+
+
+def _keep_shape(figure: go.Figure, pixels: Pixels, grid: tuple[int, ...]) -> None:
+    """Patches that are not square are drawn as they are."""
+    rows, columns = grid
+    figure.update_yaxes(scaleratio=(pixels.shape[0] / rows) / (pixels.shape[1] / columns))
+
+
+def _warn(figure: go.Figure, warning: str, row: int, col: int, letters: int) -> None:
+    """The sentence at the foot of a tile."""
+    lines = textwrap.wrap(warning, letters)
+    figure.add_annotation(
+        text="⚠ " + "<br>".join(text(line, longest=letters) for line in lines),
+        xref="x domain", yref="y domain", x=0.5, y=0.02, xanchor="center", yanchor="bottom",
+        showarrow=False, font={"size": 10, "color": "#1f2430"}, bgcolor="rgba(255,255,255,0.88)",
+        bordercolor=WARNING, borderwidth=2, borderpad=2, row=row, col=col,
+    )  # fmt: skip
