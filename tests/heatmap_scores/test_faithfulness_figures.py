@@ -1,0 +1,108 @@
+"""Figures of faithfulness: they show the result's numbers, colour the better way round, and escape names."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from analysis.conftest import build
+from heatmap_scores.conftest import noise_pictures, random_maps
+
+from vitlens import InputError, bootstrap
+from vitlens.heatmap_scores.faithfulness import faithfulness
+from vitlens.heatmap_scores.metrics import METRICS
+from vitlens.plots.faithfulness import faithfulness_curves, faithfulness_table
+
+RISKY = "<b>a method</b> with a name so long that it can stand nowhere, number "
+SHOWN = ["deletion", "insertion", "negative", "road_morf", "road"]
+
+
+@pytest.fixture(scope="module")
+def result():
+    model, images = build("class_token"), noise_pictures((48, 48), n=4)
+    maps = {f"{RISKY}{i}": random_maps(model, images, i) for i in range(9)}
+    return faithfulness(model, images, heatmaps=maps, metrics=SHOWN, n_steps=4, progress=False)
+
+
+def lines(figure, panel=0):
+    axis = "x" if panel == 0 else f"x{panel + 1}"
+    return [trace for trace in figure.data if trace.mode != "lines" or trace.fill is None if trace.xaxis == axis]
+
+
+def bands(figure):
+    return [trace for trace in figure.data if trace.fill == "toself"]
+
+
+def test_curves_are_means_over_pictures(result):
+    figure = faithfulness_curves(result)
+    titles = [annotation.text for annotation in figure.layout.annotations]
+    assert titles == ["deletion ↓", "insertion ↑", "negative ↑", "road morf ↓", "road lerf ↑"]
+    for panel, name in enumerate(result.curve_names):
+        shares, values = result.curve(name)
+        drawn = lines(figure, panel)
+        assert len(drawn) == 12
+        for row, trace in enumerate(drawn):
+            np.testing.assert_allclose(trace.x, 100 * np.array(shares))
+            np.testing.assert_allclose(trace.y, values[row].mean(dim=0).numpy())
+    assert len({(trace.line.color, trace.line.dash) for trace in lines(figure)}) == 12
+    assert sum(bool(trace.showlegend) for trace in figure.data) == 12
+    assert "&lt;b&gt;a method" in lines(figure)[0].name
+    assert "<b>" not in lines(figure)[0].name + lines(figure)[0].hovertemplate
+
+
+def test_only_random_maps_have_a_band(result):
+    figure = faithfulness_curves(result, ["insertion", "road_lerf"])
+    assert len(bands(figure)) == 2
+    for band, name in zip(bands(figure), ("insertion", "road_lerf"), strict=True):
+        _, low, high = bootstrap(result.curve(name)[1][result.axes["method"].index("random")].numpy())
+        np.testing.assert_allclose(band.y, np.concatenate([high, low[::-1]]))
+    without = faithfulness_curves(result, ["insertion"], ["centre_prior", f"{RISKY}3"])
+    assert not bands(without)
+    assert without.data[0].name == "centre prior"
+    # A method looks the same whichever others are shown.
+    assert without.data[1].line.color == lines(figure)[3].line.color
+
+
+def test_the_table_is_brighter_where_it_is_better(result):
+    figure = faithfulness_table(result)
+    drawn, table = figure.data[0], result.table()
+    assert drawn.z.shape == (12, 5)
+    for column, name in enumerate(SHOWN):
+        mean = table[name]["mean"].to_numpy()
+        best = mean.argmax() if METRICS[name].higher_is_better else mean.argmin()
+        worst = mean.argmin() if METRICS[name].higher_is_better else mean.argmax()
+        assert drawn.z[best, column] == 1
+        assert drawn.z[worst, column] == 0
+        assert drawn.text[best][column].startswith(f"<b>{mean[best]:.3f}</b>".replace("-", "−"))
+        assert not drawn.text[worst][column].startswith("<b>")
+        np.testing.assert_allclose(drawn.customdata[:, column], table[name].to_numpy())
+    lower, upper = table.iloc[3]["insertion"][["lower", "upper"]]
+    assert f"[{lower:.3f}, {upper:.3f}]" in drawn.text[3][1]
+    assert drawn.x[3] == "road<br>morf ↓"
+    # Names that are cut to the same letters are rows of their own.
+    names = figure.layout.yaxis.ticktext
+    assert len(names) == 12
+    assert names[0].startswith("&lt;b&gt;a method&lt;/b&gt;")
+    assert "4 pictures, predicted class, fill blur" in figure.layout.title.subtitle.text
+
+
+def test_missing_and_equal_numbers(result):
+    values = result.values.clone()
+    values[0, 0] = torch.nan
+    values[:, 1] = 0.25
+    values[:, 2] = torch.nan
+    drawn = faithfulness_table(replace(result, values=values)).data[0]
+    assert drawn.text[0][0] == "–"
+    assert np.isnan(drawn.z[0, 0])
+    assert np.nanmax(drawn.z[:, 0]) == 1
+    assert (drawn.z[:, 1] == 0.5).all()
+    assert all(row[2] == "–" for row in drawn.text)
+
+
+def test_curves_that_are_not_there(result):
+    with pytest.raises(InputError, match="no curve 'positive'"):
+        faithfulness_curves(result, ["positive"])
+    with pytest.raises(InputError, match="no method 'lime'"):
+        faithfulness_curves(result, methods=["lime"])
+    with pytest.raises(InputError, match="no curve to show"):
+        faithfulness_curves(result, [])

@@ -1,0 +1,207 @@
+"""One call to measure heatmaps: does what a map calls important matter to the model, more than in a random map?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm import tqdm
+
+from vitlens.analysis.classes import Classes, select_classes
+from vitlens.data.pictures import Pictures
+from vitlens.errors import InputError
+from vitlens.heatmap_scores.curves import Bench, Outcome, filled
+from vitlens.heatmap_scores.maps import Maps, read_maps
+from vitlens.heatmap_scores.metrics import CURVES, Metric, find_metrics
+from vitlens.heatmap_scores.result import Faithfulness
+from vitlens.model.hooked_vit import HookedViT
+
+DEFAULT_METRICS = ("deletion", "insertion", "negative", "positive")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of one map for each picture: the metrics, and the outcomes of its curves by name."""
+
+    values: Float[Tensor, "metric image"]
+    outcomes: dict[str, Outcome]
+
+
+def faithfulness(
+    model: HookedViT,
+    images: Pictures,
+    classes: Classes = None,
+    heatmaps: Maps = None,
+    *,
+    metrics: str | Sequence[str] = DEFAULT_METRICS,
+    n_steps: int = 50,
+    fill: str = "blur",
+    road_shares: Sequence[float] = (0.2, 0.4, 0.6, 0.8),
+    masks: Tensor | np.ndarray | None = None,
+    baselines: bool = True,
+    seeds: int = 3,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> Faithfulness:
+    """How faithful heatmaps are to the model, by the metrics of `vitlens.faithfulness_metrics()`, beside three baselines.
+
+    A map orders the patches; of equally important ones the first in reading order counts as the first to go, in either
+    direction. Only the order matters to the metrics that take patches away. A curve of n_steps costs about as many
+    forwards for each picture and map; the ends of curves on pixels are shared by all maps. `batch_size` pictures are held
+    at once, whatever the number of steps.
+
+    Args:
+        classes: one per picture, explained and followed: see `select_classes`; by default the predicted class.
+        heatmaps: {name: map}, several maps, or one; a map is a `Heatmap`, importances [image, patch] or [image, row,
+            column], or the name of a method. By default token_mask, gradient_rollout and attention_rollout.
+        metrics: names, or "all".
+        n_steps: equal steps of the curves of deletion, insertion and token removal.
+        fill: what replaces patches in deletion and insertion: "blur", the picture blurred (σ = 1/16 of its height);
+            "mean", its mean colour; "zero", the training data's mean colour; "black", black pixels.
+        road_shares: shares of patches that are imputed.
+        masks: where the object is, bool [image, height, width], for the metrics that need it.
+        baselines: add the rows "random" (the mean over random maps), "centre_prior" and "raw_attention", if they are not
+            among the maps.
+        seeds: random maps for each picture.
+        options: {metric: {option: value}} for metrics that have options of their own.
+        batch_size: pictures of one forward.
+        progress: show bars.
+
+    Returns:
+        Faithfulness with axes method, metric, image.
+
+    Raises:
+        InputError: an unknown metric, fill or method; a map of another shape or with NaN; no masks where they are needed;
+            fewer than one step; a model without classifier.
+    """
+    model.require_classifier()
+    chosen = find_metrics(metrics, masks is not None)
+    extra = _check_options(chosen, options or {})
+    pictures = model.as_images(images)
+    inside = None if masks is None else _check_masks(pictures, masks)
+    bench = _bench(model, pictures, classes, n_steps, fill, road_shares, batch_size)
+    maps = read_maps(bench, heatmaps, baselines=baselines, seeds=seeds, progress=progress)
+    curve_names = [name for name in CURVES if any(name in metric.curves for metric in chosen)]
+    n_parts = len(curve_names) + sum(metric.per_map is not None for metric in chosen)
+    found: dict[str, Scores] = {}
+    with tqdm(total=sum(map(len, maps.values())) * n_parts, desc="scores", unit="curve", disable=not progress) as bar:
+        for name, several in maps.items():
+            bar.set_postfix_str(name)
+            found[name] = _mean([_score(bench, chosen, curve_names, one, inside, extra, bar) for one in several])
+    return Faithfulness(
+        torch.stack([scores.values for scores in found.values()]),
+        {"method": list(found), "metric": [metric.name for metric in chosen], "image": list(range(len(pictures)))},
+        "score",
+        curves=_stacked(found, len(pictures), "probability"),
+        correct=_stacked(found, len(pictures), "accuracy"),
+        shares=_padded([torch.tensor([CURVES[name].shares(bench)], dtype=torch.float64) for name in curve_names], 1)[
+            :, 0
+        ],
+        curve_names=curve_names,
+        classes=bench.classes[:, None],
+        class_names=model.class_names,
+        settings={
+            "model": model.cfg.model_name,
+            "classes": "predicted" if classes is None else "given",
+            "n_steps": n_steps,
+            "fill": fill,
+            "road_shares": list(road_shares),
+            "seeds": seeds,
+        },
+    )
+
+
+def _bench(
+    model: HookedViT,
+    pictures: Float[Tensor, "image channels height width"],
+    classes: Classes,
+    n_steps: int,
+    fill: str,
+    road_shares: Sequence[float],
+    batch_size: int,
+) -> Bench:
+    """Checks the settings before any work is done."""
+    if batch_size < 1:
+        raise InputError(f"a forward has at least one picture, not {batch_size}")
+    if n_steps < 1:
+        raise InputError(f"a curve has at least one step, not {n_steps}")
+    if not road_shares or not all(0 < share < 1 for share in road_shares):
+        raise InputError(f"the shares to impute lie between 0 and 1, not {list(road_shares)}")
+    filled(model, pictures[:1], fill)
+    with torch.no_grad():
+        logits = torch.cat([model(part) for part in pictures.split(batch_size)])
+    selection = select_classes(model, classes, logits)
+    if selection.indices.shape[1] != 1:
+        raise InputError(f"a curve follows one class per picture, not {selection.indices.shape[1]}: pass one for each")
+    return Bench(model, pictures, selection.indices[:, 0], logits, n_steps, fill, tuple(road_shares), batch_size)
+
+
+def _score(
+    bench: Bench,
+    chosen: list[Metric],
+    curve_names: list[str],
+    importance: Float[Tensor, "image patch"],
+    masks: Bool[Tensor, "image height width"] | None,
+    options: Mapping[str, Mapping[str, Any]],
+    bar: tqdm,
+) -> Scores:
+    outcomes: dict[str, Outcome] = {}
+    for name in curve_names:
+        outcomes[name] = CURVES[name].run(bench, importance)
+        bar.update()
+    values = []
+    for metric in chosen:
+        if metric.combine is not None:
+            shares = CURVES[metric.curves[0]].shares(bench)
+            followed = [outcomes[name].of(metric.quantity).double() for name in metric.curves]
+            values.append(metric.combine(*followed, shares))
+        elif metric.per_map is not None:
+            values.append(metric.per_map(bench, importance, masks, **options.get(metric.name, {})).double())
+            bar.update()
+    return Scores(torch.stack(values), outcomes)
+
+
+def _mean(several: list[Scores]) -> Scores:
+    """The mean over random maps."""
+    outcomes = {}
+    for name in several[0].outcomes:
+        parts = zip(*(one.outcomes[name] for one in several), strict=True)
+        outcomes[name] = Outcome(*(torch.stack(part).mean(dim=0) for part in parts))
+    return Scores(torch.stack([one.values for one in several]).mean(dim=0), outcomes)
+
+
+def _stacked(found: Mapping[str, Scores], n_images: int, quantity: str) -> Float[Tensor, "method curve image step"]:
+    return torch.stack(
+        [_padded([outcome.of(quantity) for outcome in scores.outcomes.values()], n_images) for scores in found.values()]
+    )
+
+
+def _padded(rows: list[Tensor], n_images: int) -> Tensor:
+    """Stacked along a new first axis, those that end sooner filled up with NaN."""
+    if not rows:
+        return torch.empty(0, n_images, 0)
+    longest = max(row.shape[-1] for row in rows)
+    return torch.stack([F.pad(row, (0, longest - row.shape[-1]), value=float("nan")) for row in rows])
+
+
+def _check_masks(
+    pictures: Float[Tensor, "image channels height width"], masks: Tensor | np.ndarray
+) -> Bool[Tensor, "image height width"]:
+    inside = torch.as_tensor(masks)
+    expected = [len(pictures), *pictures.shape[-2:]]
+    if list(inside.shape) != expected:
+        raise InputError(f"masks have the shape {expected} of the pictures, not {list(inside.shape)}")
+    return inside.to(pictures.device, torch.bool)
+
+
+def _check_options(chosen: list[Metric], options: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
+    able = [metric.name for metric in chosen if metric.per_map is not None]
+    for name in options:
+        if name not in able:
+            raise InputError(f"of these metrics {', '.join(able) or 'none'} takes options, not {name!r}")
+    return options
