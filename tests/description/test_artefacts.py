@@ -1,0 +1,123 @@
+"""The sentence on heatmaps that artefact tokens corrupt, on outliers planted by hand and in a trained model."""
+
+import pytest
+import torch
+from analysis.conftest import build
+from analysis.test_registers import BRIGHT
+from variants import pictures
+
+from vitlens import HookedViT, InputError
+from vitlens.description.artefacts import artefact_tokens, artefact_warning
+
+SENTENCE = "1 artefact token (6.2% of the patches) carries {} of this map"
+
+
+@pytest.fixture
+def maps():
+    """16 patches of 1, and the bright one as it is set."""
+
+    def make(*values):
+        made = torch.ones(len(values), 16)
+        for image, value in enumerate(values):
+            row, column = BRIGHT[image]
+            made[image, 4 * row + column] = value
+        return made
+
+    return make
+
+
+def test_planted_artefacts_are_found(planted):
+    model, images = planted
+    found = artefact_tokens(model, images, batch_size=2)
+    expected = torch.zeros(3, 4, 4, dtype=torch.bool)
+    for image, place in enumerate(BRIGHT):
+        expected[image][place] = True
+    assert torch.equal(found, expected.flatten(1))
+    assert torch.equal(found, artefact_tokens(model, images, late_block=1))
+    assert not artefact_tokens(model, images, late_block=0).any()
+    assert not artefact_tokens(model, images, threshold=1000.0).any()
+
+
+def test_only_the_maps_that_artefacts_carry_are_warned_of(planted, maps):
+    model, images = planted
+    found = artefact_warning(model, images, maps(15.0, 1.0, -5.0))
+    assert found == [SENTENCE.format("50%"), None, SENTENCE.format("25%")]
+    assert artefact_warning(model, images, maps(15.0, 1.0, -5.0).unflatten(1, (4, 4))) == found
+    scaled = maps(15.0, 1.0, -5.0) * torch.tensor([[1e-6], [1e6], [-3.0]])
+    assert artefact_warning(model, images, scaled) == found
+    elsewhere = torch.ones(3, 16)
+    elsewhere[:, 8] = 50
+    assert artefact_warning(model, images, elsewhere) == [None] * 3
+
+
+def test_thresholds(planted, maps):
+    """A share of 1/16 of the patches: 3 times that is 18.75 %."""
+    model, images = planted
+    just = 15 * 0.1876 / (1 - 0.1876)
+    below = 15 * 0.1874 / (1 - 0.1874)
+    values = maps(just, below, below)
+    assert artefact_warning(model, images, values) == [SENTENCE.format("19%"), None, None]
+    assert artefact_warning(model, images, values, times=2.0) == [SENTENCE.format("19%")] * 3
+    assert artefact_warning(model, images, values, least_share=0.2) == [None] * 3
+    assert artefact_warning(model, images, maps(15.0, 15.0, 15.0), threshold=1000.0) == [None] * 3
+
+
+def test_empty_maps_are_not_warned_of(planted):
+    model, images = planted
+    assert artefact_warning(model, images, torch.zeros(3, 16)) == [None] * 3
+
+
+@pytest.mark.parametrize(
+    "name", ["class_token", "registers", "distilled", "attention_pool", "post_norm", "parallel", "rotary", "any_size"]
+)
+def test_architectures(name):
+    classifier = build(name)
+    images = pictures(classifier.cfg, 3)
+    _, cache = classifier.run_with_cache(images, names_filter="resid_post")
+    late = max(classifier.cfg.n_layers - 2, 0)
+    norms = cache["resid_post", late][:, classifier.cfg.n_prefix_tokens :].norm(dim=-1)
+    expected = norms > 1.05 * norms.median(dim=1, keepdim=True).values
+    assert torch.equal(artefact_tokens(classifier, images, threshold=1.05), expected)
+    found = artefact_warning(classifier, images, expected.double(), threshold=1.05, least_share=0.0, times=0.0)
+    n = expected.shape[1]
+    for image, sentence in enumerate(found):
+        count = int(expected[image].sum())
+        assert (sentence is not None) == (count > 0)
+        if sentence is not None:
+            assert f"{count} artefact token" in sentence
+            assert f"({count / n:.1%} of the patches)" in sentence
+            assert "100% of this map" in sentence
+
+
+def test_corners_of_a_trained_model(assets):
+    weights = assets / "vit_tiny_patch16_224_imagenet1k.safetensors"
+    model = HookedViT.from_timm("vit_tiny_patch16_224", checkpoint_path=weights)
+    images = model.to_images(sorted((assets / "photos" / "imagenet").glob("*.jpg"))[:4])
+    _, cache = model.run_with_cache(images, names_filter="pattern")
+    found = artefact_warning(model, images, cache["pattern", -1][:, :, 0, 1:].mean(dim=1))
+    assert sum(sentence is not None for sentence in found) >= 3
+    assert found[0].startswith("4 artefact tokens (2.0% of the patches) carry ")
+    assert artefact_warning(model, images, torch.rand(4, 14, 14)) == [None] * 4
+
+
+def test_wrong_input(planted):
+    model, images = planted
+    values = torch.ones(3, 16)
+    for arguments, message in [
+        ({"threshold": 1.0}, "above 1, not 1"),
+        ({"late_block": 3}, "no block 3"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            artefact_warning(model, images, values, **arguments)
+    for wrong in (torch.ones(2, 16), torch.ones(3, 17), torch.ones(3, 2, 8)):
+        with pytest.raises(InputError, match=r"\[3, 16\] or \[3, 4, 4\], not"):
+            artefact_warning(model, images, wrong)
+    with pytest.raises(InputError, match="not a dictionary of patches"):
+        artefact_warning(model, {"patches": images}, values)
+
+
+def test_pictures_of_another_size():
+    model = build("dynamic_size")
+    images = torch.randn(2, 3, 32, 64, dtype=torch.float64)
+    assert artefact_warning(model, images, torch.ones(2, 2, 4)) == [None, None]
+    assert artefact_tokens(model, pictures(model.cfg, 2)).shape == (2, 9)

@@ -1,0 +1,108 @@
+"""Whether a heatmap shows the model's artefact tokens rather than the picture: the sentence to draw on it."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm import tqdm
+
+from vitlens.data.pictures import Pictures
+from vitlens.description.token_norms import stream_outliers
+from vitlens.errors import InputError
+from vitlens.model.hook_points import Reader
+from vitlens.model.hooked_vit import HookedViT
+
+
+def artefact_warning(
+    model: HookedViT,
+    images: Pictures | dict[str, Tensor],
+    values: Float[Tensor, "image *map"],
+    *,
+    threshold: float = 5.0,
+    late_block: int | None = None,
+    least_share: float = 0.1,
+    times: float = 3.0,
+    batch_size: int = 16,
+    progress: bool = False,
+) -> list[str | None]:
+    """For every picture a sentence where artefact tokens carry a disproportionate share of its heatmap, else None.
+
+    Artefact tokens are patches whose stream behind a late block has a norm above `threshold` times the median of their
+    picture's patches, as in `find_register_neurons`. The share that they carry is Σ_artefacts |value| / Σ |value|. One
+    forward with one hook.
+
+    Args:
+        values: importances of the patches, [image, patch] row by row or [image, row, column]; signs do not matter.
+        threshold: how many times the median norm makes an artefact.
+        late_block: behind which block norms are read; by default the last but one.
+        least_share: the least share of the map that is worth a warning.
+        times: how many times their share of the patches artefacts must carry.
+        batch_size: pictures of one forward.
+        progress: whether to show a bar.
+
+    Returns:
+        One entry a picture, such as "4 artefact tokens (2.0% of the patches) carry 37% of this map".
+
+    Raises:
+        InputError: maps that do not fit the pictures or their grid, a block that does not exist, a threshold that is not
+            above 1.
+
+    Source: after Darcet et al. 2024 (Vision Transformers Need Registers, arXiv:2309.16588).
+    """
+    if isinstance(images, dict):
+        raise InputError("artefacts are looked for in pictures of one size: pass a tensor, not a dictionary of patches")
+    pictures = model.as_images(images)
+    rows, columns = model.embed.grid(*pictures.shape[-2:])
+    shape = list(values.shape)
+    if shape not in ([len(pictures), rows * columns], [len(pictures), rows, columns]):
+        raise InputError(
+            f"heatmaps of these pictures are [{len(pictures)}, {rows * columns}] or [{len(pictures)}, {rows}, {columns}], "
+            f"not {shape}"
+        )
+    artefact = artefact_tokens(
+        model, pictures, threshold=threshold, late_block=late_block, batch_size=batch_size, progress=progress
+    )
+    size = values.detach().abs().flatten(1).double().cpu()
+    carried = (size * artefact.cpu()).sum(dim=1) / size.sum(dim=1)
+    return [
+        _sentence(int(n), rows * columns, share)
+        if share >= least_share and share >= times * n / (rows * columns)
+        else None
+        for n, share in zip(artefact.sum(dim=1).tolist(), carried.tolist(), strict=True)
+    ]
+
+
+def artefact_tokens(
+    model: HookedViT,
+    images: Pictures,
+    *,
+    threshold: float = 5.0,
+    late_block: int | None = None,
+    batch_size: int = 16,
+    progress: bool = False,
+) -> Bool[Tensor, "image patch"]:
+    """Which patches of every picture are outliers behind a late block; parameters as `artefact_warning`.
+
+    Raises:
+        InputError: a block that does not exist, a threshold that is not above 1.
+    """
+    if threshold <= 1:
+        raise InputError(f"threshold is how many times the median norm makes an artefact, above 1, not {threshold:g}")
+    pictures = model.as_images(images)
+    late = max(model.cfg.n_layers - 2, 0) if late_block is None else model.block_index(late_block)
+    found: list[Tensor] = []
+
+    def read(resid: Tensor, hook: object) -> None:
+        found.append(stream_outliers(resid.detach(), model.cfg.n_prefix_tokens, threshold))
+
+    hooks: list[Any] = [(f"blocks.{late}.hook_resid_post", Reader(read))]
+    with torch.no_grad():
+        for batch in tqdm(pictures.split(batch_size), desc="artefacts", unit="batch", disable=not progress):
+            model.run_with_hooks(batch, fwd_hooks=hooks, stop_at_layer=late + 1)
+    return torch.cat(found)
+
+
+def _sentence(n: int, n_patches: int, share: float) -> str:
+    tokens, carry = ("token", "carries") if n == 1 else ("tokens", "carry")
+    return f"{n} artefact {tokens} ({n / n_patches:.1%} of the patches) {carry} {share:.0%} of this map"

@@ -1,0 +1,209 @@
+"""What `describe` returns: tables of heads and of blocks, likenesses, warnings, figures, a page."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vitlens.analysis.results import Result
+from vitlens.description.sinks import SINK_KINDS
+from vitlens.description.token_norms import STATISTICS
+from vitlens.description.warnings import heatmap_warnings
+from vitlens.errors import InputError
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+    from vitlens.description.observer import Observer
+
+
+@dataclass(frozen=True, repr=False)
+class Description(Result):
+    """`values` [block, head, fact] are means over pictures: distance in pixels, entropies in nats, shares of attention.
+
+    `token_norms` [block, kind, statistic] are norms behind every block by kind of token: the means over pictures of mean
+    and median within a picture, and the largest of all. `outlier_counts` [block, row, column] count the pictures in which
+    that patch is an outlier, `norm_histogram` [block, bin] the patches by norm / median. `example_norms` [example, block,
+    row, column] are the patches' norms in the first pictures. `sink_events` [kind, block, head] count pictures in which
+    the head has a no-op, broadcast or other sink; `sink_tokens` [block, head, kind] what kind of token its strongest key is.
+    `head_similarity` [map, map] is the mean cosine of the patterns of every two heads, block by block; `cka` [block,
+    block] the likeness of blocks (None below 4 pictures), `cka_against` [block, other] that to another model's.
+    """
+
+    token_norms: Float[Tensor, "block kind statistic"]
+    outlier_counts: Int[Tensor, "block row column"]
+    norm_histogram: Int[Tensor, "block bin"]
+    example_norms: Float[Tensor, "example block row column"]
+    sink_events: Int[Tensor, "event block head"]
+    sink_tokens: Int[Tensor, "block head token_kind"]
+    head_similarity: Float[Tensor, "map map"]
+    cka: Float[Tensor, "block block"] | None
+    cka_against: Float[Tensor, "block other"] | None
+
+    @classmethod
+    def of(
+        cls,
+        observer: "Observer",
+        examples: list[Tensor],
+        cka: Tensor | None,
+        cka_against: Tensor | None,
+        **settings: Any,
+    ) -> "Description":
+        """The description from the sums of an observer."""
+        cfg, layout, norms = observer.model.cfg, observer.layout, observer.norms
+        n = norms.n_images
+        n_patches = layout.grid[0] * layout.grid[1]
+        kept = torch.stack(examples) if examples else torch.zeros(0, cfg.n_layers, n_patches)
+        return cls(
+            torch.stack(list(observer.facts.values()), dim=-1) / n,
+            {"block": list(range(cfg.n_layers)), "head": list(range(cfg.n_heads)), "fact": list(observer.facts)},
+            "value",
+            token_norms=norms.statistics(),
+            outlier_counts=norms.counts.unflatten(1, layout.grid),
+            norm_histogram=norms.histogram,
+            example_norms=kept.unflatten(-1, layout.grid),
+            sink_events=observer.events,
+            sink_tokens=observer.sink_tokens,
+            head_similarity=observer.cosines / n,
+            cka=cka,
+            cka_against=cka_against,
+            settings={
+                "model": cfg.model_name,
+                "n_images": n,
+                "grid": list(layout.grid),
+                "patch_size": list(cfg.patch_size),
+                "kinds": layout.kinds,
+                "sink_token_kinds": observer.sink_token_kinds,
+                "threshold": norms.threshold,
+                "late_block": norms.late_block,
+                "outlier_block": norms.first_block(),
+                "sink_rule": vars(observer.rule),
+                "similarity_queries": len(observer.queries),
+                "n_tokens": len(layout.kind_of),
+                **settings,
+            },
+        )
+
+    @property
+    def facts(self) -> list[str]:
+        return self.axes["fact"]
+
+    @property
+    def n_images(self) -> int:
+        return self.settings["n_images"]
+
+    def fact(self, name: str) -> Float[Tensor, "block head"]:
+        """One fact of every head.
+
+        Raises:
+            InputError: this model has no such fact (the sentence lists them).
+        """
+        if name not in self.facts:
+            raise InputError(f"there is no fact {name!r} of the heads of this model; there are {', '.join(self.facts)}")
+        return self.values[..., self.facts.index(name)]
+
+    def outlier_share(self) -> Float[Tensor, "block"]:
+        """The share of outliers among all patches of all pictures, behind every block."""
+        return self.outlier_counts.double().mean(dim=(1, 2)) / self.n_images
+
+    def sink_kind(self) -> list[list[str]]:
+        """Of every head [block][head]: the kind of sink that it has in at least half of the pictures, else "none"."""
+        share = self.sink_events.double() / self.n_images
+        kind = share.argmax(dim=0)
+        often = share.sum(dim=0) >= 0.5
+        return [
+            [SINK_KINDS[k] if yes else "none" for k, yes in zip(kinds, row, strict=True)]
+            for kinds, row in zip(kind.tolist(), often.tolist(), strict=True)
+        ]
+
+    def sink_token(self) -> list[list[str]]:
+        """Of every head [block][head]: the kind of token that most often is its strongest key."""
+        names = self.settings["sink_token_kinds"]
+        return [[names[i] for i in row] for row in self.sink_tokens.argmax(dim=-1).tolist()]
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per head: its facts, its sink, and the head of the model that it resembles most."""
+        n_blocks, n_heads, n_facts = self.values.shape
+        index = pd.MultiIndex.from_product([range(n_blocks), range(n_heads)], names=["block", "head"])
+        flat = self.values.reshape(-1, n_facts).cpu().numpy()
+        frame = pd.DataFrame(flat, index=index, columns=self.facts).reset_index()
+        for kind, events in zip(SINK_KINDS, self.sink_events, strict=True):
+            frame[f"{kind}_share"] = events.flatten().numpy() / self.n_images
+        frame["sink"] = [kind for row in self.sink_kind() for kind in row]
+        frame["sink_token"] = [kind for row in self.sink_token() for kind in row]
+        if len(self.head_similarity) > 1:
+            others = self.head_similarity.clone().fill_diagonal_(-torch.inf)
+            similarity, nearest = others.max(dim=1)
+            frame["nearest_head"] = [_head_name(i, n_heads) for i in nearest.tolist()]
+            frame["nearest_similarity"] = similarity.numpy()
+        return frame
+
+    @property
+    def blocks(self) -> pd.DataFrame:
+        """A row per block: norms by kind of token, outliers, and means over its heads."""
+        columns: dict[str, Any] = {"block": self.axes["block"]}
+        for i, kind in enumerate(self.settings["kinds"]):
+            for j, statistic in enumerate(STATISTICS):
+                columns[f"{kind}_norm_{statistic}"] = self.token_norms[:, i, j].numpy()
+        columns["outlier_share"] = self.outlier_share().numpy()
+        columns["outliers_per_image"] = (self.outlier_counts.sum(dim=(1, 2)) / self.n_images).numpy()
+        for j, name in enumerate(self.facts):
+            columns[f"mean_{name}"] = self.values[..., j].mean(dim=1).numpy()
+        return pd.DataFrame(columns)
+
+    def redundant_heads(self, n: int | None = 20) -> pd.DataFrame:
+        """The pairs of heads of most similar patterns, most similar first."""
+        n_maps, n_heads = len(self.head_similarity), len(self.axes["head"])
+        left, right = torch.triu_indices(n_maps, n_maps, offset=1)
+        similarity, order = self.head_similarity[left, right].sort(descending=True)
+        chosen = order[:n]
+        return pd.DataFrame(
+            {
+                "head": [_head_name(i, n_heads) for i in left[chosen].tolist()],
+                "other": [_head_name(i, n_heads) for i in right[chosen].tolist()],
+                "similarity": similarity[:n].numpy(),
+            }
+        )
+
+    @property
+    def warnings(self) -> list[str]:
+        """What corrupts heatmaps of this model on these pictures, one sentence each; empty where nothing does."""
+        return heatmap_warnings(self)
+
+    def plot(self, what: str = "norms", **options: Any) -> "Figure":
+        """One of the figures of `vitlens.plots.description`, by name; options are that function's.
+
+        Raises:
+            InputError: no such figure (the sentence lists them).
+        """
+        from vitlens.plots.description import FIGURES
+
+        if what not in FIGURES:
+            raise InputError(f"there is no figure {what!r} of a description; there are {', '.join(FIGURES)}")
+        return FIGURES[what](self, **options)
+
+    def page(self, path: str | Path, title: str | None = None, pixels: Any = None) -> None:
+        """Writes the page of all figures; `pixels` [picture, height, width, 3] are the first pictures, to be shown.
+
+        Raises:
+            InputError: the folder does not exist or cannot be written to.
+        """
+        from vitlens.report.description_page import write_description_page
+
+        write_description_page(self, path, title, pixels)
+
+    def __repr__(self) -> str:
+        n_blocks, n_heads, n_facts = self.values.shape
+        return (
+            f"Description({self.settings['model']}: {n_blocks} blocks × {n_heads} heads, {n_facts} facts, "
+            f"{self.n_images} pictures, {len(self.warnings)} warnings)"
+        )
+
+
+def _head_name(index: int, n_heads: int) -> str:
+    block, head = divmod(index, n_heads)
+    return f"L{block}H{head}"

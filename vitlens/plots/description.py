@@ -1,0 +1,193 @@
+"""Figures of a description's tokens: norms by block, where outliers sit, norms over the first pictures."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+import torch
+from plotly.subplots import make_subplots
+
+from vitlens.description.result import Description
+from vitlens.description.token_norms import BIN_EDGES, STATISTICS
+from vitlens.errors import InputError
+from vitlens.plots.description_heads import (
+    about,
+    cka_against_matrix,
+    cka_matrix,
+    distance_boards,
+    distance_by_block,
+    head_similarity_matrix,
+    mass_boards,
+    sink_board,
+    sink_boards,
+)
+from vitlens.plots.picture import Pixels, add_picture, patch_heatmap, picture_uri
+from vitlens.plots.style import COLOURS, SEQUENTIAL, array, colorbar, finish, text
+
+
+def norms_by_block(description: Description) -> go.Figure:
+    """The norm of the stream behind every block, by kind of token, and the share of outliers among the patches."""
+    figure = make_subplots(
+        1, 2, subplot_titles=["norm of the stream", "outliers among the patches"], horizontal_spacing=0.09
+    )
+    blocks = description.axes["block"]
+    for i, kind in enumerate(description.settings["kinds"]):
+        for statistic, dash in (("mean", "solid"), ("max", "dot")):
+            figure.add_trace(
+                go.Scatter(
+                    x=blocks,
+                    y=array(description.token_norms[:, i, STATISTICS.index(statistic)]),
+                    name=f"{text(kind)}, {'mean' if statistic == 'mean' else 'largest'}",
+                    mode="lines+markers",
+                    line={"color": COLOURS[i % len(COLOURS)], "dash": dash},
+                    marker={"size": 5},
+                    hovertemplate=f"{text(kind)}, {statistic}<br>block %{{x}}: %{{y:.2f}}<extra></extra>",
+                ),
+                row=1,
+                col=1,
+            )
+    figure.add_trace(
+        go.Bar(
+            x=blocks,
+            y=array(description.outlier_share()),
+            marker_color=COLOURS[1],
+            showlegend=False,
+            hovertemplate="block %{x}: %{y:.2%} of the patches<extra></extra>",
+        ),
+        row=1,
+        col=2,
+    )
+    figure.update_xaxes(title="block", dtick=1 if len(blocks) <= 16 else 2)
+    figure.update_yaxes(type="log", dtick="D2", row=1, col=1)
+    figure.update_yaxes(tickformat=".1%", rangemode="tozero", row=1, col=2)
+    if not description.outlier_counts.any():
+        figure.update_yaxes(range=[0, 0.01], row=1, col=2)
+    return finish(
+        figure,
+        "Norms of tokens",
+        f"{about(description)}; outliers have more than {description.settings['threshold']:g} times the median norm of "
+        "their picture's patches",
+        height=460,
+        legend={"orientation": "h", "y": -0.2},
+        margin={"l": 60, "r": 20, "t": 104, "b": 60},
+    )
+
+
+def outlier_map(description: Description, block: int | None = None) -> go.Figure:
+    """Where outliers sit behind a block, by default the late one, and how the patches' norms are distributed there."""
+    block = description.settings["late_block"] if block is None else description.axes["block"][block]
+    rows, columns = description.settings["grid"]
+    figure = make_subplots(
+        1, 2, subplot_titles=["share of pictures in which a patch is an outlier", "norm / median of the picture's patches"],
+        horizontal_spacing=0.2, column_widths=[0.42, 0.58],
+    )  # fmt: skip
+    share = description.outlier_counts[block] / description.n_images
+    bar = {**colorbar(""), "x": 0.34, "tickformat": ".0%"}
+    board = patch_heatmap(share, "%{z:.1%} of the pictures", 1.0, colorscale=SEQUENTIAL, zmin=0, zmax=1, colorbar=bar)
+    figure.add_trace(board, row=1, col=1)
+    figure.update_xaxes(constrain="domain", showgrid=False, row=1, col=1)
+    figure.update_yaxes(range=[rows - 0.5, -0.5], scaleanchor="x", showgrid=False, constrain="domain", row=1, col=1)
+    edges = BIN_EDGES.log10()
+    centres = 10 ** torch.cat([edges[:1] - 0.025, (edges[1:] + edges[:-1]) / 2, edges[-1:] + 0.025])
+    counts = description.norm_histogram[block]
+    shown = counts.nonzero()[:, 0]
+    first, last = int(shown[0]), int(shown[-1]) + 1
+    figure.add_trace(
+        go.Bar(
+            x=array(centres[first:last]),
+            y=array(counts[first:last] / counts.sum()),
+            width=np.asarray(array(centres[first:last])) * 0.11,
+            marker_color=COLOURS[0],
+            showlegend=False,
+            hovertemplate="about %{x:.2f} times the median: %{y:.2%} of the patches<extra></extra>",
+        ),
+        row=1,
+        col=2,
+    )
+    figure.add_vline(x=description.settings["threshold"], line={"dash": "dash", "color": COLOURS[1]}, row=1, col=2)
+    low = min(float(centres[first]), 0.8) / 1.2
+    high = max(float(centres[last - 1]), description.settings["threshold"]) * 1.6
+    figure.update_xaxes(type="log", range=[np.log10(low), np.log10(high)], row=1, col=2)
+    figure.update_yaxes(type="log", dtick=1, title="share of patches", exponentformat="power", row=1, col=2)
+    return finish(
+        figure,
+        f"Outlier patches behind block {block}",
+        f"{about(description)}; {rows} × {columns} patches; outliers are right of the dashed line (logarithmic axes)",
+        height=440,
+        margin={"l": 40, "r": 20, "t": 104, "b": 50},
+    )
+
+
+def example_norms(
+    description: Description, pixels: Sequence[Pixels] | torch.Tensor | None = None, n_blocks: int = 5
+) -> go.Figure:
+    """The patches' norms over the first pictures behind some blocks, the late one among them, in times of the median.
+
+    Args:
+        pixels: these pictures, as `model.to_pixels(images)`; without them the maps stand alone.
+
+    Raises:
+        InputError: the description kept no examples.
+    """
+    kept = description.example_norms
+    n = len(kept) if pixels is None else min(len(kept), len(pixels))
+    if not n:
+        raise InputError("the description kept no pictures' norms: describe with n_examples=6")
+    late, total = description.settings["late_block"], len(description.axes["block"])
+    evenly = np.linspace(0, total - 1, min(n_blocks, total)).round().astype(int)
+    blocks = sorted({*evenly.tolist(), late})
+    offset = 0 if pixels is None else 1
+    figure = make_subplots(
+        n,
+        len(blocks) + offset,
+        column_titles=["picture"] * offset + [f"block {block}" for block in blocks],
+        horizontal_spacing=0.01,
+        vertical_spacing=0.02,
+    )
+    for i in range(n):
+        maps = kept[i] / kept[i].flatten(1).median(dim=1).values[:, None, None]
+        if pixels is not None:
+            blank = patch_heatmap(torch.zeros_like(maps[0]), "", 0.0, showscale=False)
+            figure.add_trace(blank, row=i + 1, col=1)
+            add_picture(figure, picture_uri(pixels[i], longest=224), maps.shape[1:], i + 1, 1)
+        for j, block in enumerate(blocks, start=1 + offset):
+            board = patch_heatmap(maps[block], "%{z:.2f} times the median", 1.0, coloraxis="coloraxis")
+            figure.add_trace(board, row=i + 1, col=j)
+            _as_map(figure, maps.shape[1:], i + 1, j)
+    end = description.settings["threshold"]
+    figure.update_layout(
+        coloraxis={"colorscale": SEQUENTIAL, "cmin": 0, "cmax": end, "colorbar": colorbar("norm /<br>median")}
+    )
+    rows, columns = description.settings["grid"]
+    each = 1000 / (len(blocks) + offset) * rows / columns
+    return finish(
+        figure,
+        "Norms of the patches over the first pictures",
+        f"{about(description)}; the colours end at {end:g} times the median, where outliers begin",
+        height=int(130 + n * min(each, 200)),
+        margin={"l": 10, "r": 20, "t": 110, "b": 10},
+    )
+
+
+def _as_map(figure: go.Figure, grid: Sequence[int], row: int, col: int) -> None:
+    """Square patches, counted from the upper left, without ticks."""
+    hidden = {"showgrid": False, "zeroline": False, "showticklabels": False, "constrain": "domain"}
+    anchor = figure.get_subplot(row, col).xaxis.plotly_name.replace("xaxis", "x")
+    figure.update_xaxes(range=[-0.5, grid[1] - 0.5], row=row, col=col, **hidden)
+    figure.update_yaxes(range=[grid[0] - 0.5, -0.5], scaleanchor=anchor, row=row, col=col, **hidden)
+
+
+#: The figures of a description by name: `description.plot(name)`.
+FIGURES: dict[str, Callable[..., go.Figure]] = {
+    "norms": norms_by_block,
+    "outliers": outlier_map,
+    "examples": example_norms,
+    "distances": distance_by_block,
+    "distance_boards": distance_boards,
+    "masses": mass_boards,
+    "sinks": sink_board,
+    "sink_boards": sink_boards,
+    "head_similarity": head_similarity_matrix,
+    "cka": cka_matrix,
+    "cka_against": cka_against_matrix,
+}
