@@ -1,0 +1,34 @@
+"""The models and pictures of the analyses' tests, and small dictionaries of any width."""
+
+import pytest
+import torch
+from analysis.conftest import build, classifier, distilled, headless, images_of, plain
+
+__all__ = ["classifier", "distilled", "headless", "images_of", "plain"]
+
+
+@pytest.fixture
+def variant():
+    """A variant by its name."""
+    return build
+
+
+@pytest.fixture
+def weights_of():
+    """Seeded float64 weights W_enc, b_enc, W_dec, b_dec of a dictionary."""
+
+    def make(d_in: int, n: int = 24, d_out: int | None = None, seed: int = 0) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+
+        def draw(*shape: int, scale: float = 1.0) -> torch.Tensor:
+            return scale * torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+        d_out = d_in if d_out is None else d_out
+        return {
+            "W_enc": draw(d_in, n, scale=d_in**-0.5),
+            "b_enc": draw(n, scale=0.3),
+            "W_dec": draw(n, d_out, scale=n**-0.5),
+            "b_dec": draw(d_out, scale=0.2),
+        }
+
+    return make

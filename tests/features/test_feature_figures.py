@@ -1,0 +1,96 @@
+"""Figures show the patches, counts and shares that the results hold, and text from outside stays text."""
+
+import base64
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vitlens import InputError
+from vitlens.features import SparseAutoencoder, feature_attribution, top_patches
+from vitlens.plots.features import OUTLINE, feature_bars, feature_card
+
+
+@pytest.fixture
+def found(variant, images_of, weights_of):
+    model = variant("class_token")
+    model.class_names = [f"<b>class {i}</b>" for i in range(10)]
+    images = images_of(model, 6)
+    sae = SparseAutoencoder.from_arrays(**weights_of(32), hook="blocks.1.hook_resid_post", source="<i>mine</i>")
+    return model, images, sae
+
+
+def decoded(uri):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).convert("RGB"))
+
+
+def test_a_card_shows_the_crops_the_histogram_and_the_classes(found):
+    model, images, sae = found
+    result = top_patches(model, None, sae, images, k=5, progress=False)
+    feature = result.axes["feature"][0]
+    # Every patch of every picture has a colour of its own.
+    codes = torch.arange(6 * 9).reshape(6, 3, 3).float() / 54
+    pixels = codes.repeat_interleave(16, 1).repeat_interleave(16, 2)[..., None].expand(-1, -1, -1, 3)
+    figure = feature_card(result, pixels, feature, context=0)
+    assert len(figure.layout.images) == 5
+    for rank, image in enumerate(figure.layout.images):
+        patch = result.patch(feature, rank)
+        colour = codes[result.images[0, rank], patch[0], patch[1]]
+        assert np.allclose(decoded(image.source), round(float(colour) * 255), atol=1)
+    boxes = [shape for shape in figure.layout.shapes if shape.line.color == OUTLINE]
+    centres = [((box.y0 + box.y1) / 2, (box.x0 + box.x1) / 2) for box in boxes]
+    assert centres == [result.patch(feature, rank) for rank in range(5)]
+    bars = [trace for trace in figure.data if trace.type == "bar"]
+    assert sum(bars[0].y) == result.counts[0].sum()
+    assert figure.layout.title.text == f"Feature {feature} at blocks.1.hook_resid_post"
+    order = result.promoted[0].argsort(descending=True).tolist()
+    assert list(bars[1].customdata) == [f"&lt;b&gt;class {i}&lt;/b&gt;" for i in order]
+    assert "&lt;i&gt;mine" in figure.layout.title.subtitle.text
+    assert "<i>" not in figure.to_json().replace("\\u003c", "<")
+
+
+def test_crops_keep_their_size_at_the_edge(found):
+    model, images, sae = found
+    result = top_patches(model, None, sae, images, k=9, progress=False)
+    feature = result.axes["feature"][0]
+    asked = []
+
+    def pixels_of(picture):
+        asked.append(picture)
+        return torch.full((48, 48, 3), 0.5)
+
+    figure = feature_card(result, pixels_of, feature, context=1)
+    assert {(image.sizex, image.sizey) for image in figure.layout.images} == {(3, 3)}
+    assert asked == result.images[0].tolist()
+    small = feature_card(result, pixels_of, feature, context=50)
+    assert {decoded(image.source).shape for image in small.layout.images} == {(48, 48, 3)}
+    with pytest.raises(InputError, match="pixels of 1 pictures"):
+        feature_card(result, torch.zeros(1, 48, 48, 3), feature)
+    with pytest.raises(InputError, match="was not looked for"):
+        feature_card(result, pixels_of, 99)
+
+
+def test_a_card_of_a_feature_that_is_never_on_or_no_patch(found):
+    model, images, sae = found
+    pixels = torch.full((6, 48, 48, 3), 0.5)
+    tokens = top_patches(model, None, sae, images, k=2, tokens="class", progress=False)
+    figure = feature_card(tokens, pixels, tokens.axes["feature"][0])
+    assert any("no patch" in note.text for note in figure.layout.annotations)
+    assert not figure.layout.shapes
+    dead = SparseAutoencoder.from_arrays(sae.W_enc, sae.b_enc - 1e6, sae.W_dec, None)
+    silent = top_patches(model, "z1", dead, images, [3], progress=False)
+    figure = feature_card(replace(silent, settings={**silent.settings, "model": "<b>"}), pixels, 3)
+    assert "never above 0" in figure.layout.title.subtitle.text
+    assert not figure.layout.images
+
+
+def test_bars_sum_to_the_logit(found):
+    model, images, sae = found
+    result = feature_attribution(model, images[:2], [4], None, sae, progress=False)
+    figure = feature_bars(result, k=6, image=1)
+    assert sum(figure.data[0].x) == pytest.approx(float(result.logits[1, 0]), abs=1e-6)
+    assert list(figure.data[0].y[6:]) == ["other features", "error", "bias", "rest"]
+    assert "&lt;b&gt;class 4" in figure.layout.title.text

@@ -1,0 +1,260 @@
+"""Dictionaries of features: sparse autoencoders and transcoders, whoever trained them."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitlens.errors import InputError
+from vitlens.features.nonlinearities import nonlinearity
+
+NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale")
+
+
+class SparseAutoencoder(nn.Module):
+    """x ≈ x̂ = f W_dec + b_dec with f = act((x − b_dec) W_enc + b_enc); b_dec is taken off first only where `centred`.
+
+    Where `normalisation` is not "none", x is normalised row by row before all this and x̂ is brought back by the same
+    row's statistics: `decode` then needs the x. Weights are buffers: they move and cast with `.to`, and are not trained.
+    Make one with `load_sae`, `SparseAutoencoder.from_arrays` or `SparseAutoencoder.from_sklearn`.
+
+    Source: Bricken et al. 2023; Cunningham et al. 2023.
+    """
+
+    W_enc: Float[Tensor, "d_in feature"]
+    b_enc: Float[Tensor, "feature"]
+    W_dec: Float[Tensor, "feature d_out"]
+    b_dec: Float[Tensor, "d_out"]
+
+    def __init__(
+        self,
+        W_enc: Float[Tensor, "d_in feature"],
+        b_enc: Float[Tensor, "feature"],
+        W_dec: Float[Tensor, "feature d_out"],
+        b_dec: Float[Tensor, "d_out"],
+        activation: nn.Module,
+        *,
+        centred: bool = False,
+        normalisation: str = "none",
+        hook: str | None = None,
+        source: str = "",
+    ) -> None:
+        super().__init__()
+        if normalisation not in NORMALISATIONS:
+            raise InputError(f"activations are normalised by {', '.join(NORMALISATIONS)}, not {normalisation!r}")
+        for name, value in (("W_enc", W_enc), ("b_enc", b_enc), ("W_dec", W_dec), ("b_dec", b_dec)):
+            self.register_buffer(name, value)
+        self.activation = activation
+        self.centred = centred
+        self.normalisation = normalisation
+        #: The hook point that it was trained on, where that is known.
+        self.hook = hook
+        #: Where it came from, for figures and results.
+        self.source = source
+        #: log10 of how often each feature fired in training, where SAELens saved it.
+        self.log_sparsity: Tensor | None = None
+
+    @classmethod
+    def from_arrays(
+        cls,
+        W_enc: Any,
+        b_enc: Any,
+        W_dec: Any,
+        b_dec: Any,
+        *,
+        activation: str = "relu",
+        k: int | None = None,
+        threshold: Any = None,
+        centred: bool = False,
+        normalisation: str = "none",
+        hook: str | None = None,
+        source: str = "arrays",
+    ) -> "SparseAutoencoder":
+        """A sparse autoencoder from its weights, as tensors or arrays.
+
+        Args:
+            W_enc: [d_in, features].
+            b_enc: [features], or None for zeros.
+            W_dec: [features, d_in].
+            b_dec: [d_in], or None for zeros.
+            activation: "relu", "jumprelu" or "batchtopk" (with `threshold`, one or one per feature), "topk" (with `k`),
+                "tanh-relu", "linear".
+            centred: whether b_dec is subtracted before the encoder.
+            normalisation: "none", "layer_norm" or "constant_norm_rescale", as SAELens defines them.
+            hook: the hook point that it belongs to.
+
+        Raises:
+            InputError: shapes that do not fit, an unknown activation or normalisation.
+        """
+        given = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
+        weights = complete_weights({name: torch.as_tensor(value) for name, value in given.items() if value is not None})
+        chosen = nonlinearity(activation, len(weights["W_dec"]), k=k, threshold=threshold, like=weights["W_enc"])
+        return cls(**weights, activation=chosen, centred=centred, normalisation=normalisation, hook=hook, source=source)
+
+    @classmethod
+    def from_sklearn(cls, estimator: Any, hook: str | None = None) -> "SparseAutoencoder":
+        """A fitted DictionaryLearning, MiniBatchDictionaryLearning, NMF or MiniBatchNMF of scikit-learn.
+
+        Its codes are solutions of an optimisation, not a layer: `encode` runs the estimator's own `transform`, on the
+        CPU, and no gradient goes through it.
+
+        Raises:
+            InputError: another estimator, or one that is not fitted.
+        """
+        from vitlens.features.fitted import FittedDictionary
+
+        return FittedDictionary(estimator, hook)
+
+    @property
+    def d_in(self) -> int:
+        return self.W_enc.shape[0]
+
+    @property
+    def d_sae(self) -> int:
+        """The number of features."""
+        return self.W_dec.shape[0]
+
+    @property
+    def d_out(self) -> int:
+        return self.W_dec.shape[1]
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether `decode` needs the x that the features came from."""
+        return self.normalisation != "none"
+
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch feature"]:
+        """The features of activations."""
+        self._check_width(x)
+        read = self._normalise(x.to(self.W_enc))
+        if self.centred:
+            read = read - self.b_dec
+        features: Tensor = self.activation(read @ self.W_enc + self.b_enc)
+        return features
+
+    def decode(
+        self, features: Float[Tensor, "*batch feature"], x: Float[Tensor, "*batch d_in"] | None = None
+    ) -> Float[Tensor, "*batch d_out"]:
+        """The activations that features stand for; `x` is needed where the dictionary normalises each row by itself.
+
+        Raises:
+            InputError: `x` is needed and missing.
+        """
+        written = features @ self.W_dec + self.b_dec
+        if not self.needs_input:
+            return written
+        shift, _, back = self._statistics(self._given(x))
+        return written * back + shift
+
+    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        """x̂: the reconstruction."""
+        return self.decode(self.encode(x), x)
+
+    def written_per_feature(
+        self, gradient: Float[Tensor, "*batch d_out"], x: Float[Tensor, "*batch d_in"]
+    ) -> Float[Tensor, "*batch feature"]:
+        """∂⟨gradient, x̂⟩/∂f: how much each feature would move what the gradient measures, per unit of the feature."""
+        moved = gradient.to(self.W_dec) @ self.W_dec.T
+        return moved * self._statistics(x.to(self.W_enc))[2] if self._scales_output else moved
+
+    @property
+    def _scales_output(self) -> bool:
+        return self.normalisation != "none"
+
+    def _normalise(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        if self.normalisation == "none":
+            return x
+        shift, divisor, _ = self._statistics(x)
+        return (x - shift) / divisor
+
+    def _statistics(self, x: Float[Tensor, "*batch d_in"]) -> tuple[Tensor, Tensor, Tensor]:
+        """What is taken off each row, what divides it, and what the reconstruction is multiplied by."""
+        if self.normalisation == "layer_norm":
+            # The deviation is the unbiased one, and SAELens adds its 1e-5 on the way in only.
+            deviation = x.std(dim=-1, keepdim=True)
+            return x.mean(dim=-1, keepdim=True), deviation + 1e-5, deviation
+        length = x.norm(dim=-1, keepdim=True) / self.d_in**0.5
+        return torch.zeros_like(length), length, length
+
+    def _given(self, x: Tensor | None) -> Tensor:
+        if x is None:
+            raise InputError("this dictionary decodes with the activation itself at hand: call decode(features, x)")
+        return x.to(self.W_enc)
+
+    def _check_width(self, x: Tensor) -> None:
+        if x.shape[-1] != self.d_in:
+            raise InputError(f"the dictionary is {self.d_in} wide, and the activations are {x.shape[-1]} wide")
+
+    def extra_repr(self) -> str:
+        where = f", {self.hook}" if self.hook else ""
+        return f"{self.d_in} → {self.d_sae} features → {self.d_out}{where}"
+
+
+class Transcoder(SparseAutoencoder):
+    """y ≈ ŷ = f W_dec + b_dec (+ x W_skip) with f = act(x W_enc + b_enc): reads one hook point, predicts another.
+
+    Usually an MLP's: it reads what the MLP reads and predicts what it writes. `normalisation` is of what it reads only.
+
+    Source: Dunefsky, Chlenski & Nanda 2024, equations 2 and 3; Paulo et al. 2025 (skip connection).
+    """
+
+    def __init__(
+        self,
+        W_enc: Float[Tensor, "d_in feature"],
+        b_enc: Float[Tensor, "feature"],
+        W_dec: Float[Tensor, "feature d_out"],
+        b_dec: Float[Tensor, "d_out"],
+        activation: nn.Module,
+        *,
+        W_skip: Float[Tensor, "d_out d_in"] | None = None,
+        normalisation: str = "none",
+        hook: str | None = None,
+        hook_out: str | None = None,
+        source: str = "",
+    ) -> None:
+        super().__init__(
+            W_enc, b_enc, W_dec, b_dec, activation, normalisation=normalisation, hook=hook, source=source
+        )  # fmt: skip
+        self.register_buffer("W_skip", W_skip)
+        #: The hook point that it predicts, where that is known.
+        self.hook_out = hook_out
+
+    W_skip: Float[Tensor, "d_out d_in"] | None
+
+    @property
+    def needs_input(self) -> bool:
+        return self.W_skip is not None
+
+    @property
+    def _scales_output(self) -> bool:
+        return False
+
+    def decode(
+        self, features: Float[Tensor, "*batch feature"], x: Float[Tensor, "*batch d_in"] | None = None
+    ) -> Float[Tensor, "*batch d_out"]:
+        written = features @ self.W_dec + self.b_dec
+        return written if self.W_skip is None else written + self._given(x) @ self.W_skip.T
+
+
+def complete_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """W_enc, b_enc, W_dec, b_dec of fitting shapes, in one dtype; biases that are missing are zeros.
+
+    Raises:
+        InputError: a matrix is missing or no matrix, or shapes that do not fit.
+    """
+    for name in ("W_enc", "W_dec"):
+        if name not in weights or weights[name].ndim != 2 or not weights[name].is_floating_point():
+            raise InputError(f"{name} is a matrix of floats, [d_in, features] (W_enc) or [features, d_out] (W_dec)")
+    W_enc, W_dec = weights["W_enc"], weights["W_dec"]
+    if W_enc.shape[1] != W_dec.shape[0]:
+        raise InputError(
+            f"W_enc is [d_in, features] and W_dec [features, d_out]: {list(W_enc.shape)} and {list(W_dec.shape)} do not fit"
+        )
+    full = {"W_enc": W_enc, "W_dec": W_dec}
+    for name, length in (("b_enc", W_enc.shape[1]), ("b_dec", W_dec.shape[1])):
+        bias = weights.get(name, W_enc.new_zeros(length))
+        if tuple(bias.shape) != (length,):
+            raise InputError(f"{name} has the shape [{length}], not {list(bias.shape)}")
+        full[name] = bias
+    return {name: value.detach().to(W_enc) for name, value in full.items()}

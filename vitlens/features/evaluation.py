@@ -1,0 +1,211 @@
+"""How good a dictionary is: what it reconstructs, how sparsely, and what the model still says with it in place."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformer_lens.hook_points import HookPoint
+
+from vitlens.analysis.results import Result
+from vitlens.analysis.tokens import TokenSet
+from vitlens.analysis.trace import Hooks
+from vitlens.data.batches import Batch, PictureBatches, PictureSource, length_of
+from vitlens.errors import InputError
+from vitlens.features.dictionary import SparseAutoencoder
+from vitlens.features.places import Place, chosen_rows, fit, read_places, suffix_of
+from vitlens.features.with_sae import SplicedDictionary, ends, paired_rows
+from vitlens.model.hook_points import HookName
+from vitlens.model.hooked_vit import HookedViT
+
+RUNS = ("clean", "sae", "zero", "mean")
+
+
+@dataclass(frozen=True, repr=False)
+class DictionaryEvaluation(Result):
+    """`values` [measure]; `density` [feature], the share of rows in which each feature is not 0; `mean_activation`.
+
+    Measures of the reconstruction: "mse" (per entry), "explained_variance", "cosine" (mean over rows), "l0" (features on
+    per row), "dead_share" (features that were never on). Of the model with the dictionary in place ("sae"), with zeros or
+    with the mean activation: "kl_…" from the clean answer in nats, "agreement_…" with the clean prediction; with labels
+    also "loss_…" and "accuracy_…" (of the clean run too), and "loss_recovered_…".
+    """
+
+    density: Float[Tensor, "feature"]
+    mean_activation: Float[Tensor, "feature"]
+
+    def __getitem__(self, measure: str) -> float:
+        """One measure by name."""
+        if measure not in self.axes["measure"]:
+            raise InputError(f"this evaluation has {', '.join(self.axes['measure'])}, not {measure!r}")
+        return float(self.values[self.axes["measure"].index(measure)])
+
+
+@dataclass
+class _Reconstruction:
+    """Sums over the rows seen so far, in float64; mean and spread by Chan's update, which does not cancel."""
+
+    n_rows: int = 0
+    squared_error: float = 0.0
+    cosine: float = 0.0
+    spread: float = 0.0
+    mean: Tensor = field(default_factory=lambda: torch.zeros(0))
+    fired: Tensor = field(default_factory=lambda: torch.zeros(0))
+    total: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+    def add(self, y: Tensor, written: Tensor, features: Tensor) -> None:
+        y, written = y.flatten(0, -2).double(), written.flatten(0, -2).double()
+        features = features.flatten(0, -2)
+        if not self.n_rows:
+            self.mean = torch.zeros_like(y[0])
+            self.fired = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
+            self.total = torch.zeros_like(self.fired)
+        self.squared_error += float((y - written).pow(2).sum())
+        self.cosine += float(F.cosine_similarity(y, written, dim=-1).sum())
+        here, n = y.mean(dim=0), self.n_rows + len(y)
+        between = (here - self.mean).pow(2).sum() * self.n_rows * len(y) / n
+        self.spread += float((y - here).pow(2).sum() + between)
+        self.mean = self.mean + (here - self.mean) * len(y) / n
+        self.fired += (features != 0).sum(dim=0)
+        self.total += features.sum(dim=0, dtype=torch.float64)
+        self.n_rows = n
+
+    def measures(self) -> dict[str, float]:
+        return {
+            "mse": self.squared_error / (self.n_rows * len(self.mean)),
+            "explained_variance": 1 - self.squared_error / self.spread if self.spread else float("nan"),
+            "cosine": self.cosine / self.n_rows,
+            "l0": float(self.fired.sum()) / self.n_rows,
+            "dead_share": float((self.fired == 0).double().mean()),
+        }
+
+
+def evaluate_sae(
+    model: HookedViT,
+    hook: HookName | None,
+    sae: SparseAutoencoder,
+    images: PictureSource,
+    labels: Tensor | None = None,
+    *,
+    hook_out: HookName | None = None,
+    tokens: TokenSet | None = None,
+    downstream: bool = True,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> DictionaryEvaluation:
+    """Reconstruction, sparsity and what the model's answer loses, over any number of pictures in constant memory.
+
+    explained variance = 1 − Σ‖x − x̂‖² / Σ‖x − x̄‖²; loss recovered = (L_ablated − L_sae) / (L_ablated − L_clean), where
+    ablated means zeros or the mean activation x̄ at the same tokens. The pictures are gone through twice: x̄ must be known.
+
+    Args:
+        images: as `stream_activations`.
+        labels: the class of each picture, in order; by default those that come with the pictures, if any do.
+        hook_out: what a transcoder predicts, see `with_sae`; its reconstruction is compared with that.
+        tokens: which tokens are reconstructed, see `token_mask`; None for all.
+        downstream: also run the model with the dictionary in place; left out where the model has no classifier.
+
+    Returns:
+        DictionaryEvaluation with the axis measure; `result["explained_variance"]`.
+
+    Raises:
+        InputError: a dictionary of another width; no pictures; labels of another number.
+
+    Source: Bricken et al. 2023; Gao et al. 2024, section 4.
+    """
+    source, target = ends(model, hook, sae, hook_out)
+    batches = PictureBatches(model, images, batch_size)
+    sums = _Reconstruction()
+    with torch.no_grad():
+        for batch in tqdm(batches, desc="reconstruction", unit="batch", total=length_of(batches), disable=not progress):
+            found = read_places(model, batch.images, [source, target])
+            grid = model.embed.grid(*batch.images.shape[-2:])
+            x, y, _ = paired_rows(model, sae, source, target, found, tokens, grid)
+            features = sae.encode(x)
+            sums.add(y, sae.decode(features, x).to(y), features)
+        if not sums.n_rows:
+            raise InputError("there are no pictures to evaluate the dictionary on")
+        measures = sums.measures()
+        if downstream and model.unembed is not None:
+            answers = _Answers(
+                model, SplicedDictionary(model, sae, source, target, tokens, False, None, False), sums.mean
+            )
+            for batch in tqdm(
+                batches, desc="model's answers", unit="batch", total=length_of(batches), disable=not progress
+            ):
+                answers.add(batch, labels)
+            measures |= answers.measures()
+    return DictionaryEvaluation(
+        torch.tensor(list(measures.values()), dtype=torch.float64),
+        {"measure": list(measures)},
+        "value",
+        settings={"model": model.cfg.model_name, "hook": source.name, "dictionary": sae.source, "rows": sums.n_rows},
+        density=sums.fired / sums.n_rows,
+        mean_activation=sums.total / sums.n_rows,
+    )
+
+
+class _Answers:
+    """Sums over pictures of what the model says clean, with the dictionary, with zeros and with the mean."""
+
+    def __init__(self, model: HookedViT, spliced: SplicedDictionary, mean: Tensor) -> None:
+        self.model, self.spliced = model, spliced
+        self.sums: dict[str, float] = {}
+        self.n_images = 0
+        self.n_labelled = 0
+        self.hooks: dict[str, Hooks] = {
+            "clean": [],
+            "sae": spliced.hooks(),
+            "zero": [(spliced.target.name, self._constant(torch.zeros_like(mean)))],
+            "mean": [(spliced.target.name, self._constant(mean))],
+        }
+
+    def add(self, batch: Batch, labels: Tensor | None) -> None:
+        n = len(batch.images)
+        given = batch.labels if labels is None else labels[self.n_images : self.n_images + n]
+        if given is not None and len(given) != n:
+            raise InputError(f"there are {len(labels if labels is not None else given)} labels, and more pictures")
+        given = None if given is None else given.to(self.model.device).long()
+        run = suffix_of(self.model, batch.images, [self.spliced.source, self.spliced.target])
+        clean = run([]).double().log_softmax(dim=-1)
+        for name in RUNS:
+            answer = clean if name == "clean" else run(self.hooks[name]).double().log_softmax(dim=-1)
+            if name != "clean":
+                self._count(f"kl_{name}", (clean.exp() * (clean - answer)).sum())
+                self._count(f"agreement_{name}", (clean.argmax(dim=-1) == answer.argmax(dim=-1)).sum())
+            if given is not None:
+                self._count(f"loss_{name}", F.nll_loss(answer, given, reduction="sum"))
+                self._count(f"accuracy_{name}", (answer.argmax(dim=-1) == given).sum())
+        self.n_images += n
+        self.n_labelled += 0 if given is None else n
+
+    def measures(self) -> dict[str, float]:
+        found = {
+            name: total / (self.n_labelled if name.startswith(("loss", "accuracy")) else self.n_images)
+            for name, total in self.sums.items()
+        }
+        if self.n_labelled:
+            for ablated in ("zero", "mean"):
+                gap = found[f"loss_{ablated}"] - found["loss_clean"]
+                found[f"loss_recovered_{ablated}"] = (
+                    (found[f"loss_{ablated}"] - found["loss_sae"]) / gap if gap else float("nan")
+                )
+        return found
+
+    def _count(self, name: str, value: Tensor) -> None:
+        self.sums[name] = self.sums.get(name, 0.0) + float(value)
+
+    def _constant(self, row: Float[Tensor, "d"]) -> Callable[[Tensor, HookPoint], Tensor]:
+        """A hook that puts one row in the place of every row that the dictionary would reconstruct."""
+        place: Place = self.spliced.target
+
+        def replace(activation: Tensor, hook: HookPoint) -> Tensor:
+            rows = place.split(activation)
+            chosen = chosen_rows(self.model, place, self.spliced.chosen_tokens, rows.shape[1]).to(rows.device)
+            view = fit(rows, len(row), place.name)
+            return place.unite(view.index_copy(1, chosen, row.to(view).expand_as(view[:, chosen])).reshape(rows.shape))
+
+        return replace

@@ -1,0 +1,69 @@
+"""Sparse autoencoders and transcoders from files, in the formats of SAELens and Overcomplete."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vitlens.errors import InputError
+from vitlens.features.dictionary import SparseAutoencoder
+from vitlens.features.overcomplete import load_overcomplete
+from vitlens.features.saelens import CONFIG, WEIGHTS, load_saelens
+
+
+def load_sae(
+    path: str | Path,
+    *,
+    activation: str | None = None,
+    k: int | None = None,
+    threshold: Tensor | float | None = None,
+    dictionary_norm: str | None = None,
+    scaling_factor: float | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> SparseAutoencoder:
+    """A sparse autoencoder or transcoder from a SAELens folder or an Overcomplete state_dict; nothing is unpickled.
+
+    Args:
+        path: a folder with cfg.json and sae_weights.safetensors (SAELens: standard, gated, jumprelu, topk, batchtopk,
+            transcoder, skip_transcoder, jumprelu_transcoder, jumprelu_skip_transcoder), or a file with the state_dict of an
+            Overcomplete SAE, TopKSAE, BatchTopKSAE, JumpSAE, RATopKSAE or RAJumpSAE (.safetensors, or .pt of tensors).
+        activation, k, threshold: of an Overcomplete state_dict, which does not hold them: "relu"; "topk" with k;
+            "batchtopk" with threshold=sae.running_threshold.
+        dictionary_norm: of an Overcomplete dictionary whose atoms are not of length 1: "max_l2", "l1", "max_l1" or
+            "identity".
+        scaling_factor: what a SAELens SAE's activations were multiplied by in training ("expected_average_only_in"), where
+            its folder has no activation_scaler.json and its weights do not hold it already.
+        dtype: by default that of the file (SAELens: that of cfg.json).
+
+    Returns:
+        SparseAutoencoder, or its subclass Transcoder.
+
+    Raises:
+        InputError: nothing there, a format, architecture or weight that is not known, a pickled module.
+
+    Source: the formats of SAELens 3 to 6 and Overcomplete 0.3.
+    """
+    path = Path(path)
+    folder = path.parent if path.name in (CONFIG, WEIGHTS) else path
+    if (folder / CONFIG).is_file():
+        given = {"activation": activation, "k": k, "threshold": threshold, "dictionary_norm": dictionary_norm}
+        named = [name for name, value in given.items() if value is not None]
+        if named:
+            raise InputError(
+                f"{folder} says itself what {', '.join(named)} is: these go with an Overcomplete state_dict"
+            )
+        sae = load_saelens(folder, scaling_factor, dtype)
+    elif path.is_file():
+        if path.name == WEIGHTS:
+            raise InputError(f"{path} needs the {CONFIG} that SAELens saved beside it")
+        if scaling_factor is not None:
+            raise InputError(f"scaling_factor= goes with a SAELens folder, not with {path}")
+        sae = load_overcomplete(
+            path, activation=activation, k=k, threshold=threshold, dictionary_norm=dictionary_norm, dtype=dtype
+        )
+    elif path.is_dir():
+        raise InputError(f"{path} holds no {CONFIG}, so it is no SAELens folder; of Overcomplete name the file itself")
+    else:
+        raise InputError(f"there is no file or folder {path}")
+    return sae if device is None else sae.to(device)

@@ -1,0 +1,173 @@
+"""A hook point's activations as rows: which axis runs over tokens, what a row is, and which blocks must run to see it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+
+from vitlens.analysis.tokens import TokenSet, token_mask
+from vitlens.analysis.trace import Hooks
+from vitlens.errors import InputError
+from vitlens.model.hook_points import NO_TOKENS, HookName, Reader, resolve_names
+from vitlens.model.hooked_vit import HookedViT
+
+BEFORE_BLOCKS = ("hook_patch_embed", "hook_embed", "hook_pos_embed", "hook_embed_norm", "ln_pre.", "embed.")
+STREAM_WIDE = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+
+
+@dataclass(frozen=True)
+class Place:
+    """One hook point. Its activation of a picture is a row per token, whatever the order of its axes.
+
+    A row is all that the activation holds of a token: the heads of `hook_z` one behind the other, a query's pattern over
+    all heads and keys. What has no tokens (`hook_pooled`) is one row, of token −1.
+    """
+
+    name: str
+    token_axis: int
+    first_token: int
+
+    @property
+    def has_tokens(self) -> bool:
+        return self.token_axis != NO_TOKENS
+
+    @property
+    def block(self) -> int | None:
+        return int(self.name.split(".")[1]) if self.name.startswith("blocks.") else None
+
+    @property
+    def is_before_blocks(self) -> bool:
+        return self.name.startswith(BEFORE_BLOCKS)
+
+    def split(self, activation: Float[Tensor, "image ..."]) -> Float[Tensor, "image token *rest"]:
+        """The axis of tokens moved to the second place."""
+        return activation.movedim(self.token_axis, 1) if self.has_tokens else activation[:, None]
+
+    def unite(self, rows: Float[Tensor, "image token *rest"]) -> Float[Tensor, "image ..."]:
+        """The inverse of `split`."""
+        return rows.movedim(1, self.token_axis) if self.has_tokens else rows[:, 0]
+
+    def ids(self, n_rows: int) -> Int[Tensor, "row"]:
+        """The place in the sequence of each row of a picture."""
+        return torch.arange(n_rows) + self.first_token if self.has_tokens else torch.tensor([-1])
+
+
+def place_of(model: HookedViT, hook: HookName) -> Place:
+    """The hook point of that name or shorthand.
+
+    Raises:
+        InputError: no such hook point, or several.
+    """
+    names = resolve_names(hook, model.hook_dict)
+    if len(names) > 1:
+        raise InputError(f"{hook!r} stands for {len(names)} hook points ({names[0]}, …, {names[-1]}): name one of them")
+    name = names[0]
+    axis = cast(int, model.hook_dict[name].pos_dim)
+    first = model.cfg.n_prefix_tokens if name == "hook_patch_embed" else 0
+    if name.startswith("pool."):
+        first = model.pool.tokens.start or 0
+    return Place(name, axis, first)
+
+
+def fit(rows: Float[Tensor, "image token *rest"], width: int, name: str) -> Float[Tensor, "image token *heads width"]:
+    """The rows as a dictionary of this width reads them: whole, or head by head where it is as wide as one head.
+
+    Raises:
+        InputError: the widths differ.
+    """
+    whole = rows[0, 0].numel()
+    if whole == width:
+        return rows.flatten(2) if rows.ndim > 2 else rows[..., None]
+    if rows.ndim == 4 and rows.shape[-1] == width:
+        return rows
+    raise InputError(wrong_width(width, whole, name, rows.shape[-2:] if rows.ndim == 4 else None))
+
+
+def check_width(model: HookedViT, place: Place, width: int) -> None:
+    """Refuses a dictionary of another width before anything runs, where the hook point is as wide as the stream."""
+    kind = place.name.rsplit("hook_", 1)[-1]
+    in_stream = place.block is not None and kind in STREAM_WIDE
+    if (in_stream or place.name in ("hook_embed", "hook_patch_embed", "hook_pooled")) and width != model.cfg.d_model:
+        raise InputError(wrong_width(width, model.cfg.d_model, place.name))
+
+
+def wrong_width(width: int, found: int, name: str, heads: Sequence[int] | None = None) -> str:
+    apart = "" if heads is None else f" ({heads[0]} heads of {heads[1]})"
+    return (
+        f"the dictionary is {width} wide, and {name} is {found} wide{apart}: pass one that was trained on this hook point "
+        "of this model"
+    )
+
+
+def chosen_rows(
+    model: HookedViT, place: Place, tokens: TokenSet | None, n_rows: int, grid: tuple[int, int] | None = None
+) -> Int[Tensor, "row"]:
+    """Which of the rows of a picture belong to the tokens named: the same for every picture; None means all.
+
+    Raises:
+        InputError: an unknown set, one that differs between pictures, or that is empty at this hook point.
+    """
+    if tokens is None or not place.has_tokens:
+        return torch.arange(n_rows)
+    if grid is None:
+        n_patches = place.first_token + n_rows - model.cfg.n_prefix_tokens
+        rows, columns = model.cfg.grid_size
+        # Of pictures of another size only the number of patches is known here: enough for the sets that have names.
+        grid = (rows, columns) if rows * columns == n_patches or not isinstance(tokens, str) else (1, n_patches)
+    inside = token_mask(model, tokens, 1, grid=grid)[0].cpu()
+    ids = place.ids(n_rows)
+    if int(ids.max()) >= len(inside):
+        raise InputError(
+            f"{place.name} has {n_rows} rows a picture, which are not its {len(inside)} tokens: pass tokens=None"
+        )
+    found = inside[ids].nonzero()[:, 0]
+    if not len(found):
+        raise InputError(f"{place.name} holds none of the tokens {tokens!r}")
+    return found
+
+
+def read_places(
+    model: HookedViT, images: Float[Tensor, "image channels height width"], places: Sequence[Place]
+) -> dict[str, Float[Tensor, "image token *rest"]]:
+    """The rows of some hook points, by name; blocks behind the last of them do not run."""
+    found: dict[str, Tensor] = {}
+    by_name = {place.name: place for place in places}
+
+    def keep(activation: Tensor, hook: HookPoint) -> None:
+        found[str(hook.name)] = by_name[str(hook.name)].split(activation.detach())
+
+    with torch.no_grad(), model.hooks([(name, Reader(keep)) for name in by_name]):
+        model(images, return_type=None, stop_at_layer=last_needed(places))
+    return found
+
+
+def last_needed(places: Sequence[Place]) -> int | None:
+    """`stop_at_layer` of a run that reaches all these hook points; None where it must run to the end."""
+    if any(place.block is None and not place.is_before_blocks for place in places):
+        return None
+    return max(0 if place.block is None else place.block + 1 for place in places)
+
+
+def first_touched(model: HookedViT, places: Sequence[Place]) -> int:
+    """The first block that a hook on any of these can change; the number of blocks for what follows them, −1 for what
+    precedes them."""
+    if any(place.is_before_blocks for place in places):
+        return -1
+    return min(model.cfg.n_layers if place.block is None else place.block for place in places)
+
+
+def suffix_of(
+    model: HookedViT, images: Float[Tensor, "image channels height width"], places: Sequence[Place]
+) -> Callable[[Hooks], Float[Tensor, "image classes"]]:
+    """A function from hooks on these places to logits; what lies before the first block that they can touch runs once."""
+    first = first_touched(model, places)
+    if first <= 0:
+        return lambda hooks: model.run_with_hooks(images, fwd_hooks=hooks)
+    grid = model.embed.grid(*images.shape[-2:])
+    with torch.no_grad():
+        stream = model(images, stop_at_layer=first)
+    return lambda hooks: model.run_with_hooks(stream, fwd_hooks=hooks, start_at_layer=first, grid=grid)

@@ -1,0 +1,222 @@
+"""SAELens' folders: cfg.json beside sae_weights.safetensors, of version 6 and of those before."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from vitlens.errors import InputError
+from vitlens.features.dictionary import SparseAutoencoder, Transcoder, complete_weights
+from vitlens.features.nonlinearities import Gated, nonlinearity
+
+CONFIG, WEIGHTS, SPARSITY, SCALER = (
+    "cfg.json",
+    "sae_weights.safetensors",
+    "sparsity.safetensors",
+    "activation_scaler.json",
+)
+# The weights of each architecture beside W_enc, W_dec and b_dec.
+ARCHITECTURES: dict[str, tuple[str, ...]] = {
+    "standard": ("b_enc",),
+    "gated": ("b_gate", "b_mag", "r_mag"),
+    "jumprelu": ("b_enc", "threshold"),
+    "topk": ("b_enc",),
+    "batchtopk": ("b_enc", "topk_threshold"),
+    "matryoshka_batchtopk": ("b_enc", "topk_threshold"),
+    "transcoder": ("b_enc",),
+    "skip_transcoder": ("b_enc", "W_skip"),
+    "jumprelu_transcoder": ("b_enc", "threshold"),
+    "jumprelu_skip_transcoder": ("b_enc", "threshold", "W_skip"),
+}
+OLD_NAMES = {
+    "hook_point": "hook_name",
+    "hook_point_head_index": "hook_head_index",
+    "activation_fn_str": "activation_fn",
+}
+
+
+def load_saelens(folder: Path, scaling_factor: float | None, dtype: torch.dtype | None) -> SparseAutoencoder:
+    """The sparse autoencoder or transcoder of a SAELens folder.
+
+    Raises:
+        InputError: files that are missing or something else; an architecture, weight or setting that is not known.
+    """
+    cfg = _read_config(folder)
+    architecture = cfg["architecture"]
+    if architecture not in ARCHITECTURES:
+        raise InputError(
+            f"{folder} holds a SAE of the architecture {architecture!r}; vitlens knows {', '.join(ARCHITECTURES)}"
+        )
+    weights = read_safetensors(folder / WEIGHTS)
+    if dtype is None:
+        dtype = _dtype(cfg.get("dtype"))
+    weights = {name: value.to(dtype) for name, value in weights.items()}
+    _check_settings(cfg, folder)
+    _rename_and_check(weights, architecture, cfg, folder)
+    if "scaling_factor" in weights:
+        weights["W_dec"] = weights["W_dec"] * weights.pop("scaling_factor")[:, None]
+    _fold_input_scale(weights, cfg, folder, scaling_factor)
+    _fold_decoder_norm(weights, cfg)
+    sae = _build(weights, cfg, str(folder))
+    if (folder / SPARSITY).is_file():
+        sae.log_sparsity = read_safetensors(folder / SPARSITY).get("sparsity")
+    return sae
+
+
+def _build(weights: dict[str, Tensor], cfg: dict[str, Any], source: str) -> SparseAutoencoder:
+    basic = complete_weights(weights)
+    for name, found in (("d_in", basic["W_enc"].shape[0]), ("d_sae", basic["W_dec"].shape[0])):
+        if cfg.get(name, found) != found:
+            raise InputError(f"{source}: {CONFIG} says {name} {cfg[name]}, the weights say {found}")
+    normalisation = cfg["normalize_activations"]
+    common: dict[str, Any] = {
+        **basic,
+        "activation": _nonlinearity(weights, cfg),
+        "normalisation": "none" if normalisation == "expected_average_only_in" else normalisation,
+        "hook": cfg.get("hook_name"),
+        "source": source,
+    }
+    if "transcoder" in cfg["architecture"]:
+        return Transcoder(**common, W_skip=weights.get("W_skip"), hook_out=cfg.get("hook_name_out"))
+    return SparseAutoencoder(**common, centred=bool(cfg.get("apply_b_dec_to_input", True)))
+
+
+def _nonlinearity(weights: dict[str, Tensor], cfg: dict[str, Any]) -> nn.Module:
+    if cfg["architecture"] == "gated":
+        return Gated(weights["b_gate"], weights["b_mag"], weights["r_mag"])
+    threshold = weights.get("threshold", weights.get("topk_threshold"))
+    kind = "jumprelu" if threshold is not None else cfg["activation_fn"]
+    # Of BatchTopK it is a mean over rows, which need not be whole, and the threshold stands in for it.
+    k = cfg.get("k") if kind == "topk" else None
+    return nonlinearity(kind, len(weights["W_dec"]), k=k, threshold=threshold, like=weights["W_enc"])
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """The settings, what version 6 keeps under "metadata" beside the others, in version 6's spelling."""
+    try:
+        found = json.loads((folder / CONFIG).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder / CONFIG} cannot be read as JSON: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{folder / CONFIG} is not the settings of a SAE")
+    cfg = {**(found.get("metadata") or {}), **found}
+    cfg = {OLD_NAMES.get(name, name): value for name, value in cfg.items()}
+    cfg["architecture"] = cfg.get("architecture") or "standard"
+    cfg["activation_fn"] = cfg.get("activation_fn") or "relu"
+    k = (cfg.get("activation_fn_kwargs") or {}).get("k")
+    if k is not None:
+        cfg.setdefault("k", k)
+    if cfg["architecture"] == "topk":
+        cfg["activation_fn"] = "topk"
+        # SAELens' own default.
+        cfg.setdefault("k", 100)
+    normalisation = cfg.get("normalize_activations")
+    if isinstance(normalisation, bool):
+        normalisation = "expected_average_only_in" if normalisation else "none"
+    cfg["normalize_activations"] = normalisation or "none"
+    return cfg
+
+
+def _check_settings(cfg: dict[str, Any], folder: Path) -> None:
+    known = {
+        "normalize_activations": ("none", "expected_average_only_in", "layer_norm", "constant_norm_rescale"),
+        "reshape_activations": ("none", "hook_z", None),
+        "activation_fn": ("relu", "topk", "tanh-relu"),
+        "hook_head_index": (None,),
+    }
+    for name, values in known.items():
+        if cfg.get(name) not in values:
+            allowed = ", ".join(str(value) for value in values)
+            raise InputError(f"{folder}: {name} is {cfg[name]!r}, which vitlens does not compute; it knows {allowed}")
+    if "transcoder" in cfg["architecture"] and cfg.get("apply_b_dec_to_input"):
+        raise InputError(
+            f"{folder}: a transcoder's decoder bias belongs to what it predicts, so apply_b_dec_to_input is false"
+        )
+
+
+def _rename_and_check(weights: dict[str, Tensor], architecture: str, cfg: dict[str, Any], folder: Path) -> None:
+    """Brings the weights into the architecture's own names, in place; refuses those that are missing or not known."""
+    if "log_threshold" in weights:
+        weights["threshold"] = weights.pop("log_threshold").exp()
+    if "scaling_factor" in weights:
+        ones = torch.allclose(weights["scaling_factor"], torch.ones_like(weights["scaling_factor"]))
+        if ones:
+            weights.pop("scaling_factor")
+        elif not cfg.get("finetuning_scaling_factor"):
+            raise InputError(
+                f"{folder} holds a scaling_factor, and its {CONFIG} does not say finetuning_scaling_factor"
+            )
+    wanted = {"W_enc", "W_dec", "b_dec", *ARCHITECTURES[architecture]}
+    if "batchtopk" in architecture and "threshold" in weights:
+        wanted = (wanted - {"topk_threshold"}) | {"threshold"}
+    unknown = sorted(set(weights) - wanted - {"scaling_factor"})
+    missing = sorted(wanted - set(weights))
+    if unknown or missing:
+        said = [f"it holds {', '.join(unknown)}, which are unknown"] if unknown else []
+        said += [f"{', '.join(missing)} are missing"] if missing else []
+        raise InputError(f"{folder / WEIGHTS} is no {architecture!r} SAE: {'; '.join(said)}")
+
+
+def _fold_input_scale(
+    weights: dict[str, Tensor], cfg: dict[str, Any], folder: Path, scaling_factor: float | None
+) -> None:
+    """Activations were multiplied by one number in training: into the weights with it, as SAELens folds it."""
+    if cfg["normalize_activations"] != "expected_average_only_in":
+        if scaling_factor is not None:
+            raise InputError(
+                f"{folder} was not trained on scaled activations, so there is nothing for scaling_factor= to do"
+            )
+        return
+    if scaling_factor is None and (folder / SCALER).is_file():
+        scaling_factor = json.loads((folder / SCALER).read_text()).get("scaling_factor")
+    if scaling_factor is None:
+        warnings.warn(
+            f"{folder} was trained on activations scaled to an average norm, and does not say by how much: its weights are "
+            "taken as if that were folded in already, as SAELens does; pass scaling_factor= otherwise",
+            stacklevel=4,
+        )
+        return
+    if "transcoder" in cfg["architecture"]:
+        raise InputError(
+            f"{folder}: what a transcoder predicts is scaled by another number, which its folder does not hold"
+        )
+    weights["W_enc"] = weights["W_enc"] * scaling_factor
+    weights["W_dec"] = weights["W_dec"] / scaling_factor
+    weights["b_dec"] = weights["b_dec"] / scaling_factor
+    if "topk_threshold" in weights and cfg.get("rescale_acts_by_decoder_norm"):
+        weights["topk_threshold"] = weights["topk_threshold"] / scaling_factor
+
+
+def _fold_decoder_norm(weights: dict[str, Tensor], cfg: dict[str, Any]) -> None:
+    """f = act(h ‖W_dec‖), x̂ = (f / ‖W_dec‖) W_dec: the same with the norms in the encoder and unit rows."""
+    if cfg.get("rescale_acts_by_decoder_norm") and "topk" in cfg["architecture"]:
+        norms = weights["W_dec"].norm(dim=-1)
+        weights["W_enc"] = weights["W_enc"] * norms
+        weights["b_enc"] = weights["b_enc"] * norms
+        weights["W_dec"] = weights["W_dec"] / norms[:, None]
+
+
+def _dtype(name: str | None) -> torch.dtype:
+    found = getattr(torch, str(name or "float32").removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise InputError(f"{name!r} is no dtype of weights")
+    return found
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        InputError: it is missing or something else.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no file {path}")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is no safetensors file ({' '.join(str(error).split())})") from None

@@ -1,0 +1,208 @@
+"""The figure of one feature: where it is strongest, how it is distributed, and which classes it speaks for."""
+
+from collections.abc import Callable
+
+import plotly.graph_objects as go
+import torch
+from jaxtyping import Float
+from plotly.subplots import make_subplots
+from torch import Tensor
+
+from vitlens.errors import InputError
+from vitlens.features.feature_attribution import FeatureAttribution
+from vitlens.features.top_patches import TopPatches
+from vitlens.plots.picture import Pixels, picture_uri
+from vitlens.plots.style import COLOURS, array, finish, text
+
+OUTLINE = "#FFE600"
+PixelsOf = Callable[[int], Pixels] | Float[Tensor, "picture height width 3"]
+
+
+def feature_card(
+    result: TopPatches, pixels_of: PixelsOf, feature: int, *, context: int = 2, n_classes: int = 5
+) -> go.Figure:
+    """A feature's top patches as crops with what lies around them, its activations, and the classes that it promotes.
+
+    Args:
+        result: of `top_patches`.
+        pixels_of: the colours of a picture by its number, as `model.to_pixels` gives them: a function, or a tensor of all.
+        feature: which.
+        context: how many patches are shown on each side of the one that is outlined.
+        n_classes: how many of the classes that the feature raises most, and lowers most, are named.
+
+    Raises:
+        InputError: the feature was not looked for, or a picture is missing.
+    """
+    row = result.row_of(feature)
+    found = [rank for rank in result.axes["rank"] if int(result.images[row, rank]) >= 0]
+    columns = 5 if len(found) > 9 else 3
+    lines = max(2, -(-len(found) // columns))
+    has_classes = result.promoted.shape[1] > 0
+    figure = _layout(lines, columns, has_classes, [_crop_title(result, row, rank) for rank in found])
+    for i, rank in enumerate(found):
+        pixels = _pixels(pixels_of, int(result.images[row, rank]))
+        _add_crop(figure, pixels, result, feature, rank, context, (i // columns + 1, i % columns + 1))
+    for i in range(len(found), lines * columns):
+        figure.update_xaxes(visible=False, row=i // columns + 1, col=i % columns + 1)
+        figure.update_yaxes(visible=False, row=i // columns + 1, col=i % columns + 1)
+    upper = -(-lines // 2)
+    _add_histogram(figure, result, row, (1, columns + 1))
+    if has_classes:
+        _add_classes(figure, result, row, n_classes, (upper + 1, columns + 1))
+    settings = result.settings
+    return finish(
+        figure,
+        f"Feature {feature} at {text(settings['hook'])}",
+        f"{text(settings['model'])}, dictionary: {text(settings['dictionary'], 60)}<br>"
+        f"on in {float(result.density[row]):.2%} of {settings['tokens_seen']:,} tokens"
+        + (f"; the {len(found)} strongest outlined" if found else "; never above 0 here"),
+        height=150 + 190 * lines,
+        showlegend=False,
+        margin={"l": 20, "r": 30, "t": 130, "b": 50},
+    )
+
+
+def feature_bars(attribution: FeatureAttribution, k: int = 15, image: int = 0, position: int = 0) -> go.Figure:
+    """The k features that weigh most in a logit, and beside them what the dictionary does not explain."""
+    table = attribution.top(k, image, position)
+    named = attribution.values[image, position].sum().item() - float(table["logit"].sum())
+    others = {
+        "other features": named,
+        "error": attribution.error[image, position].item(),
+        "bias": attribution.bias[image, position].item(),
+        "rest": attribution.rest[image, position].item(),
+    }
+    names = [f"feature {feature}" for feature in table["feature"]] + list(others)
+    shares = [*table["logit"].tolist(), *others.values()]
+    colours = [COLOURS[1] if share > 0 else COLOURS[0] for share in shares[: len(table)]] + ["#9aa1ad"] * len(others)
+    figure = go.Figure(
+        go.Bar(
+            x=shares,
+            y=names,
+            orientation="h",
+            marker={"color": colours},
+            hovertemplate="%{y}: %{x:+.4f}<extra></extra>",
+        )
+    )
+    figure.update_yaxes(autorange="reversed", tickfont={"size": 11})
+    figure.update_xaxes(title=attribution.quantity)
+    figure.add_vline(x=0, line={"color": "#1f2430", "width": 1})
+    logit = attribution.logits[image, position].item()
+    return finish(
+        figure,
+        f"Which features say “{text(attribution.class_label(image, position))}”",
+        f"{text(attribution.settings['hook'])}, {attribution.settings['method']}; all bars sum to the logit {logit:.3f}",
+        height=140 + 22 * len(names),
+        margin={"l": 110, "r": 20, "t": 90, "b": 50},
+    )
+
+
+def _layout(lines: int, columns: int, has_classes: bool, titles: list[str]) -> go.Figure:
+    """Crops on the left; on the right the histogram over the upper half and the classes over the lower."""
+    upper = -(-lines // 2) if has_classes else lines
+    specs: list[list[dict | None]] = [[{} for _ in range(columns)] + [None] for _ in range(lines)]
+    specs[0][columns] = {"rowspan": upper}
+    if has_classes:
+        specs[upper][columns] = {"rowspan": lines - upper}
+    every: list[str] = []
+    for line in range(lines):
+        every += (titles[line * columns : (line + 1) * columns] + [""] * columns)[:columns]
+        if line == 0:
+            every.append("activations above 0")
+        elif line == upper and has_classes:
+            every.append("classes that it raises and lowers")
+    figure = make_subplots(
+        lines, columns + 1, specs=specs, subplot_titles=every, column_widths=[1.0] * columns + [1.9],
+        horizontal_spacing=0.03, vertical_spacing=0.24 / lines,
+    )  # fmt: skip
+    for title in figure.layout.annotations:
+        title.update(font={"size": 11})
+    return figure
+
+
+def _crop_title(result: TopPatches, row: int, rank: int) -> str:
+    feature = result.axes["feature"][row]
+    place = "" if result.patch(feature, rank) is not None else ", no patch"
+    return f"{float(result.values[row, rank]):.3g} · picture {int(result.images[row, rank])}{place}"
+
+
+def _pixels(pixels_of: PixelsOf, picture: int) -> Pixels:
+    if not isinstance(pixels_of, Tensor):
+        return pixels_of(picture)
+    if picture >= len(pixels_of):
+        raise InputError(
+            f"picture {picture} is among the top patches, and pixels of {len(pixels_of)} pictures were given"
+        )
+    return pixels_of[picture]
+
+
+def _add_crop(
+    figure: go.Figure, pixels: Pixels, result: TopPatches, feature: int, rank: int, context: int, at: tuple[int, int]
+) -> None:
+    rows, columns = result.settings["grid"]
+    patch = result.patch(feature, rank)
+    # The window keeps its size at the picture's edge, so that all crops have one scale.
+    top, left, high, wide = 0, 0, rows, columns
+    if patch is not None:
+        high, wide = min(2 * context + 1, rows), min(2 * context + 1, columns)
+        top = min(max(patch[0] - context, 0), rows - high)
+        left = min(max(patch[1] - context, 0), columns - wide)
+    y, x = pixels.shape[0] / rows, pixels.shape[1] / columns
+    crop = pixels[round(top * y) : round((top + high) * y), round(left * x) : round((left + wide) * x)]
+    row, col = at
+    hover = f"picture {int(result.images[result.row_of(feature), rank])}<br>patch (%{{y}}, %{{x}})<extra></extra>"
+    blank = go.Heatmap(
+        z=array(torch.zeros(high, wide)), x=list(range(left, left + wide)), y=list(range(top, top + high)),
+        opacity=0, showscale=False, hovertemplate=hover,
+    )  # fmt: skip
+    figure.add_trace(blank, row=row, col=col)
+    figure.add_layout_image(
+        source=picture_uri(crop), x=left - 0.5, y=top - 0.5, sizex=wide, sizey=high, sizing="stretch", layer="below",
+        row=row, col=col, xref="x", yref="y",
+    )  # fmt: skip
+    hidden = {"showgrid": False, "zeroline": False, "showticklabels": False, "constrain": "domain"}
+    figure.update_xaxes(range=[left - 0.5, left + wide - 0.5], row=row, col=col, **hidden)
+    anchor = figure.get_subplot(row, col).xaxis.plotly_name.replace("xaxis", "x")
+    figure.update_yaxes(range=[top + high - 0.5, top - 0.5], scaleanchor=anchor, row=row, col=col, **hidden)
+    if patch is not None:
+        figure.add_shape(
+            type="rect", x0=patch[1] - 0.5, x1=patch[1] + 0.5, y0=patch[0] - 0.5, y1=patch[0] + 0.5,
+            line={"color": OUTLINE, "width": 3}, row=row, col=col,
+        )  # fmt: skip
+
+
+def _add_histogram(figure: go.Figure, result: TopPatches, row: int, at: tuple[int, int]) -> None:
+    counts, width = result.counts[row], float(result.bin_width[row])
+    last = int(counts.nonzero().max()) + 1 if counts.any() else 1
+    middles = [(i + 0.5) * width for i in range(last)]
+    bars = go.Bar(
+        x=middles, y=array(counts[:last]), width=width, marker={"color": COLOURS[0], "line": {"width": 0}},
+        hovertemplate="about %{x:.3g}: %{y:,} tokens<extra></extra>",
+    )  # fmt: skip
+    figure.add_trace(bars, row=at[0], col=at[1])
+    # From 0.7 on, so that a bar of a single token has a height.
+    top = float(counts.max().clamp(min=10).double().log10()) + 0.1
+    figure.update_yaxes(
+        type="log", dtick=1, range=[-0.15, top], title={"text": "tokens", "standoff": 4, "font": {"size": 11}}, side="right",
+        row=at[0], col=at[1],
+    )  # fmt: skip
+    figure.update_xaxes(rangemode="tozero", row=at[0], col=at[1])
+
+
+def _add_classes(figure: go.Figure, result: TopPatches, row: int, n: int, at: tuple[int, int]) -> None:
+    promoted = result.promoted[row]
+    order = promoted.argsort(descending=True).tolist()
+    shown = order if len(order) <= 2 * n else order[:n] + order[-n:]
+    names = [text(result.class_names[i] if result.class_names else f"class {i}", 24) for i in shown]
+    values = [float(promoted[i]) for i in shown]
+    bars = go.Bar(
+        x=values, y=list(range(len(shown))), orientation="h", customdata=names,
+        marker={"color": [COLOURS[1] if value > 0 else COLOURS[0] for value in values]},
+        hovertemplate="%{customdata}: %{x:+.3g}<extra></extra>",
+    )  # fmt: skip
+    figure.add_trace(bars, row=at[0], col=at[1])
+    figure.update_yaxes(
+        autorange="reversed", side="right", tickvals=list(range(len(shown))), ticktext=names, tickfont={"size": 11},
+        row=at[0], col=at[1],
+    )  # fmt: skip
+    figure.update_xaxes(zeroline=True, zerolinecolor="#1f2430", showticklabels=False, row=at[0], col=at[1])
