@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vitlens.analysis.ablation import Ablation, ablation_hooks, activation_ablation
-    from vitlens.analysis.attribution import Attribution, direct_logit_attribution
+    from vitlens.analysis.attribution import (
+        Attribution,
+        NeuronAttribution,
+        PatchAttribution,
+        PathAttribution,
+        TokenAttribution,
+        direct_logit_attribution,
+    )
+    from vitlens.analysis.attribution_means import AttributionMeans, attribution_means
     from vitlens.analysis.attribution_patching import attribution_patching
     from vitlens.analysis.circuit_curves import CircuitCurve, evaluate_circuits, minimality
     from vitlens.analysis.circuits import Circuit, find_circuit
@@ -50,7 +58,21 @@ if TYPE_CHECKING:
     from vitlens.analysis.trace import ClassTrace, class_trace
     from vitlens.data.counterfactuals import replace_context
     from vitlens.data.demo import load_demo, load_demo_model, load_demo_pictures
+    from vitlens.description.describe import describe
+    from vitlens.description.result import Description
+    from vitlens.description.sinks import SinkRule
     from vitlens.errors import InputError
+    from vitlens.features import (
+        SparseAutoencoder,
+        Transcoder,
+        evaluate_sae,
+        feature_attribution,
+        load_sae,
+        stream_activations,
+        top_patches,
+    )
+    from vitlens.heatmaps.heatmap import Heatmap, heatmap
+    from vitlens.heatmaps.methods import heatmap_methods
     from vitlens.model.cache import ViTActivationCache
     from vitlens.model.config import HookedViTConfig
     from vitlens.model.hooked_vit import HookedViT
@@ -63,7 +85,15 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "analysis.ablation": ["Ablation", "ablation_hooks", "activation_ablation"],
-    "analysis.attribution": ["Attribution", "direct_logit_attribution"],
+    "analysis.attribution": [
+        "Attribution",
+        "NeuronAttribution",
+        "PatchAttribution",
+        "PathAttribution",
+        "TokenAttribution",
+        "direct_logit_attribution",
+    ],
+    "analysis.attribution_means": ["AttributionMeans", "attribution_means"],
     "analysis.attribution_patching": ["attribution_patching"],
     "analysis.edge_attribution": ["edge_attribution_patching"],
     "analysis.circuits": ["Circuit", "find_circuit"],
@@ -105,7 +135,21 @@ _HOMES = {
     "analysis.trace": ["ClassTrace", "class_trace"],
     "data.counterfactuals": ["replace_context"],
     "data.demo": ["load_demo", "load_demo_model", "load_demo_pictures"],
+    "description.describe": ["describe"],
+    "description.result": ["Description"],
+    "description.sinks": ["SinkRule"],
     "errors": ["InputError"],
+    "features": [
+        "SparseAutoencoder",
+        "Transcoder",
+        "evaluate_sae",
+        "feature_attribution",
+        "load_sae",
+        "stream_activations",
+        "top_patches",
+    ],
+    "heatmaps.heatmap": ["Heatmap", "heatmap"],
+    "heatmaps.methods": ["heatmap_methods"],
     "model.cache": ["ViTActivationCache"],
     "model.config": ["HookedViTConfig"],
     "model.hooked_vit": ["HookedViT"],
@@ -119,31 +163,42 @@ _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names
 __all__ = [
     "Ablation",
     "Attribution",
+    "AttributionMeans",
     "Circuit",
     "CircuitCurve",
     "ClassLens",
     "ClassTrace",
+    "Description",
     "Edges",
+    "Heatmap",
     "HookedViT",
     "HookedViTConfig",
     "Importance",
     "InputError",
     "Memories",
+    "NeuronAttribution",
     "ParityReport",
+    "PatchAttribution",
     "Patching",
+    "PathAttribution",
     "Perturbation",
     "ProbeFit",
     "Probes",
     "RegisterNeurons",
     "RegisterShift",
     "Result",
+    "SinkRule",
+    "SparseAutoencoder",
     "StudySettings",
     "TokenAblation",
+    "TokenAttribution",
+    "Transcoder",
     "ViTActivationCache",
     "ablate_tokens",
     "ablation_hooks",
     "activation_ablation",
     "activation_patching",
+    "attribution_means",
     "attribution_patching",
     "bootstrap",
     "box",
@@ -153,12 +208,17 @@ __all__ = [
     "class_trace",
     "class_value_agreement",
     "confusing_donors",
+    "describe",
     "direct_logit_attribution",
     "edge_attribution_patching",
     "evaluate_circuits",
+    "evaluate_sae",
+    "feature_attribution",
     "find_circuit",
     "find_register_neurons",
     "gradient_rollout",
+    "heatmap",
+    "heatmap_methods",
     "identifiability",
     "identifiability_rate",
     "key_value_agreement",
@@ -167,6 +227,7 @@ __all__ = [
     "load_demo",
     "load_demo_model",
     "load_demo_pictures",
+    "load_sae",
     "mean_activations",
     "minimality",
     "patch",
@@ -179,9 +240,11 @@ __all__ = [
     "replace_context",
     "residual_composition",
     "run_study",
+    "stream_activations",
     "supported_models",
     "test_time_registers",
     "token_mask",
+    "top_patches",
     "verify",
 ]
 

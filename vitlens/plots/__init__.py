@@ -5,7 +5,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from vitlens.analysis.attribution import Attribution
+from vitlens.analysis.attribution import Attribution, PatchAttribution, TokenAttribution
+from vitlens.analysis.attribution_means import AttributionMeans
 from vitlens.analysis.circuit_curves import CircuitCurve
 from vitlens.analysis.interventions import Intervention
 from vitlens.analysis.lens import ClassLens
@@ -13,10 +14,22 @@ from vitlens.analysis.perturbation import Perturbation
 from vitlens.analysis.registers import RegisterShift
 from vitlens.analysis.results import Result
 from vitlens.analysis.saliency import Importance
+from vitlens.description.result import Description
 from vitlens.errors import InputError
+from vitlens.features.feature_attribution import FeatureAttribution
+from vitlens.features.top_patches import TopPatches
+from vitlens.heatmaps.heatmap import Heatmap
 from vitlens.plots.attention import attention_mosaic, attention_overlay
-from vitlens.plots.attribution import attribution_head_map, attribution_waterfall
+from vitlens.plots.attribution import (
+    attribution_head_map,
+    attribution_map,
+    attribution_means_board,
+    attribution_patches,
+    attribution_waterfall,
+)
 from vitlens.plots.circuits import circuit_curve, circuit_figure
+from vitlens.plots.features import feature_bars, feature_card
+from vitlens.plots.heatmaps import heatmap_comparison, heatmap_figure, heatmap_overlay
 from vitlens.plots.lens import class_maps, lens_trajectory, predictions
 from vitlens.plots.paper_interventions import importance_maps, perturbation_of_batch
 from vitlens.plots.patching import patching_board, patching_figure, patching_maps, path_board
@@ -27,10 +40,18 @@ __all__ = [
     "attention_mosaic",
     "attention_overlay",
     "attribution_head_map",
+    "attribution_map",
+    "attribution_means_board",
+    "attribution_patches",
     "attribution_waterfall",
     "circuit_curve",
     "circuit_figure",
     "class_maps",
+    "feature_bars",
+    "feature_card",
+    "heatmap_comparison",
+    "heatmap_figure",
+    "heatmap_overlay",
     "importance_maps",
     "lens_trajectory",
     "patching_board",
@@ -61,6 +82,53 @@ def _(result: Attribution, **options: Any) -> go.Figure:
     if result.settings["unit"] == "head":
         return attribution_head_map(result, **options)
     return attribution_waterfall(result, **options)
+
+
+@plot.register
+def _(result: PatchAttribution, pixels: Any = None, **options: Any) -> go.Figure:
+    """What patches wrote through which heads, over the picture where `pixels` are given, else blocks × heads."""
+    if pixels is None:
+        return attribution_head_map(result, **options)
+    return attribution_patches(result, pixels, **options)
+
+
+@plot.register
+def _(result: TokenAttribution, pixels: Any = None, **options: Any) -> go.Figure:
+    """Each patch's share over the picture where `pixels` are given, else the largest."""
+    if pixels is None:
+        return attribution_waterfall(result, **options)
+    return attribution_map(result, pixels, **options)
+
+
+@plot.register
+def _(result: AttributionMeans, **options: Any) -> go.Figure:
+    return attribution_means_board(result, **options)
+
+
+@plot.register
+def _(result: Heatmap, pixels: Any = None, **options: Any) -> go.Figure:
+    """The map over its picture, which must be given."""
+    if pixels is None:
+        raise InputError("a heatmap is drawn over its picture: pass pixels=model.to_pixels(images)[0]")
+    return heatmap_figure(result, pixels, **options)
+
+
+@plot.register
+def _(result: Description, what: str = "norms", **options: Any) -> go.Figure:
+    return result.plot(what, **options)
+
+
+@plot.register
+def _(result: TopPatches, pixels: Any = None, feature: int | None = None, **options: Any) -> go.Figure:
+    """The card of a feature, by default the first that was looked for; the pictures must be given."""
+    if pixels is None:
+        raise InputError("patches are shown as pictures: pass pixels=model.to_pixels(images)")
+    return feature_card(result, pixels, result.axes["feature"][0] if feature is None else feature, **options)
+
+
+@plot.register
+def _(result: FeatureAttribution, **options: Any) -> go.Figure:
+    return feature_bars(result, **options)
 
 
 @plot.register
