@@ -62,6 +62,8 @@ if TYPE_CHECKING:
     from vitlens.description.result import Description
     from vitlens.description.sinks import SinkRule
     from vitlens.errors import InputError
+    from vitlens.explorer.explore import explore
+    from vitlens.explorer.explorer import Explorer
     from vitlens.features import (
         SparseAutoencoder,
         Transcoder,
@@ -69,8 +71,14 @@ if TYPE_CHECKING:
         feature_attribution,
         load_sae,
         stream_activations,
+        top_memory_patches,
         top_patches,
     )
+    from vitlens.heatmap_scores.faithfulness import faithfulness
+    from vitlens.heatmap_scores.metrics import faithfulness_metrics
+    from vitlens.heatmap_scores.randomisation import Randomisation, randomisation_test
+    from vitlens.heatmap_scores.result import Faithfulness
+    from vitlens.heatmap_scores.segmentation import Segmentation, segmentation
     from vitlens.heatmaps.heatmap import Heatmap, heatmap
     from vitlens.heatmaps.methods import heatmap_methods
     from vitlens.model.cache import ViTActivationCache
@@ -139,6 +147,8 @@ _HOMES = {
     "description.result": ["Description"],
     "description.sinks": ["SinkRule"],
     "errors": ["InputError"],
+    "explorer.explore": ["explore"],
+    "explorer.explorer": ["Explorer"],
     "features": [
         "SparseAutoencoder",
         "Transcoder",
@@ -146,8 +156,14 @@ _HOMES = {
         "feature_attribution",
         "load_sae",
         "stream_activations",
+        "top_memory_patches",
         "top_patches",
     ],
+    "heatmap_scores.faithfulness": ["faithfulness"],
+    "heatmap_scores.metrics": ["faithfulness_metrics"],
+    "heatmap_scores.randomisation": ["Randomisation", "randomisation_test"],
+    "heatmap_scores.result": ["Faithfulness"],
+    "heatmap_scores.segmentation": ["Segmentation", "segmentation"],
     "heatmaps.heatmap": ["Heatmap", "heatmap"],
     "heatmaps.methods": ["heatmap_methods"],
     "model.cache": ["ViTActivationCache"],
@@ -170,6 +186,8 @@ __all__ = [
     "ClassTrace",
     "Description",
     "Edges",
+    "Explorer",
+    "Faithfulness",
     "Heatmap",
     "HookedViT",
     "HookedViTConfig",
@@ -184,9 +202,11 @@ __all__ = [
     "Perturbation",
     "ProbeFit",
     "Probes",
+    "Randomisation",
     "RegisterNeurons",
     "RegisterShift",
     "Result",
+    "Segmentation",
     "SinkRule",
     "SparseAutoencoder",
     "StudySettings",
@@ -213,6 +233,9 @@ __all__ = [
     "edge_attribution_patching",
     "evaluate_circuits",
     "evaluate_sae",
+    "explore",
+    "faithfulness",
+    "faithfulness_metrics",
     "feature_attribution",
     "find_circuit",
     "find_register_neurons",
@@ -235,15 +258,18 @@ __all__ = [
     "permutation_test",
     "perturbation_test",
     "projection_gradient",
+    "randomisation_test",
     "read_memories",
     "register_shift",
     "replace_context",
     "residual_composition",
     "run_study",
+    "segmentation",
     "stream_activations",
     "supported_models",
     "test_time_registers",
     "token_mask",
+    "top_memory_patches",
     "top_patches",
     "verify",
 ]

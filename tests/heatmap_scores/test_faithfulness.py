@@ -152,8 +152,8 @@ def test_cost_and_shared_ends():
 def test_metrics_that_are_functions_of_their_own(plain, images_of, monkeypatch):
     """They get the masks and their options, may know nothing of a picture, and are averaged over random maps too."""
 
-    def covered(bench, importance, masks, *, scale=1.0):
-        share = importance.softmax(dim=1)[:, 0] * scale
+    def covered(bench, scored, masks, *, scale=1.0):
+        share = scored.importance.softmax(dim=1)[:, 0] * scale
         return share.where(masks.flatten(1).any(dim=1), torch.nan)
 
     metric = Metric("covered", True, "Nothing in particular.", per_map=covered, needs_masks=True)
@@ -175,7 +175,9 @@ def test_metrics_that_are_functions_of_their_own(plain, images_of, monkeypatch):
     with pytest.raises(InputError, match="pass masks="):
         score(plain, images, metrics=["deletion", "covered"])
     names = score(plain, images, None, {"mine": maps}, metrics="all").axes["metric"]
-    assert names == [name for name in METRICS if not METRICS[name].needs_masks]
+    assert names == [name for name in METRICS if not METRICS[name].needs_masks and name != "randomisation"]
+    with pytest.raises(InputError, match="module in hand"):
+        score(plain, images, None, {"mine": maps}, metrics="randomisation")
 
 
 # ---- what is returned ----

@@ -30,13 +30,14 @@ class Skipped:
 
 @dataclass(frozen=True)
 class PictureBatch:
-    """Pictures as the model reads them. `keys` are their places in the data set."""
+    """Pictures as the model reads them, masks of their objects by patch and by pixel. `keys` are places in the data set."""
 
     images: Float[Tensor, "image channels height width"]
     labels: Int[Tensor, "image"]
     keys: list[int]
     paths: list[str]
     object_patches: Bool[Tensor, "image patch"] | None
+    object_pixels: Bool[Tensor, "image height width"] | None
     skipped: list[Skipped]
 
 
@@ -88,7 +89,7 @@ def decode_rows(
     skipped = [item for item in decoded if isinstance(item, Skipped)]
     if not read:
         return skipped
-    inside = None
+    inside = masks = None
     if with_masks:
         masks = torch.stack([item[1] for _, item in read])  # type: ignore[misc]
         inside = reduce_mask(masks, grid, mask_reduction)
@@ -98,6 +99,7 @@ def decode_rows(
         [first_key + i for i, _ in read],
         [rows[i]["path"] for i, _ in read],
         inside,
+        masks,
         skipped,
     )
 

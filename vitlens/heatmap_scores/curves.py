@@ -1,9 +1,9 @@
 """What becomes of a class while the parts of a picture go away, or come back, in the order of a map."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from vitlens.analysis.perturbation import perturbation_test, removal_steps
 from vitlens.errors import InputError, nearest
 from vitlens.heatmap_scores.imputation import impute
-from vitlens.heatmaps.baselines import _key as picture_key
+from vitlens.heatmaps.baselines import picture_key
 from vitlens.heatmaps.pixels import EMPTY, emptied
 from vitlens.model.hooked_vit import HookedViT
 
@@ -51,6 +51,8 @@ class Bench:
     fill: str = "blur"
     road_shares: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
     batch_size: int = 64
+    #: What was drawn and run for one map and serves all others.
+    shared: dict[object, Any] = field(default_factory=dict)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -90,6 +92,11 @@ class Bench:
         """What the model says of pictures made from these images."""
         with torch.no_grad():
             return _outcome(self.model(pictures), self.classes[image])
+
+    def drops(self, patches: Bool[Tensor, "image set patch"]) -> Float[Tensor, "image set"]:
+        """By how much the class's probability falls when each of these sets of patches is replaced by the filling."""
+        outcome = follow(self, lambda image, which: self.hide(image, patches[image, which]), patches.shape[1])
+        return (self.whole.probability[:, None] - outcome.probability).double()
 
     def hide(
         self, image: Int[Tensor, "row"], patches: Bool[Tensor, "row patch"]

@@ -15,7 +15,7 @@ from vitlens.analysis.classes import Classes, select_classes
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.heatmap_scores.curves import Bench, Outcome, filled
-from vitlens.heatmap_scores.maps import Maps, read_maps
+from vitlens.heatmap_scores.maps import Maps, ScoredMap, read_maps
 from vitlens.heatmap_scores.metrics import CURVES, Metric, find_metrics
 from vitlens.heatmap_scores.result import Faithfulness
 from vitlens.model.hooked_vit import HookedViT
@@ -80,11 +80,13 @@ def faithfulness(
             fewer than one step; a model without classifier.
     """
     model.require_classifier()
-    chosen = find_metrics(metrics, masks is not None)
+    chosen = find_metrics(metrics, masks is not None, model.architecture is not None)
     extra = _check_options(chosen, options or {})
     pictures = model.as_images(images)
-    inside = None if masks is None else _check_masks(pictures, masks)
-    bench = _bench(model, pictures, classes, n_steps, fill, road_shares, batch_size)
+    inside = None if masks is None else check_masks(pictures, masks)
+    bench = bench_of(
+        model, pictures, classes, n_steps=n_steps, fill=fill, road_shares=road_shares, batch_size=batch_size
+    )
     maps = read_maps(bench, heatmaps, baselines=baselines, seeds=seeds, progress=progress)
     curve_names = [name for name in CURVES if any(name in metric.curves for metric in chosen)]
     n_parts = len(curve_names) + sum(metric.per_map is not None for metric in chosen)
@@ -116,14 +118,15 @@ def faithfulness(
     )
 
 
-def _bench(
+def bench_of(
     model: HookedViT,
     pictures: Float[Tensor, "image channels height width"],
     classes: Classes,
-    n_steps: int,
-    fill: str,
-    road_shares: Sequence[float],
-    batch_size: int,
+    *,
+    n_steps: int = 50,
+    fill: str = "blur",
+    road_shares: Sequence[float] = (0.2, 0.4, 0.6, 0.8),
+    batch_size: int = 64,
 ) -> Bench:
     """Checks the settings before any work is done."""
     if batch_size < 1:
@@ -145,14 +148,14 @@ def _score(
     bench: Bench,
     chosen: list[Metric],
     curve_names: list[str],
-    importance: Float[Tensor, "image patch"],
+    scored: ScoredMap,
     masks: Bool[Tensor, "image height width"] | None,
     options: Mapping[str, Mapping[str, Any]],
     bar: tqdm,
 ) -> Scores:
     outcomes: dict[str, Outcome] = {}
     for name in curve_names:
-        outcomes[name] = CURVES[name].run(bench, importance)
+        outcomes[name] = CURVES[name].run(bench, scored.importance)
         bar.update()
     values = []
     for metric in chosen:
@@ -161,7 +164,7 @@ def _score(
             followed = [outcomes[name].of(metric.quantity).double() for name in metric.curves]
             values.append(metric.combine(*followed, shares))
         elif metric.per_map is not None:
-            values.append(metric.per_map(bench, importance, masks, **options.get(metric.name, {})).double())
+            values.append(metric.per_map(bench, scored, masks, **options.get(metric.name, {})).double())
             bar.update()
     return Scores(torch.stack(values), outcomes)
 
@@ -189,7 +192,7 @@ def _padded(rows: list[Tensor], n_images: int) -> Tensor:
     return torch.stack([F.pad(row, (0, longest - row.shape[-1]), value=float("nan")) for row in rows])
 
 
-def _check_masks(
+def check_masks(
     pictures: Float[Tensor, "image channels height width"], masks: Tensor | np.ndarray
 ) -> Bool[Tensor, "image height width"]:
     inside = torch.as_tensor(masks)

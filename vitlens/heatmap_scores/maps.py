@@ -1,6 +1,8 @@
 """The maps to be scored, from whatever a user has in hand, and the baselines that stand beside them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,8 +11,8 @@ from torch import Tensor
 
 from vitlens.errors import InputError
 from vitlens.heatmap_scores.curves import Bench
-from vitlens.heatmaps.baselines import centre_prior, random_map
 from vitlens.heatmaps.heatmap import Heatmap, heatmap
+from vitlens.model.hooked_vit import HookedViT
 
 Map = Heatmap | Tensor | np.ndarray | str
 Maps = None | Map | Sequence[Map] | Mapping[str, Map]
@@ -21,10 +23,19 @@ RANDOM = ("random", "random_map")
 PICTURES_AT_ONCE = 16
 
 
+@dataclass(frozen=True)
+class ScoredMap:
+    """A map of each picture, in double precision; and how the same method maps them with another model, where one is known
+    to have made the map."""
+
+    importance: Float[Tensor, "image patch"]
+    remake: Callable[[HookedViT], Float[Tensor, "image patch"]] | None = None
+
+
 def read_maps(
     bench: Bench, heatmaps: Maps, *, baselines: bool, seeds: int, progress: bool
-) -> dict[str, list[Float[Tensor, "image patch"]]]:
-    """Importances by name, in double precision; several maps under one name are to be averaged over.
+) -> dict[str, list[ScoredMap]]:
+    """Maps by name; several under one name are to be averaged over.
 
     Raises:
         InputError: maps of another shape, with NaN, of another class than is followed, or without a name.
@@ -34,11 +45,13 @@ def read_maps(
     found = {name: [_read(bench, name, value, progress)] for name, value in _named(heatmaps).items()}
     if baselines:
         if not set(RANDOM) & set(found):
-            found["random"] = [random_map(bench.model, bench.images, seed=seed).double() for seed in range(seeds)]
-        if "centre_prior" not in found:
-            found["centre_prior"] = [centre_prior(bench.model, bench.images).double()]
-        if "raw_attention" not in found:
-            found["raw_attention"] = [_read(bench, "raw_attention", "raw_attention", progress)]
+            drawn = [
+                _read(bench, "random", method_map(bench, "random_map", seed=seed), progress) for seed in range(seeds)
+            ]
+            found["random"] = drawn
+        for name in ("centre_prior", "raw_attention"):
+            if name not in found:
+                found[name] = [_read(bench, name, name, progress)]
     return found
 
 
@@ -61,14 +74,36 @@ def _named(heatmaps: Maps) -> dict[str, Map]:
     return named
 
 
-def _read(bench: Bench, name: str, value: Map, progress: bool) -> Float[Tensor, "image patch"]:
+def method_map(bench: Bench, method: str, progress: bool = False, **options: object) -> Heatmap:
+    """The bench's pictures by one of the methods."""
+    return _mapped(bench, method, options, progress, bench.model)
+
+
+def _mapped(
+    bench: Bench, method: str, options: Mapping[str, object], progress: bool, model: HookedViT
+) -> Heatmap:  # fmt: skip
+    size = min(PICTURES_AT_ONCE, bench.batch_size)
+    return heatmap(
+        model, bench.images, bench.classes, method=method, batch_size=size, warn=False, progress=progress, **options
+    )
+
+
+def _remaker(bench: Bench, value: Heatmap) -> Callable[[HookedViT], Float[Tensor, "image patch"]] | None:
+    """None where an option of the map, such as a picture, was not kept in its settings."""
+    given = {name: value.settings[name] for name in value.method.options if name in value.settings}
+    if {"Tensor", "ndarray"} & {option for option in given.values() if isinstance(option, str)}:
+        return None
+    remake = partial(_mapped, bench, value.method.name, given, False)
+    return lambda model: remake(model).patches().double()
+
+
+def _read(bench: Bench, name: str, value: Map, progress: bool) -> ScoredMap:
+    remake = None
     if isinstance(value, str):
-        value = heatmap(
-            bench.model, bench.images, bench.classes, method=value,
-            batch_size=min(PICTURES_AT_ONCE, bench.batch_size), warn=False, progress=progress,
-        )  # fmt: skip
+        value = method_map(bench, value, progress)
     if isinstance(value, Heatmap):
         _check_class(bench, name, value)
+        remake = _remaker(bench, value)
         value = value.values
     importance = torch.as_tensor(value).detach().to(bench.images.device, torch.float64)
     (rows, columns), n_images = bench.grid, len(bench.images)
@@ -79,7 +114,7 @@ def _read(bench: Bench, name: str, value: Map, progress: bool) -> Float[Tensor, 
         )
     if not importance.isfinite().all():
         raise InputError(f"the map {name!r} has NaN or infinite importances, which cannot be put in order")
-    return importance.flatten(1)
+    return ScoredMap(importance.flatten(1), remake)
 
 
 def _check_class(bench: Bench, name: str, value: Heatmap) -> None:

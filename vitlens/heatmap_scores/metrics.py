@@ -21,6 +21,9 @@ from vitlens.heatmap_scores.curves import (
     road,
     token_removal,
 )
+from vitlens.heatmap_scores.localisation import patch_auroc, pointing_game
+from vitlens.heatmap_scores.randomisation import randomisation
+from vitlens.heatmap_scores.subsets import infidelity, saco, sensitivity_n
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Metric:
     combine: Callable[..., Tensor] | None = None
     per_map: Callable[..., Tensor] | None = None
     needs_masks: bool = False
+    needs_architecture: bool = False
 
     @property
     def arrow(self) -> str:
@@ -153,18 +157,58 @@ _ALL = [
         "road", True, "(road_lerf − road_morf) / 2, as pytorch-grad-cam combines them.",
         ("road_lerf", "road_morf"), combine=_half_difference,
     ),
+    Metric(
+        "sensitivity_n", True,
+        "Pearson's correlation of the importances' sum over n random patches with the loss of the class's probability when "
+        "the fill replaces them, mean over n of 10, 30, 50, 70 and 90 % of the patches, 20 sets each (Ancona et al. 2018).",
+        per_map=sensitivity_n,
+    ),
+    Metric(
+        "infidelity", False,
+        "Squared error of the best multiple of the importances' sum over random squares of patches in saying what the "
+        "class's probability loses when the fill replaces them, over that of a map of zeros; 50 squares (Yeh et al. 2019).",
+        per_map=infidelity,
+    ),
+    Metric(
+        "saco", True,
+        "Patches in 10 groups by their order: over all pairs of groups, the differences of mean importance, counted "
+        "negative where replacing the more important group by the fill costs less probability, over their sum "
+        "(Wu et al. 2024).",
+        per_map=saco,
+    ),
+    Metric(
+        "randomisation", False,
+        "Size of Spearman's rank correlation with the same method's map when all weights are drawn anew "
+        "(Adebayo et al. 2018).",
+        per_map=randomisation, needs_architecture=True,
+    ),
+    Metric(
+        "pointing_game", True,
+        "Share of pictures whose most important patch has its centre in the object, or within 15 pixels of it "
+        "(Zhang et al. 2018).",
+        per_map=pointing_game, needs_masks=True,
+    ),
+    Metric(
+        "patch_auroc", True,
+        "How often a patch of the object is more important than another patch, ties counted as half.",
+        per_map=patch_auroc, needs_masks=True,
+    ),
 ]  # fmt: skip
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 
 
-def find_metrics(names: str | Sequence[str], has_masks: bool) -> list[Metric]:
-    """The metrics of these names; "all" are those that can be computed without masks, and with masks all.
+def find_metrics(names: str | Sequence[str], has_masks: bool, can_be_built_anew: bool = True) -> list[Metric]:
+    """The metrics of these names; "all" are those that can be computed: some need masks, one a model with other weights.
 
     Raises:
         InputError: an unknown name, none at all, or a metric that needs masks where there are none.
     """
     if names == "all":
-        return [metric for metric in METRICS.values() if has_masks or not metric.needs_masks]
+        return [
+            metric
+            for metric in METRICS.values()
+            if (has_masks or not metric.needs_masks) and (can_be_built_anew or not metric.needs_architecture)
+        ]
     chosen = list(dict.fromkeys([names] if isinstance(names, str) else names))
     if not chosen:
         raise InputError(f"name at least one metric, of {', '.join(METRICS)}")

@@ -19,7 +19,7 @@ def random_map(
     So it depends neither on the other pictures of a batch nor on their order.
     """
     rows, columns = model.embed.grid(*images.shape[-2:])
-    keys = [_key(picture) for picture in images]
+    keys = [picture_key(picture) for picture in images]
     return random_importance(keys, rows * columns, seed).to(images) / max(1, rows * columns - 1)
 
 
@@ -40,7 +40,7 @@ def centre_prior(
     return nearness.flatten().repeat(len(images), 1)
 
 
-def _key(picture: Float[Tensor, "channels height width"]) -> int:
+def picture_key(picture: Float[Tensor, "channels height width"]) -> int:
     """A number of the picture's pixels, the same on every device and in every precision that holds them."""
     pixels = picture.detach().float().cpu().contiguous().numpy()
     return int.from_bytes(blake2b(pixels.tobytes(), digest_size=8).digest())

@@ -1,0 +1,201 @@
+"""Which heatmaps are right? Every method scored by every metric: the table method × metric, with intervals over pictures.
+
+The demo's pictures, your own, ImageNet-S, or planted models, in which it is known which patches the class comes from. Each
+chunk of pictures is kept in --out: the same command goes on where it was stopped.
+
+\b
+    python experiments/compare_heatmaps.py
+    python experiments/compare_heatmaps.py --planted
+    python experiments/compare_heatmaps.py --model vit_tiny_patch16_224 --checkpoint FILE --data FOLDER --metric deletion …
+    python experiments/compare_heatmaps.py --model vit_base_patch16_224 --data ImageNetS919 --per-class 1 --target label
+"""
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import typer
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from vitlens import __version__, faithfulness
+from vitlens.command_line import DEMO, load_model, run
+from vitlens.data.picture_sets import open_pictures
+from vitlens.errors import InputError
+from vitlens.heatmap_scores.data_set import HeatmapScores, score_heatmaps
+from vitlens.heatmap_scores.metrics import METRICS, find_metrics
+from vitlens.heatmap_scores.segmentation import DEFINITION
+from vitlens.heatmaps.heatmap import find_method
+from vitlens.heatmaps.methods import METHODS
+from vitlens.planted import PLANTED, planted
+from vitlens.plots.faithfulness import faithfulness_curves, faithfulness_table
+from vitlens.report.page import Section, write_page
+from vitlens.study.settings import fingerprint
+from vitlens.study.store import Store
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
+ROOT = Path(__file__).parents[1]
+#: Baselines are added to every table by `faithfulness` itself.
+BASELINES = ("random_map", "centre_prior", "raw_attention")
+EVERY_METHOD = [name for name in METHODS if name not in BASELINES]
+DEFAULT_METRICS = [
+    *("deletion", "insertion", "negative", "positive", "road", "sensitivity_n", "infidelity", "saco"),
+    *("randomisation", "pointing_game"),
+]
+
+
+@app.command(help=__doc__)
+def main(
+    model: Annotated[str, typer.Option(help='a timm name, or "demo"')] = DEMO,
+    checkpoint: Annotated[Path | None, typer.Option(help="your own weights for the timm model")] = None,
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="do not load any weights")] = False,
+    data: Annotated[
+        str, typer.Option(help='a folder of pictures, a Parquet file, a name on the hub, ImageNet-S, or "demo"')
+    ] = DEMO,
+    split: Annotated[str | None, typer.Option(help="which split of it")] = None,
+    masks: Annotated[Path | None, typer.Option(help="folder of object masks, named as the pictures")] = None,
+    limit: Annotated[int | None, typer.Option(help="only the first so many pictures")] = None,
+    per_class: Annotated[int | None, typer.Option(help="only the first so many pictures of each class")] = None,
+    planted_models: Annotated[
+        bool, typer.Option("--planted", help="the planted models instead: AUROC of the patches that they read")
+    ] = False,
+    method: Annotated[list[str] | None, typer.Option(help="a heatmap method; several times [default: all]")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="a metric; several times [default: those that can be had]")
+    ] = None,
+    target: Annotated[str, typer.Option(help="heatmaps of the predicted class or of the label")] = "predicted",
+    steps: Annotated[int, typer.Option(help="steps of each curve")] = 14,
+    fill: Annotated[str, typer.Option(help="what replaces pixels: blur, mean, zero, black")] = "blur",
+    seeds: Annotated[int, typer.Option(help="random maps for each picture; builds of each planted model")] = 3,
+    chunk_size: Annotated[int, typer.Option(help="pictures worked on together")] = 25,
+    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
+    out: Annotated[Path, typer.Option("-o", "--out", help="folder for scores, table and page")] = Path("out/heatmaps"),
+    readme: Annotated[bool, typer.Option("--readme", help="renew the README's table")] = False,
+) -> None:
+    methods = [find_method(name).name for name in method] if method else EVERY_METHOD
+    if planted_models:
+        table = planted_table(methods, seeds, 24 if limit is None else limit)
+        show(table, "AUROC of the patches that planted models read")
+        if readme:
+            renew("planted heatmaps", markdown(table))
+        return
+    hooked = load_model(model, checkpoint, random_weights, device)
+    pictures = open_pictures(
+        data, hooked.class_names, hooked.cfg.n_classes, split=split, n=limit, per_class=per_class, masks=masks
+    )
+    metrics = metric or [
+        name for name in DEFAULT_METRICS if pictures.has_masks or not METRICS[name].needs_masks
+    ]  # fmt: skip
+    find_metrics(metrics, pictures.has_masks)
+    settings = {"target": target, "n_steps": steps, "fill": fill, "seeds": seeds, "chunk_size": chunk_size}
+    given = {"data": data, "split": split, "masks": str(masks), "limit": limit, "per_class": per_class}
+    store = Store(out)
+    store.prepare(
+        {
+            "settings": settings | given | {"methods": methods, "metrics": metrics},
+            "weights": fingerprint(hooked),
+            "experiments": ["compare_heatmaps"],
+            "versions": {"vitlens": __version__},
+        }
+    )
+    scores = score_heatmaps(
+        hooked, pictures, methods, store.records, metrics=metrics, progress=sys.stderr.isatty(), **settings
+    )
+    table = cells_of(scores)
+    protocol = f"{scores.faithfulness.protocol()}, {steps} steps"
+    show(table, protocol)
+    table.to_csv(out / "table.csv")
+    (out / "table.md").write_text(f"{markdown(table)}\n\n{protocol}\n")
+    write_scores_page(out / "report.html", scores, table, protocol)
+    for item in scores.skipped[:10]:
+        print(f"skipped {item.path}: {item.reason}")
+    print(f"wrote table.md, table.csv and report.html to {out}")
+    if readme:
+        renew("compared heatmaps", markdown(table))
+
+
+def cells_of(scores: HeatmapScores) -> pd.DataFrame:
+    """Methods × metrics, as "mean [lower, upper]"; the metric's name with the direction that is better."""
+    tables = {METRICS[name].title: scores.faithfulness.table()[name] for name in scores.faithfulness.axes["metric"]}
+    if scores.segmentation is not None:
+        found = scores.segmentation.table()
+        tables |= {f"{name} ↑": found[name] for name in found.columns.levels[0]}
+    rows = list(tables[next(reversed(tables))].index)
+    return pd.DataFrame(
+        {title: [cell(numbers, name) for name in rows] for title, numbers in tables.items()},
+        index=pd.Index([name.replace("_", " ") for name in rows], name="method"),
+    )
+
+
+def cell(numbers: pd.DataFrame, method: str) -> str:
+    if method not in numbers.index or np.isnan(numbers.loc[method, "mean"]):
+        return "–"
+    mean, lower, upper = numbers.loc[method]
+    return f"{mean:.3f} [{lower:.2f}, {upper:.2f}]".replace("-", "−")
+
+
+def planted_table(methods: list[str], builds: int, n_pictures: int) -> pd.DataFrame:
+    """The AUROC of the patches that the mechanism reads, among all patches, mean over pictures and builds."""
+    rows = []
+    jobs = [(name, seed) for name in PLANTED for seed in range(builds)]
+    for name, seed in tqdm(jobs, desc="planted models", unit="model", disable=not sys.stderr.isatty()):
+        vit = planted(name, seed=seed)
+        pictures = vit.pictures(n_pictures, seed=1000 + seed)
+        down, across = vit.model.cfg.patch_size
+        truth = pictures.patches.unflatten(1, vit.model.cfg.grid_size)
+        pixels = truth.repeat_interleave(down, dim=1).repeat_interleave(across, dim=2)
+        found = faithfulness(
+            vit.model, pictures.images, pictures.labels, methods, metrics="patch_auroc", masks=pixels, progress=False
+        )
+        means = found.values[:, 0].nanmean(dim=1).tolist()
+        rows += [
+            {"method": method.replace("_", " "), "model": name.replace("_", " "), "auroc": value}
+            for method, value in zip(found.axes["method"], means, strict=True)
+        ]
+    table = pd.DataFrame(rows).pivot_table(index="method", columns="model", values="auroc", sort=False)
+    return table.map(lambda value: f"{value:.3f}")
+
+
+def write_scores_page(path: Path, scores: HeatmapScores, table: pd.DataFrame, protocol: str) -> None:
+    result = scores.faithfulness
+    definitions = "; ".join(f"{name} {definition}" for name, definition in result.definitions().items())
+    figures = [faithfulness_table(result), *([faithfulness_curves(result)] if result.curve_names else [])]
+    facts = {"protocol": protocol}
+    if scores.segmentation is not None:
+        facts |= {
+            f"segmentation by {method}": ", ".join(f"{name} {row[name]}" for name in table.columns[-4:])
+            for method, row in table.iterrows()
+        } | {"segmentation": DEFINITION}
+    write_page(path, "Which heatmaps are right", facts, [Section("Scores", definitions, figures)])
+
+
+def show(table: pd.DataFrame, title: str) -> None:
+    shown = Table("method", *table.columns, title=title)
+    for name, row in table.iterrows():
+        shown.add_row(str(name), *row)
+    console = Console() if sys.stdout.isatty() else Console(width=60 + 24 * len(table.columns))
+    console.print(shown)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    lines = [["method", *table.columns], ["---"] * (1 + len(table.columns))]
+    lines += [[str(name), *row] for name, row in table.iterrows()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def renew(mark: str, content: str) -> None:
+    """Puts the table between the README's marks."""
+    page = ROOT / "README.md"
+    begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
+    text = page.read_text()
+    if begin not in text:
+        raise InputError(f"README.md has no mark {begin}")
+    page.write_text(re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n{content}\n{end}", text, flags=re.DOTALL))
+
+
+if __name__ == "__main__":
+    run(app)

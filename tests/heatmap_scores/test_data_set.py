@@ -1,0 +1,110 @@
+"""Scores over a data set: chunk by chunk, resumed where a run was stopped, equal to one call; the experiment's script."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from vitlens import InputError, faithfulness, load_demo, load_demo_model, segmentation
+from vitlens.data.picture_sets import open_pictures
+from vitlens.heatmap_scores import data_set
+from vitlens.heatmap_scores.data_set import score_heatmaps
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = {"metrics": ["deletion", "pointing_game"], "n_steps": 3, "seeds": 1, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_demo_model()
+
+
+def demo_set(model, n=5):
+    return open_pictures("demo", model.class_names, model.cfg.n_classes, n=n)
+
+
+def test_chunks_are_one_run(model, tmp_path):
+    (tmp_path / "records").mkdir()
+    found = score_heatmaps(
+        model, demo_set(model), ["legrad"], tmp_path / "records", chunk_size=2, target="label", **SETTINGS
+    )
+    _, images, labels, masks = load_demo()
+    assert len(list((tmp_path / "records").iterdir())) == 6
+    maps = ["legrad"]
+    options = {name: SETTINGS[name] for name in ("seeds", "progress")}
+    together = faithfulness(model, images[:5], labels[:5], maps, masks=masks[:5], **SETTINGS)
+    outlined = segmentation(model, images[:5], masks[:5], labels[:5], maps, **options)
+    torch.testing.assert_close(found.faithfulness.values, together.values, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.faithfulness.curves, together.curves, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.segmentation.values, outlined.values, rtol=1e-3, atol=3.0)
+    assert found.faithfulness.axes["image"] == list(range(5))
+    assert found.faithfulness.settings["classes"] == "label"
+    assert found.skipped == []
+
+
+def test_a_stopped_run_goes_on(model, tmp_path, monkeypatch):
+    whole = score_heatmaps(model, demo_set(model), ["legrad"], tmp_path, chunk_size=2, **SETTINGS)
+    before = sorted(file.name for file in tmp_path.iterdir())
+    (tmp_path / "000001.faithfulness.safetensors").unlink()
+    scored, score = [], data_set._score
+    monkeypatch.setattr(
+        data_set, "_score", lambda model, batch, *rest: scored.append(batch.keys) or score(model, batch, *rest)
+    )
+    again = score_heatmaps(model, demo_set(model), ["legrad"], tmp_path, chunk_size=2, **SETTINGS)
+    assert scored == [[2, 3]]
+    assert torch.equal(again.faithfulness.values, whole.faithfulness.values)
+    assert sorted(file.name for file in tmp_path.iterdir()) == before
+
+
+def test_bad_input(model, tmp_path):
+    with pytest.raises(InputError, match="predicted one or the label"):
+        score_heatmaps(model, demo_set(model), ["legrad"], tmp_path, target="true", **SETTINGS)
+    with pytest.raises(InputError, match="no heatmap method"):
+        score_heatmaps(model, demo_set(model), ["legard"], tmp_path, **SETTINGS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def script(*options):
+    command = [sys.executable, ROOT / "experiments" / "compare_heatmaps.py", *map(str, options)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_script_writes_its_table_and_refuses_other_settings(tmp_path):
+    given = [
+        "--limit",
+        2,
+        "--steps",
+        2,
+        "--seeds",
+        1,
+        "--method",
+        "legrad",
+        "--metric",
+        "deletion",
+        "--out",
+        tmp_path / "o",
+    ]
+    done = script(*given)
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "o" / "table.md").read_text().splitlines()
+    assert lines[0] == "| method | deletion ↓ | mAP ↑ | mIoU ↑ | patch_auroc ↑ | pixel_accuracy ↑ |"
+    assert [line.split(" | ")[0].strip("| ") for line in lines[2:7]] == [
+        "legrad", "random", "centre prior", "raw attention", "all background",
+    ]  # fmt: skip
+    assert (tmp_path / "o" / "report.html").stat().st_size > 1_000_000
+    other = script(*given, "--fill", "mean")
+    assert other.returncode == 2
+    assert "fill was 'blur' and is now 'mean'" in " ".join(other.stderr.split())
+    assert "Traceback" not in other.stderr
+    wrong = script("--method", "legard")
+    assert wrong.returncode == 2
+    assert "did you mean legrad" in " ".join(wrong.stderr.split())
+
+
+def test_the_script_on_planted_models():
+    done = script("--planted", "--seeds", 1, "--limit", 2, "--method", "gradient_rollout")
+    assert done.returncode == 0, done.stderr
+    assert "gradient rollout" in done.stdout
+    assert "evidence copying" in done.stdout

@@ -1,0 +1,139 @@
+"""Heatmaps scored over a data set: chunk by chunk, each kept in a file, so that a stopped run goes on where it was."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vitlens.analysis.results import Result
+from vitlens.data.decoding import PictureBatch, Skipped, decode_rows
+from vitlens.data.picture_sets import PictureSet, Row
+from vitlens.errors import InputError
+from vitlens.heatmap_scores.faithfulness import faithfulness
+from vitlens.heatmap_scores.metrics import find_metrics
+from vitlens.heatmap_scores.result import Faithfulness
+from vitlens.heatmap_scores.segmentation import Segmentation, segmentation
+from vitlens.heatmaps.heatmap import find_method, heatmap
+from vitlens.model.hooked_vit import HookedViT
+
+TARGETS = ("predicted", "label")
+Scores = TypeVar("Scores", Faithfulness, Segmentation)
+
+
+@dataclass(frozen=True)
+class HeatmapScores:
+    """The scores of every method on all pictures; `segmentation` where there are masks; what could not be read."""
+
+    faithfulness: Faithfulness
+    segmentation: Segmentation | None
+    skipped: list[Skipped]
+
+
+def score_heatmaps(
+    model: HookedViT,
+    pictures: PictureSet,
+    methods: Sequence[str],
+    folder: str | Path,
+    *,
+    metrics: Sequence[str],
+    target: str = "predicted",
+    chunk_size: int = 25,
+    batch_size: int = 64,
+    workers: int = 4,
+    progress: bool = True,
+    **settings: Any,
+) -> HeatmapScores:
+    """`faithfulness` and, where there are masks, `segmentation` of these methods over a picture set, in constant memory.
+
+    Args:
+        folder: where each chunk's scores are kept; chunks that are there are not computed again. The caller sees to it
+            that a folder holds chunks of one run only.
+        target: the class that is explained and followed: the "predicted" one or the "label".
+        chunk_size: pictures that are worked on together.
+        settings: those of `faithfulness`: n_steps, fill, seeds, options ….
+
+    Raises:
+        InputError: an unknown method, metric or target, and what `faithfulness` raises; pictures of which none can be read.
+    """
+    if target not in TARGETS:
+        raise InputError(f"the class is the {' one or the '.join(TARGETS)}, not {target!r}")
+    find_metrics(metrics, pictures.has_masks)
+    names = [find_method(name).name for name in methods]
+    folder = Path(folder)
+    skipped: list[Skipped] = []
+    parts: list[tuple[Faithfulness, Segmentation | None]] = []
+    with tqdm(total=pictures.n, desc="pictures", unit="picture", disable=not progress) as bar:
+        for chunk, rows in pictures.chunks(chunk_size):
+            files = [folder / f"{chunk:06d}.{kind}.safetensors" for kind in ("segmentation", "faithfulness")]
+            if not files[1].exists():
+                batch = _decode(model, pictures, rows, chunk * chunk_size, workers)
+                if isinstance(batch, list):
+                    skipped += batch
+                    continue
+                skipped += batch.skipped
+                found = _score(model, batch, names, metrics, target, batch_size, settings)
+                # The last file says that the chunk is whole.
+                for file, scores in zip(files, reversed(found), strict=True):
+                    if scores is not None:
+                        scores.save(file)
+            parts.append((_load(files[1], Faithfulness), _load(files[0], Segmentation) if files[0].exists() else None))
+            bar.update(len(rows))
+    if not parts:
+        raise InputError(f"none of the pictures of {pictures.name} could be read")
+    outlines = [outline for _, outline in parts if outline is not None]
+    return HeatmapScores(joined([scores for scores, _ in parts]), joined(outlines) if outlines else None, skipped)
+
+
+def joined(parts: Sequence[Scores]) -> Scores:
+    """The scores of the pictures of all parts as one result."""
+    first = parts[0]
+    together: dict[str, Any] = {"values": torch.cat([part.values for part in parts], dim=-1)}
+    together["axes"] = {**first.axes, "image": list(range(together["values"].shape[-1]))}
+    together["classes"] = torch.cat([part.classes for part in parts if part.classes is not None])
+    if isinstance(first, Faithfulness):
+        for name in ("curves", "correct"):
+            together[name] = torch.cat([getattr(part, name) for part in parts], dim=2)
+    return replace(first, **together)
+
+
+def _decode(
+    model: HookedViT, pictures: PictureSet, rows: list[Row], first: int, workers: int
+) -> PictureBatch | list[Skipped]:
+    return decode_rows(
+        rows, first, model.preprocessing, model.cfg.grid_size, with_masks=pictures.has_masks, workers=workers
+    )
+
+
+def _score(
+    model: HookedViT,
+    batch: PictureBatch,
+    methods: list[str],
+    metrics: Sequence[str],
+    target: str,
+    batch_size: int,
+    settings: dict[str, Any],
+) -> tuple[Faithfulness, Segmentation | None]:
+    images: Tensor = batch.images.to(model.device, model.dtype)
+    classes = batch.labels.to(model.device)
+    if target == "predicted":
+        with torch.no_grad():
+            classes = torch.cat([model(part) for part in images.split(batch_size)]).argmax(dim=-1)
+    maps = {name: heatmap(model, images, classes, method=name, warn=False) for name in methods}
+    common = {"batch_size": batch_size, "progress": False}
+    masks = batch.object_pixels
+    scores = faithfulness(model, images, classes, maps, metrics=metrics, masks=masks, **common, **settings)
+    scores = replace(scores, settings=scores.settings | {"classes": target})
+    if masks is None:
+        return scores, None
+    seeds = {name: settings[name] for name in ("seeds", "baselines") if name in settings}
+    return scores, segmentation(model, images, masks, classes, maps, **common, **seeds)
+
+
+def _load(file: Path, kind: type[Scores]) -> Scores:
+    result = Result.load(file)
+    assert isinstance(result, kind)
+    return result
