@@ -1,10 +1,13 @@
 """D4: a mask on the keys of every head, its limits, its gradient, and what its path integral sums to."""
 
+import math
+
 import pytest
 import torch
 
 from vitlens import InputError, heatmap, load_demo
-from vitlens.heatmaps.token_mask import TARGETS, completeness_gap, token_mask
+from vitlens.heatmaps.token_mask import TARGETS, completeness_gap, path_points, token_mask
+from vitlens.planted import PLANTED, planted
 
 CLASSES = torch.tensor([1, 4])
 
@@ -50,25 +53,59 @@ def test_the_mask_weighs_every_pattern(plain, images_of):
     torch.testing.assert_close(plain.forward_masked(stream, mask, grid), by_hand, rtol=1e-9, atol=1e-9)
 
 
+def f_by_hand(model, stream, grid, masks, target):
+    logits = model.forward_masked(stream.detach(), masks, grid)
+    return {
+        "probability": logits.softmax(dim=-1),
+        "log_probability": logits.log_softmax(dim=-1),
+        "logit": logits,
+    }[target][torch.arange(2), CLASSES]
+
+
 @pytest.mark.parametrize("target", list(TARGETS))
 def test_it_is_the_integral_written_out(classifier, images_of, target):
     images = images_of(classifier, 2)
     stream, grid, n_patches = parts_of(classifier, images)
-    steps, expected = 3, 0.0
-    for step in range(steps):
-        t = (step + 0.5) / steps
-        mask = torch.full((2, n_patches), t**4, dtype=images.dtype, requires_grad=True)
-        logits = classifier.forward_masked(stream.detach(), mask, grid)
-        f = {
-            "probability": logits.softmax(dim=-1),
-            "log_probability": logits.log_softmax(dim=-1),
-            "logit": logits,
-        }[target][torch.arange(2), CLASSES]
-        expected = expected + torch.autograd.grad(f.sum(), mask)[0] * 4 * t**3 / steps
+    logs = torch.linspace(math.log(1e-12), 0, 6, dtype=torch.float64)
+    masks = [torch.full((2, n_patches), log.exp().item(), dtype=images.dtype) for log in logs]
+    seen = torch.stack([f_by_hand(classifier, stream, grid, mask, target) for mask in masks], dim=1).detach()
+    points, widths = path_points(logs, seen, 3)
+    expected = 0.0
+    for step in range(3):
+        mask = points[:, step, None].exp().expand(-1, n_patches).clone().requires_grad_()
+        f = f_by_hand(classifier, stream, grid, mask, target)
+        expected = expected + torch.autograd.grad(f.sum(), mask)[0] * widths[:, step, None]
     for batch_size in (1, 4, 64):
-        found = token_mask(classifier, images, CLASSES, target=target, steps=steps, batch_size=batch_size)
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+        found = token_mask(classifier, images, CLASSES, target=target, steps=3, scan=5, batch_size=batch_size)
+        torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9 * expected.abs().max().item())
         assert not found.requires_grad
+
+
+def test_points_cover_the_path_and_follow_what_moves():
+    logs = torch.linspace(math.log(1e-12), 0, 33, dtype=torch.float64)
+    still, turning = torch.ones(1, 33, dtype=torch.float64), torch.sigmoid(4 * (logs + 15))[None]
+    for seen in (still, turning):
+        points, widths = path_points(logs, seen, 16)
+        edges = [math.log(1e-12), *(points[0] + widths[0] / points[0].exp() / 2).tolist()]
+        assert edges == pytest.approx(sorted(edges))
+        assert edges[-1] == pytest.approx(0.0, abs=1e-9)
+        assert (points[0] - widths[0] / points[0].exp() / 2).tolist() == pytest.approx(edges[:-1])
+    # Where nothing moves, α^¼ is spread evenly; where something turns at e⁻¹⁵, half of the points lie there.
+    quarters = (path_points(logs, still, 4)[0][0] / 4).exp()
+    assert quarters[2:].tolist() == pytest.approx([0.625, 0.875], abs=0.02)
+    near = (path_points(logs, turning, 16)[0][0] + 15).abs() < 2
+    assert near.sum() >= 7
+
+
+@pytest.mark.parametrize(("steps", "tolerance"), [(16, 0.15), (64, 0.03)])
+def test_a_softmax_that_turns_sharply_is_seen(steps, tolerance):
+    """∫ dα of a class that turns from 0 to 1 where a sharp softmax does, far below any point of an even rule."""
+    logs = torch.linspace(math.log(1e-12), 0, 33, dtype=torch.float64)
+    points, widths = path_points(logs, torch.sigmoid(logs + 15)[None], steps)
+    share = torch.sigmoid(points + 15)
+    # df/dα = σ'(log α + 15) / α
+    found = (share * (1 - share) / points.exp() * widths).sum()
+    assert found.item() == pytest.approx(1.0, abs=tolerance)
 
 
 def test_the_importances_become_complete(plain, images_of):
@@ -76,23 +113,33 @@ def test_the_importances_become_complete(plain, images_of):
     images = images_of(plain, 2)
     gaps = []
     for steps in (16, 64, 256):
-        importance = token_mask(plain, images, CLASSES, steps=steps)
+        importance = token_mask(plain, images, CLASSES, steps=steps, scan=64)
         gaps.append(completeness_gap(plain, images, CLASSES, importance).abs().max().item())
     ends = [plain(images).softmax(dim=-1)[[0, 1], CLASSES]]
     stream, grid, n_patches = parts_of(plain, images)
     nothing = torch.zeros(2, n_patches, dtype=torch.bool)
     ends.append(plain.forward_kept(stream, nothing, grid).logits.softmax(dim=-1)[[0, 1], CLASSES])
     torch.testing.assert_close(importance.sum(dim=1), ends[0] - ends[1], rtol=0, atol=max(1e-3, 2 * gaps[2]))
-    assert gaps[2] < gaps[1] / 4 < gaps[0] / 16
+    assert gaps[2] < gaps[1] / 2 < gaps[0] / 4
 
 
 def test_the_demo_model_is_nearly_complete_and_says_by_how_much():
     model, images, labels, _ = load_demo()
-    few = heatmap(model, images[:4], labels[:4], method="token_mask", steps=4)
-    many = heatmap(model, images[:4], labels[:4], method="token_mask", steps=128)
-    assert many.completeness_gap.abs().max() < 0.02 < few.completeness_gap.abs().max()
+    few = heatmap(model, images[:4], labels[:4], method="token_mask", steps=2)
+    usual = heatmap(model, images[:4], labels[:4], method="token_mask")
+    assert usual.completeness_gap.abs().max() < 0.06 < few.completeness_gap.abs().max()
     gap = completeness_gap(model, images[:4], labels[:4], few.patches())
     torch.testing.assert_close(few.completeness_gap, gap)
+
+
+@pytest.mark.parametrize("name", list(PLANTED))
+def test_planted_evidence_is_found_whole(name):
+    vit = planted(name, seed=0)
+    pictures = vit.pictures(4, seed=7)
+    found = heatmap(vit.model, pictures.images, pictures.labels, method="token_mask")
+    assert found.completeness_gap.abs().max() < 0.2
+    for importance, read in zip(found.patches(), pictures.patches, strict=True):
+        assert importance[read].min() > importance[~read].max()
 
 
 def test_wrong_input(plain, images_of):
@@ -101,5 +148,7 @@ def test_wrong_input(plain, images_of):
         token_mask(plain, images, CLASSES, target="odds")
     with pytest.raises(InputError, match="at least one step, not 0"):
         token_mask(plain, images, CLASSES, steps=0)
+    with pytest.raises(InputError, match="at least one interval"):
+        token_mask(plain, images, CLASSES, scan=0)
     with pytest.raises(InputError, match="one entry per patch"):
         plain.forward_masked(plain(images, stop_at_layer=0), torch.ones(2, 3, dtype=images.dtype))

@@ -123,7 +123,7 @@ def _score(
         with torch.no_grad():
             classes = torch.cat([model(part) for part in images.split(batch_size)]).argmax(dim=-1)
     maps = {name: heatmap(model, images, classes, method=name, warn=False) for name in methods}
-    common = {"batch_size": batch_size, "progress": False}
+    common: dict[str, Any] = {"batch_size": batch_size, "progress": False}
     masks = batch.object_pixels
     scores = faithfulness(model, images, classes, maps, metrics=metrics, masks=masks, **common, **settings)
     scores = replace(scores, settings=scores.settings | {"classes": target})

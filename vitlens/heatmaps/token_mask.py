@@ -1,9 +1,12 @@
 """Token-mask integrated gradients: what the class gains while the patches come into the sequence (D4, ours)."""
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-from einops import einsum, rearrange, repeat
+import torch.nn.functional as F
+from einops import einsum, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -17,8 +20,10 @@ TARGETS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "logit": lambda logits, classes: logits.gather(1, classes[:, None])[:, 0],
 }
 
-#: The integral runs over t with α = t to this power.
-POWER = 4
+#: The path is followed from this level of all patches: below it they are as good as removed.
+LEAST = 1e-12
+#: Without anything that changes on the way, points are spread evenly over the level to this power.
+POWER = 1 / 4
 
 
 def token_mask(
@@ -28,25 +33,28 @@ def token_mask(
     *,
     target: str = "probability",
     steps: int = 16,
+    scan: int = 32,
     batch_size: int = 64,
 ) -> Float[Tensor, "image patch"]:
     """D4: ∫₀¹ ∂f(α·1)/∂m_j dα, where the mask m multiplies the weight of key j in every head: A[q, j] ∝ m_j exp(s[q, j]).
 
     m_j = 0 is the removal of patch j from the sequence and m_j = 1 the untouched model, so the path from none to all of the
-    patches needs no baseline picture. A softmax turns to the patches long before α is 1: by the midpoint rule over t with
-    α = t⁴, which has its points where f changes, all steps of several pictures in one forward. The importances sum to
-    f(all patches) − f(no patch), but for the rule's error: `completeness_gap`.
+    patches needs no baseline picture. A softmax turns from the prefix tokens to the patches where α is about
+    exp(−difference of the scores), long before 1 and sharply: f is first looked at without gradients, and the points of the
+    integral are put where it changes (`path_points`). The importances sum to f(all patches) − f(no patch), but for the
+    rule's error: `completeness_gap`.
 
     Where no prefix token is there to be attended to, masking all patches alike changes nothing: f is constant on the way,
     and the importances, which then sum to zero, tell patches from each other but are not complete.
 
     Args:
         target: f is the class's "probability", "log_probability" or "logit".
-        steps: midpoints of the rule.
-        batch_size: rows, pictures × steps, of one forward.
+        steps: points of the integral, each a forward and a backward.
+        scan: intervals after which f is looked at to place them, each a forward.
+        batch_size: rows, pictures × points, of one forward.
 
     Raises:
-        InputError: an unknown target, fewer than one step.
+        InputError: an unknown target, fewer than one step, interval or row.
 
     Source: METHODS.md D4; the path integral is that of Sundararajan, Taly & Yan 2017, equation 1.
     """
@@ -54,19 +62,37 @@ def token_mask(
         raise InputError(f"the target is one of {', '.join(TARGETS)}, not {target!r}")
     if steps < 1:
         raise InputError(f"the integral takes at least one step, not {steps}")
+    if scan < 1 or batch_size < 1:
+        raise InputError(f"the scan takes at least one interval and a forward one row, not {scan} and {batch_size}")
     grid = model.embed.grid(*images.shape[-2:])
     with torch.no_grad():
-        streams = model(images, stop_at_layer=0)
-    times = (torch.arange(steps, device=images.device, dtype=streams.dtype) + 0.5) / steps
-    levels, widths = times**POWER, POWER * times ** (POWER - 1) / steps
-    n_pictures = max(1, batch_size // steps)
-    found = []
-    for stream, chosen in zip(streams.split(n_pictures), classes.split(n_pictures), strict=True):
-        gradients = [
-            _gradient(model, stream, chosen, part, TARGETS[target], grid) for part in levels.split(max(1, batch_size))
-        ]
-        found.append(einsum(torch.cat(gradients), widths, "s b p, s -> b p"))
-    return torch.cat(found)
+        stream = model(images, stop_at_layer=0)
+    path = Path(model, stream, classes, TARGETS[target], grid, batch_size)
+    logs = torch.linspace(_least_log(stream.dtype), 0, scan + 1, dtype=torch.float64, device=stream.device)
+    with torch.no_grad():
+        seen = path.along(logs.expand(len(stream), -1), path.value)
+    points, widths = path_points(logs, seen.double(), steps)
+    gradients = path.along(points, path.gradient)
+    return einsum(gradients, widths.to(gradients), "b s p, b s -> b p")
+
+
+def path_points(
+    logs: Float[Tensor, "place"], seen: Float[Tensor, "image place"], steps: int
+) -> tuple[Float[Tensor, "image step"], Float[Tensor, "image step"]]:
+    """Where on the path, as log α, gradients are taken, and the weight of each: points that follow what f does.
+
+    The path is cut into intervals of equal content, half of which is how far f moves (its total variation between the
+    places where it was seen), and half α^¼, since shares of single patches change where their sum does not. An interval's
+    gradient is taken in its middle, and weighs α Δ(log α): the midpoint rule for ∫ α ∂f/∂m d(log α).
+    """
+    moved = F.pad(seen.diff(dim=1).abs().cumsum(dim=1), (1, 0))
+    whole = moved[:, -1:]
+    even = (POWER * logs).exp() - (POWER * logs[0]).exp()
+    even = (even / even[-1]).expand_as(moved)
+    content = torch.where(whole > 0, (moved / whole.where(whole > 0, 1.0) + even) / 2, even)
+    edges = _inverse(content, logs, torch.linspace(0, 1, steps + 1, dtype=logs.dtype, device=logs.device))
+    points = (edges[:, 1:] + edges[:, :-1]) / 2
+    return points, points.exp() * edges.diff(dim=1)
 
 
 def completeness_gap(
@@ -90,18 +116,54 @@ def completeness_gap(
     return importance.sum(dim=1) - (ends[0] - ends[1])
 
 
-def _gradient(
-    model: HookedViT,
-    stream: Float[Tensor, "image tokens d"],
-    classes: Int[Tensor, "image"],
-    levels: Float[Tensor, "step"],
-    target: Callable[[Tensor, Tensor], Tensor],
-    grid: tuple[int, int],
-) -> Float[Tensor, "step image patch"]:
-    """∂f/∂m where all patches are present to the extent of each level."""
-    n_patches = stream.shape[1] - model.cfg.n_prefix_tokens
-    with torch.enable_grad():
-        mask = repeat(levels, "s -> (s b) p", b=len(stream), p=n_patches).clone().requires_grad_()
-        logits = model.forward_masked(repeat(stream, "b t d -> (s b) t d", s=len(levels)), mask, grid)
-        (gradient,) = torch.autograd.grad(target(logits, classes.repeat(len(levels))).sum(), mask)
-    return rearrange(gradient, "(s b) p -> s b p", s=len(levels))
+@dataclass(frozen=True)
+class Path:
+    """From no patch to all of them, each as present as any other: f and its gradient at any level of any picture."""
+
+    model: HookedViT
+    stream: Float[Tensor, "image tokens d"]
+    classes: Int[Tensor, "image"]
+    target: Callable[[Tensor, Tensor], Tensor]
+    grid: tuple[int, int]
+    batch_size: int
+
+    def along(self, logs: Float[Tensor, "image place"], what: Callable[..., Tensor]) -> Tensor:
+        """`what`, run in batches, at each of these levels of each picture: [image, place, …]."""
+        cells = torch.arange(logs.numel(), device=logs.device)
+        parts = [what(cell // logs.shape[1], logs.flatten()[cell]) for cell in cells.split(self.batch_size)]
+        return torch.cat(parts).unflatten(0, tuple(logs.shape))
+
+    def value(self, image: Int[Tensor, "row"], log: Float[Tensor, "row"]) -> Float[Tensor, "row"]:
+        """f."""
+        return self._of(image, self._mask(log))
+
+    def gradient(self, image: Int[Tensor, "row"], log: Float[Tensor, "row"]) -> Float[Tensor, "row patch"]:
+        """∂f/∂m of every patch."""
+        with torch.enable_grad():
+            mask = self._mask(log).requires_grad_()
+            (found,) = torch.autograd.grad(self._of(image, mask).sum(), mask)
+        return found
+
+    def _mask(self, log: Float[Tensor, "row"]) -> Float[Tensor, "row patch"]:
+        n_patches = self.stream.shape[1] - self.model.cfg.n_prefix_tokens
+        return repeat(log.exp().to(self.stream.dtype), "r -> r p", p=n_patches).clone()
+
+    def _of(self, image: Int[Tensor, "row"], mask: Float[Tensor, "row patch"]) -> Float[Tensor, "row"]:
+        logits = self.model.forward_masked(self.stream[image], mask, self.grid)
+        return self.target(logits, self.classes[image])
+
+
+def _least_log(dtype: torch.dtype) -> float:
+    """log of the lowest level: half precision does not reach as far down."""
+    return math.log(max(LEAST, torch.finfo(dtype).tiny ** 0.5))
+
+
+def _inverse(
+    content: Float[Tensor, "image place"], logs: Float[Tensor, "place"], wanted: Float[Tensor, "edge"]
+) -> Float[Tensor, "image edge"]:
+    """The log α at which the content, linear between places, has each of these values."""
+    after = torch.searchsorted(content.contiguous(), wanted.expand(len(content), -1).contiguous())
+    after = after.clamp(1, content.shape[1] - 1)
+    low, high = content.gather(1, after - 1), content.gather(1, after)
+    share = ((wanted - low) / (high - low)).clamp(0, 1)
+    return logs[after - 1] + share * (logs[after] - logs[after - 1])
