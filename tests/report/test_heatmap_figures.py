@@ -47,7 +47,7 @@ def test_every_method_stands_on_its_own_scale(pixels, maps):
         elif name != "nothing":
             assert (tile.zmin, tile.zmax) == pytest.approx((values.min().item(), values.max().item()))
             assert tile.zmid is None
-    colours = {name: tuple(tile.colorscale) for tile, name in zip(tiles, maps, strict=True)}
+    colours = {name: (tile.autocolorscale, tile.colorscale) for tile, name in zip(tiles, maps, strict=True)}
     assert colours["occlusion"] == colours["patching"] != colours["attention"] == colours["nothing"]
 
 

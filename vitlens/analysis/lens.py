@@ -74,12 +74,19 @@ class ClassLens(Result):
         Raises:
             InputError: the lens was not taken at all patches.
         """
-        labels = self.axes["token"]
-        patches = [i for i, label in enumerate(labels) if label.startswith("(")]
+        chosen = self.at(quantity, site)[:, image, self.patch_places(), position]
+        return chosen.unflatten(-1, tuple(self.grid)).float()
+
+    def patch_places(self) -> list[int]:
+        """Where the patches are on the axis of tokens.
+
+        Raises:
+            InputError: the lens was not taken at all patches.
+        """
+        patches = [i for i, label in enumerate(self.axes["token"]) if label.startswith("(")]
         if len(patches) != self.grid[0] * self.grid[1]:
             raise InputError('a map needs every patch: take the lens with tokens="all" or tokens="patches"')
-        chosen = self.at(quantity, site)[:, image, patches, position]
-        return chosen.unflatten(-1, tuple(self.grid)).float()
+        return patches
 
     def top_names(self, block: int, token: int = 0, image: int = 0, site: str | None = None) -> list[str]:
         """The names of the top classes of one token."""

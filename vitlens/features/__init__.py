@@ -4,6 +4,7 @@ from vitlens.features.activations import ActivationStream, stream_activations
 from vitlens.features.dictionary import SparseAutoencoder, Transcoder
 from vitlens.features.evaluation import DictionaryEvaluation, evaluate_sae
 from vitlens.features.feature_attribution import FeatureAttribution, feature_attribution
+from vitlens.features.layer_memories import top_memory_patches
 from vitlens.features.loading import load_sae
 from vitlens.features.top_patches import TopPatches, top_patches
 from vitlens.features.with_sae import SplicedDictionary, with_sae, with_saes
@@ -20,6 +21,7 @@ __all__ = [
     "feature_attribution",
     "load_sae",
     "stream_activations",
+    "top_memory_patches",
     "top_patches",
     "with_sae",
     "with_saes",

@@ -1,4 +1,7 @@
-"""One function per figure: results in, plotly figures out. `plot(result)` chooses the one that fits."""
+"""One function per figure: results in, plotly figures out. `plot(result)` chooses the one that fits.
+
+Figures are light; `dark(figure)` gives the same one for a dark background.
+"""
 
 from functools import singledispatch
 from typing import Any
@@ -19,7 +22,7 @@ from vitlens.errors import InputError
 from vitlens.features.feature_attribution import FeatureAttribution
 from vitlens.features.top_patches import TopPatches
 from vitlens.heatmaps.heatmap import Heatmap
-from vitlens.plots.attention import attention_mosaic, attention_overlay
+from vitlens.plots.attention import attention_blocks, attention_grid, attention_mosaic, attention_overlay
 from vitlens.plots.attribution import (
     attribution_head_map,
     attribution_map,
@@ -31,12 +34,16 @@ from vitlens.plots.circuits import circuit_curve, circuit_figure
 from vitlens.plots.features import feature_bars, feature_card
 from vitlens.plots.heatmaps import heatmap_comparison, heatmap_figure, heatmap_overlay
 from vitlens.plots.lens import class_maps, lens_trajectory, predictions
+from vitlens.plots.mosaic import class_mosaic
 from vitlens.plots.paper_interventions import importance_maps, perturbation_of_batch
 from vitlens.plots.patching import patching_board, patching_figure, patching_maps, path_board
 from vitlens.plots.picture import picture_with_grid
 from vitlens.plots.registers import register_board
+from vitlens.plots.style import dark
 
 __all__ = [
+    "attention_blocks",
+    "attention_grid",
     "attention_mosaic",
     "attention_overlay",
     "attribution_head_map",
@@ -47,6 +54,8 @@ __all__ = [
     "circuit_curve",
     "circuit_figure",
     "class_maps",
+    "class_mosaic",
+    "dark",
     "feature_bars",
     "feature_card",
     "heatmap_comparison",

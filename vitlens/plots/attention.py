@@ -1,15 +1,20 @@
-"""Figures of attention over the picture: one head large, and every head of the model at once."""
+"""Figures of attention over the picture: one head large, the heads of a block, the blocks, every head of the model."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
+import torch
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from vitlens.plots.picture import Pixels, add_picture, patch_heatmap, picture_uri
-from vitlens.plots.style import SEQUENTIAL, array, colorbar, finish, text
+from vitlens.errors import InputError
+from vitlens.plots.picture import Pixels, add_picture, aspect, keep_shape, map_tiles, patch_heatmap, picture_uri
+from vitlens.plots.style import OUTLINE, SEQUENTIAL, array, colorbar, finish, text
+
+#: Which way attention is followed from a token: to what it attends to, or to what attends to it.
+DIRECTIONS = ("to", "by")
 
 
 def attention_overlay(
@@ -39,13 +44,76 @@ def attention_overlay(
             col=col,
         )
         add_picture(figure, picture_uri(pixels, grey=col == 2), grid, col=col)
+    keep_shape(figure, pixels, grid)
     shares = ", ".join(f"{label} {share:.1%}" for label, share in zip(prefix, attention.tolist(), strict=False))
     return finish(
         figure,
         f"What head {head} reads for the {query} token",
         f"{text(model_name)}; own colour scale" + (f"; to prefix tokens: {shares}" if shares else ""),
-        height=470,
+        height=int(130 + 340 * aspect(pixels)),
     )
+
+
+def attention_grid(
+    pattern: Float[Tensor, "head query key"],
+    pixels: Pixels,
+    grid: Sequence[int],
+    prefix: Sequence[str],
+    block: int,
+    model_name: str,
+    *,
+    token: int = 0,
+    direction: str = "to",
+) -> go.Figure:
+    """All heads of a block over the picture, and their mean: what a token attends to, or what attends to it.
+
+    Args:
+        pattern: of one picture: `cache["pattern", block][0]`.
+        prefix: the prefix tokens' names, `model.cfg.prefix_tokens`.
+        token: by its place in the sequence: 0 is the class token where there is one; a patch is outlined.
+        direction: "to" for the token's row, what it attends to; "by" for its column, what every token gives it.
+
+    Raises:
+        InputError: a token or direction that does not exist.
+    """
+    rows = _followed(pattern, token, direction)
+    rows = torch.cat([rows, rows.mean(dim=0, keepdim=True)])
+    names = [*(f"L{block}H{head}" for head in range(len(pattern))), "mean of heads"]
+    figure = _boards(rows, names, pixels, grid, prefix, token)
+    return _told(figure, f"in block {block}", grid, prefix, model_name, token, direction)
+
+
+def attention_blocks(
+    pattern: Float[Tensor, "block head query key"],
+    pixels: Pixels,
+    grid: Sequence[int],
+    prefix: Sequence[str],
+    model_name: str,
+    *,
+    token: int = 0,
+    direction: str = "to",
+    rollout: Float[Tensor, "rows columns"] | None = None,
+) -> go.Figure:
+    """The heads' mean attention of every block over the picture, and rollout beside it where it is given.
+
+    Args:
+        pattern: of one picture: `cache.stack_activation("pattern")[:, 0]`.
+        prefix: the prefix tokens' names, `model.cfg.prefix_tokens`.
+        token: by its place in the sequence: 0 is the class token where there is one; a patch is outlined.
+        direction: "to" for what the token attends to, "by" for what every token gives it.
+        rollout: `heatmap(model, images, method="attention_rollout").values[0]`.
+
+    Raises:
+        InputError: a token or direction that does not exist.
+    """
+    rows = _followed(pattern.mean(dim=1), token, direction)
+    names = [f"block {block}" for block in range(len(rows))]
+    if rollout is not None:
+        missing = rollout.new_zeros(len(prefix))
+        rows = torch.cat([rows, torch.cat([missing, rollout.flatten()])[None].to(rows)])
+        names.append("rollout")
+    figure = _boards(rows, names, pixels, grid, prefix, token)
+    return _told(figure, "block by block (mean of heads)", grid, prefix, model_name, token, direction)
 
 
 def attention_mosaic(attention: Float[Tensor, "block head rows columns"], query: str, model_name: str) -> go.Figure:
@@ -70,7 +138,7 @@ def attention_mosaic(attention: Float[Tensor, "block head rows columns"], query:
             zmin=0.0,
             zmax=1.0,
             hoverongaps=False,
-            colorbar=colorbar("share of<br>maximum"),
+            colorbar=colorbar("share"),
             hovertemplate="attention %{customdata:.4f}<extra></extra>",
         )
     )
@@ -91,4 +159,64 @@ def attention_mosaic(attention: Float[Tensor, "block head rows columns"], query:
         f"{text(model_name)}; patches only, every head on its own scale (hover gives the attention)",
         height=min(1200, max(300, height)),
         margin={"l": 50, "r": 20, "t": 100, "b": 20},
+    )
+
+
+def _followed(pattern: Float[Tensor, "map query key"], token: int, direction: str) -> Float[Tensor, "map token"]:
+    """The token's row or column of every pattern."""
+    if direction not in DIRECTIONS:
+        raise InputError(
+            f'attention is followed "to" what a token attends to or "by" what attends to it, not {direction!r}'
+        )
+    if not 0 <= token < pattern.shape[-1]:
+        raise InputError(f"there is no token {token}: the pattern has tokens 0 to {pattern.shape[-1] - 1}")
+    return pattern[:, token] if direction == "to" else pattern[:, :, token]
+
+
+def _boards(
+    rows: Float[Tensor, "map token"],
+    names: Sequence[str],
+    pixels: Pixels,
+    grid: Sequence[int],
+    prefix: Sequence[str],
+    token: int,
+) -> go.Figure:
+    """A tile for each row, divided by its own largest value over the patches, which stands in its title."""
+    maps = rows[:, len(prefix) :].unflatten(1, tuple(grid)).float()
+    largest = maps.amax(dim=(1, 2))
+    titles = [f"{name}, up to {top:.2g}" for name, top in zip(names, largest.tolist(), strict=True)]
+    figure = map_tiles(
+        maps / largest.clamp(min=1e-12)[:, None, None], titles, pixels, "attention %{customdata:.4f}", "share",
+        columns=min(5, len(titles)), colorscale=SEQUENTIAL, zmin=0.0, zmax=1.0,
+    )  # fmt: skip
+    for trace, exact in zip(figure.data, maps, strict=True):
+        trace.customdata = array(exact)
+    if token >= len(prefix):
+        row, column = divmod(token - len(prefix), grid[1])
+        for trace in figure.data:
+            figure.add_shape(
+                type="rect", x0=column - 0.5, x1=column + 0.5, y0=row - 0.5, y1=row + 0.5,
+                line={"color": OUTLINE, "width": 3}, xref=trace.xaxis, yref=trace.yaxis,
+            )  # fmt: skip
+    return figure
+
+
+def _told(
+    figure: go.Figure,
+    where: str,
+    grid: Sequence[int],
+    prefix: Sequence[str],
+    model_name: str,
+    token: int,
+    direction: str,
+) -> go.Figure:
+    """Title and subtitle of boards of attention."""
+    is_patch = token >= len(prefix)
+    name = f"patch {divmod(token - len(prefix), grid[1])}" if is_patch else f"the {text(prefix[token])} token"
+    return finish(
+        figure,
+        f"What {name} attends to, {where}" if direction == "to" else f"What attends to {name}, {where}",
+        f"{text(model_name)}; patches only, every map on its own scale from 0 to the number above it"
+        + ("; the patch is outlined" if is_patch else ""),
+        margin={"l": 10, "r": 20, "t": 104, "b": 10},
     )

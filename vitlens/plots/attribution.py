@@ -6,7 +6,7 @@ from vitlens.analysis.attribution import Attribution, PatchAttribution, TokenAtt
 from vitlens.analysis.attribution_means import AttributionMeans
 from vitlens.data.class_names import short_name
 from vitlens.plots.picture import Pixels, map_tiles
-from vitlens.plots.style import COLOURS, array, colorbar, diverging, finish, text
+from vitlens.plots.style import array, colorbar, diverging, finish, text
 
 UNIT_NAMES = {
     "component": "component",
@@ -28,14 +28,10 @@ def attribution_waterfall(attribution: Attribution, image: int = 0, position: in
             x=[*labels, "logit"],
             y=[*shares, 0.0],
             measure=["relative"] * len(labels) + ["total"],
-            increasing={"marker": {"color": COLOURS[1]}},
-            decreasing={"marker": {"color": COLOURS[0]}},
-            totals={"marker": {"color": "#5b6270"}},
-            connector={"line": {"color": "#c9ced6", "width": 1}},
             hovertemplate="%{x}: %{delta:+.3f}<br>sum so far %{final:.3f}<extra></extra>",
         )
     )
-    figure.add_hline(y=0, line={"color": "#1f2430", "width": 1})
+    figure.add_hline(y=0, line={"width": 1})
     figure.update_xaxes(tickangle=-60)
     figure.update_yaxes(title=attribution.quantity)
     unit = attribution.settings["unit"]

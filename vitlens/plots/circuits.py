@@ -12,9 +12,8 @@ from vitlens.analysis.circuits import Circuit, parse_edge
 from vitlens.analysis.graph import Node
 from vitlens.errors import InputError
 from vitlens.plots.series import legend_below, line
-from vitlens.plots.style import finish, text
+from vitlens.plots.style import FIELD, LOWERS, NEUTRAL, ON_FIELD, RAISES, finish, text
 
-RAISES, LOWERS, UNKNOWN = "#B2182B", "#2166AC", "#6b7280"
 DASHES = {"q": "dot", "k": "dash", "v": "solid", "": "solid"}
 #: A head's three inputs stand side by side.
 SIDE = {"q": -0.12, "k": 0.0, "v": 0.12, "": 0.0}
@@ -44,10 +43,10 @@ def circuit_figure(circuit: Circuit) -> go.Figure:
         go.Scatter(
             x=[shown[name][0] for name in names], y=[shown[name][1] for name in names], text=names, mode="markers+text",
             marker={
-                "size": 30, "color": "white", "line": {"color": "#1f2430", "width": 1.4},
+                "size": 30, "color": FIELD, "line": {"width": 0},
                 "symbol": ["circle" if name.startswith("a") else "square" for name in names],
             },
-            textfont={"size": 9}, showlegend=False,
+            textfont={"size": 9, "color": ON_FIELD}, showlegend=False,
             hovertext=[_degree(circuit, name) for name in names], hoverinfo="text",
         )
     )  # fmt: skip
@@ -67,7 +66,6 @@ def circuit_figure(circuit: Circuit) -> go.Figure:
         height=260 + 75 * (max(y for _, y in where.values()) + 1),
         width=max(640, 160 + 70 * width),
         margin={"l": 60, "r": 20, "t": 92, "b": 60},
-        plot_bgcolor="white",
     )
     return legend_below(figure)
 
@@ -89,7 +87,7 @@ def circuit_curve(curve: CircuitCurve) -> go.Figure:
         raise InputError("no circuit has an edge left on a path from the input to the logits: ask for larger sizes")
     figure = go.Figure()
     random = [run for run in curve.axes["run"] if run.startswith("random")]
-    grey = "rgba({},{},{},0.55)".format(*hex_to_rgb(UNKNOWN))
+    grey = "rgba({},{},{},0.55)".format(*hex_to_rgb(NEUTRAL))
     for run in random:
         rows = table[table["run"] == run]
         figure.add_trace(
@@ -105,7 +103,7 @@ def circuit_curve(curve: CircuitCurve) -> go.Figure:
     ):
         line(figure, table[table["run"] == run], "edges", name, colour)
     for level, name, side in ((0, "corrupted run", "bottom left"), (1, "clean run", "top left")):
-        grid = {"color": "#9aa1ad", "width": 1, "dash": "dot"}
+        grid = {"width": 1, "dash": "dot"}
         figure.add_hline(level, line=grid, annotation_text=name, annotation_position=side)
     decades = np.log10([table["edges"].min(), table["edges"].max()])
     figure.update_xaxes(title="edges in the circuit", type="log", dtick=1 if np.ptp(decades) > 1 else None)
@@ -149,7 +147,7 @@ def _draw_edges(
     groups: dict[tuple[str, str, int], list[str]] = defaultdict(list)
     for edge, (_, reader) in ends.items():
         score = scores.get(edge)
-        colour = UNKNOWN if score is None else RAISES if score >= 0 else LOWERS
+        colour = NEUTRAL if score is None else RAISES if score >= 0 else LOWERS
         step = 1 if score is None else math.ceil(N_WIDTHS * abs(score) / largest)
         groups[colour, reader.part, step].append(edge)
     for (colour, part, step), edges in sorted(groups.items(), key=lambda group: group[0][2]):
@@ -186,7 +184,7 @@ def _explain(figure: go.Figure, colours: set[str], parts: set[str]) -> None:
     signs = {RAISES: "positive score", LOWERS: "negative score"}
     entries = [(name, colour, "solid") for colour, name in signs.items() if colour in colours]
     readers = {"q": "into q", "k": "into k", "v": "into v, MLPs, logits"}
-    entries += [(name, "#1f2430", DASHES[part]) for part, name in readers.items() if part in parts]
+    entries += [(name, NEUTRAL, DASHES[part]) for part, name in readers.items() if part in parts]
     for name, colour, dash in entries:
         figure.add_trace(
             go.Scatter(x=[None], y=[None], mode="lines", name=name, line={"color": colour, "width": 2.5, "dash": dash})

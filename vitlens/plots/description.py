@@ -21,7 +21,8 @@ from vitlens.plots.description_heads import (
     sink_board,
     sink_boards,
 )
-from vitlens.plots.picture import Pixels, add_picture, patch_heatmap, picture_uri
+from vitlens.plots.picture import Pixels, add_picture, map_axes, patch_heatmap, picture_uri
+from vitlens.plots.series import legend_below
 from vitlens.plots.style import COLOURS, SEQUENTIAL, array, colorbar, finish, text
 
 
@@ -62,15 +63,15 @@ def norms_by_block(description: Description) -> go.Figure:
     figure.update_yaxes(tickformat=".1%", rangemode="tozero", row=1, col=2)
     if not description.outlier_counts.any():
         figure.update_yaxes(range=[0, 0.01], row=1, col=2)
-    return finish(
+    finish(
         figure,
         "Norms of tokens",
         f"{about(description)}; outliers have more than {description.settings['threshold']:g} times the median norm of "
         "their picture's patches",
         height=460,
-        legend={"orientation": "h", "y": -0.2},
-        margin={"l": 60, "r": 20, "t": 104, "b": 60},
+        margin={"l": 60, "r": 20, "t": 104, "b": 90},
     )
+    return legend_below(figure)
 
 
 def outlier_map(description: Description, block: int | None = None) -> go.Figure:
@@ -85,8 +86,7 @@ def outlier_map(description: Description, block: int | None = None) -> go.Figure
     bar = {**colorbar(""), "x": 0.34, "tickformat": ".0%"}
     board = patch_heatmap(share, "%{z:.1%} of the pictures", 1.0, colorscale=SEQUENTIAL, zmin=0, zmax=1, colorbar=bar)
     figure.add_trace(board, row=1, col=1)
-    figure.update_xaxes(constrain="domain", showgrid=False, row=1, col=1)
-    figure.update_yaxes(range=[rows - 0.5, -0.5], scaleanchor="x", showgrid=False, constrain="domain", row=1, col=1)
+    map_axes(figure, (rows, columns))
     edges = BIN_EDGES.log10()
     centres = 10 ** torch.cat([edges[:1] - 0.025, (edges[1:] + edges[:-1]) / 2, edges[-1:] + 0.025])
     counts = description.norm_histogram[block]
@@ -153,11 +153,9 @@ def example_norms(
         for j, block in enumerate(blocks, start=1 + offset):
             board = patch_heatmap(maps[block], "%{z:.2f} times the median", 1.0, coloraxis="coloraxis")
             figure.add_trace(board, row=i + 1, col=j)
-            _as_map(figure, maps.shape[1:], i + 1, j)
+            map_axes(figure, maps.shape[1:], i + 1, j)
     end = description.settings["threshold"]
-    figure.update_layout(
-        coloraxis={"colorscale": SEQUENTIAL, "cmin": 0, "cmax": end, "colorbar": colorbar("norm /<br>median")}
-    )
+    figure.update_layout(coloraxis={"colorscale": SEQUENTIAL, "cmin": 0, "cmax": end, "colorbar": colorbar("× median")})
     rows, columns = description.settings["grid"]
     each = 1000 / (len(blocks) + offset) * rows / columns
     return finish(
@@ -167,14 +165,6 @@ def example_norms(
         height=int(130 + n * min(each, 200)),
         margin={"l": 10, "r": 20, "t": 110, "b": 10},
     )
-
-
-def _as_map(figure: go.Figure, grid: Sequence[int], row: int, col: int) -> None:
-    """Square patches, counted from the upper left, without ticks."""
-    hidden = {"showgrid": False, "zeroline": False, "showticklabels": False, "constrain": "domain"}
-    anchor = figure.get_subplot(row, col).xaxis.plotly_name.replace("xaxis", "x")
-    figure.update_xaxes(range=[-0.5, grid[1] - 0.5], row=row, col=col, **hidden)
-    figure.update_yaxes(range=[grid[0] - 0.5, -0.5], scaleanchor=anchor, row=row, col=col, **hidden)
 
 
 #: The figures of a description by name: `description.plot(name)`.

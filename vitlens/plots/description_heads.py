@@ -11,7 +11,7 @@ from torch import Tensor
 from vitlens.description.result import Description
 from vitlens.description.sinks import SINK_KINDS
 from vitlens.errors import InputError
-from vitlens.plots.style import COLOURS, SEQUENTIAL, array, colorbar, finish, text
+from vitlens.plots.style import COLOURS, FIELD, GRID_ON_PICTURE, NEUTRAL, SEQUENTIAL, array, colorbar, finish, text
 
 BOARD_MARGIN = {"l": 40, "r": 20, "t": 112, "b": 40}
 #: Facts whose values differ by orders of magnitude: coloured by their logarithm.
@@ -46,15 +46,14 @@ def distance_by_block(description: Description) -> go.Figure:
                 "colorscale": SEQUENTIAL,
                 "size": 9,
                 "opacity": 0.85,
+                "line": {"color": NEUTRAL, "width": 1},
             },
             text=[name for row in names for name in row],
             hovertemplate="%{text}: %{y:.1f} pixels<extra></extra>",
         )
     )
     uniform = _uniform_distance(description)
-    figure.add_hline(
-        y=uniform, line={"dash": "dash", "color": "#8a909c"}, annotation_text="attention that is everywhere alike"
-    )
+    figure.add_hline(y=uniform, line={"dash": "dash"}, annotation_text="attention that is everywhere alike")
     figure.update_xaxes(title="block", dtick=1 if n_blocks <= 16 else 2)
     figure.update_yaxes(title="mean attention distance (pixels)", rangemode="tozero")
     return finish(
@@ -118,7 +117,7 @@ def sink_board(description: Description) -> go.Figure:
     columns = ("sink_routed", "sink_value_ratio", "stable_rank")
     events = array(description.sink_events / description.n_images)
     details = np.stack([*events, *(array(description.fact(name)) for name in columns)], axis=-1).transpose(1, 0, 2)
-    shades = ("#eef0f3", COLOURS[0], COLOURS[1], COLOURS[3])
+    shades = (FIELD, COLOURS[0], COLOURS[1], COLOURS[3])
     steps = [[(i + side) / len(kinds), shade] for i, shade in enumerate(shades) for side in (0, 1)]
     figure = go.Figure(
         go.Heatmap(
@@ -161,7 +160,7 @@ def head_similarity_matrix(description: Description) -> go.Figure:
     )  # fmt: skip
     for block in range(1, n_blocks):
         edge = block * n_heads - 0.5
-        line = {"color": "rgba(255,255,255,0.5)", "width": 1}
+        line = {"color": GRID_ON_PICTURE, "width": 1}
         figure.add_shape(type="line", x0=edge, x1=edge, y0=-0.5, y1=len(names) - 0.5, line=line)
         figure.add_shape(type="line", y0=edge, y1=edge, x0=-0.5, x1=len(names) - 0.5, line=line)
     ticks = {

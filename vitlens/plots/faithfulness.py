@@ -13,12 +13,12 @@ from vitlens.errors import InputError
 from vitlens.heatmap_scores.metrics import CURVES, METRICS
 from vitlens.heatmap_scores.result import Faithfulness
 from vitlens.plots.series import legend_below, line
-from vitlens.plots.style import COLOURS, SEQUENTIAL, finish, text
+from vitlens.plots.style import COLOURS, NEUTRAL, ON_FIELD, PALE, finish, text
 
-#: Baselines are black, told apart by their dashes; methods have the other colours, and other dashes when these run out.
-BLACK = COLOURS.index("#000000")
+#: Baselines are grey, told apart by their dashes; methods have the other colours, and other dashes when these run out.
+GREY = COLOURS.index(NEUTRAL)
 BASELINE_DASHES = {"random": "dash", "random_map": "dash", "centre_prior": "dot", "raw_attention": "dashdot"}
-METHOD_COLOURS = [i for i in range(len(COLOURS)) if i != BLACK]
+METHOD_COLOURS = [i for i in range(len(COLOURS)) if i != GREY]
 METHOD_DASHES = ("solid", "longdash", "longdashdot")
 LONGEST = 40
 PANEL_HEIGHT, MOST_COLUMNS = 250, 4
@@ -98,9 +98,9 @@ def faithfulness_table(result: Faithfulness, level: float = 0.95) -> go.Figure:
         go.Heatmap(
             z=goodness.astype("float32"),
             x=[f"{metric.name.replace('_', '<br>')} {metric.arrow}" for metric in metrics],
-            text=written, texttemplate="%{text}", textfont={"size": 12, "color": "#1f2430"},
+            text=written, texttemplate="%{text}", textfont={"size": 12, "color": ON_FIELD},
             hovertext=[[name] * len(metrics) for name in names], customdata=cells,
-            colorscale=SEQUENTIAL, zmin=0, zmax=1, xgap=2, ygap=2, showscale=False, opacity=0.5,
+            colorscale=PALE, zmin=0, zmax=1, xgap=2, ygap=2, showscale=False,
             hovertemplate="%{hovertext}<br>%{x}: %{customdata[0]:.4f}<br>"
             f"{level:.0%} interval %{{customdata[1]:.4f}} to %{{customdata[2]:.4f}}<extra></extra>",
         )
@@ -124,7 +124,7 @@ def faithfulness_table(result: Faithfulness, level: float = 0.95) -> go.Figure:
 
 def _looks(methods: Sequence[str]) -> dict[str, tuple[int, str]]:
     """Colour and dash of each line."""
-    looks = {method: (BLACK, dash) for method, dash in BASELINE_DASHES.items() if method in methods}
+    looks = {method: (GREY, dash) for method, dash in BASELINE_DASHES.items() if method in methods}
     for i, method in enumerate(method for method in methods if method not in looks):
         n_colours = len(METHOD_COLOURS)
         looks[method] = METHOD_COLOURS[i % n_colours], METHOD_DASHES[i // n_colours % len(METHOD_DASHES)]

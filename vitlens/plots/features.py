@@ -8,13 +8,13 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
+from vitlens.data.class_names import short_name
 from vitlens.errors import InputError
 from vitlens.features.feature_attribution import FeatureAttribution
 from vitlens.features.top_patches import TopPatches
 from vitlens.plots.picture import Pixels, picture_uri
-from vitlens.plots.style import COLOURS, array, finish, text
+from vitlens.plots.style import COLOURS, LOWERS, NEUTRAL, OUTLINE, RAISES, array, finish, text
 
-OUTLINE = "#FFE600"
 PixelsOf = Callable[[int], Pixels] | Float[Tensor, "picture height width 3"]
 
 
@@ -52,7 +52,7 @@ def feature_card(
     settings = result.settings
     return finish(
         figure,
-        f"Feature {feature} at {text(settings['hook'])}",
+        f"{settings.get('unit', 'feature').capitalize()} {feature} at {text(settings['hook'])}",
         f"{text(settings['model'])}, dictionary: {text(settings['dictionary'], 60)}<br>"
         f"on in {float(result.density[row]):.2%} of {settings['tokens_seen']:,} tokens"
         + (f"; the {len(found)} strongest outlined" if found else "; never above 0 here"),
@@ -74,7 +74,7 @@ def feature_bars(attribution: FeatureAttribution, k: int = 15, image: int = 0, p
     }
     names = [f"feature {feature}" for feature in table["feature"]] + list(others)
     shares = [*table["logit"].tolist(), *others.values()]
-    colours = [COLOURS[1] if share > 0 else COLOURS[0] for share in shares[: len(table)]] + ["#9aa1ad"] * len(others)
+    colours = [RAISES if share > 0 else LOWERS for share in shares[: len(table)]] + [NEUTRAL] * len(others)
     figure = go.Figure(
         go.Bar(
             x=shares,
@@ -86,7 +86,7 @@ def feature_bars(attribution: FeatureAttribution, k: int = 15, image: int = 0, p
     )
     figure.update_yaxes(autorange="reversed", tickfont={"size": 11})
     figure.update_xaxes(title=attribution.quantity)
-    figure.add_vline(x=0, line={"color": "#1f2430", "width": 1})
+    figure.add_vline(x=0, line={"width": 1})
     logit = attribution.logits[image, position].item()
     return finish(
         figure,
@@ -193,11 +193,11 @@ def _add_classes(figure: go.Figure, result: TopPatches, row: int, n: int, at: tu
     promoted = result.promoted[row]
     order = promoted.argsort(descending=True).tolist()
     shown = order if len(order) <= 2 * n else order[:n] + order[-n:]
-    names = [text(result.class_names[i] if result.class_names else f"class {i}", 24) for i in shown]
+    names = [text(short_name(result.class_names[i]) if result.class_names else f"class {i}", 24) for i in shown]
     values = [float(promoted[i]) for i in shown]
     bars = go.Bar(
         x=values, y=list(range(len(shown))), orientation="h", customdata=names,
-        marker={"color": [COLOURS[1] if value > 0 else COLOURS[0] for value in values]},
+        marker={"color": [RAISES if value > 0 else LOWERS for value in values]},
         hovertemplate="%{customdata}: %{x:+.3g}<extra></extra>",
     )  # fmt: skip
     figure.add_trace(bars, row=at[0], col=at[1])
@@ -205,4 +205,4 @@ def _add_classes(figure: go.Figure, result: TopPatches, row: int, n: int, at: tu
         autorange="reversed", side="right", tickvals=list(range(len(shown))), ticktext=names, tickfont={"size": 11},
         row=at[0], col=at[1],
     )  # fmt: skip
-    figure.update_xaxes(zeroline=True, zerolinecolor="#1f2430", showticklabels=False, row=at[0], col=at[1])
+    figure.update_xaxes(zeroline=True, zerolinecolor=NEUTRAL, showticklabels=False, row=at[0], col=at[1])

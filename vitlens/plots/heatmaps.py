@@ -12,10 +12,9 @@ from torch import Tensor
 
 from vitlens.errors import InputError
 from vitlens.heatmaps.heatmap import Heatmap
-from vitlens.plots.picture import Pixels, add_picture, patch_heatmap, picture_uri
-from vitlens.plots.style import SEQUENTIAL, array, colorbar, diverging, finish, text
+from vitlens.plots.picture import Pixels, add_picture, aspect, keep_shape, patch_heatmap, picture_uri
+from vitlens.plots.style import LABEL_ON_PICTURE, SEQUENTIAL, WARNING, array, colorbar, diverging, finish, text
 
-WARNING = "#E69F00"
 # Pixels above the tiles, and between their rows for the titles.
 TOP, BETWEEN = 118, 44
 
@@ -44,7 +43,7 @@ def heatmap_overlay(
             patch_heatmap(values, "importance %{z:.4g}", **{**_scale(values, signed), **shown}), row=1, col=col
         )
         add_picture(figure, picture_uri(pixels, grey=col == 2), grid, col=col)
-    _keep_shape(figure, pixels, grid)
+    keep_shape(figure, pixels, grid)
     if warning is not None:
         _warn(figure, warning, 1, 2, letters=36)
     meaning = "red speaks for it, blue against" if signed else "own colour scale"
@@ -52,7 +51,7 @@ def heatmap_overlay(
         figure,
         text(title, longest=120),
         "; ".join([text(subtitle, longest=120)] * bool(subtitle) + [meaning]),
-        height=470,
+        height=int(130 + 340 * aspect(pixels)),
         margin={"l": 10, "r": 20, "t": 92, "b": 10},
     )
 
@@ -102,7 +101,7 @@ def heatmap_comparison(
     rows = -(-n_tiles // columns)
     width_of_tile = max(120, min(330, 1080 // columns))
     grid = tuple(next(iter(maps.values())).shape)
-    height_of_tile = round(width_of_tile * min(1.6, max(0.4, pixels.shape[0] / pixels.shape[1])))
+    height_of_tile = round(width_of_tile * aspect(pixels))
     height = TOP + rows * (height_of_tile + BETWEEN)
     figure = make_subplots(
         rows,
@@ -124,7 +123,7 @@ def heatmap_comparison(
         add_picture(figure, ground, grid, row, col)
     for title in figure.layout.annotations:
         title.update(font={"size": 12}, yshift=-2)
-    _keep_shape(figure, pixels, grid)
+    keep_shape(figure, pixels, grid)
     for tile, name in enumerate(maps, start=1):
         warning = (warnings or {}).get(name)
         if warning:
@@ -159,13 +158,7 @@ def _ends(values: Float[Tensor, "rows columns"]) -> tuple[float, float]:
 def _tile_title(name: str, values: Float[Tensor, "rows columns"]) -> str:
     low, high = _ends(values)
     ends = f"{low:.3g} … {high:.3g}" if high > low else f"{low:.3g} everywhere"
-    return f"{text(name, longest=30)}<br><span style='font-size:10px;color:#5b6270'>{ends.replace('-', '−')}</span>"
-
-
-def _keep_shape(figure: go.Figure, pixels: Pixels, grid: tuple[int, ...]) -> None:
-    """Patches that are not square are drawn as they are."""
-    rows, columns = grid
-    figure.update_yaxes(scaleratio=(pixels.shape[0] / rows) / (pixels.shape[1] / columns))
+    return f"{text(name, longest=30)}<br><span style='font-size:10px'>{ends.replace('-', '−')}</span>"
 
 
 def _warn(figure: go.Figure, warning: str, row: int, col: int, letters: int) -> None:
@@ -174,6 +167,5 @@ def _warn(figure: go.Figure, warning: str, row: int, col: int, letters: int) -> 
     figure.add_annotation(
         text="⚠ " + "<br>".join(text(line, longest=letters) for line in lines),
         xref="x domain", yref="y domain", x=0.5, y=0.02, xanchor="center", yanchor="bottom",
-        showarrow=False, font={"size": 10, "color": "#1f2430"}, bgcolor="rgba(255,255,255,0.88)",
-        bordercolor=WARNING, borderwidth=2, borderpad=2, row=row, col=col,
+        showarrow=False, **LABEL_ON_PICTURE, bordercolor=WARNING, borderwidth=2, borderpad=2, row=row, col=col,
     )  # fmt: skip

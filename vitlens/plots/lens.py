@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import plotly.graph_objects as go
@@ -12,7 +13,10 @@ from torch import Tensor
 from vitlens.analysis.lens import ClassLens
 from vitlens.data.class_names import short_name
 from vitlens.plots.picture import Pixels, map_tiles
+from vitlens.plots.series import legend_below
 from vitlens.plots.style import COLOURS, SEQUENTIAL, array, diverging, finish, symmetric, text
+
+DASHES = ("solid", "dot", "dash", "longdash", "dashdot", "longdashdot")
 
 
 def predictions(
@@ -45,50 +49,62 @@ def predictions(
     )
 
 
-def lens_trajectory(lens: ClassLens, image: int = 0, token: int = 0, site: str | None = None) -> go.Figure:
-    """Probability and rank of the lens' classes at one token, block by block."""
-    figure = make_subplots(
-        1,
-        2,
-        subplot_titles=["probability", f"rank among {lens.n_classes:,} (1 is best)"],
-        horizontal_spacing=0.08,
-    )
+def lens_trajectory(
+    lens: ClassLens, image: int = 0, token: int | Sequence[int] = 0, site: str | None = None
+) -> go.Figure:
+    """Probability, rank and logit of the lens' classes block by block: a colour for each class, a dash for each token.
+
+    Args:
+        token: one or several, by their places among the lens' tokens.
+    """
+    tokens = [token] if isinstance(token, int) else list(token)
+    titles = ["probability", f"rank among {lens.n_classes:,} (1 is best)", "logit"]
+    figure = make_subplots(1, 3, subplot_titles=titles, horizontal_spacing=0.07)
     blocks = np.asarray(lens.axes["block"])
     index = lens.site_index(site)
-    for position in range(len(lens.axes["class"])):
+    places = [f"{lens.axes['token'][place]} token" for place in tokens]
+    for (place, label), position in product(zip(tokens, places, strict=True), range(len(lens.axes["class"]))):
         name = text(short_name(lens.class_label(image, position)))
-        at = (index, slice(None), image, token, position)
-        logits = array(lens.values[at])
-        for col, values in ((1, array(lens.probabilities[at])), (2, array(lens.ranks[at]) + 1)):
+        name = name if len(tokens) == 1 else f"{name}, {label}"
+        at = (index, slice(None), image, place, position)
+        values = [array(lens.probabilities[at]), array(lens.ranks[at]) + 1, array(lens.values[at])]
+        for col, (quantity, curve) in enumerate(zip(("probability", "rank", "logit"), values, strict=True), start=1):
             figure.add_trace(
                 go.Scatter(
                     x=blocks,
-                    y=values,
+                    y=curve,
                     name=name,
                     legendgroup=name,
                     showlegend=col == 1,
                     mode="lines+markers",
-                    line={"color": COLOURS[position % len(COLOURS)], "width": 3 if position == 0 else 1.8},
-                    customdata=logits,
-                    hovertemplate=f"{name}<br>block %{{x}}: %{{y:.4~g}}<br>logit %{{customdata:.2f}}<extra></extra>",
+                    marker={"size": 5},
+                    line={
+                        "color": COLOURS[position % len(COLOURS)],
+                        "width": 3 if position == 0 else 1.8,
+                        "dash": DASHES[tokens.index(place) % len(DASHES)],
+                    },
+                    hovertemplate=f"{name}<br>block %{{x}}: {quantity} %{{y:.4~g}}<extra></extra>",
                 ),
                 row=1,
                 col=col,
             )
-    figure.update_xaxes(title="block", dtick=1 if len(blocks) <= 16 else 2)
+    figure.update_xaxes(title="block", dtick=1 if len(blocks) <= 8 else 2)
     figure.update_yaxes(rangemode="tozero", row=1, col=1)
     powers = [value for value in (1, 2, 5, 10, 100, 1000, 10_000) if value <= lens.n_classes]
     ticks = powers if lens.n_classes <= 10 else [value for value in powers if value not in (2, 5)]
     figure.update_yaxes(type="log", tickvals=ticks, range=[math.log10(lens.n_classes * 1.15), -0.06], row=1, col=2)
-    where = f"{lens.axes['token'][token]} token, {lens.axes['site'][index]}"
-    return finish(
+    for title in figure.layout.annotations:
+        title.update(font={"size": 13})
+    where = f"the {places[0]}" if len(places) == 1 else f"{len(places)} tokens"
+    rows = -(-len(figure.data) // 15)
+    finish(
         figure,
-        f"How the class emerges: class lens of the {where}",
+        f"How the class emerges: class lens of {where}, {lens.axes['site'][index]}",
         f"{text(lens.settings['model'])}; hidden state through {lens.settings['norm']}, then the classifier",
-        height=450,
-        margin={"l": 60, "r": 20, "t": 96, "b": 50},
-        legend={"orientation": "h", "y": -0.2},
+        height=450 + 20 * rows,
+        margin={"l": 60, "r": 20, "t": 96, "b": 60 + 20 * rows},
     )
+    return legend_below(figure)
 
 
 def class_maps(

@@ -11,7 +11,7 @@ from vitlens.analysis.saliency import Importance
 from vitlens.data.class_names import short_name
 from vitlens.plots.picture import Pixels, map_tiles
 from vitlens.plots.series import ByModel, block_axes, legend_below, line, panels
-from vitlens.plots.style import COLOURS, array, diverging, finish, text
+from vitlens.plots.style import COLOURS, NEUTRAL, array, diverging, finish, text
 
 MARGIN = {"l": 60, "r": 20, "t": 104, "b": 90}
 SITE_NAMES = {"resid_post": "stream", "attn_out": "attention", "mlp_out": "MLP"}
@@ -28,7 +28,7 @@ def intervention_bars(tables: ByModel, column: str, title: str) -> go.Figure:
                 figure.add_trace(
                     go.Bar(
                         x=names, y=chosen["unperturbed_rate_percent"].to_numpy(), name="the same patches, untouched",
-                        marker_color="#c9ced8", showlegend=col == 1,
+                        marker_color=NEUTRAL, showlegend=col == 1,
                         hovertemplate="%{x}<br>untouched %{y:.2f} %<extra></extra>",
                     ),
                     row=row,

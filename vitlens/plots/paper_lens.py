@@ -24,7 +24,7 @@ def identifiability_boxes(tables: ByModel) -> go.Figure:
             boxes(figure, chosen, group, i, row=1, col=col, legend=col == 1)
             if "p_above_random" in chosen and group == "patches":
                 stars(figure, chosen[chosen["p_above_random"] < 0.05]["block"].tolist(), 1.04, 1, col)
-        figure.add_hline(y=0.5, line={"dash": "dash", "width": 1, "color": "#5b6270"}, row=1, col=col)
+        figure.add_hline(y=0.5, line={"dash": "dash", "width": 1}, row=1, col=col)
     block_axes(figure, tables)
     figure.update_yaxes(range=[0, 1.08], title="1 − rank / C", col=1)
     figure.update_layout(boxmode="group")
@@ -67,7 +67,7 @@ def change_rates(tables: ByModel) -> go.Figure:
             chosen = table[table["tokens"] == group]
             if not chosen.empty:
                 line(figure, chosen, "block", group, i, row=1, col=col, legend=col == 1)
-        figure.add_hline(y=0.5, line={"dash": "dash", "width": 1, "color": "#5b6270"}, row=1, col=col)
+        figure.add_hline(y=0.5, line={"dash": "dash", "width": 1}, row=1, col=col)
     block_axes(figure, tables)
     figure.update_yaxes(title="share of tokens", range=[0, 1.02], col=1)
     return legend_below(
@@ -85,7 +85,7 @@ def sublayer_changes(tables: ByModel) -> go.Figure:
                 if not chosen.empty:
                     dash = "solid" if group == "patches" else "dot"
                     line(figure, chosen, "block", f"{part}, {group}", i, row=1, col=col, legend=col == 1, dash=dash)
-        figure.add_hline(y=0.5, line={"dash": "dash", "width": 1, "color": "#5b6270"}, row=1, col=col)
+        figure.add_hline(y=0.5, line={"dash": "dash", "width": 1}, row=1, col=col)
     block_axes(figure, tables)
     figure.update_yaxes(title="share of tokens", range=[0, 1.02], col=1)
     return legend_below(finish(figure, "Which sublayer raises the class", "against its own input", margin=_margin()))

@@ -11,7 +11,7 @@ from PIL import Image
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from vitlens.plots.style import array, colorbar, finish, text
+from vitlens.plots.style import GRID_ON_PICTURE, OUTLINE, array, colorbar, finish, text
 
 Pixels = Float[Tensor, "height width 3"]
 
@@ -38,13 +38,27 @@ def add_picture(
         source=uri, x=-0.5, y=-0.5, sizex=columns, sizey=rows, sizing="stretch", layer="below",
         opacity=opacity, row=row, col=col, xref="x", yref="y",
     )  # fmt: skip
+    map_axes(figure, grid, row, col)
+
+
+def map_axes(figure: go.Figure, grid: Sequence[int], row: int = 1, col: int = 1) -> None:
+    """Axes that count patches from the upper left, square and without ticks."""
+    rows, columns = grid
     hidden = {"showgrid": False, "zeroline": False, "showticklabels": False, "constrain": "domain"}
+    anchor = figure.get_subplot(row, col).xaxis.plotly_name.replace("xaxis", "x")
     figure.update_xaxes(range=[-0.5, columns - 0.5], row=row, col=col, **hidden)
-    figure.update_yaxes(range=[rows - 0.5, -0.5], scaleanchor=_axis_name(figure, row, col), row=row, col=col, **hidden)
+    figure.update_yaxes(range=[rows - 0.5, -0.5], scaleanchor=anchor, row=row, col=col, **hidden)
 
 
-def _axis_name(figure: go.Figure, row: int, col: int) -> str:
-    return figure.get_subplot(row, col).xaxis.plotly_name.replace("xaxis", "x")
+def aspect(pixels: Pixels) -> float:
+    """Height over width, within what figures can lay out."""
+    return min(1.6, max(0.4, pixels.shape[0] / pixels.shape[1]))
+
+
+def keep_shape(figure: go.Figure, pixels: Pixels, grid: Sequence[int]) -> None:
+    """Patches that are not square are drawn as they are."""
+    rows, columns = grid
+    figure.update_yaxes(scaleratio=(pixels.shape[0] / rows) / (pixels.shape[1] / columns))
 
 
 def patch_heatmap(
@@ -74,14 +88,15 @@ def picture_with_grid(
         )
         figure.add_trace(blank, row=1, col=col)
         add_picture(figure, picture_uri(pixels), grid, col=col)
-        lines = {"line": {"color": "rgba(255,255,255,0.35)", "width": 1}}
+        lines = {"line": {"color": GRID_ON_PICTURE, "width": 1}}
         for y in range(1, rows):
             figure.add_shape(type="line", x0=-0.5, x1=columns - 0.5, y0=y - 0.5, y1=y - 0.5, row=1, col=col, **lines)
         for x in range(1, columns):
             figure.add_shape(type="line", y0=-0.5, y1=rows - 0.5, x0=x - 0.5, x1=x - 0.5, row=1, col=col, **lines)
         if mask is not None:
             for line in _outline(mask):
-                figure.add_shape(type="line", **line, line={"color": "#E69F00", "width": 3}, row=1, col=col)
+                figure.add_shape(type="line", **line, line={"color": OUTLINE, "width": 3}, row=1, col=col)
+    keep_shape(figure, next(iter(pictures.values())), grid)
     subtitle = f"{rows} × {columns} patches" + (", the object's patches outlined" if mask is not None else "")
     return finish(
         figure,
@@ -128,11 +143,16 @@ def map_tiles(
         row, col = divmod(i, columns)
         figure.add_trace(patch_heatmap(tile, f"{title}<br>{hover}", coloraxis="coloraxis"), row=row + 1, col=col + 1)
         add_picture(figure, uri, tile.shape, row + 1, col + 1)
+    for empty in range(len(titles), rows * columns):
+        row, col = divmod(empty, columns)
+        figure.update_xaxes(visible=False, row=row + 1, col=col + 1)
+        figure.update_yaxes(visible=False, row=row + 1, col=col + 1)
+    keep_shape(figure, pixels, maps.shape[1:])
     for title in figure.layout.annotations:
-        title.update(font={"size": 12}, yshift=-4)
+        title.update(font={"size": 12})
     figure.update_layout(
         coloraxis=_coloraxis(coloraxis, colorbar_title),
-        height=110 + rows * max(120, min(300, 1080 // columns)),
+        height=int(110 + rows * max(150, min(300, 1080 // columns) * aspect(pixels))),
     )
     return figure
 
@@ -140,4 +160,6 @@ def map_tiles(
 def _coloraxis(settings: dict[str, object], title: str) -> dict[str, object]:
     """Heatmap settings in the spelling of a shared colour axis."""
     spelling = {"zmin": "cmin", "zmax": "cmax", "zmid": "cmid"}
-    return {spelling.get(name, name): value for name, value in settings.items()} | {"colorbar": colorbar(title)}
+    return {spelling.get(name, name): value for name, value in settings.items()} | {
+        "colorbar": {**colorbar(title), "nticks": 7}
+    }

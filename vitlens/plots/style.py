@@ -1,17 +1,122 @@
-"""How every figure looks: one template, one scale for signed values and one for the others, text that is only text."""
+"""How every figure looks: two templates, scales for signed values and for the others, text that is only text.
+
+What depends on the theme (text, background, grid, reference lines, the scale of signed values) stands in plotly's
+templates "vitlens" and "vitlens_dark" and nowhere else, so a figure changes its theme by changing its template.
+"""
 
 import html
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+import plotly.io as pio
 from torch import Tensor
 
-DIVERGING = "RdBu_r"
 SEQUENTIAL = "Viridis"
 FONT = "Inter, 'Helvetica Neue', Arial, sans-serif"
-# Okabe & Ito's colours: told apart by everyone.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+# Neither black nor white: seen on both backgrounds.
+NEUTRAL = "#7d8593"
+# Okabe & Ito's colours, told apart by everyone; their black gives way to the neutral grey.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", NEUTRAL, "#F0E442")
+#: What raises and what lowers a value, where it is drawn as a bar or a line: the hues of the scale of signed values.
+RAISES, LOWERS = "#D6604D", "#4393C3"
+#: Fields that hold dark text, in either theme.
+FIELD, ON_FIELD = "#ccd1d9", "#1f2430"
+#: Viridis mixed with as much white: fields of which every one can hold dark text.
+PALE = ("#a180a9", "#9da8c5", "#8fc7c6", "#aee3b0", "#fef392")
+# Lies on pictures and maps, whatever the theme: pink is in no scale and rarely in a photograph.
+OUTLINE, GRID_ON_PICTURE, WARNING = "#ff2fa0", "rgba(255,255,255,0.35)", "#E69F00"
+LABEL_ON_PICTURE = {"font": {"size": 10, "color": ON_FIELD}, "bgcolor": "rgba(255,255,255,0.88)"}
+
+
+@dataclass(frozen=True)
+class Theme:
+    """The colours that differ between light and dark."""
+
+    paper: str
+    ink: str
+    #: Subtitles and reference lines.
+    muted: str
+    grid: str
+    #: From the most negative to the most positive value; the middle, 0, recedes into the paper.
+    diverging: tuple[str, ...]
+
+
+LIGHT = Theme(
+    paper="#ffffff",
+    ink="#1f2430",
+    muted="#5b6270",
+    grid="#e6e9ee",
+    diverging=("#053061", "#2166ac", "#4393c3", "#92c5de", "#f7f7f7", "#f4a582", "#d6604d", "#b2182b", "#67001f"),
+)
+DARK = Theme(
+    paper="#15181e",
+    ink="#e4e7ec",
+    muted="#a3abb8",
+    grid="#2e343f",
+    diverging=("#b5dcf7", "#6db3e6", "#3a83bf", "#24507a", "#191c22", "#7a3229", "#c0503f", "#ee8a70", "#ffcdb8"),
+)
+
+
+def _template(theme: Theme) -> go.layout.Template:
+    axis = {
+        "gridcolor": theme.grid,
+        "linecolor": theme.grid,
+        "zerolinecolor": theme.grid,
+        "zerolinewidth": 1,
+        "automargin": True,
+        "ticks": "",
+    }
+    signed = [[i / (len(theme.diverging) - 1), colour] for i, colour in enumerate(theme.diverging)]
+    return go.layout.Template(
+        layout={
+            "paper_bgcolor": theme.paper,
+            "plot_bgcolor": theme.paper,
+            "font": {"family": FONT, "size": 13, "color": theme.ink},
+            "title": {
+                "x": 0.01,
+                "y": 1,
+                "yref": "container",
+                "yanchor": "top",
+                "pad": {"t": 14},
+                "subtitle": {"font": {"size": 12, "color": theme.muted}},
+            },
+            "colorway": COLOURS,
+            "colorscale": {"diverging": signed},
+            "hoverlabel": {"align": "left", "font": {"family": FONT}},
+            "xaxis": axis,
+            "yaxis": axis,
+            "shapedefaults": {"line": {"color": theme.muted}},
+        },
+        data={
+            "bar": [{"marker": {"line": {"width": 0}}, "error_y": {"color": theme.ink}}],
+            "waterfall": [
+                {
+                    "increasing": {"marker": {"color": RAISES}},
+                    "decreasing": {"marker": {"color": LOWERS}},
+                    "totals": {"marker": {"color": theme.muted}},
+                    "connector": {"line": {"color": theme.grid, "width": 1}},
+                }
+            ],
+        },
+    )
+
+
+#: Of each theme the name of its template: `figure.update_layout(template="vitlens_dark")`.
+TEMPLATES = {"light": "vitlens", "dark": "vitlens_dark"}
+pio.templates[TEMPLATES["light"]] = _template(LIGHT)
+pio.templates[TEMPLATES["dark"]] = _template(DARK)
+
+
+def dark(figure: go.Figure) -> go.Figure:
+    """The same figure for a dark background; the one given stays as it is, light."""
+    return go.Figure(figure).update_layout(template=TEMPLATES["dark"])
+
+
+def pale(colour: str) -> str:
+    """A colour mixed with as much white, so that dark text can be read on it."""
+    return "#" + "".join(f"{(int(colour[i : i + 2], 16) + 255) // 2:02x}" for i in (1, 3, 5))
 
 
 def text(value: object, longest: int = 48) -> str:
@@ -32,33 +137,25 @@ def symmetric(values: Tensor | np.ndarray) -> float:
 
 
 def diverging(values: Tensor | np.ndarray) -> dict[str, Any]:
-    """Heatmap settings for signed values: blue below 0, white at 0, red above, the ends equally far."""
+    """Heatmap settings for signed values: blue below 0, the paper's colour at 0, red above, the ends equally far.
+
+    The colours are the template's: plotly takes its diverging scale where the ends lie on both sides of 0.
+    """
     end = symmetric(values)
-    return {"colorscale": DIVERGING, "zmin": -end, "zmax": end, "zmid": 0}
+    return {"autocolorscale": True, "zmin": -end, "zmax": end, "zmid": 0}
 
 
 def colorbar(title: str) -> dict[str, Any]:
     """A slim colour bar; the empty line keeps its title off the topmost tick."""
-    return {"title": {"text": f"{title}<br> ", "side": "top"}, "thickness": 14}
+    return {"title": {"text": f"{title}<br> ", "side": "top"}, "thickness": 14, "outlinewidth": 0}
 
 
 def finish(figure: go.Figure, title: str, subtitle: str = "", **layout: Any) -> go.Figure:
     """The common layout. `subtitle` says what a reader must know to read the colours: model, tokens, normalisation."""
     lines = 1 + subtitle.count("<br>") if subtitle else 0
     figure.update_layout(
-        template="plotly_white",
-        font={"family": FONT, "size": 13, "color": "#1f2430"},
-        title={
-            "text": title,
-            "subtitle": {"text": subtitle, "font": {"size": 12, "color": "#5b6270"}},
-            "x": 0.01,
-            "y": 1,
-            "yref": "container",
-            "yanchor": "top",
-            "pad": {"t": 14},
-        },
+        template=TEMPLATES["light"],
+        title={"text": title, "subtitle": {"text": subtitle}},
         margin={"l": 60, "r": 20, "t": 56 + 18 * lines, "b": 50},
-        colorway=COLOURS,
-        hoverlabel={"font": {"family": FONT}},
     )
     return figure.update_layout(**layout)

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import jinja2
 import plotly.graph_objects as go
+import plotly.io as pio
 from plotly.offline import get_plotlyjs
 
 from vitlens.errors import InputError
+from vitlens.plots.style import DARK, LIGHT, TEMPLATES
 
 
 @dataclass
@@ -24,6 +26,8 @@ class Section:
 
 def write_page(path: str | Path, title: str, facts: dict[str, str], sections: Sequence[Section]) -> None:
     """Writes the page; plotly's script is embedded once, everything from outside is escaped.
+
+    Page and figures are light or dark as the reader's system is, and change at the press of a button.
 
     Raises:
         InputError: the folder does not exist or cannot be written to.
@@ -49,6 +53,8 @@ def write_page(path: str | Path, title: str, facts: dict[str, str], sections: Se
                 for i, section in enumerate(sections)
             ],
             plotly_script=get_plotlyjs(),
+            themes={"light": LIGHT, "dark": DARK},
+            templates={theme: pio.templates[name].to_plotly_json() for theme, name in TEMPLATES.items()},
         )
     )
     write_whole(path, page.encode())

@@ -1,0 +1,123 @@
+"""Figures of the class lens show the lens' numbers: trajectories, maps, the mosaic, predictions."""
+
+import html
+
+import numpy as np
+import pytest
+import torch
+from plots.conftest import gallery
+
+from vitlens import InputError, class_lens
+from vitlens.data.class_names import short_name
+from vitlens.plots import class_maps, class_mosaic, lens_trajectory, predictions
+from vitlens.plots.mosaic import SHADES, _labels
+from vitlens.plots.style import COLOURS, FIELD
+
+
+@pytest.fixture(scope="module")
+def lens(subject):
+    return class_lens(subject.model, subject.images[:2], [1, 3], sites=["attn_out", "resid_post"])
+
+
+def named(subject, index):
+    return html.escape(short_name(subject.names[index]))
+
+
+def test_trajectories_of_classes_and_tokens(subject, lens):
+    figure = lens_trajectory(lens, image=1, token=[0, 5])
+    titles = [note.text for note in figure.layout.annotations]
+    assert titles == ["probability", "rank among 10 (1 is best)", "logit"]
+    assert len(figure.data) == 2 * 2 * 3
+    expected = {"probability": lens.probabilities, "rank": lens.ranks + 1, "logit": lens.values}
+    for trace, (token, position, quantity) in zip(
+        figure.data, [(t, p, q) for t in (0, 5) for p in range(2) for q in expected], strict=True
+    ):
+        np.testing.assert_array_equal(trace.x, lens.axes["block"])
+        np.testing.assert_allclose(trace.y, expected[quantity][1, :, 1, token, position].float().cpu().numpy())
+        assert trace.name == f"{named(subject, (1, 3)[position])}, {lens.axes['token'][token]} token"
+        assert f"{quantity} %{{y" in trace.hovertemplate
+        assert trace.line.color == COLOURS[position]
+        assert trace.line.dash == ("solid" if token == 0 else "dot")
+    assert [trace.showlegend for trace in figure.data] == [True, False, False] * 4
+    one = lens_trajectory(lens, token=2, site="attn_out")
+    np.testing.assert_allclose(one.data[2].y, lens.values[0, :, 0, 2, 0].float().cpu().numpy())
+    assert one.data[0].name == named(subject, 1)
+    assert one.layout.title.text.endswith(f"class lens of the {lens.axes['token'][2]} token, attn_out")
+
+
+def test_maps_are_the_patches(subject, lens):
+    figure = class_maps(lens, subject.pixels[1], image=1, position=1)
+    shown = [trace for trace in figure.data if trace.type == "heatmap"]
+    np.testing.assert_allclose(np.stack([trace.z for trace in shown]), lens.maps(image=1, position=1).numpy())
+    assert figure.layout.coloraxis.cmax == pytest.approx(lens.maps(image=1, position=1).abs().max().item())
+    assert [note.text for note in figure.layout.annotations] == [f"block {block}" for block in lens.axes["block"]]
+    assert len(figure.layout.images) == len(shown)
+    probable = class_maps(lens, subject.pixels[1], quantity="probability")
+    assert probable.layout.coloraxis.cmin == 0
+    assert not probable.layout.coloraxis.autocolorscale
+    # Patches are as high and wide as in the picture.
+    height, width = subject.pixels.shape[1:3]
+    ratio = (height / subject.grid[0]) / (width / subject.grid[1])
+    assert {figure.layout[name].scaleratio for name in figure.layout if name.startswith("yaxis")} == {ratio}
+
+
+def test_the_mosaic_says_each_patchs_first_class(subject, lens):
+    figure = class_mosaic(lens, subject.pixels[1], block=0, image=1)
+    (tiles,) = [trace for trace in figure.data if trace.text is not None]
+    rows, columns = subject.grid
+    first = lens.top_classes[1, 0, 1, subject.model.cfg.n_prefix_tokens :, 0].reshape(rows, columns)
+    logits = lens.top_logits[1, 0, 1, subject.model.cfg.n_prefix_tokens :, 0].reshape(rows, columns)
+    for row in range(rows):
+        for column in range(columns):
+            name = html.escape(subject.names[first[row, column]])
+            assert tiles.customdata[row][column] == f"{name}<br>logit {logits[row, column].item():.3f}"
+            assert tiles.text[row][column]
+    # Patches of one class have one colour, the commonest first.
+    counts = torch.bincount(first.flatten(), minlength=10)
+    entries = [trace for trace in figure.data if trace.type == "scatter"]
+    order = [int(entry.name.rsplit("(", 1)[1][:-1]) for entry in entries]
+    assert order == sorted(counts[counts > 0].tolist(), reverse=True)[: len(SHADES)]
+    assert sum(order) == (np.asarray(tiles.z) < len(entries)).sum()
+    assert [entry.marker.color for entry in entries] == list(SHADES[: len(entries)])
+    for code, entry in enumerate(entries):
+        classes = set(first[torch.as_tensor(np.asarray(tiles.z) == code)].tolist())
+        assert len(classes) == 1
+        assert entry.name.startswith(named(subject, classes.pop())[:20])
+    assert tiles.colorscale[-1] == (1.0, FIELD)
+    assert "%{y}, %{x}" in tiles.hovertemplate
+    prefix = subject.model.cfg.prefix_tokens
+    for place, label in enumerate(prefix):
+        says = named(subject, lens.top_classes[1, 0, 1, place, 0])
+        assert f"{label}: {says}" in figure.layout.title.subtitle.text
+
+
+def test_the_mosaic_needs_every_patch(subject):
+    part = class_lens(subject.model, subject.images[:1], tokens=[subject.model.cfg.n_prefix_tokens])
+    with pytest.raises(InputError, match='tokens="all"'):
+        class_mosaic(part, subject.pixels[0])
+
+
+def test_names_in_tiles_are_wrapped_then_cut_then_left_out():
+    assert _labels(["cat", "dog"], 60.0, 60.0) == (["cat", "dog"], 13)
+    assert _labels(["tabby cat", "<b>"], 50.0, 40.0) == (["tabby<br>cat", "&lt;b&gt;"], 13)
+    smaller = _labels(["electric locomotive", "cat"], 55.0, 24.0)
+    assert smaller == (["electric<br>locomotive", "cat"], 9)
+    cut, size = _labels(["locomotive", "cat"], 30.0, 30.0)
+    assert cut == ["locom…", "cat"]
+    assert size == 8
+    assert _labels(["cat"], 9.0, 40.0)[0] == [""]
+
+
+def test_predictions(subject):
+    probabilities = subject.model(subject.images[:1], return_type="probs")[0].detach()
+    bars = predictions(probabilities, subject.names, "<i>m</i>", k=4).data[0]
+    top = probabilities.topk(4)
+    np.testing.assert_allclose(bars.x, top.values.float().numpy())
+    assert list(bars.y) == [named(subject, i) for i in top.indices.tolist()]
+    assert list(bars.text) == [f"{value:.1%}" for value in top.values.tolist()]
+
+
+def test_one_token(subject, lens):
+    bars = gallery.paper_interventions.token_classes(lens, block=0, token=3, image=1).data[0]
+    np.testing.assert_allclose(bars.x, lens.top_logits[1, 0, 1, 3].float().numpy())
+    assert list(bars.y) == [named(subject, i) for i in lens.top_classes[1, 0, 1, 3].tolist()]

@@ -1,0 +1,72 @@
+"""Every figure in a browser, light and dark: drawn without complaint, in its theme's colours, and nothing sticks out."""
+
+import pytest
+from plots.conftest import gallery
+
+from vitlens.plots.style import DARK, LIGHT
+
+# What each figure shows: background, text, the middle of a scale of signed values, and the number of drawn traces.
+LOOK = """() => [...document.querySelectorAll('.plotly-graph-div')].map(div => {
+  const layout = div._fullLayout;
+  const scales = [...div._fullData, layout.coloraxis ?? {}].filter(part => part.autocolorscale && part.colorscale);
+  return {
+    paper: layout.paper_bgcolor, plot: layout.plot_bgcolor, ink: layout.font.color, title: layout.title.font.color,
+    muted: layout.title.subtitle.font.color, text: layout.title.text,
+    middles: scales.map(part => part.colorscale[(part.colorscale.length - 1) / 2][1]),
+    drawn: div.querySelectorAll('.main-svg .trace, .hm, .point, path.js-line').length,
+  };
+})"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    path = tmp_path_factory.mktemp("gallery") / "gallery.html"
+    gallery.main(None, out=path)
+    return path
+
+
+def check(looks, theme):
+    for look in looks:
+        assert look["paper"] == look["plot"] == theme.paper, look["text"]
+        assert look["ink"] == look["title"] == theme.ink, look["text"]
+        assert look["muted"] == theme.muted, look["text"]
+        assert look["drawn"], look["text"]
+        middle = theme.diverging[len(theme.diverging) // 2]
+        assert all(colour.lower() == middle for colour in look["middles"]), look["text"]
+    assert sum(len(look["middles"]) for look in looks) > 10
+
+
+def test_all_are_drawn_in_both_themes(page, open_page, tmp_path):
+    opened = open_page(page)
+    light = opened.page.evaluate(LOOK)
+    assert len(light) > 60
+    check(light, LIGHT)
+    opened.page.click("#theme")
+    dark = opened.page.evaluate(LOOK)
+    check(dark, DARK)
+    assert [look["text"] for look in dark] == [look["text"] for look in light]
+    assert [look["drawn"] for look in dark] == [look["drawn"] for look in light]
+    opened.page.screenshot(path=str(tmp_path / "dark.png"), full_page=True)
+    opened.page.click("#theme")
+    assert opened.page.evaluate(LOOK) == light
+    # Figure 7 draws its dots by WebGL, of whose speed without a graphics card the browser complains.
+    assert not [line for line in opened.complaints if "GPU stall" not in line]
+    assert not opened.requests
+
+
+def test_the_page_follows_the_system(page, open_page):
+    opened = open_page(page)
+    body = "getComputedStyle(document.querySelector('.figure')).backgroundColor"
+    assert opened.page.inner_text("#theme") == "dark"
+    assert opened.page.evaluate(body) == "rgb(255, 255, 255)"
+    opened.page.emulate_media(color_scheme="dark")
+    opened.page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+    check(opened.page.evaluate(LOOK), DARK)
+    assert opened.page.inner_text("#theme") == "light"
+    assert opened.page.evaluate(body) == "rgb(21, 24, 30)"
+
+
+@pytest.mark.parametrize("width", [390, 1366])
+def test_nothing_sticks_out(page, open_page, width):
+    opened = open_page(page, width)
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
