@@ -4,9 +4,11 @@ import dataclasses
 import json
 import os
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Int
@@ -18,6 +20,9 @@ from vitlens.errors import InputError
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
+
+# Longer tables take longer to make than a notebook should wait for their first rows.
+LONGEST_SHOWN = 1_000_000
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,7 +52,7 @@ class Result:
     def to_frame(self) -> pd.DataFrame:
         """A tidy table: one row per value, one column per axis."""
         index = pd.MultiIndex.from_product(list(self.axes.values()), names=list(self.axes))
-        flat = {name: tensor.detach().cpu().flatten().numpy() for name, tensor in self.columns().items()}
+        flat = {name: as_array(tensor.flatten()) for name, tensor in self.columns().items()}
         frame = pd.DataFrame(flat, index=index).reset_index()
         if self.classes is not None and {"image", "class"} <= set(self.axes):
             image = frame["image"].map({label: i for i, label in enumerate(self.axes["image"])})
@@ -106,6 +111,28 @@ class Result:
         axes = ", ".join(f"{name} {len(labels)}" for name, labels in self.axes.items())
         low, high = (x.item() for x in torch.aminmax(self.values)) if self.values.numel() else (0, 0)
         return f"{type(self).__name__}({self.quantity} [{axes}], {low:.3g} to {high:.3g})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: axes, settings, and how the table begins where it is not too long to make."""
+        facts = {name: f"{len(labels)}: {_ends(labels)}" for name, labels in self.axes.items()}
+        facts |= {str(name): str(value) for name, value in self.settings.items()}
+        rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(fact)}</td></tr>" for name, fact in facts.items())
+        table = ""
+        if 0 < self.values.numel() <= LONGEST_SHOWN:
+            table = self.to_frame().head().to_html(index=False, border=0)
+        return f"<div><code>{escape(repr(self))}</code><table>{rows}</table>{table}</div>"
+
+
+def as_array(tensor: Tensor) -> np.ndarray:
+    """A tensor's numbers for a table, on the CPU; NumPy has no bfloat16."""
+    here = tensor.detach().cpu()
+    return (here.float() if here.dtype == torch.bfloat16 else here).numpy()
+
+
+def _ends(labels: list) -> str:
+    """The first and the last labels, as text of bearable length."""
+    shown = labels if len(labels) <= 4 else [*labels[:2], "…", labels[-1]]
+    return ", ".join(text if len(text) <= 60 else text[:59] + "…" for text in map(str, shown))
 
 
 def _subclasses(kind: type[Result]) -> list[type[Result]]:
