@@ -44,6 +44,7 @@ test-all: $(INSTALLED) lint browser
 bench: $(INSTALLED)
 	$(BIN)/python experiments/benchmarks/forward.py
 	$(BIN)/python experiments/benchmarks/report.py
+	$(BIN)/python experiments/benchmarks/explorer.py
 	$(BIN)/python experiments/benchmarks/dataset_pass.py
 	$(BIN)/python experiments/benchmarks/run_footprint.py
 	$(BIN)/python experiments/benchmarks/patching.py

@@ -165,6 +165,10 @@ def heatmaps(subject: Subject) -> Figures:
         model, subject.images[:several], subject.labels[:several], ["gradient_rollout", "raw_attention"],
         metrics=["deletion", "insertion", "negative", "positive"], n_steps=6, seeds=1, progress=False,
     )  # fmt: skip
+    outlined = vitlens.segmentation(
+        model, subject.images[:several], _some_masks(subject)[:several], subject.labels[:several], ["gradient_rollout"],
+        seeds=1, progress=False,
+    )  # fmt: skip
     label = model.class_label(int(labels[0]))
     flat = {name: result.values[0].flatten() for name, result in found.items()}
     return {
@@ -180,7 +184,28 @@ def heatmaps(subject: Subject) -> Figures:
         "perturbation": plots.perturbation_of_batch(order),
         "faithfulness": faithfulness_plots.faithfulness_curves(faithful),
         "table of faithfulness": faithfulness_plots.faithfulness_table(faithful),
+        "segmentation": faithfulness_plots.segmentation_table(outlined),
+        **_randomised(subject),
     }  # fmt: skip
+
+
+def _some_masks(subject: Subject) -> Tensor:
+    """The objects' masks, or the middle of each picture where they are not known."""
+    if subject.masks is not None:
+        return subject.masks
+    n, (height, width) = len(subject.images), subject.images.shape[-2:]
+    masks = torch.zeros(n, height, width, dtype=torch.bool)
+    masks[:, height // 4 : -height // 4, width // 4 : -width // 4] = True
+    return masks
+
+
+def _randomised(subject: Subject) -> Figures:
+    """Where the model can be built anew."""
+    if subject.model.architecture is None:
+        return {}
+    methods = ["gradient_rollout", "attention_rollout", "centre_prior"]
+    found = vitlens.randomisation_test(subject.model, subject.images[:3], subject.labels[:3], methods, progress=False)
+    return {"randomised weights": faithfulness_plots.randomisation_curves(found)}
 
 
 def description(subject: Subject) -> Figures:

@@ -66,42 +66,13 @@ def test_a_model_is_verified(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["models", "resnet18"], "no supported model matches 'resnet18'"),
-        (["verify", "resnet18", "--random-weights"], "ResNet"),
-        (["verify", "swin_tiny_patch4_window7_224", "--random-weights"], "SwinTransformer"),
-        (["verify", "vit_tiny_patch16_224", "--random-weights", "--dtype", "int8"], "dtype is one of"),
-        (["verify", "vit_tiny_patch16_224", "--checkpoint", "no.safetensors"], "no checkpoint file"),
-        (["verify", "vit_tiny_patch16_224", "--random-weights", "--images", "0"], "at least 1"),
-    ],
-)
-def test_mistakes_about_models_are_a_sentence(arguments, sentence):
-    done = vitlens(*arguments)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert sentence in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
         (["report", "missing.png"], "there is no file missing.png"),
-        (["report", __file__], "is not a picture"),
-        (["report", PICTURE, "--model", "vit_tinny_patch16_224", "--random-weights"], "vit_tiny_patch16_224"),
-        (["report", PICTURE, "--model", "resnet18", "--random-weights"], "ResNet"),
         (["report", PICTURE, "--class", "sock"], "nearest names"),
-        (["report", PICTURE, "--class", "12"], "classes 0 to 9"),
-        (["report", PICTURE, "--head", "x"], "L9H3"),
-        (["report", PICTURE, "--device", "tpu"], "device 'tpu'"),
-        (
-            ["report", PICTURE, "--model", "vit_tiny_patch16_224", "--checkpoint", "no.safetensors"],
-            "no checkpoint file",
-        ),
-        (["report", PICTURE, "--model", "vit_tiny_patch16_224", "--checkpoint", __file__], "cannot be read"),
-        (["report", PICTURE, "--checkpoint", __file__], "demo model comes with its weights"),
+        (["verify", "resnet18", "--random-weights"], "ResNet"),
     ],
 )
 def test_mistakes_are_a_sentence_and_exit_code_2(tmp_path, arguments, sentence):
+    """All others are tried in tests/commands, without a process for each."""
     done = vitlens(*arguments, "--out", tmp_path / "page.html")
     assert done.returncode == 2
     assert sentence in done.stderr

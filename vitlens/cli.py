@@ -1,17 +1,43 @@
 """The command `vitlens`. Errors of the user's are one sentence on stderr and exit code 2."""
 
-import sys
-from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from typer.core import TyperGroup
 
-from vitlens.command_line import DEMO, check_device, load_model, run
+from vitlens.command_line import complain, run
+from vitlens.commands.attribute import attribute
+from vitlens.commands.describe import describe
+from vitlens.commands.explore import explore
+from vitlens.commands.heatmap import heatmap
+from vitlens.commands.lens import lens
+from vitlens.commands.models import models
+from vitlens.commands.patch import patch
+from vitlens.commands.report import report
+from vitlens.commands.verify import verify
+from vitlens.errors import InputError, nearest
 from vitlens.study.command import study_command
 
+
+class Commands(TyperGroup):
+    """The commands: an unknown one names the nearest, an interrupted one says so."""
+
+    def resolve_command(self, context: Any, arguments: list[str]) -> Any:
+        if not context.resilient_parsing and arguments[0] not in self.commands:
+            near = nearest(arguments[0], self.commands, 3)
+            raise InputError(f"there is no command {arguments[0]!r}; the nearest names are {near}")
+        return super().resolve_command(context, arguments)
+
+    def invoke(self, context: Any) -> Any:
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt:
+            complain("interrupted")
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
+    cls=Commands,
     help="See how a vision transformer builds its decision.",
     no_args_is_help=True,
     add_completion=True,
@@ -24,104 +50,8 @@ def vitlens() -> None:
     """See how a vision transformer builds its decision."""
 
 
-@app.command()
-def report(
-    picture: Annotated[Path, typer.Argument(help="the picture to explain", show_default=False)],
-    model: Annotated[str, typer.Option(help='a timm name such as vit_base_patch16_224, or "demo"')] = DEMO,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="your own weights for it: safetensors, or a .pth of tensors")
-    ] = None,
-    random_weights: Annotated[bool, typer.Option("--random-weights", help="do not load any weights")] = False,
-    wanted_class: Annotated[
-        str | None,
-        typer.Option("--class", help="name or index of the class to explain [default: the predicted one]"),
-    ] = None,
-    head: Annotated[
-        str | None, typer.Option(help="head to show large, as L9H3 [default: the one that writes most]")
-    ] = None,
-    against: Annotated[
-        Path | None,
-        typer.Option(help="a second picture: patch this picture's activations into the run on it"),
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
-    out: Annotated[Path, typer.Option("-o", "--out", help="the page to write")] = Path("report.html"),
-) -> None:
-    """Write a page about one picture: predictions, class lens, attribution, attention and, with --against, patching."""
-    from vitlens.report.page import check_writable
-    from vitlens.report.picture_report import write_picture_report
-
-    check_writable(out)
-    hooked = load_model(model, checkpoint, random_weights, device)
-    write_picture_report(
-        hooked,
-        picture,
-        out,
-        wanted_class=wanted_class,
-        head=head,
-        against=against,
-        progress=sys.stderr.isatty(),
-    )
-    Console().print(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)", highlight=False)
-
-
-@app.command()
-def models(
-    pattern: Annotated[str, typer.Argument(help="part of a name, or wildcards as in 'eva02*448'")] = "*",
-) -> None:
-    """List the timm models that vitlens ports: what they are made of, and their measured difference from timm."""
-    from vitlens.parity.supported import supported_models
-
-    table = supported_models(pattern)
-    shown = Table("name", "model", "blocks", "tokens", "positions", "pooling", "classes", "difference")
-    for row in table.to_dict("records"):
-        before = "" if row["prefix_tokens"] == "none" else f"{row['prefix_tokens']} + "
-        cells = [row["name"], row["model"], row["blocks"], before + row["patches"], row["positions"], row["pooling"],
-                 row["classes"], row["refused"] or row["difference"]]  # fmt: skip
-        shown.add_row(*map(str, cells))
-    # A table that is piped into a file or another command must not be cut to the width of a terminal.
-    console = Console() if sys.stdout.isatty() else Console(width=220)
-    console.print(shown)
-    console.print(
-        f"{len(table)} models; difference: the largest relative one from timm in float64 (logits, blocks, gradient)",
-        highlight=False,
-    )
-
-
-@app.command()
-def verify(
-    name: Annotated[str, typer.Argument(help="a timm name", show_default=False)],
-    checkpoint: Annotated[Path | None, typer.Option(help="your own weights for it")] = None,
-    random_weights: Annotated[bool, typer.Option("--random-weights", help="draw every parameter anew")] = False,
-    dtype: Annotated[list[str] | None, typer.Option(help="float64, float32, bfloat16, float16; several times")] = None,
-    images: Annotated[int, typer.Option(help="how many pictures of noise")] = 2,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="also write the whole report there, as JSON")] = None,
-) -> None:
-    """Compare a model's port with timm at full size, on this machine: every block, the logits, the gradient."""
-    from vitlens.parity.verify import verify as run_verification
-    from vitlens.report.page import check_writable
-
-    if out is not None:
-        check_writable(out)
-    check_device(device)
-    report = run_verification(
-        name,
-        pretrained=not random_weights,
-        checkpoint_path=checkpoint,
-        dtypes=tuple(dtype) if dtype else ("float64", "float32"),
-        n_images=images,
-        device=device,
-        progress=sys.stderr.isatty(),
-    )
-    Console().print(report)
-    if out is not None:
-        report.save(out)
-        Console().print(f"wrote {out}", highlight=False)
-    if not report.exact:
-        Console(stderr=True).print("error: the port differs by more than rounding explains", style="red")
-        sys.exit(1)
-
-
+for command in (report, explore, lens, attribute, patch, heatmap, describe, models, verify):
+    app.command()(command)
 app.command(
     name="reproduce",
     help="Run the paper's experiments over a data set, in one pass: tables, figures, a page. The same command goes on where "

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitlens.analysis.results import Result
+from vitlens.analysis.results import Result, as_array
 from vitlens.errors import InputError
 
 
@@ -68,7 +68,7 @@ class Attribution(Result):
         }
         names = [self._name(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
         own = {axis: labels for axis, labels in columns.items() if axis != "component"}
-        return pd.DataFrame({"component": names, **own, "logit": flat[order].numpy()})
+        return pd.DataFrame({"component": names, **own, "logit": as_array(flat[order])})
 
     def unit_names(self) -> list[str]:
         """The name of every unit, in the order of `values` flattened after "class"."""

@@ -14,17 +14,8 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from vitlens.errors import InputError
+from vitlens.data.demo_files import demo_folder
 from vitlens.model.hooked_vit import HookedViT
-
-
-def demo_folder() -> Path:
-    """Where the demo's files are: inside an installed package, or in assets/ of a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "assets" / "demo", package.parent / "assets" / "demo"):
-        if (folder / "model.json").exists():
-            return folder
-    raise InputError("this installation of vitlens holds no demo model: reinstall it, or run from a checkout")
 
 
 def load_demo_model() -> HookedViT:

@@ -21,6 +21,9 @@ from vitlens.description.result import Description
 from vitlens.errors import InputError
 from vitlens.features.feature_attribution import FeatureAttribution
 from vitlens.features.top_patches import TopPatches
+from vitlens.heatmap_scores.randomisation import Randomisation
+from vitlens.heatmap_scores.result import Faithfulness
+from vitlens.heatmap_scores.segmentation import Segmentation
 from vitlens.heatmaps.heatmap import Heatmap
 from vitlens.plots.attention import attention_blocks, attention_grid, attention_mosaic, attention_overlay
 from vitlens.plots.attribution import (
@@ -31,6 +34,12 @@ from vitlens.plots.attribution import (
     attribution_waterfall,
 )
 from vitlens.plots.circuits import circuit_curve, circuit_figure
+from vitlens.plots.faithfulness import (
+    faithfulness_curves,
+    faithfulness_table,
+    randomisation_curves,
+    segmentation_table,
+)
 from vitlens.plots.features import feature_bars, feature_card
 from vitlens.plots.heatmaps import heatmap_comparison, heatmap_figure, heatmap_overlay
 from vitlens.plots.lens import class_maps, lens_trajectory, predictions
@@ -56,6 +65,8 @@ __all__ = [
     "class_maps",
     "class_mosaic",
     "dark",
+    "faithfulness_curves",
+    "faithfulness_table",
     "feature_bars",
     "feature_card",
     "heatmap_comparison",
@@ -70,7 +81,9 @@ __all__ = [
     "picture_with_grid",
     "plot",
     "predictions",
+    "randomisation_curves",
     "register_board",
+    "segmentation_table",
 ]
 
 
@@ -120,6 +133,22 @@ def _(result: Heatmap, pixels: Any = None, **options: Any) -> go.Figure:
     if pixels is None:
         raise InputError("a heatmap is drawn over its picture: pass pixels=model.to_pixels(images)[0]")
     return heatmap_figure(result, pixels, **options)
+
+
+@plot.register
+def _(result: Faithfulness, **options: Any) -> go.Figure:
+    """The table; the curves are `faithfulness_curves(result)`."""
+    return faithfulness_table(result, **options)
+
+
+@plot.register
+def _(result: Segmentation, **options: Any) -> go.Figure:
+    return segmentation_table(result, **options)
+
+
+@plot.register
+def _(result: Randomisation, **options: Any) -> go.Figure:
+    return randomisation_curves(result, **options)
 
 
 @plot.register

@@ -1,7 +1,7 @@
-"""Figures of how faithful heatmaps are: the curves behind the metrics, and the table of methods × metrics."""
+"""Figures of how faithful heatmaps are: curves behind the metrics, tables of methods × metrics, randomised weights."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,9 @@ from plotly.subplots import make_subplots
 from vitlens.analysis.statistics import bootstrap
 from vitlens.errors import InputError
 from vitlens.heatmap_scores.metrics import CURVES, METRICS
+from vitlens.heatmap_scores.randomisation import Randomisation
 from vitlens.heatmap_scores.result import Faithfulness
+from vitlens.heatmap_scores.segmentation import MEASURES, Segmentation
 from vitlens.plots.series import legend_below, line
 from vitlens.plots.style import COLOURS, NEUTRAL, ON_FIELD, PALE, finish, text
 
@@ -85,27 +87,70 @@ def faithfulness_curves(
 
 def faithfulness_table(result: Faithfulness, level: float = 0.95) -> go.Figure:
     """Methods × metrics: the mean over pictures with its interval, coloured within each column from worst to best."""
-    table = result.table(level)
     metrics = [METRICS[name] for name in result.axes["metric"]]
-    cells = np.stack([table[metric.name].to_numpy() for metric in metrics], axis=1)
-    goodness = np.stack(
-        [_goodness(cells[:, j, 0], metric.higher_is_better) for j, metric in enumerate(metrics)], axis=1
-    )  # fmt: skip
-    places = 3 if len(metrics) < 12 else 2
+    return _score_table(
+        result.table(level),
+        {metric.name: metric.higher_is_better for metric in metrics},
+        "How faithful the maps are",
+        result.protocol(),
+        level,
+    )
+
+
+def segmentation_table(result: Segmentation, level: float = 0.95) -> go.Figure:
+    """Methods × measures: how well each map outlines the object, with its interval, coloured within each column."""
+    protocol = f"{result.settings['model']}, {len(result.axes['image'])} pictures, foreground above the map's mean"
+    return _score_table(
+        result.table(level), dict.fromkeys(MEASURES, True), "How well the maps outline the object", protocol, level
+    )
+
+
+def randomisation_curves(result: Randomisation) -> go.Figure:
+    """How alike each map stays to that of the trained model while weights are drawn anew from the classifier down."""
+    looks, figure = _looks(result.axes["method"]), go.Figure()
+    depths = list(range(len(result.axes["depth"])))
+    for row, method in enumerate(result.axes["method"]):
+        mean, low, high = bootstrap(result.values[row].T.cpu().double().numpy())
+        table = pd.DataFrame({"depth": depths, "mean": mean, "low": low, "high": high})
+        colour, dash = looks[method]
+        line(figure, table, "depth", _readable(method), colour, dash=dash)
+    figure.update_xaxes(title="drawn anew", tickvals=depths, ticktext=result.axes["depth"])
+    figure.update_yaxes(title="size of the rank correlation", range=[0, 1.03])
+    return legend_below(
+        finish(
+            figure,
+            "Do the maps show what was learnt?",
+            f"{text(result.settings['model'])}, {len(result.axes['image'])} pictures; with the trained model's maps, mean "
+            "and 95 % interval;<br>near 0: the map depends on the weights, 1: it does not",
+            height=520,
+            margin={"l": 60, "r": 20, "t": 110, "b": 150},
+        )
+    )
+
+
+def _score_table(
+    table: pd.DataFrame, higher_is_better: Mapping[str, bool], title: str, protocol: str, level: float
+) -> go.Figure:
+    """Means and intervals as text on fields that go, column by column, from the worst to the best."""
+    cells = np.stack([table[name].to_numpy() for name in higher_is_better], axis=1)
+    columns = [_goodness(cells[:, j, 0], better) for j, better in enumerate(higher_is_better.values())]
+    goodness = np.stack(columns, axis=1)
+    places = 3 if len(columns) < 12 else 2
     written = [[_cell(*pair, places) for pair in zip(*row, strict=True)] for row in zip(cells, goodness, strict=True)]
     names = [_readable(method) for method in table.index]
+    arrows = {name: "↑" if better else "↓" for name, better in higher_is_better.items()}
     figure = go.Figure(
         go.Heatmap(
             z=goodness.astype("float32"),
-            x=[f"{metric.name.replace('_', '<br>')} {metric.arrow}" for metric in metrics],
+            x=[f"{name.replace('_', '<br>')} {arrow}" for name, arrow in arrows.items()],
             text=written, texttemplate="%{text}", textfont={"size": 12, "color": ON_FIELD},
-            hovertext=[[name] * len(metrics) for name in names], customdata=cells,
+            hovertext=[[name] * len(columns) for name in names], customdata=cells,
             colorscale=PALE, zmin=0, zmax=1, xgap=2, ygap=2, showscale=False,
             hovertemplate="%{hovertext}<br>%{x}: %{customdata[0]:.4f}<br>"
             f"{level:.0%} interval %{{customdata[1]:.4f}} to %{{customdata[2]:.4f}}<extra></extra>",
         )
     )  # fmt: skip
-    tick_size = 12 if len(metrics) < 9 else 11
+    tick_size = 12 if len(columns) < 9 else 11
     figure.update_xaxes(side="top", type="category", tickangle=0, showgrid=False, tickfont={"size": tick_size})
     # By number: names that are cut to the same letters are still two rows.
     rows = list(range(len(names)))
@@ -114,8 +159,8 @@ def faithfulness_table(result: Faithfulness, level: float = 0.95) -> go.Figure:
     )
     return finish(
         figure,
-        "How faithful the maps are",
-        f"{text(result.protocol(), longest=110)}<br>mean over pictures [{level:.0%} interval]; colour: each column from "
+        title,
+        f"{text(protocol, longest=110)}<br>mean over pictures [{level:.0%} interval]; colour: each column from "
         "its worst (violet) to its best (yellow, bold)",
         height=190 + 46 * len(table),
         margin={"l": 60, "r": 20, "t": 150, "b": 20},

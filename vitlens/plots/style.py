@@ -132,7 +132,8 @@ def array(values: Tensor) -> np.ndarray:
 
 def symmetric(values: Tensor | np.ndarray) -> float:
     """The largest magnitude: the end of a diverging scale centred at 0."""
-    finite = np.abs(np.asarray(values))[np.isfinite(np.asarray(values))]
+    plain = array(values) if isinstance(values, Tensor) else values
+    finite = np.abs(plain)[np.isfinite(plain)]
     return float(finite.max()) if finite.size and finite.max() > 0 else 1.0
 
 

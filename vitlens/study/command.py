@@ -1,26 +1,24 @@
 """The command line of the experiments: `vitlens reproduce` for all of them, experiments/NAME.py for one."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from vitlens.command_line import DEMO, check_device, load_model
+from vitlens.command_line import DEMO, check_device, check_dtype, complain, load_model
+from vitlens.commands.options import Checkpoint, ClassNames, Device, Dtype, Json, Model, RandomWeights
+from vitlens.commands.output import print_json, say, terminal
 from vitlens.errors import InputError
-
-DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
 def study_command(name: str | None = None) -> Callable[..., None]:
     """The command that runs one experiment, or with None those that `--experiment` names (by default all possible)."""
 
     def command(
-        model: Annotated[str, typer.Option(help='a timm name, or "demo"')] = DEMO,
-        checkpoint: Annotated[Path | None, typer.Option(help="your own weights for it")] = None,
-        random_weights: Annotated[bool, typer.Option("--random-weights", help="do not load any weights")] = False,
+        model: Model = DEMO,
+        checkpoint: Checkpoint = None,
+        random_weights: RandomWeights = False,
         data: Annotated[
             str, typer.Option(help='a folder of pictures, a Parquet file, a name on the hub, ImageNet-S, or "demo"')
         ] = DEMO,
@@ -33,7 +31,7 @@ def study_command(name: str | None = None) -> Callable[..., None]:
         ] = False,
         masks: Annotated[Path | None, typer.Option(help="folder of object masks, named as the pictures")] = None,
         class_map: Annotated[Path | None, typer.Option(help="JSON or CSV: label of the data → class")] = None,
-        class_names: Annotated[Path | None, typer.Option(help="the model's class names, one per line")] = None,
+        class_names: ClassNames = None,
         image_column: Annotated[str | None, typer.Option(help="the table's column of pictures")] = None,
         label_column: Annotated[str | None, typer.Option(help="the table's column of labels")] = None,
         mask_reduction: Annotated[str, typer.Option(help="masks to patches: area or nearest")] = "area",
@@ -52,27 +50,24 @@ def study_command(name: str | None = None) -> Callable[..., None]:
         bootstrap: Annotated[int, typer.Option(help="draws of pictures behind each interval")] = 1000,
         permutations: Annotated[int, typer.Option(help="shuffles behind each permutation test")] = 300,
         seed: Annotated[int, typer.Option(help="of everything drawn")] = 0,
-        dtype: Annotated[str, typer.Option(help=", ".join(DTYPES))] = "float32",
+        dtype: Dtype = "float32",
         batch_size: Annotated[int, typer.Option(help="pictures per chunk")] = 16,
-        device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
+        device: Device = "cpu",
         workers: Annotated[int, typer.Option(help="threads that decode pictures")] = 4,
         experiment: Annotated[
             list[str] | None, typer.Option(help="of `reproduce`: only these experiments; several times")
         ] = None,
         out: Annotated[Path, typer.Option(help="folder for tables, figures and records")] = Path("out/study"),
+        as_json: Json = False,
     ) -> None:
         # The command line is imported for every command: what computes is imported when it is needed.
-        import torch
-
-        from vitlens.data.class_names import read_class_names
         from vitlens.study.results import print_tables
         from vitlens.study.run import run_study
         from vitlens.study.settings import StudySettings
         from vitlens.study.workers import Stopped, WorkerLost, make_sums_reproducible
 
         make_sums_reproducible()
-        if dtype not in DTYPES:
-            raise InputError(f"--dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
+        check_dtype(dtype)
         if name is not None and experiment:
             raise InputError("--experiment goes with `vitlens reproduce`; this script runs one experiment")
         check_device(device)
@@ -86,25 +81,23 @@ def study_command(name: str | None = None) -> Callable[..., None]:
             train_per_class=train_per_class, probe_tokens=probe_tokens,
         )  # fmt: skip
         settings.check()
-        hooked = load_model(model, checkpoint, random_weights, device).to(getattr(torch, dtype))
-        if class_names is not None:
-            hooked.class_names = read_class_names(class_names, hooked.cfg.n_classes)
-        console = Console() if sys.stdout.isatty() else Console(width=200)
+        hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names)
         try:
             outcome = run_study(hooked, settings, [name] if name is not None else experiment, out, workers=workers)
         except (Stopped, WorkerLost) as stopped:
-            Console(stderr=True, soft_wrap=True).print(f"error: {stopped}", style="red", highlight=False, markup=False)
+            complain(str(stopped))
             raise typer.Exit(130) from None
         if outcome is None:
             return
-        print_tables(outcome.tables, console)
+        if as_json:
+            skipped = [{"path": item.path, "reason": item.reason} for item in outcome.skipped]
+            print_json({"wrote": out, "n_pictures": outcome.n_pictures, "skipped": skipped, "tables": outcome.tables})
+            return
+        print_tables(outcome.tables, terminal())
         for item in outcome.skipped[:10]:
-            console.print(f"skipped {item.path}: {item.reason}", highlight=False, markup=False, soft_wrap=True)
+            say(f"skipped {item.path}: {item.reason}")
         unreadable = f", {len(outcome.skipped)} could not be read (skipped.parquet)" if outcome.skipped else ""
-        console.print(
-            f"{outcome.n_pictures:,} pictures{unreadable}; wrote tables, figures and report.html to {out}",
-            highlight=False, markup=False, soft_wrap=True,
-        )  # fmt: skip
+        say(f"{outcome.n_pictures:,} pictures{unreadable}; wrote tables, figures and report.html to {out}")
 
     return command
 

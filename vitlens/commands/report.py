@@ -1,0 +1,42 @@
+"""`vitlens report`: a page about one picture."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitlens.command_line import DEMO, is_watched, load_model, require_classes
+from vitlens.commands.options import Checkpoint, ClassNames, Device, Dtype, Json, Model, RandomWeights, WantedClass
+from vitlens.commands.output import hand_over_page
+
+
+def report(
+    picture: Annotated[Path, typer.Argument(help="the picture to explain", show_default=False)],
+    model: Model = DEMO,
+    checkpoint: Checkpoint = None,
+    random_weights: RandomWeights = False,
+    class_names: ClassNames = None,
+    wanted_class: WantedClass = None,
+    head: Annotated[
+        str | None, typer.Option(help="head to show large, as L9H3 [default: the one that writes most]")
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="a second picture: patch this picture's activations into the run on it"),
+    ] = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    out: Annotated[Path, typer.Option("-o", "--out", help="the page to write")] = Path("report.html"),
+    as_json: Json = False,
+) -> None:
+    """Write a page about one picture: predictions, class lens, attribution, attention and, with --against, patching."""
+    from vitlens.report.page import check_writable
+    from vitlens.report.picture_report import write_picture_report
+
+    check_writable(out)
+    hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names)
+    require_classes(hooked)
+    write_picture_report(
+        hooked, picture, out, wanted_class=wanted_class, head=head, against=against, progress=is_watched()
+    )
+    hand_over_page("report", hooked.cfg.model_name, out, as_json)

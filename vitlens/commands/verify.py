@@ -1,0 +1,55 @@
+"""`vitlens verify`: the proof that one model's port computes what timm computes."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitlens.command_line import check_device, complain, is_watched
+from vitlens.commands.names import dtype_names, model_names
+from vitlens.commands.options import Checkpoint, Device, Json
+from vitlens.commands.output import print_json, say, terminal
+
+
+def verify(
+    name: Annotated[str, typer.Argument(help="a timm name", show_default=False, autocompletion=model_names)],
+    checkpoint: Checkpoint = None,
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="draw every parameter anew")] = False,
+    dtype: Annotated[
+        list[str] | None,
+        typer.Option(help="float64, float32, bfloat16, float16; several times", autocompletion=dtype_names),
+    ] = None,
+    images: Annotated[int, typer.Option(help="how many pictures of noise")] = 2,
+    device: Device = "cpu",
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="also write the whole report there, as JSON")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare a model's port with timm at full size, on this machine: every block, the logits, the gradient."""
+    from vitlens.parity.verify import verify as run_verification
+    from vitlens.report.page import check_writable
+
+    if out is not None:
+        check_writable(out)
+    check_device(device)
+    report = run_verification(
+        name,
+        pretrained=not random_weights,
+        checkpoint_path=checkpoint,
+        dtypes=tuple(dtype) if dtype else ("float64", "float32"),
+        n_images=images,
+        device=device,
+        progress=is_watched(),
+    )
+    if out is not None:
+        report.save(out)
+    if as_json:
+        print_json({**asdict(report), "exact": report.exact})
+    else:
+        terminal().print(report)
+        if out is not None:
+            say(f"wrote {out}")
+    if not report.exact:
+        complain("the port differs by more than rounding explains")
+        sys.exit(1)
