@@ -233,7 +233,7 @@ def features(subject: Subject) -> Figures:
     sae = vitlens.SparseAutoencoder.from_arrays(
         weights, None, weights.T, None, hook=f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", source="random directions"
     )  # fmt: skip
-    shares = vitlens.feature_attribution(model, subject.images[:1], int(subject.labels[0]), None, sae, progress=False)
+    shares = vitlens.feature_attribution(model, None, sae, subject.images[:1], int(subject.labels[0]), progress=False)
     return {
         "memory of the MLP": plots.feature_card(found, subject.pixels, found.axes["feature"][0]),
         "memory of attention": plots.feature_card(of_heads, subject.pixels, of_heads.axes["feature"][0]),

@@ -89,7 +89,7 @@ def test_a_card_of_a_feature_that_is_never_on_or_no_patch(found):
 
 def test_bars_sum_to_the_logit(found):
     model, images, sae = found
-    result = feature_attribution(model, images[:2], [4], None, sae, progress=False)
+    result = feature_attribution(model, None, sae, images[:2], [4], progress=False)
     figure = feature_bars(result, k=6, image=1)
     assert sum(figure.data[0].x) == pytest.approx(float(result.logits[1, 0]), abs=1e-6)
     assert list(figure.data[0].y[6:]) == ["other features", "error", "bias", "rest"]

@@ -61,10 +61,10 @@ class _Parts:
 
 def feature_attribution(
     model: HookedViT,
-    images: Pictures,
-    classes: Classes,
     hook: HookName | None,
     sae: SparseAutoencoder,
+    images: Pictures,
+    classes: Classes = None,
     *,
     method: str = "gradient",
     steps: int = 10,
@@ -83,8 +83,8 @@ def feature_attribution(
     being the readout's constant.
 
     Args:
-        classes: see `select_classes`; None for each picture's predicted class.
         hook: where the dictionary reads; None for the hook point it was trained on.
+        classes: see `select_classes`; None for each picture's predicted class.
         method: "gradient", "integrated" (midpoint rule with `steps` points) or "direct" (hook points that write to the
             stream).
         hook_out: what a transcoder predicts, see `with_sae`; its features are those of the prediction.
