@@ -15,7 +15,7 @@ from vitlens.analysis.perturbation import perturbation_test, removal_steps
 from vitlens.errors import InputError, nearest
 from vitlens.heatmap_scores.imputation import impute
 from vitlens.heatmaps.baselines import picture_key
-from vitlens.heatmaps.pixels import EMPTY, emptied
+from vitlens.heatmaps.pixels import EMPTY, emptied, pixels_of
 from vitlens.model.hooked_vit import HookedViT
 
 #: What stands in a patch's place.
@@ -106,11 +106,7 @@ class Bench:
 
     def pixels_of(self, patches: Bool[Tensor, "row patch"]) -> Bool[Tensor, "row height width"]:
         """The pixels that patches are made of."""
-        down, across = self.model.cfg.patch_size
-        height, width = self.images.shape[-2:]
-        pixels = patches.unflatten(1, self.grid).repeat_interleave(down, dim=1).repeat_interleave(across, dim=2)
-        # Patches may stick out of the picture, or not fill it.
-        return F.pad(pixels, (0, width - pixels.shape[2], 0, height - pixels.shape[1]))
+        return pixels_of(self.model, patches, *self.images.shape[-2:])
 
 
 def filled(

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vitlens.errors import InputError
-from vitlens.heatmaps.pixels import EMPTY, emptied
+from vitlens.heatmaps.pixels import EMPTY, emptied, pixels_of
 from vitlens.heatmaps.token_mask import TARGETS
 from vitlens.model.hooked_vit import HookedViT
 
@@ -82,14 +82,10 @@ def _replaced(
     filling: Float[Tensor, "image channels height width"],
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Runs pictures, given by number, in which the patches covered show the filling."""
-    height, width = images.shape[-2:]
-    patch_height, patch_width = model.cfg.patch_size
 
     def run(image: Int[Tensor, "run"], covered: Bool[Tensor, "run row column"]) -> Float[Tensor, "run classes"]:
-        pixels = covered.repeat_interleave(patch_height, dim=1).repeat_interleave(patch_width, dim=2)
-        # Patches may stick out of the picture, or not fill it.
-        missing = (0, width - pixels.shape[2], 0, height - pixels.shape[1])
-        return model(torch.where(F.pad(pixels, missing)[:, None], filling[image], images[image]))
+        pixels = pixels_of(model, covered.flatten(1), *images.shape[-2:])
+        return model(torch.where(pixels[:, None], filling[image], images[image]))
 
     return run
 

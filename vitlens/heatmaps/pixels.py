@@ -1,10 +1,10 @@
-"""Pixels and patches: pictures without what they show, and pixels' shares summed over the patches."""
+"""Pixels and patches: pictures without what they show, the pixels of a patch, and pixels' shares summed over patches."""
 
 from collections.abc import Callable
 
 import torch.nn.functional as F
 from einops import reduce
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vitlens.data.counterfactuals import blurred
@@ -31,6 +31,17 @@ def emptied(
     if how not in EMPTY:
         raise InputError(f"a picture is emptied by one of {', '.join(EMPTY)}, not {how!r}")
     return EMPTY[how](images)
+
+
+def pixels_of(
+    model: HookedViT, patches: Bool[Tensor, "row patch"], height: int, width: int
+) -> Bool[Tensor, "row height width"]:
+    """The pixels that these patches are made of, in pictures of this size."""
+    down, across = model.cfg.patch_size
+    grid = model.embed.grid(height, width)
+    pixels = patches.unflatten(1, grid).repeat_interleave(down, dim=1).repeat_interleave(across, dim=2)
+    # Patches may stick out of the picture, or not fill it.
+    return F.pad(pixels, (0, width - pixels.shape[2], 0, height - pixels.shape[1]))
 
 
 def sum_over_patches(
