@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+INSTALLED_DOCS := $(VENV)/.installed-docs
 OUT ?= out/demo
 
-.PHONY: demo test test-all bench lint browser clean
+.PHONY: demo test test-all bench lint browser docs clean
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "vitlens needs Python 3.11 or newer, set PYTHON=")'
@@ -38,7 +39,7 @@ browser:
 test: $(INSTALLED) lint browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-all: $(INSTALLED) lint browser
+test-all: $(INSTALLED_DOCS) lint browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 bench: $(INSTALLED)
@@ -48,6 +49,17 @@ bench: $(INSTALLED)
 	$(BIN)/python experiments/benchmarks/dataset_pass.py
 	$(BIN)/python experiments/benchmarks/run_footprint.py
 	$(BIN)/python experiments/benchmarks/patching.py
+	$(BIN)/python experiments/benchmarks/attribution.py
+	$(BIN)/python experiments/benchmarks/faithfulness.py
+
+$(INSTALLED_DOCS): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
+# The site in out/docs, offline and strict: examples and notebooks run while it is built, and a broken link stops it.
+docs: $(INSTALLED_DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
+	@echo "open out/docs/index.html"
 
 clean:
 	rm -rf $(VENV) out build dist

@@ -1,0 +1,102 @@
+"""What the site shows that is not written on its pages: notebooks as they run, and lists taken from the package itself."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+import plotly.io as pio
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from nbconvert import MarkdownExporter
+from plotly.offline import get_plotlyjs
+
+import vitlens
+from vitlens.heatmaps.methods import METHODS
+from vitlens.planted import PLANTED, planted
+from vitlens.plots.style import TEMPLATES
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments" / "notebooks"))
+
+from execute import FIGURE, displayed, execute, notebooks, without_bars
+from shown import html
+
+# Sentences in tables are shown whole.
+pd.set_option("display.max_colwidth", None)
+
+MARK = re.compile(r"^<!-- generated: (.+) -->$", re.MULTILINE)
+WITHOUT_HEADING = "    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n"
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the notebooks as pages, the explorer's example, and once for all pages plotly's script and figures' themes."""
+    for path in notebooks():
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=notebook_page(path)))
+    files.append(File.generated(config, "example_explorer.html", content=example_explorer()))
+    files.append(File.generated(config, "plotly.min.js", content=get_plotlyjs()))
+    themes = json.dumps({theme: pio.templates[name].to_plotly_json() for theme, name in TEMPLATES.items()})
+    files.append(File.generated(config, "themes.js", content=f"const themes = {themes};\n"))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Puts lists in the place of their marks."""
+    return MARK.sub(lambda mark: GENERATED[mark[1]](), markdown)
+
+
+def notebook_page(path: Path) -> str:
+    """A notebook that was just run, as Markdown; its figures can be moved and read off."""
+    notebook = without_bars(execute(path))
+    for output in displayed(notebook):
+        figure = output["data"].pop(FIGURE, None)
+        if figure is not None:
+            output["data"] = {"text/html": f"{html(go.Figure(figure))}\n"}
+    return re.sub(r"\n{3,}", "\n\n", MarkdownExporter().from_notebook_node(notebook)[0])
+
+
+def example_explorer() -> str:
+    model, images, _, _ = vitlens.load_demo()
+    return vitlens.explore(model, images[4:6], names=["agreeing", "conflicting"], progress=False).to_html()
+
+
+def heatmap_methods() -> str:
+    """Every method's docstring, under its title: equation, options, source."""
+    parts = ["## The methods\n"]
+    for name, method in METHODS.items():
+        facts = [
+            "knows the class" if method.class_specific else "knows no class",
+            "signed" if method.signed else "unsigned",
+        ]
+        where = f"{method.function.__module__}.{name}"
+        parts.append(f'### {method.title}\n\n`method="{name}"`, {", ".join(facts)}\n\n::: {where}\n{WITHOUT_HEADING}')
+    return "\n".join(parts)
+
+
+def planted_models() -> str:
+    """What each planted model is, and which components decide."""
+    rows = ["## The models\n", "| name | mechanism | heads | neurons |", "|---|---|---|---|"]
+    for name in PLANTED:
+        vit = planted(name)
+        heads = ", ".join(f"L{block}H{head}" for block, head in sorted(vit.truth.heads))
+        neurons = ", ".join(f"L{block} neuron {neuron}" for block, neuron in sorted(vit.truth.neurons))
+        rows.append(f"| {name} | {vit.description} | {heads} | {neurons} |")
+    return "\n".join(rows)
+
+
+def commands() -> str:
+    """The help of every command, as typer writes it."""
+    command = [sys.executable, "-m", "typer", "vitlens.cli", "utils", "docs", "--name", "vitlens"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return text[text.index("## ") :]
+
+
+GENERATED: dict[str, Callable[[], str]] = {
+    "heatmap methods": heatmap_methods,
+    "planted models": planted_models,
+    "commands": commands,
+}

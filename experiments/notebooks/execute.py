@@ -1,0 +1,89 @@
+"""Runs the notebooks and stores what they say: text and tables. Figures are kept as their titles, so that files stay small.
+
+Without arguments all of them. The documentation (`make docs`) runs them too, and shows the figures.
+
+    python experiments/notebooks/execute.py
+    python experiments/notebooks/execute.py experiments/notebooks/01_tour.ipynb
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import nbformat
+import typer
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+from tqdm import tqdm
+from traitlets.config import Config
+
+from vitlens.command_line import is_watched, run
+
+FOLDER = Path(__file__).parent
+FIGURE, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
+# Figures as data, not as pages with a script.
+PRIVATE = Config({"KernelManager": {"transport": "ipc"}})
+SETTINGS = {"PLOTLY_RENDERER": "plotly_mimetype", "OMP_NUM_THREADS": "1"}
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+def notebooks() -> list[Path]:
+    """All notebooks, in their order."""
+    return sorted(FOLDER.glob("*.ipynb"))
+
+
+def execute(path: Path) -> NotebookNode:
+    """The notebook with the outputs of a fresh run.
+
+    Raises:
+        CellExecutionError: a cell failed.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(notebook, timeout=300, record_timing=False, store_widget_state=False, config=PRIVATE)
+    return client.execute(env={**os.environ, **SETTINGS})
+
+
+def slim(notebook: NotebookNode) -> NotebookNode:
+    """Puts titles in the place of figures, and drops progress bars and the views of widgets; everything else stays."""
+    without_bars(notebook)
+    for output in displayed(notebook):
+        figure = output["data"].pop(FIGURE, None)
+        if figure is not None:
+            output["data"] = {"text/plain": f"[figure: {figure['layout']['title']['text']}]"}
+            output["metadata"] = {}
+        output["data"].pop(WIDGET, None)
+    return notebook
+
+
+def without_bars(notebook: NotebookNode) -> NotebookNode:
+    """Drops what is written to stderr, and widgets that have no other form."""
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell["outputs"] = [output for output in cell["outputs"] if not _is_bar(output)]
+    return notebook
+
+
+def displayed(notebook: NotebookNode) -> list[NotebookNode]:
+    """The outputs that have data of some kind, of all cells."""
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    return [output for cell in cells for output in cell["outputs"] if "data" in output]
+
+
+def _is_bar(output: NotebookNode) -> bool:
+    data = output.get("data", {})
+    return output.get("name") == "stderr" or (WIDGET in data and "text/html" not in data)
+
+
+@app.command(help=__doc__)
+def main(
+    paths: Annotated[list[Path] | None, typer.Argument(help="notebooks [default: all beside this script]")] = None,
+) -> None:
+    for path in tqdm(paths or notebooks(), disable=not is_watched(), unit="notebook"):
+        done = slim(execute(path))
+        path.write_text(json.dumps(done, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    run(app)

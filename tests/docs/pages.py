@@ -1,0 +1,59 @@
+"""The documentation's pages as they are written: links, documented names, tables of calls."""
+
+import ast
+import re
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+PAGES = REPOSITORY / "docs" / "pages"
+NOTEBOOKS = REPOSITORY / "experiments" / "notebooks"
+#: What stands for what in the tables: a model, its cache.
+STANDS_FOR = {"model": "vitlens.HookedViT", "cache": "vitlens.ViTActivationCache", "HookedViT": "vitlens.HookedViT"}
+
+
+def sources() -> dict[str, str]:
+    """The text of every page by its name; a notebook is the page of its name."""
+    pages = {path.name: path.read_text() for path in sorted(PAGES.glob("*.md"))}
+    return pages | {f"notebooks/{path.stem}.md": path.read_text() for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
+
+
+def in_navigation(entry: object) -> list[str]:
+    """The pages that an entry of mkdocs' `nav` names."""
+    if isinstance(entry, str):
+        return [entry]
+    inner = entry.values() if isinstance(entry, dict) else entry
+    return [page for part in inner for page in in_navigation(part)]
+
+
+def links(text: str) -> list[str]:
+    """What a page links to or shows, besides the network and its own headings."""
+    found = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text) + re.findall(r'src="([^"]+)"', text)
+    return [link for link in found if "://" not in link]
+
+
+def documented(text: str) -> list[str]:
+    return re.findall(r"^::: (\S+)$", text, re.MULTILINE)
+
+
+def table_calls(text: str) -> list[str]:
+    """The calls in the second column of a page's tables."""
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if line.startswith("|")]
+    return [call for row in rows[2:] for call in re.findall(r"`([^`]+)`", row[1])]
+
+
+def resolve(node: ast.expr) -> object:
+    """What a dotted name means; `model` and `cache` stand for their classes.
+
+    Raises:
+        AttributeError: there is no such name.
+    """
+    import vitlens
+
+    if isinstance(node, ast.Attribute):
+        return getattr(resolve(node.value), node.attr)
+    assert isinstance(node, ast.Name), ast.unparse(node)
+    if node.id in STANDS_FOR:
+        return getattr(vitlens, STANDS_FOR[node.id].removeprefix("vitlens."))
+    if node.id != "vitlens":
+        raise AttributeError(f"{node.id} is no name of vitlens")
+    return vitlens

@@ -1,0 +1,98 @@
+"""Every notebook runs from top to bottom, stays small, and ends with numbers that its code computed."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient.exceptions import CellExecutionError
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "notebooks"))
+
+from execute import FIGURE, WIDGET, displayed, execute, notebooks, slim
+
+LARGEST = 300_000
+TO_RUN = [pytest.param(path, id=path.stem) for path in notebooks()]
+
+
+def written(cell) -> str:
+    """What a cell prints."""
+    return "".join(output["text"] for output in cell["outputs"] if output.get("name") == "stdout")
+
+
+def typed_text(source: str) -> list[str]:
+    """The fixed parts of all strings of a cell, without the formats of f-strings."""
+    tree = ast.parse(source)
+    formats = {id(part) for node in ast.walk(tree) if isinstance(node, ast.FormattedValue) and node.format_spec
+               for part in ast.walk(node.format_spec)}  # fmt: skip
+    texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return [node.value for node in texts if id(node) not in formats]
+
+
+def write(path: Path, *sources: str) -> Path:
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources]), path)
+    return path
+
+
+def test_there_are_notebooks_in_their_order():
+    assert [path.name[:3] for path in notebooks()] == [f"{i:02}_" for i in range(1, len(notebooks()) + 1)]
+    assert len(notebooks()) >= 7
+
+
+@pytest.mark.parametrize("path", TO_RUN)
+def test_a_notebook_runs_and_says_what_was_learnt(path):
+    done = execute(path)
+    warnings = [
+        output["text"]
+        for cell in done["cells"]
+        for output in cell.get("outputs", [])
+        if output.get("name") == "stderr" and "warning" in output["text"].lower()
+    ]
+    assert not warnings
+    assert any(FIGURE in output["data"] for output in displayed(done))
+    *_, heading, last = slim(done)["cells"]
+    assert heading["source"].endswith("## What was learnt")
+    assert len(re.findall(r"\d", written(last))) >= 5
+    assert len(nbformat.writes(done).encode()) < LARGEST
+
+
+@pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem)
+def test_what_is_stored_is_small_complete_and_computed(path):
+    text = path.read_text()
+    assert len(text.encode()) < LARGEST
+    assert "plotly.js" not in text
+    assert "<script" not in text
+    stored = nbformat.reads(text, as_version=4)
+    nbformat.validate(stored)
+    code = [cell for cell in stored["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    assert not any({FIGURE, WIDGET} & set(output["data"]) for output in displayed(stored))
+    assert re.search(r"\d", written(code[-1]))
+    assert not [part for part in typed_text(code[-1]["source"]) if re.search(r"\d", part)]
+
+
+def test_a_broken_notebook_fails(tmp_path):
+    with pytest.raises(CellExecutionError, match="no hook point"):
+        execute(
+            write(tmp_path / "broken.ipynb", "import vitlens", "vitlens.load_demo_model().add_hook('nothing', print)")
+        )
+
+
+def test_slim_keeps_the_title_of_a_figure_and_drops_bars(tmp_path):
+    figure = "from vitlens.plots import predictions\nimport torch\npredictions(torch.ones(2) / 2, ['a', 'b'], 'model')"
+    bar = "from tqdm.auto import tqdm\nfor _ in tqdm(range(3)): pass\nprint(7)"
+    done = execute(write(tmp_path / "figure.ipynb", figure, bar))
+    before = len(nbformat.writes(done))
+    assert [list(output["data"]) for output in displayed(done) if FIGURE in output["data"]]
+    kept = slim(done)
+    assert [output["data"] for output in displayed(kept)] == [{"text/plain": "[figure: What the model says]"}]
+    assert written(kept["cells"][1]) == "7\n"
+    assert len(nbformat.writes(kept)) < before
+    nbformat.validate(kept)
+
+
+def test_typed_numbers_are_found():
+    assert typed_text("print(f'a {x:.2f} b')") == ["a ", " b"]
+    assert any("7" in part for part in typed_text("print('the area is 0.7')"))
