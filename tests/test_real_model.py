@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 
-from vitlens import HookedViT, activation_patching, box, direct_logit_attribution
+from vitlens import HookedViT, activation_patching, box, direct_logit_attribution, faithfulness, heatmap
 from vitlens.report.picture_report import write_picture_report
 
 ASSETS = Path(__file__).parents[2] / "shared" / "assets"
@@ -68,6 +68,22 @@ def test_patching_row_by_row_points_to_the_dog(model, cat_and_dog):
     for effect in result.effect():
         assert effect[:7].sum() > 5 * effect[7:].sum().abs()
         assert effect.argmax() < 7
+
+
+def test_the_token_mask_says_which_tokens_carry_the_decision(model):
+    """D4 beside its path's promise, and beside maps that know less: removal of tokens in their order (D3)."""
+    files = sorted((ASSETS / "photos" / "imagenet").glob("*.jpg"))[::30]
+    images = model.to_images(files)
+    found = heatmap(model, images, method="token_mask", warn=False)
+    assert found.completeness_gap.abs().max() < 0.1
+    scores = faithfulness(
+        model, images, found.classes[:, 0], [found], metrics=["negative", "positive", "insertion"], n_steps=7, seeds=1,
+        progress=False,
+    ).table()  # fmt: skip
+    assert scores.loc["token_mask", ("negative", "lower")] > scores.loc["random", ("negative", "mean")]
+    for name in ("random", "centre_prior"):
+        assert scores.loc["token_mask", ("positive", "upper")] < scores.loc[name, ("positive", "mean")]
+        assert scores.loc["token_mask", ("insertion", "lower")] > scores.loc[name, ("insertion", "mean")]
 
 
 def test_attribution_tells_dog_from_cat(model, cat_and_dog):

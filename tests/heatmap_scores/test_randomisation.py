@@ -107,6 +107,11 @@ def test_the_cascade_goes_from_the_classifier_to_everything(model, images):
     assert found.values[0, 2, 0].item() == pytest.approx(spearman(*(m[0] for m in maps)), abs=1e-9)
 
 
+def test_one_method_may_be_named_alone(model, images):
+    found = randomisation_test(model, images, 1, "centre prior", progress=False)
+    assert found.axes["method"] == ["centre_prior"]
+
+
 def test_what_cannot_be_randomised(plain, images_of, model, images):
     with pytest.raises(InputError, match="module in hand"):
         randomisation_test(plain, images_of(plain, 1), progress=False)

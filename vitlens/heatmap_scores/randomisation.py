@@ -45,7 +45,7 @@ def randomisation_test(
     model: HookedViT,
     images: Pictures,
     classes: Classes = None,
-    methods: Sequence[str] = ("token_mask", "gradient_rollout", "attention_rollout"),
+    methods: str | Sequence[str] = ("token_mask", "gradient_rollout", "attention_rollout"),
     *,
     seed: int = 0,
     batch_size: int = 16,
@@ -69,8 +69,7 @@ def randomisation_test(
 
     Source: Adebayo et al. 2018 (Sanity Checks for Saliency Maps), section 3.1.
     """
-    for name in methods:
-        find_method(name)
+    methods = [find_method(name).name for name in ([methods] if isinstance(methods, str) else methods)]
     pictures = model.as_images(images)
     with torch.no_grad():
         logits = torch.cat([model(part) for part in pictures.split(batch_size)])
@@ -92,7 +91,7 @@ def randomisation_test(
                 bar.update()
     return Randomisation(
         values,
-        {"method": list(methods), "depth": list(stages), "image": list(range(len(pictures)))},
+        {"method": methods, "depth": list(stages), "image": list(range(len(pictures)))},
         "rank correlation",
         classes=selection.indices,
         class_names=model.class_names,

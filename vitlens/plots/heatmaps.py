@@ -158,7 +158,7 @@ def _ends(values: Float[Tensor, "rows columns"]) -> tuple[float, float]:
 def _tile_title(name: str, values: Float[Tensor, "rows columns"]) -> str:
     low, high = _ends(values)
     ends = f"{low:.3g} … {high:.3g}" if high > low else f"{low:.3g} everywhere"
-    return f"{text(name, longest=30)}<br><span style='font-size:10px'>{ends.replace('-', '−')}</span>"
+    return f"{text(name, longest=34)}<br><span style='font-size:10px'>{ends.replace('-', '−')}</span>"
 
 
 def _warn(figure: go.Figure, warning: str, row: int, col: int, letters: int) -> None:
