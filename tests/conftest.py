@@ -1,4 +1,4 @@
-"""Tests import the helpers beside them; every variant of the port by name."""
+"""Tests import the helpers beside them; every variant of the port by name; one browser for all."""
 
 import sys
 from pathlib import Path
@@ -8,9 +8,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from browser import browser, open_page
 from variants import VARIANTS
 
 from vitlens import HookedViT
+
+__all__ = ["browser", "open_page"]
 
 ASSETS = Path(__file__).parents[1].parent / "shared" / "assets"
 

@@ -263,8 +263,8 @@ def test_masks_are_token_sets(plain, images_of):
     clean, corrupted = pair(images_of, plain)
     sets = {"patch": patch(0, 1), "grid": on_grid, "pixels": pixels.numpy()}
     result = activation_patching(plain, clean, corrupted, tokens=sets, **QUIET)
-    assert torch.equal(result.patched[:, 0], result.patched[:, 1])
-    assert torch.equal(result.patched[:, 0], result.patched[:, 2])
+    torch.testing.assert_close(result.patched[:, 0], result.patched[:, 1], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(result.patched[:, 0], result.patched[:, 2], rtol=1e-12, atol=1e-12)
 
 
 def test_donors_are_of_the_class_that_is_likeliest(plain, images_of):

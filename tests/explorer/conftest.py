@@ -1,4 +1,4 @@
-"""The browser of the report's tests, the models of the analyses', and the demo's explorer with what its page holds."""
+"""The models of the analyses' tests, and the demo's explorer with what its page holds."""
 
 import gzip
 
@@ -6,12 +6,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from analysis.conftest import build
-from report.conftest import browser, open_page
 from variants import pictures
 
 from vitlens import explore, load_demo_model, load_demo_pictures
-
-__all__ = ["browser", "open_page"]
 
 
 def unpack(picture: bytes) -> dict[str, np.ndarray]:
