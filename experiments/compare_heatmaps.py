@@ -10,7 +10,6 @@ chunk of pictures is kept in --out: the same command goes on where it was stoppe
     python experiments/compare_heatmaps.py --model vit_base_patch16_224 --data ImageNetS919 --per-class 1 --target label
 """
 
-import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +17,7 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 import typer
+from readme_table import markdown, renew
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
@@ -25,7 +25,6 @@ from tqdm import tqdm
 from vitlens import __version__, faithfulness
 from vitlens.command_line import DEMO, load_model, run
 from vitlens.data.picture_sets import open_pictures
-from vitlens.errors import InputError
 from vitlens.heatmap_scores.data_set import HeatmapScores, score_heatmaps
 from vitlens.heatmap_scores.metrics import METRICS, find_metrics
 from vitlens.heatmap_scores.segmentation import DEFINITION
@@ -38,7 +37,6 @@ from vitlens.study.settings import fingerprint
 from vitlens.study.store import Store
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
-ROOT = Path(__file__).parents[1]
 #: Baselines are added to every table by `faithfulness` itself.
 BASELINES = ("random_map", "centre_prior", "raw_attention")
 EVERY_METHOD = [name for name in METHODS if name not in BASELINES]
@@ -81,7 +79,7 @@ def main(
         table = planted_table(methods, seeds, 24 if limit is None else limit)
         show(table, "AUROC of the patches that planted models read")
         if readme:
-            renew("planted heatmaps", markdown(table))
+            renew("planted heatmaps", as_markdown(table))
         return
     hooked = load_model(model, checkpoint, random_weights, device)
     pictures = open_pictures(
@@ -109,13 +107,13 @@ def main(
     protocol = f"{scores.faithfulness.protocol()}, {steps} steps"
     show(table, protocol)
     table.to_csv(out / "table.csv")
-    (out / "table.md").write_text(f"{markdown(table)}\n\n{protocol}\n")
+    (out / "table.md").write_text(f"{as_markdown(table)}\n\n{protocol}\n")
     write_scores_page(out / "report.html", scores, table, protocol)
     for item in scores.skipped[:10]:
         print(f"skipped {item.path}: {item.reason}")
     print(f"wrote table.md, table.csv and report.html to {out}")
     if readme:
-        renew("compared heatmaps", markdown(table))
+        renew("compared heatmaps", as_markdown(table))
 
 
 def cells_of(scores: HeatmapScores) -> pd.DataFrame:
@@ -181,20 +179,8 @@ def show(table: pd.DataFrame, title: str) -> None:
     console.print(shown)
 
 
-def markdown(table: pd.DataFrame) -> str:
-    lines = [["method", *table.columns], ["---"] * (1 + len(table.columns))]
-    lines += [[str(name), *row] for name, row in table.iterrows()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def renew(mark: str, content: str) -> None:
-    """Puts the table between the README's marks."""
-    page = ROOT / "README.md"
-    begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
-    text = page.read_text()
-    if begin not in text:
-        raise InputError(f"README.md has no mark {begin}")
-    page.write_text(re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n{content}\n{end}", text, flags=re.DOTALL))
+def as_markdown(table: pd.DataFrame) -> str:
+    return markdown(["method", *table.columns], [[str(name), *row] for name, row in table.iterrows()])
 
 
 if __name__ == "__main__":

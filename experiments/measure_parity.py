@@ -7,12 +7,12 @@ every block's output, the gradient of the pictures. With --readme the table in t
     python experiments/measure_parity.py --readme # only the README's table, from what was measured
 """
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
 import typer
+from readme_table import renew
 from tqdm import tqdm
 
 from vitlens.command_line import run
@@ -21,7 +21,6 @@ from vitlens.parity.supported import COLUMNS, TABLE, family_table, measure_name,
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 ROOT = Path(__file__).parents[1]
-MARKS = ("<!-- supported models: begin -->", "<!-- supported models: end -->")
 
 
 @app.command()
@@ -32,9 +31,7 @@ def main(readme: Annotated[bool, typer.Option("--readme", help="renew the README
         rows = [measure_name(name) for name in tqdm(names, desc="models")]
         pd.DataFrame(rows, columns=COLUMNS).to_csv(ROOT / "vitlens" / "parity" / TABLE, index=False)
     table = supported_models()
-    page = ROOT / "README.md"
-    between = f"{MARKS[0]}\n{family_table(table)}\n{MARKS[1]}"
-    page.write_text(re.sub(f"{MARKS[0]}.*{MARKS[1]}", lambda _: between, page.read_text(), flags=re.DOTALL))
+    renew("supported models", family_table(table))
     print(family_table(table))
 
 

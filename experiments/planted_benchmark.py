@@ -24,6 +24,7 @@ import pandas as pd
 import torch
 import typer
 from jaxtyping import Bool, Float
+from readme_table import markdown, renew
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
@@ -44,8 +45,6 @@ from vitlens.errors import InputError
 from vitlens.planted import PLANTED, PlantedPictures, PlantedViT, planted
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
-ROOT = Path(__file__).parents[1]
-MARKS = ("<!-- planted benchmark: begin -->", "<!-- planted benchmark: end -->")
 #: What a method gives: a score for every component, [component], or for every patch of every picture, [image, patch].
 Method = Callable[[PlantedViT, PlantedPictures], Tensor]
 
@@ -78,9 +77,7 @@ def main(
     table = frame.pivot_table(index=["find", "method"], columns="model", values="auroc", sort=False)[model]
     show(table, f"AUROC of the true components, mean of {seeds} builds, {pairs} pairs of pictures each")
     if readme:
-        page = ROOT / "README.md"
-        between = f"{MARKS[0]}\n{markdown(table)}\n{MARKS[1]}"
-        page.write_text(re.sub(f"{MARKS[0]}.*{MARKS[1]}", lambda _: between, page.read_text(), flags=re.DOTALL))
+        renew("planted benchmark", as_markdown(table))
 
 
 def true_components(vit: PlantedViT, pictures: PlantedPictures, what: str) -> Bool[Tensor, "..."]:
@@ -246,11 +243,9 @@ def show(table: pd.DataFrame, title: str) -> None:
     console.print(rich)
 
 
-def markdown(table: pd.DataFrame) -> str:
+def as_markdown(table: pd.DataFrame) -> str:
     header = ["find", "method", *[name.replace("_", " ") for name in table.columns]]
-    lines = [header, ["---"] * len(header)]
-    lines += [[what, method, *[as_text(value) for value in row]] for (what, method), row in table.iterrows()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(header, [[*names, *map(as_text, row)] for names, row in table.iterrows()])
 
 
 def as_text(value: float) -> str:

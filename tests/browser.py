@@ -67,3 +67,23 @@ def open_page(browser):
     yield open_file
     for context in contexts:
         context.close()
+
+
+def figures(opened: Opened) -> list[dict]:
+    """Title, subtitle, kinds of traces and width of every figure of a page."""
+    return opened.page.evaluate(
+        "[...document.querySelectorAll('.plotly-graph-div')].map(div => ({"
+        "title: div.layout.title.text, subtitle: div.layout.title.subtitle.text, "
+        "types: div.data.map(trace => trace.type), width: div.getBoundingClientRect().width}))"
+    )
+
+
+def trace(opened: Opened, title: str, index: int, what: str) -> list:
+    """One property of one trace of the first figure whose title begins like this."""
+    return opened.page.evaluate(
+        "([title, index, what]) => { const div = [...document.querySelectorAll('.plotly-graph-div')]"
+        ".find(div => div.layout.title.text.startsWith(title)); const value = div.data[index][what];"
+        "const plain = x => ArrayBuffer.isView(x) || Array.isArray(x) ? Array.from(x, plain) : x;"
+        "return plain(value._inputArray ?? value); }",
+        [title, index, what],
+    )

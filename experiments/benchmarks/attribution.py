@@ -8,18 +8,17 @@ once. Times are taken in one process, all rows in turn; the median ratio to the 
     python experiments/benchmarks/attribution.py --classes all --unit head_patch
 """
 
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
+from machine import processor
 from rich.console import Console
 from rich.table import Table
 
@@ -49,7 +48,7 @@ def main(
     ratios = times(runs(model, batch, classes), rows, repeats) if repeats else {}
     table = Table(
         "", "peak [MiB]", "× with its cache", "above the model [MiB]", "× with its cache", "time × plain",
-        title=f"{model}, batch {batch}, classes {classes}, random weights\n{_processor()}, {torch.get_num_threads()} "
+        title=f"{model}, batch {batch}, classes {classes}, random weights\n{processor()}, {torch.get_num_threads()} "
         f"threads, torch {torch.__version__}, float32",
     )  # fmt: skip
     for name in rows:
@@ -106,14 +105,6 @@ def times(runs: dict[str, Callable[[], object]], rows: list[str], repeats: int) 
         # The first round warms up.
         rounds += [seconds] if number else []
     return {row: statistics.median(seconds[row] / seconds[PLAIN] for seconds in rounds) for row in rows}
-
-
-def _processor() -> str:
-    """The processor's name where the system tells it."""
-    described = Path("/proc/cpuinfo")
-    lines = described.read_text().splitlines() if described.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -5,18 +5,17 @@
     python experiments/benchmarks/forward.py --model vit_base_patch16_224 --batch 8 --repeats 9
 """
 
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated
 
 import timm
 import torch
 import typer
+from machine import processor
 from rich.console import Console
 from rich.table import Table
 
@@ -36,7 +35,7 @@ def main(
     ] = 7,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
 ) -> None:
-    machine = f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {device}, float32"
+    machine = f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {device}, float32"
     table = Table(
         "model",
         "batch",
@@ -119,14 +118,6 @@ def _import_time(repeats: int) -> tuple[float, float]:
             done = subprocess.run([sys.executable, "-c", timed], capture_output=True, check=True)
             times.append(float(done.stdout))
     return statistics.median(b / a for a, b in zip(theirs, ours, strict=True)), statistics.median(theirs)
-
-
-def _processor() -> str:
-    """The processor's name where the system tells it."""
-    described = Path("/proc/cpuinfo")
-    lines = described.read_text().splitlines() if described.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from browser import figures, trace
 
 from vitlens import InputError, load_demo
 from vitlens.description.describe import describe
@@ -30,24 +31,6 @@ def page_file(demo, described, tmp_path_factory):
     out = tmp_path_factory.mktemp("description") / "page.html"
     described.page(out, pixels=model.to_pixels(images[:3]))
     return out
-
-
-def figures(opened) -> list[dict]:
-    return opened.page.evaluate(
-        "[...document.querySelectorAll('.plotly-graph-div')].map(div => ({"
-        "title: div.layout.title.text, subtitle: div.layout.title.subtitle.text, "
-        "types: div.data.map(trace => trace.type), width: div.getBoundingClientRect().width}))"
-    )
-
-
-def trace(opened, title: str, index: int, what: str) -> list:
-    return opened.page.evaluate(
-        "([title, index, what]) => { const div = [...document.querySelectorAll('.plotly-graph-div')]"
-        ".find(div => div.layout.title.text.startsWith(title)); const value = div.data[index][what];"
-        "const plain = x => ArrayBuffer.isView(x) || Array.isArray(x) ? Array.from(x, plain) : x;"
-        "return plain(value._inputArray ?? value); }",
-        [title, index, what],
-    )
 
 
 def test_the_page_draws_everything_without_network_or_complaint(open_page, page_file, described):

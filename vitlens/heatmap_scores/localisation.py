@@ -2,6 +2,7 @@
 
 import torch
 from jaxtyping import Bool, Float
+from scipy.stats import rankdata
 from torch import Tensor
 
 from vitlens.errors import InputError
@@ -48,7 +49,8 @@ def patch_auroc(bench: Bench, scored: ScoredMap, masks: Masks) -> Float[Tensor, 
     """
     shown = sum_over_patches(bench.model, torch.ones_like(masks, dtype=torch.float64)[:, None])
     inside = sum_over_patches(bench.model, masks.double()[:, None]) >= shown / 2
-    higher = (scored.importance[:, :, None] > scored.importance[:, None]).double()
-    equal = (scored.importance[:, :, None] == scored.importance[:, None]).double()
-    pairs = (inside[:, :, None] & ~inside[:, None]).double()
-    return ((higher + equal / 2) * pairs).sum(dim=(1, 2)) / pairs.sum(dim=(1, 2))
+    ranks = torch.from_numpy(rankdata(scored.importance.cpu().numpy(), axis=1)).to(scored.importance)
+    n_inside, n_beside = inside.sum(dim=1), (~inside).sum(dim=1)
+    # The Mann-Whitney statistic: of the ranks of the object's patches, what goes beyond those among themselves.
+    above = (ranks * inside).sum(dim=1) - n_inside * (n_inside + 1) / 2
+    return above / (n_inside * n_beside)
