@@ -9,6 +9,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from browser import browser, open_page
+from lending import lent
 from variants import VARIANTS
 
 from vitlens import HookedViT
@@ -24,7 +25,8 @@ torch.set_num_threads(1)
 @pytest.fixture(params=list(VARIANTS))
 def module(request):
     """A small timm model."""
-    return VARIANTS[request.param]()
+    with lent(("timm", request.param), VARIANTS[request.param]) as module:
+        yield module
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import sys
 import pytest
 import timm
 import torch
+from in_process import run_vitlens
 from safetensors.torch import save_file
 
 from vitlens.data.demo import demo_folder
@@ -37,7 +38,7 @@ def test_a_report_with_ones_own_checkpoint(tmp_path):
     torch.manual_seed(0)
     mine = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=7)
     save_file(mine.state_dict(), tmp_path / "mine.safetensors")
-    done = vitlens(
+    done = run_vitlens(
         "report", PICTURE, "--model", "vit_tiny_patch16_224", "--checkpoint", tmp_path / "mine.safetensors",
         "--class", 6, "--out", tmp_path / "page.html",
     )  # fmt: skip
@@ -46,15 +47,15 @@ def test_a_report_with_ones_own_checkpoint(tmp_path):
 
 
 def test_models_are_listed():
-    done = vitlens("models", "eva02_tiny")
+    done = run_vitlens("models", "eva02_tiny")
     assert done.returncode == 0, done.stderr
     assert "eva02_tiny_patch14_336" in done.stdout
     assert "2 models" in done.stdout
-    assert "vit_tiny_patch16_224" in vitlens("models").stdout
+    assert "vit_tiny_patch16_224" in run_vitlens("models").stdout
 
 
 def test_a_model_is_verified(tmp_path):
-    done = vitlens("verify", "vit_tiny_patch16_224", "--random-weights", "--dtype", "float32", "--images", 1,
+    done = run_vitlens("verify", "vit_tiny_patch16_224", "--random-weights", "--dtype", "float32", "--images", 1,
                    "--out", tmp_path / "parity.json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "worst block" in done.stdout
@@ -73,7 +74,7 @@ def test_a_model_is_verified(tmp_path):
 )
 def test_mistakes_are_a_sentence_and_exit_code_2(tmp_path, arguments, sentence):
     """All others are tried in tests/commands, without a process for each."""
-    done = vitlens(*arguments, "--out", tmp_path / "page.html")
+    done = run_vitlens(*arguments, "--out", tmp_path / "page.html")
     assert done.returncode == 2
     assert sentence in done.stderr
     assert done.stderr.startswith("error: ")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from in_process import Done, run_script
 from pandas.testing import assert_frame_equal
 from PIL import Image
 
@@ -20,9 +21,8 @@ PICTURES, MASKS = demo_folder() / "pictures", demo_folder() / "masks"
 CLEAN = "40_bag_agreeing.png"
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def run(*arguments: object) -> Done:
+    return run_script(SCRIPT, *arguments)
 
 
 def test_the_demo_without_arguments_but_few_pairs(tmp_path):
@@ -121,9 +121,8 @@ def test_an_empty_object_is_named(tmp_path):
 COMPARE = SCRIPT.parent / "compare_patching.py"
 
 
-def compare(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(COMPARE), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def compare(*arguments: object) -> Done:
+    return run_script(COMPARE, *arguments)
 
 
 def test_estimates_are_compared_with_the_exact_sweep(tmp_path):

@@ -1,7 +1,10 @@
 """Models for the analyses' tests: every variant that has a classifier, and a few by name."""
 
+from functools import partial
+
 import pytest
 import torch
+from lending import lent
 from variants import OTHERS, VARIANTS, pictures
 
 from vitlens import HookedViT
@@ -19,24 +22,33 @@ def build(name: str) -> HookedViT:
     return model
 
 
+def borrow(name: str):
+    """A variant that other tests use too; `build` makes one of one's own."""
+    return lent(("port", name), partial(build, name))
+
+
 @pytest.fixture(params=CLASSIFIERS)
-def classifier(request) -> HookedViT:
-    return build(request.param)
+def classifier(request):
+    with borrow(request.param) as model:
+        yield model
 
 
 @pytest.fixture
-def plain() -> HookedViT:
-    return build("class_token")
+def plain():
+    with borrow("class_token") as model:
+        yield model
 
 
 @pytest.fixture
-def distilled() -> HookedViT:
-    return build("distilled")
+def distilled():
+    with borrow("distilled") as model:
+        yield model
 
 
 @pytest.fixture
-def headless() -> HookedViT:
-    return build("no_classifier")
+def headless():
+    with borrow("no_classifier") as model:
+        yield model
 
 
 @pytest.fixture

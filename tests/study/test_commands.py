@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from in_process import Done, run_script, run_vitlens
 
 from vitlens.data.demo import demo_folder
 
@@ -26,8 +27,8 @@ SCRIPTS = {
 }
 
 
-def run(*command: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, check=False)
+def reproduce(*arguments: object) -> Done:
+    return run_vitlens("reproduce", *arguments)
 
 
 @pytest.mark.parametrize("name", list(SCRIPTS))
@@ -37,7 +38,7 @@ def test_every_script_writes_its_table(name, tmp_path):
         if name == "linear_probe"
         else []
     )
-    done = run(EXPERIMENTS / f"{name}.py", *QUICK, *training, "--out", tmp_path / "out")
+    done = run_script(EXPERIMENTS / f"{name}.py", *QUICK, *training, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "6 pictures; wrote tables, figures and report.html" in done.stdout
     assert (tmp_path / "out" / "tables" / f"{SCRIPTS[name]}.parquet").exists()
@@ -49,7 +50,19 @@ def test_reproduce_runs_what_the_data_allows_and_says_what_it_left_out(tmp_path)
         (folder / path.name[0]).mkdir(parents=True, exist_ok=True)
         shutil.copy(path, folder / path.name[0])
     (folder / "0" / "broken.png").write_bytes(b"nothing")
-    done = run("-m", "vitlens.cli", "reproduce", *QUICK[2:], "--data", folder, "--out", tmp_path / "out")
+    # In a process of its own: what is left out is logged, and pytest takes logs away from stderr.
+    command = [
+        sys.executable,
+        "-m",
+        "vitlens.cli",
+        "reproduce",
+        *QUICK[2:],
+        "--data",
+        folder,
+        "--out",
+        tmp_path / "out",
+    ]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "left out context_tokens: context_tokens asks which patches belong to the object" in done.stderr
     assert "left out linear_probe: linear_probe needs pictures to train on" in done.stderr
@@ -59,14 +72,14 @@ def test_reproduce_runs_what_the_data_allows_and_says_what_it_left_out(tmp_path)
     assert len(description["experiments"]) == 6
     assert {path.stem for path in (tmp_path / "out" / "tables").iterdir()} >= {"identifiability", "perturbation_areas"}
 
-    again = run("-m", "vitlens.cli", "reproduce", *QUICK[2:], "--data", folder, "--seed", 1, "--out", tmp_path / "out")
+    again = reproduce(*QUICK[2:], "--data", folder, "--seed", 1, "--out", tmp_path / "out")
     assert again.returncode == 2
     assert "seed was 0 and is now 1" in again.stderr
 
-    compared = run(EXPERIMENTS / "check_published.py", tmp_path / "out")
+    compared = run_script(EXPERIMENTS / "check_published.py", tmp_path / "out")
     assert compared.returncode == 2
     assert "nothing was published for demo" in compared.stderr
-    anyway = run(EXPERIMENTS / "check_published.py", tmp_path / "out", "--anyway")
+    anyway = run_script(EXPERIMENTS / "check_published.py", tmp_path / "out", "--anyway")
     assert anyway.returncode == 1
     assert "not the published run: its pictures are" in anyway.stdout
     assert "DIFFERS" in anyway.stdout
@@ -77,20 +90,20 @@ def test_runs_side_by_side_with_class_names_from_a_file(tmp_path):
     names.write_text("\n".join(f"garment {i}" for i in range(10)))
     out = tmp_path / "out"
     quick = [*QUICK, "--experiment", "class_change", "--experiment", "memories", "--class-names", names]
-    done = run("-m", "vitlens.cli", "reproduce", *quick, "--out", out)
+    done = reproduce(*quick, "--out", out)
     assert done.returncode == 0, done.stderr
     assert pd.read_parquet(out / "tables" / "value_vectors.parquet")["class_name"].str.startswith("garment").all()
     page = tmp_path / "models.html"
-    side = run(EXPERIMENTS / "compare_runs.py", f"one={out}", f"two={out}", "--out", page)
+    side = run_script(EXPERIMENTS / "compare_runs.py", f"one={out}", f"two={out}", "--out", page)
     assert side.returncode == 0, side.stderr
     assert "4 figures of 2 runs" in side.stdout
     assert page.read_text().count("plotly-graph-div") >= 4
     for arguments, sentence in [((out, out), "the same name"), ((tmp_path,), "holds no run")]:
-        refused = run(EXPERIMENTS / "compare_runs.py", *arguments, "--out", page)
+        refused = run_script(EXPERIMENTS / "compare_runs.py", *arguments, "--out", page)
         assert refused.returncode == 2
         assert sentence in refused.stderr
     names.write_text("only one")
-    refused = run("-m", "vitlens.cli", "reproduce", *quick, "--out", tmp_path / "other")
+    refused = reproduce(*quick, "--out", tmp_path / "other")
     assert refused.returncode == 2
     assert "has 1 lines, and the model 10 classes" in refused.stderr
 
@@ -108,7 +121,7 @@ def test_runs_side_by_side_with_class_names_from_a_file(tmp_path):
     ],
 )
 def test_mistakes_are_a_sentence_and_exit_code_2(tmp_path, arguments, sentence):
-    done = run("-m", "vitlens.cli", "reproduce", *arguments, "--out", tmp_path / "out")
+    done = reproduce(*arguments, "--out", tmp_path / "out")
     assert done.returncode == 2
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
@@ -131,13 +144,13 @@ def test_a_run_that_is_the_published_one_is_compared_line_by_line(tmp_path):
         "accuracy_percent": [80.0],
     }
     pd.DataFrame(rates).to_parquet(tmp_path / "tables" / "identifiability_rate.parquet")
-    compared = run(EXPERIMENTS / "check_published.py", tmp_path)
+    compared = run_script(EXPERIMENTS / "check_published.py", tmp_path)
     assert compared.returncode == 1
     assert "2 of 3 figures agree" in compared.stdout
     pd.DataFrame(rates | {"accuracy_percent": [81.6]}).to_parquet(tmp_path / "tables" / "identifiability_rate.parquet")
-    assert run(EXPERIMENTS / "check_published.py", tmp_path).returncode == 0
+    assert run_script(EXPERIMENTS / "check_published.py", tmp_path).returncode == 0
     settings["paper_compat"] = False
     (tmp_path / "settings.json").write_text(json.dumps({"settings": settings}))
-    refused = run(EXPERIMENTS / "check_published.py", tmp_path)
+    refused = run_script(EXPERIMENTS / "check_published.py", tmp_path)
     assert refused.returncode == 2
     assert "paper_compat is False, not True" in refused.stderr
