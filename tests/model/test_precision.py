@@ -55,14 +55,20 @@ def test_on_a_gpu(dtype):
     assert direct_logit_attribution(model, images).values.is_cuda
 
 
-@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+COMPILER = pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler"
+)
+
+
+# What goes wrong goes wrong while the graph is made; the real backend takes half a minute to compile it.
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=[pytest.mark.slow, COMPILER])])
 @pytest.mark.parametrize("name", ["class_token", "rotary"])
-def test_the_unwatched_forward_compiles(name):
+def test_the_unwatched_forward_compiles(name, backend):
     model = HookedViT.from_timm(KINDS[name]())
     images = pictures(model.cfg, 2)
     with torch.no_grad():
         expected = model(images)
-        compiled = torch.compile(model)
+        compiled = torch.compile(model, backend=backend)
         assert relative_difference(compiled(images), expected) <= 1e-9
         # Hooks still work on the model itself, watched or not.
         _, cache = model.run_with_cache(images, names_filter="pattern")

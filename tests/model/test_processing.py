@@ -1,7 +1,10 @@
 """Rewrites of the weights: logits stay, the matrices become what the equation says, timm's module is left alone."""
 
+from functools import partial
+
 import pytest
 import torch
+from lending import lent
 from variants import build, pictures
 
 from vitlens import HookedViT, InputError
@@ -45,7 +48,11 @@ KINDS = [
 @pytest.mark.parametrize("rewrite", REFUSALS)
 @pytest.mark.parametrize("name", KINDS)
 def test_a_rewrite_keeps_every_logit_or_is_refused(name, rewrite):
-    module = build_reduced(name)
+    with lent(("reduced", name), partial(build_reduced, name)) as module:
+        _keeps_every_logit_or_is_refused(module, rewrite)
+
+
+def _keeps_every_logit_or_is_refused(module, rewrite):
     model = HookedViT.from_timm(module)
     images = reduced_images(model.cfg)
     before = {key: parameter.clone() for key, parameter in module.named_parameters()}
@@ -69,10 +76,8 @@ def test_a_rewrite_keeps_every_logit_or_is_refused(name, rewrite):
 
 def test_which_rewrites_are_refused_where():
     """Refusing is for the few: this is all of it."""
-    refused = {
-        rewrite: {name for name in KINDS if REFUSALS[rewrite](HookedViT.from_timm(build_reduced(name)))}
-        for rewrite in REFUSALS
-    }
+    models = {name: HookedViT.from_timm(build_reduced(name)) for name in KINDS}
+    refused = {rewrite: {name for name, model in models.items() if REFUSALS[rewrite](model)} for rewrite in REFUSALS}
     assert refused["fold_layer_scale"] == set()
     post_norm = {"eva02_enormous_patch14_clip_224", "vit_relpos_base_patch32_plus_rpn_256"}
     assert refused["fold_ln"] == post_norm | {"vitamin_small_224"}

@@ -1,6 +1,10 @@
-"""Every plain vision transformer of timm, small and randomised: exact in every respect that a user can check."""
+"""Every plain vision transformer of timm, small and randomised: exact in every respect that a user can check.
+
+Many names are one architecture of several sizes. architectures.txt holds the first name of each; the others are slow tests.
+"""
 
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +14,11 @@ from vitlens.parity.measure import measure, relative_difference
 from vitlens.parity.reduced import build_reduced, family_names, reduced_images
 
 NAMES = list(family_names())
+ARCHITECTURES = (Path(__file__).parent / "architectures.txt").read_text().split()
+TO_CHECK = [pytest.param(name, marks=[] if name in ARCHITECTURES else [pytest.mark.slow]) for name in NAMES]
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=TO_CHECK)
 def port(request):
     """A name, built once for all its checks: module, model, images, and everything that a run computes."""
     module = build_reduced(request.param)
@@ -92,3 +98,23 @@ def test_the_registry_is_what_the_readme_says():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         HookedViT.from_timm(build_reduced("vit_tiny_patch16_224"))
+
+
+def architecture(module):
+    """What a module is made of, apart from sizes; the first block stands for all."""
+    parts = []
+    for name, part in module.named_modules():
+        if not name.startswith("blocks.") or name.startswith("blocks.0"):
+            attributes = {key: value for key, value in vars(part).items() if not key.startswith("_")}
+            flags = {key: value for key, value in attributes.items() if isinstance(value, bool | str | None)}
+            absent = [key for key, value in part._parameters.items() if value is None]
+            parts.append(
+                (name, type(part).__qualname__, sorted(flags.items(), key=str), sorted(part._parameters), absent)
+            )
+    return repr(parts)
+
+
+@pytest.mark.slow
+def test_the_checked_names_stand_for_all_architectures():
+    checked = {architecture(build_reduced(name)) for name in ARCHITECTURES}
+    assert not [name for name in NAMES if architecture(build_reduced(name)) not in checked]
