@@ -1,19 +1,21 @@
 """Hooks and caches by name: TransformerLens' `hooks` and `run_with_cache`, with shorthands and a cache that knows tokens."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformer_lens import HookedRootModule
-from transformer_lens.hook_points import HookPoint
+from transformer_lens.hook_points import HookPoint, LensHandle
 from transformer_lens.utilities import Slice, SliceInput
 
 from vitlens.errors import InputError
 from vitlens.model.cache import ViTActivationCache
 from vitlens.model.embedding import Embedding
-from vitlens.model.hook_points import NO_TOKENS, NamesFilter, Reader, resolve_names
+from vitlens.model.hook_points import NO_TOKENS, Direction, NamesFilter, OwnedHookPoint, Reader, resolve_names
+from vitlens.model.leaves_state import leaves_state
 
 
 class NamedHooks(HookedRootModule):
@@ -26,10 +28,37 @@ class NamedHooks(HookedRootModule):
         for full_name in resolve_names(name, self.hook_dict):
             super().add_hook(full_name, hook, *args, **kwargs)
 
-    def _enable_hook(self, name: NamesFilter, hook: Callable, dir: Literal["fwd", "bwd"]) -> None:
-        for full_name in resolve_names(name, self.hook_dict):
-            self._enable_hook_with_name(full_name, hook, dir)
+    @contextmanager
+    def hooks(
+        self,
+        fwd_hooks: Iterable[tuple[NamesFilter, Callable]] = (),
+        bwd_hooks: Iterable[tuple[NamesFilter, Callable]] = (),
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+    ) -> Iterator["NamedHooks"]:
+        """TransformerLens' `hooks`, for the thread that enters it: runs of other threads neither see nor lose them."""
+        added: list[tuple[OwnedHookPoint, LensHandle]] = []
+        directions: tuple[tuple[Direction, Iterable], ...] = (("fwd", fwd_hooks), ("bwd", bwd_hooks))
+        try:
+            for direction, pairs in directions:
+                for name, hook in pairs:
+                    for full_name in resolve_names(name, self.hook_dict):
+                        point = cast(OwnedHookPoint, self.hook_dict[full_name])
+                        added.append((point, point.add_hook(hook, direction, level=1)))
+            yield self
+        finally:
+            if reset_hooks_end:
+                for point, handle in added:
+                    point.remove(handle)
+                if clear_contexts:
+                    self.clear_contexts()
 
+    @leaves_state
+    def run_with_hooks(self, *model_args: Any, **keywords: Any) -> Any:
+        """TransformerLens' `run_with_hooks`; a run that fails or is stopped leaves none of its hooks behind."""
+        return super().run_with_hooks(*model_args, **keywords)
+
+    @leaves_state
     def run_with_cache(  # type: ignore[override]
         self,
         images: Tensor | dict[str, Tensor],

@@ -1,11 +1,14 @@
 """How hook points are made, handed tensors, and found by name."""
 
 import re
+import threading
 from collections.abc import Callable, Collection, Iterable
-from typing import cast
+from typing import Literal, cast
 
+import torch
 from torch import Tensor
-from transformer_lens.hook_points import HookPoint
+from transformer_lens import HookedRootModule
+from transformer_lens.hook_points import HookPoint, LensHandle
 
 from vitlens.errors import InputError, nearest
 
@@ -16,9 +19,106 @@ NamesFilter = None | HookName | Iterable[HookName] | Callable[[str], bool]
 NO_TOKENS = 0
 
 
+# Two threads may add and remove hooks of one point at the same time.
+_CHANGING = threading.Lock()
+Direction = Literal["fwd", "bwd"]
+
+
+class OwnedHookPoint(HookPoint):
+    """A hook point whose temporary hooks belong to the thread that set them: other threads may run the same model.
+
+    Temporary are the hooks of `model.hooks` and of a run; `add_hook` changes the model, for every thread.
+    """
+
+    def add_hook(
+        self,
+        hook: Callable,
+        dir: Direction = "fwd",
+        is_permanent: bool = False,
+        level: int | None = None,
+        prepend: bool = False,
+        alias_names: list[str] | None = None,
+    ) -> LensHandle:
+        owner = None if level is None else threading.get_ident()
+        called = _in_thread(owner, hook) if owner is not None and dir == "fwd" else hook
+        with _CHANGING:
+            handle = super().add_hook(called, dir, is_permanent, level, prepend, alias_names)
+            handle.user_hook = hook
+            handle.owner = owner  # type: ignore[attr-defined]
+        return handle
+
+    def has_hooks(
+        self, dir: Direction | Literal["both"] = "both", including_permanent: bool = True, level: int | None = None
+    ) -> bool:
+        """Whether a run in this thread would call a hook here."""
+        if not (self.fwd_hooks or self.bwd_hooks):
+            return False
+        return any(map(self.is_called_here, self._handles(dir, including_permanent, level)))
+
+    def remove_hooks(
+        self,
+        dir: Direction | Literal["both"] = "fwd",
+        including_permanent: bool = False,
+        level: int | None = None,
+    ) -> None:
+        """As TransformerLens' `remove_hooks`; temporary hooks of another thread that still runs stay."""
+        if not (self.fwd_hooks or self.bwd_hooks):
+            return
+        running = {thread.ident for thread in threading.enumerate()}
+        for handle in self._handles(dir, including_permanent, level):
+            if self.is_called_here(handle) or _owner(handle) not in running:
+                self.remove(handle)
+
+    def remove(self, handle: LensHandle) -> None:
+        """Takes one hook away."""
+        handle.hook.remove()
+        with _CHANGING:
+            self.fwd_hooks = [other for other in self.fwd_hooks if other is not handle]
+            self.bwd_hooks = [other for other in self.bwd_hooks if other is not handle]
+
+    @staticmethod
+    def is_called_here(handle: LensHandle) -> bool:
+        """Whether a run in this thread calls the hook."""
+        return _owner(handle) in (None, threading.get_ident())
+
+    def _handles(self, dir: str, including_permanent: bool, level: int | None) -> list[LensHandle]:
+        handles = [*(self.fwd_hooks if dir != "bwd" else []), *(self.bwd_hooks if dir != "fwd" else [])]
+        return [
+            handle
+            for handle in handles
+            if (including_permanent or not handle.is_permanent) and level in (None, handle.context_level)
+        ]
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Which run a backward hook belongs to cannot be told while it runs, in a thread of autograd.
+        if self.bwd_hooks and torch.is_grad_enabled() and not all(map(self.is_called_here, self.bwd_hooks)):
+            raise InputError(
+                f"another thread has set backward hooks at {self.name}, which would also see this thread's gradients: "
+                "run one after the other, or give each thread a model of its own"
+            )
+        return x
+
+
+def _in_thread(owner: int, user_hook: Callable) -> Callable:
+    def called(activation: Tensor, hook: HookPoint) -> Tensor | None:
+        return user_hook(activation, hook=hook) if threading.get_ident() == owner else None
+
+    return called
+
+
+def _owner(handle: LensHandle) -> int | None:
+    return getattr(handle, "owner", None)
+
+
+def set_hooks(model: HookedRootModule) -> list[tuple[OwnedHookPoint, LensHandle]]:
+    """Every hook that is set on a model, with its point."""
+    points = [cast(OwnedHookPoint, point) for point in model.hook_dict.values()]
+    return [(point, handle) for point in points for handle in (*point.fwd_hooks, *point.bwd_hooks)]
+
+
 def hook_point(token_axis: int = -2) -> HookPoint:
     """A hook point that knows which axis of its activation runs over tokens (`pos_slice` cuts there)."""
-    point = HookPoint()
+    point = OwnedHookPoint()
     point.pos_dim = token_axis
     return point
 

@@ -19,6 +19,7 @@ from vitlens.model.caching import NamedHooks
 from vitlens.model.capabilities import capabilities
 from vitlens.model.checks import check_stream
 from vitlens.model.classifier import ClassEmbeddings
+from vitlens.model.finite import require_finite
 from vitlens.model.hook_points import NO_TOKENS, HookName, NamesFilter, expose, hook_point
 from vitlens.model.inputs import PictureInputs
 from vitlens.model.kept_tokens import KeptTokens
@@ -182,7 +183,8 @@ class HookedViT(
             grid: rows and columns of patches of a stream given, where they are not the model's own (rotary positions).
 
         Raises:
-            InputError: wrong size or channels, NaN, a block that does not exist.
+            InputError: wrong size or channels, NaN, a block that does not exist; a run that ends in NaN or infinite
+                values (in a run that a hook edits this is a warning).
         """
         end = self.cfg.n_layers
         first = 0 if start_at_layer is None else end if start_at_layer == end else self.block_index(start_at_layer)
@@ -194,14 +196,17 @@ class HookedViT(
         else:
             resid = check_stream(images, self.cfg, self.dtype)
             layout = self.embed.layout_of_stream(resid.shape[1], self.cfg.grid_size, grid)
-        for index in range(first, last):
+        entering, blocks = resid, range(first, last)
+        for index in blocks:
             resid = self.blocks[index](resid, layout.angles_of(index), layout.bias)
         if stop_at_layer is not None:
-            return resid
+            return require_finite(resid, "residual streams", self, entering, layout, blocks)
         features = self._pool(resid, layout)
         if return_type == "features":
-            return features[0] if len(features) == 1 else torch.stack(features).mean(dim=0)
+            pooled = features[0] if len(features) == 1 else torch.stack(features).mean(dim=0)
+            return require_finite(pooled, "features", self, entering, layout, blocks)
         logits = expose(self.hook_logits, self._classify(features))
+        require_finite(logits, "logits", self, entering, layout, blocks)
         if return_type == "logits":
             return logits
         if return_type == "probs":
