@@ -109,7 +109,7 @@ def verify(
     if n_images < 1:
         raise InputError(f"n_images is at least 1, not {n_images}")
     random = checkpoint_path is None and not pretrained
-    module = build_timm(name, pretrained, checkpoint_path, timm_kwargs).eval()
+    module = build_timm(name, pretrained, checkpoint_path, timm_kwargs)[0].eval()
     if random:
         module = randomise(module, seed).float()
     # Refuses what is not ported before anything is computed.
