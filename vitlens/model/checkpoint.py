@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from timm.models import clean_state_dict
 from torch import Tensor
 
-from vitlens.errors import InputError
+from vitlens.errors import InputError, reason
 
 State = dict[str, Tensor]
 # What torch and safetensors raise for files that are something else.
@@ -37,7 +37,9 @@ READ_ERRORS = (
     AssertionError,
 )
 HOW_TO_SAVE = "save the state dict as safetensors, or with torch.save(model.state_dict(), …)"
-BLOCK = re.compile(r"((?:.*?\.)?)blocks\.0\.")
+# An attention of block 0; stems have blocks too, of convolutions.
+BLOCK = re.compile(r"((?:.*?\.)?)blocks\.0\.(?:attns?|in_proj)\.")
+PICKLED = re.compile(r"GLOBAL (\S+)")
 # How running averages of weights are called. The teacher of self-distillation is its student's average.
 AVERAGES = {"ema", "teacher", "averaged", "swa"}
 # timm's own order, where a file holds several of a kind.
@@ -63,8 +65,10 @@ class Weights:
     def state(self) -> State:
         return {key.removeprefix(self.inner): value for key, value in self.around.items() if key.startswith(self.inner)}
 
-    def left_out(self) -> list[str]:
-        return [key for key in self.around if not key.startswith(self.inner)]
+    def left_out(self, others: "list[Weights]") -> list[str]:
+        """What stands around it and belongs to none of the others."""
+        known = (self.inner, *(other.inner for other in others if other.around is self.around))
+        return [key for key in self.around if not key.startswith(known)]
 
 
 def read_checkpoint(path: Path, use_ema: bool = True) -> State:
@@ -93,7 +97,7 @@ def read_checkpoint(path: Path, use_ema: bool = True) -> State:
     _refuse_adapters(chosen.around, path)
     if chosen.inner.startswith(CONVERTED):
         return chosen.around
-    left = chosen.left_out()
+    left = chosen.left_out(found)
     if left:
         warnings.warn(
             f"{path}: the weights under {chosen.prefix!r} are taken, and {', '.join(left[:3])} "
@@ -125,8 +129,9 @@ def read_tensors(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except READ_ERRORS as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{path} cannot be read as a file of tensors ({said[0]}): {HOW_TO_SAVE}") from None
+        pickled = PICKLED.search(str(error))
+        said = f"it holds a {pickled[1]}, which is none" if pickled else reason(error)
+        raise InputError(f"{path} cannot be read as a file of tensors ({said}): {HOW_TO_SAVE}") from None
 
 
 def as_path(path: Any, keyword: str) -> Path:

@@ -110,15 +110,19 @@ def fit(state: State, module: Any, path: Any, name: str) -> None:
     Raises:
         InputError: they do not fit, or are no weights to compute with; what would make them fit, where that is known.
     """
+    for key, value in state.items():
+        check_plain(key, value, str(path))
     expected = module.state_dict()
-    _refuse_other_patches(state, expected, path, name)
-    given = state.get("pos_embed")
+    given = state
     # Where timm's conversion fails, the comparison below names what does not fit.
     with suppress(RuntimeError, KeyError, IndexError, AssertionError, AttributeError):
         state = sys.modules[type(module).__module__].checkpoint_filter_fn(dict(state), module)
-    if given is not None and "pos_embed" in expected and given.shape == expected["pos_embed"].shape:
-        # timm guesses the grid behind as many positions as are needed, and may turn 2 × 8 into 4 × 4.
-        state["pos_embed"] = given
+    for key in ("pos_embed", STEM):
+        # timm would resample a stem of other patches into one that was never trained; and it guesses the grid behind as
+        # many positions as are needed, which may turn 2 × 8 into 4 × 4.
+        if key in given and key in state and key in expected and given[key].ndim == expected[key].ndim:
+            same = given[key].shape == expected[key].shape
+            state[key] = given[key] if same or key == STEM else state[key]
     problems = [
         f"{key} is {_shape(state[key])} in the file, {_shape(expected[key])} in the model"
         for key in expected
@@ -131,40 +135,32 @@ def fit(state: State, module: Any, path: Any, name: str) -> None:
         raise InputError(
             f"{path} does not fit {name}: {'; '.join(problems[:3])}{more}{_what_would_fit(state, expected, module)}"
         )
-    for key, value in state.items():
-        check_plain(key, value, str(path))
     check_weights(((key, state[key]) for key in expected if expected[key].is_floating_point()), str(path))
     module.load_state_dict(state)
-
-
-def _refuse_other_patches(state: State, expected: State, path: Any, name: str) -> None:
-    """timm would resample the stem, which then computes something that was never trained."""
-    if STEM not in state or STEM not in expected or state[STEM].ndim != 4 or expected[STEM].ndim != 4:
-        return
-    there, own = tuple(state[STEM].shape[2:]), tuple(expected[STEM].shape[2:])
-    if there != own:
-        side = there[0] if there[0] == there[1] else there
-        raise InputError(
-            f"{path} cuts patches of {there[0]} × {there[1]}, and {name} patches of {own[0]} × {own[1]}: open the model of "
-            f"those patches, or pass patch_size={side}"
-        )
 
 
 def _what_would_fit(state: State, expected: State, module: Any) -> str:
     if not set(state) & set(expected):
         return f". No name agrees: its tensors are called {first_keys(state)}"
     hints = []
+    stems = [tensors[STEM].shape[2:] for tensors in (state, expected) if STEM in tensors]
+    if len(stems) == 2 and stems[0] != stems[1] and len(stems[0]) == 2:
+        rows, columns = stems[0]
+        size = rows if rows == columns else (rows, columns)
+        hints.append(
+            f"it cuts patches of {rows} × {columns}: open the model of those patches, or pass patch_size={size}"
+        )
     if n_blocks(state) not in (0, len(module.blocks)):
-        hints.append(f"it has {n_blocks(state)} blocks, the model {len(module.blocks)}: depth={n_blocks(state)}")
+        hints.append(f"it has {n_blocks(state)} blocks, the model {len(module.blocks)}: pass depth={n_blocks(state)}")
     if "fc_norm.weight" in state and "fc_norm.weight" not in expected:
         hints.append(
-            'it normalises what was pooled, as models do that read the patches: global_pool="avg" (or "max", "avgmax")'
+            'it normalises what was pooled, as models do that read the patches: pass global_pool="avg" (or "max", "avgmax")'
         )
     elif "fc_norm.weight" in expected and "norm.weight" in state and "norm.weight" not in expected:
-        hints.append('it normalises before it pools, as models do that read the class token: global_pool="token"')
+        hints.append('it normalises before it pools, as models do that read the class token: pass global_pool="token"')
     if "cls_token" in expected and "cls_token" not in state:
-        hints.append('it has no class token: class_token=False, global_pool="avg"')
-    return f". Try what it tells: {'; '.join(hints)}" if hints else ""
+        hints.append('it has no class token: pass class_token=False, global_pool="avg"')
+    return "".join(f". {hint[0].upper()}{hint[1:]}" for hint in hints)
 
 
 def n_blocks(state: State) -> int:

@@ -44,7 +44,7 @@ def build_timm(
     Raises:
         InputError: unknown name or keyword; weights that cannot be had; a checkpoint of another architecture.
     """
-    path = None if checkpoint_path is None else as_path(checkpoint_path, "checkpoint_path=")
+    path = None if checkpoint_path is None else as_path(checkpoint_path, "checkpoint_path")
     source, model_id = _read_name(name)
     if source == "local-dir":
         folder = _check_folder(Path(model_id))
@@ -139,13 +139,15 @@ def _check_hub(name: str, model_id: str, needs_weights: bool) -> None:
         raise InputError(f"{name!r} names no repository: it is written hf-hub:owner/name")
     wanted = [("config.json",), WEIGHT_FILES] if needs_weights else [("config.json",)]
     if not all(_is_here(repository, files, revision or None) for files in wanted):
-        _check_network(f"{name!r} is")
+        _check_network(
+            f"{name!r} is", 'it: open a folder that timm saved as "local-dir:FOLDER", or name the architecture and'
+        )
 
 
 def _check_weights_are_within_reach(name: str) -> None:
     cfg = get_pretrained_cfg(name)
     if cfg is not None and cfg.hf_hub_id and not _is_here(cfg.hf_hub_id, WEIGHT_FILES[:2]):
-        _check_network(f"the weights of {name!r} are")
+        _check_network(f"the weights of {name!r} are", "them:")
 
 
 def _is_here(repository: str, files: tuple[str, ...], revision: str | None = None) -> bool:
@@ -157,7 +159,7 @@ def _is_here(repository: str, files: tuple[str, ...], revision: str | None = Non
     return any(isinstance(path, str) for path in found)
 
 
-def _check_network(what: str) -> None:
+def _check_network(what: str, instead: str) -> None:
     """Says at once what the hub's client would say only after a minute of retries."""
     try:
         urllib.request.urlopen(constants.ENDPOINT, timeout=5).close()
@@ -165,8 +167,8 @@ def _check_network(what: str) -> None:
         return
     except OSError:
         raise InputError(
-            f"{what} not on this machine and there is no network to fetch them: pass checkpoint_path= with a file that you "
-            "have, or pretrained=False for random weights"
+            f"{what} not on this machine and there is no network to fetch {instead} pass checkpoint_path= with a "
+            "file that you have, or pretrained=False for random weights"
         ) from None
 
 

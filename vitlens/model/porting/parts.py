@@ -74,13 +74,13 @@ def port_classifier(head: Any, where: str = "head") -> nn.Linear | None:
     return None if isinstance(head, nn.Identity) else port_linear(head, where)
 
 
-def refuse_other_class(module: nn.Module, known: tuple[type, ...], where: str) -> None:
+def refuse_other_class(module: Any, known: tuple[type, ...], where: str) -> None:
     if type(module) in known:
         return
     if is_adapted(module):
         raise InputError(
             f"{where} carries an adapter ({_full_name(module)} with {', '.join(dict(module.named_children()))}): merge "
-            " it into the weights first (model.merge_and_unload() of peft) and port what that gives"
+            "it into the weights first (model.merge_and_unload() of peft) and port what that gives"
         )
     names = {kind.__name__: None for kind in known}
     kind = _full_name(module) if type(module).__name__ in names else type(module).__name__
@@ -92,13 +92,15 @@ def refuse_other_class(module: nn.Module, known: tuple[type, ...], where: str) -
     raise InputError(f"{where} is a {kind}, which vitlens does not port (it ports {', '.join(names)}){hint}")
 
 
-def is_adapted(module: nn.Module) -> bool:
+def is_adapted(module: Any) -> bool:
     """Whether an adapter such as LoRA stands beside the weights of the module, or of a part of it."""
+    if not isinstance(module, nn.Module):
+        return False
     names = (name for name, _ in [*module.named_modules(), *module.named_parameters()])
     return any(part.startswith(ADAPTERS) for name in names for part in name.split("."))
 
 
-def _full_name(module: nn.Module) -> str:
+def _full_name(module: Any) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
