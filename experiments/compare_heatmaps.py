@@ -92,7 +92,14 @@ def main(
     ]  # fmt: skip
     find_metrics(metrics, pictures.has_masks)
     settings = {"target": target, "n_steps": steps, "fill": fill, "seeds": seeds, "chunk_size": chunk_size}
-    given = {"data": data, "split": split, "masks": str(masks), "limit": limit, "per_class": per_class}
+    given = {
+        "timm": sorted(timm) if timm else None,
+        "data": data,
+        "split": split,
+        "masks": str(masks),
+        "limit": limit,
+        "per_class": per_class,
+    }
     store = Store(out)
     store.prepare(
         {

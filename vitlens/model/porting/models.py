@@ -34,7 +34,7 @@ from vitlens.model.porting.parts import (
     refuse_unknown,
 )
 from vitlens.model.porting.pooling import port_pool
-from vitlens.model.porting.state import check_state
+from vitlens.model.porting.state import check_one_dtype, check_state
 from vitlens.model.positions import RelPosTable
 
 # Parts that all of these models may have.
@@ -77,7 +77,9 @@ def port(module: Any) -> Parts:
     check_state(module)
     if len(module.blocks) == 0:
         raise InputError("the model has no transformer blocks (depth=0), so there is nothing to look into")
-    return MODELS[type(module)](module)
+    parts = MODELS[type(module)](module)
+    check_one_dtype(module)
+    return parts
 
 
 def _what_is_inside(module: nn.Module) -> str:

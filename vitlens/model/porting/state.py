@@ -55,13 +55,17 @@ def _check_tensors(module: nn.Module) -> None:
     devices = dict.fromkeys(str(parameter.device) for parameter in module.parameters())
     if len(devices) > 1:
         raise InputError(f"{source} is spread over {' and '.join(devices)}: put it on one with module.to(device)")
+
+
+def check_one_dtype(module: nn.Module) -> None:
+    """Raises InputError where linear maps and convolutions are of several dtypes."""
     maps = [
         (name, part.weight.dtype) for name, part in module.named_modules() if isinstance(part, (nn.Linear, nn.Conv2d))
     ]
     for name, dtype in maps:
         if dtype != maps[0][1]:
             raise InputError(
-                f"{source}: {name} is {str(dtype).removeprefix('torch.')} and {maps[0][0]} "
+                f"the timm module: {name} is {str(dtype).removeprefix('torch.')} and {maps[0][0]} "
                 f"{str(maps[0][1]).removeprefix('torch.')}: give all one dtype with module.to(dtype)"
             )
 
