@@ -65,6 +65,7 @@ def load_model(
     check_device(device)
     precision = getattr(torch, dtype)
     keywords = read_keywords(timm)
+    check_one_source(checkpoint, random_weights)
     if name == DEMO:
         if checkpoint is not None or random_weights:
             raise InputError("the demo model comes with its weights: --checkpoint needs --model with a timm name")
@@ -107,6 +108,12 @@ def read_keywords(given: Sequence[str] | None) -> dict[str, Any]:
             )
         keywords[key] = _literal(value)
     return keywords
+
+
+def check_one_source(checkpoint: Path | None, random_weights: bool) -> None:
+    """Raises InputError where weights are given and none are wanted."""
+    if checkpoint is not None and random_weights:
+        raise InputError("--checkpoint gives weights and --random-weights asks for none: choose one of them")
 
 
 def _literal(value: str) -> Any:

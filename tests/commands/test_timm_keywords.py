@@ -109,7 +109,6 @@ def test_the_parity_of_a_model_so_built(run):
     )
     assert done.code == 0
     assert json.loads(done.stdout)["exact"]
-    assert "verify" not in done.stderr
     wrong = run("verify", TIMM, "--random-weights", "--timm", "nonsense=1")
     assert (wrong.code, "timm cannot build" in wrong.stderr) == (2, True)
 
@@ -132,3 +131,11 @@ def test_sentences_of_the_library_for_a_shell():
     )
     with pytest.raises(InputError, match="there is no folder nowhere"):
         load_model("local-dir:nowhere", None, False)
+
+
+def test_weights_and_none_are_one_too_many(run):
+    for command in (["lens", AGREEING, "--model", TIMM], ["verify", TIMM]):
+        done = run(*command, "--checkpoint", "mine.pth", "--random-weights")
+        assert (done.code, "choose one of them" in done.stderr) == (2, True)
+    done = run("lens", AGREEING, "--model", TIMM, "--random-weights", "--timm", "use_ema=False")
+    assert "--timm use_ema=False is for a checkpoint that holds averaged weights too" in done.stderr

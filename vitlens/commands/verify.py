@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from vitlens.command_line import check_device, complain, in_words_of_a_shell, is_watched, read_keywords
+from vitlens.command_line import (
+    check_device,
+    check_one_source,
+    complain,
+    in_words_of_a_shell,
+    is_watched,
+    read_keywords,
+)
 from vitlens.commands.names import dtype_names, model_names
 from vitlens.commands.options import Checkpoint, Device, Json, Timm
 from vitlens.commands.output import print_json, say, terminal
@@ -35,6 +42,7 @@ def verify(
         check_writable(out)
     check_device(device)
     keywords = read_keywords(timm)
+    check_one_source(checkpoint, random_weights)
     with in_words_of_a_shell():
         report = run_verification(
             name,

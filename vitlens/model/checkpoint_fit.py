@@ -65,7 +65,7 @@ def other_keywords(state: State, module: Any, path: Any) -> dict[str, Any]:
 
 def _positions(state: State, expected: State, module: Any, path: Any) -> dict[str, Any]:
     """The picture size that the positions were trained at, where the module's is another."""
-    stem = getattr(module, "patch_embed", None)
+    stem: Any = getattr(module, "patch_embed", None)
     name = next((key for key in expected if key == "pos_embed" or key.endswith("relative_position_bias_table")), None)
     if getattr(stem, "grid_size", None) is None or name is None or name not in state or state[name].ndim < 2:
         return {}

@@ -129,10 +129,15 @@ class HookedViT(
             module = module.eval()
         elif not isinstance(name_or_module, nn.Module):
             raise InputError(f"a model is a timm name or a timm module, not {name_or_module!r}")
-        elif timm_kwargs or checkpoint_path is not None:
-            given = ", ".join([*timm_kwargs, *(["checkpoint_path"] if checkpoint_path is not None else [])])
-            raise InputError(f"a timm module in hand is taken as it is: {given} goes with a model name")
         else:
+            of_a_name = {
+                "checkpoint_path": checkpoint_path is not None,
+                "pretrained": not pretrained,
+                "use_ema": not use_ema,
+            }
+            given = [*timm_kwargs, *(name for name, is_given in of_a_name.items() if is_given)]
+            if given:
+                raise InputError(f"a timm module in hand is taken as it is: {', '.join(given)} goes with a model name")
             module = name_or_module
         if target is not None or precision is not None:
             module = move(module, target, precision)

@@ -53,6 +53,10 @@ def build_timm(
         _check_hub(name, model_id, needs_weights=path is None and pretrained)
     else:
         _check_registered(name)
+    if path is None and not use_ema:
+        raise InputError(
+            "use_ema=False is for a checkpoint that holds averaged weights too: it goes with checkpoint_path="
+        )
     if path is not None:
         return _with_checkpoint(name, path, timm_kwargs, use_ema)
     if pretrained and source is None:
