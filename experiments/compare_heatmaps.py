@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from vitlens import __version__, faithfulness
 from vitlens.command_line import DEMO, load_model, run
+from vitlens.commands.options import Timm
 from vitlens.data.picture_sets import open_pictures
 from vitlens.heatmap_scores.data_set import HeatmapScores, score_heatmaps
 from vitlens.heatmap_scores.metrics import METRICS, find_metrics
@@ -50,6 +51,7 @@ DEFAULT_METRICS = [
 def main(
     model: Annotated[str, typer.Option(help='a timm name, or "demo"')] = DEMO,
     checkpoint: Annotated[Path | None, typer.Option(help="your own weights for the timm model")] = None,
+    timm: Timm = None,
     random_weights: Annotated[bool, typer.Option("--random-weights", help="do not load any weights")] = False,
     data: Annotated[
         str, typer.Option(help='a folder of pictures, a Parquet file, a name on the hub, ImageNet-S, or "demo"')
@@ -81,7 +83,7 @@ def main(
         if readme:
             renew("planted heatmaps", as_markdown(table))
         return
-    hooked = load_model(model, checkpoint, random_weights, device)
+    hooked = load_model(model, checkpoint, random_weights, device, timm=timm)
     pictures = open_pictures(
         data, hooked.class_names, hooked.cfg.n_classes, split=split, n=limit, per_class=per_class, masks=masks
     )
@@ -90,7 +92,14 @@ def main(
     ]  # fmt: skip
     find_metrics(metrics, pictures.has_masks)
     settings = {"target": target, "n_steps": steps, "fill": fill, "seeds": seeds, "chunk_size": chunk_size}
-    given = {"data": data, "split": split, "masks": str(masks), "limit": limit, "per_class": per_class}
+    given = {
+        "timm": sorted(timm) if timm else None,
+        "data": data,
+        "split": split,
+        "masks": str(masks),
+        "limit": limit,
+        "per_class": per_class,
+    }
     store = Store(out)
     store.prepare(
         {

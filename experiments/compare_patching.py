@@ -32,6 +32,7 @@ from vitlens.analysis.graph import Graph
 from vitlens.analysis.patching import activation_patching
 from vitlens.analysis.paths import path_patching
 from vitlens.command_line import DEMO, load_model, run
+from vitlens.commands.options import Timm
 from vitlens.data.demo import load_demo_pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
@@ -45,6 +46,7 @@ EDGES = "edges"
 def main(
     model: Annotated[str, typer.Option(help='a timm name, or "demo"')] = DEMO,
     checkpoint: Annotated[Path | None, typer.Option(help="your own weights for the timm model")] = None,
+    timm: Timm = None,
     random_weights: Annotated[bool, typer.Option("--random-weights", help="do not load any weights")] = False,
     pictures: Annotated[
         Path | None, typer.Option(help="folder of pictures, by name clean and corrupted in turn [default: the demo's]")
@@ -59,7 +61,7 @@ def main(
     unknown = [site for site in sites if site not in (*SITES, EDGES)]
     if unknown:
         raise InputError(f"--site is one of {', '.join((*SITES, EDGES))}, not {unknown[0]!r}")
-    hooked = load_model(model, checkpoint, random_weights, device)
+    hooked = load_model(model, checkpoint, random_weights, device, timm=timm)
     clean, corrupted, about = load_pairs(hooked, model == DEMO, pictures, pairs)
     quiet = {"progress": sys.stderr.isatty(), **about}
     table = Table(title=f"{hooked.cfg.model_name}, {pairs} pairs: estimates beside the exact effects")

@@ -16,7 +16,8 @@ from torch import nn
 from tqdm import tqdm
 
 from vitlens import HookedViT, InputError, verify
-from vitlens.command_line import run
+from vitlens.command_line import read_keywords, run
+from vitlens.commands.options import Timm
 from vitlens.model.loading import build_timm
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -27,6 +28,7 @@ def main(
     model: Annotated[str, typer.Argument(help="a timm name")],
     pictures: Annotated[Path, typer.Option(help="folder of pictures")],
     checkpoint: Annotated[Path | None, typer.Option(help="your own weights for it")] = None,
+    timm: Timm = None,
     random_weights: Annotated[bool, typer.Option("--random-weights", help="draw every parameter anew")] = False,
     batch_size: Annotated[int, typer.Option(help="pictures per forward")] = 10,
 ) -> None:
@@ -35,12 +37,13 @@ def main(
     files = sorted(path for path in pictures.iterdir() if path.is_file())
     if not files:
         raise InputError(f"there are no files in {pictures}")
-    report = verify(model, pretrained=not random_weights, checkpoint_path=checkpoint, images=files[:4])
+    keywords = read_keywords(timm)
+    report = verify(model, pretrained=not random_weights, checkpoint_path=checkpoint, images=files[:4], **keywords)
     Console().print(report)
 
     labelled = [file for file in files if file.name[:4].isdigit()]
     if labelled:
-        module = build_timm(model, not random_weights, checkpoint, {}).eval()
+        module = build_timm(model, not random_weights, checkpoint, keywords)[0].eval()
         ours, theirs = accuracies(HookedViT.from_timm(module), module, labelled, batch_size)
         print(f"accuracy on {len(labelled)} pictures: vitlens {ours:.4%}, timm {theirs:.4%}")
 

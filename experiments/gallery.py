@@ -25,6 +25,7 @@ from tqdm import tqdm
 import vitlens
 from vitlens import plots
 from vitlens.command_line import DEMO, is_watched, load_model, run
+from vitlens.commands.options import Timm
 from vitlens.data.demo import load_demo_pictures
 from vitlens.heatmap_scores.faithfulness import faithfulness
 from vitlens.model.hooked_vit import HookedViT
@@ -299,10 +300,11 @@ def main(
     pictures: Annotated[list[Path] | None, typer.Argument(help="two or more pictures [default: the demo's]")] = None,
     model: Annotated[str, typer.Option(help='a timm name, or "demo"')] = DEMO,
     checkpoint: Annotated[Path | None, typer.Option(help="your own weights for the timm model")] = None,
+    timm: Timm = None,
     out: Annotated[Path, typer.Option(help="the page")] = Path("gallery.html"),
 ) -> None:
     check_writable(out)
-    hooked = load_model(model, checkpoint, False)
+    hooked = load_model(model, checkpoint, False, timm=timm)
     hooked.require_classifier()
     if pictures is not None and len(pictures) < 2:
         raise vitlens.InputError(

@@ -32,6 +32,7 @@ from vitlens.analysis.metrics import class_metric
 from vitlens.analysis.patching import activation_patching
 from vitlens.analysis.tokens import Box, token_mask
 from vitlens.command_line import DEMO, load_model, run
+from vitlens.commands.options import Timm
 from vitlens.data.class_names import short_name
 from vitlens.data.counterfactuals import REPLACEMENTS, replace_context
 from vitlens.data.demo import load_demo_pictures
@@ -60,6 +61,7 @@ class Experiment:
 def main(
     model: Annotated[str, typer.Option(help='a timm name, or "demo"')] = DEMO,
     checkpoint: Annotated[Path | None, typer.Option(help="your own weights for the timm model")] = None,
+    timm: Timm = None,
     random_weights: Annotated[bool, typer.Option("--random-weights", help="do not load any weights")] = False,
     clean: Annotated[Path | None, typer.Option(help="the clean picture [default: the demo's pairs]")] = None,
     corrupted: Annotated[
@@ -97,7 +99,7 @@ def main(
 ) -> None:
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
     console = Console()
-    hooked = load_model(model, checkpoint, random_weights, device)
+    hooked = load_model(model, checkpoint, random_weights, device, timm=timm)
     if clean is None:
         if model != DEMO:
             raise InputError(f"--model {model} needs --clean, the picture to work on (only the demo brings its own)")

@@ -20,6 +20,7 @@ from vitlens.commands.options import (
     Out,
     Pictures,
     RandomWeights,
+    Timm,
     WantedClass,
 )
 from vitlens.commands.output import MOST_ON_PAGE, Answer, check_out, hand_over
@@ -42,6 +43,7 @@ def attribute(
     top: Annotated[int, typer.Option(min=1, help="how many of the largest shares to show")] = 15,
     model: Model = DEMO,
     checkpoint: Checkpoint = None,
+    timm: Timm = None,
     random_weights: RandomWeights = False,
     class_names: ClassNames = None,
     device: Device = "cpu",
@@ -56,7 +58,7 @@ def attribute(
     from vitlens.analysis.attribution import direct_logit_attribution
 
     check_out(out)
-    hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names)
+    hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
     require_classes(hooked)
     found, kept, shares, totals, elsewhere = [], [], [], [], []
     for start, images in in_batches(hooked, pictures, batch_size, "attribution"):

@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vitlens.command_line import DEMO, is_watched, load_model
-from vitlens.commands.options import BatchSize, Checkpoint, ClassNames, Device, Dtype, Json, Model, Out, RandomWeights
+from vitlens.commands.options import (
+    BatchSize,
+    Checkpoint,
+    ClassNames,
+    Device,
+    Dtype,
+    Json,
+    Model,
+    Out,
+    RandomWeights,
+    Timm,
+)
 from vitlens.commands.output import Answer, check_out, hand_over
 from vitlens.errors import InputError
 
@@ -29,6 +40,7 @@ def describe(
     ] = None,
     model: Model = DEMO,
     checkpoint: Checkpoint = None,
+    timm: Timm = None,
     random_weights: RandomWeights = False,
     class_names: ClassNames = None,
     device: Device = "cpu",
@@ -42,7 +54,7 @@ def describe(
 
     check_out(out)
     files = _files(pictures or [], data)[:limit]
-    hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names)
+    hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
     source = files if pictures else _as_set(files, str(data))
     description = look(hooked, source, batch_size=batch_size, progress=is_watched())
     n_left_out = len(files) - description.n_images

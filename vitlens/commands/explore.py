@@ -16,6 +16,7 @@ from vitlens.commands.options import (
     Model,
     Pictures,
     RandomWeights,
+    Timm,
     WantedClass,
 )
 from vitlens.commands.output import hand_over_page
@@ -27,6 +28,7 @@ def explore(
     block: Blocks = None,
     model: Model = DEMO,
     checkpoint: Checkpoint = None,
+    timm: Timm = None,
     random_weights: RandomWeights = False,
     class_names: ClassNames = None,
     device: Device = "cpu",
@@ -39,7 +41,7 @@ def explore(
     from vitlens.report.page import check_writable
 
     check_writable(out)
-    hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names)
+    hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
     require_classes(hooked)
     write_explorer(hooked, pictures, out, wanted_class=wanted_class, progress=is_watched(), blocks=block or None)
     hand_over_page("explore", hooked.cfg.model_name, out, as_json)

@@ -20,6 +20,7 @@ from vitlens.commands.options import (
     Out,
     Pictures,
     RandomWeights,
+    Timm,
     WantedClass,
 )
 from vitlens.commands.output import MOST_ON_PAGE, Answer, check_out, hand_over
@@ -53,6 +54,7 @@ def heatmap(
     top: Annotated[int, typer.Option(min=1, help="how many of the most important patches to show")] = 5,
     model: Model = DEMO,
     checkpoint: Checkpoint = None,
+    timm: Timm = None,
     random_weights: RandomWeights = False,
     class_names: ClassNames = None,
     device: Device = "cpu",
@@ -66,7 +68,7 @@ def heatmap(
 
     check_out(out)
     chosen = _choose(method)
-    hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names)
+    hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
     if faithfulness:
         require_classes(hooked)
     if wanted_class is not None and hooked.unembed is not None:

@@ -21,6 +21,7 @@ from vitlens.commands.options import (
     Out,
     Pictures,
     RandomWeights,
+    Timm,
 )
 from vitlens.commands.output import MOST_ON_PAGE, Answer, check_out, hand_over
 from vitlens.errors import InputError
@@ -62,6 +63,7 @@ def lens(
     top: Annotated[int, typer.Option(min=1, help="how many of the first classes to name")] = 5,
     model: Model = DEMO,
     checkpoint: Checkpoint = None,
+    timm: Timm = None,
     random_weights: RandomWeights = False,
     class_names: ClassNames = None,
     device: Device = "cpu",
@@ -79,7 +81,7 @@ def lens(
     chosen = None if tokens is None else read_tokens(tokens)
     if isinstance(chosen, str) and chosen in ("object", "context"):
         raise InputError(f"a lens reads the same tokens of every picture, not the {chosen}: try --tokens box:4,4,6,6")
-    hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names)
+    hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
     require_classes(hooked)
     if chosen is None:
         chosen = "class" if hooked.cfg.pool == "token" and not hooked.is_distilled else "pooled"

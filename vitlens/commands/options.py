@@ -15,6 +15,13 @@ Model = Annotated[
 Checkpoint = Annotated[
     Path | None, typer.Option(help="your own weights for it: safetensors, or a .pth of tensors", show_default=False)
 ]
+Timm = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--timm", metavar="KEY=VALUE", show_default=False,
+        help="a keyword of timm's model, such as img_size=384, global_pool=avg or in_chans=1; several times",
+    ),
+]  # fmt: skip
 RandomWeights = Annotated[bool, typer.Option("--random-weights", help="do not load any weights")]
 ClassNames = Annotated[
     Path | None, typer.Option(help="file with the names of the model's classes, one per line", show_default=False)

@@ -20,6 +20,7 @@ from vitlens.commands.options import (
     Model,
     Out,
     RandomWeights,
+    Timm,
     WantedClass,
 )
 from vitlens.commands.output import Answer, check_out, hand_over
@@ -86,6 +87,7 @@ def patch(
     top: Annotated[int, typer.Option(min=1, help="how many of the largest effects to show")] = 15,
     model: Model = DEMO,
     checkpoint: Checkpoint = None,
+    timm: Timm = None,
     random_weights: RandomWeights = False,
     class_names: ClassNames = None,
     device: Device = "cpu",
@@ -106,7 +108,7 @@ def patch(
     from vitlens.data.class_names import short_name
 
     check_out(out)
-    hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names)
+    hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
     require_classes(hooked)
     pair = _pair(hooked, clean, corrupted, mask, replace_context)
     with warnings.catch_warnings():

@@ -6,7 +6,17 @@ from typing import Annotated
 import typer
 
 from vitlens.command_line import DEMO, is_watched, load_model, require_classes
-from vitlens.commands.options import Checkpoint, ClassNames, Device, Dtype, Json, Model, RandomWeights, WantedClass
+from vitlens.commands.options import (
+    Checkpoint,
+    ClassNames,
+    Device,
+    Dtype,
+    Json,
+    Model,
+    RandomWeights,
+    Timm,
+    WantedClass,
+)
 from vitlens.commands.output import hand_over_page
 
 
@@ -14,6 +24,7 @@ def report(
     picture: Annotated[Path, typer.Argument(help="the picture to explain", show_default=False)],
     model: Model = DEMO,
     checkpoint: Checkpoint = None,
+    timm: Timm = None,
     random_weights: RandomWeights = False,
     class_names: ClassNames = None,
     wanted_class: WantedClass = None,
@@ -34,7 +45,7 @@ def report(
     from vitlens.report.picture_report import write_picture_report
 
     check_writable(out)
-    hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names)
+    hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
     require_classes(hooked)
     write_picture_report(
         hooked, picture, out, wanted_class=wanted_class, head=head, against=against, progress=is_watched()

@@ -7,15 +7,23 @@ from typing import Annotated
 
 import typer
 
-from vitlens.command_line import check_device, complain, is_watched
+from vitlens.command_line import (
+    check_device,
+    check_one_source,
+    complain,
+    in_words_of_a_shell,
+    is_watched,
+    read_keywords,
+)
 from vitlens.commands.names import dtype_names, model_names
-from vitlens.commands.options import Checkpoint, Device, Json
+from vitlens.commands.options import Checkpoint, Device, Json, Timm
 from vitlens.commands.output import print_json, say, terminal
 
 
 def verify(
     name: Annotated[str, typer.Argument(help="a timm name", show_default=False, autocompletion=model_names)],
     checkpoint: Checkpoint = None,
+    timm: Timm = None,
     random_weights: Annotated[bool, typer.Option("--random-weights", help="draw every parameter anew")] = False,
     dtype: Annotated[
         list[str] | None,
@@ -33,15 +41,19 @@ def verify(
     if out is not None:
         check_writable(out)
     check_device(device)
-    report = run_verification(
-        name,
-        pretrained=not random_weights,
-        checkpoint_path=checkpoint,
-        dtypes=tuple(dtype) if dtype else ("float64", "float32"),
-        n_images=images,
-        device=device,
-        progress=is_watched(),
-    )
+    keywords = read_keywords(timm)
+    check_one_source(checkpoint, random_weights)
+    with in_words_of_a_shell():
+        report = run_verification(
+            name,
+            pretrained=not random_weights,
+            checkpoint_path=checkpoint,
+            dtypes=tuple(dtype) if dtype else ("float64", "float32"),
+            n_images=images,
+            device=device,
+            progress=is_watched(),
+            **keywords,
+        )
     if out is not None:
         report.save(out)
     if as_json:

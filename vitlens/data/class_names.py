@@ -11,13 +11,20 @@ from torch import nn
 from vitlens.errors import InputError, nearest
 
 
-def infer_class_names(module: nn.Module) -> list[str] | None:
-    """timm's ImageNet names where the number of classes is that of ImageNet-1k, 12k, 21k or 22k, else None."""
-    label_names = getattr(module, "pretrained_cfg", {}).get("label_names")
-    if label_names and len(label_names) == module.num_classes:
+def infer_class_names(module: nn.Module, n_classes: int) -> list[str] | None:
+    """The names that timm saved with the weights, or its ImageNet names where there are as many classes, else None.
+
+    A classifier that was put in by hand has classes of its own: `module.num_classes` then is what it was before.
+    """
+    if not n_classes or getattr(module, "num_classes", None) != n_classes:
+        return None
+    label_names = (getattr(module, "pretrained_cfg", None) or {}).get("label_names")
+    if isinstance(label_names, dict):
+        by_index = {int(index): name for index, name in label_names.items()}
+        label_names = [by_index[i] for i in range(n_classes)] if set(by_index) == set(range(n_classes)) else None
+    if label_names and len(label_names) == n_classes:
         return list(label_names)
-    # timm guesses from the original weights where a module has no classes of its own.
-    subset = infer_imagenet_subset(module) if module.num_classes else None
+    subset = infer_imagenet_subset({"num_classes": n_classes})
     if subset is None:
         return None
     info = ImageNetInfo(subset)

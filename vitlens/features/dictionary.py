@@ -6,13 +6,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitlens.errors import InputError
+from vitlens.errors import InputError, reason
 from vitlens.features.nonlinearities import nonlinearity
+from vitlens.model.weight_checks import FiniteWeights, check_weights
 
 NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale")
 
 
-class SparseAutoencoder(nn.Module):
+class SparseAutoencoder(FiniteWeights):
     """x ≈ x̂ = f W_dec + b_dec with f = act((x − b_dec) W_enc + b_enc); b_dec is taken off first only where `centred`.
 
     Where `normalisation` is not "none", x is normalised row by row before all this and x̂ is brought back by the same
@@ -85,10 +86,12 @@ class SparseAutoencoder(nn.Module):
             hook: the hook point that it belongs to.
 
         Raises:
-            InputError: shapes that do not fit, an unknown activation or normalisation.
+            InputError: values that are not finite floats, shapes that do not fit, an unknown activation or normalisation.
         """
         given = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
-        weights = complete_weights({name: torch.as_tensor(value) for name, value in given.items() if value is not None})
+        weights = complete_weights(
+            {name: _as_tensor(name, value) for name, value in given.items() if value is not None}
+        )
         chosen = nonlinearity(activation, len(weights["W_dec"]), k=k, threshold=threshold, like=weights["W_enc"])
         return cls(**weights, activation=chosen, centred=centred, normalisation=normalisation, hook=hook, source=source)
 
@@ -237,15 +240,23 @@ class Transcoder(SparseAutoencoder):
         return written if self.W_skip is None else written + self._given(x) @ self.W_skip.T
 
 
+def _as_tensor(name: str, value: Any) -> Tensor:
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} is no array of numbers: {reason(error)}") from None
+
+
 def complete_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """W_enc, b_enc, W_dec, b_dec of fitting shapes, in one dtype; biases that are missing are zeros.
 
     Raises:
-        InputError: a matrix is missing or no matrix, or shapes that do not fit.
+        InputError: a matrix is missing or no matrix, values that are not finite floats, or shapes that do not fit.
     """
     for name in ("W_enc", "W_dec"):
         if name not in weights or weights[name].ndim != 2 or not weights[name].is_floating_point():
             raise InputError(f"{name} is a matrix of floats, [d_in, features] (W_enc) or [features, d_out] (W_dec)")
+    check_weights(weights.items(), "the dictionary")
     W_enc, W_dec = weights["W_enc"], weights["W_dec"]
     if W_enc.shape[1] != W_dec.shape[0]:
         raise InputError(

@@ -9,6 +9,8 @@ from vitlens.errors import InputError
 from vitlens.features.dictionary import SparseAutoencoder
 from vitlens.features.overcomplete import load_overcomplete
 from vitlens.features.saelens import CONFIG, WEIGHTS, load_saelens
+from vitlens.model.checkpoint import as_path
+from vitlens.model.placement import read_device, read_dtype
 
 
 def load_sae(
@@ -20,7 +22,7 @@ def load_sae(
     dictionary_norm: str | None = None,
     scaling_factor: float | None = None,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
 ) -> SparseAutoencoder:
     """A sparse autoencoder or transcoder from a SAELens folder or an Overcomplete state_dict; nothing is unpickled.
 
@@ -34,17 +36,19 @@ def load_sae(
             "identity".
         scaling_factor: what a SAELens SAE's activations were multiplied by in training ("expected_average_only_in"), where
             its folder has no activation_scaler.json and its weights do not hold it already.
-        dtype: by default that of the file (SAELens: that of cfg.json).
+        dtype: torch's, or its name; by default that of the file (SAELens: that of cfg.json).
 
     Returns:
         SparseAutoencoder, or its subclass Transcoder.
 
     Raises:
-        InputError: nothing there, a format, architecture or weight that is not known, a pickled module.
+        InputError: nothing there, a format, architecture or weight that is not known, a pickled module, weights that are not
+            finite floats or would not be in `dtype`, a device that is not there.
 
     Source: the formats of SAELens 3 to 6 and Overcomplete 0.3.
     """
-    path = Path(path)
+    path = as_path(path, "path")
+    target, precision = read_device(device), read_dtype(dtype)
     folder = path.parent if path.name in (CONFIG, WEIGHTS) else path
     if (folder / CONFIG).is_file():
         given = {"activation": activation, "k": k, "threshold": threshold, "dictionary_norm": dictionary_norm}
@@ -53,17 +57,17 @@ def load_sae(
             raise InputError(
                 f"{folder} says itself what {', '.join(named)} is: these go with an Overcomplete state_dict"
             )
-        sae = load_saelens(folder, scaling_factor, dtype)
+        sae = load_saelens(folder, scaling_factor, precision)
     elif path.is_file():
         if path.name == WEIGHTS:
             raise InputError(f"{path} needs the {CONFIG} that SAELens saved beside it")
         if scaling_factor is not None:
             raise InputError(f"scaling_factor= goes with a SAELens folder, not with {path}")
         sae = load_overcomplete(
-            path, activation=activation, k=k, threshold=threshold, dictionary_norm=dictionary_norm, dtype=dtype
+            path, activation=activation, k=k, threshold=threshold, dictionary_norm=dictionary_norm, dtype=precision
         )
     elif path.is_dir():
         raise InputError(f"{path} holds no {CONFIG}, so it is no SAELens folder; of Overcomplete name the file itself")
     else:
         raise InputError(f"there is no file or folder {path}")
-    return sae if device is None else sae.to(device)
+    return sae if target is None else sae.to(target)

@@ -49,8 +49,8 @@ class TopK(nn.Module):
 
     def __init__(self, k: int, n_features: int) -> None:
         super().__init__()
-        if not 1 <= k <= n_features:
-            raise InputError(f"k is between 1 and the {n_features} features, not {k}")
+        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= n_features:
+            raise InputError(f"k is between 1 and the {n_features} features, not {k!r}")
         self.k = k
 
     def forward(self, pre: Pre) -> Pre:
@@ -114,6 +114,8 @@ def nonlinearity(kind: str, n_features: int, *, k: int | None = None, threshold:
                 f'the activation "{kind}" needs threshold=, above which features are on (one, or one each)'
             )
         values = torch.as_tensor(threshold, dtype=like.dtype, device=like.device)
+        if values.isnan().any():
+            raise InputError("threshold holds NaN, which no activation is above")
         if values.ndim > 1 or values.numel() not in (1, n_features):
             raise InputError(
                 f"threshold is one number or one for each of {n_features} features, not {list(values.shape)}"

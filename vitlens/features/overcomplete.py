@@ -10,6 +10,7 @@ from vitlens.errors import InputError
 from vitlens.features.dictionary import SparseAutoencoder, complete_weights
 from vitlens.features.nonlinearities import nonlinearity
 from vitlens.features.saelens import read_safetensors
+from vitlens.model.weight_checks import check_weights
 
 DICTIONARY_NORMS = ("l2", "max_l2", "l1", "max_l1", "identity")
 HOW_TO_SAVE = "torch.save(sae.eval().state_dict(), path)"
@@ -37,6 +38,7 @@ def load_overcomplete(
         InputError: a pickled module; weights that are not known; an activation that is not said.
     """
     state = read_state(path)
+    check_weights(state.items(), str(path))
     left = dict(state)
     dictionary = _dictionary(left, path, dictionary_norm)
     W_enc, b_enc = _encoder(left, dictionary, path)
@@ -73,14 +75,25 @@ def read_state(path: Path) -> dict[str, Tensor]:
         return read_safetensors(path)
     if not path.is_file():
         raise InputError(f"there is no file {path}")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty: save a state_dict with {HOW_TO_SAVE}")
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError):
+    except (
+        pickle.UnpicklingError,
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+    ):
         raise InputError(
             f"{path} holds more than tensors (a pickled module, perhaps), and loading it could run anything: load it in "
             f"Overcomplete and save its weights with {HOW_TO_SAVE}"
         ) from None
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+    if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
         raise InputError(f"{path} is no state_dict: save one with {HOW_TO_SAVE}")
     return found
 

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vitlens.errors import InputError
+from vitlens.errors import InputError, reason
 from vitlens.features.dictionary import SparseAutoencoder, Transcoder, complete_weights
 from vitlens.features.nonlinearities import Gated, nonlinearity
+from vitlens.model.weight_checks import check_plain, check_range, check_weights
 
 CONFIG, WEIGHTS, SPARSITY, SCALER = (
     "cfg.json",
@@ -55,6 +57,8 @@ def load_saelens(folder: Path, scaling_factor: float | None, dtype: torch.dtype 
     weights = read_safetensors(folder / WEIGHTS)
     if dtype is None:
         dtype = _dtype(cfg.get("dtype"))
+    check_weights(weights.items(), str(folder / WEIGHTS))
+    check_range(weights.items(), dtype)
     weights = {name: value.to(dtype) for name, value in weights.items()}
     _check_settings(cfg, folder)
     _rename_and_check(weights, architecture, cfg, folder)
@@ -98,12 +102,7 @@ def _nonlinearity(weights: dict[str, Tensor], cfg: dict[str, Any]) -> nn.Module:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     """The settings, what version 6 keeps under "metadata" beside the others, in version 6's spelling."""
-    try:
-        found = json.loads((folder / CONFIG).read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder / CONFIG} cannot be read as JSON: {' '.join(str(error).split())}") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{folder / CONFIG} is not the settings of a SAE")
+    found = _read_json(folder / CONFIG)
     cfg = {**(found.get("metadata") or {}), **found}
     cfg = {OLD_NAMES.get(name, name): value for name, value in cfg.items()}
     cfg["architecture"] = cfg.get("architecture") or "standard"
@@ -120,6 +119,16 @@ def _read_config(folder: Path) -> dict[str, Any]:
         normalisation = "expected_average_only_in" if normalisation else "none"
     cfg["normalize_activations"] = normalisation or "none"
     return cfg
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {reason(error)}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is not the settings of a SAE")
+    return found
 
 
 def _check_settings(cfg: dict[str, Any], folder: Path) -> None:
@@ -173,7 +182,7 @@ def _fold_input_scale(
             )
         return
     if scaling_factor is None and (folder / SCALER).is_file():
-        scaling_factor = json.loads((folder / SCALER).read_text()).get("scaling_factor")
+        scaling_factor = _read_json(folder / SCALER).get("scaling_factor")
     if scaling_factor is None:
         warnings.warn(
             f"{folder} was trained on activations scaled to an average norm, and does not say by how much: its weights are "
@@ -181,6 +190,8 @@ def _fold_input_scale(
             stacklevel=4,
         )
         return
+    if isinstance(scaling_factor, bool) or not isinstance(scaling_factor, (int, float)) or not 0 < scaling_factor < inf:
+        raise InputError(f"{folder}: activations are scaled by a number larger than 0, not by {scaling_factor!r}")
     if "transcoder" in cfg["architecture"]:
         raise InputError(
             f"{folder}: what a transcoder predicts is scaled by another number, which its folder does not hold"
@@ -217,6 +228,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is no safetensors file ({' '.join(str(error).split())})") from None
+        found = load_file(path)
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{path} is no safetensors file ({reason(error)})") from None
+    for name, tensor in found.items():
+        check_plain(name, tensor, str(path))
+    return found

@@ -23,18 +23,27 @@ from vitlens.model.finite import require_finite
 from vitlens.model.hook_points import NO_TOKENS, HookName, NamesFilter, expose, hook_point
 from vitlens.model.inputs import PictureInputs
 from vitlens.model.kept_tokens import KeptTokens
-from vitlens.model.loading import build_timm
+from vitlens.model.loading import build_timm, create
 from vitlens.model.naflex import read_validity
-from vitlens.model.porting import Parts, port
+from vitlens.model.placement import read_device, read_dtype
+from vitlens.model.porting import Parts, move, port
 from vitlens.model.positions import Layout
 from vitlens.model.processing import ProcessedWeights
 from vitlens.model.suffix import SuffixRuns
 from vitlens.model.tools import TransformerLensTools
+from vitlens.model.weight_checks import FiniteWeights
 from vitlens.model.weights import StackedWeights
 
 
 class HookedViT(
-    PictureInputs, StackedWeights, TransformerLensTools, ProcessedWeights, KeptTokens, SuffixRuns, NamedHooks
+    PictureInputs,
+    StackedWeights,
+    TransformerLensTools,
+    ProcessedWeights,
+    KeptTokens,
+    SuffixRuns,
+    FiniteWeights,
+    NamedHooks,
 ):
     """A vision transformer whose parameters are timm's own and whose every step is a hook point.
 
@@ -82,6 +91,7 @@ class HookedViT(
         *,
         pretrained: bool = True,
         checkpoint_path: str | Path | None = None,
+        use_ema: bool = True,
         class_names: Sequence[str] | None = None,
         fold_ln: bool = False,
         fold_layer_scale: bool = False,
@@ -89,35 +99,51 @@ class HookedViT(
         fold_value_biases: bool = False,
         refactor_factored_attn_matrices: bool = False,
         device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: str | torch.dtype | None = None,
         **timm_kwargs: Any,
     ) -> "HookedViT":
         """A HookedViT from a timm name or a timm module in hand, whose parameters it then shares.
 
         Args:
-            name_or_module: e.g. "vit_base_patch16_224", or a timm VisionTransformer; `vitlens.supported_models()`
-                lists what can be ported.
+            name_or_module: e.g. "vit_base_patch16_224", "hf-hub:owner/name", "local-dir:folder", or a timm
+                VisionTransformer; `vitlens.supported_models()` lists what can be ported.
             pretrained: fetch timm's weights; False for random ones.
-            checkpoint_path: your own weights (safetensors, or a .pth of tensors); the number of classes is read off it.
-            class_names: one per class; by default timm's ImageNet names where the number of classes fits.
+            checkpoint_path: your own weights (safetensors, or a .pth of tensors). What they tell about the model is read
+                off them: the numbers of classes, channels and registers, the picture size where patches make a square.
+            use_ema: of a checkpoint that also holds the running average of its weights take the average, as timm does.
+            class_names: one per class; by default those that timm saved with the weights, or its ImageNet names where the
+                number of classes fits.
             fold_ln, fold_layer_scale, center_writing_weights, fold_value_biases, refactor_factored_attn_matrices: exact
                 rewrites of the weights, see `process_weights_`; by default the weights are timm's own.
+            dtype: torch's, or its name; float32, float64, bfloat16 or float16.
             timm_kwargs: everything else timm.create_model takes: img_size, num_classes, reg_tokens, global_pool, …
 
         Raises:
-            InputError: unknown name, no weights, a checkpoint that does not fit, an architecture that is not ported, a
-                module that is compiled, quantised, hooked by torch, or in a training mode that matters.
+            InputError: unknown name, no weights, weights that are not finite floats or would not be in `dtype`, a checkpoint
+                that does not fit, an architecture that is not ported, a device that is not there, a module that is compiled,
+                quantised, hooked by torch, changed so that it contradicts itself, or in a training mode that matters.
         """
+        target, precision = read_device(device), read_dtype(dtype)
+        keywords = timm_kwargs
         if isinstance(name_or_module, str):
-            module = build_timm(name_or_module, pretrained, checkpoint_path, timm_kwargs).eval()
-        elif timm_kwargs or checkpoint_path is not None:
-            given = ", ".join([*timm_kwargs, *(["checkpoint_path"] if checkpoint_path else [])])
-            raise InputError(f"a timm module in hand is taken as it is: {given} goes with a model name")
+            module, keywords = build_timm(name_or_module, pretrained, checkpoint_path, timm_kwargs, use_ema)
+            module = module.eval()
+        elif not isinstance(name_or_module, nn.Module):
+            raise InputError(f"a model is a timm name or a timm module, not {name_or_module!r}")
         else:
+            of_a_name = {
+                "checkpoint_path": checkpoint_path is not None,
+                "pretrained": not pretrained,
+                "use_ema": not use_ema,
+            }
+            given = [*timm_kwargs, *(name for name, is_given in of_a_name.items() if is_given)]
+            if given:
+                raise InputError(f"a timm module in hand is taken as it is: {', '.join(given)} goes with a model name")
             module = name_or_module
-        if device is not None or dtype is not None:
-            module = module.to(device=device, dtype=dtype)
-        model = cls(port(module), class_names if class_names is not None else infer_class_names(module))
+        if target is not None or precision is not None:
+            module = move(module, target, precision)
+        parts = port(module)
+        model = cls(parts, class_names if class_names is not None else infer_class_names(module, parts.cfg.n_classes))
         processing = {
             "fold_ln": fold_ln,
             "fold_layer_scale": fold_layer_scale,
@@ -128,8 +154,7 @@ class HookedViT(
         if any(processing.values()):
             model.process_weights_(**processing)
         if isinstance(name_or_module, str):
-            keywords = {**timm_kwargs, "num_classes": model.cfg.n_classes}
-            model.architecture = partial(build_timm, name_or_module, False, None, keywords)
+            model.architecture = partial(create, name_or_module, {**keywords, "num_classes": model.cfg.n_classes})
         return model
 
     def with_fresh_weights(self, seed: int = 0) -> "HookedViT":

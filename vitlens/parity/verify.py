@@ -18,6 +18,7 @@ from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.loading import build_timm
+from vitlens.model.placement import read_device
 from vitlens.parity.measure import MODES, differences, port_sites, timm_sites
 from vitlens.parity.reduced import randomise
 
@@ -108,8 +109,9 @@ def verify(
             raise InputError(f"dtype is one of {', '.join(LIMITS)}, not {dtype!r}")
     if n_images < 1:
         raise InputError(f"n_images is at least 1, not {n_images}")
+    target = read_device(device)
     random = checkpoint_path is None and not pretrained
-    module = build_timm(name, pretrained, checkpoint_path, timm_kwargs).eval()
+    module = build_timm(name, pretrained, checkpoint_path, timm_kwargs)[0].eval()
     if random:
         module = randomise(module, seed).float()
     # Refuses what is not ported before anything is computed.
@@ -119,11 +121,11 @@ def verify(
         chosen_images = torch.randn(n_images, port.cfg.n_channels, *port.cfg.image_size, generator=generator)
     else:
         chosen_images = port.as_images(images)
-    chosen_images = chosen_images.to(device, torch.float64)
+    chosen_images = chosen_images.to(target, torch.float64)
     rows: list[dict[str, Any]] = []
-    reference = timm_sites(copy.deepcopy(module).to(device, torch.float64), chosen_images)
+    reference = timm_sites(copy.deepcopy(module).to(target, torch.float64), chosen_images)
     for dtype in tqdm(sorted(dtypes, key=list(LIMITS).index), desc=f"verifying {name}", disable=not progress):
-        chosen: nn.Module = copy.deepcopy(module).to(device, getattr(torch, dtype))
+        chosen: nn.Module = copy.deepcopy(module).to(target, getattr(torch, dtype))
         model, inputs = HookedViT.from_timm(chosen), chosen_images.to(getattr(torch, dtype))
         gradient = dtype in ("float64", "float32")
         theirs = timm_sites(chosen, inputs, gradient)

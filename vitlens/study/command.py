@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vitlens.command_line import DEMO, check_device, check_dtype, complain, load_model
-from vitlens.commands.options import Checkpoint, ClassNames, Device, Dtype, Json, Model, RandomWeights
+from vitlens.commands.options import Checkpoint, ClassNames, Device, Dtype, Json, Model, RandomWeights, Timm
 from vitlens.commands.output import print_json, say, terminal
 from vitlens.errors import InputError
 
@@ -18,6 +18,7 @@ def study_command(name: str | None = None) -> Callable[..., None]:
     def command(
         model: Model = DEMO,
         checkpoint: Checkpoint = None,
+        timm: Timm = None,
         random_weights: RandomWeights = False,
         data: Annotated[
             str, typer.Option(help='a folder of pictures, a Parquet file, a name on the hub, ImageNet-S, or "demo"')
@@ -72,7 +73,8 @@ def study_command(name: str | None = None) -> Callable[..., None]:
             raise InputError("--experiment goes with `vitlens reproduce`; this script runs one experiment")
         check_device(device)
         settings = StudySettings(
-            model=model, checkpoint=_text(checkpoint), random_weights=random_weights, dtype=dtype, data=data, split=split,
+            model=model, checkpoint=_text(checkpoint), timm=sorted(timm) if timm else None,
+            random_weights=random_weights, dtype=dtype, data=data, split=split,
             streaming=streaming, limit=limit, per_class=per_class, drop_incomplete=drop_incomplete, masks=_text(masks),
             class_map=_text(class_map), class_names=_text(class_names), image_column=image_column, label_column=label_column,
             mask_reduction=mask_reduction, squash=squash, batch_size=batch_size, seed=seed, paper_compat=paper_compat,
@@ -81,7 +83,7 @@ def study_command(name: str | None = None) -> Callable[..., None]:
             train_per_class=train_per_class, probe_tokens=probe_tokens,
         )  # fmt: skip
         settings.check()
-        hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names)
+        hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
         try:
             outcome = run_study(hooked, settings, [name] if name is not None else experiment, out, workers=workers)
         except (Stopped, WorkerLost) as stopped:

@@ -19,6 +19,7 @@ class StudySettings:
 
     model: str = "demo"
     checkpoint: str | None = None
+    timm: list[str] | None = None
     random_weights: bool = False
     dtype: str = "float32"
     data: str = "demo"

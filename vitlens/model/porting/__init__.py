@@ -5,5 +5,6 @@ One file per level: `models` (one function per class of timm models), `blocks` (
 """
 
 from vitlens.model.porting.models import Parts, port
+from vitlens.model.porting.state import move
 
-__all__ = ["Parts", "port"]
+__all__ = ["Parts", "move", "port"]

@@ -4,40 +4,42 @@ from typing import Any
 
 from timm.data import resolve_data_config
 
-from vitlens.errors import InputError
 from vitlens.model.block import AnyBlock
 from vitlens.model.config import HookedViTConfig
 from vitlens.model.embedding import Embedding
 from vitlens.model.mlp import GatedMLP
 from vitlens.model.naflex import NaFlexEmbedding
 from vitlens.model.pooling import Pool
+from vitlens.model.porting.agreement import count_channels, read_geometry, stream_width
 
 
 def read_config(
-    module: Any, embedding: Embedding, blocks: list[AnyBlock], prefix_tokens: tuple[str, ...], pool: Pool
+    module: Any,
+    embedding: Embedding,
+    blocks: list[AnyBlock],
+    prefix_tokens: tuple[str, ...],
+    pool: Pool,
+    n_classes: int,
 ) -> HookedViTConfig:
+    n_channels = count_channels(embedding.patch_embed)
     pretrained_cfg = getattr(module, "pretrained_cfg", {}) or {}
     patch_size = tuple(embedding.patch_embed.feat_ratio(as_scalar=False))
     if isinstance(embedding, NaFlexEmbedding):
         image_size = tuple((pretrained_cfg.get("input_size") or (3, 224, 224))[1:])
         grid = embedding.grid(*image_size)
     else:
-        image_size, grid = tuple(embedding.patch_embed.img_size), tuple(embedding.patch_embed.grid_size)
-    if 0 in grid:
-        raise InputError(
-            f"pictures of {image_size[0]} × {image_size[1]} hold no patch: load the model with a larger img_size="
-        )
+        image_size, grid = read_geometry(embedding)
     first = blocks[0]
     attn = first.attn
     final_norm = module.norm if type(module.norm).__name__ != "Identity" else module.fc_norm
     return HookedViTConfig(
-        d_model=module.embed_dim,
+        d_model=stream_width(embedding, n_channels),
         d_head=attn.W_O.shape[1],
         n_heads=attn.n_heads,
         n_layers=len(blocks),
         n_ctx=len(prefix_tokens) + grid[0] * grid[1],
         d_mlp=first.mlp.fc1.weight.shape[0],
-        d_vocab=module.num_classes,
+        d_vocab=n_classes,
         eps=first.ln1.eps,
         act_fn=type(first.mlp.act).__name__,
         gated_mlp=isinstance(first.mlp, GatedMLP),
@@ -53,14 +55,14 @@ def read_config(
         image_size=image_size,
         patch_size=patch_size,
         grid_size=grid,
-        n_channels=module.in_chans,
+        n_channels=n_channels,
         dynamic_img_size=embedding.dynamic_img_size,
         prefix_tokens=prefix_tokens,
-        pool=module.global_pool,
+        pool=module.global_pool if getattr(module, "attn_pool", None) is None else "map",
         read_tokens=(pool.tokens.start, pool.tokens.stop),
         layer_scale=any(block.attn.gamma is not None for block in blocks),
         qk_norm=attn.q_norm is not None or attn.k_norm is not None,
-        data_config=_data_config(module, image_size),
+        data_config=_data_config(module, n_channels, image_size),
     )
 
 
@@ -74,14 +76,14 @@ def _positions(embedding: Embedding, attn: Any) -> str:
     return " + ".join(kind for kind, present in kinds.items() if present) or "none"
 
 
-def _data_config(module: Any, image_size: tuple[int, int]) -> dict:
+def _data_config(module: Any, n_channels: int, image_size: tuple[int, int]) -> dict:
     """timm's preprocessing of the model, at the size and with the channels that the module really has."""
     config = resolve_data_config(
-        args={"input_size": (module.in_chans, *image_size)},
+        args={"input_size": (n_channels, *image_size)},
         pretrained_cfg=getattr(module, "pretrained_cfg", None) or {},
     )
     for name in ("mean", "std"):
-        if len(config[name]) != module.in_chans:
+        if len(config[name]) != n_channels:
             # timm's statistics are those of colour pictures; a model of other channels gets their mean.
-            config[name] = (sum(config[name]) / len(config[name]),) * module.in_chans
+            config[name] = (sum(config[name]) / len(config[name]),) * n_channels
     return config

@@ -21,12 +21,20 @@ from vitlens.model.hook_points import NO_TOKENS
 from vitlens.model.naflex import NaFlexEmbedding
 from vitlens.model.norm import Norm
 from vitlens.model.pooling import MeanPool, Pool
+from vitlens.model.porting.agreement import check_blocks_alike, check_classifier, check_prefix
 from vitlens.model.porting.attention import port_rel_pos
 from vitlens.model.porting.blocks import port_block
 from vitlens.model.porting.config import read_config
-from vitlens.model.porting.parts import Given, port_classifier, port_norm, refuse_other_class, refuse_unknown
+from vitlens.model.porting.parts import (
+    Given,
+    is_adapted,
+    port_classifier,
+    port_norm,
+    refuse_other_class,
+    refuse_unknown,
+)
 from vitlens.model.porting.pooling import port_pool
-from vitlens.model.porting.state import check_state
+from vitlens.model.porting.state import check_one_dtype, check_state
 from vitlens.model.positions import RelPosTable
 
 # Parts that all of these models may have.
@@ -64,12 +72,21 @@ def port(module: Any) -> Parts:
         known = ", ".join(model.__name__ for model in MODELS)
         raise InputError(
             f"{type(module).__module__.split('.')[-1]}.{type(module).__name__} is not a model that vitlens ports: "
-            f"it takes timm's {known} (vitlens.supported_models() lists their names)"
+            f"{_what_is_inside(module)}it takes timm's {known} (vitlens.supported_models() lists their names)"
         )
     check_state(module)
     if len(module.blocks) == 0:
         raise InputError("the model has no transformer blocks (depth=0), so there is nothing to look into")
-    return MODELS[type(module)](module)
+    parts = MODELS[type(module)](module)
+    check_one_dtype(module)
+    return parts
+
+
+def _what_is_inside(module: nn.Module) -> str:
+    """Where a wrapper holds a model that could be ported."""
+    adapted = "adapters are merged first (model.merge_and_unload() of peft); " if is_adapted(module) else ""
+    where = next((name for name, part in module.named_modules() if type(part) in MODELS), None)
+    return adapted or ("" if where is None else f"port the model inside, module.{where}; ")
 
 
 def _assemble(module: Any, embedding: Embedding, prefix: dict[str, Any], **distilled: Any) -> Parts:
@@ -82,9 +99,15 @@ def _assemble(module: Any, embedding: Embedding, prefix: dict[str, Any], **disti
     )
     given = Given(rotary=embedding.rope is not None, rel_pos=embedding.rel_pos is not None)
     blocks = [port_block(block, f"blocks.{i}", given) for i, block in enumerate(module.blocks)]
+    check_blocks_alike(blocks)
+    check_prefix(module, prefix_tokens)
+    unembed = port_classifier(module.head)
     pool = port_pool(module, len(prefix_tokens), _pools_prefix(module))
+    n_classes = 0 if unembed is None else unembed.out_features
+    cfg = read_config(module, embedding, blocks, prefix_tokens, pool, n_classes)
+    check_classifier(unembed, cfg.d_model)
     return Parts(
-        cfg=read_config(module, embedding, blocks, prefix_tokens, pool),
+        cfg=cfg,
         embedding=embedding,
         ln_pre=port_norm(getattr(module, "norm_pre", nn.Identity()), "norm_pre"),
         blocks=blocks,
@@ -92,7 +115,7 @@ def _assemble(module: Any, embedding: Embedding, prefix: dict[str, Any], **disti
         pool=pool,
         # timm's distilled model never reads fc_norm, whatever it holds.
         fc_norm=None if distilled else port_norm(module.fc_norm, "fc_norm", NO_TOKENS),
-        unembed=port_classifier(module.head),
+        unembed=unembed,
         **distilled,
     )
 
@@ -123,13 +146,16 @@ def _distilled(module: Any) -> Parts:
     if module.global_pool != "token":
         raise InputError(f"a distilled model reads its two tokens, global_pool={module.global_pool!r} is not ported")
     prefix = {"class": module.cls_token, "distillation": module.dist_token, "register": module.reg_token}
-    return _assemble(
-        module,
-        _embedding(module, prefix),
-        prefix,
-        pool_dist=MeanPool(slice(1, 2)),
-        unembed_dist=port_classifier(module.head_dist, "head_dist"),
-    )
+    second = port_classifier(module.head_dist, "head_dist")
+    parts = _assemble(module, _embedding(module, prefix), prefix, pool_dist=MeanPool(slice(1, 2)), unembed_dist=second)
+    n_second = 0 if second is None else second.out_features
+    if n_second != parts.cfg.n_classes:
+        raise InputError(
+            f"head has {parts.cfg.n_classes} classes and head_dist {n_second}: a distilled model takes the mean of both, so "
+            "replace both"
+        )
+    check_classifier(second, parts.cfg.d_model, "head_dist")
+    return parts
 
 
 def _eva(module: Any) -> Parts:

@@ -19,6 +19,9 @@ NORMS: dict[type, type[Norm]] = {
     TimmRmsNorm: RMSNorm,
     TimmSimpleNorm: SimpleNorm,
 }
+# How peft, loralib and their like call what they put beside a weight; and who replaces linear maps by quantised ones.
+ADAPTERS = ("lora_", "base_layer", "modules_to_save", "hada_")
+QUANTISERS = ("bitsandbytes", "torchao", "gptqmodel", "auto_gptq", "awq", "optimum", "quanto", "hqq")
 # Parts of timm's modules that are the identity at evaluation time.
 TRAINING_ONLY = {
     "drop_path", "drop_path1", "drop_path2", "attn_drop", "proj_drop", "drop", "drop1", "drop2", "mlp_drop",
@@ -61,13 +64,44 @@ def port_linear(linear: Any, where: str) -> nn.Linear:
 
 
 def port_classifier(head: Any, where: str = "head") -> nn.Linear | None:
+    """The linear map of a classifier, None where there is none; what only trains beside it is left out."""
+    if type(head) is nn.Sequential:
+        layers = [
+            (name, layer) for name, layer in head.named_children() if not isinstance(layer, (nn.Dropout, nn.Identity))
+        ]
+        if len(layers) == 1:
+            return port_linear(layers[0][1], f"{where}.{layers[0][0]}")
     return None if isinstance(head, nn.Identity) else port_linear(head, where)
 
 
-def refuse_other_class(module: nn.Module, known: tuple[type, ...], where: str) -> None:
-    if type(module) not in known:
-        names = ", ".join(dict.fromkeys(kind.__name__ for kind in known))
-        raise InputError(f"{where} is a {type(module).__name__}, which vitlens does not port (it ports {names})")
+def refuse_other_class(module: Any, known: tuple[type, ...], where: str) -> None:
+    if type(module) in known:
+        return
+    if is_adapted(module):
+        raise InputError(
+            f"{where} carries an adapter ({_full_name(module)} with {', '.join(dict(module.named_children()))}): merge "
+            "it into the weights first (model.merge_and_unload() of peft) and port what that gives"
+        )
+    names = {kind.__name__: None for kind in known}
+    kind = _full_name(module) if type(module).__name__ in names else type(module).__name__
+    hint = ""
+    if _full_name(module).startswith(QUANTISERS):
+        hint = ": load the model as it was before it was quantised"
+    elif hasattr(module, "parametrizations"):
+        hint = ": make its weight plain first (torch.nn.utils.parametrize.remove_parametrizations)"
+    raise InputError(f"{where} is a {kind}, which vitlens does not port (it ports {', '.join(names)}){hint}")
+
+
+def is_adapted(module: Any) -> bool:
+    """Whether an adapter such as LoRA stands beside the weights of the module, or of a part of it."""
+    if not isinstance(module, nn.Module):
+        return False
+    names = (name for name, _ in [*module.named_modules(), *module.named_parameters()])
+    return any(part.startswith(ADAPTERS) for name in names for part in name.split("."))
+
+
+def _full_name(module: Any) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def refuse_unknown(module: nn.Module, known: set[str], where: str) -> None:

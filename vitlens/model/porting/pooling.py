@@ -25,6 +25,8 @@ def port_pool(module: Any, n_prefix_tokens: int, include_prefix: bool) -> Pool:
     attention_pool = getattr(module, "attn_pool", None)
     if attention_pool is not None:
         return _attention_pool(attention_pool, tokens)
+    if kind == "map":
+        raise InputError("global_pool is 'map', and the model has no attn_pool: build it with global_pool=\"map\"")
     if kind == "token":
         return MeanPool(slice(0, 1))
     if kind == "avg":

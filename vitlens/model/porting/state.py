@@ -8,6 +8,7 @@ from timm.layers import DropPath, PatchDropout, PatchDropoutWithIndices
 from torch import nn
 
 from vitlens.errors import InputError
+from vitlens.model.weight_checks import check_plain, check_range, check_weights, named_tensors
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -29,10 +30,44 @@ def check_state(module: Any) -> None:
             )
         if "quantized" in type(part).__module__ or "torchao" in type(part).__module__:
             raise InputError(f"{where} is a quantised {type(part).__name__}: vitlens ports models of floats alone")
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if type(tensor) not in (nn.Parameter, torch.Tensor, nn.Buffer):
-            raise InputError(f"{name} is a {type(tensor).__name__}: vitlens ports models of plain tensors alone")
+    _check_tensors(module)
     _check_training(module)
+
+
+def move(module: nn.Module, device: torch.device | None, dtype: torch.dtype | None) -> nn.Module:
+    """The module on that device, in that dtype.
+
+    Raises:
+        InputError: weights that cannot be computed with, or that the dtype cannot hold.
+    """
+    _check_tensors(module)
+    if dtype is not None:
+        check_range(named_tensors(module), dtype)
+    return module.to(device=device, dtype=dtype)
+
+
+def _check_tensors(module: nn.Module) -> None:
+    source = "the timm module"
+    for name, tensor in named_tensors(module):
+        check_plain(name, tensor, source)
+    buffers = [(name, tensor) for name, tensor in module.named_buffers() if tensor.is_floating_point()]
+    check_weights([*module.named_parameters(), *buffers], source)
+    devices = dict.fromkeys(str(parameter.device) for parameter in module.parameters())
+    if len(devices) > 1:
+        raise InputError(f"{source} is spread over {' and '.join(devices)}: put it on one with module.to(device)")
+
+
+def check_one_dtype(module: nn.Module) -> None:
+    """Raises InputError where linear maps and convolutions are of several dtypes."""
+    maps = [
+        (name, part.weight.dtype) for name, part in module.named_modules() if isinstance(part, (nn.Linear, nn.Conv2d))
+    ]
+    for name, dtype in maps:
+        if dtype != maps[0][1]:
+            raise InputError(
+                f"the timm module: {name} is {str(dtype).removeprefix('torch.')} and {maps[0][0]} "
+                f"{str(maps[0][1]).removeprefix('torch.')}: give all one dtype with module.to(dtype)"
+            )
 
 
 def _drops(part: Any) -> bool:

@@ -1,0 +1,207 @@
+"""From a file of weights to one state dict: which of those it holds, and the keys as the model calls them.
+
+A training run saves the weights under a name ("state_dict", "model", "teacher", …), beside their running average and an
+optimiser, and wrapped, so that every key begins with "module." or "model.". All this is one thing, a prefix of dotted
+keys: the weights of a vision transformer are where a block 0 is.
+"""
+
+import argparse
+import pickle
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import clean_state_dict
+from torch import Tensor
+
+from vitlens.errors import InputError, reason
+
+State = dict[str, Tensor]
+# What torch and safetensors raise for files that are something else.
+READ_ERRORS = (
+    pickle.UnpicklingError,
+    SafetensorError,
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+)
+HOW_TO_SAVE = "save the state dict as safetensors, or with torch.save(model.state_dict(), …)"
+# An attention of block 0; stems have blocks too, of convolutions.
+BLOCK = re.compile(r"((?:.*?\.)?)blocks\.0\.(?:attns?|in_proj)\.")
+PICKLED = re.compile(r"GLOBAL (\S+)")
+# How running averages of weights are called. The teacher of self-distillation is its student's average.
+AVERAGES = {"ema", "teacher", "averaged", "swa"}
+# timm's own order, where a file holds several of a kind.
+FIRST = ("state_dict_ema.", "model_ema.", "state_dict.", "model.")
+# Towers that timm's conversions know by these keys.
+CONVERTED = ("visual.", "module.visual.", "vision_encoder.", "radio_model.", "trunk.")
+ADAPTERS = ("lora_", "base_layer", "modules_to_save", "hada_", "adapter_")
+QUANTISED = ("absmax", "quant_map", "SCB", "qweight", "qzeros", "_packed_params", "bitsandbytes")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One vision transformer in a file: where it stands, and the tensors around it."""
+
+    prefix: str
+    inner: str
+    around: State
+
+    @property
+    def is_average(self) -> bool:
+        return bool(AVERAGES & set(re.split(r"[._]", self.prefix)))
+
+    def state(self) -> State:
+        return {key.removeprefix(self.inner): value for key, value in self.around.items() if key.startswith(self.inner)}
+
+    def left_out(self, others: "list[Weights]") -> list[str]:
+        """What stands around it and belongs to none of the others."""
+        known = (self.inner, *(other.inner for other in others if other.around is self.around))
+        return [key for key in self.around if not key.startswith(known)]
+
+
+def read_checkpoint(path: Path, use_ema: bool = True) -> State:
+    """The weights that a file holds, by the keys that timm gives them. Nothing is unpickled.
+
+    Args:
+        use_ema: of a file with the weights and their running average take the average, as timm does.
+
+    Raises:
+        InputError: no file, something else than weights, several models, or an adapter whose weights are elsewhere.
+    """
+    holders = dict(_holders(read_tensors(path)))
+    if not holders:
+        raise InputError(f"{path} holds no state dict of tensors: save model.state_dict() and nothing else")
+    found = [
+        Weights(label + inner, inner, holder)
+        for label, holder in holders.items()
+        for inner in dict.fromkeys(match[1] for match in map(BLOCK.match, holder) if match)
+    ]
+    if not found:
+        # No vision transformer as timm calls its parts: timm may know how to convert it.
+        state = clean_state_dict(holders[min(holders, key=_rank)])
+        _refuse_adapters(state, path)
+        return state
+    chosen = _choose(found, use_ema, path)
+    _refuse_adapters(chosen.around, path)
+    if chosen.inner.startswith(CONVERTED):
+        return chosen.around
+    left = chosen.left_out(found)
+    if left:
+        warnings.warn(
+            f"{path}: the weights under {chosen.prefix!r} are taken, and {', '.join(left[:3])} "
+            f"{f'and {len(left) - 3} more ' if len(left) > 3 else ''}left out",
+            stacklevel=5,
+        )
+    return chosen.state()
+
+
+def read_tensors(path: Path) -> Any:
+    """What a file of safetensors, or of torch, holds.
+
+    Raises:
+        InputError: no file, or one that cannot be read without running what is in it.
+    """
+    if path.is_dir():
+        raise InputError(
+            f"{path} is a folder: name the file of weights in it, or open a folder that timm saved as the model "
+            f'"local-dir:{path}"'
+        )
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint file {path}")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty: {HOW_TO_SAVE}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # timm's training script saves its arguments too, which are nothing that runs.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except READ_ERRORS as error:
+        pickled = PICKLED.search(str(error))
+        said = f"it holds a {pickled[1]}, which is none" if pickled else reason(error)
+        raise InputError(f"{path} cannot be read as a file of tensors ({said}): {HOW_TO_SAVE}") from None
+
+
+def as_path(path: Any, keyword: str) -> Path:
+    """A path given as text or a Path.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if not isinstance(path, (str, Path)):
+        raise InputError(f"{keyword} is the path of a file, not {path!r} ({type(path).__name__})")
+    return Path(path)
+
+
+def _holders(found: Any, label: str = "", depth: int = 3) -> Iterator[tuple[str, State]]:
+    """Every dictionary of tensors among dictionaries, with the keys that lead to it; an optimiser's are numbers."""
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        return
+    tensors = {key: value for key, value in found.items() if isinstance(value, Tensor)}
+    if tensors:
+        yield label, tensors
+    if depth:
+        for key, value in found.items():
+            yield from _holders(value, f"{label}{key}.", depth - 1)
+
+
+def _rank(label: str) -> int:
+    return FIRST.index(label) if label in FIRST else len(FIRST)
+
+
+def _choose(found: list[Weights], use_ema: bool, path: Path) -> Weights:
+    averages = [weights for weights in found if weights.is_average]
+    raw = [weights for weights in found if not weights.is_average]
+    wanted = averages if use_ema and averages else raw
+    if not wanted:
+        raise InputError(
+            f"{path} holds averaged weights alone ({', '.join(repr(weights.prefix) for weights in averages)}): "
+            "leave use_ema=False away"
+        )
+    named = [[weights for weights in wanted if weights.prefix.startswith(first)] for first in FIRST]
+    wanted = next((weights for weights in named if weights), wanted)
+    if len(wanted) > 1:
+        raise InputError(
+            f"{path} holds several models, under {', '.join(repr(weights.prefix) for weights in wanted)}: save the state "
+            "dict of the one that you mean"
+        )
+    others = [repr(weights.prefix) for weights in found if weights is not wanted[0]]
+    if others:
+        how = f" (use_ema={not use_ema} takes the others)" if averages and raw else ""
+        warnings.warn(
+            f"{path}: of several models the {'averaged ' if wanted[0].is_average else ''}weights under "
+            f"{wanted[0].prefix!r} are taken, and not those under {', '.join(others)}{how}",
+            stacklevel=6,
+        )
+    return wanted[0]
+
+
+def _refuse_adapters(state: State, path: Path) -> None:
+    for key in state:
+        parts = key.split(".")
+        if any(part.startswith(ADAPTERS) for part in parts):
+            raise InputError(
+                f"{path} holds an adapter (LoRA or alike: {key}): merge it into the weights first "
+                "(model.merge_and_unload() of peft) and save the state dict of the merged model"
+            )
+        if parts[-1].startswith(QUANTISED):
+            raise InputError(
+                f"{path} holds quantised weights ({key}): save the state dict of the model as it was before"
+            )
+
+
+def first_keys(state: State) -> str:
+    """The first keys of a state dict, for an error message."""
+    return ", ".join(list(state)[:3]) + (", …" if len(state) > 3 else "")
