@@ -81,7 +81,19 @@ class Contrast:
         return self.source if self.direction == "denoise" else self.target
 
     def known(self, resume: Patching | None, cells: dict[str, list], settings: dict[str, Any]) -> Tensor | None:
-        """What a partial result of the same sweep has already."""
+        """What a partial result of the same sweep has already.
+
+        Raises:
+            InputError: it is the result of another sweep.
+        """
+        source = None if resume is None else resume.source
+        if source is not None and not (
+            source.numel() == self.of_source.numel()
+            and torch.allclose(source.flatten().to(self.of_source), self.of_source.flatten(), rtol=1e-4, atol=1e-5)
+        ):
+            raise InputError(
+                "the result to resume is of another sweep (the pictures that are patched from differ): leave resume= out"
+            )
         return known_values(resume, cells, self.measures, settings, self.of_target)
 
     def result(

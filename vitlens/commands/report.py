@@ -8,6 +8,7 @@ import typer
 from vitlens.command_line import DEMO, is_watched, load_model, require_classes
 from vitlens.commands.options import Checkpoint, ClassNames, Device, Dtype, Json, Model, RandomWeights, WantedClass
 from vitlens.commands.output import hand_over_page
+from vitlens.files import check_writable
 
 
 def report(
@@ -30,7 +31,6 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write a page about one picture: predictions, class lens, attribution, attention and, with --against, patching."""
-    from vitlens.report.page import check_writable
     from vitlens.report.picture_report import write_picture_report
 
     check_writable(out)
