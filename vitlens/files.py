@@ -15,9 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from vitlens.errors import InputError
+
+with suppress(ImportError):
+    # Windows has none, and no locks here.
+    import fcntl
 
 LOG = logging.getLogger(__name__)
 #: Ends the names of files that are being written; what a killed process leaves behind may be deleted.
@@ -103,21 +105,15 @@ def only_process_in(folder: str | Path) -> Iterator[None]:
     Raises:
         InputError: another process is there, or the folder cannot be written to.
     """
-    lock = FileLock(Path(folder) / LOCK, thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            f"another process is at work in {folder}: wait until it has ended, or choose another folder"
-        ) from None
-    except NotImplementedError:
-        LOG.warning("the file system of %s knows no locks: see to it that one process alone works there", folder)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written to: {error.strerror or error}") from None
+    descriptor = _lock(Path(folder) / LOCK)
     try:
         yield
     finally:
-        lock.release()
+        if descriptor is not None:
+            # The name goes first: who opens it anew meets a file that nobody holds.
+            with suppress(OSError):
+                os.unlink(Path(folder) / LOCK)
+            os.close(descriptor)
 
 
 def is_stream(path: str | Path) -> bool:
@@ -132,6 +128,35 @@ def is_stream(path: str | Path) -> bool:
 def _require_folder(target: Path) -> None:
     if not target.parent.is_dir():
         raise InputError(f"there is no folder {target.parent} to write {target.name} to: make it first")
+
+
+def _lock(path: Path) -> int | None:
+    """The open and locked file; None where the file system knows no locks.
+
+    Raises:
+        InputError: another process holds it, or it cannot be made.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise InputError(f"{path.parent} cannot be written to: {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(
+            f"another process is at work in {path.parent}: wait until it has ended, or choose another folder"
+        ) from None
+    except (OSError, NameError):
+        os.close(descriptor)
+        LOG.warning("the file system of %s knows no locks: see to it that one process alone works there", path.parent)
+        return None
+    # Between the two calls, the process that was here before may have taken the name away.
+    held, there = os.fstat(descriptor), _state(path)
+    if there is not None and os.path.samestat(held, there):
+        return descriptor
+    os.close(descriptor)
+    return _lock(path)
 
 
 def _state(path: Path) -> os.stat_result | None:
@@ -204,7 +229,8 @@ def _open_stream(path: Path) -> int:
 def _write_to(descriptor: int, content: bytes) -> None:
     """Writes all of it behind what was printed before, and closes the descriptor."""
     with os.fdopen(descriptor, "wb") as stream:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         stream.write(content)
 
 
@@ -214,7 +240,7 @@ def _replace(target: Path, content: bytes, state: os.stat_result | None) -> None
     try:
         with partial.open("xb") as file:
             if state is not None:
-                os.fchmod(file.fileno(), stat.S_IMODE(state.st_mode))
+                os.chmod(partial, stat.S_IMODE(state.st_mode))
             file.write(content)
             file.flush()
             _settle(file.fileno())

@@ -86,15 +86,14 @@ class Contrast:
         Raises:
             InputError: it is the result of another sweep.
         """
-        source = None if resume is None else resume.source
-        if source is not None and not (
-            source.numel() == self.of_source.numel()
-            and torch.allclose(source.flatten().to(self.of_source), self.of_source.flatten(), rtol=1e-4, atol=1e-5)
+        known = known_values(resume, cells, self.measures, settings, self.of_target)
+        if resume is not None and not torch.allclose(
+            resume.source.flatten().to(self.of_source), self.of_source.flatten(), rtol=1e-4, atol=1e-5
         ):
             raise InputError(
-                "the result to resume is of another sweep (the pictures that are patched from differ): leave resume= out"
+                "the result to resume is of another sweep (pictures to patch from differ): leave resume= out"
             )
-        return known_values(resume, cells, self.measures, settings, self.of_target)
+        return known
 
     def result(
         self, model: HookedViT, cells: dict[str, list], patched: Float[Tensor, "metric ..."], settings: dict[str, Any]

@@ -96,6 +96,8 @@ def changed(before: Iterable[Sequence[Any]], now: Iterable[Sequence[Any]]) -> st
         differing = [(a, b) for a, b in zip(old, new, strict=True) if a[column] != b[column]]
         if differing:
             a, b = differing[0]
+            if a[column] == UNREADABLE:
+                sentence = "{path} could not be read, and now can"
             return sentence.format(path=a[0], old=a[column], new=b[column]) + _more(differing)
     return None
 

@@ -76,9 +76,9 @@ def run_study(
 
     What was done is kept chunk by chunk: the same call in the same folder goes on where it was stopped, and ends with the
     same bytes on one kind of processor with one number of threads in each process (torch.get_num_threads()); with
-    another number, sums are rounded otherwise, which last digits may show. The contents of all pictures and masks, labels, the class
-    names and the weights are part of a run: where one of them has changed, going on is refused. Under torchrun the chunks are
-    shared among the processes; only the first one returns the outcome.
+    another number, sums are rounded otherwise, which last digits may show. The contents of all pictures and masks, labels,
+    class names and weights are part of a run: where one of them has changed, going on is refused. Under torchrun the chunks
+    are shared among the processes; only the first one returns the outcome.
 
     Args:
         experiments: names of `EXPERIMENTS`; None: all that data and model allow, the others are logged with the reason.
