@@ -149,7 +149,7 @@ def test_what_is_no_result_is_a_sentence(tmp_path):
     for name, sentence in wrong.items():
         with pytest.raises(InputError, match=sentence):
             Result.load(tmp_path / name)
-        with pytest.raises(InputError, match="holds no probes|no file|is a folder|is no safetensors"):
+        with pytest.raises(InputError, match=r"holds no probes|no file|is a folder|is no safetensors"):
             Probes.load(tmp_path / name)
     for kind in (ClassLens, Heatmap):
         with pytest.raises(InputError, match=f"holds a Result, not a {kind.__name__}: Result.load reads it"):

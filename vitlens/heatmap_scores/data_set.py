@@ -169,13 +169,14 @@ def _origin(run: dict[str, Any], rows: list[Row], workers: int) -> str:
 
 def _is_done(files: list[Path], origin: str, with_masks: bool) -> bool:
     """Whether a chunk's files are there and whole; damaged ones are computed again, and that is said."""
-    for file, kind in zip(files, (Segmentation, Faithfulness), strict=True):
+    kinds: tuple[type[Result], ...] = (Segmentation, Faithfulness)
+    for file, kind in zip(files, kinds, strict=True):
         if kind is Segmentation and not with_masks:
             continue
         if not file.exists():
             return False
         try:
-            scores: Result = kind.load(file)
+            scores = kind.load(file)
         except InputError as error:
             LOG.warning("%s; the chunk is computed again", error)
             return False
