@@ -16,6 +16,7 @@ from typing import Annotated
 
 import numpy as np
 import pandas as pd
+import torch
 import typer
 from readme_table import markdown, renew
 from rich.console import Console
@@ -25,7 +26,9 @@ from tqdm import tqdm
 from vitlens import __version__, faithfulness
 from vitlens.command_line import DEMO, load_model, run
 from vitlens.commands.options import Timm
+from vitlens.data.picture_list import list_pictures
 from vitlens.data.picture_sets import open_pictures
+from vitlens.files import write_whole
 from vitlens.heatmap_scores.data_set import HeatmapScores, score_heatmaps
 from vitlens.heatmap_scores.metrics import METRICS, find_metrics
 from vitlens.heatmap_scores.segmentation import DEFINITION
@@ -34,7 +37,7 @@ from vitlens.heatmaps.methods import METHODS
 from vitlens.planted import PLANTED, planted
 from vitlens.plots.faithfulness import faithfulness_curves, faithfulness_table
 from vitlens.report.page import Section, write_page
-from vitlens.study.settings import fingerprint
+from vitlens.study.settings import model_facts
 from vitlens.study.store import Store
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
@@ -101,23 +104,28 @@ def main(
         "per_class": per_class,
     }
     store = Store(out)
-    store.prepare(
-        {
-            "settings": settings | given | {"methods": methods, "metrics": metrics},
-            "weights": fingerprint(hooked),
-            "experiments": ["compare_heatmaps"],
-            "versions": {"vitlens": __version__},
-        }
-    )
-    scores = score_heatmaps(
-        hooked, pictures, methods, store.records, metrics=metrics, progress=sys.stderr.isatty(), **settings
-    )
-    table = cells_of(scores)
-    protocol = f"{scores.faithfulness.protocol()}, {steps} steps"
+    description = {
+        "settings": settings | given | {"methods": methods, "metrics": metrics},
+        **model_facts(hooked),
+        "experiments": ["compare_heatmaps"],
+        "versions": {"vitlens": __version__},
+        "threads": torch.get_num_threads(),
+    }
+    watched = sys.stderr.isatty()
+    try:
+        with store.opened(description, lambda: list_pictures(pictures, progress=watched)):
+            scores = score_heatmaps(
+                hooked, pictures, methods, store.records, metrics=metrics, progress=watched, **settings
+            )
+            table = cells_of(scores)
+            protocol = f"{scores.faithfulness.protocol()}, {steps} steps"
+            write_whole(out / "table.csv", table.to_csv().encode())
+            write_whole(out / "table.md", f"{as_markdown(table)}\n\n{protocol}\n".encode())
+            write_scores_page(out / "report.html", scores, table, protocol)
+    except KeyboardInterrupt:
+        print(f"interrupted: {out} holds what was computed; the same command goes on", file=sys.stderr)
+        raise typer.Exit(130) from None
     show(table, protocol)
-    table.to_csv(out / "table.csv")
-    (out / "table.md").write_text(f"{as_markdown(table)}\n\n{protocol}\n")
-    write_scores_page(out / "report.html", scores, table, protocol)
     for item in scores.skipped[:10]:
         print(f"skipped {item.path}: {item.reason}")
     print(f"wrote table.md, table.csv and report.html to {out}")

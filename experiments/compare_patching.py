@@ -35,6 +35,7 @@ from vitlens.command_line import DEMO, load_model, run
 from vitlens.commands.options import Timm
 from vitlens.data.demo import load_demo_pictures
 from vitlens.errors import InputError
+from vitlens.files import check_writable, write_whole
 from vitlens.model.hooked_vit import HookedViT
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
@@ -61,6 +62,8 @@ def main(
     unknown = [site for site in sites if site not in (*SITES, EDGES)]
     if unknown:
         raise InputError(f"--site is one of {', '.join((*SITES, EDGES))}, not {unknown[0]!r}")
+    if out is not None:
+        check_writable(out)
     hooked = load_model(model, checkpoint, random_weights, device, timm=timm)
     clean, corrupted, about = load_pairs(hooked, model == DEMO, pictures, pairs)
     quiet = {"progress": sys.stderr.isatty(), **about}
@@ -90,7 +93,7 @@ def main(
     for note in notes:
         console.print(f"  {note}", highlight=False, markup=False)
     if out is not None:
-        pd.concat(cells).to_parquet(out, index=False)
+        write_whole(out, pd.concat(cells).to_parquet(index=False))
         console.print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -17,9 +17,10 @@ from rich.console import Console
 
 from vitlens.command_line import run
 from vitlens.errors import InputError
+from vitlens.files import check_writable
 from vitlens.plots import paper_interventions, paper_lens, paper_memories
 from vitlens.plots.series import ByModel
-from vitlens.report.page import Section, check_writable, write_page
+from vitlens.report.page import Section, write_page
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 #: Heading, the table it reads, and the figure that it makes of that table.

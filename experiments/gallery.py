@@ -27,12 +27,13 @@ from vitlens import plots
 from vitlens.command_line import DEMO, is_watched, load_model, run
 from vitlens.commands.options import Timm
 from vitlens.data.demo import load_demo_pictures
+from vitlens.files import check_writable
 from vitlens.heatmap_scores.faithfulness import faithfulness
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.plots import faithfulness as faithfulness_plots
 from vitlens.plots import paper_interventions, paper_lens, paper_memories
 from vitlens.plots.description import FIGURES
-from vitlens.report.page import Section, check_writable, write_page
+from vitlens.report.page import Section, write_page
 from vitlens.study.run import EXPERIMENTS, run_study
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)

@@ -3,6 +3,7 @@
 python experiments/make_demo_pictures.py
 """
 
+import io
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from vitlens.data.fashion import (
     draw_textures,
     load_garments,
 )
+from vitlens.files import make_folder, write_whole
 
 PAIRS_PER_CLASS = 5
 
@@ -36,16 +38,16 @@ def main(
     garments = garments.take(chosen)
     placement = Placement.draw(len(garments), generator)
     conflicting = conflicting_contexts(garments.labels, generator)
-    (out / "pictures").mkdir(parents=True, exist_ok=True)
-    (out / "masks").mkdir(parents=True, exist_ok=True)
+    for folder in ("pictures", "masks"):
+        make_folder(out / folder)
     rows = []
     for contexts, kind in ((garments.labels, "agreeing"), (conflicting, "conflicting")):
         pictures = compose(garments, placement, draw_textures(contexts, generator), contexts)
         for i in range(len(garments)):
             label, context = int(garments.labels[i]), int(contexts[i])
             file = f"{i:02d}_{CLASS_NAMES[label].replace(' ', '_')}_{kind}.png"
-            Image.fromarray(pictures.images[i].permute(1, 2, 0).numpy()).save(out / "pictures" / file, optimize=True)
-            Image.fromarray(pictures.masks[i].numpy()).save(out / "masks" / file, optimize=True)
+            write_whole(out / "pictures" / file, as_png(pictures.images[i].permute(1, 2, 0)))
+            write_whole(out / "masks" / file, as_png(pictures.masks[i]))
             rows.append(
                 {
                     "pair": i,
@@ -59,8 +61,14 @@ def main(
                 }
             )
     table = pd.DataFrame(rows).sort_values(["pair", "kind"], kind="stable")
-    table.to_csv(out / "pictures.csv", index=False)
+    write_whole(out / "pictures.csv", table.to_csv(index=False).encode())
     print(f"wrote {len(table)} pictures and their masks to {out}")
+
+
+def as_png(pixels: torch.Tensor) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.numpy()).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 if __name__ == "__main__":

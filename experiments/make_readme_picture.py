@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 from playwright.sync_api import sync_playwright
 
+from vitlens.files import write_whole
+
 FIGURES = ("Where “", "Who writes", "Patching resid_pre")
 
 
@@ -32,7 +34,7 @@ def main(
             list(FIGURES),
         )
         shown.wait_for_timeout(1500)
-        shown.locator("main").screenshot(path=out)
+        write_whole(out, shown.locator("main").screenshot())
         browser.close()
     print(f"wrote {out}")
 

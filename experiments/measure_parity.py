@@ -16,6 +16,7 @@ from readme_table import renew
 from tqdm import tqdm
 
 from vitlens.command_line import run
+from vitlens.files import write_whole
 from vitlens.parity.reduced import family_names
 from vitlens.parity.supported import COLUMNS, TABLE, family_table, measure_name, supported_models
 
@@ -29,7 +30,8 @@ def main(readme: Annotated[bool, typer.Option("--readme", help="renew the README
     if not readme:
         names = family_names()
         rows = [measure_name(name) for name in tqdm(names, desc="models")]
-        pd.DataFrame(rows, columns=COLUMNS).to_csv(ROOT / "vitlens" / "parity" / TABLE, index=False)
+        measured = pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False)
+        write_whole(ROOT / "vitlens" / "parity" / TABLE, measured.encode())
     table = supported_models()
     renew("supported models", family_table(table))
     print(family_table(table))

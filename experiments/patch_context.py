@@ -10,10 +10,12 @@ demo: garments on their own class's texture (clean) against the same garments on
     python experiments/patch_context.py --model vit_base_patch16_224 --clean dog.jpg --corrupted cat.jpg --box 4,4,6,6
 """
 
+import dataclasses
+import hashlib
 import json
 import platform
-import shutil
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -37,11 +39,15 @@ from vitlens.data.class_names import short_name
 from vitlens.data.counterfactuals import REPLACEMENTS, replace_context
 from vitlens.data.demo import load_demo_pictures
 from vitlens.errors import InputError
+from vitlens.files import make_folder, only_process_in, write_whole
+from vitlens.model.fingerprint import fingerprint
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.plots import patching_board, patching_maps, picture_with_grid
-from vitlens.report.page import Section, write_page, write_whole
+from vitlens.report.page import Section, write_page
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
+#: Kept with a part: what it depends on.
+ORIGIN = "origin"
 
 
 @dataclass
@@ -111,26 +117,26 @@ def main(
     else:
         experiment = picture_experiment(hooked, clean, corrupted, replace, mask, box, wanted_class, baseline)
 
-    _prepare(out)
-    try:
-        results = sweep(hooked, experiment, direction, batch_size, out / "part")
-    except KeyboardInterrupt:
-        print(f"interrupted: {out / 'part'} holds what was computed; the same command goes on", file=sys.stderr)
-        raise typer.Exit(130) from None
-    headline = describe(experiment, results)
-    table = pd.concat(
-        result.to_frame().rename(columns={"head": "unit", "tokens": "unit"}).assign(sweep=name)
-        for name, result in results.items()
-    )
-    write_whole(out / "table.parquet", table.to_parquet(index=False))
-    write_whole(out / "settings.json", _settings(settings, headline).encode())
-    facts = {"model": hooked.cfg.model_name, "pairs": str(len(experiment.clean)), "direction": direction}
-    write_page(
-        out / "page.html",
-        "What the context carries",
-        facts,
-        page_sections(hooked, experiment, results, headline),
-    )
+    with only_process_in(make_folder(out)):
+        try:
+            results = sweep(hooked, experiment, direction, batch_size, out / "part")
+        except KeyboardInterrupt:
+            print(f"interrupted: {out / 'part'} holds what was computed; the same command goes on", file=sys.stderr)
+            raise typer.Exit(130) from None
+        headline = describe(experiment, results)
+        table = pd.concat(
+            result.to_frame().rename(columns={"head": "unit", "tokens": "unit"}).assign(sweep=name)
+            for name, result in results.items()
+        )
+        write_whole(out / "table.parquet", table.to_parquet(index=False))
+        write_whole(out / "settings.json", _settings(settings, headline).encode())
+        facts = {"model": hooked.cfg.model_name, "pairs": str(len(experiment.clean)), "direction": direction}
+        write_page(
+            out / "page.html",
+            "What the context carries",
+            facts,
+            page_sections(hooked, experiment, results, headline),
+        )
     console.print(_rich_table(results["tokens"]))
     console.print(headline, highlight=False, markup=False, soft_wrap=True)
     console.print(
@@ -240,23 +246,54 @@ def sweep(
         },
         "patches": (tuple(images[:1] for images in pictures), first),
     }
+    paths = {name: part / f"{name.replace(' ', '_')}.safetensors" for name in sweeps}
+    origin = _origin(model, experiment, direction)
+    known = {name: _known(path, origin) for name, path in paths.items()}
     results = {}
     for name, (pair, settings) in sweeps.items():
-        path = part / f"{name.replace(' ', '_')}.safetensors"
-        known = Patching.load(path) if path.exists() else None
-        assert known is None or isinstance(known, Patching)
-        try:
-            results[name] = activation_patching(model, *pair, **settings, **common, resume=known)
-        except InputError as error:
-            if known is None:
-                raise
-            raise InputError(f"{part} holds a part of another run: remove it, or choose another --out") from error
-        part.mkdir(exist_ok=True)
-        results[name].save(path)
-        if not results[name].complete:
+        make_folder(part)
+        found = activation_patching(model, *pair, **settings, **common, resume=known[name])
+        _with_settings(found, found.settings | {ORIGIN: origin}).save(paths[name])
+        if not found.complete:
             raise KeyboardInterrupt
-    shutil.rmtree(part)
+        results[name] = found
+    for path in paths.values():
+        path.unlink()
+    # What somebody else has put there stays.
+    with suppress(OSError):
+        part.rmdir()
     return results
+
+
+def _origin(model: HookedViT, experiment: Experiment, direction: str) -> str:
+    """What a part depends on, in sixteen letters."""
+    digest = hashlib.blake2b(f"{fingerprint(model)} {direction}".encode(), digest_size=8)
+    about = (experiment.clean, experiment.corrupted, *experiment.sets.values(), experiment.classes, experiment.baseline)
+    for tensor in about:
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _known(path: Path, origin: str) -> Patching | None:
+    """What an interrupted run has found; a damaged file is computed again, and that is said.
+
+    Raises:
+        InputError: it belongs to another run.
+    """
+    if not path.exists():
+        return None
+    try:
+        found = Patching.load(path)
+    except InputError as error:
+        print(f"{error}; it is computed again", file=sys.stderr)
+        return None
+    if found.settings.get(ORIGIN) != origin:
+        raise InputError(f"{path.parent} holds a part of another run: remove it, or choose another --out")
+    return _with_settings(found, {name: value for name, value in found.settings.items() if name != ORIGIN})
+
+
+def _with_settings(result: Patching, settings: dict[str, Any]) -> Patching:
+    return dataclasses.replace(result, settings=settings)
 
 
 def describe(experiment: Experiment, results: dict[str, Patching]) -> str:
@@ -315,13 +352,6 @@ def _settings(settings: dict[str, Any], headline: str) -> str:
     packages = {name: version(name) for name in ("torch", "timm", "transformer-lens")}
     versions = {"python": platform.python_version(), "vitlens": __version__} | packages
     return json.dumps({"settings": settings, "versions": versions, "finding": headline}, indent=2) + "\n"
-
-
-def _prepare(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"the folder {out} cannot be made: {error.strerror}") from None
 
 
 if __name__ == "__main__":

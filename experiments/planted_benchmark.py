@@ -42,6 +42,7 @@ from vitlens.analysis.paths import path_patching
 from vitlens.analysis.saliency import gradient_rollout, projection_gradient
 from vitlens.command_line import run
 from vitlens.errors import InputError
+from vitlens.files import check_writable, write_whole
 from vitlens.planted import PLANTED, PlantedPictures, PlantedViT, planted
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
@@ -59,6 +60,8 @@ def main(
 ) -> None:
     if seeds < 1:
         raise InputError(f"--seeds is at least 1, not {seeds}")
+    if out is not None:
+        check_writable(out)
     rows = []
     jobs = [(name, seed) for name in model for seed in range(seeds)]
     for name, seed in tqdm(jobs, desc="planted models", unit="model", disable=not sys.stderr.isatty()):
@@ -73,7 +76,7 @@ def main(
                 rows.append({"find": what, "method": method, "model": name, "seed": seed, "auroc": found})
     frame = pd.DataFrame(rows)
     if out is not None:
-        frame.to_parquet(out, index=False)
+        write_whole(out, frame.to_parquet(index=False))
     table = frame.pivot_table(index=["find", "method"], columns="model", values="auroc", sort=False)[model]
     show(table, f"AUROC of the true components, mean of {seeds} builds, {pairs} pairs of pictures each")
     if readme:

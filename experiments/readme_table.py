@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vitlens.errors import InputError
+from vitlens.files import write_whole
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -24,4 +25,5 @@ def renew(name: str, content: str) -> None:
     text = README.read_text()
     if begin not in text or end not in text:
         raise InputError(f"README.md has no marks {begin} and {end}")
-    README.write_text(re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n{content}\n{end}", text, flags=re.DOTALL))
+    renewed = re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n{content}\n{end}", text, flags=re.DOTALL)
+    write_whole(README, renewed.encode())

@@ -8,6 +8,7 @@ For the first epochs half of the patches are dropped (Li et al. 2023, FLIP), whi
     python experiments/evaluate_demo_model.py
 """
 
+import io
 import json
 import math
 from pathlib import Path
@@ -16,7 +17,6 @@ from typing import Annotated
 import torch
 import torch.nn.functional as F
 import typer
-from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from tqdm import tqdm
 
@@ -29,6 +29,8 @@ from vitlens.data.fashion import (
     load_garments,
     make_pictures,
 )
+from vitlens.files import make_folder, write_whole
+from vitlens.tensor_files import save_tensors
 
 ARCHITECTURE = dict(
     img_size=CANVAS,
@@ -91,16 +93,15 @@ def main(
             progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
         agreeing, conflicting = _validate(model, validation, seed)
         print(f"epoch {epoch + 1}: agreeing {agreeing:.1%}, conflicting {conflicting:.1%}")
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(
-            {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch},
-            checkpoint,
-        )
+        make_folder(checkpoint.parent)
+        state = io.BytesIO()
+        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}, state)
+        write_whole(checkpoint, state.getvalue())
 
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     # Half precision keeps the file small; the loader casts to float32, so the stored numbers are the model.
-    weights = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, out / "model.safetensors")
+    weights = {name: tensor.half() for name, tensor in model.state_dict().items()}
+    save_tensors(weights, out / "model.safetensors")
     description = {
         "name": "fashion_in_context_vit",
         "architecture": ARCHITECTURE,
@@ -114,7 +115,7 @@ def main(
             "crop_mode": "center",
         },
     }
-    (out / "model.json").write_text(json.dumps(description, indent=2) + "\n")
+    write_whole(out / "model.json", (json.dumps(description, indent=2) + "\n").encode())
     print(f"wrote {out / 'model.safetensors'} and {out / 'model.json'}")
 
 

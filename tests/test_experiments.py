@@ -30,6 +30,18 @@ def run_apart(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+def _a_folder_with_damaged_parts_and_notes(out, table):
+    """What a crash has cut off is computed again, what somebody has put there stays."""
+    (out / "part").mkdir()
+    (out / "part" / "tokens.safetensors").write_bytes(b"cut off")
+    (out / "part" / "notes.txt").write_text("mine")
+    done = run("--pairs", 3, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "tokens.safetensors is no safetensors file" in done.stderr
+    assert [path.name for path in (out / "part").iterdir()] == ["notes.txt"]
+    pd.testing.assert_frame_equal(pd.read_parquet(out / "table.parquet"), table, rtol=1e-4, atol=1e-5)
+
+
 def test_the_demo_without_arguments_but_few_pairs(tmp_path):
     done = run("--pairs", 3, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
@@ -42,6 +54,7 @@ def test_the_demo_without_arguments_but_few_pairs(tmp_path):
     assert set(by_tokens["unit"]) == {"context", "object", "class"}
     assert len(by_tokens) == 6 * 3 * 3
     settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    _a_folder_with_damaged_parts_and_notes(tmp_path / "out", table)
     assert settings["settings"]["pairs"] == 3
     assert "Over 3 pairs, exchanging the context alone" in settings["finding"]
     assert " ".join(settings["finding"].split()) in " ".join(done.stdout.split())

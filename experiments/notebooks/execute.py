@@ -19,6 +19,7 @@ from tqdm import tqdm
 from traitlets.config import Config
 
 from vitlens.command_line import is_watched, run
+from vitlens.files import write_whole
 
 FOLDER = Path(__file__).parent
 FIGURE, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
@@ -82,7 +83,7 @@ def main(
 ) -> None:
     for path in tqdm(paths or notebooks(), disable=not is_watched(), unit="notebook"):
         done = slim(execute(path))
-        path.write_text(json.dumps(done, indent=1, ensure_ascii=False) + "\n")
+        write_whole(path, (json.dumps(done, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Scores over a data set: chunk by chunk, resumed where a run was stopped, equal to one call; the experiment's script."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from vitlens import InputError, faithfulness, load_demo, load_demo_model, segmentation
+from vitlens.data.demo import demo_folder
 from vitlens.data.picture_sets import open_pictures
 from vitlens.heatmap_scores import data_set
 from vitlens.heatmap_scores.data_set import score_heatmaps
@@ -42,6 +44,45 @@ def test_chunks_are_one_run(model, tmp_path):
     assert found.faithfulness.axes["image"] == list(range(5))
     assert found.faithfulness.settings["classes"] == "label"
     assert found.skipped == []
+
+
+def test_damaged_chunks_are_scored_again_and_others_are_refused_by_name(model, tmp_path, caplog):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, path in enumerate(sorted((demo_folder() / "pictures").iterdir())[:4]):
+        shutil.copy(path, folder / f"{i // 2}_{i}.png")
+    (folder / "1_3.png").write_bytes(b"no picture")
+
+    def score(methods=("legrad",), out=tmp_path / "scores", **changed):
+        pictures = open_pictures(folder, model.class_names, model.cfg.n_classes)
+        settings = {"metrics": ["deletion"], "n_steps": 3, "seeds": 1, "progress": False} | changed
+        return score_heatmaps(model, pictures, list(methods), out, chunk_size=2, **settings)
+
+    whole = score()
+    assert "origin" not in whole.faithfulness.settings
+    records = sorted((tmp_path / "scores").iterdir())
+    for damage in (b"", records[0].read_bytes()[:200]):
+        records[0].write_bytes(damage)
+        caplog.clear()
+        again = score()
+        assert "the chunk is computed again" in caplog.text
+        assert torch.equal(again.faithfulness.values, whole.faithfulness.values)
+        # What could not be read is kept with the chunk.
+        assert [item.path for item in again.skipped] == [str(folder / "1_3.png")]
+    with pytest.raises(InputError, match=r"000000.faithfulness.safetensors holds scores of other pictures, weights or"):
+        score(methods=["raw_attention"])
+    with pytest.raises(InputError, match="holds scores of other pictures"):
+        score(n_steps=4)
+    shutil.copy(folder / "0_0.png", folder / "0_1.png")
+    with pytest.raises(InputError, match="holds scores of other pictures"):
+        score()
+    for name in ("000002.faithfulness.safetensors", "notes.txt"):
+        shutil.copy(records[0], tmp_path / "scores" / name)
+        with pytest.raises(InputError, match=f"{name} belongs to no chunk of this run"):
+            score()
+        (tmp_path / "scores" / name).unlink()
+    with pytest.raises(InputError, match="is no folder"):
+        score(out=records[0])
 
 
 def test_a_stopped_run_goes_on(model, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from torch import Tensor
 from vitlens.analysis.contrast import Patching
 from vitlens.analysis.graph import Graph, Node
 from vitlens.errors import InputError, nearest
+from vitlens.files import write_whole
 from vitlens.model.hooked_vit import HookedViT
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Circuit:
             "scores": self.scores,
             "settings": self.settings,
         }
-        Path(path).write_text(json.dumps(content, indent=1) + "\n")
+        write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
 
     @classmethod
     def from_json(cls, path: str | Path) -> "Circuit":

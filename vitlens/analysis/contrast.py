@@ -81,8 +81,19 @@ class Contrast:
         return self.source if self.direction == "denoise" else self.target
 
     def known(self, resume: Patching | None, cells: dict[str, list], settings: dict[str, Any]) -> Tensor | None:
-        """What a partial result of the same sweep has already."""
-        return known_values(resume, cells, self.measures, settings, self.of_target)
+        """What a partial result of the same sweep has already.
+
+        Raises:
+            InputError: it is the result of another sweep.
+        """
+        known = known_values(resume, cells, self.measures, settings, self.of_target)
+        if resume is not None and not torch.allclose(
+            resume.source.flatten().to(self.of_source), self.of_source.flatten(), rtol=1e-4, atol=1e-5
+        ):
+            raise InputError(
+                "the result to resume is of another sweep (pictures to patch from differ): leave resume= out"
+            )
+        return known
 
     def result(
         self, model: HookedViT, cells: dict[str, list], patched: Float[Tensor, "metric ..."], settings: dict[str, Any]

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from einops import einsum
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
@@ -20,6 +19,7 @@ from vitlens.analysis.trace import FULL_SITES, Hooks
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.tensor_files import read_tensors, save_tensors
 
 Site = tuple[str, int]
 
@@ -54,16 +54,27 @@ class Probes:
         ]
 
     def save(self, path: str | Path) -> None:
-        """One safetensors file."""
+        """One safetensors file.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
         tensors = {"tokens": torch.tensor(self.tokens)}
         for (name, block), weight in self.weights.items():
-            tensors[f"{name}.{block}.weight"] = weight.contiguous()
-            tensors[f"{name}.{block}.bias"] = self.biases[name, block].contiguous()
-        save_file(tensors, path)
+            tensors[f"{name}.{block}.weight"] = weight
+            tensors[f"{name}.{block}.bias"] = self.biases[name, block]
+        save_tensors(tensors, path)
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "Probes":
-        tensors = load_file(path, device=str(device))
+        """Reads what `save` wrote.
+
+        Raises:
+            InputError: there is no such file, it is cut off, or it holds no probes.
+        """
+        tensors, _ = read_tensors(path, str(device))
+        if "tokens" not in tensors or not all(name.count(".") in (0, 2) for name in tensors):
+            raise InputError(f"{path} holds no probes")
         sites = [(name.split(".")[0], int(name.split(".")[1])) for name in tensors if name.endswith(".weight")]
         sites.sort(key=lambda site: (site[1], site[0]))
         return cls(

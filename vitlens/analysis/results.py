@@ -1,28 +1,29 @@
 """What every analysis returns: a tensor whose axes have names and labels, that knows how to become a table or a figure."""
 
 import dataclasses
-import json
-import os
 from dataclasses import dataclass, field
 from html import escape
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Int
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from vitlens.analysis.result_files import HOMES, check_ending, pack, unpack
 from vitlens.errors import InputError
+from vitlens.files import as_path
+from vitlens.tensor_files import read_tensors, save_tensors
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 # Longer tables take longer to make than a notebook should wait for their first rows.
 LONGEST_SHOWN = 1_000_000
+Kind = TypeVar("Kind", bound="Result")
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,36 +77,35 @@ class Result:
         return plot(self, **options)
 
     def save(self, path: str | Path) -> None:
-        """One safetensors file: tensors as they are, everything else as JSON in its metadata."""
-        path = Path(path)
-        tensors: dict[str, Tensor] = {}
-        rest: dict[str, Any] = {}
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            if isinstance(value, Tensor):
-                tensors[item.name] = value
-            else:
-                rest[item.name] = value
-        partial = path.with_name(path.name + ".partial")
-        save_file(
-            {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
-            partial,
-            metadata={"kind": type(self).__name__, "fields": json.dumps(rest)},
-        )
-        os.replace(partial, path)
+        """One safetensors file: tensors as they are, everything else as JSON in its metadata.
+
+        Raises:
+            InputError: the file cannot be written, its name says that it is of another kind, or a setting is something that
+                no file keeps.
+        """
+        check_ending(as_path(path))
+        tensors, rest = pack({item.name: getattr(self, item.name) for item in dataclasses.fields(self)})
+        save_tensors(tensors, path, {"kind": type(self).__name__, "fields": rest})
 
     @classmethod
-    def load(cls, path: str | Path) -> "Result":
-        """Reads what `save` wrote, as the kind of result that it was."""
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            kinds: dict[str, type[Result]] = {"Result": Result}
-            kinds |= {kind.__name__: kind for kind in _subclasses(Result)}
-            if metadata.get("kind") not in kinds:
-                raise InputError(f"{path} is no saved vitlens result")
-            fields = json.loads(metadata["fields"])
-            fields |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return kinds[metadata["kind"]](**fields)
+    def load(cls: type[Kind], path: str | Path) -> Kind:
+        """Reads what `save` wrote: `Result.load` reads every kind of result, `Heatmap.load` heatmaps only.
+
+        Raises:
+            InputError: there is no such file, it is cut off, or it holds no result or one of another kind.
+        """
+        tensors, metadata = read_tensors(path)
+        kind = _kind(metadata.get("kind"))
+        if kind is None or "fields" not in metadata:
+            raise InputError(f"{path} is no saved vitlens result")
+        if not issubclass(kind, cls):
+            raise InputError(f"{path} holds a {kind.__name__}, not a {cls.__name__}: Result.load reads it")
+        try:
+            return kind(**unpack(tensors, metadata["fields"]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{path} holds a {kind.__name__} of another version of vitlens, or a broken one: {error}"
+            ) from None
 
     def __repr__(self) -> str:
         axes = ", ".join(f"{name} {len(labels)}" for name, labels in self.axes.items())
@@ -133,6 +133,14 @@ def _ends(labels: list) -> str:
     """The first and the last labels, as text of bearable length."""
     shown = labels if len(labels) <= 4 else [*labels[:2], "…", labels[-1]]
     return ", ".join(text if len(text) <= 60 else text[:59] + "…" for text in map(str, shown))
+
+
+def _kind(name: str | None) -> type[Result] | None:
+    """The kind of result of this name: one of vitlens', or one that the user has defined."""
+    if name in HOMES:
+        found: type[Result] = getattr(import_module(HOMES[name]), name)
+        return found
+    return next((kind for kind in _subclasses(Result) if kind.__name__ == name), None)
 
 
 def _subclasses(kind: type[Result]) -> list[type[Result]]:

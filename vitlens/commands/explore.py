@@ -20,6 +20,7 @@ from vitlens.commands.options import (
     WantedClass,
 )
 from vitlens.commands.output import hand_over_page
+from vitlens.files import check_writable
 
 
 def explore(
@@ -38,7 +39,6 @@ def explore(
 ) -> None:
     """Write an interactive page: click a patch, and see what the model makes of it, where it looks, and what it writes."""
     from vitlens.explorer.explore import write_explorer
-    from vitlens.report.page import check_writable
 
     check_writable(out)
     hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from vitlens import __version__
 from vitlens.errors import InputError
+from vitlens.files import check_writable, is_stream, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,8 +63,6 @@ class Answer:
 
 def check_out(out: Path | None, endings: Sequence[str] = (*PAGES, *TABLES)) -> None:
     """Raises InputError before any work is done, where the file could not be written at its end."""
-    from vitlens.report.page import check_writable
-
     if out is None:
         return
     if out.suffix.lower() not in endings:
@@ -90,7 +89,7 @@ def hand_over(answer: Answer, out: Path | None, as_json: bool) -> None:
 
 
 def _write(answer: Answer, out: Path) -> None:
-    from vitlens.report.page import write_page, write_whole
+    from vitlens.report.page import write_page
 
     ending = out.suffix.lower()
     if ending in PAGES:
@@ -103,8 +102,6 @@ def _write(answer: Answer, out: Path) -> None:
 
 def write_table(table: "pd.DataFrame", out: Path) -> None:
     """Writes a table as the kind of file that its ending says."""
-    from vitlens.report.page import write_whole
-
     ending = out.suffix.lower()
     if ending == ".json":
         content = to_json(table).encode()
@@ -120,7 +117,9 @@ def write_table(table: "pd.DataFrame", out: Path) -> None:
 def hand_over_page(command: str, model: str, out: Path, as_json: bool) -> None:
     """Says which page a command has written."""
     if as_json:
-        print_json({"command": command, "model": model, "wrote": out, "bytes": out.stat().st_size})
+        print_json(
+            {"command": command, "model": model, "wrote": out, "bytes": None if is_stream(out) else out.stat().st_size}
+        )
     else:
         say_written(out)
 
@@ -158,6 +157,10 @@ def say(sentence: str) -> None:
 
 
 def say_written(out: Path) -> None:
+    if is_stream(out):
+        # Standard output may be what was written to: nothing joins it.
+        Console(stderr=True).print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)
+        return
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)")
 
 

@@ -18,6 +18,7 @@ from vitlens.commands.options import (
     WantedClass,
 )
 from vitlens.commands.output import hand_over_page
+from vitlens.files import check_writable
 
 
 def report(
@@ -41,7 +42,6 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write a page about one picture: predictions, class lens, attribution, attention and, with --against, patching."""
-    from vitlens.report.page import check_writable
     from vitlens.report.picture_report import write_picture_report
 
     check_writable(out)

@@ -17,7 +17,8 @@ from vitlens.command_line import (
 )
 from vitlens.commands.names import dtype_names, model_names
 from vitlens.commands.options import Checkpoint, Device, Json, Timm
-from vitlens.commands.output import print_json, say, terminal
+from vitlens.commands.output import print_json, say_written, terminal
+from vitlens.files import check_writable
 
 
 def verify(
@@ -36,7 +37,6 @@ def verify(
 ) -> None:
     """Compare a model's port with timm at full size, on this machine: every block, the logits, the gradient."""
     from vitlens.parity.verify import verify as run_verification
-    from vitlens.report.page import check_writable
 
     if out is not None:
         check_writable(out)
@@ -61,7 +61,7 @@ def verify(
     else:
         terminal().print(report)
         if out is not None:
-            say(f"wrote {out}")
+            say_written(out)
     if not report.exact:
         complain("the port differs by more than rounding explains")
         sys.exit(1)

@@ -15,6 +15,7 @@ from datasets import ClassLabel, Dataset, Image, IterableDataset, load_dataset
 from datasets.distributed import split_dataset_by_node
 from timm.data import ImageNetInfo
 
+from vitlens.data.cache_folder import cache_folder
 from vitlens.data.class_names import find_class
 from vitlens.data.demo import demo_folder
 from vitlens.data.imagenet_s import is_imagenet_s, read_imagenet_s
@@ -198,7 +199,7 @@ def _load(name: str, split: str | None, streaming: bool) -> Dataset | IterableDa
     elif path.suffix or name.startswith((".", "/")):
         raise InputError(f"{name} is neither a folder, nor a Parquet file, nor a name on the hub")
     try:
-        found = load_dataset(kind, streaming=streaming, **files)
+        found = load_dataset(kind, streaming=streaming, cache_dir=cache_folder(), **files)
     except Exception as error:
         # The loaders raise whatever their file systems and parsers do; what the user needs is the source and the reason.
         reason = " ".join(str(error).split())[:300]

@@ -13,8 +13,8 @@ from vitlens.data.pictures import Picture, Pictures, as_list
 from vitlens.errors import InputError
 from vitlens.explorer.explorer import Explorer
 from vitlens.explorer.measure import check_size, measure
+from vitlens.files import check_writable
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.report.page import check_writable
 
 # What Chromium, Firefox and Safari all still open: their longest string is about twice as long.
 MOST_BYTES = 384 * 2**20

@@ -18,8 +18,8 @@ from vitlens.explorer.intervene import describe_effect, intervene
 from vitlens.explorer.measure import Measured
 from vitlens.explorer.page import explorer_page, looks, pack
 from vitlens.explorer.selection import Limits, Selection
+from vitlens.files import check_writable, write_whole
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.report.page import check_writable, write_whole
 
 if TYPE_CHECKING:
     from vitlens.explorer.widget import ExplorerWidget

@@ -1,5 +1,9 @@
 """Heatmaps scored over a data set: chunk by chunk, each kept in a file, so that a stopped run goes on where it was."""
 
+import hashlib
+import json
+import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,16 +15,23 @@ from tqdm import tqdm
 
 from vitlens.analysis.results import Result
 from vitlens.data.decoding import PictureBatch, Skipped, decode_rows
+from vitlens.data.picture_list import as_digest, list_rows
 from vitlens.data.picture_sets import PictureSet, Row
 from vitlens.errors import InputError
+from vitlens.files import PARTIAL, make_folder
 from vitlens.heatmap_scores.faithfulness import faithfulness
 from vitlens.heatmap_scores.metrics import find_metrics
 from vitlens.heatmap_scores.result import Faithfulness
 from vitlens.heatmap_scores.segmentation import Segmentation, segmentation
 from vitlens.heatmaps.heatmap import find_method, heatmap
+from vitlens.model.fingerprint import fingerprint
 from vitlens.model.hooked_vit import HookedViT
 
+LOG = logging.getLogger(__name__)
 TARGETS = ("predicted", "label")
+KINDS = ("segmentation", "faithfulness")
+#: Kept with the scores of a chunk: what they depend on, and which pictures could not be read.
+ORIGIN, UNREAD = "origin", "unread"
 Scores = TypeVar("Scores", Faithfulness, Segmentation)
 
 
@@ -50,42 +61,50 @@ def score_heatmaps(
     """`faithfulness` and, where there are masks, `segmentation` of these methods over a picture set, in constant memory.
 
     Args:
-        folder: where each chunk's scores are kept; chunks that are there are not computed again. The caller sees to it
-            that a folder holds chunks of one run only.
+        folder: where each chunk's scores are kept; chunks that are there are not computed again, but for damaged ones.
+            A chunk belongs to the same model, methods, settings and contents of pictures only.
         target: the class that is explained and followed: the "predicted" one or the "label".
         chunk_size: pictures that are worked on together.
         settings: those of `faithfulness`: n_steps, fill, seeds, options ….
 
     Raises:
-        InputError: an unknown method, metric or target, and what `faithfulness` raises; pictures of which none can be read.
+        InputError: an unknown method, metric or target, and what `faithfulness` raises; pictures of which none can be read;
+            a folder with files of another run.
     """
     if target not in TARGETS:
         raise InputError(f"the class is the {' one or the '.join(TARGETS)}, not {target!r}")
     find_metrics(metrics, pictures.has_masks)
     names = [find_method(name).name for name in methods]
-    folder = Path(folder)
+    folder = make_folder(folder)
+    _refuse_foreign(folder, None if pictures.n is None else -(-pictures.n // chunk_size))
+    run = {"methods": names, "metrics": list(metrics), "target": target, "weights": fingerprint(model), **settings}
     skipped: list[Skipped] = []
     parts: list[tuple[Faithfulness, Segmentation | None]] = []
     with tqdm(total=pictures.n, desc="pictures", unit="picture", disable=not progress) as bar:
         for chunk, rows in pictures.chunks(chunk_size):
-            files = [folder / f"{chunk:06d}.{kind}.safetensors" for kind in ("segmentation", "faithfulness")]
-            if not files[1].exists():
+            files = [folder / f"{chunk:06d}.{kind}.safetensors" for kind in KINDS]
+            origin = _origin(run, rows, workers)
+            if not _is_done(files, origin, pictures.has_masks):
                 batch = _decode(model, pictures, rows, chunk * chunk_size, workers)
                 if isinstance(batch, list):
                     skipped += batch
                     continue
-                skipped += batch.skipped
                 found = _score(model, batch, names, metrics, target, batch_size, settings)
+                unread = [[item.path, item.reason] for item in batch.skipped]
                 # The last file says that the chunk is whole.
                 for file, scores in zip(files, reversed(found), strict=True):
                     if scores is not None:
-                        scores.save(file)
-            parts.append((_load(files[1], Faithfulness), _load(files[0], Segmentation) if files[0].exists() else None))
+                        about = {ORIGIN: origin, UNREAD: unread}
+                        replace(scores, settings=scores.settings | about).save(file)
+            scores = Faithfulness.load(files[1])
+            skipped += [Skipped(*item) for item in scores.settings[UNREAD]]
+            outlines = _without_origin(Segmentation.load(files[0])) if pictures.has_masks else None
+            parts.append((_without_origin(scores), outlines))
             bar.update(len(rows))
     if not parts:
         raise InputError(f"none of the pictures of {pictures.name} could be read")
-    outlines = [outline for _, outline in parts if outline is not None]
-    return HeatmapScores(joined([scores for scores, _ in parts]), joined(outlines) if outlines else None, skipped)
+    outlined = [outline for _, outline in parts if outline is not None]
+    return HeatmapScores(joined([scores for scores, _ in parts]), joined(outlined) if outlined else None, skipped)
 
 
 def joined(parts: Sequence[Scores]) -> Scores:
@@ -133,7 +152,42 @@ def _score(
     return scores, segmentation(model, images, masks, classes, maps, **common, **seeds)
 
 
-def _load(file: Path, kind: type[Scores]) -> Scores:
-    result = Result.load(file)
-    assert isinstance(result, kind)
-    return result
+def _refuse_foreign(folder: Path, n_chunks: int | None) -> None:
+    """Raises InputError naming what lies in the folder and is none of the run's `n_chunks` (None: not known)."""
+    for entry in sorted(folder.iterdir()):
+        number = re.fullmatch(rf"(\d{{6,}})\.({'|'.join(KINDS)})\.safetensors", entry.name)
+        if entry.name.endswith(PARTIAL) or (number and (n_chunks is None or int(number[1]) < n_chunks)):
+            continue
+        raise InputError(f"{entry} belongs to no chunk of this run: remove it, or choose another folder")
+
+
+def _origin(run: dict[str, Any], rows: list[Row], workers: int) -> str:
+    """What a chunk's scores depend on, in sixteen letters."""
+    text = json.dumps(run, sort_keys=True, default=repr) + as_digest(list_rows(rows, workers))
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _is_done(files: list[Path], origin: str, with_masks: bool) -> bool:
+    """Whether a chunk's files are there and whole; damaged ones are computed again, and that is said."""
+    kinds: tuple[type[Result], ...] = (Segmentation, Faithfulness)
+    for file, kind in zip(files, kinds, strict=True):
+        if kind is Segmentation and not with_masks:
+            continue
+        if not file.exists():
+            return False
+        try:
+            scores = kind.load(file)
+        except InputError as error:
+            LOG.warning("%s; the chunk is computed again", error)
+            return False
+        if scores.settings.get(ORIGIN) != origin:
+            raise InputError(
+                f"{file} holds scores of other pictures, weights or settings: remove it, or choose another folder"
+            )
+    return True
+
+
+def _without_origin(scores: Scores) -> Scores:
+    return replace(
+        scores, settings={name: value for name, value in scores.settings.items() if name not in (ORIGIN, UNREAD)}
+    )

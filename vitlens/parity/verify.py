@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
+from vitlens.files import write_whole
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.loading import build_timm
 from vitlens.model.placement import read_device
@@ -65,7 +66,7 @@ class ParityReport:
 
     def save(self, path: str | Path) -> None:
         """Writes the report as JSON."""
-        Path(path).write_text(json.dumps({**asdict(self), "exact": self.exact}, indent=1))
+        write_whole(path, json.dumps({**asdict(self), "exact": self.exact}, indent=1).encode())
 
     def __rich__(self) -> Table:
         summary = self.summary()

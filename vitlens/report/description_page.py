@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from vitlens.description.result import Description
+from vitlens.files import check_writable
 from vitlens.plots.description import example_norms, norms_by_block, outlier_map
 from vitlens.plots.description_heads import (
     cka_against_matrix,
@@ -18,7 +19,7 @@ from vitlens.plots.description_heads import (
     sink_boards,
 )
 from vitlens.plots.picture import Pixels
-from vitlens.report.page import Section, check_writable, write_page
+from vitlens.report.page import Section, write_page
 
 
 def write_description_page(

@@ -1,6 +1,5 @@
 """A page: sections of text and figures in one HTML file that needs no network, written whole or not at all."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -11,7 +10,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.offline import get_plotlyjs
 
-from vitlens.errors import InputError
+from vitlens.files import write_whole
 from vitlens.plots.style import DARK, LIGHT, TEMPLATES
 
 
@@ -58,33 +57,6 @@ def write_page(path: str | Path, title: str, facts: dict[str, str], sections: Se
         )
     )
     write_whole(path, page.encode())
-
-
-def write_whole(path: str | Path, content: bytes) -> None:
-    """Writes a file so that it never exists half-written.
-
-    Raises:
-        InputError: the folder does not exist or cannot be written to.
-    """
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(f"{path} cannot be written: {error.strerror}") from None
-
-
-def check_writable(path: str | Path) -> None:
-    """Raises InputError at the start of long work rather than at its end."""
-    folder = Path(path).resolve().parent
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder} to write {Path(path).name} to: make it first")
-    if Path(path).is_dir():
-        raise InputError(f"{path} is a folder: give the name of a file")
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"{folder} is not writable")
 
 
 def _fragment(figure: go.Figure, name: str) -> str:

@@ -15,6 +15,7 @@ from vitlens.analysis.patching import activation_patching
 from vitlens.analysis.tokens import box
 from vitlens.data.class_names import short_name
 from vitlens.errors import InputError
+from vitlens.files import check_writable
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.plots import (
     attention_mosaic,
@@ -28,7 +29,7 @@ from vitlens.plots import (
     picture_with_grid,
     predictions,
 )
-from vitlens.report.page import Section, check_writable, write_page
+from vitlens.report.page import Section, write_page
 
 # At most this many boxes a side are patched one by one on the page; larger grids are patched in boxes of several patches.
 MOST_BOXES = 7

@@ -58,7 +58,13 @@ def study_command(name: str | None = None) -> Callable[..., None]:
         experiment: Annotated[
             list[str] | None, typer.Option(help="of `reproduce`: only these experiments; several times")
         ] = None,
-        out: Annotated[Path, typer.Option(help="folder for tables, figures and records")] = Path("out/study"),
+        out: Annotated[
+            Path,
+            typer.Option(
+                help="folder for tables, figures and records; a stopped run goes on there, and ends with the same bytes "
+                "where it has as many threads (OMP_NUM_THREADS) on the same kind of processor"
+            ),
+        ] = Path("out/study"),
         as_json: Json = False,
     ) -> None:
         # The command line is imported for every command: what computes is imported when it is needed.

@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,11 @@ from tqdm import tqdm
 
 from vitlens.analysis.trace import TraceObserver
 from vitlens.data.decoding import PictureBatch, Skipped, decode_rows
+from vitlens.data.picture_list import list_pictures
 from vitlens.data.picture_sets import PictureSet, Row, open_pictures
 from vitlens.data.pictures import Preprocessing
 from vitlens.errors import InputError
+from vitlens.files import as_path
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.study.experiment import Arrays, Batch, Context, Experiment, Tables
 from vitlens.study.experiments.attention_knockout import AttentionKnockout
@@ -73,7 +75,10 @@ def run_study(
     """Runs experiments of the paper over a data set and writes tables, figures and a page to `out`.
 
     What was done is kept chunk by chunk: the same call in the same folder goes on where it was stopped, and ends with the
-    same bytes. Under torchrun the chunks are shared among the processes; only the first one returns the outcome.
+    same bytes on one kind of processor with one number of threads in each process (torch.get_num_threads()); with
+    another number, sums are rounded otherwise, which last digits may show. The contents of all pictures and masks, labels,
+    class names and weights are part of a run: where one of them has changed, going on is refused. Under torchrun the chunks
+    are shared among the processes; only the first one returns the outcome.
 
     Args:
         experiments: names of `EXPERIMENTS`; None: all that data and model allow, the others are logged with the reason.
@@ -81,7 +86,8 @@ def run_study(
         progress: a bar with rate and time left; by default on a terminal.
 
     Raises:
-        InputError: unknown experiments, a folder of another run, data or model without what an experiment needs.
+        InputError: unknown experiments; a folder of another run, of one on other pictures, or in which another process is at
+            work; data or model without what an experiment needs.
         Stopped: interrupted, or another process was lost.
     """
     settings.check()
@@ -97,19 +103,10 @@ def run_study(
     n_random = settings.random_models if any(EXPERIMENTS[name].uses_random_models for name in wanted) else 0
     context = _context(model.to(team.device), settings, n_random, workers, bar and team.is_main)
     chosen = _possible(context, team.is_main) if experiments is None else [EXPERIMENTS[n](context) for n in experiments]
-    store = Store(Path(out))
-    if team.is_main:
-        store.prepare(describe(settings, model, [experiment.name for experiment in chosen]))
+    store = Store(as_path(out))
     try:
-        team.wait()
-        if team.is_main:
-            for experiment in chosen:
-                experiment.prepare(store.folder)
-        team.wait()
-        for experiment in chosen:
-            experiment.load(store.folder)
-        _pass(context, chosen, store, team)
-        team.wait()
+        with _opened(store, context, chosen) if team.is_main else nullcontext():
+            return _run(context, chosen, store, team)
     except (KeyboardInterrupt, WorkerLost) as error:
         why = "stopped" if isinstance(error, KeyboardInterrupt) else f"a process was lost ({error})"
         kept = len(list(store.records.glob("*.parquet")))
@@ -120,15 +117,36 @@ def run_study(
     finally:
         with suppress(RuntimeError, WorkerLost):
             team.close()
+
+
+def _opened(store: Store, context: Context, experiments: list[Experiment]) -> AbstractContextManager[None]:
+    """The run's folder, to which no other process has access; what all pictures hold belongs to the run."""
+    description = describe(context.settings, context.model, [experiment.name for experiment in experiments])
+    return store.opened(description, lambda: list_pictures(context.pictures, context.workers, context.progress))
+
+
+def _run(context: Context, experiments: list[Experiment], store: Store, team: Workers) -> Outcome | None:
+    """All of the work; the tables are made by the first process."""
+    settings = context.settings
+    n_chunks = None if context.pictures.n is None else -(-context.pictures.n // settings.batch_size)
+    team.wait()
+    if team.is_main:
+        store.refuse_foreign(n_chunks)
+        for experiment in experiments:
+            experiment.prepare(store.folder)
+    team.wait()
+    for experiment in experiments:
+        experiment.load(store.folder)
+    seen = team.largest(_pass(context, experiments, store, team))
     if not team.is_main:
         return None
-    records = store.read()
+    records = store.read(seen if n_chunks is None else n_chunks)
     if not len(records):
         first = records.skipped[0]
         raise InputError(
             f"none of the pictures of {settings.data} could be read; the first: {first.path} ({first.reason})"
         )
-    tables = write_results(store, chosen, records, context)
+    tables = write_results(store, experiments, records, context)
     return Outcome(tables, len(records), records.skipped, store.folder)
 
 
@@ -146,17 +164,20 @@ def _context(model: HookedViT, settings: StudySettings, n_random: int, workers: 
     return Context(model, settings, pictures, preprocessing, random_models, workers, progress)
 
 
-def _pass(context: Context, experiments: list[Experiment], store: Store, team: Workers) -> None:
-    """This process' share of the pictures, chunk by chunk."""
+def _pass(context: Context, experiments: list[Experiment], store: Store, team: Workers) -> int:
+    """This process' share of the pictures, chunk by chunk; the number behind its last chunk."""
+    seen = 0
     with_masks = context.pictures.has_masks and any(experiment.uses_masks for experiment in experiments)
     total = None if context.pictures.n is None else -(-context.pictures.n // context.settings.batch_size)
     if total is not None:
         total = -(-total // team.world_size)
     with tqdm(total=total, unit="chunk", disable=not context.progress) as meter:
-        for chunk, batch in _batches(context, store, team, with_masks):
+        for chunk, rows, batch in _batches(context, store, team, with_masks):
             if batch is not None:
-                _measure_chunk(context, experiments, store, chunk, batch)
+                _measure_chunk(context, experiments, store, chunk, rows, batch)
+            seen = chunk + 1
             meter.update()
+    return seen
 
 
 def _open(model: HookedViT, settings: StudySettings) -> PictureSet:
@@ -190,9 +211,13 @@ def _possible(context: Context, tell: bool) -> list[Experiment]:
 
 def _batches(
     context: Context, store: Store, team: Workers, with_masks: bool
-) -> Iterator[tuple[int, PictureBatch | list[Skipped] | None]]:
-    """The chunks of this process, decoded one ahead; None for those that an earlier run has done."""
+) -> Iterator[tuple[int, list[Row] | None, PictureBatch | list[Skipped] | None]]:
+    """The chunks of this process, decoded one ahead; None for those that an earlier run has done.
+
+    Rows are those of a stream, of which there is no list to compare with.
+    """
     settings, model = context.settings, context.model
+    is_stream = context.pictures.n is None
 
     def decode(chunk: int, rows: list[Row]) -> PictureBatch | list[Skipped] | None:
         return decode_rows(
@@ -208,23 +233,29 @@ def _batches(
     with ThreadPoolExecutor(1) as ahead:
         waiting = None
         for chunk, rows in context.pictures.chunks(settings.batch_size, team.rank, team.world_size):
-            coming = (chunk, None if store.has(chunk) else ahead.submit(decode, chunk, rows))
+            listed = rows if is_stream else None
+            coming = (chunk, listed, None if store.has(chunk, listed) else ahead.submit(decode, chunk, rows))
             if waiting is not None:
-                yield waiting[0], None if waiting[1] is None else waiting[1].result()
+                yield *waiting[:2], None if waiting[2] is None else waiting[2].result()
             waiting = coming
         if waiting is not None:
-            yield waiting[0], None if waiting[1] is None else waiting[1].result()
+            yield *waiting[:2], None if waiting[2] is None else waiting[2].result()
 
 
 def _measure_chunk(
-    context: Context, experiments: list[Experiment], store: Store, chunk: int, pictures: PictureBatch | list[Skipped]
+    context: Context,
+    experiments: list[Experiment],
+    store: Store,
+    chunk: int,
+    rows: list[Row] | None,
+    pictures: PictureBatch | list[Skipped],
 ) -> None:
     if isinstance(pictures, list):
-        store.write(chunk, [], {}, pictures)
+        store.write(chunk, [], {}, pictures, rows)
         return
     arrays = measure(context, experiments, pictures)
     numbers = {name: tensor.detach().cpu().numpy() for name, tensor in arrays.items()}
-    store.write(chunk, pictures.keys, numbers, pictures.skipped)
+    store.write(chunk, pictures.keys, numbers, pictures.skipped, rows)
 
 
 def measure(context: Context, experiments: list[Experiment], pictures: PictureBatch) -> Arrays:

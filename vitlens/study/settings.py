@@ -6,8 +6,11 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
+import torch
+
 from vitlens import __version__
 from vitlens.errors import InputError
+from vitlens.model.fingerprint import fingerprint
 from vitlens.model.hooked_vit import HookedViT
 
 TARGETS = ("label", "predicted")
@@ -55,6 +58,8 @@ class StudySettings:
         for name, lowest in {**least, "train_per_class": 1}.items():
             if getattr(self, name) < lowest:
                 raise InputError(f"--{name.replace('_', '-')} is at least {lowest}, not {getattr(self, name)}")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"--seed is a whole number from 0 to 2^63 − 1, not {self.seed}")
         for name in ("limit", "per_class", "steps", "probe_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -64,23 +69,23 @@ class StudySettings:
 
 
 def describe(settings: StudySettings, model: HookedViT, experiments: list[str]) -> dict[str, Any]:
-    """What settings.json holds: the settings, the weights' fingerprint, and the versions of what computed."""
+    """What settings.json holds: settings, the model's facts, the versions of what computed, and in how many threads."""
     packages = {name: version(name) for name in ("torch", "timm", "transformer-lens", "datasets", "numpy")}
     return {
         "experiments": experiments,
         "settings": asdict(settings),
-        "weights": fingerprint(model),
+        **model_facts(model),
         "versions": {"python": platform.python_version(), "vitlens": __version__, **packages},
+        "threads": torch.get_num_threads(),
     }
 
 
-def fingerprint(model: HookedViT) -> str:
-    """A hash of all parameters: two checkpoints under one name are two models."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        digest.update(name.encode())
-        digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+def model_facts(model: HookedViT) -> dict[str, Any]:
+    """What of a model changes numbers or names in tables, however it was made."""
+    names = (
+        None if model.class_names is None else hashlib.sha256("\n".join(model.class_names).encode()).hexdigest()[:16]
+    )
+    return {"weights": fingerprint(model), "class_names": names, "preprocessing": model.cfg.data_config}
 
 
 def difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
@@ -91,6 +96,13 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
             return f"{name} was {old!r} and is now {new!r}"
     if before["weights"] != now["weights"]:
         return "the weights are others"
+    if before.get("class_names") != now.get("class_names"):
+        return "the classes have other names"
+    preparation = (before.get("preprocessing") or {}, now.get("preprocessing") or {})
+    for name in sorted(preparation[0].keys() | preparation[1].keys()):
+        old, new = (facts.get(name) for facts in preparation)
+        if old != new:
+            return f"pictures were prepared with {name} {old!r}, and now with {new!r}"
     if before["experiments"] != now["experiments"]:
         return f"it holds {', '.join(before['experiments'])}, and now {', '.join(now['experiments'])} are asked for"
     for name, old in before["versions"].items():

@@ -1,8 +1,10 @@
 """Several processes, as torchrun starts them: who does what, and what happens when one is lost."""
 
 import os
+import platform
 import signal
 from datetime import timedelta
+from pathlib import Path
 from types import FrameType
 
 import torch
@@ -10,11 +12,22 @@ import torch.distributed as dist
 
 
 def make_sums_reproducible() -> None:
-    """Asks Intel's MKL for products that do not depend on the number of threads, so that one process with eight threads and
-    eight with one agree to the last bit. MKL reads this once, before its first product; it costs no time."""
+    """Asks MKL, on processors of Intel, for products that do not depend on the number of threads. MKL reads this once,
+    before its first product; it costs no time.
+
+    It holds for products of MKL alone: on other processors (where the setting makes more products differ), and in torch's
+    own sums, the last digits depend on the number of threads. So the same bytes are promised for the same number only.
+    """
     capability = torch.backends.cpu.get_cpu_capability()
-    if capability in ("AVX2", "AVX512"):
+    if capability in ("AVX2", "AVX512") and _is_intel():
         os.environ.setdefault("MKL_CBWR", f"{capability},STRICT")
+
+
+def _is_intel() -> bool:
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "Intel" in platform.processor()
 
 
 class Stopped(RuntimeError):
@@ -59,6 +72,21 @@ class Workers:
             dist.barrier()
         except RuntimeError as error:
             raise WorkerLost(str(error).splitlines()[0]) from None
+
+    def largest(self, number: int) -> int:
+        """The largest of the numbers that the processes bring.
+
+        Raises:
+            WorkerLost: one of them ended.
+        """
+        if self.world_size == 1:
+            return number
+        shared = torch.tensor(number, device=self.device)
+        try:
+            dist.all_reduce(shared, dist.ReduceOp.MAX)
+        except RuntimeError as error:
+            raise WorkerLost(str(error).splitlines()[0]) from None
+        return int(shared)
 
     def close(self) -> None:
         if self.world_size > 1 and dist.is_initialized():

@@ -1,5 +1,6 @@
 """Linear probes at every site, block and token against the class projection at the same place (E1)."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,16 @@ from tqdm import tqdm
 from vitlens.analysis.probes import ProbeFit, Probes
 from vitlens.analysis.trace import FULL_SITES, Hooks
 from vitlens.data.decoding import decode_rows
-from vitlens.data.picture_sets import open_pictures
+from vitlens.data.picture_list import keep_list, list_pictures
+from vitlens.data.picture_sets import PictureSet, open_pictures
 from vitlens.errors import InputError
 from vitlens.plots.paper_interventions import perturbation_curves, probe_curves
 from vitlens.study.experiment import Arrays, Batch, Context, Experiment, Tables
 from vitlens.study.experiments.explainability import curve_tables, curves_of
 from vitlens.study.store import Records
 
-FILE = "probes.safetensors"
+LOG = logging.getLogger(__name__)
+FILE, PICTURES = "probes.safetensors", "training_pictures.parquet"
 
 
 class LinearProbe(Experiment):
@@ -57,22 +60,32 @@ class LinearProbe(Experiment):
     def prepare(self, folder: Path) -> None:
         """One pass over the training pictures; the probes are kept beside the records, so a stopped run finds them."""
         path = folder / FILE
-        if not path.exists():
-            partial = path.with_name("partial." + path.name)
-            self._train().save(partial)
-            partial.rename(path)
+        pictures = self._pictures()
+        listed = list_pictures(pictures, self.context.workers, self.context.progress)
+        if listed is not None:
+            keep_list(folder / PICTURES, listed, must_exist=path.exists())
+        try:
+            if path.exists():
+                Probes.load(path)
+                return
+        except InputError as error:
+            LOG.warning("%s: the probes are trained again", error)
+        self._train(pictures).save(path)
 
     def load(self, folder: Path) -> None:
         self.probes = Probes.load(folder / FILE, self.model.device)
 
-    def _train(self) -> Probes:
+    def _pictures(self) -> PictureSet:
         settings = self.settings
         assert settings.train_data is not None
-        pictures = open_pictures(
+        return open_pictures(
             settings.train_data, self.model.class_names, self.model.cfg.n_classes, split=settings.train_split,
             per_class=settings.train_per_class, drop_incomplete=settings.drop_incomplete, streaming=settings.streaming,
             class_map=settings.class_map, image_column=settings.image_column, label_column=settings.label_column,
         )  # fmt: skip
+
+    def _train(self, pictures: PictureSet) -> Probes:
+        settings = self.settings
         fit = ProbeFit(self.model, tokens=self.tokens)
         total = None if pictures.n is None else -(-pictures.n // settings.batch_size)
         chunks = pictures.chunks(settings.batch_size)
