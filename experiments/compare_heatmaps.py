@@ -30,6 +30,8 @@ from vitlens.heatmap_scores.metrics import METRICS, find_metrics
 from vitlens.heatmap_scores.segmentation import DEFINITION
 from vitlens.heatmaps.heatmap import find_method
 from vitlens.heatmaps.methods import METHODS
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.provenance import page_facts
 from vitlens.planted import PLANTED, planted
 from vitlens.plots.faithfulness import faithfulness_curves, faithfulness_table
 from vitlens.report.page import Section, write_page
@@ -108,7 +110,7 @@ def main(
     show(table, protocol)
     table.to_csv(out / "table.csv")
     (out / "table.md").write_text(f"{as_markdown(table)}\n\n{protocol}\n")
-    write_scores_page(out / "report.html", scores, table, protocol)
+    write_scores_page(out / "report.html", hooked, scores, table, protocol)
     for item in scores.skipped[:10]:
         print(f"skipped {item.path}: {item.reason}")
     print(f"wrote table.md, table.csv and report.html to {out}")
@@ -158,17 +160,18 @@ def planted_table(methods: list[str], builds: int, n_pictures: int) -> pd.DataFr
     return table.map(lambda value: f"{value:.3f}")
 
 
-def write_scores_page(path: Path, scores: HeatmapScores, table: pd.DataFrame, protocol: str) -> None:
+def write_scores_page(path: Path, model: HookedViT, scores: HeatmapScores, table: pd.DataFrame, protocol: str) -> None:
     result = scores.faithfulness
     definitions = "; ".join(f"{name} {definition}" for name, definition in result.definitions().items())
     figures = [faithfulness_table(result), *([faithfulness_curves(result)] if result.curve_names else [])]
-    facts = {"protocol": protocol}
+    facts = page_facts(model) | {"protocol": protocol}
     if scores.segmentation is not None:
         facts |= {
             f"segmentation by {method}": ", ".join(f"{name} {row[name]}" for name in table.columns[-4:])
             for method, row in table.iterrows()
         } | {"segmentation": DEFINITION}
-    write_page(path, "Which heatmaps are right", facts, [Section("Scores", definitions, figures)])
+    sections = [Section("Scores", definitions, figures)]
+    write_page(path, "Which heatmaps are right", facts, sections, warning=model.provenance.warning)
 
 
 def show(table: pd.DataFrame, title: str) -> None:
