@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from playwright.sync_api import sync_playwright
 
-FIGURES = ("Where “", "Who writes", "Patching resid_pre")
+FIGURES = ("Token-mask", "Who writes", "Patching resid_pre")
 
 
 def main(
