@@ -10,6 +10,7 @@ OUT ?= out/demo
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "vitlens needs Python 3.11 or newer, set PYTHON=")'
+	@echo "installing vitlens and what it needs into $(VENV): minutes the first time, torch above all"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
@@ -53,11 +54,13 @@ bench: $(INSTALLED)
 	$(BIN)/python experiments/benchmarks/faithfulness.py
 
 $(INSTALLED_DOCS): $(INSTALLED)
+	@echo "installing the documentation's packages into $(VENV)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@
 
 # The site in out/docs, offline and strict: examples and notebooks run while it is built, and a broken link stops it.
 docs: $(INSTALLED_DOCS)
+	@echo "building the site: about two minutes on two cores"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
 	@echo "open out/docs/index.html"
 

@@ -3,9 +3,11 @@
 import pandas as pd
 from plotly.graph_objects import Figure
 
+from vitlens.plots.style import CONFIG
+
 
 def html(result: Figure | pd.DataFrame, index: bool = True) -> str:
     """A figure, whose script the page has, or a table."""
     if isinstance(result, Figure):
-        return result.to_html(include_plotlyjs=False, full_html=False)
+        return result.to_html(include_plotlyjs=False, full_html=False, config=CONFIG)
     return result.to_html(index=index, border=0)

@@ -34,6 +34,8 @@ from vitlens.heatmap_scores.metrics import METRICS, find_metrics
 from vitlens.heatmap_scores.segmentation import DEFINITION
 from vitlens.heatmaps.heatmap import find_method
 from vitlens.heatmaps.methods import METHODS
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.provenance import page_facts
 from vitlens.planted import PLANTED, planted
 from vitlens.plots.faithfulness import faithfulness_curves, faithfulness_table
 from vitlens.report.page import Section, write_page
@@ -121,7 +123,7 @@ def main(
             protocol = f"{scores.faithfulness.protocol()}, {steps} steps"
             write_whole(out / "table.csv", table.to_csv().encode())
             write_whole(out / "table.md", f"{as_markdown(table)}\n\n{protocol}\n".encode())
-            write_scores_page(out / "report.html", scores, table, protocol)
+            write_scores_page(out / "report.html", hooked, scores, table, protocol)
     except KeyboardInterrupt:
         print(f"interrupted: {out} holds what was computed; the same command goes on", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -175,17 +177,18 @@ def planted_table(methods: list[str], builds: int, n_pictures: int) -> pd.DataFr
     return table.map(lambda value: f"{value:.3f}")
 
 
-def write_scores_page(path: Path, scores: HeatmapScores, table: pd.DataFrame, protocol: str) -> None:
+def write_scores_page(path: Path, model: HookedViT, scores: HeatmapScores, table: pd.DataFrame, protocol: str) -> None:
     result = scores.faithfulness
     definitions = "; ".join(f"{name} {definition}" for name, definition in result.definitions().items())
     figures = [faithfulness_table(result), *([faithfulness_curves(result)] if result.curve_names else [])]
-    facts = {"protocol": protocol}
+    facts = page_facts(model) | {"protocol": protocol}
     if scores.segmentation is not None:
         facts |= {
             f"segmentation by {method}": ", ".join(f"{name} {row[name]}" for name in table.columns[-4:])
             for method, row in table.iterrows()
         } | {"segmentation": DEFINITION}
-    write_page(path, "Which heatmaps are right", facts, [Section("Scores", definitions, figures)])
+    sections = [Section("Scores", definitions, figures)]
+    write_page(path, "Which heatmaps are right", facts, sections, warning=model.provenance.warning)
 
 
 def show(table: pd.DataFrame, title: str) -> None:

@@ -18,6 +18,7 @@ from rich.console import Console
 from vitlens.command_line import run
 from vitlens.errors import InputError
 from vitlens.files import check_writable
+from vitlens.model.provenance import RANDOM
 from vitlens.plots import paper_interventions, paper_lens, paper_memories
 from vitlens.plots.series import ByModel
 from vitlens.report.page import Section, write_page
@@ -29,8 +30,8 @@ FIGURES: list[tuple[str, str, Callable[[ByModel], go.Figure]]] = [
     ("Identifiability, token by token", "identifiability", paper_lens.identifiability_boxes),
     ("Change", "change_rate", paper_lens.change_rates),
     ("Change by sublayer", "sublayer_change", paper_lens.sublayer_changes),
-    ("Composition", "residual_composition", paper_lens.composition_bars),
-    ("Class and context", "context_identifiability", paper_lens.context_boxes),
+    ("Composition", "residual_composition", paper_lens.composition_curves),
+    ("Object and context", "context_identifiability", paper_lens.context_boxes),
     ("Memories", "class_value", paper_memories.class_value_boxes),
     ("Memories that fire", "key_value_by_class", paper_memories.agreement_rates),
     ("Removal", "perturbation_curves", paper_interventions.perturbation_curves),
@@ -55,8 +56,19 @@ def main(
             sections.append(Section(heading, "", [figure(found)]))
     if not sections:
         raise InputError("none of these folders holds a table with a figure: did the runs end?")
-    write_page(out, "Models side by side", {"runs": ", ".join(folders)}, sections)
+    facts = {name: weights_of_run(folder) for name, folder in folders.items()}
+    random = ", ".join(name for name, weights in facts.items() if weights.endswith(RANDOM.weights))
+    warning = f"random weights, with which nothing was learnt: {random}" if random else None
+    write_page(out, "Models side by side", facts, sections, warning=warning)
     Console().print(f"wrote {out}: {len(sections)} figures of {len(folders)} runs", highlight=False)
+
+
+def weights_of_run(folder: Path) -> str:
+    """The model of a run and where its weights came from, as its settings have them."""
+    settings = json.loads((folder / "settings.json").read_text())["settings"]
+    file = settings.get("checkpoint")
+    weights = RANDOM.weights if settings.get("random_weights") else "its own" if file is None else Path(file).name
+    return f"{settings['model']}, weights: {weights}"
 
 
 def named(entry: str) -> tuple[str, Path]:

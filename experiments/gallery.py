@@ -10,10 +10,10 @@ a data set with labels and are drawn for the demo only.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -30,15 +30,18 @@ from vitlens.data.demo import load_demo_pictures
 from vitlens.files import check_writable
 from vitlens.heatmap_scores.faithfulness import faithfulness
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.provenance import page_facts
 from vitlens.plots import faithfulness as faithfulness_plots
 from vitlens.plots import paper_interventions, paper_lens, paper_memories
 from vitlens.plots.description import FIGURES
+from vitlens.report.evidence import remove
 from vitlens.report.page import Section, write_page
 from vitlens.study.run import EXPERIMENTS, run_study
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 METHODS = ("token_mask", "gradient_rollout", "attention_rollout", "raw_attention", "grad_cam")
-Figures = dict[str, go.Figure]
+#: How each figure is drawn, by name: one that a model refuses must not cost the others.
+Figures = dict[str, Callable[[], go.Figure]]
 
 
 @dataclass
@@ -70,8 +73,8 @@ def picture(subject: Subject) -> Figures:
         mask = inside[subject.model.cfg.n_prefix_tokens :].unflatten(0, subject.grid)
     probabilities = subject.model(subject.images[:1], return_type="probs")[0]
     return {
-        "picture": plots.picture_with_grid({"first picture": subject.pixels[0]}, subject.grid, mask),
-        "predictions": plots.predictions(probabilities, subject.names, subject.model.cfg.model_name),
+        "picture": lambda: plots.picture_with_grid({"first picture": subject.pixels[0]}, subject.grid, mask),
+        "predictions": lambda: plots.predictions(probabilities, subject.names, subject.model.cfg.model_name),
     }
 
 
@@ -81,13 +84,13 @@ def lens(subject: Subject) -> Figures:
     found = vitlens.class_lens(model, subject.images[:1], first)
     middle = model.cfg.n_prefix_tokens + subject.grid[0] * subject.grid[1] // 2
     return {
-        "trajectory": plots.lens_trajectory(found),
-        "trajectory of two tokens": plots.lens_trajectory(found, token=[0, middle]),
-        "maps of logits": plots.class_maps(found, pixels),
-        "maps of probabilities": plots.class_maps(found, pixels, quantity="probability"),
-        "mosaic": plots.class_mosaic(found, pixels),
-        "mosaic of a middle block": plots.class_mosaic(found, pixels, block=model.cfg.n_layers // 2),
-        "one token": paper_interventions.token_classes(found, token=middle),
+        "trajectory": lambda: plots.lens_trajectory(found),
+        "trajectory of two tokens": lambda: plots.lens_trajectory(found, token=[0, middle]),
+        "maps of logits": lambda: plots.class_maps(found, pixels),
+        "maps of probabilities": lambda: plots.class_maps(found, pixels, quantity="probability"),
+        "mosaic": lambda: plots.class_mosaic(found, pixels),
+        "mosaic of a middle block": lambda: plots.class_mosaic(found, pixels, block=model.cfg.n_layers // 2),
+        "one token": lambda: paper_interventions.token_classes(found, token=middle),
     }
 
 
@@ -99,12 +102,12 @@ def attribution(subject: Subject) -> Figures:
     }
     means = vitlens.attribution_means(model, subject.images, subject.labels, progress=False)
     return {
-        "components": plots.attribution_waterfall(by_unit["component"]),
-        "neurons": plots.attribution_waterfall(by_unit["neuron"]),
-        "heads": plots.attribution_head_map(by_unit["head"]),
-        "heads × patches": plots.attribution_patches(by_unit["head_patch"], subject.pixels[0]),
-        "patches": plots.attribution_map(by_unit["head_patch"], subject.pixels[0]),
-        "means": plots.attribution_means_board(means),
+        "components": lambda: plots.attribution_waterfall(by_unit["component"]),
+        "neurons": lambda: plots.attribution_waterfall(by_unit["neuron"]),
+        "heads": lambda: plots.attribution_head_map(by_unit["head"]),
+        "heads × patches": lambda: plots.attribution_patches(by_unit["head_patch"], subject.pixels[0]),
+        "patches": lambda: plots.attribution_map(by_unit["head_patch"], subject.pixels[0]),
+        "means": lambda: plots.attribution_means_board(means),
     }
 
 
@@ -118,15 +121,19 @@ def attention(subject: Subject) -> Figures:
     rollout = vitlens.heatmap(model, subject.images[:1], method="attention_rollout").values[0]
     block = cfg.n_layers // 2
     return {
-        "one head": plots.attention_overlay(pattern[-1, 0, 0], *about, f"L{cfg.n_layers - 1}H0", query, cfg.model_name),
-        "heads of a block": plots.attention_grid(pattern[block], *about, block, cfg.model_name),
-        "heads, from a patch": plots.attention_grid(pattern[block], *about, block, cfg.model_name, token=token),
-        "heads, to a patch": plots.attention_grid(
+        "one head": lambda: plots.attention_overlay(
+            pattern[-1, 0, 0], *about, f"L{cfg.n_layers - 1}H0", query, cfg.model_name
+        ),
+        "heads of a block": lambda: plots.attention_grid(pattern[block], *about, block, cfg.model_name),
+        "heads, from a patch": lambda: plots.attention_grid(pattern[block], *about, block, cfg.model_name, token=token),
+        "heads, to a patch": lambda: plots.attention_grid(
             pattern[block], *about, block, cfg.model_name, token=token, direction="by"
         ),
-        "blocks and rollout": plots.attention_blocks(pattern, *about, cfg.model_name, rollout=rollout),
-        "blocks, to a patch": plots.attention_blocks(pattern, *about, cfg.model_name, token=token, direction="by"),
-        "all heads": plots.attention_mosaic(
+        "blocks and rollout": lambda: plots.attention_blocks(pattern, *about, cfg.model_name, rollout=rollout),
+        "blocks, to a patch": lambda: plots.attention_blocks(
+            pattern, *about, cfg.model_name, token=token, direction="by"
+        ),
+        "all heads": lambda: plots.attention_mosaic(
             pattern[:, :, 0, cfg.n_prefix_tokens :].unflatten(-1, subject.grid), query, cfg.model_name
         ),
     }
@@ -138,55 +145,75 @@ def patching(subject: Subject) -> Figures:
     # Of a pair with one label the rival is what the corrupted picture is taken for.
     logits = model(corrupted)[0].index_fill(0, labels[:1], -torch.inf)
     about = {"classes": int(labels[0]), "baseline_classes": int(logits.argmax()), "progress": False}
-    paths = vitlens.path_patching(model, clean, corrupted, ["a0.*", "m*"], ["logits"], **about)
-    ablated = vitlens.activation_ablation(
-        model, clean, site="z", replacement="zero", classes=int(labels[0]), progress=False
-    )
-    edges = vitlens.edge_attribution_patching(model, clean, corrupted, **about)
-    curve = vitlens.evaluate_circuits(model, clean, corrupted, edges, [10, 40, 160], n_random=1, **about)
+    edges = cache(lambda: vitlens.edge_attribution_patching(model, clean, corrupted, **about))
     return {
-        "patches": plots.patching_maps(
+        "patches": lambda: plots.patching_maps(
             vitlens.attribution_patching(model, clean, corrupted, **about), subject.pixels[0]
         ),
-        "heads": plots.patching_board(vitlens.activation_patching(model, clean, corrupted, site="z", **about)),
-        "ablated heads": plots.patching_board(ablated),
-        "paths": plots.path_board(paths),
-        "circuit": plots.circuit_figure(vitlens.find_circuit(model, edges, n_edges=40)),
-        "circuits of growing size": plots.circuit_curve(curve),
+        "heads": lambda: plots.patching_board(vitlens.activation_patching(model, clean, corrupted, site="z", **about)),
+        "ablated heads": lambda: plots.patching_board(
+            vitlens.activation_ablation(
+                model, clean, site="z", replacement="zero", classes=int(labels[0]), progress=False
+            )
+        ),
+        "paths": lambda: plots.path_board(
+            vitlens.path_patching(model, clean, corrupted, ["a0.*", "m*"], ["logits"], **about)
+        ),
+        "circuit": lambda: plots.circuit_figure(vitlens.find_circuit(model, edges(), n_edges=40)),
+        "circuits of growing size": lambda: plots.circuit_curve(
+            vitlens.evaluate_circuits(model, clean, corrupted, edges(), [10, 40, 160], n_random=1, **about)
+        ),
     }
 
 
 def heatmaps(subject: Subject) -> Figures:
     model, images, labels = subject.model, subject.images[:1], subject.labels[:1]
-    found = {name: vitlens.heatmap(model, images, labels, method=name) for name in METHODS}
-    signed = [name for name, result in found.items() if result.method.signed]
-    gradient = vitlens.projection_gradient(model, images, labels)
-    order = vitlens.perturbation_test(model, images, gradient.heatmap()[:, 0], labels, n_steps=8)
-    several = min(6, len(subject.images))
-    faithful = faithfulness(
-        model, subject.images[:several], subject.labels[:several], ["gradient_rollout", "raw_attention"],
-        metrics=["deletion", "insertion", "negative", "positive"], n_steps=6, seeds=1, progress=False,
+    pixels = subject.pixels[0]
+    found = cache(lambda: {name: vitlens.heatmap(model, images, labels, method=name) for name in METHODS})
+    gradient = cache(lambda: vitlens.projection_gradient(model, images, labels))
+    several = slice(0, 6)
+    few = slice(0, 12)
+    faithful = cache(
+        lambda: faithfulness(
+            model, subject.images[few], subject.labels[few], ["gradient_rollout", "raw_attention"],
+            metrics=["deletion", "insertion", "negative", "positive"], n_steps=6, seeds=1, progress=False,
+        )
     )  # fmt: skip
-    outlined = vitlens.segmentation(
-        model, subject.images[:several], _some_masks(subject)[:several], subject.labels[:several], ["gradient_rollout"],
-        seeds=1, progress=False,
-    )  # fmt: skip
+    masks = _some_masks(subject)
     label = model.class_label(int(labels[0]))
-    flat = {name: result.values[0].flatten() for name, result in found.items()}
+
+    def comparison() -> go.Figure:
+        return plots.heatmap_comparison(
+            pixels, {name: result.values[0] for name, result in found().items()},
+            signed=[name for name, result in found().items() if result.method.signed],
+            class_free=[name for name, result in found().items() if not result.method.class_specific],
+            warnings={"raw_attention": "a warning, to see how it looks on a map"},
+            artefacts=torch.arange(subject.grid[0] * subject.grid[1]).unflatten(0, subject.grid) % 17 == 1,
+            class_name=label, model_name=model.cfg.model_name,
+        )  # fmt: skip
+
+    def removal() -> go.Figure:
+        removed = remove(model, images, int(labels[0]), {"token mask": found()["token_mask"].values[0]})
+        about = (label, model.cfg.model_name)
+        return plots.removal_curves(removed.removed, removed.by_map, removed.by_chance, *about)
+
     return {
-        "one map": plots.heatmap_figure(found["token_mask"], subject.pixels[0]),
-        "overlay": plots.heatmap_overlay(subject.pixels[0], found["grad_cam"].values[0], "Grad-CAM", signed=True),
-        "methods": plots.heatmap_comparison(
-            subject.pixels[0], {name: result.values[0] for name, result in found.items()}, signed=signed,
-            warnings={"raw_attention": "a warning, to see how it looks on a map"}, class_name=label,
-            model_name=model.cfg.model_name,
+        "one map": lambda: plots.heatmap_figure(found()["token_mask"], pixels),
+        "removal": removal,
+        "overlay": lambda: plots.heatmap_overlay(pixels, found()["grad_cam"].values[0], "Grad-CAM"),
+        "methods": comparison,
+        "projection gradient": lambda: plots.importance_maps(gradient(), pixels),
+        "perturbation": lambda: plots.perturbation_of_batch(
+            vitlens.perturbation_test(model, images, gradient().heatmap()[:, 0], labels, n_steps=8)
         ),
-        "methods on one scale": paper_interventions.method_maps(flat, subject.pixels[0], subject.grid, label),
-        "projection gradient": plots.importance_maps(gradient, subject.pixels[0]),
-        "perturbation": plots.perturbation_of_batch(order),
-        "faithfulness": faithfulness_plots.faithfulness_curves(faithful),
-        "table of faithfulness": faithfulness_plots.faithfulness_table(faithful),
-        "segmentation": faithfulness_plots.segmentation_table(outlined),
+        "faithfulness": lambda: faithfulness_plots.faithfulness_curves(faithful()),
+        "table of faithfulness": lambda: faithfulness_plots.faithfulness_table(faithful()),
+        "segmentation": lambda: faithfulness_plots.segmentation_table(
+            vitlens.segmentation(
+                model, subject.images[several], masks[several], subject.labels[several], ["gradient_rollout"], seeds=1,
+                progress=False,
+            )
+        ),
         **_randomised(subject),
     }  # fmt: skip
 
@@ -206,40 +233,52 @@ def _randomised(subject: Subject) -> Figures:
     if subject.model.architecture is None:
         return {}
     methods = ["gradient_rollout", "attention_rollout", "centre_prior"]
-    found = vitlens.randomisation_test(subject.model, subject.images[:3], subject.labels[:3], methods, progress=False)
-    return {"randomised weights": faithfulness_plots.randomisation_curves(found)}
+    pictures = (subject.images[:3], subject.labels[:3])
+    return {
+        "randomised weights": lambda: faithfulness_plots.randomisation_curves(
+            vitlens.randomisation_test(subject.model, *pictures, methods, progress=False)
+        )
+    }
 
 
 def description(subject: Subject) -> Figures:
     found = vitlens.describe(subject.model, subject.images, against=subject.model, progress=False)
-    wanted = {name: figure for name, figure in FIGURES.items() if found.cka is not None or "cka" not in name}
-    figures = {
-        name: figure(found, subject.pixels) if name == "examples" else figure(found) for name, figure in wanted.items()
+    figures: Figures = {
+        name: partial(figure, found, *([subject.pixels] if name == "examples" else []))
+        for name, figure in FIGURES.items()
     }
-    try:
-        neurons = vitlens.find_register_neurons(subject.model, subject.images, n_neurons=3, progress=False)
-    except vitlens.InputError:
-        # No outlier patches: the added token then merely takes part.
-        neurons = []
-    shift = vitlens.register_shift(subject.model, subject.images[:1], neurons, progress=False)
-    return figures | {"registers": plots.register_board(shift, subject.pixels[0])}
+
+    def registers() -> go.Figure:
+        try:
+            neurons = vitlens.find_register_neurons(subject.model, subject.images, n_neurons=3, progress=False)
+        except vitlens.InputError:
+            # No outlier patches: the added token then merely takes part.
+            neurons = []
+        shift = vitlens.register_shift(subject.model, subject.images[:1], neurons, progress=False)
+        return plots.register_board(shift, subject.pixels[0])
+
+    return figures | {"registers": registers}
 
 
 def features(subject: Subject) -> Figures:
     model = subject.model
-    found = vitlens.top_memory_patches(model, -1, subject.images, k=9, one_per_picture=True, progress=False)
-    of_heads = vitlens.top_memory_patches(model, -1, subject.images, "attn", k=15, progress=False)
     generator = torch.Generator().manual_seed(0)
     width = model.cfg.d_model
     weights = torch.randn(width, 4 * width, generator=generator).to(model.W_U) * width**-0.5
     sae = vitlens.SparseAutoencoder.from_arrays(
         weights, None, weights.T, None, hook=f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", source="random directions"
     )  # fmt: skip
-    shares = vitlens.feature_attribution(model, None, sae, subject.images[:1], int(subject.labels[0]), progress=False)
+
+    def card(**options: Any) -> go.Figure:
+        found = vitlens.top_memory_patches(model, -1, subject.images, progress=False, **options)
+        return plots.feature_card(found, subject.pixels, found.axes["feature"][0])
+
     return {
-        "memory of the MLP": plots.feature_card(found, subject.pixels, found.axes["feature"][0]),
-        "memory of attention": plots.feature_card(of_heads, subject.pixels, of_heads.axes["feature"][0]),
-        "features of a logit": plots.feature_bars(shares),
+        "memory of the MLP": lambda: card(k=9, one_per_picture=True),
+        "memory of attention": lambda: card(part="attn", k=15),
+        "features of a logit": lambda: plots.feature_bars(
+            vitlens.feature_attribution(model, None, sae, subject.images[:1], int(subject.labels[0]), progress=False)
+        ),
     }
 
 
@@ -255,21 +294,23 @@ def paper(tables: dict[str, pd.DataFrame], name: str) -> Figures:
 
     rates = {name: table.query("tokens == 'all'") for name, table in usual(tables["key_value_rate"]).items()}
     return {
-        "identifiability": paper_lens.identifiability_boxes(by_model("identifiability")),
-        "identifiability over depth": paper_lens.identifiability_curves(by_model("identifiability")),
-        "change": paper_lens.change_rates(by_model("change_rate")),
-        "context": paper_lens.context_boxes(by_model("context_identifiability")),
-        "attention to context": paper_lens.attention_to_context(tables["attention_to_context"], name),
-        "sublayers": paper_lens.sublayer_changes(by_model("sublayer_change")),
-        "composition": paper_lens.composition_bars(by_model("residual_composition")),
-        "class values": paper_memories.class_value_boxes(by_model("class_value")),
-        "agreement": paper_memories.agreement_rates(by_model("key_value_by_class")),
-        "memories over depth": paper_memories.memory_overview(by_model("class_value"), rates),
-        "right and wrong": paper_memories.agreement_difference(usual(tables["key_value_correct"])),
-        "one memory": paper_memories.composition_lines(usual(tables["memory_composition"])),
-        "removal": paper_interventions.perturbation_curves(by_model("perturbation_curves")),
-        "probes": paper_interventions.probe_curves(by_model("linear_probe")),
-        "knockouts": paper_interventions.intervention_bars(by_model("attention_knockout"), "knockout", "Attention cut"),
+        "identifiability": lambda: paper_lens.identifiability_boxes(by_model("identifiability")),
+        "identifiability over depth": lambda: paper_lens.identifiability_curves(by_model("identifiability")),
+        "change": lambda: paper_lens.change_rates(by_model("change_rate")),
+        "context": lambda: paper_lens.context_boxes(by_model("context_identifiability")),
+        "attention to context": lambda: paper_lens.attention_to_context(tables["attention_to_context"], name),
+        "sublayers": lambda: paper_lens.sublayer_changes(by_model("sublayer_change")),
+        "composition": lambda: paper_lens.composition_curves(by_model("residual_composition")),
+        "class values": lambda: paper_memories.class_value_boxes(by_model("class_value")),
+        "agreement": lambda: paper_memories.agreement_rates(by_model("key_value_by_class")),
+        "memories over depth": lambda: paper_memories.memory_overview(by_model("class_value"), rates),
+        "right and wrong": lambda: paper_memories.agreement_difference(usual(tables["key_value_correct"])),
+        "one memory": lambda: paper_memories.composition_lines(usual(tables["memory_composition"])),
+        "removal": lambda: paper_interventions.perturbation_curves(by_model("perturbation_curves")),
+        "probes": lambda: paper_interventions.probe_curves(by_model("linear_probe")),
+        "knockouts": lambda: paper_interventions.intervention_bars(
+            by_model("attention_knockout"), "knockout", "Attention cut"
+        ),
     }
 
 
@@ -284,6 +325,21 @@ GROUPS: dict[str, Callable[[Subject], Figures]] = {
     "Tokens and heads": description,
     "Memories and features": features,
 }
+
+
+def drawn(heading: str, group: Callable[[], Figures]) -> dict[str, go.Figure]:
+    """The figures of a group; in the place of one that is refused, the sentence why."""
+    try:
+        figures = group()
+    except vitlens.InputError as reason:
+        return {heading: plots.refusal(heading, str(reason))}
+    found = {}
+    for name, draw in figures.items():
+        try:
+            found[name] = draw()
+        except vitlens.InputError as reason:
+            found[name] = plots.refusal(name, str(reason))
+    return found
 
 
 def demo_tables(model: HookedViT) -> dict[str, pd.DataFrame]:
@@ -322,13 +378,13 @@ def main(
             subject = Subject(hooked, images, hooked(images).argmax(dim=-1))
     sections = []
     for heading, group in tqdm(GROUPS.items(), disable=not is_watched()):
-        sections.append(Section(heading, "", list(group(subject).values())))
+        sections.append(Section(heading, "", list(drawn(heading, partial(group, subject)).values())))
     if model == DEMO:
-        figures = paper(demo_tables(hooked), hooked.cfg.model_name)
+        figures = drawn("The paper's figures", lambda: paper(demo_tables(hooked), hooked.cfg.model_name))
         sections.append(Section("The paper's figures", "", list(figures.values())))
     n = sum(len(section.figures) for section in sections)
-    facts = {"model": hooked.cfg.model_name, "pictures": str(len(subject.images)), "figures": str(n)}
-    write_page(out, "Every figure of vitlens", facts, sections)
+    facts = page_facts(hooked) | {"pictures": str(len(subject.images)), "figures": str(n)}
+    write_page(out, "Every figure of vitlens", facts, sections, warning=hooked.provenance.warning)
     typer.echo(f"{n} figures in {out}")
 
 

@@ -12,7 +12,7 @@ from playwright.sync_api import sync_playwright
 
 from vitlens.files import write_whole
 
-FIGURES = ("Where “", "Who writes", "Patching resid_pre")
+FIGURES = ("Token-mask", "Who writes", "Patching resid_pre")
 
 
 def main(

@@ -13,6 +13,7 @@ demo: garments on their own class's texture (clean) against the same garments on
 import dataclasses
 import hashlib
 import json
+import math
 import platform
 import sys
 from contextlib import suppress
@@ -42,7 +43,9 @@ from vitlens.errors import InputError
 from vitlens.files import make_folder, only_process_in, write_whole
 from vitlens.model.fingerprint import fingerprint
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.provenance import page_facts
 from vitlens.plots import patching_board, patching_maps, picture_with_grid
+from vitlens.plots.patching import caution
 from vitlens.report.page import Section, write_page
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
@@ -130,12 +133,13 @@ def main(
         )
         write_whole(out / "table.parquet", table.to_parquet(index=False))
         write_whole(out / "settings.json", _settings(settings, headline).encode())
-        facts = {"model": hooked.cfg.model_name, "pairs": str(len(experiment.clean)), "direction": direction}
+        facts = page_facts(hooked) | {"pairs": str(len(experiment.clean)), "direction": direction}
         write_page(
             out / "page.html",
             "What the context carries",
             facts,
             page_sections(hooked, experiment, results, headline),
+            warning=hooked.provenance.warning,
         )
     console.print(_rich_table(results["tokens"]))
     console.print(headline, highlight=False, markup=False, soft_wrap=True)
@@ -297,24 +301,46 @@ def _with_settings(result: Patching, settings: dict[str, Any]) -> Patching:
 
 
 def describe(experiment: Experiment, results: dict[str, Patching]) -> str:
-    """The finding in one line."""
+    """The finding in one line: logits before and after; a share only where it is one, over pairs whose difference is not
+    too small to divide by."""
     by_tokens = results["tokens"]
     clean, corrupted = by_tokens.source, by_tokens.target
     if by_tokens.settings["direction"] == "noise":
         clean, corrupted = corrupted, clean
     n_pairs = len(clean)
     before, after = clean.mean().item(), corrupted.mean().item()
-    start = f"Over {n_pairs} pairs" if n_pairs > 1 else "On this pair"
-    wins = f"{(clean > 0).float().mean():.0%} to {(corrupted > 0).float().mean():.0%} of the pairs"
-    lead = f"the lead of {experiment.description} goes from {before:+.2f} to {after:+.2f} logits (won: {wins})"
+    if n_pairs == 1:
+        first = f"the lead of {experiment.description} goes from {before:+.2f} to {after:+.2f} logits"
+        start = "On this pair"
+        if before * after < 0:
+            first += ", which turns the answer"
+    else:
+        won = [f"{(lead > 0).float().mean():.0%}" for lead in (clean, corrupted)]
+        start = f"Over {n_pairs} pairs"
+        first = (
+            f"the mean lead of {experiment.description} goes from {before:+.2f} to {after:+.2f} logits "
+            f"(won: {won[0]} of the pairs before, {won[1]} after)"
+        )
     if experiment.same_object:
-        share = (before - after) / before
-        return f"{start}, exchanging the context alone: {lead}; the context carries {share:.0%} of the decision."
+        share = (before - after) / before if before else math.nan
+        told = f"; the context carries {share:.0%} of the lead" if n_pairs > 1 and 0 <= share <= 1 else ""
+        return f"{start}, exchanging the context alone: {first}{told}."
+    return f"{start}, {first}; {_brought(by_tokens)}."
+
+
+def _brought(by_tokens: Patching) -> str:
+    """What context and object tokens bring with them into the first block, in logits, and as shares where these are."""
+    warned = caution(by_tokens)
+    start = by_tokens.target.mean().item()
+    lead = dict(zip(by_tokens.axes["tokens"], by_tokens.patched[0].mean(dim=-1).tolist(), strict=True))
     effect = dict(zip(by_tokens.axes["tokens"], by_tokens.effect()[0].tolist(), strict=True))
-    return (
-        f"{start}, {lead}; patched in at block {by_tokens.axes['block'][0]}, context tokens carry "
-        f"{effect['context']:.0%} of the difference, object tokens {effect['object']:.0%}."
-    )
+    parts = []
+    for name in ("context", "object"):
+        is_share = 0 <= effect[name] <= 1 and not (warned or "").startswith("ill-conditioned")
+        share = f" ({effect[name]:.0%} of the difference)" if is_share else ""
+        parts.append(f"{name} tokens to {lead[name]:+.2f}{share}")
+    more = f" ({warned})" if warned else ""
+    return f"patched in at block {by_tokens.axes['block'][0]}, {' and '.join(parts)}, from {start:+.2f}{more}"
 
 
 def page_sections(

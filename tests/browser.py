@@ -87,3 +87,9 @@ def trace(opened: Opened, title: str, index: int, what: str) -> list:
         "return plain(value._inputArray ?? value); }",
         [title, index, what],
     )
+
+
+def buttons(opened: Opened) -> set[str]:
+    """What the buttons of all mode bars of a page are called, without the version that plotly's own names."""
+    titles = opened.page.evaluate("[...document.querySelectorAll('.modebar-btn')].map(button => button.dataset.title)")
+    return {title.split(" (v")[0] for title in titles}

@@ -1,6 +1,8 @@
 """experiments/patch_context.py as its user runs it."""
 
 import json
+import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -10,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from in_process import Done, run_script
 from pandas.testing import assert_frame_equal
 from PIL import Image
 
+from vitlens.analysis.contrast import Patching
 from vitlens.data.demo import demo_folder
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "patch_context.py"
@@ -66,7 +70,13 @@ def test_ones_own_picture_with_a_mask(tmp_path, how):
     donor = ["--corrupted", PICTURES / "40_bag_conflicting.png"] if how == "other" else []
     done = run("--clean", PICTURES / CLEAN, "--mask", MASKS / CLEAN, "--replace", how, *donor, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "exchanging the context alone" in " ".join(done.stdout.split())
+    printed = " ".join(done.stdout.split())
+    finding = re.search(r"On this pair, exchanging the context alone:.*?logits[^.]*\.", printed)
+    assert finding, printed
+    # Of one pair: logits before and after, and neither pairs nor a share.
+    assert re.search(r"goes from [+-]\d+\.\d\d to [+-]\d+\.\d\d logits", finding[0])
+    assert "%" not in finding[0]
+    assert "pairs" not in finding[0]
 
 
 def test_two_pictures_a_box_and_the_other_direction(tmp_path):
@@ -200,3 +210,31 @@ def test_a_mistake_of_the_planted_benchmark():
     )
     assert done.returncode == 2
     assert "nearest names are evidence_copying" in done.stderr
+
+
+def test_a_share_is_told_only_where_it_is_one():
+    """Pairs whose context turns the answer around: logits before and after, and no 214 %."""
+    script = runpy.run_path(str(SCRIPT), run_name="patch_context")
+    nothing = torch.zeros(2)
+    about = script["Experiment"](nothing, nothing, {}, nothing, nothing, "“wok” over “pan”", same_object=True)
+
+    def found(clean, corrupted, direction="denoise"):
+        pairs = {"source": torch.tensor(clean), "target": torch.tensor(corrupted)}
+        values = torch.zeros(1, 1, len(clean))
+        axes = {"block": [0], "tokens": ["context"], "image": list(range(len(clean)))}
+        result = Patching(
+            values, axes, "effect", patched=values, metric_name="logit_difference", grid=[1, 1],
+            settings={"direction": direction}, **pairs,
+        )  # fmt: skip
+        return script["describe"](about, {"tokens": result})
+
+    assert found([3.06], [-3.48]) == (
+        "On this pair, exchanging the context alone: the lead of “wok” over “pan” goes from +3.06 to -3.48 logits, which "
+        "turns the answer."
+    )
+    assert found([3.0], [1.0]).endswith("goes from +3.00 to +1.00 logits.")
+    shared = found([8.0, 8.0], [4.0, 6.0])
+    assert shared.endswith("(won: 100% of the pairs before, 100% after); the context carries 38% of the lead.")
+    turned = found([3.0, 3.0], [-3.0, -4.0])
+    assert turned.endswith("goes from +3.00 to -3.50 logits (won: 100% of the pairs before, 0% after).")
+    assert "carries" not in found([0.0, 0.0], [-3.0, -4.0])

@@ -9,6 +9,7 @@ Without arguments all of them. The documentation (`make docs`) runs them too, an
 import json
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import nbformat
@@ -24,7 +25,6 @@ from vitlens.files import write_whole
 FOLDER = Path(__file__).parent
 FIGURE, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
 # Figures as data, not as pages with a script.
-PRIVATE = Config({"KernelManager": {"transport": "ipc"}})
 SETTINGS = {"PLOTLY_RENDERER": "plotly_mimetype", "OMP_NUM_THREADS": "1"}
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -42,8 +42,11 @@ def execute(path: Path) -> NotebookNode:
         CellExecutionError: a cell failed.
     """
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(notebook, timeout=300, record_timing=False, store_widget_state=False, config=PRIVATE)
-    return client.execute(env={**os.environ, **SETTINGS})
+    # Sockets of a folder of their own: notebooks that run at the same time must not answer each other.
+    with TemporaryDirectory() as folder:
+        private = Config({"KernelManager": {"transport": "ipc", "ip": str(Path(folder) / "kernel")}})
+        client = NotebookClient(notebook, timeout=300, record_timing=False, store_widget_state=False, config=private)
+        return client.execute(env={**os.environ, **SETTINGS})
 
 
 def slim(notebook: NotebookNode) -> NotebookNode:

@@ -90,7 +90,7 @@ WRONG = [
     *[([command, AGREEING, "--class", "12"], "the model has classes 0 to 9")
       for command in ("lens", "attribute", "heatmap", "explore", "report")],
     *[([command, AGREEING, "--model", "vit_small_patch16_dinov3", "--random-weights"], "no classifier")
-      for command in ("lens", "attribute", "heatmap", "explore", "report")],
+      for command in ("lens", "attribute", "heatmap", "explore")],
     *[([command, AGREEING, "--out", "table.txt"], "should end in .html, .htm, .csv, .parquet or .json")
       for command in ("lens", "attribute", "heatmap", "describe")],
     (["lens", AGREEING, "--site", "resid_pots"], "the nearest names are resid_post"),

@@ -6,10 +6,11 @@ from analysis.conftest import build
 from analysis.test_registers import BRIGHT
 from variants import pictures
 
-from vitlens import HookedViT, InputError
-from vitlens.description.artefacts import artefact_tokens, artefact_warning
+from vitlens import HookedViT, InputError, heatmap
+from vitlens.description.artefacts import artefact_sentences, artefact_tokens, artefact_warning
 
 SENTENCE = "1 artefact token (6.2% of the patches) carries {} of this map"
+LED = "1 of the 5 strongest patches is an artefact token: {}"
 
 
 @pytest.fixture
@@ -41,7 +42,8 @@ def test_planted_artefacts_are_found(planted):
 def test_only_the_maps_that_artefacts_carry_are_warned_of(planted, maps):
     model, images = planted
     found = artefact_warning(model, images, maps(15.0, 1.0, -5.0))
-    assert found == [SENTENCE.format("50%"), None, SENTENCE.format("25%")]
+    both = [f"{SENTENCE.format(share)}; {LED.format(BRIGHT[image])}" for image, share in ((0, "50%"), (2, "25%"))]
+    assert found == [both[0], None, both[1]]
     assert artefact_warning(model, images, maps(15.0, 1.0, -5.0).unflatten(1, (4, 4))) == found
     scaled = maps(15.0, 1.0, -5.0) * torch.tensor([[1e-6], [1e6], [-3.0]])
     assert artefact_warning(model, images, scaled) == found
@@ -56,10 +58,32 @@ def test_thresholds(planted, maps):
     just = 15 * 0.1876 / (1 - 0.1876)
     below = 15 * 0.1874 / (1 - 0.1874)
     values = maps(just, below, below)
-    assert artefact_warning(model, images, values) == [SENTENCE.format("19%"), None, None]
-    assert artefact_warning(model, images, values, times=2.0) == [SENTENCE.format("19%")] * 3
-    assert artefact_warning(model, images, values, least_share=0.2) == [None] * 3
+    carried = {"among": 0}
+    assert artefact_warning(model, images, values, **carried) == [SENTENCE.format("19%"), None, None]
+    assert artefact_warning(model, images, values, times=2.0, **carried) == [SENTENCE.format("19%")] * 3
+    assert artefact_warning(model, images, values, least_share=0.2, **carried) == [None] * 3
     assert artefact_warning(model, images, maps(15.0, 15.0, 15.0), threshold=1000.0) == [None] * 3
+
+
+def test_an_artefact_among_the_strongest_patches_is_warned_of_whatever_it_carries():
+    """A zebra's gradient rollout: two corners lead, and carry 8 % of the map."""
+    values = torch.ones(2, 100)
+    values[0, [3, 11, 20, 30, 40]] = torch.tensor([1.5, -1.4, 1.3, 1.2, 1.1])
+    values[1, [3, 11, 20, 30, 40, 50]] = torch.tensor([1.5, 1.4, 1.4, 1.3, 1.2, 1.1])
+    artefact = torch.zeros(2, 100, dtype=torch.bool)
+    artefact[0, [11, 40, 99]] = True
+    artefact[1, [50, 99]] = True
+    assert artefact_sentences(values, artefact, 10) == [
+        "2 of the 5 strongest patches are artefact tokens: (1, 1), (4, 0)",
+        None,
+    ]
+    assert (
+        artefact_sentences(values, artefact, 10, among=6)[1]
+        == "1 of the 6 strongest patches is an artefact token: (5, 0)"
+    )
+    # Of equals none is stronger than the others, and of a few patches all are strongest.
+    assert artefact_sentences(torch.ones(1, 100), artefact[:1], 10, times=20.0) == [None]
+    assert artefact_sentences(values[:, :5], artefact[:, :5] | True, 5, times=20.0) == [None, None]
 
 
 def test_empty_maps_are_not_warned_of(planted):
@@ -97,7 +121,13 @@ def test_corners_of_a_trained_model(assets):
     found = artefact_warning(model, images, cache["pattern", -1][:, :, 0, 1:].mean(dim=1))
     assert sum(sentence is not None for sentence in found) >= 3
     assert found[0].startswith("4 artefact tokens (2.0% of the patches) carry ")
-    assert artefact_warning(model, images, torch.rand(4, 14, 14)) == [None] * 4
+    assert artefact_warning(model, images, torch.rand(4, 14, 14), among=0) == [None] * 4
+    # The picture on which attention rollout's strongest patches are corners.
+    zebra = next((assets / "photos" / "imagenet").glob("0340_*"), None)
+    if zebra is not None:
+        rollout = heatmap(model, zebra, method="attention_rollout")
+        assert "strongest patches" in rollout.warnings[0]
+        assert rollout.artefacts[0].nonzero().tolist() == [[0, 0], [0, 13], [13, 0], [13, 13]]
 
 
 def test_wrong_input(planted):

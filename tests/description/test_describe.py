@@ -164,7 +164,7 @@ def test_tables(plain, images_of, tmp_path):
     assert len(blocks) == 3
     assert blocks.loc[1, "patch_norm_max"] == description.token_norms[1, 1, 2].item()
     assert blocks.loc[2, "mean_distance"] == pytest.approx(description.fact("distance")[2].mean().item())
-    assert repr(description).startswith("Description(vit_tiny_patch16_224: 3 blocks × 4 heads, 18 facts, 5 pictures")
+    assert repr(description).startswith("Description(vit_tiny_patch16_224: 3 blocks × 4 heads, 20 facts, 5 pictures")
     with pytest.raises(InputError, match="no fact 'length' of the heads of this model; there are distance, "):
         description.fact("length")
     description.save(tmp_path / "d.safetensors")
@@ -229,7 +229,7 @@ def test_wrong_input(plain, images_of):
 def test_a_model_of_one_block_and_no_classifier():
     model = HookedViT.from_timm(ALL["no_classifier"]())
     description = describe(model, pictures(model.cfg, 4), progress=False)
-    assert description.values.shape == (3, 4, 18)
+    assert description.values.shape == (3, 4, 20)
     single = HookedViT.from_timm(build_timm(depth=1, num_heads=1))
     description = describe(single, pictures(single.cfg, 4), progress=False)
     assert description.settings["late_block"] == 0

@@ -8,6 +8,7 @@ from variants import pictures
 
 from vitlens.description.describe import describe
 from vitlens.description.sinks import SINK_KINDS, SinkRule, sink_facts
+from vitlens.description.warnings import _of_queries
 
 SINGLE = SinkRule(keys=0.0)
 
@@ -16,7 +17,7 @@ def same(left, right):
     torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-9)
 
 
-def facts_of(pattern, received, v, W_O, rule):
+def facts_of(pattern, received, v, W_O, rule, n_prefix=0, class_token=None):
     """The definitions of one head in one picture, on its full output [tokens, d]."""
     n = len(pattern)
     mean = received.mean(dim=0)
@@ -30,7 +31,11 @@ def facts_of(pattern, received, v, W_O, rule):
     sigma = torch.linalg.svdvals(output)
     of_sink = sum(torch.outer(pattern[:, key], u[key]) for key in keys)
     mass = sum(mean[key] for key in keys)
+    of_rows = received[:, keys].sum(dim=1)
+    of_class = {} if class_token is None else {"sink_class_mass": of_rows[class_token].item()}
     return {
+        "sink_patch_mass": of_rows[n_prefix:].mean().item(),
+        **of_class,
         "sink_keys": float(len(keys)),
         "sink_mass": mass.item(),
         "sink_concentration": (mean.max() / median).item(),
@@ -68,7 +73,11 @@ def check_sinks(classifier, images, rule):
         norms = cache["resid_pre", block][:, cfg.n_prefix_tokens :].norm(dim=-1)
         outlier = norms > 1.05 * norms.median(dim=-1, keepdim=True).values
         for head in range(cfg.n_heads):
-            found = [facts_of(pattern[i, head], received[i, head], v[i, :, head], W_O[head], rule) for i in range(2)]
+            class_token = cfg.prefix_tokens.index("class") if "class" in cfg.prefix_tokens else None
+            tokens = (cfg.n_prefix_tokens, class_token)
+            found = [
+                facts_of(pattern[i, head], received[i, head], v[i, :, head], W_O[head], rule, *tokens) for i in range(2)
+            ]
             for name in found[0][0]:
                 expected = sum(facts[name] for facts, _ in found) / 2
                 assert description.fact(name)[block, head].item() == pytest.approx(expected, rel=1e-9, abs=1e-9), name
@@ -190,3 +199,34 @@ def test_the_table_tells_how_often_and_where():
     named = [sentence for sentence in description.warnings if "sinks" in sentence]
     assert named
     assert all("L1H" in sentence for sentence in named)
+
+
+def test_the_sentence_tells_the_class_tokens_row_from_the_patches():
+    """A sink of the patches that the class token does not share, one that it does, and a model without class token."""
+
+    class Told:
+        def __init__(self):
+            self.facts = ("sink_patch_mass", "sink_class_mass")
+            patches, of_class = torch.tensor([[0.68, 0.77]]), torch.tensor([[0.17, 0.33]])
+            self.shares = {"sink_patch_mass": patches, "sink_class_mass": of_class}
+
+        def fact(self, name):
+            return self.shares[name]
+
+    told = Told()
+    both = [(0, 0), (0, 1)]
+    patches_only = "a patch's row shows the sink and not the picture, the class token's row still reads the picture"
+    expected = "L0H0 (patches give it 68%, the class token 17%), L0H1 (patches give it 77%, the class token 33%)"
+    assert _of_queries(told, both) == f"{expected}; {patches_only}"
+    told.shares = told.shares | {"sink_class_mass": torch.tensor([[0.17, 0.63]])}
+    sentence = _of_queries(told, both)
+    assert sentence.endswith(
+        "half or more of the class token's row goes there too in L0H1, elsewhere it reads the picture"
+    )
+    assert _of_queries(told, both[1:]).endswith("and half or more of the class token's row goes there too")
+    told.facts = ("sink_patch_mass",)
+    assert _of_queries(told, both[:1]) == (
+        "L0H0 (patches give it 68%); a patch's row shows the sink and not the picture"
+    )
+    assert "L0H1" in _of_queries(told, both * 4)
+    assert "and 2 more" in _of_queries(told, both * 4)

@@ -19,7 +19,7 @@ SHOWN = ["deletion", "insertion", "negative", "road_morf", "road"]
 
 @pytest.fixture(scope="module")
 def result():
-    model, images = build("class_token"), noise_pictures((48, 48), n=4)
+    model, images = build("class_token"), noise_pictures((48, 48), n=10)
     maps = {f"{RISKY}{i}": random_maps(model, images, i) for i in range(9)}
     return faithfulness(model, images, heatmaps=maps, metrics=SHOWN, n_steps=4, progress=False)
 
@@ -73,7 +73,12 @@ def test_the_table_is_brighter_where_it_is_better(result):
         worst = mean.argmin() if METRICS[name].higher_is_better else mean.argmax()
         assert drawn.z[best, column] == 1
         assert drawn.z[worst, column] == 0
-        assert drawn.text[best][column].startswith(f"<b>{mean[best]:.3f}</b>".replace("-", "−"))
+        sign = 1 if METRICS[name].higher_is_better else -1
+        worse, better = ("lower", "upper") if sign > 0 else ("upper", "lower")
+        others = np.delete(sign * table[name][better].to_numpy(), best)
+        wins = sign * table[name][worse].iloc[best] > others.max()
+        number = f"{mean[best]:.3f}".replace("-", "−")
+        assert drawn.text[best][column].startswith(f"<b>{number}</b>" if wins else number)
         assert not drawn.text[worst][column].startswith("<b>")
         np.testing.assert_allclose(drawn.customdata[:, column], table[name].to_numpy())
     lower, upper = table.iloc[3]["insertion"][["lower", "upper"]]
@@ -83,7 +88,39 @@ def test_the_table_is_brighter_where_it_is_better(result):
     names = figure.layout.yaxis.ticktext
     assert len(names) == 12
     assert names[0].startswith("&lt;b&gt;a method&lt;/b&gt;")
-    assert "4 pictures, predicted class, fill blur" in figure.layout.title.subtitle.text
+    assert "10 pictures, predicted class, fill blur" in figure.layout.title.subtitle.text
+
+
+def test_below_ten_pictures_nothing_is_ranked(result):
+    """Two pictures, all intervals overlap: no order, no colour, no bold, and a sentence."""
+    two = slice(0, 2)
+    few = replace(
+        result,
+        values=result.values[..., two],
+        axes={**result.axes, "image": [0, 1]},
+        curves=result.curves[:, :, two],
+        correct=result.correct[:, :, two],
+        classes=result.classes[two],
+    )
+    figure = faithfulness_table(few)
+    drawn = figure.data[0]
+    assert "2 pictures" in figure.layout.title.subtitle.text
+    assert "too few to rank: below 10 pictures no order, no colour, no bold" in figure.layout.title.subtitle.text
+    assert len({colour for _, colour in drawn.colorscale}) == 1
+    assert not any("<b>" in cell for row in drawn.text for cell in row)
+    assert (drawn.z == 0).all()
+
+
+def test_bold_is_what_differs_beyond_the_interval(result):
+    """One map wins a column; where intervals overlap nobody does."""
+    values = result.values.clone()
+    spread = torch.linspace(-0.05, 0.05, 10).to(values)
+    values[:] = 0.5 + spread
+    values[3, 1] = 0.8 + spread
+    values[4, 0] = 0.49 + spread
+    drawn = faithfulness_table(replace(result, values=values)).data[0]
+    bold = [(i, j) for i, row in enumerate(drawn.text) for j, cell in enumerate(row) if "<b>" in cell]
+    assert bold == [(3, 1)]
 
 
 def test_missing_and_equal_numbers(result):

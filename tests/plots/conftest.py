@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,5 +62,5 @@ def subject(request):
 def every_figure(subject):
     """The figures by "section: name"."""
     with torch.no_grad():
-        found = {heading: group(subject) for heading, group in gallery.GROUPS.items()}
+        found = {heading: gallery.drawn(heading, partial(group, subject)) for heading, group in gallery.GROUPS.items()}
     return {f"{heading}: {name}": figure for heading, figures in found.items() for name, figure in figures.items()}

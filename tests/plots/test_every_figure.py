@@ -10,10 +10,14 @@ from pkgutil import iter_modules
 import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
-from plots.conftest import SCRIPT
+import torch
+from plots.conftest import SCRIPT, gallery
 
 import vitlens.plots
+from vitlens import InputError
+from vitlens.plots.artefacts import hatch
 from vitlens.plots.description import FIGURES
+from vitlens.plots.heatmaps import heatmap_overlay
 from vitlens.plots.style import (
     COLOURS,
     DARK,
@@ -26,6 +30,7 @@ from vitlens.plots.style import (
     PALE,
     RAISES,
     TEMPLATES,
+    UPLOAD_BUTTON,
     dark,
     diverging,
     pale,
@@ -78,6 +83,13 @@ def test_every_figure_has_one_look(every_figure):
         if ON_FIELD in written(figure):
             on_label = any(note.bgcolor == LABEL_ON_PICTURE["bgcolor"] for note in figure.layout.annotations)
             assert on_label or {FIELD, *PALE} & set(written(figure)), name
+
+
+def test_no_figure_offers_to_upload_itself(every_figure):
+    for name, figure in every_figure.items():
+        assert figure.layout.modebar.remove == (UPLOAD_BUTTON,), name
+        assert figure.update_layout(template="plotly").layout.modebar.remove == (UPLOAD_BUTTON,), name
+        figure.update_layout(template=TEMPLATES["light"])
 
 
 def test_in_dark_it_is_the_same_figure(every_figure):
@@ -144,11 +156,39 @@ def test_dark_text_is_legible_on_fields():
         assert contrast(ON_FIELD, colour) >= 4.5, colour
 
 
+def test_a_refusal_is_drawn_in_its_place(demo):
+    def refuse():
+        raise InputError("none of the 40 best edges lies on a path <b>from the input</b> to the logits")
+
+    found = gallery.drawn(
+        "Circuits", lambda: {"circuit": refuse, "good": lambda: go.Figure().update_layout(title="good")}
+    )
+    assert list(found) == ["circuit", "good"]
+    assert found["circuit"].layout.title.text == "circuit: not drawn"
+    assert "none of the 40 best edges" in found["circuit"].layout.annotations[0].text
+    assert "&lt;b&gt;from the input" in found["circuit"].layout.annotations[0].text
+    assert list(gallery.drawn("Circuits", refuse)) == ["Circuits"]
+
+
+def test_artefacts_are_hatched_in_maps_that_are_seen():
+    maps = heatmap_overlay(torch.rand(8, 12, 3), torch.rand(2, 3), "a")
+    before = len(maps.data)
+    assert hatch(maps, torch.zeros(2, 3, dtype=torch.bool)) is maps
+    assert len(hatch(maps, torch.ones(3, 3, dtype=torch.bool)).data) == before
+    marked = torch.zeros(2, 3, dtype=torch.bool)
+    marked[1, 2] = True
+    drawn = hatch(maps, marked).data[before:]
+    assert [(line.xaxis, line.yaxis) for line in drawn] == [("x2", "y2")]
+    x, y = ([value for value in line if value is not None] for line in (drawn[0].x, drawn[0].y))
+    assert (min(x), max(x), min(y), max(y)) == (1.5, 2.5, 0.5, 1.5)
+    assert maps.layout.title.subtitle.text.endswith("hatched: artefact tokens")
+
+
 def test_the_gallery_shows_every_figure():
     source = SCRIPT.read_text()
     drawn_elsewhere = {function.__name__ for function in FIGURES.values()}
-    # `plot` and this one choose among figures; series and picture hold their parts.
-    choosers = {"plot", "patching_figure", "dark", "finish", "panels", "legend_below", "map_tiles"}
+    # `plot` and this one choose among figures; series and picture hold their parts, `hatch` adds to them.
+    choosers = {"plot", "patching_figure", "dark", "finish", "panels", "legend_below", "map_tiles", "hatch"}
     missing = []
     for module in iter_modules([str(Path(vitlens.plots.__file__).parent)]):
         for name, function in inspect.getmembers(import_module(f"vitlens.plots.{module.name}"), inspect.isfunction):

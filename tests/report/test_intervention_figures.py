@@ -1,5 +1,7 @@
 """Figures of patching, ablation and paths: they show the results' numbers, and a browser draws them."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from vitlens import (
     load_demo,
     path_patching,
 )
+from vitlens.plots.patching import caution, patching_board
 from vitlens.report.page import Section, write_page
 
 
@@ -54,6 +57,23 @@ def test_figures_show_the_effects(results):
     assert "estimated by gradient" in figures["estimated"].layout.title.subtitle.text
     with pytest.raises(InputError, match="choose one tokens"):
         results["heads by token set"].plot()
+
+
+def test_effects_beyond_their_ends_and_small_differences_are_told(results):
+    heads = results["heads"]
+
+    def made(target, source, patched):
+        numbers = torch.tensor([[target, target], [source, source]], dtype=heads.values.dtype)
+        changed = torch.full_like(heads.patched, patched)
+        return dataclasses.replace(heads, target=numbers[0], source=numbers[1], patched=changed, values=changed * 0)
+
+    assert caution(made(-3.5, 3.1, 0.0)) is None
+    assert caution(made(-3.5, 3.1, 3.1)) is None
+    assert caution(made(-3.5, 3.1, 4.0)) == "an effect above 1 goes beyond the source run"
+    assert caution(made(-3.5, 3.1, -4.5)) == "an effect below 0 goes away from it"
+    small = "ill-conditioned: effects are divided by a difference of 0.1 between values of about 10"
+    assert caution(made(10.0, 10.1, 12.0)) == small
+    assert "ill-conditioned" in patching_board(made(10.0, 10.1, 12.0)).layout.title.subtitle.text
 
 
 def test_a_browser_draws_them(results, tmp_path, open_page):

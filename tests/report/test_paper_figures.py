@@ -17,6 +17,7 @@ from vitlens import (
     projection_gradient,
 )
 from vitlens.plots import paper_interventions, paper_lens, paper_memories
+from vitlens.plots.style import NEUTRAL
 from vitlens.report.page import Section, write_page
 from vitlens.study.run import EXPERIMENTS, run_study
 from vitlens.study.settings import StudySettings
@@ -35,6 +36,12 @@ def tables(demo, tmp_path_factory):
     )  # fmt: skip
     out = tmp_path_factory.mktemp("figures") / "out"
     return run_study(demo[0], settings, list(EXPERIMENTS), out, progress=False).tables
+
+
+def written_in(figure: go.Figure) -> list[str]:
+    """Title, subtitle, and what the legend says."""
+    title = figure.layout.title
+    return [title.text, title.subtitle.text, *[str(trace.name) for trace in figure.data]]
 
 
 def usual(table: pd.DataFrame) -> pd.DataFrame:
@@ -58,7 +65,7 @@ def all_fourteen(tables, demo) -> dict[str, go.Figure]:
         "3": paper_lens.change_rates(two("change_rate")),
         "4": paper_lens.context_boxes(two("context_identifiability")),
         "5 left": paper_lens.sublayer_changes(two("sublayer_change")),
-        "5 right": paper_lens.composition_bars(two("residual_composition")),
+        "5 right": paper_lens.composition_curves(two("residual_composition")),
         "6": paper_memories.class_value_boxes(two("class_value")),
         "7": paper_memories.agreement_rates(two("key_value_by_class")),
         "8": paper_memories.memory_overview(two("class_value"), rates),
@@ -81,6 +88,28 @@ def test_figures_show_the_tables(tables, demo):
     expected = tables["change_rate"].query("tokens == 'patches'")["mean"].to_numpy()
     assert curve.y.tolist() == pytest.approx(expected.tolist())
     assert sum(t.type == "box" for t in figures["1"].data) == 4, "two models, two token groups"
+    # Sources of the first class may agree: lines from 0 to 100, not a stack that adds up to more.
+    sources = [t for t in figures["5 right"].data if t.mode == "lines+markers"]
+    assert {t.type for t in figures["5 right"].data} == {"scatter"}
+    shares = tables["residual_composition"].query("tokens == 'patches' and source == 'mlp'")["mean"].to_numpy()
+    assert next(t for t in sources if t.name == "mlp").y.tolist() == pytest.approx(shares.tolist())
+    assert figures["5 right"].layout.yaxis.range == (0, 102)
+    # Patches of the object are not called by the class token's name.
+    assert {t.name for t in figures["4"].data if t.type == "box"} == {"object", "context"}
+    for part in written_in(figures["4"]):
+        assert "class token" not in part.lower()
+    # Red speaks for the class only where a map has a sign.
+    signed, unsigned = figures["11 blocks"].layout, figures["11 sum"].layout
+    assert signed.coloraxis.autocolorscale
+    assert "red: speaks for the class" in signed.title.subtitle.text
+    assert not unsigned.coloraxis.autocolorscale
+    assert unsigned.coloraxis.cmin == 0
+    assert "red" not in unsigned.title.subtitle.text
+    # One or a few wrong pictures are no comparison.
+    right_or_wrong = figures["9"]
+    n_wrong = usual(tables["key_value_correct"])["n_wrong"].iloc[0]
+    assert ("too few to compare" in right_or_wrong.layout.title.subtitle.text) == (n_wrong < 10)
+    assert all(t.marker.color == NEUTRAL and not any(t.text) for t in right_or_wrong.data) == (n_wrong < 10)
     blocks = figures["11 blocks"].data
     assert len(blocks) == 7, "six blocks and their sum"
     total = sum(torch.as_tensor(t.z) for t in blocks[:6])

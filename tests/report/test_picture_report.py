@@ -31,7 +31,7 @@ def test_the_page_draws_everything_without_network_or_complaint(open_page, page_
     assert opened.complaints == []
     assert opened.requests == []
     shown = figures(opened)
-    assert len(shown) == 12
+    assert len(shown) == 14
     assert all(figure["title"] and figure["subtitle"] for figure in shown)
     assert page_file.stat().st_size < 15 * 2**20
     assert page_file.read_text().count("plotly.js v") <= 3, "plotly's script is embedded once"
@@ -55,7 +55,7 @@ def test_the_browser_shows_pythons_numbers(open_page, page_file, model, paths):
     probabilities = torch.tensor(trace(opened, "How the class emerges", 0, "y"))
     torch.testing.assert_close(probabilities, lens.probabilities[0, :, 0, 0, 0], rtol=1e-5, atol=1e-6)
     maps = class_lens(model, images, predicted, tokens="patches").maps()
-    last = torch.tensor(trace(opened, "Where “", model.cfg.n_layers - 1, "z"))
+    last = torch.tensor(trace(opened, "How much each patch by itself", model.cfg.n_layers - 1, "z"))
     torch.testing.assert_close(last.reshape(maps[-1].shape), maps[-1], rtol=1e-5, atol=1e-5)
     subtitle = next(figure for figure in figures(opened) if figure["title"].startswith("Who writes"))["subtitle"]
     assert "sum − logit" in subtitle

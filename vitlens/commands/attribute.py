@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vitlens.command_line import DEMO, load_model, require_classes
-from vitlens.commands.given import called, in_batches, name_pictures
+from vitlens.commands.given import artefacts_on_page, called, in_batches, name_pictures
 from vitlens.commands.names import UNITS, one_of
 from vitlens.commands.options import (
     AgainstClass,
@@ -60,13 +60,14 @@ def attribute(
     check_out(out)
     hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
     require_classes(hooked)
-    found, kept, shares, totals, elsewhere = [], [], [], [], []
+    found, kept, marked, shares, totals, elsewhere = [], [], [], [], [], []
     for start, images in in_batches(hooked, pictures, batch_size, "attribution"):
         one = direct_logit_attribution(
             hooked, images, wanted_class, baseline_classes=against_class, unit=unit, progress=False
         )
         found.append((start, one))
         kept += [hooked.to_pixels(images)] * (start < MOST_ON_PAGE)
+        marked += artefacts_on_page(hooked, images, start, out, batch_size)
         for image in range(len(images)):
             for position in range(len(one.axes["class"])):
                 about = {"picture": str(pictures[start + image]), "class": one.class_label(image, position)}
@@ -88,11 +89,12 @@ def attribute(
                 (f"{total['picture']}: {_about(total)}, by {unit}", _shown(rows, total, first.quantity))
                 for rows, total in zip(shares, totals, strict=True)
             ],
-            lambda: _sections(found, kept, pictures),
+            lambda: _sections(found, kept, marked, pictures),
             f"Who writes the {first.quantity} of {called(pictures)}, {hooked.cfg.model_name}",
             facts={"pictures": str(len(pictures)), "unit": unit},
             notes=[_sum(total, first.quantity, len(pictures) > 1) for total in totals],
             settings=first.settings | {"quantity": first.quantity},
+            hooked=hooked,
         ),
         out,
         as_json,
@@ -130,7 +132,9 @@ def _sum(total: dict[str, Any], quantity: str, several: bool) -> str:
     return f"{where}sum = {quantity} {total['logit']:+.4f} (residual {total['residual']:+.1e})"
 
 
-def _sections(found: "list[tuple[int, Attribution]]", pixels: "list[Tensor]", pictures: list[Path]) -> "list[Section]":
+def _sections(
+    found: "list[tuple[int, Attribution]]", pixels: "list[Tensor]", artefacts: "list[Tensor]", pictures: list[Path]
+) -> "list[Section]":
     from vitlens.report.page import Section
 
     return [
@@ -139,25 +143,27 @@ def _sections(found: "list[tuple[int, Attribution]]", pixels: "list[Tensor]", pi
             figures=[
                 figure
                 for position in range(len(one.axes["class"]))
-                for figure in _figures(one, batch[image], image, position)
+                for figure in _figures(one, batch[image], marked[image], image, position)
             ],
         )
-        for (start, one), batch in zip(found, pixels, strict=False)
+        for (start, one), batch, marked in zip(found, pixels, artefacts, strict=False)
         for image in range(min(len(batch), MOST_ON_PAGE - start))
     ]
 
 
-def _figures(one: "Attribution", pixels: "Pixels", image: int, position: int) -> list[Any]:
+def _figures(one: "Attribution", pixels: "Pixels", artefacts: "Tensor", image: int, position: int) -> list[Any]:
     """The figure of the unit; over the picture where patches have shares."""
     from vitlens.analysis.attribution import PatchAttribution, TokenAttribution
     from vitlens.plots import attribution_head_map, attribution_map, attribution_patches, attribution_waterfall
+    from vitlens.plots.artefacts import hatch
 
     place = {"image": image, "position": position}
     figures = [attribution_waterfall(one, **place)]
     if one.settings["unit"] in ("head", "head_patch", "path"):
         figures.append(attribution_head_map(one, **place))
     if isinstance(one, PatchAttribution):
-        figures += [attribution_map(one, pixels, **place), attribution_patches(one, pixels, **place)]
+        maps = attribution_map(one, pixels, **place), attribution_patches(one, pixels, **place)
+        figures += [hatch(figure, artefacts) for figure in maps]
     if isinstance(one, TokenAttribution) and len(one.axes["token"]) >= one.grid[0] * one.grid[1]:
-        figures.append(attribution_map(one, pixels, **place))
+        figures.append(hatch(attribution_map(one, pixels, **place), artefacts))
     return figures

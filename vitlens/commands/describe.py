@@ -81,6 +81,7 @@ def describe(
             facts={"pictures": f"{description.n_images:,}"},
             notes=notes,
             settings=description.settings,
+            hooked=hooked,
         ),
         out,
         as_json,

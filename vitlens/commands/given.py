@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from vitlens.command_line import is_watched
+from vitlens.commands.output import MOST_ON_PAGE, PAGES
 from vitlens.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,6 +52,18 @@ def in_batches(
     starts = range(0, len(pictures), batch_size)
     for start in tqdm(starts, desc=description, unit="batch", disable=len(starts) < 2 or not is_watched()):
         yield start, model.to_images(pictures[start : start + batch_size])
+
+
+def artefacts_on_page(
+    model: "HookedViT", images: "Tensor", start: int, out: Path | None, batch_size: int
+) -> list["Tensor"]:
+    """The artefact tokens [image, row, column] of a batch that a page is going to show, to be hatched in its maps."""
+    if out is None or out.suffix.lower() not in PAGES or start >= MOST_ON_PAGE:
+        return []
+    from vitlens.description.artefacts import artefact_tokens
+
+    found = artefact_tokens(model, images, batch_size=batch_size)
+    return [found.unflatten(1, model.embed.grid(*images.shape[-2:]))]
 
 
 def name_pictures(frame: "pd.DataFrame", pictures: list[Path], first: int = 0) -> "pd.DataFrame":

@@ -108,6 +108,7 @@ def heatmap(
                 *([] if scores is None else [f"{name} {text}" for name, text in scores.definitions().items()]),
             ],
             settings={name: one.settings for name, one in maps.items()},
+            hooked=hooked,
         ),
         out,
         as_json,
@@ -225,6 +226,7 @@ def _sections(
 
     titles = {name: one.method.title for name, one in maps.items()}
     about = next((one for one in maps.values() if one.classes is not None), None)
+    marked = next((one.artefacts for one in maps.values() if one.artefacts is not None), None)
     sections = [
         Section(
             picture.name,
@@ -233,7 +235,9 @@ def _sections(
                     model.to_pixels(images[image : image + 1])[0],
                     {titles[name]: one.values[image] for name, one in maps.items()},
                     signed=[titles[name] for name, one in maps.items() if one.method.signed],
+                    class_free=[titles[name] for name, one in maps.items() if not one.method.class_specific],
                     warnings={titles[name]: one.warnings[image] for name, one in maps.items() if one.warnings},
+                    artefacts=None if marked is None else marked[image],
                     class_name=None if about is None else short_name(about.class_label(image)),
                     model_name=model.cfg.model_name,
                 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vitlens.command_line import DEMO, load_model, require_classes
-from vitlens.commands.given import TOKENS_HELP, called, in_batches, name_pictures, read_tokens
+from vitlens.commands.given import TOKENS_HELP, artefacts_on_page, called, in_batches, name_pictures, read_tokens
 from vitlens.commands.names import LENS_SITES, TOKENS, class_names, one_of
 from vitlens.commands.options import (
     BatchSize,
@@ -88,12 +88,14 @@ def lens(
     sites = "all" if "all" in (site or []) else site or "resid_post"
     found = []
     kept: list[Tensor] = []
+    marked: list[Tensor] = []
     for start, images in in_batches(hooked, pictures, batch_size, "lens"):
         one = class_lens(
             hooked, images, wanted_class or None, sites=sites, blocks=block or None, tokens=chosen, top_k=top
         )
         found.append((start, one))
         kept += [hooked.to_pixels(images)] * (start < MOST_ON_PAGE)
+        marked += artefacts_on_page(hooked, images, start, out, batch_size)
     blocks = pd.DataFrame(row for start, one in found for row in _rows(one, pictures[start:], top))
     first = found[0][1]
     said = first.axes["token"]
@@ -108,11 +110,12 @@ def lens(
                 (f"{picture}: class lens, {where}", _shown(rows))
                 for picture, rows in blocks.groupby("picture", sort=False)
             ],
-            lambda: _sections(found, kept, pictures),
+            lambda: _sections(found, kept, marked, pictures),
             f"Class lens of {called(pictures)} through {hooked.cfg.model_name}",
             facts={"pictures": str(len(pictures)), "tokens": where, "sites": ", ".join(first.axes["site"])},
             notes=["rank: how many classes have a larger logit"],
             settings=first.settings | {"sites": first.axes["site"], "tokens": tokens or str(chosen)},
+            hooked=hooked,
         ),
         out,
         as_json,
@@ -168,18 +171,21 @@ def _shown(rows: Any) -> Any:
     return rows.assign(**columns).drop(columns=hidden)
 
 
-def _sections(found: "list[tuple[int, ClassLens]]", pixels: "list[Tensor]", pictures: list[Path]) -> "list[Section]":
+def _sections(
+    found: "list[tuple[int, ClassLens]]", pixels: "list[Tensor]", artefacts: "list[Tensor]", pictures: list[Path]
+) -> "list[Section]":
     """For every picture the class over the patches, where all were read, else the curves of its tokens."""
     from vitlens.plots import class_maps, lens_trajectory
+    from vitlens.plots.artefacts import hatch
     from vitlens.report.page import Section
 
     sections = []
-    for (start, lens), batch in zip(found, pixels, strict=False):
+    for (start, lens), batch, marked in zip(found, pixels, artefacts, strict=False):
         n_tokens = len(lens.axes["token"])
         has_maps = sum(label.startswith("(") for label in lens.axes["token"]) == lens.grid[0] * lens.grid[1]
         for image in range(min(len(lens.axes["image"]), MOST_ON_PAGE - start)):
             figures = [
-                class_maps(lens, batch[image], image, position, site=site)
+                hatch(class_maps(lens, batch[image], image, position, site=site), marked[image])
                 if has_maps
                 else lens_trajectory(lens, image, list(range(min(n_tokens, MOST_LINES))), site)
                 for site in lens.axes["site"]

@@ -20,6 +20,7 @@ from vitlens.files import check_writable, is_stream, write_whole
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vitlens.model.hooked_vit import HookedViT
     from vitlens.report.page import Section
 
 PAGES, TABLES = (".html", ".htm"), (".csv", ".parquet", ".json")
@@ -47,6 +48,19 @@ class Answer:
     facts: dict[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+    #: The model, for what is said of its weights, classes and preprocessing.
+    hooked: "HookedViT | None" = None
+
+    def provenance(self) -> dict[str, str]:
+        """What is said of the model."""
+        from vitlens.model.provenance import page_facts
+
+        return {"model": self.model} if self.hooked is None else page_facts(self.hooked)
+
+    @property
+    def warning(self) -> str | None:
+        """What is said above everything else, such as that the weights are random."""
+        return None if self.hooked is None else self.hooked.provenance.warning
 
     def document(self) -> dict[str, Any]:
         """Everything but the figures, as JSON has it."""
@@ -54,6 +68,7 @@ class Answer:
             "command": self.command,
             "vitlens": __version__,
             "model": self.model,
+            "provenance": self.provenance(),
             "settings": self.settings,
             **self.summary,
             "notes": list(self.notes),
@@ -82,7 +97,7 @@ def hand_over(answer: Answer, out: Path | None, as_json: bool) -> None:
     for title, frame in answer.shown:
         say(title)
         terminal().print(rich_table(frame))
-    for note in answer.notes:
+    for note in [*filter(None, [answer.warning]), *answer.notes]:
         say(note)
     if out is not None:
         say_written(out)
@@ -93,7 +108,8 @@ def _write(answer: Answer, out: Path) -> None:
 
     ending = out.suffix.lower()
     if ending in PAGES:
-        write_page(out, answer.title, {"model": answer.model, **answer.facts}, answer.sections())
+        facts = {**answer.provenance(), **answer.facts}
+        write_page(out, answer.title, facts, answer.sections(), warning=answer.warning)
     elif ending == ".json":
         write_whole(out, to_json(answer.document()).encode())
     else:

@@ -106,6 +106,7 @@ def patch(
     from vitlens.analysis.metrics import class_metric
     from vitlens.analysis.patching import activation_patching
     from vitlens.data.class_names import short_name
+    from vitlens.plots.patching import caution
 
     check_out(out)
     hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
@@ -152,8 +153,9 @@ def patch(
             lambda: _sections(hooked, pair, result),
             f"What brings “{short_name(str(classes[0]))}” back: {pair.names[0]} against {pair.names[1]}",
             facts=facts,
-            notes=[_meaning(result, metric, classes)],
+            notes=[_meaning(result, metric, classes), *filter(None, [caution(result)])],
             settings=result.settings,
+            hooked=hooked,
         ),
         out,
         as_json,

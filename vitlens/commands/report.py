@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vitlens.command_line import DEMO, is_watched, load_model, require_classes
+from vitlens.command_line import DEMO, is_watched, load_model
 from vitlens.commands.options import (
     Checkpoint,
     ClassNames,
@@ -41,12 +41,11 @@ def report(
     out: Annotated[Path, typer.Option("-o", "--out", help="the page to write")] = Path("report.html"),
     as_json: Json = False,
 ) -> None:
-    """Write a page about one picture: predictions, class lens, attribution, attention and, with --against, patching."""
+    """Write a page about one picture: answer, heatmap with its test, class lens, attribution, attention and patching."""
     from vitlens.report.picture_report import write_picture_report
 
     check_writable(out)
     hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
-    require_classes(hooked)
     write_picture_report(
         hooked, picture, out, wanted_class=wanted_class, head=head, against=against, progress=is_watched()
     )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vitlens.data.demo_files import demo_folder
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.provenance import Provenance
 
 
 def load_demo_model() -> HookedViT:
@@ -36,6 +37,7 @@ def load_demo_model() -> HookedViT:
     module.load_state_dict(load_file(folder / "model.safetensors"))
     model = HookedViT.from_timm(module.eval())
     model.architecture = architecture
+    model.provenance = Provenance("the demo's own, trained by experiments/train_demo_model.py")
     return model
 
 

@@ -23,14 +23,15 @@ def artefact_warning(
     late_block: int | None = None,
     least_share: float = 0.1,
     times: float = 3.0,
+    among: int = 5,
     batch_size: int = 16,
     progress: bool = False,
 ) -> list[str | None]:
-    """For every picture a sentence where artefact tokens carry a disproportionate share of its heatmap, else None.
+    """For every picture a sentence where artefact tokens lead its heatmap or carry much of it, else None.
 
     Artefact tokens are patches whose stream behind a late block has a norm above `threshold` times the median of their
-    picture's patches, as in `find_register_neurons`. The share that they carry is Σ_artefacts |value| / Σ |value|. One
-    forward with one hook.
+    picture's patches, as in `find_register_neurons`. The share that they carry is Σ_artefacts |value| / Σ |value|. They
+    lead a map where one of them is among its strongest patches, which readers look at first. One forward with one hook.
 
     Args:
         values: importances of the patches, [image, patch] row by row or [image, row, column]; signs do not matter.
@@ -38,11 +39,13 @@ def artefact_warning(
         late_block: behind which block norms are read; by default the last but one.
         least_share: the least share of the map that is worth a warning.
         times: how many times their share of the patches artefacts must carry.
+        among: of how many strongest patches, by magnitude, none may be an artefact.
         batch_size: pictures of one forward.
         progress: whether to show a bar.
 
     Returns:
-        One entry a picture, such as "4 artefact tokens (2.0% of the patches) carry 37% of this map".
+        One entry a picture, such as "4 artefact tokens (2.0% of the patches) carry 37% of this map" or "2 of the 5
+        strongest patches are artefact tokens: (0, 0), (13, 13)", or both.
 
     Raises:
         InputError: maps that do not fit the pictures or their grid, a block that does not exist, a threshold that is not
@@ -63,14 +66,42 @@ def artefact_warning(
     artefact = artefact_tokens(
         model, pictures, threshold=threshold, late_block=late_block, batch_size=batch_size, progress=progress
     )
+    return artefact_sentences(values, artefact, columns, least_share=least_share, times=times, among=among)
+
+
+def artefact_sentences(
+    values: Float[Tensor, "image *map"],
+    artefact: Bool[Tensor, "image patch"],
+    columns: int,
+    *,
+    least_share: float = 0.1,
+    times: float = 3.0,
+    among: int = 5,
+) -> list[str | None]:
+    """`artefact_warning` of artefact tokens that are known, on a grid of so many columns."""
     size = values.detach().abs().flatten(1).double().cpu()
-    carried = (size * artefact.cpu()).sum(dim=1) / size.sum(dim=1)
-    return [
-        _sentence(int(n), rows * columns, share)
-        if share >= least_share and share >= times * n / (rows * columns)
-        else None
-        for n, share in zip(artefact.sum(dim=1).tolist(), carried.tolist(), strict=True)
-    ]
+    artefact = artefact.cpu()
+    n_patches = size.shape[1]
+    carried = (size * artefact).sum(dim=1) / size.sum(dim=1)
+    found = []
+    for image, (n, share) in enumerate(zip(artefact.sum(dim=1).tolist(), carried.tolist(), strict=True)):
+        parts = []
+        if share >= least_share and share >= times * n / n_patches:
+            parts.append(_sentence(n, n_patches, share))
+        leading = _leading(size[image], artefact[image], among)
+        if leading:
+            parts.append(_led([divmod(patch, columns) for patch in leading], among))
+        found.append("; ".join(parts) or None)
+    return found
+
+
+def _leading(size: Float[Tensor, "patch"], artefact: Bool[Tensor, "patch"], among: int) -> list[int]:
+    """The artefacts that are among the strongest patches however equal ones are ordered, the strongest first."""
+    if not 0 < among < len(size):
+        return []
+    in_order = size.argsort(descending=True, stable=True)
+    leading = artefact[in_order] & (size[in_order] > size[in_order[among]])
+    return in_order[leading].tolist()
 
 
 def artefact_tokens(
@@ -101,6 +132,11 @@ def artefact_tokens(
         for batch in tqdm(pictures.split(batch_size), desc="artefacts", unit="batch", disable=not progress):
             model.run_with_hooks(batch, fwd_hooks=hooks, stop_at_layer=late + 1)
     return torch.cat(found)
+
+
+def _led(places: list[tuple[int, int]], among: int) -> str:
+    verb = "is an artefact token" if len(places) == 1 else "are artefact tokens"
+    return f"{len(places)} of the {among} strongest patches {verb}: {', '.join(map(str, places))}"
 
 
 def _sentence(n: int, n_patches: int, share: float) -> str:

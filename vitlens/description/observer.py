@@ -95,7 +95,8 @@ class _Run:
         self.patterns.append(pattern[:, :, seen.queries].clone())
         pattern = at_least_single(pattern)
         received = shares(pattern) if isinstance(attn, DifferentialAttention) else pattern
-        of_sinks = sink_facts(pattern, received, self.v, attn.W_O.to(pattern.dtype), seen.rule)
+        layout, W_O = seen.layout, attn.W_O.to(pattern.dtype)
+        of_sinks = sink_facts(pattern, received, self.v, W_O, seen.rule, layout.n_prefix, layout.class_token)
         facts = attention_facts(received, seen.layout, self.outlier) | of_sinks.columns()
         for name, of_pictures in facts.items():
             shape = seen.model.cfg.n_layers, seen.model.cfg.n_heads

@@ -14,6 +14,7 @@ from vitlens.description.sinks import SINK_KINDS
 from vitlens.description.token_norms import STATISTICS
 from vitlens.description.warnings import heatmap_warnings
 from vitlens.errors import InputError
+from vitlens.model.provenance import page_facts
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -73,6 +74,8 @@ class Description(Result):
             cka_against=cka_against,
             settings={
                 "model": cfg.model_name,
+                "provenance": page_facts(observer.model),
+                "warning": observer.model.provenance.warning,
                 "n_images": n,
                 "grid": list(layout.grid),
                 "patch_size": list(cfg.patch_size),

@@ -57,6 +57,8 @@ class SinkFacts:
     token: Int[Tensor, "image head"]
     n_keys: Int[Tensor, "image head"]
     mass: Float[Tensor, "image head"]
+    patch_mass: Float[Tensor, "image head"]
+    class_mass: Float[Tensor, "image head"] | None
     concentration: Float[Tensor, "image head"]
     routed: Float[Tensor, "image head"]
     value_ratio: Float[Tensor, "image head"]
@@ -64,6 +66,7 @@ class SinkFacts:
     stable_rank: Float[Tensor, "image head"]
 
     def columns(self) -> dict[str, Float[Tensor, "image head"]]:
+        of_class = {} if self.class_mass is None else {"sink_class_mass": self.class_mass}
         return {
             "sink_keys": self.n_keys.to(self.mass.dtype),
             "sink_mass": self.mass,
@@ -72,6 +75,8 @@ class SinkFacts:
             "sink_value_ratio": self.value_ratio,
             "sink_explained": self.explained,
             "stable_rank": self.stable_rank,
+            "sink_patch_mass": self.patch_mass,
+            **of_class,
         }
 
 
@@ -81,19 +86,25 @@ def sink_facts(
     v: Float[Tensor, "image tokens head d_head"],
     W_O: Float[Tensor, "head d_head d"],
     rule: SinkRule,
+    n_prefix: int = 0,
+    class_token: int | None = None,
 ) -> SinkFacts:
     """What every head's strongest keys receive and write.
 
     With c_j = mean_i A_ij, S the sink's keys (`SinkRule`), u_j = v_j W_O what a key offers to write and U = A u what the
     head writes (before a norm or gate behind the mixing, where there is one): `token` = argmax_j c_j; `mass` = Σ_S c_s;
-    `concentration` = max_j c_j / median_j c_j; `routed`: the share of queries i with Σ_S A_is ≥ `rule.attention`;
-    `value_ratio` = (Σ_S c_s |u_s| / Σ_S c_s) / mean_{j∉S} |u_j|; `explained` = 1 − |U − A_S u_S|² / |U|², the share of the
-    output's energy that the sink alone explains (negative where it writes against the rest); `stable_rank` =
-    |U|² / σ₁(U)², 1 where all tokens are given one direction.
+    `patch_mass` and `class_mass`: the same of the patches' rows, Σ_S A_is on average over patches i, and of the class
+    token's row, since a sink that all patches attend to need not be the class token's; `concentration` = max_j c_j /
+    median_j c_j; `routed`: the share of queries i with Σ_S A_is ≥ `rule.attention`; `value_ratio` =
+    (Σ_S c_s |u_s| / Σ_S c_s) / mean_{j∉S} |u_j|; `explained` = 1 − |U − A_S u_S|² / |U|², the share of the output's energy
+    that the sink alone explains (negative where it writes against the rest); `stable_rank` = |U|² / σ₁(U)², 1 where all
+    tokens are given one direction.
 
     Args:
         pattern: the pattern itself, which may be negative.
         received: the same as shares, of which the sums c are taken.
+        n_prefix: how many tokens come before the patches.
+        class_token: where the class token stands, if there is one.
 
     Source: Fesser, Jacobs et al. 2026 (arXiv:2606.08105), whose diagnostics these are for a single key.
     """
@@ -120,6 +131,8 @@ def sink_facts(
         token=keys[..., 0],
         n_keys=counted.sum(dim=-1),
         mass=weights.sum(dim=-1),
+        patch_mass=from_queries[:, :, n_prefix:].mean(dim=-1),
+        class_mass=None if class_token is None else from_queries[:, :, class_token],
         concentration=strongest[..., 0] / median[..., 0],
         routed=(from_queries >= rule.attention).to(mean.dtype).mean(dim=-1),
         value_ratio=(weights * of_keys).sum(dim=-1) / weights.sum(dim=-1) / others,

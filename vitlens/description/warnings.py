@@ -7,6 +7,8 @@ if TYPE_CHECKING:
 
 #: Places that are outliers in at least this share of the pictures are named, up to so many.
 FIXED_SHARE, MOST_PLACES = 0.5, 4
+#: So many heads of a kind are named.
+MOST_HEADS = 6
 #: Outliers that get at least this many times their share of a row's attention are worth a sentence.
 DRAWN = 2.0
 
@@ -58,9 +60,33 @@ def _sinks(description: "Description") -> list[str]:
         "other": "nearly all attention goes to a few keys",
     }
     for kind, what in meaning.items():
-        heads = [f"L{b}H{h}" for b, row in enumerate(kinds) for h, found in enumerate(row) if found == kind]
+        heads = [(b, h) for b, row in enumerate(kinds) for h, found in enumerate(row) if found == kind]
         if heads:
-            listed = ", ".join(heads[:6]) + (f" and {len(heads) - 6} more" if len(heads) > 6 else "")
             name = "sinks of neither kind" if kind == "other" else f"{kind} sinks"
-            sentences.append(f"heads that are {name} ({what}), whose maps show the sink and not the picture: {listed}")
+            sentences.append(f"{name} ({what}) in the rows of most queries: {_of_queries(description, heads)}")
     return sentences
+
+
+def _of_queries(description: "Description", heads: list[tuple[int, int]]) -> str:
+    """How much of each head's attention goes to the sink, by who asks, and whose map of these heads shows it."""
+    patches = description.fact("sink_patch_mass")
+    has_class = "sink_class_mass" in description.facts
+    of_class = description.fact("sink_class_mass") if has_class else None
+    shares = []
+    for at in heads[:MOST_HEADS]:
+        row = f", the class token {of_class[at]:.0%}" if of_class is not None else ""
+        shares.append(f"L{at[0]}H{at[1]} (patches give it {patches[at]:.0%}{row})")
+    listed = ", ".join(shares) + (f" and {len(heads) - MOST_HEADS} more" if len(heads) > MOST_HEADS else "")
+    told = f"{listed}; a patch's row shows the sink and not the picture"
+    if of_class is None:
+        return told
+    too = [at for at in heads if of_class[at] >= 0.5]
+    if not too:
+        return f"{told}, the class token's row still reads the picture"
+    if len(too) == len(heads):
+        return f"{told}, and half or more of the class token's row goes there too"
+    named = ", ".join(f"L{block}H{head}" for block, head in too[:MOST_HEADS])
+    more = f" and {len(too) - MOST_HEADS} more" if len(too) > MOST_HEADS else ""
+    return (
+        f"{told}; half or more of the class token's row goes there too in {named}{more}, elsewhere it reads the picture"
+    )

@@ -1,6 +1,6 @@
 // Plotly's charts: boards of blocks and heads, curves over the blocks, bars.
 
-const CONFIG = { displaylogo: false, displayModeBar: false, doubleClick: false };
+const CONFIG = { displaylogo: false, displayModeBar: false, showSendToCloud: false, doubleClick: false };
 
 class Chart {
   constructor(Plotly, looks, name, note = "") {

@@ -15,6 +15,7 @@ from vitlens.explorer.explorer import Explorer
 from vitlens.explorer.measure import check_size, measure
 from vitlens.files import check_writable
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.report.seen import picture_fact
 
 # What Chromium, Firefox and Safari all still open: their longest string is about twice as long.
 MOST_BYTES = 384 * 2**20
@@ -50,7 +51,7 @@ def explore(
     Raises:
         InputError: a model without a classifier; a class or block that does not exist; more than a browser can open.
 
-    Source: METHODS.md A1, A2; Elhage et al. 2021 for the heads' direct contributions.
+    Source: Vilas et al. 2023 for the lens; Elhage et al. 2021 for the heads' direct contributions.
     """
     model.require_classifier()
     pictures = model.as_images(images)
@@ -67,6 +68,8 @@ def explore(
         measure(model, pictures[i : i + 1], name, wanted[i], chosen_blocks, n_classes)
         for i, name in enumerate(tqdm(labels, desc="pictures", unit="picture", disable=not progress))
     ]
+    for picture, found in zip(_given(images, len(pictures)), measured, strict=True):
+        found.facts["file"] = picture_fact(model, picture) if isinstance(picture, (str, Path)) else None
     return Explorer(model, pictures, measured, chosen_blocks)
 
 
@@ -98,5 +101,11 @@ def _picture_names(images: Pictures, names: Sequence[str] | None, n: int) -> lis
         if len(names) != n:
             raise InputError(f"{len(names)} names were given for {n} pictures")
         return [str(name) for name in names]
-    given = [None] * n if isinstance(images, Tensor) else as_list(images)
-    return [Path(item).name if isinstance(item, (str, Path)) else f"picture {i}" for i, item in enumerate(given)]
+    return [
+        Path(item).name if isinstance(item, (str, Path)) else f"picture {i}" for i, item in enumerate(_given(images, n))
+    ]
+
+
+def _given(images: Pictures, n: int) -> Sequence[Picture | None]:
+    """What each picture was given as; None for those of a tensor."""
+    return [None] * n if isinstance(images, Tensor) else as_list(images)

@@ -49,17 +49,23 @@ class ExplorerView {
     const { facts } = this;
     this.find("h1").textContent = facts.title;
     const [rows, columns] = facts.grid;
+    if (facts.warning) {
+      this.find("header").after(element("p", { class: "warning", role: "alert" }, `⚠ ${facts.warning}`));
+    }
     const lines = {
+      ...facts.provenance,
       blocks: facts.blocks.length === facts.n_layers ? facts.n_layers : `${facts.blocks.length} of ${facts.n_layers}`,
       heads: facts.n_heads,
       patches: `${rows} × ${columns}`,
       "prefix tokens": facts.prefix.join(", ") || "none",
       pooling: facts.pooling,
-      classes: facts.n_classes,
     };
-    for (const [name, value] of Object.entries(lines)) {
-      this.find(".facts").append(element("div", {}, element("dt", {}, name), element("dd", {}, String(value))));
-    }
+    const fact = (name, value) => element("div", {}, element("dt", {}, name), element("dd", {}, value));
+    this.file = element("output", {});
+    this.find(".facts").append(
+      ...Object.entries(lines).map(([name, value]) => fact(name, String(value))),
+      fact("picture", this.file),
+    );
     const wish = matchMedia("(prefers-color-scheme: dark)");
     this.find(".theme").addEventListener("click", () => this.setTheme(this.root.dataset.theme === "dark"));
     wish.addEventListener("change", () => this.setTheme(!wish.matches));
@@ -316,6 +322,7 @@ class ExplorerView {
     controls["lens shows"].disabled = state.baseline !== null;
     this.thumbnails?.forEach((thumbnail, i) => thumbnail.setAttribute("aria-pressed", i === state.picture));
     this.picture.heading.textContent = picture.name;
+    this.file.value = picture.file ?? "given as numbers";
     if (this.marks) this.marks.value = `${state.marked.length || "no"} marked (Shift + click)`;
   }
 
@@ -430,6 +437,7 @@ class ExplorerView {
   }
 
   drawAccount() {
+    const { facts } = this;
     const { heads, groups, sum, logit, residual } = this.measured.account(this.choice());
     const names = ["MLPs", "embedding and positions", "biases and constant", "heads of other blocks"];
     const parts = [
@@ -454,7 +462,7 @@ class ExplorerView {
         `Attention is kept in one byte a weight, as a root of its row's largest weight; ± is the largest error of that. ` +
           `Cosines are kept in two bytes; lens and contributions are single precision.`,
       ),
-      line("Made with vitlens. Nothing on this page needs a network."),
+      line(`${facts.made} Nothing on this page needs a network.`),
     );
   }
 

@@ -20,6 +20,8 @@ from vitlens.explorer.page import explorer_page, looks, pack
 from vitlens.explorer.selection import Limits, Selection
 from vitlens.files import check_writable, write_whole
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.provenance import page_facts
+from vitlens.report.page import made
 
 if TYPE_CHECKING:
     from vitlens.explorer.widget import ExplorerWidget
@@ -228,6 +230,9 @@ def _page_facts(
     return {
         "title": f"{cfg.model_name}, looked into",
         "model": cfg.model_name,
+        "provenance": page_facts(model),
+        "warning": model.provenance.warning,
+        "made": made(),
         "grid": list(grid),
         "prefix": list(cfg.prefix_tokens),
         "blocks": blocks,

@@ -26,6 +26,7 @@ def explorer_page(facts: dict[str, Any], pictures: list[bytes]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, undefined=jinja2.StrictUndefined
     )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     return environment.get_template("page.html.j2").render(
         facts=facts,
         style=style(),

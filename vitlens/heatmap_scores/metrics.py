@@ -106,7 +106,7 @@ _PIXELS = (
     "pixels set to 0 before normalisation, in the order of the map enlarged bilinearly to the picture; area of top-1 "
     "accuracy by the trapezoid rule over 0 %, 10 %, …, 90 % of the pixels (at most 0.9; published numbers are 100 times it)"
 )
-_REMOVAL = f"patch tokens leave the sequence after their positions were added (METHODS.md D3); {_TRAPEZOID}"
+_REMOVAL = f"patch tokens leave the sequence after their positions were added; {_TRAPEZOID}"
 _ROAD = (
     f"imputed from what is left as the weighted mean of their pixels' eight neighbours, plus noise of {NOISE}; mean "
     "probability of the class over the shares (20, 40, 60 and 80 % by default; Rong et al. 2022)"

@@ -7,14 +7,14 @@ from difflib import get_close_matches
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
 from vitlens.analysis.classes import Classes, ClassSelection, select_classes
 from vitlens.analysis.results import Result
 from vitlens.data.pictures import Pictures
-from vitlens.description.artefacts import artefact_warning
+from vitlens.description.artefacts import artefact_sentences, artefact_tokens
 from vitlens.errors import InputError
 from vitlens.heatmaps.methods import METHODS, Method
 from vitlens.model.hooked_vit import HookedViT
@@ -25,11 +25,13 @@ class Heatmap(Result):
     """Importances [image, row, column] on the grid of patches, on the absolute scale of the method's formula.
 
     `completeness_gap` [image] is by how much the map misses the difference that it divides among the patches, for methods
-    that divide one; `warnings` says for each picture whether artefact tokens carry the map.
+    that divide one; `warnings` says for each picture whether artefact tokens lead or carry the map, and `artefacts`
+    [image, row, column] which patches these are.
     """
 
     completeness_gap: Float[Tensor, "image"] | None = None
     warnings: list[str | None] | None = None
+    artefacts: Bool[Tensor, "image row column"] | None = None
 
     @property
     def method(self) -> Method:
@@ -80,7 +82,7 @@ def heatmap(
     check_options(chosen, options)
     pictures = model.as_images(images)
     selection = _one_class_each(model, pictures, classes, chosen, batch_size) if chosen.class_specific else None
-    maps, gaps, warnings = [], [], []
+    maps, gaps, artefacts = [], [], []
     chunks = range(0, len(pictures), batch_size)
     for start in tqdm(chunks, chosen.title, disable=not progress, unit_scale=batch_size, unit=" pictures"):
         part = pictures[start : start + batch_size]
@@ -93,17 +95,20 @@ def heatmap(
             wanted = {name: value for name, value in options.items() if name in chosen.gap_options}
             gaps.append(chosen.gap(model, part, *about, found, **wanted))
         if warn:
-            warnings += artefact_warning(model, part, found)
+            artefacts.append(artefact_tokens(model, part))
     rows, columns = model.embed.grid(*pictures.shape[-2:])
+    values = torch.cat(maps)
+    artefact = torch.cat(artefacts) if warn else None
     return Heatmap(
-        torch.cat(maps).unflatten(1, (rows, columns)),
+        values.unflatten(1, (rows, columns)),
         {"image": list(range(len(pictures))), "row": list(range(rows)), "column": list(range(columns))},
         "importance",
         classes=None if selection is None else selection.indices,
         class_names=model.class_names,
         settings={"model": model.cfg.model_name, "method": chosen.name, **_as_settings(options)},
         completeness_gap=torch.cat(gaps) if gaps else None,
-        warnings=warnings if warn else None,
+        warnings=None if artefact is None else artefact_sentences(values, artefact, columns),
+        artefacts=None if artefact is None else artefact.unflatten(1, (rows, columns)),
     )
 
 

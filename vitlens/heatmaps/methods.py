@@ -55,11 +55,17 @@ class Method:
 
 
 _ALL = [
-    Method(token_mask, "Token-mask integrated gradients", "ours (METHODS.md D4)", signed=True, gap=completeness_gap),
+    Method(
+        token_mask,
+        "Token-mask integrated gradients",
+        "ours: patches enter the sequence bit by bit",
+        signed=True,
+        gap=completeness_gap,
+    ),
     Method(head_patch, "Head × patch attribution", "ours: the exact direct path", signed=True),
-    Method(patching_effect, "Activation patching", "ours (METHODS.md B3)", signed=True),
-    Method(class_projection, "Class projection", "Vilas et al. 2023 (A1, A2)", signed=True),
-    Method(projection_gradient, "Projection-gradient", "Vilas et al. 2023 (D1)", signed=True),
+    Method(patching_effect, "Activation patching", "ours: patches of an empty picture, one by one", signed=True),
+    Method(class_projection, "Class projection", "Vilas et al. 2023", signed=True),
+    Method(projection_gradient, "Projection-gradient", "Vilas et al. 2023", signed=True),
     Method(gradient_rollout, "Gradient rollout", "Chefer, Gur & Wolf 2021, Generic Attention-model Explainability"),
     Method(relevance_propagation, "Relevance propagation", "Chefer, Gur & Wolf 2021, Beyond Attention Visualization"),
     Method(legrad, "LeGrad", "Bousselham et al. 2024"),

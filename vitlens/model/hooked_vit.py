@@ -1,6 +1,6 @@
 """HookedViT: a timm vision transformer, every intermediate value readable and writable by name."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from vitlens.model.placement import read_device, read_dtype
 from vitlens.model.porting import Parts, move, port
 from vitlens.model.positions import Layout
 from vitlens.model.processing import ProcessedWeights
+from vitlens.model.provenance import IN_HAND, RANDOM, Provenance, weights_of
 from vitlens.model.suffix import SuffixRuns
 from vitlens.model.tools import TransformerLensTools
 from vitlens.model.weight_checks import FiniteWeights
@@ -81,6 +82,8 @@ class HookedViT(
         self.preprocessing = Preprocessing(self.cfg.data_config)
         #: Builds a module of this architecture with weights drawn anew; None for a module that came ready-made.
         self.architecture: Callable[[], nn.Module] | None = None
+        #: Where the weights came from, for pages.
+        self.provenance = IN_HAND
         self.setup()
         self.eval()
 
@@ -144,6 +147,7 @@ class HookedViT(
             module = move(module, target, precision)
         parts = port(module)
         model = cls(parts, class_names if class_names is not None else infer_class_names(module, parts.cfg.n_classes))
+        model.provenance = weights_of(name_or_module, module, pretrained, checkpoint_path)
         processing = {
             "fold_ln": fold_ln,
             "fold_layer_scale": fold_layer_scale,
@@ -183,6 +187,7 @@ class HookedViT(
                 if isinstance(head, nn.Linear) and not head.weight.any():
                     nn.init.trunc_normal_(head.weight, std=0.02)
         fresh.architecture = self.architecture
+        fresh.provenance = RANDOM
         return fresh
 
     # ---- forward -------------------------------------------------------------------------------------------------
@@ -319,6 +324,11 @@ class HookedViT(
         from vitlens.features.with_sae import with_sae
 
         return with_sae(self, hook, sae, **options)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """torch's; the weights are then no longer those that the model was made with."""
+        self.provenance = Provenance("put in with load_state_dict")
+        return super().load_state_dict(state_dict, *args, **kwargs)
 
     def train(self, mode: bool = True) -> "HookedViT":
         """Stays in evaluation mode.

@@ -48,7 +48,8 @@ from vitlens.plots.paper_interventions import importance_maps, perturbation_of_b
 from vitlens.plots.patching import patching_board, patching_figure, patching_maps, path_board
 from vitlens.plots.picture import picture_with_grid
 from vitlens.plots.registers import register_board
-from vitlens.plots.style import dark
+from vitlens.plots.removal import removal_curves
+from vitlens.plots.style import dark, refusal
 
 __all__ = [
     "attention_blocks",
@@ -82,7 +83,9 @@ __all__ = [
     "plot",
     "predictions",
     "randomisation_curves",
+    "refusal",
     "register_board",
+    "removal_curves",
     "segmentation_table",
 ]
 

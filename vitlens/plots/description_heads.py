@@ -23,6 +23,8 @@ LABELS = {
     "class_entropy": "entropy of the class token's row (nats)",
     "sink_keys": "keys of the sink",
     "sink_mass": "attention that they receive",
+    "sink_patch_mass": "their share of the patches' rows",
+    "sink_class_mass": "their share of the class token's row",
     "sink_concentration": "strongest / median key",
     "sink_routed": "queries that give them half or more",
     "sink_value_ratio": "length of what they write / others'",

@@ -15,7 +15,7 @@ from vitlens.heatmap_scores.randomisation import Randomisation
 from vitlens.heatmap_scores.result import Faithfulness
 from vitlens.heatmap_scores.segmentation import MEASURES, Segmentation
 from vitlens.plots.series import legend_below, line
-from vitlens.plots.style import COLOURS, NEUTRAL, ON_FIELD, PALE, finish, text
+from vitlens.plots.style import COLOURS, FEWEST, FIELD, NEUTRAL, ON_FIELD, PALE, finish, text
 
 #: Baselines are grey, told apart by their dashes; methods have the other colours, and other dashes when these run out.
 GREY = COLOURS.index(NEUTRAL)
@@ -86,7 +86,10 @@ def faithfulness_curves(
 
 
 def faithfulness_table(result: Faithfulness, level: float = 0.95) -> go.Figure:
-    """Methods × metrics: the mean over pictures with its interval, coloured within each column from worst to best."""
+    """Methods × metrics: the mean over pictures with its interval, coloured within each column from worst to best.
+
+    Of fewer than ten pictures nothing is ranked. Bold is the best of a column whose interval lies beyond all others.
+    """
     metrics = [METRICS[name] for name in result.axes["metric"]]
     return _score_table(
         result.table(level),
@@ -94,6 +97,7 @@ def faithfulness_table(result: Faithfulness, level: float = 0.95) -> go.Figure:
         "How faithful the maps are",
         result.protocol(),
         level,
+        len(result.axes["image"]),
     )
 
 
@@ -101,8 +105,9 @@ def segmentation_table(result: Segmentation, level: float = 0.95) -> go.Figure:
     """Methods × measures: how well each map outlines the object, with its interval, coloured within each column."""
     protocol = f"{result.settings['model']}, {len(result.axes['image'])} pictures, foreground above the map's mean"
     return _score_table(
-        result.table(level), dict.fromkeys(MEASURES, True), "How well the maps outline the object", protocol, level
-    )
+        result.table(level), dict.fromkeys(MEASURES, True), "How well the maps outline the object", protocol, level,
+        len(result.axes["image"]),
+    )  # fmt: skip
 
 
 def randomisation_curves(result: Randomisation) -> go.Figure:
@@ -129,14 +134,20 @@ def randomisation_curves(result: Randomisation) -> go.Figure:
 
 
 def _score_table(
-    table: pd.DataFrame, higher_is_better: Mapping[str, bool], title: str, protocol: str, level: float
+    table: pd.DataFrame, higher_is_better: Mapping[str, bool], title: str, protocol: str, level: float, n_pictures: int
 ) -> go.Figure:
     """Means and intervals as text on fields that go, column by column, from the worst to the best."""
     cells = np.stack([table[name].to_numpy() for name in higher_is_better], axis=1)
+    ranked = n_pictures >= FEWEST
     columns = [_goodness(cells[:, j, 0], better) for j, better in enumerate(higher_is_better.values())]
-    goodness = np.stack(columns, axis=1)
+    goodness = np.stack(columns, axis=1) if ranked else np.where(np.isnan(cells[..., 0]), np.nan, 0.0)
+    wins = [_wins(cells[:, j], better) for j, better in enumerate(higher_is_better.values())]
+    bold = np.stack(wins, axis=1) & ranked
     places = 3 if len(columns) < 12 else 2
-    written = [[_cell(*pair, places) for pair in zip(*row, strict=True)] for row in zip(cells, goodness, strict=True)]
+    written = [
+        [_cell(*pair, places, n_pictures > 1) for pair in zip(*row, strict=True)]
+        for row in zip(cells, bold.tolist(), strict=True)
+    ]
     names = [_readable(method) for method in table.index]
     arrows = {name: "↑" if better else "↓" for name, better in higher_is_better.items()}
     figure = go.Figure(
@@ -145,7 +156,7 @@ def _score_table(
             x=[f"{name.replace('_', '<br>')} {arrow}" for name, arrow in arrows.items()],
             text=written, texttemplate="%{text}", textfont={"size": 12, "color": ON_FIELD},
             hovertext=[[name] * len(columns) for name in names], customdata=cells,
-            colorscale=PALE, zmin=0, zmax=1, xgap=2, ygap=2, showscale=False,
+            colorscale=PALE if ranked else [[0, FIELD], [1, FIELD]], zmin=0, zmax=1, xgap=2, ygap=2, showscale=False,
             hovertemplate="%{hovertext}<br>%{x}: %{customdata[0]:.4f}<br>"
             f"{level:.0%} interval %{{customdata[1]:.4f}} to %{{customdata[2]:.4f}}<extra></extra>",
         )
@@ -157,11 +168,17 @@ def _score_table(
     figure.update_yaxes(
         autorange="reversed", tickvals=rows, ticktext=names, showgrid=False, zeroline=False, automargin=True
     )
+    meaning = (
+        "colour: each column from its worst (violet) to its best (yellow); bold: its interval lies beyond all others"
+        if ranked
+        else f"too few to rank: below {FEWEST} pictures no order, no colour, no bold"
+    )
     return finish(
         figure,
         title,
-        f"{text(protocol, longest=110)}<br>mean over pictures [{level:.0%} interval]; colour: each column from "
-        "its worst (violet) to its best (yellow, bold)",
+        f"{text(protocol, longest=110)}<br>"
+        + (f"mean over pictures [{level:.0%} interval]; " if n_pictures > 1 else "")
+        + meaning,
         height=190 + 46 * len(table),
         margin={"l": 60, "r": 20, "t": 150, "b": 20},
     )
@@ -189,13 +206,27 @@ def _goodness(means: np.ndarray, higher_is_better: bool) -> np.ndarray:
     return share if higher_is_better else 1 - share
 
 
-def _cell(ends: np.ndarray, goodness: float, places: int) -> str:
+def _wins(cells: np.ndarray, higher_is_better: bool) -> np.ndarray:
+    """Whether the interval of a row [mean, lower, upper] lies on the better side of all others'."""
+    lower, upper = (cells[:, 1], cells[:, 2]) if higher_is_better else (-cells[:, 2], -cells[:, 1])
+    known = np.flatnonzero(~np.isnan(lower))
+    wins = np.zeros(len(cells), dtype=bool)
+    if len(known) > 1:
+        best = known[np.argmax(lower[known])]
+        wins[best] = lower[best] > max(upper[other] for other in known if other != best)
+    return wins
+
+
+def _cell(ends: np.ndarray, bold: bool, places: int, several: bool) -> str:
     mean, lower, upper = ends
     if np.isnan(mean):
         return "–"
     number = _number(mean, 3)
+    if not several:
+        # The interval of a single picture is a point.
+        return number
     interval = f"[{_number(lower, places)}, {_number(upper, places)}]"
-    return f"{f'<b>{number}</b>' if goodness == 1 else number}<br><span style='font-size:9px'>{interval}</span>"
+    return f"{f'<b>{number}</b>' if bold else number}<br><span style='font-size:9px'>{interval}</span>"
 
 
 def _number(value: float, places: int) -> str:

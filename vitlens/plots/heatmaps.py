@@ -6,12 +6,13 @@ from typing import Any
 
 import plotly.graph_objects as go
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
 from vitlens.errors import InputError
 from vitlens.heatmaps.heatmap import Heatmap
+from vitlens.plots.artefacts import hatch
 from vitlens.plots.picture import Pixels, add_picture, aspect, keep_shape, patch_heatmap, picture_uri
 from vitlens.plots.style import LABEL_ON_PICTURE, SEQUENTIAL, WARNING, array, colorbar, diverging, finish, text
 
@@ -27,13 +28,16 @@ def heatmap_overlay(
     signed: bool = False,
     subtitle: str = "",
     warning: str | None = None,
+    artefacts: Bool[Tensor, "rows columns"] | None = None,
 ) -> go.Figure:
     """One map beside and over its picture, on its own scale; signed maps diverge around 0.
 
     Args:
         title: the method and the class.
+        signed: whether the map speaks for and against a class.
         subtitle: what else is needed to read the map: the model, the options.
         warning: drawn on the map, such as what artefact tokens carry.
+        artefacts: patches that are hatched.
     """
     grid = values.shape
     figure = make_subplots(1, 2, horizontal_spacing=0.02)
@@ -47,18 +51,21 @@ def heatmap_overlay(
     if warning is not None:
         _warn(figure, warning, 1, 2, letters=36)
     meaning = "red speaks for it, blue against" if signed else "own colour scale"
-    return finish(
+    figure = finish(
         figure,
         text(title, longest=120),
         "; ".join([text(subtitle, longest=120)] * bool(subtitle) + [meaning]),
         height=int(130 + 340 * aspect(pixels)),
         margin={"l": 10, "r": 20, "t": 92, "b": 10},
     )
+    return hatch(figure, artefacts)
 
 
 def heatmap_figure(heatmap: Heatmap, pixels: Pixels, image: int = 0) -> go.Figure:
     """The map of one picture over it, with the warning of what artefact tokens carry, and what it misses of its total."""
     facts = [str(heatmap.settings["model"])]
+    if not heatmap.method.class_specific:
+        facts.append("knows no class")
     if heatmap.completeness_gap is not None:
         sum_, gap = heatmap.values[image].sum().item(), heatmap.completeness_gap[image].item()
         facts.append(f"sum {sum_:+.3f} of {sum_ - gap:+.3f}")
@@ -69,6 +76,7 @@ def heatmap_figure(heatmap: Heatmap, pixels: Pixels, image: int = 0) -> go.Figur
         signed=heatmap.method.signed,
         subtitle="; ".join(facts),
         warning=None if heatmap.warnings is None else heatmap.warnings[image],
+        artefacts=None if heatmap.artefacts is None else heatmap.artefacts[image],
     )
 
 
@@ -77,7 +85,9 @@ def heatmap_comparison(
     maps: Mapping[str, Float[Tensor, "rows columns"]],
     *,
     signed: Collection[str] = (),
+    class_free: Collection[str] = (),
     warnings: Mapping[str, str | None] | None = None,
+    artefacts: Bool[Tensor, "rows columns"] | None = None,
     class_name: str | None = None,
     model_name: str = "",
     columns: int | None = None,
@@ -86,8 +96,10 @@ def heatmap_comparison(
 
     Args:
         maps: by what is to stand above each.
-        signed: the names of those that diverge around 0.
+        signed: the names of those that speak for and against the class, around 0.
+        class_free: the names of those that know no class, which stands under them.
         warnings: sentences to draw on the tiles of these names.
+        artefacts: patches that are hatched.
         class_name: what the maps are about.
         columns: tiles in a row; by default at most 6.
 
@@ -106,7 +118,10 @@ def heatmap_comparison(
     figure = make_subplots(
         rows,
         columns,
-        subplot_titles=["the picture", *(_tile_title(name, values) for name, values in maps.items())],
+        subplot_titles=[
+            "the picture",
+            *(_tile_title(name, values, name in class_free) for name, values in maps.items()),
+        ],
         horizontal_spacing=0.012,
         vertical_spacing=BETWEEN / (height - TOP) if rows > 1 else 0,
     )
@@ -132,13 +147,14 @@ def heatmap_comparison(
     subtitle = "every map on its own scale, whose ends stand under its name" + (
         "; where there are signs, red speaks for the class and blue against" if set(signed) & set(maps) else ""
     )
-    return finish(
+    figure = finish(
         figure,
         f"Where {about}, by {len(maps)} method{'s' * (len(maps) != 1)}",
         "; ".join([text(model_name)] * bool(model_name) + [subtitle]),
         height=height,
         margin={"l": 10, "r": 10, "t": TOP, "b": 10},
     )
+    return hatch(figure, artefacts)
 
 
 def _scale(values: Float[Tensor, "rows columns"], signed: bool) -> dict[str, Any]:
@@ -155,9 +171,10 @@ def _ends(values: Float[Tensor, "rows columns"]) -> tuple[float, float]:
     return (float(finite.min()), float(finite.max())) if finite.numel() else (0.0, 0.0)
 
 
-def _tile_title(name: str, values: Float[Tensor, "rows columns"]) -> str:
+def _tile_title(name: str, values: Float[Tensor, "rows columns"], class_free: bool) -> str:
     low, high = _ends(values)
     ends = f"{low:.3g} … {high:.3g}" if high > low else f"{low:.3g} everywhere"
+    ends += "; knows no class" if class_free else ""
     return f"{text(name, longest=34)}<br><span style='font-size:10px'>{ends.replace('-', '−')}</span>"
 
 

@@ -115,7 +115,10 @@ def class_maps(
     quantity: str = "logit",
     site: str | None = None,
 ) -> go.Figure:
-    """One class over the patches, block by block, on the picture."""
+    """How much each patch by itself reads as one class, block by block, on the picture: a reading, and no location.
+
+    What the class came from is what a heatmap shows that removal confirms: `vitlens.heatmap`, `vitlens.faithfulness`.
+    """
     maps = lens.maps(quantity, site, image, position)
     if quantity == "logit":
         colours = diverging(maps.cpu())
@@ -134,7 +137,8 @@ def class_maps(
     prefix = f"{n_prefix} prefix token{'s' * (n_prefix != 1)} left out" if n_prefix else "no prefix tokens"
     return finish(
         figure,
-        f"Where “{name}” is: class lens of every patch",
-        f"{text(lens.settings['model'])}; {lens.axes['site'][lens.site_index(site)]}, {prefix}; one scale for all blocks",
-        margin={"l": 10, "r": 20, "t": 92, "b": 10},
+        f"How much each patch by itself reads as “{name}”",
+        f"{text(lens.settings['model'])}; class lens of every patch, {lens.axes['site'][lens.site_index(site)]}, {prefix}; "
+        "one scale for all blocks<br>a reading, not a location: removing the patches that read so need not cost the answer",
+        margin={"l": 10, "r": 20, "t": 110, "b": 10},
     )

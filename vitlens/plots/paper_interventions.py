@@ -2,16 +2,15 @@
 
 import plotly.graph_objects as go
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from vitlens.analysis.lens import ClassLens
 from vitlens.analysis.perturbation import Perturbation
 from vitlens.analysis.saliency import Importance
 from vitlens.data.class_names import short_name
+from vitlens.heatmaps.heatmap import find_method
 from vitlens.plots.picture import Pixels, map_tiles
 from vitlens.plots.series import ByModel, block_axes, legend_below, line, panels
-from vitlens.plots.style import COLOURS, NEUTRAL, array, diverging, finish, text
+from vitlens.plots.style import COLOURS, NEUTRAL, SEQUENTIAL, array, diverging, finish, symmetric, text
 
 MARGIN = {"l": 60, "r": 20, "t": 104, "b": 90}
 SITE_NAMES = {"resid_post": "stream", "attn_out": "attention", "mlp_out": "MLP"}
@@ -112,31 +111,19 @@ def importance_maps(result: Importance, pixels: Pixels, image: int = 0, position
         maps = torch.cat([by_block, maps])
         titles = [*(f"block {block}" for block in result.axes["block"]), "sum over blocks"]
     name = text(short_name(result.class_label(image, position)))
+    signed = find_method(result.settings["method"]).signed
+    end = symmetric(maps.float())
+    colours = diverging(maps.float().cpu()) if signed else {"colorscale": SEQUENTIAL, "zmin": 0.0, "zmax": end}
     figure = map_tiles(
-        maps.float(), titles, pixels, "%{z:.4g}", result.quantity, columns=max(3, min(6, len(titles))),
-        **diverging(maps.float().cpu()),
+        maps.float(), titles, pixels, "%{z:.4g}", result.quantity, columns=max(3, min(6, len(titles))), **colours
     )  # fmt: skip
+    meaning = (
+        "red: speaks for the class, blue: against it" if signed else "without a sign: how much, not for or against"
+    )
     return finish(
         figure,
         f"Which patches “{name}” came from: {method}",
-        f"{text(result.settings['model'])}; red: speaks for the class, blue: against it",
-        margin={"l": 10, "r": 20, "t": 92, "b": 10},
-    )
-
-
-def method_maps(
-    maps: dict[str, Float[Tensor, "patch"]], pixels: Pixels, grid: tuple[int, int], class_name: str
-) -> go.Figure:
-    """Figure 11, the summed maps: one heatmap per method over the same picture, each scaled to its own largest value."""
-    scaled = torch.stack([values / values.abs().max().clamp(min=1e-30) for values in maps.values()])
-    figure = map_tiles(
-        scaled.unflatten(-1, grid), [name.replace("_", " ") for name in maps], pixels, "%{z:.3f} of the largest",
-        "share", columns=max(3, len(maps)), **diverging(scaled),
-    )  # fmt: skip
-    return finish(
-        figure,
-        f"Which patches “{text(short_name(class_name))}” came from",
-        "red: speaks for the class, blue: against it; each map relative to its own largest value",
+        f"{text(result.settings['model'])}; {meaning}",
         margin={"l": 10, "r": 20, "t": 92, "b": 10},
     )
 

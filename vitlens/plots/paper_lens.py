@@ -1,4 +1,4 @@
-"""The paper's figures of class projections: identifiability, change, composition, class against context tokens.
+"""The paper's figures of class projections: identifiability, change, composition, object against context.
 
 Each takes result tables by model, {"ViT-B/32": table, …}, as a run writes them, and shows the models side by side.
 """
@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from vitlens.plots.series import ByModel, block_axes, boxes, legend_below, line, panels, stars
-from vitlens.plots.style import COLOURS, SEQUENTIAL, colorbar, finish, text
+from vitlens.plots.style import SEQUENTIAL, colorbar, finish, text
 
 GROUPS = ("class token", "patches")
 BOX = "boxes: middle half of the tokens and median; whiskers: 5 % to 95 %"
@@ -91,24 +91,16 @@ def sublayer_changes(tables: ByModel) -> go.Figure:
     return legend_below(finish(figure, "Which sublayer raises the class", "against its own input", margin=_margin()))
 
 
-def composition_bars(tables: ByModel, tokens: str = "patches") -> go.Figure:
-    """Figure 5, right: whose first class the stream has after a block. Sources may agree, so bars may exceed 100 %."""
+def composition_curves(tables: ByModel, tokens: str = "patches") -> go.Figure:
+    """Figure 5, right: whose first class the stream has after a block. Sources may agree with one another, so their shares
+    are lines of their own and no parts of a whole."""
     figure = panels(tables)
     for col, table in enumerate(tables.values(), start=1):
         for i, source in enumerate(("previous", "attention", "mlp", "composed")):
             chosen = table[(table["tokens"] == tokens) & (table["source"] == source)]
-            figure.add_trace(
-                go.Bar(
-                    x=chosen["block"].to_numpy(), y=chosen["mean"].to_numpy(), name=source, legendgroup=source,
-                    showlegend=col == 1, marker_color=COLOURS[i],
-                    hovertemplate=f"{source}<br>block %{{x}}: %{{y:.1f}} %<extra></extra>",
-                ),
-                row=1,
-                col=col,
-            )  # fmt: skip
+            line(figure, chosen, "block", source, i, row=1, col=col, legend=col == 1, hover="%{y:.1f} %")
     block_axes(figure, tables)
-    figure.update_layout(barmode="stack")
-    figure.update_yaxes(title="% of tokens", col=1)
+    figure.update_yaxes(title="% of tokens", range=[0, 102], col=1)
     return legend_below(
         finish(
             figure,
@@ -120,11 +112,11 @@ def composition_bars(tables: ByModel, tokens: str = "patches") -> go.Figure:
 
 
 def context_boxes(tables: ByModel) -> go.Figure:
-    """Figure 4: identifiability of class against context tokens, one panel per model; * a larger one by permutation."""
+    """Figure 4: identifiability of object against context patches, one panel per model; * a larger one by permutation."""
     figure = panels(tables)
     for col, table in enumerate(tables.values(), start=1):
-        for i, kind in enumerate(("class", "context")):
-            boxes(figure, table, f"{kind} tokens", i, prefix=f"{kind}_", row=1, col=col, legend=col == 1)
+        for i, kind in enumerate(("object", "context")):
+            boxes(figure, table, kind, i, prefix=f"{kind}_", row=1, col=col, legend=col == 1)
         certain = table[(table["p_permutation"] < 0.05) & (table["low"] > 0)]
         stars(figure, certain["block"].tolist(), 1.04, 1, col)
     block_axes(figure, tables)
@@ -133,8 +125,9 @@ def context_boxes(tables: ByModel) -> go.Figure:
     return legend_below(
         finish(
             figure,
-            "Class tokens against context tokens",
-            f"{BOX}<br>* larger in class tokens: permutation p < 0.05 and the interval over pictures above 0",
+            "How well the class can be read off object and context",
+            f"patches of the object and of its context; {BOX}<br>* larger in the object: permutation p < 0.05 and the "
+            "interval over pictures above 0",
             margin={"l": 60, "r": 20, "t": 120, "b": 80},
         )
     )

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from vitlens.plots.series import PANEL_HEIGHT, ByModel, block_axes, boxes, legend_below, line, panels
-from vitlens.plots.style import COLOURS, finish, text
+from vitlens.plots.style import COLOURS, FEWEST, NEUTRAL, finish, text
 
 PARTS = {"attn": "attention", "mlp": "MLP"}
 MARGIN = {"l": 60, "r": 20, "t": 104, "b": 90}
@@ -96,15 +96,20 @@ def memory_overview(class_value: ByModel, rates: ByModel) -> go.Figure:
 
 
 def agreement_difference(tables: ByModel) -> go.Figure:
-    """Figure 9: key-value agreement of correctly minus that of wrongly classified pictures; * by permutation."""
+    """Figure 9: key-value agreement of correctly minus that of wrongly classified pictures; * by permutation.
+
+    Where fewer than ten pictures were right, or wrong, bars are grey and nothing is marked.
+    """
     figure = panels(tables, list(PARTS.values()))
     for col, table in enumerate(tables.values(), start=1):
+        few = min(table["n_correct"].min(), table["n_wrong"].min()) < FEWEST
         for row, part in enumerate(PARTS, start=1):
             chosen = table[table["part"] == part]
-            marks = ["*" if p < 0.05 else "" for p in chosen["p"]]
+            marks = ["*" if p < 0.05 and not few else "" for p in chosen["p"]]
             figure.add_trace(
                 go.Bar(
-                    x=chosen["block"].to_numpy(), y=chosen["difference"].to_numpy(), marker_color=COLOURS[row - 1],
+                    x=chosen["block"].to_numpy(), y=chosen["difference"].to_numpy(),
+                    marker_color=NEUTRAL if few else COLOURS[row - 1],
                     text=marks, textposition="outside", showlegend=False, customdata=chosen["p"].to_numpy(),
                     hovertemplate="block %{x}: %{y:.1f} points<br>p %{customdata:.3f}<extra></extra>",
                 ),
@@ -114,10 +119,14 @@ def agreement_difference(tables: ByModel) -> go.Figure:
     block_axes(figure, tables)
     figure.update_yaxes(title="points", col=1)
     first = next(iter(tables.values()))
+    n_correct, n_wrong = first["n_correct"].iloc[0], first["n_wrong"].iloc[0]
+    meaning = "* permutation p < 0.05"
+    if min(n_correct, n_wrong) < FEWEST:
+        meaning = f"fewer than {FEWEST} of a kind are too few to compare: grey, without marks"
     return finish(
         figure,
         "Agreement where the model is right, minus where it is wrong",
-        f"{first['n_correct'].iloc[0]:,} right, {first['n_wrong'].iloc[0]:,} wrong (first model); * permutation p < 0.05",
+        f"{n_correct:,} right, {n_wrong:,} wrong (first model); {meaning}",
         margin={**MARGIN, "b": 50},
     )
 

@@ -5,6 +5,7 @@ templates "vitlens" and "vitlens_dark" and nowhere else, so a figure changes its
 """
 
 import html
+import textwrap
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,13 @@ FIELD, ON_FIELD = "#ccd1d9", "#1f2430"
 PALE = ("#a180a9", "#9da8c5", "#8fc7c6", "#aee3b0", "#fef392")
 # Lies on pictures and maps, whatever the theme: pink is in no scale and rarely in a photograph.
 OUTLINE, GRID_ON_PICTURE, WARNING = "#ff2fa0", "rgba(255,255,255,0.35)", "#E69F00"
+#: Of fewer pictures than this nothing is ranked: no order, no bold, no colour that says which is best.
+FEWEST = 10
+#: A button of plotly's that uploads the figure, with the picture in it. What is removed by a figure's own layout is gone
+#: wherever it is shown: on pages, by `show()`, in notebooks, in files of `write_html`.
+UPLOAD_BUTTON = "sendChartToCloud"
+#: Of plotly as it is embedded on pages: no upload either, whatever the layout says.
+CONFIG = {"responsive": True, "displaylogo": False, "showSendToCloud": False}
 LABEL_ON_PICTURE = {"font": {"size": 10, "color": ON_FIELD}, "bgcolor": "rgba(255,255,255,0.88)"}
 
 
@@ -157,6 +165,19 @@ def finish(figure: go.Figure, title: str, subtitle: str = "", **layout: Any) -> 
     figure.update_layout(
         template=TEMPLATES["light"],
         title={"text": title, "subtitle": {"text": subtitle}},
+        modebar={"remove": [UPLOAD_BUTTON]},
         margin={"l": 60, "r": 20, "t": 56 + 18 * lines, "b": 50},
     )
     return figure.update_layout(**layout)
+
+
+def refusal(title: str, reason: str) -> go.Figure:
+    """In a figure's place: the sentence why it cannot be drawn."""
+    lines = textwrap.wrap(reason, 110)
+    figure = go.Figure()
+    figure.add_annotation(
+        text="<br>".join(text(line, longest=120) for line in lines),
+        xref="paper", yref="paper", x=0, y=1, xanchor="left", yanchor="top", align="left", showarrow=False,
+    )  # fmt: skip
+    figure.update_xaxes(visible=False).update_yaxes(visible=False)
+    return finish(figure, f"{text(title)}: not drawn", height=120 + 20 * len(lines))

@@ -40,8 +40,7 @@ def write_description_page(
     """
     check_writable(path)
     settings = description.settings
-    facts = {
-        "model": settings["model"],
+    facts = {"model": settings["model"], **settings.get("provenance", {})} | {
         "pictures": f"{description.n_images:,}",
         "blocks × heads": f"{len(description.axes['block'])} × {len(description.axes['head'])}",
         "patches": f"{settings['grid'][0]} × {settings['grid'][1]}",
@@ -50,7 +49,11 @@ def write_description_page(
     if settings["against"] is not None:
         facts["against"] = settings["against"]
     write_page(
-        path, title or f"Tokens and heads of {settings['model']}", facts, description_sections(description, pixels)
+        path,
+        title or f"Tokens and heads of {settings['model']}",
+        facts,
+        description_sections(description, pixels),
+        warning=settings.get("warning"),
     )
 
 
@@ -73,8 +76,9 @@ def description_sections(
     )
     sinks = Section(
         "Attention sinks",
-        "Where nearly all queries attend to the same few keys, the map of a head shows its sink. A no-op parks attention on "
-        "keys that write next to nothing; a broadcast hands one vector to all tokens.",
+        "Where nearly all queries attend to the same few keys, their rows of the head's pattern show its sink. Most queries "
+        "are patches: the class token's row may read the picture all the same, and its share is given apart. A no-op parks "
+        "attention on keys that write next to nothing; a broadcast hands one vector to all tokens.",
         [sink_board(description), sink_boards(description)],
     )
     pairs = description.redundant_heads(5)
@@ -92,5 +96,5 @@ def description_sections(
 def _warnings(description: Description) -> Section:
     """What corrupts heatmaps, before all figures."""
     warnings = description.warnings
-    text = ". ".join(sentence[0].upper() + sentence[1:] for sentence in warnings) + "." if warnings else ""
+    text = "\n".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in warnings)
     return Section("What to mind in heatmaps", text or "No outlier patches and no sinks were found in these pictures.")

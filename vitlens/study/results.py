@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 from rich.console import Console
 from rich.table import Table
 
+from vitlens.model.provenance import page_facts
 from vitlens.report.page import Section, write_page
 from vitlens.study.experiment import Context, Experiment, Tables
 from vitlens.study.store import Records, Store
@@ -31,12 +32,14 @@ def write_results(store: Store, experiments: list[Experiment], records: Records,
         tables |= found
     skipped = pd.DataFrame([(item.path, item.reason) for item in records.skipped], columns=["path", "reason"])
     store.write_table("skipped.parquet", skipped.to_parquet(index=False))
-    facts = {
-        "model": model.cfg.model_name,
+    facts = page_facts(model) | {
         "pictures": f"{len(records):,} of {settings.data}" + (f", {len(skipped)} unreadable" if len(skipped) else ""),
-        "definitions": "as released with the paper" if settings.paper_compat else "METHODS.md",
+        "definitions": "as in the paper's released code"
+        if settings.paper_compat
+        else "corrected, where the released code errs",
     }
-    write_page(store.folder / "report.html", "Class embedding space", facts, sections)
+    title = "Class embedding space"
+    write_page(store.folder / "report.html", title, facts, sections, warning=model.provenance.warning)
     return tables
 
 

@@ -1,4 +1,4 @@
-"""What is left of the class in the patches, and of the decision, when attention edges are cut (B1)."""
+"""What is left of the class in the patches, and of the decision, when attention edges are cut."""
 
 import pandas as pd
 import plotly.graph_objects as go

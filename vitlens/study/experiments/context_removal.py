@@ -1,4 +1,4 @@
-"""What is left of the class and of the decision without the context, or without the object (B2)."""
+"""What is left of the class and of the decision without the context, or without the object."""
 
 import numpy as np
 import pandas as pd

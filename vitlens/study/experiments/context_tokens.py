@@ -1,4 +1,4 @@
-"""Tokens of the object against tokens of its context: where the class is, and where the class token looks (A8)."""
+"""Tokens of the object against tokens of its context: where the class is, and where the class token looks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,7 @@ PARTS = ("attn_out", "mlp_out")
 
 class ContextTokens(Experiment):
     name = "context_tokens"
-    title = "Class and context tokens"
+    title = "Object and context"
     uses_masks = needs_masks = True
 
     def hooks(self, labels: Int[Tensor, "image"]) -> Hooks:
@@ -95,7 +95,7 @@ class ContextTokens(Experiment):
         ]  # fmt: skip
         table["pooled_difference"] = [test.difference for test in tests]
         table["p_permutation"] = [test.p for test in tests]
-        for kind, name in enumerate(("class", "context")):
+        for kind, name in enumerate(("object", "context")):
             boxes = pd.DataFrame([rank_quantiles(row) for row in counts[kind]]).add_prefix(f"{name}_")
             table[f"{name}_mean"] = counts[kind] @ values / np.maximum(counts[kind].sum(axis=1), 1)
             table = pd.concat([table, boxes], axis=1)

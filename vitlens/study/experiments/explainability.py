@@ -1,4 +1,4 @@
-"""Heatmaps by projection-gradient and gradient rollout, and what removing patches in their order does (D1 to D3)."""
+"""Heatmaps by projection-gradient and gradient rollout, and what removing patches in their order does."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +13,11 @@ from torch import Tensor
 from vitlens.analysis.perturbation import area, perturbation_test, random_importance, removal_steps
 from vitlens.analysis.saliency import ProjectionGradientObserver, gradient_rollout
 from vitlens.analysis.trace import Hooks
+from vitlens.data.class_names import short_name
 from vitlens.data.decoding import decode_rows
-from vitlens.plots.paper_interventions import method_maps, perturbation_curves
+from vitlens.heatmaps.heatmap import find_method
+from vitlens.plots.heatmaps import heatmap_comparison
+from vitlens.plots.paper_interventions import perturbation_curves
 from vitlens.study.experiment import Arrays, Batch, Experiment, Tables
 from vitlens.study.store import Records
 
@@ -70,11 +73,14 @@ class Explainability(Experiment):
         for i in range(min(N_EXAMPLES, len(batch.images))):
             values = np.stack([maps[self.own(f"map/{method}")][i] for method in METHODS]).astype(np.float32)
             target = maps["label" if settings.target == "label" else "prediction"][i]
-            found[f"heatmaps_{i}"] = method_maps(
-                dict(zip(METHODS, torch.from_numpy(values), strict=True)),
+            methods = [find_method(name) for name in METHODS]
+            on_grid = torch.from_numpy(values).unflatten(-1, self.model.cfg.grid_size)
+            found[f"heatmaps_{i}"] = heatmap_comparison(
                 self.model.to_pixels(batch.images[i : i + 1])[0],
-                self.model.cfg.grid_size,
-                self.model.class_label(int(target)),
+                {method.title: one for method, one in zip(methods, on_grid, strict=True)},
+                signed=[method.title for method in methods if method.signed],
+                class_name=short_name(self.model.class_label(int(target))),
+                model_name=self.model.cfg.model_name,
             )
         return found
 

@@ -1,4 +1,4 @@
-"""Linear probes at every site, block and token against the class projection at the same place (E1)."""
+"""Linear probes at every site, block and token against the class projection at the same place."""
 
 import logging
 from pathlib import Path

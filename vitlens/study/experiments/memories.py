@@ -1,4 +1,4 @@
-"""Attention and MLP as key-value memories of classes (C1 to C5)."""
+"""Attention and MLP as key-value memories of classes."""
 
 import numpy as np
 import pandas as pd

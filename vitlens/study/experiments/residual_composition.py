@@ -1,10 +1,10 @@
-"""Whose first class the stream takes over after each block: attention's, the MLP's, its own before, or a new one (A7)."""
+"""Whose first class the stream takes over after each block: attention's, the MLP's, its own before, or a new one."""
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from vitlens.analysis.lens_measures import composition_values, picture_means
-from vitlens.plots.paper_lens import composition_bars
+from vitlens.plots.paper_lens import composition_curves
 from vitlens.study.experiment import Arrays, Batch, Experiment, Tables, stack_means
 from vitlens.study.store import Records
 
@@ -32,4 +32,4 @@ class ResidualComposition(Experiment):
 
     def figures(self, tables: Tables) -> dict[str, go.Figure]:
         of_model = {self.model.cfg.model_name: tables["residual_composition"]}
-        return {"residual_composition": composition_bars(of_model)}
+        return {"residual_composition": composition_curves(of_model)}

@@ -1,0 +1,98 @@
+"""Where a model's weights, classes and preprocessing came from: what every page about it has to say."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timm.data import ImageNetInfo
+from torch import nn
+
+from vitlens.model.classifier import ClassEmbeddings
+
+if TYPE_CHECKING:
+    from vitlens.model.hooked_vit import HookedViT
+
+#: timm's lists of class names, by how many there are.
+LISTS = {1000: "imagenet-1k", 11821: "imagenet-12k", 21841: "imagenet-22k", 21843: "imagenet-21k-goog"}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where weights came from, in words, and what must be said on top of a page where nothing was learnt."""
+
+    weights: str
+    warning: str | None = None
+
+
+IN_HAND = Provenance("of a module in hand")
+RANDOM = Provenance("random", "random weights: nothing on this page was learnt")
+
+
+def weights_of(
+    name_or_module: str | nn.Module, module: Any, pretrained: bool, checkpoint_path: str | Path | None
+) -> Provenance:
+    """Where the weights of `module`, made of these arguments of `HookedViT.from_timm`, came from."""
+    if not isinstance(name_or_module, str):
+        return IN_HAND
+    if checkpoint_path is not None:
+        path = Path(checkpoint_path)
+        return Provenance(f"{path.name}, sha256 {_sha256(path)}")
+    if not pretrained:
+        return RANDOM
+    cfg = getattr(module, "pretrained_cfg", None) or {}
+    tag = ".".join(part for part in (cfg.get("architecture"), cfg.get("tag")) if part) or name_or_module
+    n_classes = module.num_classes
+    if n_classes and cfg.get("num_classes") not in (None, n_classes):
+        # timm drops a classifier of another size and draws a new one.
+        return Provenance(
+            f"timm's {tag}, with a random classifier",
+            f"the classifier of {n_classes:,} classes is random: no class on this page was learnt",
+        )
+    return Provenance(f"timm's {tag}")
+
+
+def page_facts(model: "HookedViT") -> dict[str, str]:
+    """What pages say of a model: its name, weights, classes and preprocessing."""
+    facts = {"model": model.cfg.model_name, "weights": model.provenance.weights}
+    rewritten = ", ".join(model.cfg.processed)
+    if rewritten:
+        facts["weights rewritten by"] = rewritten
+    return facts | {"classes": class_source(model), "preprocessing": preprocessing(model)}
+
+
+def class_source(model: "HookedViT") -> str:
+    """How many classes there are, and whose names they have."""
+    n, names = model.cfg.n_classes, model.class_names
+    if not n:
+        return "none"
+    by_hand = ", embeddings set by hand" if isinstance(model.unembed, ClassEmbeddings) else ""
+    if names is None:
+        return f"{n:,}, without names{by_hand}"
+    if n in LISTS:
+        info = ImageNetInfo(LISTS[n])
+        if names == [info.index_to_description(index) for index in range(n)]:
+            return f"{n:,}, timm's names of {LISTS[n]}{by_hand}"
+    ends = f"{names[0]} … {names[-1]}" if n > 1 else names[0]
+    return f"{n:,}, own names ({ends}){by_hand}"
+
+
+def preprocessing(model: "HookedViT") -> str:
+    """Size, crop, interpolation and normalisation, as timm's data configuration has them."""
+    config = model.preprocessing.data_config
+    size = " × ".join(map(str, config["input_size"][1:]))
+    mean, std = (", ".join(f"{value:.3g}" for value in _short(config[name])) for name in ("mean", "std"))
+    crop = f"{config['crop_mode']} crop {config['crop_pct']:.4g}"
+    return f"{size} pixels, {config['interpolation']}, {crop}, mean {mean}, std {std}"
+
+
+def _short(values: Any) -> list[float]:
+    """Once, where all channels are alike."""
+    several = list(values)
+    return several[:1] if len(set(several)) == 1 else several
+
+
+def _sha256(path: Path) -> str:
+    """The first letters of the file's digest."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
