@@ -79,9 +79,10 @@ class PictureBatches:
 
     def _of_set(self, pictures: PictureSet) -> Iterator[Batch]:
         self.skipped = []
+        cut = self.model.patch_grid(*self.model.cfg.image_size)
         for chunk, rows in pictures.chunks(self.batch_size):
             first = chunk * self.batch_size
-            decoded = decode_rows(rows, first, self.model.preprocessing, self.model.cfg.grid_size, with_masks=False)
+            decoded = decode_rows(rows, first, self.model.preprocessing, cut, with_masks=False)
             if not isinstance(decoded, PictureBatch):
                 self.skipped += decoded
                 continue
