@@ -2,8 +2,11 @@
 
 import difflib
 import os
-import unicodedata
+import re
 from collections.abc import Iterable
+
+#: Control characters, and what stands for half a letter or for a byte that is no UTF-8.
+ODD_LETTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class InputError(ValueError):
@@ -23,18 +26,14 @@ def nearest(name: str, choices: Iterable[str], n: int = 5) -> str:
 def printable(name: str | os.PathLike[str]) -> str:
     r"""A path or other text as every output can hold it: bytes that are no UTF-8 and control characters are written out.
 
-    Python keeps such bytes of file names as lone surrogates, which no terminal, table, JSON or HTML can encode: the name
-    of the bytes `caf\xe9.png` comes out as those twelve letters. Line breaks and tabs stay.
+    Python keeps such bytes of file names as lone surrogates, which no terminal, table, JSON or HTML can encode: the byte e9
+    comes out as the four letters \xe9. Line breaks and tabs stay.
     """
-    text = os.fspath(name)
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(_written_out(letter) for letter in text)
+    return ODD_LETTERS.sub(_written_out, os.fspath(name))
 
 
-def _written_out(letter: str) -> str:
-    if "\udc80" <= letter <= "\udcff":
-        return f"\\x{ord(letter) - 0xDC00:02x}"
-    if unicodedata.category(letter) in ("Cc", "Cs") and letter not in "\n\t":
-        return letter.encode("unicode_escape", "backslashreplace").decode() if letter < "\ud800" else f"\\u{ord(letter):04x}"
-    return letter
+def _written_out(letter: re.Match[str]) -> str:
+    number = ord(letter[0])
+    if 0xDC80 <= number <= 0xDCFF:
+        number -= 0xDC00
+    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"

@@ -143,7 +143,7 @@ def _mark_bools(chosen: Bool[Tensor, "image tokens"], given: Tensor, model: Hook
     else:
         size = PatchGrid(grid, model.cfg.patch_size).size
         raise InputError(
-            f"a token set of bools is [{n_tokens}] or [{n_images}, {n_tokens}], or a mask {list(grid)} of "
+            f"a token set as bool tensor is [{n_tokens}] or [{n_images}, {n_tokens}], or a mask {list(grid)} of "
             f"patches or {list(size)} of pixels, not {list(shape)}"
         )
 

@@ -135,7 +135,7 @@ def _labels(row: Row, size: tuple[int, int]) -> Labels:
         labels = Labels(numbers == row["mask_value"], numbers == VOID_NUMBER)
     else:
         content = source.get("bytes")
-        labels = read_labels(Path(source["path"]) if content is None else content, row.get("mask_id"))
+        labels = read_labels(Path(source["path"]) if content is None else content, row.get("object_id"))
     (height, width), (wide, high) = labels.inside.shape, size
     # A mask may be smaller than its picture, but of the same shape.
     if abs(width * high - height * wide) > max(width, height, wide, high):

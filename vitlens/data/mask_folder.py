@@ -4,9 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from vitlens.data.pictures import PICTURE_ENDINGS
 from vitlens.errors import InputError
-
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
 
 
 class MaskFolder:

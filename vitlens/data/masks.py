@@ -16,7 +16,7 @@ All else is refused with what was found: NaN, floats outside [0, 1] such as logi
 several ids of which none is 0 and none was asked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Union
@@ -27,7 +27,7 @@ from jaxtyping import Bool
 from PIL import Image
 from torch import Tensor
 
-from vitlens.data.pictures import Preprocessing, is_wide, load_picture
+from vitlens.data.pictures import Preprocessing, as_list, is_wide, load_picture
 from vitlens.errors import InputError
 
 # Whatever is taken as masks=: read already, a tensor or array at the pictures' size, files and PIL pictures to preprocess.
@@ -94,10 +94,42 @@ def read_labels(mask: object, object_id: int | None = None) -> Labels:
     return _of_image(image, is_lossy, object_id)
 
 
-def preprocessed(labels: Labels, preprocessing: Preprocessing) -> tuple[Bool[Tensor, "height width"], Bool[Tensor, "height width"]]:
+def preprocessed(
+    labels: Labels, preprocessing: Preprocessing
+) -> tuple[Bool[Tensor, "height width"], Bool[Tensor, "height width"]]:
     """Object and void of one mask through the geometry of its picture's preprocessing."""
     kept = preprocessing.mask(labels.inside + 2 * labels.void.astype(np.uint8))
     return kept == 1, kept == 2
+
+
+def as_masks(masks: MaskInput, from_picture: Callable[[Any], Masks]) -> Masks:
+    """Masks from whatever a user has in hand.
+
+    Args:
+        masks: `Masks`; a tensor or array [image, height, width] or [height, width] at the pictures' size; a path or PIL picture;
+            or a list of these.
+        from_picture: how a path or PIL picture is brought to the pictures' size.
+
+    Raises:
+        InputError: as `read_labels`; nothing at all; masks of several sizes.
+    """
+    if isinstance(masks, Masks):
+        return masks
+    if isinstance(masks, (str, Path, Image.Image)):
+        return from_picture(masks)
+    if isinstance(masks, Tensor) and masks.dtype == torch.bool and masks.layout == torch.strided and masks.ndim in (2, 3):
+        inside = masks if masks.ndim == 3 else masks[None]
+        return Masks(inside, torch.zeros_like(inside))
+    if isinstance(masks, (Tensor, np.ndarray)):
+        return Masks(*(torch.from_numpy(np.array(part, ndmin=3)) for part in read_labels(masks)))
+    parts = [as_masks(mask, from_picture) for mask in as_list(masks, "masks")]
+    if not parts:
+        raise InputError("there are no masks in the list")
+    sizes = sorted({part.size for part in parts})
+    if len(sizes) > 1:
+        some = ", ".join(f"{height} × {width}" for height, width in sizes)
+        raise InputError(f"the masks of the list have different sizes, {some}: bring each to its picture's size")
+    return Masks(torch.cat([part.inside for part in parts]), torch.cat([part.void for part in parts]))
 
 
 def _as_array(mask: Tensor) -> np.ndarray:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Num, Shaped
 from torch import Tensor
 
 from vitlens.errors import InputError
@@ -27,13 +27,13 @@ class PatchGrid:
         """Height and width of what all patches cover, in pixels."""
         return self.grid[0] * self.patch_size[0], self.grid[1] * self.patch_size[1]
 
-    def fit(self, pixels: Float[Tensor, "*batch height width"]) -> Float[Tensor, "*batch covered_height covered_width"]:
+    def fit(self, pixels: Shaped[Tensor, "*batch height width"]) -> Shaped[Tensor, "*batch covered_height covered_width"]:
         """The pixels that the patches cover: what is not read is cut off, what the model adds is 0."""
         height, width = pixels.shape[-2:]
         # A negative padding cuts.
         return F.pad(pixels, (0, self.size[1] - width, 0, self.size[0] - height))
 
-    def sums(self, pixels: Float[Tensor, "*batch height width"]) -> Float[Tensor, "*batch rows columns"]:
+    def sums(self, pixels: Num[Tensor, "*batch height width"]) -> Num[Tensor, "*batch rows columns"]:
         """The sum over the pixels that each patch is made of; pixels that no patch is made of count for none."""
         rows, columns = self.grid
         down, across = self.patch_size

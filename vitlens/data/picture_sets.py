@@ -31,7 +31,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class PictureSet:
-    """Rows {"image", "label", "path"}, and "mask" (with "mask_value" or "mask_id") where `has_masks`, which `chunks` reads.
+    """Rows {"image", "label", "path"}, and "mask" (with "mask_value" or "object_id") where `has_masks`, which `chunks` reads.
 
     `image` and `mask` are undecoded: {"bytes", "path"}. `n` is None for a stream, whose length is not known. `label_names`
     are the data set's own, in the order of the model's classes where each is that of one class.
@@ -95,7 +95,7 @@ def open_pictures(
     per_class: int | None = None,
     drop_incomplete: bool = False,
     masks: str | Path | None = None,
-    mask_id: int | None = None,
+    object_id: int | None = None,
     class_map: str | Path | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
@@ -116,7 +116,7 @@ def open_pictures(
         drop_incomplete: leave out classes that have fewer than `per_class` pictures, instead of refusing.
         masks: a folder of mask pictures, at the same relative path as the pictures (any picture ending), with or without the
             folder of the split; without the folders of the classes where file names tell which mask is whose.
-        mask_id: of masks of class ids, the object's; by default all but 0. What masks mean is written in `vitlens.data.masks`.
+        object_id: of masks of class ids, the object's; by default all but 0. What masks mean is written in `vitlens.data.masks`.
         class_map: a JSON or two-column CSV file, from the data set's label (name or number) to the model's class.
         image_column, label_column: where the names of a table's columns do not tell.
 
@@ -156,11 +156,11 @@ def open_pictures(
         row = {"image": picture, "label": _to_index(given, to_class, n_classes, path), "path": printable(path)}
         if mask_files is not None:
             row["mask"] = mask_files.of(real_names.get(path, path))
-            row["mask_id"] = mask_id
+            row["object_id"] = object_id
         elif mask is not None:
             row["mask"] = entry[mask]
             row["mask_value"] = entry.get("mask_value")
-            row["mask_id"] = mask_id
+            row["object_id"] = object_id
         return row
 
     has_masks = mask is not None or masks is not None

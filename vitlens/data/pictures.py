@@ -22,6 +22,8 @@ Picture = str | Path | Image.Image | np.ndarray
 # Whatever an analysis accepts as pictures: a preprocessed tensor, or files, PIL images and arrays to preprocess.
 Pictures = Tensor | Picture | Sequence[Picture]
 
+#: How the names of files end that are looked for in folders.
+PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
 #: What is no regular file, by what `stat` says.
 OTHER_FILES = {
     stat.S_IFDIR: "a folder",
@@ -170,8 +172,8 @@ class Preprocessing:
     def image(self, picture: Picture) -> Float[Tensor, "channels height width"]:
         return self.transform(open_picture(picture, self.data_config["input_size"][0]))
 
-    def mask(self, values: UInt8[np.ndarray, "height width"]) -> UInt8[Tensor, "image_height image_width"]:
-        """What is known of a picture's pixels, through its resizing and cropping by nearest neighbour; 0 where pixels are
+    def mask(self, values: np.ndarray) -> UInt8[Tensor, "image_height image_width"]:
+        """Numbers of a picture's pixels [height, width], through its resizing and cropping by nearest neighbour; 0 where pixels are
         added around it.
 
         Raises:

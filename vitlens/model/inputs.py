@@ -1,17 +1,15 @@
 """What a user has in hand, as what the model reads: pictures, masks, classes."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from PIL import Image
 from torch import Tensor
 
 from vitlens.data.class_names import find_class
-from vitlens.data.masks import MaskInput, Masks, preprocessed, read_labels
+from vitlens.data.masks import MaskInput, Masks, as_masks, preprocessed, read_labels
 from vitlens.data.patches import PatchGrid
 from vitlens.data.pictures import Picture, Preprocessing, as_list
 from vitlens.errors import InputError
@@ -85,32 +83,16 @@ class PictureInputs:
         Raises:
             InputError: as `to_masks`; masks of several sizes.
         """
-        if isinstance(masks, Masks):
-            return masks.to(self.device)
-        if isinstance(masks, (str, Path, Image.Image)):
-            return self.read_masks(masks)
-        if isinstance(masks, Tensor) and masks.dtype == torch.bool and masks.ndim in (2, 3) and masks.layout == torch.strided:
-            inside = masks.to(self.device).reshape(-1, *masks.shape[-2:])
-            return Masks(inside, torch.zeros_like(inside))
-        if isinstance(masks, (Tensor, np.ndarray)):
-            labels = read_labels(masks)
-            inside, void = (torch.from_numpy(np.array(part, ndmin=3)).to(self.device) for part in labels)
-            return Masks(inside, void)
-        parts = [self.as_masks(mask) for mask in as_list(masks, "masks")]
-        if not parts:
-            raise InputError("there are no masks in the list")
-        sizes = {part.size for part in parts}
-        if len(sizes) > 1:
-            some = ", ".join(f"{height} × {width}" for height, width in sorted(sizes))
-            raise InputError(f"the masks of the list have different sizes, {some}: use model.read_masks on each picture's")
-        return Masks(torch.cat([part.inside for part in parts]), torch.cat([part.void for part in parts]))
+        return as_masks(masks, self.read_masks).to(self.device)
 
     def patch_grid(self, height: int, width: int) -> PatchGrid:
         """How pictures of this size are cut into patches."""
         rows, columns = self.embed.grid(height, width)
         return PatchGrid((int(rows), int(columns)), self.cfg.patch_size)
 
-    def to_pixels(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch height width 3"]:
+    def to_pixels(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch covered_height covered_width 3"]:
         """Preprocessed pictures back as colours in [0, 1], channels last: what the figures lay their maps over.
 
         They are cut to what the patches cover, and filled up as the model fills them up, so that a map of patches lies over

@@ -57,7 +57,8 @@ def write_page(path: str | Path, title: str, facts: dict[str, str], sections: Se
             templates={theme: pio.templates[name].to_plotly_json() for theme, name in TEMPLATES.items()},
         )
     )
-    write_whole(path, page.encode())
+    # A file name may hold what is no UTF-8.
+    write_whole(path, page.encode(errors="backslashreplace"))
 
 
 def write_whole(path: str | Path, content: bytes) -> None:

@@ -170,6 +170,7 @@ def _open(model: HookedViT, settings: StudySettings) -> PictureSet:
         per_class=settings.per_class,
         drop_incomplete=settings.drop_incomplete,
         masks=settings.masks,
+        object_id=settings.object_id,
         class_map=settings.class_map,
         image_column=settings.image_column,
         label_column=settings.label_column,
