@@ -222,7 +222,12 @@ def _load(name: str, split: str | None, streaming: bool) -> tuple[Dataset | Iter
         kind, files = "parquet", {"data_files": name}
     elif path.suffix or name.startswith((".", "/")):
         raise InputError(f"{name} is neither a folder, nor a Parquet file, nor a name on the hub")
-    has_odd_names = path.is_dir() and any(printable(file) != str(file) for file in path.rglob("*"))
+    inside = list(path.rglob("*")) if path.is_dir() else []
+    has_odd_names = any(printable(entry) != str(entry) for entry in inside)
+    linked = next((entry for entry in inside if entry.is_symlink() and entry.is_dir()), None)
+    if linked is not None:
+        # The loader passes over it without a word.
+        raise InputError(f"{linked} is a link to a folder, which is not followed: copy the folder there, or link its files")
     try:
         found = load_dataset(kind, streaming=streaming or has_odd_names, **files)
     except Exception as error:
