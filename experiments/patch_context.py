@@ -72,7 +72,9 @@ def main(
             help=f"make the corrupted picture from the clean one: context replaced by {', '.join(REPLACEMENTS)}"
         ),
     ] = None,
-    mask: Annotated[Path | None, typer.Option(help="picture of the object's mask: black and white, class ids, or an alpha channel")] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="picture of the object's mask: black and white, class ids, or an alpha channel")
+    ] = None,
     box: Annotated[
         str | None, typer.Option(help="instead of a mask: the object's patches as row,column,height,width")
     ] = None,

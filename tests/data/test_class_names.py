@@ -58,7 +58,12 @@ def test_classes_that_are_called_by_numbers(unchecked):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert find_class("5", grades, 5) == 4
-        assert find_class(3, grades, 5) == find_class(np.int64(3), grades, 5) == find_class(torch.tensor(3), grades, 5) == 3
+        assert (
+            find_class(3, grades, 5)
+            == find_class(np.int64(3), grades, 5)
+            == find_class(torch.tensor(3), grades, 5)
+            == 3
+        )
         assert find_class("0", grades, 5) == 0
         assert find_class("1", ["0", "1"], 2) == 1
         assert find_class("2021", ["2020", "2021"], 2) == 1
@@ -67,7 +72,9 @@ def test_classes_that_are_called_by_numbers(unchecked):
         find_class("6", grades, 5)
 
 
-@pytest.mark.parametrize("wanted", [True, np.True_, torch.tensor(True), 1.0, 1.9, np.float64(1), torch.tensor(1.0), None, [1]])
+@pytest.mark.parametrize(
+    "wanted", [True, np.True_, torch.tensor(True), 1.0, 1.9, np.float64(1), torch.tensor(1.0), None, [1]]
+)
 def test_what_is_no_class(unchecked, wanted):
     with pytest.raises(InputError, match="a whole number, or by its name"):
         find_class(wanted, ["a", "b"], 2)

@@ -343,7 +343,16 @@ def test_masks_lie_at_the_paths_of_their_pictures(folder, tmp_path, monkeypatch)
     (tmp_path / "link").symlink_to(folder)
     shutil.copytree(folder, tmp_path / "split" / "pictures" / "test")
     expected = [101, 102, 1, 2, 3, 201]
-    for source in (folder, str(folder), "pictures", "./pictures", "pictures/", "split/../pictures", tmp_path / "link", "link"):
+    for source in (
+        folder,
+        str(folder),
+        "pictures",
+        "./pictures",
+        "pictures/",
+        "split/../pictures",
+        tmp_path / "link",
+        "link",
+    ):
         for masks in ("masks", "./masks/", tmp_path / "masks"):
             rows = rows_of(open_pictures(source, NAMES, 3, masks=masks))
             assert [mask_of(row) for row in rows] == expected, (source, masks)

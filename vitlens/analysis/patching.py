@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from vitlens.analysis.classes import Classes
 from vitlens.analysis.contrast import Contrast, Patching
 from vitlens.analysis.metrics import Metrics

@@ -58,7 +58,7 @@ def token_mask(
         tokens: "all", "class", "prefix", "registers", "patches"; "object" (patches of which at least half lies inside the
             picture's mask) or "context" (the other patches; those that are mostly void are neither, see
             `object_and_context`); a token index or several, whole numbers, the last ones also from -1 down; a `patch` or
-            `box`; bools, as list, tensor or array, [tokens] or [image, tokens]; or a mask of its own, bool [rows, columns]
+            `box`; bools, as a list [tokens], or as tensor or array [tokens] or [image, tokens]; or a mask of its own, bool [rows, columns]
             of patches or [height, width] of pixels (patches of which at least half lies inside).
         masks: object masks, for "object" and "context": paths, PIL pictures, tensors or arrays at the pictures' size
             [image, height, width], a list of them, or `model.read_masks`. What their values mean is written in
@@ -103,7 +103,9 @@ def _as_tensor(tokens: Any) -> Tensor:
     elif isinstance(tokens, (int, np.integer, np.bool_, float, np.floating)):
         given = torch.as_tensor(tokens)
     elif isinstance(tokens, np.ndarray) and tokens.dtype.kind in "biuf":
-        given = torch.from_numpy(tokens.astype(np.int64) if tokens.dtype.kind == "u" and tokens.itemsize > 1 else tokens)
+        given = torch.from_numpy(
+            tokens.astype(np.int64) if tokens.dtype.kind == "u" and tokens.itemsize > 1 else tokens
+        )
     elif isinstance(tokens, (Sequence, Set, range)) and not isinstance(tokens, (str, bytes)):
         items = [item.item() if isinstance(item, (Tensor, np.generic)) and item.ndim == 0 else item for item in tokens]
         kinds = {type(item) for item in items}

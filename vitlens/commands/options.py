@@ -35,7 +35,9 @@ ObjectId = Annotated[
 ]
 WantedClass = Annotated[
     str | None,
-    typer.Option("--class", help="name of the class, else its index [default: the predicted one]", autocompletion=class_names),
+    typer.Option(
+        "--class", help="name of the class, else its index [default: the predicted one]", autocompletion=class_names
+    ),
 ]
 AgainstClass = Annotated[
     str | None,

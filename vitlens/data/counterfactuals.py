@@ -57,7 +57,10 @@ def _refuse_file(mask: object) -> Masks:
 
 
 def _replacement(
-    images: Float[Tensor, "batch channels height width"], context: Bool[Tensor, "batch 1 height width"], how: str, donors: Any
+    images: Float[Tensor, "batch channels height width"],
+    context: Bool[Tensor, "batch 1 height width"],
+    how: str,
+    donors: Any,
 ) -> Tensor:
     if how == "other":
         if not isinstance(donors, Tensor) or donors.shape != images.shape:

@@ -42,7 +42,9 @@ class MaskFolder:
         key = self._relative(picture).with_suffix("").parts
         found = next((self.files[key[i:]] for i in range(len(key)) if key[i:] in self.files), None)
         if found is None:
-            expected = self.folder / (Path(Path(picture).name) if Path(*key).is_absolute() else Path(*key)).with_suffix(".png")
+            expected = self.folder / (Path(Path(picture).name) if Path(*key).is_absolute() else Path(*key)).with_suffix(
+                ".png"
+            )
             raise InputError(f"{picture} has no mask in {self.folder}: expected a picture at {expected}")
         owner = self._owners.setdefault(found, picture)
         if owner != picture:

@@ -117,7 +117,12 @@ def as_masks(masks: MaskInput, from_picture: Callable[[Any], Masks]) -> Masks:
         return masks
     if isinstance(masks, (str, Path, Image.Image)):
         return from_picture(masks)
-    if isinstance(masks, Tensor) and masks.dtype == torch.bool and masks.layout == torch.strided and masks.ndim in (2, 3):
+    if (
+        isinstance(masks, Tensor)
+        and masks.dtype == torch.bool
+        and masks.layout == torch.strided
+        and masks.ndim in (2, 3)
+    ):
         inside = masks if masks.ndim == 3 else masks[None]
         return Masks(inside, torch.zeros_like(inside))
     if isinstance(masks, (Tensor, np.ndarray)):

@@ -27,7 +27,9 @@ class PatchGrid:
         """Height and width of what all patches cover, in pixels."""
         return self.grid[0] * self.patch_size[0], self.grid[1] * self.patch_size[1]
 
-    def fit(self, pixels: Shaped[Tensor, "*batch height width"]) -> Shaped[Tensor, "*batch covered_height covered_width"]:
+    def fit(
+        self, pixels: Shaped[Tensor, "*batch height width"]
+    ) -> Shaped[Tensor, "*batch covered_height covered_width"]:
         """The pixels that the patches cover: what is not read is cut off, what the model adds is 0."""
         height, width = pixels.shape[-2:]
         # A negative padding cuts.

@@ -227,7 +227,9 @@ def _load(name: str, split: str | None, streaming: bool) -> tuple[Dataset | Iter
     linked = next((entry for entry in inside if entry.is_symlink() and entry.is_dir()), None)
     if linked is not None:
         # The loader passes over it without a word.
-        raise InputError(f"{linked} is a link to a folder, which is not followed: copy the folder there, or link its files")
+        raise InputError(
+            f"{linked} is a link to a folder, which is not followed: copy the folder there, or link its files"
+        )
     try:
         found = load_dataset(kind, streaming=streaming or has_odd_names, **files)
     except Exception as error:

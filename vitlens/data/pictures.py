@@ -59,7 +59,9 @@ def open_picture(picture: Picture, n_channels: int = 3) -> Image.Image:
     try:
         return image.convert("RGB" if n_channels == 3 else "L")
     except Exception as error:
-        raise InputError(f"{_name(picture)} cannot be brought from the mode {image.mode!r} to colours ({_why(error)})") from None
+        raise InputError(
+            f"{_name(picture)} cannot be brought from the mode {image.mode!r} to colours ({_why(error)})"
+        ) from None
 
 
 def load_picture(picture: object, expected: str = "a picture is a path or a PIL image") -> tuple[Image.Image, bool]:
@@ -215,8 +217,12 @@ def as_list(pictures: Any, what: str = "pictures") -> list[Any]:
     Raises:
         InputError: neither.
     """
-    if isinstance(pictures, (str, Path, Image.Image, np.ndarray)) or (isinstance(pictures, Tensor) and pictures.ndim == 2):
+    if isinstance(pictures, (str, Path, Image.Image, np.ndarray)) or (
+        isinstance(pictures, Tensor) and pictures.ndim == 2
+    ):
         return [pictures]
     if isinstance(pictures, (Tensor, Mapping, bytes)) or not isinstance(pictures, Iterable):
-        raise InputError(f"{what} are paths, PIL images or arrays, one or a list of them, not {type(pictures).__name__}")
+        raise InputError(
+            f"{what} are paths, PIL images or arrays, one or a list of them, not {type(pictures).__name__}"
+        )
     return list(pictures)

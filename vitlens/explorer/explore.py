@@ -99,4 +99,6 @@ def _picture_names(images: Pictures, names: Sequence[str] | None, n: int) -> lis
             raise InputError(f"{len(names)} names were given for {n} pictures")
         return [str(name) for name in names]
     given = [None] * n if isinstance(images, Tensor) else as_list(images)
-    return [printable(Path(item).name) if isinstance(item, (str, Path)) else f"picture {i}" for i, item in enumerate(given)]
+    return [
+        printable(Path(item).name) if isinstance(item, (str, Path)) else f"picture {i}" for i, item in enumerate(given)
+    ]

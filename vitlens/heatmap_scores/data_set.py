@@ -104,7 +104,12 @@ def _decode(
     model: HookedViT, pictures: PictureSet, rows: list[Row], first: int, workers: int
 ) -> PictureBatch | list[Skipped]:
     return decode_rows(
-        rows, first, model.preprocessing, model.patch_grid(*model.cfg.image_size), with_masks=pictures.has_masks, workers=workers
+        rows,
+        first,
+        model.preprocessing,
+        model.patch_grid(*model.cfg.image_size),
+        with_masks=pictures.has_masks,
+        workers=workers,
     )
 
 

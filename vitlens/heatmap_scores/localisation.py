@@ -10,6 +10,8 @@ from vitlens.data.patches import object_and_context
 from vitlens.errors import InputError
 from vitlens.heatmap_scores.curves import Bench
 from vitlens.heatmap_scores.maps import ScoredMap
+
+
 def pointing_game(
     bench: Bench, scored: ScoredMap, masks: MaskInput, *, tolerance: float = 15.0
 ) -> Float[Tensor, "image"]:

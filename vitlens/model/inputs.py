@@ -177,4 +177,6 @@ def _check_layout(images: Tensor, device: torch.device) -> None:
     if images.is_meta and device.type != "meta":
         kind = "meta"
     if kind is not None:
-        raise InputError(f"pictures are a dense tensor [batch, channels, height, width] with values, not a {kind} tensor")
+        raise InputError(
+            f"pictures are a dense tensor [batch, channels, height, width] with values, not a {kind} tensor"
+        )
