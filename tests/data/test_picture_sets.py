@@ -305,16 +305,16 @@ def test_labels_that_are_no_classes(tmp_path):
             open_pictures(tmp_path / "table.parquet", None, 5)
     features = Features({"image": Image(), "label": ClassLabel(names=["dog", "cat"])})
     Dataset.from_dict({"image": [png(0)], "label": [-1]}, features=features).to_parquet(tmp_path / "table.parquet")
-    with pytest.raises(InputError, match="label -1 of .* none of the data set's 2 labels"):
+    with pytest.raises(InputError, match=r"label -1 of .* none of the data set's 2 labels"):
         open_pictures(tmp_path / "table.parquet", NAMES, 3)
 
 
 def test_class_maps_that_are_wrong(unchecked, folder, tmp_path):
     bom = b"\xef\xbb\xbf"
     (tmp_path / "map.json").write_bytes(bom + json.dumps({"dog": 1, "cat": 0, "red_fox": 2}).encode())
-    assert [row["label"] for row in rows_of(open_pictures(folder, NAMES, 3, class_map=tmp_path / "map.json"))][0] == 0
+    assert rows_of(open_pictures(folder, NAMES, 3, class_map=tmp_path / "map.json"))[0]["label"] == 0
     (tmp_path / "map.csv").write_bytes(bom + b"dog,1\ncat,0\nred_fox,2\n")
-    assert [row["label"] for row in rows_of(open_pictures(folder, NAMES, 3, class_map=tmp_path / "map.csv"))][0] == 0
+    assert rows_of(open_pictures(folder, NAMES, 3, class_map=tmp_path / "map.csv"))[0]["label"] == 0
     for name, text, sentence in (
         ("map.csv", "dog,1\ncat,0\ndog,2\n", "says twice which class 'dog' is"),
         ("map.json", '{"dog": 1, "dog": 2}', "says twice which class 'dog' is"),
@@ -398,7 +398,7 @@ def test_masks_of_a_data_set_follow_the_rule(tmp_path):
     for name, mask in masks.items():
         picture(0, (56, 56)).save(tmp_path / "pictures" / f"0_{name.split('.')[0]}.png")
         mask.save(tmp_path / "masks" / f"0_{name}")
-    cut = model.patch_grid(*model.cfg.image_size)
+    cut = model.patch_grid()
     for object_id, first in ((None, 14 * 7 + 14 * 4), (5, 14 * 7)):
         rows = rows_of(open_pictures(tmp_path / "pictures", None, 10, masks=tmp_path / "masks", object_id=object_id), 9)
         batch = decode_rows(rows, 0, model.preprocessing, cut, with_masks=True)

@@ -58,8 +58,8 @@ def token_mask(
         tokens: "all", "class", "prefix", "registers", "patches"; "object" (patches of which at least half lies inside the
             picture's mask) or "context" (the other patches; those that are mostly void are neither, see
             `object_and_context`); a token index or several, whole numbers, the last ones also from -1 down; a `patch` or
-            `box`; bools, as a list [tokens], or as tensor or array [tokens] or [image, tokens]; or a mask of its own, bool [rows, columns]
-            of patches or [height, width] of pixels (patches of which at least half lies inside).
+            `box`; bools, as a list [tokens], or as tensor or array [tokens] or [image, tokens]; or a mask of its own, bool
+            [rows, columns] of patches or [height, width] of pixels (patches of which at least half lies inside).
         masks: object masks, for "object" and "context": paths, PIL pictures, tensors or arrays at the pictures' size
             [image, height, width], a list of them, or `model.read_masks`. What their values mean is written in
             `vitlens.data.masks`.
@@ -67,8 +67,8 @@ def token_mask(
         some_may_be_empty: allow pictures that have no such token, as long as one picture has.
 
     Raises:
-        InputError: an unknown name, what is no token set, a set that is empty or outside the grid, masks that are missing or of
-            another shape.
+        InputError: an unknown name, what is no token set, a set that is empty or outside the grid, masks that are missing or
+            of another shape.
     """
     grid = model.cfg.grid_size if grid is None else (int(grid[0]), int(grid[1]))
     n_prefix = model.cfg.n_prefix_tokens

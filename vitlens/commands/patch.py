@@ -78,7 +78,8 @@ def patch(
     mask: Annotated[
         Path | None,
         typer.Option(
-            help="the object's mask in the clean picture: black and white, class ids, or an alpha channel", show_default=False
+            help="the object's mask in the clean picture: black and white, class ids, or an alpha channel",
+            show_default=False,
         ),
     ] = None,
     object_id: ObjectId = None,

@@ -86,7 +86,7 @@ class PictureBatches:
 
     def _of_set(self, pictures: PictureSet) -> Iterator[Batch]:
         self.skipped = []
-        cut = self.model.patch_grid(*self.model.cfg.image_size)
+        cut = self.model.patch_grid()
         for chunk, rows in pictures.chunks(self.batch_size):
             first = chunk * self.batch_size
             decoded = decode_rows(rows, first, self.model.preprocessing, cut, with_masks=False)

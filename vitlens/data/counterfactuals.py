@@ -32,8 +32,8 @@ def replace_context(
         how: "other": the pixels of `donors` at the same place; "mean": each picture's own mean colour of its context;
             "zero": 0, the mean colour of the training data; "blur": the picture blurred, σ = 1/16 of its height;
             "shuffle": the picture's patches that lie wholly in the context change places.
-        patch_size: the patches' height and width for "shuffle"; or `model.patch_grid(height, width)`, which also knows patches
-            that do not fill the picture.
+        patch_size: the patches' height and width for "shuffle"; or `model.patch_grid(height, width)`, which also knows
+            patches that do not fill the picture.
 
     Raises:
         InputError: an unknown replacement, missing donors, masks of another shape, patches that do not tile the picture.

@@ -94,7 +94,7 @@ def decode_rows(
         return skipped
     masks = inside = context = None
     if with_masks:
-        of_object, void = (torch.stack(parts) for parts in zip(*(item[1] for _, item in read), strict=True))  # type: ignore[misc]
+        of_object, void = (torch.stack(parts) for parts in zip(*(item[1] for _, item in read), strict=True))
         masks = Masks(of_object, void)
         inside, context = object_and_context(of_object, void, as_patch_grid(grid, masks.size), mask_reduction)
     return PictureBatch(

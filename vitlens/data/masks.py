@@ -106,8 +106,8 @@ def as_masks(masks: MaskInput, from_picture: Callable[[Any], Masks]) -> Masks:
     """Masks from whatever a user has in hand.
 
     Args:
-        masks: `Masks`; a tensor or array [image, height, width] or [height, width] at the pictures' size; a path or PIL picture;
-            or a list of these.
+        masks: `Masks`; a tensor or array [image, height, width] or [height, width] at the pictures' size; a path or PIL
+            picture; or a list of these.
         from_picture: how a path or PIL picture is brought to the pictures' size.
 
     Raises:
@@ -180,8 +180,8 @@ def _check_palette(image: Image.Image) -> None:
     used = colours[[i for i in _found(np.asarray(image)) if i < len(colours)]]
     if len(used) and (used == used[:, :1]).all() and colours[0].any():
         raise InputError(
-            "this mask is a palette picture of greys in which the number 0 is not black: it is not clear whether its numbers "
-            "or its greys say what is the object; save it as a grey picture, or say the object's number"
+            "this mask is a palette picture of greys in which the number 0 is not black: it is not clear whether its "
+            "numbers or its greys say what is the object; save it as a grey picture, or say the object's number"
         )
 
 

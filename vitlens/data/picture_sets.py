@@ -31,7 +31,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class PictureSet:
-    """Rows {"image", "label", "path"}, and "mask" (with "mask_value" or "object_id") where `has_masks`, which `chunks` reads.
+    """Rows {"image", "label", "path"}, and "mask" (with "mask_value" or "object_id") where `has_masks`; `chunks` reads them.
 
     `image` and `mask` are undecoded: {"bytes", "path"}. `n` is None for a stream, whose length is not known. `label_names`
     are the data set's own, in the order of the model's classes where each is that of one class.
@@ -116,7 +116,7 @@ def open_pictures(
         drop_incomplete: leave out classes that have fewer than `per_class` pictures, instead of refusing.
         masks: a folder of mask pictures, at the same relative path as the pictures (any picture ending), with or without the
             folder of the split; without the folders of the classes where file names tell which mask is whose.
-        object_id: of masks of class ids, the object's; by default all but 0. What masks mean is written in `vitlens.data.masks`.
+        object_id: of masks of class ids, the object's; by default all but 0. See `vitlens.data.masks`.
         class_map: a JSON or two-column CSV file, from the data set's label (name or number) to the model's class.
         image_column, label_column: where the names of a table's columns do not tell.
 
@@ -164,6 +164,8 @@ def open_pictures(
         return row
 
     has_masks = mask is not None or masks is not None
+    if object_id is not None and not has_masks:
+        raise InputError(f"{name} has no masks in which the class id {object_id} could be the object's")
     if isinstance(to_class, list) and sorted(to_class) == list(range(n_classes)):
         # In the order of the classes, whatever the data set's own.
         assert label_names is not None

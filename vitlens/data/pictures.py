@@ -175,8 +175,8 @@ class Preprocessing:
         return self.transform(open_picture(picture, self.data_config["input_size"][0]))
 
     def mask(self, values: np.ndarray) -> UInt8[Tensor, "image_height image_width"]:
-        """Numbers of a picture's pixels [height, width], through its resizing and cropping by nearest neighbour; 0 where pixels are
-        added around it.
+        """Numbers of a picture's pixels [height, width], through its resizing and cropping by nearest neighbour; 0 where
+        pixels are added around it.
 
         Raises:
             InputError: another shape; a transform whose geometry is not known.

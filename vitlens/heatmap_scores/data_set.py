@@ -107,7 +107,7 @@ def _decode(
         rows,
         first,
         model.preprocessing,
-        model.patch_grid(*model.cfg.image_size),
+        model.patch_grid(),
         with_masks=pictures.has_masks,
         workers=workers,
     )

@@ -17,7 +17,8 @@ def pointing_game(
 ) -> Float[Tensor, "image"]:
     """1 where the centre of the most important patch lies in the object or at most `tolerance` pixels from it, else 0.
 
-    NaN for a picture without an object, and where that centre is no hit and lies on void. Of equally important patches the first in reading order is taken.
+    NaN for a picture without an object, and where that centre is no hit and lies on void. Of equally important patches the
+    first in reading order is taken.
 
     Raises:
         InputError: a negative tolerance.

@@ -52,8 +52,8 @@ class PictureInputs:
     ) -> Bool[Tensor, "batch height width"]:
         """Object masks through the geometry of the pictures' preprocessing: which pixels are the object's.
 
-        What the values of a mask mean is written in `vitlens.data.masks`; pixels that are void are not the object's here, and
-        `read_masks` tells them apart.
+        What the values of a mask mean is written in `vitlens.data.masks`; pixels that are void are not the object's here,
+        and `read_masks` tells them apart.
 
         Args:
             object_id: of masks of class ids, the object's; by default all but 0.
@@ -85,9 +85,9 @@ class PictureInputs:
         """
         return as_masks(masks, self.read_masks).to(self.device)
 
-    def patch_grid(self, height: int, width: int) -> PatchGrid:
-        """How pictures of this size are cut into patches."""
-        rows, columns = self.embed.grid(height, width)
+    def patch_grid(self, height: int | None = None, width: int | None = None) -> PatchGrid:
+        """How pictures of this size, by default the model's own, are cut into patches."""
+        rows, columns = self.embed.grid(height or self.cfg.image_size[0], width or self.cfg.image_size[1])
         return PatchGrid((int(rows), int(columns)), self.cfg.patch_size)
 
     def to_pixels(

@@ -75,8 +75,8 @@ def study_command(name: str | None = None) -> Callable[..., None]:
         settings = StudySettings(
             model=model, checkpoint=_text(checkpoint), random_weights=random_weights, dtype=dtype, data=data, split=split,
             streaming=streaming, limit=limit, per_class=per_class, drop_incomplete=drop_incomplete, masks=_text(masks),
-            object_id=object_id, class_map=_text(class_map), class_names=_text(class_names), image_column=image_column, label_column=label_column,
-            mask_reduction=mask_reduction, squash=squash, batch_size=batch_size, seed=seed, paper_compat=paper_compat,
+            object_id=object_id, class_map=_text(class_map), class_names=_text(class_names),
+            image_column=image_column, label_column=label_column, mask_reduction=mask_reduction, squash=squash, batch_size=batch_size, seed=seed, paper_compat=paper_compat,
             random_models=random_models, bootstrap=bootstrap, permutations=permutations, target=target, steps=steps,
             random_orders=random_orders, train_data=train_data, train_split=train_split,
             train_per_class=train_per_class, probe_tokens=probe_tokens,

@@ -200,7 +200,7 @@ def _batches(
             rows,
             chunk * settings.batch_size,
             context.preprocessing,
-            model.patch_grid(*model.cfg.image_size),
+            model.patch_grid(),
             with_masks=with_masks,
             mask_reduction="nearest" if settings.paper_compat else settings.mask_reduction,
             workers=context.workers,

@@ -66,7 +66,7 @@ class Explainability(Experiment):
             rows,
             chunk * settings.batch_size,
             self.context.preprocessing,
-            self.model.patch_grid(*self.model.cfg.image_size),
+            self.model.patch_grid(),
             with_masks=False,
         )
         assert not isinstance(batch, list)
