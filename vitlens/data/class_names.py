@@ -54,14 +54,20 @@ def check_class_names(names: Any, n_classes: int) -> list[str]:
     Raises:
         InputError: no list, something in it that is no name, or not one for each class.
     """
+    chosen = as_names(names)
+    if len(chosen) != n_classes:
+        raise InputError(f"{len(chosen)} class names were given for {n_classes} classes")
+    return chosen
+
+
+def as_names(names: Any) -> list[str]:
+    """Raises InputError unless `names` is a list of strings."""
     if isinstance(names, (str, bytes, Mapping)) or not isinstance(names, Iterable):
         raise InputError(f"class names are a list of strings, one per class, not {type(names).__name__}")
     chosen = list(names)
     for index, name in enumerate(chosen):
         if not isinstance(name, str) or not name.strip():
             raise InputError(f"class names are a list of strings, and that of class {index} is {name!r}")
-    if len(chosen) != n_classes:
-        raise InputError(f"{len(chosen)} class names were given for {n_classes} classes")
     return chosen
 
 
