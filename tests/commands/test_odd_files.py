@@ -74,6 +74,6 @@ def test_the_class_id_of_the_object(run, tmp_path):
     for object_id in (None, 5, 7):
         done = run("patch", AGREEING, *mask, *([] if object_id is None else ["--object-id", object_id]))
         assert (done.code, done.stderr) == (0, "")
-        rows = {row["tokens"]: row["value"] for row in done.json["rows"]}
+        rows = {row["tokens"]: row["effect"] for row in done.json["rows"]}
         shares[object_id] = rows["object"]
     assert len(set(shares.values())) == 3

@@ -23,6 +23,7 @@ from vitlens.commands.options import (
     WantedClass,
 )
 from vitlens.commands.output import MOST_ON_PAGE, Answer, check_out, hand_over
+from vitlens.errors import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +68,7 @@ def attribute(
         kept += [hooked.to_pixels(images)] * (start < MOST_ON_PAGE)
         for image in range(len(images)):
             for position in range(len(one.axes["class"])):
-                about = {"picture": str(pictures[start + image]), "class": one.class_label(image, position)}
+                about = {"picture": printable(pictures[start + image]), "class": one.class_label(image, position)}
                 largest = one.top(top, image, position)
                 shares.append(pd.DataFrame([{**about, **row} for row in largest.to_dict("records")]))
                 totals.append({**about, **_total(one, largest, image, position)})
@@ -133,7 +134,7 @@ def _sections(found: "list[tuple[int, Attribution]]", pixels: "list[Tensor]", pi
 
     return [
         Section(
-            pictures[start + image].name,
+            printable(pictures[start + image].name),
             figures=[
                 figure
                 for position in range(len(one.axes["class"]))

@@ -24,7 +24,7 @@ from vitlens.commands.options import (
     WantedClass,
 )
 from vitlens.commands.output import Answer, check_out, hand_over
-from vitlens.errors import InputError
+from vitlens.errors import InputError, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -183,7 +183,7 @@ def _pair(
             raise InputError(
                 "say what the clean picture is compared with: a second picture, or --replace-context HOW --mask FILE"
             )
-        return Pair(images, other, (clean.name, Path(str(corrupted)).name), inside)
+        return Pair(images, other, (printable(clean.name), printable(Path(str(corrupted)).name)), inside)
     if inside is None:
         raise InputError("--replace-context keeps the object and changes the rest: say where it is with --mask FILE")
     if replacement == "other" and other is None:
