@@ -83,7 +83,9 @@ def main(
             help=f"make the corrupted picture from the clean one: context replaced by {', '.join(REPLACEMENTS)}"
         ),
     ] = None,
-    mask: Annotated[Path | None, typer.Option(help="picture of the object's mask: not 0 is object")] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="picture of the object's mask: black and white, class ids, or an alpha channel")
+    ] = None,
     box: Annotated[
         str | None, typer.Option(help="instead of a mask: the object's patches as row,column,height,width")
     ] = None,
@@ -182,24 +184,22 @@ def picture_experiment(
     if (mask is None) == (box is None):
         raise InputError("say where the object is: either --mask FILE or --box row,column,height,width")
     images = model.to_images(clean)
+    cut = model.patch_grid(*images.shape[-2:])
     if mask is not None:
-        pixel_mask = model.to_masks(mask)
-        sets = {"object": token_mask(model, "object", 1, pixel_mask)}
+        pixel_mask = model.read_masks(mask)
+        sets = {name: token_mask(model, name, 1, pixel_mask) for name in ("context", "object")}
     else:
-        sets = {"object": token_mask(model, _parse_box(box), 1)}
-        on_grid = model.cfg.n_prefix_tokens
-        patches = sets["object"][:, on_grid:].unflatten(1, model.cfg.grid_size)
-        height, width = model.cfg.patch_size
-        pixel_mask = patches.repeat_interleave(height, dim=1).repeat_interleave(width, dim=2)
-    context = ~sets["object"]
-    context[:, : model.cfg.n_prefix_tokens] = False
-    sets = {"context": token_mask(model, context, 1), **sets}
+        inside = token_mask(model, _parse_box(box), 1)
+        context = ~inside
+        context[:, : model.cfg.n_prefix_tokens] = False
+        sets = {"context": token_mask(model, context, 1), "object": inside}
+        pixel_mask = cut.pixels_of(inside[:, model.cfg.n_prefix_tokens :].unflatten(1, cut.grid), *images.shape[-2:])
     if model.cfg.has_class_token:
         sets["class"] = token_mask(model, "class", 1)
 
     donor = None if corrupted is None else model.to_images(corrupted)
     if replace is not None:
-        other = replace_context(images, pixel_mask, replace, donor, patch_size=model.cfg.patch_size)
+        other = replace_context(images, pixel_mask, replace, donor, patch_size=cut)
     elif donor is not None:
         other = donor
     else:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PILImage
 from timm.data import ImageNetInfo
+from timm.data.readers.reader_image_folder import find_images_and_targets
 from timm.models import create_model
 
 from vitlens import HookedViT, InputError, load_demo_model
@@ -145,6 +147,7 @@ def test_imagenet_s(tmp_path):
         mask = np.zeros((32, 32, 3), dtype=np.uint8)
         mask[:16, :, 0], mask[:16, :, 1] = (300 + k) % 256, (300 + k) // 256
         mask[16:, :, 0] = 44  # another class's number: 300 − 256, without the second channel
+        mask[24:, :, 0], mask[24:, :, 1] = 1000 % 256, 1000 // 256  # it is not known which
         PILImage.fromarray(mask).save(root / "validation-segmentation" / wnid / "a.png")
     pictures = open_pictures(tmp_path, None, 1000)
     assert pictures.has_masks
@@ -155,6 +158,10 @@ def test_imagenet_s(tmp_path):
     on_grid = batch.object_patches.unflatten(1, (14, 14))
     assert on_grid[:, :7].all()
     assert not on_grid[:, 7:].any()
+    around = batch.context_patches.unflatten(1, (14, 14))
+    assert not around[:, :7].any()
+    assert around[:, 7:10].all()
+    assert not around[:, 11:].any()
     with pytest.raises(InputError, match="no split 'test'"):
         open_pictures(tmp_path, None, 1000, split="test")
     (tmp_path / "ImageNetS_categories_im919.txt").unlink()
@@ -241,3 +248,167 @@ def test_mistakes(folder, parquet, tmp_path):
         open_pictures(folder, ["a", "b", "c"], 3)
     with pytest.raises(InputError, match="none of the model's classes 0 to 2"):
         open_pictures(parquet, NAMES, 3, label_column="coarse")
+
+
+def labels_by_folder(pictures):
+    return {row["path"].split("/")[-2]: row["label"] for row in rows_of(pictures)}
+
+
+def folders(root, names):
+    for i, name in enumerate(names):
+        (root / name).mkdir(parents=True)
+        picture(i).save(root / name / "a.png")
+    return root
+
+
+def test_folders_that_are_called_by_numbers(tmp_path):
+    grades = folders(tmp_path / "grades", ["1", "2"])
+    assert labels_by_folder(open_pictures(grades, ["1", "2", "3"], 3)) == {"1": 0, "2": 1}
+    assert labels_by_folder(open_pictures(grades, ["zero", "one", "two"], 3)) == {"1": 1, "2": 2}
+    assert labels_by_folder(open_pictures(grades, None, 3)) == {"1": 1, "2": 2}
+    with pytest.raises(InputError, match="'2' is not, so it is not clear"):
+        open_pictures(grades, ["1", "one", "three"], 3)
+    years = folders(tmp_path / "years", ["1999", "2001", "900"])
+    found = open_pictures(years, None, 3)
+    assert labels_by_folder(found) == {"900": 0, "1999": 1, "2001": 2}
+    assert found.label_names == ["900", "1999", "2001"]
+    with pytest.raises(InputError, match="are not the names"):
+        open_pictures(years, None, 4)
+
+
+def test_folders_count_as_timm_counts_them(tmp_path):
+    names = ["class1", "class10", "class2", "Class3", "b2", "b10"]
+    root = folders(tmp_path, names)
+    theirs = find_images_and_targets(str(root))[1]
+    for streaming in (False, True):
+        found = open_pictures(root, None, 6, streaming=streaming)
+        assert labels_by_folder(found) == theirs
+        assert [theirs[name] for name in found.label_names] == list(range(6))
+    numbers = folders(tmp_path / "numbers", [str(i) for i in range(11)])
+    found = open_pictures(numbers, None, 11)
+    assert labels_by_folder(found) == {str(i): i for i in range(11)}
+    assert found.label_names == [str(i) for i in range(11)]
+
+
+def test_labels_that_are_no_classes(tmp_path):
+    for labels, sentence in (
+        ([0, -1], "the label -1 of"),
+        ([0, 5], "5 of"),
+        ([0.0, 1.5], "the label 0.0 of .* no whole number"),
+        ([0, None], "None of"),
+        (["cat", "dog"], "'cat' of .* no whole number"),
+        ([True, False], "True of .* no whole number"),
+    ):
+        table = Dataset.from_dict({"image": [png(0), png(1)], "label": labels})
+        table.cast_column("image", Image()).to_parquet(tmp_path / "table.parquet")
+        with pytest.raises(InputError, match=sentence):
+            open_pictures(tmp_path / "table.parquet", None, 5)
+    features = Features({"image": Image(), "label": ClassLabel(names=["dog", "cat"])})
+    Dataset.from_dict({"image": [png(0)], "label": [-1]}, features=features).to_parquet(tmp_path / "table.parquet")
+    with pytest.raises(InputError, match=r"label -1 of .* none of the data set's 2 labels"):
+        open_pictures(tmp_path / "table.parquet", NAMES, 3)
+
+
+def test_class_maps_that_are_wrong(unchecked, folder, tmp_path):
+    bom = b"\xef\xbb\xbf"
+    (tmp_path / "map.json").write_bytes(bom + json.dumps({"dog": 1, "cat": 0, "red_fox": 2}).encode())
+    assert rows_of(open_pictures(folder, NAMES, 3, class_map=tmp_path / "map.json"))[0]["label"] == 0
+    (tmp_path / "map.csv").write_bytes(bom + b"dog,1\ncat,0\nred_fox,2\n")
+    assert rows_of(open_pictures(folder, NAMES, 3, class_map=tmp_path / "map.csv"))[0]["label"] == 0
+    for name, text, sentence in (
+        ("map.csv", "dog,1\ncat,0\ndog,2\n", "says twice which class 'dog' is"),
+        ("map.json", '{"dog": 1, "dog": 2}', "says twice which class 'dog' is"),
+        ("map.json", '{"dog": 1.9}', "a whole number, or by its name"),
+        ("map.json", '{"dog": true}', "a whole number, or by its name"),
+        ("map.json", "[1, 2]", "no map from labels"),
+        ("map.csv", "dog,\n", "no class is called ''"),
+        ("map.csv", "dog\n", "no map from labels"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError, match=sentence):
+            open_pictures(folder, NAMES, 3, class_map=tmp_path / name)
+
+
+def mask_of(row) -> int:
+    return int(np.asarray(PILImage.open(row["mask"]["path"])).max())
+
+
+def test_masks_lie_at_the_paths_of_their_pictures(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for k, name in enumerate(["dog", "cat", "red_fox"]):
+        for root in ("masks", "split/masks/test"):
+            (tmp_path / root / name).mkdir(parents=True)
+            for i in range(3 - k):
+                PILImage.new("L", (16, 20), 100 * k + i + 1).save(tmp_path / root / name / f"{i}.png")
+    (tmp_path / "link").symlink_to(folder)
+    shutil.copytree(folder, tmp_path / "split" / "pictures" / "test")
+    expected = [101, 102, 1, 2, 3, 201]
+    for source in (
+        folder,
+        str(folder),
+        "pictures",
+        "./pictures",
+        "pictures/",
+        "split/../pictures",
+        tmp_path / "link",
+        "link",
+    ):
+        for masks in ("masks", "./masks/", tmp_path / "masks"):
+            rows = rows_of(open_pictures(source, NAMES, 3, masks=masks))
+            assert [mask_of(row) for row in rows] == expected, (source, masks)
+    for masks in ("split/masks", "split/masks/test"):
+        for streaming in (False, True):
+            found = open_pictures("split/pictures", NAMES, 3, masks=masks, streaming=streaming)
+            assert [mask_of(row) for row in rows_of(found)] == expected
+
+
+def test_a_mask_is_that_of_one_picture(folder, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for i in range(3):
+        PILImage.new("L", (16, 20), 255).save(flat / f"{i}.png")
+    with pytest.raises(InputError, match=r"0\.png would be the mask of both .*0\.png and .*0\.png: put the masks"):
+        open_pictures(folder, NAMES, 3, masks=flat)
+    with pytest.raises(InputError, match="the mask of both"):
+        rows_of(open_pictures(folder, NAMES, 3, masks=flat, streaming=True))
+    shutil.copytree(folder / "dog", tmp_path / "one" / "dog")
+    assert len(rows_of(open_pictures(tmp_path / "one", NAMES, 3, masks=flat))) == 3
+    (tmp_path / "one" / "cat").symlink_to(folder / "cat")
+    with pytest.raises(InputError, match="cat is a link to a folder"):
+        open_pictures(tmp_path / "one", NAMES, 3)
+    PILImage.new("L", (16, 20), 255).save(flat / "1.bmp")
+    with pytest.raises(InputError, match="may both be the mask of one picture"):
+        open_pictures(folder, NAMES, 3, masks=flat)
+
+
+def test_masks_of_a_data_set_follow_the_rule(tmp_path):
+    """Void, chosen ids and floats as everywhere; a mask that says nothing of an object, or has another shape, is listed."""
+    model = load_demo_model()
+    ids = np.zeros((56, 56), dtype=np.uint8)
+    ids[:28], ids[28:32], ids[40:] = 5, 255, 7
+    noise = np.random.default_rng(0).integers(0, 255, (56, 56), dtype=np.uint8)
+    masks = {
+        "ids.png": PILImage.fromarray(ids),
+        "soft.tiff": PILImage.fromarray((ids == 5) * np.float32(0.4) + np.float32(0.2)),
+        "noise.png": PILImage.fromarray(noise),
+        "turned.png": PILImage.new("L", (20, 56), 255),
+    }
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "masks").mkdir()
+    for name, mask in masks.items():
+        picture(0, (56, 56)).save(tmp_path / "pictures" / f"0_{name.split('.')[0]}.png")
+        mask.save(tmp_path / "masks" / f"0_{name}")
+    cut = model.patch_grid()
+    for object_id, first in ((None, 14 * 7 + 14 * 4), (5, 14 * 7)):
+        rows = rows_of(open_pictures(tmp_path / "pictures", None, 10, masks=tmp_path / "masks", object_id=object_id), 9)
+        batch = decode_rows(rows, 0, model.preprocessing, cut, with_masks=True)
+        n = {path.split("_")[-1]: i for i, path in enumerate(batch.paths)}
+        assert batch.object_patches[n["ids.png"]].sum() == first
+        assert batch.context_patches[n["ids.png"]].sum() == 14 * 13 - first
+        reasons = {item.path.split("_")[-1]: item.reason for item in batch.skipped}
+        assert "mask is 20 × 56 pixels" in reasons["turned.png"]
+        if object_id is None:
+            assert batch.object_patches[n["soft.png"]].sum() == 14 * 7
+            assert "grey values" in reasons["noise.png"]
+        else:
+            assert "class id 5 is looked up" in reasons["soft.png"]

@@ -154,7 +154,7 @@ def test_metrics_that_are_functions_of_their_own(plain, images_of, monkeypatch):
 
     def covered(bench, scored, masks, *, scale=1.0):
         share = scored.importance.softmax(dim=1)[:, 0] * scale
-        return share.where(masks.flatten(1).any(dim=1), torch.nan)
+        return share.where(masks.inside.flatten(1).any(dim=1), torch.nan)
 
     metric = Metric("covered", True, "Nothing in particular.", per_map=covered, needs_masks=True)
     monkeypatch.setitem(METRICS, "covered", metric)

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
@@ -17,6 +16,7 @@ from vitlens.analysis.sites import TokenSets, find_site
 from vitlens.analysis.sources import Given, Noise, OtherRun, Source, Zeros, mean_activations
 from vitlens.analysis.tokens import TokenSet
 from vitlens.analysis.trace import Hooks
+from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
@@ -46,7 +46,7 @@ def activation_ablation(
     keys: TokenSet | None = None,
     classes: Classes = None,
     baseline_classes: Classes = None,
-    masks: Tensor | np.ndarray | None = None,
+    masks: MaskInput | None = None,
     batch_size: int | None = None,
     progress: bool = True,
     resume: Ablation | None = None,
@@ -112,7 +112,7 @@ def ablation_hooks(
     seed: int = 0,
     tokens: TokenSet = "all",
     keys: TokenSet | None = None,
-    masks: Tensor | np.ndarray | None = None,
+    masks: MaskInput | None = None,
 ) -> Hooks:
     """Hooks that ablate many places at once, for `model.hooks(…)`, `run_with_hooks` or an analysis run inside them.
 

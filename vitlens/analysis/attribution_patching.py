@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from einops import einsum, rearrange
 from jaxtyping import Float
@@ -17,6 +16,7 @@ from vitlens.analysis.plan import Plan
 from vitlens.analysis.sites import EDGE_SITES, Cells, TokenSets
 from vitlens.analysis.tokens import TokenSet
 from vitlens.analysis.trace import Hooks
+from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
 from vitlens.model.hooked_vit import HookedViT
@@ -42,7 +42,7 @@ def attribution_patching(
     direction: str = "denoise",
     classes: Classes = None,
     baseline_classes: Classes = None,
-    masks: Tensor | np.ndarray | None = None,
+    masks: MaskInput | None = None,
     batch_size: int = 8,
     progress: bool = True,
 ) -> Patching:

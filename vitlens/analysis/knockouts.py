@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -13,6 +12,7 @@ from transformer_lens.hook_points import HookPoint
 from vitlens.analysis.results import Result
 from vitlens.analysis.tokens import TokenSet, token_mask
 from vitlens.analysis.trace import Hooks
+from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
 from vitlens.model.hooked_vit import HookedViT
@@ -47,7 +47,7 @@ def knockout_hooks(
     edges: str | Edges | Sequence[Edges],
     how: str | None = None,
     *,
-    masks: Tensor | np.ndarray | None = None,
+    masks: MaskInput | None = None,
     others: Pictures | None = None,
 ) -> Hooks:
     """The hooks that cut attention edges, for `model.hooks(…)`, `run_with_hooks` or any analysis run inside them.
@@ -93,7 +93,7 @@ def knockout_attention(
     edges: str | Edges | Sequence[Edges] = "self_only",
     how: str | None = None,
     *,
-    masks: Tensor | np.ndarray | None = None,
+    masks: MaskInput | None = None,
     others: Pictures | None = None,
 ) -> Result:
     """The logits with attention edges knocked out: arguments and errors as `knockout_hooks`.
@@ -116,7 +116,7 @@ def knockout_attention(
 
 
 def _cut_by_block(
-    model: HookedViT, pictures: Tensor, cuts: Sequence[Edges], masks: Tensor | np.ndarray | None
+    model: HookedViT, pictures: Tensor, cuts: Sequence[Edges], masks: MaskInput | None
 ) -> dict[int, Bool[Tensor, "image head query key"]]:
     grid = model.embed.grid(*pictures.shape[-2:])
     found: dict[int, Tensor] = {}

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -13,6 +12,7 @@ from transformer_lens.hook_points import HookPoint
 from vitlens.analysis.classes import Classes, ClassSelection, select_classes
 from vitlens.analysis.results import Result
 from vitlens.analysis.tokens import TokenSet, token_mask
+from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
 from vitlens.model.hooked_vit import HookedViT
@@ -102,7 +102,7 @@ def class_lens(
     sites: str | Sequence[str] = ("resid_post",),
     blocks: Sequence[int] | None = None,
     tokens: TokenSet = "all",
-    masks: Tensor | np.ndarray | None = None,
+    masks: MaskInput | None = None,
     top_k: int = 5,
 ) -> ClassLens:
     """Projects hidden states onto the class embeddings: p(v) = E ν(v) + b, with the statistics of v itself (A1).
@@ -193,7 +193,7 @@ def _check_sites(sites: str | Sequence[str]) -> list[str]:
 
 
 def _choose_tokens(
-    model: HookedViT, tokens: TokenSet, n_images: int, masks: Tensor | np.ndarray | None, grid: tuple[int, int]
+    model: HookedViT, tokens: TokenSet, n_images: int, masks: MaskInput | None, grid: tuple[int, int]
 ) -> tuple[list[int] | None, list[str]]:
     """Token indices and labels; None for "pooled"."""
     if isinstance(tokens, str) and tokens == MODEL_READING:

@@ -2,9 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-from torch import Tensor
-
 from vitlens.analysis.classes import Classes
 from vitlens.analysis.contrast import Contrast, Patching
 from vitlens.analysis.metrics import Metrics
@@ -12,6 +9,7 @@ from vitlens.analysis.plan import Plan
 from vitlens.analysis.sites import TokenSets
 from vitlens.analysis.sources import OtherRun
 from vitlens.analysis.tokens import TokenSet
+from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.model.hooked_vit import HookedViT
 
@@ -31,7 +29,7 @@ def activation_patching(
     direction: str = "denoise",
     classes: Classes = None,
     baseline_classes: Classes = None,
-    masks: Tensor | np.ndarray | None = None,
+    masks: MaskInput | None = None,
     batch_size: int | None = None,
     progress: bool = True,
     resume: Patching | None = None,
@@ -56,7 +54,7 @@ def activation_patching(
         blocks, heads, neurons: by default all.
         keys: of "attn_scores" and "pattern", at which keys, one token set; by default all.
         direction: "denoise": clean into corrupted; "noise": corrupted into clean.
-        masks: object masks at the pictures' size, bool [image, height, width], for the token sets "object" and "context".
+        masks: object masks, for the token sets "object" and "context", see `token_mask`.
         batch_size: rows per forward, cells × pictures; by default as many as are fast and fit.
         resume: the partial result of the same call.
 

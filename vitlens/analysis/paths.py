@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float
@@ -20,6 +19,7 @@ from vitlens.analysis.plan import fill, open_values
 from vitlens.analysis.sweep import picture_chunks, rows_per_forward
 from vitlens.analysis.tokens import TokenSet, token_mask
 from vitlens.analysis.trace import Hooks
+from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.model.hooked_vit import HookedViT
 
@@ -36,7 +36,7 @@ def path_patching(
     direction: str = "denoise",
     classes: Classes = None,
     baseline_classes: Classes = None,
-    masks: Tensor | np.ndarray | None = None,
+    masks: MaskInput | None = None,
     batch_size: int | None = None,
     progress: bool = True,
     resume: Patching | None = None,

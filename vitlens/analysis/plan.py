@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -16,6 +15,7 @@ from vitlens.analysis.sites import Cells, TokenSets, find_site, make_cells
 from vitlens.analysis.sources import Source
 from vitlens.analysis.sweep import sweep
 from vitlens.analysis.tokens import TokenSet
+from vitlens.data.masks import MaskInput
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 
@@ -42,7 +42,7 @@ class Plan:
         heads: int | Sequence[int] | None,
         neurons: int | Sequence[int] | None,
         keys: TokenSet | None,
-        masks: Tensor | np.ndarray | None,
+        masks: MaskInput | None,
     ) -> "Plan":
         """
         Raises:

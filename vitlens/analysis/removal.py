@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -10,6 +9,7 @@ from torch import Tensor
 from vitlens.analysis.classes import Classes, select_classes
 from vitlens.analysis.tokens import TokenSet, token_mask
 from vitlens.data.counterfactuals import blurred
+from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
@@ -53,7 +53,7 @@ def ablate_tokens(
     classes: Classes = None,
     *,
     how: str = "remove",
-    masks: Tensor | np.ndarray | None = None,
+    masks: MaskInput | None = None,
     others: Pictures | None = None,
 ) -> TokenAblation:
     """Runs the model without a set of patches: removed from the sequence after the positions were added, or replaced there.

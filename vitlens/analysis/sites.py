@@ -10,6 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from vitlens.analysis.tokens import TokenSet, token_mask
+from vitlens.data.masks import MaskInput
 from vitlens.errors import InputError, nearest
 from vitlens.model.hooked_vit import HookedViT
 
@@ -120,7 +121,7 @@ def make_cells(
     heads: int | Sequence[int] | None = None,
     neurons: int | Sequence[int] | None = None,
     keys: TokenSet | None = None,
-    masks: Tensor | np.ndarray | None = None,
+    masks: MaskInput | None = None,
 ) -> Cells:
     """The cells of a sweep.
 
@@ -164,7 +165,7 @@ def _token_sets(
     tokens: TokenSets,
     site: Site,
     n_images: int,
-    masks: Tensor | np.ndarray | None,
+    masks: MaskInput | None,
     grid: tuple[int, int],
 ) -> tuple[list[str] | None, Bool[Tensor, "set image tokens"]]:
     """Labels (None where a single set is no axis) and masks of the token sets."""

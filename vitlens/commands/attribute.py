@@ -24,6 +24,7 @@ from vitlens.commands.options import (
     WantedClass,
 )
 from vitlens.commands.output import MOST_ON_PAGE, Answer, check_out, hand_over
+from vitlens.errors import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +71,7 @@ def attribute(
         marked += artefacts_on_page(hooked, images, start, out, batch_size)
         for image in range(len(images)):
             for position in range(len(one.axes["class"])):
-                about = {"picture": str(pictures[start + image]), "class": one.class_label(image, position)}
+                about = {"picture": printable(pictures[start + image]), "class": one.class_label(image, position)}
                 largest = one.top(top, image, position)
                 shares.append(pd.DataFrame([{**about, **row} for row in largest.to_dict("records")]))
                 totals.append({**about, **_total(one, largest, image, position)})
@@ -139,7 +140,7 @@ def _sections(
 
     return [
         Section(
-            pictures[start + image].name,
+            printable(pictures[start + image].name),
             figures=[
                 figure
                 for position in range(len(one.axes["class"]))

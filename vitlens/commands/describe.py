@@ -19,7 +19,7 @@ from vitlens.commands.options import (
     Timm,
 )
 from vitlens.commands.output import Answer, check_out, hand_over
-from vitlens.errors import InputError
+from vitlens.errors import InputError, printable
 
 if TYPE_CHECKING:
     from vitlens.data.picture_sets import PictureSet
@@ -95,7 +95,7 @@ def _files(pictures: list[Path], data: str | None) -> list[Path]:
         InputError: neither or both are given; there is no such folder, or no picture in it.
     """
     from vitlens.data.demo_files import demo_folder
-    from vitlens.data.picture_sets import PICTURE_ENDINGS
+    from vitlens.data.pictures import PICTURE_ENDINGS
 
     if bool(pictures) == (data is not None):
         raise InputError("say which pictures to describe: their files, or --data FOLDER for all in a folder")
@@ -117,9 +117,11 @@ def _as_set(files: list[Path], name: str) -> "PictureSet":
     from vitlens.data.picture_sets import PictureSet
 
     def to_row(entry: dict[str, Any], index: int) -> dict[str, Any]:
-        return {"image": {"path": entry["path"], "bytes": None}, "label": 0, "path": entry["path"]}
+        file = files[entry["place"]]
+        return {"image": {"path": str(file), "bytes": None}, "label": 0, "path": printable(file)}
 
-    return PictureSet(name, Dataset.from_dict({"path": list(map(str, files))}), to_row, has_masks=False, n=len(files))
+    places = Dataset.from_dict({"place": list(range(len(files)))})
+    return PictureSet(name, places, to_row, has_masks=False, n=len(files))
 
 
 def _shown(description: "Description") -> Any:

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from vitlens.command_line import is_watched
 from vitlens.commands.output import MOST_ON_PAGE, PAGES
-from vitlens.errors import InputError
+from vitlens.errors import InputError, printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,10 +69,10 @@ def artefacts_on_page(
 def name_pictures(frame: "pd.DataFrame", pictures: list[Path], first: int = 0) -> "pd.DataFrame":
     """The table with the file of each picture beside its number, which counts from `first`."""
     frame = frame.assign(image=frame["image"] + first)
-    frame.insert(list(frame.columns).index("image") + 1, "picture", [str(pictures[i]) for i in frame["image"]])
+    frame.insert(list(frame.columns).index("image") + 1, "picture", [printable(pictures[i]) for i in frame["image"]])
     return frame
 
 
 def called(pictures: list[Path]) -> str:
     """The pictures in a page's title."""
-    return pictures[0].name if len(pictures) == 1 else f"{len(pictures)} pictures"
+    return printable(pictures[0].name) if len(pictures) == 1 else f"{len(pictures)} pictures"

@@ -24,7 +24,7 @@ from vitlens.commands.options import (
     WantedClass,
 )
 from vitlens.commands.output import MOST_ON_PAGE, Answer, check_out, hand_over
-from vitlens.errors import InputError
+from vitlens.errors import InputError, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,7 +95,10 @@ def heatmap(
             pd.concat(tidy, ignore_index=True),
             {"top": largest, "maps": facts} | ({} if scores is None else {"faithfulness": _scores(scores)}),
             [
-                (f"{picture}: the {top} patches (row, column) that count most", _shown(largest, facts, str(picture)))
+                (
+                    f"{picture}: the {top} patches (row, column) that count most",
+                    _shown(largest, facts, printable(picture)),
+                )
                 for picture in dict.fromkeys(pictures)
             ]
             + ([] if scores is None else [(f"faithfulness: {scores.protocol()}", _shown_scores(scores))]),
@@ -148,7 +151,7 @@ def _maps(
 def _largest(method: str, one: "Heatmap", pictures: list[Path], top: int) -> list[dict[str, Any]]:
     return [
         {
-            "picture": str(picture),
+            "picture": printable(picture),
             "method": method,
             "row": row,
             "column": column,
@@ -164,7 +167,7 @@ def _facts(method: str, one: "Heatmap", pictures: list[Path]) -> list[dict[str, 
     gap = one.completeness_gap
     return [
         {
-            "picture": str(picture),
+            "picture": printable(picture),
             "method": method,
             "class": None if one.classes is None else one.class_label(image),
             "sum": one.values[image].sum().item(),
@@ -229,7 +232,7 @@ def _sections(
     marked = next((one.artefacts for one in maps.values() if one.artefacts is not None), None)
     sections = [
         Section(
-            picture.name,
+            printable(picture.name),
             figures=[
                 heatmap_comparison(
                     model.to_pixels(images[image : image + 1])[0],

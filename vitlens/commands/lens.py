@@ -24,7 +24,7 @@ from vitlens.commands.options import (
     Timm,
 )
 from vitlens.commands.output import MOST_ON_PAGE, Answer, check_out, hand_over
-from vitlens.errors import InputError
+from vitlens.errors import InputError, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,7 +132,7 @@ def _rows(lens: "ClassLens", pictures: list[Path], top: int) -> list[dict[str, A
                 first = _first_classes(lens, (s, b, i), top)
                 rows += [
                     {
-                        "picture": str(pictures[image]),
+                        "picture": printable(pictures[image]),
                         "site": site,
                         "block": block,
                         "class": lens.class_label(i, c),
@@ -191,5 +191,5 @@ def _sections(
                 for site in lens.axes["site"]
                 for position in (range(len(lens.axes["class"])) if has_maps else [0])
             ]
-            sections.append(Section(pictures[start + image].name, figures=list(figures)))
+            sections.append(Section(printable(pictures[start + image].name), figures=list(figures)))
     return sections

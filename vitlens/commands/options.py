@@ -37,9 +37,14 @@ TableOut = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="print the results as JSON, and nothing else, on stdout")]
 
+ObjectId = Annotated[
+    int | None, typer.Option(help="of masks of class ids, the object's [default: all but 0]", show_default=False)
+]
 WantedClass = Annotated[
     str | None,
-    typer.Option("--class", help="name or index of the class [default: the predicted one]", autocompletion=class_names),
+    typer.Option(
+        "--class", help="name of the class, else its index [default: the predicted one]", autocompletion=class_names
+    ),
 ]
 AgainstClass = Annotated[
     str | None,

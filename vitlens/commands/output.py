@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vitlens import __version__
-from vitlens.errors import InputError
+from vitlens.errors import InputError, printable
 from vitlens.files import check_writable, is_stream, write_whole
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def _write(answer: Answer, out: Path) -> None:
 def write_table(table: "pd.DataFrame", out: Path) -> None:
     """Writes a table as the kind of file that its ending says."""
     ending = out.suffix.lower()
+    table = table.map(lambda value: printable(value) if isinstance(value, str) else value)
     if ending == ".json":
         content = to_json(table).encode()
     elif ending == ".csv":
@@ -153,14 +154,14 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "to_dict"):
         return [_plain(row) for row in value.to_dict("records")]
     if isinstance(value, dict):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {printable(str(name)): _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    return str(value) if isinstance(value, Path) else value
+    return printable(value) if isinstance(value, (str, Path)) else value
 
 
 def terminal() -> Console:
@@ -169,7 +170,7 @@ def terminal() -> Console:
 
 def say(sentence: str) -> None:
     """A line as it is: file and class names may look like rich's markup."""
-    terminal().print(sentence, highlight=False, markup=False, soft_wrap=True)
+    terminal().print(printable(sentence), highlight=False, markup=False, soft_wrap=True)
 
 
 def say_written(out: Path) -> None:
@@ -193,4 +194,4 @@ def rich_table(frame: "pd.DataFrame") -> Table:
 def _cell(value: object) -> str:
     if isinstance(value, float):
         return "–" if math.isnan(value) else f"{value:.4g}"
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return printable(", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value))

@@ -18,18 +18,20 @@ from vitlens.commands.options import (
     Dtype,
     Json,
     Model,
+    ObjectId,
     Out,
     RandomWeights,
     Timm,
     WantedClass,
 )
 from vitlens.commands.output import Answer, check_out, hand_over
-from vitlens.errors import InputError
+from vitlens.errors import InputError, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vitlens.analysis.contrast import Patching
+    from vitlens.data.masks import Masks
     from vitlens.model.hooked_vit import HookedViT
     from vitlens.report.page import Section
 
@@ -44,7 +46,7 @@ class Pair:
     clean: "Tensor"
     corrupted: "Tensor"
     names: tuple[str, str]
-    mask: "Tensor | None"
+    mask: "Masks | None"
 
 
 def patch(
@@ -75,8 +77,13 @@ def patch(
     wanted_class: WantedClass = None,
     against_class: AgainstClass = None,
     mask: Annotated[
-        Path | None, typer.Option(help="picture of the object's mask in the clean one: not 0 is object", show_default=False)
+        Path | None,
+        typer.Option(
+            help="the object's mask in the clean picture: black and white, class ids, or an alpha channel",
+            show_default=False,
+        ),
     ] = None,
+    object_id: ObjectId = None,
     replace_context: Annotated[
         str | None,
         typer.Option(
@@ -111,7 +118,7 @@ def patch(
     check_out(out)
     hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
     require_classes(hooked)
-    pair = _pair(hooked, clean, corrupted, mask, replace_context)
+    pair = _pair(hooked, clean, corrupted, mask, object_id, replace_context)
     with warnings.catch_warnings():
         # An interrupted sweep warns how to go on in Python.
         warnings.simplefilter("ignore", UserWarning)
@@ -162,18 +169,25 @@ def patch(
     )
 
 
-def _pair(model: "HookedViT", clean: Path, corrupted: Path | None, mask: Path | None, replacement: str | None) -> Pair:
+def _pair(
+    model: "HookedViT",
+    clean: Path,
+    corrupted: Path | None,
+    mask: Path | None,
+    object_id: int | None,
+    replacement: str | None,
+) -> Pair:
     from vitlens.data.counterfactuals import replace_context
 
     images = model.to_images(clean)
     other = None if corrupted is None else model.to_images(corrupted)
-    inside = None if mask is None else model.to_masks(mask)
+    inside = None if mask is None else model.read_masks(mask, object_id)
     if replacement is None:
         if other is None:
             raise InputError(
                 "say what the clean picture is compared with: a second picture, or --replace-context HOW --mask FILE"
             )
-        return Pair(images, other, (clean.name, Path(str(corrupted)).name), inside)
+        return Pair(images, other, (printable(clean.name), printable(Path(str(corrupted)).name)), inside)
     if inside is None:
         raise InputError("--replace-context keeps the object and changes the rest: say where it is with --mask FILE")
     if replacement == "other" and other is None:
@@ -183,7 +197,7 @@ def _pair(model: "HookedViT", clean: Path, corrupted: Path | None, mask: Path | 
             f"--replace-context {replacement} makes the corrupted picture itself: leave {corrupted} out, or say "
             "--replace-context other to take its context"
         )
-    made = replace_context(images, inside, replacement, other, patch_size=model.cfg.patch_size)
+    made = replace_context(images, inside, replacement, other, patch_size=model.patch_grid(*images.shape[-2:]))
     around = f"{Path(str(corrupted)).name}'s context" if replacement == "other" else f"context: {replacement}"
     return Pair(images, made, (clean.name, f"{clean.name} ({around})"), inside)
 

@@ -1,6 +1,6 @@
 """Pictures batch by batch from whatever holds them, with their places: tensors, files, picture sets, loaders."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,17 @@ class PictureBatches:
     """
 
     def __init__(self, model: HookedViT, source: PictureSource, batch_size: int) -> None:
-        if batch_size < 1:
-            raise InputError(f"batch_size is the number of pictures of a forward, at least 1, not {batch_size}")
+        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+            raise InputError(f"batch_size is the number of pictures of a forward, at least 1, not {batch_size!r}")
         if isinstance(source, dict):
             raise InputError("pictures of one size are read in batches: pass a tensor, not a dictionary of patches")
+        if not (isinstance(source, (Iterable, PictureSet, Image.Image, str, Path)) or callable(source)):
+            raise InputError(
+                "pictures are a tensor, files, PIL images or arrays, a picture set, or batches of them, not "
+                f"{type(source).__name__}"
+            )
+        if isinstance(source, Sized) and len(source) == 0:
+            raise InputError("there are no pictures to go through")
         self.model = model
         self.source = source
         self.batch_size = batch_size
@@ -79,9 +86,10 @@ class PictureBatches:
 
     def _of_set(self, pictures: PictureSet) -> Iterator[Batch]:
         self.skipped = []
+        cut = self.model.patch_grid()
         for chunk, rows in pictures.chunks(self.batch_size):
             first = chunk * self.batch_size
-            decoded = decode_rows(rows, first, self.model.preprocessing, self.model.cfg.grid_size, with_masks=False)
+            decoded = decode_rows(rows, first, self.model.preprocessing, cut, with_masks=False)
             if not isinstance(decoded, PictureBatch):
                 self.skipped += decoded
                 continue

@@ -1,14 +1,20 @@
 """Class names: where they come from, and how a user may say a class."""
 
+import operator
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
 from vitlens.errors import InputError, nearest
+
+NUMBER = re.compile(r"\s*-?\d+\s*")
 
 
 def infer_class_names(module: nn.Module, n_classes: int) -> list[str] | None:
@@ -32,14 +38,14 @@ def infer_class_names(module: nn.Module, n_classes: int) -> list[str] | None:
 
 
 def read_class_names(path: Path, n_classes: int) -> list[str]:
-    """Class names from a text file, one per line.
+    """Class names from a text file, one per line; a byte order mark before the first is none of its letters.
 
     Raises:
         InputError: no such file, or not one name for each class.
     """
     try:
-        names = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        names = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as class names: {error}") from None
     if len(names) != n_classes or not all(name.strip() for name in names):
         raise InputError(
@@ -48,35 +54,91 @@ def read_class_names(path: Path, n_classes: int) -> list[str]:
     return [name.strip() for name in names]
 
 
+def check_class_names(names: Any, n_classes: int) -> list[str]:
+    """A list of names, one for each class. Two classes may have the same name, as ImageNet's cranes have: who asks for it is
+    told of both.
+
+    Raises:
+        InputError: no list, something in it that is no name, or not one for each class.
+    """
+    chosen = as_names(names)
+    if len(chosen) != n_classes:
+        raise InputError(f"{len(chosen)} class names were given for {n_classes} classes")
+    return chosen
+
+
+def as_names(names: Any) -> list[str]:
+    """Raises InputError unless `names` is a list of strings."""
+    if isinstance(names, (str, bytes, Mapping)) or not isinstance(names, Iterable):
+        raise InputError(f"class names are a list of strings, one per class, not {type(names).__name__}")
+    chosen = list(names)
+    for index, name in enumerate(chosen):
+        if not isinstance(name, str) or not name.strip():
+            raise InputError(f"class names are a list of strings, and that of class {index} is {name!r}")
+    return chosen
+
+
 def find_class(wanted: int | str | np.integer, names: Sequence[str] | None, n_classes: int) -> int:
     """The index of a class given by index or by name; one of a class's synonyms ("tabby") is enough.
 
+    A number is an index. A text is a name; one that is no class's name and is a number is an index too. Where a text is the
+    name of one class and the index of another, as with classes that are called by numbers, the name counts, and a warning
+    names both.
+
     Raises:
-        InputError: no class, or more than one, is called so; or the index is out of range.
+        InputError: no class, or more than one, is called so; or the index is out of range; or it is neither index nor name.
     """
     if n_classes == 0:
         raise InputError("this model has no classifier, so it has no classes")
-    if not isinstance(wanted, str) or re.fullmatch(r"\s*-?\d+\s*", wanted):
-        wanted = int(wanted)
-        if not 0 <= wanted < n_classes:
-            raise InputError(f"there is no class {wanted}: the model has classes 0 to {n_classes - 1}")
-        return wanted
+    if not isinstance(wanted, str):
+        return _in_range(_whole_number(wanted), n_classes)
+    found = [] if names is None else named(wanted, names)
+    number = int(wanted) if NUMBER.fullmatch(wanted) else None
+    if len(found) > 1:
+        raise InputError(
+            f"{len(found)} classes are called {wanted!r}: say which by index, {' or '.join(map(str, found))}"
+        )
+    if found:
+        if number is not None and number != found[0] and 0 <= number < n_classes and names is not None:
+            warnings.warn(
+                f"{wanted!r} is taken for the name of class {found[0]}, not for the index of class {number} "
+                f"({names[number]!r}): in Python, the number {number} without quotes is the index",
+                stacklevel=3,
+            )
+        return found[0]
+    if number is not None:
+        return _in_range(number, n_classes)
     if names is None:
         raise InputError(
             f"this model has no class names, so {wanted!r} cannot be looked up: "
             f"give the index (0 to {n_classes - 1}), or class_names= when the model is loaded"
         )
+    synonyms = {synonym: None for name in names for synonym in _synonyms(name)}
+    near = nearest(wanted.strip().casefold(), synonyms)
+    raise InputError(f"no class is called {wanted!r}; the nearest names are {near}")
+
+
+def named(wanted: str, names: Sequence[str]) -> list[int]:
+    """The classes of this name, or else of this synonym."""
     key = wanted.strip().casefold()
-    found = [i for i, name in enumerate(names) if name.casefold() == key]
-    found = found or [i for i, name in enumerate(names) if key in _synonyms(name)]
-    if not found:
-        synonyms = {synonym: None for name in names for synonym in _synonyms(name)}
-        raise InputError(f"no class is called {wanted!r}; the nearest names are {nearest(key, synonyms)}")
-    if len(found) > 1:
-        raise InputError(
-            f"{len(found)} classes are called {wanted!r}: say which by index, {' or '.join(map(str, found))}"
-        )
-    return found[0]
+    found = [i for i, name in enumerate(names) if name.strip().casefold() == key]
+    return found or [i for i, name in enumerate(names) if key in _synonyms(name)]
+
+
+def _whole_number(wanted: Any) -> int:
+    is_bool = isinstance(wanted, (bool, np.bool_)) or getattr(wanted, "dtype", None) in (torch.bool, np.bool_)
+    try:
+        if is_bool:
+            raise TypeError
+        return operator.index(wanted)
+    except (TypeError, RuntimeError):
+        raise InputError(f"a class is given by its index, a whole number, or by its name, not by {wanted!r}") from None
+
+
+def _in_range(index: int, n_classes: int) -> int:
+    if not 0 <= index < n_classes:
+        raise InputError(f"there is no class {index}: the model has classes 0 to {n_classes - 1}")
+    return index
 
 
 def _synonyms(name: str) -> list[str]:

@@ -1,12 +1,15 @@
 """Counterfactual pictures: the same object in another context."""
 
-import numpy as np
+from typing import Any
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
+from vitlens.data.masks import MaskInput, Masks, as_masks
+from vitlens.data.patches import PatchGrid
 from vitlens.errors import InputError
 
 REPLACEMENTS = ("other", "mean", "zero", "blur", "shuffle")
@@ -14,67 +17,95 @@ REPLACEMENTS = ("other", "mean", "zero", "blur", "shuffle")
 
 def replace_context(
     images: Float[Tensor, "batch channels height width"],
-    masks: Tensor | np.ndarray,
+    masks: MaskInput,
     how: str,
     donors: Tensor | None = None,
     *,
-    patch_size: tuple[int, int] = (16, 16),
+    patch_size: tuple[int, int] | PatchGrid = (16, 16),
     seed: int = 0,
 ) -> Float[Tensor, "batch channels height width"]:
-    """Keeps the pixels inside the mask and replaces the others, in the model's preprocessed space.
+    """Replaces the pixels of the context and keeps the others, in the model's preprocessed space.
 
     Args:
-        masks: where the object is, bool [batch, height, width].
-        how: "other": the pixels of `donors` at the same place; "mean": each picture's own mean colour outside the mask;
+        masks: where the object is, at the pictures' size: a tensor or array [batch, height, width], a list of them, or what
+            `model.read_masks` makes of files. The context is what is neither the object nor void.
+        how: "other": the pixels of `donors` at the same place; "mean": each picture's own mean colour of its context;
             "zero": 0, the mean colour of the training data; "blur": the picture blurred, σ = 1/16 of its height;
-            "shuffle": the picture's patches of `patch_size` that lie wholly outside the mask change places.
+            "shuffle": the picture's patches that lie wholly in the context change places.
+        patch_size: the patches' height and width for "shuffle"; or `model.patch_grid(height, width)`, which also knows
+            patches that do not fill the picture.
 
     Raises:
         InputError: an unknown replacement, missing donors, masks of another shape, patches that do not tile the picture.
     """
     if how not in REPLACEMENTS:
         raise InputError(f"a context is replaced by one of {', '.join(REPLACEMENTS)}, not {how!r}")
-    masks = torch.as_tensor(masks)
-    if masks.shape != (len(images), *images.shape[-2:]):
-        raise InputError(
-            f"masks have the shape {[len(images), *images.shape[-2:]]} of the pictures, not {list(masks.shape)}"
-        )
-    inside = masks[:, None].to(images.device, torch.bool)
-    if how == "other":
-        if donors is None or donors.shape != images.shape:
-            raise InputError("how='other' needs donors=, one picture of the same size for each picture")
-        return donors.where(~inside, images)
-    if how == "mean":
-        outside = (~inside).to(images)
-        mean = (images * outside).sum((-2, -1), keepdim=True) / outside.sum((-2, -1), keepdim=True).clamp(min=1)
-        return images.where(inside, mean)
-    if how == "zero":
-        return images * inside
+    if not isinstance(images, Tensor) or images.ndim != 4:
+        raise InputError("pictures are a tensor [batch, channels, height, width], as model.to_images makes it")
+    read = as_masks(masks, _refuse_file).to(images.device)
+    found, expected = [len(read), *read.size], [len(images), *images.shape[-2:]]
+    if found != expected:
+        raise InputError(f"masks have the shape {expected} of the pictures, not {found}")
+    context = ~(read.inside | read.void)
     if how == "shuffle":
-        return _shuffled(images, masks.to(images.device, torch.bool), patch_size, seed)
-    return images.where(inside, blurred(images))
+        return _shuffled(images, context, _patches(patch_size, *images.shape[-2:]), seed)
+    return torch.where(context[:, None], _replacement(images, context[:, None], how, donors), images)
+
+
+def _refuse_file(mask: object) -> Masks:
+    raise InputError("masks in files are to be brought to the pictures' size: pass model.read_masks(masks)")
+
+
+def _replacement(
+    images: Float[Tensor, "batch channels height width"],
+    context: Bool[Tensor, "batch 1 height width"],
+    how: str,
+    donors: Any,
+) -> Tensor:
+    if how == "other":
+        if not isinstance(donors, Tensor) or donors.shape != images.shape:
+            raise InputError("how='other' needs donors=, one picture of the same size for each picture")
+        return donors
+    if how == "mean":
+        outside = context.to(images)
+        return (images * outside).sum((-2, -1), keepdim=True) / outside.sum((-2, -1), keepdim=True).clamp(min=1)
+    return torch.zeros_like(images) if how == "zero" else blurred(images)
+
+
+def _patches(patch_size: tuple[int, int] | PatchGrid, height: int, width: int) -> PatchGrid:
+    """The whole patches of pictures of this size."""
+    if isinstance(patch_size, PatchGrid):
+        down, across = patch_size.patch_size
+        rows, columns = patch_size.grid
+        return PatchGrid((min(rows, height // down), min(columns, width // across)), (down, across))
+    down, across = patch_size
+    if height % down or width % across:
+        raise InputError(
+            f"patches of {down} × {across} do not tile pictures of {height} × {width}: pass the model's own, "
+            "patch_size=model.patch_grid(height, width)"
+        )
+    return PatchGrid((height // down, width // across), (down, across))
 
 
 def _shuffled(
     images: Float[Tensor, "batch channels height width"],
-    masks: Bool[Tensor, "batch height width"],
-    patch_size: tuple[int, int],
+    context: Bool[Tensor, "batch height width"],
+    cut: PatchGrid,
     seed: int,
 ) -> Float[Tensor, "batch channels height width"]:
-    """The patches that hold nothing of the object, dealt out anew within each picture."""
-    (height, width), (rows, columns) = images.shape[-2:], patch_size
-    if height % rows or width % columns:
-        raise InputError(f"patches of {rows} × {columns} do not tile pictures of {height} × {width}: pass patch_size=")
-    grid = {"r": height // rows, "c": width // columns}
-    patches = rearrange(images, "b k (r y) (c x) -> b (r c) k y x", **grid)
-    outside = ~rearrange(masks, "b (r y) (c x) -> b (r c) (y x)", **grid).any(dim=-1)
+    """The patches that hold nothing but context, dealt out anew within each picture."""
+    grid = {"r": cut.grid[0], "c": cut.grid[1]}
+    patches = rearrange(cut.fit(images), "b k (r y) (c x) -> b (r c) k y x", **grid)
+    outside = rearrange(cut.fit(context), "b (r y) (c x) -> b (r c) (y x)", **grid).all(dim=-1)
     generator = torch.Generator().manual_seed(seed)
     shuffled = patches.clone()
     for image, free in enumerate(outside):
         places = free.nonzero()[:, 0]
         order = torch.randperm(len(places), generator=generator).to(places.device)
         shuffled[image, places] = patches[image, places[order]]
-    return rearrange(shuffled, "b (r c) k y x -> b k (r y) (c x)", **grid)
+    whole = images.clone()
+    whole[..., : cut.size[0], : cut.size[1]] = rearrange(shuffled, "b (r c) k y x -> b k (r y) (c x)", **grid)
+    return whole
 
 
 def blurred(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:

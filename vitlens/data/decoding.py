@@ -1,23 +1,23 @@
 """From undecoded rows to a batch for the model: pictures, labels, object patches; what cannot be read is noted."""
 
-import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
+from vitlens.data.imagenet_s import VOID_NUMBER
+from vitlens.data.masks import Labels, Masks, preprocessed, read_labels
+from vitlens.data.patches import REDUCTIONS, PatchGrid, as_patch_grid, object_and_context
 from vitlens.data.picture_sets import Row
-from vitlens.data.pictures import Preprocessing, patch_share
-from vitlens.errors import InputError
-
-MASK_REDUCTIONS = ("area", "nearest")
+from vitlens.data.pictures import Preprocessing, load_picture
+from vitlens.errors import InputError, printable
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,16 @@ class Skipped:
 
 @dataclass(frozen=True)
 class PictureBatch:
-    """Pictures as the model reads them, masks of their objects by patch and by pixel. `keys` are places in the data set."""
+    """Pictures as the model reads them, where their objects and their contexts are by patch (a patch may be neither), and
+    their masks by pixel. `keys` are places in the data set."""
 
     images: Float[Tensor, "image channels height width"]
     labels: Int[Tensor, "image"]
     keys: list[int]
     paths: list[str]
     object_patches: Bool[Tensor, "image patch"] | None
-    object_pixels: Bool[Tensor, "image height width"] | None
+    context_patches: Bool[Tensor, "image patch"] | None
+    masks: Masks | None
     skipped: list[Skipped]
 
 
@@ -45,7 +47,7 @@ def decode_rows(
     rows: Sequence[Row],
     first_key: int,
     preprocessing: Preprocessing,
-    grid: tuple[int, int],
+    grid: PatchGrid | tuple[int, int],
     *,
     with_masks: bool,
     mask_reduction: str = "area",
@@ -55,15 +57,16 @@ def decode_rows(
 
     Args:
         first_key: the place of the first row in the data set.
-        grid: rows and columns of patches, to which masks are reduced after the picture's own resizing and cropping.
+        grid: how pictures are cut into patches (`model.patch_grid`), to which masks are reduced after the picture's own
+            resizing and cropping.
         mask_reduction: "area": a patch belongs to the object where at least half of it does; "nearest": where the pixel
-            at its centre does (as published).
+            at its centre does (as published). See `object_and_context`.
 
     Raises:
         InputError: a row without a mask where masks are asked for; an unknown reduction.
     """
-    if mask_reduction not in MASK_REDUCTIONS:
-        raise InputError(f"masks are reduced by {' or '.join(MASK_REDUCTIONS)}, not {mask_reduction!r}")
+    if mask_reduction not in REDUCTIONS:
+        raise InputError(f"masks are reduced by {' or '.join(REDUCTIONS)}, not {mask_reduction!r}")
 
     for row in rows:
         if with_masks and row.get("mask") is None:
@@ -75,13 +78,13 @@ def decode_rows(
         # A preprocessing that masks cannot follow is no fault of the pictures.
         preprocessing.mask(np.ones((16, 16), dtype=np.uint8))
 
-    def decode(row: Row) -> tuple[Tensor, Tensor | None] | Skipped:
+    def decode(row: Row) -> tuple[Tensor, tuple[Tensor, Tensor] | None] | Skipped:
         try:
-            picture = preprocessing.image(_open(row["image"]))
-            mask = preprocessing.mask(_object_pixels(row)) if with_masks else None
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            return Skipped(row["path"], " ".join(str(error).split()) or type(error).__name__)
-        return picture, mask
+            picture = _open(row["image"])
+            mask = preprocessed(_labels(row, picture.size), preprocessing) if with_masks else None
+            return preprocessing.image(picture), mask
+        except (InputError, OSError, ValueError, MemoryError) as error:
+            return Skipped(row["path"], printable(" ".join(str(error).split()) or type(error).__name__))
 
     with ThreadPoolExecutor(max(1, workers)) as pool:
         decoded = list(pool.map(decode, rows))
@@ -89,41 +92,55 @@ def decode_rows(
     skipped = [item for item in decoded if isinstance(item, Skipped)]
     if not read:
         return skipped
-    inside = masks = None
+    masks = inside = context = None
     if with_masks:
-        masks = torch.stack([item[1] for _, item in read])  # type: ignore[misc]
-        inside = reduce_mask(masks, grid, mask_reduction)
+        of_object, void = (torch.stack(parts) for parts in zip(*(item[1] for _, item in read), strict=True))
+        masks = Masks(of_object, void)
+        inside, context = object_and_context(of_object, void, as_patch_grid(grid, masks.size), mask_reduction)
     return PictureBatch(
         torch.stack([item[0] for _, item in read]),
         torch.tensor([rows[i]["label"] for i, _ in read]),
         [first_key + i for i, _ in read],
         [rows[i]["path"] for i, _ in read],
         inside,
+        context,
         masks,
         skipped,
     )
 
 
 def reduce_mask(
-    masks: Bool[Tensor, "image height width"], grid: tuple[int, int], how: str = "area"
+    masks: Bool[Tensor, "image height width"], grid: PatchGrid | tuple[int, int], how: str = "area"
 ) -> Bool[Tensor, "image patch"]:
-    """Which patches belong to the object: at least half of the area, or the pixel at the centre."""
-    if how == "area":
-        return (patch_share(masks, grid) >= 0.5).flatten(1)
-    return F.interpolate(masks[:, None].float(), grid, mode="nearest-exact")[:, 0].flatten(1) > 0.5
+    """Which patches belong to the object, of masks without void: see `object_and_context`."""
+    patches = as_patch_grid(grid, (masks.shape[-2], masks.shape[-1]))
+    return object_and_context(masks, torch.zeros_like(masks), patches, how)[0]
 
 
-def _open(source: dict[str, Any]) -> Image.Image:
-    image = Image.open(io.BytesIO(source["bytes"]) if source.get("bytes") else source["path"])
-    image.load()
-    return image
+def _open(source: dict[str, Any] | None) -> Image.Image:
+    source = source or {}
+    content = source.get("bytes")
+    if content is None and source.get("path") is None:
+        raise InputError("there is no picture in this row")
+    return load_picture(Path(source["path"]) if content is None else content)[0]
 
 
-def _object_pixels(row: Row) -> np.ndarray:
-    mask = _open(row["mask"])
+def _labels(row: Row, size: tuple[int, int]) -> Labels:
+    source = row["mask"]
     if row.get("mask_value") is not None:
+        mask = _open(source)
         # ImageNet-S writes the class's number into two 8-bit channels.
         channels = np.asarray(mask.convert("RGB")).astype(np.int64)
-        return channels[..., 0] + 256 * channels[..., 1] == row["mask_value"]
-    array = np.asarray(mask if mask.mode in ("1", "L", "P", "I", "I;16") else mask.convert("L"))
-    return array != 0
+        numbers = channels[..., 0] + 256 * channels[..., 1]
+        labels = Labels(numbers == row["mask_value"], numbers == VOID_NUMBER)
+    else:
+        content = source.get("bytes")
+        labels = read_labels(Path(source["path"]) if content is None else content, row.get("object_id"))
+    (height, width), (wide, high) = labels.inside.shape, size
+    # A mask may be smaller than its picture, but of the same shape.
+    if abs(width * high - height * wide) > max(width, height, wide, high):
+        raise InputError(
+            f"its mask is {width} × {height} pixels, which is no smaller or larger copy of the picture, {wide} × {high} as "
+            "its EXIF tag turns it"
+        )
+    return labels

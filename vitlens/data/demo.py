@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
-from PIL import Image
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from vitlens.data.demo_files import demo_folder
+from vitlens.data.masks import read_labels
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import Provenance
 
@@ -68,7 +68,7 @@ def load_demo_pictures(model: HookedViT) -> DemoPictures:
     folder = demo_folder()
     table = pd.read_csv(folder / "pictures.csv")
     paths = [folder / "pictures" / name for name in table["file"]]
-    masks = [np.asarray(Image.open(folder / "masks" / name)) > 0 for name in table["file"]]
+    masks = [read_labels(folder / "masks" / name).inside for name in table["file"]]
     return DemoPictures(
         model.to_images(paths),
         torch.tensor(table["label"].to_numpy()),

@@ -14,6 +14,8 @@ from timm.data import ImageNetInfo
 
 from vitlens.errors import InputError
 
+#: What masks hold where it is not known which class a pixel belongs to: neither object nor context.
+VOID_NUMBER = 1000
 #: Classes that the paper leaves out, by WordNet id.
 EXCLUDED = frozenset(
     {
@@ -87,5 +89,5 @@ def _numbers(folder: Path) -> dict[str, int]:
             f"the masks of {folder} cannot be read without ImageNet-S' list of categories: put "
             "ImageNetS_categories_im919.txt (im300, im50) into that folder"
         )
-    names = lists[0].read_text().split()
+    names = lists[0].read_text(encoding="utf-8-sig").split()
     return {wnid: number for number, wnid in enumerate(names, start=1)}

@@ -10,30 +10,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from datasets import ClassLabel, Dataset, Image, IterableDataset, load_dataset
 from datasets.distributed import split_dataset_by_node
 from timm.data import ImageNetInfo
+from timm.utils.misc import natural_key
 
 from vitlens.data.cache_folder import cache_folder
-from vitlens.data.class_names import find_class
+from vitlens.data.class_names import find_class, named
 from vitlens.data.demo import demo_folder
 from vitlens.data.imagenet_s import is_imagenet_s, read_imagenet_s
-from vitlens.errors import InputError, nearest
+from vitlens.data.mask_folder import MaskFolder
+from vitlens.errors import InputError, nearest, printable
 
 LABEL_COLUMNS = ("label", "fine_label", "labels", "class", "target")
 MASK_COLUMNS = ("mask", "segmentation", "object_mask")
 SPLITS = ("validation", "val", "test", "train")
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class PictureSet:
-    """Rows {"image", "label", "path"}, and "mask" (with "mask_value") where `has_masks`, which `chunks` reads.
+    """Rows {"image", "label", "path"}, and "mask" (with "mask_value" or "object_id") where `has_masks`; `chunks` reads them.
 
     `image` and `mask` are undecoded: {"bytes", "path"}. `n` is None for a stream, whose length is not known. `label_names`
-    are the data set's own.
+    are the data set's own, in the order of the model's classes where each is that of one class.
     """
 
     name: str
@@ -94,11 +96,16 @@ def open_pictures(
     per_class: int | None = None,
     drop_incomplete: bool = False,
     masks: str | Path | None = None,
+    object_id: int | None = None,
     class_map: str | Path | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
 ) -> PictureSet:
     """Opens labelled pictures for a model with these classes.
+
+    Folders are matched with the classes by name. Without class names, folders that are called by numbers are the classes of
+    these numbers where all of them are classes; else they count in timm's natural order (1, 2, 10), as timm counts when it
+    trains on such a folder. The numbers of a table are classes as they stand.
 
     Args:
         source: "demo"; a folder with one folder per class, or of files that begin with the class's index ("0042_x.jpg");
@@ -108,7 +115,9 @@ def open_pictures(
         n: only the first so many pictures.
         per_class: only the first so many pictures of each class, in the order of their paths.
         drop_incomplete: leave out classes that have fewer than `per_class` pictures, instead of refusing.
-        masks: a folder of mask pictures, at the same relative path as the pictures (any picture ending).
+        masks: a folder of mask pictures, at the same relative path as the pictures (any picture ending), with or without the
+            folder of the split; without the folders of the classes where file names tell which mask is whose.
+        object_id: of masks of class ids, the object's; by default all but 0. See `vitlens.data.masks`.
         class_map: a JSON or two-column CSV file, from the data set's label (name or number) to the model's class.
         image_column, label_column: where the names of a table's columns do not tell.
 
@@ -117,6 +126,7 @@ def open_pictures(
             pictures of a class than asked for, masks that are missing.
     """
     name = str(source)
+    real_names: dict[str, str] = {}
     columns: tuple[str, str | None, str | None] = ("image", "label", "mask")
     if name == "demo":
         table: Any = _demo_rows(split)
@@ -124,32 +134,43 @@ def open_pictures(
         table = Dataset.from_list(read_imagenet_s(Path(source), split or "validation"))
         columns = ("image", "label", "mask" if "mask" in table.column_names else None)
     else:
-        table = _load(name, split, streaming)
+        table, real_names = _load(name, split, streaming)
         columns = _columns(table, image_column, label_column)
         for column in (columns[0], columns[2]):
             if column is not None:
                 table = table.cast_column(column, Image(decode=False))
     image, label, mask = columns
+    root = Path(name) if Path(name).is_dir() else None
     label_names = _label_names(table, label)
     if class_map is not None:
         to_class = _read_class_map(Path(class_map), label_names, class_names, n_classes)
     else:
-        to_class = _match_classes(label_names, class_names, n_classes)
-    root = Path(name) if Path(name).is_dir() else None
-    mask_files = None if masks is None else _find_masks(Path(masks))
+        to_class = _match_classes(label_names, class_names, n_classes, are_folders=root is not None)
+    mask_files = None if masks is None else MaskFolder(Path(masks), root)
 
     def to_row(entry: Row, index: int) -> Row:
-        path = entry.get("path") or entry[image].get("path") or f"row {index}"
+        picture = entry[image] or {"path": None, "bytes": None}
+        path = entry.get("path") or picture.get("path") or f"row {index}"
         given = entry[label] if label is not None else _index_in_name(path)
-        row = {"image": entry[image], "label": _to_index(given, to_class, n_classes, path), "path": path}
+        if path in real_names:
+            picture = {**picture, "path": real_names[path]}
+        row = {"image": picture, "label": _to_index(given, to_class, n_classes, path), "path": printable(path)}
         if mask_files is not None:
-            row["mask"] = _mask_of(path, root, mask_files, str(masks))
+            row["mask"] = mask_files.of(real_names.get(path, path))
+            row["object_id"] = object_id
         elif mask is not None:
             row["mask"] = entry[mask]
             row["mask_value"] = entry.get("mask_value")
+            row["object_id"] = object_id
         return row
 
     has_masks = mask is not None or masks is not None
+    if object_id is not None and not has_masks:
+        raise InputError(f"{name} has no masks in which the class id {object_id} could be the object's")
+    if isinstance(to_class, list) and sorted(to_class) == list(range(n_classes)):
+        # In the order of the classes, whatever the data set's own.
+        assert label_names is not None
+        label_names = [name for _, name in sorted(zip(to_class, label_names, strict=True))]
     if isinstance(table, IterableDataset):
         return PictureSet(name, table, to_row, has_masks, None, label_names, per_class, n)
     paths = _paths(table, image) if root is not None else None
@@ -159,6 +180,11 @@ def open_pictures(
     chosen = _choose(order, labels, n, per_class, drop_incomplete, class_names)
     if not chosen:
         raise InputError(f"{name} holds no pictures")
+    if mask_files is not None:
+        # Said now, and not when the run comes to it.
+        names = table["path"] if "path" in table.column_names else _paths(table, image)
+        for place in chosen:
+            mask_files.of(real_names.get(names[place], names[place]))
     return PictureSet(name, table.select(chosen), to_row, has_masks, len(chosen), label_names)
 
 
@@ -182,7 +208,8 @@ def _demo_rows(split: str | None) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def _load(name: str, split: str | None, streaming: bool) -> Dataset | IterableDataset:
+def _load(name: str, split: str | None, streaming: bool) -> tuple[Dataset | IterableDataset, dict[str, str]]:
+    """The table, and of paths that are no UTF-8 what they really are: tables cannot hold them."""
     path = Path(name)
     kind = name
     files: dict[str, Any] = {}
@@ -198,15 +225,36 @@ def _load(name: str, split: str | None, streaming: bool) -> Dataset | IterableDa
         kind, files = "parquet", {"data_files": name}
     elif path.suffix or name.startswith((".", "/")):
         raise InputError(f"{name} is neither a folder, nor a Parquet file, nor a name on the hub")
+    inside = list(path.rglob("*")) if path.is_dir() else []
+    has_odd_names = any(printable(entry) != str(entry) for entry in inside)
+    linked = next((entry for entry in inside if entry.is_symlink() and entry.is_dir()), None)
+    if linked is not None:
+        # The loader passes over it without a word.
+        raise InputError(
+            f"{linked} is a link to a folder, which is not followed: copy the folder there, or link its files"
+        )
     try:
-        found = load_dataset(kind, streaming=streaming, cache_dir=cache_folder(), **files)
+        found = load_dataset(kind, streaming=streaming or has_odd_names, cache_dir=cache_folder(), **files)
     except Exception as error:
         # The loaders raise whatever their file systems and parsers do; what the user needs is the source and the reason.
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"the pictures of {name} cannot be loaded: {reason or type(error).__name__}") from None
     if split is not None and split not in found:
         raise InputError(f"{name} has no split {split!r}; the nearest names are {nearest(split, found)}")
-    return found[split or next((usual for usual in SPLITS if usual in found), next(iter(found)))]
+    table = found[split or next((usual for usual in SPLITS if usual in found), next(iter(found)))]
+    return _with_printable_paths(table) if has_odd_names and not streaming else (table, {})
+
+
+def _with_printable_paths(stream: IterableDataset) -> tuple[Dataset, dict[str, str]]:
+    column = next(name for name, feature in stream.features.items() if isinstance(feature, Image))
+    rows = list(stream.cast_column(column, Image(decode=False)))
+    real_names = {}
+    for row in rows:
+        path = row[column]["path"]
+        if path is not None:
+            row[column] = {**row[column], "path": printable(path)}
+            real_names[printable(path)] = path
+    return Dataset.from_list(rows, features=stream.features), real_names
 
 
 def _columns(table: Any, image: str | None, label: str | None) -> tuple[str, str | None, str | None]:
@@ -233,12 +281,12 @@ def _label_names(table: Any, label: str | None) -> list[str] | None:
 
 
 def _paths(table: Dataset, image: str) -> list[str]:
-    return [entry["path"] or f"row {i}" for i, entry in enumerate(table[image])]
+    return [(entry or {}).get("path") or f"row {i}" for i, entry in enumerate(table[image])]
 
 
 def _index_in_name(path: str) -> int:
     start = Path(path).name.split("_")[0]
-    if not start.isdigit():
+    if not start.isdecimal():
         raise InputError(
             f"{path} has no label: put each class's pictures in a folder of its own, or begin file names with the class's "
             "index and an underscore (0042_x.jpg)"
@@ -247,29 +295,48 @@ def _index_in_name(path: str) -> int:
 
 
 def _match_classes(
-    label_names: list[str] | None, class_names: Sequence[str] | None, n_classes: int
+    label_names: list[str] | None, class_names: Sequence[str] | None, n_classes: int, are_folders: bool
 ) -> list[int] | None:
     """The model's class of each label of the data set; None where they are the same numbers."""
     if label_names is None:
         return None
-    if all(name.isdigit() for name in label_names):
+    found = _by_name(label_names, class_names, n_classes)
+    if found is not None:
+        return found
+    are_numbers = all(name.isdecimal() for name in label_names)
+    if are_numbers and (class_names is not None or not are_folders or max(map(int, label_names)) < n_classes):
         return [int(name) for name in label_names]
+    if len(label_names) == n_classes and class_names is None:
+        if not are_folders:
+            return None
+        order = sorted(label_names, key=natural_key)
+        return [order.index(name) for name in label_names]
+    raise InputError(
+        f"the data set's {len(label_names)} labels ({', '.join(label_names[:3])}, …) are not the names of the model's "
+        f"{n_classes} classes: say which is which with class_map="
+    )
+
+
+def _by_name(label_names: list[str], class_names: Sequence[str] | None, n_classes: int) -> list[int] | None:
+    """By WordNet ids or by the model's own names, if that finds one class for each label."""
     if n_classes == 1000 and all(name.startswith("n") and name[1:].isdigit() for name in label_names):
         info = ImageNetInfo()
         index = {info.index_to_label_name(i): i for i in range(1000)}
         if all(name in index for name in label_names):
             return [index[name] for name in label_names]
-    if class_names is not None:
-        try:
-            return [find_class(name.replace("_", " "), class_names, n_classes) for name in label_names]
-        except InputError:
-            pass
-    if len(label_names) == n_classes and class_names is None:
+    if class_names is None:
         return None
-    raise InputError(
-        f"the data set's {len(label_names)} labels ({', '.join(label_names[:3])}, …) are not the names of the model's "
-        f"{n_classes} classes: say which is which with class_map="
-    )
+    # A folder's name cannot hold everything that a class's can.
+    found = [named(name, class_names) or named(name.replace("_", " "), class_names) for name in label_names]
+    if all(len(classes) == 1 for classes in found):
+        return [classes[0] for classes in found]
+    if any(found) and all(name.isdecimal() for name in label_names):
+        i = next(i for i, classes in enumerate(found) if len(classes) != 1)
+        raise InputError(
+            f"some of the data set's labels are names of the model's classes and {label_names[i]!r} is not, so it is not "
+            "clear whether they are names or numbers of classes: say which is which with class_map="
+        )
+    return None
 
 
 def _read_class_map(
@@ -277,12 +344,17 @@ def _read_class_map(
 ) -> Any:
     try:
         if path.suffix == ".json":
-            table = {str(key): value for key, value in json.loads(path.read_text()).items()}
+            pairs = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=list)
         else:
-            frame = pd.read_csv(path, header=None, dtype=str)
-            table = dict(zip(frame[0], frame[1], strict=True))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+            frame = pd.read_csv(path, header=None, dtype=str, encoding="utf-8-sig", keep_default_na=False)
+            pairs = list(zip(frame[0], frame[1], strict=True))
+        table = {str(key): value for key, value in pairs}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(f"{path} is no map from labels to classes (JSON object or two-column CSV): {error}") from None
+    if len(table) < len(pairs):
+        keys = [str(key) for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise InputError(f"{path} says twice which class {twice!r} is")
     found = {key: find_class(value, class_names, n_classes) for key, value in table.items()}
     if label_names is None:
         return found
@@ -297,8 +369,12 @@ def _to_index(label: Any, to_class: Any, n_classes: int, where: str) -> int:
         if str(label) not in to_class:
             raise InputError(f"the class map does not say which class the label {label!r} of {where} is")
         index = to_class[str(label)]
+    elif isinstance(label, bool) or not isinstance(label, (int, np.integer)):
+        raise InputError(f"the label {label!r} of {where} is no whole number: say which class is which with class_map=")
+    elif to_class is not None and not 0 <= label < len(to_class):
+        raise InputError(f"the label {label} of {where} is none of the data set's {len(to_class)} labels")
     else:
-        index = int(label) if to_class is None else to_class[int(label)]
+        index = int(label) if to_class is None else to_class[label]
     if not 0 <= index < n_classes:
         raise InputError(
             f"the label {index} of {where} is none of the model's classes 0 to {n_classes - 1}: pass the model that these "
@@ -330,18 +406,3 @@ def _choose(
         )
     chosen = {i for label, found in by_class.items() if label not in short for i in found[:per_class]}
     return [i for i in order if i in chosen][:n]
-
-
-def _find_masks(folder: Path) -> dict[str, str]:
-    if not folder.is_dir():
-        raise InputError(f"there is no folder of masks {folder}")
-    files = [path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_ENDINGS]
-    return {str(path.relative_to(folder).with_suffix("")): str(path) for path in files}
-
-
-def _mask_of(path: str, root: Path | None, files: dict[str, str], folder: str) -> Row:
-    relative = Path(path).relative_to(root) if root is not None and Path(path).is_relative_to(root) else Path(path)
-    key = next((k for k in (str(relative.with_suffix("")), relative.stem) if k in files), None)
-    if key is None:
-        raise InputError(f"{path} has no mask in {folder}: expected a picture at {relative.with_suffix('.png')} there")
-    return {"path": files[key], "bytes": None}

@@ -1,13 +1,16 @@
 """Pictures in, tensors out: reading files and arrays, and the preprocessing that a model was trained with."""
 
-from collections.abc import Sequence
+import io
+import os
+import stat
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from PIL import Image, UnidentifiedImageError
+from jaxtyping import Float, UInt8
+from PIL import ExifTags, Image, ImageOps
 from timm.data import create_transform
 from timm.data.transforms import CenterCropOrPad, ResizeKeepRatio
 from torch import Tensor
@@ -19,9 +22,20 @@ Picture = str | Path | Image.Image | np.ndarray
 # Whatever an analysis accepts as pictures: a preprocessed tensor, or files, PIL images and arrays to preprocess.
 Pictures = Tensor | Picture | Sequence[Picture]
 
+#: How the names of files end that are looked for in folders.
+PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
+#: What is no regular file, by what `stat` says.
+OTHER_FILES = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
 
 def open_picture(picture: Picture, n_channels: int = 3) -> Image.Image:
-    """A picture as PIL image with as many channels as the model expects (1 or 3).
+    """A picture as PIL image with as many channels as the model expects (1 or 3), turned as its EXIF tag says.
 
     Arrays are [height, width], [height, width, 1] or [height, width, 3]: uint8, or floats in [0, 1].
 
@@ -33,31 +47,98 @@ def open_picture(picture: Picture, n_channels: int = 3) -> Image.Image:
             f"the model reads {n_channels} channels, pictures have 1 or 3: build the tensor "
             f"[batch, {n_channels}, height, width] yourself and pass that"
         )
-    if isinstance(picture, (str, Path)):
-        image = _open_file(picture)
-    elif isinstance(picture, np.ndarray):
+    if isinstance(picture, np.ndarray):
         image = _from_array(picture)
-    elif isinstance(picture, Image.Image):
-        image = picture
     else:
-        raise InputError(f"a picture is a path, a PIL image or a NumPy array, not {type(picture).__name__}")
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image, _ = load_picture(picture, "a picture is a path, a PIL image or a NumPy array")
+    if is_wide(image) or image.mode == "F":
         # Pillow would cut every value above 255 off.
         raise InputError(
             f"a picture of mode {image.mode!r} has more than 8 bits a channel: pass it as an array of floats in [0, 1]"
         )
-    return image.convert("RGB" if n_channels == 3 else "L")
-
-
-def _open_file(path: str | Path) -> Image.Image:
     try:
-        image = Image.open(path)
+        return image.convert("RGB" if n_channels == 3 else "L")
+    except Exception as error:
+        raise InputError(
+            f"{_name(picture)} cannot be brought from the mode {image.mode!r} to colours ({_why(error)})"
+        ) from None
+
+
+def load_picture(picture: object, expected: str = "a picture is a path or a PIL image") -> tuple[Image.Image, bool]:
+    """The one place where picture files are opened: the picture, decoded and turned as its EXIF tag says, and whether its
+    file was compressed with loss (JPEG).
+
+    Args:
+        picture: a path, the bytes of a file, or a PIL picture.
+        expected: how the sentence begins that says of something else what it is not.
+
+    Raises:
+        InputError: no such file, something that is no regular file (a pipe would be waited for), or whatever Pillow raises:
+            no picture, a broken or cut one, one that is closed, more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
+    """
+    if not isinstance(picture, (str, Path, bytes, Image.Image)):
+        raise InputError(f"{expected}, not {type(picture).__name__}")
+    if isinstance(picture, (str, Path)):
+        _check_regular(picture)
+    try:
+        if isinstance(picture, Image.Image):
+            image = picture
+        else:
+            image = Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture)
+        limit = Image.MAX_IMAGE_PIXELS
+        if image is not picture and limit is not None and image.width * image.height > limit:
+            raise InputError(f"it has {image.width} × {image.height} pixels, more than {limit:,}: scale it down")
         image.load()
-    except FileNotFoundError:
+        # A turned picture is another one, which knows no format.
+        return _turned(image), getattr(image, "format", None) in ("JPEG", "MPO")
+    except Exception as error:
+        # Pillow's decoders raise whatever they come across: OSError, SyntaxError, struct.error, ValueError, MemoryError …
+        kind = "cannot be read" if isinstance(picture, Image.Image) else "is not a picture that Pillow can read"
+        raise InputError(f"{_name(picture)} {kind} ({_why(error)})") from None
+
+
+def _check_regular(path: str | Path) -> None:
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"there is no file {path}") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"{path} is not a picture that Pillow can read ({error})") from None
-    return image
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not a picture that Pillow can read ({_why(error)})") from None
+    if not stat.S_ISREG(mode):
+        kind = OTHER_FILES.get(stat.S_IFMT(mode), "no regular file")
+        raise InputError(f"{path} is not a picture that Pillow can read (it is {kind})")
+
+
+def orientation(image: Image.Image) -> int:
+    """How a picture is to be turned, by its EXIF tag: 1 is upright, and so is one whose EXIF data cannot be read."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
+        return 1
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    if orientation(image) not in range(2, 9):
+        return image
+    turned = ImageOps.exif_transpose(image)
+    assert turned is not None
+    return turned
+
+
+def is_wide(image: Image.Image) -> bool:
+    """Whether a pixel is a whole number of more than 8 bits."""
+    return image.mode == "I" or image.mode.startswith("I;16")
+
+
+def _name(picture: object) -> str:
+    if isinstance(picture, (str, Path)):
+        return str(picture)
+    return "the picture" if isinstance(picture, bytes) else "the PIL picture"
+
+
+def _why(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error)
+    return " ".join(str(text).split()) or type(error).__name__
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -93,12 +174,16 @@ class Preprocessing:
     def image(self, picture: Picture) -> Float[Tensor, "channels height width"]:
         return self.transform(open_picture(picture, self.data_config["input_size"][0]))
 
-    def mask(self, mask: Picture) -> Bool[Tensor, "height width"]:
-        """A mask through the same resizing and cropping as its picture, by nearest neighbour; not 0 is inside."""
-        array = mask if isinstance(mask, np.ndarray) else np.asarray(_open_mask(mask))
-        if array.ndim != 2 or array.size == 0:
-            raise InputError(f"a mask has the shape [height, width], this one {array.shape}")
-        image = Image.fromarray((array != 0).astype(np.uint8) * 255)
+    def mask(self, values: np.ndarray) -> UInt8[Tensor, "image_height image_width"]:
+        """Numbers of a picture's pixels [height, width], through its resizing and cropping by nearest neighbour; 0 where
+        pixels are added around it.
+
+        Raises:
+            InputError: another shape; a transform whose geometry is not known.
+        """
+        if values.ndim != 2 or values.size == 0:
+            raise InputError(f"a mask has the shape [height, width], this one {values.shape}")
+        image = Image.fromarray(values.astype(np.uint8))
         for step in self.transform.transforms:
             if isinstance(step, transforms.Resize):
                 image = transforms.Resize(step.size, transforms.InterpolationMode.NEAREST)(image)
@@ -107,10 +192,10 @@ class Preprocessing:
             elif isinstance(step, transforms.CenterCrop):
                 image = step(image)
             elif isinstance(step, CenterCropOrPad):
-                # What is added around a picture is outside of its mask.
+                # Without its fill: what is added around a picture is outside of its mask.
                 image = CenterCropOrPad(step.size)(image)
             elif type(step).__name__ in ("ToTensor", "MaybeToTensor", "MaybePILToTensor"):
-                return torch.from_numpy(np.asarray(image) > 0)
+                return torch.from_numpy(np.array(image))
             else:
                 raise InputError(
                     f"masks cannot follow the transform step {type(step).__name__}: "
@@ -126,21 +211,18 @@ class Preprocessing:
         return shown.permute(0, 2, 3, 1)
 
 
-def _open_mask(mask: str | Path | Image.Image) -> Image.Image:
-    image = mask if isinstance(mask, Image.Image) else _open_file(mask)
-    # Palette and grey images keep their values: class 0 is outside.
-    return image if image.mode in ("1", "L", "P", "I", "I;16") else image.convert("L")
+def as_list(pictures: Any, what: str = "pictures") -> list[Any]:
+    """One picture or several, as a list.
 
-
-def patch_share(
-    masks: Bool[Tensor, "batch height width"], grid: tuple[int, int]
-) -> Float[Tensor, "batch rows columns"]:
-    """The share of each patch's area that lies inside the mask."""
-    return torch.nn.functional.adaptive_avg_pool2d(masks[:, None].float(), grid)[:, 0]
-
-
-def as_list(pictures: Picture | Sequence[Picture]) -> list[Picture]:
-    """One picture or several, as a list."""
-    if isinstance(pictures, (str, Path, Image.Image, np.ndarray)):
+    Raises:
+        InputError: neither.
+    """
+    if isinstance(pictures, (str, Path, Image.Image, np.ndarray)) or (
+        isinstance(pictures, Tensor) and pictures.ndim == 2
+    ):
         return [pictures]
+    if isinstance(pictures, (Tensor, Mapping, bytes)) or not isinstance(pictures, Iterable):
+        raise InputError(
+            f"{what} are paths, PIL images or arrays, one or a list of them, not {type(pictures).__name__}"
+        )
     return list(pictures)

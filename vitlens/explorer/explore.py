@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from vitlens.analysis.classes import Classes, select_classes
 from vitlens.analysis.interventions import logits_of
 from vitlens.data.pictures import Picture, Pictures, as_list
-from vitlens.errors import InputError
+from vitlens.errors import InputError, printable
 from vitlens.explorer.explorer import Explorer
 from vitlens.explorer.measure import check_size, measure
 from vitlens.files import check_writable
@@ -102,7 +102,8 @@ def _picture_names(images: Pictures, names: Sequence[str] | None, n: int) -> lis
             raise InputError(f"{len(names)} names were given for {n} pictures")
         return [str(name) for name in names]
     return [
-        Path(item).name if isinstance(item, (str, Path)) else f"picture {i}" for i, item in enumerate(_given(images, n))
+        printable(Path(item).name) if isinstance(item, (str, Path)) else f"picture {i}"
+        for i, item in enumerate(_given(images, n))
     ]
 
 

@@ -123,7 +123,12 @@ def _decode(
     model: HookedViT, pictures: PictureSet, rows: list[Row], first: int, workers: int
 ) -> PictureBatch | list[Skipped]:
     return decode_rows(
-        rows, first, model.preprocessing, model.cfg.grid_size, with_masks=pictures.has_masks, workers=workers
+        rows,
+        first,
+        model.preprocessing,
+        model.patch_grid(),
+        with_masks=pictures.has_masks,
+        workers=workers,
     )
 
 
@@ -143,7 +148,7 @@ def _score(
             classes = torch.cat([model(part) for part in images.split(batch_size)]).argmax(dim=-1)
     maps = {name: heatmap(model, images, classes, method=name, warn=False) for name in methods}
     common: dict[str, Any] = {"batch_size": batch_size, "progress": False}
-    masks = batch.object_pixels
+    masks = batch.masks
     scores = faithfulness(model, images, classes, maps, metrics=metrics, masks=masks, **common, **settings)
     scores = replace(scores, settings=scores.settings | {"classes": target})
     if masks is None:

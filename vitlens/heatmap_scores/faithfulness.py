@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
 from vitlens.analysis.classes import Classes, select_classes
+from vitlens.data.masks import MaskInput, Masks
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.heatmap_scores.curves import Bench, Outcome, filled
@@ -41,7 +41,7 @@ def faithfulness(
     n_steps: int = 50,
     fill: str = "blur",
     road_shares: Sequence[float] = (0.2, 0.4, 0.6, 0.8),
-    masks: Tensor | np.ndarray | None = None,
+    masks: MaskInput | None = None,
     baselines: bool = True,
     seeds: int = 3,
     options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -64,7 +64,7 @@ def faithfulness(
         fill: what replaces patches in deletion and insertion: "blur", the picture blurred (σ = 1/16 of its height);
             "mean", its mean colour; "zero", the training data's mean colour; "black", black pixels.
         road_shares: shares of patches that are imputed.
-        masks: where the object is, bool [image, height, width], for the metrics that need it.
+        masks: where the object is, one mask per picture as `token_mask` takes them, for the metrics that need it.
         baselines: add the rows "random" (the mean over random maps), "centre_prior" and "raw_attention", if they are not
             among the maps.
         seeds: random maps for each picture.
@@ -83,7 +83,7 @@ def faithfulness(
     chosen = find_metrics(metrics, masks is not None, model.architecture is not None)
     extra = _check_options(chosen, options or {})
     pictures = model.as_images(images)
-    inside = None if masks is None else check_masks(pictures, masks)
+    inside = None if masks is None else check_masks(model, pictures, masks)
     bench = bench_of(
         model, pictures, classes, n_steps=n_steps, fill=fill, road_shares=road_shares, batch_size=batch_size
     )
@@ -149,7 +149,7 @@ def _score(
     chosen: list[Metric],
     curve_names: list[str],
     scored: ScoredMap,
-    masks: Bool[Tensor, "image height width"] | None,
+    masks: Masks | None,
     options: Mapping[str, Mapping[str, Any]],
     bar: tqdm,
 ) -> Scores:
@@ -192,14 +192,12 @@ def _padded(rows: list[Tensor], n_images: int) -> Tensor:
     return torch.stack([F.pad(row, (0, longest - row.shape[-1]), value=float("nan")) for row in rows])
 
 
-def check_masks(
-    pictures: Float[Tensor, "image channels height width"], masks: Tensor | np.ndarray
-) -> Bool[Tensor, "image height width"]:
-    inside = torch.as_tensor(masks)
-    expected = [len(pictures), *pictures.shape[-2:]]
-    if list(inside.shape) != expected:
-        raise InputError(f"masks have the shape {expected} of the pictures, not {list(inside.shape)}")
-    return inside.to(pictures.device, torch.bool)
+def check_masks(model: HookedViT, pictures: Float[Tensor, "image channels height width"], masks: MaskInput) -> Masks:
+    read = model.as_masks(masks)
+    found, expected = [len(read), *read.size], [len(pictures), *pictures.shape[-2:]]
+    if found != expected:
+        raise InputError(f"masks have the shape {expected} of the pictures, not {found}")
+    return read
 
 
 def _check_options(chosen: list[Metric], options: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:

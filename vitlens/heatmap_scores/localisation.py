@@ -5,18 +5,20 @@ from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 from torch import Tensor
 
+from vitlens.data.masks import MaskInput
+from vitlens.data.patches import object_and_context
 from vitlens.errors import InputError
 from vitlens.heatmap_scores.curves import Bench
 from vitlens.heatmap_scores.maps import ScoredMap
-from vitlens.heatmaps.pixels import sum_over_patches
-
-Masks = Bool[Tensor, "image height width"]
 
 
-def pointing_game(bench: Bench, scored: ScoredMap, masks: Masks, *, tolerance: float = 15.0) -> Float[Tensor, "image"]:
+def pointing_game(
+    bench: Bench, scored: ScoredMap, masks: MaskInput, *, tolerance: float = 15.0
+) -> Float[Tensor, "image"]:
     """1 where the centre of the most important patch lies in the object or at most `tolerance` pixels from it, else 0.
 
-    NaN for a picture without an object. Of equally important patches the first in reading order is taken.
+    NaN for a picture without an object, and where that centre is no hit and lies on void. Of equally important patches the
+    first in reading order is taken.
 
     Raises:
         InputError: a negative tolerance.
@@ -31,8 +33,11 @@ def pointing_game(bench: Bench, scored: ScoredMap, masks: Masks, *, tolerance: f
     x = (first % bench.grid[1] + 0.5) * across - 0.5
     # A centre that lies between pixels belongs to those around it.
     reach = max(tolerance, 0.71)
-    hits = [_is_near(mask, y[i], x[i], reach) for i, mask in enumerate(masks)]
-    return torch.tensor(hits, dtype=torch.float64, device=masks.device)
+    read = bench.model.as_masks(masks)
+    hits = [_is_near(mask, y[i], x[i], reach) for i, mask in enumerate(read.inside)]
+    on_void = bench.model.patch_grid(*read.size).centres(read.void).flatten(1).gather(1, first[:, None])[:, 0]
+    found = torch.tensor(hits, dtype=torch.float64, device=read.inside.device)
+    return found.where((found == 1) | ~on_void, torch.nan)
 
 
 def _is_near(mask: Bool[Tensor, "height width"], y: Tensor, x: Tensor, reach: float) -> float:
@@ -42,15 +47,24 @@ def _is_near(mask: Bool[Tensor, "height width"], y: Tensor, x: Tensor, reach: fl
     return float((torch.hypot(rows - y, columns - x) <= reach).any())
 
 
-def patch_auroc(bench: Bench, scored: ScoredMap, masks: Masks) -> Float[Tensor, "image"]:
+def patch_auroc(bench: Bench, scored: ScoredMap, masks: MaskInput) -> Float[Tensor, "image"]:
     """How often a patch of the object is more important than one beside it, ties counted as half: the area under the ROC.
 
-    A patch belongs to the object where at least half of its pixels do. NaN for a picture in which all patches do, or none.
+    A patch belongs to the object where at least half of its pixels do; void is left out, see `object_and_context`. NaN for a
+    picture without a patch of either kind.
     """
-    shown = sum_over_patches(bench.model, torch.ones_like(masks, dtype=torch.float64)[:, None])
-    inside = sum_over_patches(bench.model, masks.double()[:, None]) >= shown / 2
-    ranks = torch.from_numpy(rankdata(scored.importance.cpu().numpy(), axis=1)).to(scored.importance)
-    n_inside, n_beside = inside.sum(dim=1), (~inside).sum(dim=1)
+    read = bench.model.as_masks(masks)
+    inside, beside = object_and_context(read.inside, read.void, bench.model.patch_grid(*read.size))
+    found = [_auroc(*parts) for parts in zip(scored.importance, inside, beside, strict=True)]
+    return torch.stack(found) if found else scored.importance.new_empty(0)
+
+
+def _auroc(
+    importance: Float[Tensor, "patch"], inside: Bool[Tensor, "patch"], beside: Bool[Tensor, "patch"]
+) -> Float[Tensor, ""]:
+    judged = inside | beside
+    ranks = torch.from_numpy(rankdata(importance[judged].cpu().numpy())).to(importance)
+    n_inside, n_beside = inside.sum(), beside.sum()
     # The Mann-Whitney statistic: of the ranks of the object's patches, what goes beyond those among themselves.
-    above = (ranks * inside).sum(dim=1) - n_inside * (n_inside + 1) / 2
+    above = ranks[inside[judged]].sum() - n_inside * (n_inside + 1) / 2
     return above / (n_inside * n_beside)

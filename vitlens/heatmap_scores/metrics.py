@@ -216,7 +216,7 @@ def find_metrics(names: str | Sequence[str], has_masks: bool, can_be_built_anew:
         if name not in METRICS:
             raise InputError(f"there is no metric {name!r}: the nearest are {nearest(name, METRICS, 3)}")
         if METRICS[name].needs_masks and not has_masks:
-            raise InputError(f"{name} compares maps with where the object is: pass masks=, bool [image, height, width]")
+            raise InputError(f"{name} compares maps with where the object is: pass masks=, one mask per picture")
     return [METRICS[name] for name in chosen]
 
 

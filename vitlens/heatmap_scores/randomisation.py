@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from vitlens.analysis.classes import Classes, select_classes
 from vitlens.analysis.results import Result
+from vitlens.data.masks import Masks
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.heatmap_scores.curves import Bench
@@ -20,7 +21,7 @@ from vitlens.heatmaps.heatmap import find_method, heatmap
 from vitlens.model.hooked_vit import HookedViT
 
 
-def randomisation(bench: Bench, scored: ScoredMap, masks: Tensor | None = None, *, seed: int = 0) -> Tensor:
+def randomisation(bench: Bench, scored: ScoredMap, masks: Masks | None = None, *, seed: int = 0) -> Tensor:
     """|Spearman's ρ| of the map with that of the same method when all weights are drawn anew, the class kept.
 
     Near 0 where the map depends on what was learnt, 1 where it does not. A map that is the same everywhere has no order,

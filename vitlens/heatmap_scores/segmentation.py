@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from vitlens.analysis.classes import Classes
 from vitlens.analysis.results import Result
+from vitlens.data.masks import MaskInput, Masks
 from vitlens.data.pictures import Pictures
 from vitlens.heatmap_scores.curves import Bench
 from vitlens.heatmap_scores.faithfulness import bench_of, check_masks
@@ -25,7 +26,8 @@ MEASURES = ("pixel_accuracy", "mIoU", "mAP", "patch_auroc")
 DEFINITION = (
     "the map enlarged bilinearly, foreground where it exceeds its mean; pixel accuracy and mIoU (mean of the IoU of object "
     "and background) over the pixels of all pictures together; mAP: mean over pictures of the average precision of the map "
-    "scaled to 0..1 and of 1 − map, as scores of object and background together; patch AUROC: mean over pictures"
+    "scaled to 0..1 and of 1 − map, as scores of object and background together; patch AUROC: mean over pictures; "
+    "void pixels are left out"
 )
 
 
@@ -66,7 +68,7 @@ class Segmentation(Result):
 def segmentation(
     model: HookedViT,
     images: Pictures,
-    masks: Tensor | np.ndarray,
+    masks: MaskInput,
     classes: Classes = None,
     heatmaps: Maps = None,
     *,
@@ -81,7 +83,7 @@ def segmentation(
     objects are small, it has a high pixel accuracy and half of an mIoU.
 
     Args:
-        masks: where the object is, bool [image, height, width], as `model.to_masks` makes them.
+        masks: where the object is, one mask per picture as `token_mask` takes them; pixels that are void are not judged.
         classes: one per picture: see `select_classes`; by default the predicted class.
         heatmaps: as `faithfulness` takes them.
         baselines: add the rows above.
@@ -98,7 +100,7 @@ def segmentation(
     """
     model.require_classifier()
     pictures = model.as_images(images)
-    inside = check_masks(pictures, masks)
+    inside = check_masks(model, pictures, masks)
     bench = bench_of(model, pictures, classes, batch_size=batch_size)
     maps = read_maps(bench, heatmaps, baselines=baselines, seeds=seeds, progress=progress)
     if baselines:
@@ -121,26 +123,24 @@ def segmentation(
     )
 
 
-def _numbers(
-    bench: Bench, scored: ScoredMap, masks: Bool[Tensor, "image height width"]
-) -> Float[Tensor, "number image"]:
-    down, across = bench.model.cfg.patch_size
-    height, width = masks.shape[-2:]
-    size = bench.grid[0] * down, bench.grid[1] * across
+def _numbers(bench: Bench, scored: ScoredMap, masks: Masks) -> Float[Tensor, "number image"]:
+    height, width = masks.size
+    size = bench.model.patch_grid(height, width).size
     columns = []
-    for importance, mask in zip(scored.importance, masks, strict=True):
+    for importance, inside, void in zip(scored.importance, masks.inside, masks.void, strict=True):
         grid = importance.unflatten(0, bench.grid)[None, None]
         # Pixels that no patch is made of are not judged; patches may stick out of the picture.
-        large = F.interpolate(grid, size=size, mode="bilinear")[0, 0, :height, :width]
-        truth = mask[: size[0], : size[1]]
-        above = large > large.mean()
+        enlarged = F.interpolate(grid, size=size, mode="bilinear")[0, 0, :height, :width]
+        known = ~void[: size[0], : size[1]]
+        truth, large = inside[: size[0], : size[1]][known], enlarged[known]
+        above = large > enlarged.mean()
         counts = [(above == said) & (truth == real) for said, real in ((1, 1), (1, 0), (0, 1), (0, 0))]
         columns.append([*(float(count.sum()) for count in counts), _average_precision(large, truth)])
     numbers = torch.tensor(columns, dtype=torch.float64).T
     return torch.cat([numbers, patch_auroc(bench, scored, masks)[None].cpu()])
 
 
-def _average_precision(large: Float[Tensor, "height width"], truth: Bool[Tensor, "height width"]) -> float:
+def _average_precision(large: Float[Tensor, "pixel"], truth: Bool[Tensor, "pixel"]) -> float:
     from sklearn.metrics import average_precision_score
 
     low, high = large.min(), large.max()

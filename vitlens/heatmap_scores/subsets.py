@@ -8,19 +8,19 @@ from einops import einsum
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vitlens.data.masks import Masks
 from vitlens.errors import InputError
 from vitlens.heatmap_scores.curves import Bench, places
 from vitlens.heatmap_scores.maps import ScoredMap
 from vitlens.heatmaps.baselines import picture_key
 
-Masks = Bool[Tensor, "image height width"] | None
 Drawn = tuple[Bool[Tensor, "image set patch"], Float[Tensor, "image set"]]
 
 
 def sensitivity_n(
     bench: Bench,
     scored: ScoredMap,
-    masks: Masks = None,
+    masks: Masks | None = None,
     *,
     shares: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
     sets: int = 20,
@@ -57,7 +57,7 @@ def sensitivity_n(
 
 
 def infidelity(
-    bench: Bench, scored: ScoredMap, masks: Masks = None, *, squares: int = 50, seed: int = 0
+    bench: Bench, scored: ScoredMap, masks: Masks | None = None, *, squares: int = 50, seed: int = 0
 ) -> Float[Tensor, "image"]:
     """min_β E_S[(β Σ_{j∈S} importance_j − (f(x) − f(x without S)))²] / E_S[(f(x) − f(x without S))²] over random squares S.
 
@@ -92,7 +92,7 @@ def infidelity(
     return 1 - explained / drops.square().sum(dim=1)
 
 
-def saco(bench: Bench, scored: ScoredMap, masks: Masks = None, *, groups: int = 10) -> Float[Tensor, "image"]:
+def saco(bench: Bench, scored: ScoredMap, masks: Masks | None = None, *, groups: int = 10) -> Float[Tensor, "image"]:
     """Σ_{i<j} ± (s_i − s_j) / Σ_{i<j} |s_i − s_j|: do groups of patches with more importance matter more, by how much more?
 
     The patches are cut by their order into groups of (nearly) equal size; s_i is the mean importance of group i, d_i what

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import torch.nn.functional as F
 from einops import reduce
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -37,11 +36,8 @@ def pixels_of(
     model: HookedViT, patches: Bool[Tensor, "row patch"], height: int, width: int
 ) -> Bool[Tensor, "row height width"]:
     """The pixels that these patches are made of, in pictures of this size."""
-    down, across = model.cfg.patch_size
-    grid = model.embed.grid(height, width)
-    pixels = patches.unflatten(1, grid).repeat_interleave(down, dim=1).repeat_interleave(across, dim=2)
-    # Patches may stick out of the picture, or not fill it.
-    return F.pad(pixels, (0, width - pixels.shape[2], 0, height - pixels.shape[1]))
+    cut = model.patch_grid(height, width)
+    return cut.pixels_of(patches.unflatten(1, cut.grid), height, width)
 
 
 def sum_over_patches(
@@ -51,9 +47,6 @@ def sum_over_patches(
 
     Pixels that are cut off, where whole patches do not fill the picture, count for none.
     """
-    height, width = pixels.shape[-2:]
-    rows, columns = model.embed.grid(height, width)
-    patch_height, patch_width = model.cfg.patch_size
-    # A negative padding cuts, as the stem does; a positive one adds what the stem adds.
-    fitted = F.pad(pixels, (0, columns * patch_width - width, 0, rows * patch_height - height))
-    return reduce(fitted, "b k (r y) (c x) -> b (r c)", "sum", r=rows, c=columns)
+    cut = model.patch_grid(*pixels.shape[-2:])
+    rows, columns = cut.grid
+    return reduce(cut.fit(pixels), "b k (r y) (c x) -> b (r c)", "sum", r=rows, c=columns)

@@ -10,6 +10,7 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vitlens.data.class_names import as_names
 from vitlens.errors import InputError
 from vitlens.model.classifier import ClassEmbeddings, Classifier, check_embeddings, choose_projection
 from vitlens.model.config import HookedViTConfig
@@ -117,7 +118,7 @@ class ClassSpace(nn.Module):
         weight = torch.as_tensor(weight).detach()
         weight = weight[None] if weight.ndim == 1 else weight
         bias = None if bias is None else torch.as_tensor(bias).detach()
-        chosen_names = None if names is None else [str(name) for name in names]
+        chosen_names = None if names is None else as_names(names)
         check_embeddings(weight, chosen_names, bias, self.cfg.model_name)
         if self.is_distilled and normalise:
             raise InputError("a distilled model averages what two tokens say, which normalised features cannot do")

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitlens.data.class_names import infer_class_names
+from vitlens.data.class_names import check_class_names, infer_class_names
 from vitlens.data.pictures import Preprocessing
 from vitlens.errors import InputError
 from vitlens.model.cache_size import CacheSize, cache_size
@@ -57,9 +57,7 @@ class HookedViT(
     def __init__(self, parts: Parts, class_names: Sequence[str] | None = None) -> None:
         super().__init__()
         self.cfg = parts.cfg
-        self.class_names = list(class_names) if class_names is not None else None
-        if self.class_names is not None and len(self.class_names) != self.cfg.n_classes:
-            raise InputError(f"{len(self.class_names)} class names were given for {self.cfg.n_classes} classes")
+        self.class_names = None if class_names is None else check_class_names(class_names, self.cfg.n_classes)
         self.hook_patch_embed = hook_point()
         self.embed = parts.embedding
         self.hook_embed = hook_point()

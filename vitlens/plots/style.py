@@ -14,6 +14,8 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from torch import Tensor
 
+from vitlens.errors import printable
+
 SEQUENTIAL = "Viridis"
 FONT = "Inter, 'Helvetica Neue', Arial, sans-serif"
 # Neither black nor white: seen on both backgrounds.
@@ -129,7 +131,7 @@ def pale(colour: str) -> str:
 
 def text(value: object, longest: int = 48) -> str:
     """Text from outside (class names, file names) as plotly shows it: escaped, and cut where it would not fit."""
-    plain = str(value)
+    plain = printable(str(value))
     return html.escape(plain if len(plain) <= longest else plain[: longest - 1] + "…")
 
 

@@ -70,7 +70,8 @@ def write_page(
             templates={theme: pio.templates[name].to_plotly_json() for theme, name in TEMPLATES.items()},
         )
     )
-    write_whole(path, page.encode())
+    # A file name may hold what is no UTF-8.
+    write_whole(path, page.encode(errors="backslashreplace"))
 
 
 def made() -> str:

@@ -7,7 +7,17 @@ from typing import Annotated
 import typer
 
 from vitlens.command_line import DEMO, check_device, check_dtype, complain, load_model
-from vitlens.commands.options import Checkpoint, ClassNames, Device, Dtype, Json, Model, RandomWeights, Timm
+from vitlens.commands.options import (
+    Checkpoint,
+    ClassNames,
+    Device,
+    Dtype,
+    Json,
+    Model,
+    ObjectId,
+    RandomWeights,
+    Timm,
+)
 from vitlens.commands.output import print_json, say, terminal
 from vitlens.errors import InputError
 
@@ -31,6 +41,7 @@ def study_command(name: str | None = None) -> Callable[..., None]:
             bool, typer.Option("--drop-incomplete", help="leave out classes with fewer than --per-class")
         ] = False,
         masks: Annotated[Path | None, typer.Option(help="folder of object masks, named as the pictures")] = None,
+        object_id: ObjectId = None,
         class_map: Annotated[Path | None, typer.Option(help="JSON or CSV: label of the data → class")] = None,
         class_names: ClassNames = None,
         image_column: Annotated[str | None, typer.Option(help="the table's column of pictures")] = None,
@@ -82,7 +93,8 @@ def study_command(name: str | None = None) -> Callable[..., None]:
             model=model, checkpoint=_text(checkpoint), timm=sorted(timm) if timm else None,
             random_weights=random_weights, dtype=dtype, data=data, split=split,
             streaming=streaming, limit=limit, per_class=per_class, drop_incomplete=drop_incomplete, masks=_text(masks),
-            class_map=_text(class_map), class_names=_text(class_names), image_column=image_column, label_column=label_column,
+            object_id=object_id, class_map=_text(class_map), class_names=_text(class_names),
+            image_column=image_column, label_column=label_column,
             mask_reduction=mask_reduction, squash=squash, batch_size=batch_size, seed=seed, paper_compat=paper_compat,
             random_models=random_models, bootstrap=bootstrap, permutations=permutations, target=target, steps=steps,
             random_orders=random_orders, train_data=train_data, train_split=train_split,

@@ -46,6 +46,7 @@ class Batch:
     labels: Int[Tensor, "image"]
     keys: list[int]
     object_patches: Bool[Tensor, "image patch"] | None
+    context_patches: Bool[Tensor, "image patch"] | None
     trace: ClassTrace
     logits: Float[Tensor, "image class"]
     grid: tuple[int, int]

@@ -191,6 +191,7 @@ def _open(model: HookedViT, settings: StudySettings) -> PictureSet:
         per_class=settings.per_class,
         drop_incomplete=settings.drop_incomplete,
         masks=settings.masks,
+        object_id=settings.object_id,
         class_map=settings.class_map,
         image_column=settings.image_column,
         label_column=settings.label_column,
@@ -224,7 +225,7 @@ def _batches(
             rows,
             chunk * settings.batch_size,
             context.preprocessing,
-            model.cfg.grid_size,
+            model.patch_grid(),
             with_masks=with_masks,
             mask_reduction="nearest" if settings.paper_compat else settings.mask_reduction,
             workers=context.workers,
@@ -271,8 +272,14 @@ def measure(context: Context, experiments: list[Experiment], pictures: PictureBa
     with torch.no_grad():
         logits = model.run_with_hooks(images, fwd_hooks=hooks)
     trace = observer.trace()
-    inside = None if pictures.object_patches is None else pictures.object_patches.to(model.device)
-    batch = Batch(images, labels, pictures.keys, inside, trace, logits, grid)
+    inside, around = (
+        None if patches is None else patches.to(model.device)
+        for patches in (pictures.object_patches, pictures.context_patches)
+    )
+    if context.settings.paper_compat and inside is not None:
+        # As released: whatever is not the object is its context, what is void too.
+        around = ~inside
+    batch = Batch(images, labels, pictures.keys, inside, around, trace, logits, grid)
     ranks = torch.stack([trace.ranks["resid_post", block] for block in range(model.cfg.n_layers)], dim=1)
     arrays: Arrays = {"label": labels, "prediction": logits.argmax(dim=1)}
     arrays["ranks"] = _unsigned(ranks[:, :, model.cfg.n_prefix_tokens :])
@@ -280,6 +287,8 @@ def measure(context: Context, experiments: list[Experiment], pictures: PictureBa
         arrays["class_token_ranks"] = _unsigned(ranks[:, :, model.cfg.prefix_tokens.index("class")])
     if inside is not None:
         arrays["object_patches"] = inside
+    if around is not None:
+        arrays["context_patches"] = around
     for experiment in experiments:
         arrays |= experiment.measure(batch)
     return arrays

@@ -32,6 +32,7 @@ class StudySettings:
     per_class: int | None = None
     drop_incomplete: bool = False
     masks: str | None = None
+    object_id: int | None = None
     class_map: str | None = None
     class_names: str | None = None
     image_column: str | None = None

@@ -6,6 +6,7 @@ import torch
 
 from vitlens.analysis.knockouts import Edges, knockout_hooks
 from vitlens.analysis.trace import TraceObserver
+from vitlens.data.masks import Masks
 from vitlens.plots.paper_interventions import intervention_bars
 from vitlens.study.experiment import Arrays, Batch, Experiment, Tables, no_grad_forward
 from vitlens.study.store import Records
@@ -36,8 +37,9 @@ class AttentionKnockout(Experiment):
         for name, edges in self.knockouts.items():
             observer = TraceObserver(self.model, batch.labels, batch.grid)
             masks = None
-            if batch.object_patches is not None:
-                masks = batch.object_patches.unflatten(1, batch.grid)
+            if batch.object_patches is not None and batch.context_patches is not None:
+                inside, around = batch.object_patches, batch.context_patches
+                masks = Masks(*(patches.unflatten(1, batch.grid) for patches in (inside, ~(inside | around))))
             cut = (
                 []
                 if self._nothing_to_cut(edges, batch)
@@ -52,9 +54,9 @@ class AttentionKnockout(Experiment):
     @staticmethod
     def _nothing_to_cut(edges: str | Edges, batch: Batch) -> bool:
         """Whether no picture of the chunk has a patch that the class token is to be blinded to."""
-        if isinstance(edges, str) or batch.object_patches is None:
+        if isinstance(edges, str) or batch.object_patches is None or batch.context_patches is None:
             return False
-        wanted = batch.object_patches if edges.keys == "object" else ~batch.object_patches
+        wanted = batch.object_patches if edges.keys == "object" else batch.context_patches
         return not bool(wanted.any())
 
     def _keep(self, name: str, ranks: torch.Tensor, correct: torch.Tensor) -> Arrays:

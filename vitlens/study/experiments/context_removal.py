@@ -24,13 +24,14 @@ class ContextRemoval(Experiment):
         "mean" is that of the chunk, "other" the next picture of the chunk: both the same however a run is split.
         """
         assert batch.object_patches is not None
-        inside, n_prefix = batch.object_patches, self.model.cfg.n_prefix_tokens
+        assert batch.context_patches is not None
+        n_prefix = self.model.cfg.n_prefix_tokens
         last = batch.trace.ranks["resid_post", self.model.cfg.n_layers - 1]
         first = last[:, n_prefix:] == 0
         found: Arrays = {self.own("correct"): batch.correct.float()}
         others = batch.images.roll(-1, dims=0)
         for name in SETS:
-            goes = inside if name == "object" else ~inside
+            goes = batch.object_patches if name == "object" else batch.context_patches
             found[self.own(f"{name}/before")] = torch.stack([(first & ~goes).sum(1), (~goes).sum(1)], dim=1).int()
             tokens = torch.nn.functional.pad(goes, (n_prefix, 0))
             for how in HOW:

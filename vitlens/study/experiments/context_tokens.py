@@ -42,13 +42,14 @@ class ContextTokens(Experiment):
     def measure(self, batch: Batch) -> Arrays:
         """Sums over object and over context patches: identifiability, change of the logit, the class token's attention."""
         assert batch.object_patches is not None
-        inside = batch.object_patches
+        assert batch.context_patches is not None
+        inside, around = batch.object_patches, batch.context_patches
         n_prefix, trace = self.model.cfg.n_prefix_tokens, batch.trace
-        found: Arrays = {self.own("n"): torch.stack([inside.sum(1), (~inside).sum(1)], dim=1).int()}
+        found: Arrays = {self.own("n"): torch.stack([inside.sum(1), around.sum(1)], dim=1).int()}
 
         def split(values: Tensor) -> Tensor:
             """[image, block, 2]: the sums inside and outside."""
-            parts = [(values * where[:, None]).sum(dim=-1) for where in (inside, ~inside)]
+            parts = [(values * where[:, None]).sum(dim=-1) for where in (inside, around)]
             return torch.stack(parts, dim=-1).double()
 
         ranks = torch.stack([trace.ranks["resid_post", b][:, n_prefix:] for b in self.blocks], dim=1)
@@ -60,8 +61,10 @@ class ContextTokens(Experiment):
             found[self.own(f"change/{part}")] = split(torch.stack(changes, dim=1))
         if self._rows:
             rows = torch.stack([self._rows[b] for b in self.blocks], dim=1)
-            mass = (rows * ~inside[:, None, None]).sum(dim=-1)
-            found[self.own("attention")] = torch.stack([mass, rows.sum(dim=-1)], dim=-1).float()
+            mass = (rows * around[:, None, None]).sum(dim=-1)
+            # Void patches are neither.
+            judged = (rows * (inside | around)[:, None, None]).sum(dim=-1)
+            found[self.own("attention")] = torch.stack([mass, judged], dim=-1).float()
         return found
 
     def tables(self, records: Records) -> Tables:
@@ -79,9 +82,9 @@ class ContextTokens(Experiment):
     def _identifiability(self, records: Records) -> pd.DataFrame:
         n_classes = self.model.cfg.n_classes
         counts = np.zeros((2, len(self.blocks), n_classes), dtype=np.int64)
-        for chunk in records.chunks("ranks", "object_patches"):
+        for chunk in records.chunks("ranks", "object_patches", "context_patches"):
             for block in self.blocks:
-                for kind, where in enumerate((chunk["object_patches"], ~chunk["object_patches"])):
+                for kind, where in enumerate((chunk["object_patches"], chunk["context_patches"])):
                     counts[kind, block] += np.bincount(chunk["ranks"][:, block][where], minlength=n_classes)
         sums, n = records[self.own("identifiability")], records[self.own("n")]
         table = self.summary(self._difference(sums, n), {"block": self.blocks}).rename(columns={"mean": "difference"})

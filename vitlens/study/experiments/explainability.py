@@ -66,7 +66,11 @@ class Explainability(Experiment):
         chunk = int(maps["key"][0]) // settings.batch_size
         rows = next(rows for number, rows in self.context.pictures.chunks(settings.batch_size) if number == chunk)
         batch = decode_rows(
-            rows, chunk * settings.batch_size, self.context.preprocessing, self.model.cfg.grid_size, with_masks=False
+            rows,
+            chunk * settings.batch_size,
+            self.context.preprocessing,
+            self.model.patch_grid(),
+            with_masks=False,
         )
         assert not isinstance(batch, list)
         found = {}

@@ -91,7 +91,7 @@ class LinearProbe(Experiment):
         chunks = pictures.chunks(settings.batch_size)
         for chunk, rows in tqdm(chunks, "training probes", total, unit="chunk", disable=not self.context.progress):
             batch = decode_rows(
-                rows, chunk * settings.batch_size, self.context.preprocessing, self.model.cfg.grid_size,
+                rows, chunk * settings.batch_size, self.context.preprocessing, self.model.patch_grid(),
                 with_masks=False, workers=self.context.workers,
             )  # fmt: skip
             if not isinstance(batch, list):

@@ -1,0 +1,253 @@
+"""One rule says what a mask's values mean, wherever one is taken; what it does not know is refused with what was found."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from variants import build
+
+from vitlens import HookedViT, InputError, class_lens, faithfulness, replace_context, segmentation, token_mask
+from vitlens.data.masks import MOST_IDS, Masks, read_labels
+from vitlens.data.patches import PatchGrid, object_and_context
+from vitlens.data.pictures import Preprocessing
+from vitlens.heatmap_scores.faithfulness import bench_of
+from vitlens.heatmap_scores.localisation import patch_auroc, pointing_game
+from vitlens.heatmap_scores.maps import ScoredMap
+
+TRUTH = np.zeros((48, 48), dtype=bool)
+TRUTH[8:30, 12:40] = True
+RING = np.zeros_like(TRUTH)
+RING[6:32, 10:42] = True
+RING &= ~TRUTH
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Pictures of its own size are neither scaled nor cropped."""
+    made = HookedViT.from_timm(build(depth=1))
+    made.preprocessing = Preprocessing({**made.cfg.data_config, "crop_pct": 1.0})
+    return made
+
+
+def coded(outside: float, inside: float, void: float | None = None, dtype: type = np.uint8) -> np.ndarray:
+    values = np.where(TRUTH, inside, outside).astype(dtype)
+    if void is not None:
+        values[RING] = void
+    return values
+
+
+def palette(ids: np.ndarray, colours: list[int] | None = None) -> Image.Image:
+    picture = Image.fromarray(ids).convert("P")
+    picture.putpalette(colours or [part for i in range(256) for part in (i, 255 - i, 7)])
+    return picture
+
+
+def encoded(values: np.ndarray, kind: str, **options: object) -> Image.Image:
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, kind, **options)
+    return Image.open(buffer)
+
+
+def with_alpha(colour: np.ndarray, alpha: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.dstack([colour, colour, colour, alpha]))
+
+
+def test_what_is_the_object():
+    colourless = np.repeat(coded(0, 255)[..., None], 3, axis=2)
+    blurred = np.asarray(Image.fromarray(coded(0, 255)).resize((24, 24), Image.Resampling.BILINEAR))
+    for name, mask in {
+        "bool": TRUTH,
+        "0 and 1": coded(0, 1),
+        "0 and 255": coded(0, 255),
+        "0 and 255 as floats": coded(0, 255, dtype=np.float64),
+        "16 bits": coded(0, 65535, dtype=np.uint16),
+        "one class id": coded(0, 7, dtype=np.int64),
+        "ids of 16 bits": coded(0, 700, dtype=np.int32),
+        "soft": coded(0.3, 0.7, dtype=np.float32),
+        "half precision": torch.from_numpy(coded(0.3, 0.7, dtype=np.float32)).half(),
+        "bfloat16": torch.from_numpy(coded(0.3, 0.7, dtype=np.float32)).bfloat16(),
+        "a tail": coded(0.01, 1.0, dtype=np.float64),
+        "grey picture": Image.fromarray(coded(0, 255)),
+        "black and white": Image.fromarray(coded(0, 255)).convert("1"),
+        "colourless RGB": Image.fromarray(colourless),
+        "palette": palette(coded(0, 3)),
+        "alpha": with_alpha(coded(90, 120), coded(0, 255)),
+        "soft alpha": with_alpha(coded(90, 120), coded(100, 150)),
+        "alpha of grey": Image.fromarray(np.dstack([coded(255, 0), coded(0, 200)])),
+        "opaque": with_alpha(coded(0, 255), np.full_like(coded(0, 0), 255)),
+        "float TIFF": Image.fromarray(coded(0.1, 0.9, dtype=np.float32)),
+        "16-bit PNG": Image.fromarray(coded(0, 700, dtype=np.uint16)),
+    }.items():
+        labels = read_labels(mask)
+        assert np.array_equal(labels.inside, TRUTH), name
+        assert not labels.void.any(), name
+    for noisy in (encoded(coded(0, 255), "JPEG", quality=75), np.asarray(encoded(coded(0, 255), "JPEG", quality=75))):
+        assert (read_labels(noisy).inside == TRUTH).mean() > 0.99
+    assert len(np.unique(blurred)) > 2
+    assert read_labels(blurred).inside.tolist() == (blurred >= 128).tolist()
+
+
+def test_void_is_neither():
+    for mask in (palette(coded(0, 15, 255)), coded(0, 15, 255), Image.fromarray(coded(0, 15, 255)), coded(0, 1, 255)):
+        labels = read_labels(mask)
+        assert np.array_equal(labels.inside, TRUTH)
+        assert np.array_equal(labels.void, RING)
+    # Among ids of more than 8 bits 255 is a class like any other, and alone it is white.
+    wide = read_labels(coded(0, 700, 255, np.int64))
+    assert np.array_equal(wide.inside, TRUTH | RING)
+    assert not wide.void.any()
+    assert not read_labels(palette(coded(0, 255))).void.any()
+
+
+def test_the_id_may_be_chosen():
+    ids = coded(0, 15, 255)
+    ids[:4] = 3
+    for mask in (palette(ids), ids, Image.fromarray(ids)):
+        assert np.array_equal(read_labels(mask).inside, TRUTH | (ids == 3))
+        chosen = read_labels(mask, 15)
+        assert np.array_equal(chosen.inside, TRUTH)
+        assert np.array_equal(chosen.void, RING)
+    assert read_labels(coded(2, 1, 3), 1).inside.tolist() == TRUTH.tolist()
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("mask", "object_id", "sentence"),
+    [
+        (coded(0, np.nan, dtype=np.float64), None, "NaN"),
+        (coded(-5, 5, dtype=np.float64), None, r"floats lies in \[0, 1\].*in \[-5, 5\].*sigmoid"),
+        (coded(0, 3, dtype=np.float64), None, "class ids as whole numbers"),
+        (coded(0, -1, dtype=np.int64), None, "-1 to 0"),
+        (coded(0, 1, dtype=np.complex64), None, "complex64"),
+        (NOISE, None, "256 grey values"),
+        (Image.fromarray(NOISE), None, "neither black nor white"),
+        (encoded(NOISE, "JPEG"), None, "neither black nor white"),
+        (np.minimum(NOISE, 250), None, "no mask of an object"),
+        (NOISE.astype(np.int64) + 300, None, "different numbers"),
+        (coded(0, 128, 255), None, "grey values"),
+        (coded(2, 1, 3), None, "class ids 1, 2, 3 and no 0"),
+        (Image.fromarray(np.dstack([coded(0, 255), coded(0, 100), coded(0, 0)])), None, "colour picture"),
+        (palette(coded(0, 1), [255, 255, 255, 0, 0, 0]), None, "number 0 is not black"),
+        (Image.fromarray(NOISE).convert("RGB").convert("CMYK"), None, "mode 'CMYK'"),
+        (encoded(coded(0, 255), "JPEG"), 5, "JPEG, which does not keep numbers"),
+        (TRUTH, 1, "of bool"),
+        (with_alpha(coded(0, 0), coded(0, 255)), 1, "an alpha channel"),
+        (coded(0, 1), 1.0, "whole number, not 1.0"),
+        (coded(0, 1), True, "whole number, not True"),
+        (np.zeros((0, 4), dtype=bool), None, "shape"),
+        (torch.zeros(4, 4).to_sparse(), None, "dense"),
+        (torch.zeros(4, 4, device="meta"), None, "dense"),
+        (None, None, "not NoneType"),
+        (3, None, "not int"),
+    ],
+)
+def test_what_is_no_mask(unchecked, mask, object_id, sentence):
+    with pytest.raises(InputError, match=sentence):
+        read_labels(mask, object_id)
+
+
+def test_no_photograph_has_few_levels():
+    levels = (np.arange(48 * 48).reshape(48, 48) % (MOST_IDS + 1)).astype(np.uint8)
+    assert (read_labels(levels % MOST_IDS).inside == (levels % MOST_IDS > 0)).all()
+    assert read_labels(levels, MOST_IDS).inside.sum() == (levels == MOST_IDS).sum()
+
+
+@pytest.fixture
+def files(tmp_path):
+    palette(coded(0, 15, 255)).save(tmp_path / "void.png")
+    Image.fromarray(coded(0, 255)).save(tmp_path / "plain.png")
+    return tmp_path
+
+
+def test_masks_are_taken_in_every_form(unchecked, model, files):
+    direct = torch.from_numpy(TRUTH)
+    expected = token_mask(model, "object", 2, torch.stack([direct, direct]))
+    for masks in (
+        files / "plain.png",
+        str(files / "plain.png"),
+        Image.open(files / "plain.png"),
+        [files / "plain.png", coded(0, 255)],
+        [direct, direct],
+        direct,
+        torch.stack([direct, direct]).to(torch.uint8),
+        coded(0.0, 1.0, dtype=np.float32),
+        model.read_masks([files / "plain.png", files / "plain.png"]),
+    ):
+        assert torch.equal(token_mask(model, "object", 2, masks), expected)
+    images = torch.randn(2, 3, 48, 48, dtype=torch.float64)
+    both = [files / "plain.png", files / "void.png"]
+    lens = class_lens(model, images, tokens="object", masks=files / "plain.png")
+    assert lens.axes["token"] == [model.cfg.token_label(i) for i in expected[0].nonzero()[:, 0].tolist()]
+    scores = faithfulness(
+        model, images, 1, "raw_attention", metrics="patch_auroc", masks=both, baselines=False, progress=False
+    )
+    assert scores.values.shape == (1, 1, 2)
+    assert segmentation(model, images, both, 1, "raw_attention", baselines=False, progress=False).values.shape[-1] == 2
+    masks = model.read_masks(both)
+    replaced = replace_context(images, masks, "zero")
+    keeps = torch.from_numpy(np.stack([TRUTH, TRUTH | RING]))[:, None].expand_as(images)
+    assert torch.equal(replaced[keeps], images[keeps])
+    assert not replaced[~keeps].any()
+    assert torch.equal(replace_context(images, [TRUTH, TRUTH | RING], "zero"), replaced)
+    with pytest.raises(InputError, match=r"model\.read_masks"):
+        replace_context(images, files / "plain.png", "zero")
+    with pytest.raises(InputError, match="different sizes, 24 × 24, 48 × 48"):
+        token_mask(model, "object", 2, [direct, direct[::2, ::2]])
+    for nothing, sentence in (([], "no masks"), (3, "not int"), ({}, "not dict")):
+        with pytest.raises(InputError, match=sentence):
+            token_mask(model, "object", 2, nothing)
+
+
+def test_void_patches_are_neither_object_nor_context():
+    """Patches of 4 pixels: void and object pixels → object, context, or neither."""
+    cases = [(0, 0, False, True), (0, 2, True, False), (0, 1, False, True), (1, 2, True, False), (1, 1, False, True)]
+    cases += [(2, 1, True, False), (2, 0, False, True), (3, 1, False, False), (4, 0, False, False)]
+    inside, void = torch.zeros(2, 1, 2, 2 * len(cases), dtype=torch.bool)
+    for i, (n_void, n_inside, _, _) in enumerate(cases):
+        places = [(row, 2 * i + column) for row in (0, 1) for column in (0, 1)]
+        for row, column in places[:n_void]:
+            void[0, row, column] = True
+        for row, column in places[n_void : n_void + n_inside]:
+            inside[0, row, column] = True
+    found = object_and_context(inside, void, PatchGrid((1, len(cases)), (2, 2)))
+    assert [part[0].tolist() for part in found] == [[case[i] for case in cases] for i in (2, 3)]
+    centres = object_and_context(inside, void, PatchGrid((1, len(cases)), (2, 2)), "nearest")
+    assert centres[0][0].tolist() == inside[0, 1, 1::2].tolist()
+    assert centres[1][0].tolist() == (~(inside | void))[0, 1, 1::2].tolist()
+    with pytest.raises(InputError, match="area or nearest"):
+        object_and_context(inside, void, PatchGrid((1, 9), (2, 2)), "bilinear")
+
+
+def test_void_in_token_sets(model):
+    void = torch.zeros(1, 48, 48, dtype=torch.bool)
+    inside = void.clone()
+    inside[:, :16] = True
+    void[:, 16:32] = True
+    masks = Masks(inside, void)
+    of = {name: token_mask(model, name, 1, masks)[0, 1:].nonzero()[:, 0].tolist() for name in ("object", "context")}
+    assert of == {"object": [0, 1, 2], "context": [6, 7, 8]}
+
+
+def test_void_in_scores(model):
+    """Void pixels change neither counts nor precision nor order: as if the picture had not had them."""
+    images = torch.randn(1, 3, 48, 48, dtype=torch.float64)
+    inside, void = torch.zeros(2, 1, 48, 48, dtype=torch.bool)
+    inside[:, :16, :16] = True
+    void[:, :, 32:] = True
+    maps = torch.tensor([[[3.0, 2, 9], [1, 0, 8], [2, 1, 7]]], dtype=torch.float64)
+    options = {"baselines": False, "progress": False}
+    found = segmentation(model, images, Masks(inside, void), 1, {"map": maps}, **options)
+    counts = dict(zip(found.axes["number"], found.values[0, :, 0].tolist(), strict=True))
+    assert sum(counts[name] for name in list(counts)[:4]) == 48 * 32
+    assert counts["patch_auroc"] == 1
+    assert segmentation(model, images, inside, 1, {"map": maps}, **options).values[0, 5, 0] == 5 / 8
+    bench = bench_of(model, images, 1, batch_size=1)
+    scored = ScoredMap(maps.flatten(1))
+    assert patch_auroc(bench, scored, Masks(inside, void)).item() == 1
+    assert pointing_game(bench, scored, Masks(inside, void), tolerance=0.0).isnan().all()
+    assert pointing_game(bench, scored, inside, tolerance=0.0).item() == 0
+    assert pointing_game(bench, scored, Masks(inside, void), tolerance=30.0).item() == 1
