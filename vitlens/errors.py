@@ -1,7 +1,9 @@
 """The one kind of error that vitlens raises for wrong input: a sentence that says what was wrong and what to do."""
 
 import difflib
+import operator
 from collections.abc import Iterable
+from typing import Any
 
 
 class InputError(ValueError):
@@ -19,3 +21,23 @@ def nearest(name: str, choices: Iterable[str], n: int = 5) -> str:
     choices = list(choices)
     close = difflib.get_close_matches(name, choices, n=n, cutoff=0.4)
     return ", ".join(close or choices[:n])
+
+
+def require_whole(**numbers: Any) -> None:
+    """Raises InputError unless every keyword's value is a whole number: no fraction, truth value or text."""
+    for name, value in numbers.items():
+        try:
+            operator.index(value)
+        except TypeError:
+            pass
+        else:
+            if not isinstance(value, bool):
+                continue
+        raise InputError(f"{name} is a whole number, not {value!r}")
+
+
+def require_seed(seed: Any) -> None:
+    """Raises InputError unless the seed is a whole number that is not negative, as generators take it."""
+    require_whole(seed=seed)
+    if seed < 0:
+        raise InputError(f"a seed is 0 or more, not {seed}")

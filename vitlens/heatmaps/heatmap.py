@@ -1,11 +1,11 @@
 """One call for all heatmaps: which patches of the picture the class came from, by the method of your choice."""
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -17,6 +17,8 @@ from vitlens.data.pictures import Pictures
 from vitlens.description.artefacts import artefact_warning
 from vitlens.errors import InputError
 from vitlens.heatmaps.methods import METHODS, Method
+from vitlens.heatmaps.precision import careful, require_finite, require_finite_logits
+from vitlens.heatmaps.rows import MOST_PICTURES, rows_at_once
 from vitlens.model.hooked_vit import HookedViT
 
 
@@ -55,17 +57,21 @@ def heatmap(
     classes: Classes = None,
     *,
     method: str = "token_mask",
-    batch_size: int = 16,
+    batch_size: int | None = None,
     warn: bool = True,
     progress: bool = False,
     **options: Any,
 ) -> Heatmap:
     """How important each patch was, by one of the methods in `vitlens.heatmap_methods()`.
 
+    It is computed in single precision at least, whatever the model's own (`vitlens.heatmaps.precision` says why), and also
+    under `torch.inference_mode` and autocast, which are left for the while.
+
     Args:
         classes: one per picture: see `select_classes`; by default the predicted class. Methods that know no class ignore it.
         method: a name, or several words as a person would say it ("token mask").
-        batch_size: pictures that are worked on together.
+        batch_size: pictures of one forward; of methods that run a picture many times, rows. By default at most 16 pictures
+            and 64 rows, and no more than a quarter of the free memory holds.
         warn: look whether artefact tokens carry the map (one forward more), for `.warnings` and figures.
         progress: show a bar.
         options: those of the method's own function, whose docstring has its equations.
@@ -74,26 +80,31 @@ def heatmap(
         Heatmap with axes image, row, column.
 
     Raises:
-        InputError: an unknown method or option, more than one class a picture, a class-specific method and no classifier.
+        InputError: an unknown method or option, more than one class a picture, a class-specific method and no classifier;
+            a softmax over a single output; no pictures; importances or logits that are not finite.
     """
     chosen = find_method(method)
     check_options(chosen, options)
     pictures = model.as_images(images)
-    selection = _one_class_each(model, pictures, classes, chosen, batch_size) if chosen.class_specific else None
-    maps, gaps, warnings = [], [], []
-    chunks = range(0, len(pictures), batch_size)
-    for start in tqdm(chunks, chosen.title, disable=not progress, unit_scale=batch_size, unit=" pictures"):
-        part = pictures[start : start + batch_size]
-        about: tuple[Int[Tensor, "image"], ...] = ()
-        if selection is not None:
-            about = (selection.indices[start : start + batch_size, 0],)
-        found = chosen.function(model, part, *about, **options).detach()
-        maps.append(found)
-        if chosen.gap is not None:
-            wanted = {name: value for name, value in options.items() if name in chosen.gap_options}
-            gaps.append(chosen.gap(model, part, *about, found, **wanted))
-        if warn:
-            warnings += artefact_warning(model, part, found)
+    with careful(model, pictures) as (able, copies):
+        size = rows_at_once(able, copies.shape[-2:], batch_size, gradients=True, most=MOST_PICTURES)
+        selection = _one_class_each(able, copies, classes, chosen, size) if chosen.class_specific else None
+        maps, gaps, warnings = [], [], []
+        chunks = range(0, len(copies), size)
+        for start in tqdm(chunks, chosen.title, disable=not progress, unit_scale=size, unit=" pictures"):
+            some = slice(start, start + size)
+            about: tuple[Int[Tensor, "image"], ...] = () if selection is None else (selection.indices[some, 0],)
+            given = {name: _of_chunk(value, some, len(copies)) for name, value in options.items()}
+            if batch_size is not None and "batch_size" in chosen.parameters:
+                given["batch_size"] = batch_size
+            found = chosen.function(able, copies[some], *about, **given).detach()
+            _check_importances(able, copies[some], found, chosen, start)
+            maps.append(found)
+            if chosen.gap is not None:
+                wanted = {name: value for name, value in given.items() if name in chosen.gap_options}
+                gaps.append(chosen.gap(able, copies[some], *about, found, **wanted))
+            if warn:
+                warnings += artefact_warning(able, copies[some], found)
     rows, columns = model.embed.grid(*pictures.shape[-2:])
     return Heatmap(
         torch.cat(maps).unflatten(1, (rows, columns)),
@@ -104,6 +115,28 @@ def heatmap(
         settings={"model": model.cfg.model_name, "method": chosen.name, **_as_settings(options)},
         completeness_gap=torch.cat(gaps) if gaps else None,
         warnings=warnings if warn else None,
+    )
+
+
+def _of_chunk(value: Any, some: slice, n_pictures: int) -> Any:
+    """Of an option that has a class or a picture for each picture, those of the chunk."""
+    per_picture = isinstance(value, (Tensor, np.ndarray)) and value.ndim in (1, 2, 4) and len(value) == n_pictures
+    return value[some] if per_picture else value
+
+
+def _check_importances(
+    model: HookedViT, pictures: Tensor, found: Float[Tensor, "image patch"], method: Method, first: int
+) -> None:
+    """Raises InputError where a map is not of numbers, with the reason: the model's own answer, or the method."""
+    if found.isfinite().all():
+        return
+    if model.unembed is not None:
+        require_finite_logits(model, model(pictures), first)
+    require_finite(
+        found,
+        f"the map {method.name}",
+        "numbers overflowed on the way, as very large weights or pixels make them",
+        first,
     )
 
 
@@ -121,7 +154,7 @@ def find_method(name: str) -> Method:
 
 def check_options(method: Method, options: dict[str, Any]) -> None:
     """Raises InputError where the method has no such option."""
-    known = list(inspect.signature(method.function).parameters)[3 if method.class_specific else 2 :]
+    known = list(method.options)
     for option in options:
         if option not in known:
             raise InputError(
@@ -138,12 +171,12 @@ def _one_class_each(
             f"{method.name} explains a class, and {model.cfg.model_name} has no classifier: give it one with "
             f"model.set_class_embeddings(weight, names), or use a method that knows no class ({free})"
         )
-    with torch.no_grad():
-        if classes is None:
-            logits = torch.cat([model(part) for part in pictures.split(batch_size)])
-        else:
-            logits = pictures.new_zeros(len(pictures), model.cfg.n_classes)
-        selection = select_classes(model, classes, logits)
+    if classes is None:
+        logits = torch.cat([model(part) for part in pictures.split(batch_size)])
+        require_finite_logits(model, logits)
+    else:
+        logits = pictures.new_zeros(len(pictures), model.cfg.n_classes)
+    selection = select_classes(model, classes, logits)
     if selection.indices.shape[1] != 1:
         raise InputError(
             f"a heatmap is of one class per picture, not {selection.indices.shape[1]}: call heatmap once for each class, or "

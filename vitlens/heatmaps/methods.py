@@ -44,7 +44,12 @@ class Method:
 
     @property
     def options(self) -> dict[str, object]:
-        """The options and their defaults."""
+        """The method's own options and their defaults; `batch_size` is that of `heatmap`."""
+        return {name: default for name, default in self.parameters.items() if name != "batch_size"}
+
+    @property
+    def parameters(self) -> dict[str, object]:
+        """What the function takes beside model, images and classes, and the defaults."""
         parameters = list(inspect.signature(self.function).parameters.values())
         return {parameter.name: parameter.default for parameter in parameters[3 if self.class_specific else 2 :]}
 
