@@ -135,7 +135,7 @@ def remove_in_order(
     parts: list[Curves] = []
     with careful(model, pictures) as (able, copies):
         chosen = _one_class_each(able, classes, copies)
-        size = rows_at_once(able, copies.shape[-2:], batch_size, gradients=False)
+        size = rows_at_once(able, copies, batch_size, gradients=False)
         chunks = range(0, len(copies), size)
         for start in tqdm(chunks, "perturbation", disable=not progress, unit_scale=size, unit=" pictures"):
             some = slice(start, start + size)

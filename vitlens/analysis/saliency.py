@@ -234,7 +234,7 @@ def _in_parts(
     found: list[tuple[Tensor, ClassSelection]] = []
     per_picture = isinstance(classes, (Tensor, np.ndarray)) and classes.ndim > 0 and len(classes) == len(pictures)
     with careful(model, pictures) as (able, copies):
-        size = rows_at_once(able, copies.shape[-2:], batch_size, gradients=True)
+        size = rows_at_once(able, copies, batch_size, gradients=True)
         if not per_picture and classes is not None:
             # What does not fit the pictures is refused before any work, and for all of them.
             select_classes(able, classes, copies.new_zeros(len(copies), able.cfg.n_classes))

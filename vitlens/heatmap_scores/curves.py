@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vitlens.analysis.perturbation import remove_in_order, removal_steps
+from vitlens.analysis.perturbation import removal_steps, remove_in_order
 from vitlens.errors import InputError, nearest
 from vitlens.heatmap_scores.imputation import impute
 from vitlens.heatmaps.baselines import picture_key

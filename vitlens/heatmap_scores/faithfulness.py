@@ -152,9 +152,7 @@ def bench_of(
     batch_size: int | None = None,
 ) -> Bench:
     """Checks the settings before any work is done."""
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"a forward has at least one picture, not {batch_size}")
-    size = rows_at_once(model, pictures.shape[-2:], batch_size, gradients=False)
+    size = rows_at_once(model, pictures, batch_size, gradients=False)
     require_whole(n_steps=n_steps)
     if n_steps < 1:
         raise InputError(f"a curve has at least one step, not {n_steps}")

@@ -70,8 +70,8 @@ def randomisation_test(
         Randomisation with axes method, depth, image.
 
     Raises:
-        InputError: an unknown method or none, more than one class a picture, a model that cannot be built anew; what `heatmap`
-            refuses.
+        InputError: an unknown method or none, more than one class a picture, a model that cannot be built anew; what
+            `heatmap` refuses.
 
     Source: Adebayo et al. 2018 (Sanity Checks for Saliency Maps), section 3.1.
     """
@@ -81,7 +81,7 @@ def randomisation_test(
     require_seed(seed)
     pictures = model.as_images(images)
     with careful(model, pictures) as (able, copies):
-        size = rows_at_once(able, copies.shape[-2:], batch_size, gradients=False, most=MOST_PICTURES)
+        size = rows_at_once(able, copies, batch_size, gradients=False, most=MOST_PICTURES)
         logits = torch.cat([able(part) for part in copies.split(size)])
         require_finite_logits(model, logits)
     selection = select_classes(model, classes, logits)

@@ -87,7 +87,7 @@ def heatmap(
     check_options(chosen, options)
     pictures = model.as_images(images)
     with careful(model, pictures) as (able, copies):
-        size = rows_at_once(able, copies.shape[-2:], batch_size, gradients=True, most=MOST_PICTURES)
+        size = rows_at_once(able, copies, batch_size, gradients=True, most=MOST_PICTURES)
         selection = _one_class_each(able, copies, classes, chosen, size) if chosen.class_specific else None
         maps, gaps, warnings = [], [], []
         chunks = range(0, len(copies), size)

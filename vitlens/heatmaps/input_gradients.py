@@ -47,7 +47,7 @@ def integrated_gradients(
     require_whole(steps=steps)
     if steps < 1:
         raise InputError(f"the integral takes at least one step, not {steps}")
-    rows = rows_at_once(model, images.shape[-2:], batch_size, gradients=True)
+    rows = rows_at_once(model, images, batch_size, gradients=True)
     integral = _captum().IntegratedGradients(lambda pictures, chosen: TARGETS[target](model(pictures), chosen))
     n_pictures = max(1, rows // steps)
     found = []
@@ -112,7 +112,7 @@ def smooth_grad(
     if not 0 <= noise < torch.inf:
         raise InputError(f"noise is a share of the picture's range, 0 or more, not {noise:g}")
     model.require_classifier()
-    rows = rows_at_once(model, images.shape[-2:], batch_size, gradients=True)
+    rows = rows_at_once(model, images, batch_size, gradients=True)
     saliency = _captum().Saliency(lambda pictures, chosen: TARGETS["logit"](model(pictures), chosen))
     found = []
     for picture, chosen in zip(images.detach().split(1), classes.split(1), strict=True):

@@ -105,7 +105,7 @@ def integrated_feedback(
         raise InputError(f"the integral takes at least one step, not {steps}")
     model.require_classifier()
     levels = (torch.arange(steps, device=images.device, dtype=images.dtype) + 0.5) / steps
-    rows = rows_at_once(model, images.shape[-2:], batch_size, gradients=False)
+    rows = rows_at_once(model, images, batch_size, gradients=False)
     n_pictures = max(1, rows // steps)
     found = []
     for pictures, chosen in zip(images.split(n_pictures), classes.split(n_pictures), strict=True):

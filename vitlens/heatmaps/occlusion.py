@@ -52,7 +52,7 @@ def occlusion(
     require_whole(window=window)
     if not 1 <= window <= min(grid):
         raise InputError(f"a window is 1 to {min(grid)} patches wide in a grid of {rows} × {columns}, not {window}")
-    at_once = rows_at_once(model, images.shape[-2:], batch_size, gradients=False)
+    at_once = rows_at_once(model, images, batch_size, gradients=False)
     with torch.no_grad():
         run = _removed(model, images, grid) if fill == REMOVED else _replaced(model, images, emptied(images, fill))
         windows = _windows(grid, window, images.device)

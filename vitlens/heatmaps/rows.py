@@ -2,6 +2,8 @@
 
 import psutil
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from vitlens.analysis.sweep import bytes_per_row
 from vitlens.errors import InputError, require_whole
@@ -12,12 +14,17 @@ MOST_ROWS, MOST_PICTURES = 64, 16
 
 
 def rows_at_once(
-    model: HookedViT, image_size: tuple[int, int], asked: int | None, *, gradients: bool, most: int = MOST_ROWS
+    model: HookedViT,
+    images: Float[Tensor, "image channels height width"],
+    asked: int | None,
+    *,
+    gradients: bool,
+    most: int = MOST_ROWS,
 ) -> int:
     """How many rows a forward has: as asked; else at most `most`, and what a quarter of the free memory holds.
 
     Args:
-        image_size: height and width of the pictures.
+        images: of the size of a row.
         gradients: what every block computed is kept for a backward.
 
     Raises:
@@ -26,9 +33,9 @@ def rows_at_once(
     require_whole(batch_size=asked if asked is not None else most)
     if asked is not None:
         if asked < 1:
-            raise InputError(f"a forward has at least one row (batch_size), not {asked}")
+            raise InputError(f"a forward has at least one picture, that is one row (batch_size), not {asked}")
         return asked
-    rows, columns = model.embed.grid(*image_size)
+    rows, columns = model.embed.grid(*images.shape[-2:])
     each = bytes_per_row(model, model.cfg.n_prefix_tokens + rows * columns, watches_pattern=True)
     each *= model.cfg.n_layers if gradients else 1
     return max(1, min(most, free_bytes(model.device) // 4 // each))

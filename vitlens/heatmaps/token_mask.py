@@ -76,7 +76,7 @@ def token_mask(
         raise InputError(f"the integral takes at least one step, not {steps}")
     if scan < 1:
         raise InputError(f"the scan takes at least one interval, not {scan}")
-    rows = rows_at_once(model, images.shape[-2:], batch_size, gradients=True)
+    rows = rows_at_once(model, images, batch_size, gradients=True)
     grid = model.embed.grid(*images.shape[-2:])
     with torch.no_grad():
         stream = model(images, stop_at_layer=0)
