@@ -330,6 +330,14 @@ def test_numbers_that_are_none_are_refused():
     ]:
         with pytest.raises(InputError, match=sentence):
             heatmap(model, images, 1, method=method, **options)
+    found = heatmap(model, images, method="centre_prior")
+    for arguments, sentence in [
+        ((0,), "1 or more"),
+        ((True,), "k is a whole number"),
+        ((1, 2), "there is no picture 2"),
+    ]:
+        with pytest.raises(InputError, match=sentence):
+            found.top(*arguments)
     order = {"map": torch.arange(9.0).repeat(2, 1)}
     for options, sentence in [
         ({"n_steps": 0}, "at least one step"),

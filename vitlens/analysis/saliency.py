@@ -143,7 +143,7 @@ def projection_gradient(
         raise InputError(f"the loss is one of {', '.join(LOSSES)}, not {loss!r}")
     model.require_classifier()
     if loss != "logit":
-        model.require_choice("a cross-entropy")
+        model.require_choice('the cross-entropy (any loss but loss="logit")')
     pictures = model.as_images(images)
     chosen = model.block_indices(blocks)
 

@@ -15,7 +15,7 @@ from vitlens.analysis.classes import Classes, ClassSelection, select_classes
 from vitlens.analysis.results import Result
 from vitlens.data.pictures import Pictures
 from vitlens.description.artefacts import artefact_warning
-from vitlens.errors import InputError
+from vitlens.errors import InputError, require_whole
 from vitlens.heatmaps.methods import METHODS, Method
 from vitlens.heatmaps.precision import careful, require_finite, require_finite_logits
 from vitlens.heatmaps.rows import MOST_PICTURES, rows_at_once
@@ -46,7 +46,16 @@ class Heatmap(Result):
         return f"{self.method.title}: {self.class_label(image)}" if self.classes is not None else self.method.title
 
     def top(self, k: int = 10, image: int = 0) -> list[tuple[int, int]]:
-        """Row and column of the k most important patches."""
+        """Row and column of the k most important patches; of all, where there are no more.
+
+        Raises:
+            InputError: k is less than 1, or there is no such picture.
+        """
+        require_whole(k=k, image=image)
+        if k < 1:
+            raise InputError(f"the most important patches are 1 or more (k), not {k}")
+        if not -len(self.values) <= image < len(self.values):
+            raise InputError(f"there is no picture {image}: the maps are of {len(self.values)}")
         order = self.values[image].flatten().argsort(descending=True, stable=True)[:k].tolist()
         return [divmod(patch, self.values.shape[2]) for patch in order]
 

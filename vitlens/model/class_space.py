@@ -72,7 +72,7 @@ class ClassSpace(nn.Module):
         if self.cfg.n_classes < 2:
             raise InputError(
                 f"{self.cfg.model_name} has a single output, for which {quantity} means nothing (the softmax of one "
-                'number is 1 whatever it is): ask for the logit, e.g. target="logit", loss="logit" or metric="logit"'
+                'number is 1 whatever it is): ask for the logit, e.g. target="logit" or metric="logit"'
             )
 
     @property
