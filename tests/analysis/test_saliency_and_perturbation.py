@@ -132,13 +132,13 @@ def test_wrong_perturbations(plain, images_of):
         (torch.full((1, 9), float("nan")), {}, "NaN"),
         (torch.zeros(1, 9), {"directions": ["up"]}, "negative or positive"),
         (torch.zeros(1, 9), {"n_steps": 0}, "at least one step"),
-        (torch.zeros(1, 9), {"n_steps": 2.5}, "n_steps is a whole number"),
+        (torch.zeros(1, 9), {"n_steps": True}, "n_steps is a whole number"),
         (torch.zeros(1, 9), {"directions": []}, "at least one direction"),
         (torch.zeros(1, 9), {}, "the same for all patches"),
         (torch.zeros(9), {}, r"\[1, 9\] or \[1, 3, 3\], not \[9\]"),
         (torch.zeros(1, 1, 9), {}, r"not \[1, 1, 9\]"),
         (torch.full((1, 9), float("inf")), {}, "infinity"),
-        (None, {}, "a tensor or an array of numbers"),
+        (np.array([["a"]]), {}, "a tensor or an array of numbers"),
         (torch.arange(9.0)[None], {"classes": [1, 2]}, "one class per picture, not 2"),
     ]:
         with pytest.raises(InputError, match=sentence):

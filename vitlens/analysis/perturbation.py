@@ -141,7 +141,7 @@ def remove_in_order(
             some = slice(start, start + size)
             about = None if chosen is None else chosen[some]
             parts.append(_curves(able, copies[some], importance[some], about, steps, directions))
-    accuracy, probability = (torch.cat(values, dim=1) for values in zip(*parts, strict=True))
+        accuracy, probability = (torch.cat(values, dim=1) for values in zip(*parts, strict=True))
     n_patches = importance.shape[1]
     return Perturbation(
         values=accuracy,

@@ -242,8 +242,8 @@ def _in_parts(
             some = slice(start, start + size)
             found.append(of_part(able, copies[some], classes[some] if per_picture else classes))  # type: ignore[index]
         values = torch.cat([values for values, _ in found])
+        indices = torch.cat([selection.indices for _, selection in found])
     require_finite(values, f"the {title}", "numbers overflowed on the way, as very large weights or pixels make them")
-    indices = torch.cat([selection.indices for _, selection in found])
     return values, ClassSelection(indices, found[0][1].labels)
 
 

@@ -100,27 +100,27 @@ def faithfulness(
         )
         maps = read_maps(bench, heatmaps, baselines=baselines, seeds=seeds, progress=progress)
         found = _scores(bench, chosen, curve_names, maps, inside, extra, progress)
-    return Faithfulness(
-        torch.stack([scores.values for scores in found.values()]),
-        {"method": list(found), "metric": [metric.name for metric in chosen], "image": list(range(len(pictures)))},
-        "score",
-        curves=_stacked(found, len(pictures), "probability"),
-        correct=_stacked(found, len(pictures), "accuracy"),
-        shares=_padded([torch.tensor([CURVES[name].shares(bench)], dtype=torch.float64) for name in curve_names], 1)[
-            :, 0
-        ],
-        curve_names=curve_names,
-        classes=bench.classes[:, None],
-        class_names=model.class_names,
-        settings={
-            "model": model.cfg.model_name,
-            "classes": "predicted" if classes is None else "given",
-            "n_steps": n_steps,
-            "fill": fill,
-            "road_shares": list(road_shares),
-            "seeds": seeds,
-        },
-    )
+        return Faithfulness(
+            torch.stack([scores.values for scores in found.values()]),
+            {"method": list(found), "metric": [metric.name for metric in chosen], "image": list(range(len(pictures)))},
+            "score",
+            curves=_stacked(found, len(pictures), "probability"),
+            correct=_stacked(found, len(pictures), "accuracy"),
+            shares=_padded(
+                [torch.tensor([CURVES[name].shares(bench)], dtype=torch.float64) for name in curve_names], 1
+            )[:, 0],
+            curve_names=curve_names,
+            classes=bench.classes[:, None],
+            class_names=model.class_names,
+            settings={
+                "model": model.cfg.model_name,
+                "classes": "predicted" if classes is None else "given",
+                "n_steps": n_steps,
+                "fill": fill,
+                "road_shares": list(road_shares),
+                "seeds": seeds,
+            },
+        )
 
 
 def _scores(

@@ -36,7 +36,7 @@ def randomisation(bench: Bench, scored: ScoredMap, masks: Tensor | None = None, 
         return scored.importance.new_full((len(scored.importance),), torch.nan)
     if ("fresh model", seed) not in bench.shared:
         bench.shared["fresh model", seed] = bench.model.with_fresh_weights(seed)
-    return rank_correlation(scored.importance, scored.remake(bench.shared["fresh model", seed])).abs()
+    return _likeness(scored.importance, scored.remake(bench.shared["fresh model", seed]))
 
 
 @dataclass(frozen=True, repr=False)
@@ -98,7 +98,7 @@ def randomisation_test(
                 found = heatmap(
                     mixed, pictures, selection.indices, method=name, batch_size=batch_size, warn=False
                 ).patches()
-                values[row, depth] = rank_correlation(trained.setdefault(name, found), found).abs()
+                values[row, depth] = _likeness(trained.setdefault(name, found), found)
                 bar.update()
     return Randomisation(
         values,
@@ -113,15 +113,19 @@ def randomisation_test(
 def rank_correlation(
     one: Float[Tensor, "image patch"], other: Float[Tensor, "image patch"]
 ) -> Float[Tensor, "image"]:  # fmt: skip
-    """Spearman's ρ of each picture's two maps, ties sharing their mean rank.
-
-    NaN where the first map is the same everywhere; 0 where only the other one is.
-    """
+    """Spearman's ρ of each picture's two maps, ties sharing their mean rank; 0 where a map is the same everywhere."""
     ranks = [torch.from_numpy(rankdata(x.double().cpu().numpy(), axis=1)) for x in (one, other)]
     a, b = (x - x.mean(dim=1, keepdim=True) for x in ranks)
     size = (a.square().sum(dim=1) * b.square().sum(dim=1)).sqrt()
-    found = (a * b).sum(dim=1) / size.where(size > 0, 1.0)
-    return found.where(a.any(dim=1), torch.nan).to(one.device)
+    return ((a * b).sum(dim=1) / size.where(size > 0, 1.0)).to(one.device)
+
+
+def _likeness(
+    trained: Float[Tensor, "image patch"], other: Float[Tensor, "image patch"]
+) -> Float[Tensor, "image"]:  # fmt: skip
+    """|ρ|; NaN where the trained model's map is the same everywhere, so that it has no order to be lost."""
+    even = (trained == trained[:, :1]).all(dim=1)
+    return rank_correlation(trained, other).abs().masked_fill(even, torch.nan)
 
 
 def _stages(model: HookedViT) -> dict[str, range]:

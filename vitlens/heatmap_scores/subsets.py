@@ -44,10 +44,8 @@ def sensitivity_n(
     require_seed(seed)
     if sets < 3:
         raise InputError(f"a correlation takes at least 3 sets of each size, not {sets}")
-    if not all(0 < share < 1 for share in shares):
-        raise InputError(f"the shares of the patches lie between 0 and 1, not {list(shares)}")
-    sizes = [round(share * bench.n_patches) for share in shares]
-    if not sizes or not all(0 < size < bench.n_patches for size in sizes):
+    sizes = [round(share * bench.n_patches) for share in shares if 0 < share < 1]
+    if not sizes or len(sizes) < len(shares) or not all(0 < size < bench.n_patches for size in sizes):
         raise InputError(f"sets hold some of the {bench.n_patches} patches, not all or none: {list(shares)}")
 
     def draw(generator: np.random.Generator) -> np.ndarray:

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.model.gradients import gradients_enabled
+from vitlens.model.gradients import gradients_enabled, gradients_of
 from vitlens.model.hook_points import Reader
 from vitlens.model.hooked_vit import HookedViT
 
@@ -89,6 +89,6 @@ def _watch(model: HookedViT, prefix: str, names: Sequence[str]) -> tuple[dict[st
 
 def _pull_back(output: Tensor, of_output: Tensor, entered: Tensor, seen: dict[str, Tensor], pattern: str) -> PartRun:
     wanted = [entered, *([seen[pattern]] if pattern in seen else [])]
-    gradients = torch.autograd.grad(output, wanted, of_output)
+    gradients = gradients_of(output, wanted, of_output)
     detached = {name: activation.detach() for name, activation in seen.items()}
     return PartRun(detached, gradients[0], gradients[1] if len(gradients) > 1 else None)

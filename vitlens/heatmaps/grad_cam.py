@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vitlens.errors import InputError
 from vitlens.model.block import PostNormBlock
-from vitlens.model.gradients import gradients_enabled
+from vitlens.model.gradients import gradients_enabled, gradients_of
 from vitlens.model.hooked_vit import HookedViT
 
 #: Where activations may be taken: what the block's attention reads, and the hook points of the block that have tokens.
@@ -56,7 +56,7 @@ def grad_cam(
         logits = model(
             stream.detach().requires_grad_(), start_at_layer=index, grid=model.embed.grid(*images.shape[-2:])
         )
-        (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), seen)
+        (gradient,) = gradients_of(logits.gather(1, classes[:, None]), seen)
     gradient, activation = gradient[:, n_prefix:], seen[0].detach()[:, n_prefix:]
     if not gradient.any():
         raise InputError(

@@ -114,17 +114,17 @@ def heatmap(
                 gaps.append(chosen.gap(able, copies[some], *about, found, **wanted))
             if warn:
                 warnings += artefact_warning(able, copies[some], found)
-    rows, columns = model.embed.grid(*pictures.shape[-2:])
-    return Heatmap(
-        torch.cat(maps).unflatten(1, (rows, columns)),
-        {"image": list(range(len(pictures))), "row": list(range(rows)), "column": list(range(columns))},
-        "importance",
-        classes=None if selection is None else selection.indices,
-        class_names=model.class_names,
-        settings={"model": model.cfg.model_name, "method": chosen.name, **_as_settings(options)},
-        completeness_gap=torch.cat(gaps) if gaps else None,
-        warnings=warnings if warn else None,
-    )
+        rows, columns = model.embed.grid(*pictures.shape[-2:])
+        return Heatmap(
+            torch.cat(maps).unflatten(1, (rows, columns)),
+            {"image": list(range(len(pictures))), "row": list(range(rows)), "column": list(range(columns))},
+            "importance",
+            classes=None if selection is None else selection.indices,
+            class_names=model.class_names,
+            settings={"model": model.cfg.model_name, "method": chosen.name, **_as_settings(options)},
+            completeness_gap=torch.cat(gaps) if gaps else None,
+            warnings=warnings if warn else None,
+        )
 
 
 def _of_chunk(value: Any, some: slice, n_pictures: int) -> Any:
@@ -162,13 +162,15 @@ def find_method(name: str) -> Method:
 
 
 def check_options(method: Method, options: dict[str, Any]) -> None:
-    """Raises InputError where the method has no such option."""
+    """Raises InputError where the method has no such option, or it is a whole number and another was given."""
     known = list(method.options)
     for option in options:
         if option not in known:
             raise InputError(
                 f"{method.name} has no option {option!r}; it has {', '.join(known) if known else 'none'}"
             )  # fmt: skip
+        if option in method.whole_numbers and options[option] is not None:
+            require_whole(**{option: options[option]})
 
 
 def _one_class_each(

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vitlens.errors import InputError, require_seed, require_whole
+from vitlens.errors import InputError, require_seed
 from vitlens.heatmaps.pixels import emptied, sum_over_patches
 from vitlens.heatmaps.rows import rows_at_once
 from vitlens.heatmaps.token_mask import TARGETS, check_target
@@ -44,7 +44,6 @@ def integrated_gradients(
     Source: Sundararajan, Taly & Yan 2017, equation 1.
     """
     check_target(model, target)
-    require_whole(steps=steps)
     if steps < 1:
         raise InputError(f"the integral takes at least one step, not {steps}")
     rows = rows_at_once(model, images, batch_size, gradients=True)
@@ -55,7 +54,7 @@ def integrated_gradients(
         with gradients_enabled():
             # captum marks what it is given: a copy leaves the caller's pictures as they are.
             pixels = integral.attribute(
-                pictures.detach().clone(),
+                pictures.detach().clone().requires_grad_(),
                 emptied(pictures.detach(), baseline),
                 additional_forward_args=(chosen,),
                 n_steps=steps,
@@ -105,7 +104,6 @@ def smooth_grad(
 
     Source: Smilkov et al. 2017, section 2.
     """
-    require_whole(n=n)
     require_seed(seed)
     if n < 1:
         raise InputError(f"SmoothGrad takes at least one noisy copy, not {n}")
@@ -119,7 +117,9 @@ def smooth_grad(
         noisy = picture + _noise_of(picture, n, noise, seed)
         with gradients_enabled():
             parts = [
-                saliency.attribute(part.clone(), additional_forward_args=(chosen.expand(len(part)),)).sum(dim=0)
+                saliency.attribute(
+                    part.clone().requires_grad_(), additional_forward_args=(chosen.expand(len(part)),)
+                ).sum(dim=0)
                 for part in noisy.split(rows)
             ]
         found.append(sum_over_patches(model, sum(parts[1:], parts[0])[None].detach() / n))

@@ -10,10 +10,10 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from vitlens.analysis.trace import Hooks
-from vitlens.errors import InputError, require_whole
+from vitlens.errors import InputError
 from vitlens.heatmaps.reading import read_weights
 from vitlens.heatmaps.rows import rows_at_once
-from vitlens.model.gradients import gradients_enabled
+from vitlens.model.gradients import gradients_enabled, gradients_of
 from vitlens.model.hook_points import Reader
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.pooling import AttentionPool
@@ -100,7 +100,6 @@ def integrated_feedback(
     """
     if path not in PATHS:
         raise InputError(f"the path is one of {', '.join(PATHS)}, not {path!r}")
-    require_whole(steps=steps)
     if steps < 1:
         raise InputError(f"the integral takes at least one step, not {steps}")
     model.require_classifier()
@@ -163,7 +162,7 @@ def _gradient(
     with gradients_enabled():
         with model.hooks(fwd_hooks=[(last_pattern_name(model), cut)]):
             logits = model.forward_suffix(streams, _last_start(model), grid, whole=whole)
-        (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), leaves)
+        (gradient,) = gradients_of(logits.gather(1, classes[:, None]), leaves)
     return rows_that_are_read(model, gradient, streams.shape[1])
 
 

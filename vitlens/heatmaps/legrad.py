@@ -8,7 +8,7 @@ from transformer_lens.hook_points import HookPoint
 
 from vitlens.analysis.trace import Hooks
 from vitlens.errors import InputError
-from vitlens.model.gradients import gradients_enabled
+from vitlens.model.gradients import gradients_enabled, gradients_of
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.pooling import AttentionPool
 
@@ -116,4 +116,4 @@ class FreePattern:
 
     def gradient(self, scores: Tensor) -> Tensor:
         """∂ Σ scores / ∂ pattern; pictures do not share scores."""
-        return torch.autograd.grad(scores, self.pattern, torch.ones_like(scores))[0]
+        return gradients_of(scores, [self.pattern])[0]

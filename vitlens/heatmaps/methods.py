@@ -54,6 +54,12 @@ class Method:
         return {parameter.name: parameter.default for parameter in parameters[3 if self.class_specific else 2 :]}
 
     @property
+    def whole_numbers(self) -> list[str]:
+        """The options that are whole numbers, such as steps and blocks."""
+        annotations = {name: x.annotation for name, x in inspect.signature(self.function).parameters.items()}
+        return [name for name in self.options if annotations[name] is int or annotations[name] == int | None]
+
+    @property
     def gap_options(self) -> list[str]:
         """The options that `gap` shares with the method."""
         return [] if self.gap is None else list(inspect.signature(self.gap).parameters)[4:]

@@ -8,7 +8,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vitlens.errors import InputError, require_whole
+from vitlens.errors import InputError
 from vitlens.heatmaps.pixels import EMPTY, emptied, pixels_of
 from vitlens.heatmaps.rows import rows_at_once
 from vitlens.heatmaps.token_mask import TARGETS, check_target
@@ -49,7 +49,6 @@ def occlusion(
     if fill not in (*EMPTY, REMOVED):
         raise InputError(f"an occluded patch is filled by one of {', '.join((*EMPTY, REMOVED))}, not {fill!r}")
     check_target(model, target)
-    require_whole(window=window)
     if not 1 <= window <= min(grid):
         raise InputError(f"a window is 1 to {min(grid)} patches wide in a grid of {rows} × {columns}, not {window}")
     at_once = rows_at_once(model, images, batch_size, gradients=False)

@@ -10,9 +10,9 @@ from einops import einsum, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vitlens.errors import InputError, require_whole
+from vitlens.errors import InputError
 from vitlens.heatmaps.rows import rows_at_once
-from vitlens.model.gradients import gradients_enabled
+from vitlens.model.gradients import gradients_enabled, gradients_of
 from vitlens.model.hooked_vit import HookedViT
 
 #: What of the class's output is explained, from the logits [row, classes] and the class of each row.
@@ -71,7 +71,6 @@ def token_mask(
     Source: METHODS.md D4; the path integral is that of Sundararajan, Taly & Yan 2017, equation 1.
     """
     check_target(model, target)
-    require_whole(steps=steps, scan=scan)
     if steps < 1:
         raise InputError(f"the integral takes at least one step, not {steps}")
     if scan < 1:
@@ -154,7 +153,7 @@ class Path:
         """∂f/∂m of every patch."""
         with gradients_enabled():
             mask = self._mask(log).requires_grad_()
-            (found,) = torch.autograd.grad(self._of(image, mask).sum(), mask)
+            (found,) = gradients_of(self._of(image, mask), [mask])
         return found
 
     def _mask(self, log: Float[Tensor, "row"]) -> Float[Tensor, "row patch"]:
