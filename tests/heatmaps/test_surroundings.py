@@ -129,6 +129,23 @@ def test_the_copy_in_single_precision_answers_as_the_model_that_was_widened(name
     assert in_single_precision(same) is same
 
 
+def test_what_an_ablation_cuts_off_has_no_gradient(single):
+    images = pictures(single.cfg, 2).float()
+    everywhere = [("attn_out", lambda x, hook: torch.zeros_like(x)), ("mlp_out", lambda x, hook: torch.zeros_like(x))]
+    past_hooks = ("head_patch", "class_projection", "projection_gradient")
+    with single.hooks(everywhere):
+        for method in METHODS:
+            if method == "grad_cam":
+                with pytest.raises(InputError, match="nothing reads the patch tokens"):
+                    heatmap(single, images, CLASSES, method=method, warn=False)
+                continue
+            options = options_of(method) | ({"level": "head"} if method == "beyond_intuition" else {})
+            found = heatmap(single, images, CLASSES, method=method, warn=False, **options).values
+            # Of a class token to which nothing is added, no patch says anything.
+            if METHODS[method].class_specific and method not in past_hooks:
+                assert found.abs().max() <= 1e-6, method
+
+
 def test_random_maps_are_the_same_in_every_precision():
     drawn = torch.Generator().manual_seed(0)
     files = [torch.randint(256, (48, 48, 3), generator=drawn, dtype=torch.uint8).numpy() for _ in range(2)]

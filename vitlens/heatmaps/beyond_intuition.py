@@ -136,4 +136,6 @@ def _by_importance(pattern: Float[Tensor, "image head query key"], run: PartRun)
     """Σ_h θ_h A_h."""
     assert run.of_pattern is not None
     importance = (pattern.mT @ run.of_pattern).abs().mean(dim=(-2, -1))
-    return einsum(importance / importance.sum(dim=1, keepdim=True), pattern, "b h, b h q k -> b q k")
+    # Where the block's attention does nothing for the class, no head has a share.
+    whole = importance.sum(dim=1, keepdim=True).clamp(min=torch.finfo(importance.dtype).tiny)
+    return einsum(importance / whole, pattern, "b h, b h q k -> b q k")
