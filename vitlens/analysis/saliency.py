@@ -23,6 +23,7 @@ from vitlens.heatmaps.precision import careful, require_finite, require_finite_l
 from vitlens.heatmaps.rows import rows_at_once
 from vitlens.model.attention import DifferentialAttention
 from vitlens.model.block import AnyBlock, PostNormBlock
+from vitlens.model.gradients import outside_inference
 from vitlens.model.hooked_vit import HookedViT
 
 LOSSES = ("cross_entropy", "logit", "double_softmax")
@@ -249,7 +250,9 @@ def _in_parts(
 
 def _selected(model: HookedViT, classes: Classes, logits: Float[Tensor, "image classes"]) -> ClassSelection:
     require_finite_logits(model, logits)
-    return select_classes(model, classes, logits)
+    selection = select_classes(model, classes, logits)
+    # Classes given may have been made under inference_mode.
+    return ClassSelection(outside_inference(selection.indices), selection.labels)
 
 
 def _attention_output(block: AnyBlock, mixed: Tensor, gate: Tensor | None) -> Float[Tensor, "image query d"]:

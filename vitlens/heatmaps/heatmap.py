@@ -19,6 +19,7 @@ from vitlens.errors import InputError, require_whole
 from vitlens.heatmaps.methods import METHODS, Method
 from vitlens.heatmaps.precision import careful, require_finite, require_finite_logits
 from vitlens.heatmaps.rows import MOST_PICTURES, rows_at_once
+from vitlens.model.gradients import outside_inference
 from vitlens.model.hooked_vit import HookedViT
 
 
@@ -102,7 +103,9 @@ def heatmap(
         chunks = range(0, len(copies), size)
         for start in tqdm(chunks, chosen.title, disable=not progress, unit_scale=size, unit=" pictures"):
             some = slice(start, start + size)
-            about: tuple[Int[Tensor, "image"], ...] = () if selection is None else (selection.indices[some, 0],)
+            about: tuple[Int[Tensor, "image"], ...] = (
+                () if selection is None else (outside_inference(selection.indices)[some, 0],)
+            )
             given = {name: _of_chunk(value, some, len(copies)) for name, value in options.items()}
             if batch_size is not None and "batch_size" in chosen.parameters:
                 given["batch_size"] = batch_size
@@ -130,6 +133,7 @@ def heatmap(
 def _of_chunk(value: Any, some: slice, n_pictures: int) -> Any:
     """Of an option that has a class or a picture for each picture, those of the chunk."""
     per_picture = isinstance(value, (Tensor, np.ndarray)) and value.ndim in (1, 2, 4) and len(value) == n_pictures
+    value = outside_inference(value) if isinstance(value, Tensor) else value
     return value[some] if per_picture else value
 
 
