@@ -33,7 +33,7 @@ def rows_at_once(
     require_whole(batch_size=asked if asked is not None else most)
     if asked is not None:
         if asked < 1:
-            raise InputError(f"a forward has at least one picture, that is one row (batch_size), not {asked}")
+            raise InputError(f"a forward has at least one row, that is at least one picture (batch_size), not {asked}")
         return asked
     rows, columns = model.embed.grid(*images.shape[-2:])
     each = bytes_per_row(model, model.cfg.n_prefix_tokens + rows * columns, watches_pattern=True)
