@@ -17,7 +17,7 @@ from vitlens.analysis.memories import (
     value_vectors,
 )
 from vitlens.analysis.probes import ProbeFit, Probes
-from vitlens.analysis.statistics import bootstrap, permutation_test
+from vitlens.analysis.statistics import bootstrap, permutation_test, permutation_test_of_counts
 
 
 @pytest.mark.parametrize("name", ["class_token", "layer_scale", "parallel", "gated"])
@@ -194,3 +194,44 @@ def test_the_bootstrap_covers_and_knows_clusters():
     ]:
         with pytest.raises(InputError, match=sentence):
             bootstrap(values, **options)
+    for arguments, options, sentence in [
+        ((values,), {"n": 0}, "at least once"),
+        ((values,), {"n": True}, "n is a whole number"),
+        ((values,), {"seed": -1}, "0 or more"),
+        ((np.array([1.0, np.inf]),), {}, "infinite values"),
+        ((np.ones(3), np.ones(2)), {}, r"counts have the shape of the sums, \[3\]"),
+        ((np.ones(2), np.array([1.0, np.nan])), {}, "infinite counts"),
+        ((np.ones(3),), {"clusters": np.arange(2)}, "each of 3 pictures"),
+        ((np.array(1.0),), {}, "no pictures"),
+        ((np.array(["a", "b"]),), {}, "array of numbers"),
+    ]:
+        with pytest.raises(InputError, match=sentence):
+            bootstrap(*arguments, **options)
+
+
+def test_a_permutation_test_takes_two_lists_of_numbers():
+    fine = np.arange(4.0)
+    for inside, outside, options, sentence in [
+        (np.array([1.0, np.nan]), fine, {}, "inside has NaN"),
+        (fine, np.array([np.inf]), {}, "outside has NaN"),
+        (fine, np.empty(0), {}, r"outside has the shape \[0\]"),
+        (fine, np.ones((2, 2)), {}, r"outside has the shape \[2, 2\]"),
+        (fine, np.array(3.0), {}, r"outside has the shape \[\]"),
+        (fine, np.array([None]), {}, "outside is an array of numbers"),
+        (fine, fine, {"n": 0}, "at least once"),
+        (fine, fine, {"n": True}, "n is a whole number"),
+        (fine, fine, {"seed": -3}, "0 or more"),
+    ]:
+        with pytest.raises(InputError, match=sentence):
+            permutation_test(inside, outside, **options)
+    counts = np.array([1, 2, 0, 1])
+    for arguments, sentence in [
+        ((fine, counts, counts[:3]), "three lists of one length"),
+        ((fine, counts, counts - 1), "0 or more"),
+        ((fine, counts / 2, counts), "whole number"),
+        ((np.array([0, 1, np.nan, 2]), counts, counts), "NaN"),
+    ]:
+        with pytest.raises(InputError, match=sentence):
+            permutation_test_of_counts(*arguments)
+    # A block of a study may have no such tokens at all.
+    assert np.isnan(permutation_test_of_counts(fine, counts, 0 * counts).p)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from variants import VARIANTS
 
-from vitlens import InputError
+from vitlens import HookedViT, InputError
 from vitlens.analysis.perturbation import area, perturbation_test, random_importance, removal_steps
 from vitlens.analysis.saliency import gradient_rollout, projection_gradient
 
@@ -131,8 +132,54 @@ def test_wrong_perturbations(plain, images_of):
         (torch.full((1, 9), float("nan")), {}, "NaN"),
         (torch.zeros(1, 9), {"directions": ["up"]}, "negative or positive"),
         (torch.zeros(1, 9), {"n_steps": 0}, "at least one step"),
+        (torch.zeros(1, 9), {"n_steps": True}, "n_steps is a whole number"),
+        (torch.zeros(1, 9), {"directions": []}, "at least one direction"),
+        (torch.zeros(1, 9), {}, "the same for all patches"),
+        (torch.zeros(9), {}, r"\[1, 9\] or \[1, 3, 3\], not \[9\]"),
+        (torch.zeros(1, 1, 9), {}, r"not \[1, 1, 9\]"),
+        (torch.full((1, 9), float("inf")), {}, "infinity"),
+        (np.array([["a"]]), {}, "a tensor or an array of numbers"),
+        (torch.arange(9.0)[None], {"classes": [1, 2]}, "one class per picture, not 2"),
     ]:
         with pytest.raises(InputError, match=sentence):
             perturbation_test(plain, images, importance, **options)
     with pytest.raises(InputError, match="cross_entropy"):
         projection_gradient(plain, images, loss="hinge")
+    wide = HookedViT.from_timm(VARIANTS["wide_picture"]())
+    pictures = images_of(wide, 1)
+    order = torch.arange(8.0).reshape(1, 2, 4)
+    assert perturbation_test(wide, pictures, order).values.shape == (2, 1, 9)
+    with pytest.raises(InputError, match=r"\[1, 2, 4\], not \[1, 4, 2\]"):
+        perturbation_test(wide, pictures, order.mT)
+    one, both = (
+        perturbation_test(wide, pictures, order, directions=way) for way in ("positive", ("negative", "positive"))
+    )
+    assert torch.equal(one.probabilities[0], both.probabilities[1])
+    with pytest.raises(InputError, match="at least one picture and one patch"):
+        random_importance([], 9)
+
+
+def test_pictures_are_run_so_many_at_a_time(plain, images_of):
+    images, labels = images_of(plain, 5), torch.tensor([1, 0, 3, 2, 1])
+    order = random_importance(range(5), 9)
+    seen = []
+    calls = [
+        lambda **options: projection_gradient(plain, images, labels, **options),
+        lambda **options: projection_gradient(plain, images, "all", **options),
+        lambda **options: projection_gradient(plain, images, **options),
+        lambda **options: gradient_rollout(plain, images, [1, 2], **options),
+        lambda **options: gradient_rollout(plain, images, labels, **options),
+        lambda **options: perturbation_test(plain, images, order, **options),
+        lambda **options: perturbation_test(plain, images, order.numpy(), labels, n_steps=4, **options),
+    ]
+    for call in calls:
+        together = call()
+        with plain.hooks([("resid_pre", lambda x, hook: seen.append(len(x)))]):
+            apart = call(batch_size=2)
+        assert apart.axes == together.axes
+        torch.testing.assert_close(apart.values, together.values, rtol=1e-9, atol=1e-12)
+        if together.classes is not None:
+            assert torch.equal(apart.classes, together.classes)
+    assert max(seen) == 2
+    with pytest.raises(InputError, match="one row of indices per picture"):
+        gradient_rollout(plain, images, labels[:2], batch_size=2)

@@ -140,14 +140,13 @@ def test_integrated_gradients_are_complete(plain, images_of, baseline, target):
     assert gaps[1] < 1e-3 * gaps[0]
 
 
-def smooth_by_hand(model, images, n, noise, batch_size=64):
-    """One noisy copy after the other; the noise as captum draws it, in single precision, at once for a forward."""
+def smooth_by_hand(model, images, n, noise):
+    """One noisy copy after the other; the noise as captum draws it, in single precision, at once for all copies."""
     found = []
     for picture, chosen in zip(images, CLASSES, strict=False):
         generator = torch.Generator().manual_seed(0)
         spread = noise * (picture.max() - picture.min())
-        sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
-        drawn = torch.cat([torch.randn(size, *picture.shape, generator=generator) for size in sizes]) * spread.float()
+        drawn = torch.randn(n, *picture.shape, generator=generator) * spread.float()
         total = 0
         for one in drawn:
             noisy = (picture + one)[None].requires_grad_()
@@ -160,7 +159,7 @@ def smooth_by_hand(model, images, n, noise, batch_size=64):
 def test_smooth_grad_equals_noisy_copies_one_by_one(plain, images_of, n, noise, batch_size):
     images = images_of(plain, 2)
     found = smooth_grad(plain, images, CLASSES, n=n, noise=noise, batch_size=batch_size)
-    close(found, smooth_by_hand(plain, images, n, noise, batch_size))
+    close(found, smooth_by_hand(plain, images, n, noise))
     assert not torch.equal(smooth_grad(plain, images, CLASSES, n=n, noise=noise, seed=1), found)
 
 

@@ -7,14 +7,19 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from tqdm import tqdm
 
 from vitlens.analysis.classes import Classes, select_classes
 from vitlens.analysis.results import Result
 from vitlens.data.pictures import Pictures
-from vitlens.errors import InputError
+from vitlens.errors import InputError, require_seed, require_whole
+from vitlens.heatmaps.precision import careful, require_finite_logits
+from vitlens.heatmaps.rows import rows_at_once
 from vitlens.model.hooked_vit import HookedViT
 
 DIRECTIONS = ("negative", "positive")
+#: Correctness and probability of the class, [direction, image, removed].
+Curves = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,6 +58,7 @@ def removal_steps(n_patches: int, n_steps: int | None) -> list[int]:
     """How many patches are gone at each step: from none to all, one by one or in `n_steps` equal steps."""
     if n_steps is None:
         return list(range(n_patches + 1))
+    require_whole(n_steps=n_steps)
     if n_steps < 1:
         raise InputError(f"a perturbation test has at least one step, not {n_steps}")
     return sorted({round(i * n_patches / n_steps) for i in range(n_steps + 1)})
@@ -65,11 +71,13 @@ def perturbation_test(
     classes: Classes = None,
     *,
     n_steps: int | None = None,
-    directions: Sequence[str] = DIRECTIONS,
+    directions: str | Sequence[str] = DIRECTIONS,
+    batch_size: int | None = None,
+    progress: bool = False,
 ) -> Perturbation:
     """D3: patches are really removed, after their positions were added, and the shorter sequence is run.
 
-    All pictures of the batch are run together, at each step with equally many patches.
+    The pictures of a batch are run together, at each step with equally many patches.
 
     Args:
         importance: of each patch, [image, patch] or on the grid [image, rows, columns]; of equals the first patch counts as
@@ -77,37 +85,63 @@ def perturbation_test(
         classes: one per picture, whose prediction is followed: the labels, or by default the predicted class.
         n_steps: so many equal steps; by default every patch is a step.
         directions: "negative", "positive" or both.
+        batch_size: pictures of one forward; by default at most 64, and what is free holds.
+        progress: show a bar.
 
     Returns:
         Perturbation with axes direction, image, removed.
 
     Raises:
-        InputError: an importance of another shape, or NaN; an unknown direction.
+        InputError: an importance of another shape, with NaN, or the same for all patches, which puts them in no order; an
+            unknown direction; several classes a picture; a single output; no pictures; logits that are not finite.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 6; METHODS.md D3.
     """
-    model.require_classifier()
+    model.require_choice("whether the class is still predicted")
     pictures = model.as_images(images)
     grid = model.embed.grid(*pictures.shape[-2:])
-    importance = torch.as_tensor(importance).to(pictures.device).reshape(len(importance), -1)
-    if importance.shape != (len(pictures), grid[0] * grid[1]) or not importance.isfinite().all():
-        raise InputError(
-            f"the importance is one finite number per patch, [{len(pictures)}, {grid[0] * grid[1]}], "
-            f"not {list(importance.shape)}{' with NaN' if not importance.isfinite().all() else ''}"
-        )
+    maps = _flat(importance, len(pictures), grid).to(pictures.device)
+    directions = [directions] if isinstance(directions, str) else list(directions)
+    if not directions:
+        raise InputError(f"name at least one direction: {' or '.join(DIRECTIONS)}")
     for direction in directions:
         if direction not in DIRECTIONS:
             raise InputError(f"a perturbation is {' or '.join(DIRECTIONS)}, not {direction!r}")
+    removal_steps(maps.shape[1], n_steps)
+    even = (maps == maps[:, :1]).all(dim=1)
+    if even.any() and maps.shape[1] > 1:
+        raise InputError(
+            f"the importance of picture {int(even.nonzero()[0])} is the same for all patches, which puts them in no order: "
+            "leave the picture out, or compare with random_importance"
+        )
+    return remove_in_order(
+        model, pictures, maps, classes, n_steps=n_steps, directions=directions, batch_size=batch_size, progress=progress
+    )
+
+
+def remove_in_order(
+    model: HookedViT,
+    pictures: Float[Tensor, "image channels height width"],
+    importance: Float[Tensor, "image patch"],
+    classes: Classes,
+    *,
+    n_steps: int | None,
+    directions: Sequence[str],
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> Perturbation:
+    """`perturbation_test` of what was checked before."""
     steps = removal_steps(importance.shape[1], n_steps)
-    with torch.no_grad():
-        stream = model(pictures, stop_at_layer=0)
-        whole = model.forward_kept(stream, torch.ones_like(importance, dtype=torch.bool), grid).logits
-        chosen = select_classes(model, classes, whole).indices[:, 0]
-        curves = [
-            _curve(model, stream, importance if direction == "negative" else -importance, chosen, steps, whole, grid)
-            for direction in directions
-        ]
-    accuracy, probability = (torch.stack(parts) for parts in zip(*curves, strict=True))
+    parts: list[Curves] = []
+    with careful(model, pictures) as (able, copies):
+        chosen = _one_class_each(able, classes, copies)
+        size = rows_at_once(able, copies, batch_size, gradients=False)
+        chunks = range(0, len(copies), size)
+        for start in tqdm(chunks, "perturbation", disable=not progress, unit_scale=size, unit=" pictures"):
+            some = slice(start, start + size)
+            about = None if chosen is None else chosen[some]
+            parts.append(_curves(able, copies[some], importance[some], about, steps, directions))
+        accuracy, probability = (torch.cat(values, dim=1) for values in zip(*parts, strict=True))
     n_patches = importance.shape[1]
     return Perturbation(
         values=accuracy,
@@ -122,13 +156,76 @@ def perturbation_test(
     )
 
 
+def _flat(importance: Tensor | np.ndarray, n_images: int, grid: tuple[int, int]) -> Float[Tensor, "image patch"]:
+    """One finite number per patch, in the order of the tokens."""
+    rows, columns = grid
+    try:
+        maps = torch.as_tensor(importance).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"the importance is a tensor or an array of numbers, not {type(importance).__name__}"
+        ) from None
+    if list(maps.shape) not in ([n_images, rows * columns], [n_images, rows, columns]) or not maps.isfinite().all():
+        raise InputError(
+            f"the importance is one finite number per patch, [{n_images}, {rows * columns}] or "
+            f"[{n_images}, {rows}, {columns}], "
+            f"not {list(maps.shape)}{' with NaN or infinity' if not maps.isfinite().all() else ''}"
+        )
+    return maps.flatten(1)
+
+
+def _one_class_each(
+    model: HookedViT, classes: Classes, pictures: Float[Tensor, "image channels height width"]
+) -> Int[Tensor, "image"] | None:
+    """The class of every picture; None for the predicted ones, which are known once the pictures are run."""
+    if classes is None:
+        return None
+    indices = select_classes(model, classes, pictures.new_zeros(len(pictures), model.cfg.n_classes)).indices
+    if indices.shape[1] != 1:
+        raise InputError(
+            f"a perturbation test follows one class per picture, not {indices.shape[1]}: name one for all, or pass a tensor "
+            "with one class for each picture (a list means the same classes for all)"
+        )
+    return indices[:, 0]
+
+
 def random_importance(
     keys: Sequence[int], n_patches: int, seed: int = 0, shared: bool = False
 ) -> Float[Tensor, "image patch"]:
     """The baseline of D3: a random order for every picture, drawn from its key and the seed (`shared`: one for all, as
-    published), so that it does not depend on which pictures share a batch."""
+    published), so that it does not depend on which pictures share a batch.
+
+    Raises:
+        InputError: a seed that is negative or no whole number, no pictures, fewer than one patch.
+    """
+    require_seed(seed)
+    require_whole(n_patches=n_patches)
+    if not len(keys) or n_patches < 1:
+        raise InputError(f"a random order takes at least one picture and one patch, not {len(keys)} and {n_patches}")
     rows = [np.random.default_rng([seed, -1 if shared else int(key)][: 1 if shared else 2]) for key in keys]
     return torch.from_numpy(np.stack([generator.permutation(n_patches) for generator in rows])).double()
+
+
+def _curves(
+    model: HookedViT,
+    pictures: Float[Tensor, "image channels height width"],
+    importance: Float[Tensor, "image patch"],
+    classes: Int[Tensor, "image"] | None,
+    steps: list[int],
+    directions: Sequence[str],
+) -> Curves:
+    """Correctness and probability of the class (None: of the predicted one) while patches go, in these directions."""
+    grid = model.embed.grid(*pictures.shape[-2:])
+    stream = model(pictures, stop_at_layer=0)
+    whole = model.forward_kept(stream, torch.ones_like(importance, dtype=torch.bool), grid).logits
+    require_finite_logits(model, whole)
+    chosen = whole.argmax(dim=-1) if classes is None else classes
+    curves = [
+        _curve(model, stream, importance if direction == "negative" else -importance, chosen, steps, whole, grid)
+        for direction in directions
+    ]
+    accuracy, probability = (torch.stack(parts) for parts in zip(*curves, strict=True))
+    return accuracy, probability
 
 
 def _curve(

@@ -1,24 +1,29 @@
 """Which patches the class came from, by gradients of attention: projection-gradient and gradient rollout (D1, D2)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from einops import einsum, rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import vjp, vmap
+from tqdm import tqdm
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.analysis.classes import Classes, select_classes
+from vitlens.analysis.classes import Classes, ClassSelection, select_classes
 from vitlens.analysis.results import Result
 from vitlens.analysis.trace import Hooks
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.heatmaps.gradient_rollout import GradientRollout
+from vitlens.heatmaps.precision import careful, require_finite, require_finite_logits
+from vitlens.heatmaps.rows import rows_at_once
 from vitlens.model.attention import DifferentialAttention
 from vitlens.model.block import AnyBlock, PostNormBlock
+from vitlens.model.gradients import outside_inference
 from vitlens.model.hooked_vit import HookedViT
 
 LOSSES = ("cross_entropy", "logit", "double_softmax")
@@ -108,6 +113,8 @@ def projection_gradient(
     blocks: Sequence[int] | None = None,
     loss: str = "cross_entropy",
     paper_compat: bool = False,
+    batch_size: int | None = None,
+    progress: bool = False,
 ) -> Importance:
     """D1: how much every patch, through each head's pattern, lowers the loss of the class in attention's own output.
 
@@ -120,12 +127,15 @@ def projection_gradient(
         loss: "cross_entropy" of the projection; "logit" (−1 times it); "double_softmax", as in the released code, whose
             gradients vanish where the class is improbable.
         paper_compat: "double_softmax".
+        batch_size: pictures of one forward; by default at most 64, and what is free holds.
+        progress: show a bar.
 
     Returns:
         Importance with axes image, class, block, head, patch.
 
     Raises:
-        InputError: an unknown loss, block or class; a model without a classifier.
+        InputError: an unknown loss, block or class; a model without a classifier, or a softmax of its single output; no
+            pictures; importances or logits that are not finite.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 6; METHODS.md D1.
     """
@@ -133,15 +143,20 @@ def projection_gradient(
     if loss not in LOSSES:
         raise InputError(f"the loss is one of {', '.join(LOSSES)}, not {loss!r}")
     model.require_classifier()
+    if loss != "logit":
+        model.require_choice('the cross-entropy (any loss but loss="logit")')
     pictures = model.as_images(images)
-    observer = ProjectionGradientObserver(model)
     chosen = model.block_indices(blocks)
-    with torch.no_grad():
-        logits = model.run_with_hooks(pictures, fwd_hooks=observer.hooks(chosen))
-        selection = select_classes(model, classes, logits)
-        values = observer.importance(selection.indices, loss)
+
+    def of_part(able: HookedViT, part: Tensor, wanted: Classes) -> tuple[Tensor, ClassSelection]:
+        observer = ProjectionGradientObserver(able)
+        logits = able.run_with_hooks(part, fwd_hooks=observer.hooks(chosen))
+        selection = _selected(able, wanted, logits)
+        return observer.importance(selection.indices, loss).detach(), selection
+
+    values, selection = _in_parts(model, pictures, classes, of_part, "projection-gradient", batch_size, progress)
     return Importance(
-        values.detach(),
+        values,
         {
             "image": list(range(len(pictures))),
             "class": selection.labels,
@@ -157,28 +172,37 @@ def projection_gradient(
     )
 
 
-def gradient_rollout(model: HookedViT, images: Pictures, classes: Classes = None) -> Importance:
+def gradient_rollout(
+    model: HookedViT,
+    images: Pictures,
+    classes: Classes = None,
+    *,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> Importance:
     """D2: rollout of attention weighted by its gradient: R = I; R += mean_heads(relu(∂y/∂A ∘ A)) R; the row that is read.
 
     Only that row is followed, from the last block to the first, so no product of whole matrices is made. Where it starts,
     in a model that reads more than its class token, is told at `vitlens.heatmaps.gradient_rollout`.
 
+    Args:
+        batch_size: pictures of one forward and backward; by default at most 64, and what is free holds.
+        progress: show a bar.
+
     Returns:
         Importance with axes image, class, patch.
 
     Raises:
-        InputError: a class that does not exist; a model without a classifier.
+        InputError: a class that does not exist; a model without a classifier; no pictures; importances or logits that are
+            not finite.
 
     Source: Chefer, Gur & Wolf 2021 (Generic Attention-model Explainability), equations 5 and 6; METHODS.md D2.
     """
     model.require_classifier()
     pictures = model.as_images(images)
-    rollout = GradientRollout(model, pictures)
-    selection = select_classes(model, classes, rollout.logits.detach())
-    last = selection.indices.shape[1] - 1
-    values = torch.stack(
-        [rollout.of(chosen, keep_graph=position < last) for position, chosen in enumerate(selection.indices.T)], dim=1
-    )
+    values, selection = _in_parts(
+        model, pictures, classes, _gradient_rollout, "gradient rollout", batch_size, progress
+    )  # fmt: skip
     return Importance(
         values,
         {"image": list(range(len(pictures))), "class": selection.labels, "patch": list(range(values.shape[-1]))},
@@ -188,6 +212,47 @@ def gradient_rollout(model: HookedViT, images: Pictures, classes: Classes = None
         settings={"model": model.cfg.model_name, "method": "gradient_rollout"},
         grid=model.embed.grid(*pictures.shape[-2:]),
     )
+
+
+def _gradient_rollout(model: HookedViT, part: Tensor, wanted: Classes) -> tuple[Tensor, ClassSelection]:
+    rollout = GradientRollout(model, part)
+    selection = _selected(model, wanted, rollout.logits.detach())
+    last = selection.indices.shape[1] - 1
+    rows = [rollout.of(chosen, keep_graph=position < last) for position, chosen in enumerate(selection.indices.T)]
+    return torch.stack(rows, dim=1), selection
+
+
+def _in_parts(
+    model: HookedViT,
+    pictures: Float[Tensor, "image channels height width"],
+    classes: Classes,
+    of_part: Callable[[HookedViT, Tensor, Classes], tuple[Tensor, ClassSelection]],
+    title: str,
+    batch_size: int | None,
+    progress: bool,
+) -> tuple[Float[Tensor, "image class *rest"], ClassSelection]:
+    """The importances of all pictures, so many at a time, and the classes that they are of."""
+    found: list[tuple[Tensor, ClassSelection]] = []
+    per_picture = isinstance(classes, (Tensor, np.ndarray)) and classes.ndim > 0 and len(classes) == len(pictures)
+    with careful(model, pictures) as (able, copies):
+        size = rows_at_once(able, copies, batch_size, gradients=True)
+        if not per_picture and classes is not None:
+            # What does not fit the pictures is refused before any work, and for all of them.
+            select_classes(able, classes, copies.new_zeros(len(copies), able.cfg.n_classes))
+        for start in tqdm(range(0, len(copies), size), title, disable=not progress, unit_scale=size, unit=" pictures"):
+            some = slice(start, start + size)
+            found.append(of_part(able, copies[some], classes[some] if per_picture else classes))  # type: ignore[index]
+        values = torch.cat([values for values, _ in found])
+        indices = torch.cat([selection.indices for _, selection in found])
+    require_finite(values, f"the {title}", "numbers overflowed on the way, as very large weights or pixels make them")
+    return values, ClassSelection(indices, found[0][1].labels)
+
+
+def _selected(model: HookedViT, classes: Classes, logits: Float[Tensor, "image classes"]) -> ClassSelection:
+    require_finite_logits(model, logits)
+    selection = select_classes(model, classes, logits)
+    # Classes given may have been made under inference_mode.
+    return ClassSelection(outside_inference(selection.indices), selection.labels)
 
 
 def _attention_output(block: AnyBlock, mixed: Tensor, gate: Tensor | None) -> Float[Tensor, "image query d"]:

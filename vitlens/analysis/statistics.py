@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vitlens.errors import InputError
+from vitlens.errors import InputError, require_seed, require_whole
 
 
 class PermutationTest(NamedTuple):
@@ -25,7 +25,20 @@ def permutation_test(
     Args:
         paper_compat: p = #(Δ < Δ_shuffled) / n as published; by default (1 + #(Δ ≤ Δ_shuffled)) / (1 + n), which is
             never 0.
+
+    Raises:
+        InputError: an empty group, NaN or infinite values, groups that are no lists of numbers, fewer than one shuffle.
     """
+    inside, outside = (_numbers(group, name) for group, name in ((inside, "inside"), (outside, "outside")))
+    for group, name in ((inside, "inside"), (outside, "outside")):
+        if group.ndim != 1 or not len(group):
+            raise InputError(
+                f"a permutation test compares two lists of values; {name} has the shape {list(group.shape)}"
+            )
+        if not np.isfinite(group).all():
+            raise InputError(
+                f"a permutation test compares numbers, and {name} has NaN or infinite values: leave them out"
+            )
     values, where = np.unique(np.concatenate([inside, outside]), return_inverse=True)
     counts = np.bincount(where[: len(inside)], minlength=len(values))
     others = np.bincount(where[len(inside) :], minlength=len(values))
@@ -44,8 +57,22 @@ def permutation_test_of_counts(
     """`permutation_test` of values that are given as how often each occurs in the two groups.
 
     To shuffle a pool is to draw, without replacement, how often each value comes into the first group: counts are all
-    that the test needs, so it takes no more memory for a million tokens than for ten.
+    that the test needs, so it takes no more memory for a million tokens than for ten. NaN where a group is empty.
+
+    Raises:
+        InputError: fewer than one shuffle, values or counts that are not finite or do not fit each other.
     """
+    _check_draws(n, seed)
+    values, inside, outside = np.asarray(values), np.asarray(inside), np.asarray(outside)
+    if not values.shape == inside.shape == outside.shape or values.ndim != 1:
+        shapes = ", ".join(str(list(x.shape)) for x in (values, inside, outside))
+        raise InputError(
+            f"values and how often each occurs in the two groups are three lists of one length, not {shapes}"
+        )
+    if not np.isfinite(values.astype(np.float64)).all():
+        raise InputError("a permutation test compares numbers, and there are NaN or infinite values: leave them out")
+    if any(not np.issubdtype(x.dtype, np.integer) or (x < 0).any() for x in (inside, outside)):
+        raise InputError("how often a value occurs is a whole number, 0 or more")
     pool = inside + outside
     n_inside, n_outside = int(inside.sum()), int(outside.sum())
     if not n_inside or not n_outside:
@@ -86,12 +113,17 @@ def bootstrap(
         mean, lower and upper end, each of the shape […].
 
     Raises:
-        InputError: no pictures, or a level outside (0, 1).
+        InputError: no pictures, infinite values, counts or clusters of another shape, fewer than one draw, or a level
+            outside (0, 1).
     """
-    if not len(sums):
+    _check_draws(n, seed)
+    sums = _numbers(sums, "sums")
+    if sums.ndim == 0 or not len(sums):
         raise InputError("there are no pictures to average over")
     if not 0 < level < 1:
         raise InputError(f"the level of an interval lies between 0 and 1, not at {level}")
+    counts = None if counts is None else _numbers(counts, "counts")
+    _check_shapes(sums, counts, clusters)
     missing = np.isnan(sums)
     top = np.where(missing, 0.0, sums).astype(np.float64)
     bottom = np.where(missing, 0.0, 1.0 if counts is None else counts).astype(np.float64)
@@ -111,6 +143,37 @@ def bootstrap(
     ends = np.full((2, top.shape[1]), np.nan)
     ends[:, known] = np.nanquantile(draws[:, known], [(1 - level) / 2, (1 + level) / 2], axis=0)
     return mean.reshape(shape), ends[0].reshape(shape), ends[1].reshape(shape)
+
+
+def _check_draws(n: int, seed: int) -> None:
+    require_whole(n=n)
+    require_seed(seed)
+    if n < 1:
+        raise InputError(f"chance is drawn at least once (n), not {n} times")
+
+
+def _numbers(values: Any, name: str) -> np.ndarray:
+    """An array of numbers."""
+    try:
+        found = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError):
+        found = np.asarray(None)
+    if found.dtype.kind not in "biuf":
+        raise InputError(f"{name} is an array of numbers, not {type(values).__name__}")
+    return found
+
+
+def _check_shapes(sums: np.ndarray, counts: np.ndarray | None, clusters: Any) -> None:
+    """Raises InputError where these do not belong to each other, or are no numbers."""
+    if np.isinf(sums).any():
+        raise InputError("there are infinite values, which have no mean")
+    if counts is not None:
+        if counts.shape != sums.shape:
+            raise InputError(f"counts have the shape of the sums, {list(sums.shape)}, not {list(counts.shape)}")
+        if not np.isfinite(counts[~np.isnan(sums)]).all():
+            raise InputError("there are NaN or infinite counts")
+    if clusters is not None and np.shape(clusters) != (len(sums),):
+        raise InputError(f"clusters say to which each of {len(sums)} pictures belongs, not {list(np.shape(clusters))}")
 
 
 def _sum_by(where: np.ndarray, values: np.ndarray) -> np.ndarray:

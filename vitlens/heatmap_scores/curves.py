@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vitlens.analysis.perturbation import perturbation_test, removal_steps
+from vitlens.analysis.perturbation import removal_steps, remove_in_order
 from vitlens.errors import InputError, nearest
 from vitlens.heatmap_scores.imputation import impute
 from vitlens.heatmaps.baselines import picture_key
 from vitlens.heatmaps.pixels import EMPTY, emptied, pixels_of
+from vitlens.heatmaps.precision import require_finite_logits
 from vitlens.model.hooked_vit import HookedViT
 
 #: What stands in a patch's place.
@@ -51,6 +52,8 @@ class Bench:
     fill: str = "blur"
     road_shares: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
     batch_size: int = 64
+    #: Rows of one forward of the methods that make maps; None: what they choose.
+    rows_of_maps: int | None = None
     #: What was drawn and run for one map and serves all others.
     shared: dict[object, Any] = field(default_factory=dict)
 
@@ -91,7 +94,9 @@ class Bench:
     def answer(self, pictures: Float[Tensor, "row channels height width"], image: Int[Tensor, "row"]) -> Outcome:
         """What the model says of pictures made from these images."""
         with torch.no_grad():
-            return _outcome(self.model(pictures), self.classes[image])
+            logits = self.model(pictures)
+        require_finite_logits(self.model, logits)
+        return _outcome(logits, self.classes[image])
 
     def drops(self, patches: Bool[Tensor, "image set patch"]) -> Float[Tensor, "image set"]:
         """By how much the class's probability falls when each of these sets of patches is replaced by the filling."""
@@ -168,15 +173,11 @@ def insertion(bench: Bench, importance: Float[Tensor, "image patch"]) -> Outcome
 
 def token_removal(bench: Bench, importance: Float[Tensor, "image patch"], direction: str) -> Outcome:
     """D3, see `perturbation_test`."""
-    parts = []
-    for images, maps, classes in zip(
-        *(x.split(bench.batch_size) for x in (bench.images, importance, bench.classes)), strict=True
-    ):
-        found = perturbation_test(
-            bench.model, images, maps, classes, n_steps=bench.n_steps, directions=[direction]
-        )  # fmt: skip
-        parts.append(Outcome(found.probabilities[0], found.values[0]))
-    return Outcome(*(torch.cat(values) for values in zip(*parts, strict=True)))
+    found = remove_in_order(
+        bench.model, bench.images, importance, bench.classes,
+        n_steps=bench.n_steps, directions=[direction], batch_size=bench.batch_size,
+    )  # fmt: skip
+    return Outcome(found.probabilities[0], found.values[0])
 
 
 def blackening(bench: Bench, importance: Float[Tensor, "image patch"], most_first: bool) -> Outcome:

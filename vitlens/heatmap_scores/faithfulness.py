@@ -13,11 +13,13 @@ from tqdm import tqdm
 from vitlens.analysis.classes import Classes, select_classes
 from vitlens.data.masks import MaskInput, Masks
 from vitlens.data.pictures import Pictures
-from vitlens.errors import InputError
+from vitlens.errors import InputError, require_whole
 from vitlens.heatmap_scores.curves import Bench, Outcome, filled
 from vitlens.heatmap_scores.maps import Maps, ScoredMap, read_maps
 from vitlens.heatmap_scores.metrics import CURVES, Metric, find_metrics
 from vitlens.heatmap_scores.result import Faithfulness
+from vitlens.heatmaps.precision import careful, require_finite_logits
+from vitlens.heatmaps.rows import rows_at_once
 from vitlens.model.hooked_vit import HookedViT
 
 DEFAULT_METRICS = ("deletion", "insertion", "negative", "positive")
@@ -45,7 +47,7 @@ def faithfulness(
     baselines: bool = True,
     seeds: int = 3,
     options: Mapping[str, Mapping[str, Any]] | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     progress: bool = True,
 ) -> Faithfulness:
     """How faithful heatmaps are to the model, by the metrics of `vitlens.faithfulness_metrics()`, beside three baselines.
@@ -53,7 +55,10 @@ def faithfulness(
     A map orders the patches; of equally important ones the first in reading order counts as the first to go, in either
     direction. Only the order matters to the metrics that take patches away. A curve of n_steps costs about as many
     forwards for each picture and map; the ends of curves on pixels are shared by all maps. `batch_size` pictures are held
-    at once, whatever the number of steps.
+    at once, whatever the number of steps. All is computed in single precision at least, as heatmaps are.
+
+    A map that is the same everywhere puts the patches in no order: its metrics are NaN, but for infidelity and patch_auroc,
+    and its curves those of the reading order.
 
     Args:
         classes: one per picture, explained and followed: see `select_classes`; by default the predicted class.
@@ -69,7 +74,7 @@ def faithfulness(
             among the maps.
         seeds: random maps for each picture.
         options: {metric: {option: value}} for metrics that have options of their own.
-        batch_size: pictures of one forward.
+        batch_size: pictures (rows) of one forward; by default at most 64, and what is free holds.
         progress: show bars.
 
     Returns:
@@ -77,45 +82,63 @@ def faithfulness(
 
     Raises:
         InputError: an unknown metric, fill or method; a map of another shape or with NaN; no masks where they are needed;
-            fewer than one step; a model without classifier.
+            fewer than one step; a model without classifier, or a single output, whose probability and accuracy are 1
+            whatever is removed; no pictures; logits that are not finite.
     """
     model.require_classifier()
     chosen = find_metrics(metrics, masks is not None, model.architecture is not None)
+    for metric in chosen:
+        if metric.needs_choice:
+            model.require_choice(f"the metric {metric.name}")
     extra = _check_options(chosen, options or {})
     pictures = model.as_images(images)
     inside = None if masks is None else check_masks(model, pictures, masks)
-    bench = bench_of(
-        model, pictures, classes, n_steps=n_steps, fill=fill, road_shares=road_shares, batch_size=batch_size
-    )
-    maps = read_maps(bench, heatmaps, baselines=baselines, seeds=seeds, progress=progress)
     curve_names = [name for name in CURVES if any(name in metric.curves for metric in chosen)]
+    with careful(model, pictures) as (able, copies):
+        bench = bench_of(
+            able, copies, classes, n_steps=n_steps, fill=fill, road_shares=road_shares, batch_size=batch_size
+        )
+        maps = read_maps(bench, heatmaps, baselines=baselines, seeds=seeds, progress=progress)
+        found = _scores(bench, chosen, curve_names, maps, inside, extra, progress)
+        return Faithfulness(
+            torch.stack([scores.values for scores in found.values()]),
+            {"method": list(found), "metric": [metric.name for metric in chosen], "image": list(range(len(pictures)))},
+            "score",
+            curves=_stacked(found, len(pictures), "probability"),
+            correct=_stacked(found, len(pictures), "accuracy"),
+            shares=_padded(
+                [torch.tensor([CURVES[name].shares(bench)], dtype=torch.float64) for name in curve_names], 1
+            )[:, 0],
+            curve_names=curve_names,
+            classes=bench.classes[:, None],
+            class_names=model.class_names,
+            settings={
+                "model": model.cfg.model_name,
+                "classes": "predicted" if classes is None else "given",
+                "n_steps": n_steps,
+                "fill": fill,
+                "road_shares": list(road_shares),
+                "seeds": seeds,
+            },
+        )
+
+
+def _scores(
+    bench: Bench,
+    chosen: list[Metric],
+    curve_names: list[str],
+    maps: Mapping[str, list[ScoredMap]],
+    masks: Masks | None,
+    options: Mapping[str, Mapping[str, Any]],
+    progress: bool,
+) -> dict[str, Scores]:
     n_parts = len(curve_names) + sum(metric.per_map is not None for metric in chosen)
     found: dict[str, Scores] = {}
     with tqdm(total=sum(map(len, maps.values())) * n_parts, desc="scores", unit="curve", disable=not progress) as bar:
         for name, several in maps.items():
             bar.set_postfix_str(name)
-            found[name] = _mean([_score(bench, chosen, curve_names, one, inside, extra, bar) for one in several])
-    return Faithfulness(
-        torch.stack([scores.values for scores in found.values()]),
-        {"method": list(found), "metric": [metric.name for metric in chosen], "image": list(range(len(pictures)))},
-        "score",
-        curves=_stacked(found, len(pictures), "probability"),
-        correct=_stacked(found, len(pictures), "accuracy"),
-        shares=_padded([torch.tensor([CURVES[name].shares(bench)], dtype=torch.float64) for name in curve_names], 1)[
-            :, 0
-        ],
-        curve_names=curve_names,
-        classes=bench.classes[:, None],
-        class_names=model.class_names,
-        settings={
-            "model": model.cfg.model_name,
-            "classes": "predicted" if classes is None else "given",
-            "n_steps": n_steps,
-            "fill": fill,
-            "road_shares": list(road_shares),
-            "seeds": seeds,
-        },
-    )
+            found[name] = _mean([_score(bench, chosen, curve_names, one, masks, options, bar) for one in several])
+    return found
 
 
 def bench_of(
@@ -126,22 +149,33 @@ def bench_of(
     n_steps: int = 50,
     fill: str = "blur",
     road_shares: Sequence[float] = (0.2, 0.4, 0.6, 0.8),
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Bench:
     """Checks the settings before any work is done."""
-    if batch_size < 1:
-        raise InputError(f"a forward has at least one picture, not {batch_size}")
+    size = rows_at_once(model, pictures, batch_size, gradients=False)
+    require_whole(n_steps=n_steps)
     if n_steps < 1:
         raise InputError(f"a curve has at least one step, not {n_steps}")
     if not road_shares or not all(0 < share < 1 for share in road_shares):
         raise InputError(f"the shares to impute lie between 0 and 1, not {list(road_shares)}")
     filled(model, pictures[:1], fill)
     with torch.no_grad():
-        logits = torch.cat([model(part) for part in pictures.split(batch_size)])
+        logits = torch.cat([model(part) for part in pictures.split(size)])
+    require_finite_logits(model, logits)
     selection = select_classes(model, classes, logits)
     if selection.indices.shape[1] != 1:
         raise InputError(f"a curve follows one class per picture, not {selection.indices.shape[1]}: pass one for each")
-    return Bench(model, pictures, selection.indices[:, 0], logits, n_steps, fill, tuple(road_shares), batch_size)
+    return Bench(
+        model,
+        pictures,
+        selection.indices[:, 0],
+        logits,
+        n_steps,
+        fill,
+        tuple(road_shares),
+        size,
+        rows_of_maps=batch_size,
+    )
 
 
 def _score(
@@ -166,6 +200,10 @@ def _score(
         elif metric.per_map is not None:
             values.append(metric.per_map(bench, scored, masks, **options.get(metric.name, {})).double())
             bar.update()
+    even = (scored.importance == scored.importance[:, :1]).all(dim=1)
+    for metric, value in zip(chosen, values, strict=True):
+        if metric.needs_order:
+            value[even] = torch.nan
     return Scores(torch.stack(values), outcomes)
 
 

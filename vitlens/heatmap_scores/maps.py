@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitlens.errors import InputError
+from vitlens.errors import InputError, require_whole
 from vitlens.heatmap_scores.curves import Bench
 from vitlens.heatmaps.heatmap import Heatmap, heatmap
 from vitlens.model.hooked_vit import HookedViT
@@ -20,7 +20,6 @@ Maps = None | Map | Sequence[Map] | Mapping[str, Map]
 #: Scored where no maps are named.
 DEFAULT = ("token_mask", "gradient_rollout", "attention_rollout")
 RANDOM = ("random", "random_map")
-PICTURES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,7 @@ def read_maps(
     Raises:
         InputError: maps of another shape, with NaN, of another class than is followed, or without a name.
     """
+    require_whole(seeds=seeds)
     if baselines and seeds < 1:
         raise InputError(f"the random baseline takes at least one seed, not {seeds}")
     found = {name: [_read(bench, name, value, progress)] for name, value in _named(heatmaps).items()}
@@ -82,10 +82,10 @@ def method_map(bench: Bench, method: str, progress: bool = False, **options: obj
 def _mapped(
     bench: Bench, method: str, options: Mapping[str, object], progress: bool, model: HookedViT
 ) -> Heatmap:  # fmt: skip
-    size = min(PICTURES_AT_ONCE, bench.batch_size)
     return heatmap(
-        model, bench.images, bench.classes, method=method, batch_size=size, warn=False, progress=progress, **options
-    )
+        model, bench.images, bench.classes, method=method, batch_size=bench.rows_of_maps, warn=False, progress=progress,
+        **options,
+    )  # fmt: skip
 
 
 def _remaker(bench: Bench, value: Heatmap) -> Callable[[HookedViT], Float[Tensor, "image patch"]] | None:

@@ -49,6 +49,10 @@ class Metric:
     per_map: Callable[..., Tensor] | None = None
     needs_masks: bool = False
     needs_architecture: bool = False
+    #: Whether it follows the class's probability or its place among others, which a model of one output has not.
+    needs_choice: bool = True
+    #: Whether it puts the patches in order, which a map that is the same everywhere does not.
+    needs_order: bool = True
 
     @property
     def arrow(self) -> str:
@@ -167,7 +171,7 @@ _ALL = [
         "infidelity", False,
         "Squared error of the best multiple of the importances' sum over random squares of patches in saying what the "
         "class's probability loses when the fill replaces them, over that of a map of zeros; 50 squares (Yeh et al. 2019).",
-        per_map=infidelity,
+        per_map=infidelity, needs_order=False,
     ),
     Metric(
         "saco", True,
@@ -180,18 +184,18 @@ _ALL = [
         "randomisation", False,
         "Size of Spearman's rank correlation with the same method's map when all weights are drawn anew "
         "(Adebayo et al. 2018).",
-        per_map=randomisation, needs_architecture=True,
+        per_map=randomisation, needs_architecture=True, needs_choice=False,
     ),
     Metric(
         "pointing_game", True,
         "Share of pictures whose most important patch has its centre in the object, or within 15 pixels of it "
         "(Zhang et al. 2018).",
-        per_map=pointing_game, needs_masks=True,
+        per_map=pointing_game, needs_masks=True, needs_choice=False,
     ),
     Metric(
         "patch_auroc", True,
         "How often a patch of the object is more important than another patch, ties counted as half.",
-        per_map=patch_auroc, needs_masks=True,
+        per_map=patch_auroc, needs_masks=True, needs_choice=False, needs_order=False,
     ),
 ]  # fmt: skip
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}

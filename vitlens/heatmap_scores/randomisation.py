@@ -14,26 +14,30 @@ from vitlens.analysis.classes import Classes, select_classes
 from vitlens.analysis.results import Result
 from vitlens.data.masks import Masks
 from vitlens.data.pictures import Pictures
-from vitlens.errors import InputError
+from vitlens.errors import InputError, require_seed
 from vitlens.heatmap_scores.curves import Bench
 from vitlens.heatmap_scores.maps import ScoredMap
 from vitlens.heatmaps.heatmap import find_method, heatmap
+from vitlens.heatmaps.precision import careful, require_finite_logits
+from vitlens.heatmaps.rows import MOST_PICTURES, rows_at_once
 from vitlens.model.hooked_vit import HookedViT
 
 
 def randomisation(bench: Bench, scored: ScoredMap, masks: Masks | None = None, *, seed: int = 0) -> Tensor:
     """|Spearman's ρ| of the map with that of the same method when all weights are drawn anew, the class kept.
 
-    Near 0 where the map depends on what was learnt, 1 where it does not. A map that is the same everywhere has no order,
-    and counts as 0. NaN for a map of which it is not known how it was made: pass a method's name or a `Heatmap`.
+    Near 0 where the map depends on what was learnt, 1 where it does not; 0 where the other map is the same everywhere. NaN
+    for a map that is itself the same everywhere, and so has no order, and for a map of which it is not known how it was
+    made: pass a method's name or a `Heatmap`.
 
     Source: Adebayo et al. 2018 (Sanity Checks for Saliency Maps), section 3.1, all layers at once.
     """
+    require_seed(seed)
     if scored.remake is None:
         return scored.importance.new_full((len(scored.importance),), torch.nan)
     if ("fresh model", seed) not in bench.shared:
         bench.shared["fresh model", seed] = bench.model.with_fresh_weights(seed)
-    return rank_correlation(scored.importance, scored.remake(bench.shared["fresh model", seed])).abs()
+    return _likeness(scored.importance, scored.remake(bench.shared["fresh model", seed]))
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,7 +53,7 @@ def randomisation_test(
     methods: str | Sequence[str] = ("token_mask", "gradient_rollout", "attention_rollout"),
     *,
     seed: int = 0,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     progress: bool = True,
 ) -> Randomisation:
     """How quickly maps lose their likeness to those of the trained model, while its weights are drawn anew from the top.
@@ -61,19 +65,26 @@ def randomisation_test(
         classes: one per picture, kept throughout; by default what the trained model predicts.
         methods: names of heatmap methods.
         seed: of the fresh weights.
+        batch_size: as of `heatmap`.
 
     Returns:
         Randomisation with axes method, depth, image.
 
     Raises:
-        InputError: an unknown method, more than one class a picture, a model that cannot be built anew.
+        InputError: an unknown method or none, more than one class a picture, a model that cannot be built anew; what
+            `heatmap` refuses.
 
     Source: Adebayo et al. 2018 (Sanity Checks for Saliency Maps), section 3.1.
     """
     methods = [find_method(name).name for name in ([methods] if isinstance(methods, str) else methods)]
+    if not methods:
+        raise InputError("name at least one heatmap method")
+    require_seed(seed)
     pictures = model.as_images(images)
-    with torch.no_grad():
-        logits = torch.cat([model(part) for part in pictures.split(batch_size)])
+    with careful(model, pictures) as (able, copies):
+        size = rows_at_once(able, copies, batch_size, gradients=False, most=MOST_PICTURES)
+        logits = torch.cat([able(part) for part in copies.split(size)])
+        require_finite_logits(model, logits)
     selection = select_classes(model, classes, logits)
     if selection.indices.shape[1] != 1:
         raise InputError(f"a map is of one class per picture, not {selection.indices.shape[1]}")
@@ -88,7 +99,7 @@ def randomisation_test(
                 found = heatmap(
                     mixed, pictures, selection.indices, method=name, batch_size=batch_size, warn=False
                 ).patches()
-                values[row, depth] = rank_correlation(trained.setdefault(name, found), found).abs()
+                values[row, depth] = _likeness(trained.setdefault(name, found), found)
                 bar.update()
     return Randomisation(
         values,
@@ -108,6 +119,14 @@ def rank_correlation(
     a, b = (x - x.mean(dim=1, keepdim=True) for x in ranks)
     size = (a.square().sum(dim=1) * b.square().sum(dim=1)).sqrt()
     return ((a * b).sum(dim=1) / size.where(size > 0, 1.0)).to(one.device)
+
+
+def _likeness(
+    trained: Float[Tensor, "image patch"], other: Float[Tensor, "image patch"]
+) -> Float[Tensor, "image"]:  # fmt: skip
+    """|ρ|; NaN where the trained model's map is the same everywhere, so that it has no order to be lost."""
+    even = (trained == trained[:, :1]).all(dim=1)
+    return rank_correlation(trained, other).abs().masked_fill(even, torch.nan)
 
 
 def _stages(model: HookedViT) -> dict[str, range]:

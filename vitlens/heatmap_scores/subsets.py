@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vitlens.data.masks import Masks
-from vitlens.errors import InputError
+from vitlens.errors import InputError, require_seed, require_whole
 from vitlens.heatmap_scores.curves import Bench, places
 from vitlens.heatmap_scores.maps import ScoredMap
 from vitlens.heatmaps.baselines import picture_key
@@ -40,10 +40,12 @@ def sensitivity_n(
 
     Source: Ancona et al. 2018 (Towards Better Understanding of Gradient-based Attribution Methods), section 4.
     """
+    require_whole(sets=sets)
+    require_seed(seed)
     if sets < 3:
         raise InputError(f"a correlation takes at least 3 sets of each size, not {sets}")
-    sizes = [round(share * bench.n_patches) for share in shares]
-    if not sizes or not all(0 < size < bench.n_patches for size in sizes):
+    sizes = [round(share * bench.n_patches) for share in shares if 0 < share < 1]
+    if not sizes or len(sizes) < len(shares) or not all(0 < size < bench.n_patches for size in sizes):
         raise InputError(f"sets hold some of the {bench.n_patches} patches, not all or none: {list(shares)}")
 
     def draw(generator: np.random.Generator) -> np.ndarray:
@@ -73,6 +75,8 @@ def infidelity(
 
     Source: Yeh et al. 2019 (On the (In)fidelity and Sensitivity of Explanations), definition 2.1 and section 3.1.
     """
+    require_whole(squares=squares)
+    require_seed(seed)
     if squares < 2:
         raise InputError(f"infidelity takes at least 2 squares, not {squares}")
     rows, columns = bench.grid
@@ -108,6 +112,7 @@ def saco(bench: Bench, scored: ScoredMap, masks: Masks | None = None, *, groups:
     Source: Wu et al. 2024 (On the Faithfulness of Vision Transformer Explanations), algorithm 1, with patches in place of
     pixels and the bench's filling (theirs is the mean colour).
     """
+    require_whole(groups=groups)
     groups = min(groups, bench.n_patches)
     if groups < 2:
         raise InputError(f"patches are cut into 2 groups or more, not {groups}")

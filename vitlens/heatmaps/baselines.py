@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitlens.analysis.perturbation import random_importance
+from vitlens.errors import require_seed
 from vitlens.model.hooked_vit import HookedViT
 
 
@@ -17,7 +18,11 @@ def random_map(
     """A random order of the patches, as numbers from 0 to 1, drawn from the picture's own pixels and the seed.
 
     So it depends neither on the other pictures of a batch nor on their order.
+
+    Raises:
+        InputError: a seed that is negative or no whole number.
     """
+    require_seed(seed)
     rows, columns = model.embed.grid(*images.shape[-2:])
     keys = [picture_key(picture) for picture in images]
     return random_importance(keys, rows * columns, seed).to(images) / max(1, rows * columns - 1)

@@ -36,7 +36,7 @@ def beyond_intuition(
     steps: int = 20,
     first_block: int = 0,
     path: str = "pictures",
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Float[Tensor, "image patch"]:
     """P ∘ F at the row that is read: P = (Ā_L + I) ⋯ (Ā_1 + I), F = E_h[(∫₀¹ ∂y_c(α x)/∂A_L dα)⁺], at the patches.
 
@@ -57,7 +57,7 @@ def beyond_intuition(
         steps: midpoints of the integral.
         first_block: the first block of P; the authors' own results on 12 blocks begin at block 5 (token), 3 (head).
         path: see `transition_attention`.
-        batch_size: runs, pictures × steps, at once.
+        batch_size: rows, pictures × steps, of one forward; by default at most 64, and what is free holds.
 
     Returns:
         Importances, not negative but for differential attention, whose patterns are differences.
@@ -136,4 +136,6 @@ def _by_importance(pattern: Float[Tensor, "image head query key"], run: PartRun)
     """Σ_h θ_h A_h."""
     assert run.of_pattern is not None
     importance = (pattern.mT @ run.of_pattern).abs().mean(dim=(-2, -1))
-    return einsum(importance / importance.sum(dim=1, keepdim=True), pattern, "b h, b h q k -> b q k")
+    # Where the block's attention does nothing for the class, no head has a share.
+    whole = importance.sum(dim=1, keepdim=True).clamp(min=torch.finfo(importance.dtype).tiny)
+    return einsum(importance / whole, pattern, "b h, b h q k -> b q k")

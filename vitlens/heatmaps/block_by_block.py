@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
+from vitlens.model.gradients import gradients_enabled, gradients_of
 from vitlens.model.hook_points import Reader
 from vitlens.model.hooked_vit import HookedViT
 
@@ -52,7 +53,7 @@ def through_block(
         names: hook names to keep, without the block's own; those that this block does not have are left out.
     """
     prefix = f"blocks.{block}."
-    with torch.enable_grad():
+    with gradients_enabled():
         entered = stream.detach().requires_grad_()
         seen, hooks = _watch(model, prefix, names)
         with model.hooks(fwd_hooks=hooks):
@@ -68,7 +69,7 @@ def through_head(
     grid: tuple[int, int],
 ) -> PartRun:
     """The same for what stands behind the last block: the gradient of each picture's class, from its logit."""
-    with torch.enable_grad():
+    with gradients_enabled():
         entered = stream.detach().requires_grad_()
         seen, hooks = _watch(model, "pool.", names)
         with model.hooks(fwd_hooks=hooks):
@@ -88,6 +89,6 @@ def _watch(model: HookedViT, prefix: str, names: Sequence[str]) -> tuple[dict[st
 
 def _pull_back(output: Tensor, of_output: Tensor, entered: Tensor, seen: dict[str, Tensor], pattern: str) -> PartRun:
     wanted = [entered, *([seen[pattern]] if pattern in seen else [])]
-    gradients = torch.autograd.grad(output, wanted, of_output)
+    gradients = gradients_of(output, wanted, of_output)
     detached = {name: activation.detach() for name, activation in seen.items()}
     return PartRun(detached, gradients[0], gradients[1] if len(gradients) > 1 else None)

@@ -28,13 +28,16 @@ def class_projection(
             rank the number of classes whose logit exceeds that of c (A2).
 
     Raises:
-        InputError: a block or measure that does not exist, a model without a classifier.
+        InputError: a block or measure that does not exist, a model without a classifier, a probability or rank of a
+            single output.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 3; METHODS.md A1, A2.
     """
     if measure not in MEASURES:
         raise InputError(f"a class projection is measured as one of {', '.join(MEASURES)}, not {measure!r}")
     model.require_classifier()
+    if measure != "logit":
+        model.require_choice("a probability" if measure == "probability" else "a rank")
     grid = model.embed.grid(*images.shape[-2:])
     last = model.cfg.n_layers - 1 if block is None else model.block_index(block)
     with torch.no_grad():

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vitlens.errors import InputError
 from vitlens.model.block import PostNormBlock
+from vitlens.model.gradients import gradients_enabled, gradients_of
 from vitlens.model.hooked_vit import HookedViT
 
 #: Where activations may be taken: what the block's attention reads, and the hook points of the block that have tokens.
@@ -50,12 +51,12 @@ def grad_cam(
     index, n_prefix = model.block_index(block), model.cfg.n_prefix_tokens
     with torch.no_grad():
         stream = model(images, stop_at_layer=index)
-    with torch.enable_grad(), _activation(model, index, site) as seen:
+    with gradients_enabled(), _activation(model, index, site) as seen:
         # A leaf, so that gradients are there whether or not the parameters ask for any.
         logits = model(
             stream.detach().requires_grad_(), start_at_layer=index, grid=model.embed.grid(*images.shape[-2:])
         )
-        (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), seen)
+        (gradient,) = gradients_of(logits.gather(1, classes[:, None]), seen)
     gradient, activation = gradient[:, n_prefix:], seen[0].detach()[:, n_prefix:]
     if not gradient.any():
         raise InputError(

@@ -7,6 +7,7 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from vitlens.heatmaps.reading import read_weights
+from vitlens.model.gradients import gradients_enabled, gradients_of
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.pooling import AttentionPool
 
@@ -56,16 +57,16 @@ class GradientRollout:
         if self._pools:
             names.append("pool.hook_pattern")
         end = f"blocks.{n_layers - 1}.hook_resid_post"
-        with torch.enable_grad():
+        with gradients_enabled():
             logits = model.run_with_hooks(images, fwd_hooks=[*((name, watch) for name in names), (end, keep_stream)])
         assert isinstance(logits, Tensor)
         self.logits: Float[Tensor, "image class"] = logits
 
     def of(self, classes: Int[Tensor, "image"], keep_graph: bool = False) -> Float[Tensor, "image patch"]:
         """The row of one class per picture; the last of them frees the graph, unless `keep_graph`."""
-        with torch.enable_grad():
-            chosen = self.logits.gather(1, classes[:, None]).sum()
-        gradients = torch.autograd.grad(chosen, self._patterns, retain_graph=keep_graph)
+        with gradients_enabled():
+            chosen = self.logits.gather(1, classes[:, None])
+        gradients = gradients_of(chosen, self._patterns, keep_graph=keep_graph)
         weighted = [
             (pattern.detach() * gradient).clamp(min=0).mean(dim=1)
             for pattern, gradient in zip(self._patterns, gradients, strict=True)

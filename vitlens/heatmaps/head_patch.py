@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitlens.analysis.attribution import direct_logit_attribution
+from vitlens.analysis.classes import select_classes
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 
@@ -29,7 +30,7 @@ def head_patch(
         baseline_classes: of the difference of two classes' logits.
 
     Raises:
-        InputError: there is no such block.
+        InputError: there is no such block; a class is its own baseline, so that there is no difference to explain.
 
     Source: METHODS.md notation; Elhage et al. 2021 for the OV circuit.
     """
@@ -37,6 +38,10 @@ def head_patch(
     for block in blocks or ():
         if not -n_layers <= block < n_layers:
             raise InputError(f"there is no block {block}: they are 0 to {n_layers - 1}")
+    if baseline_classes is not None:
+        against = select_classes(model, baseline_classes, images.new_zeros(len(images), model.cfg.n_classes)).indices
+        if (against == classes[:, None]).any():
+            raise InputError("a class and its baseline class are the same, so their difference is 0 whatever is shown")
     result = direct_logit_attribution(model, images, classes, baseline_classes=baseline_classes, unit="head_patch")
     shares = result.values[:, 0] if blocks is None else result.values[:, 0, list(blocks)]
     return shares.sum(dim=(1, 2))[:, model.cfg.n_prefix_tokens :]

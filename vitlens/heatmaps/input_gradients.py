@@ -6,9 +6,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vitlens.errors import InputError
+from vitlens.errors import InputError, require_seed
 from vitlens.heatmaps.pixels import emptied, sum_over_patches
-from vitlens.heatmaps.token_mask import TARGETS
+from vitlens.heatmaps.rows import rows_at_once
+from vitlens.heatmaps.token_mask import TARGETS, check_target
+from vitlens.model.gradients import gradients_enabled
 from vitlens.model.hooked_vit import HookedViT
 
 
@@ -20,7 +22,7 @@ def integrated_gradients(
     steps: int = 32,
     baseline: str = "zero",
     target: str = "logit",
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Float[Tensor, "image patch"]:
     """Σ over a patch's pixels i of (x_i − x'_i) ∫₀¹ ∂f(x' + α (x − x'))/∂x_i dα: equation 1, along the straight line from
     a picture x' that shows nothing.
@@ -33,29 +35,31 @@ def integrated_gradients(
         baseline: x' is "zero", the grey that is 0 after normalisation; "blur", the picture blurred; or "mean", the
             picture's mean colour.
         target: f is the class's "logit", "probability" or "log_probability".
-        batch_size: rows, pictures × steps, of one forward.
+        batch_size: rows, pictures × steps, of one forward; by default at most 64, and what is free holds.
 
     Raises:
-        InputError: captum is missing, an unknown baseline or target, fewer than one step or row, no classifier.
+        InputError: captum is missing, an unknown baseline or target, fewer than one step or row, no classifier, a
+            probability of a single output.
 
     Source: Sundararajan, Taly & Yan 2017, equation 1.
     """
-    if target not in TARGETS:
-        raise InputError(f"the target is one of {', '.join(TARGETS)}, not {target!r}")
-    if steps < 1 or batch_size < 1:
-        raise InputError(f"the integral takes at least one step and one row, not {steps} and {batch_size}")
-    model.require_classifier()
-    integral = _captum().IntegratedGradients(lambda rows, chosen: TARGETS[target](model(rows), chosen))
-    n_pictures = max(1, batch_size // steps)
+    check_target(model, target)
+    if steps < 1:
+        raise InputError(f"the integral takes at least one step, not {steps}")
+    rows = rows_at_once(model, images, batch_size, gradients=True)
+    integral = _captum().IntegratedGradients(lambda pictures, chosen: TARGETS[target](model(pictures), chosen))
+    n_pictures = max(1, rows // steps)
     found = []
     for pictures, chosen in zip(images.split(n_pictures), classes.split(n_pictures), strict=True):
-        pixels = integral.attribute(
-            pictures,
-            emptied(pictures, baseline),
-            additional_forward_args=(chosen,),
-            n_steps=steps,
-            internal_batch_size=batch_size,
-        )
+        with gradients_enabled():
+            # captum marks what it is given: a copy leaves the caller's pictures as they are.
+            pixels = integral.attribute(
+                pictures.detach().clone().requires_grad_(),
+                emptied(pictures.detach(), baseline),
+                additional_forward_args=(chosen,),
+                n_steps=steps,
+                internal_batch_size=rows,
+            )
         found.append(sum_over_patches(model, pixels.detach().to(images.dtype)))
     return torch.cat(found)
 
@@ -82,51 +86,53 @@ def smooth_grad(
     n: int = 32,
     noise: float = 0.15,
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Float[Tensor, "image patch"]:
     """Σ over a patch's pixels i of 1/n Σ_k |∂y_c(x + ε_k)/∂x_i|, ε_k ∼ N(0, σ²), y_c the logit: section 2, on captum.
 
     Magnitudes are averaged, as captum's Saliency gives them. Not negative. Every picture meets the same noise, whatever
-    else is in its batch; PyTorch's own random state stays as it is.
+    else is in its batch and however many rows a forward has; PyTorch's own random state stays as it is.
 
     Args:
         n: noisy copies of each picture.
         noise: σ as a share of the picture's range, max x − min x.
         seed: of the noise.
-        batch_size: rows of one forward. Where it is less than n, the noise is drawn in so many parts and depends on it.
+        batch_size: rows of one forward; by default at most 64, and what is free holds.
 
     Raises:
-        InputError: captum is missing, fewer than one copy or row, negative noise, no classifier.
+        InputError: captum is missing, fewer than one copy or row, negative noise or seed, no classifier.
 
     Source: Smilkov et al. 2017, section 2.
     """
-    if n < 1 or batch_size < 1:
-        raise InputError(f"SmoothGrad takes at least one noisy copy and one row, not {n} and {batch_size}")
-    if noise < 0:
+    require_seed(seed)
+    if n < 1:
+        raise InputError(f"SmoothGrad takes at least one noisy copy, not {n}")
+    if not 0 <= noise < torch.inf:
         raise InputError(f"noise is a share of the picture's range, 0 or more, not {noise:g}")
     model.require_classifier()
-    captum = _captum()
-
-    def logit(rows: Tensor, chosen: Tensor) -> Tensor:
-        # captum's noise is in single precision, and so is what it is added to in half precision.
-        return TARGETS["logit"](model(rows.to(images.dtype)), chosen)
-
-    tunnel = captum.NoiseTunnel(captum.Saliency(logit))
+    rows = rows_at_once(model, images, batch_size, gradients=True)
+    saliency = _captum().Saliency(lambda pictures, chosen: TARGETS["logit"](model(pictures), chosen))
     found = []
-    # torch.manual_seed would also seed devices that are not saved here.
-    generator = torch.cuda.default_generators[images.device.index] if images.is_cuda else torch.default_generator
-    with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
-        for picture, chosen in zip(images.split(1), classes.split(1), strict=True):
-            generator.manual_seed(seed)
-            pixels = tunnel.attribute(
-                picture,
-                nt_samples=n,
-                nt_samples_batch_size=batch_size,
-                stdevs=noise * (picture.max() - picture.min()).item(),
-                additional_forward_args=(chosen,),
-            )
-            found.append(sum_over_patches(model, pixels.detach().to(images.dtype)))
+    for picture, chosen in zip(images.detach().split(1), classes.split(1), strict=True):
+        noisy = picture + _noise_of(picture, n, noise, seed)
+        with gradients_enabled():
+            parts = [
+                saliency.attribute(
+                    part.clone().requires_grad_(), additional_forward_args=(chosen.expand(len(part)),)
+                ).sum(dim=0)
+                for part in noisy.split(rows)
+            ]
+        found.append(sum_over_patches(model, sum(parts[1:], parts[0])[None].detach() / n))
     return torch.cat(found)
+
+
+def _noise_of(
+    picture: Float[Tensor, "1 channels height width"], n: int, share: float, seed: int
+) -> Float[Tensor, "copy channels height width"]:
+    """Noise for n copies of a picture, drawn all at once: it depends on nothing but the seed and the picture's range."""
+    sigma = torch.tensor(share * (picture.max() - picture.min()).item(), device=picture.device)
+    generator = torch.Generator(picture.device).manual_seed(seed)
+    return torch.normal(0, sigma.expand(n, *picture.shape[1:]), generator=generator).to(picture.dtype)
 
 
 def _captum() -> ModuleType:

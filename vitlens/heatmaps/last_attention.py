@@ -12,6 +12,8 @@ from transformer_lens.hook_points import HookPoint
 from vitlens.analysis.trace import Hooks
 from vitlens.errors import InputError
 from vitlens.heatmaps.reading import read_weights
+from vitlens.heatmaps.rows import rows_at_once
+from vitlens.model.gradients import gradients_enabled, gradients_of
 from vitlens.model.hook_points import Reader
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.pooling import AttentionPool
@@ -83,7 +85,7 @@ def integrated_feedback(
     classes: Int[Tensor, "image"],
     steps: int,
     path: str,
-    batch_size: int,
+    batch_size: int | None,
 ) -> Float[Tensor, "image row token"]:
     """F = E_h[(∫₀¹ ∂y_c(α)/∂A dα)⁺] at the rows of the last attention A that are read, y_c the class's logit.
 
@@ -91,7 +93,7 @@ def integrated_feedback(
     place of A. By the midpoint rule. What stands before A needs no gradient and, along "attention", runs but once.
 
     Args:
-        batch_size: runs, pictures × steps, at once.
+        batch_size: rows, pictures × steps, of one forward; by default at most 64, and what is free holds.
 
     Raises:
         InputError: an unknown path, fewer than one step.
@@ -102,11 +104,12 @@ def integrated_feedback(
         raise InputError(f"the integral takes at least one step, not {steps}")
     model.require_classifier()
     levels = (torch.arange(steps, device=images.device, dtype=images.dtype) + 0.5) / steps
-    n_pictures = max(1, batch_size // steps)
+    rows = rows_at_once(model, images, batch_size, gradients=False)
+    n_pictures = max(1, rows // steps)
     found = []
     for pictures, chosen in zip(images.split(n_pictures), classes.split(n_pictures), strict=True):
         runs = partial(_scaled_pictures if path == "pictures" else _scaled_attention, model, pictures, chosen)
-        total = sum(runs(part) for part in levels.split(max(1, batch_size)))
+        total = sum(runs(part) for part in levels.split(rows))
         assert isinstance(total, Tensor)
         found.append((total / steps).clamp(min=0).mean(dim=1))
     return torch.cat(found)
@@ -156,10 +159,10 @@ def _gradient(
 
     grid = model.embed.grid(*pictures.shape[-2:])
     whole = model.last_block_is_watched()
-    with torch.enable_grad():
+    with gradients_enabled():
         with model.hooks(fwd_hooks=[(last_pattern_name(model), cut)]):
             logits = model.forward_suffix(streams, _last_start(model), grid, whole=whole)
-        (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), leaves)
+        (gradient,) = gradients_of(logits.gather(1, classes[:, None]), leaves)
     return rows_that_are_read(model, gradient, streams.shape[1])
 
 

@@ -8,6 +8,7 @@ from transformer_lens.hook_points import HookPoint
 
 from vitlens.analysis.trace import Hooks
 from vitlens.errors import InputError
+from vitlens.model.gradients import gradients_enabled, gradients_of
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.pooling import AttentionPool
 
@@ -75,7 +76,7 @@ def _block_map(
     """The stream that leaves the block, and mean_{heads, queries} relu(∂s/∂A) of its pattern at the patches."""
     free = FreePattern()
     hooks: Hooks = [(f"blocks.{block}.attn.hook_pattern", free)]
-    with torch.enable_grad():
+    with gradients_enabled():
         after = model.run_with_hooks(
             stream, start_at_layer=block, stop_at_layer=block + 1, grid=grid, fwd_hooks=hooks
         )  # fmt: skip
@@ -93,7 +94,7 @@ def _pool_map(
 ) -> Float[Tensor, "image patch"]:
     """mean_heads relu(∂s/∂A) of the pool's pattern, when it reads this stream."""
     free = FreePattern()
-    with torch.enable_grad():
+    with gradients_enabled():
         logits = model.run_with_hooks(
             stream, start_at_layer=model.cfg.n_layers, grid=grid, fwd_hooks=[("pool.hook_pattern", free)]
         )
@@ -115,4 +116,4 @@ class FreePattern:
 
     def gradient(self, scores: Tensor) -> Tensor:
         """∂ Σ scores / ∂ pattern; pictures do not share scores."""
-        return torch.autograd.grad(scores, self.pattern, torch.ones_like(scores))[0]
+        return gradients_of(scores, [self.pattern])[0]

@@ -44,9 +44,20 @@ class Method:
 
     @property
     def options(self) -> dict[str, object]:
-        """The options and their defaults."""
+        """The method's own options and their defaults; `batch_size` is that of `heatmap`."""
+        return {name: default for name, default in self.parameters.items() if name != "batch_size"}
+
+    @property
+    def parameters(self) -> dict[str, object]:
+        """What the function takes beside model, images and classes, and the defaults."""
         parameters = list(inspect.signature(self.function).parameters.values())
         return {parameter.name: parameter.default for parameter in parameters[3 if self.class_specific else 2 :]}
+
+    @property
+    def whole_numbers(self) -> list[str]:
+        """The options that are whole numbers, such as steps and blocks."""
+        annotations = {name: x.annotation for name, x in inspect.signature(self.function).parameters.items()}
+        return [name for name in self.options if annotations[name] is int or annotations[name] == int | None]
 
     @property
     def gap_options(self) -> list[str]:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from vitlens.errors import InputError
 from vitlens.heatmaps.pixels import EMPTY, emptied, pixels_of
-from vitlens.heatmaps.token_mask import TARGETS
+from vitlens.heatmaps.rows import rows_at_once
+from vitlens.heatmaps.token_mask import TARGETS, check_target
 from vitlens.model.hooked_vit import HookedViT
 
 REMOVED = "removed"
@@ -24,7 +25,7 @@ def occlusion(
     fill: str = "mean",
     window: int = 1,
     target: str = "probability",
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Float[Tensor, "image patch"]:
     """f(x) − f(x without the window): the drop when `window` × `window` patches are replaced in the picture.
 
@@ -36,30 +37,28 @@ def occlusion(
             "blur", the picture blurred; or "removed": the patches leave the sequence, after their positions were added.
         window: rows and columns of patches that are hidden together.
         target: f is the class's "probability", "log_probability" or "logit".
-        batch_size: rows, pictures × windows, of one forward.
+        batch_size: rows, pictures × windows, of one forward; by default at most 64, and what is free holds.
 
     Raises:
-        InputError: an unknown fill or target, a window that does not fit the grid, fewer than one row, no classifier.
+        InputError: an unknown fill or target, a window that does not fit the grid, fewer than one row, no classifier,
+            a probability of a single output.
 
     Source: Zeiler & Fergus 2014, section 4.2 (a grey square, the probability); "removed" as METHODS.md D3 removes.
     """
     rows, columns = grid = model.embed.grid(*images.shape[-2:])
     if fill not in (*EMPTY, REMOVED):
         raise InputError(f"an occluded patch is filled by one of {', '.join((*EMPTY, REMOVED))}, not {fill!r}")
-    if target not in TARGETS:
-        raise InputError(f"the target is one of {', '.join(TARGETS)}, not {target!r}")
+    check_target(model, target)
     if not 1 <= window <= min(grid):
         raise InputError(f"a window is 1 to {min(grid)} patches wide in a grid of {rows} × {columns}, not {window}")
-    if batch_size < 1:
-        raise InputError(f"a forward has at least one row, not {batch_size}")
-    model.require_classifier()
+    at_once = rows_at_once(model, images, batch_size, gradients=False)
     with torch.no_grad():
         run = _removed(model, images, grid) if fill == REMOVED else _replaced(model, images, emptied(images, fill))
         windows = _windows(grid, window, images.device)
         cells = torch.cartesian_prod(torch.arange(len(images)), torch.arange(len(windows))).to(images.device)
         values = [
             TARGETS[target](run(image, windows[place]), classes[image])
-            for image, place in (chunk.T for chunk in cells.split(batch_size))
+            for image, place in (chunk.T for chunk in cells.split(at_once))
         ]
         whole = TARGETS[target](model(images), classes)
     drops = whole[:, None] - rearrange(torch.cat(values), "(b w) -> b w", b=len(images))

@@ -9,7 +9,7 @@ from vitlens.analysis.sources import OtherRun
 from vitlens.analysis.sweep import sweep
 from vitlens.errors import InputError
 from vitlens.heatmaps.pixels import emptied
-from vitlens.heatmaps.token_mask import TARGETS
+from vitlens.heatmaps.token_mask import TARGETS, check_target
 from vitlens.model.hooked_vit import HookedViT
 
 
@@ -35,13 +35,12 @@ def patching_effect(
         batch_size: rows of one forward; by default as many as are fast and fit.
 
     Raises:
-        InputError: a block or target that does not exist, corrupted pictures of another shape, no classifier.
+        InputError: a block or target that does not exist, corrupted pictures of another shape, no classifier, a
+            probability of a single output.
 
     Source: METHODS.md B3; Vig et al. 2020; Meng et al. 2022.
     """
-    if target not in TARGETS:
-        raise InputError(f"the target is one of {', '.join(TARGETS)}, not {target!r}")
-    model.require_classifier()
+    check_target(model, target)
     others = _corrupted(model, images, corrupted)
     n_prefix, (rows, columns) = model.cfg.n_prefix_tokens, model.embed.grid(*images.shape[-2:])
     patches = range(n_prefix, n_prefix + rows * columns)
@@ -73,6 +72,8 @@ def _corrupted(
 ) -> Float[Tensor, "image channels height width"]:
     if isinstance(corrupted, str):
         return emptied(images, corrupted)
+    if isinstance(corrupted, Tensor) and corrupted.is_floating_point():
+        corrupted = corrupted.to(images.dtype)
     others = model.as_images(corrupted)
     if others.shape[1:] != images.shape[1:] or len(others) not in (1, len(images)):
         raise InputError(

@@ -11,6 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitlens.errors import InputError
+from vitlens.heatmaps.rows import rows_at_once
+from vitlens.model.gradients import gradients_enabled, gradients_of
 from vitlens.model.hooked_vit import HookedViT
 
 #: What of the class's output is explained, from the logits [row, classes] and the class of each row.
@@ -19,6 +21,16 @@ TARGETS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "log_probability": lambda logits, classes: logits.log_softmax(dim=-1).gather(1, classes[:, None])[:, 0],
     "logit": lambda logits, classes: logits.gather(1, classes[:, None])[:, 0],
 }
+
+
+def check_target(model: HookedViT, target: str) -> None:
+    """Raises InputError for an unknown target, a model without classifier, a probability among less than two classes."""
+    if target not in TARGETS:
+        raise InputError(f"the target is one of {', '.join(TARGETS)}, not {target!r}")
+    model.require_classifier()
+    if target != "logit":
+        model.require_choice(f"a {target.replace('_', ' ')}")
+
 
 #: The path is followed from this level of all patches: below it they are as good as removed.
 LEAST = 1e-12
@@ -34,7 +46,7 @@ def token_mask(
     target: str = "probability",
     steps: int = 16,
     scan: int = 32,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Float[Tensor, "image patch"]:
     """D4: ∫₀¹ ∂f(α·1)/∂m_j dα, where the mask m multiplies the weight of key j in every head: A[q, j] ∝ m_j exp(s[q, j]).
 
@@ -51,23 +63,23 @@ def token_mask(
         target: f is the class's "probability", "log_probability" or "logit".
         steps: points of the integral, each a forward and a backward.
         scan: intervals after which f is looked at to place them, each a forward.
-        batch_size: rows, pictures × points, of one forward.
+        batch_size: rows, pictures × points, of one forward; by default at most 64, and what is free holds.
 
     Raises:
-        InputError: an unknown target, fewer than one step, interval or row.
+        InputError: an unknown target, a probability of a single output, fewer than one step, interval or row.
 
     Source: METHODS.md D4; the path integral is that of Sundararajan, Taly & Yan 2017, equation 1.
     """
-    if target not in TARGETS:
-        raise InputError(f"the target is one of {', '.join(TARGETS)}, not {target!r}")
+    check_target(model, target)
     if steps < 1:
         raise InputError(f"the integral takes at least one step, not {steps}")
-    if scan < 1 or batch_size < 1:
-        raise InputError(f"the scan takes at least one interval and a forward one row, not {scan} and {batch_size}")
+    if scan < 1:
+        raise InputError(f"the scan takes at least one interval, not {scan}")
+    rows = rows_at_once(model, images, batch_size, gradients=True)
     grid = model.embed.grid(*images.shape[-2:])
     with torch.no_grad():
         stream = model(images, stop_at_layer=0)
-    path = Path(model, stream, classes, TARGETS[target], grid, batch_size)
+    path = Path(model, stream, classes, TARGETS[target], grid, rows)
     logs = torch.linspace(_least_log(stream.dtype), 0, scan + 1, dtype=torch.float64, device=stream.device)
     with torch.no_grad():
         seen = path.along(logs.expand(len(stream), -1), path.value)
@@ -139,9 +151,9 @@ class Path:
 
     def gradient(self, image: Int[Tensor, "row"], log: Float[Tensor, "row"]) -> Float[Tensor, "row patch"]:
         """∂f/∂m of every patch."""
-        with torch.enable_grad():
+        with gradients_enabled():
             mask = self._mask(log).requires_grad_()
-            (found,) = torch.autograd.grad(self._of(image, mask).sum(), mask)
+            (found,) = gradients_of(self._of(image, mask), [mask])
         return found
 
     def _mask(self, log: Float[Tensor, "row"]) -> Float[Tensor, "row patch"]:

@@ -24,7 +24,7 @@ def transition_attention(
     steps: int = 20,
     first_block: int = 0,
     path: str = "pictures",
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Float[Tensor, "image patch"]:
     """s_L = E_h[A_L], s_l = s_{l+1} E_h[A_l] + s_{l+1}, at the row that is read; the map is s_first ∘ W at the patches.
 
@@ -40,7 +40,7 @@ def transition_attention(
         first_block: the first block of the chain; the authors' own segmentation results begin at block 4 of 12.
         path: "pictures" as above; "attention": α A_L in place of A_L, in the run of the picture itself. This costs one run
             of the blocks in place of `steps`.
-        batch_size: runs, pictures × steps, at once.
+        batch_size: rows, pictures × steps, of one forward; by default at most 64, and what is free holds.
 
     Returns:
         Importances, not negative but for differential attention, whose patterns are differences.

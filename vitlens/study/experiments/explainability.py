@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from vitlens.analysis.perturbation import area, perturbation_test, random_importance, removal_steps
+from vitlens.analysis.perturbation import area, random_importance, removal_steps, remove_in_order
 from vitlens.analysis.saliency import ProjectionGradientObserver, gradient_rollout
 from vitlens.analysis.trace import Hooks
 from vitlens.data.class_names import short_name
@@ -109,7 +109,8 @@ def curves_of(
     directions: tuple[str, ...] = ("negative", "positive"),
 ) -> Arrays:
     """D3 of a chunk as records: by direction whether the target is predicted, and its probability, [image, removed]."""
-    test = perturbation_test(
+    # One map of thousands that is the same everywhere does not end the run: its patches go in reading order.
+    test = remove_in_order(
         experiment.model, batch.images, importance, target, n_steps=experiment.settings.steps, directions=directions
     )
     found: Arrays = {}

@@ -1,0 +1,48 @@
+"""Autograd inside whatever surrounds a call: evaluation loops run under no_grad or inference_mode."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+@contextmanager
+def gradients_enabled() -> Iterator[None]:
+    """Autograd works inside, although no_grad or inference_mode stands around; what stood there comes back afterwards.
+
+    Tensors that were made under inference_mode still cannot take part: pass them through `outside_inference` first.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@contextmanager
+def gradients_disabled() -> Iterator[None]:
+    """No graph is kept, and what is computed inside can take part in one later, although inference_mode stands around."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def outside_inference(x: Tensor) -> Tensor:
+    """The same values in a tensor that autograd takes: a copy where it was made under inference_mode.
+
+    To be called within `gradients_enabled` or `gradients_disabled`: a copy made under inference_mode is no better.
+    """
+    return x.clone() if x.is_inference() else x
+
+
+def gradients_of(
+    output: Tensor, wanted: Sequence[Tensor], weights: Tensor | None = None, *, keep_graph: bool = False
+) -> tuple[Tensor, ...]:
+    """∂ Σ weights · output / ∂ each of `wanted`; zeros where the output does not depend on it, e.g. behind an ablation.
+
+    Args:
+        weights: in the shape of the output; by default ones.
+    """
+    if not output.requires_grad:
+        return tuple(torch.zeros_like(x) for x in wanted)
+    weights = torch.ones_like(output) if weights is None else weights
+    return torch.autograd.grad(
+        output, list(wanted), weights, retain_graph=keep_graph, allow_unused=True, materialize_grads=True
+    )
