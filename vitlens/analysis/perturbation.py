@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vitlens.analysis.classes import Classes, select_classes
+from vitlens.analysis.classes import Classes, one_class_each
 from vitlens.analysis.results import Result
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
@@ -102,7 +102,7 @@ def perturbation_test(
     with torch.no_grad():
         stream = model(pictures, stop_at_layer=0)
         whole = model.forward_kept(stream, torch.ones_like(importance, dtype=torch.bool), grid).logits
-        chosen = select_classes(model, classes, whole).indices[:, 0]
+        chosen = one_class_each(model, classes, len(pictures), lambda: whole, "a perturbation test")
         curves = [
             _curve(model, stream, importance if direction == "negative" else -importance, chosen, steps, whole, grid)
             for direction in directions

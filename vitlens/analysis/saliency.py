@@ -138,7 +138,7 @@ def projection_gradient(
     chosen = model.block_indices(blocks)
     with torch.no_grad():
         logits = model.run_with_hooks(pictures, fwd_hooks=observer.hooks(chosen))
-        selection = select_classes(model, classes, logits)
+        selection = select_classes(model, classes, len(pictures), lambda: logits)
         values = observer.importance(selection.indices, loss)
     return Importance(
         values.detach(),
@@ -174,7 +174,7 @@ def gradient_rollout(model: HookedViT, images: Pictures, classes: Classes = None
     model.require_classifier()
     pictures = model.as_images(images)
     rollout = GradientRollout(model, pictures)
-    selection = select_classes(model, classes, rollout.logits.detach())
+    selection = select_classes(model, classes, len(pictures), lambda: rollout.logits.detach())
     last = selection.indices.shape[1] - 1
     values = torch.stack(
         [rollout.of(chosen, keep_graph=position < last) for position, chosen in enumerate(selection.indices.T)], dim=1

@@ -62,7 +62,7 @@ def explore(
         raise InputError(f"n_classes is how many classes a picture has on the page, at least 1, not {n_classes}")
     rows, columns = model.embed.grid(*pictures.shape[-2:])
     check_size(model, len(pictures), model.cfg.n_prefix_tokens + rows * columns, len(chosen_blocks), MOST_BYTES)
-    wanted = select_classes(model, classes, logits_of(model, pictures)).indices.tolist()
+    wanted = select_classes(model, classes, len(pictures), lambda: logits_of(model, pictures)).indices.tolist()
     measured = [
         measure(model, pictures[i : i + 1], name, wanted[i], chosen_blocks, n_classes)
         for i, name in enumerate(tqdm(labels, desc="pictures", unit="picture", disable=not progress))

@@ -138,7 +138,7 @@ def bench_of(
     filled(model, pictures[:1], fill)
     with torch.no_grad():
         logits = torch.cat([model(part) for part in pictures.split(batch_size)])
-    selection = select_classes(model, classes, logits)
+    selection = select_classes(model, classes, len(pictures), lambda: logits)
     if selection.indices.shape[1] != 1:
         raise InputError(f"a curve follows one class per picture, not {selection.indices.shape[1]}: pass one for each")
     return Bench(model, pictures, selection.indices[:, 0], logits, n_steps, fill, tuple(road_shares), batch_size)

@@ -73,7 +73,7 @@ def randomisation_test(
     pictures = model.as_images(images)
     with torch.no_grad():
         logits = torch.cat([model(part) for part in pictures.split(batch_size)])
-    selection = select_classes(model, classes, logits)
+    selection = select_classes(model, classes, len(pictures), lambda: logits)
     if selection.indices.shape[1] != 1:
         raise InputError(f"a map is of one class per picture, not {selection.indices.shape[1]}")
     fresh = model.with_fresh_weights(seed)
