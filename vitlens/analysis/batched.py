@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -105,16 +106,23 @@ class RunningMean:
 
 def check_count(value: Any, name: str, least: int = 1) -> int:
     """Raises InputError unless `value` is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise InputError(f"{name} is a whole number of at least {least}, not {value!r}")
-    return value
+    return int(value)
+
+
+def check_index(value: Any, n: int, what: str) -> None:
+    """Raises InputError unless `value` is one of n places, counted from 0, or from -1 down."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not -n <= value < n:
+        raise InputError(f"there is no {what} {value!r}: there are 0 to {n - 1}")
 
 
 def _known(model: HookedViT, images: Pictures) -> Any:
     """A tensor [image, channels, height, width], or a list of pictures, that can be cut into batches."""
     if isinstance(images, Tensor):
-        whole = images[None] if images.ndim == 3 else images
+        whole = images[None] if images.ndim == 3 and not images.is_nested else images
+        is_dense = images.layout == torch.strided and not images.is_nested and not images.is_meta
         # What is no batch of pictures is refused with the sentence that `as_images` has for it.
-        return whole if whole.ndim == 4 and len(whole) else model.as_images(images)
+        return whole if is_dense and whole.ndim == 4 and len(whole) else model.as_images(images)
     chosen = as_list(images)
     return chosen if chosen else model.as_images(chosen)

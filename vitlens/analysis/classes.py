@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vitlens.analysis.ranks import no_rank
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 
@@ -136,10 +137,7 @@ def _predicted(logits: Float[Tensor, "image classes"]) -> Int[Tensor, "image 1"]
     best = logits.max(dim=-1, keepdim=True)
     unclear = ~best.values[:, 0].isfinite()
     if unclear.any():
-        raise InputError(
-            f"the logits of picture {int(unclear.nonzero()[0])} are NaN or infinite in {logits.dtype}, so no class is the "
-            "predicted one: check the weights and pictures, or compute in float32"
-        )
+        raise no_rank(f"picture {int(unclear.nonzero()[0])} of the batch", logits.dtype)
     return best.indices
 
 

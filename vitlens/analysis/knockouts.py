@@ -217,7 +217,9 @@ def _cut_by_block(
 ) -> dict[int, _Cut]:
     found: dict[int, _Cut] = {}
     for edges in cuts:
-        if edges.keys == "class" and not model.cfg.has_class_token:
+        if not isinstance(edges.except_self, bool):
+            raise InputError(f"except_self is True or False, not {edges.except_self!r}")
+        if isinstance(edges.keys, str) and edges.keys == "class" and not model.cfg.has_class_token:
             raise InputError(f"{model.cfg.model_name} has no class token whose attention could be knocked out")
         # A picture that is all object has no context to be blind to: nothing of it is cut.
         queries, keys = (

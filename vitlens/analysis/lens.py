@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.analysis.batched import PictureRun, check_count
+from vitlens.analysis.batched import PictureRun, check_count, check_index
 from vitlens.analysis.classes import Classes, ClassSelection, classes_by_batch
 from vitlens.analysis.ranks import check_logits, rank_of
 from vitlens.analysis.results import Result
@@ -75,8 +75,10 @@ class ClassLens(Result):
         """A class over the patches, block by block, on the picture's grid.
 
         Raises:
-            InputError: the lens was not taken at all patches.
+            InputError: the lens was not taken at all patches, or has no such quantity, site, picture or class.
         """
+        check_index(image, len(self.axes["image"]), "picture")
+        check_index(position, len(self.axes["class"]), "position on the axis of classes")
         chosen = self.at(quantity, site)[:, image, self.patch_places(), position]
         return chosen.unflatten(-1, tuple(self.grid)).float()
 
@@ -92,7 +94,9 @@ class ClassLens(Result):
         return patches
 
     def top_names(self, block: int, token: int = 0, image: int = 0, site: str | None = None) -> list[str]:
-        """The names of the top classes of one token."""
+        """The names of the top classes of one token, where block, token and image are places on their axes."""
+        for place, axis in ((block, "block"), (token, "token"), (image, "image")):
+            check_index(place, len(self.axes[axis]), f"place on the axis {axis!r}")
         indices = self.top_classes[self.site_index(site), block, image, token].tolist()
         return [self.class_names[i] if self.class_names else f"class {i}" for i in indices]
 
@@ -244,12 +248,14 @@ def _measure(logits: Float[Tensor, "image token classes"], selection: ClassSelec
     chosen = selection.take(logits)
     # Counting larger logits gives the rank at a fraction of a sort's cost.
     ranks = torch.stack([rank_of(logits, chosen[..., i : i + 1]) for i in range(chosen.shape[-1])], dim=-1).long()
-    log_normaliser = logits.logsumexp(dim=-1, keepdim=True)
+    # In bfloat16 the normaliser alone would put the probabilities wrong by some percent.
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    log_normaliser = logits.to(wide).logsumexp(dim=-1, keepdim=True)
     top_logits, top_classes = logits.topk(top_k, dim=-1)
     return {
         "logits": chosen,
         "ranks": ranks,
-        "probabilities": (chosen - log_normaliser).exp(),
+        "probabilities": (chosen - log_normaliser).exp().to(chosen.dtype),
         "top_logits": top_logits,
         "top_classes": top_classes,
     }

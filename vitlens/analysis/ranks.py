@@ -22,9 +22,11 @@ def check_logits(largest: Float[Tensor, "..."], where: str) -> None:
     Beside NaN every class would have rank 0, the best. A class of logit −∞ alone is last and has the probability 0.
     """
     if not largest.isfinite().all():
-        raise InputError(f"{where} {NOT_FINITE.format(largest.dtype)}")
+        raise no_rank(where, largest.dtype)
 
 
-NOT_FINITE = (
-    "has logits that are NaN or infinite in {}, which have no rank: check weights and pictures, or compute in float32"
-)
+def no_rank(where: str, dtype: torch.dtype) -> InputError:
+    """What is said of logits that are not finite."""
+    remedy = "check the weights and pictures" if dtype.itemsize > 2 else "compute in float32"
+    kind = str(dtype).removeprefix("torch.")
+    return InputError(f"{where} has logits that are NaN or infinite in {kind}, which have no rank: {remedy}")

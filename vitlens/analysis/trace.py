@@ -12,9 +12,8 @@ from transformer_lens.hook_points import HookPoint
 from vitlens.analysis.batched import PictureRun
 from vitlens.analysis.classes import Classes, classes_by_batch
 from vitlens.analysis.lens import LOGIT_ALONE, check_sites
-from vitlens.analysis.ranks import NOT_FINITE, rank_of
+from vitlens.analysis.ranks import no_rank, rank_of
 from vitlens.data.pictures import Pictures
-from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 
 #: The sites whose whole projection is needed: the stream after a block, and what attention and MLP wrote alone.
@@ -78,11 +77,11 @@ class TraceObserver:
         """
         for (site, block), finite in self._finite.items():
             if not finite:
-                dtype = self.logits[site, block].dtype
-                raise InputError(f"the class lens at blocks.{block}.hook_{site} {NOT_FINITE.format(dtype)}")
+                raise no_rank(f"the class lens at blocks.{block}.hook_{site}", self.logits[site, block].dtype)
+        watched = {block for _, block in self.logits}
         for table in (self.logits, self.ranks, self.first):
             for site, block in list(table):
-                if site == "resid_post":
+                if site == "resid_post" and block + 1 in watched:
                     table["resid_pre", block + 1] = table[site, block]
         if self.model.cfg.wiring == "parallel":
             # Both sublayers of a parallel block read the block's input.

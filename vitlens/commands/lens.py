@@ -88,8 +88,9 @@ def lens(
     kept: list[Tensor] = []
     for start, images in in_batches(hooked, pictures, batch_size, "lens"):
         one = class_lens(
-            hooked, images, wanted_class or None, sites=sites, blocks=block or None, tokens=chosen, top_k=top
-        )
+            hooked, images, wanted_class or None, sites=sites, blocks=block or None, tokens=chosen, top_k=top,
+            batch_size=batch_size, progress=False,
+        )  # fmt: skip
         found.append((start, one))
         kept += [hooked.to_pixels(images)] * (start < MOST_ON_PAGE)
     blocks = pd.DataFrame(row for start, one in found for row in _rows(one, pictures[start:], top))

@@ -48,11 +48,12 @@ def explore(
         Explorer: `.save("explorer.html")` writes the page; `.selected_token` and its like say and set what is chosen.
 
     Raises:
-        InputError: a model without a classifier; a class or block that does not exist; more than a browser can open.
+        InputError: a model without a classifier, or with a single output; a class or block that does not exist; more than a
+            browser can open.
 
     Source: METHODS.md A1, A2; Elhage et al. 2021 for the heads' direct contributions.
     """
-    model.require_classifier()
+    model.require_choice("a rank or probability", "take direct_logit_attribution for the logit")
     pictures = model.as_images(images)
     if not len(pictures):
         raise InputError("there are no pictures to explore: the tensor is empty")

@@ -58,7 +58,7 @@ def write_picture_report(
         InputError: picture, class, head or output file that cannot be.
     """
     check_writable(out)
-    model.require_classifier()
+    model.require_choice("a probability", "take `vitlens attribute` for the logit")
     images = model.to_images(picture)
     index = int(model(images).argmax()) if wanted_class is None else model.class_index(wanted_class)
     chosen_head = None if head is None else _parse_head(model, head)
