@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import borrow, build
+from analysis.conftest import borrow, build
 from PIL import Image
 
 from vitlens import (

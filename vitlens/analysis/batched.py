@@ -30,7 +30,7 @@ def default_batch_size(model: HookedViT, n_tokens: int | None = None) -> int:
     """
     cfg = model.cfg
     tokens = cfg.n_ctx if n_tokens is None else n_tokens
-    widest = max(cfg.n_heads * tokens, cfg.d_mlp, cfg.n_classes)
+    widest = max(cfg.n_heads * tokens, cfg.d_mlp or 0, cfg.n_classes)
     bytes_of_one = tokens * widest * torch.empty(0, dtype=model.dtype).element_size()
     return max(1, min(MOST_PICTURES, MOST_BYTES // bytes_of_one))
 

@@ -198,9 +198,9 @@ def _chosen_edges(edges: str | Edges | Sequence[Edges], how: str | None) -> tupl
         cuts = [published]
     elif isinstance(edges, Edges):
         cuts = [edges]
-    elif isinstance(edges, Sequence) and all(isinstance(item, Edges) for item in edges):
-        cuts = list(edges)
     else:
+        cuts = list(edges) if isinstance(edges, (list, tuple)) else []
+    if not isinstance(edges, (str, Edges, list, tuple)) or not all(isinstance(item, Edges) for item in cuts):
         raise InputError(
             f"edges are {', '.join(PUBLISHED)}, an Edges(queries, keys, …) or a list of them, not {edges!r}"
         )

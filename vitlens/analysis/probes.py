@@ -138,9 +138,9 @@ class ProbeFit:
         Raises:
             InputError: labels that are no classes of the model, or not one for each picture.
         """
-        self._check_open()
         run = PictureRun(self.model, images, batch_size, progress, "probes")
         chosen = self._labels(labels, run.n)
+        self._check_open()
         for places, pictures in run:
             self._add(pictures, chosen[places])
 

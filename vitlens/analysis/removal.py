@@ -1,6 +1,5 @@
 """Tokens removed or replaced: what of the decision, and of the class in the other tokens, is left (METHODS.md B2)."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -132,10 +131,14 @@ def _replaced(
 
 def _joined(batches: Sequence[TokenAblation]) -> TokenAblation:
     """The runs of several batches as one."""
-    tables = {
-        field.name: [getattr(batch, field.name) for batch in batches] for field in dataclasses.fields(TokenAblation)
-    }
-    return TokenAblation(**{name: None if parts[0] is None else torch.cat(parts) for name, parts in tables.items()})
+    of_class_token = [batch.class_token_ranks for batch in batches if batch.class_token_ranks is not None]
+    return TokenAblation(
+        torch.cat([batch.logits for batch in batches]),
+        torch.cat([batch.classes for batch in batches]),
+        torch.cat([batch.kept for batch in batches]),
+        torch.cat([batch.ranks for batch in batches]),
+        torch.cat(of_class_token) if of_class_token else None,
+    )
 
 
 def kept_ranks(

@@ -156,8 +156,11 @@ def joined(traces: Sequence[ClassTrace]) -> ClassTrace:
     """The traces of several batches as one."""
     if len(traces) == 1:
         return traces[0]
-    tables = [
-        {key: torch.cat([getattr(trace, name)[key] for trace in traces]) for key in getattr(traces[0], name)}
-        for name in ("logits", "ranks", "first")
-    ]
-    return ClassTrace(*tables, traces[0].n_classes, traces[0].token_labels)
+    first = traces[0]
+    return ClassTrace(
+        {key: torch.cat([trace.logits[key] for trace in traces]) for key in first.logits},
+        {key: torch.cat([trace.ranks[key] for trace in traces]) for key in first.ranks},
+        {key: torch.cat([trace.first[key] for trace in traces]) for key in first.first},
+        first.n_classes,
+        first.token_labels,
+    )
