@@ -68,7 +68,7 @@ def knockout_hooks(
             "renormalise", which is what makes the one weight that is left 1.
         masks: object masks, for edges between "object" and "context".
         others: one picture for each of `images`.
-        batch_size: pictures of a forward, where patterns are read; by default as many as `default_batch_size` says.
+        batch_size: pictures of a forward, where patterns are read; by default 64, or fewer where these take much memory.
         progress: show a bar over these forwards; by default on a terminal only.
 
     Hooks for edges that differ from picture to picture (masks, "other") fit runs of as many pictures only, in this order.
@@ -107,7 +107,7 @@ def knockout_attention(
     """The logits with attention edges knocked out: arguments and errors as `knockout_hooks`.
 
     Args:
-        batch_size: pictures of a forward; by default as many as `default_batch_size` says.
+        batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
 
     Returns:

@@ -131,7 +131,7 @@ def class_lens(
             that "resid_post" of the last block gives the model's own logits whatever its pooling.
         masks: object masks, for token sets that need them.
         top_k: how many top classes to keep; no more than there are.
-        batch_size: pictures of a forward; by default as many as `default_batch_size` says.
+        batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
 
     Returns:

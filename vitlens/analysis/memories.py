@@ -156,7 +156,7 @@ def key_value_agreement(
         coefficients: of an MLP, "post" or "pre" the nonlinearity (attention's are its z).
         k: how many memories count as those that fire most, and how many classes as a memory's top ones.
         paper_compat: "memories_of_class", "pre", and bare output matrices, as in the released code.
-        batch_size: pictures of a forward; by default as many as `default_batch_size` says.
+        batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
 
     Returns:

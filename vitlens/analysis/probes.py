@@ -132,7 +132,7 @@ class ProbeFit:
 
         Args:
             labels: the class of each picture.
-            batch_size: pictures of a forward; by default as many as `default_batch_size` says.
+            batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
             progress: show a bar; by default on a terminal only.
 
         Raises:

@@ -72,7 +72,7 @@ def ablate_tokens(
             of the same patch of `others`.
         masks: object masks, for "object" and "context".
         others: one picture for each of `images`.
-        batch_size: pictures of a forward; by default as many as `default_batch_size` says.
+        batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
 
     Raises:

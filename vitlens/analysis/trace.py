@@ -43,9 +43,14 @@ class ClassTrace:
 
 
 class TraceObserver:
-    """Hooks that fill a `ClassTrace` during any forward of `model`; nothing of the size of the logits is kept."""
+    """Hooks that fill a `ClassTrace` during any forward of `model`; nothing of the size of the logits is kept.
+
+    Raises:
+        InputError: a model without a classifier, or with a single output, which has no rank.
+    """
 
     def __init__(self, model: HookedViT, labels: Int[Tensor, "image"], grid: tuple[int, int]) -> None:
+        model.require_choice("a rank", LOGIT_ALONE)
         self.model = model
         self.labels = labels
         self.tokens = range(model.cfg.n_prefix_tokens + grid[0] * grid[1])
@@ -129,7 +134,7 @@ def class_trace(
         classes: one per picture, such as the labels; by default the predicted class.
         blocks: which blocks; by default all.
         sites: of "attn_out", "mlp_out", "resid_post".
-        batch_size: pictures of a forward; by default as many as `default_batch_size` says.
+        batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
 
     Raises:
