@@ -268,7 +268,6 @@ def test_one_output_and_equal_classes_have_no_ranks(images_of):
         "a rank": lambda model: class_trace(model, images, 0),
         "a rank or a prediction": lambda model: ablate_tokens(model, images, [1], 0),
         "a memory's class": lambda model: key_value_agreement(model, images, 0),
-        "a probe": ProbeFit,
         "a rank or probability": lambda model: explore(model, images, progress=False),
     }
     for quantity, call in calls.items():
@@ -280,6 +279,10 @@ def test_one_output_and_equal_classes_have_no_ranks(images_of):
     shares = direct_logit_attribution(one, images, 0, progress=False)
     torch.testing.assert_close(shares.values.sum(-1)[:, 0] + shares.residual[:, 0], one(images)[:, 0])
     assert knockout_attention(one, images).values.shape == (2, 1)
+    with pytest.raises(InputError, match="two classes"):
+        fit = ProbeFit(one, blocks=0, tokens=[0])
+        fit.add(images, torch.zeros(2, dtype=torch.long))
+        fit.solve()
     equal = model.with_class_embeddings(torch.ones(4, 32, dtype=torch.float64))
     with pytest.raises(InputError, match=r"all 4 classes .* the same embedding"):
         class_lens(equal, images, 0)

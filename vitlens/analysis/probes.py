@@ -100,7 +100,7 @@ class ProbeFit:
         blocks: int | Sequence[int] | None = None,
         tokens: Sequence[int] | None = None,
     ) -> None:
-        model.require_choice("a probe", "regress the number on the activations of model.run_with_cache")
+        model.require_classifier()
         self.model = model
         chosen = check_sites(sites)
         self.sites: list[Site] = [(site, block) for block in model.block_indices(blocks) for site in chosen]
