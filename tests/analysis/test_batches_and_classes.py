@@ -279,9 +279,9 @@ def test_one_output_and_equal_classes_have_no_ranks(images_of):
     shares = direct_logit_attribution(one, images, 0, progress=False)
     torch.testing.assert_close(shares.values.sum(-1)[:, 0] + shares.residual[:, 0], one(images)[:, 0])
     assert knockout_attention(one, images).values.shape == (2, 1)
+    fit = ProbeFit(one, blocks=0, tokens=[0])
+    fit.add(images, torch.zeros(2, dtype=torch.long))
     with pytest.raises(InputError, match="two classes"):
-        fit = ProbeFit(one, blocks=0, tokens=[0])
-        fit.add(images, torch.zeros(2, dtype=torch.long))
         fit.solve()
     equal = model.with_class_embeddings(torch.ones(4, 32, dtype=torch.float64))
     with pytest.raises(InputError, match=r"all 4 classes .* the same embedding"):
