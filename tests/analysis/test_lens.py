@@ -74,11 +74,19 @@ def test_ties_count_strictly_larger_logits_only(plain, images_of):
     assert torch.equal(lens.ranks[..., 0], lens.ranks[..., 1])
 
 
-def test_the_lens_passes_by_the_users_hooks(plain, images_of):
-    fired = []
-    with plain.hooks([("ln_final.hook_normalized", lambda x, hook: fired.append(hook.name))]):
-        class_lens(plain, images_of(plain, 1), 0)
-    assert len(fired) == 1, "only the forward that finds the predictions passes the final norm's hooks"
+def test_classes_that_are_given_take_one_forward_and_the_lens_passes_by_the_users_hooks(plain, images_of):
+    forwards, predictions = [], []
+    hooks = [
+        ("hook_patch_embed", lambda x, hook: forwards.append(len(x))),
+        ("ln_final.hook_normalized", lambda x, hook: predictions.append(len(x))),
+    ]
+    with plain.hooks(hooks):
+        for classes in (0, [1, 2], "all", torch.tensor([3, 1, 4])):
+            class_lens(plain, images_of(plain, 3), classes, batch_size=2)
+    assert (forwards, predictions) == ([2, 1] * 4, []), "one forward each, which stops before the final norm's hooks"
+    with plain.hooks(hooks):
+        class_lens(plain, images_of(plain, 3), batch_size=2)
+    assert predictions == [2, 1], "only the forwards that find the predictions pass the final norm's hooks"
 
 
 def test_blocks_tokens_and_labels(plain, images_of):

@@ -5,6 +5,7 @@ import shutil
 
 import pandas as pd
 import pytest
+import timm
 import torch
 from commands.conftest import AGREEING, CONFLICTING, DEMO, MASK, TIMM
 from safetensors.torch import save_file
@@ -172,3 +173,19 @@ def test_a_folder_without_pictures(run, tmp_path):
     assert "holds no picture: files that end in" in run("describe", "--data", tmp_path).stderr
     (tmp_path / "broken.png").write_bytes(b"nothing")
     assert "there are no pictures to describe" in run("describe", "--data", tmp_path).stderr
+
+
+def test_a_single_output_has_no_rank_and_no_probability(run, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    module = timm.create_model(TIMM, pretrained=False, num_classes=1)
+    save_file(module.state_dict(), tmp_path / "one.safetensors")
+    monkeypatch.chdir(tmp_path)
+    model = ["--model", TIMM, "--checkpoint", tmp_path / "one.safetensors"]
+    for command in ("lens", "explore", "report"):
+        done = run(command, AGREEING, *model)
+        assert (done.code, done.stdout) == (2, "")
+        assert "a single output" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["one.safetensors"], "nothing was written"
+    written = run("attribute", AGREEING, *model, "--json")
+    assert written.code == 0, "what wrote a logit is known of any logit"
+    assert set(written.json["rows"][0]) == {"image", "picture", "class", "class_index", "component", "logit"}

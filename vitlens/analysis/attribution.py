@@ -114,11 +114,11 @@ def _attribute(
     tokens = _token_names(model, grid)
     with torch.no_grad():
         kept, stream, all_logits = run(model, pictures, UNITS[unit].wanted(model))
-        selection = select_classes(model, classes, all_logits)
+        selection = select_classes(model, classes, len(pictures), lambda: all_logits)
         logits = selection.take(all_logits)
         baseline = None
         if baseline_classes is not None:
-            baseline = select_classes(model, baseline_classes, all_logits)
+            baseline = select_classes(model, baseline_classes, len(pictures), lambda: all_logits)
             _check_baseline(selection, baseline)
             logits = logits - baseline.take(all_logits)
         readouts = model.linear_readouts(stream)

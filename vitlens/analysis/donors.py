@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from vitlens.analysis.classes import Classes, select_classes
+from vitlens.analysis.classes import Classes, one_class_each
 from vitlens.analysis.interventions import logits_of
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
@@ -28,7 +28,7 @@ def confusing_donors(
     """
     own_logits = logits_of(model, model.as_images(images))
     of_candidates = logits_of(model, model.as_images(candidates))
-    own = select_classes(model, classes, own_logits).indices[:, 0]
+    own = one_class_each(model, classes, len(own_logits), lambda: own_logits, "the choice of donors")
     sureness, predicted = of_candidates.softmax(dim=-1).max(dim=-1)
     chosen = []
     for image, (logits, mine) in enumerate(zip(own_logits, own, strict=True)):

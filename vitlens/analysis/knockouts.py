@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
+from vitlens.analysis.batched import PictureRun, RunningMean
+from vitlens.analysis.classes import class_labels
 from vitlens.analysis.results import Result
 from vitlens.analysis.tokens import TokenSet, token_mask
 from vitlens.analysis.trace import Hooks
@@ -18,19 +20,22 @@ from vitlens.errors import InputError, nearest
 from vitlens.model.hooked_vit import HookedViT
 
 HOW = ("zero", "renormalise", "mean", "other")
+#: Pictures whose edges are laid out together, to see whether a query would be left without a key.
+CHECKED_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class Edges:
-    """Attention edges: which queries do not see which keys, in which blocks and heads (None: in all).
+    """Attention edges: which queries do not see which keys, in which blocks and heads (one or several; None: in all; -1 is
+    the last).
 
     `except_self` leaves every token its view of itself.
     """
 
     queries: TokenSet = "all"
     keys: TokenSet = "all"
-    blocks: Sequence[int] | None = None
-    heads: Sequence[int] | None = None
+    blocks: int | Sequence[int] | None = None
+    heads: int | Sequence[int] | None = None
     except_self: bool = False
 
 
@@ -49,6 +54,8 @@ def knockout_hooks(
     *,
     masks: MaskInput | None = None,
     others: Pictures | None = None,
+    batch_size: int | None = None,
+    progress: bool | None = None,
 ) -> Hooks:
     """The hooks that cut attention edges, for `model.hooks(…)`, `run_with_hooks` or any analysis run inside them.
 
@@ -61,6 +68,10 @@ def knockout_hooks(
             "renormalise", which is what makes the one weight that is left 1.
         masks: object masks, for edges between "object" and "context".
         others: one picture for each of `images`.
+        batch_size: pictures of a forward, where patterns are read; by default 64, or fewer where these take much memory.
+        progress: show a bar over these forwards; by default on a terminal only.
+
+    Hooks for edges that differ from picture to picture (masks, "other") fit runs of as many pictures only, in this order.
 
     Raises:
         InputError: an unknown name, block, head or token; no class token to cut; a query that would be left without a key;
@@ -68,23 +79,18 @@ def knockout_hooks(
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 4; METHODS.md B1.
     """
-    pictures = model.as_images(images)
-    if isinstance(edges, str):
-        if edges not in PUBLISHED:
-            raise InputError(f"no knockout is called {edges!r}; the nearest names are {nearest(edges, PUBLISHED)}")
-        chosen, usual = PUBLISHED[edges]
-        cuts, how = [chosen], how or usual
-    else:
-        cuts, how = [edges] if isinstance(edges, Edges) else list(edges), how or "zero"
-    if how not in HOW:
-        raise InputError(f"an edge is knocked out by one of {', '.join(HOW)}, not {how!r}")
-    if not cuts:
-        raise InputError("the list of edges is empty")
-    cut = _cut_by_block(model, pictures, cuts, masks)
-    if how == "renormalise":
-        return [(f"blocks.{block}.attn.hook_attn_scores", _close(where, block)) for block, where in cut.items()]
-    patterns = {} if how == "zero" else _patterns(model, pictures, how, others, list(cut))
-    return [(f"blocks.{block}.attn.hook_pattern", _replace(where, patterns.get(block))) for block, where in cut.items()]
+    run = PictureRun(model, images, batch_size, progress, "patterns")
+    cuts, how = _chosen_edges(edges, how)
+    cut = _cut_by_block(model, run, cuts, masks)
+    blocks = list(cut)
+    patterns: dict[int, Tensor] = {}
+    if how == "mean":
+        patterns = _mean_patterns(model, run, blocks)
+    elif how == "other":
+        partners = run.partners(others)
+        parts = [_patterns(model, model.as_partners(partners[places], pictures), blocks) for places, pictures in run]
+        patterns = {block: torch.cat([part[block] for part in parts]) for block in blocks}
+    return _hooks(cut, how, patterns)
 
 
 def knockout_attention(
@@ -95,72 +101,199 @@ def knockout_attention(
     *,
     masks: MaskInput | None = None,
     others: Pictures | None = None,
+    batch_size: int | None = None,
+    progress: bool | None = None,
 ) -> Result:
     """The logits with attention edges knocked out: arguments and errors as `knockout_hooks`.
+
+    Args:
+        batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
+        progress: show a bar; by default on a terminal only.
 
     Returns:
         Result with axes image, class.
 
     Source: METHODS.md B1.
     """
-    pictures = model.as_images(images)
-    with torch.no_grad():
-        hooks = knockout_hooks(model, pictures, edges, how, masks=masks, others=others)
-        logits = model.run_with_hooks(pictures, fwd_hooks=hooks)
+    model.require_classifier()
+    run = PictureRun(model, images, batch_size, progress, "knockout")
+    cuts, chosen = _chosen_edges(edges, how)
+    cut = _cut_by_block(model, run, cuts, masks)
+    partners = run.partners(others) if chosen == "other" else None
+    patterns = _mean_patterns(model, run, list(cut)) if chosen == "mean" else {}
+    logits = []
+    for places, pictures in run:
+        if partners is not None:
+            patterns = _patterns(model, model.as_partners(partners[places], pictures), list(cut))
+        hooks = _hooks({block: where.of(places) for block, where in cut.items()}, chosen, patterns)
+        with torch.no_grad():
+            logits.append(model.run_with_hooks(pictures, fwd_hooks=hooks))
     return Result(
-        logits,
-        {"image": list(range(len(pictures))), "class": [model.class_label(i) for i in range(model.cfg.n_classes)]},
+        torch.cat(logits),
+        {"image": run.images, "class": class_labels(model, range(model.cfg.n_classes))},
         "logit",
         settings={"model": model.cfg.model_name, "edges": str(edges), "how": how or "as published"},
     )
 
 
-def _cut_by_block(
-    model: HookedViT, pictures: Tensor, cuts: Sequence[Edges], masks: MaskInput | None
-) -> dict[int, Bool[Tensor, "image head query key"]]:
-    grid = model.embed.grid(*pictures.shape[-2:])
-    found: dict[int, Tensor] = {}
+@dataclass(frozen=True)
+class _Part:
+    """What one `Edges` cuts. Queries and keys have a single row where all pictures are alike."""
+
+    queries: Bool[Tensor, "#image query"]
+    keys: Bool[Tensor, "#image key"]
+    heads: Bool[Tensor, "head"]
+    except_self: bool
+
+    def of(self, places: slice) -> "_Part":
+        queries, keys = (side if len(side) == 1 else side[places] for side in (self.queries, self.keys))
+        return _Part(queries, keys, self.heads, self.except_self)
+
+    def edges(self) -> Bool[Tensor, "#image head query key"]:
+        where = self.queries[:, None, :, None] & self.keys[:, None, None, :]
+        if self.except_self:
+            where = where & ~torch.eye(where.shape[-1], dtype=torch.bool, device=where.device)
+        return where & self.heads[None, :, None, None]
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """The edges of one block that are cut. They are laid out when a run comes to the block, and not kept."""
+
+    parts: list[_Part]
+    n_images: int
+
+    def of(self, places: slice) -> "_Cut":
+        """Those of some of the pictures."""
+        return _Cut([part.of(places) for part in self.parts], len(range(*places.indices(self.n_images))))
+
+    def edges(self, n_images: int) -> Bool[Tensor, "#image head query key"]:
+        """Those of a run.
+
+        Raises:
+            InputError: the run has other pictures.
+        """
+        found = self.parts[0].edges()
+        for part in self.parts[1:]:
+            found = found | part.edges()
+        if len(found) not in (1, n_images):
+            raise _other_batch(self.n_images, n_images)
+        return found
+
+
+def _other_batch(made_for: int, n_images: int) -> InputError:
+    return InputError(
+        f"these knockout hooks are for {made_for} pictures, and the run has {n_images}: make them for the pictures of each "
+        f"run, or let the analysis run all at once with batch_size={made_for}"
+    )
+
+
+def _chosen_edges(edges: str | Edges | Sequence[Edges], how: str | None) -> tuple[list[Edges], str]:
+    """What is cut, and how."""
+    usual = "zero"
+    if isinstance(edges, str):
+        if edges not in PUBLISHED:
+            raise InputError(f"no knockout is called {edges!r}; the nearest names are {nearest(edges, PUBLISHED)}")
+        published, usual = PUBLISHED[edges]
+        cuts = [published]
+    elif isinstance(edges, Edges):
+        cuts = [edges]
+    else:
+        cuts = list(edges) if isinstance(edges, (list, tuple)) else []
+    if not isinstance(edges, (str, Edges, list, tuple)) or not all(isinstance(item, Edges) for item in cuts):
+        raise InputError(
+            f"edges are {', '.join(PUBLISHED)}, an Edges(queries, keys, …) or a list of them, not {edges!r}"
+        )
+    if not cuts:
+        raise InputError("the list of edges is empty")
+    chosen = usual if how is None else how
+    if chosen not in HOW:
+        raise InputError(f"an edge is knocked out by one of {', '.join(HOW)}, not {how!r}")
+    return cuts, chosen
+
+
+def _cut_by_block(model: HookedViT, run: PictureRun, cuts: Sequence[Edges], masks: MaskInput | None) -> dict[int, _Cut]:
+    found: dict[int, _Cut] = {}
     for edges in cuts:
-        if edges.keys == "class" and not model.cfg.has_class_token:
+        if not isinstance(edges.except_self, bool):
+            raise InputError(f"except_self is True or False, not {edges.except_self!r}")
+        if isinstance(edges.keys, str) and edges.keys == "class" and not model.cfg.has_class_token:
             raise InputError(f"{model.cfg.model_name} has no class token whose attention could be knocked out")
         # A picture that is all object has no context to be blind to: nothing of it is cut.
-        queries = token_mask(model, edges.queries, len(pictures), masks, grid, some_may_be_empty=True)
-        keys = token_mask(model, edges.keys, len(pictures), masks, grid, some_may_be_empty=True)
-        where = queries[:, None, :, None] & keys[:, None, None, :]
-        if edges.except_self:
-            where = where & ~torch.eye(where.shape[-1], dtype=torch.bool, device=where.device)
-        n_heads = model.cfg.n_heads
-        heads = torch.zeros(n_heads, dtype=torch.bool, device=where.device)
-        for head in range(n_heads) if edges.heads is None else edges.heads:
-            if not -n_heads <= head < n_heads:
-                raise InputError(f"there is no head {head}: the model has heads 0 to {n_heads - 1}")
-            heads[head] = True
-        where = where & heads[None, :, None, None]
+        queries, keys = (
+            token_mask(model, tokens, run.n, masks, run.grid, some_may_be_empty=True)
+            for tokens in (edges.queries, edges.keys)
+        )
+        heads = _chosen_heads(model, edges.heads)
+        part = _Part(_one_row(queries), _one_row(keys), heads, edges.except_self)
         for block in model.block_indices(edges.blocks):
-            found[block] = found[block] | where if block in found else where
+            found[block] = _Cut([*(found[block].parts if block in found else []), part], run.n)
     return found
 
 
+def _one_row(tokens: Bool[Tensor, "image token"]) -> Bool[Tensor, "#image token"]:
+    """The same for every picture, where it is."""
+    return tokens[:1] if bool((tokens == tokens[:1]).all()) else tokens
+
+
+def _chosen_heads(model: HookedViT, heads: int | Sequence[int] | None) -> Bool[Tensor, "head"]:
+    n_heads = model.cfg.n_heads
+    chosen = torch.zeros(n_heads, dtype=torch.bool, device=model.device)
+    wanted = [heads] if isinstance(heads, (int, np.integer)) else range(n_heads) if heads is None else heads
+    if not isinstance(wanted, (Sequence, Tensor, np.ndarray)) or isinstance(wanted, str):
+        raise InputError(f"heads are numbers from 0 to {n_heads - 1}, one or a list of them, not {heads!r}")
+    for head in wanted:
+        if isinstance(head, (bool, np.bool_)) or not isinstance(head, (int, np.integer)):
+            raise InputError(f"heads are numbers from 0 to {n_heads - 1}, one or a list of them, not {head!r}")
+        if not -n_heads <= head < n_heads:
+            raise InputError(f"there is no head {head}: the model has heads 0 to {n_heads - 1}")
+        chosen[int(head)] = True
+    if not chosen.any():
+        raise InputError("the list of heads is empty: name at least one, or pass None for all")
+    return chosen
+
+
 def _patterns(
-    model: HookedViT, pictures: Tensor, how: str, others: Pictures | None, blocks: list[int]
+    model: HookedViT, pictures: Float[Tensor, "image channels height width"], blocks: Sequence[int]
 ) -> dict[int, Float[Tensor, "image head query key"]]:
-    """What replaces the edges: patterns of other pictures, or their mean."""
-    shown = model.as_partners(others, pictures) if how == "other" else pictures
     names = [f"blocks.{block}.attn.hook_pattern" for block in blocks]
-    _, cache = model.run_with_cache(shown, names_filter=names)
-    patterns = {block: cache[name] for block, name in zip(blocks, names, strict=True)}
-    return patterns if how == "other" else {b: p.mean(dim=0, keepdim=True) for b, p in patterns.items()}
+    with torch.no_grad():
+        _, cache = model.run_with_cache(pictures, names_filter=names)
+    return {block: cache[name] for block, name in zip(blocks, names, strict=True)}
 
 
-def _replace(where: Tensor, pattern: Tensor | None) -> Any:
+def _mean_patterns(
+    model: HookedViT, run: PictureRun, blocks: Sequence[int]
+) -> dict[int, Float[Tensor, "1 head query key"]]:
+    """The mean pattern over all pictures."""
+    mean = RunningMean()
+    for _, pictures in run:
+        for block, pattern in _patterns(model, pictures, blocks).items():
+            mean.add(str(block), pattern)
+    return {block: mean.of(str(block)) for block in blocks}
+
+
+def _hooks(cut: dict[int, _Cut], how: str, patterns: dict[int, Float[Tensor, "#image head query key"]]) -> Hooks:
+    if how == "renormalise":
+        return [(f"blocks.{block}.attn.hook_attn_scores", _close(where, block)) for block, where in cut.items()]
+    return [(f"blocks.{block}.attn.hook_pattern", _replace(where, patterns.get(block))) for block, where in cut.items()]
+
+
+def _replace(cut: _Cut, pattern: Float[Tensor, "#image head query key"] | None) -> Any:
     def edit(value: Tensor, hook: HookPoint) -> Tensor:
-        return value.masked_fill(where, 0.0) if pattern is None else torch.where(where, pattern, value)
+        where = cut.edges(len(value))
+        if pattern is None:
+            return value.masked_fill(where, 0.0)
+        if len(pattern) not in (1, len(value)):
+            raise _other_batch(len(pattern), len(value))
+        return torch.where(where, pattern, value)
 
     return edit
 
 
-def _close(where: Tensor, block: int) -> Any:
-    if where.all(dim=-1).any():
+def _close(cut: _Cut, block: int) -> Any:
+    places = [slice(start, start + CHECKED_AT_ONCE) for start in range(0, cut.n_images, CHECKED_AT_ONCE)]
+    if any(bool(some.edges(some.n_images).all(dim=-1).any()) for some in map(cut.of, places)):
         raise InputError(
             f'a query of block {block} would be left without any key, and cannot be renormalised: use how="zero", '
             "or leave it one"
@@ -168,6 +301,7 @@ def _close(where: Tensor, block: int) -> Any:
 
     def edit(scores: Tensor, hook: HookPoint) -> Tensor:
         # Differential attention has two maps of scores for each head.
+        where = cut.edges(len(scores))
         maps = where.repeat_interleave(scores.shape[1] // where.shape[1], dim=1)
         return scores.masked_fill(maps, float("-inf"))
 

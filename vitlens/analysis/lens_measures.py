@@ -6,6 +6,7 @@ out). `picture_means` gives the same numbers picture by picture, which is what a
 `paper_compat=True` does what the paper's released code does where that differs: see each function, and METHODS.md.
 """
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
@@ -76,9 +77,11 @@ def identifiability_rates(
     trace: ClassTrace, block: int = -1, site: str = "resid_post", paper_compat: bool = False
 ) -> tuple[Float[Tensor, "image"], Bool[Tensor, "image"]]:
     """A3 by picture: the share of its patches at rank 0, and whether there is one."""
-    blocks = _blocks(trace, site)
-    first = trace.ranks[site, blocks[block] if block < 0 else block] == 0
-    patches = first[:, token_groups(trace, paper_compat)["patches"]]
+    first = trace.ranks[site, _chosen_block(block, _blocks(trace, site))] == 0
+    groups = token_groups(trace, paper_compat)
+    if "patches" not in groups:
+        raise InputError(f"this measure reads patches, and the lens was taken at {', '.join(trace.token_labels)} only")
+    patches = first[:, groups["patches"]]
     return patches.double().mean(dim=1), patches.any(dim=1)
 
 
@@ -146,16 +149,27 @@ def picture_means(
 
 
 def as_trace(lens: ClassLens | ClassTrace) -> ClassTrace:
-    """A lens of one class per picture, as the trace that the measures read."""
+    """A lens of one class per picture, as the trace that the measures read.
+
+    Raises:
+        InputError: a lens of several classes, or what is no lens.
+    """
     if isinstance(lens, ClassTrace):
         return lens
+    if not isinstance(lens, ClassLens):
+        raise InputError(f"a measure reads what class_lens or class_trace gives, not {type(lens).__name__}")
+    if len(lens.axes["class"]) != 1:
+        raise InputError(
+            f"a measure is about one class per picture, and this lens has {len(lens.axes['class'])}: take it with the "
+            'pictures\' labels, class_lens(model, images, labels, sites="all")'
+        )
     columns = {"logits": lens.values, "ranks": lens.ranks, "first": lens.top_classes}
     tables: dict[str, dict[tuple[str, int], Tensor]] = {name: {} for name in columns}
     for name, tensor in columns.items():
         for i, site in enumerate(lens.axes["site"]):
             for j, block in enumerate(lens.axes["block"]):
                 tables[name][site, block] = tensor[i, j, ..., 0]
-                if site == "resid_post":
+                if site == "resid_post" and block + 1 in lens.axes["block"]:
                     tables[name].setdefault(("resid_pre", block + 1), tensor[i, j, ..., 0])
     return ClassTrace(**tables, n_classes=lens.n_classes, token_labels=lens.axes["token"])
 
@@ -169,9 +183,28 @@ def _blocks(trace: ClassTrace, *sites: str) -> list[int]:
     return sorted({b for _, b in trace.logits if all((site, b) in trace.logits for site in sites)})
 
 
+def _chosen_block(block: int, blocks: list[int]) -> int:
+    """One of the blocks that were watched; counted from the last where it is negative.
+
+    Raises:
+        InputError: it was not.
+    """
+    is_number = isinstance(block, (int, np.integer)) and not isinstance(block, bool)
+    if is_number and -len(blocks) <= block < 0:
+        return blocks[block]
+    if not is_number or block not in blocks:
+        raise InputError(f"the lens was taken after the blocks {', '.join(map(str, blocks))}, not after {block!r}")
+    return int(block)
+
+
 def _table(trace: ClassTrace, values: TokenValues) -> pd.DataFrame:
     """Means over pictures and tokens, one row per block and token group."""
     blocks = list(next(iter(values.values())))
+    if not blocks:
+        raise InputError(
+            "this measure compares what leaves a block with what enters it: the lens needs two blocks that follow each "
+            'other, or sites="all"'
+        )
     means = {key: table.mean(dim=0).tolist() for key, table in picture_means(trace, values).items()}
     rows = [
         {"block": block, "tokens": group} | {column: means[group, column][i] for column in values}

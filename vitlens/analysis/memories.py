@@ -13,12 +13,13 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy import stats
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.analysis.classes import Classes, select_classes
+from vitlens.analysis.batched import PictureRun, check_count
+from vitlens.analysis.classes import Classes, classes_by_batch
 from vitlens.analysis.trace import Hooks, TraceObserver
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
@@ -144,17 +145,26 @@ def key_value_agreement(
     coefficients: str = "post",
     k: int = 5,
     paper_compat: bool = False,
+    batch_size: int | None = None,
+    progress: bool | None = None,
 ) -> pd.DataFrame:
-    """C2 and C4 of a batch: percent of tokens at which one of the k memories that fire most has to do with the class.
+    """C2 and C4 of pictures: percent of tokens at which one of the k memories that fire most has to do with the class.
 
     Args:
         classes: one per picture, such as the labels; by default the predicted class.
         orientation: "classes_of_keys" (paper's text) or "memories_of_class" (its code); see `Memories.agree`.
         coefficients: of an MLP, "post" or "pre" the nonlinearity (attention's are its z).
+        k: how many memories count as those that fire most, and how many classes as a memory's top ones.
         paper_compat: "memories_of_class", "pre", and bare output matrices, as in the released code.
+        batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
+        progress: show a bar; by default on a terminal only.
 
     Returns:
         One row per block and part: `agreement` and `class_token_agreement` (C2), `composition` (C4) in percent.
+
+    Raises:
+        InputError: an unknown orientation or coefficient; several classes for a picture; a model without a classifier, or
+            with a single output, to which every memory would belong; logits that are not finite.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 5; METHODS.md C2, C4.
     """
@@ -162,21 +172,26 @@ def key_value_agreement(
         raise InputError(f'the coefficients of an MLP are taken "post" or "pre" its nonlinearity, not {coefficients!r}')
     if paper_compat:
         orientation, coefficients = "memories_of_class", "pre"
-    pictures = model.as_images(images)
-    memories = Memories.of(model, None, k, paper_compat)
-    with torch.no_grad():
-        whole = model(pictures) if classes is None else pictures.new_empty(len(pictures), model.cfg.n_classes)
-        labels = select_classes(model, classes, whole).indices[:, 0]
-        observer = MemoryObserver(model, k)
-        tracer = TraceObserver(model, labels, model.embed.grid(*pictures.shape[-2:]))
-        hooks = observer.hooks(coefficients=("z", coefficients)) + tracer.hooks(sites=("attn_out", "mlp_out"))
-        model.run_with_hooks(pictures, fwd_hooks=hooks, stop_at_layer=model.cfg.n_layers)
-    trace = tracer.trace()
-    class_token = trace.token_labels.index("class") if "class" in trace.token_labels else None
+    if orientation not in ORIENTATIONS:
+        raise InputError(f"an agreement is one of {', '.join(ORIENTATIONS)}, not {orientation!r}")
+    model.require_choice("a memory's class", "every memory belongs to its one class")
+    if orientation == "classes_of_keys" and check_count(k, "k") >= model.cfg.n_classes:
+        raise InputError(
+            f"the top {k} of {model.cfg.n_classes} classes are all of them, so every memory would agree with every class: "
+            "pass a smaller k="
+        )
+    run = PictureRun(model, images, batch_size, progress, "memories")
+    classes_of = classes_by_batch(model, classes, run.n, one_each="an agreement of memories with classes")
+    memories = Memories.of(model, None, check_count(k, "k"), paper_compat)
+    batches = []
+    for where, pictures in run:
+        with torch.no_grad():
+            labels = classes_of(where, pictures).indices[:, 0]
+            batches.append(_agreement(model, pictures, labels, memories, orientation, coefficients, run.grid))
+    class_token = model.cfg.prefix_tokens.index("class") if model.cfg.has_class_token else None
     rows = []
-    for (part, block, _), fired in sorted(observer.fired.items(), key=lambda item: (item[0][1], item[0][0])):
-        agrees = memories.agree((part, block), fired, labels, orientation).double()
-        composed = memories.composed((part, block), fired, trace.first[f"{part}_out", block]).double()
+    for part, block in sorted(batches[0], key=lambda key: (key[1], key[0])):
+        agrees, composed = (torch.cat(parts).double() for parts in zip(*(b[part, block] for b in batches), strict=True))
         rows.append(
             {
                 "block": block,
@@ -189,6 +204,30 @@ def key_value_agreement(
             }
         )
     return pd.DataFrame(rows)
+
+
+def _agreement(
+    model: HookedViT,
+    pictures: Float[Tensor, "image channels height width"],
+    labels: Int[Tensor, "image"],
+    memories: Memories,
+    orientation: str,
+    coefficients: str,
+    grid: tuple[int, int],
+) -> dict[tuple[str, int], tuple[Bool[Tensor, "image token"], Bool[Tensor, "image token"]]]:
+    """One forward's pictures: by part and block, whether a token's memories agree with class and layer."""
+    observer = MemoryObserver(model, memories.k)
+    tracer = TraceObserver(model, labels, grid)
+    hooks = observer.hooks(coefficients=("z", coefficients)) + tracer.hooks(sites=("attn_out", "mlp_out"))
+    model.run_with_hooks(pictures, fwd_hooks=hooks, stop_at_layer=model.cfg.n_layers)
+    trace = tracer.trace()
+    return {
+        (part, block): (
+            memories.agree((part, block), fired, labels, orientation),
+            memories.composed((part, block), fired, trace.first[f"{part}_out", block]),
+        )
+        for (part, block, _), fired in observer.fired.items()
+    }
 
 
 def class_value_agreement(

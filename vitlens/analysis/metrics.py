@@ -56,7 +56,7 @@ def class_metric(
         raise InputError(
             f'metric is "logit_difference", "logit", "probability" or a function of the logits, not {name!r}'
         )
-    chosen = select_classes(model, classes, clean_logits).indices
+    chosen = select_classes(model, classes, len(clean_logits), lambda: clean_logits).indices
     if name != "logit_difference":
         return ClassMetric(name, _one_each(chosen))
     if baseline_classes is None:
@@ -65,7 +65,7 @@ def class_metric(
         runner_up = clean_logits.scatter(1, chosen, -torch.inf).argmax(dim=-1, keepdim=True)
         baseline = torch.where(baseline == chosen, runner_up, baseline)
     else:
-        baseline = select_classes(model, baseline_classes, clean_logits).indices
+        baseline = select_classes(model, baseline_classes, len(clean_logits), lambda: clean_logits).indices
     if (_one_each(baseline) == _one_each(chosen)).any():
         raise InputError("a class and its baseline class are the same, so their logit difference is always 0")
     return ClassMetric(name, _one_each(chosen), _one_each(baseline))

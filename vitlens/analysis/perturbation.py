@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.analysis.classes import Classes, select_classes
+from vitlens.analysis.classes import Classes, classes_by_batch
 from vitlens.analysis.results import Result
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, require_seed, require_whole
@@ -134,12 +134,13 @@ def remove_in_order(
     steps = removal_steps(importance.shape[1], n_steps)
     parts: list[Curves] = []
     with careful(model, pictures) as (able, copies):
-        chosen = _one_class_each(able, classes, copies)
+        # Predicted classes are known once the pictures are run.
+        given = None if classes is None else classes_by_batch(able, classes, len(copies), "a perturbation test")
         size = rows_at_once(able, copies, batch_size, gradients=False)
         chunks = range(0, len(copies), size)
         for start in tqdm(chunks, "perturbation", disable=not progress, unit_scale=size, unit=" pictures"):
             some = slice(start, start + size)
-            about = None if chosen is None else chosen[some]
+            about = None if given is None else given(some, copies[some]).indices[:, 0]
             parts.append(_curves(able, copies[some], importance[some], about, steps, directions))
         accuracy, probability = (torch.cat(values, dim=1) for values in zip(*parts, strict=True))
     n_patches = importance.shape[1]
@@ -172,21 +173,6 @@ def _flat(importance: Tensor | np.ndarray, n_images: int, grid: tuple[int, int])
             f"not {list(maps.shape)}{' with NaN or infinity' if not maps.isfinite().all() else ''}"
         )
     return maps.flatten(1)
-
-
-def _one_class_each(
-    model: HookedViT, classes: Classes, pictures: Float[Tensor, "image channels height width"]
-) -> Int[Tensor, "image"] | None:
-    """The class of every picture; None for the predicted ones, which are known once the pictures are run."""
-    if classes is None:
-        return None
-    indices = select_classes(model, classes, pictures.new_zeros(len(pictures), model.cfg.n_classes)).indices
-    if indices.shape[1] != 1:
-        raise InputError(
-            f"a perturbation test follows one class per picture, not {indices.shape[1]}: name one for all, or pass a tensor "
-            "with one class for each picture (a list means the same classes for all)"
-        )
-    return indices[:, 0]
 
 
 def random_importance(

@@ -4,17 +4,22 @@ Ridge regression needs of the features only their second moments and their sums 
 pictures stream by, and all probes are solved together at the end.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
+from vitlens.analysis.batched import PictureRun
+from vitlens.analysis.lens import check_sites
+from vitlens.analysis.ranks import check_logits, rank_of
 from vitlens.analysis.trace import FULL_SITES, Hooks
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
@@ -46,7 +51,8 @@ class Probes:
         def read(activation: Tensor, hook: HookPoint, site: Site) -> None:
             logits = self.logits(site, activation)
             of_label = logits.gather(-1, labels[:, None, None].expand(-1, logits.shape[1], 1))
-            ranks[site] = (logits > of_label).sum(dim=-1).int()
+            check_logits(logits.amax(dim=-1), f"the probe at blocks.{site[1]}.hook_{site[0]}")
+            ranks[site] = rank_of(logits, of_label)
 
         return [
             (f"blocks.{block}.hook_{name}", lambda value, hook, site=(name, block): read(value, hook, site))
@@ -90,14 +96,19 @@ class ProbeFit:
     def __init__(
         self,
         model: HookedViT,
-        sites: Sequence[str] = FULL_SITES,
-        blocks: Sequence[int] | None = None,
+        sites: str | Sequence[str] = FULL_SITES,
+        blocks: int | Sequence[int] | None = None,
         tokens: Sequence[int] | None = None,
     ) -> None:
+        model.require_classifier()
         self.model = model
-        self.sites: list[Site] = [(site, block) for block in model.block_indices(blocks) for site in sites]
-        self.tokens = list(range(model.cfg.n_ctx)) if tokens is None else list(tokens)
+        chosen = check_sites(sites)
+        self.sites: list[Site] = [(site, block) for block in model.block_indices(blocks) for site in chosen]
+        self.tokens = list(range(model.cfg.n_ctx)) if tokens is None else _checked_tokens(tokens, model.cfg.n_ctx)
+        # Sums of half precision soon lose what is added to them.
+        self.dtype = torch.promote_types(model.dtype, torch.float32)
         self.n = 0
+        self._is_solved = False
         self.n_by_class = torch.zeros(model.cfg.n_classes, dtype=torch.float64, device=model.device)
         self.second: dict[Site, Float[Tensor, "token d d"]] = {}
         self.sums: dict[Site, Float[Tensor, "token class d"]] = {}
@@ -106,22 +117,54 @@ class ProbeFit:
     def bytes_needed(model: HookedViT, n_sites: int, n_tokens: int) -> int:
         """What the moments of so many sites and tokens take."""
         d, classes = model.cfg.d_model, model.cfg.n_classes
-        return n_sites * n_tokens * (d * d + classes * d) * torch.empty(0, dtype=model.dtype).element_size()
+        dtype = torch.promote_types(model.dtype, torch.float32)
+        return n_sites * n_tokens * (d * d + classes * d) * torch.empty(0, dtype=dtype).element_size()
 
-    def add(self, images: Pictures, labels: Int[Tensor, "image"]) -> None:
-        """One forward, whose features join the moments.
+    def add(
+        self,
+        images: Pictures,
+        labels: Int[Tensor, "image"] | np.ndarray | Sequence[int],
+        *,
+        batch_size: int | None = None,
+        progress: bool | None = None,
+    ) -> None:
+        """Runs pictures once, whose features join the moments.
+
+        Args:
+            labels: the class of each picture.
+            batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
+            progress: show a bar; by default on a terminal only.
 
         Raises:
-            InputError: labels that are no classes of the model.
+            InputError: labels that are no classes of the model, or not one for each picture.
         """
-        pictures, labels = self.model.as_images(images), labels.to(self.model.device)
+        run = PictureRun(self.model, images, batch_size, progress, "probes")
+        chosen = self._labels(labels, run.n)
+        self._check_open()
+        for places, pictures in run:
+            self._add(pictures, chosen[places])
+
+    def _labels(self, labels: Any, n_images: int) -> Int[Tensor, "image"]:
         n_classes = self.model.cfg.n_classes
-        if len(labels) != len(pictures) or int(labels.min()) < 0 or int(labels.max()) >= n_classes:
-            raise InputError(f"probes need one label of 0 to {n_classes - 1} for each of the {len(pictures)} pictures")
-        one_hot = torch.nn.functional.one_hot(labels, n_classes).to(self.model.dtype)
+        wrong = InputError(f"probes need one label of 0 to {n_classes - 1} for each of the {n_images} pictures")
+        try:
+            given = torch.as_tensor(labels)
+        except (TypeError, ValueError, RuntimeError):
+            raise wrong from None
+        is_whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+        if given.shape != (n_images,) or not is_whole or int(given.min()) < 0 or int(given.max()) >= n_classes:
+            raise wrong
+        return given.to(self.model.device).long()
+
+    def _check_open(self) -> None:
+        if self._is_solved:
+            raise InputError("these moments were given back when they were solved: make another ProbeFit")
+
+    def _add(self, pictures: Float[Tensor, "image channels height width"], labels: Int[Tensor, "image"]) -> None:
+        one_hot = torch.nn.functional.one_hot(labels, self.model.cfg.n_classes).to(self.dtype)
 
         def collect(activation: Tensor, hook: HookPoint, site: Site) -> None:
-            read = activation[:, self.tokens].transpose(0, 1)
+            read = activation[:, self.tokens].transpose(0, 1).to(self.dtype)
             second, sums = read.transpose(1, 2) @ read, one_hot.T @ read
             if site in self.second:
                 self.second[site] += second
@@ -141,15 +184,26 @@ class ProbeFit:
     def solve(self, alpha: float = 1.0) -> Probes:
         """The ridge solutions with intercept for targets −1 and +1: (Xᵀ X + α I) w = Xᵀ y, X and y centred.
 
+        The moments are given back on the way, so this can be called once.
+
         Raises:
-            InputError: no pictures, or pictures of one class only.
+            InputError: no pictures, or pictures of one class only; an α that is no positive number; activations that are not
+                finite.
         """
+        self._check_open()
+        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
+            raise InputError(f"alpha is the strength of the ridge, a finite number above 0, not {alpha!r}")
         if not self.n or int((self.n_by_class > 0).sum()) < 2:
             raise InputError("probes need training pictures of at least two classes")
         weights, biases = {}, {}
         target_mean = 2 * self.n_by_class / self.n - 1
+        self._is_solved = True
         for site in self.sites:
             second, sums = self.second.pop(site).double(), self.sums.pop(site).double()
+            if not second.isfinite().all():
+                raise InputError(
+                    f"activations at blocks.{site[1]}.hook_{site[0]} are NaN or infinite: check the weights"
+                )
             total = sums.sum(dim=1)
             mean = total / self.n
             moments = second - self.n * mean[:, :, None] * mean[:, None, :]
@@ -160,3 +214,16 @@ class ProbeFit:
             weights[site] = weight.to(self.model.dtype)
             biases[site] = (target_mean - einsum(mean, weight, "t d, t d c -> t c")).to(self.model.dtype)
         return Probes(weights, biases, self.tokens)
+
+
+def _checked_tokens(tokens: Sequence[int], n_tokens: int) -> list[int]:
+    is_list = isinstance(tokens, (Sequence, Tensor, np.ndarray)) and not isinstance(tokens, str)
+    chosen = [item.item() if isinstance(item, (Tensor, np.generic)) else item for item in tokens] if is_list else []
+    if not chosen:
+        raise InputError(f"tokens is a list of numbers from 0 to {n_tokens - 1}, at least one, not {tokens!r}")
+    for token in chosen:
+        if isinstance(token, bool) or not isinstance(token, int):
+            raise InputError(f"tokens is a list of numbers from 0 to {n_tokens - 1}, not of {token!r}")
+        if not -n_tokens <= token < n_tokens:
+            raise InputError(f"there is no token {token}: a picture has tokens 0 to {n_tokens - 1}")
+    return [token % n_tokens for token in chosen]

@@ -1,12 +1,15 @@
 """Tokens removed or replaced: what of the decision, and of the class in the other tokens, is left (METHODS.md B2)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vitlens.analysis.classes import Classes, select_classes
+from vitlens.analysis.batched import PictureRun, RunningMean
+from vitlens.analysis.classes import Classes, classes_by_batch
+from vitlens.analysis.ranks import check_logits, rank_of
 from vitlens.analysis.tokens import TokenSet, token_mask
 from vitlens.data.counterfactuals import blurred
 from vitlens.data.masks import MaskInput
@@ -55,6 +58,8 @@ def ablate_tokens(
     how: str = "remove",
     masks: MaskInput | None = None,
     others: Pictures | None = None,
+    batch_size: int | None = None,
+    progress: bool | None = None,
 ) -> TokenAblation:
     """Runs the model without a set of patches: removed from the sequence after the positions were added, or replaced there.
 
@@ -67,32 +72,73 @@ def ablate_tokens(
             of the same patch of `others`.
         masks: object masks, for "object" and "context".
         others: one picture for each of `images`.
+        batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
+        progress: show a bar; by default on a terminal only.
 
     Raises:
-        InputError: prefix tokens, unknown names, masks or other pictures that are missing.
+        InputError: prefix tokens, unknown names, masks or other pictures that are missing; several classes for a picture; a
+            model without a classifier, or with a single output, which has no rank; logits that are not finite.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 4; METHODS.md B2.
     """
-    model.require_classifier()
+    model.require_choice("a rank or a prediction", "run model.forward_kept for the logit")
     if how not in HOW:
         raise InputError(f"tokens are ablated by one of {', '.join(HOW)}, not {how!r}")
-    pictures = model.as_images(images)
-    grid, n_prefix = model.embed.grid(*pictures.shape[-2:]), model.cfg.n_prefix_tokens
-    gone = token_mask(model, tokens, len(pictures), masks, grid, some_may_be_empty=True)
+    run = PictureRun(model, images, batch_size, progress, "token ablation")
+    gone = _patches(model, tokens, run, masks)
+    classes_of = classes_by_batch(model, classes, run.n, one_each="the removal of tokens")
+    partners = run.partners(others) if how == "other" else None
+    mean = _mean_embedding(model, run) if how == "mean" else None
+    batches = []
+    for where, pictures in run:
+        with torch.no_grad():
+            chosen = classes_of(where, pictures).indices[:, 0]
+            if how == "remove":
+                stream = model(pictures, stop_at_layer=0)
+                batches.append(kept_ranks(model, stream, ~gone[where], chosen, run.grid))
+                continue
+            source = pictures if partners is None else model.as_partners(partners[where], pictures)
+            replacement = _replacement(model, source, how) if mean is None else mean
+            batches.append(_replaced(model, pictures, gone[where], replacement, chosen, run.grid))
+    return _joined(batches)
+
+
+def _patches(
+    model: HookedViT, tokens: TokenSet, run: PictureRun, masks: Tensor | np.ndarray | None
+) -> Bool[Tensor, "image patch"]:
+    """The patches that go."""
+    n_prefix = model.cfg.n_prefix_tokens
+    gone = token_mask(model, tokens, run.n, masks, run.grid, some_may_be_empty=True)
     if gone[:, :n_prefix].any():
         raise InputError("only patches can be ablated: leave the class token and registers out of tokens=")
-    gone = gone[:, n_prefix:]
-    with torch.no_grad():
-        whole = model(pictures) if classes is None else pictures.new_empty(len(pictures), model.cfg.n_classes)
-        chosen = select_classes(model, classes, whole).indices[:, 0]
-        if how == "remove":
-            return kept_ranks(model, model(pictures, stop_at_layer=0), ~gone, chosen, grid)
-        replacement = _replacement(model, pictures, how, others)
-        hook = ("hook_patch_embed", lambda x, hook: torch.where(gone[..., None], replacement, x))
-        stream = model.run_with_hooks(pictures, fwd_hooks=[hook], stop_at_layer=0)
-        everything = torch.ones_like(gone)
-        run = kept_ranks(model, stream, everything, chosen, grid)
-        return TokenAblation(run.logits, chosen, ~gone, run.ranks.masked_fill(gone, -1), run.class_token_ranks)
+    return gone[:, n_prefix:]
+
+
+def _replaced(
+    model: HookedViT,
+    pictures: Float[Tensor, "image channels height width"],
+    gone: Bool[Tensor, "image patch"],
+    replacement: Float[Tensor, "#image patch d"],
+    classes: Int[Tensor, "image"],
+    grid: tuple[int, int],
+) -> TokenAblation:
+    """The run with other embeddings in the place of the patches that go."""
+    hook = ("hook_patch_embed", lambda x, hook: torch.where(gone[..., None], replacement, x))
+    stream = model.run_with_hooks(pictures, fwd_hooks=[hook], stop_at_layer=0)
+    run = kept_ranks(model, stream, torch.ones_like(gone), classes, grid)
+    return TokenAblation(run.logits, classes, ~gone, run.ranks.masked_fill(gone, -1), run.class_token_ranks)
+
+
+def _joined(batches: Sequence[TokenAblation]) -> TokenAblation:
+    """The runs of several batches as one."""
+    of_class_token = [batch.class_token_ranks for batch in batches if batch.class_token_ranks is not None]
+    return TokenAblation(
+        torch.cat([batch.logits for batch in batches]),
+        torch.cat([batch.classes for batch in batches]),
+        torch.cat([batch.kept for batch in batches]),
+        torch.cat([batch.ranks for batch in batches]),
+        torch.cat(of_class_token) if of_class_token else None,
+    )
 
 
 def kept_ranks(
@@ -108,8 +154,12 @@ def kept_ranks(
     # Every patch is read by the same classifier: any patch's number will do for its place.
     places = [*range(n_prefix), *[n_prefix] * run.patches.shape[1]]
     logits = model.project(run.resid, places)
-    of_class = logits.gather(-1, classes[:, None, None].expand(-1, logits.shape[1], 1))
-    found = (logits > of_class).sum(dim=-1)
+    best = logits.amax(dim=-1)
+    check_logits(best[:, :n_prefix], "the last stream")
+    # A picture of which nothing is left has no tokens but padding.
+    check_logits(best[:, n_prefix:][run.valid], "the last stream")
+    check_logits(run.logits.amax(dim=-1), "the run without the tokens")
+    found = rank_of(logits, logits.gather(-1, classes[:, None, None].expand(-1, logits.shape[1], 1))).long()
     ranks = torch.full(keep.shape, -1, dtype=torch.long, device=keep.device)
     here = found[:, n_prefix:].where(run.valid, torch.full_like(found[:, n_prefix:], -1))
     ranks.scatter_(1, run.patches, here)
@@ -117,15 +167,22 @@ def kept_ranks(
     return TokenAblation(run.logits, classes, keep.to(ranks.device), ranks, class_token)
 
 
-def _replacement(
-    model: HookedViT, pictures: Tensor, how: str, others: Pictures | None
-) -> Float[Tensor, "image patch d"]:
+def _replacement(model: HookedViT, source: Tensor, how: str) -> Float[Tensor, "image patch d"]:
     """What stands in the place of a patch's embedding."""
-    source = blurred(pictures) if how == "blur" else pictures
-    if how == "other":
-        source = model.as_partners(others, pictures)
-    _, cache = model.run_with_cache(source, names_filter="hook_patch_embed", stop_at_layer=0)
-    embedded = cache["hook_patch_embed"]
-    if how in ("other", "blur"):
-        return embedded
-    return torch.zeros_like(embedded[:1]) if how == "zero" else embedded.mean(dim=0, keepdim=True)
+    if how == "zero":
+        return torch.zeros_like(_embedded(model, source[:1]))
+    return _embedded(model, blurred(source) if how == "blur" else source)
+
+
+def _mean_embedding(model: HookedViT, run: PictureRun) -> Float[Tensor, "1 patch d"]:
+    """The mean over all pictures, at each position."""
+    mean = RunningMean()
+    for _, pictures in run:
+        with torch.no_grad():
+            mean.add("embedding", _embedded(model, pictures))
+    return mean.of("embedding")
+
+
+def _embedded(model: HookedViT, pictures: Tensor) -> Float[Tensor, "image patch d"]:
+    _, cache = model.run_with_cache(pictures, names_filter="hook_patch_embed", stop_at_layer=0)
+    return cache["hook_patch_embed"]

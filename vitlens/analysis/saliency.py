@@ -13,7 +13,7 @@ from torch.func import vjp, vmap
 from tqdm import tqdm
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.analysis.classes import Classes, ClassSelection, select_classes
+from vitlens.analysis.classes import Classes, ClassSelection, classes_by_batch, select_classes
 from vitlens.analysis.results import Result
 from vitlens.analysis.trace import Hooks
 from vitlens.data.pictures import Pictures
@@ -238,7 +238,7 @@ def _in_parts(
         size = rows_at_once(able, copies, batch_size, gradients=True)
         if not per_picture and classes is not None:
             # What does not fit the pictures is refused before any work, and for all of them.
-            select_classes(able, classes, copies.new_zeros(len(copies), able.cfg.n_classes))
+            classes_by_batch(able, classes, len(copies))
         for start in tqdm(range(0, len(copies), size), title, disable=not progress, unit_scale=size, unit=" pictures"):
             some = slice(start, start + size)
             found.append(of_part(able, copies[some], classes[some] if per_picture else classes))  # type: ignore[index]
@@ -250,7 +250,7 @@ def _in_parts(
 
 def _selected(model: HookedViT, classes: Classes, logits: Float[Tensor, "image classes"]) -> ClassSelection:
     require_finite_logits(model, logits)
-    selection = select_classes(model, classes, logits)
+    selection = select_classes(model, classes, len(logits), lambda: logits)
     # Classes given may have been made under inference_mode.
     return ClassSelection(outside_inference(selection.indices), selection.labels)
 

@@ -9,7 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.analysis.classes import Classes, select_classes
+from vitlens.analysis.batched import PictureRun
+from vitlens.analysis.classes import Classes, classes_by_batch
+from vitlens.analysis.lens import LOGIT_ALONE, check_sites
+from vitlens.analysis.ranks import no_rank, rank_of
 from vitlens.data.pictures import Pictures
 from vitlens.model.hooked_vit import HookedViT
 
@@ -40,9 +43,14 @@ class ClassTrace:
 
 
 class TraceObserver:
-    """Hooks that fill a `ClassTrace` during any forward of `model`; nothing of the size of the logits is kept."""
+    """Hooks that fill a `ClassTrace` during any forward of `model`; nothing of the size of the logits is kept.
+
+    Raises:
+        InputError: a model without a classifier, or with a single output, which has no rank.
+    """
 
     def __init__(self, model: HookedViT, labels: Int[Tensor, "image"], grid: tuple[int, int]) -> None:
+        model.require_choice("a rank", LOGIT_ALONE)
         self.model = model
         self.labels = labels
         self.tokens = range(model.cfg.n_prefix_tokens + grid[0] * grid[1])
@@ -50,6 +58,8 @@ class TraceObserver:
         self.logits: dict[tuple[str, int], Tensor] = {}
         self.ranks: dict[tuple[str, int], Tensor] = {}
         self.first: dict[tuple[str, int], Tensor] = {}
+        # Looked at once, at the end: a GPU would have to be waited for at every site.
+        self._finite: dict[tuple[str, int], Tensor] = {}
 
     def hooks(self, blocks: Sequence[int] | None = None, sites: Sequence[str] = FULL_SITES) -> Hooks:
         """The hooks to run with. With all sites and blocks the trace holds all that A2 to A7 need."""
@@ -65,10 +75,18 @@ class TraceObserver:
         return hooks
 
     def trace(self) -> ClassTrace:
-        """What was seen. What enters a block is what left the one before."""
+        """What was seen. What enters a block is what left the one before.
+
+        Raises:
+            InputError: logits that are NaN or infinite, beside which every class would have rank 0.
+        """
+        for (site, block), finite in self._finite.items():
+            if not finite:
+                raise no_rank(f"the class lens at blocks.{block}.hook_{site}", self.logits[site, block].dtype)
+        watched = {block for _, block in self.logits}
         for table in (self.logits, self.ranks, self.first):
             for site, block in list(table):
-                if site == "resid_post":
+                if site == "resid_post" and block + 1 in watched:
                     table["resid_pre", block + 1] = table[site, block]
         if self.model.cfg.wiring == "parallel":
             # Both sublayers of a parallel block read the block's input.
@@ -79,17 +97,20 @@ class TraceObserver:
         def read(activation: Tensor, hook: HookPoint) -> None:
             logits = self.model.project(activation, self.tokens)
             of_label = logits.gather(-1, self.labels[:, None, None].expand(-1, logits.shape[1], 1))
-            # Counting into floats is four times as fast as into bools: no second tensor is converted and summed.
-            larger = torch.gt(logits, of_label, out=torch.empty(logits.shape, device=logits.device))
+            best = logits.max(dim=-1)
             self.logits[site, block] = of_label.squeeze(-1)
-            self.ranks[site, block] = larger.sum(dim=-1).int()
-            self.first[site, block] = logits.max(dim=-1).indices
+            self.ranks[site, block] = rank_of(logits, of_label)
+            self.first[site, block] = best.indices
+            self._finite[site, block] = best.values.isfinite().all()
 
         return read
 
     def _label_only(self, site: str, block: int) -> Callable[[Tensor, HookPoint], None]:
         def read(activation: Tensor, hook: HookPoint) -> None:
-            self.logits[site, block] = self.model.project_chosen(activation, self.tokens, self.labels)
+            logits = self.model.project_chosen(activation, self.tokens, self.labels)
+            self.logits[site, block] = logits
+            # A class of logit −∞ alone is last; NaN is smaller than nothing.
+            self._finite[site, block] = (logits < torch.inf).all()
 
         return read
 
@@ -99,8 +120,10 @@ def class_trace(
     images: Pictures,
     classes: Classes = None,
     *,
-    blocks: Sequence[int] | None = None,
-    sites: Sequence[str] = FULL_SITES,
+    blocks: int | Sequence[int] | None = None,
+    sites: str | Sequence[str] = FULL_SITES,
+    batch_size: int | None = None,
+    progress: bool | None = None,
 ) -> ClassTrace:
     """The class lens of one class per picture at every token of the chosen blocks: all that the measures A2 to A7 need.
 
@@ -111,23 +134,38 @@ def class_trace(
         classes: one per picture, such as the labels; by default the predicted class.
         blocks: which blocks; by default all.
         sites: of "attn_out", "mlp_out", "resid_post".
+        batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
+        progress: show a bar; by default on a terminal only.
 
     Raises:
-        InputError: a block or class that does not exist; a model without a classifier.
+        InputError: a block or class that does not exist, or several classes for a picture; a model without a classifier, or
+            with a single output, which has no rank; logits that are not finite.
 
     Source: Vilas, Schaumlöffel & Roig 2023; METHODS.md A1, A2.
     """
-    model.require_classifier()
-    pictures = model.as_images(images)
-    with torch.no_grad():
-        selection = select_classes(model, classes, model(pictures) if classes is None else _no_logits(model, pictures))
-        observer = TraceObserver(model, selection.indices[:, 0], model.embed.grid(*pictures.shape[-2:]))
-        model.run_with_hooks(
-            pictures, fwd_hooks=observer.hooks(model.block_indices(blocks), sites), stop_at_layer=model.cfg.n_layers
-        )
-    return observer.trace()
+    model.require_choice("a rank", LOGIT_ALONE)
+    run = PictureRun(model, images, batch_size, progress, "class trace")
+    chosen_sites, chosen_blocks = check_sites(sites, FULL_SITES), model.block_indices(blocks)
+    classes_of = classes_by_batch(model, classes, run.n, one_each="a class trace")
+    traces = []
+    for where, pictures in run:
+        with torch.no_grad():
+            observer = TraceObserver(model, classes_of(where, pictures).indices[:, 0], run.grid)
+            hooks = observer.hooks(chosen_blocks, chosen_sites)
+            model.run_with_hooks(pictures, fwd_hooks=hooks, stop_at_layer=model.cfg.n_layers)
+        traces.append(observer.trace())
+    return joined(traces)
 
 
-def _no_logits(model: HookedViT, pictures: Tensor) -> Tensor:
-    """Classes that are given need no forward; only the numbers of pictures and classes are read."""
-    return pictures.new_empty(len(pictures), model.cfg.n_classes)
+def joined(traces: Sequence[ClassTrace]) -> ClassTrace:
+    """The traces of several batches as one."""
+    if len(traces) == 1:
+        return traces[0]
+    first = traces[0]
+    return ClassTrace(
+        {key: torch.cat([trace.logits[key] for trace in traces]) for key in first.logits},
+        {key: torch.cat([trace.ranks[key] for trace in traces]) for key in first.ranks},
+        {key: torch.cat([trace.first[key] for trace in traces]) for key in first.first},
+        first.n_classes,
+        first.token_labels,
+    )

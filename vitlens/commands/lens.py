@@ -91,8 +91,9 @@ def lens(
     marked: list[Tensor] = []
     for start, images in in_batches(hooked, pictures, batch_size, "lens"):
         one = class_lens(
-            hooked, images, wanted_class or None, sites=sites, blocks=block or None, tokens=chosen, top_k=top
-        )
+            hooked, images, wanted_class or None, sites=sites, blocks=block or None, tokens=chosen, top_k=top,
+            batch_size=batch_size, progress=False,
+        )  # fmt: skip
         found.append((start, one))
         kept += [hooked.to_pixels(images)] * (start < MOST_ON_PAGE)
         marked += artefacts_on_page(hooked, images, start, out, batch_size)

@@ -49,11 +49,12 @@ def explore(
         Explorer: `.save("explorer.html")` writes the page; `.selected_token` and its like say and set what is chosen.
 
     Raises:
-        InputError: a model without a classifier; a class or block that does not exist; more than a browser can open.
+        InputError: a model without a classifier, or with a single output; a class or block that does not exist; more than a
+            browser can open.
 
     Source: Vilas et al. 2023 for the lens; Elhage et al. 2021 for the heads' direct contributions.
     """
-    model.require_classifier()
+    model.require_choice("a rank or probability", "take direct_logit_attribution for the logit")
     pictures = model.as_images(images)
     if not len(pictures):
         raise InputError("there are no pictures to explore: the tensor is empty")
@@ -63,7 +64,7 @@ def explore(
         raise InputError(f"n_classes is how many classes a picture has on the page, at least 1, not {n_classes}")
     rows, columns = model.embed.grid(*pictures.shape[-2:])
     check_size(model, len(pictures), model.cfg.n_prefix_tokens + rows * columns, len(chosen_blocks), MOST_BYTES)
-    wanted = select_classes(model, classes, logits_of(model, pictures)).indices.tolist()
+    wanted = select_classes(model, classes, len(pictures), lambda: logits_of(model, pictures)).indices.tolist()
     measured = [
         measure(model, pictures[i : i + 1], name, wanted[i], chosen_blocks, n_classes)
         for i, name in enumerate(tqdm(labels, desc="pictures", unit="picture", disable=not progress))

@@ -173,7 +173,7 @@ class _Attributor:
         self.parts = _Parts(seen[target.name], x, features, decoded, bias, y - decoded)
         # A run that starts behind the last block has no last stream; the direct way is not asked for there.
         self.final = seen.get(final)
-        self.selection: ClassSelection = select_classes(model, classes, logits)
+        self.selection: ClassSelection = select_classes(model, classes, len(logits), lambda: logits)
         self.logits = self.selection.take(logits)
 
     def mean_gradients(self, steps: int) -> Iterator[Float[Tensor, "image ..."]]:

@@ -162,7 +162,7 @@ def bench_of(
     with torch.no_grad():
         logits = torch.cat([model(part) for part in pictures.split(size)])
     require_finite_logits(model, logits)
-    selection = select_classes(model, classes, logits)
+    selection = select_classes(model, classes, len(pictures), lambda: logits)
     if selection.indices.shape[1] != 1:
         raise InputError(f"a curve follows one class per picture, not {selection.indices.shape[1]}: pass one for each")
     return Bench(

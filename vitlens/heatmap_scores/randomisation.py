@@ -85,7 +85,7 @@ def randomisation_test(
         size = rows_at_once(able, copies, batch_size, gradients=False, most=MOST_PICTURES)
         logits = torch.cat([able(part) for part in copies.split(size)])
         require_finite_logits(model, logits)
-    selection = select_classes(model, classes, logits)
+    selection = select_classes(model, classes, len(pictures), lambda: logits)
     if selection.indices.shape[1] != 1:
         raise InputError(f"a map is of one class per picture, not {selection.indices.shape[1]}")
     fresh = model.with_fresh_weights(seed)

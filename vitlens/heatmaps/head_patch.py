@@ -39,7 +39,7 @@ def head_patch(
         if not -n_layers <= block < n_layers:
             raise InputError(f"there is no block {block}: they are 0 to {n_layers - 1}")
     if baseline_classes is not None:
-        against = select_classes(model, baseline_classes, images.new_zeros(len(images), model.cfg.n_classes)).indices
+        against = select_classes(model, baseline_classes, len(images), lambda: model(images)).indices
         if (against == classes[:, None]).any():
             raise InputError("a class and its baseline class are the same, so their difference is 0 whatever is shown")
     result = direct_logit_attribution(model, images, classes, baseline_classes=baseline_classes, unit="head_patch")

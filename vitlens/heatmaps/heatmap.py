@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vitlens.analysis.classes import Classes, ClassSelection, select_classes
+from vitlens.analysis.interventions import logits_of
 from vitlens.analysis.results import Result
 from vitlens.data.pictures import Pictures
 from vitlens.description.artefacts import artefact_sentences, artefact_tokens
@@ -191,12 +192,7 @@ def _one_class_each(
             f"{method.name} explains a class, and {model.cfg.model_name} has no classifier: give it one with "
             f"model.set_class_embeddings(weight, names), or use a method that knows no class ({free})"
         )
-    if classes is None:
-        logits = torch.cat([model(part) for part in pictures.split(batch_size)])
-        require_finite_logits(model, logits)
-    else:
-        logits = pictures.new_zeros(len(pictures), model.cfg.n_classes)
-    selection = select_classes(model, classes, logits)
+    selection = select_classes(model, classes, len(pictures), lambda: logits_of(model, pictures, batch_size))
     if selection.indices.shape[1] != 1:
         raise InputError(
             f"a heatmap is of one class per picture, not {selection.indices.shape[1]}: call heatmap once for each class, or "

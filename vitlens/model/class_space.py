@@ -64,16 +64,25 @@ class ClassSpace(nn.Module):
         """Raises InputError where there is no classifier, before any work is done."""
         self.classifiers  # noqa: B018
 
-    def require_choice(self, quantity: str) -> None:
+    def require_choice(
+        self, quantity: str, instead: str = 'ask for the logit, e.g. target="logit" or metric="logit"'
+    ) -> None:
         """Raises InputError unless the model chooses among at least two classes, as `quantity` ("a rank") needs.
 
-        The softmax over one output is 1 and its rank is 0 whatever the model computes.
+        The softmax over one output is 1 and its rank is 0 whatever the model computes, and so are all ranks among classes
+        that are all the same. `instead` is what can be asked for of a single output.
         """
         self.require_classifier()
         if self.cfg.n_classes < 2:
             raise InputError(
                 f"{self.cfg.model_name} has a single output, for which {quantity} means nothing (the softmax of one "
-                'number is 1 whatever it is): ask for the logit, e.g. target="logit" or metric="logit"'
+                f"number is 1 whatever it is): {instead}"
+            )
+        weight, bias = self.W_U, self.b_U
+        if bool((weight == weight[:, :1]).all()) and bool((bias == bias[:1]).all()):
+            raise InputError(
+                f"all {self.cfg.n_classes} classes of {self.cfg.model_name} have the same embedding (a classifier that was "
+                f"never trained?), so {quantity} means nothing: load trained weights, or model.set_class_embeddings"
             )
 
     @property

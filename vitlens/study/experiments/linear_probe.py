@@ -95,7 +95,8 @@ class LinearProbe(Experiment):
                 with_masks=False, workers=self.context.workers,
             )  # fmt: skip
             if not isinstance(batch, list):
-                fit.add(batch.images.to(self.model.device, self.model.dtype), batch.labels)
+                images = batch.images.to(self.model.device, self.model.dtype)
+                fit.add(images, batch.labels, batch_size=len(images), progress=False)
         return fit.solve()
 
     def hooks(self, labels: Int[Tensor, "image"]) -> Hooks:

@@ -1,0 +1,32 @@
+"""The rank of a class among all classes: how many have a strictly larger logit. 0 is best; equals share a rank."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vitlens.errors import InputError
+
+
+def rank_of(logits: Float[Tensor, "*rest classes"], of_class: Float[Tensor, "*rest 1"]) -> Int[Tensor, "*rest"]:
+    """Counts the logits that are larger than that of the class. Nothing is larger than NaN: see `check_logits`."""
+    # Counting into floats is four times as fast as into bools: no second tensor is converted and summed.
+    larger = torch.gt(
+        logits.detach(), of_class.detach(), out=torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
+    )
+    return larger.sum(dim=-1).int()
+
+
+def check_logits(largest: Float[Tensor, "..."], where: str) -> None:
+    """Raises InputError where the largest of a token's logits is NaN or infinite.
+
+    Beside NaN every class would have rank 0, the best. A class of logit −∞ alone is last and has the probability 0.
+    """
+    if not largest.isfinite().all():
+        raise no_rank(where, largest.dtype)
+
+
+def no_rank(where: str, dtype: torch.dtype) -> InputError:
+    """What is said of logits that are not finite."""
+    remedy = "check the weights and pictures" if dtype.itemsize > 2 else "compute in float32"
+    kind = str(dtype).removeprefix("torch.")
+    return InputError(f"{where} has logits that are NaN or infinite in {kind}, which have no rank: {remedy}")
