@@ -16,6 +16,7 @@ from vitlens.analysis.tokens import TokenSet, token_mask
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
+from vitlens.model.hook_points import Reader
 from vitlens.model.hooked_vit import HookedViT
 
 SITES = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
@@ -197,7 +198,7 @@ def _lens_of(
 
     names = [f"blocks.{block}.hook_{site}" for site, block in places]
     model.run_with_hooks(
-        pictures, fwd_hooks=[(name, read) for name in dict.fromkeys(names)], stop_at_layer=model.cfg.n_layers
+        pictures, fwd_hooks=[(name, Reader(read)) for name in dict.fromkeys(names)], stop_at_layer=model.cfg.n_layers
     )
     return {quantity: torch.stack([measured[name][quantity] for name in names]) for quantity in measured[names[0]]}
 

@@ -14,6 +14,7 @@ from vitlens.analysis.classes import Classes, classes_by_batch
 from vitlens.analysis.lens import LOGIT_ALONE, check_sites
 from vitlens.analysis.ranks import no_rank, rank_of
 from vitlens.data.pictures import Pictures
+from vitlens.model.hook_points import Reader
 from vitlens.model.hooked_vit import HookedViT
 
 #: The sites whose whole projection is needed: the stream after a block, and what attention and MLP wrote alone.
@@ -93,7 +94,7 @@ class TraceObserver:
             self.logits |= {("resid_mid", b): x for (site, b), x in list(self.logits.items()) if site == "resid_pre"}
         return ClassTrace(self.logits, self.ranks, self.first, self.model.cfg.n_classes, self.token_labels)
 
-    def _full(self, site: str, block: int) -> Callable[[Tensor, HookPoint], None]:
+    def _full(self, site: str, block: int) -> Reader:
         def read(activation: Tensor, hook: HookPoint) -> None:
             logits = self.model.project(activation, self.tokens)
             of_label = logits.gather(-1, self.labels[:, None, None].expand(-1, logits.shape[1], 1))
@@ -103,16 +104,16 @@ class TraceObserver:
             self.first[site, block] = best.indices
             self._finite[site, block] = best.values.isfinite().all()
 
-        return read
+        return Reader(read)
 
-    def _label_only(self, site: str, block: int) -> Callable[[Tensor, HookPoint], None]:
+    def _label_only(self, site: str, block: int) -> Reader:
         def read(activation: Tensor, hook: HookPoint) -> None:
             logits = self.model.project_chosen(activation, self.tokens, self.labels)
             self.logits[site, block] = logits
             # A class of logit −∞ alone is last; NaN is smaller than nothing.
             self._finite[site, block] = (logits < torch.inf).all()
 
-        return read
+        return Reader(read)
 
 
 def class_trace(
