@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vitlens.analysis.sites import find_site
+from vitlens.arguments import checked
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
@@ -105,6 +106,7 @@ class Given:
         raise InputError(f"the tensors given hold none for {name}: their keys are block numbers or hook names")
 
 
+@checked
 def mean_activations(
     model: HookedViT,
     pictures: Iterable[Pictures] | Tensor,

@@ -13,6 +13,7 @@ from transformer_lens.hook_points import HookPoint
 from vitlens.analysis.results import Result
 from vitlens.analysis.tokens import TokenSet
 from vitlens.analysis.trace import Hooks
+from vitlens.arguments import checked
 from vitlens.data.batches import Batch, PictureBatches, PictureSource, length_of
 from vitlens.errors import InputError
 from vitlens.features.dictionary import SparseAutoencoder
@@ -83,6 +84,7 @@ class _Reconstruction:
         }
 
 
+@checked
 def evaluate_sae(
     model: HookedViT,
     hook: HookName | None,

@@ -15,6 +15,7 @@ from transformer_lens.hook_points import HookPoint
 from vitlens.analysis.classes import Classes, ClassSelection, select_classes
 from vitlens.analysis.results import Result
 from vitlens.analysis.tokens import TokenSet
+from vitlens.arguments import checked
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
 from vitlens.features.dictionary import SparseAutoencoder
@@ -59,6 +60,7 @@ class _Parts:
     error: Float[Tensor, "image token ..."]
 
 
+@checked
 def feature_attribution(
     model: HookedViT,
     hook: HookName | None,

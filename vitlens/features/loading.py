@@ -5,12 +5,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vitlens.arguments import checked
 from vitlens.errors import InputError
 from vitlens.features.dictionary import SparseAutoencoder
 from vitlens.features.overcomplete import load_overcomplete
 from vitlens.features.saelens import CONFIG, WEIGHTS, load_saelens
 
 
+@checked
 def load_sae(
     path: str | Path,
     *,

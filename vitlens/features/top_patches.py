@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from vitlens.analysis.results import Result
 from vitlens.analysis.tokens import TokenSet
+from vitlens.arguments import checked, items
 from vitlens.data.batches import PictureBatches, PictureSource, length_of
 from vitlens.errors import InputError
 from vitlens.features.dictionary import SparseAutoencoder
@@ -109,6 +110,7 @@ class _Tops:
         self.counts.index_put_((columns, bins), torch.ones_like(bins), accumulate=True)
 
 
+@checked
 def top_patches(
     model: HookedViT,
     hook: HookName | None,
@@ -211,7 +213,7 @@ def promoted_classes(
 def _features(features: int | Sequence[int] | None, n_features: int) -> list[int] | None:
     if features is None:
         return None
-    chosen = [features] if isinstance(features, int) else [int(feature) for feature in features]
+    chosen = [int(feature) for feature in items(features)]
     if not chosen:
         raise InputError("the list of features is empty: name at least one, or pass None for the most active ones")
     for feature in chosen:
