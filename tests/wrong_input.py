@@ -287,7 +287,7 @@ ELSEWHERE: dict[tuple[str, str], list[Any]] = {
     ],
     ("path_patching", "senders"): [5, 1.7, True, "nonsense", [], Thing(), (9, 0), (0, 9), (0, 1.5), [None]],
     ("path_patching", "receivers"): [5, 1.7, True, "nonsense", [], Thing(), (9, 0), {}, {"name": []}, [None]],
-    ("evaluate_circuits", "sizes"): [5, 1.7, True, [0], [-1], [1.7], [True], [MANY], "nonsense", [], [None], Thing()],
+    ("evaluate_circuits", "sizes"): [0, 1.7, True, [0], [-1], [1.7], [True], [MANY], "nonsense", [], [None], Thing()],
     ("evaluate_circuits", "n_random"): [None, 1.7, True, NAN, -1, "nonsense", [], Thing()],
     ("test_time_registers", "neurons"): [None, 5, 1.7, "nonsense", Thing(), [5], [(0, 9999)], [(9, 0)], [(0, 1.7)], [(0,)]],
     ("register_shift", "neurons"): [None, 5, 1.7, "nonsense", Thing(), [5], [(0, 9999)], [(9, 0)], [(0, 1.7)], [(0,)]],

@@ -122,7 +122,8 @@ def ablation_hooks(
 
     Args:
         images: the pictures of the run (their number and size are what is read, and for means and noise their values).
-        places: (block, head), also as "L2H1" or "a2.h1", or (block, neuron); block numbers for a site without heads and neurons; one or several.
+        places: (block, head), also as "L2H1" or "a2.h1", or (block, neuron); block numbers for a site without heads and
+            neurons; one or several.
         tokens: at which tokens; `keys`: of patterns and scores, at which keys.
 
     The other arguments are those of `activation_ablation`.

@@ -45,6 +45,7 @@ class CircuitCurve(Patching):
         """(m(M ∖ C) − m(corrupted)) / (m(clean) − m(corrupted)): 0 if nothing outside the circuit does it too."""
         return self.select(run="complement").effect()
 
+    @checked
     def summary(self, level: float = 0.95, n: int = 1000, seed: int = 0) -> pd.DataFrame:
         """As `Intervention.summary`; with the number of edges kept where runs and sizes are both axes."""
         table = super().summary(level, n, seed)

@@ -49,6 +49,10 @@ class Circuit:
         for edge in self.edges:
             parse_edge(edge)
         object.__setattr__(self, "edges", frozenset(self.edges))
+        if self.scores is not None and not (
+            isinstance(self.scores, dict) and all(edge in self.edges for edge in self.scores)
+        ):
+            raise InputError("the scores of a circuit are a dictionary from the names of its edges to numbers")
 
     @property
     def nodes(self) -> list[str]:
@@ -94,6 +98,7 @@ class Circuit:
         Path(path).write_text(json.dumps(content, indent=1) + "\n")
 
     @classmethod
+    @checked
     def from_json(cls, path: str | Path) -> "Circuit":
         """Reads what `to_json` wrote, or a file made by hand: "model_name" and "edges" are enough.
 

@@ -70,6 +70,7 @@ class Memories:
         return f"Memories({n:,} of attention and MLP in {len(self.top_classes) // len(PARTS)} blocks, top {self.k})"
 
     @classmethod
+    @checked
     def of(
         cls, model: HookedViT, blocks: Sequence[int] | None = None, k: int = 5, paper_compat: bool = False
     ) -> "Memories":

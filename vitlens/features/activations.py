@@ -74,6 +74,7 @@ class ActivationStream:
         }
         return rows | ({"head": torch.arange(n_heads).repeat(n_images * n_tokens)} if apart else {})
 
+    @checked
     def sample(self, n: int, seed: int = 0) -> Rows:
         """n rows drawn uniformly without replacement, in the order of the stream; the whole stream is never held.
 

@@ -39,6 +39,7 @@ class TopPatches(Result):
     density: Float[Tensor, "feature"]
     promoted: Float[Tensor, "feature classes"]
 
+    @checked
     def row_of(self, feature: int) -> int:
         """The position of a feature on the first axis.
 
@@ -52,9 +53,13 @@ class TopPatches(Result):
             )
         return self.axes["feature"].index(feature)
 
+    @checked
     def patch(self, feature: int, rank: int = 0) -> tuple[int, int] | None:
         """Row and column of a top patch; None for a token that is no patch."""
-        token = int(self.tokens[self.row_of(feature), rank]) - self.settings["n_prefix_tokens"]
+        row, n_ranks = self.row_of(feature), self.tokens.shape[1]
+        if not -n_ranks <= rank < n_ranks:
+            raise InputError(f"there is no rank {rank}: each feature has ranks 0 to {n_ranks - 1}")
+        token = int(self.tokens[row, rank]) - self.settings["n_prefix_tokens"]
         return divmod(token, self.settings["grid"][1]) if token >= 0 else None
 
     def columns(self) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from transformer_lens.hook_points import HookPoint
 
 from vitlens.analysis.tokens import TokenSet
 from vitlens.analysis.trace import Hooks
-from vitlens.arguments import checked
+from vitlens.arguments import checked, short
 from vitlens.errors import InputError
 from vitlens.features.dictionary import SparseAutoencoder, Transcoder
 from vitlens.features.places import Place, check_width, chosen_rows, fit, place_of
@@ -136,6 +136,8 @@ def with_saes(
     Raises:
         InputError: as `with_sae`.
     """
+    if not isinstance(saes, Mapping) or not saes:
+        raise InputError(f"saes is a mapping from hook points to dictionaries, at least one, not {short(saes)}")
     with ExitStack() as stack:
         yield {hook: stack.enter_context(with_sae(model, hook, sae, **options)) for hook, sae in saes.items()}
 
