@@ -20,6 +20,7 @@ from vitlens.analysis.trace import Hooks
 from vitlens.arguments import checked
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
+from vitlens.model.gradients import gradients_disabled
 from vitlens.model.hooked_vit import HookedViT
 
 METHODS = ("gradient", "integrated_inputs", "integrated_activations", "atp_star")
@@ -27,6 +28,7 @@ Activations = dict[str, Tensor]
 
 
 @checked
+@gradients_disabled()
 def attribution_patching(
     model: HookedViT,
     clean: Pictures,

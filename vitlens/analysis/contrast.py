@@ -11,6 +11,7 @@ from vitlens.analysis.interventions import Intervention, first_pixels, known_val
 from vitlens.analysis.metrics import Measures, Metrics, choose_metrics
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
+from vitlens.model.gradients import outside_inference
 from vitlens.model.hooked_vit import HookedViT
 
 
@@ -60,7 +61,8 @@ class Contrast:
         if direction not in ("denoise", "noise"):
             raise InputError(f'direction is "denoise" or "noise", not {direction!r}')
         model.require_classifier()
-        clean, corrupted = model.as_pair(clean, corrupted)
+        # Estimates take gradients, of which pictures made under inference_mode know nothing.
+        clean, corrupted = (outside_inference(pictures) for pictures in model.as_pair(clean, corrupted))
         clean_logits, corrupted_logits = logits_of(model, clean), logits_of(model, corrupted)
         metrics = choose_metrics(model, metric, clean_logits, corrupted_logits, classes, baseline_classes)
         runs = [(clean, clean_logits, "the clean pictures"), (corrupted, corrupted_logits, "the corrupted pictures")]

@@ -22,6 +22,7 @@ from vitlens.features.dictionary import SparseAutoencoder
 from vitlens.features.places import STREAM_WIDE, Place, chosen_rows, fit, suffix_of
 from vitlens.features.with_sae import ends, paired_rows
 from vitlens.model.hook_points import HookName, Reader
+from vitlens.model.gradients import gradients_disabled, outside_inference
 from vitlens.model.hooked_vit import HookedViT
 
 METHODS = ("gradient", "integrated", "direct")
@@ -61,6 +62,7 @@ class _Parts:
 
 
 @checked
+@gradients_disabled()
 def feature_attribution(
     model: HookedViT,
     hook: HookName | None,
@@ -109,7 +111,7 @@ def feature_attribution(
     source, target = ends(model, hook, sae, hook_out)
     if method == "direct" and (target.block is None or target.name.rsplit("hook_", 1)[-1] not in STREAM_WIDE):
         raise InputError(f'{target.name} does not write to the stream, so it has no direct path: use method="gradient"')
-    pictures = model.as_images(images)
+    pictures = outside_inference(model.as_images(images))
     starts = range(0, len(pictures), batch_size)
     found: list[list[Tensor]] = []
     for start in tqdm(starts, desc=f"feature attribution ({method})", unit="batch", disable=not progress):
