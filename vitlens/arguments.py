@@ -92,9 +92,9 @@ def whole(least: int | None = None) -> Check:
     return check
 
 
-def number(least: float | None = None) -> Check:
+def number(least: int | None = None) -> Check:
     """A finite number."""
-    ends = "" if least is None else f" of at least {least:g}"
+    ends = "" if least is None else f" of at least {least}"
 
     def check(name: str, value: Any) -> None:
         is_number = isinstance(value, (int, float, np.number)) or (isinstance(value, Tensor) and value.ndim == 0)
