@@ -8,7 +8,7 @@ import functools
 import inspect
 import operator
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from types import NoneType, UnionType
 from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin
@@ -66,6 +66,8 @@ def _by_type(name: str, kinds: set[Any]) -> Check | None:
         return flag
     if kinds == {str}:
         return text
+    if kinds and kinds <= {int, Sequence[int]}:
+        return numbers_of
     ours = all(isinstance(kind, type) and kind.__module__.startswith("vitlens.") for kind in kinds)
     return made_by(tuple(kinds)) if ours and kinds else None
 
@@ -202,15 +204,14 @@ def short(value: Any) -> str:
 
 #: The least of numbers that have one wherever an argument is called so.
 LEAST = {
-    **dict.fromkeys(("batch_size", "k", "n", "steps", "n_steps", "top_k", "n_images", "n_neurons", "n_registers"), 1),
-    **dict.fromkeys(("n_memories", "n_features", "n_examples", "n_edges", "n_classes", "cka_rows", "workers"), 1),
+    **dict.fromkeys(("batch_size", "k", "n", "steps", "n_steps", "top_k", "n_images", "n_registers"), 1),
+    **dict.fromkeys(("n_memories", "n_features", "n_examples", "n_classes", "cka_rows", "workers"), 1),
     **dict.fromkeys(("similarity_queries", "height", "width"), 1),
-    **dict.fromkeys(("n_random", "seeds", "seed", "row", "column", "noise_scale"), 0),
+    **dict.fromkeys(("seeds", "seed", "row", "column", "noise_scale"), 0),
 }
 #: What an argument of several possible types may be, wherever it is called so.
 BY_NAME: dict[str, Check] = {
     **dict.fromkeys(("classes", "baseline_classes"), classes),
-    **dict.fromkeys(("blocks", "heads", "neurons", "memories", "features"), numbers_of),
     **dict.fromkeys(("hook", "hook_out"), hook),
     **dict.fromkeys(("site", "sites", "methods", "metrics", "directions"), names),
     "metric": metric,

@@ -182,10 +182,10 @@ def _write_where(inside: Tensor, value: Tensor) -> Any:
 
 
 def _as_given(replacement: Any) -> Tensor | Mapping[Any, Tensor]:
-    """Tensors of the user's, finite ones.
+    """Tensors of the user's.
 
     Raises:
-        InputError: something else.
+        InputError: something else, or NaN in them.
     """
     tensors = list(replacement.values()) if isinstance(replacement, Mapping) else [replacement]
     for value in tensors:
@@ -193,8 +193,9 @@ def _as_given(replacement: Any) -> Tensor | Mapping[Any, Tensor]:
             raise InputError(
                 f"replacement is one of {', '.join(REPLACEMENTS)}, or tensors that fit the activations, not {short(value)}"
             )
-        if not value.isfinite().all():
-            raise InputError("the tensors given as replacement contain NaN or infinite values")
+        # Scores of −∞ cut an edge: only NaN is no value to write.
+        if value.isnan().any():
+            raise InputError("the tensors given as replacement contain NaN")
     return replacement
 
 

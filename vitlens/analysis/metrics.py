@@ -104,7 +104,7 @@ def choose_metrics(
         wanted = {getattr(metric, "__name__", "custom metric"): metric}
     if not wanted:
         raise InputError(f"there is no metric to measure: name at least one of {', '.join(METRICS)}")
-    _check_classes_are_used(list(wanted.values()), classes, baseline_classes)
+    _check_baseline_is_used(list(wanted.values()), baseline_classes)
     return {
         name: class_metric(model, one, clean_logits, other_logits, classes, baseline_classes)
         if isinstance(one, str)
@@ -113,16 +113,12 @@ def choose_metrics(
     }
 
 
-def _check_classes_are_used(metrics: Sequence[str | Metric], classes: Classes, baseline_classes: Classes) -> None:
-    """Raises InputError for classes that no metric asks for: they would be ignored without a word."""
+def _check_baseline_is_used(metrics: Sequence[str | Metric], baseline_classes: Classes) -> None:
+    """Raises InputError for baseline classes that no metric asks for: they would be ignored without a word."""
     if baseline_classes is not None and "logit_difference" not in metrics:
         raise InputError(
             'baseline_classes= are what metric="logit_difference" compares with, and no other metric has any: leave them '
             "out, or ask for that metric"
-        )
-    if classes is not None and not any(isinstance(metric, str) for metric in metrics):
-        raise InputError(
-            "classes= goes with a metric by name: a function of the logits says itself which classes it is about"
         )
 
 
