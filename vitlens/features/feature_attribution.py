@@ -21,8 +21,8 @@ from vitlens.errors import InputError, nearest
 from vitlens.features.dictionary import SparseAutoencoder
 from vitlens.features.places import STREAM_WIDE, Place, chosen_rows, fit, suffix_of
 from vitlens.features.with_sae import ends, paired_rows
-from vitlens.model.hook_points import HookName, Reader
 from vitlens.model.gradients import gradients_disabled, outside_inference
+from vitlens.model.hook_points import HookName, Reader
 from vitlens.model.hooked_vit import HookedViT
 
 METHODS = ("gradient", "integrated", "direct")
