@@ -6,7 +6,7 @@ the pictures really have. What has no axis of positions is TransformerLens' own.
 directions, and for speed, use `vitlens.activation_patching`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,10 @@ from transformer_lens.patching import (
     get_act_patch_attn_head_v_all_pos,
     make_df_from_ranges,
 )
+
+from vitlens.arguments import short
+from vitlens.errors import InputError
+from vitlens.model.hooked_vit import HookedViT
 
 __all__ = [
     "PatchingResult",
@@ -55,13 +59,21 @@ def _over_tokens(theirs: Sweep, name: str, axes: tuple[str, ...]) -> Sweep:
     """TransformerLens' sweep, every axis as long as it is for these pictures."""
 
     def sweep(model: Any, corrupted_images: Tensor, clean_cache: Any, patching_metric: Any, **options: Any) -> Any:
-        rows, columns = model.embed.grid(*corrupted_images.shape[-2:])
+        if not isinstance(model, HookedViT):
+            raise InputError(f"model is a HookedViT, as HookedViT.from_timm makes it, not {short(model)}")
+        rows, columns = model.embed.grid(*model.check_images(corrupted_images).shape[-2:])
         n_tokens = model.cfg.n_prefix_tokens + rows * columns
         sizes = {"layer": model.cfg.n_layers, "head": model.cfg.n_heads, "head_index": model.cfg.n_heads}
         shape = [sizes.get(axis, n_tokens) for axis in axes]
         cells = make_df_from_ranges(shape, list(axes))
         result = theirs(
-            model, corrupted_images, clean_cache, patching_metric, index_df=cells, index_axis_names=None, **options
+            model,
+            corrupted_images,
+            clean_cache,
+            _finite(patching_metric),
+            index_df=cells,
+            index_axis_names=None,
+            **options,
         )
         if isinstance(result, PatchingResult):
             before = 1 if result.has_metric_axis else 0
@@ -78,6 +90,33 @@ def _over_tokens(theirs: Sweep, name: str, axes: tuple[str, ...]) -> Sweep:
         "pictures, the cache of the clean ones, a metric of the logits; options `reduce`, `baseline`, `return_index_df`."
     )
     return sweep
+
+
+def _finite(metric: Any) -> Any:
+    """The same metric, or metrics by name, which say so where they come to NaN or an infinite value.
+
+    Raises:
+        InputError: it is no function of the logits, nor a mapping to such functions.
+    """
+    if isinstance(metric, Mapping) and metric:
+        return {name: _finite(one) for name, one in metric.items()}
+    if not callable(metric):
+        raise InputError(
+            f"a patching metric is a function of the logits that returns a number, or a mapping to such functions, not "
+            f"{short(metric)}"
+        )
+
+    def measured(logits: Tensor) -> Tensor:
+        value = metric(logits)
+        try:
+            is_finite = bool(torch.as_tensor(value).isfinite().all())
+        except (TypeError, ValueError, RuntimeError):
+            raise InputError(f"a patching metric returns a number, not {short(value)}") from None
+        if not is_finite:
+            raise InputError("the patching metric returned NaN or an infinite value")
+        return value
+
+    return measured
 
 
 def _by_position(name: str, axes: tuple[str, ...] = ("layer", "pos")) -> Sweep:

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from vitlens.analysis.classes import Classes
+from vitlens.analysis.graph import read_head
 from vitlens.analysis.interventions import Intervention, first_pixels, known_values, logits_of, make_result
 from vitlens.analysis.metrics import Measures, Metrics, choose_metrics
 from vitlens.analysis.plan import Plan
@@ -16,6 +17,7 @@ from vitlens.analysis.sites import TokenSets, find_site
 from vitlens.analysis.sources import Given, Noise, OtherRun, Source, Zeros, mean_activations
 from vitlens.analysis.tokens import TokenSet
 from vitlens.analysis.trace import Hooks
+from vitlens.arguments import checked, is_whole, short
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
@@ -29,6 +31,7 @@ class Ablation(Intervention):
     """What the metric changes by when a cell is ablated: `values`, `patched` minus `target`, in units of the metric."""
 
 
+@checked
 def activation_ablation(
     model: HookedViT,
     images: Pictures,
@@ -100,6 +103,7 @@ def activation_ablation(
     )
 
 
+@checked
 def ablation_hooks(
     model: HookedViT,
     images: Pictures,
@@ -118,7 +122,8 @@ def ablation_hooks(
 
     Args:
         images: the pictures of the run (their number and size are what is read, and for means and noise their values).
-        places: (block, head) or (block, neuron); block numbers for a site without heads and neurons; one or several.
+        places: (block, head), also as "L2H1" or "a2.h1", or (block, neuron); block numbers for a site without heads and
+            neurons; one or several.
         tokens: at which tokens; `keys`: of patterns and scores, at which keys.
 
     The other arguments are those of `activation_ablation`.
@@ -152,17 +157,21 @@ def ablation_hooks(
 
 def _places(places: Any, unit: str | None) -> list[tuple[int, int]]:
     """(block, number of the unit), 0 for a site without units."""
-    single = isinstance(places, int) or (isinstance(places, tuple) and unit is not None)
-    wanted = [places] if single else list(places)
+    several = isinstance(places, list) or (isinstance(places, (tuple, range)) and unit is None)
+    if unit is not None and isinstance(places, tuple) and places and not is_whole(places[0]):
+        several = True
+    wanted = list(places) if several else [places]
     if not wanted:
         raise InputError("the list of places is empty")
+    if unit == "head":
+        wanted = [read_head(place) or place if isinstance(place, str) else place for place in wanted]
     for place in wanted:
-        fits = isinstance(place, int) if unit is None else isinstance(place, tuple) and len(place) == 2
-        if not fits:
+        is_pair = isinstance(place, (tuple, list)) and len(place) == 2 and all(is_whole(number) for number in place)
+        if not (is_whole(place) if unit is None else is_pair):
             raise InputError(
-                f"a place is {'a block' if unit is None else f'(block, {unit})'} at this site, not {place!r}"
+                f"a place is {'a block' if unit is None else f'(block, {unit})'} at this site, not {short(place)}"
             )
-    return [(place, 0) if unit is None else place for place in wanted]
+    return [(int(place), 0) if unit is None else (int(place[0]), int(place[1])) for place in wanted]
 
 
 def _write_where(inside: Tensor, value: Tensor) -> Any:
@@ -170,6 +179,24 @@ def _write_where(inside: Tensor, value: Tensor) -> Any:
         return torch.where(inside, value, activation)
 
     return ablate
+
+
+def _as_given(replacement: Any) -> Tensor | Mapping[Any, Tensor]:
+    """Tensors of the user's.
+
+    Raises:
+        InputError: something else, or NaN in them.
+    """
+    tensors = list(replacement.values()) if isinstance(replacement, Mapping) else [replacement]
+    for value in tensors:
+        if not isinstance(value, Tensor) or value.dtype == torch.bool or value.is_complex():
+            raise InputError(
+                f"replacement is one of {', '.join(REPLACEMENTS)}, or tensors that fit the activations, not {short(value)}"
+            )
+        # Scores of −∞ cut an edge: only NaN is no value to write.
+        if value.isnan().any():
+            raise InputError("the tensors given as replacement contain NaN")
+    return replacement
 
 
 def _source(
@@ -182,7 +209,7 @@ def _source(
     seed: int,
 ) -> Source:
     if not isinstance(replacement, str):
-        return Given(replacement)
+        return Given(_as_given(replacement))
     if replacement == "zero":
         return Zeros()
     if replacement == "mean":

@@ -16,15 +16,19 @@ from vitlens.analysis.plan import Plan
 from vitlens.analysis.sites import EDGE_SITES, Cells, TokenSets
 from vitlens.analysis.tokens import TokenSet
 from vitlens.analysis.trace import Hooks
+from vitlens.arguments import checked
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
+from vitlens.model.gradients import gradients_disabled
 from vitlens.model.hooked_vit import HookedViT
 
 METHODS = ("gradient", "integrated_inputs", "integrated_activations", "atp_star")
 Activations = dict[str, Tensor]
 
 
+@checked
+@gradients_disabled()
 def attribution_patching(
     model: HookedViT,
     clean: Pictures,

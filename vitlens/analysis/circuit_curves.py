@@ -18,6 +18,7 @@ from vitlens.analysis.graph import Graph
 from vitlens.analysis.interventions import make_result
 from vitlens.analysis.metrics import Metrics, several
 from vitlens.analysis.statistics import bootstrap
+from vitlens.arguments import checked, items, short
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
@@ -44,6 +45,7 @@ class CircuitCurve(Patching):
         """(m(M ∖ C) − m(corrupted)) / (m(clean) − m(corrupted)): 0 if nothing outside the circuit does it too."""
         return self.select(run="complement").effect()
 
+    @checked
     def summary(self, level: float = 0.95, n: int = 1000, seed: int = 0) -> pd.DataFrame:
         """As `Intervention.summary`; with the number of edges kept where runs and sizes are both axes."""
         table = super().summary(level, n, seed)
@@ -52,12 +54,13 @@ class CircuitCurve(Patching):
         return table
 
 
+@checked
 def evaluate_circuits(
     model: HookedViT,
     clean: Pictures,
     corrupted: Pictures,
     scores: Patching | Circuit | Sequence[Circuit],
-    sizes: Sequence[int] | None = None,
+    sizes: int | Sequence[int] | None = None,
     metric: Metrics = "logit_difference",
     how: str = "threshold",
     *,
@@ -106,9 +109,15 @@ def evaluate_circuits(
     else:
         if sizes is not None:
             raise InputError("sizes= cuts circuits from scores: leave it out where the circuits are given")
-        given = [scores] if isinstance(scores, Circuit) else list(scores)
+        given = list(scores) if isinstance(scores, (list, tuple)) else [scores]
         if not given:
             raise InputError("the list of circuits is empty")
+        for circuit in given:
+            if not isinstance(circuit, Circuit):
+                raise InputError(
+                    "scores are those of all edges, as edge_attribution_patching makes them, or circuits, not "
+                    f"{short(circuit)}"
+                )
         asked = [len(circuit) for circuit in given]
         circuits = torch.stack([circuit.mask(graph) for circuit in given])
     runs = {"circuit": circuits, "complement": graph.exists & ~circuits}
@@ -131,6 +140,7 @@ def evaluate_circuits(
     )
 
 
+@checked
 def minimality(
     model: HookedViT,
     clean: Pictures,
@@ -197,11 +207,12 @@ def _contrast(
     return Contrast.make(model, clean, corrupted, metric, "denoise", classes, baseline_classes)
 
 
-def _sizes(graph: Graph, sizes: Sequence[int] | None) -> list[int]:
+def _sizes(graph: Graph, sizes: int | Sequence[int] | None) -> list[int]:
     n_all = int(graph.exists.sum())
     if sizes is None:
         return sorted({round(size) for size in np.geomspace(min(8, n_all), n_all, 10)})
-    if not len(sizes):
+    sizes = items(sizes)
+    if not sizes:
         raise InputError("the list of sizes is empty")
     for size in sizes:
         check_size(graph, size, "a circuit's size")

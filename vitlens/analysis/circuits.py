@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vitlens.analysis.contrast import Patching
 from vitlens.analysis.graph import Graph, Node
+from vitlens.arguments import checked, is_whole, short
 from vitlens.errors import InputError, nearest
 from vitlens.files import write_whole
 from vitlens.model.hooked_vit import HookedViT
@@ -44,8 +45,15 @@ class Circuit:
     settings: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.edges, (frozenset, set, list, tuple)):
+            raise InputError(f"the edges of a circuit are a set of their names, not {short(self.edges)}")
         for edge in self.edges:
             parse_edge(edge)
+        object.__setattr__(self, "edges", frozenset(self.edges))
+        if self.scores is not None and not (
+            isinstance(self.scores, dict) and all(edge in self.edges for edge in self.scores)
+        ):
+            raise InputError("the scores of a circuit are a dictionary from the names of its edges to numbers")
 
     @property
     def nodes(self) -> list[str]:
@@ -91,6 +99,7 @@ class Circuit:
         write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
 
     @classmethod
+    @checked
     def from_json(cls, path: str | Path) -> "Circuit":
         """Reads what `to_json` wrote, or a file made by hand: "model_name" and "edges" are enough.
 
@@ -135,6 +144,7 @@ class Circuit:
         return f"Circuit({self.model_name}: {len(self)} edges between {len(self.nodes)} nodes)"
 
 
+@checked
 def find_circuit(
     model: HookedViT,
     scores: Patching,
@@ -289,8 +299,8 @@ def as_mask(graph: Graph, edges: list[tuple[int, int]]) -> Bool[Tensor, "writer 
 def check_size(graph: Graph, size: int, name: str) -> None:
     """Raises InputError unless the graph has so many edges."""
     n_all = int(graph.exists.sum())
-    if not 1 <= size <= n_all:
-        raise InputError(f"{name} is between 1 and {n_all}, the number of edges of the model, not {size}")
+    if not is_whole(size) or not 1 <= size <= n_all:
+        raise InputError(f"{name} is between 1 and {n_all}, the number of edges of the model, not {short(size)}")
 
 
 def architecture(graph: Graph) -> dict[str, Any]:
@@ -310,7 +320,7 @@ def parse_edge(edge: str) -> tuple[Node, Node]:
     Raises:
         InputError: it is no name of an edge.
     """
-    ends = _EDGE.fullmatch(edge)
+    ends = _EDGE.fullmatch(edge) if isinstance(edge, str) else None
     if ends is None:
         raise InputError(f"{edge!r} is no name of an edge: they look like 'a0.h2->a3.h1<v>' or 'm2->logits'")
     return _node(ends[1]), _node(ends[2])

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -12,6 +11,7 @@ from vitlens.analysis.interventions import Intervention, first_pixels, known_val
 from vitlens.analysis.metrics import Measures, Metrics, choose_metrics
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
+from vitlens.model.gradients import outside_inference
 from vitlens.model.hooked_vit import HookedViT
 
 
@@ -61,19 +61,16 @@ class Contrast:
         if direction not in ("denoise", "noise"):
             raise InputError(f'direction is "denoise" or "noise", not {direction!r}')
         model.require_classifier()
-        clean, corrupted = model.as_pair(clean, corrupted)
+        # Estimates take gradients, of which pictures made under inference_mode know nothing.
+        clean, corrupted = (outside_inference(pictures) for pictures in model.as_pair(clean, corrupted))
         clean_logits, corrupted_logits = logits_of(model, clean), logits_of(model, corrupted)
         metrics = choose_metrics(model, metric, clean_logits, corrupted_logits, classes, baseline_classes)
         runs = [(clean, clean_logits, "the clean pictures"), (corrupted, corrupted_logits, "the corrupted pictures")]
         source, target = runs if direction == "denoise" else runs[::-1]
         measures = Measures(metrics, target[1])
         of_source, of_target = measures(*source[1:]), measures(*target[1:])
-        for name, before, after in zip(metrics, of_target, of_source, strict=True):
-            if torch.equal(before, after):
-                raise InputError(
-                    f"the metric {name} is the same on the clean and the corrupted pictures, so there is no effect to "
-                    "trace"
-                )
+        for name, gap in zip(metrics, of_source - of_target, strict=True):
+            _check_gap(name, gap)
         return cls(source[0], target[0], measures, metric, of_source, of_target, direction)
 
     @property
@@ -114,3 +111,21 @@ class Contrast:
 
     def settings(self, model: HookedViT, site: str | list[str], method: str) -> dict[str, Any]:
         return {"model": model.cfg.model_name, "site": site, "direction": self.direction, "method": method}
+
+
+def _check_gap(name: str, gap: Float[Tensor, "image"]) -> None:
+    """Raises InputError where the metric does not tell clean from corrupted: every effect is a share of that difference."""
+    same = (gap == 0).nonzero()[:, 0].tolist()
+    if len(same) == len(gap):
+        raise InputError(
+            f"the metric {name} is the same on the clean and the corrupted pictures, so there is no effect to trace"
+        )
+    if same:
+        raise InputError(
+            f"the metric {name} is the same on the clean and the corrupted picture of pair {same[0]}, so that pair has no "
+            "effect to trace: leave it out"
+        )
+    if gap.mean() == 0:
+        raise InputError(
+            f"the differences of the metric {name} between clean and corrupted pictures cancel: pass pairs in one direction"
+        )

@@ -6,11 +6,13 @@ from torch import Tensor
 
 from vitlens.analysis.classes import Classes, one_class_each
 from vitlens.analysis.interventions import logits_of
+from vitlens.arguments import checked
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 
 
+@checked
 def confusing_donors(
     model: HookedViT, images: Pictures, candidates: Pictures, classes: Classes = None
 ) -> Int[Tensor, "image"]:

@@ -21,12 +21,16 @@ from vitlens.analysis.classes import Classes
 from vitlens.analysis.contrast import Contrast, Patching
 from vitlens.analysis.graph import Graph, Writings
 from vitlens.analysis.metrics import Metrics
+from vitlens.arguments import checked
 from vitlens.data.pictures import Pictures
+from vitlens.model.gradients import gradients_disabled
 from vitlens.model.hooked_vit import HookedViT
 
 METHODS = ("gradient", "integrated_inputs")
 
 
+@checked
+@gradients_disabled()
 def edge_attribution_patching(
     model: HookedViT,
     clean: Pictures,

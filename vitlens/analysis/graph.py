@@ -17,6 +17,7 @@ from einops import einsum
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vitlens.arguments import is_whole, short
 from vitlens.errors import InputError, nearest
 from vitlens.model.capabilities import paths_refused
 from vitlens.model.hooked_vit import HookedViT
@@ -119,12 +120,12 @@ class Graph:
     def _find(self, names: NodeNames, nodes: list[Node], role: str) -> list[Node]:
         if names is None:
             return nodes
-        wanted: list[Any] = [names] if isinstance(names, str) or _is_head(names) else list(names)
+        wanted: list[Any] = list(names) if isinstance(names, (list, tuple)) and not _is_head(names) else [names]
         if not wanted:
             raise InputError(f"the list of {role}s is empty")
         found: set[int] = set()
         for item in wanted:
-            name = f"a{item[0]}.h{item[1]}" if isinstance(item, tuple) else str(item)
+            name = _written(item, role)
             # A block without a head means all of its heads, a head without a part all of its inputs.
             patterns = [name]
             patterns += [f"{name}<?>"] if re.fullmatch(r"a[^<]*", name) else []
@@ -140,7 +141,23 @@ class Graph:
 
 
 def _is_head(name: object) -> bool:
-    return isinstance(name, tuple) and len(name) == 2 and all(isinstance(part, int) for part in name)
+    return isinstance(name, tuple) and len(name) == 2 and all(is_whole(part) for part in name)
+
+
+def _written(item: Any, role: str) -> str:
+    """A node's name as it stands here, out of (block, head) and "L2H1" too."""
+    if _is_head(item):
+        return f"a{item[0]}.h{item[1]}"
+    if not isinstance(item, str):
+        raise InputError(f"a {role} is a name such as 'a3.h1', or (block, head), not {short(item)}")
+    head = read_head(item)
+    return item if head is None else f"a{head[0]}.h{head[1]}" + item[item.index("<") if "<" in item else len(item) :]
+
+
+def read_head(name: str) -> tuple[int, int] | None:
+    """Block and head of "a2.h1", or of "L2H1" as attributions write it; None for another name."""
+    found = re.fullmatch(r"(?:a(\d+)\.h|L(\d+)H)(\d+)(?:<[qkv]>)?", name)
+    return None if found is None else (int(found[1] or found[2]), int(found[3]))
 
 
 def _require_separate_heads(model: HookedViT) -> None:

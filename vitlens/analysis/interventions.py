@@ -12,6 +12,7 @@ from torch import Tensor
 from vitlens.analysis.metrics import Measures, Metrics, several
 from vitlens.analysis.results import Result
 from vitlens.analysis.statistics import bootstrap
+from vitlens.arguments import checked
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 
@@ -101,6 +102,7 @@ class Intervention(Result):
             example = f"{others[0]}={self.axes[others[0]][0]!r}"
             raise InputError(f"choose one {' and one '.join(others)} first: result.select({example})")
 
+    @checked
     def summary(self, level: float = 0.95, n: int = 1000, seed: int = 0) -> pd.DataFrame:
         """The effect over pictures with its bootstrap interval: one row per cell, sorted as the axes are.
 

@@ -21,6 +21,7 @@ from transformer_lens.hook_points import HookPoint
 from vitlens.analysis.batched import PictureRun, check_count
 from vitlens.analysis.classes import Classes, classes_by_batch
 from vitlens.analysis.trace import Hooks, TraceObserver
+from vitlens.arguments import checked, items
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.block import PostNormBlock
@@ -70,6 +71,7 @@ class Memories:
         return f"Memories({n:,} of attention and MLP in {len(self.top_classes) // len(PARTS)} blocks, top {self.k})"
 
     @classmethod
+    @checked
     def of(
         cls, model: HookedViT, blocks: Sequence[int] | None = None, k: int = 5, paper_compat: bool = False
     ) -> "Memories":
@@ -136,6 +138,7 @@ class MemoryObserver:
         return note
 
 
+@checked
 def key_value_agreement(
     model: HookedViT,
     images: Pictures,
@@ -230,6 +233,7 @@ def _agreement(
     }
 
 
+@checked
 def class_value_agreement(
     model: HookedViT, blocks: Sequence[int] | None = None, paper_compat: bool = False
 ) -> pd.DataFrame:
@@ -304,8 +308,9 @@ def extreme_value_baseline(n_values: int, d: int) -> float:
     return float(1 - np.trapezoid(below**n_values, x))
 
 
+@checked
 def read_memories(
-    model: HookedViT, block: int, part: str = "mlp", memories: Sequence[int] | None = None, k: int = 5
+    model: HookedViT, block: int, part: str = "mlp", memories: int | Sequence[int] | None = None, k: int = 5
 ) -> pd.DataFrame:
     """C5: the classes that value vectors promote most, by name.
 
@@ -322,7 +327,10 @@ def read_memories(
     with torch.no_grad():
         promoted = value_vectors(model, block, part) @ model.W_U
     if memories is None:
-        memories = promoted.amax(dim=1).argsort(descending=True).tolist()
+        memories = promoted.amax(dim=1).argsort(descending=True)
+    memories = items(memories)
+    if not memories:
+        raise InputError("the list of memories is empty: name at least one, or pass None for all")
     for memory in memories:
         if not 0 <= memory < len(promoted):
             raise InputError(f"there is no memory {memory}: {part} of block {block} has 0 to {len(promoted) - 1}")

@@ -50,12 +50,15 @@ def class_metric(
     """The named metric; by default about the class predicted on the clean picture, against that on the corrupted one.
 
     Raises:
-        InputError: an unknown name; more than one class per picture; a difference of a class with itself.
+        InputError: an unknown name; more than one class per picture; a difference of a class with itself, or a probability,
+            where the model has one output only.
     """
     if name not in METRICS:
         raise InputError(
             f'metric is "logit_difference", "logit", "probability" or a function of the logits, not {name!r}'
         )
+    if name != "logit":
+        model.require_choice(f"a {name.replace('_', ' ')}")
     chosen = select_classes(model, classes, len(clean_logits), lambda: clean_logits).indices
     if name != "logit_difference":
         return ClassMetric(name, _one_each(chosen))
@@ -101,12 +104,22 @@ def choose_metrics(
         wanted = {getattr(metric, "__name__", "custom metric"): metric}
     if not wanted:
         raise InputError(f"there is no metric to measure: name at least one of {', '.join(METRICS)}")
+    _check_baseline_is_used(list(wanted.values()), baseline_classes)
     return {
         name: class_metric(model, one, clean_logits, other_logits, classes, baseline_classes)
         if isinstance(one, str)
         else one
         for name, one in wanted.items()
     }
+
+
+def _check_baseline_is_used(metrics: Sequence[str | Metric], baseline_classes: Classes) -> None:
+    """Raises InputError for baseline classes that no metric asks for: they would be ignored without a word."""
+    if baseline_classes is not None and "logit_difference" not in metrics:
+        raise InputError(
+            'baseline_classes= are what metric="logit_difference" compares with, and no other metric has any: leave them '
+            "out, or ask for that metric"
+        )
 
 
 def several(metric: Metrics) -> bool:
@@ -137,7 +150,7 @@ class Measures:
         """The metrics of the runs on some pictures.
 
         Raises:
-            InputError: a metric returns another shape, or NaN; the sentence says for which run.
+            InputError: a metric returns another shape, NaN or an infinite value; the sentence says for which run.
         """
         values = []
         for name, metric in self.metrics.items():
@@ -145,8 +158,9 @@ class Measures:
                 value = metric.at(images)(logits)
             else:
                 value = self._of_all(name, metric, logits, where, images)[images]
-            if value.isnan().any():
-                raise InputError(f"the metric {name} returned NaN for {where}")
+            if not value.isfinite().all():
+                what = "NaN" if value.isnan().any() else "an infinite value"
+                raise InputError(f"the metric {name} returned {what} for {where}")
             values.append(value)
         return torch.stack(values)
 

@@ -9,11 +9,13 @@ from vitlens.analysis.plan import Plan
 from vitlens.analysis.sites import TokenSets
 from vitlens.analysis.sources import OtherRun
 from vitlens.analysis.tokens import TokenSet
+from vitlens.arguments import checked
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.model.hooked_vit import HookedViT
 
 
+@checked
 def activation_patching(
     model: HookedViT,
     clean: Pictures,

@@ -19,11 +19,14 @@ from vitlens.analysis.plan import fill, open_values
 from vitlens.analysis.sweep import picture_chunks, rows_per_forward
 from vitlens.analysis.tokens import TokenSet, token_mask
 from vitlens.analysis.trace import Hooks
+from vitlens.arguments import checked
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
+from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 
 
+@checked
 def path_patching(
     model: HookedViT,
     clean: Pictures,
@@ -56,10 +59,12 @@ def path_patching(
         metric, direction, classes, baseline_classes, masks, batch_size, progress, resume: as in `activation_patching`.
 
     Returns:
-        Patching with axes (metric), sender, receiver, image. Where no path leads from sender to receiver the effect is 0.
+        Patching with axes (metric), sender, receiver, image. Where no path leads from sender to
+        receiver, since the receiver stands before the sender, the effect is 0.
 
     Raises:
-        InputError: as `activation_patching`; an unknown sender or receiver; heads that do not write by themselves.
+        InputError: as `activation_patching`; an unknown sender or receiver, or one that no path leads from or to;
+            heads that do not write by themselves.
 
     Source: Wang et al. 2023 (Interpretability in the Wild), section 3; Goldowsky-Dill et al. 2023.
     """
@@ -67,6 +72,7 @@ def path_patching(
     contrast = Contrast.make(model, clean, corrupted, metric, direction, classes, baseline_classes)
     chosen = graph.find_writers(senders)
     groups = _groups(graph, receivers)
+    _check_paths(graph, senders, receivers, chosen, groups)
     grid = model.embed.grid(*contrast.target.shape[-2:])
     at = token_mask(model, tokens, len(contrast.target), masks, grid)
     cells: dict[str, list] = {"sender": [str(node) for node in chosen], "receiver": list(groups)}
@@ -82,8 +88,31 @@ def path_patching(
 
 def _groups(graph: Graph, receivers: NodeNames | Mapping[str, NodeNames]) -> dict[str, list[Node]]:
     if isinstance(receivers, Mapping):
-        return {name: graph.find_readers(nodes) for name, nodes in receivers.items()}
+        if not receivers:
+            raise InputError("there is no group of receivers in the mapping")
+        return {str(name): graph.find_readers(nodes) for name, nodes in receivers.items()}
     return {str(node): [node] for node in graph.find_readers(receivers)}
+
+
+def _check_paths(
+    graph: Graph, senders: NodeNames, receivers: Any, chosen: list[Node], groups: dict[str, list[Node]]
+) -> None:
+    """Raises InputError for a sender named that none of the receivers hears, or a receiver named that hears no sender.
+
+    Of all senders or receivers, and of patterns, some stand before or behind the others: that is no mistake.
+    """
+    last_heard = {name: max(graph.n_before(node) for node in nodes) for name, nodes in groups.items()}
+    places = {str(node): graph.writer_index[str(node)] for node in chosen}
+    for sender, place in places.items() if _are_named(senders) else ():
+        if place >= max(last_heard.values()):
+            raise InputError(f"no path leads from {sender} to {', '.join(list(groups)[:3])}, which stands before it")
+    for receiver, n_before in last_heard.items() if _are_named(receivers) else ():
+        if min(places.values()) >= n_before:
+            raise InputError(f"no path leads to {receiver} from {', '.join(list(places)[:3])}, which stands behind it")
+
+
+def _are_named(names: Any) -> bool:
+    return names is not None and not any(mark in str(names) for mark in "*?")
 
 
 @dataclass(frozen=True)

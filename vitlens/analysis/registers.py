@@ -9,6 +9,7 @@ Source: Jiang, Dravid, Efros & Gandelsman 2025 (Vision Transformers Don't Need T
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vitlens.analysis.results import Result
+from vitlens.arguments import checked, is_whole, short
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.extra_registers import RegisteredViT, add_registers
@@ -89,6 +91,7 @@ class RegisterShift(Result):
 Neurons = RegisterNeurons | Sequence[tuple[int, int]]
 
 
+@checked
 def find_register_neurons(
     model: HookedViT,
     images: Pictures | dict[str, Tensor],
@@ -180,6 +183,7 @@ def find_register_neurons(
     )
 
 
+@checked
 def test_time_registers(model: HookedViT, neurons: Neurons, n_registers: int = 1) -> RegisteredViT:  # noqa: PT028
     """A new model with untrained tokens that take over what these neurons fire at the patches.
 
@@ -230,6 +234,7 @@ def test_time_registers(model: HookedViT, neurons: Neurons, n_registers: int = 1
 test_time_registers.__test__ = False  # type: ignore[attr-defined]  # its name is the paper's, and pytest's for a test
 
 
+@checked
 def register_shift(
     model: HookedViT,
     images: Pictures | dict[str, Tensor],
@@ -333,11 +338,24 @@ def _as_pictures(model: HookedViT, images: Pictures | dict[str, Tensor]) -> Tens
     return model.as_images(images)
 
 
+def _pairs(neurons: Neurons) -> list[tuple[int, int]]:
+    if isinstance(neurons, RegisterNeurons):
+        return neurons.pairs()
+    is_one = isinstance(neurons, tuple) and len(neurons) == 2 and all(is_whole(number) for number in neurons)
+    pairs: list[Any] = [neurons] if is_one else list(neurons) if isinstance(neurons, (list, tuple)) else [neurons]
+    for pair in pairs:
+        if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and all(is_whole(number) for number in pair)):
+            raise InputError(
+                f"neurons are what find_register_neurons finds, or pairs (block, neuron), not {short(pair)}"
+            )
+    return [(int(block), int(neuron)) for block, neuron in pairs]
+
+
 def _by_block(model: HookedViT, neurons: Neurons) -> dict[int, list[int]]:
     """The neurons of each block, checked, each once."""
     found: dict[int, list[int]] = {}
-    for block, neuron in neurons.pairs() if isinstance(neurons, RegisterNeurons) else neurons:
-        index = model.block_index(int(block))
+    for block, neuron in _pairs(neurons):
+        index = model.block_index(block)
         n_neurons = model.blocks[index].mlp.W_out.shape[0]
         if not 0 <= neuron < n_neurons:
             raise InputError(f"there is no neuron {neuron} in block {index}: it has neurons 0 to {n_neurons - 1}")

@@ -10,6 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from vitlens.analysis.tokens import TokenSet, token_mask
+from vitlens.arguments import items
 from vitlens.data.masks import MaskInput
 from vitlens.errors import InputError, nearest
 from vitlens.model.hooked_vit import HookedViT
@@ -149,7 +150,7 @@ def make_cells(
         return Cells(site, sets, None, 1, axes)
     n_units = model.cfg.n_heads if site.unit == "head" else model.blocks[0].mlp.W_out.shape[0]
     chosen = asked[site.unit]
-    units = [chosen] if isinstance(chosen, int) else list(range(n_units) if chosen is None else chosen)
+    units = list(range(n_units)) if chosen is None else [int(number) for number in items(chosen)]
     if not units:
         raise InputError(f"the list of {site.unit}s is empty")
     for number in units:

@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vitlens.analysis.sites import find_site
+from vitlens.arguments import checked, short
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
@@ -105,6 +106,7 @@ class Given:
         raise InputError(f"the tensors given hold none for {name}: their keys are block numbers or hook names")
 
 
+@checked
 def mean_activations(
     model: HookedViT,
     pictures: Iterable[Pictures] | Tensor,
@@ -130,11 +132,14 @@ def mean_activations(
     """
     sites = [find_site(model, name) for name in ([site] if isinstance(site, str) else site)]
     names = [chosen.hook(block) for chosen in sites for block in model.block_indices(blocks)]
-    batches = pictures.split(batch_size) if isinstance(pictures, Tensor) else pictures
+    if isinstance(pictures, Tensor):
+        pictures = model.as_images(pictures).split(batch_size)
+    if isinstance(pictures, (str, Mapping)) or not isinstance(pictures, Iterable):
+        raise InputError(f"pictures are a tensor, or batches of pictures one after the other, not {short(pictures)}")
     sums: dict[str, Tensor] = {}
     n_seen = 0
     with torch.no_grad():
-        for batch in tqdm(batches, desc="mean activations", unit="batch", disable=not progress):
+        for batch in tqdm(pictures, desc="mean activations", unit="batch", disable=not progress):
             images = model.as_images(batch)
             n_seen += len(images)
             for name, value in model.run_with_cache(images, names_filter=names)[1].items():

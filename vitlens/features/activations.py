@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vitlens.analysis.tokens import TokenSet
+from vitlens.arguments import checked
 from vitlens.data.batches import PictureBatches, PictureSource, length_of
 from vitlens.errors import InputError
 from vitlens.features.places import Place, chosen_rows, place_of, read_places
@@ -73,6 +74,7 @@ class ActivationStream:
         }
         return rows | ({"head": torch.arange(n_heads).repeat(n_images * n_tokens)} if apart else {})
 
+    @checked
     def sample(self, n: int, seed: int = 0) -> Rows:
         """n rows drawn uniformly without replacement, in the order of the stream; the whole stream is never held.
 
@@ -127,6 +129,7 @@ class ActivationStream:
                 yield {name: values[i] for name, values in columns.items()}
 
 
+@checked
 def stream_activations(
     model: HookedViT,
     images: PictureSource,

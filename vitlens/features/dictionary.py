@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitlens.arguments import checked, short
 from vitlens.errors import InputError, reason
 from vitlens.features.nonlinearities import nonlinearity
 from vitlens.model.weight_checks import FiniteWeights, check_weights
@@ -57,6 +58,7 @@ class SparseAutoencoder(FiniteWeights):
         self.log_sparsity: Tensor | None = None
 
     @classmethod
+    @checked
     def from_arrays(
         cls,
         W_enc: Any,
@@ -88,6 +90,8 @@ class SparseAutoencoder(FiniteWeights):
         Raises:
             InputError: values that are not finite floats, shapes that do not fit, an unknown activation or normalisation.
         """
+        if threshold is not None:
+            threshold = _as_tensor("threshold", threshold)
         given = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
         weights = complete_weights(
             {name: _as_tensor(name, value) for name, value in given.items() if value is not None}
@@ -144,6 +148,7 @@ class SparseAutoencoder(FiniteWeights):
         Raises:
             InputError: `x` is needed and missing.
         """
+        self._check_features(features)
         written = features @ self.W_dec + self.b_dec
         if not self.needs_input:
             return written
@@ -186,8 +191,14 @@ class SparseAutoencoder(FiniteWeights):
         return x.to(self.W_enc)
 
     def _check_width(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor) or not x.ndim:
+            raise InputError(f"a dictionary reads activations as a tensor [..., {self.d_in}], not {short(x)}")
         if x.shape[-1] != self.d_in:
             raise InputError(f"the dictionary is {self.d_in} wide, and the activations are {x.shape[-1]} wide")
+
+    def _check_features(self, features: Tensor) -> None:
+        if not isinstance(features, Tensor) or not features.ndim or features.shape[-1] != self.d_sae:
+            raise InputError(f"a dictionary decodes features as a tensor [..., {self.d_sae}], not {short(features)}")
 
     def extra_repr(self) -> str:
         where = f", {self.hook}" if self.hook else ""
@@ -236,15 +247,24 @@ class Transcoder(SparseAutoencoder):
     def decode(
         self, features: Float[Tensor, "*batch feature"], x: Float[Tensor, "*batch d_in"] | None = None
     ) -> Float[Tensor, "*batch d_out"]:
+        self._check_features(features)
         written = features @ self.W_dec + self.b_dec
         return written if self.W_skip is None else written + self._given(x) @ self.W_skip.T
 
 
 def _as_tensor(name: str, value: Any) -> Tensor:
+    """Numbers as a tensor.
+
+    Raises:
+        InputError: they are none, or not finite.
+    """
     try:
-        return torch.as_tensor(value)
+        found = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} is no array of numbers: {reason(error)}") from None
+    if found.dtype == torch.bool or found.is_complex() or not found.isfinite().all():
+        raise InputError(f"{name} holds finite numbers, and the one given does not")
+    return found
 
 
 def complete_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:

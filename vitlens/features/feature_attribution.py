@@ -15,11 +15,13 @@ from transformer_lens.hook_points import HookPoint
 from vitlens.analysis.classes import Classes, ClassSelection, select_classes
 from vitlens.analysis.results import Result
 from vitlens.analysis.tokens import TokenSet
+from vitlens.arguments import checked
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
 from vitlens.features.dictionary import SparseAutoencoder
 from vitlens.features.places import STREAM_WIDE, Place, chosen_rows, fit, suffix_of
 from vitlens.features.with_sae import ends, paired_rows
+from vitlens.model.gradients import gradients_disabled, outside_inference
 from vitlens.model.hook_points import HookName, Reader
 from vitlens.model.hooked_vit import HookedViT
 
@@ -59,6 +61,8 @@ class _Parts:
     error: Float[Tensor, "image token ..."]
 
 
+@checked
+@gradients_disabled()
 def feature_attribution(
     model: HookedViT,
     hook: HookName | None,
@@ -107,7 +111,7 @@ def feature_attribution(
     source, target = ends(model, hook, sae, hook_out)
     if method == "direct" and (target.block is None or target.name.rsplit("hook_", 1)[-1] not in STREAM_WIDE):
         raise InputError(f'{target.name} does not write to the stream, so it has no direct path: use method="gradient"')
-    pictures = model.as_images(images)
+    pictures = outside_inference(model.as_images(images))
     starts = range(0, len(pictures), batch_size)
     found: list[list[Tensor]] = []
     for start in tqdm(starts, desc=f"feature attribution ({method})", unit="batch", disable=not progress):

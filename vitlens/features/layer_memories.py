@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vitlens.analysis.memories import COEFFICIENTS, value_vectors
 from vitlens.analysis.tokens import TokenSet
+from vitlens.arguments import checked
 from vitlens.data.batches import PictureSource
 from vitlens.features.dictionary import Transcoder
 from vitlens.features.top_patches import TopPatches, top_patches
@@ -41,6 +42,7 @@ class LayerMemories(Transcoder):
         return x.to(self.W_enc).clamp(min=0)
 
 
+@checked
 def top_memory_patches(
     model: HookedViT,
     block: int,

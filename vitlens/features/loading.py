@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vitlens.arguments import checked
 from vitlens.errors import InputError
 from vitlens.features.dictionary import SparseAutoencoder
 from vitlens.features.overcomplete import load_overcomplete
@@ -13,6 +14,7 @@ from vitlens.model.checkpoint import as_path
 from vitlens.model.placement import read_device, read_dtype
 
 
+@checked
 def load_sae(
     path: str | Path,
     *,

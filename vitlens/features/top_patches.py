@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from vitlens.analysis.results import Result
 from vitlens.analysis.tokens import TokenSet
+from vitlens.arguments import checked, items
 from vitlens.data.batches import PictureBatches, PictureSource, length_of
 from vitlens.errors import InputError
 from vitlens.features.dictionary import SparseAutoencoder
@@ -38,6 +39,7 @@ class TopPatches(Result):
     density: Float[Tensor, "feature"]
     promoted: Float[Tensor, "feature classes"]
 
+    @checked
     def row_of(self, feature: int) -> int:
         """The position of a feature on the first axis.
 
@@ -51,9 +53,13 @@ class TopPatches(Result):
             )
         return self.axes["feature"].index(feature)
 
+    @checked
     def patch(self, feature: int, rank: int = 0) -> tuple[int, int] | None:
         """Row and column of a top patch; None for a token that is no patch."""
-        token = int(self.tokens[self.row_of(feature), rank]) - self.settings["n_prefix_tokens"]
+        row, n_ranks = self.row_of(feature), self.tokens.shape[1]
+        if not -n_ranks <= rank < n_ranks:
+            raise InputError(f"there is no rank {rank}: each feature has ranks 0 to {n_ranks - 1}")
+        token = int(self.tokens[row, rank]) - self.settings["n_prefix_tokens"]
         return divmod(token, self.settings["grid"][1]) if token >= 0 else None
 
     def columns(self) -> dict[str, Tensor]:
@@ -109,6 +115,7 @@ class _Tops:
         self.counts.index_put_((columns, bins), torch.ones_like(bins), accumulate=True)
 
 
+@checked
 def top_patches(
     model: HookedViT,
     hook: HookName | None,
@@ -211,7 +218,7 @@ def promoted_classes(
 def _features(features: int | Sequence[int] | None, n_features: int) -> list[int] | None:
     if features is None:
         return None
-    chosen = [features] if isinstance(features, int) else [int(feature) for feature in features]
+    chosen = [int(feature) for feature in items(features)]
     if not chosen:
         raise InputError("the list of features is empty: name at least one, or pass None for the most active ones")
     for feature in chosen:

@@ -10,6 +10,7 @@ from transformer_lens.hook_points import HookPoint
 
 from vitlens.analysis.tokens import TokenSet
 from vitlens.analysis.trace import Hooks
+from vitlens.arguments import checked, short
 from vitlens.errors import InputError
 from vitlens.features.dictionary import SparseAutoencoder, Transcoder
 from vitlens.features.places import Place, check_width, chosen_rows, fit, place_of
@@ -86,6 +87,7 @@ class SplicedDictionary:
         return y.detach() + (written.to(y) - plain) if self.error_term else written
 
 
+@checked
 @contextmanager
 def with_sae(
     model: HookedViT,
@@ -124,6 +126,7 @@ def with_sae(
         yield spliced
 
 
+@checked
 @contextmanager
 def with_saes(
     model: HookedViT, saes: Mapping[HookName, SparseAutoencoder], **options: Any
@@ -133,6 +136,8 @@ def with_saes(
     Raises:
         InputError: as `with_sae`.
     """
+    if not isinstance(saes, Mapping) or not saes:
+        raise InputError(f"saes is a mapping from hook points to dictionaries, at least one, not {short(saes)}")
     with ExitStack() as stack:
         yield {hook: stack.enter_context(with_sae(model, hook, sae, **options)) for hook, sae in saes.items()}
 

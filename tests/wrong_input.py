@@ -1,0 +1,379 @@
+"""The walk of `test_wrong_input`: every public callable, one argument wrong at a time, the others as they should be.
+
+    python -m wrong_input [name of a callable …]
+
+prints what was neither refused in a sentence nor is on the list of what may pass.
+"""
+
+import contextlib
+import inspect
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from variants import build
+
+import vitlens
+import vitlens.features
+import vitlens.patching
+from vitlens import HookedViT, InputError
+
+SMALL = {"img_size": 32, "depth": 2, "num_heads": 2, "embed_dim": 16, "num_classes": 5}
+
+
+class Thing:
+    """Nothing that vitlens knows."""
+
+    def __repr__(self) -> str:
+        return "a thing"
+
+
+def _tensor(kind: str) -> torch.Tensor:
+    """Batches of pictures as they should not be."""
+    good = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    if kind == "nan":
+        good[0, 0, 0, 0] = torch.nan
+    return {
+        "empty": good[:0],
+        "sparse": good.to_sparse(),
+        "meta": good.to("meta"),
+        "small": good[..., :7, :7],
+        "flat": good.flatten(1),
+        "one channel": good[:, :1],
+        "bytes": (good * 50).to(torch.uint8),
+        "nested": torch.nested.nested_tensor([good[0], good[1]]),
+        "nan": good,
+    }[kind]
+
+
+NAN = float("nan")
+MANY = 10**9
+PICTURES = [
+    None, 5, 1.7, True, NAN, "nonsense.png", [], [None], [5], ["nonsense.png"], Thing(), {},
+    *map(_tensor, ("empty", "sparse", "meta", "small", "flat", "one channel", "bytes", "nested", "nan")),
+]  # fmt: skip
+CLASSES = [
+    1.7, True, NAN, -1, MANY, "nonsense", [], [1.7], [None], [True], Thing(), {},
+    torch.tensor([0.0, 1.0]), torch.tensor([True, False]), torch.tensor([0, 1, 2]), torch.tensor([0, 9]),
+    torch.tensor([0, -1]), torch.zeros(0, dtype=torch.long), torch.zeros(2, 2, 2, dtype=torch.long),
+]  # fmt: skip
+TOKENS = [
+    1.7, True, NAN, MANY, -MANY, "nonsense", [], [1.7], ["3"], [True, False, True, False, True], [None], Thing(), {},
+    torch.zeros(5, dtype=torch.bool), torch.ones(9, dtype=torch.bool), torch.ones(5), torch.ones(5, dtype=torch.uint8),
+]  # fmt: skip
+MASKS = [
+    5, 1.7, True, NAN, "nonsense.png", [], [None], Thing(), {},
+    torch.full((2, 32, 32), torch.nan), torch.full((2, 32, 32), 7.0), torch.ones(2, 9, 9, dtype=torch.bool),
+    torch.ones(3, 32, 32, dtype=torch.bool), torch.ones(0, 32, 32, dtype=torch.bool),
+]  # fmt: skip
+PLACES = [1.7, True, NAN, MANY, -MANY, "nonsense", [], [1.7], [True], [None], [MANY], Thing()]
+ONE_PLACE = [None, 1.7, True, NAN, MANY, -MANY, "nonsense", [], Thing()]
+HOOK = [5, 1.7, True, NAN, "nonsense", [], ("resid_post", 99), Thing()]
+SITES = [None, 5, 1.7, True, "nonsense", [], [5], ["nonsense"], Thing()]
+METRIC = [
+    None, 5, 1.7, True, NAN, "nonsense", [], [5], ["nonsense"], {}, {"name": 5}, Thing(), len, lambda logits: None,
+    lambda logits: logits, lambda logits: logits.sum() * torch.nan, lambda logits: logits[:, 0] * torch.inf,
+    lambda logits: "text", lambda logits: 0.0,
+]  # fmt: skip
+COUNT = [1.7, True, NAN, 0, -1, "nonsense", [], Thing()]
+COUNT_OR_NONE = COUNT
+NUMBER = [True, NAN, float("inf"), "nonsense", [], Thing()]
+NAME = [5, 1.7, True, "nonsense", [], Thing()]
+RESULT = [5, 1.7, "nonsense", [], Thing()]
+FLAG = [5, 1.7, "nonsense", [], Thing()]
+MODEL = [None, 5, "vit_base_patch16_224", torch.nn.Linear(2, 2), Thing()]
+
+#: Which values are wrong for an argument, by its name.
+BY_NAME: dict[str, list[Any]] = {
+    "model": MODEL,
+    "against": MODEL[1:],
+    **dict.fromkeys(["images", "clean", "corrupted", "candidates", "pictures"], PICTURES),
+    "others": PICTURES[1:],
+    **dict.fromkeys(["classes", "baseline_classes"], CLASSES),
+    "labels": CLASSES,
+    **dict.fromkeys(["tokens", "queries", "keys"], TOKENS),
+    "masks": MASKS,
+    **dict.fromkeys(["blocks", "heads", "neurons", "memories", "features"], PLACES),
+    **dict.fromkeys(["block", "attention_block", "late_block", "up_to_block"], ONE_PLACE[1:]),
+    **dict.fromkeys(["hook", "hook_out"], HOOK),
+    **dict.fromkeys(["site", "sites"], SITES),
+    "metric": METRIC,
+    **dict.fromkeys(
+        ["batch_size", "k", "n", "steps", "n_steps", "top_k", "n_images", "n_neurons", "n_registers"], COUNT
+    ),
+    **dict.fromkeys(["n_memories", "n_features", "n_examples", "n_edges", "cka_rows", "similarity_queries"], COUNT),
+    **dict.fromkeys(["n_classes", "workers", "row", "column", "height", "width"], COUNT),
+    "seed": [None, 1.7, True, NAN, -1, "nonsense", [], Thing()],
+    **dict.fromkeys(["level", "threshold", "noise_scale", "scale"], NUMBER),
+    **dict.fromkeys(["how", "method", "direction", "part", "orientation", "coefficients", "unit", "loss"], NAME),
+    **dict.fromkeys(["cka_tokens", "mode", "space", "fill"], NAME),
+    **{name: [None, *RESULT] for name in ("lens", "scores", "circuit", "sae")},
+    **dict.fromkeys(["progress", "signed", "paper_compat", "one_per_picture", "downstream", "normalise"], FLAG),
+    **dict.fromkeys(["record", "error_term", "baselines", "warn", "except_self", "some_may_be_empty"], FLAG),
+    "resume": RESULT,
+}
+
+
+def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
+    """Every public callable with arguments as they should be."""
+    torch.manual_seed(0)
+    model = HookedViT.from_timm(build(**SMALL).float(), class_names=["cat", "dog", "cow", "car", "boat"])
+    model.architecture = lambda: build(**SMALL).float()
+    images, others = torch.randn(2, 2, 3, 32, 32).unbind(0)
+    masks = torch.zeros(2, 32, 32, dtype=torch.bool)
+    masks[:, :16, :16] = True
+    about = {"model": model, "images": images}
+    pair = {"model": model, "clean": images, "corrupted": others}
+    quiet = {"progress": False}
+    sae = vitlens.SparseAutoencoder.from_arrays(
+        torch.randn(16, 8), None, torch.randn(8, 16), None, hook="blocks.0.hook_resid_post"
+    )
+    dictionary = {"model": model, "hook": "resid_post0", "sae": sae}
+    scores = vitlens.edge_attribution_patching(**pair, **quiet)
+    circuit = vitlens.find_circuit(model, scores, n_edges=20)
+    lens = vitlens.class_lens(model, images, sites=("resid_mid", "attn_out", "mlp_out", "resid_post", "resid_pre"))
+    neurons = [(0, 1), (1, 2)]
+    _, cache = model.run_with_cache(images)
+    patching = {"model": model, "corrupted_images": others, "clean_cache": cache}
+    numbers = np.random.default_rng(0).normal(size=12)
+    means = vitlens.attribution_means(model, images, torch.tensor([0, 1]), **quiet)
+    stream = vitlens.stream_activations(model, images, "resid_post0", **quiet)
+    tops = vitlens.top_patches(**dictionary, images=images, k=2, **quiet)
+
+    named: dict[str, dict[str, Any]] = {
+        "ablate_tokens": {**about, "tokens": "patches", "masks": masks},
+        "ablation_hooks": {**about, "site": "z", "places": (0, 1), "masks": masks},
+        "activation_ablation": {**about, "masks": masks, **quiet},
+        "activation_patching": {**pair, "masks": masks, **quiet},
+        "attribution_means": {**about, "labels": torch.tensor([0, 1]), **quiet},
+        "attribution_patching": {**pair, "masks": masks, **quiet},
+        "bootstrap": {"sums": numbers, "n": 20},
+        "box": {"row": 0, "column": 0, "height": 1, "width": 1},
+        "class_change_by_sublayer": {"lens": lens},
+        "class_lens": {**about, "masks": masks},
+        "class_similarity_change_rate": {"lens": lens},
+        "class_trace": about,
+        "class_value_agreement": {"model": model},
+        "confusing_donors": {**about, "candidates": torch.randn(8, 3, 32, 32)},
+        "describe": {**about, **quiet},
+        "direct_logit_attribution": {**about, **quiet},
+        "edge_attribution_patching": {**pair, **quiet},
+        "evaluate_circuits": {**pair, "scores": scores, "sizes": [10], "n_random": 1, **quiet},
+        "evaluate_sae": {**dictionary, "images": images, **quiet},
+        "explore": {**about, "names": ["one", "two"], **quiet},
+        "faithfulness": {**about, "heatmaps": torch.rand(2, 2, 2), "masks": masks, "n_steps": 2, **quiet},
+        "feature_attribution": {**dictionary, "images": images, **quiet},
+        "find_circuit": {"model": model, "scores": scores, "n_edges": 20},
+        "find_register_neurons": {**about, "threshold": 1.01, **quiet},
+        "gradient_rollout": about,
+        "heatmap": {**about, "method": "attention_rollout"},
+        "identifiability": {"lens": lens},
+        "identifiability_rate": {"lens": lens},
+        "key_value_agreement": {**about, "k": 1},
+        "knockout_attention": {**about, "masks": masks},
+        "knockout_hooks": {**about, "edges": "self_only", "masks": masks},
+        "mean_activations": {"model": model, "pictures": images, **quiet},
+        "minimality": {**pair, "circuit": circuit, **quiet},
+        "patch": {"row": 0, "column": 0},
+        "path_patching": {**pair, "senders": "a0.h0", "masks": masks, **quiet},
+        "permutation_test": {"inside": numbers, "outside": numbers + 1, "n": 20},
+        "perturbation_test": {**about, "importance": torch.rand(2, 2, 2), "n_steps": 2},
+        "projection_gradient": about,
+        "randomisation_test": {**about, "methods": "attention_rollout", **quiet},
+        "read_memories": {"model": model, "block": 0},
+        "register_shift": {**about, "neurons": neurons, **quiet},
+        "replace_context": {"images": images, "masks": masks, "how": "shuffle"},
+        "residual_composition": {"lens": lens},
+        "segmentation": {**about, "masks": masks, "heatmaps": torch.rand(2, 2, 2), **quiet},
+        "stream_activations": {**about, "hook": "resid_post0", **quiet},
+        "test_time_registers": {"model": model, "neurons": neurons},
+        "token_mask": {"model": model, "tokens": "patches", "n_images": 2, "masks": masks},
+        "top_memory_patches": {**about, "block": 0, "k": 2, **quiet},
+        "top_patches": {**dictionary, "images": images, "k": 2, **quiet},
+        "with_sae": dictionary,
+        "with_saes": {"model": model, "saes": {"resid_post0": sae}},
+        "load_sae": {"path": "no such folder"},
+        "run_study": None,
+        "verify": None,
+        "supported_models": {"pattern": "vit_tiny*"},
+        "load_demo": None,
+        "load_demo_model": None,
+        "load_demo_pictures": None,
+        "faithfulness_metrics": {},
+        "heatmap_methods": {},
+        "ProbeFit": {"model": model},
+        "SparseAutoencoder": None,
+        "Transcoder": None,
+    }
+    calls = {}
+    for name in {*vitlens.__all__, *vitlens.features.__all__}:
+        function = getattr(vitlens, name, None) or getattr(vitlens.features, name)
+        if name in named:
+            if named[name] is not None:
+                calls[name] = (function, named[name])
+        elif not inspect.isclass(function):
+            raise KeyError(f"{name} is public: say in `named` what a good call of it is")
+    for name in vitlens.patching.__all__:
+        function = getattr(vitlens.patching, name)
+        parameters = inspect.signature(function).parameters
+        if "corrupted_images" in parameters:
+            metric = "patching_metric" if "patching_metric" in parameters else "metric"
+            calls[f"patching.{name}"] = (function, {**patching, metric: lambda logits: logits[:, 0].sum()})
+    weights = {"W_enc": torch.randn(16, 8), "b_enc": None, "W_dec": torch.randn(8, 16), "b_dec": None}
+    methods: dict[str, tuple[Callable, dict[str, Any]]] = {
+        "model.block_index": (model.block_index, {"layer": 0}),
+        "model.block_indices": (model.block_indices, {"layers": [0]}),
+        "model.class_index": (model.class_index, {"wanted": 0}),
+        "model.as_images": (model.as_images, {"images": images}),
+        "model.to_images": (model.to_images, {"pictures": [np.zeros((8, 8, 3), dtype=np.uint8)]}),
+        "model.to_masks": (model.to_masks, {"masks": [np.zeros((8, 8), dtype=bool)]}),
+        "model.forward": (model.forward, {"images": images}),
+        "model.run_with_cache": (model.run_with_cache, {"images": images, "names_filter": "pattern"}),
+        "model.cache_size": (model.cache_size, {"images": images, "names_filter": "pattern"}),
+        "model.with_fresh_weights": (model.with_fresh_weights, {}),
+        "model.set_class_embeddings": (
+            lambda **given: model.with_class_embeddings(**given), {"weight": torch.randn(3, 16), "scale": 2.0}
+        ),
+        "model.with_sae": (model.with_sae, {"hook": "resid_post0", "sae": sae}),
+        "Result.summary": (vitlens.activation_patching(**pair, **quiet).summary, {"n": 20}),
+        "Circuit": (vitlens.Circuit, {"edges": circuit.edges, "model_name": "vit"}),
+        "Circuit.from_json": (vitlens.Circuit.from_json, {"path": "no such file"}),
+        "Result.load": (vitlens.Result.load, {"path": "no such file"}),
+        "Memories.of": (vitlens.Memories.of, {"model": model, "k": 2}),
+        "AttributionMeans.top": (means.top, {"label": 0}),
+        "AttributionMeans.top_classes": (means.top_classes, {"component": means.axes["component"][0]}),
+        "ActivationStream.sample": (stream.sample, {"n": 3}),
+        "TopPatches.row_of": (tops.row_of, {"feature": tops.axes["feature"][0]}),
+        "TopPatches.patch": (tops.patch, {"feature": tops.axes["feature"][0]}),
+        "SparseAutoencoder.from_arrays": (vitlens.SparseAutoencoder.from_arrays, weights),
+        "SparseAutoencoder.encode": (sae.encode, {"x": torch.randn(3, 16)}),
+        "SparseAutoencoder.decode": (sae.decode, {"features": torch.randn(3, 8)}),
+        "Edges": (
+            lambda **given: vitlens.knockout_hooks(model, images, vitlens.Edges(**given)),
+            {"queries": "patches", "keys": "class", "blocks": [0], "heads": [0]},
+        ),
+        "StudySettings": None,
+    }  # fmt: skip
+    return calls | {name: call for name, call in methods.items() if call is not None}
+
+
+#: Wrong values of an argument that has another meaning than its name has elsewhere: by callable and argument.
+ELSEWHERE: dict[tuple[str, str], list[Any]] = {
+    ("model.block_index", "layer"): ONE_PLACE,
+    ("model.block_indices", "layers"): PLACES,
+    ("model.class_index", "wanted"): [None, *CLASSES],
+    ("model.to_images", "pictures"): PICTURES,
+    ("model.to_masks", "masks"): [5, 1.7, True, NAN, "nonsense.png", [], [None], Thing(), {}],
+    ("model.cache_size", "images"): [None, 1.7, True, NAN, 0, -1, "nonsense.png", [], Thing()],
+    ("model.set_class_embeddings", "weight"): [
+        None, 5, 1.7, True, "nonsense", [], Thing(), torch.randn(0, 16), torch.randn(3, 5), torch.randn(16),
+        torch.full((3, 16), NAN), torch.ones(3, 16, dtype=torch.long),
+    ],
+    ("model.run_with_cache", "names_filter"): [5, 1.7, True, NAN, "nonsense", [], [5], Thing()],
+    ("read_memories", "block"): ONE_PLACE,
+    ("top_memory_patches", "block"): ONE_PLACE,
+    ("identifiability_rate", "block"): ONE_PLACE,
+    ("ablation_hooks", "places"): [
+        None, 5, 1.7, True, "nonsense", [], Thing(), (0, 9), (9, 0), (0, 1.7), (True, 0), [(0, 1, 2)], [None],
+        ("a", "b"), torch.tensor([0, 1]),
+    ],
+    ("ablation_hooks", "replacement"): [
+        None, 5, 1.7, True, "nonsense", [], Thing(), {}, {0: None}, torch.zeros(7), torch.full((1,), NAN), {"x": 5},
+    ],
+    ("path_patching", "senders"): [5, 1.7, True, "nonsense", [], Thing(), (9, 0), (0, 9), (0, 1.5), [None]],
+    ("path_patching", "receivers"): [5, 1.7, True, "nonsense", [], Thing(), (9, 0), {}, {"name": []}, [None]],
+    ("evaluate_circuits", "sizes"): [0, 1.7, True, [0], [-1], [1.7], [True], [MANY], "nonsense", [], [None], Thing()],
+    ("evaluate_circuits", "n_random"): [None, 1.7, True, NAN, -1, "nonsense", [], Thing()],
+    ("test_time_registers", "neurons"): [None, 5, 1.7, "nonsense", Thing(), [5], [(0, 9999)], [(9, 0)], [(0, 1.7)], [(0,)]],
+    ("register_shift", "neurons"): [None, 5, 1.7, "nonsense", Thing(), [5], [(0, 9999)], [(9, 0)], [(0, 1.7)], [(0,)]],
+    ("patch", "row"): ONE_PLACE, ("patch", "column"): ONE_PLACE,
+    ("box", "row"): ONE_PLACE, ("box", "column"): ONE_PLACE,
+    ("bootstrap", "sums"): [None, 5, "nonsense", [], Thing(), np.full(3, NAN), np.zeros((0, 3))],
+    ("permutation_test", "inside"): [None, 5, "nonsense", [], Thing(), np.full(3, NAN), np.zeros(0)],
+    ("permutation_test", "outside"): [None, 5, "nonsense", [], Thing(), np.full(3, NAN), np.zeros(0)],
+    ("perturbation_test", "importance"): [
+        None, 5, "nonsense", [], Thing(), torch.rand(2, 3), torch.full((2, 2, 2), NAN), torch.rand(3, 2, 2),
+    ],
+    ("Circuit", "edges"): [None, 5, "nonsense", ["nonsense"], [5], Thing(), "a0.h0->logits"],
+    ("Circuit.from_json", "path"): [None, 5, 1.7, "nonsense", [], Thing(), ".", "\0"],
+    ("Result.load", "path"): [None, 5, 1.7, "nonsense", [], Thing(), ".", "\0"],
+    ("load_sae", "path"): [None, 5, 1.7, "nonsense", [], Thing(), ".", "\0"],
+    ("AttributionMeans.top", "label"): [None, 1.7, True, NAN, "nonsense", 99, -1, [], Thing()],
+    ("AttributionMeans.top_classes", "component"): [None, 1.7, True, NAN, "nonsense", 99, -1, [], Thing()],
+    ("TopPatches.row_of", "feature"): [None, 1.7, True, NAN, "nonsense", 99, -1, [], Thing()],
+    ("TopPatches.patch", "feature"): [None, 1.7, NAN, "nonsense", 99, -1, [], Thing()],
+    ("TopPatches.patch", "rank"): [None, 1.7, NAN, "nonsense", 99, -9, [], Thing()],
+    ("SparseAutoencoder.encode", "x"): [None, 5, "nonsense", [], Thing(), torch.randn(3, 7), torch.tensor(1.0)],
+    ("SparseAutoencoder.decode", "features"): [None, 5, "nonsense", [], Thing(), torch.randn(3, 7), torch.tensor(1.0)],
+    ("SparseAutoencoder.from_arrays", "W_enc"): [
+        None, 5, "nonsense", [], Thing(), torch.randn(16), torch.randn(16, 7), torch.full((16, 8), NAN),
+    ],
+    ("SparseAutoencoder.from_arrays", "k"): [],
+    ("SparseAutoencoder.from_arrays", "activation"): NAME,
+    ("with_saes", "saes"): [None, 5, "nonsense", [], Thing(), {"resid_post0": None}, {"nonsense": None}],
+    ("explore", "names"): [5, "nonsense", [], ["one"], [None, None], Thing()],
+}  # fmt: skip
+
+#: What may pass, and why: (callable or "*", argument or "*", which values).
+Allowed = Callable[[str, str, Any], bool]
+ALLOWED: dict[str, Allowed] = {}
+
+
+def finish(result: Any) -> None:
+    """Does what stands behind a lazy result."""
+    if isinstance(result, vitlens.features.ActivationStream):
+        for _ in result:
+            pass
+    elif isinstance(result, contextlib.AbstractContextManager):
+        with result:
+            pass
+
+
+def outcome(function: Callable, given: dict[str, Any]) -> str | None:
+    """What was wrong with how a call with a wrong argument ended; None where it was refused in a sentence."""
+    try:
+        finish(function(**given))
+    except InputError as error:
+        text = str(error)
+        return None if 8 < len(text) < 700 and "\n" not in text else f"no sentence: {text!r}"
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0][:110] if str(error) else ''}"
+    return "accepted"
+
+
+def short(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{value.layout} {value.dtype} {'nested' if value.is_nested else list(value.shape)} {value.device}"
+    return repr(value)[:60].split(" at 0x")[0]
+
+
+def walk(only: list[str]) -> Iterator[str]:
+    for name, (function, good) in sorted(good_calls().items()):
+        if only and name not in only:
+            continue
+        print(f"# {name} {time.process_time():.0f}", file=sys.stderr, flush=True)
+        as_it_should_be = outcome(function, good)
+        if as_it_should_be not in ("accepted", None):
+            yield f"{name} as it should be: {as_it_should_be}"
+        for argument in inspect.signature(function).parameters if "<lambda>" not in repr(function) else good:
+            for value in ELSEWHERE.get((name, argument), BY_NAME.get(argument, [])):
+                wrong = outcome(function, {**good, argument: value})
+                if wrong is not None and not any(allowed(name, argument, value) for allowed in ALLOWED.values()):
+                    yield f"{name}({argument}={short(value)}): {wrong}"
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        start, n = time.process_time(), 0
+        for failure in walk(sys.argv[1:]):
+            print(failure, flush=True)
+            n += 1
+    print(f"{n} failures in {time.process_time() - start:.0f} s")
+    sys.exit(bool(n))

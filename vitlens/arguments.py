@@ -1,0 +1,229 @@
+"""The arguments of public functions, checked when a call begins: by what their annotation says, or by what their name means.
+
+Only what no model and no picture could make right is refused here: text where a number goes, block 1.7, a batch of 0.
+Whether a model has such a block, class or hook point is said where it is looked up.
+"""
+
+import functools
+import inspect
+import operator
+import os
+from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
+from types import NoneType, UnionType
+from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from torch import bool as torch_bool
+
+from vitlens.errors import InputError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Check = Callable[[str, Any], None]
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorates a public function: each argument is checked, as far as its annotation or its name says what it may be."""
+    signature = inspect.signature(function)
+    found = {name: check_of(parameter) for name, parameter in signature.parameters.items()}
+    checks = {name: check for name, check in found.items() if check is not None}
+
+    @functools.wraps(function)
+    def at_the_door(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError:
+            # Python's own sentence for an argument too many or too few names the function.
+            return function(*args, **kwargs)
+        for name, check in checks.items():
+            if name in given:
+                check(name, given[name])
+        return function(*args, **kwargs)
+
+    return at_the_door
+
+
+def check_of(parameter: inspect.Parameter) -> Check | None:
+    """What is checked of a parameter; nothing where neither its type nor its name says enough."""
+    annotation, name = parameter.annotation, parameter.name
+    is_union = get_origin(annotation) in (Union, UnionType)
+    kinds = set(get_args(annotation)) if is_union else {annotation}
+    check = _by_type(name, kinds - {NoneType}) or BY_NAME.get(name)
+    if check is None or NoneType not in kinds:
+        return check
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def _by_type(name: str, kinds: set[Any]) -> Check | None:
+    if kinds == {int}:
+        return whole(LEAST.get(name))
+    if kinds == {float}:
+        return number(LEAST.get(name))
+    if kinds == {bool}:
+        return flag
+    if kinds == {str}:
+        return text
+    if kinds and kinds <= {int, Sequence[int]}:
+        return numbers_of
+    ours = all(isinstance(kind, type) and kind.__module__.startswith("vitlens.") for kind in kinds)
+    return made_by(tuple(kinds)) if ours and kinds else None
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number: 3, also NumPy's or a tensor's, but not 3.0, True or "3"."""
+    if isinstance(value, bool) or (isinstance(value, Tensor) and (value.ndim or value.dtype == torch_bool)):
+        return False
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
+
+
+def whole(least: int | None = None) -> Check:
+    """A whole number, as generators and tensors take it."""
+    ends = "" if least is None else f" of at least {least}"
+
+    def check(name: str, value: Any) -> None:
+        if not is_whole(value) or (least is not None and value < least) or abs(int(value)) >= 2**63:
+            raise InputError(f"{name} is a whole number{ends}, not {short(value)}")
+
+    return check
+
+
+def number(least: int | None = None) -> Check:
+    """A finite number."""
+    ends = "" if least is None else f" of at least {least}"
+
+    def check(name: str, value: Any) -> None:
+        is_number = isinstance(value, (int, float, np.number)) or (isinstance(value, Tensor) and value.ndim == 0)
+        if isinstance(value, bool) or not is_number or not isfinite(value) or (least is not None and value < least):
+            raise InputError(f"{name} is a finite number{ends}, not {short(value)}")
+
+    return check
+
+
+def flag(name: str, value: Any) -> None:
+    """True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise InputError(f"{name} is True or False, not {short(value)}")
+
+
+def text(name: str, value: Any) -> None:
+    """One of some names; which, the function itself knows."""
+    if not isinstance(value, str):
+        raise InputError(f"{name} is a name, as text, not {short(value)}")
+
+
+def made_by(kinds: tuple[type, ...]) -> Check:
+    """An object of vitlens' own."""
+    named = " or ".join(sorted(kind.__name__ for kind in kinds))
+    makers = sorted({MAKERS[kind.__name__] for kind in kinds if kind.__name__ in MAKERS})
+    made = f", as {' or '.join(makers)} makes it" if makers else ""
+
+    def check(name: str, value: Any) -> None:
+        if not isinstance(value, kinds):
+            raise InputError(f"{name} is a {named}{made}, not {short(value)}")
+
+    return check
+
+
+def items(value: Any) -> list[Any]:
+    """Those of a list, tuple, range, tensor or array; anything else as the only one."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        return value.tolist() if value.ndim == 1 and not getattr(value, "is_meta", False) else [value]
+    return list(value) if isinstance(value, (list, tuple, range)) else [value]
+
+
+def numbers_of(name: str, value: Any) -> None:
+    """One or several whole numbers, by which the things that the argument is called by are counted."""
+    if not all(is_whole(item) for item in items(value)):
+        raise InputError(f"{name} are numbers, counted from 0: one of them or a list, not {short(value)}")
+
+
+def hook(name: str, value: Any) -> None:
+    """The name of a hook point, or a key as TransformerLens writes it."""
+    is_key = isinstance(value, tuple) and len(value) in (2, 3) and isinstance(value[0], str) and is_whole(value[1])
+    if not (isinstance(value, str) or is_key):
+        raise InputError(
+            f"{name} is the name of a hook point, such as 'resid_post5', or a key such as ('resid_post', 5), not "
+            f"{short(value)}"
+        )
+
+
+def names(name: str, value: Any) -> None:
+    """One or several names."""
+    if not all(isinstance(item, str) for item in items(value)):
+        raise InputError(f"{name} is a name, or a list of names, not {short(value)}")
+
+
+def metric(name: str, value: Any) -> None:
+    """Names or functions, as `vitlens.analysis.metrics` takes them."""
+    wanted = list(value.values()) if isinstance(value, Mapping) else items(value)
+    if not all(isinstance(one, str) or callable(one) for one in wanted):
+        raise InputError(
+            f"{name} is the name of a metric, a function of the logits, a list or a mapping of them, not {short(value)}"
+        )
+
+
+def classes(name: str, value: Any) -> None:
+    """Indices or names; which there are, the model knows."""
+    wanted = [] if isinstance(value, (Tensor, np.ndarray)) else items(value)
+    if not all(is_whole(item) or isinstance(item, str) for item in wanted):
+        raise InputError(
+            f"{name} are an index (a whole number) or a name, a list of them, or a tensor with those of each picture, not "
+            f"{short(value)}"
+        )
+
+
+def masks(name: str, value: Any) -> None:
+    """What masks are read from, where a set of tokens needs them."""
+    ours = type(value).__module__.startswith("vitlens.")
+    if not all(ours or isinstance(item, (Tensor, np.ndarray, str, os.PathLike, Image.Image)) for item in items(value)):
+        raise InputError(
+            f"{name} are a bool tensor [image, height, width], or a picture of the mask for each, not {short(value)}"
+        )
+
+
+def path(name: str, value: Any) -> None:
+    """A file's or folder's."""
+    if not isinstance(value, (str, os.PathLike)) or "\0" in str(value):
+        raise InputError(f"{name} is the path of a file or folder, not {short(value)}")
+
+
+def short(value: Any) -> str:
+    """A value as a sentence can hold it."""
+    if isinstance(value, (Tensor, np.ndarray)) and value.ndim:
+        return f"a {type(value).__name__} {list(value.shape)} of {value.dtype}"
+    written = " ".join(repr(value).split())
+    return f"{written[:57]}…" if len(written) > 60 else written
+
+
+#: The least of numbers that have one wherever an argument is called so.
+LEAST = {
+    **dict.fromkeys(("batch_size", "k", "n", "steps", "n_steps", "top_k", "n_images", "n_registers"), 1),
+    **dict.fromkeys(("n_memories", "n_features", "n_examples", "n_classes", "cka_rows", "workers"), 1),
+    **dict.fromkeys(("similarity_queries", "height", "width"), 1),
+    **dict.fromkeys(("seeds", "seed", "row", "column", "noise_scale"), 0),
+}
+#: What an argument of several possible types may be, wherever it is called so.
+BY_NAME: dict[str, Check] = {
+    **dict.fromkeys(("classes", "baseline_classes"), classes),
+    **dict.fromkeys(("hook", "hook_out"), hook),
+    **dict.fromkeys(("site", "sites", "methods", "metrics", "directions"), names),
+    "metric": metric,
+    "masks": masks,
+    "path": path,
+}
+#: Who makes what an argument is.
+MAKERS = {
+    "HookedViT": "HookedViT.from_timm",
+    "ClassLens": "class_lens",
+    "ClassTrace": "class_trace",
+    "Patching": "activation_patching",
+    "Circuit": "find_circuit",
+    "SparseAutoencoder": "load_sae",
+}
