@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -109,7 +110,7 @@ def evaluate_circuits(
     else:
         if sizes is not None:
             raise InputError("sizes= cuts circuits from scores: leave it out where the circuits are given")
-        given = list(scores) if isinstance(scores, (list, tuple)) else [scores]
+        given: list[Any] = list(scores) if isinstance(scores, (list, tuple)) else [scores]
         if not given:
             raise InputError("the list of circuits is empty")
         for circuit in given:

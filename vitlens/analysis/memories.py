@@ -326,15 +326,14 @@ def read_memories(
     model.require_classifier()
     with torch.no_grad():
         promoted = value_vectors(model, block, part) @ model.W_U
-    if memories is None:
-        memories = promoted.amax(dim=1).argsort(descending=True)
-    memories = items(memories)
-    if not memories:
+    strongest = promoted.amax(dim=1).argsort(descending=True)
+    chosen = items(strongest if memories is None else memories)
+    if not chosen:
         raise InputError("the list of memories is empty: name at least one, or pass None for all")
-    for memory in memories:
+    for memory in chosen:
         if not 0 <= memory < len(promoted):
             raise InputError(f"there is no memory {memory}: {part} of block {block} has 0 to {len(promoted) - 1}")
-    top = promoted[list(memories)].topk(min(k, promoted.shape[1]), dim=1)
+    top = promoted[chosen].topk(min(k, promoted.shape[1]), dim=1)
     rows = [
         {
             "memory": memory,
@@ -343,7 +342,7 @@ def read_memories(
             "class_name": model.class_label(index),
             "logit": logit,
         }
-        for memory, indices, logits in zip(memories, top.indices.tolist(), top.values.tolist(), strict=True)
+        for memory, indices, logits in zip(chosen, top.indices.tolist(), top.values.tolist(), strict=True)
         for place, (index, logit) in enumerate(zip(indices, logits, strict=True))
     ]
     return pd.DataFrame(rows)
