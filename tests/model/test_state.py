@@ -115,6 +115,7 @@ class InterruptAt:
 def test_an_interrupt_at_any_moment_leaves_gradients_and_hooks_as_they_were(model, images):
     random_numbers = torch.get_rng_state()
     calls = [
+        lambda: class_lens(model, images, 1),
         lambda: model.run_with_hooks(images, fwd_hooks=[("z", silence)]),
         lambda: model.run_with_cache(images, names_filter=["z", "pattern"]),
     ]

@@ -22,6 +22,7 @@ from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 
 REPLACEMENTS = ("zero", "mean", "resample", "noise")
 
@@ -31,6 +32,7 @@ class Ablation(Intervention):
     """What the metric changes by when a cell is ablated: `values`, `patched` minus `target`, in units of the metric."""
 
 
+@leaves_state
 @checked
 def activation_ablation(
     model: HookedViT,
@@ -103,6 +105,7 @@ def activation_ablation(
     )
 
 
+@leaves_state
 @checked
 def ablation_hooks(
     model: HookedViT,

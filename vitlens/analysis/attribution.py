@@ -21,6 +21,7 @@ from vitlens.analysis.classes import Classes, ClassSelection, select_classes
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 from vitlens.model.readout import LinearReadout, MaxReadout
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
 DIRECTIONS_AT_ONCE = 2**25
 
 
+@leaves_state
 def direct_logit_attribution(
     model: HookedViT,
     images: Pictures,

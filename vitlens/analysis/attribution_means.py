@@ -17,6 +17,7 @@ from vitlens.analysis.results import Result
 from vitlens.data.batches import PictureBatches, PictureSource, length_of
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 
 
 @dataclass(frozen=True, repr=False)
@@ -105,6 +106,7 @@ class AttributionMeans(Result):
         )
 
 
+@leaves_state
 def attribution_means(
     model: HookedViT,
     images: PictureSource | tuple[Tensor, Tensor],

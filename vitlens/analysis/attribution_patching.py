@@ -22,11 +22,13 @@ from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
 from vitlens.model.gradients import gradients_disabled
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 
 METHODS = ("gradient", "integrated_inputs", "integrated_activations", "atp_star")
 Activations = dict[str, Tensor]
 
 
+@leaves_state
 @checked
 @gradients_disabled()
 def attribution_patching(

@@ -23,6 +23,7 @@ from vitlens.arguments import checked, items, short
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 
 Masks = Bool[Tensor, "circuit writer reader"]
 
@@ -55,6 +56,7 @@ class CircuitCurve(Patching):
         return table
 
 
+@leaves_state
 @checked
 def evaluate_circuits(
     model: HookedViT,
@@ -141,6 +143,7 @@ def evaluate_circuits(
     )
 
 
+@leaves_state
 @checked
 def minimality(
     model: HookedViT,

@@ -19,6 +19,7 @@ from vitlens.arguments import checked, is_whole, short
 from vitlens.errors import InputError, nearest
 from vitlens.files import write_whole
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -144,6 +145,7 @@ class Circuit:
         return f"Circuit({self.model_name}: {len(self)} edges between {len(self.nodes)} nodes)"
 
 
+@leaves_state
 @checked
 def find_circuit(
     model: HookedViT,

@@ -10,8 +10,10 @@ from vitlens.arguments import checked
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 
 
+@leaves_state
 @checked
 def confusing_donors(
     model: HookedViT, images: Pictures, candidates: Pictures, classes: Classes = None

@@ -25,10 +25,12 @@ from vitlens.arguments import checked
 from vitlens.data.pictures import Pictures
 from vitlens.model.gradients import gradients_disabled
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 
 METHODS = ("gradient", "integrated_inputs")
 
 
+@leaves_state
 @checked
 @gradients_disabled()
 def edge_attribution_patching(

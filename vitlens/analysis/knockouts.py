@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -18,6 +19,7 @@ from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 
 HOW = ("zero", "renormalise", "mean", "other")
 #: Pictures whose edges are laid out together, to see whether a query would be left without a key.
@@ -46,6 +48,7 @@ PUBLISHED = {
 }
 
 
+@leaves_state
 def knockout_hooks(
     model: HookedViT,
     images: Pictures,
@@ -93,6 +96,7 @@ def knockout_hooks(
     return _hooks(cut, how, patterns)
 
 
+@leaves_state
 def knockout_attention(
     model: HookedViT,
     images: Pictures,

@@ -18,6 +18,7 @@ from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
 from vitlens.model.hook_points import Reader
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 
 SITES = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 MODEL_READING = "pooled"
@@ -102,6 +103,7 @@ class ClassLens(Result):
         return [self.class_names[i] if self.class_names else f"class {i}" for i in indices]
 
 
+@leaves_state
 def class_lens(
     model: HookedViT,
     images: Pictures,

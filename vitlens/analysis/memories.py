@@ -26,6 +26,7 @@ from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.block import PostNormBlock
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 from vitlens.model.linear import effective_weight
 
 PARTS = ("attn", "mlp")
@@ -138,6 +139,7 @@ class MemoryObserver:
         return note
 
 
+@leaves_state
 @checked
 def key_value_agreement(
     model: HookedViT,
@@ -233,6 +235,7 @@ def _agreement(
     }
 
 
+@leaves_state
 @checked
 def class_value_agreement(
     model: HookedViT, blocks: Sequence[int] | None = None, paper_compat: bool = False
@@ -308,6 +311,7 @@ def extreme_value_baseline(n_values: int, d: int) -> float:
     return float(1 - np.trapezoid(below**n_values, x))
 
 
+@leaves_state
 @checked
 def read_memories(
     model: HookedViT, block: int, part: str = "mlp", memories: int | Sequence[int] | None = None, k: int = 5

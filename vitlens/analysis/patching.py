@@ -13,8 +13,10 @@ from vitlens.arguments import checked
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 
 
+@leaves_state
 @checked
 def activation_patching(
     model: HookedViT,

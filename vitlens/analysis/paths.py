@@ -24,8 +24,10 @@ from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 
 
+@leaves_state
 @checked
 def path_patching(
     model: HookedViT,

@@ -16,6 +16,7 @@ from vitlens.errors import InputError, require_seed, require_whole
 from vitlens.heatmaps.precision import careful, require_finite_logits
 from vitlens.heatmaps.rows import rows_at_once
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 
 DIRECTIONS = ("negative", "positive")
 #: Correctness and probability of the class, [direction, image, removed].
@@ -64,6 +65,7 @@ def removal_steps(n_patches: int, n_steps: int | None) -> list[int]:
     return sorted({round(i * n_patches / n_steps) for i in range(n_steps + 1)})
 
 
+@leaves_state
 def perturbation_test(
     model: HookedViT,
     images: Pictures,

@@ -22,6 +22,7 @@ from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.extra_registers import RegisteredViT, add_registers
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,6 +92,7 @@ class RegisterShift(Result):
 Neurons = RegisterNeurons | Sequence[tuple[int, int]]
 
 
+@leaves_state
 @checked
 def find_register_neurons(
     model: HookedViT,
@@ -183,6 +185,7 @@ def find_register_neurons(
     )
 
 
+@leaves_state
 @checked
 def test_time_registers(model: HookedViT, neurons: Neurons, n_registers: int = 1) -> RegisteredViT:  # noqa: PT028
     """A new model with untrained tokens that take over what these neurons fire at the patches.
@@ -234,6 +237,7 @@ def test_time_registers(model: HookedViT, neurons: Neurons, n_registers: int = 1
 test_time_registers.__test__ = False  # type: ignore[attr-defined]  # its name is the paper's, and pytest's for a test
 
 
+@leaves_state
 @checked
 def register_shift(
     model: HookedViT,

@@ -16,6 +16,7 @@ from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 
 HOW = ("remove", "zero", "mean", "blur", "other")
 
@@ -49,6 +50,7 @@ class TokenAblation:
         return self.logits.argmax(dim=-1) == self.classes
 
 
+@leaves_state
 def ablate_tokens(
     model: HookedViT,
     images: Pictures,
@@ -104,7 +106,7 @@ def ablate_tokens(
 
 
 def _patches(
-    model: HookedViT, tokens: TokenSet, run: PictureRun, masks: Tensor | np.ndarray | None
+    model: HookedViT, tokens: TokenSet, run: PictureRun, masks: MaskInput | None
 ) -> Bool[Tensor, "image patch"]:
     """The patches that go."""
     n_prefix = model.cfg.n_prefix_tokens

@@ -25,6 +25,7 @@ from vitlens.model.attention import DifferentialAttention
 from vitlens.model.block import AnyBlock, PostNormBlock
 from vitlens.model.gradients import outside_inference
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 
 LOSSES = ("cross_entropy", "logit", "double_softmax")
 
@@ -105,6 +106,7 @@ class ProjectionGradientObserver:
         return vmap(lambda upstream: pull(upstream)[0])(_loss_gradients(logits, classes, loss))
 
 
+@leaves_state
 def projection_gradient(
     model: HookedViT,
     images: Pictures,
@@ -172,6 +174,7 @@ def projection_gradient(
     )
 
 
+@leaves_state
 def gradient_rollout(
     model: HookedViT,
     images: Pictures,

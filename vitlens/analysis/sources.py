@@ -14,6 +14,7 @@ from vitlens.arguments import checked, short
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 
 Activations = Mapping[str, Tensor]
 
@@ -106,6 +107,7 @@ class Given:
         raise InputError(f"the tensors given hold none for {name}: their keys are block numbers or hook names")
 
 
+@leaves_state
 @checked
 def mean_activations(
     model: HookedViT,

@@ -16,6 +16,7 @@ from vitlens.analysis.ranks import no_rank, rank_of
 from vitlens.data.pictures import Pictures
 from vitlens.model.hook_points import Reader
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 
 #: The sites whose whole projection is needed: the stream after a block, and what attention and MLP wrote alone.
 FULL_SITES = ("attn_out", "mlp_out", "resid_post")
@@ -116,6 +117,7 @@ class TraceObserver:
         return Reader(read)
 
 
+@leaves_state
 def class_trace(
     model: HookedViT,
     images: Pictures,

@@ -16,9 +16,11 @@ from torch import Tensor
 from vitlens.data.demo_files import demo_folder
 from vitlens.data.masks import read_labels
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 from vitlens.model.provenance import Provenance
 
 
+@leaves_state
 def load_demo_model() -> HookedViT:
     """The demo's ViT, trained by experiments/train_demo_model.py."""
     folder = demo_folder()
@@ -63,6 +65,7 @@ class DemoPictures:
         return slice(1, None, 2)
 
 
+@leaves_state
 def load_demo_pictures(model: HookedViT) -> DemoPictures:
     """The demo's pictures as the demo model reads them, with everything that is known about them."""
     folder = demo_folder()
@@ -78,6 +81,7 @@ def load_demo_pictures(model: HookedViT) -> DemoPictures:
     )
 
 
+@leaves_state
 def load_demo() -> tuple[
     HookedViT,
     Float[Tensor, "picture 3 height width"],

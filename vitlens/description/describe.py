@@ -18,8 +18,10 @@ from vitlens.description.tokens import TokenLayout, token_layout
 from vitlens.errors import InputError
 from vitlens.model.hook_points import Reader
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 
 
+@leaves_state
 def describe(
     model: HookedViT,
     images: PictureSource,

@@ -15,12 +15,14 @@ from vitlens.explorer.explorer import Explorer
 from vitlens.explorer.measure import check_size, measure
 from vitlens.files import check_writable
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 from vitlens.report.seen import picture_fact
 
 # What Chromium, Firefox and Safari all still open: their longest string is about twice as long.
 MOST_BYTES = 384 * 2**20
 
 
+@leaves_state
 def explore(
     model: HookedViT,
     images: Pictures,

@@ -23,6 +23,7 @@ from vitlens.features.places import Place, chosen_rows, fit, read_places, suffix
 from vitlens.features.with_sae import SplicedDictionary, ends, paired_rows
 from vitlens.model.hook_points import HookName
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 
 RUNS = ("clean", "sae", "zero", "mean")
 
@@ -86,6 +87,7 @@ class _Reconstruction:
         }
 
 
+@leaves_state
 @checked
 def evaluate_sae(
     model: HookedViT,

@@ -24,6 +24,7 @@ from vitlens.features.with_sae import ends, paired_rows
 from vitlens.model.gradients import gradients_disabled, outside_inference
 from vitlens.model.hook_points import HookName, Reader
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 
 METHODS = ("gradient", "integrated", "direct")
 
@@ -61,6 +62,7 @@ class _Parts:
     error: Float[Tensor, "image token ..."]
 
 
+@leaves_state
 @checked
 @gradients_disabled()
 def feature_attribution(

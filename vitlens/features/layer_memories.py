@@ -14,6 +14,7 @@ from vitlens.data.batches import PictureSource
 from vitlens.features.dictionary import Transcoder
 from vitlens.features.top_patches import TopPatches, top_patches
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 
 
 class LayerMemories(Transcoder):
@@ -42,6 +43,7 @@ class LayerMemories(Transcoder):
         return x.to(self.W_enc).clamp(min=0)
 
 
+@leaves_state
 @checked
 def top_memory_patches(
     model: HookedViT,

@@ -18,6 +18,7 @@ from vitlens.features.places import STREAM_WIDE, Place, read_places
 from vitlens.features.with_sae import ends, paired_rows
 from vitlens.model.hook_points import HookName
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 
 N_BINS = 40
 
@@ -115,6 +116,7 @@ class _Tops:
         self.counts.index_put_((columns, bins), torch.ones_like(bins), accumulate=True)
 
 
+@leaves_state
 @checked
 def top_patches(
     model: HookedViT,

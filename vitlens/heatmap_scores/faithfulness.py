@@ -21,6 +21,7 @@ from vitlens.heatmap_scores.result import Faithfulness
 from vitlens.heatmaps.precision import careful, require_finite_logits
 from vitlens.heatmaps.rows import rows_at_once
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 
 DEFAULT_METRICS = ("deletion", "insertion", "negative", "positive")
 
@@ -33,6 +34,7 @@ class Scores:
     outcomes: dict[str, Outcome]
 
 
+@leaves_state
 def faithfulness(
     model: HookedViT,
     images: Pictures,

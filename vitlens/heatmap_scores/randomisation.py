@@ -21,6 +21,7 @@ from vitlens.heatmaps.heatmap import find_method, heatmap
 from vitlens.heatmaps.precision import careful, require_finite_logits
 from vitlens.heatmaps.rows import MOST_PICTURES, rows_at_once
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 
 
 def randomisation(bench: Bench, scored: ScoredMap, masks: Masks | None = None, *, seed: int = 0) -> Tensor:
@@ -46,6 +47,7 @@ class Randomisation(Result):
     `depth` saying what was drawn anew, from nothing to everything."""
 
 
+@leaves_state
 def randomisation_test(
     model: HookedViT,
     images: Pictures,

@@ -19,6 +19,7 @@ from vitlens.heatmap_scores.faithfulness import bench_of, check_masks
 from vitlens.heatmap_scores.localisation import patch_auroc
 from vitlens.heatmap_scores.maps import Maps, ScoredMap, read_maps
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 
 #: Pixels of the object above the threshold, beside it above, of the object below, beside it below.
 COUNTS = ("true_positive", "false_positive", "false_negative", "true_negative")
@@ -65,6 +66,7 @@ class Segmentation(Result):
         return self.summary()
 
 
+@leaves_state
 def segmentation(
     model: HookedViT,
     images: Pictures,

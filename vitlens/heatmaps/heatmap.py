@@ -22,6 +22,7 @@ from vitlens.heatmaps.precision import careful, require_finite, require_finite_l
 from vitlens.heatmaps.rows import MOST_PICTURES, rows_at_once
 from vitlens.model.gradients import outside_inference
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,6 +65,7 @@ class Heatmap(Result):
         return [divmod(patch, self.values.shape[2]) for patch in order]
 
 
+@leaves_state
 def heatmap(
     model: HookedViT,
     images: Pictures,

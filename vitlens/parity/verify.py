@@ -18,6 +18,7 @@ from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.files import write_whole
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 from vitlens.model.loading import build_timm
 from vitlens.model.placement import read_device
 from vitlens.parity.measure import MODES, differences, port_sites, timm_sites
@@ -80,6 +81,7 @@ class ParityReport:
         return f"ParityReport({self.model}, {self.weights}: {verdict})\n{self.summary().to_string(index=False)}"
 
 
+@leaves_state
 def verify(
     name: str,
     *,

@@ -21,6 +21,7 @@ from vitlens.data.pictures import Preprocessing
 from vitlens.errors import InputError
 from vitlens.files import as_path
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.leaves_state import leaves_state
 from vitlens.study.experiment import Arrays, Batch, Context, Experiment, Tables
 from vitlens.study.experiments.attention_knockout import AttentionKnockout
 from vitlens.study.experiments.class_change import ClassChange
@@ -63,6 +64,7 @@ class Outcome:
     folder: Path
 
 
+@leaves_state
 def run_study(
     model: HookedViT,
     settings: StudySettings,
