@@ -1,7 +1,9 @@
 """What a HookedViT may be given: each check raises the sentence that tells what was wrong."""
 
+import operator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +19,7 @@ def check_images(images: Any, cfg: HookedViTConfig, dtype: torch.dtype, pads: bo
     channels, (height, width) = cfg.n_channels, cfg.image_size
     if not isinstance(images, Tensor):
         raise InputError(f"a model reads tensors, not {type(images).__name__}: use model.to_images on pictures")
+    check_dense(images, "pictures")
     if images.ndim != 4:
         raise InputError(f"pictures have the shape [batch, {channels}, height, width], not {list(images.shape)}")
     if images.shape[1] != channels:
@@ -37,20 +40,77 @@ def check_images(images: Any, cfg: HookedViTConfig, dtype: torch.dtype, pads: bo
             "do not fill: resize them, or load the model with dynamic_img_pad=True"
         )
     _check_values(images, "pictures", dtype)
-    return images
+    return for_autograd(images)
 
 
 def check_stream(stream: Any, cfg: HookedViTConfig, dtype: torch.dtype) -> Tensor:
     """Raises InputError unless `stream` is a residual stream [batch, tokens, d_model], and finite."""
     if not isinstance(stream, Tensor):
         raise InputError(f"start_at_layer takes the residual stream as a tensor, not {type(stream).__name__}")
+    check_dense(stream, "the residual stream")
     if stream.ndim != 3 or stream.shape[-1] != cfg.d_model:
         raise InputError(
             f"start_at_layer takes the residual stream [batch, tokens, {cfg.d_model}] that enters the block, "
             f"not {list(stream.shape)}"
         )
     _check_values(stream, "stream's values", dtype)
-    return stream
+    return for_autograd(stream)
+
+
+def check_dense(x: Tensor, what: str) -> None:
+    """Raises InputError for sparse and nested tensors."""
+    kind = "nested" if x.is_nested else "sparse" if x.layout != torch.strided else None
+    if kind is not None:
+        raise InputError(f"a model reads dense tensors, and {what} came as a {kind} one: use .to_dense() or padding")
+
+
+def check_device(given: Any, device: torch.device) -> None:
+    """Raises InputError where tensors do not lie where the model computes."""
+    for x in given.values() if isinstance(given, dict) else [given]:
+        if isinstance(x, Tensor) and x.device != device:
+            raise InputError(f"what the model was given is on {x.device}, and the model on {device}: use .to(model.device)")
+
+
+def for_autograd(x: Tensor) -> Tensor:
+    """The same values in a tensor that autograd takes: a copy of one that was made under torch.inference_mode."""
+    return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x
+
+
+def check_labels(labels: Any, n_images: int, n_classes: int, device: torch.device) -> Tensor:
+    """The class indices [batch] of a loss, where the logits are.
+
+    Raises:
+        InputError: anything but one whole number for each picture; a class that the model does not have.
+    """
+    if labels is None:
+        raise InputError('return_type="loss" needs labels=, the class indices [batch]')
+    try:
+        chosen = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        chosen = torch.empty(0, dtype=torch.float)
+    whole = not (chosen.is_floating_point() or chosen.is_complex() or chosen.dtype == torch.bool)
+    if not whole or tuple(chosen.shape) != (n_images,):
+        got = f"{list(labels.shape)} of {labels.dtype}" if isinstance(labels, Tensor) else repr(labels)
+        raise InputError(f"labels= are the class indices of {n_images} pictures, a tensor [{n_images}], not {got}")
+    if not (chosen.is_meta or torch.compiler.is_compiling()):
+        for bad in chosen[(chosen < 0) | (chosen >= n_classes)][:1].tolist():
+            raise InputError(f"there is no class {bad}, which labels= names: the model has classes 0 to {n_classes - 1}")
+    return chosen.to(device).long()
+
+
+def whole_number(given: Any, what: str) -> int:
+    """A whole number, of Python, NumPy or torch, as an int.
+
+    Raises:
+        InputError: anything else: 1.0, True, "1".
+    """
+    is_bool = isinstance(given, (bool, np.bool_)) or getattr(given, "dtype", None) == torch.bool
+    try:
+        if is_bool:
+            raise TypeError
+        return operator.index(given)
+    except (TypeError, RuntimeError):
+        raise InputError(f"{what} is a whole number, not {given!r}") from None
 
 
 def _check_values(x: Tensor, what: str, dtype: torch.dtype) -> None:

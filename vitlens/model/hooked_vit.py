@@ -1,6 +1,6 @@
 """HookedViT: a timm vision transformer, every intermediate value readable and writable by name."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from vitlens.errors import InputError
 from vitlens.model.cache_size import CacheSize, cache_size
 from vitlens.model.caching import NamedHooks
 from vitlens.model.capabilities import capabilities
-from vitlens.model.checks import check_stream
+from vitlens.model.checks import check_device, check_labels, check_stream, whole_number
 from vitlens.model.classifier import ClassEmbeddings
 from vitlens.model.finite import require_finite
 from vitlens.model.hook_points import NO_TOKENS, HookName, NamesFilter, expose, hook_point
@@ -211,12 +211,16 @@ class HookedViT(
             grid: rows and columns of patches of a stream given, where they are not the model's own (rotary positions).
 
         Raises:
-            InputError: wrong size or channels, NaN, a block that does not exist; a run that ends in NaN or infinite
-                values (in a run that a hook edits this is a warning).
+            InputError: wrong size or channels, NaN, a block that does not exist, or blocks that run backwards; labels that
+                are not one class for each picture; probabilities or the loss of a model with a single output; a run that ends
+                in NaN or infinite values (in a run that a hook edits this is a warning).
         """
-        end = self.cfg.n_layers
-        first = 0 if start_at_layer is None else end if start_at_layer == end else self.block_index(start_at_layer)
-        last = end if stop_at_layer in (None, end) else self.block_index(stop_at_layer)
+        first, last = self._blocks_to_run(start_at_layer, stop_at_layer)
+        if return_type not in ("logits", "probs", "loss", "features", None):
+            raise InputError(f'return_type is "logits", "probs", "loss", "features" or None, not {return_type!r}')
+        if return_type in ("probs", "loss") and stop_at_layer is None and self.cfg.n_classes == 1:
+            self.require_choice("a probability" if return_type == "probs" else "a cross-entropy")
+        check_device(images, self.device)
         if start_at_layer is None:
             pictures = self.check_images(images)
             layout = self.embed.layout(pictures)
@@ -235,17 +239,23 @@ class HookedViT(
             return require_finite(pooled, "features", self, entering, layout, blocks)
         logits = expose(self.hook_logits, self._classify(features))
         require_finite(logits, "logits", self, entering, layout, blocks)
-        if return_type == "logits":
-            return logits
         if return_type == "probs":
             return logits.softmax(dim=-1)
         if return_type == "loss":
-            if labels is None:
-                raise InputError('return_type="loss" needs labels=, the class indices [batch]')
-            return nn.functional.cross_entropy(logits, labels)
-        if return_type is None:
-            return None
-        raise InputError(f'return_type is "logits", "probs", "loss", "features" or None, not {return_type!r}')
+            return nn.functional.cross_entropy(logits, check_labels(labels, *logits.shape, logits.device))
+        return None if return_type is None else logits
+
+    def _blocks_to_run(self, start: int | None, stop: int | None) -> tuple[int, int]:
+        """The first block to run and the one before which the run ends; the number of blocks stands for their end."""
+        end = self.cfg.n_layers
+
+        def place(layer: int) -> int:
+            return end if whole_number(layer, "a block") == end else self.block_index(layer)
+
+        first, last = 0 if start is None else place(start), end if stop is None else place(stop)
+        if first > last:
+            raise InputError(f"a run from block {first} to block {last} goes backwards: start_at_layer comes first")
+        return first, last
 
     def _embed_images(self, images: Any) -> Float[Tensor, "batch tokens d"]:
         patches = self.hook_patch_embed(self.embed.patches(images))
@@ -277,10 +287,10 @@ class HookedViT(
         Raises:
             InputError: there is no such block.
         """
-        n_layers = self.cfg.n_layers
-        if not -n_layers <= layer < n_layers:
-            raise InputError(f"there is no block {layer}: the model has blocks 0 to {n_layers - 1}")
-        return layer % n_layers
+        n_layers, wanted = self.cfg.n_layers, whole_number(layer, "a block")
+        if not -n_layers <= wanted < n_layers:
+            raise InputError(f"there is no block {wanted}: the model has blocks 0 to {n_layers - 1}")
+        return wanted % n_layers
 
     def block_indices(self, layers: int | Sequence[int] | None) -> list[int]:
         """Several blocks' numbers, or a single one, each as `block_index`; None means all.
@@ -288,8 +298,10 @@ class HookedViT(
         Raises:
             InputError: there is no such block, or the list is empty.
         """
-        layers = [layers] if isinstance(layers, int) else layers
-        chosen = list(range(self.cfg.n_layers)) if layers is None else [self.block_index(layer) for layer in layers]
+        if layers is None:
+            return list(range(self.cfg.n_layers))
+        several = isinstance(layers, Iterable) and not isinstance(layers, str) and getattr(layers, "ndim", 1)
+        chosen = [self.block_index(layer) for layer in (layers if several else [layers])]  # type: ignore[union-attr,list-item]
         if not chosen:
             raise InputError("the list of blocks is empty: name at least one, or pass None for all")
         return chosen

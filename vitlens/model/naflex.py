@@ -9,6 +9,7 @@ from timm.models.naflexvit import batch_patchify, create_attention_mask
 from torch import Tensor
 
 from vitlens.errors import InputError
+from vitlens.model.checks import check_dense, for_autograd
 from vitlens.model.embedding import Embedding, Grid
 from vitlens.model.positions import Layout
 
@@ -111,7 +112,9 @@ def check_patch_input(images: dict[str, Any], dtype: torch.dtype) -> dict[str, T
             f"patches cut beforehand come as a dictionary of the tensors {', '.join(PATCH_INPUT)}: "
             f"{', '.join(missing)} is missing"
         )
-    patches, coordinates, valid = (images[name] for name in PATCH_INPUT)
+    for name in PATCH_INPUT:
+        check_dense(images[name], name)
+    patches, coordinates, valid = (for_autograd(images[name]) for name in PATCH_INPUT)
     if patches.ndim not in (3, 5) or coordinates.shape != (*patches.shape[:2], 2) or valid.shape != patches.shape[:2]:
         raise InputError(
             "patches are [batch, patches, pixels], patch_coord [batch, patches, 2] and patch_valid [batch, patches], "
@@ -121,7 +124,7 @@ def check_patch_input(images: dict[str, Any], dtype: torch.dtype) -> dict[str, T
         raise InputError(f"the patches are {patches.dtype}, the model computes in {dtype}: use .to(dtype)")
     if not patches.isfinite().all():
         raise InputError("the patches contain NaN or infinite values")
-    return {name: images[name] for name in PATCH_INPUT}
+    return dict(zip(PATCH_INPUT, (patches, coordinates, valid), strict=True))
 
 
 def read_validity(

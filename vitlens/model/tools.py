@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -10,6 +11,7 @@ from transformer_lens import FactoredMatrix
 from transformer_lens.utilities import composition_scores
 
 from vitlens.errors import InputError
+from vitlens.model.checks import whole_number
 from vitlens.model.config import HookedViTConfig
 
 
@@ -22,7 +24,14 @@ class TransformerLensTools:
     def accumulated_bias(
         self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True
     ) -> Float[Tensor, "d"]:
-        """The sum of all output biases that the stream which enters block `layer` has received (its MLP: `mlp_input`)."""
+        """The sum of all output biases that the stream which enters block `layer` has received (its MLP: `mlp_input`).
+
+        Raises:
+            InputError: there is no such block; the number of blocks stands for the end of the last.
+        """
+        last = len(self.blocks) - mlp_input
+        if not 0 <= whole_number(layer, "a block") <= last:
+            raise InputError(f"the biases before block {layer} were asked for: the model has blocks 0 to {last}")
         chosen = list(self.blocks[:layer])
         biases = [block.attn.b_O for block in chosen]
         if include_mlp_biases:
@@ -42,11 +51,18 @@ class TransformerLensTools:
         return self.W_U.T[self.class_ids(tokens)]  # type: ignore[attr-defined]
 
     def class_ids(self, classes: Any) -> Tensor:
-        """Class indices, in the shape given: an index or name gives a number, a list or tensor of them a tensor."""
-        if isinstance(classes, Tensor):
+        """Class indices, in the shape given: an index or name gives a number, a list or tensor of them a tensor.
+
+        Raises:
+            InputError: no such class, or what is neither index nor name; no classes at all; lists of several lengths.
+        """
+        if isinstance(classes, (Tensor, np.ndarray)):
             classes = classes.tolist()
         if isinstance(classes, Sequence) and not isinstance(classes, str):
-            return torch.stack([self.class_ids(item) for item in classes])
+            ids = [self.class_ids(item) for item in classes]
+            if not ids or any(other.shape != ids[0].shape for other in ids):
+                raise InputError(f"classes are an index, a name, or lists of them of one length, not {classes!r}")
+            return torch.stack(ids)
         return torch.tensor(self.class_index(classes))  # type: ignore[attr-defined]
 
     def to_single_token(self, name: str) -> int:
