@@ -79,7 +79,9 @@ def direct_logit_attribution(
         PathAttribution for the finer units; what these do not split is in their `elsewhere`, by the same labels.
 
     Raises:
-        InputError: an unknown unit or class, a model without a classifier.
+        InputError: an unknown unit or class, a model without a classifier; a hook that edits what this unit cannot see.
+            Under `model.hooks` the run is attributed as it is hooked, a head of zeros gets nothing from anywhere, and
+            what no component wrote (an edited residual stream) is refused.
 
     Source: METHODS.md notation, TRANSFORMERLENS' direct_logit_attribution with the affine norm and pooling included;
     Elhage et al. 2021 (A Mathematical Framework for Transformer Circuits) for virtual heads.
@@ -113,7 +115,7 @@ def _attribute(
     grid = model.embed.grid(*pictures.shape[-2:])
     tokens = _token_names(model, grid)
     with torch.no_grad():
-        kept, stream, all_logits = run(model, pictures, UNITS[unit].wanted(model))
+        kept, stream, all_logits = run(model, pictures, UNITS[unit].wanted(model), unit)
         selection = select_classes(model, classes, len(pictures), lambda: all_logits)
         logits = selection.take(all_logits)
         baseline = None

@@ -9,8 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
+from vitlens.analysis.attribution_edits import silenced, watched
 from vitlens.model.attention import DifferentialAttention
 from vitlens.model.block import AnyBlock, PostNormBlock, written_by_heads
+from vitlens.model.edits import watch_edits
 from vitlens.model.hook_points import Reader
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.readout import ChosenReadout
@@ -116,8 +118,16 @@ def wanted_pattern(model: HookedViT, block: int) -> Wanted:
     return wanted
 
 
-def run(model: HookedViT, pictures: Tensor, wanted: Wanted) -> tuple[Kept, Tensor, Float[Tensor, "image classes"]]:
-    """What was wanted, in the order of the forward; the last residual stream where it is read; the logits."""
+def run(
+    model: HookedViT, pictures: Tensor, wanted: Wanted, unit: str
+) -> tuple[Kept, Tensor, Float[Tensor, "image classes"]]:
+    """What was wanted, in the order of the forward; the last residual stream where it is read; the logits.
+
+    Heads that hooks of the user silence at z are shut by a gate (`hook_gate`), also where the model has none.
+
+    Raises:
+        InputError: hooks of the user edit what the unit cannot see.
+    """
     kept: Kept = {}
     final = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
     wanted = {**wanted, final: first_tokens(n_read(model))}
@@ -125,7 +135,10 @@ def run(model: HookedViT, pictures: Tensor, wanted: Wanted) -> tuple[Kept, Tenso
     def keep(activation: Tensor, hook: HookPoint) -> None:
         kept[str(hook.name)] = wanted[str(hook.name)](activation).clone()
 
-    logits = model.run_with_hooks(pictures, fwd_hooks=[(name, Reader(keep)) for name in wanted])
+    with watch_edits(model, watched(model, unit)) as edits:
+        logits = model.run_with_hooks(pictures, fwd_hooks=[(name, Reader(keep)) for name in wanted])
+    for name, mask in silenced(edits, unit, slice(n_read(model))).items():
+        kept[name] = kept[name] * mask if name in kept else mask
     stream = kept.pop(final)
     return kept, stream, logits
 

@@ -9,7 +9,7 @@ from transformer_lens import ActivationCache
 from transformer_lens.utilities import Slice, SliceInput
 
 from vitlens.errors import InputError
-from vitlens.model.hook_points import resolve_names
+from vitlens.model.hook_points import HookName, resolve_names
 
 
 class ViTActivationCache(ActivationCache):
@@ -38,9 +38,12 @@ class ViTActivationCache(ActivationCache):
             return self.cache_dict[key]
         names = resolve_names(key, self.cache_dict, self.model.cfg.n_layers)
         if len(names) > 1:
+            blocks = {name.split(".")[1] for name in names if name.startswith("blocks.")}
+            needs_block = isinstance(key, str) and len(blocks) > 1
+            advice = f"the block, as in cache[{key!r}, 0], or use stack_activation" if needs_block else "which by its name"
+            shown = ", ".join(names[:4])
             raise InputError(
-                f"{key!r} stands for {len(names)} activations ({names[0]}, …): say the block, "
-                f"as in cache[{key!r}, 0], or use stack_activation"
+                f"{key!r} stands for {len(names)} activations ({shown}{', …' if len(names) > 4 else ''}): say {advice}"
             )
         return self.cache_dict[names[0]]
 
@@ -220,13 +223,31 @@ class ViTActivationCache(ActivationCache):
     def logit_lens(self, **kwargs: Any) -> Any:
         raise InputError("TransformerLens' logit_lens is for language models: use vitlens.class_lens(model, images)")
 
-    def prefix(self, x: Float[Tensor, "*batch tokens d"]) -> Float[Tensor, "*batch prefix d"]:
-        """The class, distillation and register tokens of [..., tokens, d]."""
-        return x[..., : self.model.cfg.n_prefix_tokens, :]
+    def prefix(self, x: Float[Tensor, "*batch tokens d"] | HookName) -> Float[Tensor, "*batch prefix d"]:
+        """The class, distillation and register tokens of [..., tokens, d], or of the activation of that name.
 
-    def patches(self, x: Float[Tensor, "*batch tokens d"]) -> Float[Tensor, "*batch rows columns d"]:
-        """The patch tokens of [..., tokens, d] on the picture's grid."""
-        return x[..., self.model.cfg.n_prefix_tokens :, :].unflatten(-2, self.grid_size)
+        Raises:
+            InputError: as `patches`.
+        """
+        return self._whole_sequence(x)[..., : self.model.cfg.n_prefix_tokens, :]
+
+    def patches(self, x: Float[Tensor, "*batch tokens d"] | HookName) -> Float[Tensor, "*batch rows columns d"]:
+        """The patch tokens of [..., tokens, d], or of the activation of that name, on the picture's grid.
+
+        Raises:
+            InputError: the axis before the last does not run over all tokens.
+        """
+        return self._whole_sequence(x)[..., self.model.cfg.n_prefix_tokens :, :].unflatten(-2, self.grid_size)
+
+    def _whole_sequence(self, x: Tensor | HookName) -> Float[Tensor, "*batch tokens d"]:
+        activation = x if isinstance(x, Tensor) else self[x]
+        n_prefix, (rows, columns) = self.model.cfg.n_prefix_tokens, self.grid_size
+        if activation.ndim < 2 or activation.shape[-2] != n_prefix + rows * columns:
+            raise InputError(
+                f"patches and prefix cut [..., tokens, d] with {n_prefix + rows * columns} tokens "
+                f"({n_prefix} + {rows} × {columns}), not {list(activation.shape)}"
+            )
+        return activation
 
 
 def _as_slice(cut: Slice | SliceInput) -> Slice:

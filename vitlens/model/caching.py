@@ -86,9 +86,9 @@ class NamedHooks(HookedRootModule):
         Raises:
             InputError: a name that matches nothing, or one that this run did not reach.
         """
-        n_images = len(next(iter(images.values())) if isinstance(images, dict) else images)
-        if remove_batch_dim and n_images != 1:
-            raise InputError(f"remove_batch_dim needs a single picture, not {n_images}")
+        pictures = next(iter(images.values()), None) if isinstance(images, dict) else images
+        if remove_batch_dim and isinstance(pictures, Tensor) and pictures.ndim and len(pictures) != 1:
+            raise InputError(f"remove_batch_dim needs a single picture, not {len(pictures)}")
         names = resolve_names(names_filter, self.hook_dict)
         cache, fwd_hooks, bwd_hooks = self.get_caching_hooks(
             names, incl_bwd, device, remove_batch_dim, pos_slice=pos_slice
@@ -117,12 +117,15 @@ class NamedHooks(HookedRootModule):
     ) -> tuple[dict[str, Tensor], list, list]:
         """TransformerLens' caching hooks; tokens are cut along the axis that each hook point declares."""
         cache = {} if cache is None else cache
-        cut = Slice.unwrap(pos_slice)
+        try:
+            cut = Slice.unwrap(pos_slice)
+        except ValueError:
+            raise InputError(f"pos_slice is a token, a slice or a list of tokens, not {pos_slice!r}") from None
 
         def save(activation: Tensor, hook: HookPoint, suffix: str) -> None:
             kept = activation.detach()
             if hook.pos_dim != NO_TOKENS:
-                kept = cut.apply(kept, dim=hook.pos_dim)  # type: ignore[arg-type]
+                kept = _cut(kept, hook, cut, pos_slice)
             kept = kept.to(device)
             cache[f"{hook.name}{suffix}"] = kept[0] if remove_batch_dim else kept
 
@@ -139,3 +142,12 @@ class NamedHooks(HookedRootModule):
             )
         leaves = [parameter for parameter in self.parameters() if parameter.requires_grad]
         torch.autograd.grad(output.squeeze(), leaves, allow_unused=True)
+
+
+def _cut(activation: Tensor, hook: HookPoint, cut: Slice, asked: Slice | SliceInput) -> Tensor:
+    try:
+        return cut.apply(activation, dim=hook.pos_dim)  # type: ignore[arg-type]
+    except IndexError:
+        raise InputError(
+            f"pos_slice={asked!r} names a token that {hook.name} does not have: it has {activation.shape[hook.pos_dim]}"
+        ) from None

@@ -22,6 +22,8 @@ def check_images(images: Any, cfg: HookedViTConfig, dtype: torch.dtype, pads: bo
     check_dense(images, "pictures")
     if images.ndim != 4:
         raise InputError(f"pictures have the shape [batch, {channels}, height, width], not {list(images.shape)}")
+    if len(images) == 0:
+        raise InputError("there are no pictures in the batch")
     if images.shape[1] != channels:
         raise InputError(f"the pictures have {images.shape[1]} channels, {cfg.model_name} reads {channels}")
     size = tuple(images.shape[-2:])

@@ -5,14 +5,13 @@ from copy import copy
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import torch
 from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vitlens.data.class_names import as_names
+from vitlens.data.class_names import check_class_names
 from vitlens.errors import InputError
-from vitlens.model.classifier import ClassEmbeddings, Classifier, check_embeddings, choose_projection
+from vitlens.model.classifier import ClassEmbeddings, Classifier, choose_projection, read_embeddings
 from vitlens.model.config import HookedViTConfig
 from vitlens.model.norm import Norm
 from vitlens.model.pooling import MeanPool, Pool
@@ -122,18 +121,13 @@ class ClassSpace(nn.Module):
             space: "features" or "output", where the width of `weight` fits both.
 
         Raises:
-            InputError: widths, names or biases that do not fit.
+            InputError: widths, names or biases that do not fit; values that are not finite, an embedding of zeros, a scale
+                that is not positive.
         """
-        weight = torch.as_tensor(weight).detach()
-        weight = weight[None] if weight.ndim == 1 else weight
-        bias = None if bias is None else torch.as_tensor(bias).detach()
-        chosen_names = None if names is None else as_names(names)
-        check_embeddings(weight, chosen_names, bias, self.cfg.model_name)
+        weight, bias, scale = read_embeddings(weight, bias, scale, self.cfg.model_name, next(self.parameters()))
+        chosen_names = None if names is None else check_class_names(names, len(weight))
         if self.is_distilled and normalise:
             raise InputError("a distilled model averages what two tokens say, which normalised features cannot do")
-        like = next(self.parameters())
-        weight = weight.to(like.device, like.dtype)
-        bias = None if bias is None else bias.to(like.device, like.dtype)
 
         def embeddings(head: Classifier | None) -> ClassEmbeddings:
             projection = choose_projection(head, weight.shape[1], self.cfg.d_model, space)

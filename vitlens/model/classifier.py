@@ -1,6 +1,6 @@
 """The class space: the model's own classifier, or any embeddings that are put in its place."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -98,13 +98,44 @@ def choose_projection(head: Classifier | None, n_features: int, d_model: int, sp
     return own if fitting == ["output"] else None
 
 
-def check_embeddings(weight: Tensor, names: list[str] | None, bias: Tensor | None, model: str) -> None:
-    """Raises InputError unless there is one row, name and bias for each class."""
-    if weight.ndim != 2 or not len(weight) or not torch.is_floating_point(weight):
-        raise InputError(f"class embeddings for {model} are floats [classes, features], not {list(weight.shape)}")
-    if not weight.isfinite().all():
-        raise InputError("the class embeddings contain NaN or infinite values")
-    if names is not None and len(names) != len(weight):
-        raise InputError(f"{len(names)} class names were given for {len(weight)} class embeddings")
-    if bias is not None and tuple(bias.shape) != (len(weight),):
-        raise InputError(f"bias is one number per class, [{len(weight)}], not {list(bias.shape)}")
+def read_embeddings(
+    weight: Any, bias: Any, scale: Any, model: str, like: Tensor
+) -> tuple[Float[Tensor, "classes features"], Float[Tensor, "classes"] | None, float]:
+    """Class embeddings, bias and scale as `set_class_embeddings` takes them, in the dtype and on the device of `like`.
+
+    Raises:
+        InputError: what is not numbers, of another shape, not finite in this dtype; an embedding of zeros; a scale that is
+            not positive.
+    """
+    rows = _numbers(weight, "class embeddings", like)
+    rows = rows[None] if rows.ndim == 1 else rows
+    if rows.ndim != 2 or not rows.numel():
+        raise InputError(f"class embeddings for {model} are floats [classes, features], not {list(rows.shape)}")
+    for empty in (~rows.any(dim=1)).nonzero()[:1, 0].tolist():
+        raise InputError(f"the embedding of class {empty} is all zeros, which points to no class: leave it out")
+    shift = None if bias is None else _numbers(bias, "biases", like)
+    if shift is not None and tuple(shift.shape) != (len(rows),):
+        raise InputError(f"bias is one number per class, [{len(rows)}], not {list(shift.shape)}")
+    factor = _numbers(scale, "values of scale", like)
+    if factor.numel() != 1 or factor.item() <= 0:
+        raise InputError(f"scale is a positive number (CLIP's exp(logit_scale)), not {scale!r}")
+    if not (factor * rows).isfinite().all():
+        raise InputError(f"the class embeddings times their scale overflow {like.dtype}")
+    return rows, shift, float(scale)
+
+
+def _numbers(given: Any, what: str, like: Tensor) -> Tensor:
+    """Finite real numbers, where `like` is and in its dtype."""
+    try:
+        numbers = torch.as_tensor(given).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{what} are numbers, not {type(given).__name__}") from None
+    if numbers.is_complex() or numbers.dtype == torch.bool or numbers.layout != torch.strided or numbers.is_meta:
+        kind = numbers.dtype if numbers.layout == torch.strided and not numbers.is_meta else numbers
+        raise InputError(f"{what} are real numbers in a dense tensor, not {kind}")
+    if not numbers.isfinite().all():
+        raise InputError(f"{what} contain NaN or infinite values")
+    numbers = numbers.to(like.device, like.dtype)
+    if not numbers.isfinite().all():
+        raise InputError(f"{what} overflow {like.dtype}, in which the model computes")
+    return numbers

@@ -1,12 +1,12 @@
 """A HookedViT with tokens that were never trained: they take over what chosen MLP neurons fire at the patches."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
@@ -14,7 +14,7 @@ from vitlens.errors import InputError
 from vitlens.model.embedding import Embedding, Grid
 from vitlens.model.hook_points import NO_TOKENS, hook_point
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.kept_tokens import KeptRun
+from vitlens.model.kept_tokens import VALID_PATCHES
 from vitlens.model.pooling import Pool
 from vitlens.model.porting import Parts
 from vitlens.model.positions import Layout
@@ -61,20 +61,9 @@ class RegisteredViT(HookedViT):
     n_registers = 0
     #: The neurons that are moved, by block.
     register_neurons: dict[int, list[int]]
-    #: In a run without some of the patches: which stayed, so that what pads the others is not taken for a patch.
-    _kept: Bool[Tensor, "batch patches"] | None = None
 
-    def forward_kept(
-        self,
-        stream: Float[Tensor, "batch tokens d"],
-        keep: Bool[Tensor, "batch patches"],
-        grid: tuple[int, int] | None = None,
-    ) -> KeptRun:
-        self._kept = keep
-        try:
-            return super().forward_kept(stream, keep, grid)
-        finally:
-            self._kept = None
+    def _follows_tokens(self, hook: Callable | None) -> bool:
+        return getattr(getattr(hook, "func", None), "__func__", None) is RegisteredViT._move
 
     def with_fresh_weights(self, seed: int = 0) -> HookedViT:
         raise InputError(
@@ -97,9 +86,10 @@ class RegisteredViT(HookedViT):
         registers, patches = slice(n_prefix - self.n_registers, n_prefix), slice(n_prefix, None)
         fired = post[:, registers.start :, neurons]
         strength = fired.abs()
-        if self._kept is not None:
-            n_kept = self._kept.sum(dim=1, keepdim=True).to(post.device)
-            padding = torch.arange(fired.shape[1], device=post.device) >= self.n_registers + n_kept
+        valid = VALID_PATCHES.get()
+        if valid is not None:
+            # In a run without some of the patches, what pads the others is not taken for a patch.
+            padding = torch.nn.functional.pad(~valid, (self.n_registers, 0))
             strength = strength.masked_fill(padding[..., None], -1.0)
         strongest = fired.gather(1, strength.argmax(dim=1, keepdim=True))
         post = post.clone()

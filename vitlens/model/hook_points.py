@@ -3,6 +3,7 @@
 import re
 import threading
 from collections.abc import Callable, Collection, Iterable
+from numbers import Integral
 from typing import Literal, cast
 
 import torch
@@ -169,7 +170,7 @@ def resolve_names(names: NamesFilter, available: Collection[str], n_blocks: int 
                 "the hook filter accepts none of this model's hook points; "
                 f"they look like {', '.join(list(available)[:4])}"
             )
-    elif isinstance(names, str) or _is_key(names):
+    elif isinstance(names, str) or _is_key(names) or not isinstance(names, Iterable):
         return _matches(cast(HookName, names), available, n_blocks)
     else:
         chosen = {match for name in names for match in _matches(cast(HookName, name), available, n_blocks)}
@@ -180,16 +181,27 @@ def resolve_names(names: NamesFilter, available: Collection[str], n_blocks: int 
 
 def _is_key(names: object) -> bool:
     """("resid_post", 5), or ("scale", 5, "ln1") as in TransformerLens."""
-    return isinstance(names, tuple) and len(names) in (2, 3) and isinstance(names[0], str) and isinstance(names[1], int)
+    return (
+        isinstance(names, tuple)
+        and len(names) in (2, 3)
+        and isinstance(names[0], str)
+        and isinstance(names[1], Integral)
+        and not isinstance(names[1], bool)
+    )
 
 
 def _matches(name: HookName, available: Collection[str], n_blocks: int | None) -> list[str]:
-    if name in available:
+    if isinstance(name, str) and name in available:
         # A full name: the usual case by far, and a run may have hundreds of them.
-        return [str(name)]
+        return [name]
+    if not isinstance(name, str) and not _is_key(name):
+        raise InputError(
+            'a hook point is named by its full name, a shorthand ("resid_post", "resid_post5"), or a key with one block '
+            f'("resid_post", 5), not by {name!r}'
+        )
     block: int | None
     if isinstance(name, tuple):
-        shorthand, block = name[0], name[1]
+        shorthand, block = name[0], int(name[1])
         if len(name) == 3 and name[2] is not None:
             shorthand = f"{name[2]}.hook_{shorthand}"
     else:

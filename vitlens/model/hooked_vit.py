@@ -86,6 +86,7 @@ class HookedViT(
         self.eval()
 
     @classmethod
+    @torch.inference_mode(False)  # Weights made under inference_mode could never take part in a gradient.
     def from_timm(
         cls,
         name_or_module: str | nn.Module,

@@ -1,19 +1,27 @@
 """A forward in which patches are missing, whole or in part: after their positions were added, many pictures at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
 
 from vitlens.errors import InputError
 from vitlens.model.block import AnyBlock
 from vitlens.model.config import HookedViTConfig
+from vitlens.model.edits import may_be_edited
 from vitlens.model.embedding import Embedding
+from vitlens.model.hook_points import Reader
 from vitlens.model.norm import Norm
 from vitlens.model.pooling import Pool
 from vitlens.model.positions import Layout
+
+#: Which patches of the sequence are no padding, for hooks of the model's own. It belongs to the run, not to the model: views
+#: of one model share their hooks, and so do threads.
+VALID_PATCHES: ContextVar[Tensor | None] = ContextVar("valid_patches", default=None)
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,8 @@ class KeptTokens(nn.Module):
 
         The work shrinks with the tokens. Pictures that keep different numbers are padded, and no token attends to padding
         or to what is removed. Where positions are biases of each block's own, removed patches stay in the sequence and
-        nobody reads them, which gives the same values at the full cost. A model that reads patches only and has none
+        nobody reads them, which gives the same values at the full cost; so they do where hooks edit blocks, since a hook
+        counts on every token being at its place. A model that reads patches only and has none
         left answers what its classifier says of a pooled vector of zeros.
 
         Args:
@@ -69,7 +78,7 @@ class KeptTokens(nn.Module):
             )
         keep = keep.to(stream.device)
         layout = self.embed.layout_of_grid(grid or self.cfg.grid_size)
-        if any(block.attn.rel_pos is not None for block in self.blocks):
+        if any(block.attn.rel_pos is not None for block in self.blocks) or self._blocks_are_edited():
             patches, valid = torch.arange(n_patches, device=stream.device).expand_as(keep), keep
         else:
             counts = keep.sum(dim=1)
@@ -83,8 +92,12 @@ class KeptTokens(nn.Module):
             layout = _take(layout, tokens, patches)
         layout = _without_padding(layout, valid, n_prefix, stream.dtype)
         resid = stream
-        for index, block in enumerate(self.blocks):
-            resid = block(resid, layout.angles_of(index), layout.bias)
+        outer = VALID_PATCHES.set(valid)
+        try:
+            for index, block in enumerate(self.blocks):
+                resid = block(resid, layout.angles_of(index), layout.bias)
+        finally:
+            VALID_PATCHES.reset(outer)
         return KeptRun(self._logits_of_kept(resid, layout, valid), resid, patches, valid)
 
     def forward_masked(
@@ -133,6 +146,16 @@ class KeptTokens(nn.Module):
             return logits
         # Pooling over nothing is undefined: zeros stand for it, whatever the pooling.
         return torch.where(nothing[:, None], self._classify([self._normed(torch.zeros_like(resid[:, 0]))]), logits)
+
+    def _blocks_are_edited(self) -> bool:
+        """Whether hooks that know nothing of missing tokens may edit the blocks."""
+        points = [point for block in self.blocks for point in block.modules() if isinstance(point, HookPoint)]
+        hooks = [handle.user_hook for point in points if may_be_edited(point) for handle in point.fwd_hooks]
+        return any(not isinstance(hook, Reader) and not self._follows_tokens(hook) for hook in hooks)
+
+    def _follows_tokens(self, hook: Callable | None) -> bool:
+        """Whether a hook is the model's own, which asks `VALID_PATCHES`."""
+        return False
 
     @property
     def _reads_prefix(self) -> bool:
