@@ -93,3 +93,29 @@ def test_a_choice_of_another_shape_is_refused():
     model = HookedViT.from_timm(EVERY["class_token"]())
     with pytest.raises(InputError, match=r"keep is a bool tensor \[2, 9\]"):
         model.forward_kept(model(pictures(model.cfg, 2), stop_at_layer=0), torch.ones(2, 5, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("name", ["class_token", "average_with_class_token", "rotary"])
+def test_hooks_find_every_token_at_its_place_although_others_are_missing(name):
+    model = HookedViT.from_timm(EVERY[name]())
+    images = pictures(model.cfg, 2)
+    stream = model(images, stop_at_layer=0)
+    n_prefix = model.cfg.n_prefix_tokens
+    keep = torch.ones(2, stream.shape[1] - n_prefix, dtype=torch.bool)
+    keep[0, [0, 2]] = False
+    keep[1, 1] = False
+
+    def silence(z, hook):
+        z[:, n_prefix + 3] = 0.0
+        return z
+
+    def missing(scores, hook):
+        return scores.masked_fill(torch.nn.functional.pad(~keep, (n_prefix, 0))[:, None, None], float("-inf"))
+
+    with model.hooks(fwd_hooks=[(("z", 1), silence)]):
+        shortened = model.forward_kept(stream, keep).logits
+    with model.hooks(fwd_hooks=[(("z", 1), silence), ("attn_scores", missing)]):
+        whole = model.forward_kept(stream, torch.ones_like(keep)) if model.cfg.pool == "token" else None
+    if whole is not None:
+        torch.testing.assert_close(shortened, whole.logits)
+    assert (shortened - model.forward_kept(stream, keep).logits).abs().max() > 1e-6

@@ -41,7 +41,7 @@ class NamedHooks(HookedRootModule):
         directions: tuple[tuple[Direction, Iterable], ...] = (("fwd", fwd_hooks), ("bwd", bwd_hooks))
         try:
             for direction, pairs in directions:
-                for name, hook in pairs:
+                for name, hook in map(_as_pair, pairs):
                     for full_name in resolve_names(name, self.hook_dict):
                         point = cast(OwnedHookPoint, self.hook_dict[full_name])
                         added.append((point, point.add_hook(hook, direction, level=1)))
@@ -151,3 +151,9 @@ def _cut(activation: Tensor, hook: HookPoint, cut: Slice, asked: Slice | SliceIn
         raise InputError(
             f"pos_slice={asked!r} names a token that {hook.name} does not have: it has {activation.shape[hook.pos_dim]}"
         ) from None
+
+
+def _as_pair(pair: Any) -> tuple[NamesFilter, Callable]:
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise InputError(f"hooks are a list of pairs (name, function), and {pair!r} is none")
+    return pair[0], pair[1]

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint, LensHandle
 
-from vitlens.model.hook_points import Reader
+from vitlens.model.hook_points import OwnedHookPoint, Reader
 
 #: By the name of a hook point, its activation before and after the hooks that changed it.
 Edits = dict[str, tuple[Tensor, Tensor]]
@@ -16,8 +17,8 @@ Edits = dict[str, tuple[Tensor, Tensor]]
 
 def may_be_edited(point: nn.Module) -> bool:
     """Whether a run in this thread calls a hook here that is no mere reader."""
-    assert isinstance(point, HookPoint)
-    return point.has_hooks("fwd") and any(not isinstance(handle.user_hook, Reader) for handle in point.fwd_hooks)
+    assert isinstance(point, OwnedHookPoint)
+    return any(point.is_called_here(handle) and not isinstance(handle.user_hook, Reader) for handle in point.fwd_hooks)
 
 
 @contextmanager
@@ -25,7 +26,7 @@ def watch_edits(model: HookedRootModule, names: Iterable[str]) -> Iterator[Edits
     """What hooks change at these hook points in the last run inside; hooks that only look change nothing."""
     edits: Edits = {}
     before: dict[str, Tensor] = {}
-    added: list[tuple[HookPoint, LensHandle]] = []
+    added: list[tuple[OwnedHookPoint, LensHandle]] = []
 
     def keep(activation: Tensor, hook: HookPoint) -> None:
         before[str(hook.name)] = activation.detach().clone()
@@ -38,16 +39,11 @@ def watch_edits(model: HookedRootModule, names: Iterable[str]) -> Iterator[Edits
 
     try:
         for name in names:
-            point = model.hook_dict[name]
+            point = cast(OwnedHookPoint, model.hook_dict[name])
             if may_be_edited(point):
                 for reader, first in ((keep, True), (compare, False)):
                     added.append((point, point.add_hook(Reader(reader), level=1, prepend=first)))
         yield edits
     finally:
         for point, handle in added:
-            _remove(point, handle)
-
-
-def _remove(point: HookPoint, handle: LensHandle) -> None:
-    handle.hook.remove()
-    point.fwd_hooks = [other for other in point.fwd_hooks if other is not handle]
+            point.remove(handle)

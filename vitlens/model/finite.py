@@ -1,14 +1,14 @@
 """What a run ends in is a number, or the run says where it stopped being one."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from vitlens.errors import InputError
-from vitlens.model.hook_points import Reader
+from vitlens.model.edits import may_be_edited
 from vitlens.model.positions import Layout
 
 if TYPE_CHECKING:
@@ -29,16 +29,11 @@ def require_finite(
         return output
     picture = int((~output.isfinite().flatten(1).all(dim=1)).nonzero()[0, 0])
     sentence = f"the {what} of picture {picture} are NaN or infinite"
-    edited = next((name for name, point in model.hook_dict.items() if _is_edited(point)), None)
+    edited = next((name for name, point in model.hook_dict.items() if may_be_edited(point)), None)
     if edited is not None:
         warnings.warn(f"{sentence}, in a run that a hook at {edited} edits", stacklevel=3)
         return output
     raise InputError(f"{sentence}: {_where(model, stream, layout, blocks)}. {_remedy(output.dtype)}")
-
-
-def _is_edited(point: torch.nn.Module) -> bool:
-    handles: Iterable = getattr(point, "fwd_hooks", ())
-    return point.has_hooks("fwd") and any(not isinstance(handle.user_hook, Reader) for handle in handles)  # type: ignore[operator]
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint, LensHandle
 
 from vitlens.errors import InputError, nearest
+from vitlens.model.hook_returns import checked
 
 HookName = str | tuple[str, int] | tuple[str, int, str | None]
 NamesFilter = None | HookName | Iterable[HookName] | Callable[[str], bool]
@@ -41,7 +42,9 @@ class OwnedHookPoint(HookPoint):
         alias_names: list[str] | None = None,
     ) -> LensHandle:
         owner = None if level is None else threading.get_ident()
-        called = _in_thread(owner, hook) if owner is not None and dir == "fwd" else hook
+        called = hook if isinstance(hook, Reader) else checked(hook)
+        if owner is not None and dir == "fwd":
+            called = _in_thread(owner, called)
         with _CHANGING:
             handle = super().add_hook(called, dir, is_permanent, level, prepend, alias_names)
             handle.user_hook = hook
