@@ -60,7 +60,7 @@ def test_tensors_made_under_inference_mode_run_as_others(model, images):
     expected = model(images)
     with torch.inference_mode():
         made, stream = images.clone(), model(images, stop_at_layer=1)
-        assert torch.equal(model.run_with_cache(images)[0], model(made))
+        torch.testing.assert_close(model.run_with_cache(images)[0], model(made))
         loaded = HookedViT.from_timm("vit_tiny_patch16_224", pretrained=False, img_size=32, depth=1)
     torch.testing.assert_close(model.run_with_cache(made)[0], expected)
     torch.testing.assert_close(model(stream, start_at_layer=1), expected)
@@ -114,7 +114,8 @@ def test_blocks_are_whole_numbers_and_run_forwards(model, images):
             (lambda: model(images, return_type="logit"), "return_type is"),
         ]
     )
-    assert model.block_indices(np.arange(2)) == [0, 1] and model.block_indices(np.int64(2)) == [2]
+    assert model.block_indices(np.arange(2)) == [0, 1]
+    assert model.block_indices(np.int64(2)) == [2]
 
 
 def test_class_ids_take_lists_of_one_length(model):
@@ -163,7 +164,6 @@ def test_keys_of_a_cache(model, images):
             (lambda: cache["resid_post", 1.0], "a key with one block"),
             (lambda: cache["resid_post", True], "a key with one block"),
             (lambda: cache[5], "a hook point is named by"),
-            (lambda: cache.patches("pattern1"), r"cut \[..., tokens, d\]|10 tokens"),
             (lambda: cache.patches(("z", 1)), r"10 tokens \(1 \+ 3 × 3\), not \[2, 10, 4, 8\]"),
             (lambda: model.run_with_cache(images, names_filter=[None]), "a hook point is named by"),
             (lambda: model.run_with_cache(images, names_filter=3), "a hook point is named by"),
@@ -204,4 +204,5 @@ def test_class_embeddings_are_finite_rows_that_point_somewhere(model):
         ]
     )
     plain = model.with_class_embeddings(weight, names, scale=torch.tensor(2.0), bias=[1, 0, 0])
-    assert plain.class_names == names and plain.cfg.n_classes == 3
+    assert plain.class_names == names
+    assert plain.cfg.n_classes == 3

@@ -40,7 +40,9 @@ class ViTActivationCache(ActivationCache):
         if len(names) > 1:
             blocks = {name.split(".")[1] for name in names if name.startswith("blocks.")}
             needs_block = isinstance(key, str) and len(blocks) > 1
-            advice = f"the block, as in cache[{key!r}, 0], or use stack_activation" if needs_block else "which by its name"
+            advice = (
+                f"the block, as in cache[{key!r}, 0], or use stack_activation" if needs_block else "which by its name"
+            )
             shown = ", ".join(names[:4])
             raise InputError(
                 f"{key!r} stands for {len(names)} activations ({shown}{', …' if len(names) > 4 else ''}): say {advice}"

@@ -149,7 +149,7 @@ def _cut(activation: Tensor, hook: HookPoint, cut: Slice, asked: Slice | SliceIn
         return cut.apply(activation, dim=hook.pos_dim)  # type: ignore[arg-type]
     except IndexError:
         raise InputError(
-            f"pos_slice={asked!r} names a token that {hook.name} does not have: it has {activation.shape[hook.pos_dim]}"
+            f"pos_slice={asked!r} names a token that {hook.name} does not have: it has {activation.shape[hook.pos_dim or NO_TOKENS]}"
         ) from None
 
 

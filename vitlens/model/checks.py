@@ -70,7 +70,9 @@ def check_device(given: Any, device: torch.device) -> None:
     """Raises InputError where tensors do not lie where the model computes."""
     for x in given.values() if isinstance(given, dict) else [given]:
         if isinstance(x, Tensor) and x.device != device:
-            raise InputError(f"what the model was given is on {x.device}, and the model on {device}: use .to(model.device)")
+            raise InputError(
+                f"what the model was given is on {x.device}, and the model on {device}: use .to(model.device)"
+            )
 
 
 def for_autograd(x: Tensor) -> Tensor:
@@ -96,7 +98,9 @@ def check_labels(labels: Any, n_images: int, n_classes: int, device: torch.devic
         raise InputError(f"labels= are the class indices of {n_images} pictures, a tensor [{n_images}], not {got}")
     if not (chosen.is_meta or torch.compiler.is_compiling()):
         for bad in chosen[(chosen < 0) | (chosen >= n_classes)][:1].tolist():
-            raise InputError(f"there is no class {bad}, which labels= names: the model has classes 0 to {n_classes - 1}")
+            raise InputError(
+                f"there is no class {bad}, which labels= names: the model has classes 0 to {n_classes - 1}"
+            )
     return chosen.to(device).long()
 
 

@@ -4,7 +4,7 @@ import re
 import threading
 from collections.abc import Callable, Collection, Iterable
 from numbers import Integral
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class OwnedHookPoint(HookPoint):
         alias_names: list[str] | None = None,
     ) -> LensHandle:
         owner = None if level is None else threading.get_ident()
-        called = hook if isinstance(hook, Reader) else checked(hook)
+        called: Any = hook if isinstance(hook, Reader) else checked(hook)
         if owner is not None and dir == "fwd":
             called = _in_thread(owner, called)
         with _CHANGING:

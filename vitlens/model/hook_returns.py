@@ -1,4 +1,4 @@
-"""What a user's hook must be and give back, said at the hook: a wrong tensor would fail elsewhere, or broadcast in silence."""
+"""What a user's hook must be and give back, said at the hook: a wrong tensor would fail elsewhere, or be broadcast."""
 
 import inspect
 from collections.abc import Callable
@@ -38,7 +38,9 @@ def _require_hook(user_hook: Any) -> None:
     try:
         parameters.bind(None, hook=None)
     except TypeError as error:
-        raise InputError(f"a hook is called as function(activation, hook=hook), which {user_hook!r} does not take: {error}") from None
+        raise InputError(
+            f"a hook is called as function(activation, hook=hook), and {user_hook!r} is not: {error}"
+        ) from None
 
 
 def _require_like(returned: Any, activation: Tensor, name: str) -> None:

@@ -213,8 +213,8 @@ class HookedViT(
 
         Raises:
             InputError: wrong size or channels, NaN, a block that does not exist, or blocks that run backwards; labels that
-                are not one class for each picture; probabilities or the loss of a model with a single output; a run that ends
-                in NaN or infinite values (in a run that a hook edits this is a warning).
+                are not one class for each picture; probabilities or the loss of a model with a single output; a run that
+                ends in NaN or infinite values (in a run that a hook edits this is a warning).
         """
         first, last = self._blocks_to_run(start_at_layer, stop_at_layer)
         if return_type not in ("logits", "probs", "loss", "features", None):
@@ -243,7 +243,9 @@ class HookedViT(
         if return_type == "probs":
             return logits.softmax(dim=-1)
         if return_type == "loss":
-            return nn.functional.cross_entropy(logits, check_labels(labels, *logits.shape, logits.device))
+            return nn.functional.cross_entropy(
+                logits, check_labels(labels, len(logits), logits.shape[-1], logits.device)
+            )
         return None if return_type is None else logits
 
     def _blocks_to_run(self, start: int | None, stop: int | None) -> tuple[int, int]:
@@ -301,8 +303,9 @@ class HookedViT(
         """
         if layers is None:
             return list(range(self.cfg.n_layers))
-        several = isinstance(layers, Iterable) and not isinstance(layers, str) and getattr(layers, "ndim", 1)
-        chosen = [self.block_index(layer) for layer in (layers if several else [layers])]  # type: ignore[union-attr,list-item]
+        given: Any = layers
+        several = isinstance(given, Iterable) and not isinstance(given, str) and getattr(given, "ndim", None) != 0
+        chosen = [self.block_index(layer) for layer in (given if several else [given])]
         if not chosen:
             raise InputError("the list of blocks is empty: name at least one, or pass None for all")
         return chosen
