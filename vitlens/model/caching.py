@@ -148,8 +148,9 @@ def _cut(activation: Tensor, hook: HookPoint, cut: Slice, asked: Slice | SliceIn
     try:
         return cut.apply(activation, dim=hook.pos_dim)  # type: ignore[arg-type]
     except IndexError:
+        n_tokens = activation.shape[hook.pos_dim or NO_TOKENS]
         raise InputError(
-            f"pos_slice={asked!r} names a token that {hook.name} does not have: it has {activation.shape[hook.pos_dim or NO_TOKENS]}"
+            f"pos_slice={asked!r} names a token that {hook.name} does not have: it has {n_tokens}"
         ) from None
 
 
