@@ -186,7 +186,7 @@ def test_class_embeddings_are_finite_rows_that_point_somewhere(model):
             (lambda: model.with_class_embeddings(weight[:0]), "class embeddings for"),
             (lambda: model.with_class_embeddings(weight[None]), "class embeddings for"),
             (lambda: model.with_class_embeddings("text"), "class embeddings are numbers"),
-            (lambda: model.with_class_embeddings(weight > 0), "real numbers"),
+            (lambda: model.with_class_embeddings(weight > 0), "are floats"),
             (lambda: model.with_class_embeddings(weight, bias=[0, 1]), r"one number per class, \[3\]"),
             (lambda: model.with_class_embeddings(weight, bias=[0, 1, float("inf")]), "biases contain NaN or inf"),
             (lambda: model.with_class_embeddings(weight, names[:2]), "2 class names"),

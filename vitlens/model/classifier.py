@@ -107,6 +107,8 @@ def read_embeddings(
         InputError: what is not numbers, of another shape, not finite in this dtype; an embedding of zeros; a scale that is
             not positive.
     """
+    if isinstance(weight, Tensor) and not (weight.is_floating_point() or weight.is_complex()):
+        raise InputError(f"class embeddings for {model} are floats [classes, features], not {weight.dtype}")
     rows = _numbers(weight, "class embeddings", like)
     rows = rows[None] if rows.ndim == 1 else rows
     if rows.ndim != 2 or not rows.numel():
