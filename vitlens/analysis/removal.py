@@ -104,7 +104,7 @@ def ablate_tokens(
 
 
 def _patches(
-    model: HookedViT, tokens: TokenSet, run: PictureRun, masks: Tensor | np.ndarray | None
+    model: HookedViT, tokens: TokenSet, run: PictureRun, masks: MaskInput | None
 ) -> Bool[Tensor, "image patch"]:
     """The patches that go."""
     n_prefix = model.cfg.n_prefix_tokens
