@@ -16,6 +16,7 @@ from transformer_lens.hook_points import HookPoint
 from vitlens.analysis.classes import Classes, ClassSelection, classes_by_batch, select_classes
 from vitlens.analysis.results import Result
 from vitlens.analysis.trace import Hooks
+from vitlens.arguments import checked
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.heatmaps.gradient_rollout import GradientRollout
@@ -105,6 +106,7 @@ class ProjectionGradientObserver:
         return vmap(lambda upstream: pull(upstream)[0])(_loss_gradients(logits, classes, loss))
 
 
+@checked
 def projection_gradient(
     model: HookedViT,
     images: Pictures,
@@ -172,6 +174,7 @@ def projection_gradient(
     )
 
 
+@checked
 def gradient_rollout(
     model: HookedViT,
     images: Pictures,

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from vitlens.arguments import checked
 from vitlens.data.batches import PictureBatches, PictureSource
 from vitlens.description.observer import Observer, read_states
 from vitlens.description.result import Description
@@ -20,6 +21,7 @@ from vitlens.model.hook_points import Reader
 from vitlens.model.hooked_vit import HookedViT
 
 
+@checked
 def describe(
     model: HookedViT,
     images: PictureSource,

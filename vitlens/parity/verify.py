@@ -14,6 +14,7 @@ from rich.table import Table
 from torch import nn
 from tqdm import tqdm
 
+from vitlens.arguments import checked
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.files import write_whole
@@ -80,6 +81,7 @@ class ParityReport:
         return f"ParityReport({self.model}, {self.weights}: {verdict})\n{self.summary().to_string(index=False)}"
 
 
+@checked
 def verify(
     name: str,
     *,
