@@ -83,6 +83,39 @@ def is_whole(value: Any) -> bool:
     return True
 
 
+def as_whole(value: Any, what: str) -> int:
+    """Any kind of whole number as an int.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not is_whole(value):
+        raise InputError(f"{what} is a whole number, not {short(value)}")
+    return operator.index(value)
+
+
+def require_whole(**numbers: Any) -> None:
+    """Raises InputError unless every keyword's value is a whole number."""
+    for name, value in numbers.items():
+        as_whole(value, name)
+
+
+def require_seed(seed: Any) -> None:
+    """Raises InputError unless the seed is one that generators take."""
+    if as_whole(seed, "seed") < 0:
+        raise InputError(f"a seed is 0 or more, not {seed}")
+
+
+def check_count(value: Any, name: str, least: int = 1) -> int:
+    """A whole number that is not too small, as an int.
+
+    Raises:
+        InputError: anything else.
+    """
+    whole(least)(name, value)
+    return operator.index(value)
+
+
 def whole(least: int | None = None) -> Check:
     """A whole number, as generators and tensors take it."""
     ends = "" if least is None else f" of at least {least}"

@@ -1,11 +1,9 @@
 """The one kind of error that vitlens raises for wrong input: a sentence that says what was wrong and what to do."""
 
 import difflib
-import operator
 import os
 import re
 from collections.abc import Iterable
-from typing import Any
 
 #: Control characters, and what stands for half a letter or for a byte that is no UTF-8.
 ODD_LETTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -45,23 +43,3 @@ def _written_out(letter: re.Match[str]) -> str:
     if 0xDC80 <= number <= 0xDCFF:
         number -= 0xDC00
     return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"
-
-
-def require_whole(**numbers: Any) -> None:
-    """Raises InputError unless every keyword's value is a whole number: no fraction, truth value or text."""
-    for name, value in numbers.items():
-        try:
-            operator.index(value)
-        except TypeError:
-            pass
-        else:
-            if not isinstance(value, bool):
-                continue
-        raise InputError(f"{name} is a whole number, not {value!r}")
-
-
-def require_seed(seed: Any) -> None:
-    """Raises InputError unless the seed is a whole number that is not negative, as generators take it."""
-    require_whole(seed=seed)
-    if seed < 0:
-        raise InputError(f"a seed is 0 or more, not {seed}")

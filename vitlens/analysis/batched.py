@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from vitlens.arguments import check_count, is_whole
 from vitlens.data.batches import PictureBatches
 from vitlens.data.pictures import Pictures, as_list
 from vitlens.errors import InputError
@@ -104,16 +104,9 @@ class RunningMean:
         return (self._sums[name] / self._n[name]).to(self._dtype[name])
 
 
-def check_count(value: Any, name: str, least: int = 1) -> int:
-    """Raises InputError unless `value` is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise InputError(f"{name} is a whole number of at least {least}, not {value!r}")
-    return int(value)
-
-
 def check_index(value: Any, n: int, what: str) -> None:
     """Raises InputError unless `value` is one of n places, counted from 0, or from -1 down."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not -n <= value < n:
+    if not is_whole(value) or not -n <= value < n:
         raise InputError(f"there is no {what} {value!r}: there are 0 to {n - 1}")
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitlens.analysis.ranks import no_rank
+from vitlens.arguments import short
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 
@@ -179,11 +180,6 @@ def _as_one(classes: Any) -> Any:
     if isinstance(classes, (bool, np.bool_)) or not isinstance(classes, (int, np.integer, str)):
         raise InputError(
             "a class is an index (a whole number) or a name; several are a list of them, or a tensor with the classes of "
-            f"each picture, not {_short(classes)} of the type {type(classes).__name__}"
+            f"each picture, not {short(classes)} of the type {type(classes).__name__}"
         )
     return classes
-
-
-def _short(given: object) -> str:
-    text = repr(given)
-    return text if len(text) <= 60 else f"{text[:60]}…"

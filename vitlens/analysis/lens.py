@@ -8,12 +8,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.analysis.batched import PictureRun, check_count, check_index
+from vitlens.analysis.batched import PictureRun, check_index
 from vitlens.analysis.classes import Classes, ClassSelection, classes_by_batch
 from vitlens.analysis.ranks import check_logits, rank_of
 from vitlens.analysis.results import Result
 from vitlens.analysis.tokens import TokenSet, token_mask
-from vitlens.arguments import checked
+from vitlens.arguments import check_count, checked
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest

@@ -18,10 +18,10 @@ from scipy import stats
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.analysis.batched import PictureRun, check_count
+from vitlens.analysis.batched import PictureRun
 from vitlens.analysis.classes import Classes, classes_by_batch
 from vitlens.analysis.trace import Hooks, TraceObserver
-from vitlens.arguments import checked, items
+from vitlens.arguments import check_count, checked, items
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.block import PostNormBlock

@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from vitlens.analysis.classes import Classes, classes_by_batch
 from vitlens.analysis.results import Result
-from vitlens.arguments import checked
+from vitlens.arguments import checked, require_seed, require_whole
 from vitlens.data.pictures import Pictures
-from vitlens.errors import InputError, require_seed, require_whole
+from vitlens.errors import InputError
 from vitlens.heatmaps.precision import careful, require_finite_logits
 from vitlens.heatmaps.rows import rows_at_once
 from vitlens.model.hooked_vit import HookedViT

@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vitlens.arguments import checked
-from vitlens.errors import InputError, require_seed, require_whole
+from vitlens.arguments import checked, require_seed, require_whole
+from vitlens.errors import InputError
 
 
 class PermutationTest(NamedTuple):

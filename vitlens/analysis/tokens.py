@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from vitlens.arguments import checked
+from vitlens.arguments import checked, short
 from vitlens.data.masks import MaskInput, Masks
 from vitlens.data.patches import PatchGrid, object_and_context
 from vitlens.errors import InputError, nearest
@@ -118,7 +118,7 @@ def _as_tensor(tokens: Any) -> Tensor:
             raise InputError(f"a list of tokens holds their numbers, or bools alone, not {wrong!r}")
         given = torch.tensor(items, dtype=torch.bool if kinds == {bool} else torch.int64)
     else:
-        raise InputError(f"a token set is a name, an index or several, a patch, a box or bools, not {_short(tokens)}")
+        raise InputError(f"a token set is a name, an index or several, a patch, a box or bools, not {short(tokens)}")
     if given.is_floating_point() or given.is_complex():
         raise InputError(f"tokens are counted in whole numbers, not in {given.dtype}")
     if given.dtype == torch.uint8:
@@ -231,9 +231,4 @@ def _by_patch(
 def _describe(tokens: TokenSet) -> str:
     if isinstance(tokens, (Tensor, np.ndarray)):
         return "given as a tensor"
-    return repr(tokens) if isinstance(tokens, str) else _short(tokens)
-
-
-def _short(given: object) -> str:
-    text = str(given)
-    return text if len(text) <= 60 else f"{text[:60]}…"
+    return repr(tokens) if isinstance(tokens, str) else short(tokens)

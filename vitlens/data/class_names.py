@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
+from vitlens.arguments import is_whole
 from vitlens.errors import InputError, nearest
 
 NUMBER = re.compile(r"\s*-?\d+\s*")
@@ -126,13 +126,9 @@ def named(wanted: str, names: Sequence[str]) -> list[int]:
 
 
 def _whole_number(wanted: Any) -> int:
-    is_bool = isinstance(wanted, (bool, np.bool_)) or getattr(wanted, "dtype", None) in (torch.bool, np.bool_)
-    try:
-        if is_bool:
-            raise TypeError
-        return operator.index(wanted)
-    except (TypeError, RuntimeError):
-        raise InputError(f"a class is given by its index, a whole number, or by its name, not by {wanted!r}") from None
+    if not is_whole(wanted):
+        raise InputError(f"a class is given by its index, a whole number, or by its name, not by {wanted!r}")
+    return operator.index(wanted)
 
 
 def _in_range(index: int, n_classes: int) -> int:

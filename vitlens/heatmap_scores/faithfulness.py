@@ -11,10 +11,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vitlens.analysis.classes import Classes, select_classes
-from vitlens.arguments import checked
+from vitlens.arguments import checked, require_whole
 from vitlens.data.masks import MaskInput, Masks
 from vitlens.data.pictures import Pictures
-from vitlens.errors import InputError, require_whole
+from vitlens.errors import InputError
 from vitlens.heatmap_scores.curves import Bench, Outcome, filled
 from vitlens.heatmap_scores.maps import Maps, ScoredMap, read_maps
 from vitlens.heatmap_scores.metrics import CURVES, Metric, find_metrics

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitlens.errors import InputError, require_whole
+from vitlens.arguments import require_whole
+from vitlens.errors import InputError
 from vitlens.heatmap_scores.curves import Bench
 from vitlens.heatmaps.heatmap import Heatmap, heatmap
 from vitlens.model.hooked_vit import HookedViT

@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from vitlens.analysis.classes import Classes, select_classes
 from vitlens.analysis.results import Result
-from vitlens.arguments import checked
+from vitlens.arguments import checked, require_seed
 from vitlens.data.masks import Masks
 from vitlens.data.pictures import Pictures
-from vitlens.errors import InputError, require_seed
+from vitlens.errors import InputError
 from vitlens.heatmap_scores.curves import Bench
 from vitlens.heatmap_scores.maps import ScoredMap
 from vitlens.heatmaps.heatmap import find_method, heatmap

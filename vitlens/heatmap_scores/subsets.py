@@ -8,8 +8,9 @@ from einops import einsum
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vitlens.arguments import require_seed, require_whole
 from vitlens.data.masks import Masks
-from vitlens.errors import InputError, require_seed, require_whole
+from vitlens.errors import InputError
 from vitlens.heatmap_scores.curves import Bench, places
 from vitlens.heatmap_scores.maps import ScoredMap
 from vitlens.heatmaps.baselines import picture_key

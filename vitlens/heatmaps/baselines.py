@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitlens.analysis.perturbation import random_importance
-from vitlens.errors import require_seed
+from vitlens.arguments import require_seed
 from vitlens.model.hooked_vit import HookedViT
 
 

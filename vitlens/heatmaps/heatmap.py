@@ -14,10 +14,10 @@ from tqdm import tqdm
 from vitlens.analysis.classes import Classes, ClassSelection, select_classes
 from vitlens.analysis.interventions import logits_of
 from vitlens.analysis.results import Result
-from vitlens.arguments import checked
+from vitlens.arguments import checked, require_whole
 from vitlens.data.pictures import Pictures
 from vitlens.description.artefacts import artefact_sentences, artefact_tokens
-from vitlens.errors import InputError, require_whole
+from vitlens.errors import InputError
 from vitlens.heatmaps.methods import METHODS, Method
 from vitlens.heatmaps.precision import careful, require_finite, require_finite_logits
 from vitlens.heatmaps.rows import MOST_PICTURES, rows_at_once

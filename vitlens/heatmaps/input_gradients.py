@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vitlens.errors import InputError, require_seed
+from vitlens.arguments import require_seed
+from vitlens.errors import InputError
 from vitlens.heatmaps.pixels import emptied, sum_over_patches
 from vitlens.heatmaps.rows import rows_at_once
 from vitlens.heatmaps.token_mask import TARGETS, check_target

@@ -6,7 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitlens.analysis.sweep import bytes_per_row
-from vitlens.errors import InputError, require_whole
+from vitlens.arguments import require_whole
+from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 
 #: More rows than these make no forward faster by much.

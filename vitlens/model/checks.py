@@ -1,9 +1,7 @@
 """What a HookedViT may be given: each check raises the sentence that tells what was wrong."""
 
-import operator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -102,21 +100,6 @@ def check_labels(labels: Any, n_images: int, n_classes: int, device: torch.devic
                 f"there is no class {bad}, which labels= names: the model has classes 0 to {n_classes - 1}"
             )
     return chosen.to(device).long()
-
-
-def whole_number(given: Any, what: str) -> int:
-    """A whole number, of Python, NumPy or torch, as an int.
-
-    Raises:
-        InputError: anything else: 1.0, True, "1".
-    """
-    is_bool = isinstance(given, (bool, np.bool_)) or getattr(given, "dtype", None) == torch.bool
-    try:
-        if is_bool:
-            raise TypeError
-        return operator.index(given)
-    except (TypeError, RuntimeError):
-        raise InputError(f"{what} is a whole number, not {given!r}") from None
 
 
 def _check_values(x: Tensor, what: str, dtype: torch.dtype) -> None:

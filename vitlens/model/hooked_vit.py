@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vitlens.arguments import as_whole
 from vitlens.data.class_names import check_class_names, infer_class_names
 from vitlens.data.pictures import Preprocessing
 from vitlens.errors import InputError
 from vitlens.model.cache_size import CacheSize, cache_size
 from vitlens.model.caching import NamedHooks
 from vitlens.model.capabilities import capabilities
-from vitlens.model.checks import check_device, check_labels, check_stream, whole_number
+from vitlens.model.checks import check_device, check_labels, check_stream
 from vitlens.model.classifier import ClassEmbeddings
 from vitlens.model.finite import require_finite
 from vitlens.model.hook_points import NO_TOKENS, HookName, NamesFilter, expose, hook_point
@@ -253,7 +254,7 @@ class HookedViT(
         end = self.cfg.n_layers
 
         def place(layer: int) -> int:
-            return end if whole_number(layer, "a block") == end else self.block_index(layer)
+            return end if as_whole(layer, "a block") == end else self.block_index(layer)
 
         first, last = 0 if start is None else place(start), end if stop is None else place(stop)
         if first > last:
@@ -290,7 +291,7 @@ class HookedViT(
         Raises:
             InputError: there is no such block.
         """
-        n_layers, wanted = self.cfg.n_layers, whole_number(layer, "a block")
+        n_layers, wanted = self.cfg.n_layers, as_whole(layer, "a block")
         if not -n_layers <= wanted < n_layers:
             raise InputError(f"there is no block {wanted}: the model has blocks 0 to {n_layers - 1}")
         return wanted % n_layers

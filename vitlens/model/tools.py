@@ -10,8 +10,8 @@ from torch import Tensor
 from transformer_lens import FactoredMatrix
 from transformer_lens.utilities import composition_scores
 
+from vitlens.arguments import as_whole
 from vitlens.errors import InputError
-from vitlens.model.checks import whole_number
 from vitlens.model.config import HookedViTConfig
 
 
@@ -30,7 +30,7 @@ class TransformerLensTools:
             InputError: there is no such block; the number of blocks stands for the end of the last.
         """
         last = len(self.blocks) - mlp_input
-        if not 0 <= whole_number(layer, "a block") <= last:
+        if not 0 <= as_whole(layer, "a block") <= last:
             raise InputError(f"the biases before block {layer} were asked for: the model has blocks 0 to {last}")
         chosen = list(self.blocks[:layer])
         biases = [block.attn.b_O for block in chosen]
