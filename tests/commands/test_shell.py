@@ -83,11 +83,11 @@ def shell(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
 
 
 def test_ctrl_c_in_a_shell(tmp_path):
-    pipe = tmp_path / "picture.png"
+    pipe = tmp_path / "names.txt"
     os.mkfifo(pipe)
-    command = [sys.executable, "-c", ENTRY, "lens", str(pipe)]
+    command = [sys.executable, "-c", ENTRY, "lens", str(AGREEING), "--class-names", str(pipe)]
     started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    # A pipe opens when its reader does: the command is then about to read its picture, and waits for it.
+    # A pipe opens when its reader does: the command is then about to read the names, and waits for them.
     with pipe.open("wb"):
         started.send_signal(signal.SIGINT)
         stdout, stderr = started.communicate(timeout=60)
