@@ -1,5 +1,6 @@
 """A page: sections of text and figures in one HTML file that needs no network, written whole or not at all."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
