@@ -18,6 +18,7 @@ from vitlens.analysis.attribution_results import (
 from vitlens.analysis.attribution_run import run
 from vitlens.analysis.attribution_units import UNITS, Split
 from vitlens.analysis.classes import Classes, ClassSelection, select_classes
+from vitlens.arguments import checked
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
@@ -38,6 +39,7 @@ DIRECTIONS_AT_ONCE = 2**25
 
 
 @leaves_state
+@checked
 def direct_logit_attribution(
     model: HookedViT,
     images: Pictures,

@@ -14,6 +14,7 @@ from vitlens.analysis.attribution import direct_logit_attribution
 from vitlens.analysis.attribution_results import Attribution
 from vitlens.analysis.classes import Classes
 from vitlens.analysis.results import Result
+from vitlens.arguments import checked
 from vitlens.data.batches import PictureBatches, PictureSource, length_of
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
@@ -107,6 +108,7 @@ class AttributionMeans(Result):
 
 
 @leaves_state
+@checked
 def attribution_means(
     model: HookedViT,
     images: PictureSource | tuple[Tensor, Tensor],

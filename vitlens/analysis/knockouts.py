@@ -15,6 +15,7 @@ from vitlens.analysis.classes import class_labels
 from vitlens.analysis.results import Result
 from vitlens.analysis.tokens import TokenSet, token_mask
 from vitlens.analysis.trace import Hooks
+from vitlens.arguments import checked
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
@@ -49,6 +50,7 @@ PUBLISHED = {
 
 
 @leaves_state
+@checked
 def knockout_hooks(
     model: HookedViT,
     images: Pictures,
@@ -97,6 +99,7 @@ def knockout_hooks(
 
 
 @leaves_state
+@checked
 def knockout_attention(
     model: HookedViT,
     images: Pictures,

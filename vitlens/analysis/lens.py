@@ -13,6 +13,7 @@ from vitlens.analysis.classes import Classes, ClassSelection, classes_by_batch
 from vitlens.analysis.ranks import check_logits, rank_of
 from vitlens.analysis.results import Result
 from vitlens.analysis.tokens import TokenSet, token_mask
+from vitlens.arguments import checked
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
@@ -104,6 +105,7 @@ class ClassLens(Result):
 
 
 @leaves_state
+@checked
 def class_lens(
     model: HookedViT,
     images: Pictures,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vitlens.analysis.lens import ClassLens
 from vitlens.analysis.trace import ClassTrace
+from vitlens.arguments import checked
 from vitlens.errors import InputError
 from vitlens.model.leaves_state import leaves_state
 
@@ -22,12 +23,14 @@ TokenValues = dict[str, dict[int, Float[Tensor, "image token"]]]
 
 
 @leaves_state
+@checked
 def identifiability(lens: ClassLens | ClassTrace, site: str = "resid_post") -> pd.DataFrame:
     """A2: 1 − rank/C of the class, mean over pictures (and over patches), by block."""
     return _table(as_trace(lens), identifiability_values(as_trace(lens), site))
 
 
 @leaves_state
+@checked
 def identifiability_rate(
     lens: ClassLens | ClassTrace, block: int = -1, site: str = "resid_post", paper_compat: bool = False
 ) -> pd.Series:
@@ -47,12 +50,14 @@ def identifiability_rate(
 
 
 @leaves_state
+@checked
 def class_similarity_change_rate(lens: ClassLens | ClassTrace) -> pd.DataFrame:
     """A5: share of tokens whose logit of the class rises from one block's output to the next, for blocks ≥ 1."""
     return _table(as_trace(lens), change_values(as_trace(lens)))
 
 
 @leaves_state
+@checked
 def class_change_by_sublayer(lens: ClassLens | ClassTrace, paper_compat: bool = False) -> pd.DataFrame:
     """A6: share of tokens for which the sublayer's output alone has a larger logit of the class than its own input has.
 
@@ -62,6 +67,7 @@ def class_change_by_sublayer(lens: ClassLens | ClassTrace, paper_compat: bool = 
 
 
 @leaves_state
+@checked
 def residual_composition(lens: ClassLens | ClassTrace, paper_compat: bool = False) -> pd.DataFrame:
     """A7: percent of tokens whose first class after the block is that of attn_out, of mlp_out, of the block's input,
     and of none of the three ("composed").

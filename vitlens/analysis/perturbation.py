@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from vitlens.analysis.classes import Classes, classes_by_batch
 from vitlens.analysis.results import Result
+from vitlens.arguments import checked
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, require_seed, require_whole
 from vitlens.heatmaps.precision import careful, require_finite_logits
@@ -66,6 +67,7 @@ def removal_steps(n_patches: int, n_steps: int | None) -> list[int]:
 
 
 @leaves_state
+@checked
 def perturbation_test(
     model: HookedViT,
     images: Pictures,

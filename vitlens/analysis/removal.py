@@ -11,6 +11,7 @@ from vitlens.analysis.batched import PictureRun, RunningMean
 from vitlens.analysis.classes import Classes, classes_by_batch
 from vitlens.analysis.ranks import check_logits, rank_of
 from vitlens.analysis.tokens import TokenSet, token_mask
+from vitlens.arguments import checked
 from vitlens.data.counterfactuals import blurred
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
@@ -51,6 +52,7 @@ class TokenAblation:
 
 
 @leaves_state
+@checked
 def ablate_tokens(
     model: HookedViT,
     images: Pictures,

@@ -16,6 +16,7 @@ from transformer_lens.hook_points import HookPoint
 from vitlens.analysis.classes import Classes, ClassSelection, classes_by_batch, select_classes
 from vitlens.analysis.results import Result
 from vitlens.analysis.trace import Hooks
+from vitlens.arguments import checked
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.heatmaps.gradient_rollout import GradientRollout
@@ -107,6 +108,7 @@ class ProjectionGradientObserver:
 
 
 @leaves_state
+@checked
 def projection_gradient(
     model: HookedViT,
     images: Pictures,
@@ -175,6 +177,7 @@ def projection_gradient(
 
 
 @leaves_state
+@checked
 def gradient_rollout(
     model: HookedViT,
     images: Pictures,

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vitlens.arguments import checked
 from vitlens.errors import InputError, require_seed, require_whole
 
 
@@ -14,6 +15,7 @@ class PermutationTest(NamedTuple):
     p: float
 
 
+@checked
 def permutation_test(
     inside: np.ndarray, outside: np.ndarray, *, n: int = 300, seed: int = 0, paper_compat: bool = False
 ) -> PermutationTest:
@@ -93,6 +95,7 @@ def permutation_test_of_counts(
     return PermutationTest(observed, float((1 + (shuffled >= observed - tolerance).sum()) / (1 + n)))
 
 
+@checked
 def bootstrap(
     sums: np.ndarray,
     counts: np.ndarray | None = None,

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from vitlens.arguments import checked
 from vitlens.data.masks import MaskInput, Masks
 from vitlens.data.patches import PatchGrid, object_and_context
 from vitlens.errors import InputError, nearest
@@ -34,16 +35,19 @@ TokenSet = str | int | Box | Sequence[int] | Sequence[bool] | Tensor | np.ndarra
 NAMED_SETS = ("all", "class", "prefix", "registers", "patches", "object", "context")
 
 
+@checked
 def patch(row: int, column: int) -> Box:
     """The patch at (row, column), counted from the upper left."""
     return Box(row, column)
 
 
+@checked
 def box(row: int, column: int, height: int, width: int) -> Box:
     """A rectangle of patches."""
     return Box(row, column, height, width)
 
 
+@checked
 def token_mask(
     model: HookedViT,
     tokens: TokenSet,

@@ -13,6 +13,7 @@ from vitlens.analysis.batched import PictureRun
 from vitlens.analysis.classes import Classes, classes_by_batch
 from vitlens.analysis.lens import LOGIT_ALONE, check_sites
 from vitlens.analysis.ranks import no_rank, rank_of
+from vitlens.arguments import checked
 from vitlens.data.pictures import Pictures
 from vitlens.model.hook_points import Reader
 from vitlens.model.hooked_vit import HookedViT
@@ -118,6 +119,7 @@ class TraceObserver:
 
 
 @leaves_state
+@checked
 def class_trace(
     model: HookedViT,
     images: Pictures,

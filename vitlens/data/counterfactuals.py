@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
+from vitlens.arguments import checked
 from vitlens.data.masks import MaskInput, Masks, as_masks
 from vitlens.data.patches import PatchGrid
 from vitlens.errors import InputError
@@ -15,6 +16,7 @@ from vitlens.errors import InputError
 REPLACEMENTS = ("other", "mean", "zero", "blur", "shuffle")
 
 
+@checked
 def replace_context(
     images: Float[Tensor, "batch channels height width"],
     masks: MaskInput,

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from vitlens.arguments import checked
 from vitlens.data.demo_files import demo_folder
 from vitlens.data.masks import read_labels
 from vitlens.model.hooked_vit import HookedViT
@@ -66,6 +67,7 @@ class DemoPictures:
 
 
 @leaves_state
+@checked
 def load_demo_pictures(model: HookedViT) -> DemoPictures:
     """The demo's pictures as the demo model reads them, with everything that is known about them."""
     folder = demo_folder()

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from vitlens.arguments import checked
 from vitlens.data.batches import PictureBatches, PictureSource
 from vitlens.description.observer import Observer, read_states
 from vitlens.description.result import Description
@@ -22,6 +23,7 @@ from vitlens.model.leaves_state import leaves_state
 
 
 @leaves_state
+@checked
 def describe(
     model: HookedViT,
     images: PictureSource,

@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from vitlens.analysis.classes import Classes, select_classes
 from vitlens.analysis.interventions import logits_of
+from vitlens.arguments import checked
 from vitlens.data.pictures import Picture, Pictures, as_list
 from vitlens.errors import InputError, printable
 from vitlens.explorer.explorer import Explorer
@@ -23,6 +24,7 @@ MOST_BYTES = 384 * 2**20
 
 
 @leaves_state
+@checked
 def explore(
     model: HookedViT,
     images: Pictures,

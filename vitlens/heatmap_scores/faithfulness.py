@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vitlens.analysis.classes import Classes, select_classes
+from vitlens.arguments import checked
 from vitlens.data.masks import MaskInput, Masks
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, require_whole
@@ -35,6 +36,7 @@ class Scores:
 
 
 @leaves_state
+@checked
 def faithfulness(
     model: HookedViT,
     images: Pictures,

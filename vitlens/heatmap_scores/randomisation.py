@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from vitlens.analysis.classes import Classes, select_classes
 from vitlens.analysis.results import Result
+from vitlens.arguments import checked
 from vitlens.data.masks import Masks
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, require_seed
@@ -48,6 +49,7 @@ class Randomisation(Result):
 
 
 @leaves_state
+@checked
 def randomisation_test(
     model: HookedViT,
     images: Pictures,

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from vitlens.analysis.classes import Classes
 from vitlens.analysis.results import Result
+from vitlens.arguments import checked
 from vitlens.data.masks import MaskInput, Masks
 from vitlens.data.pictures import Pictures
 from vitlens.heatmap_scores.curves import Bench
@@ -67,6 +68,7 @@ class Segmentation(Result):
 
 
 @leaves_state
+@checked
 def segmentation(
     model: HookedViT,
     images: Pictures,

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from vitlens.analysis.classes import Classes, ClassSelection, select_classes
 from vitlens.analysis.interventions import logits_of
 from vitlens.analysis.results import Result
+from vitlens.arguments import checked
 from vitlens.data.pictures import Pictures
 from vitlens.description.artefacts import artefact_sentences, artefact_tokens
 from vitlens.errors import InputError, require_whole
@@ -66,6 +67,7 @@ class Heatmap(Result):
 
 
 @leaves_state
+@checked
 def heatmap(
     model: HookedViT,
     images: Pictures,

@@ -8,6 +8,7 @@ import pandas as pd
 import timm
 import torch
 
+from vitlens.arguments import checked
 from vitlens.errors import InputError, nearest
 from vitlens.model.config import HookedViTConfig
 from vitlens.model.hooked_vit import HookedViT
@@ -21,6 +22,7 @@ COLUMNS = [
 ]  # fmt: skip
 
 
+@checked
 def supported_models(pattern: str = "*") -> pd.DataFrame:
     """Every plain vision transformer of timm's registry: what it is made of, and the measured difference from timm.
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from torch import nn
 from tqdm import tqdm
 
+from vitlens.arguments import checked
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.files import write_whole
@@ -82,6 +83,7 @@ class ParityReport:
 
 
 @leaves_state
+@checked
 def verify(
     name: str,
     *,

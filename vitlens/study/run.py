@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vitlens.analysis.trace import TraceObserver
+from vitlens.arguments import checked
 from vitlens.data.decoding import PictureBatch, Skipped, decode_rows
 from vitlens.data.picture_list import list_pictures
 from vitlens.data.picture_sets import PictureSet, Row, open_pictures
@@ -65,6 +66,7 @@ class Outcome:
 
 
 @leaves_state
+@checked
 def run_study(
     model: HookedViT,
     settings: StudySettings,
