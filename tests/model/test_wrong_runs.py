@@ -121,6 +121,8 @@ def test_blocks_are_whole_numbers_and_run_forwards(model, images):
 def test_class_ids_take_lists_of_one_length(model):
     assert model.class_ids(np.array([1, 2])).tolist() == [1, 2]
     refuses([(lambda: model.class_ids([[1, 2], [3]]), "of one length"), (lambda: model.class_ids([]), "of one length")])
+    for wrong in (1.9, True, [0, 1.5], torch.tensor([0.0, 1.0]), torch.tensor([True]), np.array([False]), None, [None]):
+        refuses([(lambda wrong=wrong: model.class_ids(wrong), "a class is given by its index")])
 
 
 def test_hooks_give_back_what_they_were_given(model, images):
@@ -168,6 +170,7 @@ def test_keys_of_a_cache(model, images):
             (lambda: model.run_with_cache(images, names_filter=[None]), "a hook point is named by"),
             (lambda: model.run_with_cache(images, names_filter=3), "a hook point is named by"),
             (lambda: model.run_with_cache(images, pos_slice=100), "pos_slice=100 names a token that hook_patch_embed"),
+            (lambda: model.run_with_cache(images, device="xyz"), "device 'xyz' cannot be used"),
             (lambda: model.run_with_cache(images, pos_slice="a"), "pos_slice is a token, a slice"),
         ]
     )

@@ -16,6 +16,7 @@ from vitlens.model.cache import ViTActivationCache
 from vitlens.model.embedding import Embedding
 from vitlens.model.hook_points import NO_TOKENS, Direction, NamesFilter, OwnedHookPoint, Reader, resolve_names
 from vitlens.model.leaves_state import leaves_state
+from vitlens.model.placement import read_device
 
 
 class NamedHooks(HookedRootModule):
@@ -90,6 +91,8 @@ class NamedHooks(HookedRootModule):
         if remove_batch_dim and isinstance(pictures, Tensor) and pictures.ndim and len(pictures) != 1:
             raise InputError(f"remove_batch_dim needs a single picture, not {len(pictures)}")
         names = resolve_names(names_filter, self.hook_dict)
+        # On the meta device a cache keeps shapes alone.
+        device = device if str(device) == "meta" else read_device(device)
         cache, fwd_hooks, bwd_hooks = self.get_caching_hooks(
             names, incl_bwd, device, remove_batch_dim, pos_slice=pos_slice
         )

@@ -17,7 +17,6 @@ def check_images(images: Any, cfg: HookedViTConfig, dtype: torch.dtype, pads: bo
     channels, (height, width) = cfg.n_channels, cfg.image_size
     if not isinstance(images, Tensor):
         raise InputError(f"a model reads tensors, not {type(images).__name__}: use model.to_images on pictures")
-    check_dense(images, "pictures")
     if images.ndim != 4:
         raise InputError(f"pictures have the shape [batch, {channels}, height, width], not {list(images.shape)}")
     if len(images) == 0:
@@ -47,7 +46,6 @@ def check_stream(stream: Any, cfg: HookedViTConfig, dtype: torch.dtype) -> Tenso
     """Raises InputError unless `stream` is a residual stream [batch, tokens, d_model], and finite."""
     if not isinstance(stream, Tensor):
         raise InputError(f"start_at_layer takes the residual stream as a tensor, not {type(stream).__name__}")
-    check_dense(stream, "the residual stream")
     if stream.ndim != 3 or stream.shape[-1] != cfg.d_model:
         raise InputError(
             f"start_at_layer takes the residual stream [batch, tokens, {cfg.d_model}] that enters the block, "
@@ -57,17 +55,24 @@ def check_stream(stream: Any, cfg: HookedViTConfig, dtype: torch.dtype) -> Tenso
     return for_autograd(stream)
 
 
-def check_dense(x: Tensor, what: str) -> None:
-    """Raises InputError for sparse and nested tensors."""
+def check_dense(x: Tensor, device: torch.device) -> None:
+    """Raises InputError for tensors that hold no rectangle of numbers, or none that a model on `device` could read."""
     kind = "nested" if x.is_nested else "sparse" if x.layout != torch.strided else None
+    if x.is_meta and device.type != "meta":
+        kind = "meta"
     if kind is not None:
-        raise InputError(f"a model reads dense tensors, and {what} came as a {kind} one: use .to_dense() or padding")
+        raise InputError(
+            f"a model reads a dense tensor with values ([batch, channels, height, width] of pictures), not a {kind} tensor"
+        )
 
 
 def check_device(given: Any, device: torch.device) -> None:
-    """Raises InputError where tensors do not lie where the model computes."""
+    """Raises InputError unless tensors are dense, and lie where the model computes."""
     for x in given.values() if isinstance(given, dict) else [given]:
-        if isinstance(x, Tensor) and x.device != device:
+        if not isinstance(x, Tensor):
+            continue
+        check_dense(x, device)
+        if x.device != device:
             raise InputError(
                 f"what the model was given is on {x.device}, and the model on {device}: use .to(model.device)"
             )

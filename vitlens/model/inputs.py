@@ -13,7 +13,7 @@ from vitlens.data.masks import MaskInput, Masks, as_masks, preprocessed, read_la
 from vitlens.data.patches import PatchGrid
 from vitlens.data.pictures import Picture, Preprocessing, as_list
 from vitlens.errors import InputError
-from vitlens.model.checks import check_images
+from vitlens.model.checks import check_dense, check_images
 from vitlens.model.config import HookedViTConfig
 from vitlens.model.embedding import Embedding
 from vitlens.model.naflex import NaFlexEmbedding, check_patch_input
@@ -111,11 +111,9 @@ class PictureInputs:
         """
         if not isinstance(images, Tensor):
             return self.to_images(images)
-        _check_layout(images, self.device)
+        check_dense(images, self.device)
         if images.ndim == 3:
             images = images[None]
-        if len(images) == 0:
-            raise InputError("there are no pictures in the batch")
         return self.check_images(images.to(self.device))
 
     def as_pair(
@@ -156,7 +154,7 @@ class PictureInputs:
         if isinstance(images, dict) and isinstance(self.embed, NaFlexEmbedding):
             return check_patch_input(images, self.dtype)
         if isinstance(images, Tensor):
-            _check_layout(images, self.device)
+            check_dense(images, self.device)
         return check_images(images, self.cfg, self.dtype, pads=self.embed.pads)
 
     def class_index(self, wanted: int | str | np.integer) -> int:
@@ -169,14 +167,3 @@ class PictureInputs:
 
     def class_label(self, index: int) -> str:
         return self.class_names[index] if self.class_names is not None else f"class {index}"
-
-
-def _check_layout(images: Tensor, device: torch.device) -> None:
-    """Raises InputError for tensors that hold no rectangle of numbers."""
-    kind = "nested" if images.is_nested else "sparse" if images.layout != torch.strided else None
-    if images.is_meta and device.type != "meta":
-        kind = "meta"
-    if kind is not None:
-        raise InputError(
-            f"pictures are a dense tensor [batch, channels, height, width] with values, not a {kind} tensor"
-        )

@@ -9,7 +9,7 @@ from timm.models.naflexvit import batch_patchify, create_attention_mask
 from torch import Tensor
 
 from vitlens.errors import InputError
-from vitlens.model.checks import check_dense, for_autograd
+from vitlens.model.checks import for_autograd
 from vitlens.model.embedding import Embedding, Grid
 from vitlens.model.positions import Layout
 
@@ -112,8 +112,6 @@ def check_patch_input(images: dict[str, Any], dtype: torch.dtype) -> dict[str, T
             f"patches cut beforehand come as a dictionary of the tensors {', '.join(PATCH_INPUT)}: "
             f"{', '.join(missing)} is missing"
         )
-    for name in PATCH_INPUT:
-        check_dense(images[name], name)
     patches, coordinates, valid = (for_autograd(images[name]) for name in PATCH_INPUT)
     if patches.ndim not in (3, 5) or coordinates.shape != (*patches.shape[:2], 2) or valid.shape != patches.shape[:2]:
         raise InputError(
