@@ -57,13 +57,17 @@ PICTURES = [
     None, 5, 1.7, True, NAN, "nonsense.png", [], [None], [5], ["nonsense.png"], Thing(), {},
     *map(_tensor, ("empty", "sparse", "meta", "small", "flat", "one channel", "bytes", "nested", "nan")),
 ]  # fmt: skip
+#: Where no model is at hand, any number of channels may be right.
+WITHOUT_MODEL = [
+    value for value in PICTURES if not isinstance(value, torch.Tensor) or value.is_nested or value.shape[1:2] != (1,)
+]
 CLASSES = [
     1.7, True, NAN, -1, MANY, "nonsense", [], [1.7], [None], [True], Thing(), {},
     torch.tensor([0.0, 1.0]), torch.tensor([True, False]), torch.tensor([0, 1, 2]), torch.tensor([0, 9]),
     torch.tensor([0, -1]), torch.zeros(0, dtype=torch.long), torch.zeros(2, 2, 2, dtype=torch.long),
 ]  # fmt: skip
 TOKENS = [
-    1.7, True, NAN, MANY, -MANY, "nonsense", [], [1.7], ["3"], [True, False, True, False, True], [None], Thing(), {},
+    1.7, True, NAN, MANY, -MANY, "nonsense", [], [1.7], ["3"], [True, False], [None], Thing(), {},
     torch.zeros(5, dtype=torch.bool), torch.ones(9, dtype=torch.bool), torch.ones(5), torch.ones(5, dtype=torch.uint8),
 ]  # fmt: skip
 MASKS = [
@@ -74,6 +78,7 @@ MASKS = [
 PLACES = [1.7, True, NAN, MANY, -MANY, "nonsense", [], [1.7], [True], [None], [MANY], Thing()]
 ONE_PLACE = [None, 1.7, True, NAN, MANY, -MANY, "nonsense", [], Thing()]
 HOOK = [5, 1.7, True, NAN, "nonsense", [], ("resid_post", 99), Thing()]
+HOOK_TYPES = [5, 1.7, True, NAN, [], Thing()]
 SITES = [None, 5, 1.7, True, "nonsense", [], [5], ["nonsense"], Thing()]
 METRIC = [
     None, 5, 1.7, True, NAN, "nonsense", [], [5], ["nonsense"], {}, {"name": 5}, Thing(), len, lambda logits: None,
@@ -140,22 +145,38 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
     neurons = [(0, 1), (1, 2)]
     _, cache = model.run_with_cache(images)
     patching = {"model": model, "corrupted_images": others, "clean_cache": cache}
+    cut = vitlens.Edges("context", "object")
     numbers = np.random.default_rng(0).normal(size=12)
     means = vitlens.attribution_means(model, images, torch.tensor([0, 1]), **quiet)
     stream = vitlens.stream_activations(model, images, "resid_post0", **quiet)
     tops = vitlens.top_patches(**dictionary, images=images, k=2, **quiet)
 
     named: dict[str, dict[str, Any]] = {
-        "ablate_tokens": {**about, "tokens": "patches", "masks": masks},
-        "ablation_hooks": {**about, "site": "z", "places": (0, 1), "masks": masks},
-        "activation_ablation": {**about, "masks": masks, **quiet},
-        "activation_patching": {**pair, "masks": masks, **quiet},
+        "ablate_tokens": {**about, "tokens": "object", "masks": masks, "how": "other", "others": others},
+        "ablation_hooks": {
+            **about,
+            "site": "z",
+            "places": (0, 1),
+            "replacement": "resample",
+            "others": others,
+            "tokens": "object",
+            "masks": masks,
+        },
+        "activation_ablation": {
+            **about,
+            "replacement": "resample",
+            "others": others,
+            "tokens": "object",
+            "masks": masks,
+            **quiet,
+        },
+        "activation_patching": {**pair, "tokens": "object", "masks": masks, **quiet},
         "attribution_means": {**about, "labels": torch.tensor([0, 1]), **quiet},
-        "attribution_patching": {**pair, "masks": masks, **quiet},
+        "attribution_patching": {**pair, "tokens": "object", "masks": masks, **quiet},
         "bootstrap": {"sums": numbers, "n": 20},
         "box": {"row": 0, "column": 0, "height": 1, "width": 1},
         "class_change_by_sublayer": {"lens": lens},
-        "class_lens": {**about, "masks": masks},
+        "class_lens": {**about, "tokens": "object", "masks": masks},
         "class_similarity_change_rate": {"lens": lens},
         "class_trace": about,
         "class_value_agreement": {"model": model},
@@ -171,16 +192,16 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "find_circuit": {"model": model, "scores": scores, "n_edges": 20},
         "find_register_neurons": {**about, "threshold": 1.01, **quiet},
         "gradient_rollout": about,
-        "heatmap": {**about, "method": "attention_rollout"},
+        "heatmap": {**about, "method": "legrad"},
         "identifiability": {"lens": lens},
         "identifiability_rate": {"lens": lens},
         "key_value_agreement": {**about, "k": 1},
-        "knockout_attention": {**about, "masks": masks},
-        "knockout_hooks": {**about, "edges": "self_only", "masks": masks},
+        "knockout_attention": {**about, "edges": cut, "how": "other", "others": others, "masks": masks},
+        "knockout_hooks": {**about, "edges": cut, "how": "other", "others": others, "masks": masks},
         "mean_activations": {"model": model, "pictures": images, **quiet},
         "minimality": {**pair, "circuit": circuit, **quiet},
         "patch": {"row": 0, "column": 0},
-        "path_patching": {**pair, "senders": "a0.h0", "masks": masks, **quiet},
+        "path_patching": {**pair, "senders": "a0.h0", "tokens": "object", "masks": masks, **quiet},
         "permutation_test": {"inside": numbers, "outside": numbers + 1, "n": 20},
         "perturbation_test": {**about, "importance": torch.rand(2, 2, 2), "n_steps": 2},
         "projection_gradient": about,
@@ -192,7 +213,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "segmentation": {**about, "masks": masks, "heatmaps": torch.rand(2, 2, 2), **quiet},
         "stream_activations": {**about, "hook": "resid_post0", **quiet},
         "test_time_registers": {"model": model, "neurons": neurons},
-        "token_mask": {"model": model, "tokens": "patches", "n_images": 2, "masks": masks},
+        "token_mask": {"model": model, "tokens": "object", "n_images": 2, "masks": masks},
         "top_memory_patches": {**about, "block": 0, "k": 2, **quiet},
         "top_patches": {**dictionary, "images": images, "k": 2, **quiet},
         "with_sae": dictionary,
@@ -232,7 +253,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "model.as_images": (model.as_images, {"images": images}),
         "model.to_images": (model.to_images, {"pictures": [np.zeros((8, 8, 3), dtype=np.uint8)]}),
         "model.to_masks": (model.to_masks, {"masks": [np.zeros((8, 8), dtype=bool)]}),
-        "model.forward": (model.forward, {"images": images}),
+        "model.forward": (model.forward, {"images": images, "return_type": "loss", "labels": torch.tensor([0, 1])}),
         "model.run_with_cache": (model.run_with_cache, {"images": images, "names_filter": "pattern"}),
         "model.cache_size": (model.cache_size, {"images": images, "names_filter": "pattern"}),
         "model.with_fresh_weights": (model.with_fresh_weights, {}),
@@ -271,7 +292,7 @@ ELSEWHERE: dict[tuple[str, str], list[Any]] = {
     ("model.to_masks", "masks"): [5, 1.7, True, NAN, "nonsense.png", [], [None], Thing(), {}],
     ("model.cache_size", "images"): [None, 1.7, True, NAN, 0, -1, "nonsense.png", [], Thing()],
     ("model.set_class_embeddings", "weight"): [
-        None, 5, 1.7, True, "nonsense", [], Thing(), torch.randn(0, 16), torch.randn(3, 5), torch.randn(16),
+        None, 5, 1.7, True, "nonsense", [], Thing(), torch.randn(0, 16), torch.randn(3, 7), torch.randn(7),
         torch.full((3, 16), NAN), torch.ones(3, 16, dtype=torch.long),
     ],
     ("model.run_with_cache", "names_filter"): [5, 1.7, True, NAN, "nonsense", [], [5], Thing()],
@@ -291,8 +312,8 @@ ELSEWHERE: dict[tuple[str, str], list[Any]] = {
     ("evaluate_circuits", "n_random"): [None, 1.7, True, NAN, -1, "nonsense", [], Thing()],
     ("test_time_registers", "neurons"): [None, 5, 1.7, "nonsense", Thing(), [5], [(0, 9999)], [(9, 0)], [(0, 1.7)], [(0,)]],
     ("register_shift", "neurons"): [None, 5, 1.7, "nonsense", Thing(), [5], [(0, 9999)], [(9, 0)], [(0, 1.7)], [(0,)]],
-    ("patch", "row"): ONE_PLACE, ("patch", "column"): ONE_PLACE,
-    ("box", "row"): ONE_PLACE, ("box", "column"): ONE_PLACE,
+    ("patch", "row"): [None, *COUNT[:3], *COUNT[4:]], ("patch", "column"): [None, *COUNT[:3], *COUNT[4:]],
+    ("box", "row"): [None, *COUNT[:3], *COUNT[4:]], ("box", "column"): [None, *COUNT[:3], *COUNT[4:]],
     ("bootstrap", "sums"): [None, 5, "nonsense", [], Thing(), np.full(3, NAN), np.zeros((0, 3))],
     ("permutation_test", "inside"): [None, 5, "nonsense", [], Thing(), np.full(3, NAN), np.zeros(0)],
     ("permutation_test", "outside"): [None, 5, "nonsense", [], Thing(), np.full(3, NAN), np.zeros(0)],
@@ -313,15 +334,33 @@ ELSEWHERE: dict[tuple[str, str], list[Any]] = {
     ("SparseAutoencoder.from_arrays", "W_enc"): [
         None, 5, "nonsense", [], Thing(), torch.randn(16), torch.randn(16, 7), torch.full((16, 8), NAN),
     ],
-    ("SparseAutoencoder.from_arrays", "k"): [],
+    ("SparseAutoencoder.from_arrays", "threshold"): ["nonsense", Thing(), NAN],
+    ("SparseAutoencoder.from_arrays", "hook"): HOOK_TYPES,
+    ("replace_context", "images"): WITHOUT_MODEL,
     ("SparseAutoencoder.from_arrays", "activation"): NAME,
     ("with_saes", "saes"): [None, 5, "nonsense", [], Thing(), {"resid_post0": None}, {"nonsense": None}],
     ("explore", "names"): [5, "nonsense", [], ["one"], [None, None], Thing()],
 }  # fmt: skip
 
-#: What may pass, and why: (callable or "*", argument or "*", which values).
-Allowed = Callable[[str, str, Any], bool]
-ALLOWED: dict[str, Allowed] = {}
+#: What may pass, and why.
+ALLOWED: dict[str, Callable[[str, str, Any], bool]] = {
+    "a function that returns a number is a metric, however little it says of the logits": (
+        lambda name, argument, value: "metric" in argument and callable(value) and name in CONSTANT_IS_FINE
+    ),
+    "TransformerLens' own functions say themselves what shape a metric has": (
+        lambda name, argument, value: name.startswith("patching.") and callable(value)
+    ),
+    "cells that an interrupted sweep did not reach are NaN, and so is their interval": (
+        lambda name, argument, value: (name, argument) == ("bootstrap", "sums") and isinstance(value, np.ndarray)
+    ),
+    "no scores go with a circuit made by hand": (
+        lambda name, argument, value: (name, argument) == ("Circuit", "scores") and value is None
+    ),
+    "whole numbers in a tensor of bytes are numbers": (
+        lambda name, argument, value: (name, argument) == ("ProbeFit", "tokens") and isinstance(value, torch.Tensor)
+    ),
+}
+CONSTANT_IS_FINE = ("activation_ablation",)
 
 
 def finish(result: Any) -> None:
@@ -330,8 +369,9 @@ def finish(result: Any) -> None:
         for _ in result:
             pass
     elif isinstance(result, contextlib.AbstractContextManager):
-        with result:
-            pass
+        with result as spliced:
+            for one in spliced.values() if isinstance(spliced, dict) else [spliced]:
+                one.model(torch.zeros(2, 3, 32, 32))
 
 
 def outcome(function: Callable, given: dict[str, Any]) -> str | None:

@@ -211,6 +211,8 @@ def _source(
     noise_scale: float,
     seed: int,
 ) -> Source:
+    if others is not None and not (isinstance(replacement, str) and replacement == "resample"):
+        raise InputError('others= goes with replacement="resample": another replacement would not read them')
     if not isinstance(replacement, str):
         return Given(_as_given(replacement))
     if replacement == "zero":

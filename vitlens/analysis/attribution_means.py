@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from vitlens.analysis.attribution import direct_logit_attribution
 from vitlens.analysis.attribution_results import Attribution
-from vitlens.analysis.classes import Classes
+from vitlens.analysis.classes import Classes, read_labels
 from vitlens.analysis.results import Result
-from vitlens.arguments import checked
+from vitlens.arguments import checked, is_whole
 from vitlens.data.batches import PictureBatches, PictureSource, length_of
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
@@ -49,6 +49,7 @@ class AttributionMeans(Result):
         """How much more each component writes for a class than it writes for a class on average."""
         return self.values - self.values.mean(dim=0)
 
+    @checked
     def top_heads(self, label: int | str, k: int = 10, specific: bool = True) -> pd.DataFrame:
         """The heads that write most for a class, by magnitude; `specific`: more than for a class on average.
 
@@ -60,6 +61,7 @@ class AttributionMeans(Result):
             raise InputError('these means have no heads: compute them with unit="head"')
         return self.top(label, k, specific, heads)
 
+    @checked
     def top(self, label: int | str, k: int = 10, specific: bool = True, among: list[int] | None = None) -> pd.DataFrame:
         """The components (or those `among` them) that write most for a class, by magnitude.
 
@@ -72,6 +74,7 @@ class AttributionMeans(Result):
         order = chosen[by.abs().argsort(descending=True, stable=True)[:k]]
         return self._table({"component": [self.axes["component"][i] for i in order.tolist()]}, row, order)
 
+    @checked
     def top_classes(self, component: str, k: int = 10, specific: bool = True) -> pd.DataFrame:
         """The classes for which a component (a head: "L9H3") writes most; negative shares come last.
 
@@ -91,7 +94,7 @@ class AttributionMeans(Result):
         indices = [] if self.classes is None else self.classes[0].tolist()
         if isinstance(label, str) and label in names:
             return names.index(label)
-        if not isinstance(label, str) and label in indices:
+        if is_whole(label) and label in indices:
             return indices.index(label)
         raise InputError(f"there were no pictures of the class {label!r}; there were of {', '.join(names[:5])}, …")
 
@@ -148,7 +151,7 @@ def attribution_means(
         images, labels = images
     if n is not None and n < 1:
         raise InputError(f"n is the number of pictures, at least 1, not {n}")
-    source = images if labels is None else _Pairs(model, images, torch.as_tensor(labels), batch_size)
+    source = images if labels is None else _Pairs(model, images, read_labels(model, labels), batch_size)
     batches = PictureBatches(model, source, batch_size)
     sums = _Sums()
     for batch in tqdm(batches, total=length_of(batches), desc="attribution means", unit="batch", disable=not progress):

@@ -48,7 +48,7 @@ class PictureRun:
         self.model, self.what = model, what
         self.source = _known(model, images)
         self.n = len(self.source)
-        first = self.source if isinstance(self.source, Tensor) else model.as_images(self.source[:1])
+        first = model.as_images(self.source[:1])
         rows, columns = model.embed.grid(*first.shape[-2:])
         self.grid = int(rows), int(columns)
         if batch_size is None:
@@ -72,12 +72,18 @@ class PictureRun:
                 yield slice(first, first + len(batch.images)), batch.images
                 bar.update(len(batch.images))
 
-    def partners(self, others: Pictures | None) -> Any:
+    def partners(self, others: Pictures | None, how: str) -> Any:
         """Other pictures, one for each, of which `model.as_partners(others[places], images)` reads those of a batch.
 
+        None where `how` takes nothing from others.
+
         Raises:
-            InputError: they are missing, or of another number.
+            InputError: they are missing, of another number, or given where nothing reads them.
         """
+        if how != "other":
+            if others is not None:
+                raise InputError(f'others= goes with how="other": how="{how}" would not read them')
+            return None
         if others is None:
             raise InputError('how="other" needs others=, one picture for each picture')
         known = _known(self.model, others)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitlens.analysis.ranks import no_rank
-from vitlens.arguments import short
+from vitlens.arguments import is_whole, items, short
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 
@@ -125,6 +125,24 @@ def _check_one_each(selection: ClassSelection, what: str) -> None:
             f"{what} follows one class per picture, not {n}: call it once for each class, or pass the pictures' own classes "
             "as a tensor [image] (a list means the same classes for all pictures)"
         )
+
+
+def read_labels(model: HookedViT, labels: Any) -> Int[Tensor, "image"]:
+    """The pictures' own classes: one whole number for each, as data sets give them.
+
+    Raises:
+        InputError: something else, or a class that the model has not.
+    """
+    numbers = items(labels)
+    is_row = isinstance(labels, (list, tuple)) or (isinstance(labels, (Tensor, np.ndarray)) and labels.ndim == 1)
+    if not is_row or not numbers or not all(is_whole(number) for number in numbers):
+        raise InputError(
+            f"labels are the class of each picture, whole numbers in a tensor [image], not {short(labels)}"
+        )
+    for label in numbers:
+        if not 0 <= label < model.cfg.n_classes:
+            raise InputError(f"there is no class {label}: {model.cfg.model_name} has 0 to {model.cfg.n_classes - 1}")
+    return torch.tensor([int(number) for number in numbers])
 
 
 def class_labels(model: HookedViT, indices: Sequence[int]) -> list[str]:

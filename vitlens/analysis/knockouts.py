@@ -89,10 +89,10 @@ def knockout_hooks(
     cut = _cut_by_block(model, run, cuts, masks)
     blocks = list(cut)
     patterns: dict[int, Tensor] = {}
+    partners = run.partners(others, how)
     if how == "mean":
         patterns = _mean_patterns(model, run, blocks)
     elif how == "other":
-        partners = run.partners(others)
         parts = [_patterns(model, model.as_partners(partners[places], pictures), blocks) for places, pictures in run]
         patterns = {block: torch.cat([part[block] for part in parts]) for block in blocks}
     return _hooks(cut, how, patterns)
@@ -126,7 +126,7 @@ def knockout_attention(
     run = PictureRun(model, images, batch_size, progress, "knockout")
     cuts, chosen = _chosen_edges(edges, how)
     cut = _cut_by_block(model, run, cuts, masks)
-    partners = run.partners(others) if chosen == "other" else None
+    partners = run.partners(others, chosen)
     patterns = _mean_patterns(model, run, list(cut)) if chosen == "mean" else {}
     logits = []
     for places, pictures in run:

@@ -21,6 +21,7 @@ from vitlens.analysis.batched import PictureRun
 from vitlens.analysis.lens import check_sites
 from vitlens.analysis.ranks import check_logits, rank_of
 from vitlens.analysis.trace import FULL_SITES, Hooks
+from vitlens.arguments import checked
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
@@ -93,6 +94,8 @@ class Probes:
 class ProbeFit:
     """Accumulates what ridge regression needs: `add` batches, then `solve`. Every picture is run once, for all probes."""
 
+    @checked
+    @checked
     def __init__(
         self,
         model: HookedViT,

@@ -91,7 +91,7 @@ def ablate_tokens(
     run = PictureRun(model, images, batch_size, progress, "token ablation")
     gone = _patches(model, tokens, run, masks)
     classes_of = classes_by_batch(model, classes, run.n, one_each="the removal of tokens")
-    partners = run.partners(others) if how == "other" else None
+    partners = run.partners(others, how)
     mean = _mean_embedding(model, run) if how == "mean" else None
     batches = []
     for where, pictures in run:

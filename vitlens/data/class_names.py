@@ -11,7 +11,7 @@ import numpy as np
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
-from vitlens.arguments import is_whole
+from vitlens.arguments import is_whole, short
 from vitlens.errors import InputError, nearest
 
 NUMBER = re.compile(r"\s*-?\d+\s*")
@@ -127,7 +127,7 @@ def named(wanted: str, names: Sequence[str]) -> list[int]:
 
 def _whole_number(wanted: Any) -> int:
     if not is_whole(wanted):
-        raise InputError(f"a class is given by its index, a whole number, or by its name, not by {wanted!r}")
+        raise InputError(f"a class is given by its index, a whole number, or by its name, not by {short(wanted)}")
     return operator.index(wanted)
 
 

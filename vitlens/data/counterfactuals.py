@@ -42,8 +42,13 @@ def replace_context(
     """
     if how not in REPLACEMENTS:
         raise InputError(f"a context is replaced by one of {', '.join(REPLACEMENTS)}, not {how!r}")
-    if not isinstance(images, Tensor) or images.ndim != 4:
-        raise InputError("pictures are a tensor [batch, channels, height, width], as model.to_images makes it")
+    is_dense = (
+        isinstance(images, Tensor) and not (images.is_nested or images.is_meta) and images.layout == torch.strided
+    )
+    if not is_dense or images.ndim != 4 or not images.is_floating_point() or not images.isfinite().all():
+        raise InputError(
+            "pictures are a tensor of finite floats [batch, channels, height, width], as model.to_images makes it"
+        )
     read = as_masks(masks, _refuse_file).to(images.device)
     found, expected = [len(read), *read.size], [len(images), *images.shape[-2:]]
     if found != expected:

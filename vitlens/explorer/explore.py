@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from vitlens.analysis.classes import Classes, select_classes
 from vitlens.analysis.interventions import logits_of
-from vitlens.arguments import checked
+from vitlens.arguments import checked, short
 from vitlens.data.pictures import Picture, Pictures, as_list
 from vitlens.errors import InputError, printable
 from vitlens.explorer.explorer import Explorer
@@ -103,6 +103,8 @@ def write_explorer(
 
 def _picture_names(images: Pictures, names: Sequence[str] | None, n: int) -> list[str]:
     if names is not None:
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+            raise InputError(f"names are a list of texts, one for each picture, not {short(names)}")
         if len(names) != n:
             raise InputError(f"{len(names)} names were given for {n} pictures")
         return [str(name) for name in names]

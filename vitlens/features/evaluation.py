@@ -2,20 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformer_lens.hook_points import HookPoint
 
+from vitlens.analysis.classes import read_labels
 from vitlens.analysis.results import Result
 from vitlens.analysis.tokens import TokenSet
 from vitlens.analysis.trace import Hooks
-from vitlens.arguments import checked, is_whole, items, short
+from vitlens.arguments import checked
 from vitlens.data.batches import Batch, PictureBatches, PictureSource, length_of
 from vitlens.errors import InputError
 from vitlens.features.dictionary import SparseAutoencoder
@@ -124,7 +123,7 @@ def evaluate_sae(
     """
     source, target = ends(model, hook, sae, hook_out)
     batches = PictureBatches(model, images, batch_size)
-    labels = None if labels is None else _read_labels(model, labels)
+    labels = None if labels is None else read_labels(model, labels)
     sums = _Reconstruction()
     with torch.no_grad():
         for batch in tqdm(batches, desc="reconstruction", unit="batch", total=length_of(batches), disable=not progress):
@@ -155,23 +154,6 @@ def evaluate_sae(
         density=sums.fired / sums.n_rows,
         mean_activation=sums.total / sums.n_rows,
     )
-
-
-def _read_labels(model: HookedViT, labels: Any) -> Int[Tensor, "image"]:
-    """The class of each picture.
-
-    Raises:
-        InputError: they are no whole numbers in a row, or classes that the model has not.
-    """
-    if not isinstance(labels, (Tensor, np.ndarray, list, tuple)):
-        raise InputError(f"labels are the class of each picture, as a tensor [image], not {short(labels)}")
-    numbers = items(torch.as_tensor(labels) if isinstance(labels, np.ndarray) else labels)
-    if not numbers or not all(is_whole(number) for number in numbers):
-        raise InputError(f"labels are whole numbers, one for each picture, not {short(labels)}")
-    for label in numbers:
-        if not 0 <= label < model.cfg.n_classes:
-            raise InputError(f"there is no class {label}: {model.cfg.model_name} has 0 to {model.cfg.n_classes - 1}")
-    return torch.tensor(numbers)
 
 
 class _Answers:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 import torch
 from einops import einsum
@@ -114,12 +113,13 @@ def feature_attribution(
     if method == "direct" and (target.block is None or target.name.rsplit("hook_", 1)[-1] not in STREAM_WIDE):
         raise InputError(f'{target.name} does not write to the stream, so it has no direct path: use method="gradient"')
     pictures = outside_inference(model.as_images(images))
+    given = None if classes is None else select_classes(model, classes, len(pictures), lambda: model(pictures))
     starts = range(0, len(pictures), batch_size)
     found: list[list[Tensor]] = []
     for start in tqdm(starts, desc=f"feature attribution ({method})", unit="batch", disable=not progress):
         chunk = slice(start, min(start + batch_size, len(pictures)))
-        wanted = classes[chunk] if isinstance(classes, (Tensor, np.ndarray)) else classes
-        worker = _Attributor(model, sae, source, target, tokens, pictures[chunk], wanted)
+        chosen = None if given is None else given.of(chunk)
+        worker = _Attributor(model, sae, source, target, tokens, pictures[chunk], chosen)
         gradients = (
             worker.direct() if method == "direct" else worker.mean_gradients(steps if method == "integrated" else 0)
         )
@@ -157,7 +157,7 @@ class _Attributor:
         target: Place,
         tokens: TokenSet | None,
         images: Float[Tensor, "image channels height width"],
-        classes: Classes,
+        classes: ClassSelection | None,
     ) -> None:
         self.model, self.sae, self.target, self.tokens = model, sae, target, tokens
         self.grid = model.embed.grid(*images.shape[-2:])
@@ -179,7 +179,7 @@ class _Attributor:
         self.parts = _Parts(seen[target.name], x, features, decoded, bias, y - decoded)
         # A run that starts behind the last block has no last stream; the direct way is not asked for there.
         self.final = seen.get(final)
-        self.selection: ClassSelection = select_classes(model, classes, len(logits), lambda: logits)
+        self.selection = select_classes(model, None, len(logits), lambda: logits) if classes is None else classes
         self.logits = self.selection.take(logits)
 
     def mean_gradients(self, steps: int) -> Iterator[Float[Tensor, "image ..."]]:

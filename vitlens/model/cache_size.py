@@ -55,8 +55,8 @@ def cache_size(model: Any, images: Any = 1, names_filter: NamesFilter = None) ->
     """
     cfg = model.cfg
     if isinstance(images, int):
-        if images < 1:
-            raise InputError(f"cache_size needs at least one picture, not {images}")
+        if images < 1 or isinstance(images, bool):
+            raise InputError(f"cache_size needs pictures, or a number of them that is at least 1, not {images}")
         images = torch.empty(images, cfg.n_channels, *cfg.image_size, dtype=model.dtype, device="meta")
     elif not isinstance(images, Tensor):
         images = model.as_images(images)

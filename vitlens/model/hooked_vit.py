@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitlens.arguments import as_whole
+from vitlens.arguments import as_whole, checked
 from vitlens.data.class_names import check_class_names, infer_class_names
 from vitlens.data.pictures import Preprocessing
 from vitlens.errors import InputError
@@ -161,6 +161,7 @@ class HookedViT(
             model.architecture = partial(create, name_or_module, {**keywords, "num_classes": model.cfg.n_classes})
         return model
 
+    @checked
     def with_fresh_weights(self, seed: int = 0) -> "HookedViT":
         """The same architecture with freshly initialised weights: the random baseline (METHODS.md A4).
 
