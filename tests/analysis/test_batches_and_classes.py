@@ -75,7 +75,10 @@ def calls(model: HookedViT, images: torch.Tensor, others: torch.Tensor) -> dict:
     masks = torch.zeros(n, height, width, dtype=torch.bool)
     for image in range(n):
         masks[image, : height // 2, : width // (1 + image % 2)] = True
-    common = {"masks": masks, "others": others}
+
+    def given(how):
+        return {"masks": masks} | ({"others": others} if how == "other" else {})
+
     found = {
         "lens of labels": lambda **k: class_lens(model, images, labels, sites="all", **k),
         "lens of predictions": lambda **k: class_lens(model, images, tokens="pooled", **k),
@@ -86,12 +89,14 @@ def calls(model: HookedViT, images: torch.Tensor, others: torch.Tensor) -> dict:
     }
     for how in ("remove", "zero", "mean", "blur", "other"):
         found[f"ablation {how}"] = lambda how=how, **k: ablate_tokens(
-            model, images, "context", labels, how=how, **common, **k
+            model, images, "context", labels, how=how, **given(how), **k
         )
     edges = [Edges("patches", "object", heads=-1), Edges("patches", "all", blocks=0, except_self=True)]
     for how in ("zero", "renormalise", "mean", "other"):
-        found[f"knockout {how}"] = lambda how=how, **k: knockout_attention(model, images, edges[:1], how, **common, **k)
-    found["knockouts of two kinds"] = lambda **k: knockout_attention(model, images, edges, "mean", **common, **k)
+        found[f"knockout {how}"] = lambda how=how, **k: knockout_attention(
+            model, images, edges[:1], how, **given(how), **k
+        )
+    found["knockouts of two kinds"] = lambda **k: knockout_attention(model, images, edges, "mean", masks=masks, **k)
     return found
 
 
@@ -358,8 +363,8 @@ def test_arguments_of_wrong_types_are_one_sentence(plain, images_of, any_type):
     images = images_of(plain, 2)
     lens = class_lens(plain, images, 0)
     for call, sentence in [
-        (lambda: class_lens(plain, images, 0, sites=3), "sites is a name or a list of names"),
-        (lambda: class_lens(plain, images, 0, sites=[3]), "no lens site is called 3"),
+        (lambda: class_lens(plain, images, 0, sites=3), "sites is a name, or a list of names"),
+        (lambda: class_lens(plain, images, 0, sites=[3]), r"sites is a name, or a list of names, not \[3\]"),
         (
             lambda: class_trace(plain, images, 0, sites="resid_pre"),
             "no lens site is called 'resid_pre'; the nearest names are resid_post",
@@ -368,12 +373,12 @@ def test_arguments_of_wrong_types_are_one_sentence(plain, images_of, any_type):
         (lambda: class_lens(plain, images, 0, top_k=2.5), "top_k is a whole number of at least 1"),
         (lambda: class_lens(plain, images, 0, batch_size="2"), "batch_size is a whole number"),
         (lambda: class_lens(plain, images, 0, batch_size=True), "batch_size is a whole number"),
-        (lambda: class_lens(plain, images, 0, progress="yes"), "progress is True, False, or None"),
+        (lambda: class_lens(plain, images, 0, progress="yes"), "progress is True or False, not 'yes'"),
         (lambda: lens.maps(image=2), "no picture 2"),
         (lambda: lens.maps(position=1), "no position on the axis of classes 1"),
         (lambda: lens.top_names(3), "no place on the axis 'block' 3"),
-        (lambda: identifiability(None), "what class_lens or class_trace gives, not NoneType"),
-        (lambda: identifiability_rate(lens, block=1.5), "not after 1.5"),
+        (lambda: identifiability(None), "as class_lens or class_trace makes it, not None"),
+        (lambda: identifiability_rate(lens, block=1.5), "block is a whole number, not 1.5"),
         (lambda: knockout_attention(plain, images, 3), "edges are self_only, no_cls, an Edges"),
         (lambda: knockout_attention(plain, images, [None]), "edges are self_only, no_cls, an Edges"),
         (lambda: knockout_attention(plain, images, how=""), "one of zero, renormalise, mean, other, not ''"),
@@ -384,11 +389,14 @@ def test_arguments_of_wrong_types_are_one_sentence(plain, images_of, any_type):
         (lambda: knockout_attention(plain, images, Edges(except_self=1)), "except_self is True or False"),
         (lambda: knockout_attention(plain, images, "no_cls", "other", others=images[:1]), "1 other pictures"),
         (lambda: ablate_tokens(plain, images, [1], how="other", others=images[:1]), "1 other pictures"),
-        (lambda: ablate_tokens(plain, images, [1], how=3), "remove, zero"),
+        (lambda: ablate_tokens(plain, images, [1], how=3), "how is a name, as text, not 3"),
         (lambda: ProbeFit(plain, sites="resid"), "no lens site"),
         (lambda: ProbeFit(plain, tokens=3), "tokens is a list of numbers"),
         (lambda: ProbeFit(plain, tokens=[10]), "no token 10"),
-        (lambda: ProbeFit(plain, tokens=[0.5]), "not of 0.5"),
+        (
+            lambda: ProbeFit(plain, tokens=[0.5]),
+            r"tokens are numbers, counted from 0: one of them or a list, not \[0.5\]",
+        ),
         (lambda: key_value_agreement(plain, images, 0, k=0), "k is a whole number of at least 1"),
     ]:
         with pytest.raises(InputError, match=sentence):

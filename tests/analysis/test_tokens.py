@@ -75,11 +75,15 @@ def test_what_is_no_token_set(unchecked, small):
         (10, "no token 10"),
         (-11, "no token -11"),
         (patch(0, 3), "outside the grid"),
-        (patch(-1, 0), "outside the grid"),
-        (patch(0.5, 0), "whole number, not 0.5"),
-        (patch(True, 0), "whole number, not True"),
-        (box(0, 0, 0, 1), "at least one patch"),
-        (box(2, 2, -1, 1), "at least one patch"),
     ]:
         with pytest.raises(InputError, match=sentence):
             token_mask(small, tokens, 1)
+    for make, sentence in [
+        (lambda: patch(-1, 0), "row is a whole number of at least 0, not -1"),
+        (lambda: patch(0.5, 0), "row is a whole number of at least 0, not 0.5"),
+        (lambda: patch(True, 0), "row is a whole number of at least 0, not True"),
+        (lambda: box(0, 0, 0, 1), "height is a whole number of at least 1, not 0"),
+        (lambda: box(2, 2, -1, 1), "height is a whole number of at least 1, not -1"),
+    ]:
+        with pytest.raises(InputError, match=sentence):
+            make()

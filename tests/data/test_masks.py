@@ -197,7 +197,7 @@ def test_masks_are_taken_in_every_form(unchecked, model, files):
         replace_context(images, files / "plain.png", "zero")
     with pytest.raises(InputError, match="different sizes, 24 × 24, 48 × 48"):
         token_mask(model, "object", 2, [direct, direct[::2, ::2]])
-    for nothing, sentence in (([], "no masks"), (3, "not int"), ({}, "not dict")):
+    for nothing, sentence in (([], "no masks"), (3, "not 3"), ({}, "not {}")):
         with pytest.raises(InputError, match=sentence):
             token_mask(model, "object", 2, nothing)
 

@@ -17,6 +17,7 @@ from vitlens.analysis.results import Result
 from vitlens.arguments import checked, is_whole
 from vitlens.data.batches import PictureBatches, PictureSource, length_of
 from vitlens.errors import InputError
+from vitlens.model.checks import check_dense
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.leaves_state import leaves_state
 
@@ -228,6 +229,8 @@ class _Pairs:
     """Pictures and their labels, batch by batch; files are read when their turn comes."""
 
     def __init__(self, model: HookedViT, images: Any, labels: Int[Tensor, "image"], batch_size: int) -> None:
+        if isinstance(images, Tensor):
+            check_dense(images, model.device)
         if not isinstance(images, (Tensor, Sequence)) or isinstance(images, str) or len(images) != len(labels):
             raise InputError(f"labels= goes with a tensor or list of as many pictures: {len(labels)} labels were given")
         self.model, self.images, self.labels, self.batch_size = model, images, labels, batch_size
