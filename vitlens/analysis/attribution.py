@@ -67,7 +67,7 @@ def direct_logit_attribution(
 
     Args:
         images: pictures as a tensor, or anything `model.to_images` reads.
-        classes: see `select_classes`; by default each picture's predicted class.
+        classes: indices, names, or a tensor [image] of each picture's own; by default each picture's predicted class.
         baseline_classes: attribute logit(class) − logit(baseline) instead, position by position.
         unit: "component": embedding, positions, each block's attention and MLP, the constant; "head": attention split
             into its heads, its output bias apart; "head_patch": the heads by the token that they read; "neuron": MLPs

@@ -129,7 +129,8 @@ def class_lens(
 
     Args:
         images: pictures as a tensor, or anything `model.to_images` reads.
-        classes: whose logit, rank and probability to keep (see `select_classes`); by default the predicted class.
+        classes: whose logit, rank and probability to keep (indices, names, or a tensor [image] of each
+            picture's own); by default the predicted class.
         sites: of "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post", or "all".
         blocks: which blocks; by default all.
         tokens: a token set, the same for all pictures; or "pooled": read each site as the model reads its last one, so

@@ -127,7 +127,7 @@ def projection_gradient(
     blocks and heads for the heatmap. Models that pool patches have the mean over the rows that they read.
 
     Args:
-        classes: see `select_classes`; by default the predicted class.
+        classes: indices, names, or a tensor [image] of each picture's own; by default the predicted class.
         loss: "cross_entropy" of the projection; "logit" (−1 times it); "double_softmax", as in the released code, whose
             gradients vanish where the class is improbable.
         paper_compat: "double_softmax".

@@ -43,7 +43,8 @@ def explore(
 
     Args:
         images: pictures as a tensor, or anything `model.to_images` reads.
-        classes: which to show first (see `select_classes`); those that lead the model's own reading are added.
+        classes: which to show first (indices, names, or a tensor [image] of each picture's own); those
+            that lead the model's own reading are added.
         names: of the pictures; by default the files' names.
         blocks: which blocks to show; by default all.
         n_classes: how many classes a picture has on the page, unless `classes` are more.

@@ -89,7 +89,7 @@ def feature_attribution(
 
     Args:
         hook: where the dictionary reads; None for the hook point it was trained on.
-        classes: see `select_classes`; None for each picture's predicted class.
+        classes: indices, names, or a tensor [image] of each picture's own; None for each picture's predicted class.
         method: "gradient", "integrated" (midpoint rule with `steps` points) or "direct" (hook points that write to the
             stream).
         hook_out: what a transcoder predicts, see `with_sae`; its features are those of the prediction.

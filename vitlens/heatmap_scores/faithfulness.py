@@ -65,7 +65,8 @@ def faithfulness(
     and its curves those of the reading order.
 
     Args:
-        classes: one per picture, explained and followed: see `select_classes`; by default the predicted class.
+        classes: one per picture, explained and followed: indices, names, or a tensor [image] of each
+            picture's own; by default the predicted class.
         heatmaps: {name: map}, several maps, or one; a map is a `Heatmap`, importances [image, patch] or [image, row,
             column], or the name of a method. By default token_mask, gradient_rollout and attention_rollout.
         metrics: names, or "all".

@@ -88,7 +88,8 @@ def segmentation(
 
     Args:
         masks: where the object is, one mask per picture as `token_mask` takes them; pixels that are void are not judged.
-        classes: one per picture: see `select_classes`; by default the predicted class.
+        classes: one per picture: indices, names, or a tensor [image] of each picture's own; by default
+            the predicted class.
         heatmaps: as `faithfulness` takes them.
         baselines: add the rows above.
         seeds: random maps for each picture; numbers are means over them.

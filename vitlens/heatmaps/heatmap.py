@@ -85,7 +85,8 @@ def heatmap(
     under `torch.inference_mode` and autocast, which are left for the while.
 
     Args:
-        classes: one per picture: see `select_classes`; by default the predicted class. Methods that know no class ignore it.
+        classes: one per picture: indices, names, or a tensor [image] of each picture's own; by default
+            the predicted class. Methods that know no class ignore it.
         method: a name, or several words as a person would say it ("token mask").
         batch_size: pictures of one forward; of methods that run a picture many times, rows. By default at most 16 pictures
             and 64 rows, and no more than a quarter of the free memory holds.
