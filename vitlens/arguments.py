@@ -102,8 +102,7 @@ def require_whole(**numbers: Any) -> None:
 
 def require_seed(seed: Any) -> None:
     """Raises InputError unless the seed is one that generators take."""
-    if as_whole(seed, "seed") < 0:
-        raise InputError(f"a seed is 0 or more, not {seed}")
+    whole(0)("seed", seed)
 
 
 def check_count(value: Any, name: str, least: int = 1) -> int:
@@ -238,9 +237,9 @@ def short(value: Any) -> str:
 #: The least of numbers that have one wherever an argument is called so.
 LEAST = {
     **dict.fromkeys(("batch_size", "k", "n", "steps", "n_steps", "top_k", "n_images", "n_registers"), 1),
-    **dict.fromkeys(("n_memories", "n_features", "n_examples", "n_classes", "cka_rows", "workers"), 1),
+    **dict.fromkeys(("n_memories", "n_features", "n_classes", "cka_rows", "workers"), 1),
     **dict.fromkeys(("similarity_queries", "height", "width"), 1),
-    **dict.fromkeys(("seeds", "seed", "row", "column", "noise_scale"), 0),
+    **dict.fromkeys(("n_examples", "seeds", "seed", "row", "column", "noise_scale"), 0),
 }
 #: What an argument of several possible types may be, wherever it is called so.
 BY_NAME: dict[str, Check] = {

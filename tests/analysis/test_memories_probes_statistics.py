@@ -195,9 +195,9 @@ def test_the_bootstrap_covers_and_knows_clusters():
         with pytest.raises(InputError, match=sentence):
             bootstrap(values, **options)
     for arguments, options, sentence in [
-        ((values,), {"n": 0}, "at least once"),
+        ((values,), {"n": 0}, "n is a whole number of at least 1, not 0"),
         ((values,), {"n": True}, "n is a whole number"),
-        ((values,), {"seed": -1}, "0 or more"),
+        ((values,), {"seed": -1}, "at least 0"),
         ((np.array([1.0, np.inf]),), {}, "infinite values"),
         ((np.ones(3), np.ones(2)), {}, r"counts have the shape of the sums, \[3\]"),
         ((np.ones(2), np.array([1.0, np.nan])), {}, "infinite counts"),
@@ -218,16 +218,16 @@ def test_a_permutation_test_takes_two_lists_of_numbers():
         (fine, np.ones((2, 2)), {}, r"outside has the shape \[2, 2\]"),
         (fine, np.array(3.0), {}, r"outside has the shape \[\]"),
         (fine, np.array([None]), {}, "outside is an array of numbers"),
-        (fine, fine, {"n": 0}, "at least once"),
+        (fine, fine, {"n": 0}, "n is a whole number of at least 1, not 0"),
         (fine, fine, {"n": True}, "n is a whole number"),
-        (fine, fine, {"seed": -3}, "0 or more"),
+        (fine, fine, {"seed": -3}, "at least 0"),
     ]:
         with pytest.raises(InputError, match=sentence):
             permutation_test(inside, outside, **options)
     counts = np.array([1, 2, 0, 1])
     for arguments, sentence in [
         ((fine, counts, counts[:3]), "three lists of one length"),
-        ((fine, counts, counts - 1), "0 or more"),
+        ((fine, counts, counts - 1), "at least 0"),
         ((fine, counts / 2, counts), "whole number"),
         ((np.array([0, 1, np.nan, 2]), counts, counts), "NaN"),
     ]:

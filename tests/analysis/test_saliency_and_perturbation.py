@@ -131,7 +131,7 @@ def test_wrong_perturbations(plain, images_of):
         (torch.zeros(1, 5), {}, r"\[1, 9\]"),
         (torch.full((1, 9), float("nan")), {}, "NaN"),
         (torch.zeros(1, 9), {"directions": ["up"]}, "negative or positive"),
-        (torch.zeros(1, 9), {"n_steps": 0}, "at least one step"),
+        (torch.zeros(1, 9), {"n_steps": 0}, "n_steps is a whole number of at least 1"),
         (torch.zeros(1, 9), {"n_steps": True}, "n_steps is a whole number"),
         (torch.zeros(1, 9), {"directions": []}, "at least one direction"),
         (torch.zeros(1, 9), {}, "the same for all patches"),

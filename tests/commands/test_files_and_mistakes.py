@@ -181,7 +181,7 @@ def test_a_single_output_has_no_rank_and_no_probability(run, tmp_path, monkeypat
     save_file(module.state_dict(), tmp_path / "one.safetensors")
     monkeypatch.chdir(tmp_path)
     model = ["--model", TIMM, "--checkpoint", tmp_path / "one.safetensors"]
-    for command in ("lens", "explore", "report"):
+    for command in ("lens", "explore"):
         done = run(command, AGREEING, *model)
         assert (done.code, done.stdout) == (2, "")
         assert "a single output" in done.stderr

@@ -208,7 +208,7 @@ def test_wrong_input(plain, images_of):
         ({"late_block": 3}, "no block 3"),
         ({"batch_size": 0}, "at least 1, not 0"),
         ({"cka_rows": 3}, "at least 4 pictures, not cka_rows=3"),
-        ({"similarity_queries": 0}, "compared, not 0"),
+        ({"similarity_queries": 0}, "similarity_queries is a whole number of at least 1, not 0"),
     ]:
         with pytest.raises(InputError, match=message):
             describe(plain, images, progress=False, **arguments)

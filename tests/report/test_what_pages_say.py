@@ -57,16 +57,17 @@ def test_where_weights_come_from(tmp_path):
 
 
 def test_pretrained_weights_are_named_by_their_tag_and_a_new_classifier_is_told(monkeypatch):
-    def create(name, pretrained, timm_kwargs):
+    def create(name, timm_kwargs, pretrained=False):
         return timm.create_model(name, pretrained=False, **timm_kwargs)
 
-    monkeypatch.setattr("vitlens.model.loading._create", create)
+    monkeypatch.setattr("vitlens.model.loading.create", create)
     monkeypatch.setattr("vitlens.model.loading._check_weights_are_within_reach", lambda name: None)
     tiny = HookedViT.from_timm("vit_tiny_patch16_224", depth=1)
     assert tiny.provenance.weights == "timm's vit_tiny_patch16_224.augreg_in21k_ft_in1k"
     assert tiny.provenance.warning is None
     assert class_source(tiny) == "1,000, timm's names of imagenet-1k"
-    other = HookedViT.from_timm("vit_tiny_patch16_224", depth=1, num_classes=3)
+    with pytest.warns(UserWarning, match="classifier"):
+        other = HookedViT.from_timm("vit_tiny_patch16_224", depth=1, num_classes=3)
     assert other.provenance.weights.endswith("with a random classifier")
     assert other.provenance.warning == "the classifier of 3 classes is random: no class on this page was learnt"
 

@@ -92,6 +92,8 @@ class SparseAutoencoder(FiniteWeights):
         """
         if threshold is not None:
             threshold = _as_tensor("threshold", threshold)
+            if threshold.isnan().any():
+                raise InputError("threshold holds NaN")
         given = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
         weights = complete_weights(
             {name: _as_tensor(name, value) for name, value in given.items() if value is not None}
@@ -253,18 +255,10 @@ class Transcoder(SparseAutoencoder):
 
 
 def _as_tensor(name: str, value: Any) -> Tensor:
-    """Numbers as a tensor.
-
-    Raises:
-        InputError: they are none, or not finite.
-    """
     try:
-        found = torch.as_tensor(value)
+        return torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} is no array of numbers: {reason(error)}") from None
-    if found.dtype == torch.bool or found.is_complex() or not found.isfinite().all():
-        raise InputError(f"{name} holds finite numbers, and the one given does not")
-    return found
 
 
 def complete_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:

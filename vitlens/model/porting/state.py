@@ -48,6 +48,9 @@ def move(module: nn.Module, device: torch.device | None, dtype: torch.dtype | No
 
 def _check_tensors(module: nn.Module) -> None:
     source = "the timm module"
+    if all(parameter.is_meta for parameter in module.parameters()):
+        # A model without any weights is meant: its sizes and its memory can be told all the same.
+        return
     for name, tensor in named_tensors(module):
         check_plain(name, tensor, source)
     buffers = [(name, tensor) for name, tensor in module.named_buffers() if tensor.is_floating_point()]
