@@ -227,7 +227,7 @@ def test_a_permutation_test_takes_two_lists_of_numbers():
     counts = np.array([1, 2, 0, 1])
     for arguments, sentence in [
         ((fine, counts, counts[:3]), "three lists of one length"),
-        ((fine, counts, counts - 1), "at least 0"),
+        ((fine, counts, counts - 1), "0 or more"),
         ((fine, counts / 2, counts), "whole number"),
         ((np.array([0, 1, np.nan, 2]), counts, counts), "NaN"),
     ]:

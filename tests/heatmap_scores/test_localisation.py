@@ -43,7 +43,7 @@ def test_the_pointing_game_counts_pixels_from_the_centre(case):
     assert 1.0 in expected
     empty = pointing_game(bench, ScoredMap(maps), torch.zeros_like(masks))
     assert empty.isnan().all()
-    with pytest.raises(InputError, match="at least 0"):
+    with pytest.raises(InputError, match="0 or more"):
         pointing_game(bench, ScoredMap(maps), masks, tolerance=-1.0)
 
 

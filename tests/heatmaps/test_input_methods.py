@@ -429,7 +429,7 @@ def test_wrong_options(plain, images_of):
         (integrated_gradients, {"steps": 0}, "at least one step"),
         (integrated_gradients, {"batch_size": 0}, "one row"),
         (smooth_grad, {"n": 0}, "at least one noisy copy"),
-        (smooth_grad, {"noise": -0.1}, "at least 0"),
+        (smooth_grad, {"noise": -0.1}, "0 or more"),
         (occlusion, {"fill": "black"}, "mean, blur, removed"),
         (occlusion, {"target": "loss"}, "probability"),
         (occlusion, {"window": 4}, "1 to 3 patches"),
