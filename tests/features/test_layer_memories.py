@@ -53,6 +53,16 @@ def test_classes_are_those_of_read_memories(images_of, name, part):
         assert read["logit"].tolist() == pytest.approx(top.values.tolist(), abs=1e-9)
 
 
+def test_there_are_no_more_ranks_than_tokens_were_seen(images_of):
+    model = build("class_token")
+    images = images_of(model, 2)
+    every = top_memory_patches(model, 1, images, memories=[3], k=100, progress=False)
+    assert every.axes["rank"] == list(range(2 * 9))
+    few = top_memory_patches(model, 1, images, memories=[3], k=100, one_per_picture=True, progress=False)
+    assert few.axes["rank"] == [0, 1]
+    assert torch.equal(few.values[:, 0], every.values[:, 0])
+
+
 def test_the_dictionary_writes_what_the_layer_writes(images_of):
     """Of a ReLU network all coefficients are positive parts, so the sum of what memories write is the MLP's output."""
     model = build("relu")

@@ -67,7 +67,7 @@ def top_memory_patches(
         images: as `top_patches`.
         part: "mlp" or "attn".
         memories: which; None for the `n_memories` whose coefficients are largest in sum.
-        k: how many tokens each.
+        k: how many tokens each; fewer where fewer were seen.
         tokens: which tokens count, see `token_mask`.
         one_per_picture: of each picture only the strongest token.
 

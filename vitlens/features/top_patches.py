@@ -72,7 +72,7 @@ class _Tops:
 
     def __init__(self, k: int, one_per_picture: bool) -> None:
         self.k, self.one_per_picture = k, one_per_picture
-        self.n_rows = 0
+        self.n_rows = self.n_offered = 0
         self.best: Tensor | None = None
 
     def add(
@@ -101,6 +101,7 @@ class _Tops:
         rows_of_all = features.flatten(0, 1)
         self.total += rows_of_all.clamp(min=0).sum(dim=0, dtype=torch.float64)
         self.n_rows += n_images * n_rows
+        self.n_offered += n_images if self.one_per_picture else n_images * n_rows
         self._count(rows_of_all)
 
     def _count(self, features: Float[Tensor, "row feature"]) -> None:
@@ -138,7 +139,7 @@ def top_patches(
     Args:
         images: as `stream_activations`; the pictures' numbers are their places in it.
         features: which; None for the `n_features` that are most active in sum.
-        k: how many tokens each.
+        k: how many tokens each; fewer where fewer were seen.
         hook_out: what a transcoder predicts, see `with_sae`.
         tokens: which tokens count, see `token_mask`.
         one_per_picture: of each picture only the strongest token, for ranks that show different pictures.
@@ -175,11 +176,13 @@ def top_patches(
         )
         numbers = [wanted[i] if wanted is not None else i for i in chosen.tolist()]
         promoted = promoted_classes(model, target, sae, numbers)
-    values = tops.best.T[chosen].cpu()
+    # Of fewer tokens than k, or pictures with one_per_picture, there are only so many ranks.
+    ranks = slice(min(k, tops.n_offered))
+    values = tops.best[ranks].T[chosen].cpu()
     found_any = values > 0
     return TopPatches(
         torch.where(found_any, values, 0.0),
-        {"feature": numbers, "rank": list(range(k))},
+        {"feature": numbers, "rank": list(range(values.shape[1]))},
         "activation",
         settings={
             "model": model.cfg.model_name,
@@ -190,8 +193,8 @@ def top_patches(
             "tokens_seen": tops.n_rows,
         },
         class_names=model.class_names,
-        images=torch.where(found_any, tops.images.T[chosen].cpu(), -1),
-        tokens=torch.where(found_any, tops.tokens.T[chosen].cpu(), -1),
+        images=torch.where(found_any, tops.images[ranks].T[chosen].cpu(), -1),
+        tokens=torch.where(found_any, tops.tokens[ranks].T[chosen].cpu(), -1),
         counts=tops.counts[chosen].cpu(),
         bin_width=torch.exp2(tops.exponents[chosen].double()).cpu(),
         density=tops.counts[chosen].sum(dim=1).double().cpu() / tops.n_rows,
