@@ -280,8 +280,13 @@ def test_twenty_pictures(open_page, tmp_path, demo):
     assert (state(page)["picture"], state(page)["token"]) == (19, 77)
     assert page.locator(".thumbnails button").count() == 20
     page.locator(".thumbnails button").nth(7).click()
-    page.wait_for_function(f"{VIEW}.state.picture === 7")
     held = unpack(explorer.pictures[7])
+    # Charts are drawn a moment after the picture is chosen.
+    page.wait_for_function(
+        "first => Math.abs(document.querySelector('[data-chart=heads] .plotly-graph-div').data[0].z[0][0] - first) < 1e-6",
+        arg=float(held["heads"][0].T[0, 0]),
+    )
+    assert state(page)["picture"] == 7
     np.testing.assert_allclose(chart(page, "heads", "z"), held["heads"][0].T, atol=1e-6)
     assert page.evaluate("document.documentElement.scrollWidth") <= 1366
     assert opened.complaints == []
