@@ -141,7 +141,7 @@ def read_labels(model: HookedViT, labels: Any) -> Int[Tensor, "image"]:
         )
     for label in numbers:
         if not 0 <= label < model.cfg.n_classes:
-            raise InputError(f"there is no class {label}: {model.cfg.model_name} has 0 to {model.cfg.n_classes - 1}")
+            raise InputError(f"there is no class {label}: the model has classes 0 to {model.cfg.n_classes - 1}")
     return torch.tensor([int(number) for number in numbers])
 
 
