@@ -73,7 +73,7 @@ def test_the_size_of_a_cache_says_what_costs_most():
     assert size.by_kind()["hook"].iloc[0] == "attn.hook_result"
     assert "attn.hook_result" in repr(size)
     assert size.bytes["blocks.3.attn.hook_pattern"] == 8 * 12 * 197 * 197 * 4
-    with pytest.raises(InputError, match="at least one picture"):
+    with pytest.raises(InputError, match="a number of them that is at least 1, not 0"):
         model.cache_size(0)
     with pytest.raises(InputError, match="nearest names"):
         model.cache_size(1, "patern")
