@@ -46,8 +46,8 @@ class ContextRemoval(Experiment):
     def _ablate(self, batch: Batch, tokens: torch.Tensor, how: str, others: torch.Tensor) -> TokenAblation:
         if tokens.any():
             return ablate_tokens(
-                self.model, batch.images, tokens, batch.labels, how=how, others=others,
-                batch_size=len(batch.images), progress=False,
+                self.model, batch.images, tokens, batch.labels, how=how,
+                others=others if how == "other" else None, batch_size=len(batch.images), progress=False,
             )  # fmt: skip
         # No picture of the chunk has such a patch: nothing goes.
         stream = no_grad_forward(self.model, batch.images, [], stop_at_layer=0)
