@@ -21,9 +21,9 @@ from nbconvert import MarkdownExporter
 from plotly.offline import get_plotlyjs
 
 import vitlens
-from vitlens.heatmaps.methods import METHODS
+from vitlens.heatmaps.registry import METHODS
 from vitlens.planted import PLANTED, planted
-from vitlens.plots.style import TEMPLATES
+from vitlens.plots.shared.style import TEMPLATES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments" / "notebooks"))
 
@@ -113,7 +113,7 @@ def planted_models() -> str:
 
 def commands() -> str:
     """The help of every command, as typer writes it."""
-    command = [sys.executable, "-m", "typer", "vitlens.cli", "utils", "docs", "--name", "vitlens"]
+    command = [sys.executable, "-m", "typer", "vitlens.cli.main", "utils", "docs", "--name", "vitlens"]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return text[text.index("## ") :]
 

@@ -3,7 +3,7 @@
 import pandas as pd
 from plotly.graph_objects import Figure
 
-from vitlens.plots.style import CONFIG
+from vitlens.plots.shared.style import CONFIG
 
 
 def html(result: Figure | pd.DataFrame, index: bool = True) -> str:

@@ -24,23 +24,23 @@ from rich.table import Table
 from tqdm import tqdm
 
 from vitlens import __version__, faithfulness
-from vitlens.command_line import DEMO, load_model, run
-from vitlens.commands.options import Timm
+from vitlens.cli.shared import DEMO, load_model, run
+from vitlens.cli.options import Timm
 from vitlens.data.picture_list import list_pictures
 from vitlens.data.picture_sets import open_pictures
 from vitlens.files import write_whole
-from vitlens.heatmap_scores.data_set import HeatmapScores, score_heatmaps
-from vitlens.heatmap_scores.metrics import METRICS, find_metrics
-from vitlens.heatmap_scores.segmentation import DEFINITION
-from vitlens.heatmaps.heatmap import find_method
-from vitlens.heatmaps.methods import METHODS
+from vitlens.faithfulness.data_set import HeatmapScores, score_heatmaps
+from vitlens.faithfulness.metrics import METRICS, find_metrics
+from vitlens.faithfulness.segmentation import DEFINITION
+from vitlens.heatmaps.run import find_method
+from vitlens.heatmaps.registry import METHODS
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import page_facts
 from vitlens.planted import PLANTED, planted
 from vitlens.plots.faithfulness import faithfulness_curves, faithfulness_table
-from vitlens.report.page import Section, write_page
-from vitlens.study.settings import model_facts
-from vitlens.study.store import Store
+from vitlens.pages.page import Section, write_page
+from vitlens.paper.settings import model_facts
+from vitlens.paper.store import Store
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 #: Baselines are added to every table by `faithfulness` itself.

@@ -23,17 +23,17 @@ from rich.table import Table
 from scipy import stats
 from torch import Tensor
 
-from vitlens.analysis.attribution_patching import METHODS as NODE_METHODS
-from vitlens.analysis.attribution_patching import attribution_patching
-from vitlens.analysis.contrast import Patching
-from vitlens.analysis.edge_attribution import METHODS as EDGE_METHODS
-from vitlens.analysis.edge_attribution import edge_attribution_patching
-from vitlens.analysis.graph import Graph
-from vitlens.analysis.patching import activation_patching
-from vitlens.analysis.paths import path_patching
-from vitlens.command_line import DEMO, load_model, run
-from vitlens.commands.options import Timm
-from vitlens.data.demo import load_demo_pictures
+from vitlens.patching.gradients import METHODS as NODE_METHODS
+from vitlens.patching.gradients import attribution_patching
+from vitlens.patching.contrast import Patching
+from vitlens.patching.edges import METHODS as EDGE_METHODS
+from vitlens.patching.edges import edge_attribution_patching
+from vitlens.model.graph import Graph
+from vitlens.patching.activation import activation_patching
+from vitlens.patching.paths import path_patching
+from vitlens.cli.shared import DEMO, load_model, run
+from vitlens.cli.options import Timm
+from vitlens.demo import load_demo_pictures
 from vitlens.errors import InputError
 from vitlens.files import check_writable, write_whole
 from vitlens.model.hooked_vit import HookedViT

@@ -15,13 +15,15 @@ import plotly.graph_objects as go
 import typer
 from rich.console import Console
 
-from vitlens.command_line import run
+from vitlens.cli.shared import run
 from vitlens.errors import InputError
 from vitlens.files import check_writable
 from vitlens.model.provenance import RANDOM
-from vitlens.plots import paper_interventions, paper_lens, paper_memories
-from vitlens.plots.series import ByModel
-from vitlens.report.page import Section, write_page
+from vitlens.paper.figures import interventions as paper_interventions
+from vitlens.paper.figures import lens as paper_lens
+from vitlens.paper.figures import memories as paper_memories
+from vitlens.plots.shared.series import ByModel
+from vitlens.pages.page import Section, write_page
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 #: Heading, the table it reads, and the figure that it makes of that table.
@@ -34,7 +36,7 @@ FIGURES: list[tuple[str, str, Callable[[ByModel], go.Figure]]] = [
     ("Object and context", "context_identifiability", paper_lens.context_boxes),
     ("Memories", "class_value", paper_memories.class_value_boxes),
     ("Memories that fire", "key_value_by_class", paper_memories.agreement_rates),
-    ("Removal", "perturbation_curves", paper_interventions.perturbation_curves),
+    ("Removal", "perturbation_curves", plots.perturbation_curves),
     ("Probes", "linear_probe", paper_interventions.probe_curves),
 ]
 

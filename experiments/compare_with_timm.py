@@ -16,9 +16,9 @@ from torch import nn
 from tqdm import tqdm
 
 from vitlens import HookedViT, InputError, verify
-from vitlens.command_line import read_keywords, run
-from vitlens.commands.options import Timm
-from vitlens.model.loading import build_timm
+from vitlens.cli.shared import read_keywords, run
+from vitlens.cli.options import Timm
+from vitlens.model.checkpoints.timm_models import build_timm
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from vitlens.data.demo import load_demo_model
-from vitlens.data.fashion import (
+from vitlens.demo import load_demo_model
+from demo_fashion import (
     Placement,
     compose,
     conflicting_contexts,

@@ -24,19 +24,21 @@ from tqdm import tqdm
 
 import vitlens
 from vitlens import plots
-from vitlens.command_line import DEMO, is_watched, load_model, run
-from vitlens.commands.options import Timm
-from vitlens.data.demo import load_demo_pictures
+from vitlens.cli.shared import DEMO, is_watched, load_model, run
+from vitlens.cli.options import Timm
+from vitlens.demo import load_demo_pictures
 from vitlens.files import check_writable
-from vitlens.heatmap_scores.faithfulness import faithfulness
+from vitlens.faithfulness.run import faithfulness
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import page_facts
 from vitlens.plots import faithfulness as faithfulness_plots
-from vitlens.plots import paper_interventions, paper_lens, paper_memories
+from vitlens.paper.figures import interventions as paper_interventions
+from vitlens.paper.figures import lens as paper_lens
+from vitlens.paper.figures import memories as paper_memories
 from vitlens.plots.description import FIGURES
-from vitlens.report.evidence import remove
-from vitlens.report.page import Section, write_page
-from vitlens.study.run import EXPERIMENTS, run_study
+from vitlens.pages.evidence import remove
+from vitlens.pages.page import Section, write_page
+from vitlens.paper.run import EXPERIMENTS, run_study
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 METHODS = ("token_mask", "gradient_rollout", "attention_rollout", "raw_attention", "grad_cam")
@@ -90,7 +92,7 @@ def lens(subject: Subject) -> Figures:
         "maps of probabilities": lambda: plots.class_maps(found, pixels, quantity="probability"),
         "mosaic": lambda: plots.class_mosaic(found, pixels),
         "mosaic of a middle block": lambda: plots.class_mosaic(found, pixels, block=model.cfg.n_layers // 2),
-        "one token": lambda: paper_interventions.token_classes(found, token=middle),
+        "one token": lambda: plots.token_classes(found, token=middle),
     }
 
 
@@ -306,7 +308,7 @@ def paper(tables: dict[str, pd.DataFrame], name: str) -> Figures:
         "memories over depth": lambda: paper_memories.memory_overview(by_model("class_value"), rates),
         "right and wrong": lambda: paper_memories.agreement_difference(usual(tables["key_value_correct"])),
         "one memory": lambda: paper_memories.composition_lines(usual(tables["memory_composition"])),
-        "removal": lambda: paper_interventions.perturbation_curves(by_model("perturbation_curves")),
+        "removal": lambda: plots.perturbation_curves(by_model("perturbation_curves")),
         "probes": lambda: paper_interventions.probe_curves(by_model("linear_probe")),
         "knockouts": lambda: paper_interventions.intervention_bars(
             by_model("attention_knockout"), "knockout", "Attention cut"

@@ -12,7 +12,7 @@ import torch
 import typer
 from PIL import Image
 
-from vitlens.data.fashion import (
+from demo_fashion import (
     CLASS_NAMES,
     TEXTURE_NAMES,
     Placement,

@@ -15,7 +15,7 @@ import typer
 from readme_table import renew
 from tqdm import tqdm
 
-from vitlens.command_line import run
+from vitlens.cli.shared import run
 from vitlens.files import write_whole
 from vitlens.parity.reduced import family_names
 from vitlens.parity.supported import COLUMNS, TABLE, family_table, measure_name, supported_models

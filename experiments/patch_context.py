@@ -30,15 +30,15 @@ from rich.table import Table
 from torch import Tensor
 
 from vitlens import __version__
-from vitlens.analysis.contrast import Patching
-from vitlens.analysis.metrics import class_metric
-from vitlens.analysis.patching import activation_patching
-from vitlens.analysis.tokens import Box, token_mask
-from vitlens.command_line import DEMO, load_model, run
-from vitlens.commands.options import Timm
+from vitlens.patching.contrast import Patching
+from vitlens.choose.metrics import class_metric
+from vitlens.patching.activation import activation_patching
+from vitlens.choose.tokens import Box, token_mask
+from vitlens.cli.shared import DEMO, load_model, run
+from vitlens.cli.options import Timm
 from vitlens.data.class_names import short_name
 from vitlens.data.counterfactuals import REPLACEMENTS, replace_context
-from vitlens.data.demo import load_demo_pictures
+from vitlens.demo import load_demo_pictures
 from vitlens.errors import InputError
 from vitlens.files import make_folder, only_process_in, write_whole
 from vitlens.model.fingerprint import fingerprint
@@ -46,7 +46,7 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import page_facts
 from vitlens.plots import patching_board, patching_maps, picture_with_grid
 from vitlens.plots.patching import caution
-from vitlens.report.page import Section, write_page
+from vitlens.pages.page import Section, write_page
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 #: Kept with a part: what it depends on.

@@ -31,16 +31,16 @@ from scipy import stats
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.analysis.ablation import activation_ablation
-from vitlens.analysis.attribution import direct_logit_attribution
-from vitlens.analysis.attribution_patching import attribution_patching
-from vitlens.analysis.edge_attribution import edge_attribution_patching
-from vitlens.analysis.graph import Graph
-from vitlens.analysis.interventions import Intervention
-from vitlens.analysis.patching import activation_patching
-from vitlens.analysis.paths import path_patching
-from vitlens.analysis.saliency import gradient_rollout, projection_gradient
-from vitlens.command_line import run
+from vitlens.patching.ablation import activation_ablation
+from vitlens.attribution.direct import direct_logit_attribution
+from vitlens.patching.gradients import attribution_patching
+from vitlens.patching.edges import edge_attribution_patching
+from vitlens.model.graph import Graph
+from vitlens.patching.interventions import Intervention
+from vitlens.patching.activation import activation_patching
+from vitlens.patching.paths import path_patching
+from vitlens.heatmaps.methods.saliency import gradient_rollout, projection_gradient
+from vitlens.cli.shared import run
 from vitlens.errors import InputError
 from vitlens.files import check_writable, write_whole
 from vitlens.planted import PLANTED, PlantedPictures, PlantedViT, planted

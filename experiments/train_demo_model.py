@@ -20,7 +20,7 @@ import typer
 from timm.models.vision_transformer import VisionTransformer
 from tqdm import tqdm
 
-from vitlens.data.fashion import (
+from demo_fashion import (
     CANVAS,
     CLASS_NAMES,
     Garments,
@@ -30,7 +30,7 @@ from vitlens.data.fashion import (
     make_pictures,
 )
 from vitlens.files import make_folder, write_whole
-from vitlens.tensor_files import save_tensors
+from vitlens.results.tensor_files import save_tensors
 
 ARCHITECTURE = dict(
     img_size=CANVAS,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from vitlens.cli import main
+from vitlens.cli.main import main
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ import torch
 from in_process import run_vitlens
 from safetensors.torch import save_file
 
-from vitlens.data.demo import demo_folder
+from vitlens.demo import demo_folder
 
 PICTURE = demo_folder() / "pictures" / "00_T-shirt_agreeing.png"
 
 
 def vitlens(*arguments: object, cwd=None) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "vitlens.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "vitlens.cli.main", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
 
 

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 import vitlens
-from vitlens.data.demo import demo_folder
-from vitlens.data.fashion import (
+from vitlens.demo import demo_folder
+from demo_fashion import (
     CLASS_NAMES,
     DEBIAN_FOLDER,
     Garments,
@@ -116,7 +116,7 @@ def test_everything_works_from_an_installed_wheel(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
     code = (
-        "import vitlens; from vitlens.report import page; page._environment().get_template('page.html.j2');"
+        "import vitlens; from vitlens.pages import page; page._environment().get_template('page.html.j2');"
         "model, images, labels, masks = vitlens.load_demo(); print(vitlens.__file__, tuple(images.shape))"
     )
     done = subprocess.run(

@@ -231,8 +231,8 @@ def test_a_page_can_be_sent_to_standard_output(tmp_path):
     """Through links of our own: the system's are left alone."""
     (tmp_path / "page.html").symlink_to("/proc/self/fd/1")
     code = (
-        "import sys; from pathlib import Path; from vitlens.report.page import write_page; "
-        "from vitlens.commands.output import hand_over_page; out = Path(sys.argv[1]); "
+        "import sys; from pathlib import Path; from vitlens.pages.page import write_page; "
+        "from vitlens.cli.output import hand_over_page; out = Path(sys.argv[1]); "
         "write_page(out, 'T', {}, []); hand_over_page('report', 'm', out, False)"
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "page.html"], capture_output=True, text=True)

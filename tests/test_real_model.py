@@ -7,7 +7,7 @@ import timm
 import torch
 
 from vitlens import HookedViT, activation_patching, box, direct_logit_attribution, faithfulness, heatmap
-from vitlens.report.picture_report import write_picture_report
+from vitlens.pages.picture_report import write_picture_report
 
 ASSETS = Path(__file__).parents[2] / "shared" / "assets"
 WEIGHTS = ASSETS / "vit_tiny_patch16_224_imagenet1k.safetensors"

@@ -20,7 +20,7 @@ from variants import build
 
 import vitlens
 import vitlens.features
-import vitlens.patching
+import vitlens.patching.transformer_lens
 from vitlens import HookedViT, InputError
 
 SMALL = {"img_size": 32, "depth": 2, "num_heads": 2, "embed_dim": 16, "num_classes": 5}
@@ -239,8 +239,8 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
                 calls[name] = (function, named[name])
         elif not inspect.isclass(function):
             raise KeyError(f"{name} is public: say in `named` what a good call of it is")
-    for name in vitlens.patching.__all__:
-        function = getattr(vitlens.patching, name)
+    for name in vitlens.patching.transformer_lens.__all__:
+        function = getattr(vitlens.patching.transformer_lens, name)
         parameters = inspect.signature(function).parameters
         if "corrupted_images" in parameters:
             metric = "patching_metric" if "patching_metric" in parameters else "metric"

@@ -12,8 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vitlens.analysis.ablation import Ablation, ablation_hooks, activation_ablation
-    from vitlens.analysis.attribution import (
+    from vitlens.patching.ablation import Ablation, ablation_hooks, activation_ablation
+    from vitlens.attribution.direct import (
         Attribution,
         NeuronAttribution,
         PatchAttribution,
@@ -21,49 +21,49 @@ if TYPE_CHECKING:
         TokenAttribution,
         direct_logit_attribution,
     )
-    from vitlens.analysis.attribution_means import AttributionMeans, attribution_means
-    from vitlens.analysis.attribution_patching import attribution_patching
-    from vitlens.analysis.circuit_curves import CircuitCurve, evaluate_circuits, minimality
-    from vitlens.analysis.circuits import Circuit, find_circuit
-    from vitlens.analysis.contrast import Patching
-    from vitlens.analysis.donors import confusing_donors
-    from vitlens.analysis.edge_attribution import edge_attribution_patching
-    from vitlens.analysis.knockouts import Edges, knockout_attention, knockout_hooks
-    from vitlens.analysis.lens import ClassLens, class_lens
-    from vitlens.analysis.lens_measures import (
+    from vitlens.attribution.means import AttributionMeans, attribution_means
+    from vitlens.patching.gradients import attribution_patching
+    from vitlens.circuits.curves import CircuitCurve, evaluate_circuits, minimality
+    from vitlens.circuits.circuit import Circuit, find_circuit
+    from vitlens.patching.contrast import Patching
+    from vitlens.patching.donors import confusing_donors
+    from vitlens.patching.edges import edge_attribution_patching
+    from vitlens.removal.knockouts import Edges, knockout_attention, knockout_hooks
+    from vitlens.lens.lens import ClassLens, class_lens
+    from vitlens.lens.measures import (
         class_change_by_sublayer,
         class_similarity_change_rate,
         identifiability,
         identifiability_rate,
         residual_composition,
     )
-    from vitlens.analysis.memories import Memories, class_value_agreement, key_value_agreement, read_memories
-    from vitlens.analysis.patching import activation_patching
-    from vitlens.analysis.paths import path_patching
-    from vitlens.analysis.perturbation import Perturbation, perturbation_test
-    from vitlens.analysis.probes import ProbeFit, Probes
-    from vitlens.analysis.registers import (
+    from vitlens.memories.memories import Memories, class_value_agreement, key_value_agreement, read_memories
+    from vitlens.patching.activation import activation_patching
+    from vitlens.patching.paths import path_patching
+    from vitlens.faithfulness.perturbation import Perturbation, perturbation_test
+    from vitlens.lens.probes import ProbeFit, Probes
+    from vitlens.registers.neurons import (
         RegisterNeurons,
         RegisterShift,
         find_register_neurons,
         register_shift,
         test_time_registers,
     )
-    from vitlens.analysis.removal import TokenAblation, ablate_tokens
-    from vitlens.analysis.results import Result
-    from vitlens.analysis.saliency import Importance, gradient_rollout, projection_gradient
-    from vitlens.analysis.sources import mean_activations
-    from vitlens.analysis.statistics import bootstrap, permutation_test
-    from vitlens.analysis.tokens import box, patch, token_mask
-    from vitlens.analysis.trace import ClassTrace, class_trace
+    from vitlens.removal.tokens import TokenAblation, ablate_tokens
+    from vitlens.results.result import Result
+    from vitlens.heatmaps.methods.saliency import Importance, gradient_rollout, projection_gradient
+    from vitlens.patching.sources import mean_activations
+    from vitlens.statistics import bootstrap, permutation_test
+    from vitlens.choose.tokens import box, patch, token_mask
+    from vitlens.lens.trace import ClassTrace, class_trace
     from vitlens.data.counterfactuals import replace_context
-    from vitlens.data.demo import load_demo, load_demo_model, load_demo_pictures
-    from vitlens.description.describe import describe
+    from vitlens.demo import load_demo, load_demo_model, load_demo_pictures
+    from vitlens.description.run import describe
     from vitlens.description.result import Description
     from vitlens.description.sinks import SinkRule
     from vitlens.errors import InputError
-    from vitlens.explorer.explore import explore
-    from vitlens.explorer.explorer import Explorer
+    from vitlens.pages.explorer.run import explore
+    from vitlens.pages.explorer.explorer import Explorer
     from vitlens.features import (
         SparseAutoencoder,
         Transcoder,
@@ -74,20 +74,20 @@ if TYPE_CHECKING:
         top_memory_patches,
         top_patches,
     )
-    from vitlens.heatmap_scores.faithfulness import faithfulness
-    from vitlens.heatmap_scores.metrics import faithfulness_metrics
-    from vitlens.heatmap_scores.randomisation import Randomisation, randomisation_test
-    from vitlens.heatmap_scores.result import Faithfulness
-    from vitlens.heatmap_scores.segmentation import Segmentation, segmentation
-    from vitlens.heatmaps.heatmap import Heatmap, heatmap
-    from vitlens.heatmaps.methods import heatmap_methods
-    from vitlens.model.cache import ViTActivationCache
+    from vitlens.faithfulness.run import faithfulness
+    from vitlens.faithfulness.metrics import faithfulness_metrics
+    from vitlens.faithfulness.randomisation import Randomisation, randomisation_test
+    from vitlens.faithfulness.result import Faithfulness
+    from vitlens.faithfulness.segmentation import Segmentation, segmentation
+    from vitlens.heatmaps.run import Heatmap, heatmap
+    from vitlens.heatmaps.registry import heatmap_methods
+    from vitlens.model.hooks.cache import ViTActivationCache
     from vitlens.model.config import HookedViTConfig
     from vitlens.model.hooked_vit import HookedViT
     from vitlens.parity.supported import supported_models
     from vitlens.parity.verify import ParityReport, verify
-    from vitlens.study.run import run_study
-    from vitlens.study.settings import StudySettings
+    from vitlens.paper.run import run_study
+    from vitlens.paper.settings import StudySettings
 
 __version__ = "0.1.0"
 

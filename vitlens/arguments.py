@@ -193,7 +193,7 @@ def names(name: str, value: Any) -> None:
 
 
 def metric(name: str, value: Any) -> None:
-    """Names or functions, as `vitlens.analysis.metrics` takes them."""
+    """Names or functions, as `vitlens.choose.metrics` takes them."""
     wanted = list(value.values()) if isinstance(value, Mapping) else items(value)
     if not all(isinstance(one, str) or callable(one) for one in wanted):
         raise InputError(

@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vitlens.analysis.lens_measures import (
+from vitlens.lens.measures import (
     change_values,
     composition_values,
     identifiability_rates,
@@ -27,10 +27,11 @@ from vitlens.analysis.lens_measures import (
     picture_means,
     sublayer_change_values,
 )
-from vitlens.analysis.perturbation import perturbation_test, random_importance, removal_steps
-from vitlens.analysis.probes import ProbeFit
-from vitlens.analysis.trace import FULL_SITES, TraceObserver
-from vitlens.command_line import check_device, run
+from vitlens.faithfulness.perturbation import perturbation_test, removal_steps
+from vitlens.heatmaps.methods.baselines import random_importance
+from vitlens.lens.probes import ProbeFit
+from vitlens.lens.trace import FULL_SITES, TraceObserver
+from vitlens.cli.shared import check_device, run
 from vitlens.model.hooked_vit import HookedViT
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)

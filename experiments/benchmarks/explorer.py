@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from vitlens import HookedViT, explore
-from vitlens.data.demo import demo_folder
-from vitlens.explorer.page import packed_plotly
+from vitlens.demo import demo_folder
+from vitlens.pages.explorer.page import packed_plotly
 
 # From the pointer's press to the frame after the one that everything was drawn for.
 CLICK = """([x, y]) => new Promise((done) => {

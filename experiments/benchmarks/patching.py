@@ -22,8 +22,8 @@ from rich.table import Table
 from torch import Tensor
 from transformer_lens.patching import generic_activation_patch, layer_pos_patch_setter, make_df_from_ranges
 
-from vitlens.analysis.patching import activation_patching
-from vitlens.command_line import check_device, run
+from vitlens.patching.activation import activation_patching
+from vitlens.cli.shared import check_device, run
 from vitlens.model.hooked_vit import HookedViT
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)

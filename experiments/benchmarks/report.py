@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vitlens.data.demo import demo_folder
+from vitlens.demo import demo_folder
 
 PICTURES = demo_folder() / "pictures"
 
@@ -31,7 +31,7 @@ def main(
     table = Table("page", "seconds", "MiB", title=f"vitlens report, {model}, {torch.get_num_threads()} threads")
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "page.html"
-        command = [sys.executable, "-m", "vitlens.cli", "report", str(clean), "--model", model, "--random-weights"]
+        command = [sys.executable, "-m", "vitlens.cli.main", "report", str(clean), "--model", model, "--random-weights"]
         for kind, more in (("one picture", []), ("against a second one", ["--against", str(corrupted)])):
             seconds = []
             for _ in range(repeats):

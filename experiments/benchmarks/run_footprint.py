@@ -19,14 +19,14 @@ from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 from rich.console import Console
 
-from vitlens.command_line import run
+from vitlens.cli.shared import run
 from vitlens.data.picture_sets import open_pictures
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 FEATURES = Features({"image": Image(), "mask": Image(), "label": Value("int64")})
 MEASURE = """
 import resource, sys
-from vitlens.cli import app
+from vitlens.cli.main import app
 sys.argv = ["vitlens", *sys.argv[1:]]
 try:
     app()

@@ -5,7 +5,7 @@ import torch
 from variants import OTHERS, VARIANTS, build, pictures
 
 from vitlens import HookedViT, InputError, ablation_hooks, direct_logit_attribution
-from vitlens.analysis.attribution_units import UNITS
+from vitlens.attribution.units import UNITS
 
 KINDS = ["class_token", "norm_pre", "average_with_registers", "post_norm", "parallel", "differential", "sub_norms"]
 KINDS += ["gated_attention", "gated", "attention_pool"]

@@ -7,8 +7,8 @@ from PIL import Image
 from variants import VARIANTS
 
 from vitlens import HookedViT, InputError, direct_logit_attribution
-from vitlens.analysis.attribution_means import attribution_means
-from vitlens.analysis.results import Result
+from vitlens.attribution.means import attribution_means
+from vitlens.results.result import Result
 from vitlens.data.picture_sets import open_pictures
 
 LABELS = torch.tensor([3, 0, 3, 7, 0, 3, 3])

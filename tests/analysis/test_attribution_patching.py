@@ -12,7 +12,7 @@ from vitlens import (
     edge_attribution_patching,
     path_patching,
 )
-from vitlens.analysis.attribution_patching import METHODS
+from vitlens.patching.gradients import METHODS
 
 QUIET = {"progress": False, "classes": [1]}
 SITES = ["resid_pre", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern", "post"]

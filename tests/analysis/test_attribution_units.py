@@ -16,9 +16,9 @@ from torch.utils._pytree import tree_leaves
 from variants import GatedAttention
 
 from vitlens import HookedViT, InputError, direct_logit_attribution
-from vitlens.analysis.attribution import NeuronAttribution, PatchAttribution, PathAttribution, TokenAttribution
-from vitlens.analysis.results import Result
-from vitlens.model.block import PostNormBlock
+from vitlens.attribution.direct import NeuronAttribution, PatchAttribution, PathAttribution, TokenAttribution
+from vitlens.results.result import Result
+from vitlens.model.parts.block import PostNormBlock
 from vitlens.plots.attribution import attribution_map, attribution_patches, attribution_waterfall
 
 FINER = {
@@ -246,7 +246,7 @@ def test_many_classes_are_attributed_a_few_at_a_time(classifier_of_maxima, image
     images = images_of(classifier_of_maxima, 2)
     baseline = torch.tensor([list(range(9, -1, -1))] * 2)
     at_once = direct_logit_attribution(classifier_of_maxima, images, "all", baseline_classes=baseline, unit=unit)
-    monkeypatch.setattr("vitlens.analysis.attribution.DIRECTIONS_AT_ONCE", 2 * 3 * 9 * 32)
+    monkeypatch.setattr("vitlens.attribution.direct.DIRECTIONS_AT_ONCE", 2 * 3 * 9 * 32)
     apart = direct_logit_attribution(classifier_of_maxima, images, "all", baseline_classes=baseline, unit=unit)
     torch.testing.assert_close(apart.values, at_once.values, rtol=1e-9, atol=1e-12)
     assert apart.residual.abs().max() <= 1e-9

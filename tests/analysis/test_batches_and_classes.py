@@ -31,8 +31,8 @@ from vitlens import (
     perturbation_test,
     residual_composition,
 )
-from vitlens.analysis.batched import MOST_BYTES, MOST_PICTURES, default_batch_size
-from vitlens.analysis.classes import class_labels, select_classes
+from vitlens.model.runs.picture_run import MOST_BYTES, MOST_PICTURES, default_batch_size
+from vitlens.choose.classes import class_labels, select_classes
 
 MEASURES = (
     identifiability,

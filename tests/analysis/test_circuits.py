@@ -8,11 +8,11 @@ from conftest import build
 from test_paths import pair
 
 from vitlens import InputError, path_patching
-from vitlens.analysis.circuit_curves import CircuitCurve, evaluate_circuits, minimality
-from vitlens.analysis.circuits import Circuit, find_circuit, parse_edge, prune, rank_edges
-from vitlens.analysis.edge_run import run_edges
-from vitlens.analysis.graph import Graph
-from vitlens.analysis.results import Result
+from vitlens.circuits.curves import CircuitCurve, evaluate_circuits, minimality
+from vitlens.circuits.circuit import Circuit, find_circuit, parse_edge, prune, rank_edges
+from vitlens.circuits.edge_runs import run_edges
+from vitlens.model.graph import Graph
+from vitlens.results.result import Result
 from vitlens.planted import PLANTED, planted
 from vitlens.plots import circuit_curve, circuit_figure, plot
 

@@ -6,9 +6,9 @@ from conftest import build
 from test_paths import ADDITIVE, pair
 
 from vitlens import InputError, path_patching
-from vitlens.analysis.circuits import Circuit, prune
-from vitlens.analysis.edge_run import run_edges
-from vitlens.analysis.graph import Graph
+from vitlens.circuits.circuit import Circuit, prune
+from vitlens.circuits.edge_runs import run_edges
+from vitlens.model.graph import Graph
 
 QUIET = {"progress": False, "classes": [1]}
 EXACT = {"rtol": 1e-9, "atol": 1e-9}

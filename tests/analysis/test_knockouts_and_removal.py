@@ -5,8 +5,8 @@ import torch
 from torchvision.transforms.functional import gaussian_blur
 
 from vitlens import InputError, class_trace
-from vitlens.analysis.knockouts import Edges, knockout_attention, knockout_hooks
-from vitlens.analysis.removal import ablate_tokens
+from vitlens.removal.knockouts import Edges, knockout_attention, knockout_hooks
+from vitlens.removal.tokens import ablate_tokens
 
 
 def by_hand(model, images, edit):

@@ -7,7 +7,7 @@ from conftest import build
 from sklearn.linear_model import Ridge
 
 from vitlens import InputError
-from vitlens.analysis.memories import (
+from vitlens.memories.memories import (
     Memories,
     class_value_agreement,
     compare_with_random,
@@ -16,8 +16,8 @@ from vitlens.analysis.memories import (
     read_memories,
     value_vectors,
 )
-from vitlens.analysis.probes import ProbeFit, Probes
-from vitlens.analysis.statistics import bootstrap, permutation_test, permutation_test_of_counts
+from vitlens.lens.probes import ProbeFit, Probes
+from vitlens.statistics import bootstrap, permutation_test, permutation_test_of_counts
 
 
 @pytest.mark.parametrize("name", ["class_token", "layer_scale", "parallel", "gated"])

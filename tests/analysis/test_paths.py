@@ -6,7 +6,7 @@ from conftest import build
 from transformer_lens.patching import get_act_patch_direct_path
 
 from vitlens import InputError, activation_patching, path_patching
-from vitlens.analysis.graph import Graph
+from vitlens.model.graph import Graph
 
 QUIET = {"progress": False, "classes": [1]}
 ADDITIVE = [

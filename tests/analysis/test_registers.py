@@ -6,9 +6,9 @@ from variants import OTHERS, VARIANTS, pictures
 from variants import build as build_timm
 
 from vitlens import HookedViT, InputError, direct_logit_attribution, token_mask
-from vitlens.analysis.registers import RegisterShift, find_register_neurons, register_shift
-from vitlens.analysis.registers import test_time_registers as with_registers
-from vitlens.analysis.results import Result
+from vitlens.registers.neurons import RegisterShift, find_register_neurons, register_shift
+from vitlens.registers.neurons import test_time_registers as with_registers
+from vitlens.results.result import Result
 from vitlens.plots import register_board
 
 ALL = VARIANTS | OTHERS

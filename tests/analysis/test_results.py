@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 import vitlens
 from vitlens import ClassLens, Heatmap, InputError, Probes, Result
-from vitlens.analysis.result_files import HOMES
+from vitlens.results.files import HOMES
 
 
 def result(**settings):

@@ -6,8 +6,9 @@ import torch
 from variants import VARIANTS
 
 from vitlens import HookedViT, InputError
-from vitlens.analysis.perturbation import area, perturbation_test, random_importance, removal_steps
-from vitlens.analysis.saliency import gradient_rollout, projection_gradient
+from vitlens.faithfulness.perturbation import area, perturbation_test, removal_steps
+from vitlens.heatmaps.methods.baselines import random_importance
+from vitlens.heatmaps.methods.saliency import gradient_rollout, projection_gradient
 
 
 def gradient_by_autograd(model, images, classes, loss):

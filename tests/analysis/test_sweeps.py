@@ -20,7 +20,7 @@ from vitlens import (
     mean_activations,
     patch,
 )
-from vitlens.analysis import sweep as engine
+from vitlens.patching import sweep as engine
 
 QUIET = {"progress": False}
 

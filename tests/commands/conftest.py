@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 import vitlens
-from vitlens.cli import main
-from vitlens.data.demo import demo_folder
+from vitlens.cli.main import main
+from vitlens.demo import demo_folder
 
 DEMO = demo_folder()
 AGREEING = DEMO / "pictures" / "00_T-shirt_agreeing.png"

@@ -6,7 +6,7 @@ import torch
 from commands.conftest import AGREEING, CONFLICTING, MASK, TIMM
 
 import vitlens
-from vitlens.analysis.metrics import class_metric
+from vitlens.choose.metrics import class_metric
 
 
 def column(rows: list[dict], name: str) -> list:

@@ -10,7 +10,7 @@ import torch
 from commands.conftest import AGREEING, CONFLICTING, DEMO, MASK, TIMM
 from safetensors.torch import save_file
 
-from vitlens.commands.output import to_json
+from vitlens.cli.output import to_json
 
 ANALYSES = {
     "lens": ["lens", AGREEING],

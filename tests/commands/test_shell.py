@@ -10,14 +10,14 @@ import torch
 from commands.conftest import AGREEING, CONFLICTING, TIMM
 
 import vitlens
-from vitlens.analysis.attribution_units import UNITS as LIBRARY_UNITS
-from vitlens.analysis.lens import SITES as LIBRARY_LENS_SITES
-from vitlens.analysis.metrics import METRICS as LIBRARY_METRICS
-from vitlens.analysis.sites import SITES as LIBRARY_SITES
-from vitlens.commands import names
+from vitlens.attribution.units import UNITS as LIBRARY_UNITS
+from vitlens.lens.lens import SITES as LIBRARY_LENS_SITES
+from vitlens.choose.metrics import METRICS as LIBRARY_METRICS
+from vitlens.choose.sites import SITES as LIBRARY_SITES
+from vitlens.cli import names
 from vitlens.data.counterfactuals import REPLACEMENTS as LIBRARY_REPLACEMENTS
 
-ENTRY = "import sys; sys.argv[0] = 'vitlens'; from vitlens.cli import main; main()"
+ENTRY = "import sys; sys.argv[0] = 'vitlens'; from vitlens.cli.main import main; main()"
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_too_little_memory_is_a_sentence(run, monkeypatch, error):
     def refused(*_, **__):
         raise error
 
-    monkeypatch.setattr("vitlens.analysis.lens.class_lens", refused)
+    monkeypatch.setattr("vitlens.lens.lens.class_lens", refused)
     done = run("lens", AGREEING)
     assert (done.code, done.stdout) == (2, "")
     assert "take fewer pictures" in done.stderr
@@ -44,7 +44,7 @@ def test_a_fault_of_vitlens_is_not_hidden(run, monkeypatch):
     def wrong(*_, **__):
         raise RuntimeError("sizes differ")
 
-    monkeypatch.setattr("vitlens.analysis.lens.class_lens", wrong)
+    monkeypatch.setattr("vitlens.lens.lens.class_lens", wrong)
     with pytest.raises(RuntimeError, match="sizes differ"):
         run("lens", AGREEING)
 
@@ -53,14 +53,14 @@ def test_an_interrupted_command_says_so(run, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vitlens.analysis.lens.class_lens", interrupted)
+    monkeypatch.setattr("vitlens.lens.lens.class_lens", interrupted)
     done = run("lens", AGREEING)
     assert (done.code, done.stdout, done.stderr) == (130, "", "error: interrupted\n")
 
 
 def test_an_interrupted_sweep_says_so_and_writes_nothing(run, monkeypatch, tmp_path):
     """Ctrl-C in a sweep gives a result with NaN, which is none."""
-    from vitlens.analysis import sweep
+    from vitlens.patching import sweep
 
     original, calls = sweep._patched, []
 

@@ -9,11 +9,11 @@ import torch
 from commands.conftest import AGREEING, TIMM
 from typer.main import get_command
 
-import vitlens.cli
-from vitlens.command_line import in_options, load_model, read_keywords
+import vitlens.cli.main
+from vitlens.cli.shared import in_options, load_model, read_keywords
 from vitlens.errors import InputError
-from vitlens.study.command import study_command
-from vitlens.study.settings import StudySettings, difference
+from vitlens.cli.reproduce import study_command
+from vitlens.paper.settings import StudySettings, difference
 
 SMALL = ["--model", TIMM, "--timm", "depth=1", "--timm", "img_size=32"]
 
@@ -92,7 +92,7 @@ def test_every_command_takes_them(run, tmp_path, monkeypatch, command):
 
 
 def test_no_command_lacks_them():
-    commands = get_command(vitlens.cli.app).commands
+    commands = get_command(vitlens.cli.main.app).commands
     lacking = {
         name for name, command in commands.items()
         if any(option.name == "checkpoint" for option in command.params)

@@ -12,9 +12,9 @@ from vitlens import HookedViT, InputError, class_lens, faithfulness, replace_con
 from vitlens.data.masks import MOST_IDS, Masks, read_labels
 from vitlens.data.patches import PatchGrid, object_and_context
 from vitlens.data.pictures import Preprocessing
-from vitlens.heatmap_scores.faithfulness import bench_of
-from vitlens.heatmap_scores.localisation import patch_auroc, pointing_game
-from vitlens.heatmap_scores.maps import ScoredMap
+from vitlens.faithfulness.run import bench_of
+from vitlens.faithfulness.localisation import patch_auroc, pointing_game
+from vitlens.faithfulness.maps import ScoredMap
 
 TRUTH = np.zeros((48, 48), dtype=bool)
 TRUTH[8:30, 12:40] = True

@@ -8,7 +8,7 @@ from timm.models import create_model
 from vitlens import HookedViT, InputError, class_lens, replace_context, token_mask
 from vitlens.data.decoding import reduce_mask
 from vitlens.data.patches import PatchGrid, as_patch_grid
-from vitlens.heatmaps.pixels import pixels_of, sum_over_patches
+from vitlens.heatmaps.shared.pixels import pixels_of, sum_over_patches
 
 SMALL = {"pretrained": False, "depth": 1, "embed_dim": 32, "num_heads": 2, "num_classes": 3}
 # Height and width in pixels, and keywords: some pixels unread, and patches that stick out.

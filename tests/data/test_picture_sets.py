@@ -15,7 +15,7 @@ from timm.models import create_model
 
 from vitlens import HookedViT, InputError, load_demo_model
 from vitlens.data.decoding import PictureBatch, decode_rows, reduce_mask
-from vitlens.data.demo import demo_folder
+from vitlens.demo import demo_folder
 from vitlens.data.imagenet_s import EXCLUDED
 from vitlens.data.picture_sets import open_pictures
 

@@ -12,7 +12,7 @@ from datasets import Dataset
 from PIL import Image, PngImagePlugin
 
 from vitlens import InputError, load_demo_model
-from vitlens.data.batches import PictureBatches
+from vitlens.model.runs.picture_batches import PictureBatches
 from vitlens.data.decoding import PictureBatch, decode_rows
 from vitlens.data.picture_sets import open_pictures
 from vitlens.data.pictures import load_picture

@@ -8,7 +8,7 @@ from analysis.conftest import build
 from variants import pictures
 
 from vitlens.description.attention_facts import attention_facts, entropy, shares
-from vitlens.description.describe import describe
+from vitlens.description.run import describe
 from vitlens.description.tokens import outlier_patches, token_layout
 
 

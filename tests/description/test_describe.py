@@ -11,8 +11,8 @@ from variants import pictures
 
 import vitlens.description.observer as observer
 from vitlens import InputError, find_register_neurons, load_demo
-from vitlens.analysis.results import Result
-from vitlens.description.describe import describe
+from vitlens.results.result import Result
+from vitlens.description.run import describe
 from vitlens.description.result import Description
 from vitlens.description.sinks import SinkRule
 from vitlens.description.token_norms import BIN_EDGES

@@ -6,7 +6,7 @@ from analysis.conftest import build
 from variants import pictures
 
 from vitlens import InputError
-from vitlens.description.describe import describe
+from vitlens.description.run import describe
 from vitlens.description.similarity import MinibatchCKA, pattern_cosines, unbiased_hsic
 
 

@@ -6,7 +6,7 @@ from analysis.conftest import build
 from torch import nn
 from variants import pictures
 
-from vitlens.description.describe import describe
+from vitlens.description.run import describe
 from vitlens.description.sinks import SINK_KINDS, SinkRule, sink_facts
 from vitlens.description.warnings import _of_queries
 

@@ -8,8 +8,8 @@ import yaml
 from pages import PAGES, REPOSITORY, documented, in_navigation, links, resolve, sources, table_calls
 
 import vitlens
-from vitlens.heatmap_scores.metrics import find_metrics
-from vitlens.heatmaps.heatmap import find_method
+from vitlens.faithfulness.metrics import find_metrics
+from vitlens.heatmaps.run import find_method
 
 SOURCES = sources()
 TABLES = sorted(name for name in SOURCES if name.startswith("from_"))

@@ -48,7 +48,7 @@ def test_every_page_is_there_and_loads_nothing_from_outside(site):
 
 
 def test_all_heatmap_methods_and_commands_are_described(site):
-    from vitlens.heatmaps.methods import METHODS
+    from vitlens.heatmaps.registry import METHODS
 
     heatmaps = unescape((site / "heatmaps.html").read_text())
     for name, method in METHODS.items():

@@ -7,8 +7,8 @@ from analysis.conftest import CLASSIFIERS
 from explorer.conftest import unpack
 
 from vitlens import InputError, class_lens, direct_logit_attribution, explore
-from vitlens.explorer.explore import write_explorer
-from vitlens.explorer.quantise import attention_codes, cosine_codes
+from vitlens.pages.explorer.run import write_explorer
+from vitlens.pages.explorer.quantise import attention_codes, cosine_codes
 
 
 def decode(codes: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -126,7 +126,7 @@ def test_what_cannot_be_explored_says_so(variant, demo, tmp_path, monkeypatch):
         write_explorer(*demo, tmp_path / "missing" / "page.html")
     with pytest.raises(InputError, match="nearest names"):
         write_explorer(*demo, tmp_path / "page.html", "sock")
-    monkeypatch.setattr("vitlens.explorer.explore.MOST_BYTES", 1000)
+    monkeypatch.setattr("vitlens.pages.explorer.run.MOST_BYTES", 1000)
     with pytest.raises(InputError, match="fewer pictures"):
         explore(model, images)
     assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ import torch
 from IPython.core.formatters import DisplayFormatter
 
 from vitlens import InputError, Result, activation_ablation, activation_patching, explore
-from vitlens.explorer.page import packed_plotly, script, style
+from vitlens.pages.explorer.page import packed_plotly, script, style
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_a_notebook_shows_the_widget_or_the_page(explorer, monkeypatch):
     shown, _ = DisplayFormatter().format(explorer)
     assert "application/vnd.jupyter.widget-view+json" in shown
     assert len(shown["text/html"]) < 1000
-    monkeypatch.setattr("vitlens.explorer.explorer.find_spec", lambda name: None)
+    monkeypatch.setattr("vitlens.pages.explorer.explorer.find_spec", lambda name: None)
     shown, _ = DisplayFormatter().format(explorer)
     assert set(shown) == {"text/plain", "text/html"}
     assert shown["text/html"].startswith("<iframe srcdoc=")

@@ -8,7 +8,7 @@ import torch
 from explorer.conftest import unpack
 
 from vitlens import class_lens, direct_logit_attribution, explore, load_demo_model
-from vitlens.explorer.explore import write_explorer
+from vitlens.pages.explorer.run import write_explorer
 
 VIEW = "document.getElementById('explorer').view"
 

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from vitlens import InputError
-from vitlens.analysis.results import Result
+from vitlens.results.result import Result
 from vitlens.features import SparseAutoencoder, Transcoder, evaluate_sae, top_patches, with_sae
 from vitlens.features.nonlinearities import Relu
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vitlens import InputError
-from vitlens.analysis.results import Result
+from vitlens.results.result import Result
 from vitlens.features import SparseAutoencoder, Transcoder, feature_attribution, with_sae
 from vitlens.features.nonlinearities import Relu
 

@@ -5,7 +5,7 @@ import torch
 from analysis.conftest import ALL, build
 
 from vitlens import InputError, read_memories, top_memory_patches
-from vitlens.features.layer_memories import LayerMemories
+from vitlens.memories.dictionary import LayerMemories
 
 # One of each way in which a layer writes to the stream.
 WRITERS = [

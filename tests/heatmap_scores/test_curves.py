@@ -11,9 +11,9 @@ from variants import build
 
 from vitlens import HookedViT, InputError, perturbation_test
 from vitlens.data.counterfactuals import blurred
-from vitlens.heatmap_scores.curves import TENTHS, Bench, blackening, deletion, filled, insertion, noise_of, places, road
-from vitlens.heatmap_scores.imputation import impute
-from vitlens.heatmap_scores.metrics import CURVES, METRICS
+from vitlens.faithfulness.curves import TENTHS, Bench, blackening, deletion, filled, insertion, noise_of, places, road
+from vitlens.faithfulness.imputation import impute
+from vitlens.faithfulness.metrics import CURVES, METRICS
 
 
 def bench_of(model, images, classes=None, n_steps=50, fill="blur", **options):

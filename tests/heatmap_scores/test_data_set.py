@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from vitlens import InputError, faithfulness, load_demo, load_demo_model, segmentation
-from vitlens.data.demo import demo_folder
+from vitlens.demo import demo_folder
 from vitlens.data.picture_sets import open_pictures
-from vitlens.heatmap_scores import data_set
-from vitlens.heatmap_scores.data_set import score_heatmaps
+from vitlens.faithfulness import data_set
+from vitlens.faithfulness.data_set import score_heatmaps
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"metrics": ["deletion", "pointing_game"], "n_steps": 3, "seeds": 1, "progress": False}

@@ -8,12 +8,12 @@ from heatmap_scores.conftest import by_hand, close, noise_pictures, random_maps
 from variants import build
 
 from vitlens import HookedViT, InputError, bootstrap, heatmap, perturbation_test
-from vitlens.analysis.results import Result
+from vitlens.results.result import Result
 from vitlens.data.counterfactuals import blurred
-from vitlens.heatmap_scores.faithfulness import faithfulness
-from vitlens.heatmap_scores.metrics import CURVES, METRICS, Metric, faithfulness_metrics
-from vitlens.heatmaps.baselines import centre_prior, random_map
-from vitlens.heatmaps.methods import METHODS
+from vitlens.faithfulness.run import faithfulness
+from vitlens.faithfulness.metrics import CURVES, METRICS, Metric, faithfulness_metrics
+from vitlens.heatmaps.methods.baselines import centre_prior, random_map
+from vitlens.heatmaps.registry import METHODS
 
 ON_CURVES = [name for name, metric in METRICS.items() if metric.curves]
 BASELINES = ["random", "centre_prior", "raw_attention"]

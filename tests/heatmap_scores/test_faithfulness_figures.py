@@ -9,8 +9,8 @@ from analysis.conftest import build
 from heatmap_scores.conftest import noise_pictures, random_maps
 
 from vitlens import InputError, bootstrap
-from vitlens.heatmap_scores.faithfulness import faithfulness
-from vitlens.heatmap_scores.metrics import METRICS
+from vitlens.faithfulness.run import faithfulness
+from vitlens.faithfulness.metrics import METRICS
 from vitlens.plots.faithfulness import faithfulness_curves, faithfulness_table
 
 RISKY = "<b>a method</b> with a name so long that it can stand nowhere, number "

@@ -8,9 +8,9 @@ from heatmap_scores.conftest import random_maps
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from vitlens import InputError, Result, faithfulness, load_demo, segmentation
-from vitlens.heatmap_scores.faithfulness import bench_of
-from vitlens.heatmap_scores.localisation import patch_auroc, pointing_game
-from vitlens.heatmap_scores.maps import ScoredMap
+from vitlens.faithfulness.run import bench_of
+from vitlens.faithfulness.localisation import patch_auroc, pointing_game
+from vitlens.faithfulness.maps import ScoredMap
 
 
 def some_masks(images, seed=0):

@@ -6,7 +6,7 @@ from heatmap_scores.conftest import close, random_maps
 from scipy import stats
 
 from vitlens import HookedViT, InputError, faithfulness, heatmap, randomisation_test
-from vitlens.heatmap_scores.randomisation import rank_correlation
+from vitlens.faithfulness.randomisation import rank_correlation
 
 NAME = "vit_tiny_patch16_224"
 SMALL = {"depth": 3, "embed_dim": 24, "num_heads": 2, "img_size": 64, "num_classes": 7}

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from vitlens import InputError, faithfulness
 from vitlens.data.counterfactuals import blurred
-from vitlens.heatmap_scores.curves import Bench
-from vitlens.heatmap_scores.faithfulness import bench_of
-from vitlens.heatmap_scores.maps import ScoredMap
-from vitlens.heatmap_scores.subsets import infidelity, saco, sensitivity_n
+from vitlens.faithfulness.curves import Bench
+from vitlens.faithfulness.run import bench_of
+from vitlens.faithfulness.maps import ScoredMap
+from vitlens.faithfulness.subsets import infidelity, saco, sensitivity_n
 
 ALL = {"sensitivity_n": sensitivity_n, "infidelity": infidelity, "saco": saco}
 

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from vitlens import HookedViT, InputError
-from vitlens.analysis import saliency
-from vitlens.heatmaps.attention import attention_rollout, raw_attention
-from vitlens.heatmaps.grad_cam import grad_cam
-from vitlens.heatmaps.gradient_rollout import gradient_rollout
-from vitlens.heatmaps.legrad import legrad
-from vitlens.model.pooling import AttentionPool
+from vitlens.heatmaps.methods import saliency
+from vitlens.heatmaps.methods.attention import attention_rollout, raw_attention
+from vitlens.heatmaps.methods.grad_cam import grad_cam
+from vitlens.heatmaps.methods.gradient_rollout import gradient_rollout
+from vitlens.heatmaps.methods.legrad import legrad
+from vitlens.model.parts.pooling import AttentionPool
 
 CLASSES = torch.tensor([1, 4])
 

@@ -7,9 +7,9 @@ import torch
 
 import vitlens
 from vitlens import Heatmap, InputError, direct_logit_attribution, heatmap, heatmap_methods
-from vitlens.heatmaps.head_patch import head_patch
-from vitlens.heatmaps.methods import METHODS
-from vitlens.model.attention import DifferentialAttention
+from vitlens.heatmaps.methods.head_patch import head_patch
+from vitlens.heatmaps.registry import METHODS
+from vitlens.model.parts.attention import DifferentialAttention
 from vitlens.plots import heatmap_figure
 
 CLASSES = torch.tensor([1, 4])
@@ -119,7 +119,7 @@ def test_the_table_of_methods_names_their_options():
     table = heatmap_methods()
     assert list(table.index) == list(METHODS)
     for name, method in METHODS.items():
-        assert vitlens.heatmaps.methods.METHODS[name].name == name
+        assert vitlens.heatmaps.registry.METHODS[name].name == name
         assert inspect.getdoc(method.function).split("\n")[0]
         assert "Source:" in method.function.__doc__ or method.source.startswith("baseline")
         assert all(option in table.loc[name, "options"] for option in method.options)

@@ -9,12 +9,12 @@ from variants import build
 
 from vitlens import HookedViT, InputError, activation_patching
 from vitlens.data.counterfactuals import blurred
-from vitlens.heatmaps.baselines import centre_prior, random_map
-from vitlens.heatmaps.class_projection import class_projection
-from vitlens.heatmaps.input_gradients import integrated_gradients, integration_gap, smooth_grad
-from vitlens.heatmaps.occlusion import occlusion
-from vitlens.heatmaps.patching_effect import patching_effect
-from vitlens.heatmaps.pixels import sum_over_patches
+from vitlens.heatmaps.methods.baselines import centre_prior, random_map
+from vitlens.heatmaps.methods.class_projection import class_projection
+from vitlens.heatmaps.methods.input_gradients import integrated_gradients, integration_gap, smooth_grad
+from vitlens.heatmaps.methods.occlusion import occlusion
+from vitlens.heatmaps.methods.patching_effect import patching_effect
+from vitlens.heatmaps.shared.pixels import sum_over_patches
 from vitlens.parity.reduced import build_reduced
 
 CLASSES = torch.tensor([1, 4])

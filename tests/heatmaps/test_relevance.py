@@ -10,16 +10,16 @@ from variants import OTHERS, VARIANTS, pictures
 
 from vitlens import HookedViT
 from vitlens.errors import InputError
-from vitlens.heatmaps.block_by_block import streams_between_blocks, through_block, through_head
-from vitlens.heatmaps.relevance import (
+from vitlens.heatmaps.shared.block_by_block import streams_between_blocks, through_block, through_head
+from vitlens.heatmaps.methods.relevance import (
     OF_BLOCK,
     OF_POOL,
     relevance_before_block,
     relevance_before_head,
     relevance_propagation,
 )
-from vitlens.heatmaps.relevance_rules import STABILISER
-from vitlens.model.attention import DifferentialAttention
+from vitlens.heatmaps.shared.relevance_rules import STABILISER
+from vitlens.model.parts.attention import DifferentialAttention
 
 ASSETS = Path(__file__).parents[3] / "shared" / "assets"
 WEIGHTS = ASSETS / "vit_tiny_patch16_224_imagenet1k.safetensors"

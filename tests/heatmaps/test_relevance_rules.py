@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vitlens.heatmaps.relevance_rules import add_rule, divide, linear_rule, matmul_rule
+from vitlens.heatmaps.shared.relevance_rules import add_rule, divide, linear_rule, matmul_rule
 
 
 def numbers(*rows):

@@ -8,13 +8,13 @@ from heatmaps.test_heatmap import CLASSES, options_of
 from variants import OTHERS, VARIANTS, build, pictures
 
 from vitlens import HookedViT, InputError, faithfulness, heatmap, load_demo, perturbation_test
-from vitlens.analysis.saliency import gradient_rollout, projection_gradient
-from vitlens.data.demo import load_demo_model
-from vitlens.heatmap_scores.randomisation import randomisation_test
-from vitlens.heatmaps import rows
-from vitlens.heatmaps.methods import METHODS
-from vitlens.heatmaps.precision import in_single_precision
-from vitlens.model.gradients import gradients_disabled, gradients_enabled, outside_inference
+from vitlens.heatmaps.methods.saliency import gradient_rollout, projection_gradient
+from vitlens.demo import load_demo_model
+from vitlens.faithfulness.randomisation import randomisation_test
+from vitlens.heatmaps.shared import rows
+from vitlens.heatmaps.registry import METHODS
+from vitlens.heatmaps.shared.precision import in_single_precision
+from vitlens.model.runs.gradients import gradients_disabled, gradients_enabled, outside_inference
 
 # With these, a function of the model and pictures gives a tensor.
 ON_MAPS = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vitlens import InputError, heatmap, load_demo
-from vitlens.heatmaps.token_mask import TARGETS, completeness_gap, path_points, token_mask
+from vitlens.heatmaps.methods.token_mask import TARGETS, completeness_gap, path_points, token_mask
 from vitlens.planted import PLANTED, planted
 
 CLASSES = torch.tensor([1, 4])

@@ -8,7 +8,7 @@ from lending import lent
 from variants import build, pictures
 
 from vitlens import HookedViT, InputError
-from vitlens.model.processing_limits import REFUSALS
+from vitlens.model.weights.processing_limits import REFUSALS
 from vitlens.parity.measure import relative_difference
 from vitlens.parity.reduced import build_reduced, reduced_images
 

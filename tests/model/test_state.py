@@ -8,8 +8,8 @@ import torch
 from variants import build, pictures
 
 from vitlens import HookedViT, InputError, class_lens
-from vitlens.model.hook_points import set_hooks
-from vitlens.model.leaves_state import leaves_state
+from vitlens.model.hooks.hook_points import set_hooks
+from vitlens.model.runs.leaves_state import leaves_state
 
 
 @pytest.fixture(scope="module")

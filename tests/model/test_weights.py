@@ -11,7 +11,7 @@ from torch import nn
 from variants import build
 
 from vitlens import HookedViT, InputError
-from vitlens.model.checkpoint import as_path
+from vitlens.model.checkpoints.files import as_path
 from vitlens.model.placement import read_device, read_dtype
 
 NAME = "vit_tiny_patch16_224"
@@ -140,7 +140,7 @@ def test_what_is_no_model_and_no_path_is_a_sentence(tmp_path):
 
 def test_a_classifier_that_timm_draws_beside_its_weights_is_told(state, tmp_path, monkeypatch):
     torch.save(state, tmp_path / "timms.pth")
-    monkeypatch.setattr("vitlens.model.loading._check_weights_are_within_reach", lambda name: None)
+    monkeypatch.setattr("vitlens.model.checkpoints.timm_models._check_weights_are_within_reach", lambda name: None)
     overlay = {"file": str(tmp_path / "timms.pth"), "num_classes": 3}
     keywords = {**KEYWORDS, "pretrained_cfg_overlay": overlay}
     with warnings.catch_warnings():

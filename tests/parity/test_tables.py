@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vitlens import InputError, supported_models, verify
-from vitlens.model.mlp import MLP
+from vitlens.model.parts.mlp import MLP
 from vitlens.parity.reduced import family_names
 from vitlens.parity.supported import family_table, measure_name
 

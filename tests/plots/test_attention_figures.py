@@ -6,7 +6,7 @@ import torch
 
 from vitlens import InputError, heatmap
 from vitlens.plots import attention_blocks, attention_grid, attention_mosaic, attention_overlay
-from vitlens.plots.style import OUTLINE
+from vitlens.plots.shared.style import OUTLINE
 
 
 @pytest.fixture(scope="module")

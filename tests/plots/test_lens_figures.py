@@ -11,7 +11,7 @@ from vitlens import InputError, class_lens
 from vitlens.data.class_names import short_name
 from vitlens.plots import class_maps, class_mosaic, lens_trajectory, predictions
 from vitlens.plots.mosaic import SHADES, _labels
-from vitlens.plots.style import COLOURS, FIELD
+from vitlens.plots.shared.style import COLOURS, FIELD
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +118,6 @@ def test_predictions(subject):
 
 
 def test_one_token(subject, lens):
-    bars = gallery.paper_interventions.token_classes(lens, block=0, token=3, image=1).data[0]
+    bars = gallery.plots.token_classes(lens, block=0, token=3, image=1).data[0]
     np.testing.assert_allclose(bars.x, lens.top_logits[1, 0, 1, 3].float().numpy())
     assert list(bars.y) == [named(subject, i) for i in lens.top_classes[1, 0, 1, 3].tolist()]

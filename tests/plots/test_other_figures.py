@@ -27,7 +27,7 @@ from vitlens.plots import (
     register_board,
 )
 from vitlens.plots import description as of_descriptions
-from vitlens.plots.style import LOWERS, OUTLINE, RAISES
+from vitlens.plots.shared.style import LOWERS, OUTLINE, RAISES
 
 
 def maps_of(figure):

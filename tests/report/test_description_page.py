@@ -7,9 +7,9 @@ import torch
 from browser import figures, trace
 
 from vitlens import InputError, load_demo
-from vitlens.description.describe import describe
+from vitlens.description.run import describe
 from vitlens.plots.description import FIGURES
-from vitlens.report.description_page import write_description_page
+from vitlens.pages.description_page import write_description_page
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def described(demo):
 def page_file(demo, described, tmp_path_factory):
     model, images = demo
     out = tmp_path_factory.mktemp("description") / "page.html"
-    described.page(out, pixels=model.to_pixels(images[:3]))
+    write_description_page(described, out, pixels=model.to_pixels(images[:3]))
     return out
 
 
@@ -111,7 +111,7 @@ def test_few_pictures_and_no_outliers(open_page, demo, tmp_path):
     model, images = demo
     described = describe(model, images[:2], n_examples=0, progress=False)
     described = dataclasses.replace(described, sink_events=torch.zeros_like(described.sink_events))
-    described.page(tmp_path / "page.html")
+    write_description_page(described, tmp_path / "page.html")
     opened = open_page(tmp_path / "page.html")
     assert opened.complaints == []
     assert len(figures(opened)) == 8
@@ -134,6 +134,6 @@ def test_every_figure_by_name(described):
 
 def test_the_output_place_is_checked_first(described, tmp_path):
     with pytest.raises(InputError, match="no folder"):
-        described.page(tmp_path / "missing" / "page.html")
+        write_description_page(described, tmp_path / "missing" / "page.html")
     with pytest.raises(InputError, match="is a folder"):
-        described.page(tmp_path)
+        write_description_page(described, tmp_path)

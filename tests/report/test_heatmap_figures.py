@@ -6,7 +6,7 @@ import torch
 
 from vitlens import InputError
 from vitlens.plots.heatmaps import heatmap_comparison, heatmap_overlay
-from vitlens.report.page import Section, write_page
+from vitlens.pages.page import Section, write_page
 
 RISKY = "<b>tabby</b><script>alert(1)</script>"
 WARNING = "3 artefact tokens (4.2% of the patches) carry 41% of this map"

@@ -14,7 +14,7 @@ from vitlens import (
     path_patching,
 )
 from vitlens.plots.patching import caution, patching_board
-from vitlens.report.page import Section, write_page
+from vitlens.pages.page import Section, write_page
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from plotly.offline import get_plotlyjs
 
 from vitlens import explore, load_demo
 from vitlens.plots.lens import predictions
-from vitlens.plots.style import dark
-from vitlens.report.page import Section, write_page
+from vitlens.plots.shared.style import dark
+from vitlens.pages.page import Section, write_page
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
 

@@ -16,11 +16,13 @@ from vitlens import (
     perturbation_test,
     projection_gradient,
 )
-from vitlens.plots import paper_interventions, paper_lens, paper_memories
-from vitlens.plots.style import NEUTRAL
-from vitlens.report.page import Section, write_page
-from vitlens.study.run import EXPERIMENTS, run_study
-from vitlens.study.settings import StudySettings
+from vitlens.paper.figures import interventions as paper_interventions
+from vitlens.paper.figures import lens as paper_lens
+from vitlens.paper.figures import memories as paper_memories
+from vitlens.plots.shared.style import NEUTRAL
+from vitlens.pages.page import Section, write_page
+from vitlens.paper.run import EXPERIMENTS, run_study
+from vitlens.paper.settings import StudySettings
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +73,11 @@ def all_fourteen(tables, demo) -> dict[str, go.Figure]:
         "8": paper_memories.memory_overview(two("class_value"), rates),
         "9": paper_memories.agreement_difference({n: usual(t) for n, t in two("key_value_correct").items()}),
         "10": paper_memories.composition_lines({n: usual(t) for n, t in two("memory_composition").items()}),
-        "11 blocks": paper_interventions.importance_maps(projection_gradient(model, images[:1], labels[:1]), pixels),
-        "11 sum": paper_interventions.importance_maps(gradient_rollout(model, images[:1], labels[:1]), pixels),
-        "12": paper_interventions.perturbation_curves(two("perturbation_curves")),
+        "11 blocks": plots.importance_maps(projection_gradient(model, images[:1], labels[:1]), pixels),
+        "11 sum": plots.importance_maps(gradient_rollout(model, images[:1], labels[:1]), pixels),
+        "12": plots.perturbation_curves(two("perturbation_curves")),
         "13": paper_interventions.probe_curves(two("linear_probe")),
-        "14": paper_interventions.token_classes(lens, token=20),
+        "14": plots.token_classes(lens, token=20),
     }
 
 

@@ -5,8 +5,8 @@ import torch
 from browser import figures, trace
 
 from vitlens import InputError, class_lens, direct_logit_attribution, load_demo_model, load_demo_pictures
-from vitlens.data.demo import demo_folder
-from vitlens.report.picture_report import write_picture_report
+from vitlens.demo import demo_folder
+from vitlens.pages.picture_report import write_picture_report
 
 
 @pytest.fixture(scope="module")

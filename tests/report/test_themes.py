@@ -3,7 +3,7 @@
 import pytest
 from plots.conftest import gallery
 
-from vitlens.plots.style import DARK, LIGHT
+from vitlens.plots.shared.style import DARK, LIGHT
 
 # What each figure shows: background, text, the middle of a scale of signed values, and the number of drawn traces.
 LOOK = """() => [...document.querySelectorAll('.plotly-graph-div')].map(div => {

@@ -11,18 +11,18 @@ from torchvision import transforms
 from variants import build
 
 from vitlens import HookedViT, explore, load_demo
-from vitlens.commands.output import Answer, _write
-from vitlens.description.describe import describe
-from vitlens.heatmap_scores.metrics import METRICS
-from vitlens.heatmaps.methods import METHODS
+from vitlens.cli.output import Answer, _write
+from vitlens.description.run import describe
+from vitlens.faithfulness.metrics import METRICS
+from vitlens.heatmaps.registry import METHODS
 from vitlens.model.provenance import RANDOM, class_source, page_facts
 from vitlens.plots import refusal
-from vitlens.report.evidence import Removal, evidence
-from vitlens.report.evidence import told as told_of
-from vitlens.report.page import Section, made, write_page
-from vitlens.report.picture_report import picture_sections, write_picture_report
-from vitlens.report.seen import seen_part
-from vitlens.study.run import EXPERIMENTS
+from vitlens.pages.evidence import Removal, evidence
+from vitlens.pages.evidence import told as told_of
+from vitlens.pages.page import Section, made, write_page
+from vitlens.pages.picture_report import picture_sections, write_picture_report
+from vitlens.pages.seen import seen_part
+from vitlens.paper.run import EXPERIMENTS
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 
@@ -60,8 +60,8 @@ def test_pretrained_weights_are_named_by_their_tag_and_a_new_classifier_is_told(
     def create(name, timm_kwargs, pretrained=False):
         return timm.create_model(name, pretrained=False, **timm_kwargs)
 
-    monkeypatch.setattr("vitlens.model.loading.create", create)
-    monkeypatch.setattr("vitlens.model.loading._check_weights_are_within_reach", lambda name: None)
+    monkeypatch.setattr("vitlens.model.checkpoints.timm_models.create", create)
+    monkeypatch.setattr("vitlens.model.checkpoints.timm_models._check_weights_are_within_reach", lambda name: None)
     tiny = HookedViT.from_timm("vit_tiny_patch16_224", depth=1)
     assert tiny.provenance.weights == "timm's vit_tiny_patch16_224.augreg_in21k_ft_in1k"
     assert tiny.provenance.warning is None
@@ -117,7 +117,7 @@ def test_random_weights_are_told_on_every_page(picture, tmp_path):
     _write(answer, tmp_path / "command.html")
     write_picture_report(model, picture, tmp_path / "report.html", progress=False)
     explore(model, [picture], n_classes=2, progress=False).save(tmp_path / "explorer.html")
-    description.page(tmp_path / "describe.html")
+    write_description_page(description, tmp_path / "describe.html")
     for name in ("command", "report", "explorer", "describe"):
         page = (tmp_path / f"{name}.html").read_text()
         # The script of the explorer puts its facts onto the page.

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from in_process import Done, run_script, run_vitlens
 
-from vitlens.data.demo import demo_folder
+from vitlens.demo import demo_folder
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 QUICK = ("--limit", 6, "--batch-size", 3, "--steps", 2, "--bootstrap", 10, "--random-models", 1, "--random-orders", 1)
@@ -54,7 +54,7 @@ def test_reproduce_runs_what_the_data_allows_and_says_what_it_left_out(tmp_path)
     command = [
         sys.executable,
         "-m",
-        "vitlens.cli",
+        "vitlens.cli.main",
         "reproduce",
         *QUICK[2:],
         "--data",

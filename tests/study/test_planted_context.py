@@ -19,8 +19,8 @@ from vitlens import (
     replace_context,
     token_mask,
 )
-from vitlens.study.run import run_study
-from vitlens.study.settings import StudySettings
+from vitlens.paper.run import run_study
+from vitlens.paper.settings import StudySettings
 
 
 @pytest.fixture(scope="module")

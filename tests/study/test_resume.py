@@ -22,13 +22,13 @@ import pytest
 from vitlens import InputError, load_demo_model
 from vitlens.data import picture_list
 from vitlens.data.cache_folder import cache_folder
-from vitlens.data.demo import demo_folder
+from vitlens.demo import demo_folder
 from vitlens.files import LOCK, only_process_in
-from vitlens.study import results
-from vitlens.study import run as study_run
-from vitlens.study.run import run_study
-from vitlens.study.settings import StudySettings
-from vitlens.study.workers import Stopped
+from vitlens.paper import results
+from vitlens.paper import run as study_run
+from vitlens.paper.run import run_study
+from vitlens.paper.settings import StudySettings
+from vitlens.paper.workers import Stopped
 
 QUICK = StudySettings(batch_size=4, steps=2, bootstrap=10, permutations=10, random_models=0, random_orders=1)
 NAMES = ["residual_composition"]

@@ -32,9 +32,9 @@ from vitlens import (
     projection_gradient,
     residual_composition,
 )
-from vitlens.data.demo import demo_folder
-from vitlens.study.run import EXPERIMENTS, run_study
-from vitlens.study.settings import StudySettings
+from vitlens.demo import demo_folder
+from vitlens.paper.run import EXPERIMENTS, run_study
+from vitlens.paper.settings import StudySettings
 
 EXPERIMENT_FOLDER = Path(__file__).parents[2] / "experiments"
 QUICK = StudySettings(limit=24, batch_size=8, steps=4, bootstrap=20, permutations=50, random_models=1, random_orders=1)

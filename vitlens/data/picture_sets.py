@@ -19,7 +19,7 @@ from timm.utils.misc import natural_key
 
 from vitlens.data.cache_folder import cache_folder
 from vitlens.data.class_names import find_class, named
-from vitlens.data.demo import demo_folder
+from vitlens.data.demo_files import demo_folder
 from vitlens.data.imagenet_s import is_imagenet_s, read_imagenet_s
 from vitlens.data.mask_folder import MaskFolder
 from vitlens.errors import InputError, nearest, printable

@@ -13,8 +13,8 @@ from vitlens.description.similarity import pattern_cosines
 from vitlens.description.sinks import SINK_KINDS, SinkRule, sink_facts
 from vitlens.description.token_norms import NormSums, stream_norms, stream_outliers
 from vitlens.description.tokens import OUTLIER, TokenLayout, at_least_single
-from vitlens.model.attention import DifferentialAttention
-from vitlens.model.hook_points import Reader
+from vitlens.model.parts.attention import DifferentialAttention
+from vitlens.model.hooks.hook_points import Reader
 from vitlens.model.hooked_vit import HookedViT
 
 #: The patterns of a forward, which head similarity holds together, take at most so many bytes.

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vitlens.analysis.results import Result
+from vitlens.results.result import Result
 from vitlens.description.sinks import SINK_KINDS
 from vitlens.description.token_norms import STATISTICS
 from vitlens.description.warnings import heatmap_warnings
@@ -176,28 +176,6 @@ class Description(Result):
     def warnings(self) -> list[str]:
         """What corrupts heatmaps of this model on these pictures, one sentence each; empty where nothing does."""
         return heatmap_warnings(self)
-
-    def plot(self, what: str = "norms", **options: Any) -> "Figure":
-        """One of the figures of `vitlens.plots.description`, by name; options are that function's.
-
-        Raises:
-            InputError: no such figure (the sentence lists them).
-        """
-        from vitlens.plots.description import FIGURES
-
-        if what not in FIGURES:
-            raise InputError(f"there is no figure {what!r} of a description; there are {', '.join(FIGURES)}")
-        return FIGURES[what](self, **options)
-
-    def page(self, path: str | Path, title: str | None = None, pixels: Any = None) -> None:
-        """Writes the page of all figures; `pixels` [picture, height, width, 3] are the first pictures, to be shown.
-
-        Raises:
-            InputError: the folder does not exist or cannot be written to.
-        """
-        from vitlens.report.description_page import write_description_page
-
-        write_description_page(self, path, title, pixels)
 
     def __repr__(self) -> str:
         n_blocks, n_heads, n_facts = self.values.shape

@@ -3,11 +3,11 @@
 from vitlens.features.activations import ActivationStream, stream_activations
 from vitlens.features.dictionary import SparseAutoencoder, Transcoder
 from vitlens.features.evaluation import DictionaryEvaluation, evaluate_sae
-from vitlens.features.feature_attribution import FeatureAttribution, feature_attribution
-from vitlens.features.layer_memories import top_memory_patches
+from vitlens.features.attribution import FeatureAttribution, feature_attribution
+from vitlens.memories.dictionary import top_memory_patches
 from vitlens.features.loading import load_sae
-from vitlens.features.top_patches import TopPatches, top_patches
-from vitlens.features.with_sae import SplicedDictionary, with_sae, with_saes
+from vitlens.features.top_examples import TopPatches, top_patches
+from vitlens.features.splice import SplicedDictionary, with_sae, with_saes
 
 __all__ = [
     "ActivationStream",

@@ -15,12 +15,12 @@ from datasets.exceptions import DatasetGenerationError
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.analysis.tokens import TokenSet
+from vitlens.choose.tokens import TokenSet
 from vitlens.arguments import checked
-from vitlens.data.batches import PictureBatches, PictureSource, length_of
+from vitlens.model.runs.picture_batches import PictureBatches, PictureSource, length_of
 from vitlens.errors import InputError
 from vitlens.features.places import Place, chosen_rows, place_of, read_places
-from vitlens.model.hook_points import HookName
+from vitlens.model.hooks.hook_points import HookName
 from vitlens.model.hooked_vit import HookedViT
 
 HEADS = ("joined", "apart")

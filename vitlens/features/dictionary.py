@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vitlens.arguments import checked, short
 from vitlens.errors import InputError, reason
 from vitlens.features.nonlinearities import nonlinearity
-from vitlens.model.weight_checks import FiniteWeights, check_weights
+from vitlens.model.weights.checks import FiniteWeights, check_weights
 
 NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale")
 

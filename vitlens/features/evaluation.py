@@ -10,19 +10,19 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.analysis.classes import read_labels
-from vitlens.analysis.results import Result
-from vitlens.analysis.tokens import TokenSet
-from vitlens.analysis.trace import Hooks
+from vitlens.choose.classes import read_labels
+from vitlens.results.result import Result
+from vitlens.choose.tokens import TokenSet
+from vitlens.lens.trace import Hooks
 from vitlens.arguments import checked
-from vitlens.data.batches import Batch, PictureBatches, PictureSource, length_of
+from vitlens.model.runs.picture_batches import Batch, PictureBatches, PictureSource, length_of
 from vitlens.errors import InputError
 from vitlens.features.dictionary import SparseAutoencoder
 from vitlens.features.places import Place, chosen_rows, fit, read_places, suffix_of
-from vitlens.features.with_sae import SplicedDictionary, ends, paired_rows
-from vitlens.model.hook_points import HookName
+from vitlens.features.splice import SplicedDictionary, ends, paired_rows
+from vitlens.model.hooks.hook_points import HookName
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.leaves_state import leaves_state
+from vitlens.model.runs.leaves_state import leaves_state
 
 RUNS = ("clean", "sae", "zero", "mean")
 

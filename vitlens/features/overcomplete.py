@@ -10,7 +10,7 @@ from vitlens.errors import InputError
 from vitlens.features.dictionary import SparseAutoencoder, complete_weights
 from vitlens.features.nonlinearities import nonlinearity
 from vitlens.features.saelens import read_safetensors
-from vitlens.model.weight_checks import check_weights
+from vitlens.model.weights.checks import check_weights
 
 DICTIONARY_NORMS = ("l2", "max_l2", "l1", "max_l1", "identity")
 HOW_TO_SAVE = "torch.save(sae.eval().state_dict(), path)"

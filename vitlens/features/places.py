@@ -9,10 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.analysis.tokens import TokenSet, token_mask
-from vitlens.analysis.trace import Hooks
+from vitlens.choose.tokens import TokenSet, token_mask
+from vitlens.lens.trace import Hooks
 from vitlens.errors import InputError
-from vitlens.model.hook_points import NO_TOKENS, HookName, Reader, resolve_names
+from vitlens.model.hooks.hook_points import NO_TOKENS, HookName, Reader, resolve_names
 from vitlens.model.hooked_vit import HookedViT
 
 BEFORE_BLOCKS = ("hook_patch_embed", "hook_embed", "hook_pos_embed", "hook_embed_norm", "ln_pre.", "embed.")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vitlens.errors import InputError, reason
 from vitlens.features.dictionary import SparseAutoencoder, Transcoder, complete_weights
 from vitlens.features.nonlinearities import Gated, nonlinearity
-from vitlens.model.weight_checks import check_plain, check_range, check_weights
+from vitlens.model.weights.checks import check_plain, check_range, check_weights
 
 CONFIG, WEIGHTS, SPARSITY, SCALER = (
     "cfg.json",

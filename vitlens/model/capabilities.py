@@ -4,9 +4,9 @@ from typing import Any
 
 import pandas as pd
 
-from vitlens.model.attention import DifferentialAttention
-from vitlens.model.pooling import AttentionPool, MaxPool
-from vitlens.model.processing_limits import REFUSALS
+from vitlens.model.parts.attention import DifferentialAttention
+from vitlens.model.parts.pooling import AttentionPool, MaxPool
+from vitlens.model.weights.processing_limits import REFUSALS
 
 EXACT, APPROXIMATE, IMPOSSIBLE = "exact", "approximate", "impossible"
 Row = tuple[str, str, str]

@@ -1,7 +1,6 @@
 """HookedViT: a timm vision transformer, every intermediate value readable and writable by name."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,26 +14,26 @@ from vitlens.arguments import as_whole, checked
 from vitlens.data.class_names import check_class_names, infer_class_names
 from vitlens.data.pictures import Preprocessing
 from vitlens.errors import InputError
-from vitlens.model.cache_size import CacheSize, cache_size
-from vitlens.model.caching import NamedHooks
+from vitlens.model.hooks.cache_size import CacheSize, cache_size
+from vitlens.model.hooks.caching import NamedHooks
 from vitlens.model.capabilities import capabilities
 from vitlens.model.checks import check_device, check_labels, check_stream
-from vitlens.model.classifier import ClassEmbeddings
-from vitlens.model.finite import require_finite
-from vitlens.model.hook_points import NO_TOKENS, HookName, NamesFilter, expose, hook_point
+from vitlens.model.class_space.classifier import ClassEmbeddings
+from vitlens.model.runs.finite import require_finite
+from vitlens.model.hooks.hook_points import NO_TOKENS, HookName, NamesFilter, expose, hook_point
 from vitlens.model.inputs import PictureInputs
-from vitlens.model.kept_tokens import KeptTokens
-from vitlens.model.loading import build_timm, create
-from vitlens.model.naflex import read_validity
+from vitlens.model.runs.kept_tokens import KeptTokens
+from vitlens.model.checkpoints.timm_models import build_timm, create
+from vitlens.model.parts.naflex import read_validity
 from vitlens.model.placement import read_device, read_dtype
 from vitlens.model.porting import Parts, move, port
-from vitlens.model.positions import Layout
-from vitlens.model.processing import ProcessedWeights
+from vitlens.model.parts.positions import Layout
+from vitlens.model.weights.processing import ProcessedWeights
 from vitlens.model.provenance import IN_HAND, RANDOM, Provenance, weights_of
-from vitlens.model.suffix import SuffixRuns
+from vitlens.model.runs.suffix import SuffixRuns
 from vitlens.model.tools import TransformerLensTools
-from vitlens.model.weight_checks import FiniteWeights
-from vitlens.model.weights import StackedWeights
+from vitlens.model.weights.checks import FiniteWeights
+from vitlens.model.weights.stacked import StackedWeights
 
 
 class HookedViT(
@@ -323,23 +322,6 @@ class HookedViT(
             InputError: a name that matches nothing.
         """
         return cache_size(self, images, names_filter)
-
-    def with_sae(self, hook: HookName | None, sae: Any, **options: Any) -> AbstractContextManager[Any]:
-        """A context in which a sparse autoencoder or transcoder works in place of an activation.
-
-            with model.with_sae("resid_post8", vitlens.load_sae("sae/"), record=True) as spliced:
-                logits = model(images)
-            spliced.features
-
-        Args:
-            options: see `vitlens.features.with_sae`.
-
-        Raises:
-            InputError: a dictionary of another width, a hook point that does not exist or is not said.
-        """
-        from vitlens.features.with_sae import with_sae
-
-        return with_sae(self, hook, sae, **options)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """torch's; the weights are then no longer those that the model was made with."""

@@ -15,8 +15,8 @@ from vitlens.data.pictures import Picture, Preprocessing, as_list
 from vitlens.errors import InputError
 from vitlens.model.checks import check_dense, check_images
 from vitlens.model.config import HookedViTConfig
-from vitlens.model.embedding import Embedding
-from vitlens.model.naflex import NaFlexEmbedding, check_patch_input
+from vitlens.model.parts.embedding import Embedding
+from vitlens.model.parts.naflex import NaFlexEmbedding, check_patch_input
 
 
 class PictureInputs:

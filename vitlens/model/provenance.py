@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from timm.data import ImageNetInfo
 from torch import nn
 
-from vitlens.model.classifier import ClassEmbeddings
+from vitlens.model.class_space.classifier import ClassEmbeddings
 
 if TYPE_CHECKING:
     from vitlens.model.hooked_vit import HookedViT

@@ -19,8 +19,8 @@ from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.files import write_whole
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.leaves_state import leaves_state
-from vitlens.model.loading import build_timm
+from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.checkpoints.timm_models import build_timm
 from vitlens.model.placement import read_device
 from vitlens.parity.measure import MODES, differences, port_sites, timm_sites
 from vitlens.parity.reduced import randomise

@@ -8,23 +8,23 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from vitlens.analysis.attribution import Attribution, PatchAttribution, TokenAttribution
-from vitlens.analysis.attribution_means import AttributionMeans
-from vitlens.analysis.circuit_curves import CircuitCurve
-from vitlens.analysis.interventions import Intervention
-from vitlens.analysis.lens import ClassLens
-from vitlens.analysis.perturbation import Perturbation
-from vitlens.analysis.registers import RegisterShift
-from vitlens.analysis.results import Result
-from vitlens.analysis.saliency import Importance
+from vitlens.attribution.direct import Attribution, PatchAttribution, TokenAttribution
+from vitlens.attribution.means import AttributionMeans
+from vitlens.circuits.curves import CircuitCurve
+from vitlens.patching.interventions import Intervention
+from vitlens.lens.lens import ClassLens
+from vitlens.faithfulness.perturbation import Perturbation
+from vitlens.registers.neurons import RegisterShift
+from vitlens.results.result import Result
+from vitlens.heatmaps.methods.saliency import Importance
 from vitlens.description.result import Description
 from vitlens.errors import InputError
-from vitlens.features.feature_attribution import FeatureAttribution
-from vitlens.features.top_patches import TopPatches
-from vitlens.heatmap_scores.randomisation import Randomisation
-from vitlens.heatmap_scores.result import Faithfulness
-from vitlens.heatmap_scores.segmentation import Segmentation
-from vitlens.heatmaps.heatmap import Heatmap
+from vitlens.features.attribution import FeatureAttribution
+from vitlens.features.top_examples import TopPatches
+from vitlens.faithfulness.randomisation import Randomisation
+from vitlens.faithfulness.result import Faithfulness
+from vitlens.faithfulness.segmentation import Segmentation
+from vitlens.heatmaps.run import Heatmap
 from vitlens.plots.attention import attention_blocks, attention_grid, attention_mosaic, attention_overlay
 from vitlens.plots.attribution import (
     attribution_head_map,
@@ -34,6 +34,7 @@ from vitlens.plots.attribution import (
     attribution_waterfall,
 )
 from vitlens.plots.circuits import circuit_curve, circuit_figure
+from vitlens.plots.description import FIGURES as DESCRIPTION_FIGURES
 from vitlens.plots.faithfulness import (
     faithfulness_curves,
     faithfulness_table,
@@ -41,15 +42,15 @@ from vitlens.plots.faithfulness import (
     segmentation_table,
 )
 from vitlens.plots.features import feature_bars, feature_card
-from vitlens.plots.heatmaps import heatmap_comparison, heatmap_figure, heatmap_overlay
-from vitlens.plots.lens import class_maps, lens_trajectory, predictions
+from vitlens.plots.heatmaps import heatmap_comparison, heatmap_figure, heatmap_overlay, importance_maps
+from vitlens.plots.lens import class_maps, lens_trajectory, predictions, token_classes
 from vitlens.plots.mosaic import class_mosaic
-from vitlens.plots.paper_interventions import importance_maps, perturbation_of_batch
+from vitlens.plots.perturbation import perturbation_curves, perturbation_of_batch
 from vitlens.plots.patching import patching_board, patching_figure, patching_maps, path_board
-from vitlens.plots.picture import picture_with_grid
+from vitlens.plots.shared.picture import picture_with_grid
 from vitlens.plots.registers import register_board
 from vitlens.plots.removal import removal_curves
-from vitlens.plots.style import dark, refusal
+from vitlens.plots.shared.style import dark, refusal
 
 __all__ = [
     "attention_blocks",
@@ -78,6 +79,7 @@ __all__ = [
     "patching_board",
     "patching_maps",
     "path_board",
+    "perturbation_curves",
     "perturbation_of_batch",
     "picture_with_grid",
     "plot",
@@ -87,6 +89,7 @@ __all__ = [
     "register_board",
     "removal_curves",
     "segmentation_table",
+    "token_classes",
 ]
 
 
@@ -156,7 +159,10 @@ def _(result: Randomisation, **options: Any) -> go.Figure:
 
 @plot.register
 def _(result: Description, what: str = "norms", **options: Any) -> go.Figure:
-    return result.plot(what, **options)
+    """One of the figures of `vitlens.plots.description`, by name."""
+    if what not in DESCRIPTION_FIGURES:
+        raise InputError(f"there is no figure {what!r} of a description; there are {', '.join(DESCRIPTION_FIGURES)}")
+    return DESCRIPTION_FIGURES[what](result, **options)
 
 
 @plot.register

@@ -10,8 +10,8 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from vitlens.errors import InputError
-from vitlens.plots.picture import Pixels, add_picture, aspect, keep_shape, map_tiles, patch_heatmap, picture_uri
-from vitlens.plots.style import OUTLINE, SEQUENTIAL, array, colorbar, finish, text
+from vitlens.plots.shared.picture import Pixels, add_picture, aspect, keep_shape, map_tiles, patch_heatmap, picture_uri
+from vitlens.plots.shared.style import OUTLINE, SEQUENTIAL, array, colorbar, finish, text
 
 #: Which way attention is followed from a token: to what it attends to, or to what attends to it.
 DIRECTIONS = ("to", "by")

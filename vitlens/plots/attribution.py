@@ -2,11 +2,11 @@
 
 import plotly.graph_objects as go
 
-from vitlens.analysis.attribution import Attribution, PatchAttribution, TokenAttribution
-from vitlens.analysis.attribution_means import AttributionMeans
+from vitlens.attribution.direct import Attribution, PatchAttribution, TokenAttribution
+from vitlens.attribution.means import AttributionMeans
 from vitlens.data.class_names import short_name
-from vitlens.plots.picture import Pixels, map_tiles
-from vitlens.plots.style import array, colorbar, diverging, finish, text
+from vitlens.plots.shared.picture import Pixels, map_tiles
+from vitlens.plots.shared.style import array, colorbar, diverging, finish, text
 
 UNIT_NAMES = {
     "component": "component",

@@ -7,12 +7,12 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
 
-from vitlens.analysis.circuit_curves import CircuitCurve
-from vitlens.analysis.circuits import Circuit, parse_edge
-from vitlens.analysis.graph import Node
+from vitlens.circuits.curves import CircuitCurve
+from vitlens.circuits.circuit import Circuit, parse_edge
+from vitlens.model.graph import Node
 from vitlens.errors import InputError
-from vitlens.plots.series import legend_below, line
-from vitlens.plots.style import FIELD, LOWERS, NEUTRAL, ON_FIELD, RAISES, finish, text
+from vitlens.plots.shared.series import legend_below, line
+from vitlens.plots.shared.style import FIELD, LOWERS, NEUTRAL, ON_FIELD, RAISES, finish, text
 
 DASHES = {"q": "dot", "k": "dash", "v": "solid", "": "solid"}
 #: A head's three inputs stand side by side.

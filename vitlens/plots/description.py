@@ -21,9 +21,9 @@ from vitlens.plots.description_heads import (
     sink_board,
     sink_boards,
 )
-from vitlens.plots.picture import Pixels, add_picture, map_axes, patch_heatmap, picture_uri
-from vitlens.plots.series import legend_below
-from vitlens.plots.style import COLOURS, SEQUENTIAL, array, colorbar, finish, text
+from vitlens.plots.shared.picture import Pixels, add_picture, map_axes, patch_heatmap, picture_uri
+from vitlens.plots.shared.series import legend_below
+from vitlens.plots.shared.style import COLOURS, SEQUENTIAL, array, colorbar, finish, text
 
 
 def norms_by_block(description: Description) -> go.Figure:

@@ -8,14 +8,14 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from vitlens.analysis.statistics import bootstrap
+from vitlens.statistics import bootstrap
 from vitlens.errors import InputError
-from vitlens.heatmap_scores.metrics import CURVES, METRICS
-from vitlens.heatmap_scores.randomisation import Randomisation
-from vitlens.heatmap_scores.result import Faithfulness
-from vitlens.heatmap_scores.segmentation import MEASURES, Segmentation
-from vitlens.plots.series import legend_below, line
-from vitlens.plots.style import COLOURS, FEWEST, FIELD, NEUTRAL, ON_FIELD, PALE, finish, text
+from vitlens.faithfulness.metrics import CURVES, METRICS
+from vitlens.faithfulness.randomisation import Randomisation
+from vitlens.faithfulness.result import Faithfulness
+from vitlens.faithfulness.segmentation import MEASURES, Segmentation
+from vitlens.plots.shared.series import legend_below, line
+from vitlens.plots.shared.style import COLOURS, FEWEST, FIELD, NEUTRAL, ON_FIELD, PALE, finish, text
 
 #: Baselines are grey, told apart by their dashes; methods have the other colours, and other dashes when these run out.
 GREY = COLOURS.index(NEUTRAL)

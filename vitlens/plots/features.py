@@ -10,10 +10,10 @@ from torch import Tensor
 
 from vitlens.data.class_names import short_name
 from vitlens.errors import InputError
-from vitlens.features.feature_attribution import FeatureAttribution
-from vitlens.features.top_patches import TopPatches
-from vitlens.plots.picture import Pixels, picture_uri
-from vitlens.plots.style import COLOURS, LOWERS, NEUTRAL, OUTLINE, RAISES, array, finish, text
+from vitlens.features.attribution import FeatureAttribution
+from vitlens.features.top_examples import TopPatches
+from vitlens.plots.shared.picture import Pixels, picture_uri
+from vitlens.plots.shared.style import COLOURS, LOWERS, NEUTRAL, OUTLINE, RAISES, array, finish, text
 
 PixelsOf = Callable[[int], Pixels] | Float[Tensor, "picture height width 3"]
 

@@ -11,10 +11,10 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from vitlens.errors import InputError
-from vitlens.heatmaps.heatmap import Heatmap
-from vitlens.plots.artefacts import hatch
-from vitlens.plots.picture import Pixels, add_picture, aspect, keep_shape, patch_heatmap, picture_uri
-from vitlens.plots.style import LABEL_ON_PICTURE, SEQUENTIAL, WARNING, array, colorbar, diverging, finish, text
+from vitlens.heatmaps.run import Heatmap
+from vitlens.plots.shared.artefacts import hatch
+from vitlens.plots.shared.picture import Pixels, add_picture, aspect, keep_shape, patch_heatmap, picture_uri
+from vitlens.plots.shared.style import LABEL_ON_PICTURE, SEQUENTIAL, WARNING, array, colorbar, diverging, finish, text
 
 # Pixels above the tiles, and between their rows for the titles.
 TOP, BETWEEN = 118, 44
@@ -186,3 +186,29 @@ def _warn(figure: go.Figure, warning: str, row: int, col: int, letters: int) -> 
         xref="x domain", yref="y domain", x=0.5, y=0.02, xanchor="center", yanchor="bottom",
         showarrow=False, **LABEL_ON_PICTURE, bordercolor=WARNING, borderwidth=2, borderpad=2, row=row, col=col,
     )  # fmt: skip
+
+
+def importance_maps(result: Importance, pixels: Pixels, image: int = 0, position: int = 0) -> go.Figure:
+    """Figure 11: a heatmap over the picture: block by block where the result has blocks, and their sum."""
+    method = result.settings["method"].replace("_", " ")
+    maps, titles = result.heatmap()[image, position][None], [method]
+    if "block" in result.axes:
+        by_block = result.values[image, position].sum(dim=1).unflatten(-1, tuple(result.grid))
+        maps = torch.cat([by_block, maps])
+        titles = [*(f"block {block}" for block in result.axes["block"]), "sum over blocks"]
+    name = text(short_name(result.class_label(image, position)))
+    signed = find_method(result.settings["method"]).signed
+    end = symmetric(maps.float())
+    colours = diverging(maps.float().cpu()) if signed else {"colorscale": SEQUENTIAL, "zmin": 0.0, "zmax": end}
+    figure = map_tiles(
+        maps.float(), titles, pixels, "%{z:.4g}", result.quantity, columns=max(3, min(6, len(titles))), **colours
+    )  # fmt: skip
+    meaning = (
+        "red: speaks for the class, blue: against it" if signed else "without a sign: how much, not for or against"
+    )
+    return finish(
+        figure,
+        f"Which patches “{name}” came from: {method}",
+        f"{text(result.settings['model'])}; {meaning}",
+        margin={"l": 10, "r": 20, "t": 92, "b": 10},
+    )

@@ -10,11 +10,11 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from vitlens.analysis.lens import ClassLens
+from vitlens.lens.lens import ClassLens
 from vitlens.data.class_names import short_name
-from vitlens.plots.picture import Pixels, map_tiles
-from vitlens.plots.series import legend_below
-from vitlens.plots.style import COLOURS, SEQUENTIAL, array, diverging, finish, symmetric, text
+from vitlens.plots.shared.picture import Pixels, map_tiles
+from vitlens.plots.shared.series import legend_below
+from vitlens.plots.shared.style import COLOURS, SEQUENTIAL, array, diverging, finish, symmetric, text
 
 DASHES = ("solid", "dot", "dash", "longdash", "dashdot", "longdashdot")
 
@@ -142,3 +142,24 @@ def class_maps(
         "one scale for all blocks<br>a reading, not a location: removing the patches that read so need not cost the answer",
         margin={"l": 10, "r": 20, "t": 110, "b": 10},
     )
+
+
+def token_classes(
+    lens: ClassLens, block: int = -1, token: int = 0, image: int = 0, site: str | None = None
+) -> go.Figure:
+    """Figure 14: the classes that one token says most, with their logits."""
+    at = (lens.site_index(site), block, image, token)
+    names = [text(short_name(name)) for name in lens.top_names(block, token, image, site)]
+    figure = go.Figure(
+        go.Bar(
+            x=array(lens.top_logits[at]), y=names, orientation="h", marker_color=COLOURS[0],
+            hovertemplate="%{y}: logit %{x:.3f}<extra></extra>",
+        )
+    )  # fmt: skip
+    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(title="logit")
+    where = f"token {lens.axes['token'][token]}, block {lens.axes['block'][block]}, {lens.axes['site'][at[0]]}"
+    return finish(
+        figure, f"What one token says: {where}", text(lens.settings["model"]), height=360,
+        margin={"l": 170, "r": 20, "t": 74, "b": 50},
+    )  # fmt: skip

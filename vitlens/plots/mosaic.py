@@ -8,10 +8,10 @@ import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 
-from vitlens.analysis.lens import ClassLens
+from vitlens.lens.lens import ClassLens
 from vitlens.data.class_names import short_name
-from vitlens.plots.picture import Pixels, add_picture, aspect, keep_shape, map_axes, patch_heatmap, picture_uri
-from vitlens.plots.style import COLOURS, FIELD, NEUTRAL, ON_FIELD, finish, pale, text
+from vitlens.plots.shared.picture import Pixels, add_picture, aspect, keep_shape, map_axes, patch_heatmap, picture_uri
+from vitlens.plots.shared.style import COLOURS, FIELD, NEUTRAL, ON_FIELD, finish, pale, text
 
 SHADES = tuple(pale(colour) for colour in COLOURS if colour != NEUTRAL)
 # Pixels of the mosaic's longer side; sizes of its labels, the largest at which all fit being taken.

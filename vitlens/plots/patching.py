@@ -3,11 +3,11 @@
 import plotly.graph_objects as go
 import torch
 
-from vitlens.analysis.contrast import Patching
-from vitlens.analysis.interventions import Intervention
+from vitlens.patching.contrast import Patching
+from vitlens.patching.interventions import Intervention
 from vitlens.errors import InputError
-from vitlens.plots.picture import Pixels, map_tiles
-from vitlens.plots.style import array, colorbar, diverging, finish, text
+from vitlens.plots.shared.picture import Pixels, map_tiles
+from vitlens.plots.shared.style import array, colorbar, diverging, finish, text
 
 #: A difference between the runs below this share of the values themselves is too small to divide effects by.
 ILL_CONDITIONED = 0.05

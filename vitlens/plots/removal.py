@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
-from vitlens.plots.series import legend_below, line
-from vitlens.plots.style import COLOURS, NEUTRAL, array, finish, text
+from vitlens.plots.shared.series import legend_below, line
+from vitlens.plots.shared.style import COLOURS, NEUTRAL, array, finish, text
 
 
 def removal_curves(

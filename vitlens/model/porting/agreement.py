@@ -11,9 +11,9 @@ from timm.layers import PatchEmbed, to_2tuple
 from torch import nn
 
 from vitlens.errors import InputError, reason
-from vitlens.model.block import AnyBlock
-from vitlens.model.embedding import Embedding
-from vitlens.model.naflex import NaFlexEmbedding
+from vitlens.model.parts.block import AnyBlock
+from vitlens.model.parts.embedding import Embedding
+from vitlens.model.parts.naflex import NaFlexEmbedding
 
 
 def count_channels(stem: nn.Module) -> int:

@@ -10,11 +10,11 @@ from timm.models.eva import EvaAttention
 from timm.models.vision_transformer_relpos import RelPosAttention
 from torch import nn
 
-from vitlens.model.attention import Attention, DifferentialAttention, Lambdas, Rotation
-from vitlens.model.linear import LinearMap
+from vitlens.model.parts.attention import Attention, DifferentialAttention, Lambdas, Rotation
+from vitlens.model.parts.linear import LinearMap
 from vitlens.model.porting.parts import Given, port_linear, port_norm, refuse_other_class, refuse_unknown, require_norm
-from vitlens.model.positions import RelPosModule, RelPosTable
-from vitlens.model.projections import FusedProjection, Projection, SplitProjection
+from vitlens.model.parts.positions import RelPosModule, RelPosTable
+from vitlens.model.parts.projections import FusedProjection, Projection, SplitProjection
 
 NORMED = {"q_norm", "k_norm", "norm"}
 

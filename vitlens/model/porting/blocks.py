@@ -16,11 +16,11 @@ from timm.models.vision_transformer_relpos import RelPosBlock, ResPostRelPosBloc
 from torch import nn
 
 from vitlens.errors import InputError
-from vitlens.model.attention import Attention
-from vitlens.model.block import AnyBlock, Block, ParallelBlock, PostNormBlock
-from vitlens.model.linear import LinearMap, LinearSlice, ParallelIn, ParallelOut
-from vitlens.model.mlp import MLP
-from vitlens.model.norm import Norm
+from vitlens.model.parts.attention import Attention
+from vitlens.model.parts.block import AnyBlock, Block, ParallelBlock, PostNormBlock
+from vitlens.model.parts.linear import LinearMap, LinearSlice, ParallelIn, ParallelOut
+from vitlens.model.parts.mlp import MLP
+from vitlens.model.parts.norm import Norm
 from vitlens.model.porting.attention import differential, port_attention
 from vitlens.model.porting.mlp import port_mlp
 from vitlens.model.porting.parts import (
@@ -32,7 +32,7 @@ from vitlens.model.porting.parts import (
     refuse_unknown,
     require_norm,
 )
-from vitlens.model.projections import FusedProjection, SplitProjection
+from vitlens.model.parts.projections import FusedProjection, SplitProjection
 
 
 def port_block(block: Any, where: str, given: Given) -> AnyBlock:

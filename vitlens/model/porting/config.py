@@ -4,12 +4,12 @@ from typing import Any
 
 from timm.data import resolve_data_config
 
-from vitlens.model.block import AnyBlock
+from vitlens.model.parts.block import AnyBlock
 from vitlens.model.config import HookedViTConfig
-from vitlens.model.embedding import Embedding
-from vitlens.model.mlp import GatedMLP
-from vitlens.model.naflex import NaFlexEmbedding
-from vitlens.model.pooling import Pool
+from vitlens.model.parts.embedding import Embedding
+from vitlens.model.parts.mlp import GatedMLP
+from vitlens.model.parts.naflex import NaFlexEmbedding
+from vitlens.model.parts.pooling import Pool
 from vitlens.model.porting.agreement import count_channels, read_geometry, stream_width
 
 

@@ -8,8 +8,8 @@ from timm.layers import Mlp as TimmMlp
 from timm.models.vitamin import GeGluMlp
 from torch import nn
 
-from vitlens.model.linear import LinearSlice
-from vitlens.model.mlp import MLP, GatedMLP
+from vitlens.model.parts.linear import LinearSlice
+from vitlens.model.parts.mlp import MLP, GatedMLP
 from vitlens.model.porting.parts import port_linear, port_norm, refuse_other_class, refuse_unknown
 
 

@@ -10,7 +10,7 @@ from timm.layers import SimpleNorm as TimmSimpleNorm
 from torch import nn
 
 from vitlens.errors import InputError
-from vitlens.model.norm import LayerNorm, Norm, RMSNorm, SimpleNorm
+from vitlens.model.parts.norm import LayerNorm, Norm, RMSNorm, SimpleNorm
 
 # timm's modules carry their configuration as plain attributes that no type checker knows: they are typed Any here.
 NORMS: dict[type, type[Norm]] = {

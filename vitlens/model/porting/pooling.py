@@ -6,8 +6,8 @@ from timm.layers import AttentionPoolLatent
 from torch import nn
 
 from vitlens.errors import InputError
-from vitlens.model.mlp import MLP
-from vitlens.model.pooling import AttentionPool, MaxPool, MeanPool, Pool
+from vitlens.model.parts.mlp import MLP
+from vitlens.model.parts.pooling import AttentionPool, MaxPool, MeanPool, Pool
 from vitlens.model.porting.mlp import port_mlp
 from vitlens.model.porting.parts import port_linear, port_norm, refuse_other_class, refuse_unknown
 

@@ -8,7 +8,7 @@ from timm.layers import DropPath, PatchDropout, PatchDropoutWithIndices
 from torch import nn
 
 from vitlens.errors import InputError
-from vitlens.model.weight_checks import check_plain, check_range, check_weights, named_tensors
+from vitlens.model.weights.checks import check_plain, check_range, check_weights, named_tensors
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 

@@ -1,0 +1,211 @@
+"""Direct logit attribution: what each part of the network wrote into the logit of a class, summing to it exactly."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vitlens.attribution.results import (
+    Attribution,
+    NeuronAttribution,
+    PatchAttribution,
+    PathAttribution,
+    TokenAttribution,
+)
+from vitlens.attribution.run import run
+from vitlens.attribution.units import UNITS, Split
+from vitlens.choose.classes import Classes, ClassSelection, select_classes
+from vitlens.arguments import checked
+from vitlens.data.pictures import Pictures
+from vitlens.errors import InputError
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.class_space.readout import LinearReadout, MaxReadout
+
+__all__ = [
+    "Attribution",
+    "NeuronAttribution",
+    "PatchAttribution",
+    "PathAttribution",
+    "TokenAttribution",
+    "direct_logit_attribution",
+]
+
+#: Numbers in the directions of the classes that are attributed at once.
+DIRECTIONS_AT_ONCE = 2**25
+
+
+@leaves_state
+@checked
+def direct_logit_attribution(
+    model: HookedViT,
+    images: Pictures,
+    classes: Classes = None,
+    *,
+    baseline_classes: Classes = None,
+    unit: str = "component",
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> Attribution:
+    """Splits the logit of a class into what each component wrote directly, the final norm's statistics frozen.
+
+    logit_c = Σ_components Σ_t w_t ⟨u_c, component_t⟩ + constant_c, where u_c is the class embedding pulled back through
+    the norm's affine part and centring, and w_t the pooling weight over the norm's scale. Exact, not approximate: all
+    shares sum to the logit up to rounding, and `result.residual` says by how much they miss. Attention pooling is linear
+    with its pattern frozen, and its MLP one component; of a maximum over tokens the place is frozen, feature by feature.
+
+    Finer units freeze what else is not linear on their way (patterns, gates, norms behind heads or MLPs, and for paths the
+    norm before the head), and are exact in the same way:
+
+        head_patch   Σ_q w_q A_qj ⟨v_j, W_O u_c⟩        of source j through a head
+        neuron       Σ_t w_t post_tn ⟨W_out[n], u_c⟩
+        token        w_t ⟨u_c, component_t⟩              of each component at each token that is read
+        path         Σ_q w_q A_qj ⟨W_V x̂_j, W_O u_c⟩    summed over j, of each writer's part of what the head reads, x̂
+
+    Args:
+        images: pictures as a tensor, or anything `model.to_images` reads.
+        classes: indices, names, or a tensor [image] of each picture's own; by default each picture's predicted class.
+        baseline_classes: attribute logit(class) − logit(baseline) instead, position by position.
+        unit: "component": embedding, positions, each block's attention and MLP, the constant; "head": attention split
+            into its heads, its output bias apart; "head_patch": the heads by the token that they read; "neuron": MLPs
+            by neuron, their output bias apart; "token": the components by the token at which they wrote; "path": the
+            heads by what wrote the values that they moved.
+        batch_size: pictures per forward; by default all.
+        progress: show a bar where there are several batches.
+
+    Returns:
+        Attribution with axes image, class, component. Component labels: "embed", "pos_embed" (or "embed_norm" where a
+        norm follows the embedding), "L3 attn" or "L3H5" and "L3 attn bias", "L3 mlp", "pool mlp" (attention pooling),
+        "constant" (bias of the classifier and of the final norm). PatchAttribution, NeuronAttribution, TokenAttribution or
+        PathAttribution for the finer units; what these do not split is in their `elsewhere`, by the same labels.
+
+    Raises:
+        InputError: an unknown unit or class, a model without a classifier; a hook that edits what this unit cannot see.
+            Under `model.hooks` the run is attributed as it is hooked, a head of zeros gets nothing from anywhere, and
+            what no component wrote (an edited residual stream) is refused.
+
+    Source: METHODS.md notation, TRANSFORMERLENS' direct_logit_attribution with the affine norm and pooling included;
+    Elhage et al. 2021 (A Mathematical Framework for Transformer Circuits) for virtual heads.
+    """
+    if unit not in UNITS:
+        raise InputError(f"unit is one of {', '.join(UNITS)}, not {unit!r}")
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"batch_size is the number of pictures of a forward, at least 1, not {batch_size}")
+    model.require_classifier()
+    pictures = model.as_images(images)
+    size = batch_size or max(1, len(pictures))
+    _check_rows(len(pictures), classes, baseline_classes)
+    starts = range(0, len(pictures), size)
+    chunks = [
+        _attribute(
+            model,
+            pictures[start : start + size],
+            _of_chunk(classes, start, size),
+            _of_chunk(baseline_classes, start, size),
+            unit,
+        )
+        for start in tqdm(starts, desc="attribution", unit="batch", disable=not progress or len(starts) < 2)
+    ]
+    return chunks[0] if len(chunks) == 1 else _joined(chunks)
+
+
+def _attribute(
+    model: HookedViT, pictures: Tensor, classes: Classes, baseline_classes: Classes, unit: str
+) -> Attribution:
+    """One forward's pictures."""
+    grid = model.embed.grid(*pictures.shape[-2:])
+    tokens = _token_names(model, grid)
+    with torch.no_grad():
+        kept, stream, all_logits = run(model, pictures, UNITS[unit].wanted(model), unit)
+        selection = select_classes(model, classes, len(pictures), lambda: all_logits)
+        logits = selection.take(all_logits)
+        baseline = None
+        if baseline_classes is not None:
+            baseline = select_classes(model, baseline_classes, len(pictures), lambda: all_logits)
+            _check_baseline(selection, baseline)
+            logits = logits - baseline.take(all_logits)
+        readouts = model.linear_readouts(stream)
+        splits = [
+            UNITS[unit].split(model, kept, [readout.choose(*chosen) for readout in readouts], tokens)
+            for chosen in _class_chunks(selection, baseline, readouts)
+        ]
+    split = splits[0] if len(splits) == 1 else _side_by_side(splits)
+    has_grid = "grid" in UNITS[unit].result.__dataclass_fields__
+    return UNITS[unit].result(
+        values=split.values,
+        axes={"image": list(range(len(pictures))), "class": selection.labels, **split.axes},
+        quantity="logit" if baseline is None else "logit difference",
+        logits=logits,
+        baseline_names=None if baseline is None else baseline.labels,
+        elsewhere=torch.stack(list(split.elsewhere.values()), dim=-1) if split.elsewhere else None,
+        elsewhere_names=list(split.elsewhere) or None,
+        classes=selection.indices,
+        class_names=model.class_names,
+        settings={"model": model.cfg.model_name, "unit": unit, "norm": "statistics frozen"},
+        **({"grid": grid} if has_grid else {}),
+    )
+
+
+def _class_chunks(
+    selection: ClassSelection, baseline: ClassSelection | None, readouts: list[LinearReadout]
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Classes and their baselines, so many at once that their directions stay small: a maximum has one for each token."""
+    n_images, n_classes = selection.indices.shape
+    largest = max(
+        (readout.shares.shape[1] if isinstance(readout, MaxReadout) and readout.shares is not None else 1)
+        * readout.directions[:, 0].numel()
+        for readout in readouts
+    )
+    at_once = max(1, DIRECTIONS_AT_ONCE // (n_images * largest))
+    for start in range(0, n_classes, at_once):
+        against = None if baseline is None else baseline.indices
+        if against is not None and against.shape[1] > 1:
+            against = against[:, start : start + at_once]
+        yield selection.indices[:, start : start + at_once], against
+
+
+def _side_by_side(splits: list[Split]) -> Split:
+    """The same pictures' classes."""
+    elsewhere = {name: torch.cat([split.elsewhere[name] for split in splits], dim=1) for name in splits[0].elsewhere}
+    return Split(torch.cat([split.values for split in splits], dim=1), splits[0].axes, elsewhere)
+
+
+def _joined(chunks: list[Attribution]) -> Attribution:
+    """The results of several batches of pictures as one."""
+    first = chunks[0]
+    elsewhere = [chunk.elsewhere for chunk in chunks if chunk.elsewhere is not None]
+    return replace(
+        first,
+        values=torch.cat([chunk.values for chunk in chunks]),
+        axes={**first.axes, "image": list(range(sum(len(chunk.values) for chunk in chunks)))},
+        logits=torch.cat([chunk.logits for chunk in chunks]),
+        elsewhere=torch.cat(elsewhere) if elsewhere else None,
+        classes=torch.cat([chunk.classes for chunk in chunks if chunk.classes is not None]),
+    )
+
+
+def _of_chunk(classes: Classes, start: int, size: int) -> Classes:
+    """What a tensor of classes says of some of the pictures; anything else is meant for all."""
+    return classes[start : start + size] if isinstance(classes, (Tensor, np.ndarray)) else classes
+
+
+def _check_rows(n_images: int, *given: Classes) -> None:
+    for classes in given:
+        if isinstance(classes, (Tensor, np.ndarray)) and classes.ndim and len(classes) != n_images:
+            raise InputError(f"{len(classes)} rows of classes were given for {n_images} pictures")
+
+
+def _token_names(model: HookedViT, grid: tuple[int, int]) -> list[str]:
+    """ "class", "register 2", "patch (row, column)"."""
+    n_prefix = model.cfg.n_prefix_tokens
+    labels = [model.cfg.token_label(token, grid) for token in range(n_prefix + grid[0] * grid[1])]
+    return [label if token < n_prefix else f"patch {label}" for token, label in enumerate(labels)]
+
+
+def _check_baseline(selection: ClassSelection, baseline: ClassSelection) -> None:
+    n_classes, n_baseline = selection.indices.shape[1], baseline.indices.shape[1]
+    if n_baseline not in (1, n_classes):
+        raise InputError(f"{n_classes} classes need 1 or {n_classes} baseline classes, not {n_baseline}")

@@ -1,0 +1,244 @@
+"""Which parts of the network write for which classes: direct logit attribution averaged over a data set, class by class."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from vitlens.attribution.direct import direct_logit_attribution
+from vitlens.attribution.results import Attribution
+from vitlens.choose.classes import Classes, read_labels
+from vitlens.results.result import Result
+from vitlens.arguments import checked, is_whole
+from vitlens.model.runs.picture_batches import PictureBatches, PictureSource, length_of
+from vitlens.errors import InputError
+from vitlens.model.checks import check_dense
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.leaves_state import leaves_state
+
+
+@dataclass(frozen=True, repr=False)
+class AttributionMeans(Result):
+    """`values` [class, component]: each component's mean share of a class's logit over that class's pictures.
+
+    `n` counts the pictures of each class, `logits` are their mean logits: each row of `values` sums to its logit, with
+    `elsewhere` [class, part] where the unit does not split everything. `spread` is the standard deviation over pictures.
+    """
+
+    n: Int[Tensor, "class"]
+    logits: Float[Tensor, "class"]
+    spread: Float[Tensor, "class component"]
+    elsewhere: Float[Tensor, "class part"] | None = None
+    elsewhere_names: list[str] | None = None
+
+    @property
+    def residual(self) -> Float[Tensor, "class"]:
+        """sum of all mean shares − mean logit."""
+        rest = 0.0 if self.elsewhere is None else self.elsewhere.sum(dim=-1)
+        return self.values.sum(dim=-1) + rest - self.logits
+
+    def columns(self) -> dict[str, Tensor]:
+        n = self.n[:, None].expand(-1, self.values.shape[1])
+        return {**super().columns(), "spread": self.spread, "n": n}
+
+    def specific(self) -> Float[Tensor, "class component"]:
+        """How much more each component writes for a class than it writes for a class on average."""
+        return self.values - self.values.mean(dim=0)
+
+    @checked
+    def top_heads(self, label: int | str, k: int = 10, specific: bool = True) -> pd.DataFrame:
+        """The heads that write most for a class, by magnitude; `specific`: more than for a class on average.
+
+        Raises:
+            InputError: a class of which there were no pictures; no heads among the components.
+        """
+        heads = [i for i, name in enumerate(self.axes["component"]) if "H" in name and name[-1].isdigit()]
+        if not heads:
+            raise InputError('these means have no heads: compute them with unit="head"')
+        return self.top(label, k, specific, heads)
+
+    @checked
+    def top(self, label: int | str, k: int = 10, specific: bool = True, among: list[int] | None = None) -> pd.DataFrame:
+        """The components (or those `among` them) that write most for a class, by magnitude.
+
+        Raises:
+            InputError: a class of which there were no pictures.
+        """
+        row = self._row(label)
+        chosen = torch.arange(self.values.shape[1]) if among is None else torch.tensor(among)
+        by = (self.specific() if specific else self.values)[row, chosen]
+        order = chosen[by.abs().argsort(descending=True, stable=True)[:k]]
+        return self._table({"component": [self.axes["component"][i] for i in order.tolist()]}, row, order)
+
+    @checked
+    def top_classes(self, component: str, k: int = 10, specific: bool = True) -> pd.DataFrame:
+        """The classes for which a component (a head: "L9H3") writes most; negative shares come last.
+
+        Raises:
+            InputError: there is no such component.
+        """
+        names = self.axes["component"]
+        if component not in names:
+            raise InputError(f"there is no component {component!r}; they are called {', '.join(names[:8])}, …")
+        column = names.index(component)
+        by = (self.specific() if specific else self.values)[:, column]
+        order = by.argsort(descending=True, stable=True)[:k]
+        return self._table({"class": [self.axes["class"][i] for i in order.tolist()]}, order, column)
+
+    def _row(self, label: int | str) -> int:
+        names = self.axes["class"]
+        indices = [] if self.classes is None else self.classes[0].tolist()
+        if isinstance(label, str) and label in names:
+            return names.index(label)
+        if is_whole(label) and label in indices:
+            return indices.index(label)
+        raise InputError(f"there were no pictures of the class {label!r}; there were of {', '.join(names[:5])}, …")
+
+    def _table(self, names: dict[str, list[str]], rows: Any, columns: Any) -> pd.DataFrame:
+        return pd.DataFrame(
+            names
+            | {
+                self.quantity: self.values[rows, columns].numpy(),
+                "specific": self.specific()[rows, columns].numpy(),
+                "spread": self.spread[rows, columns].numpy(),
+                "n": self.n[rows].expand(len(next(iter(names.values())))).numpy(),
+            }
+        )
+
+
+@leaves_state
+@checked
+def attribution_means(
+    model: HookedViT,
+    images: PictureSource | tuple[Tensor, Tensor],
+    labels: Tensor | None = None,
+    *,
+    unit: str = "head",
+    baseline_classes: Classes = None,
+    batch_size: int = 32,
+    n: int | None = None,
+    progress: bool = True,
+) -> AttributionMeans:
+    """The mean share of every component in the logit of each class, over the pictures of that class.
+
+    mean_c(component) = 1/n_c Σ_{pictures of class c} share(component, logit_c), each share that of
+    `direct_logit_attribution`. Pictures stream by: what is held are the sums of the classes that were seen.
+
+    Args:
+        images: a tensor of pictures with `labels`, or a pair of both; a picture set (`open_pictures`); or batches (pictures,
+            labels), such as a data loader's.
+        labels: the class of each picture, where `images` does not say it.
+        unit: as in `direct_logit_attribution`; of finer units each component is named as in its `top`.
+        baseline_classes: of differences of logits, as there: a single class.
+        batch_size: pictures per forward.
+        n: stop after so many pictures.
+
+    Returns:
+        AttributionMeans with axes class (those that were seen, in the order of their indices), component.
+
+    Raises:
+        InputError: pictures without labels, labels that are no classes of the model, no pictures at all.
+
+    Source: Gandelsman, Efros & Steinhardt 2024 (Interpreting CLIP's Image Representation via Text-Based Decomposition),
+    section 4, for mean shares of heads over a data set; METHODS.md notation.
+    """
+    model.require_classifier()
+    if isinstance(images, tuple) and labels is None and all(isinstance(part, Tensor) for part in images):
+        images, labels = images
+    if n is not None and n < 1:
+        raise InputError(f"n is the number of pictures, at least 1, not {n}")
+    source = images if labels is None else _Pairs(model, images, read_labels(model, labels), batch_size)
+    batches = PictureBatches(model, source, batch_size)
+    sums = _Sums()
+    for batch in tqdm(batches, total=length_of(batches), desc="attribution means", unit="batch", disable=not progress):
+        if batch.labels is None:
+            raise InputError("means by class need labels: pass labels=, or batches of (pictures, labels)")
+        left = len(batch.images) if n is None else n - sums.count
+        sums.add(
+            direct_logit_attribution(
+                model, batch.images[:left], batch.labels[:left], baseline_classes=baseline_classes, unit=unit
+            )
+        )
+        if sums.count == n:
+            break
+    return sums.result(model)
+
+
+class _Sums:
+    """Sums of shares, and of their squares, by class: as large as the classes that were seen, however many pictures."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: Attribution | None = None
+        self.counts: dict[int, int] = {}
+        self.sums: dict[int, Float[Tensor, "number"]] = {}
+        self.squares: dict[int, Float[Tensor, "number"]] = {}
+
+    def add(self, found: Attribution) -> None:
+        if self.first is not None and _unit_axes(found) != _unit_axes(self.first):
+            raise InputError("these pictures have other grids of patches than the first: their shares have no mean")
+        self.first = found if self.first is None else self.first
+        assert found.classes is not None
+        parts = [found.values.flatten(1), found.logits]
+        if found.elsewhere is not None:
+            parts.append(found.elsewhere.flatten(1))
+        numbers = torch.cat(parts, dim=1).double().cpu()
+        labels = found.classes[:, 0].cpu()
+        for label in labels.unique().tolist():
+            own = numbers[labels == label]
+            self.counts[label] = self.counts.get(label, 0) + len(own)
+            self.sums[label] = self.sums.get(label, torch.zeros(())) + own.sum(dim=0)
+            self.squares[label] = self.squares.get(label, torch.zeros(())) + own.square().sum(dim=0)
+        self.count += len(labels)
+
+    def result(self, model: HookedViT) -> AttributionMeans:
+        if self.first is None:
+            raise InputError("there are no pictures to take means of")
+        first, seen = self.first, sorted(self.counts)
+        n = torch.tensor([self.counts[label] for label in seen])
+        means = torch.stack([self.sums[label] for label in seen]) / n[:, None]
+        squares = torch.stack([self.squares[label] for label in seen]) / n[:, None]
+        spread = (squares - means.square()).clamp(min=0).sqrt()
+        names = first.unit_names()
+        values, logits, elsewhere = means[:, : len(names)], means[:, len(names)], means[:, len(names) + 1 :]
+        return AttributionMeans(
+            values,
+            {"class": [model.class_label(label) for label in seen], "component": names},
+            f"mean {first.quantity}",
+            n=n,
+            logits=logits,
+            spread=spread[:, : len(names)],
+            elsewhere=elsewhere if first.elsewhere is not None else None,
+            elsewhere_names=first.elsewhere_names,
+            classes=torch.tensor([seen]),
+            class_names=model.class_names,
+            settings=first.settings | {"pictures": self.count},
+        )
+
+
+def _unit_axes(found: Attribution) -> dict[str, list]:
+    return {name: labels for name, labels in found.axes.items() if name not in ("image", "class")}
+
+
+class _Pairs:
+    """Pictures and their labels, batch by batch; files are read when their turn comes."""
+
+    def __init__(self, model: HookedViT, images: Any, labels: Int[Tensor, "image"], batch_size: int) -> None:
+        if isinstance(images, Tensor):
+            check_dense(images, model.device)
+        if not isinstance(images, (Tensor, Sequence)) or isinstance(images, str) or len(images) != len(labels):
+            raise InputError(f"labels= goes with a tensor or list of as many pictures: {len(labels)} labels were given")
+        self.model, self.images, self.labels, self.batch_size = model, images, labels, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.labels) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, len(self.labels), self.batch_size):
+            some = slice(start, start + self.batch_size)
+            yield self.model.as_images(self.images[some]), self.labels[some]

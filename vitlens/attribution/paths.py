@@ -1,0 +1,91 @@
+"""Paths of length two: what each part of the network wrote into the values of a head, and the head into the logit."""
+
+from collections.abc import Sequence
+
+import torch
+from einops import einsum, rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from vitlens.attribution.run import (
+    Kept,
+    Wanted,
+    Written,
+    wanted_embedding,
+    wanted_heads,
+    wanted_pattern,
+    whole,
+    written,
+)
+from vitlens.attribution.values import ValueRoute, shares_of_biases, through_sub_norm, value_routes
+from vitlens.model.parts.block import AnyBlock, PostNormBlock
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.class_space.readout import ChosenReadout
+
+
+def wanted_paths(model: HookedViT) -> Wanted:
+    """Everything that writes, at all tokens; what heads read it with; the scale of the norm before them."""
+    wanted = wanted_embedding(model, whole)
+    for index in range(model.cfg.n_layers):
+        wanted |= wanted_heads(model, index, whole) | wanted_pattern(model, index)
+        wanted |= {f"blocks.{index}.ln1.hook_scale": whole, f"blocks.{index}.hook_mlp_out": whole}
+    return wanted
+
+
+def path_shares(
+    model: HookedViT, kept: Kept, readouts: Sequence[ChosenReadout]
+) -> tuple[list[str], Float[Tensor, "image class block head writer"]]:
+    """The writers' names, and what each put into the values of each head, as a share of the logit."""
+    parts = list(written(model, kept))
+    names = [label for part in parts for label in part.labels]
+    n_images, n_classes = readouts[0].constant.shape
+    shape = (n_images, n_classes, model.cfg.n_layers, model.cfg.n_heads, len(names) + 1)
+    shares = readouts[0].constant.new_zeros(shape)
+    for index, block in enumerate(model.blocks):
+        scale = None if isinstance(block, PostNormBlock) else kept[f"blocks.{index}.ln1.hook_scale"]
+        routes = list(value_routes(block, index, kept, readouts))
+        place = 0
+        for part in parts:
+            if part.block >= index:
+                break
+            read = part.z if scale is None else part.z / scale[..., None]
+            to_values = _to_values(block, part)
+            for route in routes:
+                shares[:, :, index, :, place : place + len(part.labels)] += route.by_unit(read, to_values)
+            place += len(part.labels)
+        for route in routes:
+            shares[:, :, index, :, -1] += _of_constant(route, _constant_values(block))
+        biases = shares_of_biases(block, index, kept, readouts)
+        if biases is not None:
+            shares[:, :, index, :, -1] += biases
+    return [*names, "value bias"], shares
+
+
+def _to_values(block: AnyBlock, part: Written) -> Float[Tensor, "unit width head d_head"]:
+    """From what a part wrote to the values of a later block's heads, the scale of the norm between them left out."""
+    W_V = rearrange(_behind_the_norm(block), "h e d -> h d e")
+    if part.W is None:
+        return rearrange(W_V, "h d e -> 1 d h e")
+    return einsum(part.W, W_V, "k f d, h d e -> k f h e")
+
+
+def _behind_the_norm(block: AnyBlock) -> Float[Tensor, "head d_head d"]:
+    """W_V of each head with the norm before it, and with the norm inside differential attention."""
+    W_V = rearrange(through_sub_norm(block.attn, block.attn.W_V), "h d e -> h e d")
+    return W_V if isinstance(block, PostNormBlock) else block.ln1.pull_back(W_V)
+
+
+def _constant_values(block: AnyBlock) -> Float[Tensor, "head d_head"]:
+    """The values of a token where nothing is written: the biases of the norm and of the values."""
+    constant = block.attn.b_V
+    if not isinstance(block, PostNormBlock) and block.ln1.bias is not None:
+        constant = constant + einsum(block.ln1.bias, block.attn.W_V, "d, h d e -> h e")
+    return through_sub_norm(block.attn, constant)
+
+
+def _of_constant(
+    route: ValueRoute, constant: Float[Tensor, "head d_head"]
+) -> Float[Tensor, "image class head"]:  # fmt: skip
+    n_images, n_sources = route.reach.shape[0], route.reach.shape[2]
+    one = torch.ones(n_images, n_sources, 1, 1, dtype=constant.dtype, device=constant.device)
+    return route.by_unit(one, rearrange(constant, "h e -> 1 1 h e"))[..., 0]

@@ -1,0 +1,224 @@
+"""What a direct logit attribution returns: shares of a logit by unit, that sum to it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitlens.results.result import Result, as_array
+from vitlens.errors import InputError
+
+
+@dataclass(frozen=True, repr=False)
+class Attribution(Result):
+    """`values` [image, class, component]: each component's share of the logit, in logits.
+
+    The components of a row sum to `logits` [image, class]; `residual` is what is left over, rounding alone.
+    With `baseline_classes` both are differences of two classes' logits. Units finer than components have axes of their
+    own after "class"; what they do not split is in `elsewhere` [image, class, part], whose parts are `elsewhere_names`.
+    """
+
+    logits: Float[Tensor, "image class"]
+    baseline_names: list[str] | None = None
+    elsewhere: Float[Tensor, "image class part"] | None = None
+    elsewhere_names: list[str] | None = None
+
+    @property
+    def residual(self) -> Float[Tensor, "image class"]:
+        """sum of all shares − logit: how far the decomposition is from exact."""
+        rest = 0.0 if self.elsewhere is None else self.elsewhere.sum(dim=-1)
+        return self.values.flatten(2).sum(dim=-1) + rest - self.logits
+
+    def part(self, name: str) -> Float[Tensor, "image class"]:
+        """The share of one component, or of one part of `elsewhere`.
+
+        Raises:
+            InputError: there is none of this name.
+        """
+        if "component" in self.axes and self.values.ndim == 3 and name in self.axes["component"]:
+            return self.values[..., self.axes["component"].index(name)]
+        names = self.elsewhere_names or []
+        if self.elsewhere is None or name not in names:
+            known = names or self.axes.get("component", [])
+            raise InputError(f"this attribution has no part {name!r}; it has {', '.join(known[:40])}")
+        return self.elsewhere[..., names.index(name)]
+
+    def head_map(self, image: int = 0, position: int = 0) -> Float[Tensor, "block head"]:
+        """The heads' shares as a block × head table, from unit="head" or finer."""
+        labels = self.axes.get("component", [])
+        heads = [i for i, label in enumerate(labels) if "H" in label]
+        if not heads:
+            raise InputError('this attribution has no heads: compute it with unit="head"')
+        n_blocks = 1 + max(int(labels[i][1:].split("H")[0]) for i in heads)
+        return self.values[image, position, heads].unflatten(0, (n_blocks, -1))
+
+    def top(self, k: int = 10, image: int = 0, position: int = 0) -> pd.DataFrame:
+        """The k units that weigh most, by magnitude: their names, their places on the axes, their shares."""
+        axes, shares = self._ranked()
+        flat = shares[image, position].detach().cpu().flatten()
+        order = flat.abs().argsort(descending=True, stable=True)[:k]
+        places = torch.unravel_index(order, shares.shape[2:])
+        columns = {
+            axis: [labels[i] for i in place.tolist()]
+            for (axis, labels), place in zip(axes.items(), places, strict=True)
+        }
+        names = [self._name(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+        own = {axis: labels for axis, labels in columns.items() if axis != "component"}
+        return pd.DataFrame({"component": names, **own, "logit": as_array(flat[order])})
+
+    def unit_names(self) -> list[str]:
+        """The name of every unit, in the order of `values` flattened after "class"."""
+        axes = dict(list(self.axes.items())[2:])
+        return [self._name(dict(zip(axes, place, strict=True))) for place in product(*axes.values())]
+
+    def describe(self, k: int = 10, image: int = 0, position: int = 0) -> str:
+        """The k units that weigh most and all else, one a line, e.g. "L9H3 ← patch (5, 7): +1.82"."""
+        table = self.top(k, image, position)
+        logit = self.logits[image, position].item()
+        label = self.class_label(image, position) if self.classes is not None else self.axes["class"][position]
+        lines = [f"{name}: {share:+.2f}" for name, share in zip(table["component"], table["logit"], strict=True)]
+        return "\n".join(
+            [f"{label}: {self.quantity} {logit:+.2f}", *lines, f"all else: {logit - table['logit'].sum():+.2f}"]
+        )
+
+    def _ranked(self) -> tuple[dict[str, list], Float[Tensor, "image class *unit"]]:
+        """The axes of the units that are ranked, and their shares."""
+        return dict(list(self.axes.items())[2:]), self.values
+
+    def _name(self, place: dict[str, object]) -> str:
+        return str(place["component"])
+
+
+@dataclass(frozen=True, repr=False)
+class PatchAttribution(Attribution):
+    """`values` [image, class, block, head, source]: what each source token wrote through each head into the logit.
+
+    Sources are the prefix tokens and then the patches, row by row on `grid`. A head's shares sum to its share at
+    unit="head" (together with the part "L3H5 bias" of `elsewhere`, where a norm with a bias stands behind the heads).
+    """
+
+    grid: tuple[int, int] | list[int] = (0, 0)
+
+    def map(
+        self, image: int = 0, position: int = 0, block: int | None = None, head: int | None = None
+    ) -> Float[Tensor, "rows columns"]:
+        """The patches' shares on the picture's grid, summed over the blocks and heads that are not chosen."""
+        return _on_grid(self._of(self.values[image, position], block, head), self.grid)
+
+    def prefix(
+        self, image: int = 0, position: int = 0, block: int | None = None, head: int | None = None
+    ) -> dict[str, float]:
+        """The shares of the source tokens that are no patches, by name."""
+        shares = self._of(self.values[image, position], block, head).tolist()
+        n_prefix = len(shares) - self.grid[0] * self.grid[1]
+        return dict(zip(self.axes["source"][:n_prefix], shares[:n_prefix], strict=True))
+
+    @property
+    def by_head(self) -> Float[Tensor, "image class block head"]:
+        """Summed over the sources; with the heads' biases, where there are any, the shares at unit="head"."""
+        summed = self.values.sum(dim=-1)
+        names = self.elsewhere_names or []
+        if self.elsewhere is not None and "L0H0 bias" in names:
+            blocks, heads = self.axes["block"], self.axes["head"]
+            places = [names.index(f"L{block}H{head} bias") for block in blocks for head in heads]
+            summed = summed + self.elsewhere[..., places].unflatten(-1, (len(blocks), len(heads)))
+        return summed
+
+    def head_map(self, image: int = 0, position: int = 0) -> Float[Tensor, "block head"]:
+        return self.by_head[image, position]
+
+    def _of(
+        self, shares: Float[Tensor, "block head source"], block: int | None, head: int | None
+    ) -> Float[Tensor, "source"]:
+        chosen = shares if block is None else shares[_at(block, shares.shape[0], "block")][None]
+        return (chosen if head is None else chosen[:, _at(head, shares.shape[1], "head")][:, None]).sum(dim=(0, 1))
+
+    def _name(self, place: dict[str, object]) -> str:
+        return f"L{place['block']}H{place['head']} ← {place['source']}"
+
+
+@dataclass(frozen=True, repr=False)
+class NeuronAttribution(Attribution):
+    """`values` [image, class, block, neuron]: what each neuron of each MLP wrote into the logit.
+
+    A block's neurons and its part "L3 mlp bias" of `elsewhere` sum to "L3 mlp" at unit="component".
+    """
+
+    def _name(self, place: dict[str, object]) -> str:
+        return f"L{place['block']} neuron {place['neuron']}"
+
+
+@dataclass(frozen=True, repr=False)
+class TokenAttribution(Attribution):
+    """`values` [image, class, component, token]: what each component wrote at each token that the classifier reads.
+
+    Summed over tokens they are the shares at unit="component"; a class-token model reads a single token. The constant,
+    and the MLP of attention pooling, belong to no token: they are in `elsewhere`. `grid` [rows, columns] are the patches.
+    """
+
+    grid: tuple[int, int] | list[int] = (0, 0)
+
+    @property
+    def by_token(self) -> Float[Tensor, "image class token"]:
+        """Summed over components: each token's share of the logit."""
+        return self.values.sum(dim=2)
+
+    def map(self, image: int = 0, position: int = 0, component: str | None = None) -> Float[Tensor, "rows columns"]:
+        """The patches' shares on the picture's grid, of all components or of one.
+
+        Raises:
+            InputError: the classifier reads no patches; there is no such component.
+        """
+        shares = self.by_token[image, position]
+        if component is not None:
+            if component not in self.axes["component"]:
+                raise InputError(f"there is no component {component!r}: {', '.join(self.axes['component'][:40])}")
+            shares = self.values[image, position, self.axes["component"].index(component)]
+        if len(shares) < self.grid[0] * self.grid[1]:
+            raise InputError(
+                f"this classifier reads {', '.join(self.axes['token'][:3])} and no patches: for what patches wrote there "
+                'through the heads use unit="head_patch"'
+            )
+        return _on_grid(shares, self.grid)
+
+    def _ranked(self) -> tuple[dict[str, list], Float[Tensor, "image class token"]]:
+        return {"token": self.axes["token"]}, self.by_token
+
+    def _name(self, place: dict[str, object]) -> str:
+        return f"{place['component']} at {place['token']}" if "component" in place else str(place["token"])
+
+
+@dataclass(frozen=True, repr=False)
+class PathAttribution(Attribution):
+    """`values` [image, class, block, head, writer]: what each writer put into the values that a head then wrote.
+
+    Writers are the embedding, earlier heads (virtual heads: "L2H1 → L9H3"), earlier MLPs, the biases, and the reading
+    head's own "value bias"; they sum to the head's share at unit="head". Writers that stand behind the head are 0.
+    """
+
+    @property
+    def by_head(self) -> Float[Tensor, "image class block head"]:
+        """Summed over the writers: the shares at unit="head"."""
+        return self.values.sum(dim=-1)
+
+    def head_map(self, image: int = 0, position: int = 0) -> Float[Tensor, "block head"]:
+        return self.by_head[image, position]
+
+    def _name(self, place: dict[str, object]) -> str:
+        return f"{place['writer']} → L{place['block']}H{place['head']}"
+
+
+def _at(index: int, n: int, what: str) -> int:
+    if not -n <= index < n:
+        raise InputError(f"there is no {what} {index}: they are 0 to {n - 1}")
+    return index
+
+
+def _on_grid(shares: Float[Tensor, "token"], grid: Sequence[int]) -> Float[Tensor, "rows columns"]:
+    """The last tokens, which are the patches."""
+    rows, columns = grid
+    return shares[len(shares) - rows * columns :].unflatten(0, (rows, columns))

@@ -1,0 +1,190 @@
+"""What a patching experiment measures on the logits: a number per picture."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vitlens.choose.classes import Classes, select_classes
+from vitlens.errors import InputError
+from vitlens.model.hooked_vit import HookedViT
+
+METRICS = ("logit_difference", "logit", "probability")
+Metric = Callable[[Float[Tensor, "image classes"]], Tensor]
+Metrics = str | Metric | Sequence[str] | Mapping[str, str | Metric]
+
+
+@dataclass(frozen=True)
+class ClassMetric:
+    """A metric about one class per picture (and one to compare with, for the logit difference)."""
+
+    name: str
+    classes: Int[Tensor, "image"]
+    baseline: Int[Tensor, "image"] | None = None
+
+    def __call__(self, logits: Float[Tensor, "image classes"]) -> Float[Tensor, "image"]:
+        if self.name == "probability":
+            logits = logits.softmax(dim=-1)
+        value = _pick(logits, self.classes)
+        return value if self.baseline is None else value - _pick(logits, self.baseline)
+
+    def at(self, images: slice) -> "ClassMetric":
+        """The same about some of the pictures."""
+        return ClassMetric(self.name, self.classes[images], None if self.baseline is None else self.baseline[images])
+
+
+def _pick(logits: Float[Tensor, "image classes"], classes: Int[Tensor, "image"]) -> Float[Tensor, "image"]:
+    return logits.gather(1, classes[:, None])[:, 0]
+
+
+def class_metric(
+    model: HookedViT,
+    name: str,
+    clean_logits: Float[Tensor, "image classes"],
+    corrupted_logits: Float[Tensor, "image classes"],
+    classes: Classes,
+    baseline_classes: Classes,
+) -> ClassMetric:
+    """The named metric; by default about the class predicted on the clean picture, against that on the corrupted one.
+
+    Raises:
+        InputError: an unknown name; more than one class per picture; a difference of a class with itself, or a probability,
+            where the model has one output only.
+    """
+    if name not in METRICS:
+        raise InputError(
+            f'metric is "logit_difference", "logit", "probability" or a function of the logits, not {name!r}'
+        )
+    if name != "logit":
+        model.require_choice(f"a {name.replace('_', ' ')}")
+    chosen = select_classes(model, classes, len(clean_logits), lambda: clean_logits).indices
+    if name != "logit_difference":
+        return ClassMetric(name, _one_each(chosen))
+    if baseline_classes is None:
+        baseline = corrupted_logits.argmax(dim=-1, keepdim=True)
+        # Where the prediction does not change, the clean picture's runner-up is what the class competes with.
+        runner_up = clean_logits.scatter(1, chosen, -torch.inf).argmax(dim=-1, keepdim=True)
+        baseline = torch.where(baseline == chosen, runner_up, baseline)
+    else:
+        baseline = select_classes(model, baseline_classes, len(clean_logits), lambda: clean_logits).indices
+    if (_one_each(baseline) == _one_each(chosen)).any():
+        raise InputError("a class and its baseline class are the same, so their logit difference is always 0")
+    return ClassMetric(name, _one_each(chosen), _one_each(baseline))
+
+
+def _one_each(classes: Int[Tensor, "image class"]) -> Int[Tensor, "image"]:
+    if classes.shape[1] != 1:
+        raise InputError(f"a metric is about one class per picture, not {classes.shape[1]}")
+    return classes[:, 0]
+
+
+def choose_metrics(
+    model: HookedViT,
+    metric: Metrics,
+    clean_logits: Float[Tensor, "image classes"],
+    other_logits: Float[Tensor, "image classes"],
+    classes: Classes,
+    baseline_classes: Classes,
+) -> dict[str, Metric]:
+    """One metric or several, named or functions, by name.
+
+    Raises:
+        InputError: as `class_metric`; no metric at all.
+    """
+    wanted: Mapping[str, str | Metric]
+    if isinstance(metric, Mapping):
+        wanted = metric
+    elif isinstance(metric, str):
+        wanted = {metric: metric}
+    elif isinstance(metric, Sequence):
+        wanted = {str(name): name for name in metric}
+    else:
+        wanted = {getattr(metric, "__name__", "custom metric"): metric}
+    if not wanted:
+        raise InputError(f"there is no metric to measure: name at least one of {', '.join(METRICS)}")
+    _check_baseline_is_used(list(wanted.values()), baseline_classes)
+    return {
+        name: class_metric(model, one, clean_logits, other_logits, classes, baseline_classes)
+        if isinstance(one, str)
+        else one
+        for name, one in wanted.items()
+    }
+
+
+def _check_baseline_is_used(metrics: Sequence[str | Metric], baseline_classes: Classes) -> None:
+    """Raises InputError for baseline classes that no metric asks for: they would be ignored without a word."""
+    if baseline_classes is not None and "logit_difference" not in metrics:
+        raise InputError(
+            'baseline_classes= are what metric="logit_difference" compares with, and no other metric has any: leave them '
+            "out, or ask for that metric"
+        )
+
+
+def several(metric: Metrics) -> bool:
+    """Whether metrics are an axis of the result."""
+    return not isinstance(metric, str) and isinstance(metric, (Sequence, Mapping))
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Metrics by name, and the logits of the run without interventions, for all pictures.
+
+    A function of the user's may hold a label for every picture, so it is always shown them all: where only some were run,
+    the others stand there as they are without the intervention, and their values are not used.
+    """
+
+    metrics: Mapping[str, Metric]
+    untouched: Float[Tensor, "image classes"]
+
+    @property
+    def need_all_at_once(self) -> bool:
+        """Whether a metric is one number for all pictures, which cannot be put together from parts."""
+        functions = [metric for metric in self.metrics.values() if not isinstance(metric, ClassMetric)]
+        return any(_as_tensor("given", metric(self.untouched)).ndim == 0 for metric in functions)
+
+    def __call__(
+        self, logits: Float[Tensor, "some classes"], where: str, images: slice = slice(None)
+    ) -> Float[Tensor, "metric some"]:
+        """The metrics of the runs on some pictures.
+
+        Raises:
+            InputError: a metric returns another shape, NaN or an infinite value; the sentence says for which run.
+        """
+        values = []
+        for name, metric in self.metrics.items():
+            if isinstance(metric, ClassMetric):
+                value = metric.at(images)(logits)
+            else:
+                value = self._of_all(name, metric, logits, where, images)[images]
+            if not value.isfinite().all():
+                what = "NaN" if value.isnan().any() else "an infinite value"
+                raise InputError(f"the metric {name} returned {what} for {where}")
+            values.append(value)
+        return torch.stack(values)
+
+    def _of_all(self, name: str, metric: Metric, logits: Tensor, where: str, images: slice) -> Float[Tensor, "image"]:
+        n_images = len(self.untouched)
+        if len(logits) < n_images:
+            filled = self.untouched.clone()
+            filled[images] = logits
+            logits = filled
+        value = _as_tensor(name, metric(logits)).to(logits.device, logits.dtype)
+        if value.ndim == 0:
+            value = value.expand(n_images)
+        if tuple(value.shape) != (n_images,):
+            raise InputError(
+                f"the metric {name} returned {list(value.shape)} for logits {list(logits.shape)} ({where}): "
+                "it must return one number, or one per picture"
+            )
+        return value
+
+
+def _as_tensor(name: str, value: object) -> Tensor:
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"the metric {name} returned {type(value).__name__}: it must return one number, or one per picture"
+        ) from None

@@ -1,0 +1,335 @@
+"""Circuits: sets of edges of a model's graph, found from edge scores."""
+
+import heapq
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice, takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from vitlens.patching.contrast import Patching
+from vitlens.model.graph import Graph, Node
+from vitlens.arguments import checked, is_whole, short
+from vitlens.errors import InputError, nearest
+from vitlens.files import write_whole
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.leaves_state import leaves_state
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+HOW = ("threshold", "greedy")
+_EDGE = re.compile(r"(input|a\d+\.h\d+|m\d+)->(a\d+\.h\d+<[qkv]>|m\d+|logits)")
+#: A ranking of edges: (place of the writer, place of the reader) in the graph, best first.
+Edges = Iterator[tuple[int, int]]
+
+
+@dataclass(frozen=True, repr=False)
+class Circuit:
+    """A set of edges, named as in `vitlens.model.graph`: "a0.h2->a3.h1<v>".
+
+    `scores` are the (signed) effects that the edges were chosen by, where they were; `settings` say how.
+
+    Raises:
+        InputError: something that is no name of an edge.
+    """
+
+    edges: frozenset[str]
+    model_name: str
+    scores: dict[str, float] | None = field(default=None, compare=False)
+    settings: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.edges, (frozenset, set, list, tuple)):
+            raise InputError(f"the edges of a circuit are a set of their names, not {short(self.edges)}")
+        for edge in self.edges:
+            parse_edge(edge)
+        object.__setattr__(self, "edges", frozenset(self.edges))
+        if self.scores is not None and not (
+            isinstance(self.scores, dict) and all(edge in self.edges for edge in self.scores)
+        ):
+            raise InputError("the scores of a circuit are a dictionary from the names of its edges to numbers")
+
+    @property
+    def nodes(self) -> list[str]:
+        """The nodes that the edges connect, from "input" to "logits"; a head counts once, whatever it reads by."""
+        ends = {node.owner for edge in self.edges for node in parse_edge(edge)}
+        last = {"input": -1, "logits": 1}
+        order = sorted(ends, key=lambda node: (last.get(node.kind, 0), node.block, node.kind == "mlp", node.head))
+        return [str(node) for node in order]
+
+    def mask(self, graph: Graph) -> Bool[Tensor, "writer reader"]:
+        """Which of the graph's edges are in the circuit, as `run_edges` takes them.
+
+        Raises:
+            InputError: the circuit is of another architecture.
+        """
+        mine, theirs = self.settings.get("architecture"), architecture(graph)
+        if mine is not None and mine != theirs:
+            raise InputError(
+                f"the circuit is one of {_in_words(mine)}: {graph.model.cfg.model_name} has {_in_words(theirs)}"
+            )
+        known = set(graph.edges())
+        missing = sorted(self.edges - known)
+        if missing:
+            raise InputError(
+                f"{graph.model.cfg.model_name} has no edge {missing[0]!r}, which the circuit of {self.model_name} names "
+                f"({len(missing)} of its {len(self)} edges are missing); the nearest names are "
+                f"{nearest(missing[0], sorted(known))}"
+            )
+        kept = torch.zeros_like(graph.exists)
+        for edge in self.edges:
+            writer, reader = edge.split("->")
+            kept[graph.writer_index[writer], graph.reader_index[reader]] = True
+        return kept
+
+    def to_json(self, path: str | Path) -> None:
+        """Writes edges, scores and settings as readable JSON."""
+        content = {
+            "model_name": self.model_name,
+            "edges": sorted(self.edges),
+            "scores": self.scores,
+            "settings": self.settings,
+        }
+        write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+
+    @classmethod
+    @checked
+    def from_json(cls, path: str | Path) -> "Circuit":
+        """Reads what `to_json` wrote, or a file made by hand: "model_name" and "edges" are enough.
+
+        Raises:
+            InputError: there is no such file, or it holds no circuit.
+        """
+        try:
+            content = json.loads(Path(path).read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read as a circuit: {error}") from error
+        try:
+            scores = content.get("scores")
+            if not isinstance(content["edges"], list) or not isinstance(content["model_name"], str):
+                raise TypeError
+            return cls(
+                frozenset(str(edge) for edge in content["edges"]),
+                content["model_name"],
+                None if scores is None else {str(edge): float(score) for edge, score in scores.items()},
+                dict(content.get("settings") or {}),
+            )
+        except InputError as error:
+            raise InputError(f"{path} holds no circuit: {error}") from error
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f'{path} holds no circuit: it needs "model_name", a list "edges", and, where there are any, "scores" as '
+                "{edge: number}"
+            ) from error
+
+    def plot(self, **options: Any) -> "Figure":
+        """The nodes by block, the edges by score: see `vitlens.plots.circuit_figure`."""
+        from vitlens.plots.circuits import circuit_figure
+
+        return circuit_figure(self, **options)
+
+    def __len__(self) -> int:
+        return len(self.edges)
+
+    def __contains__(self, edge: object) -> bool:
+        return edge in self.edges
+
+    def __repr__(self) -> str:
+        return f"Circuit({self.model_name}: {len(self)} edges between {len(self.nodes)} nodes)"
+
+
+@leaves_state
+@checked
+def find_circuit(
+    model: HookedViT,
+    scores: Patching,
+    *,
+    n_edges: int | None = None,
+    threshold: float | None = None,
+    how: str = "threshold",
+    signed: bool = False,
+) -> Circuit:
+    """The circuit of the best edges, without those on no path from the input to the logits.
+
+    Args:
+        scores: of every edge: `path_patching(model, clean, corrupted, None, None)` or `edge_attribution_patching`.
+        n_edges: take this many edges before those on no path go; or
+        threshold: take the edges that score at least this.
+        how: "threshold": the best edges anywhere; "greedy": from the logits backwards, always the best edge that leads into
+            a node that is there already, so that no edge is taken that leads nowhere.
+        signed: rank edges by their effect; by default by its size, so that edges against the clean answer count too.
+
+    Raises:
+        InputError: neither or both of n_edges and threshold; more edges than there are; scores of other edges, of several
+            metrics, or not complete; nothing is left.
+
+    Source: Hanna et al. 2024 (Have Faith in Faithfulness; both ways, and the pruning); Conmy et al. 2023.
+    """
+    if (n_edges is None) == (threshold is None):
+        raise InputError("pass either n_edges= or threshold=: how many edges the circuit takes, or from which score on")
+    graph = Graph(model)
+    effect = edge_effects(graph, scores)
+    rank = effect if signed else effect.abs()
+    ranked = rank_edges(graph, rank, how)
+    if n_edges is not None:
+        check_size(graph, n_edges, "n_edges")
+    least = -torch.inf if threshold is None else threshold
+    chosen = list(islice(takewhile(lambda edge: rank[edge] >= least, ranked), n_edges))
+    if not chosen:
+        first = rank[next(rank_edges(graph, rank, how))].item()
+        raise InputError(f"no edge reaches the threshold of {threshold}: the first to take scores {first:.3g}")
+    kept = prune(graph, as_mask(graph, chosen))
+    if not kept.any():
+        raise InputError(
+            f"none of the {len(chosen)} best edges lies on a path from the input to the logits: take more of them"
+            + ("" if how == "greedy" else ', or how="greedy", which connects them to the logits')
+        )
+    settings = {
+        "how": how,
+        "n_edges": n_edges,
+        "threshold": threshold,
+        "signed": signed,
+        "metric": scores.metric_name,
+        "scores": scores.settings,
+        "architecture": architecture(graph),
+    }
+    found = {f"{graph.writers[w]}->{graph.readers[r]}": effect[w, r].item() for w, r in kept.nonzero().tolist()}
+    return Circuit(frozenset(found), model.cfg.model_name, found, settings)
+
+
+def edge_effects(graph: Graph, scores: Patching) -> Float[Tensor, "writer reader"]:
+    """The effect of every edge over pictures, on the processor.
+
+    Raises:
+        InputError: scores of other edges, of several metrics, or not complete.
+    """
+    extra = [axis for axis in scores.axes if axis not in ("sender", "receiver", "image")]
+    if not {"sender", "receiver"} <= set(scores.axes):
+        raise InputError(
+            f"a circuit is found from scores of edges, with the axes sender and receiver, not {', '.join(scores.axes)}: "
+            "path_patching(model, clean, corrupted, None, None) makes them"
+        )
+    if extra:
+        scores.require_axes("sender", "receiver")
+    if scores.axes["sender"] != list(graph.writer_index) or scores.axes["receiver"] != list(graph.reader_index):
+        raise InputError(
+            f"the scores are not of all edges of {graph.model.cfg.model_name}: make them with "
+            "path_patching(model, clean, corrupted, None, None)"
+        )
+    if not scores.complete:
+        raise InputError("the scores were interrupted and not all edges have one: make them again with resume=scores")
+    return scores.effect().detach().cpu().double()
+
+
+def rank_edges(graph: Graph, scores: Float[Tensor, "writer reader"], how: str) -> Edges:
+    """Edges in the order in which a growing circuit takes them.
+
+    Raises:
+        InputError: an unknown way.
+    """
+    if how not in HOW:
+        raise InputError(f"a circuit is found by one of {', '.join(HOW)}, not {how!r}")
+    return _by_score(graph, scores) if how == "threshold" else _from_logits(graph, scores)
+
+
+def _by_score(graph: Graph, scores: Float[Tensor, "writer reader"]) -> Edges:
+    places = graph.exists.nonzero()
+    order = scores[graph.exists].argsort(descending=True, stable=True)
+    yield from ((w, r) for w, r in places[order].tolist())
+
+
+def _from_logits(graph: Graph, scores: Float[Tensor, "writer reader"]) -> Edges:
+    owners, table = reader_nodes(graph).tolist(), scores.tolist()
+    logits = len(graph.writers)
+    readers_of: list[list[int]] = [[] for _ in range(logits + 1)]
+    for reader, owner in enumerate(owners):
+        readers_of[owner].append(reader)
+    waiting: list[tuple[float, int, int]] = []
+    there: set[int] = set()
+
+    def join(node: int) -> None:
+        there.add(node)
+        for reader in readers_of[node]:
+            for writer in range(graph.n_before(graph.readers[reader])):
+                heapq.heappush(waiting, (-table[writer][reader], writer, reader))
+
+    join(logits)
+    while waiting:
+        _, writer, reader = heapq.heappop(waiting)
+        yield writer, reader
+        if writer not in there:
+            join(writer)
+
+
+def reader_nodes(graph: Graph) -> Tensor:
+    """For every reader the place among the writers of the node that it is an input of; logits stand behind all writers."""
+    return torch.tensor([graph.writer_index.get(str(node.owner), len(graph.writers)) for node in graph.readers])
+
+
+def prune(graph: Graph, kept: Bool[Tensor, "writer reader"]) -> Bool[Tensor, "writer reader"]:
+    """The kept edges that lie on a path from the input to the logits: the others change nothing of what comes out.
+
+    A node is on a path if an edge into any of its inputs is. Nodes are in the order of the network, so one way through
+    them forwards finds all that the input reaches, one backwards all that reaches the logits, and nothing more falls away.
+    """
+    kept, owners, logits = kept & graph.exists, reader_nodes(graph), len(graph.writers)
+    leads = torch.zeros(logits, logits + 1, dtype=torch.int).index_add_(1, owners, kept.int()) > 0
+    reached, useful = torch.zeros(2, logits + 1, dtype=torch.bool)
+    reached[0], useful[logits] = True, True
+    for node in range(1, logits + 1):
+        reached[node] = (leads[:, node] & reached[:logits]).any()
+    for node in reversed(range(logits)):
+        useful[node] = (leads[node] & useful).any()
+    return kept & reached[:logits, None] & useful[owners]
+
+
+def as_mask(graph: Graph, edges: list[tuple[int, int]]) -> Bool[Tensor, "writer reader"]:
+    """The mask of edges given by their places."""
+    kept = torch.zeros_like(graph.exists)
+    if edges:
+        kept[tuple(torch.tensor(edges).T)] = True
+    return kept
+
+
+def check_size(graph: Graph, size: int, name: str) -> None:
+    """Raises InputError unless the graph has so many edges."""
+    n_all = int(graph.exists.sum())
+    if not is_whole(size) or not 1 <= size <= n_all:
+        raise InputError(f"{name} is between 1 and {n_all}, the number of edges of the model, not {short(size)}")
+
+
+def architecture(graph: Graph) -> dict[str, Any]:
+    """What must be equal for a circuit of one model to be one of another."""
+    cfg = graph.model.cfg
+    return {"n_layers": cfg.n_layers, "n_heads": cfg.n_heads, "wiring": cfg.wiring}
+
+
+def _in_words(of: Any) -> str:
+    # A file made by hand may say it in another way.
+    return ", ".join(f"{name} {value}" for name, value in of.items()) if isinstance(of, dict) else str(of)
+
+
+def parse_edge(edge: str) -> tuple[Node, Node]:
+    """The writer and the reader of an edge's name.
+
+    Raises:
+        InputError: it is no name of an edge.
+    """
+    ends = _EDGE.fullmatch(edge) if isinstance(edge, str) else None
+    if ends is None:
+        raise InputError(f"{edge!r} is no name of an edge: they look like 'a0.h2->a3.h1<v>' or 'm2->logits'")
+    return _node(ends[1]), _node(ends[2])
+
+
+def _node(name: str) -> Node:
+    numbers = [int(number) for number in re.findall(r"\d+", name)]
+    if len(numbers) == 2:
+        return Node("head", numbers[0], numbers[1], name[-2] if name.endswith(">") else "")
+    return Node("mlp", numbers[0]) if numbers else Node(name)

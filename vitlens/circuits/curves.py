@@ -1,0 +1,256 @@
+"""How well circuits explain a model: what they compute alone, what is left without them, and which edges they need."""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from vitlens.circuits.circuit import Circuit, as_mask, check_size, edge_effects, prune, rank_edges
+from vitlens.choose.classes import Classes
+from vitlens.patching.contrast import Contrast, Patching
+from vitlens.circuits.edge_runs import run_edges
+from vitlens.model.graph import Graph
+from vitlens.patching.interventions import make_result
+from vitlens.choose.metrics import Metrics, several
+from vitlens.statistics import bootstrap
+from vitlens.arguments import checked, items, short
+from vitlens.data.pictures import Pictures
+from vitlens.errors import InputError
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.leaves_state import leaves_state
+
+Masks = Bool[Tensor, "circuit writer reader"]
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class CircuitCurve(Patching):
+    """What circuits of growing size recover of the metric: 0 is the corrupted run, 1 the clean run.
+
+    Axes are run, size, image. The runs are "circuit" (C: its edges are kept, all others resampled), "complement" (M ∖ C:
+    the reverse), and "random 1", … (random circuits as large as C). `size` is the number of edges asked for; `n_edges`,
+    run by run, that of the edges of C, or of the random circuit, after those on no path from input to logits have gone.
+    """
+
+    n_edges: dict[str, list[int]]
+
+    def faithfulness(self) -> Float[Tensor, "size"]:
+        """(m(C) − m(corrupted)) / (m(clean) − m(corrupted)), means over pictures: 1 if the circuit does it all."""
+        return self.select(run="circuit").effect()
+
+    def completeness(self) -> Float[Tensor, "size"]:
+        """(m(M ∖ C) − m(corrupted)) / (m(clean) − m(corrupted)): 0 if nothing outside the circuit does it too."""
+        return self.select(run="complement").effect()
+
+    @checked
+    def summary(self, level: float = 0.95, n: int = 1000, seed: int = 0) -> pd.DataFrame:
+        """As `Intervention.summary`; with the number of edges kept where runs and sizes are both axes."""
+        table = super().summary(level, n, seed)
+        if {"run", "size"} <= set(self.axes):
+            table.insert(2, "n_edges", [kept for run in self.axes["run"] for kept in self.n_edges[run]])
+        return table
+
+
+@leaves_state
+@checked
+def evaluate_circuits(
+    model: HookedViT,
+    clean: Pictures,
+    corrupted: Pictures,
+    scores: Patching | Circuit | Sequence[Circuit],
+    sizes: int | Sequence[int] | None = None,
+    metric: Metrics = "logit_difference",
+    how: str = "threshold",
+    *,
+    signed: bool = False,
+    n_random: int = 3,
+    seed: int = 0,
+    classes: Classes = None,
+    baseline_classes: Classes = None,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> CircuitCurve:
+    """Faithfulness and completeness of the circuits that edge scores lead to, beside random circuits of the same sizes.
+
+    Faithfulness is m(C), completeness m(M ∖ C), each as a share of the way from the corrupted to the clean run: in M ∖ C
+    the circuit's edges are resampled and all others kept. Measure on other pictures than those the scores come from.
+
+    Args:
+        scores: of every edge, as `find_circuit` takes them; or circuits to evaluate as they are.
+        sizes: numbers of edges; by default about ten, evenly spaced by their logarithm, up to all edges.
+        how, signed: as in `find_circuit`, for each size.
+        n_random: random circuits for each size. They are made as the others, from random scores, and cut where as many
+            edges are left on paths from the input to the logits as in the circuit they stand beside.
+        metric, classes, baseline_classes: as in `activation_patching`, one metric.
+        batch_size: rows (runs × pictures) of a forward.
+
+    Returns:
+        CircuitCurve with axes run, size, image.
+
+    Raises:
+        InputError: as `find_circuit` and `activation_patching`; sizes that are not positive, or more edges than there are;
+            several metrics; a circuit of another architecture.
+
+    Source: Wang et al. 2023 (Interpretability in the Wild), section 4: faithfulness, and completeness for the subset K = C
+        (|F(∅) − F(M ∖ C)|); normalised as in Hanna et al. 2024 (Have Faith in Faithfulness); edges resampled as
+        in Conmy et al. 2023 (ACDC).
+    """
+    graph = Graph(model)
+    contrast = _contrast(model, clean, corrupted, metric, classes, baseline_classes)
+    if n_random < 0:
+        raise InputError(f"n_random is 0 or more, not {n_random}")
+    if isinstance(scores, Patching):
+        asked = _sizes(graph, sizes)
+        effect = edge_effects(graph, scores)
+        ranked = list(rank_edges(graph, effect if signed else effect.abs(), how))
+        circuits = torch.stack([prune(graph, as_mask(graph, ranked[:size])) for size in asked])
+    else:
+        if sizes is not None:
+            raise InputError("sizes= cuts circuits from scores: leave it out where the circuits are given")
+        given: list[Any] = list(scores) if isinstance(scores, (list, tuple)) else [scores]
+        if not given:
+            raise InputError("the list of circuits is empty")
+        for circuit in given:
+            if not isinstance(circuit, Circuit):
+                raise InputError(
+                    "scores are those of all edges, as edge_attribution_patching makes them, or circuits, not "
+                    f"{short(circuit)}"
+                )
+        asked = [len(circuit) for circuit in given]
+        circuits = torch.stack([circuit.mask(graph) for circuit in given])
+    runs = {"circuit": circuits, "complement": graph.exists & ~circuits}
+    generator = torch.Generator().manual_seed(seed)
+    for draw in range(n_random):
+        runs[f"random {draw + 1}"] = _random_circuits(graph, circuits.sum(dim=(1, 2)).tolist(), how, generator)
+    patched = _measured(graph, contrast, torch.cat(list(runs.values())), batch_size, progress, "evaluating circuits")
+    counts = {run: masks.sum(dim=(1, 2)).tolist() for run, masks in runs.items()}
+    return make_result(
+        CircuitCurve,
+        {"run": list(runs), "size": asked},
+        patched.unflatten(0, (len(runs), len(asked)))[None],
+        contrast.measures,
+        metric,
+        {"target": contrast.of_target, "source": contrast.of_source},
+        quantity="faithfulness",
+        settings=contrast.settings(model, "circuit", "exact") | {"how": how, "signed": signed, "seed": seed},
+        grid=model.embed.grid(*contrast.target.shape[-2:]),
+        n_edges=counts | {"complement": counts["circuit"]},
+    )
+
+
+@leaves_state
+@checked
+def minimality(
+    model: HookedViT,
+    clean: Pictures,
+    corrupted: Pictures,
+    circuit: Circuit,
+    metric: Metrics = "logit_difference",
+    *,
+    classes: Classes = None,
+    baseline_classes: Classes = None,
+    level: float = 0.95,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """How much faithfulness falls when each edge of the circuit alone is resampled too: a circuit has none to spare.
+
+    One run per edge, so it is for circuits, not for whole graphs.
+
+    Args:
+        metric, classes, baseline_classes: as in `activation_patching`, one metric.
+        level, seed: of the bootstrap interval over pictures.
+
+    Returns:
+        A table with the columns edge, drop, low, high, faithfulness (of the circuit without the edge), largest drop first;
+        `attrs["faithfulness"]` is that of the whole circuit.
+
+    Raises:
+        InputError: an empty circuit, or one of another architecture; as `activation_patching`; several metrics.
+
+    Source: Wang et al. 2023, section 4 (minimality, of edges instead of heads and with K = ∅); Conmy et al. 2023.
+    """
+    graph = Graph(model)
+    if not len(circuit):
+        raise InputError("the circuit is empty: there is no edge that it could need")
+    mask = circuit.mask(graph)
+    contrast = _contrast(model, clean, corrupted, metric, classes, baseline_classes)
+    places = mask.nonzero()
+    without = mask.repeat(len(places), 1, 1)
+    without[torch.arange(len(places)), places[:, 0], places[:, 1]] = False
+    runs = torch.cat([mask[None], without])
+    patched = _measured(graph, contrast, runs, batch_size, progress, "removing edges").double().cpu().numpy()
+    target, source = (run[0].double().cpu().numpy() for run in (contrast.of_target, contrast.of_source))
+    gap = source - target
+    fall = (patched[:1] - patched[1:]).T
+    drop, low, high = bootstrap(fall, np.broadcast_to(gap[:, None], fall.shape), level=level, seed=seed)
+    faithfulness = (patched - target).mean(axis=1) / gap.mean()
+    names = [f"{graph.writers[w]}->{graph.readers[r]}" for w, r in places.tolist()]
+    table = pd.DataFrame({"edge": names, "drop": drop, "low": low, "high": high, "faithfulness": faithfulness[1:]})
+    table = table.sort_values("drop", ascending=False, ignore_index=True)
+    table.attrs["faithfulness"] = float(faithfulness[0])
+    return table
+
+
+def _contrast(
+    model: HookedViT,
+    clean: Pictures,
+    corrupted: Pictures,
+    metric: Metrics,
+    classes: Classes,
+    baseline_classes: Classes,
+) -> Contrast:
+    if several(metric):
+        raise InputError("circuits are evaluated by one metric at a time")
+    return Contrast.make(model, clean, corrupted, metric, "denoise", classes, baseline_classes)
+
+
+def _sizes(graph: Graph, sizes: int | Sequence[int] | None) -> list[int]:
+    n_all = int(graph.exists.sum())
+    if sizes is None:
+        return sorted({round(size) for size in np.geomspace(min(8, n_all), n_all, 10)})
+    sizes = items(sizes)
+    if not sizes:
+        raise InputError("the list of sizes is empty")
+    for size in sizes:
+        check_size(graph, size, "a circuit's size")
+    return sorted(set(sizes))
+
+
+def _random_circuits(graph: Graph, n_edges: list[int], how: str, generator: torch.Generator) -> Masks:
+    """Circuits of random edges, each within the next, that have at least so many edges on paths."""
+    scores = torch.rand(graph.exists.shape, generator=generator, dtype=torch.float64)
+    ranked = list(rank_edges(graph, scores, how))
+
+    def first(n: int) -> Bool[Tensor, "writer reader"]:
+        return prune(graph, as_mask(graph, ranked[:n]))
+
+    cuts = [bisect_left(range(len(ranked)), n, key=lambda size: int(first(size).sum())) for n in n_edges]
+    return torch.stack([first(cut) for cut in cuts])
+
+
+def _measured(
+    graph: Graph, contrast: Contrast, runs: Masks, batch_size: int | None, progress: bool, description: str
+) -> Float[Tensor, "circuit image"]:
+    """The metric of every run."""
+    logits = run_edges(
+        graph,
+        contrast.source,
+        contrast.target,
+        runs,
+        batch_size=batch_size,
+        progress=progress,
+        description=description,
+    )
+    return torch.stack(
+        [
+            contrast.measures(of_run, f"the circuit of {int(run.sum())} edges")[0]
+            for of_run, run in zip(logits, runs, strict=True)
+        ]
+    )

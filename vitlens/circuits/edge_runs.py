@@ -1,0 +1,144 @@
+"""Runs in which every edge of the graph is kept or resampled: what a circuit computes when the rest says nothing new."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import einsum, rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm import tqdm
+
+from vitlens.model.graph import Graph, Writings
+from vitlens.patching.sweep import bytes_per_row, rows_per_forward
+from vitlens.data.pictures import Pictures
+from vitlens.errors import InputError
+
+
+@torch.no_grad()
+def run_edges(
+    graph: Graph,
+    clean: Pictures,
+    corrupted: Pictures,
+    kept: Bool[Tensor, "run writer reader"],
+    *,
+    batch_size: int | None = None,
+    progress: bool = False,
+    description: str = "running circuits",
+) -> Float[Tensor, "run image classes"]:
+    """The logits of runs on the clean pictures in which only the kept edges carry what their writers write in this run.
+
+    Along every other edge comes what its writer wrote on the corrupted picture. So each reader (each head's q, k and v by
+    themselves, each MLP, the logits) reads the corrupted run's stream plus, for every kept edge into it, how far the
+    writer's output in this run is from that in the corrupted run. All edges kept: the clean run; none: the corrupted one.
+
+    Hooks of the user act on what is computed here: the pictures' embedding, norms, q to z, MLPs, pooling, logits. Those on
+    the stream itself do not, for there is no single stream; a hook on `ln1` sees a row per run, head and picture, and this
+    three times, for q, k and v.
+
+    Args:
+        batch_size: rows (runs × pictures) of a forward; by default as many as are fast.
+
+    Raises:
+        InputError: pictures that are no pairs; edges of another graph.
+
+    Source: Conmy et al. 2023 (ACDC); Hanna et al. 2024 (a circuit's other edges are corrupted).
+    """
+    model = graph.model
+    clean, corrupted = model.as_pair(clean, corrupted)
+    if kept.shape[1:] != graph.exists.shape:
+        raise InputError(
+            f"edges to keep are [run, writer, reader] with {list(graph.exists.shape)} writers and readers for "
+            f"{model.cfg.model_name}, not {list(kept.shape)}"
+        )
+    rows = _rows(graph, clean, batch_size)
+    per_chunk = min(rows, len(clean))
+    at_once = max(1, rows // per_chunk)
+    logits = []
+    with tqdm(total=len(kept) * len(clean), desc=description, unit="run", disable=not progress) as bar:
+        for ours, theirs in zip(clean.split(per_chunk), corrupted.split(per_chunk), strict=True):
+            pair = _Pair.make(graph, ours, theirs)
+            of_chunk = []
+            for runs in kept.split(at_once):
+                of_chunk.append(_run(graph, pair, runs.to(model.device, model.dtype)))
+                bar.update(len(runs) * len(ours))
+            logits.append(torch.cat(of_chunk))
+    return torch.cat(logits, dim=1)
+
+
+def _rows(graph: Graph, pictures: Tensor, asked: int | None) -> int:
+    """Rows of a forward: fewer than elsewhere, for every writer's output is held until the run ends."""
+    model = graph.model
+    rows, columns = model.embed.grid(*pictures.shape[-2:])
+    n_tokens = model.cfg.n_prefix_tokens + rows * columns
+    usual = rows_per_forward(model, n_tokens, asked, False)
+    if asked is not None:
+        return usual
+    # Besides, each head's own copy of the stream, before and after its norm.
+    held = (len(graph.writers) + 3 * model.cfg.n_heads) * n_tokens * model.cfg.d_model * model.dtype.itemsize
+    each = bytes_per_row(model, n_tokens)
+    return max(1, usual * each // (each + held))
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The corrupted run, its streams and what was written; and how far the clean run's input is from its own."""
+
+    streams: dict[str, Tensor]
+    corrupted: Writings
+    input_change: Float[Tensor, "image tokens d"]
+    grid: tuple[int, int]
+
+    @classmethod
+    def make(cls, graph: Graph, clean: Tensor, corrupted: Tensor) -> "_Pair":
+        model = graph.model
+        streams = graph.streams()
+        start = "blocks.0.hook_resid_pre"
+        _, of_clean = model.run_with_cache(clean, names_filter=start, stop_at_layer=1)
+        _, cache = model.run_with_cache(corrupted, names_filter=[*Writings.names(model), *streams])
+        written = Writings(model, {name: cache[name] for name in Writings.names(model)})
+        change = of_clean[start] - cache[start]
+        return cls({name: cache[name] for name in streams}, written, change, model.embed.grid(*clean.shape[-2:]))
+
+
+def _run(graph: Graph, pair: _Pair, kept: Float[Tensor, "run writer reader"]) -> Float[Tensor, "run image classes"]:
+    """One forward, block by block; its rows are runs × pictures."""
+    model, n_runs, n_heads = graph.model, len(kept), graph.model.cfg.n_heads
+    n_images, n_tokens, d = pair.input_change.shape
+    layout = model.embed.layout_of_stream(n_tokens, model.cfg.grid_size, pair.grid)
+    # How far every writer's output is from that in the corrupted run: all that edges can carry.
+    changes = kept.new_zeros(n_runs, len(graph.writers), n_images, n_tokens, d)
+    changes[:, 0] = pair.input_change
+
+    def read(first: str, n_readers: int = 1) -> Float[Tensor, "row tokens d"]:
+        """What some neighbouring readers read: a row for every run, reader and picture."""
+        place = graph.reader_index[first]
+        reader = graph.readers[place]
+        seen = graph.n_before(reader)
+        carried = einsum(
+            kept[:, :seen, place : place + n_readers], changes[:, :seen], "run w r, run w i t d -> run r i t d"
+        )
+        return rearrange(pair.streams[graph.stream_of(reader)] + carried, "run r i t d -> (run r i) t d")
+
+    for b in range(model.cfg.n_layers):
+        block: Any = model.blocks[b]
+        qkv = []
+        for part, weight, bias in zip("qkv", block.attn.project.matrices(), block.attn.project.biases(), strict=True):
+            normed = block.ln1(read(f"a{b}.h0<{part}>", n_heads))
+            by_head = rearrange(normed, "(run h i) t d -> run h i t d", run=n_runs, h=n_heads)
+            projected = einsum(by_head, weight, "run h i t d, h d e -> run i t h e") + bias
+            qkv.append(rearrange(projected, "run i t h e -> (run i) t h e"))
+        # Between the mixing and W_O there is nothing else: Graph refuses norms and gates there.
+        z = block.attn.hook_z(block.attn.attend(*qkv, layout.angles_of(b), layout.bias))
+        z_change = (
+            rearrange(z, "(run i) ... -> run i ...", run=n_runs) - pair.corrupted.values[f"blocks.{b}.attn.hook_z"]
+        )
+        heads = graph.writer_index[f"a{b}.h0"]
+        changes[:, heads : heads + n_heads] = einsum(z_change, block.attn.W_O, "run i t h e, h e d -> run h i t d")
+
+        out = block.hook_mlp_out(graph.mlp(b, read(f"m{b}")))
+        out = rearrange(out, "(run i) t d -> run i t d", run=n_runs)
+        changes[:, graph.writer_index[f"m{b}"]] = out - pair.corrupted.values[f"blocks.{b}.hook_mlp_out"]
+
+    logits = model.forward_suffix(read("logits"), model.cfg.n_layers, pair.grid)
+    return rearrange(logits, "(run i) k -> run i k", run=n_runs)

@@ -1,0 +1,170 @@
+"""`vitlens attribute`: who wrote the logit."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitlens.cli.shared import DEMO, load_model, require_classes
+from vitlens.cli.given import artefacts_on_page, called, in_batches, name_pictures
+from vitlens.cli.names import UNITS, one_of
+from vitlens.cli.options import (
+    AgainstClass,
+    BatchSize,
+    Checkpoint,
+    ClassNames,
+    Device,
+    Dtype,
+    Json,
+    Model,
+    Out,
+    Pictures,
+    RandomWeights,
+    Timm,
+    WantedClass,
+)
+from vitlens.cli.output import MOST_ON_PAGE, Answer, check_out, hand_over
+from vitlens.errors import printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vitlens.attribution.direct import Attribution
+    from vitlens.plots.shared.picture import Pixels
+    from vitlens.pages.page import Section
+
+
+def attribute(
+    pictures: Pictures,
+    unit: Annotated[
+        str, typer.Option(help=f"split the logit by {', '.join(UNITS)}", autocompletion=one_of(*UNITS))
+    ] = "component",
+    wanted_class: WantedClass = None,
+    against_class: AgainstClass = None,
+    top: Annotated[int, typer.Option(min=1, help="how many of the largest shares to show")] = 15,
+    model: Model = DEMO,
+    checkpoint: Checkpoint = None,
+    timm: Timm = None,
+    random_weights: RandomWeights = False,
+    class_names: ClassNames = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    batch_size: BatchSize = 16,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Split the logit of a class, or its lead over another one, into what each part of the network wrote; they sum to it."""
+    import pandas as pd
+
+    from vitlens.attribution.direct import direct_logit_attribution
+
+    check_out(out)
+    hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
+    require_classes(hooked)
+    found, kept, marked, shares, totals, elsewhere = [], [], [], [], [], []
+    for start, images in in_batches(hooked, pictures, batch_size, "attribution"):
+        one = direct_logit_attribution(
+            hooked, images, wanted_class, baseline_classes=against_class, unit=unit, progress=False
+        )
+        found.append((start, one))
+        kept += [hooked.to_pixels(images)] * (start < MOST_ON_PAGE)
+        marked += artefacts_on_page(hooked, images, start, out, batch_size)
+        for image in range(len(images)):
+            for position in range(len(one.axes["class"])):
+                about = {"picture": printable(pictures[start + image]), "class": one.class_label(image, position)}
+                largest = one.top(top, image, position)
+                shares.append(pd.DataFrame([{**about, **row} for row in largest.to_dict("records")]))
+                totals.append({**about, **_total(one, largest, image, position)})
+                elsewhere += [
+                    {**about, "part": name, "logit": one.part(name)[image, position].item()}
+                    for name in one.elsewhere_names or []
+                ]
+    first = found[0][1]
+    hand_over(
+        Answer(
+            "attribute",
+            hooked.cfg.model_name,
+            pd.concat([name_pictures(one.to_frame(), pictures, start) for start, one in found], ignore_index=True),
+            {"top": pd.concat(shares, ignore_index=True), "totals": totals, "elsewhere": elsewhere},
+            [
+                (f"{total['picture']}: {_about(total)}, by {unit}", _shown(rows, total, first.quantity))
+                for rows, total in zip(shares, totals, strict=True)
+            ],
+            lambda: _sections(found, kept, marked, pictures),
+            f"Who writes the {first.quantity} of {called(pictures)}, {hooked.cfg.model_name}",
+            facts={"pictures": str(len(pictures)), "unit": unit},
+            notes=[_sum(total, first.quantity, len(pictures) > 1) for total in totals],
+            settings=first.settings | {"quantity": first.quantity},
+            hooked=hooked,
+        ),
+        out,
+        as_json,
+    )
+
+
+def _total(one: "Attribution", shown: Any, image: int, position: int) -> dict[str, Any]:
+    logit = one.logits[image, position].item()
+    names = one.baseline_names
+    return {
+        "against": None if names is None else names[min(position, len(names) - 1)],
+        "logit": logit,
+        "residual": one.residual[image, position].item(),
+        "all_else": logit - float(shown["logit"].sum()),
+    }
+
+
+def _shown(rows: Any, total: dict[str, Any], quantity: str) -> Any:
+    """The largest shares and all else, with their signs."""
+    import pandas as pd
+
+    names, logits = [*rows["component"], "all else"], [*rows["logit"], total["all_else"]]
+    return pd.DataFrame({"part": names, quantity: [f"{logit:+.4f}" for logit in logits]})
+
+
+def _about(total: dict[str, Any]) -> str:
+    from vitlens.data.class_names import short_name
+
+    against = "" if total["against"] is None else f" over “{short_name(total['against'])}”"
+    return f"“{short_name(total['class'])}”{against}"
+
+
+def _sum(total: dict[str, Any], quantity: str, several: bool) -> str:
+    where = f"{total['picture']}: " if several else ""
+    return f"{where}sum = {quantity} {total['logit']:+.4f} (residual {total['residual']:+.1e})"
+
+
+def _sections(
+    found: "list[tuple[int, Attribution]]", pixels: "list[Tensor]", artefacts: "list[Tensor]", pictures: list[Path]
+) -> "list[Section]":
+    from vitlens.pages.page import Section
+
+    return [
+        Section(
+            printable(pictures[start + image].name),
+            figures=[
+                figure
+                for position in range(len(one.axes["class"]))
+                for figure in _figures(one, batch[image], marked[image], image, position)
+            ],
+        )
+        for (start, one), batch, marked in zip(found, pixels, artefacts, strict=False)
+        for image in range(min(len(batch), MOST_ON_PAGE - start))
+    ]
+
+
+def _figures(one: "Attribution", pixels: "Pixels", artefacts: "Tensor", image: int, position: int) -> list[Any]:
+    """The figure of the unit; over the picture where patches have shares."""
+    from vitlens.attribution.direct import PatchAttribution, TokenAttribution
+    from vitlens.plots import attribution_head_map, attribution_map, attribution_patches, attribution_waterfall
+    from vitlens.plots.shared.artefacts import hatch
+
+    place = {"image": image, "position": position}
+    figures = [attribution_waterfall(one, **place)]
+    if one.settings["unit"] in ("head", "head_patch", "path"):
+        figures.append(attribution_head_map(one, **place))
+    if isinstance(one, PatchAttribution):
+        maps = attribution_map(one, pixels, **place), attribution_patches(one, pixels, **place)
+        figures += [hatch(figure, artefacts) for figure in maps]
+    if isinstance(one, TokenAttribution) and len(one.axes["token"]) >= one.grid[0] * one.grid[1]:
+        figures.append(hatch(attribution_map(one, pixels, **place), artefacts))
+    return figures

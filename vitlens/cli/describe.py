@@ -1,0 +1,151 @@
+"""`vitlens describe`: norms, attention and sinks of a model over many pictures, and what to mind in its heatmaps."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitlens.cli.shared import DEMO, is_watched, load_model
+from vitlens.cli.options import (
+    BatchSize,
+    Checkpoint,
+    ClassNames,
+    Device,
+    Dtype,
+    Json,
+    Model,
+    Out,
+    RandomWeights,
+    Timm,
+)
+from vitlens.cli.output import Answer, check_out, hand_over
+from vitlens.errors import InputError, printable
+
+if TYPE_CHECKING:
+    from vitlens.data.picture_sets import PictureSet
+    from vitlens.description.result import Description
+    from vitlens.model.hooked_vit import HookedViT
+    from vitlens.pages.page import Section
+
+
+def describe(
+    pictures: Annotated[
+        list[Path] | None, typer.Argument(metavar="[PICTURE...]", help="the pictures", show_default=False)
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help='instead: a folder, with all pictures in it, or "demo"', show_default=False)
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="only the first so many pictures", show_default=False)
+    ] = None,
+    model: Model = DEMO,
+    checkpoint: Checkpoint = None,
+    timm: Timm = None,
+    random_weights: RandomWeights = False,
+    class_names: ClassNames = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    batch_size: BatchSize = 16,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Describe a model's tokens and heads over pictures: norms, outliers, distances, entropies, attention sinks."""
+    from vitlens.description.run import describe as look
+
+    check_out(out)
+    files = _files(pictures or [], data)[:limit]
+    hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
+    source = files if pictures else _as_set(files, str(data))
+    description = look(hooked, source, batch_size=batch_size, progress=is_watched())
+    n_left_out = len(files) - description.n_images
+    blocks = description.blocks
+    notes = [f"{sentence[0].upper()}{sentence[1:]}." for sentence in description.warnings]
+    notes = notes or ["No outlier patches and no sinks were found in these pictures."]
+    if n_left_out:
+        notes.append(f"{n_left_out} of {len(files)} files could not be read as pictures and were left out.")
+    hand_over(
+        Answer(
+            "describe",
+            hooked.cfg.model_name,
+            description.to_frame(),
+            {
+                "n_images": description.n_images,
+                "left_out": n_left_out,
+                "warnings": description.warnings,
+                "blocks": blocks,
+                "redundant_heads": description.redundant_heads(),
+            },
+            [(f"{description.n_images} pictures: norms of tokens, and means over heads", _shown(description))],
+            lambda: _sections(hooked, description, files),
+            f"Tokens and heads of {hooked.cfg.model_name}",
+            facts={"pictures": f"{description.n_images:,}"},
+            notes=notes,
+            settings=description.settings,
+            hooked=hooked,
+        ),
+        out,
+        as_json,
+    )
+
+
+def _files(pictures: list[Path], data: str | None) -> list[Path]:
+    """The pictures themselves, or those of the folder in the order of their paths.
+
+    Raises:
+        InputError: neither or both are given; there is no such folder, or no picture in it.
+    """
+    from vitlens.data.demo_files import demo_folder
+    from vitlens.data.pictures import PICTURE_ENDINGS
+
+    if bool(pictures) == (data is not None):
+        raise InputError("say which pictures to describe: their files, or --data FOLDER for all in a folder")
+    if data is None:
+        return pictures
+    folder = demo_folder() / "pictures" if data == DEMO else Path(data)
+    if not folder.is_dir():
+        raise InputError(f'there is no folder {folder}: --data takes a folder of pictures, or "demo"')
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_ENDINGS)
+    if not found:
+        raise InputError(f"{folder} holds no picture: files that end in {', '.join(PICTURE_ENDINGS)} are looked for")
+    return found
+
+
+def _as_set(files: list[Path], name: str) -> "PictureSet":
+    """The files as a set whose unreadable pictures are left out; labels are not asked for."""
+    from datasets import Dataset
+
+    from vitlens.data.picture_sets import PictureSet
+
+    def to_row(entry: dict[str, Any], index: int) -> dict[str, Any]:
+        file = files[entry["place"]]
+        return {"image": {"path": str(file), "bytes": None}, "label": 0, "path": printable(file)}
+
+    places = Dataset.from_dict({"place": list(range(len(files)))})
+    return PictureSet(name, places, to_row, has_masks=False, n=len(files))
+
+
+def _shown(description: "Description") -> Any:
+    """The columns that say most; all are in JSON."""
+    blocks = description.blocks
+    kinds = description.settings["kinds"]
+    wanted = {
+        **{f"{kind}_norm_mean": f"norm of {kind}" for kind in kinds},
+        "outliers_per_image": "outlier patches",
+        "mean_distance": "distance (pixels)",
+        "mean_patch_entropy": "entropy (nats)",
+        "mean_patch_to_class": "patch → class",
+        "mean_sink_mass": "sink mass",
+    }
+    shown = {name: title for name, title in wanted.items() if name in blocks}
+    return blocks[["block", *shown]].rename(columns=shown)
+
+
+def _sections(model: "HookedViT", description: "Description", files: list[Path]) -> "list[Section]":
+    """The page of a description; with the first pictures, where it is certain which ones these were."""
+    from vitlens.pages.description_page import description_sections
+
+    n_shown = len(description.example_norms)
+    pixels = None
+    if len(files) == description.n_images and n_shown:
+        pixels = model.to_pixels(model.to_images(files[:n_shown]))
+    return description_sections(description, pixels)

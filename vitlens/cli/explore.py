@@ -1,0 +1,47 @@
+"""`vitlens explore`: a page to click through what a model makes of pictures."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitlens.cli.shared import DEMO, is_watched, load_model, require_classes
+from vitlens.cli.options import (
+    Blocks,
+    Checkpoint,
+    ClassNames,
+    Device,
+    Dtype,
+    Json,
+    Model,
+    Pictures,
+    RandomWeights,
+    Timm,
+    WantedClass,
+)
+from vitlens.cli.output import hand_over_page
+from vitlens.files import check_writable
+
+
+def explore(
+    pictures: Pictures,
+    wanted_class: WantedClass = None,
+    block: Blocks = None,
+    model: Model = DEMO,
+    checkpoint: Checkpoint = None,
+    timm: Timm = None,
+    random_weights: RandomWeights = False,
+    class_names: ClassNames = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    out: Annotated[Path, typer.Option("-o", "--out", help="the page to write")] = Path("explorer.html"),
+    as_json: Json = False,
+) -> None:
+    """Write an interactive page: click a patch, and see what the model makes of it, where it looks, and what it writes."""
+    from vitlens.pages.explorer.run import write_explorer
+
+    check_writable(out)
+    hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
+    require_classes(hooked)
+    write_explorer(hooked, pictures, out, wanted_class=wanted_class, progress=is_watched(), blocks=block or None)
+    hand_over_page("explore", hooked.cfg.model_name, out, as_json)

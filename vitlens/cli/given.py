@@ -1,0 +1,78 @@
+"""What users write on a command line, as the library takes it."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from vitlens.cli.shared import is_watched
+from vitlens.cli.output import MOST_ON_PAGE, PAGES
+from vitlens.errors import InputError, printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from vitlens.choose.tokens import TokenSet
+    from vitlens.model.hooked_vit import HookedViT
+
+TOKENS_HELP = "patch:ROW,COLUMN, box:ROW,COLUMN,HEIGHT,WIDTH, or the token's number"
+
+
+def read_tokens(text: str) -> "TokenSet":
+    """A token set as `vitlens.token_mask` takes it.
+
+    Raises:
+        InputError: a patch or box without its numbers. Names are left to the library.
+    """
+    from vitlens.choose.tokens import Box, box, patch
+
+    if re.fullmatch(r"-?\d+", text):
+        return int(text)
+    kind, colon, rest = text.partition(":")
+    shapes: dict[str, tuple[Callable[..., Box], int, str]] = {
+        "patch": (patch, 2, "patch:3,4"),
+        "box": (box, 4, "box:4,4,6,6"),
+    }
+    if not colon or kind not in shapes:
+        return text
+    make, n_numbers, example = shapes[kind]
+    numbers = rest.split(",")
+    if len(numbers) != n_numbers or not all(re.fullmatch(r"\s*\d+\s*", number) for number in numbers):
+        raise InputError(f"{text!r} is no {kind}: it is written like {example}, counted in patches from the upper left")
+    return make(*map(int, numbers))
+
+
+def in_batches(
+    model: "HookedViT", pictures: list[Path], batch_size: int, description: str
+) -> Iterator[tuple[int, "Tensor"]]:
+    """The pictures as the model reads them, so many at a time, with the number of the first; a bar over several batches."""
+    starts = range(0, len(pictures), batch_size)
+    for start in tqdm(starts, desc=description, unit="batch", disable=len(starts) < 2 or not is_watched()):
+        yield start, model.to_images(pictures[start : start + batch_size])
+
+
+def artefacts_on_page(
+    model: "HookedViT", images: "Tensor", start: int, out: Path | None, batch_size: int
+) -> list["Tensor"]:
+    """The artefact tokens [image, row, column] of a batch that a page is going to show, to be hatched in its maps."""
+    if out is None or out.suffix.lower() not in PAGES or start >= MOST_ON_PAGE:
+        return []
+    from vitlens.description.artefacts import artefact_tokens
+
+    found = artefact_tokens(model, images, batch_size=batch_size)
+    return [found.unflatten(1, model.embed.grid(*images.shape[-2:]))]
+
+
+def name_pictures(frame: "pd.DataFrame", pictures: list[Path], first: int = 0) -> "pd.DataFrame":
+    """The table with the file of each picture beside its number, which counts from `first`."""
+    frame = frame.assign(image=frame["image"] + first)
+    frame.insert(list(frame.columns).index("image") + 1, "picture", [printable(pictures[i]) for i in frame["image"]])
+    return frame
+
+
+def called(pictures: list[Path]) -> str:
+    """The pictures in a page's title."""
+    return printable(pictures[0].name) if len(pictures) == 1 else f"{len(pictures)} pictures"

@@ -1,0 +1,253 @@
+"""`vitlens heatmap`: which patches the class came from, by one method or many, and how faithful the maps are."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitlens.cli.shared import DEMO, is_watched, load_model, require_classes
+from vitlens.cli.given import called, name_pictures
+from vitlens.cli.names import HEATMAP_METHODS, one_of
+from vitlens.cli.options import (
+    BatchSize,
+    Checkpoint,
+    ClassNames,
+    Device,
+    Dtype,
+    Json,
+    Model,
+    Out,
+    Pictures,
+    RandomWeights,
+    Timm,
+    WantedClass,
+)
+from vitlens.cli.output import MOST_ON_PAGE, Answer, check_out, hand_over
+from vitlens.errors import InputError, printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vitlens.faithfulness.result import Faithfulness
+    from vitlens.heatmaps.run import Heatmap
+    from vitlens.model.hooked_vit import HookedViT
+    from vitlens.pages.page import Section
+
+ALL = "all"
+
+
+def heatmap(
+    pictures: Pictures,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"{', '.join(HEATMAP_METHODS)}, or all; several times [default: token_mask]",
+            autocompletion=one_of(*HEATMAP_METHODS, ALL), show_default=False,
+        ),
+    ] = None,
+    wanted_class: WantedClass = None,
+    faithfulness: Annotated[
+        bool, typer.Option("--faithfulness", help="also measure what removing patches in the maps' order does")
+    ] = False,
+    steps: Annotated[int, typer.Option(min=1, help="of --faithfulness: steps of each curve")] = 50,
+    top: Annotated[int, typer.Option(min=1, help="how many of the most important patches to show")] = 5,
+    model: Model = DEMO,
+    checkpoint: Checkpoint = None,
+    timm: Timm = None,
+    random_weights: RandomWeights = False,
+    class_names: ClassNames = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    batch_size: BatchSize = 16,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Draw which patches the class came from, by one method or many, and score the maps on request."""
+    import pandas as pd
+
+    check_out(out)
+    chosen = _choose(method)
+    hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
+    if faithfulness:
+        require_classes(hooked)
+    if wanted_class is not None and hooked.unembed is not None:
+        # Methods that know no class ignore it, but an unknown one is a mistake.
+        hooked.class_index(wanted_class)
+    images = hooked.to_images(pictures)
+    maps, left_out = _maps(hooked, images, wanted_class, chosen, batch_size, ALL in (method or []))
+    scores = None
+    if faithfulness:
+        from vitlens.faithfulness.run import faithfulness as score
+
+        scores = score(
+            hooked, images, wanted_class, dict(maps), n_steps=steps, batch_size=batch_size, progress=is_watched()
+        )
+    largest = [row for name, one in maps.items() for row in _largest(name, one, pictures, top)]
+    facts = [row for name, one in maps.items() for row in _facts(name, one, pictures)]
+    tidy = [name_pictures(one.to_frame(), pictures) for one in maps.values()]
+    for name, frame in zip(maps, tidy, strict=True):
+        frame.insert(0, "method", name)
+    hand_over(
+        Answer(
+            "heatmap",
+            hooked.cfg.model_name,
+            pd.concat(tidy, ignore_index=True),
+            {"top": largest, "maps": facts} | ({} if scores is None else {"faithfulness": _scores(scores)}),
+            [
+                (
+                    f"{picture}: the {top} patches (row, column) that count most",
+                    _shown(largest, facts, printable(picture)),
+                )
+                for picture in dict.fromkeys(pictures)
+            ]
+            + ([] if scores is None else [(f"faithfulness: {scores.protocol()}", _shown_scores(scores))]),
+            lambda: _sections(hooked, images, pictures, maps, scores),
+            f"Heatmaps of {called(pictures)}, {hooked.cfg.model_name}",
+            facts={"pictures": str(len(pictures)), "methods": str(len(maps))},
+            notes=[
+                *left_out,
+                *(f"{row['picture']}, {row['method']}: {row['warning']}" for row in facts if row["warning"]),
+                *([] if scores is None else [f"{name} {text}" for name, text in scores.definitions().items()]),
+            ],
+            settings={name: one.settings for name, one in maps.items()},
+            hooked=hooked,
+        ),
+        out,
+        as_json,
+    )
+
+
+def _choose(asked: Sequence[str] | None) -> list[str]:
+    """The methods' names, each once.
+
+    Raises:
+        InputError: there is no such method.
+    """
+    from vitlens.heatmaps.run import find_method
+    from vitlens.heatmaps.registry import METHODS
+
+    asked = asked or ["token_mask"]
+    return list(METHODS) if ALL in asked else list(dict.fromkeys(find_method(name).name for name in asked))
+
+
+def _maps(
+    model: "HookedViT", images: "Tensor", wanted: str | None, methods: list[str], batch_size: int, some_may_fail: bool
+) -> "tuple[dict[str, Heatmap], list[str]]":
+    """The maps by method; and where some may fail, which methods this model does not allow, and why."""
+    from vitlens.heatmaps.run import heatmap as draw
+
+    maps, left_out = {}, []
+    for name in methods:
+        try:
+            maps[name] = draw(model, images, wanted, method=name, batch_size=batch_size, progress=is_watched())
+        except InputError as refusal:
+            if not some_may_fail:
+                raise
+            left_out.append(f"left out {name}: {refusal}")
+    return maps, left_out
+
+
+def _largest(method: str, one: "Heatmap", pictures: list[Path], top: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "picture": printable(picture),
+            "method": method,
+            "row": row,
+            "column": column,
+            "importance": one.values[image, row, column].item(),
+        }
+        for image, picture in enumerate(pictures)
+        for row, column in one.top(top, image)
+    ]
+
+
+def _facts(method: str, one: "Heatmap", pictures: list[Path]) -> list[dict[str, Any]]:
+    """What each map is about, its sum and what it misses of it, and what carries it wrongly."""
+    gap = one.completeness_gap
+    return [
+        {
+            "picture": printable(picture),
+            "method": method,
+            "class": None if one.classes is None else one.class_label(image),
+            "sum": one.values[image].sum().item(),
+            "completeness_gap": None if gap is None else gap[image].item(),
+            "warning": None if one.warnings is None else one.warnings[image],
+        }
+        for image, picture in enumerate(pictures)
+    ]
+
+
+def _shown(largest: list[dict[str, Any]], facts: list[dict[str, Any]], picture: str) -> Any:
+    """A row for each method: its class, and its first patches with their importance."""
+    import pandas as pd
+
+    from vitlens.data.class_names import short_name
+
+    rows = []
+    for fact in facts:
+        if fact["picture"] == picture:
+            first = [row for row in largest if (row["picture"], row["method"]) == (picture, fact["method"])]
+            named = [f"({row['row']}, {row['column']}) {row['importance']:.3g}" for row in first]
+            rows.append(
+                {"method": fact["method"], "class": short_name(fact["class"] or "any"), "patches": "  ".join(named)}
+            )
+    return pd.DataFrame(rows)
+
+
+def _scores(scores: "Faithfulness") -> list[dict[str, Any]]:
+    table = scores.table()
+    return [
+        {"method": method, "metric": metric, **table.loc[method, metric].to_dict()}
+        for method in table.index
+        for metric in scores.axes["metric"]
+    ]
+
+
+def _shown_scores(scores: "Faithfulness") -> Any:
+    import pandas as pd
+
+    by_method: dict[str, dict[str, str]] = {}
+    for row in _scores(scores):
+        # Of a single picture the interval is a point.
+        interval = "" if len(scores.axes["image"]) == 1 else f" [{row['lower']:.3f}, {row['upper']:.3f}]"
+        by_method.setdefault(row["method"], {})[row["metric"]] = f"{row['mean']:.3f}{interval}"
+    return pd.DataFrame([{"method": method, **cells} for method, cells in by_method.items()])
+
+
+def _sections(
+    model: "HookedViT",
+    images: "Tensor",
+    pictures: list[Path],
+    maps: "dict[str, Heatmap]",
+    scores: "Faithfulness | None",
+) -> "list[Section]":
+    from vitlens.data.class_names import short_name
+    from vitlens.plots.faithfulness import faithfulness_curves, faithfulness_table
+    from vitlens.plots.heatmaps import heatmap_comparison
+    from vitlens.pages.page import Section
+
+    titles = {name: one.method.title for name, one in maps.items()}
+    about = next((one for one in maps.values() if one.classes is not None), None)
+    marked = next((one.artefacts for one in maps.values() if one.artefacts is not None), None)
+    sections = [
+        Section(
+            printable(picture.name),
+            figures=[
+                heatmap_comparison(
+                    model.to_pixels(images[image : image + 1])[0],
+                    {titles[name]: one.values[image] for name, one in maps.items()},
+                    signed=[titles[name] for name, one in maps.items() if one.method.signed],
+                    class_free=[titles[name] for name, one in maps.items() if not one.method.class_specific],
+                    warnings={titles[name]: one.warnings[image] for name, one in maps.items() if one.warnings},
+                    artefacts=None if marked is None else marked[image],
+                    class_name=None if about is None else short_name(about.class_label(image)),
+                    model_name=model.cfg.model_name,
+                )
+            ],
+        )
+        for image, picture in enumerate(pictures[:MOST_ON_PAGE])
+    ]
+    if scores is not None:
+        sections.append(Section("Faithfulness", figures=[faithfulness_curves(scores), faithfulness_table(scores)]))
+    return sections

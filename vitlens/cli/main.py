@@ -1,0 +1,67 @@
+"""The command `vitlens`. Errors of the user's are one sentence on stderr and exit code 2."""
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from vitlens.cli.shared import complain, run
+from vitlens.cli.attribute import attribute
+from vitlens.cli.describe import describe
+from vitlens.cli.explore import explore
+from vitlens.cli.heatmap import heatmap
+from vitlens.cli.lens import lens
+from vitlens.cli.models import models
+from vitlens.cli.patch import patch
+from vitlens.cli.report import report
+from vitlens.cli.verify import verify
+from vitlens.errors import InputError, nearest
+from vitlens.cli.reproduce import study_command
+
+
+class Commands(TyperGroup):
+    """The commands: an unknown one names the nearest, an interrupted one says so."""
+
+    def resolve_command(self, context: Any, arguments: list[str]) -> Any:
+        if not context.resilient_parsing and arguments[0] not in self.commands:
+            near = nearest(arguments[0], self.commands, 3)
+            raise InputError(f"there is no command {arguments[0]!r}; the nearest names are {near}")
+        return super().resolve_command(context, arguments)
+
+    def invoke(self, context: Any) -> Any:
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt:
+            complain("interrupted")
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="See how a vision transformer builds its decision.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def vitlens() -> None:
+    """See how a vision transformer builds its decision."""
+
+
+for command in (report, explore, lens, attribute, patch, heatmap, describe, models, verify):
+    app.command()(command)
+app.command(
+    name="reproduce",
+    help="Run the paper's experiments over a data set, in one pass: tables, figures, a page. The same command goes on where "
+    "it was stopped; under torchrun several processes share the pictures.",
+)(study_command())
+
+
+def main() -> None:
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""The arguments and options that commands share: one name, one meaning, one sentence of help for each."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitlens.cli.names import class_names, dtype_names, model_names
+
+Pictures = Annotated[list[Path], typer.Argument(metavar="PICTURE...", help="the pictures", show_default=False)]
+Model = Annotated[
+    str,
+    typer.Option(help='a timm name such as vit_base_patch16_224, or "demo"', autocompletion=model_names),
+]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="your own weights for it: safetensors, or a .pth of tensors", show_default=False)
+]
+Timm = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--timm", metavar="KEY=VALUE", show_default=False,
+        help="a keyword of timm's model, such as img_size=384, global_pool=avg or in_chans=1; several times",
+    ),
+]  # fmt: skip
+RandomWeights = Annotated[bool, typer.Option("--random-weights", help="do not load any weights")]
+ClassNames = Annotated[
+    Path | None, typer.Option(help="file with the names of the model's classes, one per line", show_default=False)
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
+Dtype = Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16", autocompletion=dtype_names)]
+Out = Annotated[
+    Path | None,
+    typer.Option("-o", "--out", help="write a page (.html) or the table (.csv, .parquet, .json)", show_default=False),
+]
+TableOut = Annotated[
+    Path | None, typer.Option("-o", "--out", help="write the table (.csv, .parquet, .json)", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="print the results as JSON, and nothing else, on stdout")]
+
+ObjectId = Annotated[
+    int | None, typer.Option(help="of masks of class ids, the object's [default: all but 0]", show_default=False)
+]
+WantedClass = Annotated[
+    str | None,
+    typer.Option(
+        "--class", help="name of the class, else its index [default: the predicted one]", autocompletion=class_names
+    ),
+]
+AgainstClass = Annotated[
+    str | None,
+    typer.Option("--against-class", help="the class to compare it with", autocompletion=class_names),
+]
+Blocks = Annotated[
+    list[int] | None,
+    typer.Option("--block", help="a block, -1 is the last; several times [default: all]", show_default=False),
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="pictures of one forward")]

@@ -1,0 +1,281 @@
+"""`vitlens patch`: which activations of one picture bring its decision into the run on another."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitlens.cli.shared import DEMO, is_watched, load_model, require_classes
+from vitlens.cli.given import TOKENS_HELP, read_tokens
+from vitlens.cli.names import DIRECTIONS, METRICS, PATCHING_SITES, PATCHING_TOKENS, REPLACEMENTS, one_of
+from vitlens.cli.options import (
+    AgainstClass,
+    Blocks,
+    Checkpoint,
+    ClassNames,
+    Device,
+    Dtype,
+    Json,
+    Model,
+    ObjectId,
+    Out,
+    RandomWeights,
+    Timm,
+    WantedClass,
+)
+from vitlens.cli.output import Answer, check_out, hand_over
+from vitlens.errors import InputError, printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vitlens.patching.contrast import Patching
+    from vitlens.data.masks import Masks
+    from vitlens.model.hooked_vit import HookedViT
+    from vitlens.pages.page import Section
+
+#: A board of blocks × more columns than these is told as its largest cells instead.
+MOST_COLUMNS = 12
+
+
+@dataclass
+class Pair:
+    """The clean and the corrupted picture [1, channels, height, width], what they are called, and the object's mask."""
+
+    clean: "Tensor"
+    corrupted: "Tensor"
+    names: tuple[str, str]
+    mask: "Masks | None"
+
+
+def patch(
+    clean: Annotated[Path, typer.Argument(help="the picture whose decision is traced", show_default=False)],
+    corrupted: Annotated[
+        Path | None, typer.Argument(help="the picture to compare it with", show_default=False)
+    ] = None,
+    site: Annotated[
+        str, typer.Option(help=", ".join(PATCHING_SITES), autocompletion=one_of(*PATCHING_SITES))
+    ] = "resid_pre",
+    tokens: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tokens", "--token", help=f"{', '.join(PATCHING_TOKENS)}, {TOKENS_HELP}; several times [default: each, with "
+            "--mask object, context and class; of heads and neurons all]",
+            autocompletion=one_of(*PATCHING_TOKENS), show_default=False,
+        ),
+    ] = None,
+    block: Blocks = None,
+    head: Annotated[
+        list[int] | None, typer.Option(help="of z, q, k, v, attn_scores, pattern: a head; several times", show_default=False)
+    ] = None,
+    metric: Annotated[str, typer.Option(help=", ".join(METRICS), autocompletion=one_of(*METRICS))] = "logit_difference",
+    direction: Annotated[
+        str,
+        typer.Option(help="denoise: clean into corrupted; noise: the reverse", autocompletion=one_of(*DIRECTIONS)),
+    ] = "denoise",
+    wanted_class: WantedClass = None,
+    against_class: AgainstClass = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="the object's mask in the clean picture: black and white, class ids, or an alpha channel",
+            show_default=False,
+        ),
+    ] = None,
+    object_id: ObjectId = None,
+    replace_context: Annotated[
+        str | None,
+        typer.Option(
+            help=f"make the corrupted picture: around the object {', '.join(REPLACEMENTS)} (of CORRUPTED); needs --mask",
+            autocompletion=one_of(*REPLACEMENTS), show_default=False,
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="how many of the largest effects to show")] = 15,
+    model: Model = DEMO,
+    checkpoint: Checkpoint = None,
+    timm: Timm = None,
+    random_weights: RandomWeights = False,
+    class_names: ClassNames = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="rows of one forward [default: as many as are fast]", show_default=False)
+    ] = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Put activations of one picture into the run on another, cell by cell: which of them bring the decision with them?"""
+    import warnings
+
+    import torch
+
+    from vitlens.choose.metrics import class_metric
+    from vitlens.patching.activation import activation_patching
+    from vitlens.data.class_names import short_name
+    from vitlens.plots.patching import caution
+
+    check_out(out)
+    hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
+    require_classes(hooked)
+    pair = _pair(hooked, clean, corrupted, mask, object_id, replace_context)
+    with warnings.catch_warnings():
+        # An interrupted sweep warns how to go on in Python.
+        warnings.simplefilter("ignore", UserWarning)
+        result = activation_patching(
+            hooked, pair.clean, pair.corrupted, metric, site,
+            tokens=_token_sets(hooked, tokens, mask, site), blocks=block or None, heads=head or None, direction=direction,
+            classes=wanted_class, baseline_classes=against_class, masks=pair.mask, batch_size=batch_size,
+            progress=is_watched(),
+        )  # fmt: skip
+    if not result.complete:
+        raise KeyboardInterrupt
+    with torch.no_grad():
+        traced = class_metric(hooked, metric, hooked(pair.clean), hooked(pair.corrupted), wanted_class, against_class)
+    classes = [None if x is None else hooked.class_label(int(x[0])) for x in (traced.classes, traced.baseline)]
+    largest = _largest(result, top)
+    facts = {
+        "clean": pair.names[0],
+        "corrupted": pair.names[1],
+        "class": str(classes[0]),
+        "direction": direction,
+    } | ({} if classes[1] is None else {"against": classes[1]})
+    hand_over(
+        Answer(
+            "patch",
+            hooked.cfg.model_name,
+            result.to_frame(),
+            {
+                "pictures": {"clean": pair.names[0], "corrupted": pair.names[1]},
+                "class": classes[0],
+                "against": classes[1],
+                "metric": {
+                    "name": metric,
+                    "unpatched": result.target.item(),
+                    "source": result.source.item(),
+                },
+                "top": largest,
+            },
+            [(f"{pair.names[0]} against {pair.names[1]}: effect of patching {site}", _shown(result, largest))],
+            lambda: _sections(hooked, pair, result),
+            f"What brings “{short_name(str(classes[0]))}” back: {pair.names[0]} against {pair.names[1]}",
+            facts=facts,
+            notes=[_meaning(result, metric, classes), *filter(None, [caution(result)])],
+            settings=result.settings,
+            hooked=hooked,
+        ),
+        out,
+        as_json,
+    )
+
+
+def _pair(
+    model: "HookedViT",
+    clean: Path,
+    corrupted: Path | None,
+    mask: Path | None,
+    object_id: int | None,
+    replacement: str | None,
+) -> Pair:
+    from vitlens.data.counterfactuals import replace_context
+
+    images = model.to_images(clean)
+    other = None if corrupted is None else model.to_images(corrupted)
+    inside = None if mask is None else model.read_masks(mask, object_id)
+    if replacement is None:
+        if other is None:
+            raise InputError(
+                "say what the clean picture is compared with: a second picture, or --replace-context HOW --mask FILE"
+            )
+        return Pair(images, other, (printable(clean.name), printable(Path(str(corrupted)).name)), inside)
+    if inside is None:
+        raise InputError("--replace-context keeps the object and changes the rest: say where it is with --mask FILE")
+    if replacement == "other" and other is None:
+        raise InputError("--replace-context other takes the context of a second picture: name it behind the clean one")
+    if replacement != "other" and other is not None:
+        raise InputError(
+            f"--replace-context {replacement} makes the corrupted picture itself: leave {corrupted} out, or say "
+            "--replace-context other to take its context"
+        )
+    made = replace_context(images, inside, replacement, other, patch_size=model.patch_grid(*images.shape[-2:]))
+    around = f"{Path(str(corrupted)).name}'s context" if replacement == "other" else f"context: {replacement}"
+    return Pair(images, made, (clean.name, f"{clean.name} ({around})"), inside)
+
+
+def _token_sets(model: "HookedViT", tokens: list[str] | None, mask: Path | None, site: str) -> Any:
+    from vitlens.choose.sites import find_site
+
+    if tokens:
+        sets = {text: read_tokens(text) for text in tokens}
+        if "each" in sets and len(sets) > 1:
+            raise InputError("--tokens each patches every token by itself: leave the other token sets out")
+        if mask is None and {"object", "context"} & set(sets):
+            raise InputError("the token sets object and context need --mask FILE, which says where the object is")
+        return "each" if "each" in sets else sets
+    if mask is None or find_site(model, site).unit is not None:
+        return None
+    return {name: name for name in ("object", "context", *(["class"] if model.cfg.has_class_token else []))}
+
+
+def _largest(result: "Patching", top: int) -> list[dict[str, Any]]:
+    """The cells of the largest effects, by magnitude, as rows of the axes and the effect."""
+    import torch
+
+    axes = {name: labels for name, labels in result.axes.items() if name != "image"}
+    effect = result.effect()
+    order = effect.flatten().abs().argsort(descending=True, stable=True)[:top]
+    places = torch.stack(torch.unravel_index(order, effect.shape), dim=1).tolist()
+    return [
+        {
+            **{name: labels[i] for (name, labels), i in zip(axes.items(), place, strict=True)},
+            "effect": effect[tuple(place)].item(),
+        }
+        for place in places
+    ]
+
+
+def _shown(result: "Patching", largest: list[dict[str, Any]]) -> Any:
+    """Block × token set, head or neuron where that is small, else the largest cells."""
+    import pandas as pd
+
+    columns = [name for name in result.axes if name not in ("block", "image")]
+    if len(columns) == 1 and len(result.axes[columns[0]]) <= MOST_COLUMNS:
+        labels = [str(label) for label in result.axes[columns[0]]]
+        rows = zip(result.axes["block"], result.effect().tolist(), strict=True)
+        return pd.DataFrame(
+            [
+                {"block": block, **{name: f"{x:+.3f}" for name, x in zip(labels, row, strict=True)}}
+                for block, row in rows
+            ]
+        )
+    return pd.DataFrame([{**row, "effect": f"{row['effect']:+.4f}"} for row in largest])
+
+
+def _meaning(result: "Patching", metric: str, classes: list[str | None]) -> str:
+    from vitlens.data.class_names import short_name
+
+    about = " over ".join(f"“{short_name(name)}”" for name in classes if name is not None)
+    return (
+        f"{metric.replace('_', ' ')} of {about}: effect 0 is {result.target.item():+.3f} (unpatched), 1 is "
+        f"{result.source.item():+.3f} (the run that the activations come from)"
+    )
+
+
+def _sections(model: "HookedViT", pair: Pair, result: "Patching") -> "list[Section]":
+    import torch
+
+    from vitlens.choose.tokens import token_mask
+    from vitlens.plots import picture_with_grid, plot
+    from vitlens.pages.page import Section
+
+    grid = (result.grid[0], result.grid[1])
+    pixels = model.to_pixels(torch.cat([pair.clean, pair.corrupted]))
+    outline = None
+    if pair.mask is not None:
+        inside = token_mask(model, "object", 1, pair.mask, grid, some_may_be_empty=True)
+        outline = inside[0, model.cfg.n_prefix_tokens :].unflatten(0, grid)
+    pictures = {f"clean: {pair.names[0]}": pixels[0], f"corrupted: {pair.names[1]}": pixels[1]}
+    return [
+        Section("The pictures", figures=[picture_with_grid(pictures, grid, outline)]),
+        Section("What patching does", figures=[plot(result)]),
+    ]

@@ -1,0 +1,213 @@
+"""What the commands and the experiments' scripts share: which model is meant, and how errors end them."""
+
+import ast
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+
+from vitlens.errors import InputError
+
+if TYPE_CHECKING:
+    from vitlens.model.hooked_vit import HookedViT
+
+DEMO = "demo"
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+# What the library calls by its arguments, and a shell by options.
+OPTIONS = {
+    "checkpoint_path=": "--checkpoint",
+    "pretrained=False": "--random-weights",
+    "class_names=": "--class-names",
+    "use_ema=": "--timm use_ema=",
+}
+KEYWORDS = (
+    "img_size",
+    "patch_size",
+    "depth",
+    "global_pool",
+    "class_token",
+    "reg_tokens",
+    "in_chans",
+    "dynamic_img_pad",
+)
+
+
+def load_model(
+    name: str,
+    checkpoint: Path | None,
+    random_weights: bool,
+    device: str = "cpu",
+    dtype: str = "float32",
+    class_names: Path | None = None,
+    timm: Sequence[str] | None = None,
+) -> "HookedViT":
+    """The model that the common options mean.
+
+    Args:
+        timm: timm's keywords, each as `read_keywords` reads it.
+
+    Raises:
+        InputError: as `HookedViT.from_timm`; a device or precision that cannot be used; not one name for each class.
+    """
+    import torch
+
+    from vitlens.data.class_names import read_class_names
+    from vitlens.demo import load_demo_model
+    from vitlens.model.hooked_vit import HookedViT
+
+    check_dtype(dtype)
+    check_device(device)
+    precision = getattr(torch, dtype)
+    keywords = read_keywords(timm)
+    check_one_source(checkpoint, random_weights)
+    if name == DEMO:
+        if checkpoint is not None or random_weights:
+            raise InputError("the demo model comes with its weights: --checkpoint needs --model with a timm name")
+        if keywords:
+            raise InputError("the demo model is as it is: --timm needs --model with a timm name")
+        hooked = load_demo_model().to(device).to(precision)
+    else:
+        # The same command has the same random weights every time.
+        with torch.random.fork_rng(devices=[]), in_words_of_a_shell():
+            torch.manual_seed(0)
+            hooked = HookedViT.from_timm(
+                name,
+                pretrained=not random_weights,
+                checkpoint_path=checkpoint,
+                device=device,
+                dtype=precision,
+                **keywords,
+            )
+    if class_names is not None:
+        hooked.class_names = read_class_names(class_names, hooked.cfg.n_classes)
+    return hooked
+
+
+def read_keywords(given: Sequence[str] | None) -> dict[str, Any]:
+    """Keywords written KEY=VALUE: the value is a Python literal (384, None, (224, 448)), true or false, or else a text.
+
+    Raises:
+        InputError: written otherwise, said twice, or something that has an option of its own.
+    """
+    keywords: dict[str, Any] = {}
+    for text in given or []:
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not key.isidentifier() or not value:
+            raise InputError(f"--timm is written KEY=VALUE, such as --timm img_size=384, not {text!r}")
+        if key in keywords:
+            raise InputError(f"--timm {key} is said twice")
+        if key in _arguments() and key != "use_ema":
+            raise InputError(
+                f"--timm takes keywords of timm's models; {key} has an option of its own, or none from a shell"
+            )
+        keywords[key] = _literal(value)
+    return keywords
+
+
+def check_one_source(checkpoint: Path | None, random_weights: bool) -> None:
+    """Raises InputError where weights are given and none are wanted."""
+    if checkpoint is not None and random_weights:
+        raise InputError("--checkpoint gives weights and --random-weights asks for none: choose one of them")
+
+
+def _literal(value: str) -> Any:
+    try:
+        return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(value.lower(), value))
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return value
+
+
+def _arguments() -> set[str]:
+    import inspect
+
+    from vitlens.model.hooked_vit import HookedViT
+
+    return set(inspect.signature(HookedViT.from_timm).parameters) | {"pretrained_cfg", "features_only"}
+
+
+@contextmanager
+def in_words_of_a_shell() -> Iterator[None]:
+    """Errors of loading name options in place of arguments, and warnings are notes on stderr."""
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("default")
+            yield
+    except InputError as error:
+        raise InputError(in_options(str(error))) from error
+    for warning in told:
+        note(in_options(str(warning.message)))
+
+
+def in_options(sentence: str) -> str:
+    """A sentence of the library for somebody at a prompt."""
+    for argument, option in OPTIONS.items():
+        sentence = sentence.replace(argument, option)
+    return re.sub(rf"(?<![\w-])({'|'.join(KEYWORDS)})=", r"--timm \1=", sentence)
+
+
+def note(sentence: str) -> None:
+    """Something to know, on stderr."""
+    Console(stderr=True, soft_wrap=True).print(f"note: {sentence}", highlight=False, markup=False)
+
+
+def check_dtype(dtype: str) -> None:
+    """Raises InputError unless models compute in it."""
+    if dtype not in DTYPES:
+        raise InputError(f"--dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
+
+
+def check_device(device: str) -> None:
+    """Raises InputError unless tensors can be made there."""
+    from vitlens.model.placement import read_device
+
+    read_device(device)
+
+
+def require_classes(model: "HookedViT") -> None:
+    """Raises InputError where the model has no classifier, before any work is done."""
+    if model.unembed is None:
+        raise InputError(
+            f"{model.cfg.model_name} has no classifier, so there is no class to ask for: give weights that have one with "
+            "--checkpoint, or choose another --model"
+        )
+
+
+def is_watched() -> bool:
+    """Whether somebody watches progress bars."""
+    return sys.stderr.isatty()
+
+
+def complain(sentence: str) -> None:
+    """An error, on stderr."""
+    Console(stderr=True, soft_wrap=True).print(f"error: {sentence}", style="red", highlight=False, markup=False)
+
+
+def run(command: typer.Typer) -> None:
+    """Runs a command line; what is wrong with its input ends it with one sentence and exit code 2, without a traceback."""
+    try:
+        # On its own typer would print its usage errors as panels of several lines.
+        status = command(standalone_mode=False)
+    except (InputError, typer.TyperException) as error:
+        sentence = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        # It is empty where no argument at all was given, and help was printed.
+        if sentence:
+            complain(sentence)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        complain("memory is not enough: take fewer pictures, a smaller --batch-size or model, or another --device")
+        sys.exit(2)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Python's error, torch's on a GPU, or the one that torch has no class for."""
+    named = type(error).__name__ in ("MemoryError", "OutOfMemoryError")
+    return named or "DefaultCPUAllocator: can't allocate memory" in str(error)

@@ -1,0 +1,99 @@
+"""The demo that ships with vitlens: a small trained ViT and 100 pictures of garments in context, offline."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from vitlens.arguments import checked
+from vitlens.data.demo_files import demo_folder
+from vitlens.data.masks import read_labels
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.provenance import Provenance
+
+
+@leaves_state
+def load_demo_model() -> HookedViT:
+    """The demo's ViT, trained by experiments/train_demo_model.py."""
+    folder = demo_folder()
+    description = json.loads((folder / "model.json").read_text())
+
+    def architecture() -> VisionTransformer:
+        module: Any = VisionTransformer(**description["architecture"])
+        module.pretrained_cfg = {
+            "architecture": description["name"],
+            **description["data_config"],
+            "label_names": description["class_names"],
+        }
+        return module
+
+    module = architecture()
+    module.load_state_dict(load_file(folder / "model.safetensors"))
+    model = HookedViT.from_timm(module.eval())
+    model.architecture = architecture
+    model.provenance = Provenance("the demo's own, trained by experiments/train_demo_model.py")
+    return model
+
+
+@dataclass(frozen=True)
+class DemoPictures:
+    """100 pictures, in pairs: the same garment at the same place on its own class's texture and on another's.
+
+    `contexts` is the class whose texture lies behind the garment; picture 2i agrees, picture 2i + 1 conflicts.
+    """
+
+    images: Float[Tensor, "picture 3 height width"]
+    labels: Int[Tensor, "picture"]
+    masks: Bool[Tensor, "picture height width"]
+    contexts: Int[Tensor, "picture"]
+    paths: list[Path]
+
+    @property
+    def agreeing(self) -> slice:
+        return slice(0, None, 2)
+
+    @property
+    def conflicting(self) -> slice:
+        return slice(1, None, 2)
+
+
+@leaves_state
+@checked
+def load_demo_pictures(model: HookedViT) -> DemoPictures:
+    """The demo's pictures as the demo model reads them, with everything that is known about them."""
+    folder = demo_folder()
+    table = pd.read_csv(folder / "pictures.csv")
+    paths = [folder / "pictures" / name for name in table["file"]]
+    masks = [read_labels(folder / "masks" / name).inside for name in table["file"]]
+    return DemoPictures(
+        model.to_images(paths),
+        torch.tensor(table["label"].to_numpy()),
+        torch.from_numpy(np.stack(masks)),
+        torch.tensor(table["context"].to_numpy()),
+        paths,
+    )
+
+
+@leaves_state
+def load_demo() -> tuple[
+    HookedViT,
+    Float[Tensor, "picture 3 height width"],
+    Int[Tensor, "picture"],
+    Bool[Tensor, "picture height width"],
+]:
+    """(model, images, labels, masks) of "Fashion in context": 100 pictures, 10 a class, in 50 pairs.
+
+    Picture 2i shows a garment on its own class's texture, picture 2i + 1 the same garment on another class's.
+    """
+    model = load_demo_model()
+    pictures = load_demo_pictures(model)
+    return model, pictures.images, pictures.labels, pictures.masks

@@ -1,0 +1,173 @@
+"""What users of ViTs ask of tokens and heads first, from one pass over the pictures whose memory does not grow."""
+
+from collections.abc import Iterator
+from itertools import tee
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from vitlens.arguments import checked
+from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
+from vitlens.description.observer import Observer, read_states
+from vitlens.description.result import Description
+from vitlens.description.similarity import MinibatchCKA
+from vitlens.description.sinks import SinkRule
+from vitlens.description.token_norms import NormSums
+from vitlens.description.tokens import TokenLayout, token_layout
+from vitlens.errors import InputError
+from vitlens.model.hooks.hook_points import Reader
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.leaves_state import leaves_state
+
+
+@leaves_state
+@checked
+def describe(
+    model: HookedViT,
+    images: PictureSource,
+    *,
+    batch_size: int = 16,
+    against: HookedViT | None = None,
+    threshold: float = 5.0,
+    late_block: int | None = None,
+    sink_rule: SinkRule | None = None,
+    cka_tokens: str | None = None,
+    cka_rows: int = 64,
+    similarity_queries: int = 256,
+    n_examples: int = 6,
+    progress: bool = True,
+) -> Description:
+    """Norms of tokens, attention and sinks of every head, likeness of heads and of blocks, over many pictures.
+
+    Pictures stream: hooks reduce every activation at once, and what is kept does not grow with their number. The numbers
+    are means over pictures, and do not depend on `batch_size`. Definitions: `attention_facts` for distance, entropy and
+    masses, `sink_facts` and `SinkRule` for sinks, `outlier_patches` for outliers, `pattern_cosines` for the likeness of
+    heads, `MinibatchCKA` for that of blocks. Patterns of differential attention, which may be negative, count as
+    |A_ij| / Σ_j |A_ij| in all that speaks of masses, entropies and distances.
+
+    Args:
+        images: a preprocessed tensor, files, PIL images, arrays; a picture set (`open_pictures`); or any iterable of
+            pictures or of batches of them, such as a generator or a data loader (of pairs of pictures and labels, the
+            pictures are taken). Files are read when their turn comes.
+        batch_size: the most pictures of one forward; fewer where the patterns of all heads would take more than 512 MB.
+        against: a second model that sees the same pictures, for CKA between its blocks and these. Files go through each
+            model's own preprocessing, tensors to both as they are. Widths and depths may differ.
+        threshold: how many times the median norm of its picture's patches makes a patch an outlier.
+        late_block: behind which block outliers are looked for; by default the last but one, as the last may rescale.
+        sink_rule: which heads have a sink, and of which kind; by default `SinkRule()`.
+        cka_tokens: what stands for a picture: "class", the class token, or "patches", the mean over the patches. By default
+            the class token where (both) models have one.
+        cka_rows: how many pictures are a minibatch of CKA's estimator. With all pictures in one it is the full formula.
+        similarity_queries: at most so many rows of each pattern, evenly spaced, are compared between heads.
+        n_examples: of how many pictures, the first ones, the norms of every patch are kept, to be shown.
+        progress: whether to show a bar.
+
+    Returns:
+        Description, with values [block, head, fact]; `to_frame()`, `blocks`, `warnings`, `plot()` and `page(path)` show it.
+
+    Raises:
+        InputError: no pictures, pictures of several sizes, a block that does not exist, a parameter out of range, class
+            tokens asked of a model without.
+
+    Source: Darcet et al. 2024 (registers), Raghu et al. 2021 (distances, CKA of ViTs), Nguyen et al. 2021 (minibatch CKA),
+    Fesser, Jacobs et al. 2026 (sinks).
+    """
+    late = max(model.cfg.n_layers - 2, 0) if late_block is None else model.block_index(late_block)
+    _check(threshold=threshold, cka_rows=cka_rows, similarity_queries=similarity_queries)
+    state = _cka_state(cka_tokens, [model] if against is None else [model, against])
+    rule = sink_rule or SinkRule()
+    both = [model] if against is None else [model, against]
+    readers = _readers(both, images, batch_size)
+    observer: Observer | None = None
+    layouts: list[TokenLayout] = []
+    examples: list[Tensor] = []
+    of_blocks, of_models = MinibatchCKA(cka_rows), MinibatchCKA(cka_rows)
+    with tqdm(total=readers[0].n_pictures, desc="describe", unit="picture", disable=not progress) as bar:
+        for batch in _together(readers):
+            if observer is None:
+                layouts = [token_layout(each, *part.shape[-2:]) for each, part in zip(both, batch, strict=True)]
+                observer = _observer(model, layouts[0], rule, threshold, late, similarity_queries)
+            rows = observer.rows(batch_size)
+            for parts in zip(*(part.split(rows) for part in batch), strict=True):
+                norms, states = observer.run(parts[0])
+                if len(examples) < n_examples:
+                    examples += norms[: n_examples - len(examples), :, layouts[0].n_prefix :].cpu()
+                of_blocks.add(states[:, :, state], states[:, :, state])
+                if against is not None:
+                    of_models.add(states[:, :, state], _states(against, parts[1], layouts[1])[:, :, state])
+                bar.update(len(parts[0]))
+    if observer is None:
+        raise InputError("there are no pictures to describe")
+    return Description.of(
+        observer,
+        examples,
+        of_blocks.value(),
+        of_models.value(),
+        against=None if against is None else against.cfg.model_name,
+        cka_tokens=("patches", "class")[state],
+        cka_rows=cka_rows,
+    )
+
+
+def _readers(models: list[HookedViT], images: PictureSource, batch_size: int) -> list[PictureBatches]:
+    """For each model the same pictures; what can be gone through once is gone through by all at the same time."""
+    sources = list(tee(images, len(models))) if isinstance(images, Iterator) else [images] * len(models)
+    return [PictureBatches(model, source, batch_size) for model, source in zip(models, sources, strict=True)]
+
+
+def _together(readers: list[PictureBatches]) -> Iterator[list[Float[Tensor, "image channels height width"]]]:
+    """For every batch the pictures as each of the models reads them."""
+    size = None
+    for batch in zip(*readers, strict=True):
+        images = [part.images for part in batch]
+        if size not in (None, images[0].shape[-2:]):
+            raise InputError(
+                f"pictures of {tuple(size or ())} and of {tuple(images[0].shape[-2:])} were given: they are described "
+                "together only at one size"
+            )
+        size = images[0].shape[-2:]
+        yield images
+
+
+def _observer(
+    model: HookedViT, layout: TokenLayout, rule: SinkRule, threshold: float, late: int, n_queries: int
+) -> Observer:
+    n_tokens = len(layout.kind_of)
+    queries = torch.linspace(0, n_tokens - 1, min(n_queries, n_tokens), dtype=torch.float64).round().long()
+    norms = NormSums(layout, model.cfg.n_layers, threshold, late)
+    return Observer(model, layout, norms, rule, queries.to(model.device))
+
+
+def _states(
+    model: HookedViT, images: Float[Tensor, "image channels height width"], layout: TokenLayout
+) -> Float[Tensor, "image block kind d"]:
+    """What CKA compares of the other model, behind every block."""
+    seen: list[Tensor] = []
+    read = Reader(lambda resid, hook: seen.append(read_states(resid.detach(), layout)))
+    names = [f"blocks.{block}.hook_resid_post" for block in range(model.cfg.n_layers)]
+    with torch.no_grad():
+        model.run_with_hooks(images, fwd_hooks=[(name, read) for name in names], stop_at_layer=model.cfg.n_layers)
+    return torch.stack(seen, dim=1)
+
+
+def _cka_state(cka_tokens: str | None, models: list[HookedViT]) -> int:
+    """Which of `read_states` CKA compares."""
+    without = [model.cfg.model_name for model in models if not model.cfg.has_class_token]
+    if cka_tokens is None:
+        return 0 if without else 1
+    if cka_tokens not in ("class", "patches"):
+        raise InputError(f'cka_tokens is "class" or "patches", not {cka_tokens!r}')
+    if cka_tokens == "class" and without:
+        raise InputError(f'{without[0]} has no class token: pass cka_tokens="patches"')
+    return ("patches", "class").index(cka_tokens)
+
+
+def _check(threshold: float, cka_rows: int, similarity_queries: int) -> None:
+    if threshold <= 1:
+        raise InputError(f"threshold is how many times the median norm makes an outlier, above 1, not {threshold:g}")
+    if cka_rows < 4:
+        raise InputError(f"a minibatch of CKA's unbiased estimator has at least 4 pictures, not cka_rows={cka_rows}")
+    if similarity_queries < 1:
+        raise InputError(f"similarity_queries is how many rows of a pattern are compared, not {similarity_queries}")

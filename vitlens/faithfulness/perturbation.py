@@ -1,0 +1,220 @@
+"""The perturbation test: patches removed in the order of their importance, and what is left of the decision (D3)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from vitlens.choose.classes import Classes, classes_by_batch
+from vitlens.results.result import Result
+from vitlens.arguments import checked, require_whole
+from vitlens.data.pictures import Pictures
+from vitlens.errors import InputError
+from vitlens.heatmaps.shared.precision import careful, require_finite_logits
+from vitlens.heatmaps.shared.rows import rows_at_once
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.leaves_state import leaves_state
+
+DIRECTIONS = ("negative", "positive")
+#: Correctness and probability of the class, [direction, image, removed].
+Curves = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, repr=False)
+class Perturbation(Result):
+    """Whether the class is still predicted (`values`) and its probability, [direction, image, removed]; the labels of the
+    last axis are the shares of patches removed, from 0 to 1.
+
+    "negative" removes the least important first (accuracy should stay), "positive" the most important (it should fall).
+    """
+
+    probabilities: Float[Tensor, "direction image removed"]
+
+    def columns(self) -> dict[str, Tensor]:
+        return {"accuracy": self.values, "probability": self.probabilities}
+
+    def areas(self, column: str = "accuracy", paper_compat: bool = False) -> Float[Tensor, "direction image"]:
+        """The area under each picture's curve, over the share removed."""
+        return area(self.columns()[column].double(), self.axes["removed"], paper_compat)
+
+
+def area(
+    curves: Float[Tensor, "*curve removed"], removed: Sequence[float], paper_compat: bool = False
+) -> Float[Tensor, "*curve"]:
+    """The area under curves by the trapezoid rule, over the shares removed, not rescaled.
+
+    The released code has no point for 0 % and 100 %, sums the others, and divides by their number plus one and by the
+    curve's maximum: `paper_compat` does so too (on the mean curve, which is what it is published for).
+    """
+    if paper_compat:
+        inner = curves[..., 1:-1]
+        return inner.sum(dim=-1) / (inner.amax(dim=-1).clamp(min=1e-12) * (inner.shape[-1] + 1))
+    return torch.trapezoid(curves, torch.as_tensor(list(removed), dtype=curves.dtype, device=curves.device), dim=-1)
+
+
+def removal_steps(n_patches: int, n_steps: int | None) -> list[int]:
+    """How many patches are gone at each step: from none to all, one by one or in `n_steps` equal steps."""
+    if n_steps is None:
+        return list(range(n_patches + 1))
+    require_whole(n_steps=n_steps)
+    if n_steps < 1:
+        raise InputError(f"a perturbation test has at least one step, not {n_steps}")
+    return sorted({round(i * n_patches / n_steps) for i in range(n_steps + 1)})
+
+
+@leaves_state
+@checked
+def perturbation_test(
+    model: HookedViT,
+    images: Pictures,
+    importance: Tensor | np.ndarray,
+    classes: Classes = None,
+    *,
+    n_steps: int | None = None,
+    directions: str | Sequence[str] = DIRECTIONS,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> Perturbation:
+    """D3: patches are really removed, after their positions were added, and the shorter sequence is run.
+
+    The pictures of a batch are run together, at each step with equally many patches.
+
+    Args:
+        importance: of each patch, [image, patch] or on the grid [image, rows, columns]; of equals the first patch counts as
+            the less important.
+        classes: one per picture, whose prediction is followed: the labels, or by default the predicted class.
+        n_steps: so many equal steps; by default every patch is a step.
+        directions: "negative", "positive" or both.
+        batch_size: pictures of one forward; by default at most 64, and what is free holds.
+        progress: show a bar.
+
+    Returns:
+        Perturbation with axes direction, image, removed.
+
+    Raises:
+        InputError: an importance of another shape, with NaN, or the same for all patches, which puts them in no order; an
+            unknown direction; several classes a picture; a single output; no pictures; logits that are not finite.
+
+    Source: Vilas, Schaumlöffel & Roig 2023, section 6; METHODS.md D3.
+    """
+    model.require_choice("whether the class is still predicted")
+    pictures = model.as_images(images)
+    grid = model.embed.grid(*pictures.shape[-2:])
+    maps = _flat(importance, len(pictures), grid).to(pictures.device)
+    directions = [directions] if isinstance(directions, str) else list(directions)
+    if not directions:
+        raise InputError(f"name at least one direction: {' or '.join(DIRECTIONS)}")
+    for direction in directions:
+        if direction not in DIRECTIONS:
+            raise InputError(f"a perturbation is {' or '.join(DIRECTIONS)}, not {direction!r}")
+    removal_steps(maps.shape[1], n_steps)
+    even = (maps == maps[:, :1]).all(dim=1)
+    if even.any() and maps.shape[1] > 1:
+        raise InputError(
+            f"the importance of picture {int(even.nonzero()[0])} is the same for all patches, which puts them in no order: "
+            "leave the picture out, or compare with a random order (the heatmap "random_map")"
+        )
+    return remove_in_order(
+        model, pictures, maps, classes, n_steps=n_steps, directions=directions, batch_size=batch_size, progress=progress
+    )
+
+
+def remove_in_order(
+    model: HookedViT,
+    pictures: Float[Tensor, "image channels height width"],
+    importance: Float[Tensor, "image patch"],
+    classes: Classes,
+    *,
+    n_steps: int | None,
+    directions: Sequence[str],
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> Perturbation:
+    """`perturbation_test` of what was checked before."""
+    steps = removal_steps(importance.shape[1], n_steps)
+    parts: list[Curves] = []
+    with careful(model, pictures) as (able, copies):
+        # Predicted classes are known once the pictures are run.
+        given = None if classes is None else classes_by_batch(able, classes, len(copies), "a perturbation test")
+        size = rows_at_once(able, copies, batch_size, gradients=False)
+        chunks = range(0, len(copies), size)
+        for start in tqdm(chunks, "perturbation", disable=not progress, unit_scale=size, unit=" pictures"):
+            some = slice(start, start + size)
+            about = None if given is None else given(some, copies[some]).indices[:, 0]
+            parts.append(_curves(able, copies[some], importance[some], about, steps, directions))
+        accuracy, probability = (torch.cat(values, dim=1) for values in zip(*parts, strict=True))
+    n_patches = importance.shape[1]
+    return Perturbation(
+        values=accuracy,
+        axes={
+            "direction": list(directions),
+            "image": list(range(len(pictures))),
+            "removed": [step / n_patches for step in steps],
+        },
+        quantity="accuracy",
+        probabilities=probability,
+        settings={"model": model.cfg.model_name},
+    )
+
+
+def _flat(importance: Tensor | np.ndarray, n_images: int, grid: tuple[int, int]) -> Float[Tensor, "image patch"]:
+    """One finite number per patch, in the order of the tokens."""
+    rows, columns = grid
+    try:
+        maps = torch.as_tensor(importance).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"the importance is a tensor or an array of numbers, not {type(importance).__name__}"
+        ) from None
+    if list(maps.shape) not in ([n_images, rows * columns], [n_images, rows, columns]) or not maps.isfinite().all():
+        raise InputError(
+            f"the importance is one finite number per patch, [{n_images}, {rows * columns}] or "
+            f"[{n_images}, {rows}, {columns}], "
+            f"not {list(maps.shape)}{' with NaN or infinity' if not maps.isfinite().all() else ''}"
+        )
+    return maps.flatten(1)
+
+
+def _curves(
+    model: HookedViT,
+    pictures: Float[Tensor, "image channels height width"],
+    importance: Float[Tensor, "image patch"],
+    classes: Int[Tensor, "image"] | None,
+    steps: list[int],
+    directions: Sequence[str],
+) -> Curves:
+    """Correctness and probability of the class (None: of the predicted one) while patches go, in these directions."""
+    grid = model.embed.grid(*pictures.shape[-2:])
+    stream = model(pictures, stop_at_layer=0)
+    whole = model.forward_kept(stream, torch.ones_like(importance, dtype=torch.bool), grid).logits
+    require_finite_logits(model, whole)
+    chosen = whole.argmax(dim=-1) if classes is None else classes
+    curves = [
+        _curve(model, stream, importance if direction == "negative" else -importance, chosen, steps, whole, grid)
+        for direction in directions
+    ]
+    accuracy, probability = (torch.stack(parts) for parts in zip(*curves, strict=True))
+    return accuracy, probability
+
+
+def _curve(
+    model: HookedViT,
+    stream: Float[Tensor, "image tokens d"],
+    order_by: Float[Tensor, "image patch"],
+    classes: Int[Tensor, "image"],
+    steps: list[int],
+    whole: Float[Tensor, "image class"],
+    grid: tuple[int, int],
+) -> tuple[Float[Tensor, "image removed"], Float[Tensor, "image removed"]]:
+    """Correctness and probability of the class while the patches with the smallest `order_by` go first."""
+    place: Bool[Tensor, "image patch"] = order_by.argsort(dim=1, stable=True).argsort(dim=1)
+    correct, probability = [], []
+    for step in steps:
+        logits = whole if step == 0 else model.forward_kept(stream, place >= step, grid).logits
+        correct.append((logits.argmax(dim=-1) == classes).to(logits.dtype))
+        probability.append(logits.softmax(dim=-1).gather(1, classes[:, None])[:, 0])
+    return torch.stack(correct, dim=1), torch.stack(probability, dim=1)

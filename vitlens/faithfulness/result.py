@@ -1,0 +1,111 @@
+"""What `faithfulness` returns: every metric of every map on every picture, as a table with intervals, and the curves."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from torch import Tensor
+
+from vitlens.results.result import Result
+from vitlens.statistics import bootstrap
+from vitlens.errors import InputError, nearest
+from vitlens.faithfulness.metrics import CURVES, METRICS
+
+
+@dataclass(frozen=True, repr=False)
+class Faithfulness(Result):
+    """`values` [method, metric, image]: each metric of each map, NaN where a picture has none; and the `curves`.
+
+    `curves` holds the probability of the class, `correct` whether it is predicted, of the curves called `curve_names` at
+    the `shares` of the picture [curve, step]; curves of fewer steps end in NaN. In the row "random" all are means over
+    several random maps.
+    """
+
+    curves: Float[Tensor, "method curve image step"]
+    correct: Float[Tensor, "method curve image step"]
+    shares: Float[Tensor, "curve step"]
+    curve_names: list[str]
+
+    def definitions(self) -> dict[str, str]:
+        """The protocol of each metric, with the direction that is better."""
+        return {name: f"{METRICS[name].arrow} {METRICS[name].definition}" for name in self.axes["metric"]}
+
+    def curve(self, name: str, quantity: str | None = None) -> tuple[list[float], Float[Tensor, "method image step"]]:
+        """The shares and the values of a curve.
+
+        Args:
+            quantity: "probability" or "accuracy"; by default what the curve is published for.
+
+        Raises:
+            InputError: a curve that was not run, an unknown quantity.
+        """
+        if name not in self.curve_names:
+            raise InputError(f"there is no curve {name!r} here, only {', '.join(self.curve_names) or 'none'}")
+        wanted = CURVES[name].quantity if quantity is None else quantity
+        if wanted not in ("probability", "accuracy"):
+            raise InputError(f"a curve is of probability or accuracy, not {wanted!r}")
+        at = self.curve_names.index(name)
+        there = self.shares[at].isfinite()
+        values = self.curves if wanted == "probability" else self.correct
+        return self.shares[at, there].tolist(), values[:, at][..., there]
+
+    def table(self, level: float = 0.95, n: int = 1000) -> pd.DataFrame:
+        """One row a method; for each metric the mean over pictures and the ends of its bootstrap interval.
+
+        `table()["deletion"]` has the columns mean, lower and upper; `definitions()` says what the metrics are.
+        """
+        numbers = {name: bootstrap(self._by_picture(name), level=level, n=n) for name in self.axes["method"]}
+        columns = pd.MultiIndex.from_product([self.axes["metric"], ["mean", "lower", "upper"]], names=["metric", ""])
+        return pd.DataFrame(
+            [np.stack(ends, axis=1).flatten() for ends in numbers.values()],
+            index=pd.Index(list(numbers), name="method"),
+            columns=columns,
+        )
+
+    def paired(self, method_a: str, method_b: str, level: float = 0.95, n: int = 1000) -> pd.DataFrame:
+        """By how much method a differs from b, picture by picture: mean difference, its bootstrap interval, and which of
+        them is better where the interval does not contain 0.
+
+        Raises:
+            InputError: a method that was not scored.
+        """
+        names = (method_a, method_b)
+        mean, lower, upper = bootstrap(self._by_picture(method_a) - self._by_picture(method_b), level=level, n=n)
+        sign = np.array([1 if METRICS[name].higher_is_better else -1 for name in self.axes["metric"]])
+        better = np.where((lower > 0) | (upper < 0), np.where(mean * sign > 0, *names), "")
+        return pd.DataFrame(
+            {"difference": mean, "lower": lower, "upper": upper, "better": better},
+            index=pd.Index(self.axes["metric"], name="metric"),
+        )
+
+    def summary(self, level: float = 0.95) -> str:
+        """The table as text, and below it what each metric is."""
+        numbers = self.table(level)
+        cells = {
+            METRICS[metric].title: [
+                "–" if np.isnan(mean) else f"{mean:.3f} [{lower:.3f}, {upper:.3f}]"
+                for mean, lower, upper in numbers[metric].to_numpy()
+            ]
+            for metric in self.axes["metric"]
+        }
+        shown = pd.DataFrame(cells, index=numbers.index).rename_axis(None)
+        meaning = "\n".join(f"{name} {definition}" for name, definition in self.definitions().items())
+        return f"{self.protocol()}; mean over pictures [{level:.0%} interval]\n\n{shown.to_string()}\n\n{meaning}"
+
+    def protocol(self) -> str:
+        """Model, pictures, and the settings that metrics share."""
+        n, settings = len(self.axes["image"]), self.settings
+        facts = [str(settings["model"]), f"{n} picture{'s' * (n != 1)}", f"{settings['classes']} class"]
+        if {"deletion", "insertion"} & set(self.curve_names):
+            facts.append(f"fill {settings['fill']}")
+        return ", ".join(facts)
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def _by_picture(self, method: str) -> Float[np.ndarray, "image metric"]:
+        if method not in self.axes["method"]:
+            near = nearest(method, self.axes["method"])
+            raise InputError(f"there is no method {method!r} in this result: it has {near}")
+        return self.values[self.axes["method"].index(method)].T.cpu().double().numpy()

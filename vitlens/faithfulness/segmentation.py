@@ -1,0 +1,168 @@
+"""A heatmap as a segmentation of the object: how well its high values cover the mask."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm import tqdm
+
+from vitlens.choose.classes import Classes
+from vitlens.results.result import Result
+from vitlens.arguments import checked
+from vitlens.data.masks import MaskInput, Masks
+from vitlens.data.pictures import Pictures
+from vitlens.faithfulness.curves import Bench
+from vitlens.faithfulness.run import bench_of, check_masks
+from vitlens.faithfulness.localisation import patch_auroc
+from vitlens.faithfulness.maps import Maps, ScoredMap, read_maps
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.leaves_state import leaves_state
+
+#: Pixels of the object above the threshold, beside it above, of the object below, beside it below.
+COUNTS = ("true_positive", "false_positive", "false_negative", "true_negative")
+MEASURES = ("pixel_accuracy", "mIoU", "mAP", "patch_auroc")
+DEFINITION = (
+    "the map enlarged bilinearly, foreground where it exceeds its mean; pixel accuracy and mIoU (mean of the IoU of object "
+    "and background) over the pixels of all pictures together; mAP: mean over pictures of the average precision of the map "
+    "scaled to 0..1 and of 1 − map, as scores of object and background together; patch AUROC: mean over pictures; "
+    "void pixels are left out"
+)
+
+
+@dataclass(frozen=True, repr=False)
+class Segmentation(Result):
+    """`values` [method, number, image]: the counts of pixels, the average precision and the AUROC of each picture.
+
+    Pixel accuracy and mIoU are of the counts of all pictures together: `table()` has them, with intervals.
+    """
+
+    def table(self, level: float = 0.95, n: int = 1000, seed: int = 0) -> pd.DataFrame:
+        """One row a method; for each measure its value and the ends of its bootstrap interval over pictures."""
+        n_images = len(self.axes["image"])
+        drawn = np.random.default_rng(seed).multinomial(n_images, np.full(n_images, 1 / n_images), size=n)
+        rows = []
+        for values in self.values.double().cpu().numpy():
+            value = _measures(values, np.ones((1, n_images)))[0]
+            lower, upper = np.nanquantile(_measures(values, drawn), [(1 - level) / 2, (1 + level) / 2], axis=0)
+            rows.append(np.stack([value, lower, upper], axis=1).flatten())
+        columns = pd.MultiIndex.from_product([MEASURES, ["mean", "lower", "upper"]], names=["metric", ""])
+        return pd.DataFrame(rows, index=pd.Index(self.axes["method"], name="method"), columns=columns)
+
+    def summary(self, level: float = 0.95) -> str:
+        """The table as text, and below it the protocol."""
+        table = self.table(level)
+        cells = {
+            f"{name} ↑": [f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, low, high in table[name].to_numpy()]
+            for name in MEASURES
+        }
+        shown = pd.DataFrame(cells, index=table.index).rename_axis(None)
+        n = len(self.axes["image"])
+        return f"{self.settings['model']}, {n} pictures [{level:.0%} interval]\n\n{shown.to_string()}\n\n{DEFINITION}"
+
+    def __str__(self) -> str:
+        return self.summary()
+
+
+@leaves_state
+@checked
+def segmentation(
+    model: HookedViT,
+    images: Pictures,
+    masks: MaskInput,
+    classes: Classes = None,
+    heatmaps: Maps = None,
+    *,
+    baselines: bool = True,
+    seeds: int = 3,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> Segmentation:
+    """How well heatmaps outline the object: pixel accuracy, mIoU and mAP as in Chefer 2021, and AUROC of its patches.
+
+    Beside the maps stand "random", "centre_prior", "raw_attention" and "all_background", a map that says nothing: where
+    objects are small, it has a high pixel accuracy and half of an mIoU.
+
+    Args:
+        masks: where the object is, one mask per picture as `token_mask` takes them; pixels that are void are not judged.
+        classes: one per picture: indices, names, or a tensor [image] of each picture's own; by default
+            the predicted class.
+        heatmaps: as `faithfulness` takes them.
+        baselines: add the rows above.
+        seeds: random maps for each picture; numbers are means over them.
+
+    Returns:
+        Segmentation with axes method, number, image; `table()` has the measures.
+
+    Raises:
+        InputError: masks or maps of another shape, an unknown method.
+
+    Source: Chefer, Gur & Wolf 2021 (Transformer Interpretability Beyond Attention Visualization), section 4.2, and its
+    released evaluation: enlarged bilinearly, threshold at the mean, average precision over both classes.
+    """
+    model.require_classifier()
+    pictures = model.as_images(images)
+    inside = check_masks(model, pictures, masks)
+    bench = bench_of(model, pictures, classes, batch_size=batch_size)
+    maps = read_maps(bench, heatmaps, baselines=baselines, seeds=seeds, progress=progress)
+    if baselines:
+        nothing = torch.zeros(len(pictures), bench.n_patches, dtype=torch.float64, device=pictures.device)
+        maps.setdefault("all_background", [ScoredMap(nothing)])
+    found = []
+    for several in tqdm(maps.values(), desc="segmentation", unit="map", disable=not progress):
+        found.append(torch.stack([_numbers(bench, scored, inside) for scored in several]).mean(dim=0))
+    return Segmentation(
+        torch.stack(found),
+        {
+            "method": list(maps),
+            "number": [*COUNTS, "average_precision", "patch_auroc"],
+            "image": list(range(len(pictures))),
+        },
+        "segmentation",
+        classes=bench.classes[:, None],
+        class_names=model.class_names,
+        settings={"model": model.cfg.model_name, "seeds": seeds},
+    )
+
+
+def _numbers(bench: Bench, scored: ScoredMap, masks: Masks) -> Float[Tensor, "number image"]:
+    height, width = masks.size
+    size = bench.model.patch_grid(height, width).size
+    columns = []
+    for importance, inside, void in zip(scored.importance, masks.inside, masks.void, strict=True):
+        grid = importance.unflatten(0, bench.grid)[None, None]
+        # Pixels that no patch is made of are not judged; patches may stick out of the picture.
+        enlarged = F.interpolate(grid, size=size, mode="bilinear")[0, 0, :height, :width]
+        known = ~void[: size[0], : size[1]]
+        truth, large = inside[: size[0], : size[1]][known], enlarged[known]
+        above = large > enlarged.mean()
+        counts = [(above == said) & (truth == real) for said, real in ((1, 1), (1, 0), (0, 1), (0, 0))]
+        columns.append([*(float(count.sum()) for count in counts), _average_precision(large, truth)])
+    numbers = torch.tensor(columns, dtype=torch.float64).T
+    return torch.cat([numbers, patch_auroc(bench, scored, masks)[None].cpu()])
+
+
+def _average_precision(large: Float[Tensor, "pixel"], truth: Bool[Tensor, "pixel"]) -> float:
+    from sklearn.metrics import average_precision_score
+
+    low, high = large.min(), large.max()
+    scaled = ((large - low) / (high - low if high > low else 1.0)).flatten().cpu().numpy()
+    real = truth.flatten().cpu().numpy()
+    return float(average_precision_score(np.concatenate([~real, real]), np.concatenate([1 - scaled, scaled])))
+
+
+def _measures(
+    numbers: Float[np.ndarray, "number image"], weights: np.ndarray
+) -> Float[np.ndarray, "draw measure"]:  # fmt: skip
+    """The measures when each picture counts as often as a row of weights says."""
+    tp, fp, fn, tn = (weights @ count for count in numbers[:4])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        accuracy = (tp + tn) / (tp + fp + fn + tn)
+        iou = (tp / (tp + fp + fn) + tn / (tn + fp + fn)) / 2
+        means = [
+            (weights @ np.nan_to_num(number)) / (weights @ np.isfinite(number).astype(float)) for number in numbers[4:]
+        ]
+    return np.stack([accuracy, iou, *means], axis=1)

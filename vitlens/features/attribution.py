@@ -1,0 +1,244 @@
+"""Which features a logit comes from: each feature's activation times how much the logit would move with it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+from transformer_lens.hook_points import HookPoint
+
+from vitlens.choose.classes import Classes, ClassSelection, select_classes
+from vitlens.results.result import Result
+from vitlens.choose.tokens import TokenSet
+from vitlens.arguments import checked
+from vitlens.data.pictures import Pictures
+from vitlens.errors import InputError, nearest
+from vitlens.features.dictionary import SparseAutoencoder
+from vitlens.features.places import STREAM_WIDE, Place, chosen_rows, fit, suffix_of
+from vitlens.features.splice import ends, paired_rows
+from vitlens.model.runs.gradients import gradients_disabled, outside_inference
+from vitlens.model.hooks.hook_points import HookName, Reader
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.leaves_state import leaves_state
+
+METHODS = ("gradient", "integrated", "direct")
+
+
+@dataclass(frozen=True, repr=False)
+class FeatureAttribution(Result):
+    """`values` [image, class, feature]: each feature's share of the logit, summed over tokens.
+
+    `error` is the share of what the dictionary does not reconstruct, `bias` of what it reconstructs without any feature
+    (decoder bias, a row's mean, a skip connection), `rest` of everything else: features + error + bias + rest = `logits`.
+    """
+
+    error: Float[Tensor, "image class"]
+    bias: Float[Tensor, "image class"]
+    rest: Float[Tensor, "image class"]
+    logits: Float[Tensor, "image class"]
+
+    def top(self, k: int = 10, image: int = 0, position: int = 0) -> pd.DataFrame:
+        """The k features that weigh most, by magnitude."""
+        shares = self.values[image, position].cpu()
+        order = shares.abs().argsort(descending=True, stable=True)[:k]
+        labels = self.axes["feature"]
+        return pd.DataFrame({"feature": [labels[i] for i in order.tolist()], "logit": shares[order].numpy()})
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a batch's activations are made of, at the tokens chosen."""
+
+    activation: Float[Tensor, "image ..."]
+    x: Float[Tensor, "image token ..."]
+    features: Float[Tensor, "image token ..."]
+    decoded: Float[Tensor, "image token ..."]
+    bias: Float[Tensor, "image token ..."]
+    error: Float[Tensor, "image token ..."]
+
+
+@leaves_state
+@checked
+@gradients_disabled()
+def feature_attribution(
+    model: HookedViT,
+    hook: HookName | None,
+    sae: SparseAutoencoder,
+    images: Pictures,
+    classes: Classes = None,
+    *,
+    method: str = "gradient",
+    steps: int = 10,
+    hook_out: HookName | None = None,
+    tokens: TokenSet | None = None,
+    batch_size: int = 8,
+    progress: bool = True,
+) -> FeatureAttribution:
+    """Attributes logits to a dictionary's features: share_f = Σ_tokens f ⟨W_dec[f], ∂logit/∂x̂⟩.
+
+    x = Σ_f f W_dec[f] + bias + error, and the logit's gradient at x splits along the same sum. With "gradient" this is the
+    first-order estimate of what ablating the feature would do. "integrated" takes the gradient's mean on the way on which
+    all features grow from 0 to what they are, bias and error staying: the features then sum to what removing all of them
+    would do. "direct" follows the stream straight to the classifier and past all blocks, the last norm's statistics (and
+    what else is not linear in the readout) frozen: exact, and at the last `resid_post` the whole of the logit, `rest`
+    being the readout's constant.
+
+    Args:
+        hook: where the dictionary reads; None for the hook point it was trained on.
+        classes: indices, names, or a tensor [image] of each picture's own; None for each picture's predicted class.
+        method: "gradient", "integrated" (midpoint rule with `steps` points) or "direct" (hook points that write to the
+            stream).
+        hook_out: what a transcoder predicts, see `with_sae`; its features are those of the prediction.
+        tokens: the tokens whose features count, see `token_mask`; None for all.
+        batch_size: pictures per forward and backward.
+
+    Returns:
+        FeatureAttribution with axes image, class, feature.
+
+    Raises:
+        InputError: an unknown method or class; a dictionary of another width; "direct" where there is no direct path.
+
+    Source: Marks et al. 2024 (Sparse Feature Circuits), equations 2 and 4; METHODS.md for the frozen readout.
+    """
+    if method not in METHODS:
+        raise InputError(f"no method is called {method!r}; the nearest names are {nearest(method, METHODS)}")
+    if steps < 1 or batch_size < 1:
+        raise InputError(f"steps and batch_size are at least 1, not {steps} and {batch_size}")
+    model.require_classifier()
+    source, target = ends(model, hook, sae, hook_out)
+    if method == "direct" and (target.block is None or target.name.rsplit("hook_", 1)[-1] not in STREAM_WIDE):
+        raise InputError(f'{target.name} does not write to the stream, so it has no direct path: use method="gradient"')
+    pictures = outside_inference(model.as_images(images))
+    given = None if classes is None else select_classes(model, classes, len(pictures), lambda: model(pictures))
+    starts = range(0, len(pictures), batch_size)
+    found: list[list[Tensor]] = []
+    for start in tqdm(starts, desc=f"feature attribution ({method})", unit="batch", disable=not progress):
+        chunk = slice(start, min(start + batch_size, len(pictures)))
+        chosen = None if given is None else given.of(chunk)
+        worker = _Attributor(model, sae, source, target, tokens, pictures[chunk], chosen)
+        gradients = (
+            worker.direct() if method == "direct" else worker.mean_gradients(steps if method == "integrated" else 0)
+        )
+        found.append(worker.shares(gradients))
+        labels = worker.selection.labels
+    values, error, bias, logits, indices = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return FeatureAttribution(
+        values,
+        {"image": list(range(len(pictures))), "class": labels, "feature": list(range(sae.d_sae))},
+        "logit",
+        error=error,
+        bias=bias,
+        rest=logits - values.sum(dim=-1) - error - bias,
+        logits=logits,
+        classes=indices,
+        class_names=model.class_names,
+        settings={
+            "model": model.cfg.model_name,
+            "hook": source.name,
+            "dictionary": sae.source,
+            "method": method,
+            **({"steps": steps} if method == "integrated" else {}),
+        },
+    )
+
+
+class _Attributor:
+    """One batch: its clean run, what its activations are made of, and gradients of its logits."""
+
+    def __init__(
+        self,
+        model: HookedViT,
+        sae: SparseAutoencoder,
+        source: Place,
+        target: Place,
+        tokens: TokenSet | None,
+        images: Float[Tensor, "image channels height width"],
+        classes: ClassSelection | None,
+    ) -> None:
+        self.model, self.sae, self.target, self.tokens = model, sae, target, tokens
+        self.grid = model.embed.grid(*images.shape[-2:])
+        final = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+        seen: dict[str, Tensor] = {}
+
+        def keep(activation: Tensor, hook: HookPoint) -> None:
+            seen[str(hook.name)] = activation.detach()
+
+        names = {source.name, target.name, final}
+        with torch.no_grad():
+            self.run = suffix_of(model, images, [source, target])
+            logits = self.run([(name, Reader(keep)) for name in names])
+            rows = {place.name: place.split(seen[place.name]) for place in (source, target)}
+            x, y, _ = paired_rows(model, sae, source, target, rows, tokens, self.grid)
+            features = sae.encode(x)
+            decoded = sae.decode(features, x).to(y)
+            bias = sae.decode(torch.zeros_like(features), x).to(y)
+        self.parts = _Parts(seen[target.name], x, features, decoded, bias, y - decoded)
+        # A run that starts behind the last block has no last stream; the direct way is not asked for there.
+        self.final = seen.get(final)
+        self.selection = select_classes(model, None, len(logits), lambda: logits) if classes is None else classes
+        self.logits = self.selection.take(logits)
+
+    def mean_gradients(self, steps: int) -> Iterator[Float[Tensor, "image ..."]]:
+        """∂logit/∂activation for each chosen class: in the run itself (0 steps), or its mean on the features' way from 0."""
+        ways = [(step + 0.5) / steps for step in range(steps)] or [1.0]
+        means: list[Tensor] = []
+        for way in ways:
+            here = self._gradients(way)
+            means = [gradient / len(ways) + (means[c] if means else 0) for c, gradient in enumerate(here)]
+        yield from means
+
+    def _gradients(self, way: float) -> list[Tensor]:
+        leaf = self._at(way).requires_grad_()
+        with torch.enable_grad():
+            logits = self.run([(self.target.name, lambda activation, hook: leaf)])
+            chosen = self.selection.take(logits).sum(dim=0)
+            return [torch.autograd.grad(logit, leaf, retain_graph=True)[0] for logit in chosen]
+
+    def _at(self, way: float) -> Float[Tensor, "image ..."]:
+        """The activation with all features at this share of what they are."""
+        if way == 1:
+            return self.parts.activation.clone()
+        rows = self.target.split(self.parts.activation)
+        chosen = chosen_rows(self.model, self.target, self.tokens, rows.shape[1], self.grid).to(rows.device)
+        view = fit(rows, self.sae.d_out, self.target.name)
+        less = (1 - way) * (self.parts.decoded - self.parts.bias)
+        moved = view.index_copy(1, chosen, view[:, chosen] - less).reshape(rows.shape)
+        return self.target.unite(moved).clone()
+
+    def direct(self) -> Iterator[Float[Tensor, "image token d"]]:
+        """The direction of the last stream that each chosen logit reads, token by token: no gradient needed."""
+        assert self.final is not None
+        with torch.no_grad():
+            readouts = [readout.choose(self.selection.indices) for readout in self.model.linear_readouts(self.final)]
+            for position in range(self.selection.indices.shape[1]):
+                read = torch.zeros_like(self.final)
+                for readout in readouts:
+                    directions = readout.directions[:, :, position]
+                    read[:, readout.tokens] += einsum(readout.weights, directions, "i g t, i g d -> i t d")
+                yield read
+
+    def shares(self, gradients: Iterator[Tensor]) -> list[Tensor]:
+        """Shares of the features, the error and the bias; the logits; the classes' indices."""
+        parts, shares = self.parts, []
+        with torch.no_grad():
+            for gradient in gradients:
+                rows = self.target.split(gradient)
+                chosen = chosen_rows(self.model, self.target, self.tokens, rows.shape[1], self.grid).to(rows.device)
+                pulled = fit(rows, self.sae.d_out, self.target.name)[:, chosen]
+                # Picture by picture: tokens × features of a whole batch may be large.
+                of_features = [
+                    (parts.features[i] * self.sae.written_per_feature(pulled[i], parts.x[i])).flatten(0, -2).sum(dim=0)
+                    for i in range(len(pulled))
+                ]
+                shares.append(
+                    (
+                        torch.stack(of_features),
+                        *((pulled * part).flatten(1).sum(dim=1) for part in (parts.error, parts.bias)),
+                    )
+                )
+        values, error, bias = (torch.stack(column, dim=1) for column in zip(*shares, strict=True))
+        return [values.to(self.logits), error, bias, self.logits, self.selection.indices]

@@ -1,0 +1,187 @@
+"""Runs in which a dictionary's reconstruction stands in for an activation, and its features can be read and edited."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+
+from vitlens.choose.tokens import TokenSet
+from vitlens.lens.trace import Hooks
+from vitlens.arguments import checked, short
+from vitlens.errors import InputError
+from vitlens.features.dictionary import SparseAutoencoder, Transcoder
+from vitlens.features.places import Place, check_width, chosen_rows, fit, place_of
+from vitlens.model.hooks.hook_points import HookName, Reader
+from vitlens.model.hooked_vit import HookedViT
+
+Edit = Callable[[Float[Tensor, "..."]], Float[Tensor, "..."]]
+
+
+class SplicedDictionary:
+    """A dictionary at work in a model: what `with_sae` gives.
+
+    `edit` may be set at any time, also while the context is open. `features` and `error` are those of the last run, where
+    they are recorded: features [image, token, feature] after the edit (with a head axis before the last where the dictionary
+    reads heads), error x − x̂ [image, token, d] before it; of the tokens chosen, whose places are `tokens`.
+    """
+
+    def __init__(
+        self,
+        model: HookedViT,
+        sae: SparseAutoencoder,
+        source: Place,
+        target: Place,
+        tokens: TokenSet | None,
+        error_term: bool,
+        edit: Edit | None,
+        record: bool,
+    ) -> None:
+        self.model, self.sae, self.source, self.target = model, sae, source, target
+        self.chosen_tokens, self.error_term, self.record = tokens, error_term, record
+        self.edit = edit
+        self.features: Float[Tensor, "image token *heads feature"] | None = None
+        self.error: Float[Tensor, "image token *heads d"] | None = None
+        self.tokens: Int[Tensor, "token"] | None = None
+        self._read: Tensor | None = None
+
+    def hooks(self) -> Hooks:
+        """The hooks that put the dictionary to work."""
+        if self.source == self.target:
+            return [(self.target.name, self._replace)]
+        return [(self.source.name, Reader(self._keep)), (self.target.name, self._replace)]
+
+    def _keep(self, activation: Tensor, hook: HookPoint) -> None:
+        self._read = self.source.split(activation)
+
+    def _replace(self, activation: Tensor, hook: HookPoint) -> Tensor:
+        rows = self.target.split(activation)
+        read = rows if self.source == self.target else self._read
+        if read is None:
+            raise InputError(f"{self.source.name} is computed after {self.target.name}, which it shall predict")
+        self._read = None
+        chosen = chosen_rows(self.model, self.target, self.chosen_tokens, rows.shape[1]).to(rows.device)
+        x = fit(read, self.sae.d_in, self.source.name)[:, chosen]
+        y = fit(rows, self.sae.d_out, self.target.name)
+        written = self._written(x, y[:, chosen]).to(y)
+        if self.record:
+            self.tokens = self.target.ids(rows.shape[1])[chosen.cpu()]
+        return self.target.unite(y.index_copy(1, chosen, written).reshape(rows.shape))
+
+    def _written(self, x: Float[Tensor, "image token ..."], y: Float[Tensor, "image token ..."]) -> Tensor:
+        features = self.sae.encode(x)
+        edited = features if self.edit is None else self.edit(features)
+        if edited.shape != features.shape:
+            raise InputError(
+                f"an edit returns features of the shape it was given, {list(features.shape)}, not {list(edited.shape)}"
+            )
+        written = self.sae.decode(edited, x)
+        if not (self.error_term or self.record):
+            return written
+        plain = (written if self.edit is None else self.sae.decode(features, x)).detach().to(y)
+        if self.record:
+            self.features, self.error = edited.detach(), (y - plain).detach()
+        # As y plus a difference, which is exactly 0 where nothing is edited: the output is then the same bit for bit.
+        return y.detach() + (written.to(y) - plain) if self.error_term else written
+
+
+@checked
+@contextmanager
+def with_sae(
+    model: HookedViT,
+    hook: HookName | None,
+    sae: SparseAutoencoder,
+    *,
+    hook_out: HookName | None = None,
+    error_term: bool = False,
+    tokens: TokenSet | None = None,
+    edit: Edit | None = None,
+    record: bool = False,
+) -> Iterator[SplicedDictionary]:
+    """A context in which every run of the model has x̂ = decode(encode(x)) in place of the activation x.
+
+    A transcoder reads one hook point and its prediction stands in for another, usually an MLP's output. Contexts may be
+    nested; hooks of your own stay. With `edit` features are ablated or steered: `lambda f: f.index_fill(-1, unit, 0)`.
+
+    Args:
+        hook: where the dictionary reads; None for the hook point it was trained on, where that is known.
+        hook_out: what a transcoder predicts; by default what it was trained on, else its block's `hook_mlp_out`.
+        error_term: add x − x̂ of the unedited run, as a constant: without an edit the output does not change at all, and
+            with one only what the edit does. Gradients go through the features.
+        tokens: only these tokens' activations, see `token_mask`; None for all.
+        edit: from features to features, [image, token, feature].
+        record: keep features and error of the last run in the handle.
+
+    Yields:
+        SplicedDictionary, whose `edit` may be set, and which holds `features`, `error` and `tokens` if recorded.
+
+    Raises:
+        InputError: a dictionary of another width, a hook point that does not exist or is not said.
+    """
+    source, target = ends(model, hook, sae, hook_out)
+    spliced = SplicedDictionary(model, sae, source, target, tokens, error_term, edit, record)
+    with model.hooks(spliced.hooks()):
+        yield spliced
+
+
+@checked
+@contextmanager
+def with_saes(
+    model: HookedViT, saes: Mapping[HookName, SparseAutoencoder], **options: Any
+) -> Iterator[dict[HookName, SplicedDictionary]]:
+    """`with_sae` for several hook points at once, with the same options; the handles by the names given.
+
+    Raises:
+        InputError: as `with_sae`.
+    """
+    if not isinstance(saes, Mapping) or not saes:
+        raise InputError(f"saes is a mapping from hook points to dictionaries, at least one, not {short(saes)}")
+    with ExitStack() as stack:
+        yield {hook: stack.enter_context(with_sae(model, hook, sae, **options)) for hook, sae in saes.items()}
+
+
+def ends(
+    model: HookedViT, hook: HookName | None, sae: SparseAutoencoder, hook_out: HookName | None = None
+) -> tuple[Place, Place]:
+    """Where a dictionary reads, and what its reconstruction stands in for.
+
+    Raises:
+        InputError: no such hook point, one that is not said, a dictionary of another width.
+    """
+    hook = sae.hook if hook is None else hook
+    if hook is None:
+        raise InputError("this dictionary does not say which hook point it belongs to: name one")
+    source = place_of(model, hook)
+    check_width(model, source, sae.d_in)
+    if not isinstance(sae, Transcoder):
+        if hook_out is not None:
+            raise InputError("hook_out= goes with a transcoder: a sparse autoencoder reconstructs what it reads")
+        return source, source
+    hook_out = hook_out or sae.hook_out
+    if hook_out is None:
+        if source.block is None:
+            raise InputError(f"this transcoder does not say what it predicts from {source.name}: pass hook_out=")
+        hook_out = f"blocks.{source.block}.hook_mlp_out"
+    target = place_of(model, hook_out)
+    check_width(model, target, sae.d_out)
+    return source, target
+
+
+def paired_rows(
+    model: HookedViT,
+    sae: SparseAutoencoder,
+    source: Place,
+    target: Place,
+    found: Mapping[str, Tensor],
+    tokens: TokenSet | None,
+    grid: tuple[int, int],
+) -> tuple[Float[Tensor, "image token *heads d_in"], Float[Tensor, "image token *heads d_out"], Int[Tensor, "token"]]:
+    """What the dictionary reads, what it shall give, and the tokens, out of rows that `read_places` found."""
+    chosen = chosen_rows(model, target, tokens, found[target.name].shape[1], grid)
+    ids = target.ids(found[target.name].shape[1])[chosen]
+    chosen = chosen.to(found[target.name].device)
+    x = fit(found[source.name], sae.d_in, source.name)[:, chosen]
+    y = fit(found[target.name], sae.d_out, target.name)[:, chosen]
+    return x, y, ids

@@ -1,0 +1,232 @@
+"""Where a dictionary's features are strongest: the top patches of each, over any number of pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from vitlens.results.result import Result
+from vitlens.choose.tokens import TokenSet
+from vitlens.arguments import checked, items
+from vitlens.model.runs.picture_batches import PictureBatches, PictureSource, length_of
+from vitlens.errors import InputError
+from vitlens.features.dictionary import SparseAutoencoder
+from vitlens.features.places import STREAM_WIDE, Place, read_places
+from vitlens.features.splice import ends, paired_rows
+from vitlens.model.hooks.hook_points import HookName
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.leaves_state import leaves_state
+
+N_BINS = 40
+
+
+@dataclass(frozen=True, repr=False)
+class TopPatches(Result):
+    """`values` [feature, rank]: the largest activations of each feature, of the token `tokens` in the picture `images`.
+
+    Where a feature is positive on fewer tokens than there are ranks, the rest are 0, with picture and token −1. `counts`
+    [feature, bin] is the histogram of its positive activations, in bins of the width `bin_width` from 0 on; `density` the
+    share of tokens that have it. `promoted` [feature, class] is what one unit of the feature would add to the logits,
+    up to a positive factor per feature, empty where the hook point does not write to the stream.
+    """
+
+    images: Int[Tensor, "feature rank"]
+    tokens: Int[Tensor, "feature rank"]
+    counts: Int[Tensor, "feature bin"]
+    bin_width: Float[Tensor, "feature"]
+    density: Float[Tensor, "feature"]
+    promoted: Float[Tensor, "feature classes"]
+
+    @checked
+    def row_of(self, feature: int) -> int:
+        """The position of a feature on the first axis.
+
+        Raises:
+            InputError: it is not among those looked for.
+        """
+        if feature not in self.axes["feature"]:
+            some = ", ".join(map(str, self.axes["feature"][:8]))
+            raise InputError(
+                f"feature {feature} was not looked for: there are {some}{', …' * (len(self.axes['feature']) > 8)}"
+            )
+        return self.axes["feature"].index(feature)
+
+    @checked
+    def patch(self, feature: int, rank: int = 0) -> tuple[int, int] | None:
+        """Row and column of a top patch; None for a token that is no patch."""
+        row, n_ranks = self.row_of(feature), self.tokens.shape[1]
+        if not -n_ranks <= rank < n_ranks:
+            raise InputError(f"there is no rank {rank}: each feature has ranks 0 to {n_ranks - 1}")
+        token = int(self.tokens[row, rank]) - self.settings["n_prefix_tokens"]
+        return divmod(token, self.settings["grid"][1]) if token >= 0 else None
+
+    def columns(self) -> dict[str, Tensor]:
+        return {**super().columns(), "picture": self.images, "token": self.tokens}
+
+
+class _Tops:
+    """The k largest activations of each feature so far, and the histogram of all."""
+
+    def __init__(self, k: int, one_per_picture: bool) -> None:
+        self.k, self.one_per_picture = k, one_per_picture
+        self.n_rows = self.n_offered = 0
+        self.best: Tensor | None = None
+
+    def add(
+        self, features: Float[Tensor, "image row feature"], images: Int[Tensor, "image"], tokens: Int[Tensor, "row"]
+    ) -> None:
+        n_features = features.shape[2]
+        if self.best is None:
+            self.best = features.new_full((self.k, n_features), 0.0)
+            self.images = torch.full((self.k, n_features), -1, device=features.device)
+            self.tokens = torch.full_like(self.images, -1)
+            self.counts = torch.zeros(n_features, N_BINS, dtype=torch.long, device=features.device)
+            self.exponents = torch.full((n_features,), -1000, device=features.device)
+            self.total = torch.zeros(n_features, dtype=torch.float64, device=features.device)
+        n_images, n_rows = features.shape[:2]
+        if self.one_per_picture:
+            offered, rows = features.max(dim=1)
+            pictures, places = images.to(rows.device)[:, None].expand_as(rows), tokens.to(rows.device)[rows]
+        else:
+            offered = features.flatten(0, 1)
+            pictures = images.repeat_interleave(n_rows).to(offered.device)[:, None].expand(-1, n_features)
+            places = tokens.repeat(n_images).to(offered.device)[:, None].expand(-1, n_features)
+        best = torch.cat([self.best, offered]).topk(self.k, dim=0)
+        self.best = best.values
+        self.images = torch.cat([self.images, pictures]).gather(0, best.indices)
+        self.tokens = torch.cat([self.tokens, places]).gather(0, best.indices)
+        rows_of_all = features.flatten(0, 1)
+        self.total += rows_of_all.clamp(min=0).sum(dim=0, dtype=torch.float64)
+        self.n_rows += n_images * n_rows
+        self.n_offered += n_images if self.one_per_picture else n_images * n_rows
+        self._count(rows_of_all)
+
+    def _count(self, features: Float[Tensor, "row feature"]) -> None:
+        """Bins are 2^e wide and begin at 0: when a larger value comes, those of a feature merge, and nothing is lost."""
+        largest = features.amax(dim=0).double()
+        needed = torch.where(largest > 0, (largest.clamp(min=1e-290) / N_BINS).log2().floor() + 1, -1000).long()
+        exponents = torch.maximum(self.exponents, needed)
+        moved = torch.arange(N_BINS, device=features.device) >> (exponents - self.exponents).clamp(max=62)[:, None]
+        self.counts = torch.zeros_like(self.counts).scatter_add(1, moved, self.counts)
+        self.exponents = exponents
+        rows, columns = (features > 0).nonzero(as_tuple=True)
+        bins = (features[rows, columns].double() * torch.exp2(-exponents[columns].double())).long()
+        self.counts.index_put_((columns, bins), torch.ones_like(bins), accumulate=True)
+
+
+@leaves_state
+@checked
+def top_patches(
+    model: HookedViT,
+    hook: HookName | None,
+    sae: SparseAutoencoder,
+    images: PictureSource,
+    features: int | Sequence[int] | None = None,
+    k: int = 9,
+    *,
+    hook_out: HookName | None = None,
+    tokens: TokenSet | None = "patches",
+    n_features: int = 12,
+    one_per_picture: bool = False,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> TopPatches:
+    """The k tokens on which each feature is largest, with picture and place, in one pass and constant memory.
+
+    Args:
+        images: as `stream_activations`; the pictures' numbers are their places in it.
+        features: which; None for the `n_features` that are most active in sum.
+        k: how many tokens each; fewer where fewer were seen.
+        hook_out: what a transcoder predicts, see `with_sae`.
+        tokens: which tokens count, see `token_mask`.
+        one_per_picture: of each picture only the strongest token, for ranks that show different pictures.
+
+    Returns:
+        TopPatches with axes feature and rank.
+
+    Raises:
+        InputError: a feature that does not exist; a dictionary of another width; no pictures.
+    """
+    if k < 1 or n_features < 1:
+        raise InputError(f"k and n_features are at least 1, not {k} and {n_features}")
+    source, target = ends(model, hook, sae, hook_out)
+    wanted = _features(features, sae.d_sae)
+    batches = PictureBatches(model, images, batch_size)
+    tops = _Tops(k, one_per_picture)
+    grid: tuple[int, int] = model.cfg.grid_size
+    with torch.no_grad():
+        for batch in tqdm(batches, desc="top patches", unit="batch", total=length_of(batches), disable=not progress):
+            found = read_places(model, batch.images, [source, target])
+            grid = model.embed.grid(*batch.images.shape[-2:])
+            x, _, ids = paired_rows(model, sae, source, target, found, tokens, grid)
+            codes = sae.encode(x)
+            if codes.ndim == 4:
+                ids = ids.repeat_interleave(codes.shape[2])
+            codes = codes.flatten(1, -2)
+            tops.add(codes if wanted is None else codes[..., wanted], batch.ids, ids)
+        if tops.best is None:
+            raise InputError("there are no pictures to look for features in")
+        chosen = (
+            torch.arange(len(tops.total))
+            if wanted is not None
+            else tops.total.cpu().argsort(descending=True)[:n_features]
+        )
+        numbers = [wanted[i] if wanted is not None else i for i in chosen.tolist()]
+        promoted = promoted_classes(model, target, sae, numbers)
+    # Of fewer tokens than k, or pictures with one_per_picture, there are only so many ranks.
+    ranks = slice(min(k, tops.n_offered))
+    values = tops.best[ranks].T[chosen].cpu()
+    found_any = values > 0
+    return TopPatches(
+        torch.where(found_any, values, 0.0),
+        {"feature": numbers, "rank": list(range(values.shape[1]))},
+        "activation",
+        settings={
+            "model": model.cfg.model_name,
+            "hook": source.name,
+            "dictionary": sae.source,
+            "grid": list(grid),
+            "n_prefix_tokens": model.cfg.n_prefix_tokens,
+            "tokens_seen": tops.n_rows,
+        },
+        class_names=model.class_names,
+        images=torch.where(found_any, tops.images[ranks].T[chosen].cpu(), -1),
+        tokens=torch.where(found_any, tops.tokens[ranks].T[chosen].cpu(), -1),
+        counts=tops.counts[chosen].cpu(),
+        bin_width=torch.exp2(tops.exponents[chosen].double()).cpu(),
+        density=tops.counts[chosen].sum(dim=1).double().cpu() / tops.n_rows,
+        promoted=promoted,
+    )
+
+
+def promoted_classes(
+    model: HookedViT, place: Place, sae: SparseAutoencoder, features: Sequence[int]
+) -> Float[Tensor, "feature classes"]:
+    """What each feature's direction says in class space: E ν(W_dec) − E ν(0), the linear part of the way to the logits.
+
+    The norm ν divides by the direction's own spread, so the numbers rank a feature's classes and do not compare features.
+    Empty where the direction is no direction of the stream, or there is no classifier.
+    """
+    kind = place.name.rsplit("hook_", 1)[-1]
+    if place.block is None or kind not in STREAM_WIDE or model.unembed is None:
+        return torch.zeros(len(features), 0)
+    directions = sae.W_dec[list(features)].to(model.device, model.dtype)[:, None]
+    # A patch, so that a distilled model answers with both of its classifiers.
+    token = [model.cfg.n_prefix_tokens]
+    moved = model.project(directions, token) - model.project(torch.zeros_like(directions[:1]), token)
+    return moved[:, 0].cpu()
+
+
+def _features(features: int | Sequence[int] | None, n_features: int) -> list[int] | None:
+    if features is None:
+        return None
+    chosen = [int(feature) for feature in items(features)]
+    if not chosen:
+        raise InputError("the list of features is empty: name at least one, or pass None for the most active ones")
+    for feature in chosen:
+        if not 0 <= feature < n_features:
+            raise InputError(f"there is no feature {feature}: the dictionary has features 0 to {n_features - 1}")
+    return chosen

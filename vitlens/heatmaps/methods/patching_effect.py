@@ -1,0 +1,83 @@
+"""Activation patching as a heatmap: what the class loses while one patch token is that of a corrupted picture."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vitlens.patching.plan import Plan
+from vitlens.patching.sources import OtherRun
+from vitlens.patching.sweep import sweep
+from vitlens.errors import InputError
+from vitlens.heatmaps.shared.pixels import emptied
+from vitlens.heatmaps.methods.token_mask import TARGETS, check_target
+from vitlens.model.hooked_vit import HookedViT
+
+
+def patching_effect(
+    model: HookedViT,
+    images: Float[Tensor, "image channels height width"],
+    classes: Int[Tensor, "image"],
+    *,
+    block: int = 0,
+    corrupted: str | Tensor = "blur",
+    target: str = "logit",
+    batch_size: int | None = None,
+) -> Float[Tensor, "image patch"]:
+    """f(clean) − f(clean, but `resid_pre` of patch j as in the corrupted picture): B3 by noising, patch by patch.
+
+    The sweep is that of `vitlens.activation_patching` with direction="noise": equal to one whole run for each patch.
+
+    Args:
+        block: which block reads the patched stream.
+        corrupted: "blur", the picture blurred; "mean", its mean colour; "zero", the grey that is 0 after normalisation; or
+            prepared pictures, one [channels, height, width] for all or one for each of `images`.
+        target: f is the class's "logit", "probability" or "log_probability".
+        batch_size: rows of one forward; by default as many as are fast and fit.
+
+    Raises:
+        InputError: a block or target that does not exist, corrupted pictures of another shape, no classifier, a
+            probability of a single output.
+
+    Source: METHODS.md B3; Vig et al. 2020; Meng et al. 2022.
+    """
+    check_target(model, target)
+    others = _corrupted(model, images, corrupted)
+    n_prefix, (rows, columns) = model.cfg.n_prefix_tokens, model.embed.grid(*images.shape[-2:])
+    patches = range(n_prefix, n_prefix + rows * columns)
+    plan = Plan.make(model, images, "resid_pre", block, tokens=patches, heads=None, neurons=None, keys=None, masks=None)
+    todo = torch.ones(1, 1, len(patches), len(images), dtype=torch.bool)
+    effect = images.new_empty(len(images), len(patches))
+    with torch.no_grad():
+        whole = TARGETS[target](model(images), classes)
+        for step in sweep(
+            model,
+            images,
+            OtherRun(others),
+            plan.sites,
+            plan.blocks,
+            todo,
+            batch_size=batch_size,
+            all_at_once=False,
+            progress=False,
+            description="patching effect",
+        ):
+            for patch, logits in zip(step.cells, step.logits, strict=True):
+                here = step.images
+                effect[here, patch] = whole[here] - TARGETS[target](logits, classes[here])
+    return effect
+
+
+def _corrupted(
+    model: HookedViT, images: Float[Tensor, "image channels height width"], corrupted: str | Tensor
+) -> Float[Tensor, "image channels height width"]:
+    if isinstance(corrupted, str):
+        return emptied(images, corrupted)
+    if isinstance(corrupted, Tensor) and corrupted.is_floating_point():
+        corrupted = corrupted.to(images.dtype)
+    others = model.as_images(corrupted)
+    if others.shape[1:] != images.shape[1:] or len(others) not in (1, len(images)):
+        raise InputError(
+            f"the corrupted pictures are {list(others.shape)}, which do not pair up with pictures of {list(images.shape)}: "
+            "pass one for each of them, or one for all"
+        )
+    return others.expand_as(images)

@@ -1,0 +1,108 @@
+"""The list of heatmap methods: what each is called, whether it knows the class, whether it has a sign, where it is from."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+from torch import Tensor
+
+from vitlens.heatmaps.methods.attention import attention_rollout, raw_attention
+from vitlens.heatmaps.methods.baselines import centre_prior, random_map
+from vitlens.heatmaps.methods.beyond_intuition import beyond_intuition
+from vitlens.heatmaps.methods.class_projection import class_projection
+from vitlens.heatmaps.methods.grad_cam import grad_cam
+from vitlens.heatmaps.methods.gradient_rollout import gradient_rollout
+from vitlens.heatmaps.methods.head_patch import head_patch
+from vitlens.heatmaps.methods.input_gradients import integrated_gradients, smooth_grad
+from vitlens.heatmaps.methods.legrad import legrad
+from vitlens.heatmaps.methods.occlusion import occlusion
+from vitlens.heatmaps.methods.patching_effect import patching_effect
+from vitlens.heatmaps.methods.projection_gradient import projection_gradient
+from vitlens.heatmaps.methods.relevance import relevance_propagation
+from vitlens.heatmaps.methods.token_mask import completeness_gap, token_mask
+from vitlens.heatmaps.methods.transition_attention import transition_attention
+
+
+@dataclass(frozen=True)
+class Method:
+    """A heatmap method: `function(model, images, classes, **options)`, without `classes` where it knows no class.
+
+    `gap` says by how much its importances miss the difference that they divide, for methods that divide one.
+    """
+
+    function: Callable[..., Tensor]
+    title: str
+    source: str
+    class_specific: bool = True
+    signed: bool = False
+    gap: Callable[..., Tensor] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.function.__name__
+
+    @property
+    def options(self) -> dict[str, object]:
+        """The method's own options and their defaults; `batch_size` is that of `heatmap`."""
+        return {name: default for name, default in self.parameters.items() if name != "batch_size"}
+
+    @property
+    def parameters(self) -> dict[str, object]:
+        """What the function takes beside model, images and classes, and the defaults."""
+        parameters = list(inspect.signature(self.function).parameters.values())
+        return {parameter.name: parameter.default for parameter in parameters[3 if self.class_specific else 2 :]}
+
+    @property
+    def whole_numbers(self) -> list[str]:
+        """The options that are whole numbers, such as steps and blocks."""
+        annotations = {name: x.annotation for name, x in inspect.signature(self.function).parameters.items()}
+        return [name for name in self.options if annotations[name] is int or annotations[name] == int | None]
+
+    @property
+    def gap_options(self) -> list[str]:
+        """The options that `gap` shares with the method."""
+        return [] if self.gap is None else list(inspect.signature(self.gap).parameters)[4:]
+
+
+_ALL = [
+    Method(
+        token_mask,
+        "Token-mask integrated gradients",
+        "ours: patches enter the sequence bit by bit",
+        signed=True,
+        gap=completeness_gap,
+    ),
+    Method(head_patch, "Head × patch attribution", "ours: the exact direct path", signed=True),
+    Method(patching_effect, "Activation patching", "ours: patches of an empty picture, one by one", signed=True),
+    Method(class_projection, "Class projection", "Vilas et al. 2023", signed=True),
+    Method(projection_gradient, "Projection-gradient", "Vilas et al. 2023", signed=True),
+    Method(gradient_rollout, "Gradient rollout", "Chefer, Gur & Wolf 2021, Generic Attention-model Explainability"),
+    Method(relevance_propagation, "Relevance propagation", "Chefer, Gur & Wolf 2021, Beyond Attention Visualization"),
+    Method(legrad, "LeGrad", "Bousselham et al. 2024"),
+    Method(beyond_intuition, "Beyond Intuition", "Chen et al. 2023"),
+    Method(transition_attention, "Transition attention", "Yuan et al. 2021"),
+    Method(grad_cam, "Grad-CAM", "Selvaraju et al. 2017"),
+    Method(integrated_gradients, "Integrated gradients", "Sundararajan, Taly & Yan 2017", signed=True),
+    Method(smooth_grad, "SmoothGrad", "Smilkov et al. 2017"),
+    Method(occlusion, "Occlusion", "Zeiler & Fergus 2014", signed=True),
+    Method(attention_rollout, "Attention rollout", "Abnar & Zuidema 2020", class_specific=False),
+    Method(raw_attention, "Raw attention", "the pattern of the last block", class_specific=False),
+    Method(centre_prior, "Centre", "baseline: nearness to the centre", class_specific=False),
+    Method(random_map, "Random", "baseline: random numbers", class_specific=False),
+]
+METHODS: dict[str, Method] = {method.name: method for method in _ALL}
+
+
+def heatmap_methods() -> pd.DataFrame:
+    """All heatmap methods: title, whether they know the class and have a sign, their options and defaults, their source."""
+    return pd.DataFrame(
+        {
+            "title": method.title,
+            "class_specific": method.class_specific,
+            "signed": method.signed,
+            "options": ", ".join(f"{name}={value!r}" for name, value in method.options.items()),
+            "source": method.source,
+        }
+        for method in _ALL
+    ).set_index(pd.Index(list(METHODS), name="method"))

@@ -1,0 +1,217 @@
+"""One call for all heatmaps: which patches of the picture the class came from, by the method of your choice."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from vitlens.choose.classes import Classes, ClassSelection, select_classes
+from vitlens.patching.interventions import logits_of
+from vitlens.results.result import Result
+from vitlens.arguments import checked, require_whole
+from vitlens.data.pictures import Pictures
+from vitlens.description.artefacts import artefact_sentences, artefact_tokens
+from vitlens.errors import InputError
+from vitlens.heatmaps.registry import METHODS, Method
+from vitlens.heatmaps.shared.precision import careful, require_finite, require_finite_logits
+from vitlens.heatmaps.shared.rows import MOST_PICTURES, rows_at_once
+from vitlens.model.runs.gradients import outside_inference
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.leaves_state import leaves_state
+
+
+@dataclass(frozen=True, repr=False)
+class Heatmap(Result):
+    """Importances [image, row, column] on the grid of patches, on the absolute scale of the method's formula.
+
+    `completeness_gap` [image] is by how much the map misses the difference that it divides among the patches, for methods
+    that divide one; `warnings` says for each picture whether artefact tokens lead or carry the map, and `artefacts`
+    [image, row, column] which patches these are.
+    """
+
+    completeness_gap: Float[Tensor, "image"] | None = None
+    warnings: list[str | None] | None = None
+    artefacts: Bool[Tensor, "image row column"] | None = None
+
+    @property
+    def method(self) -> Method:
+        return METHODS[self.settings["method"]]
+
+    def patches(self) -> Float[Tensor, "image patch"]:
+        """The same in the order of the tokens."""
+        return self.values.flatten(1)
+
+    def title(self, image: int = 0) -> str:
+        """The method, and of a class-specific one the class."""
+        return f"{self.method.title}: {self.class_label(image)}" if self.classes is not None else self.method.title
+
+    def top(self, k: int = 10, image: int = 0) -> list[tuple[int, int]]:
+        """Row and column of the k most important patches; of all, where there are no more.
+
+        Raises:
+            InputError: k is less than 1, or there is no such picture.
+        """
+        require_whole(k=k, image=image)
+        if k < 1:
+            raise InputError(f"the most important patches are 1 or more (k), not {k}")
+        if not -len(self.values) <= image < len(self.values):
+            raise InputError(f"there is no picture {image}: the maps are of {len(self.values)}")
+        order = self.values[image].flatten().argsort(descending=True, stable=True)[:k].tolist()
+        return [divmod(patch, self.values.shape[2]) for patch in order]
+
+
+@leaves_state
+@checked
+def heatmap(
+    model: HookedViT,
+    images: Pictures,
+    classes: Classes = None,
+    *,
+    method: str = "token_mask",
+    batch_size: int | None = None,
+    warn: bool = True,
+    progress: bool = False,
+    **options: Any,
+) -> Heatmap:
+    """How important each patch was, by one of the methods in `vitlens.heatmap_methods()`.
+
+    It is computed in single precision at least, whatever the model's own (`vitlens.heatmaps.shared.precision` says why), and also
+    under `torch.inference_mode` and autocast, which are left for the while.
+
+    Args:
+        classes: one per picture: indices, names, or a tensor [image] of each picture's own; by default
+            the predicted class. Methods that know no class ignore it.
+        method: a name, or several words as a person would say it ("token mask").
+        batch_size: pictures of one forward; of methods that run a picture many times, rows. By default at most 16 pictures
+            and 64 rows, and no more than a quarter of the free memory holds.
+        warn: look whether artefact tokens carry the map (one forward more), for `.warnings` and figures.
+        progress: show a bar.
+        options: those of the method's own function, whose docstring has its equations.
+
+    Returns:
+        Heatmap with axes image, row, column.
+
+    Raises:
+        InputError: an unknown method or option, more than one class a picture, a class-specific method and no classifier;
+            a softmax over a single output; no pictures; importances or logits that are not finite.
+    """
+    chosen = find_method(method)
+    check_options(chosen, options)
+    pictures = model.as_images(images)
+    with careful(model, pictures) as (able, copies):
+        size = rows_at_once(able, copies, batch_size, gradients=True, most=MOST_PICTURES)
+        selection = _one_class_each(able, copies, classes, chosen, size) if chosen.class_specific else None
+        maps, gaps, artefacts = [], [], []
+        chunks = range(0, len(copies), size)
+        for start in tqdm(chunks, chosen.title, disable=not progress, unit_scale=size, unit=" pictures"):
+            some = slice(start, start + size)
+            about: tuple[Int[Tensor, "image"], ...] = (
+                () if selection is None else (outside_inference(selection.indices)[some, 0],)
+            )
+            given = {name: _of_chunk(value, some, len(copies)) for name, value in options.items()}
+            if batch_size is not None and "batch_size" in chosen.parameters:
+                given["batch_size"] = batch_size
+            found = chosen.function(able, copies[some], *about, **given).detach()
+            _check_importances(able, copies[some], found, chosen, start)
+            maps.append(found)
+            if chosen.gap is not None:
+                wanted = {name: value for name, value in given.items() if name in chosen.gap_options}
+                gaps.append(chosen.gap(able, copies[some], *about, found, **wanted))
+            if warn:
+                artefacts.append(artefact_tokens(able, copies[some]))
+        rows, columns = model.embed.grid(*pictures.shape[-2:])
+        values = torch.cat(maps)
+        artefact = torch.cat(artefacts) if warn else None
+        return Heatmap(
+            values.unflatten(1, (rows, columns)),
+            {"image": list(range(len(pictures))), "row": list(range(rows)), "column": list(range(columns))},
+            "importance",
+            classes=None if selection is None else selection.indices,
+            class_names=model.class_names,
+            settings={"model": model.cfg.model_name, "method": chosen.name, **_as_settings(options)},
+            completeness_gap=torch.cat(gaps) if gaps else None,
+            warnings=None if artefact is None else artefact_sentences(values, artefact, columns),
+            artefacts=None if artefact is None else artefact.unflatten(1, (rows, columns)),
+        )
+
+
+def _of_chunk(value: Any, some: slice, n_pictures: int) -> Any:
+    """Of an option that has a class or a picture for each picture, those of the chunk."""
+    per_picture = isinstance(value, (Tensor, np.ndarray)) and value.ndim in (1, 2, 4) and len(value) == n_pictures
+    value = outside_inference(value) if isinstance(value, Tensor) else value
+    return value[some] if per_picture else value
+
+
+def _check_importances(
+    model: HookedViT, pictures: Tensor, found: Float[Tensor, "image patch"], method: Method, first: int
+) -> None:
+    """Raises InputError where a map is not of numbers, with the reason: the model's own answer, or the method."""
+    if found.isfinite().all():
+        return
+    if model.unembed is not None:
+        require_finite_logits(model, model(pictures), first)
+    require_finite(
+        found,
+        f"the map {method.name}",
+        "numbers overflowed on the way, as very large weights or pixels make them",
+        first,
+    )
+
+
+def find_method(name: str) -> Method:
+    """Raises InputError with the nearest names where there is no such method."""
+    asked = str(name).strip().lower().replace(" ", "_").replace("-", "_")
+    if asked in METHODS:
+        return METHODS[asked]
+    near = get_close_matches(asked, METHODS, n=3, cutoff=0.4)
+    raise InputError(
+        f"there is no heatmap method {name!r}"
+        + (f": did you mean {' or '.join(near)}?" if near else f": the methods are {', '.join(METHODS)}")
+    )
+
+
+def check_options(method: Method, options: dict[str, Any]) -> None:
+    """Raises InputError where the method has no such option, or it is a whole number and another was given."""
+    known = list(method.options)
+    for option in options:
+        if option not in known:
+            raise InputError(
+                f"{method.name} has no option {option!r}; it has {', '.join(known) if known else 'none'}"
+            )  # fmt: skip
+        if option in method.whole_numbers and options[option] is not None:
+            require_whole(**{option: options[option]})
+
+
+def _one_class_each(
+    model: HookedViT, pictures: Tensor, classes: Classes, method: Method, batch_size: int
+) -> ClassSelection:
+    if model.unembed is None:
+        free = ", ".join(name for name, other in METHODS.items() if not other.class_specific)
+        raise InputError(
+            f"{method.name} explains a class, and {model.cfg.model_name} has no classifier: give it one with "
+            f"model.set_class_embeddings(weight, names), or use a method that knows no class ({free})"
+        )
+    selection = select_classes(model, classes, len(pictures), lambda: logits_of(model, pictures, batch_size))
+    if selection.indices.shape[1] != 1:
+        raise InputError(
+            f"a heatmap is of one class per picture, not {selection.indices.shape[1]}: call heatmap once for each class, or "
+            "pass a tensor with one class for each picture"
+        )
+    return selection
+
+
+def _as_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """The options as JSON can keep them."""
+    plain = (str, int, float, bool, type(None))
+    return {
+        name: value
+        if isinstance(value, plain) or (isinstance(value, Sequence) and all(isinstance(item, plain) for item in value))
+        else type(value).__name__
+        for name, value in options.items()
+    }

@@ -1,0 +1,267 @@
+"""The class lens: any hidden state projected onto the class embeddings (METHODS.md A1, A2)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+
+from vitlens.model.runs.picture_run import PictureRun, check_index
+from vitlens.choose.classes import Classes, ClassSelection, classes_by_batch
+from vitlens.model.class_space.ranks import check_logits, rank_of
+from vitlens.results.result import Result
+from vitlens.choose.tokens import TokenSet, token_mask
+from vitlens.arguments import check_count, checked
+from vitlens.data.masks import MaskInput
+from vitlens.data.pictures import Pictures
+from vitlens.errors import InputError, nearest
+from vitlens.model.hooks.hook_points import Reader
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.leaves_state import leaves_state
+
+SITES = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+MODEL_READING = "pooled"
+#: What a model with a single output still has: the way to its logit at any site.
+LOGIT_ALONE = "the logit alone is model.project(cache[site, block], tokens)"
+
+
+@dataclass(frozen=True, repr=False)
+class ClassLens(Result):
+    """Logits, ranks and probabilities of the chosen classes, and the top classes, at every site, block and token.
+
+    `values`, `ranks`, `probabilities` [site, block, image, token, class]; `top_classes`, `top_logits`
+    [site, block, image, token, k], best first. Rank 0 is best: the number of classes with a strictly larger logit.
+    """
+
+    ranks: Int[Tensor, "site block image token class"]
+    probabilities: Float[Tensor, "site block image token class"]
+    top_classes: Int[Tensor, "site block image token k"]
+    top_logits: Float[Tensor, "site block image token k"]
+    n_classes: int
+    grid: tuple[int, int] | list[int]
+    n_prefix_tokens: int
+
+    @property
+    def identifiability(self) -> Float[Tensor, "site block image token class"]:
+        """1 − rank / C, in (0, 1]: 1 where the class is the token's first, 0.5 in expectation by chance (A2)."""
+        return 1 - self.ranks / self.n_classes
+
+    def columns(self) -> dict[str, Tensor]:
+        return {
+            "logit": self.values,
+            "rank": self.ranks,
+            "probability": self.probabilities,
+            "identifiability": self.identifiability,
+        }
+
+    def at(self, quantity: str, site: str | None = None) -> Tensor:
+        """One quantity at one site: [block, image, token, class]."""
+        columns = self.columns()
+        if quantity not in columns:
+            raise InputError(f"a lens has {', '.join(columns)}, not {quantity!r}")
+        return columns[quantity][self.site_index(site)]
+
+    def site_index(self, site: str | None) -> int:
+        if site is None:
+            return len(self.axes["site"]) - 1
+        if site not in self.axes["site"]:
+            raise InputError(
+                f"this lens was taken at {', '.join(self.axes['site'])}: pass sites=[…, {site!r}] to class_lens"
+            )
+        return self.axes["site"].index(site)
+
+    def maps(
+        self, quantity: str = "logit", site: str | None = None, image: int = 0, position: int = 0
+    ) -> Float[Tensor, "block rows columns"]:
+        """A class over the patches, block by block, on the picture's grid.
+
+        Raises:
+            InputError: the lens was not taken at all patches, or has no such quantity, site, picture or class.
+        """
+        check_index(image, len(self.axes["image"]), "picture")
+        check_index(position, len(self.axes["class"]), "position on the axis of classes")
+        chosen = self.at(quantity, site)[:, image, self.patch_places(), position]
+        return chosen.unflatten(-1, tuple(self.grid)).float()
+
+    def patch_places(self) -> list[int]:
+        """Where the patches are on the axis of tokens.
+
+        Raises:
+            InputError: the lens was not taken at all patches.
+        """
+        patches = [i for i, label in enumerate(self.axes["token"]) if label.startswith("(")]
+        if len(patches) != self.grid[0] * self.grid[1]:
+            raise InputError('a map needs every patch: take the lens with tokens="all" or tokens="patches"')
+        return patches
+
+    def top_names(self, block: int, token: int = 0, image: int = 0, site: str | None = None) -> list[str]:
+        """The names of the top classes of one token, where block, token and image are places on their axes."""
+        for place, axis in ((block, "block"), (token, "token"), (image, "image")):
+            check_index(place, len(self.axes[axis]), f"place on the axis {axis!r}")
+        indices = self.top_classes[self.site_index(site), block, image, token].tolist()
+        return [self.class_names[i] if self.class_names else f"class {i}" for i in indices]
+
+
+@leaves_state
+@checked
+def class_lens(
+    model: HookedViT,
+    images: Pictures,
+    classes: Classes = None,
+    *,
+    sites: str | Sequence[str] = ("resid_post",),
+    blocks: int | Sequence[int] | None = None,
+    tokens: TokenSet = "all",
+    masks: MaskInput | None = None,
+    top_k: int = 5,
+    batch_size: int | None = None,
+    progress: bool | None = None,
+) -> ClassLens:
+    """Projects hidden states onto the class embeddings: p(v) = E ν(v) + b, with the statistics of v itself (A1).
+
+    ν is the norm between stream and classifier (`norm`, or `fc_norm` where the model pools first); on a sublayer's output
+    it is applied to that output alone, as in the paper. A distilled model's class token is read by its own classifier,
+    the distillation token by the other, patches by the mean of both. Nothing larger than one site's logits is ever kept.
+
+    Pictures are run once, in batches; where the classes are not given, once more before, to predict them.
+
+    Args:
+        images: pictures as a tensor, or anything `model.to_images` reads.
+        classes: whose logit, rank and probability to keep (indices, names, or a tensor [image] of each
+            picture's own); by default the predicted class.
+        sites: of "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post", or "all".
+        blocks: which blocks; by default all.
+        tokens: a token set, the same for all pictures; or "pooled": read each site as the model reads its last one, so
+            that "resid_post" of the last block gives the model's own logits whatever its pooling.
+        masks: object masks, for token sets that need them.
+        top_k: how many top classes to keep; no more than there are.
+        batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
+        progress: show a bar; by default on a terminal only.
+
+    Returns:
+        ClassLens with axes site, block, image, token, class.
+
+    Raises:
+        InputError: a site, block, token or class that does not exist; a model without a classifier, or with a single output,
+            which has no rank; logits that are not finite.
+
+    Source: Vilas, Schaumlöffel & Roig 2023, section 3; METHODS.md A1, A2.
+    """
+    model.require_choice("a rank or probability", LOGIT_ALONE)
+    run = PictureRun(model, images, batch_size, progress, "class lens")
+    chosen_sites, chosen_blocks = check_sites(sites), model.block_indices(blocks)
+    places = [(site, block) for site in chosen_sites for block in chosen_blocks]
+    reading, token_labels = _choose_tokens(model, tokens, run.n, masks, run.grid)
+    top_k = min(check_count(top_k, "top_k"), model.cfg.n_classes)
+    classes_of = classes_by_batch(model, classes, run.n)
+    selections: list[ClassSelection] = []
+    batches: list[dict[str, Tensor]] = []
+    for where, pictures in run:
+        with torch.no_grad():
+            selections.append(classes_of(where, pictures))
+            batches.append(_lens_of(model, pictures, places, reading, selections[-1], top_k))
+    quantities = {
+        name: torch.cat([batch[name] for batch in batches], dim=1).unflatten(0, (-1, len(chosen_blocks)))
+        for name in batches[0]
+    }
+    return ClassLens(
+        values=quantities.pop("logits"),
+        axes={
+            "site": chosen_sites,
+            "block": chosen_blocks,
+            "image": run.images,
+            "token": token_labels,
+            "class": selections[0].labels,
+        },
+        quantity="logit",
+        **quantities,
+        n_classes=model.cfg.n_classes,
+        grid=run.grid,
+        n_prefix_tokens=model.cfg.n_prefix_tokens,
+        classes=torch.cat([selection.indices for selection in selections]),
+        class_names=model.class_names,
+        settings={"model": model.cfg.model_name, "norm": "the model's final norm, statistics of each vector"},
+    )
+
+
+def _lens_of(
+    model: HookedViT,
+    pictures: Float[Tensor, "image channels height width"],
+    places: Sequence[tuple[str, int]],
+    reading: list[int] | None,
+    selection: ClassSelection,
+    top_k: int,
+) -> dict[str, Float[Tensor, "place image token *rest"] | Int[Tensor, "place image token *rest"]]:
+    """One forward's pictures: every quantity of all sites and blocks."""
+    measured: dict[str, dict[str, Tensor]] = {}
+
+    def read(activation: Tensor, hook: HookPoint) -> None:
+        measured[str(hook.name)] = _measure(_project(model, activation, reading), selection, top_k)
+        check_logits(measured[str(hook.name)]["top_logits"][..., 0], f"the class lens at {hook.name}")
+
+    names = [f"blocks.{block}.hook_{site}" for site, block in places]
+    model.run_with_hooks(
+        pictures, fwd_hooks=[(name, Reader(read)) for name in dict.fromkeys(names)], stop_at_layer=model.cfg.n_layers
+    )
+    return {quantity: torch.stack([measured[name][quantity] for name in names]) for quantity in measured[names[0]]}
+
+
+def check_sites(sites: str | Sequence[str], known: Sequence[str] = SITES) -> list[str]:
+    """One site or several, each once, in the order asked for.
+
+    Raises:
+        InputError: an unknown site, or none.
+    """
+    if isinstance(sites, str):
+        return list(known) if sites == "all" else check_sites([sites], known)
+    if not isinstance(sites, Sequence):
+        raise InputError(f"sites is a name or a list of names of {', '.join(known)}, not {sites!r}")
+    for site in sites:
+        if site not in known:
+            raise InputError(f"no lens site is called {site!r}; the nearest names are {nearest(str(site), known)}")
+    wanted = list(dict.fromkeys(sites))
+    if not wanted:
+        raise InputError("the list of sites is empty")
+    return wanted
+
+
+def _choose_tokens(
+    model: HookedViT, tokens: TokenSet, n_images: int, masks: MaskInput | None, grid: tuple[int, int]
+) -> tuple[list[int] | None, list[str]]:
+    """Token indices and labels; None for "pooled"."""
+    if isinstance(tokens, str) and tokens == MODEL_READING:
+        return None, [MODEL_READING]
+    mask = token_mask(model, tokens, n_images, masks, grid)
+    if not (mask == mask[0]).all():
+        raise InputError(
+            "a lens reads the same tokens of every picture: take pictures with different masks one at a time, "
+            'or tokens="all" and select afterwards'
+        )
+    indices = mask[0].nonzero()[:, 0].tolist()
+    return indices, [model.cfg.token_label(index, grid) for index in indices]
+
+
+def _project(model: HookedViT, activation: Tensor, tokens: list[int] | None) -> Tensor:
+    """[image, token, classes]."""
+    if tokens is None:
+        return model.read_out(activation)[:, None]
+    return model.project(activation[:, tokens], tokens)
+
+
+def _measure(logits: Float[Tensor, "image token classes"], selection: ClassSelection, top_k: int) -> dict[str, Tensor]:
+    chosen = selection.take(logits)
+    # Counting larger logits gives the rank at a fraction of a sort's cost.
+    ranks = torch.stack([rank_of(logits, chosen[..., i : i + 1]) for i in range(chosen.shape[-1])], dim=-1).long()
+    # In bfloat16 the normaliser alone would put the probabilities wrong by some percent.
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    log_normaliser = logits.to(wide).logsumexp(dim=-1, keepdim=True)
+    top_logits, top_classes = logits.topk(top_k, dim=-1)
+    return {
+        "logits": chosen,
+        "ranks": ranks,
+        "probabilities": (chosen - log_normaliser).exp().to(chosen.dtype),
+        "top_logits": top_logits,
+        "top_classes": top_classes,
+    }

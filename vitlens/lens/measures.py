@@ -1,0 +1,226 @@
+"""The paper's measures of class projections: identifiability, its rate, change rates, composition (A2, A3, A5–A7).
+
+Each takes what `class_trace` gives for the pictures' true classes, or the same as a `class_lens(…, labels, sites="all")`,
+and returns a table with one row per block and token group ("class token", "patches"; others such as registers are left
+out). `picture_means` gives the same numbers picture by picture, which is what a run over a data set keeps.
+`paper_compat=True` does what the paper's released code does where that differs: see each function, and METHODS.md.
+"""
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from vitlens.lens.lens import ClassLens
+from vitlens.lens.trace import ClassTrace
+from vitlens.arguments import checked
+from vitlens.errors import InputError
+from vitlens.model.runs.leaves_state import leaves_state
+
+#: What a measure says of every token: by column, then by block [image, token].
+TokenValues = dict[str, dict[int, Float[Tensor, "image token"]]]
+
+
+@leaves_state
+@checked
+def identifiability(lens: ClassLens | ClassTrace, site: str = "resid_post") -> pd.DataFrame:
+    """A2: 1 − rank/C of the class, mean over pictures (and over patches), by block."""
+    return _table(as_trace(lens), identifiability_values(as_trace(lens), site))
+
+
+@leaves_state
+@checked
+def identifiability_rate(
+    lens: ClassLens | ClassTrace, block: int = -1, site: str = "resid_post", paper_compat: bool = False
+) -> pd.Series:
+    """A3: percent of patch tokens whose first class is the class, and percent of pictures with at least one such token.
+
+    The released code takes the first token for a class token in every model: with `paper_compat` the first patch of a
+    model without one is left out.
+    """
+    trace = as_trace(lens)
+    rate, any_first = identifiability_rates(trace, block, site, paper_compat)
+    return pd.Series(
+        {
+            "rate_percent": 100 * rate.mean().item(),
+            "images_with_one_percent": 100 * any_first.double().mean().item(),
+        }
+    )
+
+
+@leaves_state
+@checked
+def class_similarity_change_rate(lens: ClassLens | ClassTrace) -> pd.DataFrame:
+    """A5: share of tokens whose logit of the class rises from one block's output to the next, for blocks ≥ 1."""
+    return _table(as_trace(lens), change_values(as_trace(lens)))
+
+
+@leaves_state
+@checked
+def class_change_by_sublayer(lens: ClassLens | ClassTrace, paper_compat: bool = False) -> pd.DataFrame:
+    """A6: share of tokens for which the sublayer's output alone has a larger logit of the class than its own input has.
+
+    The released code compares the MLP's output with the block's input, not with its own: `paper_compat` does so too.
+    """
+    return _table(as_trace(lens), sublayer_change_values(as_trace(lens), paper_compat))
+
+
+@leaves_state
+@checked
+def residual_composition(lens: ClassLens | ClassTrace, paper_compat: bool = False) -> pd.DataFrame:
+    """A7: percent of tokens whose first class after the block is that of attn_out, of mlp_out, of the block's input,
+    and of none of the three ("composed").
+
+    The released code leaves the MLP out of the last: `paper_compat` does so too.
+    """
+    return _table(as_trace(lens), composition_values(as_trace(lens), paper_compat))
+
+
+# ---- the measures, token by token ------------------------------------------------------------------------------------
+
+
+def identifiability_values(trace: ClassTrace, site: str = "resid_post") -> TokenValues:
+    scores = {b: 1 - trace.ranks[site, b].double() / trace.n_classes for b in _blocks(trace, site)}
+    return {"identifiability": scores}
+
+
+def identifiability_rates(
+    trace: ClassTrace, block: int = -1, site: str = "resid_post", paper_compat: bool = False
+) -> tuple[Float[Tensor, "image"], Bool[Tensor, "image"]]:
+    """A3 by picture: the share of its patches at rank 0, and whether there is one."""
+    first = trace.ranks[site, _chosen_block(block, _blocks(trace, site))] == 0
+    groups = token_groups(trace, paper_compat)
+    if "patches" not in groups:
+        raise InputError(f"this measure reads patches, and the lens was taken at {', '.join(trace.token_labels)} only")
+    patches = first[:, groups["patches"]]
+    return patches.double().mean(dim=1), patches.any(dim=1)
+
+
+def change_values(trace: ClassTrace) -> TokenValues:
+    blocks = [b for b in _blocks(trace, "resid_post") if ("resid_pre", b) in trace.logits and b > 0]
+    rises = {b: (trace.logits["resid_post", b] > trace.logits["resid_pre", b]).double() for b in blocks}
+    return {"change_rate": rises}
+
+
+def sublayer_change_values(trace: ClassTrace, paper_compat: bool = False) -> TokenValues:
+    mlp_input = "resid_pre" if paper_compat else "resid_mid"
+    logits = trace.logits
+    blocks = [b for b in _blocks(trace, "attn_out", "mlp_out") if ("resid_pre", b) in logits]
+    for site in ("resid_pre", mlp_input):
+        _blocks(trace, site)
+    return {
+        "attention": {b: (logits["attn_out", b] > logits["resid_pre", b]).double() for b in blocks},
+        "mlp": {b: (logits["mlp_out", b] > logits[mlp_input, b]).double() for b in blocks},
+    }
+
+
+def composition_values(trace: ClassTrace, paper_compat: bool = False) -> TokenValues:
+    sources = {"attention": "attn_out", "mlp": "mlp_out", "previous": "resid_pre"}
+    _blocks(trace, *sources.values())
+    values: TokenValues = {name: {} for name in (*sources, "composed")}
+    for b in _blocks(trace, "resid_post"):
+        if any((site, b) not in trace.first for site in sources.values()):
+            continue
+        agrees = {name: trace.first["resid_post", b] == trace.first[site, b] for name, site in sources.items()}
+        tested = ("attention", "previous") if paper_compat else tuple(agrees)
+        agrees["composed"] = ~torch.stack([agrees[name] for name in tested]).any(dim=0)
+        for name, match in agrees.items():
+            values[name][b] = 100 * match.double()
+    return values
+
+
+# ---- averages --------------------------------------------------------------------------------------------------------
+
+
+def token_groups(trace: ClassTrace, paper_compat: bool = False) -> dict[str, Bool[Tensor, "token"]]:
+    """Which tokens are the class token, and which are patches."""
+    labels = trace.token_labels
+    groups = {
+        "class token": torch.tensor([label == "class" for label in labels]),
+        "patches": torch.tensor([label.startswith("(") for label in labels]),
+    }
+    if paper_compat and not groups["class token"].any():
+        groups["patches"][int(groups["patches"].nonzero()[0])] = False
+    present = {name: mask for name, mask in groups.items() if mask.any()}
+    if not present:
+        raise InputError(f"this lens holds neither the class token nor patches, only {', '.join(labels)}")
+    return present
+
+
+def picture_means(
+    trace: ClassTrace, values: TokenValues, paper_compat: bool = False
+) -> dict[tuple[str, str], Float[Tensor, "image block"]]:
+    """Means over each picture's tokens, by token group and column."""
+    return {
+        (group, column): torch.stack([tokens[:, mask.to(tokens.device)].mean(dim=1) for tokens in by_block.values()], 1)
+        for group, mask in token_groups(trace, paper_compat).items()
+        for column, by_block in values.items()
+        if by_block
+    }
+
+
+def as_trace(lens: ClassLens | ClassTrace) -> ClassTrace:
+    """A lens of one class per picture, as the trace that the measures read.
+
+    Raises:
+        InputError: a lens of several classes, or what is no lens.
+    """
+    if isinstance(lens, ClassTrace):
+        return lens
+    if not isinstance(lens, ClassLens):
+        raise InputError(f"a measure reads what class_lens or class_trace gives, not {type(lens).__name__}")
+    if len(lens.axes["class"]) != 1:
+        raise InputError(
+            f"a measure is about one class per picture, and this lens has {len(lens.axes['class'])}: take it with the "
+            'pictures\' labels, class_lens(model, images, labels, sites="all")'
+        )
+    columns = {"logits": lens.values, "ranks": lens.ranks, "first": lens.top_classes}
+    tables: dict[str, dict[tuple[str, int], Tensor]] = {name: {} for name in columns}
+    for name, tensor in columns.items():
+        for i, site in enumerate(lens.axes["site"]):
+            for j, block in enumerate(lens.axes["block"]):
+                tables[name][site, block] = tensor[i, j, ..., 0]
+                if site == "resid_post" and block + 1 in lens.axes["block"]:
+                    tables[name].setdefault(("resid_pre", block + 1), tensor[i, j, ..., 0])
+    return ClassTrace(**tables, n_classes=lens.n_classes, token_labels=lens.axes["token"])
+
+
+def _blocks(trace: ClassTrace, *sites: str) -> list[int]:
+    """The blocks that were watched at all of these sites."""
+    for site in sites:
+        if not any(key[0] == site for key in trace.logits):
+            known = dict.fromkeys(key[0] for key in trace.logits)
+            raise InputError(f"this measure reads {site}, and the lens was taken at {', '.join(known)} only")
+    return sorted({b for _, b in trace.logits if all((site, b) in trace.logits for site in sites)})
+
+
+def _chosen_block(block: int, blocks: list[int]) -> int:
+    """One of the blocks that were watched; counted from the last where it is negative.
+
+    Raises:
+        InputError: it was not.
+    """
+    is_number = isinstance(block, (int, np.integer)) and not isinstance(block, bool)
+    if is_number and -len(blocks) <= block < 0:
+        return blocks[block]
+    if not is_number or block not in blocks:
+        raise InputError(f"the lens was taken after the blocks {', '.join(map(str, blocks))}, not after {block!r}")
+    return int(block)
+
+
+def _table(trace: ClassTrace, values: TokenValues) -> pd.DataFrame:
+    """Means over pictures and tokens, one row per block and token group."""
+    blocks = list(next(iter(values.values())))
+    if not blocks:
+        raise InputError(
+            "this measure compares what leaves a block with what enters it: the lens needs two blocks that follow each "
+            'other, or sites="all"'
+        )
+    means = {key: table.mean(dim=0).tolist() for key, table in picture_means(trace, values).items()}
+    rows = [
+        {"block": block, "tokens": group} | {column: means[group, column][i] for column in values}
+        for group in token_groups(trace)
+        for i, block in enumerate(blocks)
+    ]
+    return pd.DataFrame(rows)

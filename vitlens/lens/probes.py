@@ -1,0 +1,232 @@
+"""Linear probes at every site and token from one pass over the training pictures (METHODS.md E1).
+
+Ridge regression needs of the features only their second moments and their sums by class, so these are accumulated while
+pictures stream by, and all probes are solved together at the end.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import einsum
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+
+from vitlens.model.runs.picture_run import PictureRun
+from vitlens.lens.lens import check_sites
+from vitlens.model.class_space.ranks import check_logits, rank_of
+from vitlens.lens.trace import FULL_SITES, Hooks
+from vitlens.arguments import checked
+from vitlens.data.pictures import Pictures
+from vitlens.errors import InputError
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.results.tensor_files import read_tensors, save_tensors
+
+Site = tuple[str, int]
+
+
+@dataclass(frozen=True, repr=False)
+class Probes:
+    """Linear classifiers [site][token, d, class] with their biases [site][token, class], for the tokens `tokens`."""
+
+    weights: dict[Site, Float[Tensor, "token d class"]]
+    biases: dict[Site, Float[Tensor, "token class"]]
+    tokens: list[int]
+
+    def __repr__(self) -> str:
+        return f"Probes({len(self.weights)} sites × {len(self.tokens)} tokens)"
+
+    def logits(self, site: Site, activation: Float[Tensor, "image all_tokens d"]) -> Float[Tensor, "image token class"]:
+        """What the probes of a site answer."""
+        read = activation[:, self.tokens]
+        return einsum(read, self.weights[site], "b t d, t d c -> b t c") + self.biases[site]
+
+    def hooks(self, labels: Int[Tensor, "image"], ranks: dict[Site, Tensor]) -> Hooks:
+        """Hooks that put the rank of the label in every probe's answer into `ranks` [image, token], by site."""
+
+        def read(activation: Tensor, hook: HookPoint, site: Site) -> None:
+            logits = self.logits(site, activation)
+            of_label = logits.gather(-1, labels[:, None, None].expand(-1, logits.shape[1], 1))
+            check_logits(logits.amax(dim=-1), f"the probe at blocks.{site[1]}.hook_{site[0]}")
+            ranks[site] = rank_of(logits, of_label)
+
+        return [
+            (f"blocks.{block}.hook_{name}", lambda value, hook, site=(name, block): read(value, hook, site))
+            for name, block in self.weights
+        ]
+
+    def save(self, path: str | Path) -> None:
+        """One safetensors file.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        tensors = {"tokens": torch.tensor(self.tokens)}
+        for (name, block), weight in self.weights.items():
+            tensors[f"{name}.{block}.weight"] = weight
+            tensors[f"{name}.{block}.bias"] = self.biases[name, block]
+        save_tensors(tensors, path)
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "Probes":
+        """Reads what `save` wrote.
+
+        Raises:
+            InputError: there is no such file, it is cut off, or it holds no probes.
+        """
+        tensors, _ = read_tensors(path, str(device))
+        if "tokens" not in tensors or not all(name.count(".") in (0, 2) for name in tensors):
+            raise InputError(f"{path} holds no probes")
+        sites = [(name.split(".")[0], int(name.split(".")[1])) for name in tensors if name.endswith(".weight")]
+        sites.sort(key=lambda site: (site[1], site[0]))
+        return cls(
+            {(n, b): tensors[f"{n}.{b}.weight"] for n, b in sites},
+            {(n, b): tensors[f"{n}.{b}.bias"] for n, b in sites},
+            tensors["tokens"].tolist(),
+        )
+
+
+class ProbeFit:
+    """Accumulates what ridge regression needs: `add` batches, then `solve`. Every picture is run once, for all probes."""
+
+    @checked
+    @checked
+    def __init__(
+        self,
+        model: HookedViT,
+        sites: str | Sequence[str] = FULL_SITES,
+        blocks: int | Sequence[int] | None = None,
+        tokens: Sequence[int] | None = None,
+    ) -> None:
+        model.require_classifier()
+        self.model = model
+        chosen = check_sites(sites)
+        self.sites: list[Site] = [(site, block) for block in model.block_indices(blocks) for site in chosen]
+        self.tokens = list(range(model.cfg.n_ctx)) if tokens is None else _checked_tokens(tokens, model.cfg.n_ctx)
+        # Sums of half precision soon lose what is added to them.
+        self.dtype = torch.promote_types(model.dtype, torch.float32)
+        self.n = 0
+        self._is_solved = False
+        self.n_by_class = torch.zeros(model.cfg.n_classes, dtype=torch.float64, device=model.device)
+        self.second: dict[Site, Float[Tensor, "token d d"]] = {}
+        self.sums: dict[Site, Float[Tensor, "token class d"]] = {}
+
+    @staticmethod
+    def bytes_needed(model: HookedViT, n_sites: int, n_tokens: int) -> int:
+        """What the moments of so many sites and tokens take."""
+        d, classes = model.cfg.d_model, model.cfg.n_classes
+        dtype = torch.promote_types(model.dtype, torch.float32)
+        return n_sites * n_tokens * (d * d + classes * d) * torch.empty(0, dtype=dtype).element_size()
+
+    def add(
+        self,
+        images: Pictures,
+        labels: Int[Tensor, "image"] | np.ndarray | Sequence[int],
+        *,
+        batch_size: int | None = None,
+        progress: bool | None = None,
+    ) -> None:
+        """Runs pictures once, whose features join the moments.
+
+        Args:
+            labels: the class of each picture.
+            batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
+            progress: show a bar; by default on a terminal only.
+
+        Raises:
+            InputError: labels that are no classes of the model, or not one for each picture.
+        """
+        run = PictureRun(self.model, images, batch_size, progress, "probes")
+        chosen = self._labels(labels, run.n)
+        self._check_open()
+        for places, pictures in run:
+            self._add(pictures, chosen[places])
+
+    def _labels(self, labels: Any, n_images: int) -> Int[Tensor, "image"]:
+        n_classes = self.model.cfg.n_classes
+        wrong = InputError(f"probes need one label of 0 to {n_classes - 1} for each of the {n_images} pictures")
+        try:
+            given = torch.as_tensor(labels)
+        except (TypeError, ValueError, RuntimeError):
+            raise wrong from None
+        is_whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+        if given.shape != (n_images,) or not is_whole or int(given.min()) < 0 or int(given.max()) >= n_classes:
+            raise wrong
+        return given.to(self.model.device).long()
+
+    def _check_open(self) -> None:
+        if self._is_solved:
+            raise InputError("these moments were given back when they were solved: make another ProbeFit")
+
+    def _add(self, pictures: Float[Tensor, "image channels height width"], labels: Int[Tensor, "image"]) -> None:
+        one_hot = torch.nn.functional.one_hot(labels, self.model.cfg.n_classes).to(self.dtype)
+
+        def collect(activation: Tensor, hook: HookPoint, site: Site) -> None:
+            read = activation[:, self.tokens].transpose(0, 1).to(self.dtype)
+            second, sums = read.transpose(1, 2) @ read, one_hot.T @ read
+            if site in self.second:
+                self.second[site] += second
+                self.sums[site] += sums
+            else:
+                self.second[site], self.sums[site] = second, sums
+
+        hooks: Any = [
+            (f"blocks.{block}.hook_{name}", lambda value, hook, site=(name, block): collect(value, hook, site))
+            for name, block in self.sites
+        ]
+        with torch.no_grad():
+            self.model.run_with_hooks(pictures, fwd_hooks=hooks, stop_at_layer=self.model.cfg.n_layers)
+        self.n += len(labels)
+        self.n_by_class += one_hot.sum(dim=0).double()
+
+    def solve(self, alpha: float = 1.0) -> Probes:
+        """The ridge solutions with intercept for targets −1 and +1: (Xᵀ X + α I) w = Xᵀ y, X and y centred.
+
+        The moments are given back on the way, so this can be called once.
+
+        Raises:
+            InputError: no pictures, or pictures of one class only; an α that is no positive number; activations that are not
+                finite.
+        """
+        self._check_open()
+        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < math.inf:
+            raise InputError(f"alpha is the strength of the ridge, a finite number above 0, not {alpha!r}")
+        if not self.n or int((self.n_by_class > 0).sum()) < 2:
+            raise InputError("probes need training pictures of at least two classes")
+        weights, biases = {}, {}
+        target_mean = 2 * self.n_by_class / self.n - 1
+        self._is_solved = True
+        for site in self.sites:
+            second, sums = self.second.pop(site).double(), self.sums.pop(site).double()
+            if not second.isfinite().all():
+                raise InputError(
+                    f"activations at blocks.{site[1]}.hook_{site[0]} are NaN or infinite: check the weights"
+                )
+            total = sums.sum(dim=1)
+            mean = total / self.n
+            moments = second - self.n * mean[:, :, None] * mean[:, None, :]
+            moments.diagonal(dim1=1, dim2=2).add_(alpha)
+            # Σ x y of a ±1 target is twice the class's sum minus the sum of all.
+            cross = (2 * sums - total[:, None]).transpose(1, 2) - self.n * mean[:, :, None] * target_mean
+            weight = torch.cholesky_solve(cross, torch.linalg.cholesky(moments))
+            weights[site] = weight.to(self.model.dtype)
+            biases[site] = (target_mean - einsum(mean, weight, "t d, t d c -> t c")).to(self.model.dtype)
+        return Probes(weights, biases, self.tokens)
+
+
+def _checked_tokens(tokens: Sequence[int], n_tokens: int) -> list[int]:
+    is_list = isinstance(tokens, (Sequence, Tensor, np.ndarray)) and not isinstance(tokens, str)
+    chosen = [item.item() if isinstance(item, (Tensor, np.generic)) else item for item in tokens] if is_list else []
+    if not chosen:
+        raise InputError(f"tokens is a list of numbers from 0 to {n_tokens - 1}, at least one, not {tokens!r}")
+    for token in chosen:
+        if isinstance(token, bool) or not isinstance(token, int):
+            raise InputError(f"tokens is a list of numbers from 0 to {n_tokens - 1}, not of {token!r}")
+        if not -n_tokens <= token < n_tokens:
+            raise InputError(f"there is no token {token}: a picture has tokens 0 to {n_tokens - 1}")
+    return [token % n_tokens for token in chosen]

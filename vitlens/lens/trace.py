@@ -1,0 +1,176 @@
+"""What every site says about one class, token by token: logit, rank and first class, at a fraction of a lens' cost."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+
+from vitlens.model.runs.picture_run import PictureRun
+from vitlens.choose.classes import Classes, classes_by_batch
+from vitlens.lens.lens import LOGIT_ALONE, check_sites
+from vitlens.model.class_space.ranks import no_rank, rank_of
+from vitlens.arguments import checked
+from vitlens.data.pictures import Pictures
+from vitlens.model.hooks.hook_points import Reader
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.leaves_state import leaves_state
+
+#: The sites whose whole projection is needed: the stream after a block, and what attention and MLP wrote alone.
+FULL_SITES = ("attn_out", "mlp_out", "resid_post")
+Hooks = list[tuple[str | Callable[..., Any], Callable[..., Any]]]
+
+
+@dataclass(frozen=True, repr=False)
+class ClassTrace:
+    """Of one class per picture: its `logits`, its `ranks` (0 is best) and the `first` class, all [image, token], by
+    (site, block). Of the sites "resid_pre" and "resid_mid" a block has what the measures compare with, no more."""
+
+    logits: dict[tuple[str, int], Float[Tensor, "image token"]]
+    ranks: dict[tuple[str, int], Int[Tensor, "image token"]]
+    first: dict[tuple[str, int], Int[Tensor, "image token"]]
+    n_classes: int
+    token_labels: list[str]
+
+    def __repr__(self) -> str:
+        sites = dict.fromkeys(site for site, _ in self.first)
+        blocks = len({block for _, block in self.first})
+        n_images = len(next(iter(self.logits.values())))
+        return (
+            f"ClassTrace({n_images} pictures × {len(self.token_labels)} tokens, {', '.join(sites)} of {blocks} blocks, "
+            f"{self.n_classes} classes)"
+        )
+
+
+class TraceObserver:
+    """Hooks that fill a `ClassTrace` during any forward of `model`; nothing of the size of the logits is kept.
+
+    Raises:
+        InputError: a model without a classifier, or with a single output, which has no rank.
+    """
+
+    def __init__(self, model: HookedViT, labels: Int[Tensor, "image"], grid: tuple[int, int]) -> None:
+        model.require_choice("a rank", LOGIT_ALONE)
+        self.model = model
+        self.labels = labels
+        self.tokens = range(model.cfg.n_prefix_tokens + grid[0] * grid[1])
+        self.token_labels = [model.cfg.token_label(token, grid) for token in self.tokens]
+        self.logits: dict[tuple[str, int], Tensor] = {}
+        self.ranks: dict[tuple[str, int], Tensor] = {}
+        self.first: dict[tuple[str, int], Tensor] = {}
+        # Looked at once, at the end: a GPU would have to be waited for at every site.
+        self._finite: dict[tuple[str, int], Tensor] = {}
+
+    def hooks(self, blocks: Sequence[int] | None = None, sites: Sequence[str] = FULL_SITES) -> Hooks:
+        """The hooks to run with. With all sites and blocks the trace holds all that A2 to A7 need."""
+        chosen = range(self.model.cfg.n_layers) if blocks is None else blocks
+        hooks: Hooks = [(f"blocks.{block}.hook_{site}", self._full(site, block)) for block in chosen for site in sites]
+        if set(sites) == set(FULL_SITES):
+            has_middle = self.model.cfg.wiring != "parallel"
+            for block in chosen:
+                if block == 0:
+                    hooks.append(("blocks.0.hook_resid_pre", self._full("resid_pre", 0)))
+                if has_middle:
+                    hooks.append((f"blocks.{block}.hook_resid_mid", self._label_only("resid_mid", block)))
+        return hooks
+
+    def trace(self) -> ClassTrace:
+        """What was seen. What enters a block is what left the one before.
+
+        Raises:
+            InputError: logits that are NaN or infinite, beside which every class would have rank 0.
+        """
+        for (site, block), finite in self._finite.items():
+            if not finite:
+                raise no_rank(f"the class lens at blocks.{block}.hook_{site}", self.logits[site, block].dtype)
+        watched = {block for _, block in self.logits}
+        for table in (self.logits, self.ranks, self.first):
+            for site, block in list(table):
+                if site == "resid_post" and block + 1 in watched:
+                    table["resid_pre", block + 1] = table[site, block]
+        if self.model.cfg.wiring == "parallel":
+            # Both sublayers of a parallel block read the block's input.
+            self.logits |= {("resid_mid", b): x for (site, b), x in list(self.logits.items()) if site == "resid_pre"}
+        return ClassTrace(self.logits, self.ranks, self.first, self.model.cfg.n_classes, self.token_labels)
+
+    def _full(self, site: str, block: int) -> Reader:
+        def read(activation: Tensor, hook: HookPoint) -> None:
+            logits = self.model.project(activation, self.tokens)
+            of_label = logits.gather(-1, self.labels[:, None, None].expand(-1, logits.shape[1], 1))
+            best = logits.max(dim=-1)
+            self.logits[site, block] = of_label.squeeze(-1)
+            self.ranks[site, block] = rank_of(logits, of_label)
+            self.first[site, block] = best.indices
+            self._finite[site, block] = best.values.isfinite().all()
+
+        return Reader(read)
+
+    def _label_only(self, site: str, block: int) -> Reader:
+        def read(activation: Tensor, hook: HookPoint) -> None:
+            logits = self.model.project_chosen(activation, self.tokens, self.labels)
+            self.logits[site, block] = logits
+            # A class of logit −∞ alone is last; NaN is smaller than nothing.
+            self._finite[site, block] = (logits < torch.inf).all()
+
+        return Reader(read)
+
+
+@leaves_state
+@checked
+def class_trace(
+    model: HookedViT,
+    images: Pictures,
+    classes: Classes = None,
+    *,
+    blocks: int | Sequence[int] | None = None,
+    sites: str | Sequence[str] = FULL_SITES,
+    batch_size: int | None = None,
+    progress: bool | None = None,
+) -> ClassTrace:
+    """The class lens of one class per picture at every token of the chosen blocks: all that the measures A2 to A7 need.
+
+    Where `class_lens` keeps probabilities and top classes of any site, this keeps three numbers a token.
+
+    Args:
+        images: pictures as a tensor, or anything `model.to_images` reads.
+        classes: one per picture, such as the labels; by default the predicted class.
+        blocks: which blocks; by default all.
+        sites: of "attn_out", "mlp_out", "resid_post".
+        batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
+        progress: show a bar; by default on a terminal only.
+
+    Raises:
+        InputError: a block or class that does not exist, or several classes for a picture; a model without a classifier, or
+            with a single output, which has no rank; logits that are not finite.
+
+    Source: Vilas, Schaumlöffel & Roig 2023; METHODS.md A1, A2.
+    """
+    model.require_choice("a rank", LOGIT_ALONE)
+    run = PictureRun(model, images, batch_size, progress, "class trace")
+    chosen_sites, chosen_blocks = check_sites(sites, FULL_SITES), model.block_indices(blocks)
+    classes_of = classes_by_batch(model, classes, run.n, one_each="a class trace")
+    traces = []
+    for where, pictures in run:
+        with torch.no_grad():
+            observer = TraceObserver(model, classes_of(where, pictures).indices[:, 0], run.grid)
+            hooks = observer.hooks(chosen_blocks, chosen_sites)
+            model.run_with_hooks(pictures, fwd_hooks=hooks, stop_at_layer=model.cfg.n_layers)
+        traces.append(observer.trace())
+    return joined(traces)
+
+
+def joined(traces: Sequence[ClassTrace]) -> ClassTrace:
+    """The traces of several batches as one."""
+    if len(traces) == 1:
+        return traces[0]
+    first = traces[0]
+    return ClassTrace(
+        {key: torch.cat([trace.logits[key] for trace in traces]) for key in first.logits},
+        {key: torch.cat([trace.ranks[key] for trace in traces]) for key in first.ranks},
+        {key: torch.cat([trace.first[key] for trace in traces]) for key in first.first},
+        first.n_classes,
+        first.token_labels,
+    )

@@ -1,0 +1,91 @@
+"""The memories of a layer as a dictionary: hidden units of an MLP, or dimensions of its heads, with what they write."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vitlens.memories.memories import COEFFICIENTS, value_vectors
+from vitlens.choose.tokens import TokenSet
+from vitlens.arguments import checked
+from vitlens.model.runs.picture_batches import PictureSource
+from vitlens.features.dictionary import Transcoder
+from vitlens.features.top_examples import TopPatches, top_patches
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.leaves_state import leaves_state
+
+
+class LayerMemories(Transcoder):
+    """Features are the positive part of a layer's coefficients, W_dec its value vectors (METHODS.md C).
+
+    W_enc is the identity, with which nothing needs to be multiplied.
+    """
+
+    def __init__(self, model: HookedViT, block: int, part: str) -> None:
+        values = value_vectors(model, block, part).detach()
+        block = model.block_index(block)
+        kind = COEFFICIENTS[part][0]
+        super().__init__(
+            torch.eye(len(values)).to(values),
+            values.new_zeros(len(values)),
+            values,
+            values.new_zeros(values.shape[1]),
+            nn.ReLU(),
+            hook=f"blocks.{block}.{part}.hook_{kind}",
+            hook_out=f"blocks.{block}.hook_{part}_out",
+            source=f"value vectors of block {block}, {part}",
+        )
+
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch feature"]:
+        self._check_width(x)
+        return x.to(self.W_enc).clamp(min=0)
+
+
+@leaves_state
+@checked
+def top_memory_patches(
+    model: HookedViT,
+    block: int,
+    images: PictureSource,
+    part: str = "mlp",
+    memories: int | Sequence[int] | None = None,
+    k: int = 9,
+    *,
+    tokens: TokenSet | None = "patches",
+    n_memories: int = 12,
+    one_per_picture: bool = False,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> TopPatches:
+    """The k tokens on which each memory fires most, and the classes that its value vector promotes: E · v (C5).
+
+    A memory of an MLP is a hidden unit (a neuron), of attention a dimension of a head. In one pass and constant memory.
+
+    Args:
+        images: as `top_patches`.
+        part: "mlp" or "attn".
+        memories: which; None for the `n_memories` whose coefficients are largest in sum.
+        k: how many tokens each; fewer where fewer were seen.
+        tokens: which tokens count, see `token_mask`.
+        one_per_picture: of each picture only the strongest token.
+
+    Returns:
+        TopPatches with axes feature (the memory) and rank; `promoted` has the numbers that `read_memories` ranks.
+
+    Raises:
+        InputError: a block, part or memory that does not exist; no pictures.
+
+    Source: Vilas, Schaumlöffel & Roig 2023, section 5; METHODS.md C5.
+    """
+    layer = LayerMemories(model, block, part)
+    found = top_patches(
+        model, None, layer, images, memories, k, tokens=tokens, n_features=n_memories, one_per_picture=one_per_picture,
+        batch_size=batch_size, progress=progress,
+    )  # fmt: skip
+    promoted = found.promoted
+    if model.unembed is not None:
+        with torch.no_grad():
+            promoted = (layer.W_dec[found.axes["feature"]] @ model.W_U).cpu()
+    return replace(found, promoted=promoted, settings={**found.settings, "unit": "memory"})

@@ -1,0 +1,213 @@
+"""A timm module from a name: weights through timm, from a checkpoint file, or random; every failure one sentence."""
+
+import json
+import urllib.error
+import urllib.request
+import warnings
+from pathlib import Path
+from typing import Any
+
+import timm
+from huggingface_hub import constants, try_to_load_from_cache
+from timm.models import get_pretrained_cfg, parse_model_name
+from torch import nn
+
+from vitlens.errors import InputError, nearest, reason
+from vitlens.model.checkpoints.files import as_path, read_checkpoint
+from vitlens.model.checkpoints.fit import first_keywords, fit, other_keywords
+
+# What timm looks for in a repository or a folder, in its order.
+WEIGHT_FILES = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+)
+WEIGHT_ENDINGS = (".safetensors", ".pth", ".pth.tar", ".bin")
+
+
+def build_timm(
+    name: str,
+    pretrained: bool,
+    checkpoint_path: str | Path | None,
+    timm_kwargs: dict[str, Any],
+    use_ema: bool = True,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """timm's model of that name with the weights that were asked for, and the keywords that build it anew.
+
+    The keywords are those given, and what a checkpoint says about how its model is built.
+
+    Raises:
+        InputError: unknown name or keyword; weights that cannot be had; a checkpoint of another architecture.
+    """
+    path = None if checkpoint_path is None else as_path(checkpoint_path, "checkpoint_path")
+    source, model_id = _read_name(name)
+    if source == "local-dir":
+        folder = _check_folder(Path(model_id))
+        path = _weights_in(folder) if path is None and pretrained else path
+    elif source == "hf-hub":
+        _check_hub(name, model_id, needs_weights=path is None and pretrained)
+    else:
+        _check_registered(name)
+    if path is None and not use_ema:
+        raise InputError(
+            "use_ema=False is for a checkpoint that holds averaged weights too: it goes with checkpoint_path="
+        )
+    if path is not None:
+        return _with_checkpoint(name, path, timm_kwargs, use_ema)
+    if pretrained and source is None:
+        _check_weights_are_within_reach(name)
+    module = create(name, timm_kwargs, pretrained)
+    if pretrained:
+        _tell_new_classifier(module, name)
+    return module, timm_kwargs
+
+
+def create(name: str, timm_kwargs: dict[str, Any], pretrained: bool = False) -> nn.Module:
+    """timm's model of that name and keywords.
+
+    Raises:
+        InputError: timm cannot build it.
+    """
+    try:
+        return timm.create_model(name, pretrained=pretrained, **timm_kwargs)
+    except (TypeError, AssertionError, ValueError, LookupError, ZeroDivisionError) as error:
+        raise InputError(f"timm cannot build {name!r} with {timm_kwargs}: {reason(error)}") from error
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"timm could not get {name!r} with its weights ({reason(error)}): pass checkpoint_path= with a file "
+            "that you have, or pretrained=False for random weights"
+        ) from error
+
+
+def _read_name(name: str) -> tuple[str | None, str]:
+    """Where timm finds a model, and what it is called there: "hf-hub:owner/name", "local-dir:folder", or a timm name."""
+    try:
+        return parse_model_name(name)
+    except ValueError as error:
+        raise InputError(f"timm knows no model {name!r}: {reason(error)}") from None
+
+
+def _check_registered(name: str) -> None:
+    architecture = name.split(".")[0]
+    if not timm.is_model(architecture):
+        raise InputError(
+            f"timm knows no model {name!r}; the nearest names are {nearest(architecture, timm.list_models())}"
+        )
+    known = timm.list_models(f"{architecture}.*", include_tags=True)
+    if "." in name and name not in known:
+        raise InputError(f"timm knows no weights {name!r}; it has {', '.join(known) or 'none of this model'}")
+
+
+def _check_folder(folder: Path) -> Path:
+    """A folder that timm saved a model in (timm.models.save_for_hf)."""
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}")
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder} holds no config.json, so timm did not save it: name the model, and pass the file of weights in it as "
+            "checkpoint_path="
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder / 'config.json'} cannot be read as JSON: {reason(error)}") from None
+    architecture = config.get("architecture") if isinstance(config, dict) else None
+    if not isinstance(architecture, str) or not timm.is_model(architecture):
+        said = f"names the architecture {architecture!r}, which timm does not know" if architecture else (
+            "names no architecture of timm"
+        )  # fmt: skip
+        raise InputError(f"{folder / 'config.json'} {said}: vitlens opens folders that timm saved")
+    return folder
+
+
+def _weights_in(folder: Path) -> Path:
+    named = [folder / file for file in WEIGHT_FILES]
+    others = [path for ending in WEIGHT_ENDINGS for path in sorted(folder.glob(f"*{ending}"))]
+    found = next((path for path in [*named, *others] if path.is_file()), None)
+    if found is None:
+        raise InputError(
+            f"{folder} holds no file of weights ({', '.join(WEIGHT_FILES[:2])}, …): pass checkpoint_path= with one, or "
+            "pretrained=False for random weights"
+        )
+    return found
+
+
+def _check_hub(name: str, model_id: str, needs_weights: bool) -> None:
+    repository, _, revision = model_id.partition("@")
+    if repository.count("/") != 1:
+        raise InputError(f"{name!r} names no repository: it is written hf-hub:owner/name")
+    wanted = [("config.json",), WEIGHT_FILES] if needs_weights else [("config.json",)]
+    if not all(_is_here(repository, files, revision or None) for files in wanted):
+        _check_network(
+            f"{name!r} is", 'it: open a folder that timm saved as "local-dir:FOLDER", or name the architecture and'
+        )
+
+
+def _check_weights_are_within_reach(name: str) -> None:
+    cfg = get_pretrained_cfg(name)
+    if cfg is not None and cfg.hf_hub_id and not _is_here(cfg.hf_hub_id, WEIGHT_FILES[:2]):
+        _check_network(f"the weights of {name!r} are", "them:")
+
+
+def _is_here(repository: str, files: tuple[str, ...], revision: str | None = None) -> bool:
+    """Whether the hub's client has one of the files already."""
+    try:
+        found = [try_to_load_from_cache(repository, file, revision=revision) for file in files]
+    except ValueError as error:
+        raise InputError(f"{repository!r} is no repository on the hub: {reason(error)}") from None
+    return any(isinstance(path, str) for path in found)
+
+
+def _check_network(what: str, instead: str) -> None:
+    """Says at once what the hub's client would say only after a minute of retries."""
+    try:
+        urllib.request.urlopen(constants.ENDPOINT, timeout=5).close()
+    except urllib.error.HTTPError:
+        return
+    except OSError:
+        raise InputError(
+            f"{what} not on this machine and there is no network to fetch {instead} pass checkpoint_path= with a "
+            "file that you have, or pretrained=False for random weights"
+        ) from None
+
+
+def _tell_new_classifier(module: Any, name: str) -> None:
+    """timm leaves the classifier out where it has another number of classes, and draws one."""
+    trained = (module.pretrained_cfg or {}).get("num_classes")
+    if module.num_classes and trained is not None and module.num_classes != trained:
+        warnings.warn(
+            f"the weights of {name!r} are for {trained} classes: the classifier for {module.num_classes} is drawn at random "
+            "and knows nothing until it is trained",
+            stacklevel=4,
+        )
+
+
+def _with_checkpoint(
+    name: str, path: Path, timm_kwargs: dict[str, Any], use_ema: bool
+) -> tuple[nn.Module, dict[str, Any]]:
+    state = read_checkpoint(path, use_ema)
+    keywords = {**first_keywords(state), **timm_kwargs}
+    module = create(name, keywords)
+    told = {key: value for key, value in other_keywords(state, module, path).items() if key not in keywords}
+    if told:
+        try:
+            module = create(name, keywords | told)
+        except InputError:
+            # Not every architecture has these keywords: the comparison names what does not fit.
+            told = {key: value for key, value in told.items() if key == "img_size"}
+            module = create(name, keywords | told) if told else module
+    size = told.get("img_size")
+    fit(state, module, path, name)
+    if size is not None:
+        own = " × ".join(map(str, size))
+        warnings.warn(
+            f"{path} was trained on pictures of {own}, so the model reads {own}: pass img_size= for another size, to which "
+            "its positions are then resampled",
+            stacklevel=4,
+        )
+    return module, keywords | told

@@ -1,0 +1,127 @@
+"""The pictures of an analysis in batches: one rule for how many at once, one bar, and where each batch lies."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from vitlens.arguments import check_count, is_whole
+from vitlens.model.runs.picture_batches import PictureBatches
+from vitlens.data.pictures import Pictures, as_list
+from vitlens.errors import InputError
+from vitlens.model.hooked_vit import HookedViT
+
+#: What the largest tensor of a forward may take by default, and how many pictures it has at most.
+MOST_BYTES = 2**28
+MOST_PICTURES = 64
+
+
+def default_batch_size(model: HookedViT, n_tokens: int | None = None) -> int:
+    """How many pictures a forward has where nobody says: 64, or fewer, so that its largest tensor takes 256 MiB at most.
+
+    The largest are attention patterns, hidden units of the MLP, and the logits of all tokens. The rule reads the model's
+    shape and not what memory is free, so that two machines compute the same.
+
+    Args:
+        n_tokens: of a picture, where they differ from the model's own (dynamic image size).
+    """
+    cfg = model.cfg
+    tokens = cfg.n_ctx if n_tokens is None else n_tokens
+    widest = max(cfg.n_heads * tokens, cfg.d_mlp or 0, cfg.n_classes)
+    bytes_of_one = tokens * widest * torch.empty(0, dtype=model.dtype).element_size()
+    return max(1, min(MOST_PICTURES, MOST_BYTES // bytes_of_one))
+
+
+class PictureRun:
+    """All `n` pictures of an analysis in batches, as often as it is gone through; files are read when their batch comes.
+
+    Gives (places, images): where the batch lies in the whole, and its pictures as the model reads them. `grid` is the rows
+    and columns of patches.
+    """
+
+    def __init__(
+        self, model: HookedViT, images: Pictures, batch_size: int | None, progress: bool | None, what: str
+    ) -> None:
+        self.model, self.what = model, what
+        self.source = _known(model, images)
+        self.n = len(self.source)
+        first = model.as_images(self.source[:1])
+        rows, columns = model.embed.grid(*first.shape[-2:])
+        self.grid = int(rows), int(columns)
+        if batch_size is None:
+            batch_size = default_batch_size(model, model.cfg.n_prefix_tokens + self.grid[0] * self.grid[1])
+        self.batch_size = check_count(batch_size, "batch_size")
+        if progress is not None and not isinstance(progress, bool):
+            raise InputError(f"progress is True, False, or None for a bar on terminals only, not {progress!r}")
+        self.progress = progress
+
+    @property
+    def images(self) -> list[int]:
+        """The labels of the axis of pictures."""
+        return list(range(self.n))
+
+    def __iter__(self) -> Iterator[tuple[slice, Float[Tensor, "image channels height width"]]]:
+        # tqdm takes None for "on a terminal only"; a single batch needs no bar there.
+        hidden = not self.progress if self.progress is not None else (True if self.n <= self.batch_size else None)
+        with tqdm(total=self.n, desc=self.what, unit="picture", disable=hidden) as bar:
+            for batch in PictureBatches(self.model, self.source, self.batch_size):
+                first = int(batch.ids[0])
+                yield slice(first, first + len(batch.images)), batch.images
+                bar.update(len(batch.images))
+
+    def partners(self, others: Pictures | None, how: str) -> Any:
+        """Other pictures, one for each, of which `model.as_partners(others[places], images)` reads those of a batch.
+
+        None where `how` takes nothing from others.
+
+        Raises:
+            InputError: they are missing, of another number, or given where nothing reads them.
+        """
+        if how != "other":
+            if others is not None:
+                raise InputError(f'others= goes with how="other": how="{how}" would not read them')
+            return None
+        if others is None:
+            raise InputError('how="other" needs others=, one picture for each picture')
+        known = _known(self.model, others)
+        if len(known) != self.n:
+            raise InputError(f"{len(known)} other pictures were given for {self.n} pictures")
+        return known
+
+
+class RunningMean:
+    """Means over pictures of tensors by name, batch by batch; half precision is summed in float32."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._n: dict[str, int] = {}
+        self._dtype: dict[str, torch.dtype] = {}
+
+    def add(self, name: str, values: Float[Tensor, "image *rest"]) -> None:
+        total = values.sum(dim=0, keepdim=True, dtype=torch.promote_types(values.dtype, torch.float32))
+        self._sums[name] = total + self._sums[name] if name in self._sums else total
+        self._n[name] = self._n.get(name, 0) + len(values)
+        self._dtype[name] = values.dtype
+
+    def of(self, name: str) -> Float[Tensor, "1 *rest"]:
+        return (self._sums[name] / self._n[name]).to(self._dtype[name])
+
+
+def check_index(value: Any, n: int, what: str) -> None:
+    """Raises InputError unless `value` is one of n places, counted from 0, or from -1 down."""
+    if not is_whole(value) or not -n <= value < n:
+        raise InputError(f"there is no {what} {value!r}: there are 0 to {n - 1}")
+
+
+def _known(model: HookedViT, images: Pictures) -> Any:
+    """A tensor [image, channels, height, width], or a list of pictures, that can be cut into batches."""
+    if isinstance(images, Tensor):
+        whole = images[None] if images.ndim == 3 and not images.is_nested else images
+        is_dense = images.layout == torch.strided and not images.is_nested and not images.is_meta
+        # What is no batch of pictures is refused with the sentence that `as_images` has for it.
+        return whole if is_dense and whole.ndim == 4 and len(whole) else model.as_images(images)
+    chosen = as_list(images)
+    return chosen if chosen else model.as_images(chosen)

@@ -1,0 +1,248 @@
+"""The explorer as an object: what was measured, what is chosen, and how it is shown."""
+
+import html
+from collections.abc import Sequence
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from vitlens.patching.interventions import Intervention
+from vitlens.data.class_names import short_name
+from vitlens.data.pictures import Pictures
+from vitlens.errors import InputError
+from vitlens.pages.explorer.intervene import describe_effect, intervene
+from vitlens.pages.explorer.measure import Measured
+from vitlens.pages.explorer.page import explorer_page, looks, pack
+from vitlens.pages.explorer.selection import Limits, Selection
+from vitlens.files import check_writable, write_whole
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.provenance import page_facts
+from vitlens.pages.page import made
+
+if TYPE_CHECKING:
+    from vitlens.pages.explorer.widget import ExplorerWidget
+
+
+class Explorer:
+    """Pictures, all that was measured of them, and what is chosen; see `explore`.
+
+    In a notebook with anywidget installed the choices follow the clicks, and setting one moves the widget; elsewhere they
+    say how the page opens.
+    """
+
+    def __init__(
+        self,
+        model: HookedViT,
+        images: Float[Tensor, "image channels height width"],
+        measured: Sequence[Measured],
+        blocks: list[int],
+    ) -> None:
+        self.model = model
+        self.images = images
+        self.pictures = [pack(picture) for picture in measured]
+        self.effect: dict[str, Any] | None = None
+        grid = model.embed.grid(*images.shape[-2:])
+        self.facts = _page_facts(model, [picture.facts for picture in measured], grid, blocks)
+        heads = measured[0].tensors["heads"][0]
+        block, head = divmod(int(heads.argmax()), heads.shape[1])
+        n_tokens = model.cfg.n_prefix_tokens + grid[0] * grid[1]
+        limits = Limits(
+            len(measured), n_tokens, blocks, model.cfg.n_heads, [picture.facts["classes"] for picture in measured]
+        )
+        token = 0 if model.cfg.n_prefix_tokens else int(measured[0].tensors["shares"][0].sum(axis=(0, 1)).argmax())
+        self.selection = Selection(limits, token=token, block=blocks[block], head=head)
+
+    # ---- what is chosen ------------------------------------------------------------------------------------------
+
+    @property
+    def selected_picture(self) -> int:
+        """The number of the picture shown."""
+        return self.selection.picture
+
+    @selected_picture.setter
+    def selected_picture(self, picture: int) -> None:
+        self._choose("picture", picture)
+
+    @property
+    def selected_token(self) -> int:
+        """The chosen token: the prefix tokens come first, then the patches row by row."""
+        return self.selection.token
+
+    @selected_token.setter
+    def selected_token(self, token: int) -> None:
+        self._choose("token", token)
+
+    @property
+    def selected_block(self) -> int:
+        """The chosen block."""
+        return self.selection.block
+
+    @selected_block.setter
+    def selected_block(self, block: int) -> None:
+        self._choose("block", block)
+
+    @property
+    def selected_head(self) -> int | None:
+        """The chosen head; None: all heads of the block, their mean attention and the sum of their contributions."""
+        return self.selection.head
+
+    @selected_head.setter
+    def selected_head(self, head: int | None) -> None:
+        self._choose("head", head)
+
+    @property
+    def selected_class(self) -> int:
+        """The index of the chosen class."""
+        first = self.selection.limits.classes[self.selection.picture][0]
+        return first if self.selection.wanted_class is None else self.selection.wanted_class
+
+    @selected_class.setter
+    def selected_class(self, wanted: int | str) -> None:
+        self._choose("wanted_class", self.model.class_index(wanted))
+
+    @property
+    def selected_baseline(self) -> int | None:
+        """The class whose logit is subtracted; None for none."""
+        return self.selection.baseline_class
+
+    @selected_baseline.setter
+    def selected_baseline(self, baseline: int | str | None) -> None:
+        self._choose("baseline_class", None if baseline is None else self.model.class_index(baseline))
+
+    @property
+    def marked_tokens(self) -> list[int]:
+        """The tokens that `patch` is about, marked with Shift and a click; without marks it is the chosen one."""
+        return self.selection.marked
+
+    @marked_tokens.setter
+    def marked_tokens(self, tokens: Sequence[int]) -> None:
+        self._choose("marked", list(tokens))
+
+    def _choose(self, name: str, value: Any) -> None:
+        self.selection.choose(name, value)
+        if "widget" in self.__dict__:
+            self.widget.show(self.selection)
+
+    # ---- interventions -------------------------------------------------------------------------------------------
+
+    def patch(
+        self,
+        source: int | Pictures | None = None,
+        *,
+        site: str = "resid_pre",
+        replacement: str = "zero",
+        **options: Any,
+    ) -> Intervention:
+        """What the chosen class loses when the marked tokens are changed, block by block; the explorer shows it too.
+
+        Args:
+            source: a picture (or the number of one of the explorer's) whose activations are put in their place
+                (`activation_patching`); None: they are ablated (`activation_ablation`).
+            site: of which activation.
+            replacement: of the ablation, as there; "mean" is the mean over all pictures of the explorer.
+            options: all else that those functions take, such as `blocks`.
+
+        Returns:
+            Ablation or Patching with axes block, tokens, image, of the class's logit or of the chosen difference.
+
+        Raises:
+            InputError: as those functions.
+        """
+        if isinstance(source, int):
+            self.selection.limits.check("picture", source)
+            source = self.images[source : source + 1]
+        result = intervene(self, source, site, replacement, options)
+        self._show_effect(
+            describe_effect(self, result, "patched" if source is not None else f"replaced by {replacement}")
+        )
+        return result
+
+    def _show_effect(self, effect: dict[str, Any]) -> None:
+        self.effect = effect
+        if "widget" in self.__dict__:
+            self.widget.effect = effect
+
+    # ---- showing -------------------------------------------------------------------------------------------------
+
+    def to_html(self) -> str:
+        """The page as text."""
+        return explorer_page(self.facts | {"selection": self.selection.as_json(), "effect": self.effect}, self.pictures)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the page: one HTML file that needs no network.
+
+        Raises:
+            InputError: the folder does not exist or cannot be written to.
+        """
+        check_writable(path)
+        write_whole(path, self.to_html().encode())
+
+    @cached_property
+    def widget(self) -> "ExplorerWidget":
+        """The live widget of a notebook.
+
+        Raises:
+            InputError: anywidget is not installed.
+        """
+        if find_spec("anywidget") is None:
+            raise InputError("the live explorer needs anywidget: pip install 'vitlens[notebook]'")
+        from vitlens.pages.explorer.widget import ExplorerWidget
+
+        return ExplorerWidget(self)
+
+    def _repr_html_(self) -> str:
+        """The page in a frame of its own, for where there is no widget."""
+        return (
+            f'<iframe srcdoc="{html.escape(self.to_html())}" title="vitlens explorer" '
+            'style="width: 100%; height: 900px; border: 0"></iframe>'
+        )
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None, **_: Any) -> Any:
+        if find_spec("anywidget") is None:
+            return {"text/plain": repr(self), "text/html": self._repr_html_()}
+        bundle = self.widget._repr_mimebundle_()
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+        # Without text/html of its own IPython would add the whole page to the notebook, beside the widget.
+        note = "<p>This explorer is live in a notebook; <code>explorer.save(…)</code> writes it as a page.</p>"
+        return {**(data or {}), "text/plain": repr(self), "text/html": note}, metadata
+
+    def __repr__(self) -> str:
+        size = sum(map(len, self.pictures)) / 2**20
+        return (
+            f"Explorer({self.model.cfg.model_name}: {len(self.pictures)} pictures × {len(self.facts['blocks'])} blocks × "
+            f"{self.model.cfg.n_heads} heads, {size:.1f} MiB; .save(path) writes the page)"
+        )
+
+
+def _page_facts(
+    model: HookedViT, pictures: list[dict[str, Any]], grid: tuple[int, int], blocks: list[int]
+) -> dict[str, Any]:
+    """What scripts need to know besides the measurements."""
+    cfg = model.cfg
+    why = model.capabilities().set_index("analysis")["why"]
+    names: dict[int, str] = {}
+    for picture in pictures:
+        names |= picture["class_names"]
+    return {
+        "title": f"{cfg.model_name}, looked into",
+        "model": cfg.model_name,
+        "provenance": page_facts(model),
+        "warning": model.provenance.warning,
+        "made": made(),
+        "grid": list(grid),
+        "prefix": list(cfg.prefix_tokens),
+        "blocks": blocks,
+        "n_layers": cfg.n_layers,
+        "n_heads": cfg.n_heads,
+        "n_classes": cfg.n_classes,
+        "pooling": cfg.pool,
+        "pictures": [{key: value for key, value in picture.items() if key != "class_names"} for picture in pictures],
+        "class_names": {str(index): [short_name(name), name] for index, name in names.items()},
+        "lens_reads": why["class_lens"],
+        "heads_are": why["direct_logit_attribution by head"],
+        "looks": looks(),
+    }

@@ -1,0 +1,59 @@
+"""Interventions on the tokens that are marked in an explorer."""
+
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from vitlens.patching.ablation import activation_ablation
+from vitlens.patching.interventions import Intervention
+from vitlens.patching.activation import activation_patching
+from vitlens.patching.sources import mean_activations
+from vitlens.data.class_names import short_name
+from vitlens.data.pictures import Pictures
+from vitlens.errors import InputError
+
+if TYPE_CHECKING:
+    from vitlens.pages.explorer.explorer import Explorer
+
+
+def intervene(
+    explorer: "Explorer", source: Pictures | None, site: str, replacement: str, options: dict[str, Any]
+) -> Intervention:
+    """Patches the marked tokens with those of `source`, or ablates them where there is none."""
+    number = explorer.selected_picture
+    image = explorer.images[number : number + 1]
+    tokens = explorer.marked_tokens or [explorer.selected_token]
+    baseline = explorer.selected_baseline
+    about: dict[str, Any] = {
+        "tokens": {"marked": tokens},
+        "metric": "logit" if baseline is None else "logit_difference",
+        "classes": [explorer.selected_class],
+        "baseline_classes": None if baseline is None else [baseline],
+        "progress": False,
+    } | options
+    if source is None and replacement == "mean":
+        if len(explorer.images) == 1:
+            raise InputError("the mean over one picture is that picture itself: explore several, or replace by zero")
+        means = mean_activations(explorer.model, explorer.images, site, progress=False)
+        return activation_ablation(explorer.model, image, site=site, replacement=means, **about)
+    if source is None:
+        return activation_ablation(explorer.model, image, site=site, replacement=replacement, **about)
+    return activation_patching(explorer.model, source, image, site=site, **about)
+
+
+def describe_effect(explorer: "Explorer", result: Intervention, how: str) -> dict[str, Any]:
+    """What the page draws of it: the shift of the logit of every cell, in logits, and a title."""
+    cells = {axis: labels for axis, labels in result.axes.items() if axis == "block" or len(labels) > 1}
+    names = [" ".join(f"L{label}" if axis == "block" else str(label) for axis, label in zip(cells, place, strict=True))
+             for place in product(*cells.values())]  # fmt: skip
+    n = len(explorer.marked_tokens or [explorer.selected_token])
+    label = short_name(explorer.model.class_label(explorer.selected_class))
+    if explorer.selected_baseline is not None:
+        label += f" − {short_name(explorer.model.class_label(explorer.selected_baseline))}"
+    target = result.target.flatten()[0].item()
+    return {
+        "picture": explorer.selected_picture,
+        "title": f"{n} token{'s' * (n != 1)} of {result.settings['site']} {how}: "
+        f"change of the logit of “{label}”, which is {target:+.3f} without",
+        "cells": names,
+        "shift": result.shift().flatten().tolist(),
+    }

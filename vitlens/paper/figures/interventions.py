@@ -1,0 +1,69 @@
+"""The paper's figures of interventions, heatmaps and probes, from result tables by model."""
+
+import plotly.graph_objects as go
+import torch
+
+from vitlens.lens.lens import ClassLens
+from vitlens.faithfulness.perturbation import Perturbation
+from vitlens.heatmaps.methods.saliency import Importance
+from vitlens.data.class_names import short_name
+from vitlens.heatmaps.run import find_method
+from vitlens.plots.shared.picture import Pixels, map_tiles
+from vitlens.plots.shared.series import ByModel, block_axes, legend_below, line, panels
+from vitlens.plots.shared.style import COLOURS, NEUTRAL, SEQUENTIAL, array, diverging, finish, symmetric, text
+
+MARGIN = {"l": 60, "r": 20, "t": 104, "b": 90}
+SITE_NAMES = {"resid_post": "stream", "attn_out": "attention", "mlp_out": "MLP"}
+
+
+def intervention_bars(tables: ByModel, column: str, title: str) -> go.Figure:
+    """Accuracy, and percent of patches at rank 0, under each intervention, with intervals."""
+    figure = panels(tables, ["patches that say the class (%)", "accuracy (%)"], vertical_spacing=0.2)
+    for col, table in enumerate(tables.values(), start=1):
+        for row, quantity in enumerate(("rate_percent", "accuracy_percent"), start=1):
+            chosen = table[table[quantity].notna()]
+            names = [text(name) for name in chosen[column]]
+            if quantity == "rate_percent" and "unperturbed_rate_percent" in chosen:
+                figure.add_trace(
+                    go.Bar(
+                        x=names, y=chosen["unperturbed_rate_percent"].to_numpy(), name="the same patches, untouched",
+                        marker_color=NEUTRAL, showlegend=col == 1,
+                        hovertemplate="%{x}<br>untouched %{y:.2f} %<extra></extra>",
+                    ),
+                    row=row,
+                    col=col,
+                )  # fmt: skip
+            mean = chosen[quantity].to_numpy()
+            figure.add_trace(
+                go.Bar(
+                    x=names, y=mean, marker_color=COLOURS[row - 1], showlegend=False,
+                    error_y={
+                        "type": "data", "symmetric": False, "thickness": 1.2,
+                        "array": chosen[f"{quantity}_high"].to_numpy() - mean,
+                        "arrayminus": mean - chosen[f"{quantity}_low"].to_numpy(),
+                    },
+                    hovertemplate="%{x}<br>%{y:.2f} %<extra></extra>",
+                ),
+                row=row,
+                col=col,
+            )  # fmt: skip
+    figure.update_yaxes(rangemode="tozero")
+    figure.update_layout(
+        barmode="group", height=700, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
+    )
+    return finish(figure, title, "bars: mean over pictures, 95 % interval", margin={**MARGIN, "t": 128, "b": 60})
+
+
+def probe_curves(tables: ByModel, tokens: str = "patches") -> go.Figure:
+    """Figure 13: accuracy of linear probes against that of the class projection, over blocks."""
+    figure = panels(tables)
+    for col, table in enumerate(tables.values(), start=1):
+        for i, (site, name) in enumerate(SITE_NAMES.items()):
+            for readout, dash in (("probe", "solid"), ("projection", "dot")):
+                chosen = table[(table["site"] == site) & (table["readout"] == readout) & (table["tokens"] == tokens)]
+                line(figure, chosen, "block", f"{name}, {readout}", i, row=1, col=col, legend=col == 1, dash=dash)
+    block_axes(figure, tables)
+    figure.update_yaxes(title="top-1 accuracy", range=[0, 1.02], col=1)
+    return legend_below(
+        finish(figure, "What a trained probe reads, and what the classifier reads", tokens, margin=MARGIN)
+    )

@@ -1,0 +1,229 @@
+"""Ablation sweeps: what the decision loses without a token, head or neuron, one cell at a time."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+
+from vitlens.choose.classes import Classes
+from vitlens.model.graph import read_head
+from vitlens.patching.interventions import Intervention, first_pixels, known_values, logits_of, make_result
+from vitlens.choose.metrics import Measures, Metrics, choose_metrics
+from vitlens.patching.plan import Plan
+from vitlens.choose.sites import TokenSets, find_site
+from vitlens.patching.sources import Given, Noise, OtherRun, Source, Zeros, mean_activations
+from vitlens.choose.tokens import TokenSet
+from vitlens.lens.trace import Hooks
+from vitlens.arguments import checked, is_whole, short
+from vitlens.data.masks import MaskInput
+from vitlens.data.pictures import Pictures
+from vitlens.errors import InputError
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.leaves_state import leaves_state
+
+REPLACEMENTS = ("zero", "mean", "resample", "noise")
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class Ablation(Intervention):
+    """What the metric changes by when a cell is ablated: `values`, `patched` minus `target`, in units of the metric."""
+
+
+@leaves_state
+@checked
+def activation_ablation(
+    model: HookedViT,
+    images: Pictures,
+    metric: Metrics = "logit",
+    site: str | Sequence[str] = "z",
+    *,
+    replacement: str | Tensor | Mapping[Any, Tensor] = "zero",
+    others: Pictures | None = None,
+    noise_scale: float = 1.0,
+    seed: int = 0,
+    tokens: TokenSets = None,
+    blocks: int | Sequence[int] | None = None,
+    heads: int | Sequence[int] | None = None,
+    neurons: int | Sequence[int] | None = None,
+    keys: TokenSet | None = None,
+    classes: Classes = None,
+    baseline_classes: Classes = None,
+    masks: MaskInput | None = None,
+    batch_size: int | None = None,
+    progress: bool = True,
+    resume: Ablation | None = None,
+) -> Ablation:
+    """Ablates a site, one (block, token set), (block, head) or (block, neuron) at a time: how much does the metric change?
+
+    Runs on the engine of `activation_patching`, whose arguments not named here mean the same: it is the same sweep with
+    another source.
+
+    Args:
+        metric: by default the logit of the predicted class; a "logit_difference" is against the runner-up.
+        replacement: what stands in the place of the activation: "zero"; "mean" over `images`, position by position; what
+            `mean_activations` returns, for the mean over a data set; "resample": that of `others`, picture by picture;
+            "noise": itself with Gaussian noise of `noise_scale` standard deviations; or a tensor, or tensors by block or
+            hook name, that fit the activation ([image, …], [1, …] or without pictures).
+
+    Returns:
+        Ablation with axes (metric), (site), block, tokens and/or head or neuron, image.
+
+    Raises:
+        InputError: as `activation_patching`; an unknown replacement; `others` missing; tensors that do not fit.
+
+    Source: METHODS.md B2; Chan et al. 2022 (resampling).
+    """
+    model.require_classifier()
+    pictures = model.as_images(images)
+    plan = Plan.make(model, pictures, site, blocks, tokens=tokens, heads=heads, neurons=neurons, keys=keys, masks=masks)
+    source = _source(model, pictures, plan, replacement, others, noise_scale, seed)
+    logits = logits_of(model, pictures)
+    metrics = choose_metrics(model, metric, logits, logits, classes, baseline_classes)
+    measures = Measures(metrics, logits)
+    target = measures(logits, "the pictures as they are")
+    settings = {
+        "model": model.cfg.model_name,
+        "site": plan.site_names,
+        "replacement": replacement if isinstance(replacement, str) else "given",
+    }
+    known = known_values(resume, plan.axes, measures, settings, target)
+    patched = plan.run(model, pictures, source, measures, known, batch_size=batch_size, progress=progress)
+    return make_result(
+        Ablation,
+        plan.axes,
+        patched,
+        measures,
+        metric,
+        {"target": target},
+        quantity="change",
+        settings=settings,
+        grid=plan.grid,
+        pixels=first_pixels(model, pictures),
+    )
+
+
+@leaves_state
+@checked
+def ablation_hooks(
+    model: HookedViT,
+    images: Pictures,
+    site: str,
+    places: int | tuple[int, int] | Sequence[tuple[int, int]] | Sequence[int],
+    *,
+    replacement: str | Tensor | Mapping[Any, Tensor] = "zero",
+    others: Pictures | None = None,
+    noise_scale: float = 1.0,
+    seed: int = 0,
+    tokens: TokenSet = "all",
+    keys: TokenSet | None = None,
+    masks: MaskInput | None = None,
+) -> Hooks:
+    """Hooks that ablate many places at once, for `model.hooks(…)`, `run_with_hooks` or an analysis run inside them.
+
+    Args:
+        images: the pictures of the run (their number and size are what is read, and for means and noise their values).
+        places: (block, head), also as "L2H1" or "a2.h1", or (block, neuron); block numbers for a site without heads and
+            neurons; one or several.
+        tokens: at which tokens; `keys`: of patterns and scores, at which keys.
+
+    The other arguments are those of `activation_ablation`.
+
+    Raises:
+        InputError: as `activation_ablation`; no places.
+
+    Source: METHODS.md B1, B2.
+    """
+    pictures = model.as_images(images)
+    unit = find_site(model, site).unit
+    pairs = _places(places, unit)
+    units: dict[int, set[int]] = {}
+    for block, number in pairs:
+        units.setdefault(model.block_index(block), set()).add(number)
+    numbers = sorted(set().union(*units.values()))
+    about: dict[str, Any] = {"heads": None, "neurons": None} | ({} if unit is None else {f"{unit}s": numbers})
+    one_set = [tokens] if unit is None else tokens
+    plan = Plan.make(model, pictures, site, sorted(units), tokens=one_set, keys=keys, masks=masks, **about)
+    cells, everything = plan.sites[0], slice(0, len(pictures))
+    source = _source(model, pictures, plan, replacement, others, noise_scale, seed)
+    with torch.no_grad():
+        values = source.activations(model, [cells.site.hook(block) for block in plan.blocks], pictures, everything)
+    hooks: Hooks = []
+    for block in plan.blocks:
+        inside = cells.where([numbers.index(number) for number in units[block]], everything).any(dim=0)
+        name = cells.site.hook(block)
+        hooks.append((name, _write_where(inside, values[name])))
+    return hooks
+
+
+def _places(places: Any, unit: str | None) -> list[tuple[int, int]]:
+    """(block, number of the unit), 0 for a site without units."""
+    several = isinstance(places, list) or (isinstance(places, (tuple, range)) and unit is None)
+    if unit is not None and isinstance(places, tuple) and places and not is_whole(places[0]):
+        several = True
+    wanted = list(places) if several else [places]
+    if not wanted:
+        raise InputError("the list of places is empty")
+    if unit == "head":
+        wanted = [read_head(place) or place if isinstance(place, str) else place for place in wanted]
+    for place in wanted:
+        is_pair = isinstance(place, (tuple, list)) and len(place) == 2 and all(is_whole(number) for number in place)
+        if not (is_whole(place) if unit is None else is_pair):
+            raise InputError(
+                f"a place is {'a block' if unit is None else f'(block, {unit})'} at this site, not {short(place)}"
+            )
+    return [(int(place), 0) if unit is None else (int(place[0]), int(place[1])) for place in wanted]
+
+
+def _write_where(inside: Tensor, value: Tensor) -> Any:
+    def ablate(activation: Tensor, hook: HookPoint) -> Tensor:
+        return torch.where(inside, value, activation)
+
+    return ablate
+
+
+def _as_given(replacement: Any) -> Tensor | Mapping[Any, Tensor]:
+    """Tensors of the user's.
+
+    Raises:
+        InputError: something else, or NaN in them.
+    """
+    tensors = list(replacement.values()) if isinstance(replacement, Mapping) else [replacement]
+    for value in tensors:
+        if not isinstance(value, Tensor) or value.dtype == torch.bool or value.is_complex():
+            raise InputError(
+                f"replacement is one of {', '.join(REPLACEMENTS)}, or tensors that fit the activations, not {short(value)}"
+            )
+        # Scores of −∞ cut an edge: only NaN is no value to write.
+        if value.isnan().any():
+            raise InputError("the tensors given as replacement contain NaN")
+    return replacement
+
+
+def _source(
+    model: HookedViT,
+    pictures: Tensor,
+    plan: Plan,
+    replacement: str | Tensor | Mapping[Any, Tensor],
+    others: Pictures | None,
+    noise_scale: float,
+    seed: int,
+) -> Source:
+    if others is not None and not (isinstance(replacement, str) and replacement == "resample"):
+        raise InputError('others= goes with replacement="resample": another replacement would not read them')
+    if not isinstance(replacement, str):
+        return Given(_as_given(replacement))
+    if replacement == "zero":
+        return Zeros()
+    if replacement == "mean":
+        sites = [cells.site.name for cells in plan.sites]
+        return Given(mean_activations(model, pictures, sites, blocks=plan.blocks, progress=False))
+    if replacement == "resample":
+        return OtherRun(model.as_partners(others, pictures))
+    if replacement == "noise":
+        return Noise(float(noise_scale), seed)
+    raise InputError(
+        f"replacement is one of {', '.join(REPLACEMENTS)}, or tensors that fit the activations, not {replacement!r}"
+    )

@@ -1,0 +1,47 @@
+"""Donors of counterfactuals: for each picture, one of the class that the model takes it for most readily."""
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from vitlens.choose.classes import Classes, one_class_each
+from vitlens.patching.interventions import logits_of
+from vitlens.arguments import checked
+from vitlens.data.pictures import Pictures
+from vitlens.errors import InputError
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.leaves_state import leaves_state
+
+
+@leaves_state
+@checked
+def confusing_donors(
+    model: HookedViT, images: Pictures, candidates: Pictures, classes: Classes = None
+) -> Int[Tensor, "image"]:
+    """Which candidate to pair each picture with: that of the class with the highest logit beside the picture's own.
+
+    Among the candidates that are predicted to be of some other class, the classes rank by the picture's own logits; of a
+    class the candidate that the model is surest of is taken. `candidates[indices]` are then the corrupted pictures of
+    `activation_patching`, or the donors of `replace_context`.
+
+    Args:
+        classes: the pictures' own classes, one each; by default the predicted ones.
+
+    Raises:
+        InputError: every candidate is predicted to be of the picture's own class.
+    """
+    own_logits = logits_of(model, model.as_images(images))
+    of_candidates = logits_of(model, model.as_images(candidates))
+    own = one_class_each(model, classes, len(own_logits), lambda: own_logits, "the choice of donors")
+    sureness, predicted = of_candidates.softmax(dim=-1).max(dim=-1)
+    chosen = []
+    for image, (logits, mine) in enumerate(zip(own_logits, own, strict=True)):
+        likely = logits[predicted].masked_fill(predicted == mine, -torch.inf)
+        if likely.isneginf().all():
+            raise InputError(
+                f"every candidate is predicted to be of picture {image}'s own class "
+                f"({model.class_label(int(mine))}): add candidates of others"
+            )
+        of_best_class = predicted == predicted[likely.argmax()]
+        chosen.append(sureness.masked_fill(~of_best_class, -torch.inf).argmax())
+    return torch.stack(chosen)

@@ -1,0 +1,192 @@
+"""What every sweep of interventions returns: the metric of each patched run, its shift, its effect, its interval."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import pandas as pd
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from vitlens.choose.metrics import Measures, Metrics, several
+from vitlens.results.result import Result
+from vitlens.statistics import bootstrap
+from vitlens.arguments import checked
+from vitlens.errors import InputError
+from vitlens.model.hooked_vit import HookedViT
+
+Found = TypeVar("Found", bound="Intervention")
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class Intervention(Result):
+    """The metric of every patched run, `patched`, and of the run without: `target` [image].
+
+    Axes are (metric), (site), block, tokens and/or head or neuron, image; those in brackets where several were asked for.
+    Cells of an interrupted sweep that were not reached are NaN. `pixels` is the first (clean) picture.
+    """
+
+    patched: Float[Tensor, "..."]
+    target: Float[Tensor, "*metric image"]
+    grid: tuple[int, int] | list[int]
+    metric_name: str
+    pixels: UInt8[Tensor, "height width 3"] | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell was reached."""
+        return not self.patched.isnan().any()
+
+    def columns(self) -> dict[str, Tensor]:
+        return {self.quantity: self.values, "metric_value" if "metric" in self.axes else "metric": self.patched}
+
+    def over_cells(self, per_image: Float[Tensor, "*metric image"]) -> Float[Tensor, "... image"]:
+        """A number for each picture (and metric), with the axes of the cells between them."""
+        n_between = self.patched.ndim - per_image.ndim
+        return per_image.reshape(*per_image.shape[:-1], *[1] * n_between, per_image.shape[-1])
+
+    def shift(self) -> Float[Tensor, "... image"]:
+        """How far the metric moved from that of the run without."""
+        return self.patched - self.over_cells(self.target)
+
+    def gap(self) -> Float[Tensor, "... image"]:
+        """What counts as 1, for each picture: the shift itself is reported."""
+        return torch.ones_like(self.over_cells(self.target))
+
+    def effect(self) -> Float[Tensor, "..."]:
+        """Over all pictures: the mean shift over the mean gap, so that a picture with a tiny gap does not drown others."""
+        return self.shift().mean(dim=-1) / self.gap().mean(dim=-1)
+
+    def select(self: Found, **labels: Any) -> Found:
+        """The part with one label of some of the axes, such as `select(metric="logit", head="H3")`; numbers count labels.
+
+        Raises:
+            InputError: no such axis or label.
+        """
+        fields: dict[str, Any] = {item: getattr(self, item) for item in self.__dataclass_fields__}
+        for axis, label in labels.items():
+            axes = fields["axes"]
+            if axis not in axes or axis == "image":
+                raise InputError(f"there is no axis {axis!r} to select from: the axes are {', '.join(list(axes)[:-1])}")
+            if label not in axes[axis] and not (isinstance(label, int) and -len(axes[axis]) <= label < len(axes[axis])):
+                raise InputError(f"{axis} has no {label!r}: it has {', '.join(map(str, axes[axis][:8]))}, …")
+            place = axes[axis].index(label) if label in axes[axis] else label
+            dim = list(axes).index(axis)
+            fields |= {name: fields[name].select(dim, place) for name in ("values", "patched")}
+            if axis == "metric":
+                per_image = [name for name in ("target", "source") if name in fields]
+                fields |= {name: fields[name][place] for name in per_image}
+                fields["metric_name"] = str(axes[axis][place])
+            chosen = {**fields["settings"], axis: axes[axis][place]}
+            fields |= {"axes": {name: kept for name, kept in axes.items() if name != axis}, "settings": chosen}
+        return type(self)(**fields)
+
+    def maps(self) -> Float[Tensor, "block rows columns"]:
+        """The effect of single patches on the picture's grid.
+
+        Raises:
+            InputError: the sweep did not patch every patch by itself, or has other axes to select from first.
+        """
+        labels = self.axes.get("tokens", [])
+        patches = [i for i, label in enumerate(labels) if str(label).startswith("(")]
+        if len(patches) != self.grid[0] * self.grid[1]:
+            raise InputError('a map needs every patch by itself: run the sweep with tokens="each"')
+        self.require_axes("block", "tokens")
+        return self.effect()[:, patches].unflatten(-1, tuple(self.grid))
+
+    def require_axes(self, *wanted: str) -> None:
+        """Raises InputError if there are others, to select from."""
+        others = [axis for axis in self.axes if axis not in (*wanted, "image")]
+        if others:
+            example = f"{others[0]}={self.axes[others[0]][0]!r}"
+            raise InputError(f"choose one {' and one '.join(others)} first: result.select({example})")
+
+    @checked
+    def summary(self, level: float = 0.95, n: int = 1000, seed: int = 0) -> pd.DataFrame:
+        """The effect over pictures with its bootstrap interval: one row per cell, sorted as the axes are.
+
+        Whole pairs of pictures are drawn; with few of them an interval says little (of one pair it is a point).
+
+        Raises:
+            InputError: a level outside (0, 1).
+        """
+        shift = self.shift().movedim(-1, 0)
+        gap = self.gap().expand_as(self.patched).movedim(-1, 0)
+        mean, low, high = bootstrap(
+            shift.double().cpu().numpy(), gap.double().cpu().numpy(), n=n, level=level, seed=seed
+        )
+        index = pd.MultiIndex.from_product(
+            [labels for axis, labels in self.axes.items() if axis != "image"],
+            names=[axis for axis in self.axes if axis != "image"],
+        )
+        table = pd.DataFrame({self.quantity: mean.ravel(), "low": low.ravel(), "high": high.ravel()}, index=index)
+        return table.reset_index()
+
+    def __repr__(self) -> str:
+        axes = ", ".join(f"{name} {len(labels)}" for name, labels in self.axes.items())
+        effects = self.effect()[~self.effect().isnan()]
+        span = "{:.3g} to {:.3g}".format(*(x.item() for x in torch.aminmax(effects))) if effects.numel() else "nothing"
+        open_cells = "" if self.complete else f", {self.patched.isnan().double().mean():.0%} not reached"
+        site = self.settings["site"]
+        return f"{type(self).__name__}({site}, {self.metric_name} [{axes}], {self.quantity} {span}{open_cells})"
+
+
+def make_result(
+    kind: type[Found],
+    cells: dict[str, list],
+    patched: Float[Tensor, "metric ... image"],
+    measures: Measures,
+    asked: Metrics,
+    runs: dict[str, Float[Tensor, "metric image"]],
+    **fields: Any,
+) -> Found:
+    """The result of this kind, its axes those that were asked for; `values` are its shifts over its gaps."""
+    axes: dict[str, list] = {"metric": list(measures.metrics)} if several(asked) else {}
+    axes |= {**cells, "image": list(range(patched.shape[-1]))}
+    per_metric = {"patched": patched, **runs}
+    fields |= {name: value if several(asked) else value[0] for name, value in per_metric.items()}
+    raw = kind(values=fields["patched"], axes=axes, metric_name=", ".join(measures.metrics), **fields)
+    return replace(raw, values=raw.shift() / raw.gap())
+
+
+def known_values(
+    resume: Intervention | None,
+    cells: dict[str, list],
+    measures: Measures,
+    settings: Mapping[str, Any],
+    target: Float[Tensor, "metric image"],
+) -> Float[Tensor, "metric ..."] | None:
+    """What a partial result has already.
+
+    Raises:
+        InputError: it is the result of another sweep.
+    """
+    if resume is None:
+        return None
+    different = []
+    mine = {name: labels for name, labels in resume.axes.items() if name not in ("metric", "image")}
+    if mine != cells or resume.metric_name != ", ".join(measures.metrics):
+        different.append("axes")
+    if resume.settings != settings:
+        different.append("settings")
+    if resume.target.numel() != target.numel() or not torch.allclose(
+        resume.target.flatten().to(target), target.flatten(), rtol=1e-4, atol=1e-5
+    ):
+        different.append("pictures or metrics")
+    if different:
+        raise InputError(f"the result to resume is of another sweep ({', '.join(different)} differ): leave resume= out")
+    return resume.patched if "metric" in resume.axes else resume.patched[None]
+
+
+def first_pixels(model: HookedViT, pictures: Tensor) -> UInt8[Tensor, "height width 3"]:
+    """The first picture as bytes of colour, for figures to lie over."""
+    return (model.to_pixels(pictures[:1])[0].clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def logits_of(
+    model: HookedViT, pictures: Float[Tensor, "image channels height width"], batch_size: int = 32
+) -> Float[Tensor, "image classes"]:
+    """The logits of whole runs, in batches, so that memory does not grow with the number of pictures."""
+    with torch.no_grad():
+        return torch.cat([model(batch) for batch in pictures.split(batch_size)])

@@ -1,0 +1,234 @@
+"""Path patching: what one part tells another directly, all other paths frozen."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm import tqdm
+from transformer_lens.hook_points import HookPoint
+
+from vitlens.choose.classes import Classes
+from vitlens.patching.contrast import Contrast, Patching
+from vitlens.model.graph import Graph, Node, NodeNames, Writings
+from vitlens.choose.metrics import Metrics
+from vitlens.patching.plan import fill, open_values
+from vitlens.patching.sweep import picture_chunks, rows_per_forward
+from vitlens.choose.tokens import TokenSet, token_mask
+from vitlens.lens.trace import Hooks
+from vitlens.arguments import checked
+from vitlens.data.masks import MaskInput
+from vitlens.data.pictures import Pictures
+from vitlens.errors import InputError
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.leaves_state import leaves_state
+
+
+@leaves_state
+@checked
+def path_patching(
+    model: HookedViT,
+    clean: Pictures,
+    corrupted: Pictures,
+    senders: NodeNames = None,
+    receivers: NodeNames | Mapping[str, NodeNames] = "logits",
+    metric: Metrics = "logit_difference",
+    *,
+    tokens: TokenSet = "all",
+    direction: str = "denoise",
+    classes: Classes = None,
+    baseline_classes: Classes = None,
+    masks: MaskInput | None = None,
+    batch_size: int | None = None,
+    progress: bool = True,
+    resume: Patching | None = None,
+) -> Patching:
+    """The effect of what each sender tells each receiver directly, every other path frozen as in the target run.
+
+    In the run on the target (denoising: the corrupted pictures) the receiver reads the stream with the sender's output
+    replaced by that of the source run; nothing between the two reacts. What the receiver then writes, the rest of the
+    network reads as it comes. The receiver "logits" is the classifier: the sender's direct effect. Receivers of a group read
+    what they would read one by one, and the classifier what all of them have written.
+
+    Args:
+        senders: "input", "a3.h1" (block 3, head 1), "m3" (its MLP); one, a list, patterns such as "a3.*", by default all.
+        receivers: "a5.h0<q>", "<k>", "<v>" (a head's inputs; without a part all three), "m5", "logits"; or a mapping from
+            names to several, which then receive together.
+        tokens: at which tokens the sender's output is replaced.
+        metric, direction, classes, baseline_classes, masks, batch_size, progress, resume: as in `activation_patching`.
+
+    Returns:
+        Patching with axes (metric), sender, receiver, image. Where no path leads from sender to
+        receiver, since the receiver stands before the sender, the effect is 0.
+
+    Raises:
+        InputError: as `activation_patching`; an unknown sender or receiver, or one that no path leads from or to;
+            heads that do not write by themselves.
+
+    Source: Wang et al. 2023 (Interpretability in the Wild), section 3; Goldowsky-Dill et al. 2023.
+    """
+    graph = Graph(model)
+    contrast = Contrast.make(model, clean, corrupted, metric, direction, classes, baseline_classes)
+    chosen = graph.find_writers(senders)
+    groups = _groups(graph, receivers)
+    _check_paths(graph, senders, receivers, chosen, groups)
+    grid = model.embed.grid(*contrast.target.shape[-2:])
+    at = token_mask(model, tokens, len(contrast.target), masks, grid)
+    cells: dict[str, list] = {"sender": [str(node) for node in chosen], "receiver": list(groups)}
+    settings = contrast.settings(model, "path", "exact") | {
+        "tokens": str(tokens) if isinstance(tokens, str) else "given"
+    }
+    known = contrast.known(resume, cells, settings)
+    shape = (len(contrast.measures.metrics), len(chosen), len(groups), len(contrast.target))
+    values = open_values(model, shape, known)
+    fill(values, _measured(graph, contrast, chosen, groups, at, grid, values, batch_size, progress))
+    return contrast.result(model, cells, values, settings)
+
+
+def _groups(graph: Graph, receivers: NodeNames | Mapping[str, NodeNames]) -> dict[str, list[Node]]:
+    if isinstance(receivers, Mapping):
+        if not receivers:
+            raise InputError("there is no group of receivers in the mapping")
+        return {str(name): graph.find_readers(nodes) for name, nodes in receivers.items()}
+    return {str(node): [node] for node in graph.find_readers(receivers)}
+
+
+def _check_paths(
+    graph: Graph, senders: NodeNames, receivers: Any, chosen: list[Node], groups: dict[str, list[Node]]
+) -> None:
+    """Raises InputError for a sender named that none of the receivers hears, or a receiver named that hears no sender.
+
+    Of all senders or receivers, and of patterns, some stand before or behind the others: that is no mistake.
+    """
+    last_heard = {name: max(graph.n_before(node) for node in nodes) for name, nodes in groups.items()}
+    places = {str(node): graph.writer_index[str(node)] for node in chosen}
+    for sender, place in places.items() if _are_named(senders) else ():
+        if place >= max(last_heard.values()):
+            raise InputError(f"no path leads from {sender} to {', '.join(list(groups)[:3])}, which stands before it")
+    for receiver, n_before in last_heard.items() if _are_named(receivers) else ():
+        if min(places.values()) >= n_before:
+            raise InputError(f"no path leads to {receiver} from {', '.join(list(places)[:3])}, which stands behind it")
+
+
+def _are_named(names: Any) -> bool:
+    return names is not None and not any(mark in str(names) for mark in "*?")
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The runs that stay as they are: streams of the target, and what the source writes instead."""
+
+    streams: dict[str, Tensor]
+    change: Writings
+
+
+def _measured(
+    graph: Graph,
+    contrast: Contrast,
+    senders: list[Node],
+    groups: dict[str, list[Node]],
+    at: Bool[Tensor, "image tokens"],
+    grid: tuple[int, int],
+    values: Float[Tensor, "metric sender receiver image"],
+    batch_size: int | None,
+    progress: bool,
+) -> Iterator[tuple[Any, Tensor]]:
+    """Every path's place and metrics: for each receiver, senders share forwards that start at its block."""
+    model = graph.model
+    rows = rows_per_forward(model, at.shape[1], batch_size, False)
+    chunks = picture_chunks(len(contrast.target), rows, batch_size, contrast.measures.need_all_at_once)
+    open_paths = values.isnan().any(dim=0)
+    with tqdm(total=int(open_paths.sum()), desc="path patching", unit="run", disable=not progress) as bar:
+        for images in chunks:
+            here = open_paths[..., images].any(dim=-1)
+            if not here.any():
+                continue
+            frozen = _freeze(graph, contrast.source[images], contrast.target[images])
+            at_once = max(1, rows // (images.stop - images.start))
+            for column, (name, readers) in enumerate(groups.items()):
+                waiting = here[:, column].nonzero()[:, 0].tolist()
+                for start in range(0, len(waiting), at_once):
+                    these = waiting[start : start + at_once]
+                    logits = _run(graph, frozen, [senders[i] for i in these], readers, at[images], grid)
+                    for sender, of_sender in zip(these, logits, strict=True):
+                        where = f"the path {senders[sender]}->{name}"
+                        measured = contrast.measures(of_sender, where, images)
+                        yield (slice(None), sender, column, images), measured
+                    bar.update(len(these) * (images.stop - images.start))
+
+
+def _freeze(graph: Graph, source: Tensor, target: Tensor) -> Frozen:
+    model = graph.model
+    names, streams = Writings.names(model), graph.streams()
+    _, of_source = model.run_with_cache(source, names_filter=names)
+    _, of_target = model.run_with_cache(target, names_filter=[*names, *streams])
+    change = {name: of_source[name] - of_target[name] for name in names}
+    return Frozen({name: of_target[name] for name in streams}, Writings(model, change))
+
+
+def _run(
+    graph: Graph,
+    frozen: Frozen,
+    senders: list[Node],
+    readers: list[Node],
+    at: Bool[Tensor, "image tokens"],
+    grid: tuple[int, int],
+) -> Float[Tensor, "sender image classes"]:
+    """The logits when these readers read the senders' other outputs; the rows of the forward are senders × pictures."""
+    model, n_senders = graph.model, len(senders)
+    change = torch.stack([frozen.change.of(node) for node in senders]) * at[..., None]
+    index = [graph.writer_index[str(node)] for node in senders]
+
+    def read(node: Node) -> Float[Tensor, "row tokens d"]:
+        # Of a writer that stands behind the reader nothing can be read.
+        seen = torch.tensor([place < graph.n_before(node) for place in index], device=change.device)
+        stream = frozen.streams[graph.stream_of(node)]
+        return rearrange(stream + change * seen[:, None, None, None], "s i t d -> (s i) t d")
+
+    end = model.cfg.n_layers
+    first = min(end if node.kind == "logits" else node.block for node in readers)
+    hooks: Hooks = []
+    for node in readers:
+        if node.kind == "head":
+            heard = _project(model, node, read(node))
+            hooks.append((f"blocks.{node.block}.attn.hook_{node.part}", _set_head(node.head, heard)))
+        elif node.kind == "mlp":
+            hooks.append((f"blocks.{node.block}.hook_mlp_out", _set(graph.mlp(node.block, read(node)))))
+        else:
+            # Other receivers of the group have changed the stream by then: the sender's change joins theirs.
+            hooks.append((f"blocks.{end - 1}.hook_resid_post", _add(rearrange(change, "s i t d -> (s i) t d"))))
+    if first == end:
+        logits = model.forward_suffix(read(readers[0]), end, grid)
+    else:
+        stream = repeat(frozen.streams[f"blocks.{first}.hook_resid_pre"], "i t d -> (s i) t d", s=n_senders)
+        with model.hooks(fwd_hooks=hooks):
+            logits = model.forward_suffix(stream, first, grid, whole=True)
+    return rearrange(logits, "(s i) k -> s i k", s=n_senders)
+
+
+def _project(model: HookedViT, node: Node, stream: Float[Tensor, "row tokens d"]) -> Float[Tensor, "row tokens d_head"]:
+    """A head's queries, keys or values of a stream."""
+    block = model.blocks[node.block]
+    place = "qkv".index(node.part)
+    weight, bias = block.attn.project.matrices()[place][node.head], block.attn.project.biases()[place][node.head]
+    return block.ln1(stream) @ weight + bias
+
+
+def _set_head(head: int, value: Float[Tensor, "row tokens d_head"]) -> Any:
+    def edit(activation: Float[Tensor, "row tokens heads d_head"], hook: HookPoint) -> Tensor:
+        activation = activation.clone()
+        activation[:, :, head] = value
+        return activation
+
+    return edit
+
+
+def _set(value: Tensor) -> Any:
+    return lambda activation, hook: value
+
+
+def _add(value: Tensor) -> Any:
+    return lambda activation, hook: activation + value

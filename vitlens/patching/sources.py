@@ -1,0 +1,153 @@
+"""What an intervention writes in place of an activation: another run's, a mean, zeros, noise, or a tensor of the user's."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from vitlens.choose.sites import find_site
+from vitlens.arguments import checked, short
+from vitlens.data.pictures import Pictures
+from vitlens.errors import InputError
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.leaves_state import leaves_state
+
+Activations = Mapping[str, Tensor]
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Gives, for hook points of the run on `target`, what may stand there instead: [image or 1, …] each."""
+
+    def activations(self, model: HookedViT, names: list[str], target: Tensor, images: slice) -> Activations: ...
+
+
+@dataclass(frozen=True)
+class OtherRun:
+    """The activations of a run on other pictures, pair by pair."""
+
+    pictures: Float[Tensor, "image channels height width"]
+
+    def activations(self, model: HookedViT, names: list[str], target: Tensor, images: slice) -> Activations:
+        return model.run_with_cache(self.pictures[images], names_filter=names)[1].cache_dict
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """Zero ablation."""
+
+    def activations(self, model: HookedViT, names: list[str], target: Tensor, images: slice) -> Activations:
+        return {name: torch.zeros((), dtype=model.dtype, device=model.device) for name in names}
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The activation itself with Gaussian noise of `scale` times the site's standard deviation over tokens and features.
+
+    A picture's noise depends on its place in the batch and the seed alone.
+    """
+
+    scale: float = 1.0
+    seed: int = 0
+
+    def activations(self, model: HookedViT, names: list[str], target: Tensor, images: slice) -> Activations:
+        clean = model.run_with_cache(target, names_filter=names)[1]
+        return {name: value + self.scale * self._noise(name, value, images) for name, value in clean.items()}
+
+    def _noise(self, name: str, value: Tensor, images: slice) -> Tensor:
+        drawn = []
+        for image in range(images.start, images.start + len(value)):
+            generator = torch.Generator().manual_seed(hash_of(self.seed, image, name))
+            drawn.append(torch.randn(value.shape[1:], generator=generator, dtype=torch.float64))
+        spread = value.flatten(1).std(dim=1).reshape(-1, *[1] * (value.ndim - 1))
+        return torch.stack(drawn).to(value) * spread
+
+
+def hash_of(*parts: object) -> int:
+    """A seed that is the same in every process, unlike Python's hash of a text."""
+    value = 0
+    for character in repr(parts):
+        value = (value * 1_000_003 + ord(character)) % (2**63 - 25)
+    return value
+
+
+@dataclass(frozen=True)
+class Given:
+    """The user's own: a tensor for every block, or a mapping from blocks or hook names to tensors."""
+
+    values: Tensor | Mapping[Any, Tensor]
+
+    def activations(self, model: HookedViT, names: list[str], target: Tensor, images: slice) -> Activations:
+        shapes = {
+            name: value.shape[1:] for name, value in model.run_with_cache(target[:1], names_filter=names)[1].items()
+        }
+        found = {}
+        for name, shape in shapes.items():
+            value = (self.values if isinstance(self.values, Tensor) else self._find(name)).to(model.device, model.dtype)
+            if value.ndim == len(shape) + 1 and len(value) > 1:
+                value = value[images]
+            try:
+                found[name] = value.expand(len(target), *shape)
+            except RuntimeError:
+                raise InputError(
+                    f"the tensor given for {name} is {list(value.shape)}, which does not fit its activations "
+                    f"{[len(target), *shape]}"
+                ) from None
+        return found
+
+    def _find(self, name: str) -> Tensor:
+        assert not isinstance(self.values, Tensor)
+        for key in (name, int(name.split(".")[1])):
+            if key in self.values:
+                return self.values[key]
+        raise InputError(f"the tensors given hold none for {name}: their keys are block numbers or hook names")
+
+
+@leaves_state
+@checked
+def mean_activations(
+    model: HookedViT,
+    pictures: Iterable[Pictures] | Tensor,
+    site: str | Sequence[str] = "z",
+    *,
+    blocks: Sequence[int] | None = None,
+    batch_size: int = 32,
+    progress: bool = True,
+) -> dict[str, Float[Tensor, "1 ..."]]:
+    """The mean of a site's activations over pictures, position by position: what mean ablation writes.
+
+    Streams: memory does not grow with the number of pictures.
+
+    Args:
+        pictures: a tensor, or batches of pictures of any kind that `model.to_images` reads.
+        site: as in `activation_patching`, one or several.
+
+    Returns:
+        Hook name → [1, tokens, …], which `activation_ablation(replacement=…)` takes.
+
+    Raises:
+        InputError: an unknown site; no pictures.
+    """
+    sites = [find_site(model, name) for name in ([site] if isinstance(site, str) else site)]
+    names = [chosen.hook(block) for chosen in sites for block in model.block_indices(blocks)]
+    if isinstance(pictures, Tensor):
+        pictures = model.as_images(pictures).split(batch_size)
+    if isinstance(pictures, (str, Mapping)) or not isinstance(pictures, Iterable):
+        raise InputError(f"pictures are a tensor, or batches of pictures one after the other, not {short(pictures)}")
+    sums: dict[str, Tensor] = {}
+    n_seen = 0
+    with torch.no_grad():
+        for batch in tqdm(pictures, desc="mean activations", unit="batch", disable=not progress):
+            images = model.as_images(batch)
+            n_seen += len(images)
+            for name, value in model.run_with_cache(images, names_filter=names)[1].items():
+                # Thousands of pictures in single precision would round each other away.
+                total = value.sum(dim=0, keepdim=True, dtype=torch.float64)
+                sums[name] = sums[name] + total if name in sums else total
+    if not n_seen:
+        raise InputError("there are no pictures to average over")
+    return {name: (total / n_seen).to(model.dtype) for name, total in sums.items()}

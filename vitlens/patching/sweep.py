@@ -1,0 +1,174 @@
+"""The engine of interventions: every cell of a sweep is one patched run, and runs share all that they have in common."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import psutil
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm import tqdm
+from transformer_lens.hook_points import HookPoint
+
+from vitlens.choose.sites import EDGE_SITES, Cells, Site
+from vitlens.patching.sources import Activations, Source
+from vitlens.errors import InputError
+from vitlens.model.hooked_vit import HookedViT
+
+#: Rows of a forward on a processor, where nothing else is asked for: at least 4, which the matrix products need to be
+#: efficient, and more while the activations stay near the caches. On a GPU they may take a quarter of what is free.
+CPU_ROWS, CPU_BYTES = 4, 16 * 2**20
+PICTURES_PER_CHUNK = 32
+
+
+@dataclass(frozen=True)
+class Step:
+    """The logits [cell, image, class] of some cells of one site and block, for a slice of the pictures."""
+
+    site: int
+    block: int
+    cells: list[int]
+    images: slice
+    logits: Float[Tensor, "cell image classes"]
+
+
+def sweep(
+    model: HookedViT,
+    target: Float[Tensor, "image channels height width"],
+    source: Source,
+    sites: list[Cells],
+    blocks: list[int],
+    todo: Bool[Tensor, "site block cell image"],
+    *,
+    batch_size: int | None,
+    all_at_once: bool,
+    progress: bool,
+    description: str,
+) -> Iterator[Step]:
+    """Runs the cells that are still to do, picture chunk by chunk, site by site and block by block.
+
+    A chunk's run on the target is made once; every cell starts from its stream at the block that is patched. Cells of one
+    block share forwards; in the last block only the tokens that the classifier reads are computed.
+
+    Args:
+        all_at_once: run a cell on all pictures together, for a metric that is one number of them all.
+
+    Raises:
+        InputError: `batch_size` rows would not fit in memory.
+    """
+    grid = model.embed.grid(*target.shape[-2:])
+    n_tokens = model.cfg.n_prefix_tokens + grid[0] * grid[1]
+    rows = rows_per_forward(model, n_tokens, batch_size, any(cells.site.name in EDGE_SITES for cells in sites))
+    whole = model.last_block_is_watched()
+    chunks = picture_chunks(len(target), rows, batch_size, all_at_once)
+    with tqdm(total=int(todo.sum()), desc=description, unit="run", disable=not progress) as bar:
+        for images in chunks:
+            here = todo[..., images].any(dim=-1)
+            needed = [(i, j) for i in range(len(sites)) for j in range(len(blocks)) if here[i, j].any()]
+            if not needed:
+                continue
+            names = {sites[i].site.hook(blocks[j]) for i, j in needed}
+            streams = {_entry(sites[i].site, blocks[j])[0] for i, j in needed}
+            of_source = source.activations(model, sorted(names), target[images], images)
+            of_target = model.run_with_cache(target[images], names_filter=sorted(streams))[1].cache_dict
+            at_once = max(1, rows // (images.stop - images.start))
+            for i, j in needed:
+                waiting = here[i, j].nonzero()[:, 0].tolist()
+                for start in range(0, len(waiting), at_once):
+                    chosen = waiting[start : start + at_once]
+                    inside = sites[i].where(chosen, images)
+                    logits = _patched(model, sites[i].site, blocks[j], grid, of_target, of_source, inside, whole)
+                    yield Step(i, j, chosen, images, logits)
+                    bar.update(logits.shape[0] * logits.shape[1])
+
+
+def _entry(site: Site, block: int) -> tuple[str, int]:
+    """The stream that a patched run starts from, and the first block that it runs."""
+    return (site.hook(block), block + 1) if site.name == "resid_post" else (f"blocks.{block}.hook_resid_pre", block)
+
+
+def _patched(
+    model: HookedViT,
+    site: Site,
+    block: int,
+    grid: tuple[int, int],
+    of_target: Activations,
+    of_source: Activations,
+    inside: Bool[Tensor, "cell image ..."],
+    whole: bool,
+) -> Float[Tensor, "cell image classes"]:
+    """One forward whose rows are cells × pictures."""
+    n_cells, n_images = inside.shape[:2]
+    name = site.hook(block)
+    stream_name, first = _entry(site, block)
+    rows = rearrange(inside, "c i ... -> (c i) ...")
+    replacement = of_source[name]
+    if replacement.ndim and len(replacement) == n_images:
+        replacement = repeat(replacement, "i ... -> (c i) ...", c=n_cells)
+    stream = repeat(of_target[stream_name], "i ... -> (c i) ...", c=n_cells)
+    if name == stream_name:
+        logits = model.forward_suffix(torch.where(rows, replacement, stream), first, grid, whole=whole)
+    else:
+        write = partial(_write, inside=rows, replacement=replacement, query_axis=2 if site.name in EDGE_SITES else 1)
+        with model.hooks(fwd_hooks=[(name, write)]):
+            logits = model.forward_suffix(stream, first, grid, whole=whole)
+    return rearrange(logits, "(c i) k -> c i k", c=n_cells)
+
+
+def _write(activation: Tensor, hook: HookPoint, inside: Tensor, replacement: Tensor, query_axis: int) -> Tensor:
+    """The activation with its patched entries replaced; of the last block it may hold the first tokens only."""
+    n_here = activation.shape[query_axis]
+    inside = inside.narrow(query_axis, 0, n_here)
+    if replacement.ndim:
+        replacement = replacement.narrow(query_axis, 0, n_here)
+    return torch.where(inside, replacement, activation)
+
+
+def picture_chunks(n_images: int, rows: int, batch_size: int | None, all_at_once: bool) -> list[slice]:
+    """The pictures that share their runs on source and target, where forwards have so many rows.
+
+    Raises:
+        InputError: all pictures are needed at once, and `batch_size` rows are fewer.
+    """
+    # Those runs serve all cells of all blocks, so a chunk may be larger than a forward needs to be.
+    per_chunk = max(rows, PICTURES_PER_CHUNK) if batch_size is None else rows
+    if all_at_once and per_chunk < n_images:
+        if batch_size is not None:
+            raise InputError(
+                "a metric that is one number for all pictures needs them in one forward: pass "
+                f"batch_size={n_images} or more, or return one number per picture"
+            )
+        per_chunk = n_images
+    return [slice(first, min(first + per_chunk, n_images)) for first in range(0, n_images, per_chunk)]
+
+
+def rows_per_forward(model: HookedViT, n_tokens: int, asked: int | None, watches_pattern: bool) -> int:
+    """How many rows a forward has: as asked, where it fits in memory; else as many as are fast.
+
+    Raises:
+        InputError: fewer than one row, or more than fit.
+    """
+    each = bytes_per_row(model, n_tokens, watches_pattern)
+    on_gpu = model.device.type == "cuda"
+    free = torch.cuda.mem_get_info(model.device)[0] if on_gpu else psutil.virtual_memory().available
+    if asked is None:
+        return max(1, free // 4 // each if on_gpu else min(max(CPU_ROWS, CPU_BYTES // each), free // 4 // each))
+    if asked < 1:
+        raise InputError(f"batch_size is at least 1, not {asked}")
+    if asked * each > free:
+        raise InputError(
+            f"forwards of {asked} rows would take about {asked * each / 2**30:.1f} GB of the {free / 2**30:.1f} GB that "
+            f"are free: pass batch_size={max(1, free // each)} or less, or leave it out"
+        )
+    return asked
+
+
+def bytes_per_row(model: HookedViT, n_tokens: int, watches_pattern: bool = False) -> int:
+    """What the activations of one row take while a block runs, by generous count."""
+    d_mlp = model.blocks[0].mlp.W_out.shape[0]
+    per_token = 10 * model.cfg.d_model + 3 * d_mlp
+    if watches_pattern or not model.blocks[0].attn.fused:
+        per_token += 3 * model.cfg.n_heads * n_tokens
+    return n_tokens * per_token * model.embed.patch_embed_weight.element_size()

@@ -1,0 +1,369 @@
+"""Test-time registers: the neurons that make outlier patches, and a model in which an added token takes over from them.
+
+A few patches of a large vision transformer come to hold many times the norm of the others, draw the attention to
+themselves and say little about their place. A handful of MLP neurons writes these norms; what they fire can be moved to a
+token that stands outside the picture, without training.
+
+Source: Jiang, Dravid, Efros & Gandelsman 2025 (Vision Transformers Don't Need Trained Registers, arXiv:2506.08010).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from vitlens.results.result import Result
+from vitlens.arguments import checked, is_whole, short
+from vitlens.data.pictures import Pictures
+from vitlens.errors import InputError
+from vitlens.registers.extra_registers import RegisteredViT, add_registers
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.leaves_state import leaves_state
+
+
+@dataclass(frozen=True, repr=False)
+class RegisterNeurons(Result):
+    """MLP neurons that fire where outliers are, best first: `values` [rank] is each one's score.
+
+    score = `at_outliers` − `elsewhere`: the mean |activation| at the outliers, and at the other patches of all pictures.
+    `outlier_block` is the first block of which the output shows at least half of the outliers.
+    """
+
+    blocks: Int[Tensor, "rank"]
+    neurons: Int[Tensor, "rank"]
+    at_outliers: Float[Tensor, "rank"]
+    elsewhere: Float[Tensor, "rank"]
+    outlier_block: int
+    n_outliers: int
+
+    @property
+    def score(self) -> Float[Tensor, "rank"]:
+        return self.values
+
+    def pairs(self, n: int | None = None) -> list[tuple[int, int]]:
+        """(block, neuron) of the first `n`, by default of all: what `test_time_registers` also takes."""
+        return list(zip(self.blocks.tolist(), self.neurons.tolist(), strict=True))[:n]
+
+    def columns(self) -> dict[str, Tensor]:
+        return {
+            "block": self.blocks,
+            "neuron": self.neurons,
+            "score": self.values,
+            "at_outliers": self.at_outliers,
+            "elsewhere": self.elsewhere,
+        }
+
+    def __repr__(self) -> str:
+        first = ", ".join(
+            f"L{block}N{neuron} {score:.3g}"
+            for (block, neuron), score in zip(self.pairs(4), self.values.tolist(), strict=False)
+        )
+        more = ", …" if len(self.values) > 4 else ""
+        return f"RegisterNeurons({first}{more}; {self.n_outliers} outliers from block {self.outlier_block} on)"
+
+
+@dataclass(frozen=True, repr=False)
+class RegisterShift(Result):
+    """Runs without and with test-time registers: `values` [run, image, block, patch] are the norms of the patches'
+    streams behind each block.
+
+    `register_norms` are those of the added tokens, `logits` what the model answers (its features, where it has no
+    classifier), `attention` what the class token reads of each patch in the block `settings["attention_block"]`, mean
+    over its heads (empty, [run, image, 0], where there is no class token). Runs are "before" and "after".
+    """
+
+    register_norms: Float[Tensor, "image block register"]
+    logits: Float[Tensor, "run image class"]
+    attention: Float[Tensor, "run image attended"]
+
+    @property
+    def before(self) -> Float[Tensor, "image block patch"]:
+        return self.values[0]
+
+    @property
+    def after(self) -> Float[Tensor, "image block patch"]:
+        return self.values[1]
+
+
+Neurons = RegisterNeurons | Sequence[tuple[int, int]]
+
+
+@leaves_state
+@checked
+def find_register_neurons(
+    model: HookedViT,
+    images: Pictures | dict[str, Tensor],
+    n_neurons: int = 10,
+    *,
+    threshold: float = 5.0,
+    late_block: int | None = None,
+    up_to_block: int | None = None,
+    batch_size: int = 8,
+    progress: bool = True,
+) -> RegisterNeurons:
+    """The MLP neurons that make outliers: those that fire more at outlier patches than at the others.
+
+    Outliers are the patches whose stream behind a late block has a norm above `threshold` times the median of its
+    picture's patches. A neuron's score is its mean |activation| (`hook_post`) at these places, less that at all other
+    patches. The paper scores by the first mean alone, at norms above a number chosen for each model; the difference
+    leaves out neurons that fire everywhere, and the median fits every model.
+
+    Args:
+        images: pictures; a few dozen are enough where every picture has outliers.
+        n_neurons: how many to return, best first. The paper's code moves 10 in a ViT-B/16 of OpenCLIP and 50 in
+            DINOv2-L; of a ViT-Ti/16 three are enough.
+        threshold: how many times the median norm makes an outlier.
+        late_block: behind which block outliers are looked for; by default the last but one, as the last may rescale.
+        up_to_block: the last block whose neurons are scored; by default the one at which outliers appear.
+        progress: whether to show a bar.
+
+    Returns:
+        RegisterNeurons.
+
+    Raises:
+        InputError: these pictures have no outliers (the sentence says how far the largest norm is from being one); a
+            block that does not exist; a threshold that is not above 1; more neurons than there are.
+
+    Source: Jiang et al. 2025 (arXiv:2506.08010).
+    """
+    if threshold <= 1:
+        raise InputError(f"threshold is how many times the median norm makes an outlier, above 1, not {threshold:g}")
+    pictures = _as_pictures(model, images)
+    late = max(model.cfg.n_layers - 2, 0) if late_block is None else model.block_index(late_block)
+    last_scored = None if up_to_block is None else model.block_index(up_to_block)
+    blocks = range(max(late, last_scored or 0) + 1)
+    n_outliers, n_others, largest = 0, 0, 0.0
+    already = torch.zeros(len(blocks), dtype=torch.long)
+    inside: list[Tensor] = [torch.zeros(())] * len(blocks)
+    outside = inside.copy()
+    batches = pictures.split(batch_size)
+    for batch in tqdm(batches, desc="register neurons", unit="batch", disable=not progress):
+        ratios, fired = _norms_and_neurons(model, batch, blocks)
+        outlier = ratios[:, late] > threshold
+        n_outliers, n_others = n_outliers + int(outlier.sum()), n_others + int((~outlier).sum())
+        largest = max(largest, ratios[:, late].max().item())
+        already += ((ratios > threshold) & outlier[:, None]).sum(dim=(0, 2)).cpu()
+        for block in blocks:
+            inside[block] = inside[block] + fired[block][outlier].sum(dim=0, dtype=torch.float64).cpu()
+            outside[block] = outside[block] + fired[block][~outlier].sum(dim=0, dtype=torch.float64).cpu()
+    if not n_outliers:
+        raise InputError(
+            f"these pictures have no outliers: behind block {late} of {model.cfg.model_name} the largest norm of a patch "
+            f"is {largest:.2f} times its picture's median, and threshold={threshold:g} times was asked for"
+        )
+    outlier_block = int((2 * already >= n_outliers).nonzero()[0])
+    scored = range((outlier_block if last_scored is None else last_scored) + 1)
+    places = torch.tensor([(block, neuron) for block in scored for neuron in range(len(inside[block]))])
+    if not 1 <= n_neurons <= len(places):
+        raise InputError(
+            f"n_neurons is between 1 and {len(places)}, the number of neurons in blocks 0 to {scored[-1]}, not {n_neurons}"
+        )
+    at_outliers = torch.cat([inside[block] for block in scored]) / n_outliers
+    elsewhere = torch.cat([outside[block] for block in scored]) / n_others
+    score, best = (at_outliers - elsewhere).topk(n_neurons)
+    return RegisterNeurons(
+        score,
+        {"rank": list(range(n_neurons))},
+        "score",
+        blocks=places[best, 0],
+        neurons=places[best, 1],
+        at_outliers=at_outliers[best],
+        elsewhere=elsewhere[best],
+        outlier_block=outlier_block,
+        n_outliers=n_outliers,
+        settings={
+            "model": model.cfg.model_name,
+            "threshold": threshold,
+            "late_block": late,
+            "up_to_block": scored[-1],
+            "n_images": len(pictures),
+        },
+    )
+
+
+@leaves_state
+@checked
+def test_time_registers(model: HookedViT, neurons: Neurons, n_registers: int = 1) -> RegisteredViT:  # noqa: PT028
+    """A new model with untrained tokens that take over what these neurons fire at the patches.
+
+    The tokens are zeros without a position, after the class, distillation and register tokens that the model has. At
+    every neuron their activation is set to that of largest magnitude over the patches and themselves, and the patches'
+    to zero; the model's own prefix tokens keep theirs, as in the paper's code. Several new tokens are all alike, and
+    together draw more attention. They are prefix tokens like all others: "register k" in `cfg.prefix_tokens`, part of the
+    token set "registers", skipped by grids, maps, rotary positions, and by a classifier that pools patches; one that
+    pools all tokens reads them too.
+
+    The move is part of the model: caches show it, later hooks find it done, `reset_hooks()` leaves it. Parameters are
+    shared with `model`, which is not touched, and whose hooks the new one does not have. Without neurons the tokens
+    merely take part: each head then gives some of its attention to a token that says nothing of the picture.
+
+    Args:
+        neurons: from `find_register_neurons`, or pairs (block, neuron).
+        n_registers: how many tokens to add.
+
+    Returns:
+        RegisteredViT, a HookedViT.
+
+    Raises:
+        InputError: a model that has test-time registers already, positions that only exist for pairs of tokens
+            (relative), a NaFlexVit; a neuron that does not exist; no register to add.
+
+    Source: Jiang et al. 2025 (arXiv:2506.08010).
+    """
+    name = model.cfg.model_name
+    if isinstance(model, RegisteredViT):
+        raise InputError(
+            f"this {name} has test-time registers already: pass all neurons at once, with the model without them"
+        )
+    if model.cfg.model_class == "NaFlexVit":
+        raise InputError(
+            f"{name} reads pictures of several sizes in one batch, whose padding would be taken for patches: test-time "
+            "registers need a model of one size a batch"
+        )
+    if "relative" in model.cfg.positional_embedding_type:
+        raise InputError(
+            f"{name} has relative positions, a bias for every pair of tokens: an added token has none, so test-time "
+            "registers are not defined"
+        )
+    if n_registers < 1:
+        raise InputError(f"n_registers is the number of tokens to add, at least 1, not {n_registers}")
+    return add_registers(model, _by_block(model, neurons), n_registers)
+
+
+test_time_registers.__test__ = False  # type: ignore[attr-defined]  # its name is the paper's, and pytest's for a test
+
+
+@leaves_state
+@checked
+def register_shift(
+    model: HookedViT,
+    images: Pictures | dict[str, Tensor],
+    neurons: Neurons,
+    n_registers: int = 1,
+    *,
+    attention_block: int = -1,
+    batch_size: int = 8,
+    progress: bool = True,
+) -> RegisterShift:
+    """What test-time registers change: norms of the patches, the logits, and what the class token attends to.
+
+    Args:
+        model: the model without them.
+        neurons, n_registers: as `test_time_registers`.
+        attention_block: of which block the class token's attention is kept.
+        progress: whether to show a bar.
+
+    Returns:
+        RegisterShift with axes run, image, block, patch; `result.plot(pixels=…)` shows a picture of it.
+
+    Raises:
+        InputError: as `test_time_registers`; a block that does not exist.
+
+    Source: Jiang et al. 2025 (arXiv:2506.08010).
+    """
+    pictures = _as_pictures(model, images)
+    block = model.block_index(attention_block)
+    extended = test_time_registers(model, neurons, n_registers)
+    grid = model.embed.grid(*pictures.shape[-2:])
+    n_prefix = model.cfg.n_prefix_tokens
+    seen = []
+    batches = pictures.split(batch_size)
+    for batch in tqdm(batches, desc="test-time registers", unit="batch", disable=not progress):
+        before, after = _observe(model, batch, block), _observe(extended, batch, block)
+        seen.append([torch.stack(pair) for pair in zip(before[:3], after[:3], strict=True)] + [after[3]])
+    norms, logits, attention = (torch.cat([batch[i] for batch in seen], dim=1) for i in range(3))
+    return RegisterShift(
+        norms,
+        {
+            "run": ["before", "after"],
+            "image": list(range(len(pictures))),
+            "block": list(range(model.cfg.n_layers)),
+            "patch": [model.cfg.token_label(n_prefix + i, grid) for i in range(grid[0] * grid[1])],
+        },
+        "norm",
+        register_norms=torch.cat([batch[3] for batch in seen])[..., n_prefix:],
+        logits=logits,
+        attention=attention,
+        settings={
+            "model": model.cfg.model_name,
+            "neurons": [f"L{b}N{neuron}" for b, chosen in extended.register_neurons.items() for neuron in chosen],
+            "n_registers": n_registers,
+            "attention_block": block,
+            "grid": list(grid),
+        },
+    )
+
+
+def _norms_and_neurons(
+    model: HookedViT, pictures: Tensor, blocks: range
+) -> tuple[Float[Tensor, "image block patch"], list[Float[Tensor, "image patch d_mlp"]]]:
+    """The patches' norms behind each block over the median of their picture, and what each block's neurons fire there."""
+    names = [f"blocks.{block}.{site}" for block in blocks for site in ("mlp.hook_post", "hook_resid_post")]
+    with torch.no_grad():
+        _, cache = model.run_with_cache(pictures, names_filter=names, stop_at_layer=len(blocks))
+    n_prefix = model.cfg.n_prefix_tokens
+    norms = torch.stack([cache["resid_post", block][:, n_prefix:].norm(dim=-1) for block in blocks], dim=1)
+    fired = [cache["post", block][:, n_prefix:].abs() for block in blocks]
+    return norms / norms.median(dim=-1, keepdim=True).values, fired
+
+
+def _observe(
+    model: HookedViT, pictures: Tensor, block: int
+) -> tuple[
+    Float[Tensor, "image block patch"],
+    Float[Tensor, "image class"],
+    Float[Tensor, "image attended"],
+    Float[Tensor, "image block prefix"],
+]:
+    """The patches' norms, the logits, the class token's attention to the patches, the prefix tokens' norms."""
+    n_prefix = model.cfg.n_prefix_tokens
+    names = [f"blocks.{i}.hook_resid_post" for i in range(model.cfg.n_layers)]
+    if model.cfg.has_class_token:
+        names.append(f"blocks.{block}.attn.hook_pattern")
+    with torch.no_grad():
+        logits, cache = model.run_with_cache(pictures, names_filter=names)
+    norms = torch.stack([cache["resid_post", i].norm(dim=-1) for i in range(model.cfg.n_layers)], dim=1)
+    attention = logits.new_zeros(len(pictures), 0)
+    if model.cfg.has_class_token:
+        query = model.cfg.prefix_tokens.index("class")
+        attention = cache["pattern", block][:, :, query, n_prefix:].mean(dim=1)
+    return norms[..., n_prefix:], logits, attention, norms[..., :n_prefix]
+
+
+def _as_pictures(model: HookedViT, images: Pictures | dict[str, Tensor]) -> Tensor:
+    if isinstance(images, dict):
+        raise InputError(
+            "outliers are looked for in pictures of one size: pass them as a tensor, not a dictionary of patches"
+        )
+    return model.as_images(images)
+
+
+def _pairs(neurons: Neurons) -> list[tuple[int, int]]:
+    if isinstance(neurons, RegisterNeurons):
+        return neurons.pairs()
+    is_one = isinstance(neurons, tuple) and len(neurons) == 2 and all(is_whole(number) for number in neurons)
+    pairs: list[Any] = [neurons] if is_one else list(neurons) if isinstance(neurons, (list, tuple)) else [neurons]
+    for pair in pairs:
+        if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and all(is_whole(number) for number in pair)):
+            raise InputError(
+                f"neurons are what find_register_neurons finds, or pairs (block, neuron), not {short(pair)}"
+            )
+    return [(int(block), int(neuron)) for block, neuron in pairs]
+
+
+def _by_block(model: HookedViT, neurons: Neurons) -> dict[int, list[int]]:
+    """The neurons of each block, checked, each once."""
+    found: dict[int, list[int]] = {}
+    for block, neuron in _pairs(neurons):
+        index = model.block_index(block)
+        n_neurons = model.blocks[index].mlp.W_out.shape[0]
+        if not 0 <= neuron < n_neurons:
+            raise InputError(f"there is no neuron {neuron} in block {index}: it has neurons 0 to {n_neurons - 1}")
+        chosen = found.setdefault(index, [])
+        if neuron not in chosen:
+            chosen.append(int(neuron))
+    return found

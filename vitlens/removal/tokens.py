@@ -1,0 +1,192 @@
+"""Tokens removed or replaced: what of the decision, and of the class in the other tokens, is left (METHODS.md B2)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vitlens.model.runs.picture_run import PictureRun, RunningMean
+from vitlens.choose.classes import Classes, classes_by_batch
+from vitlens.model.class_space.ranks import check_logits, rank_of
+from vitlens.choose.tokens import TokenSet, token_mask
+from vitlens.arguments import checked
+from vitlens.data.counterfactuals import blurred
+from vitlens.data.masks import MaskInput
+from vitlens.data.pictures import Pictures
+from vitlens.errors import InputError
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.leaves_state import leaves_state
+
+HOW = ("remove", "zero", "mean", "blur", "other")
+
+
+@dataclass(frozen=True, repr=False)
+class TokenAblation:
+    """The run without some patches: `logits` [image, class]; of the patches that stayed the rank of the chosen class in the
+    last stream, `ranks` [image, patch], −1 for those that did not; and what the class token says, `class_token_ranks`."""
+
+    logits: Float[Tensor, "image class"]
+    classes: Int[Tensor, "image"]
+    kept: Bool[Tensor, "image patch"]
+    ranks: Int[Tensor, "image patch"]
+    class_token_ranks: Int[Tensor, "image"] | None
+
+    def __repr__(self) -> str:
+        gone = 1 - self.kept.double().mean().item()
+        return (
+            f"TokenAblation({len(self.kept)} pictures, {gone:.0%} of the patches ablated, the class predicted for "
+            f"{self.correct.double().mean().item():.0%})"
+        )
+
+    @property
+    def rate(self) -> Float[Tensor, "image"]:
+        """A3 of what stayed: the share of its patches at rank 0; NaN where nothing stayed."""
+        return ((self.ranks == 0) & self.kept).sum(dim=1) / self.kept.sum(dim=1)
+
+    @property
+    def correct(self) -> Bool[Tensor, "image"]:
+        """Whether the chosen class is predicted."""
+        return self.logits.argmax(dim=-1) == self.classes
+
+
+@leaves_state
+@checked
+def ablate_tokens(
+    model: HookedViT,
+    images: Pictures,
+    tokens: TokenSet,
+    classes: Classes = None,
+    *,
+    how: str = "remove",
+    masks: MaskInput | None = None,
+    others: Pictures | None = None,
+    batch_size: int | None = None,
+    progress: bool | None = None,
+) -> TokenAblation:
+    """Runs the model without a set of patches: removed from the sequence after the positions were added, or replaced there.
+
+    Args:
+        tokens: which patches go, as a token set: "context", "object", a box, a bool tensor … Prefix tokens stay. A picture
+            that has none of them stays whole, as long as another has some.
+        classes: one per picture, such as the labels; by default the one predicted for the whole picture.
+        how: "remove" (paper); or the patch's embedding, before its position, replaced: "zero" by zeros, "mean" by the
+            mean over the pictures at each position, "blur" by that of the same patch of the blurred picture, "other" by that
+            of the same patch of `others`.
+        masks: object masks, for "object" and "context".
+        others: one picture for each of `images`.
+        batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
+        progress: show a bar; by default on a terminal only.
+
+    Raises:
+        InputError: prefix tokens, unknown names, masks or other pictures that are missing; several classes for a picture; a
+            model without a classifier, or with a single output, which has no rank; logits that are not finite.
+
+    Source: Vilas, Schaumlöffel & Roig 2023, section 4; METHODS.md B2.
+    """
+    model.require_choice("a rank or a prediction", "run model.forward_kept for the logit")
+    if how not in HOW:
+        raise InputError(f"tokens are ablated by one of {', '.join(HOW)}, not {how!r}")
+    run = PictureRun(model, images, batch_size, progress, "token ablation")
+    gone = _patches(model, tokens, run, masks)
+    classes_of = classes_by_batch(model, classes, run.n, one_each="the removal of tokens")
+    partners = run.partners(others, how)
+    mean = _mean_embedding(model, run) if how == "mean" else None
+    batches = []
+    for where, pictures in run:
+        with torch.no_grad():
+            chosen = classes_of(where, pictures).indices[:, 0]
+            if how == "remove":
+                stream = model(pictures, stop_at_layer=0)
+                batches.append(kept_ranks(model, stream, ~gone[where], chosen, run.grid))
+                continue
+            source = pictures if partners is None else model.as_partners(partners[where], pictures)
+            replacement = _replacement(model, source, how) if mean is None else mean
+            batches.append(_replaced(model, pictures, gone[where], replacement, chosen, run.grid))
+    return _joined(batches)
+
+
+def _patches(
+    model: HookedViT, tokens: TokenSet, run: PictureRun, masks: MaskInput | None
+) -> Bool[Tensor, "image patch"]:
+    """The patches that go."""
+    n_prefix = model.cfg.n_prefix_tokens
+    gone = token_mask(model, tokens, run.n, masks, run.grid, some_may_be_empty=True)
+    if gone[:, :n_prefix].any():
+        raise InputError("only patches can be ablated: leave the class token and registers out of tokens=")
+    return gone[:, n_prefix:]
+
+
+def _replaced(
+    model: HookedViT,
+    pictures: Float[Tensor, "image channels height width"],
+    gone: Bool[Tensor, "image patch"],
+    replacement: Float[Tensor, "#image patch d"],
+    classes: Int[Tensor, "image"],
+    grid: tuple[int, int],
+) -> TokenAblation:
+    """The run with other embeddings in the place of the patches that go."""
+    hook = ("hook_patch_embed", lambda x, hook: torch.where(gone[..., None], replacement, x))
+    stream = model.run_with_hooks(pictures, fwd_hooks=[hook], stop_at_layer=0)
+    run = kept_ranks(model, stream, torch.ones_like(gone), classes, grid)
+    return TokenAblation(run.logits, classes, ~gone, run.ranks.masked_fill(gone, -1), run.class_token_ranks)
+
+
+def _joined(batches: Sequence[TokenAblation]) -> TokenAblation:
+    """The runs of several batches as one."""
+    of_class_token = [batch.class_token_ranks for batch in batches if batch.class_token_ranks is not None]
+    return TokenAblation(
+        torch.cat([batch.logits for batch in batches]),
+        torch.cat([batch.classes for batch in batches]),
+        torch.cat([batch.kept for batch in batches]),
+        torch.cat([batch.ranks for batch in batches]),
+        torch.cat(of_class_token) if of_class_token else None,
+    )
+
+
+def kept_ranks(
+    model: HookedViT,
+    stream: Float[Tensor, "image tokens d"],
+    keep: Bool[Tensor, "image patch"],
+    classes: Int[Tensor, "image"],
+    grid: tuple[int, int] | None = None,
+) -> TokenAblation:
+    """The run on the patches that are kept, from the stream that enters block 0, and the class in its last tokens."""
+    n_prefix = model.cfg.n_prefix_tokens
+    run = model.forward_kept(stream, keep, grid)
+    # Every patch is read by the same classifier: any patch's number will do for its place.
+    places = [*range(n_prefix), *[n_prefix] * run.patches.shape[1]]
+    logits = model.project(run.resid, places)
+    best = logits.amax(dim=-1)
+    check_logits(best[:, :n_prefix], "the last stream")
+    # A picture of which nothing is left has no tokens but padding.
+    check_logits(best[:, n_prefix:][run.valid], "the last stream")
+    check_logits(run.logits.amax(dim=-1), "the run without the tokens")
+    found = rank_of(logits, logits.gather(-1, classes[:, None, None].expand(-1, logits.shape[1], 1))).long()
+    ranks = torch.full(keep.shape, -1, dtype=torch.long, device=keep.device)
+    here = found[:, n_prefix:].where(run.valid, torch.full_like(found[:, n_prefix:], -1))
+    ranks.scatter_(1, run.patches, here)
+    class_token = found[:, model.cfg.prefix_tokens.index("class")] if model.cfg.has_class_token else None
+    return TokenAblation(run.logits, classes, keep.to(ranks.device), ranks, class_token)
+
+
+def _replacement(model: HookedViT, source: Tensor, how: str) -> Float[Tensor, "image patch d"]:
+    """What stands in the place of a patch's embedding."""
+    if how == "zero":
+        return torch.zeros_like(_embedded(model, source[:1]))
+    return _embedded(model, blurred(source) if how == "blur" else source)
+
+
+def _mean_embedding(model: HookedViT, run: PictureRun) -> Float[Tensor, "1 patch d"]:
+    """The mean over all pictures, at each position."""
+    mean = RunningMean()
+    for _, pictures in run:
+        with torch.no_grad():
+            mean.add("embedding", _embedded(model, pictures))
+    return mean.of("embedding")
+
+
+def _embedded(model: HookedViT, pictures: Tensor) -> Float[Tensor, "image patch d"]:
+    _, cache = model.run_with_cache(pictures, names_filter="hook_patch_embed", stop_at_layer=0)
+    return cache["hook_patch_embed"]

@@ -1,0 +1,125 @@
+"""A result's fields as a file's tensors and text, and back: what was a tuple, a number or a dictionary is one again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitlens.errors import InputError
+
+#: Where each kind of result is defined, so that one can be read before its analysis was ever used.
+HOMES = {
+    "Ablation": "vitlens.patching.ablation",
+    "Attribution": "vitlens.attribution.results",
+    "AttributionMeans": "vitlens.attribution.means",
+    "CircuitCurve": "vitlens.circuits.curves",
+    "ClassLens": "vitlens.lens.lens",
+    "Description": "vitlens.description.result",
+    "DictionaryEvaluation": "vitlens.features.evaluation",
+    "Faithfulness": "vitlens.faithfulness.result",
+    "FeatureAttribution": "vitlens.features.attribution",
+    "Heatmap": "vitlens.heatmaps.run",
+    "Importance": "vitlens.heatmaps.methods.saliency",
+    "Intervention": "vitlens.patching.interventions",
+    "NeuronAttribution": "vitlens.attribution.results",
+    "PatchAttribution": "vitlens.attribution.results",
+    "Patching": "vitlens.patching.contrast",
+    "PathAttribution": "vitlens.attribution.results",
+    "Perturbation": "vitlens.faithfulness.perturbation",
+    "Randomisation": "vitlens.faithfulness.randomisation",
+    "RegisterNeurons": "vitlens.registers.neurons",
+    "RegisterShift": "vitlens.registers.neurons",
+    "Result": "vitlens.results.result",
+    "Segmentation": "vitlens.faithfulness.segmentation",
+    "TokenAttribution": "vitlens.attribution.results",
+    "TopPatches": "vitlens.features.top_examples",
+}
+#: Marks, in the text, of what JSON has no word for.
+TUPLE, PAIRS, TENSOR, ARRAY = MARKS = ("<tuple>", "<pairs>", "<tensor>", "<array>")
+
+
+def check_ending(path: Path) -> None:
+    """Raises InputError for a name that says that the file is a picture, a page or a table."""
+    instead = {
+        ".csv": "to_frame().to_csv(…)", ".parquet": "to_frame().to_parquet(…)", ".json": "to_frame().to_json(…)",
+        ".html": "plot().write_html(…)", ".htm": "plot().write_html(…)",
+        **dict.fromkeys((".png", ".jpg", ".jpeg", ".svg", ".pdf"), "plot().write_image(…)"),
+        **dict.fromkeys((".pt", ".pth", ".pkl", ".npy", ".npz"), "save(….safetensors)"),
+    }  # fmt: skip
+    if path.suffix.lower() in instead:
+        raise InputError(
+            f"a result is saved as a safetensors file, and {path.name} is called after another kind: end its name in "
+            f".safetensors, or use {instead[path.suffix.lower()]}"
+        )
+
+
+def pack(fields: dict[str, Any]) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a result by name, and the rest of its fields as JSON.
+
+    Raises:
+        InputError: a field holds something that no file keeps, such as a function; its place is named.
+    """
+    tensors: dict[str, Tensor] = {}
+    rest = {}
+    for name, value in fields.items():
+        if isinstance(value, Tensor):
+            tensors[name] = value
+        else:
+            rest[name] = _pack(value, name, tensors)
+    return tensors, json.dumps(rest)
+
+
+def unpack(tensors: dict[str, Tensor], text: str) -> dict[str, Any]:
+    """The fields that `pack` was given."""
+    left = dict(tensors)
+    fields = {name: _unpack(value, left) for name, value in json.loads(text).items()}
+    return fields | left
+
+
+def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        # Numbers and words of their own types are kept as what they are.
+        return value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, np.generic):
+        return _pack(value.item(), place, tensors)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (torch.dtype, torch.device)):
+        return str(value).removeprefix("torch.")
+    if isinstance(value, (Tensor, np.ndarray)):
+        tensors[place] = torch.as_tensor(value)
+        return {TENSOR if isinstance(value, Tensor) else ARRAY: place}
+    if isinstance(value, (set, frozenset)):
+        return _pack(sorted(value, key=repr), place, tensors)
+    if isinstance(value, (list, range)):
+        return [_pack(item, f"{place}[{i}]", tensors) for i, item in enumerate(value)]
+    if isinstance(value, tuple):
+        return {TUPLE: _pack(list(value), place, tensors)}
+    if isinstance(value, dict):
+        pairs = [(name, _pack(item, f"{place}[{name!r}]", tensors)) for name, item in value.items()]
+        if all(type(name) is str and name not in MARKS for name, _ in pairs):
+            return dict(pairs)
+        return {PAIRS: [[_pack(name, place, tensors), item] for name, item in pairs]}
+    raise InputError(
+        f"the result cannot be saved: {place} is a {type(value).__name__}, which no file keeps; take it out of a copy with "
+        "dataclasses.replace first"
+    )
+
+
+def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unpack(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {TUPLE}:
+        return tuple(_unpack(value[TUPLE], tensors))
+    if value.keys() == {TENSOR}:
+        return tensors.pop(value[TENSOR])
+    if value.keys() == {ARRAY}:
+        return tensors.pop(value[ARRAY]).numpy()
+    if value.keys() == {PAIRS}:
+        return {_unpack(name, tensors): _unpack(item, tensors) for name, item in value[PAIRS]}
+    return {name: _unpack(item, tensors) for name, item in value.items()}

@@ -1,0 +1,150 @@
+"""What every analysis returns: a tensor whose axes have names and labels, that knows how to become a table or a figure."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from html import escape
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from vitlens.results.files import HOMES, check_ending, pack, unpack
+from vitlens.errors import InputError
+from vitlens.files import as_path
+from vitlens.results.tensor_files import read_tensors, save_tensors
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+# Longer tables take longer to make than a notebook should wait for their first rows.
+LONGEST_SHOWN = 1_000_000
+Kind = TypeVar("Kind", bound="Result")
+
+
+@dataclass(frozen=True, repr=False)
+class Result:
+    """`values`, one axis per entry of `axes` (name → labels, in order), and the settings that made them.
+
+    Where a result is about classes, `classes` [image, class] holds the index of the class that each position of the
+    "class" axis means for each picture, and `class_names` their names.
+    """
+
+    values: Tensor
+    axes: dict[str, list]
+    quantity: str
+    settings: dict[str, Any] = field(default_factory=dict, kw_only=True)
+    classes: Int[Tensor, "image class"] | None = field(default=None, kw_only=True)
+    class_names: list[str] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        sizes = tuple(len(labels) for labels in self.axes.values())
+        if sizes != tuple(self.values.shape):
+            raise ValueError(f"axes {sizes} do not fit values {tuple(self.values.shape)}")
+
+    def columns(self) -> dict[str, Tensor]:
+        """The quantities that share the axes of `values`: the value columns of the table."""
+        return {self.quantity: self.values}
+
+    def to_frame(self) -> pd.DataFrame:
+        """A tidy table: one row per value, one column per axis."""
+        index = pd.MultiIndex.from_product(list(self.axes.values()), names=list(self.axes))
+        flat = {name: as_array(tensor.flatten()) for name, tensor in self.columns().items()}
+        frame = pd.DataFrame(flat, index=index).reset_index()
+        if self.classes is not None and {"image", "class"} <= set(self.axes):
+            image = frame["image"].map({label: i for i, label in enumerate(self.axes["image"])})
+            position = frame["class"].map({label: i for i, label in enumerate(self.axes["class"])})
+            indices = self.classes.cpu().numpy()[image.to_numpy(), position.to_numpy()]
+            frame.insert(len(self.axes), "class_index", indices)
+            if self.class_names is not None:
+                frame.insert(len(self.axes) + 1, "class_name", [self.class_names[index] for index in indices])
+        return frame
+
+    def class_label(self, image: int = 0, position: int = 0) -> str:
+        """The name of the class that `position` of the class axis means for a picture."""
+        assert self.classes is not None
+        index = int(self.classes[image, position])
+        return self.class_names[index] if self.class_names is not None else f"class {index}"
+
+    def plot(self, **options: Any) -> "Figure":
+        """The figure for this kind of result, from vitlens.plots; options are that function's."""
+        from vitlens.plots import plot
+
+        return plot(self, **options)
+
+    def save(self, path: str | Path) -> None:
+        """One safetensors file: tensors as they are, everything else as JSON in its metadata.
+
+        Raises:
+            InputError: the file cannot be written, its name says that it is of another kind, or a setting is something that
+                no file keeps.
+        """
+        check_ending(as_path(path))
+        tensors, rest = pack({item.name: getattr(self, item.name) for item in dataclasses.fields(self)})
+        save_tensors(tensors, path, {"kind": type(self).__name__, "fields": rest})
+
+    @classmethod
+    def load(cls: type[Kind], path: str | Path) -> Kind:
+        """Reads what `save` wrote: `Result.load` reads every kind of result, `Heatmap.load` heatmaps only.
+
+        Raises:
+            InputError: there is no such file, it is cut off, or it holds no result or one of another kind.
+        """
+        tensors, metadata = read_tensors(path)
+        kind = _kind(metadata.get("kind"))
+        if kind is None or "fields" not in metadata:
+            raise InputError(f"{path} is no saved vitlens result")
+        if not issubclass(kind, cls):
+            raise InputError(f"{path} holds a {kind.__name__}, not a {cls.__name__}: Result.load reads it")
+        try:
+            return kind(**unpack(tensors, metadata["fields"]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{path} holds a {kind.__name__} of another version of vitlens, or a broken one: {error}"
+            ) from None
+
+    def __repr__(self) -> str:
+        axes = ", ".join(f"{name} {len(labels)}" for name, labels in self.axes.items())
+        low, high = (x.item() for x in torch.aminmax(self.values)) if self.values.numel() else (0, 0)
+        return f"{type(self).__name__}({self.quantity} [{axes}], {low:.3g} to {high:.3g})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: axes, settings, and how the table begins where it is not too long to make."""
+        facts = {name: f"{len(labels)}: {_ends(labels)}" for name, labels in self.axes.items()}
+        facts |= {str(name): str(value) for name, value in self.settings.items()}
+        rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(fact)}</td></tr>" for name, fact in facts.items())
+        table = ""
+        if 0 < self.values.numel() <= LONGEST_SHOWN:
+            table = self.to_frame().head().to_html(index=False, border=0)
+        return f"<div><code>{escape(repr(self))}</code><table>{rows}</table>{table}</div>"
+
+
+def as_array(tensor: Tensor) -> np.ndarray:
+    """A tensor's numbers for a table, on the CPU; NumPy has no bfloat16."""
+    here = tensor.detach().cpu()
+    return (here.float() if here.dtype == torch.bfloat16 else here).numpy()
+
+
+def _ends(labels: list) -> str:
+    """The first and the last labels, as text of bearable length."""
+    shown = labels if len(labels) <= 4 else [*labels[:2], "…", labels[-1]]
+    return ", ".join(text if len(text) <= 60 else text[:59] + "…" for text in map(str, shown))
+
+
+def _kind(name: str | None) -> type[Result] | None:
+    """The kind of result of this name: one of vitlens', or one that the user has defined."""
+    if name in HOMES:
+        found: type[Result] = getattr(import_module(HOMES[name]), name)
+        return found
+    return next((kind for kind in _subclasses(Result) if kind.__name__ == name), None)
+
+
+def _subclasses(kind: type[Result]) -> list[type[Result]]:
+    found: list[type[Result]] = []
+    for direct in kind.__subclasses__():
+        found += [direct, *_subclasses(direct)]
+    return found
