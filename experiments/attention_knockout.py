@@ -10,8 +10,8 @@ Over a data set, resumable, and under torchrun on several processes:
 
 import typer
 
-from vitlens.cli.shared import run
 from vitlens.cli.reproduce import study_command
+from vitlens.cli.shared import run
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command(help=__doc__)(study_command("attention_knockout"))

@@ -23,24 +23,24 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from vitlens import __version__, faithfulness
-from vitlens.cli.shared import DEMO, load_model, run
+from vitlens import __version__, evaluate_heatmaps
 from vitlens.cli.options import Timm
+from vitlens.cli.shared import DEMO, load_model, run
 from vitlens.data.picture_list import list_pictures
 from vitlens.data.picture_sets import open_pictures
-from vitlens.files import write_whole
 from vitlens.faithfulness.data_set import HeatmapScores, score_heatmaps
 from vitlens.faithfulness.metrics import METRICS, find_metrics
 from vitlens.faithfulness.segmentation import DEFINITION
-from vitlens.heatmaps.run import find_method
+from vitlens.files import write_whole
 from vitlens.heatmaps.registry import METHODS
+from vitlens.heatmaps.run import find_method
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import page_facts
-from vitlens.planted import PLANTED, planted
-from vitlens.plots.faithfulness import faithfulness_curves, faithfulness_table
 from vitlens.pages.page import Section, write_page
 from vitlens.paper.settings import model_facts
 from vitlens.paper.store import Store
+from vitlens.planted import PLANTED, planted
+from vitlens.plots.faithfulness import faithfulness_curves, faithfulness_table
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 #: Baselines are added to every table by `faithfulness` itself.
@@ -165,7 +165,7 @@ def planted_table(methods: list[str], builds: int, n_pictures: int) -> pd.DataFr
         down, across = vit.model.cfg.patch_size
         truth = pictures.patches.unflatten(1, vit.model.cfg.grid_size)
         pixels = truth.repeat_interleave(down, dim=1).repeat_interleave(across, dim=2)
-        found = faithfulness(
+        found = evaluate_heatmaps(
             vit.model, pictures.images, pictures.labels, methods, metrics="patch_auroc", masks=pixels, progress=False
         )
         means = found.values[:, 0].nanmean(dim=1).tolist()

@@ -15,15 +15,16 @@ import plotly.graph_objects as go
 import typer
 from rich.console import Console
 
+from vitlens import plots
 from vitlens.cli.shared import run
 from vitlens.errors import InputError
 from vitlens.files import check_writable
 from vitlens.model.provenance import RANDOM
+from vitlens.pages.page import Section, write_page
 from vitlens.paper.figures import interventions as paper_interventions
 from vitlens.paper.figures import lens as paper_lens
 from vitlens.paper.figures import memories as paper_memories
 from vitlens.plots.shared.series import ByModel
-from vitlens.pages.page import Section, write_page
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 #: Heading, the table it reads, and the figure that it makes of that table.

@@ -15,10 +15,11 @@ from rich.console import Console
 from torch import nn
 from tqdm import tqdm
 
-from vitlens import HookedViT, InputError, verify
-from vitlens.cli.shared import read_keywords, run
+from vitlens import HookedViT, InputError
 from vitlens.cli.options import Timm
+from vitlens.cli.shared import read_keywords, run
 from vitlens.model.checkpoints.timm_models import build_timm
+from vitlens.parity import verify_port
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -38,7 +39,7 @@ def main(
     if not files:
         raise InputError(f"there are no files in {pictures}")
     keywords = read_keywords(timm)
-    report = verify(model, pretrained=not random_weights, checkpoint_path=checkpoint, images=files[:4], **keywords)
+    report = verify_port(model, pretrained=not random_weights, checkpoint_path=checkpoint, images=files[:4], **keywords)
     Console().print(report)
 
     labelled = [file for file in files if file.name[:4].isdigit()]

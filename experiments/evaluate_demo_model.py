@@ -9,11 +9,6 @@ from typing import Annotated
 import pandas as pd
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
-from tqdm import tqdm
-
-from vitlens.demo import load_demo_model
 from demo_fashion import (
     Placement,
     compose,
@@ -22,6 +17,11 @@ from demo_fashion import (
     draw_textures,
     load_garments,
 )
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from vitlens.demo import load_demo_model
 
 BACKGROUNDS = ("agreeing", "plain", "conflicting")
 

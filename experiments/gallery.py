@@ -24,21 +24,21 @@ from tqdm import tqdm
 
 import vitlens
 from vitlens import plots
-from vitlens.cli.shared import DEMO, is_watched, load_model, run
 from vitlens.cli.options import Timm
+from vitlens.cli.shared import DEMO, is_watched, load_model, run
 from vitlens.demo import load_demo_pictures
+from vitlens.faithfulness.run import evaluate_heatmaps
 from vitlens.files import check_writable
-from vitlens.faithfulness.run import faithfulness
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import page_facts
-from vitlens.plots import faithfulness as faithfulness_plots
+from vitlens.pages.evidence import remove
+from vitlens.pages.page import Section, write_page
 from vitlens.paper.figures import interventions as paper_interventions
 from vitlens.paper.figures import lens as paper_lens
 from vitlens.paper.figures import memories as paper_memories
-from vitlens.plots.description import FIGURES
-from vitlens.pages.evidence import remove
-from vitlens.pages.page import Section, write_page
 from vitlens.paper.run import EXPERIMENTS, run_study
+from vitlens.plots import faithfulness as faithfulness_plots
+from vitlens.plots.description import FIGURES
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 METHODS = ("token_mask", "gradient_rollout", "attention_rollout", "raw_attention", "grad_cam")
@@ -71,7 +71,7 @@ class Subject:
 def picture(subject: Subject) -> Figures:
     mask = None
     if subject.masks is not None:
-        inside = vitlens.token_mask(subject.model, "object", 1, masks=subject.masks[:1], grid=subject.grid)[0]
+        inside = vitlens.choose.select_tokens(subject.model, "object", 1, masks=subject.masks[:1], grid=subject.grid)[0]
         mask = inside[subject.model.cfg.n_prefix_tokens :].unflatten(0, subject.grid)
     probabilities = subject.model(subject.images[:1], return_type="probs")[0]
     return {
@@ -102,7 +102,7 @@ def attribution(subject: Subject) -> Figures:
         unit: vitlens.direct_logit_attribution(model, images, label, unit=unit)
         for unit in ("component", "head", "head_patch", "neuron")
     }
-    means = vitlens.attribution_means(model, subject.images, subject.labels, progress=False)
+    means = vitlens.attribution.attribution_means(model, subject.images, subject.labels, progress=False)
     return {
         "components": lambda: plots.attribution_waterfall(by_unit["component"]),
         "neurons": lambda: plots.attribution_waterfall(by_unit["neuron"]),
@@ -147,7 +147,7 @@ def patching(subject: Subject) -> Figures:
     # Of a pair with one label the rival is what the corrupted picture is taken for.
     logits = model(corrupted)[0].index_fill(0, labels[:1], -torch.inf)
     about = {"classes": int(labels[0]), "baseline_classes": int(logits.argmax()), "progress": False}
-    edges = cache(lambda: vitlens.edge_attribution_patching(model, clean, corrupted, **about))
+    edges = cache(lambda: vitlens.patching.edge_attribution_patching(model, clean, corrupted, **about))
     return {
         "patches": lambda: plots.patching_maps(
             vitlens.attribution_patching(model, clean, corrupted, **about), subject.pixels[0]
@@ -163,7 +163,7 @@ def patching(subject: Subject) -> Figures:
         ),
         "circuit": lambda: plots.circuit_figure(vitlens.find_circuit(model, edges(), n_edges=40)),
         "circuits of growing size": lambda: plots.circuit_curve(
-            vitlens.evaluate_circuits(model, clean, corrupted, edges(), [10, 40, 160], n_random=1, **about)
+            vitlens.circuits.evaluate_circuits(model, clean, corrupted, edges(), [10, 40, 160], n_random=1, **about)
         ),
     }
 
@@ -172,11 +172,11 @@ def heatmaps(subject: Subject) -> Figures:
     model, images, labels = subject.model, subject.images[:1], subject.labels[:1]
     pixels = subject.pixels[0]
     found = cache(lambda: {name: vitlens.heatmap(model, images, labels, method=name) for name in METHODS})
-    gradient = cache(lambda: vitlens.projection_gradient(model, images, labels))
+    gradient = cache(lambda: vitlens.heatmaps.projection_gradient(model, images, labels))
     several = slice(0, 6)
     few = slice(0, 12)
     faithful = cache(
-        lambda: faithfulness(
+        lambda: evaluate_heatmaps(
             model, subject.images[few], subject.labels[few], ["gradient_rollout", "raw_attention"],
             metrics=["deletion", "insertion", "negative", "positive"], n_steps=6, seeds=1, progress=False,
         )
@@ -206,12 +206,12 @@ def heatmaps(subject: Subject) -> Figures:
         "methods": comparison,
         "projection gradient": lambda: plots.importance_maps(gradient(), pixels),
         "perturbation": lambda: plots.perturbation_of_batch(
-            vitlens.perturbation_test(model, images, gradient().heatmap()[:, 0], labels, n_steps=8)
+            vitlens.faithfulness.perturbation_test(model, images, gradient().heatmap()[:, 0], labels, n_steps=8)
         ),
         "faithfulness": lambda: faithfulness_plots.faithfulness_curves(faithful()),
         "table of faithfulness": lambda: faithfulness_plots.faithfulness_table(faithful()),
         "segmentation": lambda: faithfulness_plots.segmentation_table(
-            vitlens.segmentation(
+            vitlens.faithfulness.evaluate_segmentation(
                 model, subject.images[several], masks[several], subject.labels[several], ["gradient_rollout"], seeds=1,
                 progress=False,
             )
@@ -238,7 +238,7 @@ def _randomised(subject: Subject) -> Figures:
     pictures = (subject.images[:3], subject.labels[:3])
     return {
         "randomised weights": lambda: faithfulness_plots.randomisation_curves(
-            vitlens.randomisation_test(subject.model, *pictures, methods, progress=False)
+            vitlens.faithfulness.randomisation_test(subject.model, *pictures, methods, progress=False)
         )
     }
 
@@ -252,11 +252,13 @@ def description(subject: Subject) -> Figures:
 
     def registers() -> go.Figure:
         try:
-            neurons = vitlens.find_register_neurons(subject.model, subject.images, n_neurons=3, progress=False)
+            neurons = vitlens.registers.find_register_neurons(
+                subject.model, subject.images, n_neurons=3, progress=False
+            )
         except vitlens.InputError:
             # No outlier patches: the added token then merely takes part.
             neurons = []
-        shift = vitlens.register_shift(subject.model, subject.images[:1], neurons, progress=False)
+        shift = vitlens.registers.register_shift(subject.model, subject.images[:1], neurons, progress=False)
         return plots.register_board(shift, subject.pixels[0])
 
     return figures | {"registers": registers}
@@ -267,19 +269,21 @@ def features(subject: Subject) -> Figures:
     generator = torch.Generator().manual_seed(0)
     width = model.cfg.d_model
     weights = torch.randn(width, 4 * width, generator=generator).to(model.W_U) * width**-0.5
-    sae = vitlens.SparseAutoencoder.from_arrays(
+    sae = vitlens.features.SparseAutoencoder.from_arrays(
         weights, None, weights.T, None, hook=f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", source="random directions"
     )  # fmt: skip
 
     def card(**options: Any) -> go.Figure:
-        found = vitlens.top_memory_patches(model, -1, subject.images, progress=False, **options)
+        found = vitlens.memories.top_memory_patches(model, -1, subject.images, progress=False, **options)
         return plots.feature_card(found, subject.pixels, found.axes["feature"][0])
 
     return {
         "memory of the MLP": lambda: card(k=9, one_per_picture=True),
         "memory of attention": lambda: card(part="attn", k=15),
         "features of a logit": lambda: plots.feature_bars(
-            vitlens.feature_attribution(model, None, sae, subject.images[:1], int(subject.labels[0]), progress=False)
+            vitlens.features.feature_attribution(
+                model, None, sae, subject.images[:1], int(subject.labels[0]), progress=False
+            )
         ),
     }
 
@@ -346,7 +350,7 @@ def drawn(heading: str, group: Callable[[], Figures]) -> dict[str, go.Figure]:
 
 def demo_tables(model: HookedViT) -> dict[str, pd.DataFrame]:
     """The tables of the paper's experiments over a few pictures of the demo."""
-    settings = vitlens.StudySettings(
+    settings = vitlens.paper.StudySettings(
         limit=20, batch_size=10, steps=4, bootstrap=20, permutations=20, random_models=1, random_orders=1,
         split="agreeing", train_data="demo", train_split="conflicting", train_per_class=2,
     )  # fmt: skip

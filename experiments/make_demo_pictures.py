@@ -10,8 +10,6 @@ from typing import Annotated
 import pandas as pd
 import torch
 import typer
-from PIL import Image
-
 from demo_fashion import (
     CLASS_NAMES,
     TEXTURE_NAMES,
@@ -21,6 +19,8 @@ from demo_fashion import (
     draw_textures,
     load_garments,
 )
+from PIL import Image
+
 from vitlens.files import make_folder, write_whole
 
 PAIRS_PER_CLASS = 5

@@ -30,12 +30,10 @@ from rich.table import Table
 from torch import Tensor
 
 from vitlens import __version__
-from vitlens.patching.contrast import Patching
 from vitlens.choose.metrics import class_metric
-from vitlens.patching.activation import activation_patching
-from vitlens.choose.tokens import Box, token_mask
-from vitlens.cli.shared import DEMO, load_model, run
+from vitlens.choose.tokens import Box, select_tokens
 from vitlens.cli.options import Timm
+from vitlens.cli.shared import DEMO, load_model, run
 from vitlens.data.class_names import short_name
 from vitlens.data.counterfactuals import REPLACEMENTS, replace_context
 from vitlens.demo import load_demo_pictures
@@ -44,9 +42,11 @@ from vitlens.files import make_folder, only_process_in, write_whole
 from vitlens.model.fingerprint import fingerprint
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import page_facts
+from vitlens.pages.page import Section, write_page
+from vitlens.patching.activation import activation_patching
+from vitlens.patching.contrast import Patching
 from vitlens.plots import patching_board, patching_maps, picture_with_grid
 from vitlens.plots.patching import caution
-from vitlens.pages.page import Section, write_page
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 #: Kept with a part: what it depends on.
@@ -158,7 +158,7 @@ def demo_experiment(model: HookedViT, n_pairs: int | None) -> Experiment:
     agreeing = slice(0, 2 * n_pairs if n_pairs else None, 2)
     conflicting = slice(1, 2 * n_pairs if n_pairs else None, 2)
     clean, masks = pictures.images[agreeing], pictures.masks[agreeing]
-    sets = {name: token_mask(model, name, len(clean), masks) for name in ("context", "object", "class")}
+    sets = {name: select_tokens(model, name, len(clean), masks) for name in ("context", "object", "class")}
     return Experiment(
         clean,
         pictures.images[conflicting],
@@ -187,15 +187,15 @@ def picture_experiment(
     cut = model.patch_grid(*images.shape[-2:])
     if mask is not None:
         pixel_mask = model.read_masks(mask)
-        sets = {name: token_mask(model, name, 1, pixel_mask) for name in ("context", "object")}
+        sets = {name: select_tokens(model, name, 1, pixel_mask) for name in ("context", "object")}
     else:
-        inside = token_mask(model, _parse_box(box), 1)
+        inside = select_tokens(model, _parse_box(box), 1)
         context = ~inside
         context[:, : model.cfg.n_prefix_tokens] = False
-        sets = {"context": token_mask(model, context, 1), "object": inside}
+        sets = {"context": select_tokens(model, context, 1), "object": inside}
         pixel_mask = cut.pixels_of(inside[:, model.cfg.n_prefix_tokens :].unflatten(1, cut.grid), *images.shape[-2:])
     if model.cfg.has_class_token:
-        sets["class"] = token_mask(model, "class", 1)
+        sets["class"] = select_tokens(model, "class", 1)
 
     donor = None if corrupted is None else model.to_images(corrupted)
     if replace is not None:

@@ -17,9 +17,6 @@ from typing import Annotated
 import torch
 import torch.nn.functional as F
 import typer
-from timm.models.vision_transformer import VisionTransformer
-from tqdm import tqdm
-
 from demo_fashion import (
     CANVAS,
     CLASS_NAMES,
@@ -29,6 +26,9 @@ from demo_fashion import (
     load_garments,
     make_pictures,
 )
+from timm.models.vision_transformer import VisionTransformer
+from tqdm import tqdm
+
 from vitlens.files import make_folder, write_whole
 from vitlens.results.tensor_files import save_tensors
 

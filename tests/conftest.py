@@ -10,11 +10,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from browser import browser, open_page
 from lending import lent
-from variants import VARIANTS
+from outliers import planted
+from ported import CLASSIFIERS, borrow
+from variants import VARIANTS, pictures
 
 from vitlens import HookedViT
 
-__all__ = ["browser", "open_page"]
+__all__ = ["browser", "open_page", "planted"]
 
 ASSETS = Path(__file__).parents[1].parent / "shared" / "assets"
 
@@ -41,3 +43,37 @@ def assets():
     if not ASSETS.is_dir():
         pytest.skip(f"there is no {ASSETS}")
     return ASSETS
+
+
+@pytest.fixture(params=CLASSIFIERS)
+def classifier(request):
+    with borrow(request.param) as model:
+        yield model
+
+
+@pytest.fixture
+def plain():
+    with borrow("class_token") as model:
+        yield model
+
+
+@pytest.fixture
+def distilled():
+    with borrow("distilled") as model:
+        yield model
+
+
+@pytest.fixture
+def headless():
+    with borrow("no_classifier") as model:
+        yield model
+
+
+@pytest.fixture
+def images_of():
+    """Seeded pictures for a model."""
+
+    def make(model: HookedViT, n: int, seed: int = 0) -> torch.Tensor:
+        return pictures(model.cfg, n, seed)
+
+    return make

@@ -11,7 +11,11 @@ from safetensors.torch import load_file
 
 import vitlens
 from vitlens.demo import demo_folder
-from demo_fashion import (
+
+REPOSITORY = Path(__file__).parents[1]
+sys.path.insert(0, str(REPOSITORY / "experiments"))
+
+from demo_fashion import (  # noqa: E402
     CLASS_NAMES,
     DEBIAN_FOLDER,
     Garments,
@@ -19,8 +23,6 @@ from demo_fashion import (
     conflicting_contexts,
     make_pictures,
 )
-
-REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,7 @@ def demo():
 
 def test_a_hundred_pictures_in_pairs(demo):
     model, images, labels, masks = demo
-    pictures = vitlens.load_demo_pictures(model)
+    pictures = vitlens.demo.load_demo_pictures(model)
     assert images.shape == (100, 3, 56, 56)
     assert masks.shape == (100, 56, 56)
     assert masks.dtype == torch.bool
@@ -50,7 +52,7 @@ def test_preprocessing_leaves_the_pixels_as_they_are(demo):
     from PIL import Image
     from torchvision.transforms.functional import pil_to_tensor
 
-    path = vitlens.load_demo_pictures(model).paths[0]
+    path = vitlens.demo.load_demo_pictures(model).paths[0]
     pixels = pil_to_tensor(Image.open(path)).permute(1, 2, 0) / 255
     torch.testing.assert_close(shown[0], pixels, rtol=0, atol=1e-6)
 
@@ -73,7 +75,6 @@ def test_the_model_uses_object_and_context(demo):
 @pytest.mark.skipif(not DEBIAN_FOLDER.exists(), reason="Debian's package dataset-fashion-mnist is not installed")
 @pytest.mark.parametrize("n_garments", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_accuracy_on_held_out_garments_is_as_promised(n_garments):
-    sys.path.insert(0, str(REPOSITORY / "experiments"))
     from evaluate_demo_model import evaluate
 
     accuracy = evaluate(fashion=None, seed=1, n_garments=n_garments, batch_size=250)

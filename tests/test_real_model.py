@@ -6,7 +6,8 @@ import pytest
 import timm
 import torch
 
-from vitlens import HookedViT, activation_patching, box, direct_logit_attribution, faithfulness, heatmap
+from vitlens import HookedViT, activation_patching, direct_logit_attribution, evaluate_heatmaps, heatmap
+from vitlens.choose import box
 from vitlens.pages.picture_report import write_picture_report
 
 ASSETS = Path(__file__).parents[2] / "shared" / "assets"
@@ -76,7 +77,7 @@ def test_the_token_mask_says_which_tokens_carry_the_decision(model):
     images = model.to_images(files)
     found = heatmap(model, images, method="token_mask", warn=False)
     assert found.completeness_gap.abs().max() < 0.1
-    scores = faithfulness(
+    scores = evaluate_heatmaps(
         model, images, found.classes[:, 0], [found], metrics=["negative", "positive", "insertion"], n_steps=7, seeds=1,
         progress=False,
     ).table()  # fmt: skip

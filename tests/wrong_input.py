@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from public import public
 from variants import build
 
 import vitlens
@@ -52,6 +53,7 @@ def _tensor(kind: str) -> torch.Tensor:
 
 
 NAN = float("nan")
+NEURONS = [None, 5, 1.7, "nonsense", Thing(), [5], [(0, 9999)], [(9, 0)], [(0, 1.7)], [(0,)]]
 MANY = 10**9
 PICTURES = [
     None, 5, 1.7, True, NAN, "nonsense.png", [], [None], [5], ["nonsense.png"], Thing(), {},
@@ -135,21 +137,21 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
     about = {"model": model, "images": images}
     pair = {"model": model, "clean": images, "corrupted": others}
     quiet = {"progress": False}
-    sae = vitlens.SparseAutoencoder.from_arrays(
+    sae = vitlens.features.SparseAutoencoder.from_arrays(
         torch.randn(16, 8), None, torch.randn(8, 16), None, hook="blocks.0.hook_resid_post"
     )
     dictionary = {"model": model, "hook": "resid_post0", "sae": sae}
-    scores = vitlens.edge_attribution_patching(**pair, **quiet)
+    scores = vitlens.patching.edge_attribution_patching(**pair, **quiet)
     circuit = vitlens.find_circuit(model, scores, n_edges=20)
     lens = vitlens.class_lens(model, images, sites=("resid_mid", "attn_out", "mlp_out", "resid_post", "resid_pre"))
     neurons = [(0, 1), (1, 2)]
     _, cache = model.run_with_cache(images)
     patching = {"model": model, "corrupted_images": others, "clean_cache": cache}
-    cut = vitlens.Edges("context", "object")
+    cut = vitlens.removal.Edges("context", "object")
     numbers = np.random.default_rng(0).normal(size=12)
-    means = vitlens.attribution_means(model, images, torch.tensor([0, 1]), **quiet)
-    stream = vitlens.stream_activations(model, images, "resid_post0", **quiet)
-    tops = vitlens.top_patches(**dictionary, images=images, k=2, **quiet)
+    means = vitlens.attribution.attribution_means(model, images, torch.tensor([0, 1]), **quiet)
+    stream = vitlens.features.stream_activations(model, images, "resid_post0", **quiet)
+    tops = vitlens.features.top_patches(**dictionary, images=images, k=2, **quiet)
 
     named: dict[str, dict[str, Any]] = {
         "ablate_tokens": {**about, "tokens": "object", "masks": masks, "how": "other", "others": others},
@@ -187,7 +189,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "evaluate_circuits": {**pair, "scores": scores, "sizes": [10], "n_random": 1, **quiet},
         "evaluate_sae": {**dictionary, "images": images, **quiet},
         "explore": {**about, "names": ["one", "two"], **quiet},
-        "faithfulness": {**about, "heatmaps": torch.rand(2, 2, 2), "masks": masks, "n_steps": 2, **quiet},
+        "evaluate_heatmaps": {**about, "heatmaps": torch.rand(2, 2, 2), "masks": masks, "n_steps": 2, **quiet},
         "feature_attribution": {**dictionary, "images": images, **quiet},
         "find_circuit": {"model": model, "scores": scores, "n_edges": 20},
         "find_register_neurons": {**about, "threshold": 1.01, **quiet},
@@ -210,17 +212,17 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "register_shift": {**about, "neurons": neurons, **quiet},
         "replace_context": {"images": images, "masks": masks, "how": "shuffle"},
         "residual_composition": {"lens": lens},
-        "segmentation": {**about, "masks": masks, "heatmaps": torch.rand(2, 2, 2), **quiet},
+        "evaluate_segmentation": {**about, "masks": masks, "heatmaps": torch.rand(2, 2, 2), **quiet},
         "stream_activations": {**about, "hook": "resid_post0", **quiet},
-        "test_time_registers": {"model": model, "neurons": neurons},
-        "token_mask": {"model": model, "tokens": "object", "n_images": 2, "masks": masks},
+        "add_test_time_registers": {"model": model, "neurons": neurons},
+        "select_tokens": {"model": model, "tokens": "object", "n_images": 2, "masks": masks},
         "top_memory_patches": {**about, "block": 0, "k": 2, **quiet},
         "top_patches": {**dictionary, "images": images, "k": 2, **quiet},
         "with_sae": dictionary,
         "with_saes": {"model": model, "saes": {"resid_post0": sae}},
         "load_sae": {"path": "no such folder"},
         "run_study": None,
-        "verify": None,
+        "verify_port": None,
         "supported_models": {"pattern": "vit_tiny*"},
         "load_demo": None,
         "load_demo_model": None,
@@ -232,8 +234,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "Transcoder": None,
     }
     calls = {}
-    for name in {*vitlens.__all__, *vitlens.features.__all__}:
-        function = getattr(vitlens, name, None) or getattr(vitlens.features, name)
+    for name, function in public().items():
         if name in named:
             if named[name] is not None:
                 calls[name] = (function, named[name])
@@ -260,22 +261,21 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "model.set_class_embeddings": (
             lambda **given: model.with_class_embeddings(**given), {"weight": torch.randn(3, 16), "scale": 2.0}
         ),
-        "model.with_sae": (model.with_sae, {"hook": "resid_post0", "sae": sae}),
         "Result.summary": (vitlens.activation_patching(**pair, **quiet).summary, {"n": 20}),
-        "Circuit": (vitlens.Circuit, {"edges": circuit.edges, "model_name": "vit"}),
-        "Circuit.from_json": (vitlens.Circuit.from_json, {"path": "no such file"}),
+        "Circuit": (vitlens.circuits.Circuit, {"edges": circuit.edges, "model_name": "vit"}),
+        "Circuit.from_json": (vitlens.circuits.Circuit.from_json, {"path": "no such file"}),
         "Result.load": (vitlens.Result.load, {"path": "no such file"}),
-        "Memories.of": (vitlens.Memories.of, {"model": model, "k": 2}),
+        "Memories.of": (vitlens.memories.Memories.of, {"model": model, "k": 2}),
         "AttributionMeans.top": (means.top, {"label": 0}),
         "AttributionMeans.top_classes": (means.top_classes, {"component": means.axes["component"][0]}),
         "ActivationStream.sample": (stream.sample, {"n": 3}),
         "TopPatches.row_of": (tops.row_of, {"feature": tops.axes["feature"][0]}),
         "TopPatches.patch": (tops.patch, {"feature": tops.axes["feature"][0]}),
-        "SparseAutoencoder.from_arrays": (vitlens.SparseAutoencoder.from_arrays, weights),
+        "SparseAutoencoder.from_arrays": (vitlens.features.SparseAutoencoder.from_arrays, weights),
         "SparseAutoencoder.encode": (sae.encode, {"x": torch.randn(3, 16)}),
         "SparseAutoencoder.decode": (sae.decode, {"features": torch.randn(3, 8)}),
         "Edges": (
-            lambda **given: vitlens.knockout_hooks(model, images, vitlens.Edges(**given)),
+            lambda **given: vitlens.removal.knockout_hooks(model, images, vitlens.removal.Edges(**given)),
             {"queries": "patches", "keys": "class", "blocks": [0], "heads": [0]},
         ),
         "StudySettings": None,
@@ -310,8 +310,7 @@ ELSEWHERE: dict[tuple[str, str], list[Any]] = {
     ("path_patching", "receivers"): [5, 1.7, True, "nonsense", [], Thing(), (9, 0), {}, {"name": []}, [None]],
     ("evaluate_circuits", "sizes"): [0, 1.7, True, [0], [-1], [1.7], [True], [MANY], "nonsense", [], [None], Thing()],
     ("evaluate_circuits", "n_random"): [None, 1.7, True, NAN, -1, "nonsense", [], Thing()],
-    ("test_time_registers", "neurons"): [None, 5, 1.7, "nonsense", Thing(), [5], [(0, 9999)], [(9, 0)], [(0, 1.7)], [(0,)]],
-    ("register_shift", "neurons"): [None, 5, 1.7, "nonsense", Thing(), [5], [(0, 9999)], [(9, 0)], [(0, 1.7)], [(0,)]],
+    ("add_test_time_registers", "neurons"): NEURONS, ("register_shift", "neurons"): NEURONS,
     ("patch", "row"): [None, *COUNT[:3], *COUNT[4:]], ("patch", "column"): [None, *COUNT[:3], *COUNT[4:]],
     ("box", "row"): [None, *COUNT[:3], *COUNT[4:]], ("box", "column"): [None, *COUNT[:3], *COUNT[4:]],
     ("bootstrap", "sums"): [None, 5, "nonsense", [], Thing(), np.full(3, NAN), np.zeros((0, 3))],

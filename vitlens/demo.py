@@ -17,8 +17,10 @@ from vitlens.arguments import checked
 from vitlens.data.demo_files import demo_folder
 from vitlens.data.masks import read_labels
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.provenance import Provenance
+from vitlens.model.runs.leaves_state import leaves_state
+
+__all__ = ["DemoPictures", "load_demo", "load_demo_model", "load_demo_pictures"]
 
 
 @leaves_state

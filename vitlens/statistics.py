@@ -7,6 +7,8 @@ import numpy as np
 from vitlens.arguments import checked, require_seed, require_whole
 from vitlens.errors import InputError
 
+__all__ = ["bootstrap", "permutation_test"]
+
 
 class PermutationTest(NamedTuple):
     """A difference of two groups' means, and the one-sided p of one as large under shuffled groups."""

@@ -19,6 +19,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from vitlens.cli.shared import check_device, run
+from vitlens.faithfulness.perturbation import perturbation_test, removal_steps
+from vitlens.heatmaps.methods.baselines import random_importance
 from vitlens.lens.measures import (
     change_values,
     composition_values,
@@ -27,11 +30,8 @@ from vitlens.lens.measures import (
     picture_means,
     sublayer_change_values,
 )
-from vitlens.faithfulness.perturbation import perturbation_test, removal_steps
-from vitlens.heatmaps.methods.baselines import random_importance
 from vitlens.lens.probes import ProbeFit
 from vitlens.lens.trace import FULL_SITES, TraceObserver
-from vitlens.cli.shared import check_device, run
 from vitlens.model.hooked_vit import HookedViT
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)

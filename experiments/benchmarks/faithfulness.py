@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from vitlens import HookedViT, faithfulness
+from vitlens import HookedViT, evaluate_heatmaps
 from vitlens.cli.shared import check_device, run
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
@@ -47,7 +47,7 @@ def main(
     for metric in METRICS:
 
         def score(metric: str = metric) -> None:
-            faithfulness(
+            evaluate_heatmaps(
                 hooked, image, 0, importance, metrics=metric, n_steps=steps, batch_size=batch_size, baselines=False,
                 progress=False,
             )  # fmt: skip

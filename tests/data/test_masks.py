@@ -8,13 +8,15 @@ import torch
 from PIL import Image
 from variants import build
 
-from vitlens import HookedViT, InputError, class_lens, faithfulness, replace_context, segmentation, token_mask
+from vitlens import HookedViT, InputError, class_lens, evaluate_heatmaps, replace_context
+from vitlens.choose import select_tokens
 from vitlens.data.masks import MOST_IDS, Masks, read_labels
 from vitlens.data.patches import PatchGrid, object_and_context
 from vitlens.data.pictures import Preprocessing
-from vitlens.faithfulness.run import bench_of
+from vitlens.faithfulness import evaluate_segmentation
 from vitlens.faithfulness.localisation import patch_auroc, pointing_game
 from vitlens.faithfulness.maps import ScoredMap
+from vitlens.faithfulness.run import bench_of
 
 TRUTH = np.zeros((48, 48), dtype=bool)
 TRUTH[8:30, 12:40] = True
@@ -165,7 +167,7 @@ def files(tmp_path):
 
 def test_masks_are_taken_in_every_form(unchecked, model, files):
     direct = torch.from_numpy(TRUTH)
-    expected = token_mask(model, "object", 2, torch.stack([direct, direct]))
+    expected = select_tokens(model, "object", 2, torch.stack([direct, direct]))
     for masks in (
         files / "plain.png",
         str(files / "plain.png"),
@@ -177,16 +179,19 @@ def test_masks_are_taken_in_every_form(unchecked, model, files):
         coded(0.0, 1.0, dtype=np.float32),
         model.read_masks([files / "plain.png", files / "plain.png"]),
     ):
-        assert torch.equal(token_mask(model, "object", 2, masks), expected)
+        assert torch.equal(select_tokens(model, "object", 2, masks), expected)
     images = torch.randn(2, 3, 48, 48, dtype=torch.float64)
     both = [files / "plain.png", files / "void.png"]
     lens = class_lens(model, images, tokens="object", masks=files / "plain.png")
     assert lens.axes["token"] == [model.cfg.token_label(i) for i in expected[0].nonzero()[:, 0].tolist()]
-    scores = faithfulness(
+    scores = evaluate_heatmaps(
         model, images, 1, "raw_attention", metrics="patch_auroc", masks=both, baselines=False, progress=False
     )
     assert scores.values.shape == (1, 1, 2)
-    assert segmentation(model, images, both, 1, "raw_attention", baselines=False, progress=False).values.shape[-1] == 2
+    assert (
+        evaluate_segmentation(model, images, both, 1, "raw_attention", baselines=False, progress=False).values.shape[-1]
+        == 2
+    )
     masks = model.read_masks(both)
     replaced = replace_context(images, masks, "zero")
     keeps = torch.from_numpy(np.stack([TRUTH, TRUTH | RING]))[:, None].expand_as(images)
@@ -196,10 +201,10 @@ def test_masks_are_taken_in_every_form(unchecked, model, files):
     with pytest.raises(InputError, match=r"model\.read_masks"):
         replace_context(images, files / "plain.png", "zero")
     with pytest.raises(InputError, match="different sizes, 24 × 24, 48 × 48"):
-        token_mask(model, "object", 2, [direct, direct[::2, ::2]])
+        select_tokens(model, "object", 2, [direct, direct[::2, ::2]])
     for nothing, sentence in (([], "no masks"), (3, "not 3"), ({}, "not {}")):
         with pytest.raises(InputError, match=sentence):
-            token_mask(model, "object", 2, nothing)
+            select_tokens(model, "object", 2, nothing)
 
 
 def test_void_patches_are_neither_object_nor_context():
@@ -228,7 +233,7 @@ def test_void_in_token_sets(model):
     inside[:, :16] = True
     void[:, 16:32] = True
     masks = Masks(inside, void)
-    of = {name: token_mask(model, name, 1, masks)[0, 1:].nonzero()[:, 0].tolist() for name in ("object", "context")}
+    of = {name: select_tokens(model, name, 1, masks)[0, 1:].nonzero()[:, 0].tolist() for name in ("object", "context")}
     assert of == {"object": [0, 1, 2], "context": [6, 7, 8]}
 
 
@@ -240,11 +245,11 @@ def test_void_in_scores(model):
     void[:, :, 32:] = True
     maps = torch.tensor([[[3.0, 2, 9], [1, 0, 8], [2, 1, 7]]], dtype=torch.float64)
     options = {"baselines": False, "progress": False}
-    found = segmentation(model, images, Masks(inside, void), 1, {"map": maps}, **options)
+    found = evaluate_segmentation(model, images, Masks(inside, void), 1, {"map": maps}, **options)
     counts = dict(zip(found.axes["number"], found.values[0, :, 0].tolist(), strict=True))
     assert sum(counts[name] for name in list(counts)[:4]) == 48 * 32
     assert counts["patch_auroc"] == 1
-    assert segmentation(model, images, inside, 1, {"map": maps}, **options).values[0, 5, 0] == 5 / 8
+    assert evaluate_segmentation(model, images, inside, 1, {"map": maps}, **options).values[0, 5, 0] == 5 / 8
     bench = bench_of(model, images, 1, batch_size=1)
     scored = ScoredMap(maps.flatten(1))
     assert patch_auroc(bench, scored, Masks(inside, void)).item() == 1

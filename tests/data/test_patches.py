@@ -5,7 +5,8 @@ import pytest
 import torch
 from timm.models import create_model
 
-from vitlens import HookedViT, InputError, class_lens, replace_context, token_mask
+from vitlens import HookedViT, InputError, class_lens, replace_context
+from vitlens.choose import select_tokens
 from vitlens.data.decoding import reduce_mask
 from vitlens.data.patches import PatchGrid, as_patch_grid
 from vitlens.heatmaps.shared.pixels import pixels_of, sum_over_patches
@@ -47,11 +48,11 @@ def test_a_patch_is_made_of_the_pixels_that_it_reads(size, keywords):
     inside = torch.rand(4, *size) < 0.5
     area = read.sum((1, 2))
     expected = 2 * torch.einsum("bhw,phw->bp", inside.double(), read.double()) >= area
-    assert torch.equal(token_mask(model, "object", 4, inside, cut.grid)[:, 1:], expected)
-    assert torch.equal(token_mask(model, "context", 4, inside, cut.grid)[:, 1:], ~expected)
+    assert torch.equal(select_tokens(model, "object", 4, inside, cut.grid)[:, 1:], expected)
+    assert torch.equal(select_tokens(model, "context", 4, inside, cut.grid)[:, 1:], ~expected)
     assert torch.equal(reduce_mask(inside, cut), expected)
     for mask, of_object in zip(inside, expected, strict=True):
-        assert torch.equal(token_mask(model, mask, 1, grid=cut.grid)[0, 1:], of_object)
+        assert torch.equal(select_tokens(model, mask, 1, grid=cut.grid)[0, 1:], of_object)
     shown = model.to_pixels(images)[0]
     assert tuple(shown.shape[:2]) == cut.size, "a map of patches fills what is shown under it"
     whole = model.preprocessing.undo(images)[0]
@@ -72,10 +73,10 @@ def test_masks_of_a_model_that_leaves_pixels_unread(unchecked):
     # The preprocessing crops to 90 %: the object begins at pixel 90, in patch 6, of whose corner it has too little.
     assert lens.axes["token"][0] == "(6, 7)"
     assert lens.axes["token"][-1] == "(13, 13)"
-    assert token_mask(model, "object", 1, torch.ones(1, 378, 378)).all()
+    assert select_tokens(model, "object", 1, torch.ones(1, 378, 378)).all()
     for wrong in (385, 383, 392):
         with pytest.raises(InputError, match="do not fit pictures of 378 × 378"):
-            token_mask(model, "object", 1, torch.ones(1, wrong, wrong))
+            select_tokens(model, "object", 1, torch.ones(1, wrong, wrong))
     image = torch.randn(1, 3, 384, 384)
     with pytest.raises(InputError, match=r"do not tile.*model\.patch_grid"):
         replace_context(image, model.to_masks(mask), "shuffle", patch_size=(14, 14))

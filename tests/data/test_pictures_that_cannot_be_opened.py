@@ -11,12 +11,13 @@ import torch
 from datasets import Dataset
 from PIL import Image, PngImagePlugin
 
-from vitlens import InputError, load_demo_model
-from vitlens.model.runs.picture_batches import PictureBatches
+from vitlens import InputError
 from vitlens.data.decoding import PictureBatch, decode_rows
 from vitlens.data.picture_sets import open_pictures
 from vitlens.data.pictures import load_picture
+from vitlens.demo import load_demo_model
 from vitlens.errors import printable
+from vitlens.model.runs.picture_batches import PictureBatches
 
 ODD = b"caf\xe9.png"
 

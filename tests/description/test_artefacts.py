@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from analysis.conftest import build
-from analysis.test_registers import BRIGHT
+from outliers import BRIGHT
+from ported import build
 from variants import pictures
 
 from vitlens import HookedViT, InputError, heatmap

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from analysis.conftest import build
+from ported import build
 from variants import pictures
 
 from vitlens.description.attention_facts import attention_facts, entropy, shares

@@ -3,20 +3,21 @@
 import numpy as np
 import pytest
 import torch
-from analysis.conftest import ALL, build
-from analysis.test_registers import BRIGHT
+from outliers import BRIGHT
 from PIL import Image
+from ported import ALL, build
 from variants import build as build_timm
 from variants import pictures
 
 import vitlens.description.observer as observer
-from vitlens import InputError, find_register_neurons, load_demo
-from vitlens.results.result import Result
-from vitlens.description.run import describe
+from vitlens import InputError, load_demo
 from vitlens.description.result import Description
+from vitlens.description.run import describe
 from vitlens.description.sinks import SinkRule
 from vitlens.description.token_norms import BIN_EDGES
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.registers import find_register_neurons
+from vitlens.results.result import Result
 
 TENSORS = ("values", "token_norms", "outlier_counts", "norm_histogram", "example_norms", "sink_events", "sink_tokens",
            "head_similarity", "cka")  # fmt: skip

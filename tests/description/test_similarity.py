@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from analysis.conftest import build
+from ported import build
 from variants import pictures
 
 from vitlens import InputError

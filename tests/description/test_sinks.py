@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from analysis.conftest import build
+from ported import build
 from torch import nn
 from variants import pictures
 

@@ -5,7 +5,7 @@ import inspect
 
 import pytest
 import yaml
-from pages import PAGES, REPOSITORY, documented, in_navigation, links, resolve, sources, table_calls
+from doc_pages import PAGES, REPOSITORY, documented, in_navigation, links, resolve, sources, table_calls
 
 import vitlens
 from vitlens.faithfulness.metrics import find_metrics

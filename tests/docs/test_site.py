@@ -7,7 +7,7 @@ import sys
 from html import unescape
 
 import pytest
-from pages import REPOSITORY, sources
+from doc_pages import REPOSITORY, sources
 
 pytest.importorskip("mkdocs", reason="the documentation's packages are not installed (make docs)")
 pytestmark = pytest.mark.slow

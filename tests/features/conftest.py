@@ -1,10 +1,8 @@
-"""The models and pictures of the analyses' tests, and small dictionaries of any width."""
+"""Small dictionaries of any width."""
 
 import pytest
 import torch
-from analysis.conftest import build, classifier, distilled, headless, images_of, plain
-
-__all__ = ["classifier", "distilled", "headless", "images_of", "plain"]
+from ported import build
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import torch
 from torch.nn import functional as F
 
 from vitlens import InputError
-from vitlens.results.result import Result
 from vitlens.features import SparseAutoencoder, Transcoder, evaluate_sae, top_patches, with_sae
 from vitlens.features.nonlinearities import Relu
+from vitlens.results.result import Result
 
 HOOK = "blocks.1.hook_resid_post"
 

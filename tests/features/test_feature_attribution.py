@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from vitlens import InputError
-from vitlens.results.result import Result
 from vitlens.features import SparseAutoencoder, Transcoder, feature_attribution, with_sae
 from vitlens.features.nonlinearities import Relu
+from vitlens.results.result import Result
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import vitlens
-from vitlens import Heatmap, InputError, direct_logit_attribution, heatmap, heatmap_methods
+from vitlens import InputError, direct_logit_attribution, heatmap
+from vitlens.heatmaps import Heatmap, heatmap_methods
 from vitlens.heatmaps.methods.head_patch import head_patch
 from vitlens.heatmaps.registry import METHODS
 from vitlens.model.parts.attention import DifferentialAttention

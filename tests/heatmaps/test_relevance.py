@@ -10,7 +10,6 @@ from variants import OTHERS, VARIANTS, pictures
 
 from vitlens import HookedViT
 from vitlens.errors import InputError
-from vitlens.heatmaps.shared.block_by_block import streams_between_blocks, through_block, through_head
 from vitlens.heatmaps.methods.relevance import (
     OF_BLOCK,
     OF_POOL,
@@ -18,6 +17,7 @@ from vitlens.heatmaps.methods.relevance import (
     relevance_before_head,
     relevance_propagation,
 )
+from vitlens.heatmaps.shared.block_by_block import streams_between_blocks, through_block, through_head
 from vitlens.heatmaps.shared.relevance_rules import STABILISER
 from vitlens.model.parts.attention import DifferentialAttention
 

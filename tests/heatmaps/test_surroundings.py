@@ -7,12 +7,13 @@ import torch
 from heatmaps.test_heatmap import CLASSES, options_of
 from variants import OTHERS, VARIANTS, build, pictures
 
-from vitlens import HookedViT, InputError, faithfulness, heatmap, load_demo, perturbation_test
-from vitlens.heatmaps.methods.saliency import gradient_rollout, projection_gradient
+from vitlens import HookedViT, InputError, evaluate_heatmaps, heatmap, load_demo
 from vitlens.demo import load_demo_model
+from vitlens.faithfulness import perturbation_test
 from vitlens.faithfulness.randomisation import randomisation_test
-from vitlens.heatmaps.shared import rows
+from vitlens.heatmaps.methods.saliency import gradient_rollout, projection_gradient
 from vitlens.heatmaps.registry import METHODS
+from vitlens.heatmaps.shared import rows
 from vitlens.heatmaps.shared.precision import in_single_precision
 from vitlens.model.runs.gradients import gradients_disabled, gradients_enabled, outside_inference
 
@@ -23,7 +24,7 @@ ON_MAPS = {
     "perturbation_test": lambda model, images, **options: perturbation_test(
         model, images, torch.arange(9.0).repeat(len(images), 1), 1, n_steps=3, **options
     ).probabilities,
-    "faithfulness": lambda model, images, **options: faithfulness(
+    "faithfulness": lambda model, images, **options: evaluate_heatmaps(
         model, images, 1, ["grad_cam", "legrad"], metrics=["deletion", "positive", "road", "saco"], n_steps=3, seeds=1,
         progress=False, **options,
     ).values,
@@ -267,14 +268,14 @@ def test_one_output_has_a_logit_and_nothing_else():
     for call in (
         lambda: projection_gradient(model, images),
         lambda: perturbation_test(model, images, order),
-        lambda: faithfulness(model, images, heatmaps={"map": order}, progress=False),
-        lambda: faithfulness(model, images, heatmaps={"map": order}, metrics="infidelity", progress=False),
+        lambda: evaluate_heatmaps(model, images, heatmaps={"map": order}, progress=False),
+        lambda: evaluate_heatmaps(model, images, heatmaps={"map": order}, metrics="infidelity", progress=False),
     ):
         with pytest.raises(InputError, match="single output"):
             call()
     masks = torch.zeros(2, 48, 48, dtype=torch.bool)
     masks[:, :20, :20] = True
-    kept = faithfulness(
+    kept = evaluate_heatmaps(
         model, images, heatmaps={"map": order}, metrics=["patch_auroc", "pointing_game"], masks=masks, progress=False
     )
     assert kept.values.isfinite().all()
@@ -292,7 +293,7 @@ def test_maps_that_would_be_no_numbers_are_refused_with_the_reason():
     for call in (
         lambda: heatmap(model, images, method="legrad", batch_size=1),
         lambda: heatmap(model, images, 1, method="legrad", batch_size=1),
-        lambda: faithfulness(model, images, 1, progress=False),
+        lambda: evaluate_heatmaps(model, images, 1, progress=False),
         lambda: perturbation_test(model, images, torch.arange(9.0).repeat(3, 1), 1),
         lambda: randomisation_test(model, images, 1, progress=False),
         lambda: projection_gradient(model, images),
@@ -328,7 +329,7 @@ def test_a_map_that_is_the_same_everywhere_has_no_order():
     even = torch.arange(9.0).repeat(2, 1)
     even[0] = 0.5
     options = {"metrics": "all", "masks": masks, "n_steps": 3, "baselines": False, "progress": False}
-    found = faithfulness(model, images, 1, {"even": even}, **options)
+    found = evaluate_heatmaps(model, images, 1, {"even": even}, **options)
     for name, values in zip(found.axes["metric"], found.values[0], strict=True):
         assert values[0].isnan() == (name not in ("infidelity", "patch_auroc")), name
         assert values[1].isnan() == (name == "randomisation"), name
@@ -374,7 +375,7 @@ def test_numbers_that_are_none_are_refused():
         ({"road_shares": [float("nan")]}, "between 0 and 1"),
     ]:
         with pytest.raises(InputError, match=sentence):
-            faithfulness(model, images, 1, order, progress=False, **options)
+            evaluate_heatmaps(model, images, 1, order, progress=False, **options)
     for options, sentence in [({"seed": -1}, "at least 0"), ({"methods": []}, "at least one heatmap method")]:
         with pytest.raises(InputError, match=sentence):
             randomisation_test(model, images, 1, progress=False, **options)

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from analysis.conftest import build
+from ported import build
 
 from vitlens import HookedViT
 from vitlens.errors import InputError
 from vitlens.heatmaps.methods.beyond_intuition import beyond_intuition
-from vitlens.heatmaps.shared.reading import read_weights
 from vitlens.heatmaps.methods.transition_attention import transition_attention
+from vitlens.heatmaps.shared.reading import read_weights
 
 ASSETS = Path(__file__).parents[3] / "shared" / "assets"
 WEIGHTS = ASSETS / "vit_tiny_patch16_224_imagenet1k.safetensors"

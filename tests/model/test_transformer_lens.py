@@ -8,8 +8,9 @@ from transformer_lens import FactoredMatrix, SVDInterpreter
 from transformer_lens.utilities import composition_scores
 from variants import VARIANTS, build, pictures
 
-from vitlens import HookedViT, InputError, activation_patching, direct_logit_attribution, patching
+from vitlens import HookedViT, InputError, activation_patching, direct_logit_attribution
 from vitlens.parity.reduced import build_reduced, reduced_images
+from vitlens.patching import transformer_lens as patching
 
 # Everything that a decomposition can meet, but for norms behind the branches.
 KINDS = ["class_token", "registers", "norm_pre", "no_position", "average_without_class_token", "average_norm_before_pool",

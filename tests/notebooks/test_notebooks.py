@@ -76,7 +76,9 @@ def test_what_is_stored_is_small_complete_and_computed(path):
 def test_a_broken_notebook_fails(tmp_path):
     with pytest.raises(CellExecutionError, match="no hook point"):
         execute(
-            write(tmp_path / "broken.ipynb", "import vitlens", "vitlens.load_demo_model().add_hook('nothing', print)")
+            write(
+                tmp_path / "broken.ipynb", "import vitlens", "vitlens.demo.load_demo_model().add_hook('nothing', print)"
+            )
         )
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from vitlens import InputError, supported_models, verify
+from vitlens import InputError, supported_models
 from vitlens.model.parts.mlp import MLP
+from vitlens.parity import verify_port
 from vitlens.parity.reduced import family_names
 from vitlens.parity.supported import family_table, measure_name
 
@@ -49,7 +50,7 @@ SMALL = {"img_size": 32, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_class
 
 
 def test_verification_reports_every_block_mode_and_precision(tmp_path):
-    report = verify("vit_tiny_patch16_224", pretrained=False, dtypes=("float32", "float64", "bfloat16"), **SMALL)
+    report = verify_port("vit_tiny_patch16_224", pretrained=False, dtypes=("float32", "float64", "bfloat16"), **SMALL)
     assert report.exact
     frame = report.to_frame()
     assert set(frame["site"]) == {"block 0", "block 1", "logits", "gradient"}
@@ -67,18 +68,18 @@ def test_verification_reports_every_block_mode_and_precision(tmp_path):
 def test_verification_sees_a_wrong_port(monkeypatch):
     write = MLP._write
     monkeypatch.setattr(MLP, "_write", lambda self, hidden: write(self, hidden) * (1 + 1e-6))
-    report = verify("vit_tiny_patch16_224", pretrained=False, dtypes=("float64",), **SMALL)
+    report = verify_port("vit_tiny_patch16_224", pretrained=False, dtypes=("float64",), **SMALL)
     assert not report.exact
     assert "NOT exact" in repr(report)
 
 
 def test_verification_refuses_what_it_cannot_do():
     with pytest.raises(InputError, match="dtype is one of"):
-        verify("vit_tiny_patch16_224", pretrained=False, dtypes=("int8",))
+        verify_port("vit_tiny_patch16_224", pretrained=False, dtypes=("int8",))
     with pytest.raises(InputError, match="at least 1"):
-        verify("vit_tiny_patch16_224", pretrained=False, n_images=0)
+        verify_port("vit_tiny_patch16_224", pretrained=False, n_images=0)
     with pytest.raises(InputError, match="ResNet"):
-        verify("resnet18", pretrained=False)
+        verify_port("resnet18", pretrained=False)
 
 
 # One name for each kind of architecture, the smallest of it.
@@ -96,5 +97,5 @@ FULL_SIZE = [
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FULL_SIZE)
 def test_representatives_at_full_size(name):
-    report = verify(name, pretrained=False, n_images=1, progress=False)
+    report = verify_port(name, pretrained=False, n_images=1, progress=False)
     assert report.exact, report

@@ -15,9 +15,9 @@ from plots.conftest import SCRIPT, gallery
 
 import vitlens.plots
 from vitlens import InputError
-from vitlens.plots.shared.artefacts import hatch
 from vitlens.plots.description import FIGURES
 from vitlens.plots.heatmaps import heatmap_overlay
+from vitlens.plots.shared.artefacts import hatch
 from vitlens.plots.shared.style import (
     COLOURS,
     DARK,

@@ -80,7 +80,7 @@ def test_heads_over_blocks_and_over_the_picture(subject):
 
 
 def test_means_over_classes(subject):
-    means = vitlens.attribution_means(subject.model, subject.images, subject.labels, progress=False)
+    means = vitlens.attribution.attribution_means(subject.model, subject.images, subject.labels, progress=False)
     figure = attribution_means_board(means, k=5)
     order = [means.axes["component"].index(name) for name in figure.data[0].x]
     np.testing.assert_allclose(figure.data[0].z, means.specific()[:, order].float().numpy())
@@ -104,7 +104,7 @@ def test_boards_of_interventions(subject):
 
 def test_edges_of_a_circuit_have_the_sign_of_their_score(subject):
     quiet = {"classes": 1, "baseline_classes": 4, "progress": False}
-    scores = vitlens.edge_attribution_patching(subject.model, subject.images[:1], subject.images[1:2], **quiet)
+    scores = vitlens.patching.edge_attribution_patching(subject.model, subject.images[:1], subject.images[1:2], **quiet)
     circuit = vitlens.find_circuit(subject.model, scores, n_edges=60)
     figure = circuit_figure(circuit)
     colours = {RAISES: set(), LOWERS: set()}
@@ -134,7 +134,7 @@ def test_tokens_and_heads_of_a_description(subject):
 
 
 def test_registers(subject):
-    shift = vitlens.register_shift(subject.model, subject.images[:2], [(1, 3)], progress=False)
+    shift = vitlens.registers.register_shift(subject.model, subject.images[:2], [(1, 3)], progress=False)
     figure = register_board(shift, subject.pixels[1], image=1)
     norms = [trace for trace in maps_of(figure) if "norm" in trace.hovertemplate]
     for run, trace in enumerate(norms):
@@ -144,14 +144,14 @@ def test_registers(subject):
 
 
 def test_the_card_of_a_memory(subject):
-    result = vitlens.top_memory_patches(subject.model, -1, subject.images, k=4, progress=False)
+    result = vitlens.memories.top_memory_patches(subject.model, -1, subject.images, k=4, progress=False)
     memory = result.axes["feature"][1]
     figure = feature_card(result, subject.pixels, memory)
     assert figure.layout.title.text == f"Memory {memory} at blocks.{subject.model.cfg.n_layers - 1}.mlp.hook_post"
     assert len(figure.layout.images) == 4
     bars = [trace for trace in figure.data if trace.type == "bar"]
     assert sum(bars[0].y) == result.counts[1].sum()
-    read = vitlens.read_memories(subject.model, -1, memories=[memory], k=10)
+    read = vitlens.memories.read_memories(subject.model, -1, memories=[memory], k=10)
     assert list(bars[1].customdata) == [html.escape(short_name(name)) for name in read["class_name"]]
     np.testing.assert_allclose(bars[1].x, read["logit"], rtol=1e-5)
     assert list(bars[1].marker.color) == [RAISES if value > 0 else LOWERS for value in read["logit"]]

@@ -1,0 +1,9 @@
+"""Direct logit attribution: which heads, MLPs, neurons, tokens and paths wrote the logit of a class.
+
+`direct_logit_attribution` splits one logit into a sum of terms, exactly; `unit=` says into which. `attribution_means`
+averages the terms over a data set, class by class.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

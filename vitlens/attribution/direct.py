@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from vitlens.arguments import checked
 from vitlens.attribution.results import (
     Attribution,
     NeuronAttribution,
@@ -18,12 +19,11 @@ from vitlens.attribution.results import (
 from vitlens.attribution.run import run
 from vitlens.attribution.units import UNITS, Split
 from vitlens.choose.classes import Classes, ClassSelection, select_classes
-from vitlens.arguments import checked
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
+from vitlens.model.class_space.readout import LinearReadout, MaxReadout
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.model.class_space.readout import LinearReadout, MaxReadout
 
 __all__ = [
     "Attribution",

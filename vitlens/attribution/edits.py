@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitlens.errors import InputError
-from vitlens.model.hooks.edits import Edits
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.edits import Edits
 
 #: The stream, to which a hook adds what no component wrote, and everything from its end to the logits.
 STREAM = r"blocks\.\d+\.hook_resid_\w+|(ln_final|pool|pool_dist|fc_norm)\..+|hook_pooled\w*|hook_logits"

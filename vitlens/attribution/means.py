@@ -10,16 +10,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from vitlens.arguments import checked, is_whole
 from vitlens.attribution.direct import direct_logit_attribution
 from vitlens.attribution.results import Attribution
 from vitlens.choose.classes import Classes, read_labels
-from vitlens.results.result import Result
-from vitlens.arguments import checked, is_whole
-from vitlens.model.runs.picture_batches import PictureBatches, PictureSource, length_of
 from vitlens.errors import InputError
 from vitlens.model.checks import check_dense
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.picture_batches import PictureBatches, PictureSource, length_of
+from vitlens.results.result import Result
 
 
 @dataclass(frozen=True, repr=False)

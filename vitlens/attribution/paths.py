@@ -18,9 +18,9 @@ from vitlens.attribution.run import (
     written,
 )
 from vitlens.attribution.values import ValueRoute, shares_of_biases, through_sub_norm, value_routes
-from vitlens.model.parts.block import AnyBlock, PostNormBlock
-from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.class_space.readout import ChosenReadout
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.parts.block import AnyBlock, PostNormBlock
 
 
 def wanted_paths(model: HookedViT) -> Wanted:

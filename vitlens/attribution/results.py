@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitlens.results.result import Result, as_array
 from vitlens.errors import InputError
+from vitlens.results.result import Result, as_array
 
 
 @dataclass(frozen=True, repr=False)

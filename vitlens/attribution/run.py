@@ -10,12 +10,12 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from vitlens.attribution.edits import silenced, watched
-from vitlens.model.parts.attention import DifferentialAttention
-from vitlens.model.parts.block import AnyBlock, PostNormBlock, written_by_heads
+from vitlens.model.class_space.readout import ChosenReadout
+from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.edits import watch_edits
 from vitlens.model.hooks.hook_points import Reader
-from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.class_space.readout import ChosenReadout
+from vitlens.model.parts.attention import DifferentialAttention
+from vitlens.model.parts.block import AnyBlock, PostNormBlock, written_by_heads
 
 #: By hook name, what is kept of the activation there.
 Wanted = dict[str, Callable[[Tensor], Tensor]]

@@ -30,8 +30,8 @@ from vitlens.attribution.run import (
     written,
 )
 from vitlens.attribution.values import shares_of_biases, through_sub_norm, value_routes
-from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.class_space.readout import ChosenReadout
+from vitlens.model.hooked_vit import HookedViT
 
 Readouts = Sequence[ChosenReadout]
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from vitlens.attribution.run import Kept
 from vitlens.errors import InputError
+from vitlens.model.class_space.readout import ChosenReadout
 from vitlens.model.parts.attention import Attention, DifferentialAttention
 from vitlens.model.parts.block import AnyBlock, PostNormBlock
-from vitlens.model.class_space.readout import ChosenReadout
 
 
 @dataclass(frozen=True)

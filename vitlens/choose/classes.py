@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vitlens.model.class_space.ranks import no_rank
 from vitlens.arguments import is_whole, items, short
 from vitlens.errors import InputError
+from vitlens.model.class_space.ranks import no_rank
 from vitlens.model.hooked_vit import HookedViT
 
 Classes = None | int | str | np.integer | Sequence[int | str] | Tensor | np.ndarray

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from vitlens.choose.tokens import TokenSet, token_mask
 from vitlens.arguments import items
+from vitlens.choose.tokens import TokenSet, select_tokens
 from vitlens.data.masks import MaskInput
 from vitlens.errors import InputError, nearest
 from vitlens.model.hooked_vit import HookedViT
@@ -157,7 +157,7 @@ def make_cells(
         if not 0 <= number < n_units:
             raise InputError(f"there is no {site.unit} {number}: a block has {site.unit}s 0 to {n_units - 1}")
     axes[site.unit] = [f"{site.unit[0].upper()}{number}" for number in units]
-    seen = None if keys is None else token_mask(model, keys, n_images, masks, grid)
+    seen = None if keys is None else select_tokens(model, keys, n_images, masks, grid)
     return Cells(site, sets, units, n_units, axes, seen)
 
 
@@ -188,5 +188,5 @@ def _token_sets(
         }
     if not sets:
         raise InputError('there is no token set to patch: name at least one, or pass "each"')
-    masked = torch.stack([token_mask(model, item, n_images, masks, grid) for item in sets.values()])
+    masked = torch.stack([select_tokens(model, item, n_images, masks, grid) for item in sets.values()])
     return (None if single else list(sets)), masked

@@ -48,7 +48,7 @@ def box(row: int, column: int, height: int, width: int) -> Box:
 
 
 @checked
-def token_mask(
+def select_tokens(
     model: HookedViT,
     tokens: TokenSet,
     n_images: int,

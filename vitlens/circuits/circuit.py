@@ -7,22 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vitlens.patching.contrast import Patching
-from vitlens.model.graph import Graph, Node
 from vitlens.arguments import checked, is_whole, short
 from vitlens.errors import InputError, nearest
 from vitlens.files import write_whole
+from vitlens.model.graph import Graph, Node
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+from vitlens.patching.contrast import Patching
+from vitlens.results.result import Drawable
 
 HOW = ("threshold", "greedy")
 _EDGE = re.compile(r"(input|a\d+\.h\d+|m\d+)->(a\d+\.h\d+<[qkv]>|m\d+|logits)")
@@ -31,7 +29,7 @@ Edges = Iterator[tuple[int, int]]
 
 
 @dataclass(frozen=True, repr=False)
-class Circuit:
+class Circuit(Drawable):
     """A set of edges, named as in `vitlens.model.graph`: "a0.h2->a3.h1<v>".
 
     `scores` are the (signed) effects that the edges were chosen by, where they were; `settings` say how.
@@ -128,12 +126,6 @@ class Circuit:
                 f'{path} holds no circuit: it needs "model_name", a list "edges", and, where there are any, "scores" as '
                 "{edge: number}"
             ) from error
-
-    def plot(self, **options: Any) -> "Figure":
-        """The nodes by block, the edges by score: see `vitlens.plots.circuit_figure`."""
-        from vitlens.plots.circuits import circuit_figure
-
-        return circuit_figure(self, **options)
 
     def __len__(self) -> int:
         return len(self.edges)

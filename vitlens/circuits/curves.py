@@ -11,19 +11,19 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vitlens.circuits.circuit import Circuit, as_mask, check_size, edge_effects, prune, rank_edges
-from vitlens.choose.classes import Classes
-from vitlens.patching.contrast import Contrast, Patching
-from vitlens.circuits.edge_runs import run_edges
-from vitlens.model.graph import Graph
-from vitlens.patching.interventions import make_result
-from vitlens.choose.metrics import Metrics, several
-from vitlens.statistics import bootstrap
 from vitlens.arguments import checked, items, short
+from vitlens.choose.classes import Classes
+from vitlens.choose.metrics import Metrics, several
+from vitlens.circuits.circuit import Circuit, as_mask, check_size, edge_effects, prune, rank_edges
+from vitlens.circuits.edge_runs import run_edges
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
+from vitlens.model.graph import Graph
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.patching.contrast import Contrast, Patching
+from vitlens.patching.interventions import make_result
+from vitlens.statistics import bootstrap
 
 Masks = Bool[Tensor, "circuit writer reader"]
 

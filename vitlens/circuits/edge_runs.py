@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.model.graph import Graph, Writings
-from vitlens.patching.sweep import bytes_per_row, rows_per_forward
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
+from vitlens.model.graph import Graph, Writings
+from vitlens.patching.sweep import bytes_per_row, rows_per_forward
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitlens.cli.shared import DEMO, load_model, require_classes
 from vitlens.cli.given import artefacts_on_page, called, in_batches, name_pictures
 from vitlens.cli.names import UNITS, one_of
 from vitlens.cli.options import (
@@ -24,14 +23,15 @@ from vitlens.cli.options import (
     WantedClass,
 )
 from vitlens.cli.output import MOST_ON_PAGE, Answer, check_out, hand_over
+from vitlens.cli.shared import DEMO, load_model, require_classes
 from vitlens.errors import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vitlens.attribution.direct import Attribution
-    from vitlens.plots.shared.picture import Pixels
     from vitlens.pages.page import Section
+    from vitlens.plots.shared.picture import Pixels
 
 
 def attribute(

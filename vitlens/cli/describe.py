@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitlens.cli.shared import DEMO, is_watched, load_model
 from vitlens.cli.options import (
     BatchSize,
     Checkpoint,
@@ -19,6 +18,7 @@ from vitlens.cli.options import (
     Timm,
 )
 from vitlens.cli.output import Answer, check_out, hand_over
+from vitlens.cli.shared import DEMO, is_watched, load_model
 from vitlens.errors import InputError, printable
 
 if TYPE_CHECKING:

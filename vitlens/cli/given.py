@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from vitlens.cli.shared import is_watched
 from vitlens.cli.output import MOST_ON_PAGE, PAGES
+from vitlens.cli.shared import is_watched
 from vitlens.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ TOKENS_HELP = "patch:ROW,COLUMN, box:ROW,COLUMN,HEIGHT,WIDTH, or the token's num
 
 
 def read_tokens(text: str) -> "TokenSet":
-    """A token set as `vitlens.token_mask` takes it.
+    """A token set as `vitlens.choose.select_tokens` takes it.
 
     Raises:
         InputError: a patch or box without its numbers. Names are left to the library.

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitlens.cli.shared import DEMO, is_watched, load_model, require_classes
 from vitlens.cli.given import called, name_pictures
 from vitlens.cli.names import HEATMAP_METHODS, one_of
 from vitlens.cli.options import (
@@ -24,6 +23,7 @@ from vitlens.cli.options import (
     WantedClass,
 )
 from vitlens.cli.output import MOST_ON_PAGE, Answer, check_out, hand_over
+from vitlens.cli.shared import DEMO, is_watched, load_model, require_classes
 from vitlens.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -78,9 +78,9 @@ def heatmap(
     maps, left_out = _maps(hooked, images, wanted_class, chosen, batch_size, ALL in (method or []))
     scores = None
     if faithfulness:
-        from vitlens.faithfulness.run import faithfulness as score
+        from vitlens.faithfulness.run import evaluate_heatmaps
 
-        scores = score(
+        scores = evaluate_heatmaps(
             hooked, images, wanted_class, dict(maps), n_steps=steps, batch_size=batch_size, progress=is_watched()
         )
     largest = [row for name, one in maps.items() for row in _largest(name, one, pictures, top)]
@@ -124,8 +124,8 @@ def _choose(asked: Sequence[str] | None) -> list[str]:
     Raises:
         InputError: there is no such method.
     """
-    from vitlens.heatmaps.run import find_method
     from vitlens.heatmaps.registry import METHODS
+    from vitlens.heatmaps.run import find_method
 
     asked = asked or ["token_mask"]
     return list(METHODS) if ALL in asked else list(dict.fromkeys(find_method(name).name for name in asked))
@@ -223,9 +223,9 @@ def _sections(
     scores: "Faithfulness | None",
 ) -> "list[Section]":
     from vitlens.data.class_names import short_name
+    from vitlens.pages.page import Section
     from vitlens.plots.faithfulness import faithfulness_curves, faithfulness_table
     from vitlens.plots.heatmaps import heatmap_comparison
-    from vitlens.pages.page import Section
 
     titles = {name: one.method.title for name, one in maps.items()}
     about = next((one for one in maps.values() if one.classes is not None), None)

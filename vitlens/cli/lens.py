@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitlens.cli.shared import DEMO, load_model, require_classes
 from vitlens.cli.given import TOKENS_HELP, artefacts_on_page, called, in_batches, name_pictures, read_tokens
 from vitlens.cli.names import LENS_SITES, TOKENS, class_names, one_of
 from vitlens.cli.options import (
@@ -24,6 +23,7 @@ from vitlens.cli.options import (
     Timm,
 )
 from vitlens.cli.output import MOST_ON_PAGE, Answer, check_out, hand_over
+from vitlens.cli.shared import DEMO, load_model, require_classes
 from vitlens.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -176,9 +176,9 @@ def _sections(
     found: "list[tuple[int, ClassLens]]", pixels: "list[Tensor]", artefacts: "list[Tensor]", pictures: list[Path]
 ) -> "list[Section]":
     """For every picture the class over the patches, where all were read, else the curves of its tokens."""
+    from vitlens.pages.page import Section
     from vitlens.plots import class_maps, lens_trajectory
     from vitlens.plots.shared.artefacts import hatch
-    from vitlens.pages.page import Section
 
     sections = []
     for (start, lens), batch, marked in zip(found, pixels, artefacts, strict=False):

@@ -5,7 +5,6 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from vitlens.cli.shared import complain, run
 from vitlens.cli.attribute import attribute
 from vitlens.cli.describe import describe
 from vitlens.cli.explore import explore
@@ -14,9 +13,10 @@ from vitlens.cli.lens import lens
 from vitlens.cli.models import models
 from vitlens.cli.patch import patch
 from vitlens.cli.report import report
+from vitlens.cli.reproduce import study_command
+from vitlens.cli.shared import complain, run
 from vitlens.cli.verify import verify
 from vitlens.errors import InputError, nearest
-from vitlens.cli.reproduce import study_command
 
 
 class Commands(TyperGroup):

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vitlens import __version__
 from vitlens.errors import InputError, printable
 from vitlens.files import check_writable, is_stream, write_whole
+from vitlens.version import __version__
 
 if TYPE_CHECKING:
     import pandas as pd

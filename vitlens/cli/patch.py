@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitlens.cli.shared import DEMO, is_watched, load_model, require_classes
 from vitlens.cli.given import TOKENS_HELP, read_tokens
 from vitlens.cli.names import DIRECTIONS, METRICS, PATCHING_SITES, PATCHING_TOKENS, REPLACEMENTS, one_of
 from vitlens.cli.options import (
@@ -25,15 +24,16 @@ from vitlens.cli.options import (
     WantedClass,
 )
 from vitlens.cli.output import Answer, check_out, hand_over
+from vitlens.cli.shared import DEMO, is_watched, load_model, require_classes
 from vitlens.errors import InputError, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vitlens.patching.contrast import Patching
     from vitlens.data.masks import Masks
     from vitlens.model.hooked_vit import HookedViT
     from vitlens.pages.page import Section
+    from vitlens.patching.contrast import Patching
 
 #: A board of blocks × more columns than these is told as its largest cells instead.
 MOST_COLUMNS = 12
@@ -111,8 +111,8 @@ def patch(
     import torch
 
     from vitlens.choose.metrics import class_metric
-    from vitlens.patching.activation import activation_patching
     from vitlens.data.class_names import short_name
+    from vitlens.patching.activation import activation_patching
     from vitlens.plots.patching import caution
 
     check_out(out)
@@ -264,15 +264,15 @@ def _meaning(result: "Patching", metric: str, classes: list[str | None]) -> str:
 def _sections(model: "HookedViT", pair: Pair, result: "Patching") -> "list[Section]":
     import torch
 
-    from vitlens.choose.tokens import token_mask
-    from vitlens.plots import picture_with_grid, plot
+    from vitlens.choose.tokens import select_tokens
     from vitlens.pages.page import Section
+    from vitlens.plots import picture_with_grid, plot
 
     grid = (result.grid[0], result.grid[1])
     pixels = model.to_pixels(torch.cat([pair.clean, pair.corrupted]))
     outline = None
     if pair.mask is not None:
-        inside = token_mask(model, "object", 1, pair.mask, grid, some_may_be_empty=True)
+        inside = select_tokens(model, "object", 1, pair.mask, grid, some_may_be_empty=True)
         outline = inside[0, model.cfg.n_prefix_tokens :].unflatten(0, grid)
     pictures = {f"clean: {pair.names[0]}": pixels[0], f"corrupted: {pair.names[1]}": pixels[1]}
     return [

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from vitlens.cli.shared import DEMO, is_watched, load_model
 from vitlens.cli.options import (
     Checkpoint,
     ClassNames,
@@ -18,6 +17,7 @@ from vitlens.cli.options import (
     WantedClass,
 )
 from vitlens.cli.output import hand_over_page
+from vitlens.cli.shared import DEMO, is_watched, load_model
 from vitlens.files import check_writable
 
 

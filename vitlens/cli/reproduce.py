@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from vitlens.cli.shared import DEMO, check_device, check_dtype, complain, load_model
 from vitlens.cli.options import (
     Checkpoint,
     ClassNames,
@@ -19,6 +18,7 @@ from vitlens.cli.options import (
     Timm,
 )
 from vitlens.cli.output import print_json, say, terminal
+from vitlens.cli.shared import DEMO, check_device, check_dtype, complain, load_model
 from vitlens.errors import InputError
 
 

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from vitlens.cli.names import dtype_names, model_names
+from vitlens.cli.options import Checkpoint, Device, Json, Timm
+from vitlens.cli.output import print_json, say_written, terminal
 from vitlens.cli.shared import (
     check_device,
     check_one_source,
@@ -15,9 +18,6 @@ from vitlens.cli.shared import (
     is_watched,
     read_keywords,
 )
-from vitlens.cli.names import dtype_names, model_names
-from vitlens.cli.options import Checkpoint, Device, Json, Timm
-from vitlens.cli.output import print_json, say_written, terminal
 from vitlens.files import check_writable
 
 
@@ -36,7 +36,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Compare a model's port with timm at full size, on this machine: every block, the logits, the gradient."""
-    from vitlens.parity.verify import verify as run_verification
+    from vitlens.parity.verify import verify_port
 
     if out is not None:
         check_writable(out)
@@ -44,7 +44,7 @@ def verify(
     keywords = read_keywords(timm)
     check_one_source(checkpoint, random_weights)
     with in_words_of_a_shell():
-        report = run_verification(
+        report = verify_port(
             name,
             pretrained=not random_weights,
             checkpoint_path=checkpoint,

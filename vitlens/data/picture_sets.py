@@ -3,24 +3,20 @@
 Whatever the source, a row holds the undecoded picture, the index of its class in the model, and where there is one its mask.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from datasets import ClassLabel, Dataset, Image, IterableDataset, load_dataset
 from datasets.distributed import split_dataset_by_node
-from timm.data import ImageNetInfo
-from timm.utils.misc import natural_key
 
 from vitlens.data.cache_folder import cache_folder
-from vitlens.data.class_names import find_class, named
 from vitlens.data.demo_files import demo_folder
 from vitlens.data.imagenet_s import is_imagenet_s, read_imagenet_s
+from vitlens.data.label_maps import index_in_name, match_classes, read_class_map, to_index
 from vitlens.data.mask_folder import MaskFolder
 from vitlens.errors import InputError, nearest, printable
 
@@ -143,18 +139,18 @@ def open_pictures(
     root = Path(name) if Path(name).is_dir() else None
     label_names = _label_names(table, label)
     if class_map is not None:
-        to_class = _read_class_map(Path(class_map), label_names, class_names, n_classes)
+        to_class = read_class_map(Path(class_map), label_names, class_names, n_classes)
     else:
-        to_class = _match_classes(label_names, class_names, n_classes, are_folders=root is not None)
+        to_class = match_classes(label_names, class_names, n_classes, are_folders=root is not None)
     mask_files = None if masks is None else MaskFolder(Path(masks), root)
 
     def to_row(entry: Row, index: int) -> Row:
         picture = entry[image] or {"path": None, "bytes": None}
         path = entry.get("path") or picture.get("path") or f"row {index}"
-        given = entry[label] if label is not None else _index_in_name(path)
+        given = entry[label] if label is not None else index_in_name(path)
         if path in real_names:
             picture = {**picture, "path": real_names[path]}
-        row = {"image": picture, "label": _to_index(given, to_class, n_classes, path), "path": printable(path)}
+        row = {"image": picture, "label": to_index(given, to_class, n_classes, path), "path": printable(path)}
         if mask_files is not None:
             row["mask"] = mask_files.of(real_names.get(path, path))
             row["object_id"] = object_id
@@ -174,8 +170,8 @@ def open_pictures(
     if isinstance(table, IterableDataset):
         return PictureSet(name, table, to_row, has_masks, None, label_names, per_class, n)
     paths = _paths(table, image) if root is not None else None
-    given = table[label] if label is not None else [_index_in_name(path) for path in paths or _paths(table, image)]
-    labels = [_to_index(x, to_class, n_classes, f"picture {i}") for i, x in enumerate(given)]
+    given = table[label] if label is not None else [index_in_name(path) for path in paths or _paths(table, image)]
+    labels = [to_index(x, to_class, n_classes, f"picture {i}") for i, x in enumerate(given)]
     order = list(range(len(labels))) if paths is None else sorted(range(len(paths)), key=paths.__getitem__)
     chosen = _choose(order, labels, n, per_class, drop_incomplete, class_names)
     if not chosen:
@@ -282,105 +278,6 @@ def _label_names(table: Any, label: str | None) -> list[str] | None:
 
 def _paths(table: Dataset, image: str) -> list[str]:
     return [(entry or {}).get("path") or f"row {i}" for i, entry in enumerate(table[image])]
-
-
-def _index_in_name(path: str) -> int:
-    start = Path(path).name.split("_")[0]
-    if not start.isdecimal():
-        raise InputError(
-            f"{path} has no label: put each class's pictures in a folder of its own, or begin file names with the class's "
-            "index and an underscore (0042_x.jpg)"
-        )
-    return int(start)
-
-
-def _match_classes(
-    label_names: list[str] | None, class_names: Sequence[str] | None, n_classes: int, are_folders: bool
-) -> list[int] | None:
-    """The model's class of each label of the data set; None where they are the same numbers."""
-    if label_names is None:
-        return None
-    found = _by_name(label_names, class_names, n_classes)
-    if found is not None:
-        return found
-    are_numbers = all(name.isdecimal() for name in label_names)
-    if are_numbers and (class_names is not None or not are_folders or max(map(int, label_names)) < n_classes):
-        return [int(name) for name in label_names]
-    if len(label_names) == n_classes and class_names is None:
-        if not are_folders:
-            return None
-        order = sorted(label_names, key=natural_key)
-        return [order.index(name) for name in label_names]
-    raise InputError(
-        f"the data set's {len(label_names)} labels ({', '.join(label_names[:3])}, …) are not the names of the model's "
-        f"{n_classes} classes: say which is which with class_map="
-    )
-
-
-def _by_name(label_names: list[str], class_names: Sequence[str] | None, n_classes: int) -> list[int] | None:
-    """By WordNet ids or by the model's own names, if that finds one class for each label."""
-    if n_classes == 1000 and all(name.startswith("n") and name[1:].isdigit() for name in label_names):
-        info = ImageNetInfo()
-        index = {info.index_to_label_name(i): i for i in range(1000)}
-        if all(name in index for name in label_names):
-            return [index[name] for name in label_names]
-    if class_names is None:
-        return None
-    # A folder's name cannot hold everything that a class's can.
-    found = [named(name, class_names) or named(name.replace("_", " "), class_names) for name in label_names]
-    if all(len(classes) == 1 for classes in found):
-        return [classes[0] for classes in found]
-    if any(found) and all(name.isdecimal() for name in label_names):
-        i = next(i for i, classes in enumerate(found) if len(classes) != 1)
-        raise InputError(
-            f"some of the data set's labels are names of the model's classes and {label_names[i]!r} is not, so it is not "
-            "clear whether they are names or numbers of classes: say which is which with class_map="
-        )
-    return None
-
-
-def _read_class_map(
-    path: Path, label_names: list[str] | None, class_names: Sequence[str] | None, n_classes: int
-) -> Any:
-    try:
-        if path.suffix == ".json":
-            pairs = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=list)
-        else:
-            frame = pd.read_csv(path, header=None, dtype=str, encoding="utf-8-sig", keep_default_na=False)
-            pairs = list(zip(frame[0], frame[1], strict=True))
-        table = {str(key): value for key, value in pairs}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise InputError(f"{path} is no map from labels to classes (JSON object or two-column CSV): {error}") from None
-    if len(table) < len(pairs):
-        keys = [str(key) for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise InputError(f"{path} says twice which class {twice!r} is")
-    found = {key: find_class(value, class_names, n_classes) for key, value in table.items()}
-    if label_names is None:
-        return found
-    missing = [name for name in label_names if name not in found]
-    if missing:
-        raise InputError(f"{path} does not say which class {missing[0]!r} is (and {len(missing) - 1} more)")
-    return [found[name] for name in label_names]
-
-
-def _to_index(label: Any, to_class: Any, n_classes: int, where: str) -> int:
-    if isinstance(to_class, dict):
-        if str(label) not in to_class:
-            raise InputError(f"the class map does not say which class the label {label!r} of {where} is")
-        index = to_class[str(label)]
-    elif isinstance(label, bool) or not isinstance(label, (int, np.integer)):
-        raise InputError(f"the label {label!r} of {where} is no whole number: say which class is which with class_map=")
-    elif to_class is not None and not 0 <= label < len(to_class):
-        raise InputError(f"the label {label} of {where} is none of the data set's {len(to_class)} labels")
-    else:
-        index = int(label) if to_class is None else to_class[label]
-    if not 0 <= index < n_classes:
-        raise InputError(
-            f"the label {index} of {where} is none of the model's classes 0 to {n_classes - 1}: pass the model that these "
-            "labels belong to, or a class map"
-        )
-    return index
 
 
 def _choose(

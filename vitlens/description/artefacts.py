@@ -10,8 +10,8 @@ from tqdm import tqdm
 from vitlens.data.pictures import Pictures
 from vitlens.description.token_norms import stream_outliers
 from vitlens.errors import InputError
-from vitlens.model.hooks.hook_points import Reader
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import Reader
 
 
 def artefact_warning(

@@ -13,9 +13,9 @@ from vitlens.description.similarity import pattern_cosines
 from vitlens.description.sinks import SINK_KINDS, SinkRule, sink_facts
 from vitlens.description.token_norms import NormSums, stream_norms, stream_outliers
 from vitlens.description.tokens import OUTLIER, TokenLayout, at_least_single
-from vitlens.model.parts.attention import DifferentialAttention
-from vitlens.model.hooks.hook_points import Reader
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import Reader
+from vitlens.model.parts.attention import DifferentialAttention
 
 #: The patterns of a forward, which head similarity holds together, take at most so many bytes.
 PATTERN_BYTES = 512 * 2**20

@@ -1,7 +1,6 @@
 """What `describe` returns: tables of heads and of blocks, likenesses, warnings, figures, a page."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -9,16 +8,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vitlens.results.result import Result
 from vitlens.description.sinks import SINK_KINDS
 from vitlens.description.token_norms import STATISTICS
 from vitlens.description.warnings import heatmap_warnings
 from vitlens.errors import InputError
 from vitlens.model.provenance import page_facts
+from vitlens.results.result import Result
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
     from vitlens.description.observer import Observer
 
 

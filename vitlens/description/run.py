@@ -9,7 +9,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vitlens.arguments import checked
-from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
 from vitlens.description.observer import Observer, read_states
 from vitlens.description.result import Description
 from vitlens.description.similarity import MinibatchCKA
@@ -17,9 +16,10 @@ from vitlens.description.sinks import SinkRule
 from vitlens.description.token_norms import NormSums
 from vitlens.description.tokens import TokenLayout, token_layout
 from vitlens.errors import InputError
-from vitlens.model.hooks.hook_points import Reader
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import Reader
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
 
 
 @leaves_state

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vitlens.faithfulness.perturbation import removal_steps, remove_in_order
 from vitlens.errors import InputError, nearest
 from vitlens.faithfulness.imputation import impute
+from vitlens.faithfulness.perturbation import removal_steps, remove_in_order
 from vitlens.heatmaps.methods.baselines import picture_key
 from vitlens.heatmaps.shared.pixels import EMPTY, emptied, pixels_of
 from vitlens.heatmaps.shared.precision import require_finite_logits

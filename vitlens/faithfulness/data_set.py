@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.results.result import Result
 from vitlens.data.decoding import PictureBatch, Skipped, decode_rows
 from vitlens.data.picture_list import as_digest, list_rows
 from vitlens.data.picture_sets import PictureSet, Row
 from vitlens.errors import InputError
-from vitlens.files import PARTIAL, make_folder
-from vitlens.faithfulness.run import faithfulness
 from vitlens.faithfulness.metrics import find_metrics
 from vitlens.faithfulness.result import Faithfulness
-from vitlens.faithfulness.segmentation import Segmentation, segmentation
+from vitlens.faithfulness.run import evaluate_heatmaps
+from vitlens.faithfulness.segmentation import Segmentation, evaluate_segmentation
+from vitlens.files import PARTIAL, make_folder
 from vitlens.heatmaps.run import find_method, heatmap
 from vitlens.model.fingerprint import fingerprint
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.results.result import Result
 
 LOG = logging.getLogger(__name__)
 TARGETS = ("predicted", "label")
@@ -58,18 +58,18 @@ def score_heatmaps(
     progress: bool = True,
     **settings: Any,
 ) -> HeatmapScores:
-    """`faithfulness` and, where there are masks, `segmentation` of these methods over a picture set, in constant memory.
+    """`evaluate_heatmaps`, and `evaluate_segmentation` where there are masks, over a picture set, in constant memory.
 
     Args:
         folder: where each chunk's scores are kept; chunks that are there are not computed again, but for damaged ones.
             A chunk belongs to the same model, methods, settings and contents of pictures only.
         target: the class that is explained and followed: the "predicted" one or the "label".
         chunk_size: pictures that are worked on together.
-        settings: those of `faithfulness`: n_steps, fill, seeds, options ….
+        settings: those of `evaluate_heatmaps`: n_steps, fill, seeds, options ….
 
     Raises:
-        InputError: an unknown method, metric or target, and what `faithfulness` raises; pictures of which none can be read;
-            a folder with files of another run.
+        InputError: an unknown method, metric or target, and what `evaluate_heatmaps` raises; pictures of which none can be
+            read; a folder with files of another run.
     """
     if target not in TARGETS:
         raise InputError(f"the class is the {' one or the '.join(TARGETS)}, not {target!r}")
@@ -149,12 +149,12 @@ def _score(
     maps = {name: heatmap(model, images, classes, method=name, warn=False) for name in methods}
     common: dict[str, Any] = {"batch_size": batch_size, "progress": False}
     masks = batch.masks
-    scores = faithfulness(model, images, classes, maps, metrics=metrics, masks=masks, **common, **settings)
+    scores = evaluate_heatmaps(model, images, classes, maps, metrics=metrics, masks=masks, **common, **settings)
     scores = replace(scores, settings=scores.settings | {"classes": target})
     if masks is None:
         return scores, None
     seeds = {name: settings[name] for name in ("seeds", "baselines") if name in settings}
-    return scores, segmentation(model, images, masks, classes, maps, **common, **seeds)
+    return scores, evaluate_segmentation(model, images, masks, classes, maps, **common, **seeds)
 
 
 def _refuse_foreign(folder: Path, n_chunks: int | None) -> None:

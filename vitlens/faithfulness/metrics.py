@@ -8,7 +8,6 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
-from vitlens.faithfulness.perturbation import area
 from vitlens.errors import InputError, nearest
 from vitlens.faithfulness.curves import (
     NOISE,
@@ -22,6 +21,7 @@ from vitlens.faithfulness.curves import (
     token_removal,
 )
 from vitlens.faithfulness.localisation import patch_auroc, pointing_game
+from vitlens.faithfulness.perturbation import area
 from vitlens.faithfulness.randomisation import randomisation
 from vitlens.faithfulness.subsets import infidelity, saco, sensitivity_n
 

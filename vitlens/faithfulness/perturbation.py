@@ -9,15 +9,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.choose.classes import Classes, classes_by_batch
-from vitlens.results.result import Result
 from vitlens.arguments import checked, require_whole
+from vitlens.choose.classes import Classes, classes_by_batch
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.heatmaps.shared.precision import careful, require_finite_logits
 from vitlens.heatmaps.shared.rows import rows_at_once
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.results.result import Result
 
 DIRECTIONS = ("negative", "positive")
 #: Correctness and probability of the class, [direction, image, removed].
@@ -116,7 +116,7 @@ def perturbation_test(
     if even.any() and maps.shape[1] > 1:
         raise InputError(
             f"the importance of picture {int(even.nonzero()[0])} is the same for all patches, which puts them in no order: "
-            "leave the picture out, or compare with a random order (the heatmap "random_map")"
+            'leave the picture out, or compare with a random order (heatmap(model, images, method="random_map"))'
         )
     return remove_in_order(
         model, pictures, maps, classes, n_steps=n_steps, directions=directions, batch_size=batch_size, progress=progress

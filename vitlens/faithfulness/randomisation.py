@@ -10,9 +10,8 @@ from scipy.stats import rankdata
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.choose.classes import Classes, select_classes
-from vitlens.results.result import Result
 from vitlens.arguments import checked, require_seed
+from vitlens.choose.classes import Classes, select_classes
 from vitlens.data.masks import Masks
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
@@ -23,6 +22,7 @@ from vitlens.heatmaps.shared.precision import careful, require_finite_logits
 from vitlens.heatmaps.shared.rows import MOST_PICTURES, rows_at_once
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.results.result import Result
 
 
 def randomisation(bench: Bench, scored: ScoredMap, masks: Masks | None = None, *, seed: int = 0) -> Tensor:

@@ -1,4 +1,4 @@
-"""What `faithfulness` returns: every metric of every map on every picture, as a table with intervals, and the curves."""
+"""What `evaluate_heatmaps` returns: every metric of every map on every picture, with intervals, and the curves."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,10 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
-from vitlens.results.result import Result
-from vitlens.statistics import bootstrap
 from vitlens.errors import InputError, nearest
 from vitlens.faithfulness.metrics import CURVES, METRICS
+from vitlens.results.result import Result
+from vitlens.statistics import bootstrap
 
 
 @dataclass(frozen=True, repr=False)

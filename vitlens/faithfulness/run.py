@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.choose.classes import Classes, select_classes
 from vitlens.arguments import checked, require_whole
+from vitlens.choose.classes import Classes, select_classes
 from vitlens.data.masks import MaskInput, Masks
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
@@ -37,7 +37,7 @@ class Scores:
 
 @leaves_state
 @checked
-def faithfulness(
+def evaluate_heatmaps(
     model: HookedViT,
     images: Pictures,
     classes: Classes = None,
@@ -54,7 +54,7 @@ def faithfulness(
     batch_size: int | None = None,
     progress: bool = True,
 ) -> Faithfulness:
-    """How faithful heatmaps are to the model, by the metrics of `vitlens.faithfulness_metrics()`, beside three baselines.
+    """How faithful heatmaps are to the model, by the metrics of `faithfulness_metrics()`, beside three baselines.
 
     A map orders the patches; of equally important ones the first in reading order counts as the first to go, in either
     direction. Only the order matters to the metrics that take patches away. A curve of n_steps costs about as many
@@ -74,7 +74,7 @@ def faithfulness(
         fill: what replaces patches in deletion and insertion: "blur", the picture blurred (σ = 1/16 of its height);
             "mean", its mean colour; "zero", the training data's mean colour; "black", black pixels.
         road_shares: shares of patches that are imputed.
-        masks: where the object is, one mask per picture as `token_mask` takes them, for the metrics that need it.
+        masks: where the object is, one mask per picture as `select_tokens` takes them, for the metrics that need it.
         baselines: add the rows "random" (the mean over random maps), "centre_prior" and "raw_attention", if they are not
             among the maps.
         seeds: random maps for each picture.

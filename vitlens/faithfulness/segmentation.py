@@ -10,17 +10,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.choose.classes import Classes
-from vitlens.results.result import Result
 from vitlens.arguments import checked
+from vitlens.choose.classes import Classes
 from vitlens.data.masks import MaskInput, Masks
 from vitlens.data.pictures import Pictures
 from vitlens.faithfulness.curves import Bench
-from vitlens.faithfulness.run import bench_of, check_masks
 from vitlens.faithfulness.localisation import patch_auroc
 from vitlens.faithfulness.maps import Maps, ScoredMap, read_maps
+from vitlens.faithfulness.run import bench_of, check_masks
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.results.result import Result
 
 #: Pixels of the object above the threshold, beside it above, of the object below, beside it below.
 COUNTS = ("true_positive", "false_positive", "false_negative", "true_negative")
@@ -69,7 +69,7 @@ class Segmentation(Result):
 
 @leaves_state
 @checked
-def segmentation(
+def evaluate_segmentation(
     model: HookedViT,
     images: Pictures,
     masks: MaskInput,
@@ -87,10 +87,10 @@ def segmentation(
     objects are small, it has a high pixel accuracy and half of an mIoU.
 
     Args:
-        masks: where the object is, one mask per picture as `token_mask` takes them; pixels that are void are not judged.
+        masks: where the object is, one mask per picture as `select_tokens` takes them; pixels that are void are not judged.
         classes: one per picture: indices, names, or a tensor [image] of each picture's own; by default
             the predicted class.
-        heatmaps: as `faithfulness` takes them.
+        heatmaps: as `evaluate_heatmaps` takes them.
         baselines: add the rows above.
         seeds: random maps for each picture; numbers are means over them.
 

@@ -1,28 +1,10 @@
-"""Features by dictionary learning: streams of activations to train on, and trained dictionaries at work in a model."""
+"""Features by dictionary learning: activations to train on, and trained dictionaries at work in a model.
 
-from vitlens.features.activations import ActivationStream, stream_activations
-from vitlens.features.dictionary import SparseAutoencoder, Transcoder
-from vitlens.features.evaluation import DictionaryEvaluation, evaluate_sae
-from vitlens.features.attribution import FeatureAttribution, feature_attribution
-from vitlens.memories.dictionary import top_memory_patches
-from vitlens.features.loading import load_sae
-from vitlens.features.top_examples import TopPatches, top_patches
-from vitlens.features.splice import SplicedDictionary, with_sae, with_saes
+`load_sae` reads SAELens, Overcomplete and our own files; `with_sae` puts a dictionary in place of an activation;
+`evaluate_sae` says what it costs the model; `feature_attribution` and `top_patches` say what each feature does and
+sees. `stream_activations` yields activations to train a dictionary on.
+"""
 
-__all__ = [
-    "ActivationStream",
-    "DictionaryEvaluation",
-    "FeatureAttribution",
-    "SparseAutoencoder",
-    "SplicedDictionary",
-    "TopPatches",
-    "Transcoder",
-    "evaluate_sae",
-    "feature_attribution",
-    "load_sae",
-    "stream_activations",
-    "top_memory_patches",
-    "top_patches",
-    "with_sae",
-    "with_saes",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

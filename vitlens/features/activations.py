@@ -15,13 +15,13 @@ from datasets.exceptions import DatasetGenerationError
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.choose.tokens import TokenSet
 from vitlens.arguments import checked
-from vitlens.model.runs.picture_batches import PictureBatches, PictureSource, length_of
+from vitlens.choose.tokens import TokenSet
 from vitlens.errors import InputError
 from vitlens.features.places import Place, chosen_rows, place_of, read_places
-from vitlens.model.hooks.hook_points import HookName
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import HookName
+from vitlens.model.runs.picture_batches import PictureBatches, PictureSource, length_of
 
 HEADS = ("joined", "apart")
 Rows = dict[str, Tensor]
@@ -149,7 +149,7 @@ def stream_activations(
         images: a tensor or pictures; a picture set (`open_pictures`); batches (a list or DataLoader of tensors, or of
             tuples that begin with pictures), or a function that starts them. An iterator can be gone through once.
         hook: a full name, a shorthand or a key: "blocks.5.hook_resid_post", "resid_post5", ("resid_post", 5).
-        tokens: which of each picture's tokens, see `token_mask`: "patches", "all", "class", "registers", a patch or
+        tokens: which of each picture's tokens, see `select_tokens`: "patches", "all", "class", "registers", a patch or
             box, indices. Of no matter where the hook point has no tokens; those rows have token −1.
         heads: "joined" or "apart".
         batch_size: pictures per forward, where they do not come as batches.

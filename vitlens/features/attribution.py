@@ -11,19 +11,19 @@ from torch import Tensor
 from tqdm import tqdm
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.choose.classes import Classes, ClassSelection, select_classes
-from vitlens.results.result import Result
-from vitlens.choose.tokens import TokenSet
 from vitlens.arguments import checked
+from vitlens.choose.classes import Classes, ClassSelection, select_classes
+from vitlens.choose.tokens import TokenSet
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
 from vitlens.features.dictionary import SparseAutoencoder
 from vitlens.features.places import STREAM_WIDE, Place, chosen_rows, fit, suffix_of
 from vitlens.features.splice import ends, paired_rows
-from vitlens.model.runs.gradients import gradients_disabled, outside_inference
-from vitlens.model.hooks.hook_points import HookName, Reader
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import HookName, Reader
+from vitlens.model.runs.gradients import gradients_disabled, outside_inference
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.results.result import Result
 
 METHODS = ("gradient", "integrated", "direct")
 
@@ -93,7 +93,7 @@ def feature_attribution(
         method: "gradient", "integrated" (midpoint rule with `steps` points) or "direct" (hook points that write to the
             stream).
         hook_out: what a transcoder predicts, see `with_sae`; its features are those of the prediction.
-        tokens: the tokens whose features count, see `token_mask`; None for all.
+        tokens: the tokens whose features count, see `select_tokens`; None for all.
         batch_size: pictures per forward and backward.
 
     Returns:

@@ -10,19 +10,18 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.choose.classes import read_labels
-from vitlens.results.result import Result
-from vitlens.choose.tokens import TokenSet
-from vitlens.lens.trace import Hooks
 from vitlens.arguments import checked
-from vitlens.model.runs.picture_batches import Batch, PictureBatches, PictureSource, length_of
+from vitlens.choose.classes import read_labels
+from vitlens.choose.tokens import TokenSet
 from vitlens.errors import InputError
 from vitlens.features.dictionary import SparseAutoencoder
 from vitlens.features.places import Place, chosen_rows, fit, read_places, suffix_of
 from vitlens.features.splice import SplicedDictionary, ends, paired_rows
-from vitlens.model.hooks.hook_points import HookName
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import HookName, Hooks
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.picture_batches import Batch, PictureBatches, PictureSource, length_of
+from vitlens.results.result import Result
 
 RUNS = ("clean", "sae", "zero", "mean")
 
@@ -110,7 +109,7 @@ def evaluate_sae(
         images: as `stream_activations`.
         labels: the class of each picture, in order; by default those that come with the pictures, if any do.
         hook_out: what a transcoder predicts, see `with_sae`; its reconstruction is compared with that.
-        tokens: which tokens are reconstructed, see `token_mask`; None for all.
+        tokens: which tokens are reconstructed, see `select_tokens`; None for all.
         downstream: also run the model with the dictionary in place; left out where the model has no classifier.
 
     Returns:

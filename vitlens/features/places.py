@@ -9,11 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.choose.tokens import TokenSet, token_mask
-from vitlens.lens.trace import Hooks
+from vitlens.choose.tokens import TokenSet, select_tokens
 from vitlens.errors import InputError
-from vitlens.model.hooks.hook_points import NO_TOKENS, HookName, Reader, resolve_names
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import NO_TOKENS, HookName, Hooks, Reader, resolve_names
 
 BEFORE_BLOCKS = ("hook_patch_embed", "hook_embed", "hook_pos_embed", "hook_embed_norm", "ln_pre.", "embed.")
 STREAM_WIDE = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
@@ -118,7 +117,7 @@ def chosen_rows(
         rows, columns = model.cfg.grid_size
         # Of pictures of another size only the number of patches is known here: enough for the sets that have names.
         grid = (rows, columns) if rows * columns == n_patches or not isinstance(tokens, str) else (1, n_patches)
-    inside = token_mask(model, tokens, 1, grid=grid)[0].cpu()
+    inside = select_tokens(model, tokens, 1, grid=grid)[0].cpu()
     ids = place.ids(n_rows)
     if int(ids.max()) >= len(inside):
         raise InputError(

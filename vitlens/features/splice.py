@@ -8,14 +8,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.choose.tokens import TokenSet
-from vitlens.lens.trace import Hooks
 from vitlens.arguments import checked, short
+from vitlens.choose.tokens import TokenSet
 from vitlens.errors import InputError
 from vitlens.features.dictionary import SparseAutoencoder, Transcoder
 from vitlens.features.places import Place, check_width, chosen_rows, fit, place_of
-from vitlens.model.hooks.hook_points import HookName, Reader
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import HookName, Hooks, Reader
 
 Edit = Callable[[Float[Tensor, "..."]], Float[Tensor, "..."]]
 
@@ -110,7 +109,7 @@ def with_sae(
         hook_out: what a transcoder predicts; by default what it was trained on, else its block's `hook_mlp_out`.
         error_term: add x − x̂ of the unedited run, as a constant: without an edit the output does not change at all, and
             with one only what the edit does. Gradients go through the features.
-        tokens: only these tokens' activations, see `token_mask`; None for all.
+        tokens: only these tokens' activations, see `select_tokens`; None for all.
         edit: from features to features, [image, token, feature].
         record: keep features and error of the last run in the handle.
 

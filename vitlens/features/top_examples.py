@@ -8,17 +8,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.results.result import Result
-from vitlens.choose.tokens import TokenSet
 from vitlens.arguments import checked, items
-from vitlens.model.runs.picture_batches import PictureBatches, PictureSource, length_of
+from vitlens.choose.tokens import TokenSet
 from vitlens.errors import InputError
 from vitlens.features.dictionary import SparseAutoencoder
 from vitlens.features.places import STREAM_WIDE, Place, read_places
 from vitlens.features.splice import ends, paired_rows
-from vitlens.model.hooks.hook_points import HookName
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import HookName
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.picture_batches import PictureBatches, PictureSource, length_of
+from vitlens.results.result import Result
 
 N_BINS = 40
 
@@ -141,7 +141,7 @@ def top_patches(
         features: which; None for the `n_features` that are most active in sum.
         k: how many tokens each; fewer where fewer were seen.
         hook_out: what a transcoder predicts, see `with_sae`.
-        tokens: which tokens count, see `token_mask`.
+        tokens: which tokens count, see `select_tokens`.
         one_per_picture: of each picture only the strongest token, for ranks that show different pictures.
 
     Returns:

@@ -1,0 +1,9 @@
+"""Which patches of the picture a class came from: one call for every method.
+
+`heatmap(model, images, method="…")` gives a `Heatmap`; `heatmap_methods()` lists the methods, their options and
+sources. The methods are in `methods/`, one file each; what several of them need is in `shared/`.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -11,19 +11,19 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.choose.classes import Classes, ClassSelection, select_classes
-from vitlens.patching.interventions import logits_of
-from vitlens.results.result import Result
 from vitlens.arguments import checked, require_whole
+from vitlens.choose.classes import Classes, ClassSelection, select_classes
 from vitlens.data.pictures import Pictures
 from vitlens.description.artefacts import artefact_sentences, artefact_tokens
 from vitlens.errors import InputError
 from vitlens.heatmaps.registry import METHODS, Method
 from vitlens.heatmaps.shared.precision import careful, require_finite, require_finite_logits
 from vitlens.heatmaps.shared.rows import MOST_PICTURES, rows_at_once
-from vitlens.model.runs.gradients import outside_inference
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.gradients import outside_inference
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.patching.interventions import logits_of
+from vitlens.results.result import Result
 
 
 @dataclass(frozen=True, repr=False)
@@ -79,9 +79,9 @@ def heatmap(
     progress: bool = False,
     **options: Any,
 ) -> Heatmap:
-    """How important each patch was, by one of the methods in `vitlens.heatmap_methods()`.
+    """How important each patch was, by one of the methods of `heatmap_methods()`.
 
-    It is computed in single precision at least, whatever the model's own (`vitlens.heatmaps.shared.precision` says why), and also
+    It is computed in single precision at least, whatever the model's own, and also
     under `torch.inference_mode` and autocast, which are left for the while.
 
     Args:

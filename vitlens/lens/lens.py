@@ -8,18 +8,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.model.runs.picture_run import PictureRun, check_index
-from vitlens.choose.classes import Classes, ClassSelection, classes_by_batch
-from vitlens.model.class_space.ranks import check_logits, rank_of
-from vitlens.results.result import Result
-from vitlens.choose.tokens import TokenSet, token_mask
 from vitlens.arguments import check_count, checked
+from vitlens.choose.classes import Classes, ClassSelection, classes_by_batch
+from vitlens.choose.tokens import TokenSet, select_tokens
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
-from vitlens.model.hooks.hook_points import Reader
+from vitlens.model.class_space.ranks import check_logits, rank_of
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import Reader
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.picture_run import PictureRun, check_index
+from vitlens.results.result import Result
 
 SITES = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 MODEL_READING = "pooled"
@@ -233,7 +233,7 @@ def _choose_tokens(
     """Token indices and labels; None for "pooled"."""
     if isinstance(tokens, str) and tokens == MODEL_READING:
         return None, [MODEL_READING]
-    mask = token_mask(model, tokens, n_images, masks, grid)
+    mask = select_tokens(model, tokens, n_images, masks, grid)
     if not (mask == mask[0]).all():
         raise InputError(
             "a lens reads the same tokens of every picture: take pictures with different masks one at a time, "

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vitlens.lens.lens import ClassLens
-from vitlens.lens.trace import ClassTrace
 from vitlens.arguments import checked
 from vitlens.errors import InputError
+from vitlens.lens.lens import ClassLens
+from vitlens.lens.trace import ClassTrace
 from vitlens.model.runs.leaves_state import leaves_state
 
 #: What a measure says of every token: by column, then by block [image, token].

@@ -17,14 +17,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.model.runs.picture_run import PictureRun
-from vitlens.lens.lens import check_sites
-from vitlens.model.class_space.ranks import check_logits, rank_of
-from vitlens.lens.trace import FULL_SITES, Hooks
 from vitlens.arguments import checked
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
+from vitlens.lens.lens import check_sites
+from vitlens.lens.trace import FULL_SITES
+from vitlens.model.class_space.ranks import check_logits, rank_of
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import Hooks
+from vitlens.model.runs.picture_run import PictureRun
 from vitlens.results.tensor_files import read_tensors, save_tensors
 
 Site = tuple[str, int]

@@ -1,27 +1,25 @@
 """What every site says about one class, token by token: logit, rank and first class, at a fraction of a lens' cost."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.model.runs.picture_run import PictureRun
+from vitlens.arguments import checked
 from vitlens.choose.classes import Classes, classes_by_batch
+from vitlens.data.pictures import Pictures
 from vitlens.lens.lens import LOGIT_ALONE, check_sites
 from vitlens.model.class_space.ranks import no_rank, rank_of
-from vitlens.arguments import checked
-from vitlens.data.pictures import Pictures
-from vitlens.model.hooks.hook_points import Reader
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import Hooks, Reader
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.picture_run import PictureRun
 
 #: The sites whose whole projection is needed: the stream after a block, and what attention and MLP wrote alone.
 FULL_SITES = ("attn_out", "mlp_out", "resid_post")
-Hooks = list[tuple[str | Callable[..., Any], Callable[..., Any]]]
 
 
 @dataclass(frozen=True, repr=False)

@@ -7,14 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitlens.memories.memories import COEFFICIENTS, value_vectors
-from vitlens.choose.tokens import TokenSet
 from vitlens.arguments import checked
-from vitlens.model.runs.picture_batches import PictureSource
+from vitlens.choose.tokens import TokenSet
 from vitlens.features.dictionary import Transcoder
 from vitlens.features.top_examples import TopPatches, top_patches
+from vitlens.memories.memories import COEFFICIENTS, value_vectors
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.picture_batches import PictureSource
 
 
 class LayerMemories(Transcoder):
@@ -68,7 +68,7 @@ def top_memory_patches(
         part: "mlp" or "attn".
         memories: which; None for the `n_memories` whose coefficients are largest in sum.
         k: how many tokens each; fewer where fewer were seen.
-        tokens: which tokens count, see `token_mask`.
+        tokens: which tokens count, see `select_tokens`.
         one_per_picture: of each picture only the strongest token.
 
     Returns:

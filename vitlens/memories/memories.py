@@ -18,16 +18,17 @@ from scipy import stats
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.model.runs.picture_run import PictureRun
-from vitlens.choose.classes import Classes, classes_by_batch
-from vitlens.lens.trace import Hooks, TraceObserver
 from vitlens.arguments import check_count, checked, items
+from vitlens.choose.classes import Classes, classes_by_batch
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
-from vitlens.model.parts.block import PostNormBlock
+from vitlens.lens.trace import TraceObserver
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.hooks.hook_points import Hooks
+from vitlens.model.parts.block import PostNormBlock
 from vitlens.model.parts.linear import effective_weight
+from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.picture_run import PictureRun
 
 PARTS = ("attn", "mlp")
 #: What says how strongly a memory fires: by part, the names of its coefficients, the default first.

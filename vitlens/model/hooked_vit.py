@@ -14,25 +14,25 @@ from vitlens.arguments import as_whole, checked
 from vitlens.data.class_names import check_class_names, infer_class_names
 from vitlens.data.pictures import Preprocessing
 from vitlens.errors import InputError
-from vitlens.model.hooks.cache_size import CacheSize, cache_size
-from vitlens.model.hooks.caching import NamedHooks
 from vitlens.model.capabilities import capabilities
+from vitlens.model.checkpoints.timm_models import build_timm, create
 from vitlens.model.checks import check_device, check_labels, check_stream
 from vitlens.model.class_space.classifier import ClassEmbeddings
-from vitlens.model.runs.finite import require_finite
-from vitlens.model.hooks.hook_points import NO_TOKENS, HookName, NamesFilter, expose, hook_point
+from vitlens.model.hooks.cache_size import CacheSize, cache_size
+from vitlens.model.hooks.caching import NamedHooks
+from vitlens.model.hooks.hook_points import NO_TOKENS, NamesFilter, expose, hook_point
 from vitlens.model.inputs import PictureInputs
-from vitlens.model.runs.kept_tokens import KeptTokens
-from vitlens.model.checkpoints.timm_models import build_timm, create
 from vitlens.model.parts.naflex import read_validity
+from vitlens.model.parts.positions import Layout
 from vitlens.model.placement import read_device, read_dtype
 from vitlens.model.porting import Parts, move, port
-from vitlens.model.parts.positions import Layout
-from vitlens.model.weights.processing import ProcessedWeights
 from vitlens.model.provenance import IN_HAND, RANDOM, Provenance, weights_of
+from vitlens.model.runs.finite import require_finite
+from vitlens.model.runs.kept_tokens import KeptTokens
 from vitlens.model.runs.suffix import SuffixRuns
 from vitlens.model.tools import TransformerLensTools
 from vitlens.model.weights.checks import FiniteWeights
+from vitlens.model.weights.processing import ProcessedWeights
 from vitlens.model.weights.stacked import StackedWeights
 
 

@@ -7,6 +7,7 @@ import torch
 
 from vitlens.description.result import Description
 from vitlens.files import check_writable
+from vitlens.pages.page import Section, write_page
 from vitlens.plots.description import example_norms, norms_by_block, outlier_map
 from vitlens.plots.description_heads import (
     cka_against_matrix,
@@ -19,7 +20,6 @@ from vitlens.plots.description_heads import (
     sink_boards,
 )
 from vitlens.plots.shared.picture import Pixels
-from vitlens.pages.page import Section, write_page
 
 
 def write_description_page(

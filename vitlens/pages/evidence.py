@@ -6,15 +6,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitlens.data.class_names import short_name
 from vitlens.faithfulness.perturbation import perturbation_test
 from vitlens.heatmaps.methods.baselines import random_importance
-from vitlens.data.class_names import short_name
 from vitlens.heatmaps.run import heatmap
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.plots.heatmaps import heatmap_figure
-from vitlens.plots.shared.picture import Pixels
-from vitlens.plots.removal import removal_curves
 from vitlens.pages.page import Section
+from vitlens.plots.heatmaps import heatmap_figure
+from vitlens.plots.removal import removal_curves
+from vitlens.plots.shared.picture import Pixels
 
 N_STEPS, N_RANDOM = 20, 5
 #: The share of the patches that the sentence speaks of.

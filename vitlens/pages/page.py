@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 
 import jinja2
@@ -15,6 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from vitlens.files import write_whole
 from vitlens.plots.shared.style import CONFIG, DARK, LIGHT, TEMPLATES
+from vitlens.version import __version__
 
 
 @dataclass
@@ -77,10 +77,9 @@ def write_page(
 
 def made() -> str:
     """What made a page, and when."""
-    version = import_module("vitlens").__version__
     now = os.environ.get("SOURCE_DATE_EPOCH")
     day = datetime.now() if now is None else datetime.fromtimestamp(int(now), UTC)
-    return f"Made with vitlens {version} on {day:%Y-%m-%d}."
+    return f"Made with vitlens {__version__} on {day:%Y-%m-%d}."
 
 
 def _fragment(figure: go.Figure, name: str) -> str:

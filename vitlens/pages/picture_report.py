@@ -11,16 +11,19 @@ import torch
 from torch import Tensor
 
 from vitlens.attribution.direct import direct_logit_attribution
-from vitlens.patching.contrast import Patching
-from vitlens.lens.lens import ClassLens, class_lens
-from vitlens.patching.activation import activation_patching
 from vitlens.choose.tokens import box
 from vitlens.data.class_names import short_name
 from vitlens.description.artefacts import artefact_tokens
 from vitlens.errors import InputError
 from vitlens.files import check_writable
+from vitlens.lens.lens import ClassLens, class_lens
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import page_facts
+from vitlens.pages.evidence import evidence
+from vitlens.pages.page import Section, write_page
+from vitlens.pages.seen import picture_fact
+from vitlens.patching.activation import activation_patching
+from vitlens.patching.contrast import Patching
 from vitlens.plots import (
     attention_mosaic,
     attention_overlay,
@@ -34,9 +37,6 @@ from vitlens.plots import (
     predictions,
 )
 from vitlens.plots.shared.artefacts import hatch
-from vitlens.pages.evidence import evidence
-from vitlens.pages.page import Section, write_page
-from vitlens.pages.seen import picture_fact
 
 # At most this many boxes a side are patched one by one on the page; larger grids are patched in boxes of several patches.
 MOST_BOXES = 7

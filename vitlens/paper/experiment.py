@@ -11,14 +11,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vitlens.statistics import bootstrap
-from vitlens.lens.trace import ClassTrace, Hooks
 from vitlens.data.picture_sets import PictureSet
 from vitlens.data.pictures import Preprocessing
 from vitlens.errors import InputError
+from vitlens.lens.trace import ClassTrace
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import Hooks
 from vitlens.paper.settings import StudySettings
 from vitlens.paper.store import Records
+from vitlens.statistics import bootstrap
 
 Arrays = dict[str, Tensor]
 Tables = dict[str, pd.DataFrame]

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.lens.trace import TraceObserver
 from vitlens.arguments import checked
 from vitlens.data.decoding import PictureBatch, Skipped, decode_rows
 from vitlens.data.picture_list import list_pictures
@@ -21,6 +20,7 @@ from vitlens.data.picture_sets import PictureSet, Row, open_pictures
 from vitlens.data.pictures import Preprocessing
 from vitlens.errors import InputError
 from vitlens.files import as_path
+from vitlens.lens.trace import TraceObserver
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.paper.experiment import Arrays, Batch, Context, Experiment, Tables

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from vitlens import __version__
 from vitlens.errors import InputError
 from vitlens.model.fingerprint import fingerprint
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.version import __version__
 
 TARGETS = ("label", "predicted")
 

@@ -18,10 +18,10 @@ from vitlens.arguments import checked
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.files import write_whole
-from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.checkpoints.timm_models import build_timm
+from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.placement import read_device
+from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.parity.measure import MODES, differences, port_sites, timm_sites
 from vitlens.parity.reduced import randomise
 
@@ -84,7 +84,7 @@ class ParityReport:
 
 @leaves_state
 @checked
-def verify(
+def verify_port(
     name: str,
     *,
     pretrained: bool = True,

@@ -8,21 +8,21 @@ import torch
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.choose.classes import Classes
-from vitlens.model.graph import read_head
-from vitlens.patching.interventions import Intervention, first_pixels, known_values, logits_of, make_result
-from vitlens.choose.metrics import Measures, Metrics, choose_metrics
-from vitlens.patching.plan import Plan
-from vitlens.choose.sites import TokenSets, find_site
-from vitlens.patching.sources import Given, Noise, OtherRun, Source, Zeros, mean_activations
-from vitlens.choose.tokens import TokenSet
-from vitlens.lens.trace import Hooks
 from vitlens.arguments import checked, is_whole, short
+from vitlens.choose.classes import Classes
+from vitlens.choose.metrics import Measures, Metrics, choose_metrics
+from vitlens.choose.sites import TokenSets, find_site
+from vitlens.choose.tokens import TokenSet
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
+from vitlens.model.graph import read_head
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import Hooks
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.patching.interventions import Intervention, first_pixels, known_values, logits_of, make_result
+from vitlens.patching.plan import Plan
+from vitlens.patching.sources import Given, Noise, OtherRun, Source, Zeros, mean_activations
 
 REPLACEMENTS = ("zero", "mean", "resample", "noise")
 

@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 
-from vitlens.choose.classes import Classes
-from vitlens.patching.contrast import Contrast, Patching
-from vitlens.choose.metrics import Metrics
-from vitlens.patching.plan import Plan
-from vitlens.choose.sites import TokenSets
-from vitlens.patching.sources import OtherRun
-from vitlens.choose.tokens import TokenSet
 from vitlens.arguments import checked
+from vitlens.choose.classes import Classes
+from vitlens.choose.metrics import Metrics
+from vitlens.choose.sites import TokenSets
+from vitlens.choose.tokens import TokenSet
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.patching.contrast import Contrast, Patching
+from vitlens.patching.plan import Plan
+from vitlens.patching.sources import OtherRun
 
 
 @leaves_state
@@ -58,7 +58,7 @@ def activation_patching(
         blocks, heads, neurons: by default all.
         keys: of "attn_scores" and "pattern", at which keys, one token set; by default all.
         direction: "denoise": clean into corrupted; "noise": corrupted into clean.
-        masks: object masks, for the token sets "object" and "context", see `token_mask`.
+        masks: object masks, for the token sets "object" and "context", see `select_tokens`.
         batch_size: rows per forward, cells × pictures; by default as many as are fast and fit.
         resume: the partial result of the same call.
 

@@ -8,12 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitlens.choose.classes import Classes
-from vitlens.patching.interventions import Intervention, first_pixels, known_values, logits_of, make_result
 from vitlens.choose.metrics import Measures, Metrics, choose_metrics
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
-from vitlens.model.runs.gradients import outside_inference
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.gradients import outside_inference
+from vitlens.patching.interventions import Intervention, first_pixels, known_values, logits_of, make_result
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)

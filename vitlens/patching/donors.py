@@ -4,13 +4,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from vitlens.choose.classes import Classes, one_class_each
-from vitlens.patching.interventions import logits_of
 from vitlens.arguments import checked
+from vitlens.choose.classes import Classes, one_class_each
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.patching.interventions import logits_of
 
 
 @leaves_state

@@ -9,6 +9,15 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from vitlens.arguments import checked
+from vitlens.choose.classes import Classes
+from vitlens.choose.metrics import Metrics
+from vitlens.data.pictures import Pictures
+from vitlens.model.graph import Graph, Writings
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.gradients import gradients_disabled
+from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.patching.contrast import Contrast, Patching
 from vitlens.patching.gradients import (
     Activations,
     check_method,
@@ -17,15 +26,6 @@ from vitlens.patching.gradients import (
     midpoints,
     run_and_keep,
 )
-from vitlens.choose.classes import Classes
-from vitlens.patching.contrast import Contrast, Patching
-from vitlens.model.graph import Graph, Writings
-from vitlens.choose.metrics import Metrics
-from vitlens.arguments import checked
-from vitlens.data.pictures import Pictures
-from vitlens.model.runs.gradients import gradients_disabled
-from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.runs.leaves_state import leaves_state
 
 METHODS = ("gradient", "integrated_inputs")
 

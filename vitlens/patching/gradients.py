@@ -9,20 +9,20 @@ from torch import Tensor
 from tqdm import tqdm
 from transformer_lens.hook_points import HookPoint
 
+from vitlens.arguments import checked
 from vitlens.choose.classes import Classes
-from vitlens.patching.contrast import Contrast, Patching
 from vitlens.choose.metrics import Measures, Metrics
-from vitlens.patching.plan import Plan
 from vitlens.choose.sites import EDGE_SITES, Cells, TokenSets
 from vitlens.choose.tokens import TokenSet
-from vitlens.lens.trace import Hooks
-from vitlens.arguments import checked
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
-from vitlens.model.runs.gradients import gradients_disabled
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import Hooks
+from vitlens.model.runs.gradients import gradients_disabled
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.patching.contrast import Contrast, Patching
+from vitlens.patching.plan import Plan
 
 METHODS = ("gradient", "integrated_inputs", "integrated_activations", "atp_star")
 Activations = dict[str, Tensor]

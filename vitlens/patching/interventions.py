@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from vitlens.choose.metrics import Measures, Metrics, several
-from vitlens.results.result import Result
-from vitlens.statistics import bootstrap
 from vitlens.arguments import checked
+from vitlens.choose.metrics import Measures, Metrics, several
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.results.result import Result
+from vitlens.statistics import bootstrap
 
 Found = TypeVar("Found", bound="Intervention")
 

@@ -11,20 +11,20 @@ from torch import Tensor
 from tqdm import tqdm
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.choose.classes import Classes
-from vitlens.patching.contrast import Contrast, Patching
-from vitlens.model.graph import Graph, Node, NodeNames, Writings
-from vitlens.choose.metrics import Metrics
-from vitlens.patching.plan import fill, open_values
-from vitlens.patching.sweep import picture_chunks, rows_per_forward
-from vitlens.choose.tokens import TokenSet, token_mask
-from vitlens.lens.trace import Hooks
 from vitlens.arguments import checked
+from vitlens.choose.classes import Classes
+from vitlens.choose.metrics import Metrics
+from vitlens.choose.tokens import TokenSet, select_tokens
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
+from vitlens.model.graph import Graph, Node, NodeNames, Writings
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import Hooks
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.patching.contrast import Contrast, Patching
+from vitlens.patching.plan import fill, open_values
+from vitlens.patching.sweep import picture_chunks, rows_per_forward
 
 
 @leaves_state
@@ -76,7 +76,7 @@ def path_patching(
     groups = _groups(graph, receivers)
     _check_paths(graph, senders, receivers, chosen, groups)
     grid = model.embed.grid(*contrast.target.shape[-2:])
-    at = token_mask(model, tokens, len(contrast.target), masks, grid)
+    at = select_tokens(model, tokens, len(contrast.target), masks, grid)
     cells: dict[str, list] = {"sender": [str(node) for node in chosen], "receiver": list(groups)}
     settings = contrast.settings(model, "path", "exact") | {
         "tokens": str(tokens) if isinstance(tokens, str) else "given"

@@ -9,15 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitlens.patching.interrupts import Interrupts
 from vitlens.choose.metrics import Measures
 from vitlens.choose.sites import Cells, TokenSets, find_site, make_cells
-from vitlens.patching.sources import Source
-from vitlens.patching.sweep import sweep
 from vitlens.choose.tokens import TokenSet
 from vitlens.data.masks import MaskInput
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.patching.interrupts import Interrupts
+from vitlens.patching.sources import Source
+from vitlens.patching.sweep import sweep
 
 
 @dataclass(frozen=True)

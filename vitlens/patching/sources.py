@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.choose.sites import find_site
 from vitlens.arguments import checked, short
+from vitlens.choose.sites import find_site
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT

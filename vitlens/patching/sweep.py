@@ -13,9 +13,9 @@ from tqdm import tqdm
 from transformer_lens.hook_points import HookPoint
 
 from vitlens.choose.sites import EDGE_SITES, Cells, Site
-from vitlens.patching.sources import Activations, Source
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.patching.sources import Activations, Source
 
 #: Rows of a forward on a processor, where nothing else is asked for: at least 4, which the matrix products need to be
 #: efficient, and more while the activations stay near the caches. On a GPU they may take a quarter of what is free.

@@ -10,21 +10,20 @@ import plotly.graph_objects as go
 
 from vitlens.attribution.direct import Attribution, PatchAttribution, TokenAttribution
 from vitlens.attribution.means import AttributionMeans
+from vitlens.circuits.circuit import Circuit
 from vitlens.circuits.curves import CircuitCurve
-from vitlens.patching.interventions import Intervention
-from vitlens.lens.lens import ClassLens
-from vitlens.faithfulness.perturbation import Perturbation
-from vitlens.registers.neurons import RegisterShift
-from vitlens.results.result import Result
-from vitlens.heatmaps.methods.saliency import Importance
 from vitlens.description.result import Description
 from vitlens.errors import InputError
-from vitlens.features.attribution import FeatureAttribution
-from vitlens.features.top_examples import TopPatches
+from vitlens.faithfulness.perturbation import Perturbation
 from vitlens.faithfulness.randomisation import Randomisation
 from vitlens.faithfulness.result import Faithfulness
 from vitlens.faithfulness.segmentation import Segmentation
+from vitlens.features.attribution import FeatureAttribution
+from vitlens.features.top_examples import TopPatches
+from vitlens.heatmaps.methods.saliency import Importance
 from vitlens.heatmaps.run import Heatmap
+from vitlens.lens.lens import ClassLens
+from vitlens.patching.interventions import Intervention
 from vitlens.plots.attention import attention_blocks, attention_grid, attention_mosaic, attention_overlay
 from vitlens.plots.attribution import (
     attribution_head_map,
@@ -45,12 +44,14 @@ from vitlens.plots.features import feature_bars, feature_card
 from vitlens.plots.heatmaps import heatmap_comparison, heatmap_figure, heatmap_overlay, importance_maps
 from vitlens.plots.lens import class_maps, lens_trajectory, predictions, token_classes
 from vitlens.plots.mosaic import class_mosaic
-from vitlens.plots.perturbation import perturbation_curves, perturbation_of_batch
 from vitlens.plots.patching import patching_board, patching_figure, patching_maps, path_board
-from vitlens.plots.shared.picture import picture_with_grid
+from vitlens.plots.perturbation import perturbation_curves, perturbation_of_batch
 from vitlens.plots.registers import register_board
 from vitlens.plots.removal import removal_curves
+from vitlens.plots.shared.picture import picture_with_grid
 from vitlens.plots.shared.style import dark, refusal
+from vitlens.registers.neurons import RegisterShift
+from vitlens.results.result import Drawable
 
 __all__ = [
     "attention_blocks",
@@ -94,7 +95,7 @@ __all__ = [
 
 
 @singledispatch
-def plot(result: Result, **options: Any) -> go.Figure:
+def plot(result: Drawable, **options: Any) -> go.Figure:
     """The figure for a result; options are those of the figure's own function."""
     raise InputError(f"there is no figure for a {type(result).__name__} yet; to_frame() gives its numbers")
 
@@ -195,6 +196,11 @@ def _(result: Perturbation) -> go.Figure:
 def _(result: Intervention, pixels: Any = None) -> go.Figure:
     """Maps over the picture of every patch, sender × receiver of paths, else block × token set, head or neuron."""
     return patching_figure(result, pixels)
+
+
+@plot.register
+def _(result: Circuit) -> go.Figure:
+    return circuit_figure(result)
 
 
 @plot.register

@@ -7,10 +7,10 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
 
-from vitlens.circuits.curves import CircuitCurve
 from vitlens.circuits.circuit import Circuit, parse_edge
-from vitlens.model.graph import Node
+from vitlens.circuits.curves import CircuitCurve
 from vitlens.errors import InputError
+from vitlens.model.graph import Node
 from vitlens.plots.shared.series import legend_below, line
 from vitlens.plots.shared.style import FIELD, LOWERS, NEUTRAL, ON_FIELD, RAISES, finish, text
 

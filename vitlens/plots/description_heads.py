@@ -11,7 +11,17 @@ from torch import Tensor
 from vitlens.description.result import Description
 from vitlens.description.sinks import SINK_KINDS
 from vitlens.errors import InputError
-from vitlens.plots.shared.style import COLOURS, FIELD, GRID_ON_PICTURE, NEUTRAL, SEQUENTIAL, array, colorbar, finish, text
+from vitlens.plots.shared.style import (
+    COLOURS,
+    FIELD,
+    GRID_ON_PICTURE,
+    NEUTRAL,
+    SEQUENTIAL,
+    array,
+    colorbar,
+    finish,
+    text,
+)
 
 BOARD_MARGIN = {"l": 40, "r": 20, "t": 112, "b": 40}
 #: Facts whose values differ by orders of magnitude: coloured by their logarithm.

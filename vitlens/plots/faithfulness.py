@@ -8,7 +8,6 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from vitlens.statistics import bootstrap
 from vitlens.errors import InputError
 from vitlens.faithfulness.metrics import CURVES, METRICS
 from vitlens.faithfulness.randomisation import Randomisation
@@ -16,6 +15,7 @@ from vitlens.faithfulness.result import Faithfulness
 from vitlens.faithfulness.segmentation import MEASURES, Segmentation
 from vitlens.plots.shared.series import legend_below, line
 from vitlens.plots.shared.style import COLOURS, FEWEST, FIELD, NEUTRAL, ON_FIELD, PALE, finish, text
+from vitlens.statistics import bootstrap
 
 #: Baselines are grey, told apart by their dashes; methods have the other colours, and other dashes when these run out.
 GREY = COLOURS.index(NEUTRAL)

@@ -10,11 +10,23 @@ from jaxtyping import Bool, Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
+from vitlens.data.class_names import short_name
 from vitlens.errors import InputError
-from vitlens.heatmaps.run import Heatmap
+from vitlens.heatmaps.methods.saliency import Importance
+from vitlens.heatmaps.run import Heatmap, find_method
 from vitlens.plots.shared.artefacts import hatch
-from vitlens.plots.shared.picture import Pixels, add_picture, aspect, keep_shape, patch_heatmap, picture_uri
-from vitlens.plots.shared.style import LABEL_ON_PICTURE, SEQUENTIAL, WARNING, array, colorbar, diverging, finish, text
+from vitlens.plots.shared.picture import Pixels, add_picture, aspect, keep_shape, map_tiles, patch_heatmap, picture_uri
+from vitlens.plots.shared.style import (
+    LABEL_ON_PICTURE,
+    SEQUENTIAL,
+    WARNING,
+    array,
+    colorbar,
+    diverging,
+    finish,
+    symmetric,
+    text,
+)
 
 # Pixels above the tiles, and between their rows for the titles.
 TOP, BETWEEN = 118, 44

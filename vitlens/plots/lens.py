@@ -10,8 +10,8 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from vitlens.lens.lens import ClassLens
 from vitlens.data.class_names import short_name
+from vitlens.lens.lens import ClassLens
 from vitlens.plots.shared.picture import Pixels, map_tiles
 from vitlens.plots.shared.series import legend_below
 from vitlens.plots.shared.style import COLOURS, SEQUENTIAL, array, diverging, finish, symmetric, text
@@ -117,7 +117,7 @@ def class_maps(
 ) -> go.Figure:
     """How much each patch by itself reads as one class, block by block, on the picture: a reading, and no location.
 
-    What the class came from is what a heatmap shows that removal confirms: `vitlens.heatmap`, `vitlens.faithfulness`.
+    What the class came from is what a heatmap shows that removal confirms: `vitlens.heatmap`, `vitlens.evaluate_heatmaps`.
     """
     maps = lens.maps(quantity, site, image, position)
     if quantity == "logit":

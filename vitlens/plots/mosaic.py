@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 
-from vitlens.lens.lens import ClassLens
 from vitlens.data.class_names import short_name
+from vitlens.lens.lens import ClassLens
 from vitlens.plots.shared.picture import Pixels, add_picture, aspect, keep_shape, map_axes, patch_heatmap, picture_uri
 from vitlens.plots.shared.style import COLOURS, FIELD, NEUTRAL, ON_FIELD, finish, pale, text
 

@@ -4,9 +4,9 @@ import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 
-from vitlens.registers.neurons import RegisterShift
 from vitlens.plots.shared.picture import Pixels, add_picture, patch_heatmap, picture_uri
 from vitlens.plots.shared.style import COLOURS, SEQUENTIAL, array, colorbar, finish, text
+from vitlens.registers.neurons import RegisterShift
 
 RUNS = ("without", "with")
 

@@ -11,13 +11,13 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from vitlens.errors import InputError
-from vitlens.model.parts.embedding import Embedding, Grid
-from vitlens.model.hooks.hook_points import NO_TOKENS, hook_point
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.runs.kept_tokens import VALID_PATCHES
+from vitlens.model.hooks.hook_points import NO_TOKENS, hook_point
+from vitlens.model.parts.embedding import Embedding, Grid
 from vitlens.model.parts.pooling import Pool
-from vitlens.model.porting import Parts
 from vitlens.model.parts.positions import Layout
+from vitlens.model.porting import Parts
+from vitlens.model.runs.kept_tokens import VALID_PATCHES
 
 
 class RegisterEmbedding(Embedding):

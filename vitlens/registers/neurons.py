@@ -16,13 +16,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.results.result import Result
 from vitlens.arguments import checked, is_whole, short
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
-from vitlens.registers.extra_registers import RegisteredViT, add_registers
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.registers.extra_registers import RegisteredViT, add_registers
+from vitlens.results.result import Result
 
 
 @dataclass(frozen=True, repr=False)
@@ -45,7 +45,7 @@ class RegisterNeurons(Result):
         return self.values
 
     def pairs(self, n: int | None = None) -> list[tuple[int, int]]:
-        """(block, neuron) of the first `n`, by default of all: what `test_time_registers` also takes."""
+        """(block, neuron) of the first `n`, by default of all: what `add_test_time_registers` also takes."""
         return list(zip(self.blocks.tolist(), self.neurons.tolist(), strict=True))[:n]
 
     def columns(self) -> dict[str, Tensor]:
@@ -187,7 +187,7 @@ def find_register_neurons(
 
 @leaves_state
 @checked
-def test_time_registers(model: HookedViT, neurons: Neurons, n_registers: int = 1) -> RegisteredViT:  # noqa: PT028
+def add_test_time_registers(model: HookedViT, neurons: Neurons, n_registers: int = 1) -> RegisteredViT:
     """A new model with untrained tokens that take over what these neurons fire at the patches.
 
     The tokens are zeros without a position, after the class, distillation and register tokens that the model has. At
@@ -234,9 +234,6 @@ def test_time_registers(model: HookedViT, neurons: Neurons, n_registers: int = 1
     return add_registers(model, _by_block(model, neurons), n_registers)
 
 
-test_time_registers.__test__ = False  # type: ignore[attr-defined]  # its name is the paper's, and pytest's for a test
-
-
 @leaves_state
 @checked
 def register_shift(
@@ -253,7 +250,7 @@ def register_shift(
 
     Args:
         model: the model without them.
-        neurons, n_registers: as `test_time_registers`.
+        neurons, n_registers: as `add_test_time_registers`.
         attention_block: of which block the class token's attention is kept.
         progress: whether to show a bar.
 
@@ -261,13 +258,13 @@ def register_shift(
         RegisterShift with axes run, image, block, patch; `result.plot(pixels=…)` shows a picture of it.
 
     Raises:
-        InputError: as `test_time_registers`; a block that does not exist.
+        InputError: as `add_test_time_registers`; a block that does not exist.
 
     Source: Jiang et al. 2025 (arXiv:2506.08010).
     """
     pictures = _as_pictures(model, images)
     block = model.block_index(attention_block)
-    extended = test_time_registers(model, neurons, n_registers)
+    extended = add_test_time_registers(model, neurons, n_registers)
     grid = model.embed.grid(*pictures.shape[-2:])
     n_prefix = model.cfg.n_prefix_tokens
     seen = []

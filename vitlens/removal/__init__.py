@@ -1,0 +1,9 @@
+"""What is left of the decision without these tokens, or without these attention edges.
+
+`ablate_tokens` takes tokens out of the sequence or replaces them; `knockout_attention` cuts attention between sets of
+tokens; `knockout_hooks` gives the same as hooks for runs of your own.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

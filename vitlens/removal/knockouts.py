@@ -10,17 +10,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.model.runs.picture_run import PictureRun, RunningMean
-from vitlens.choose.classes import class_labels
-from vitlens.results.result import Result
-from vitlens.choose.tokens import TokenSet, token_mask
-from vitlens.lens.trace import Hooks
 from vitlens.arguments import checked
+from vitlens.choose.classes import class_labels
+from vitlens.choose.tokens import TokenSet, select_tokens
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import Hooks
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.picture_run import PictureRun, RunningMean
+from vitlens.results.result import Result
 
 HOW = ("zero", "renormalise", "mean", "other")
 #: Pictures whose edges are laid out together, to see whether a query would be left without a key.
@@ -228,7 +228,7 @@ def _cut_by_block(model: HookedViT, run: PictureRun, cuts: Sequence[Edges], mask
             raise InputError(f"{model.cfg.model_name} has no class token whose attention could be knocked out")
         # A picture that is all object has no context to be blind to: nothing of it is cut.
         queries, keys = (
-            token_mask(model, tokens, run.n, masks, run.grid, some_may_be_empty=True)
+            select_tokens(model, tokens, run.n, masks, run.grid, some_may_be_empty=True)
             for tokens in (edges.queries, edges.keys)
         )
         heads = _chosen_heads(model, edges.heads)

@@ -7,17 +7,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vitlens.model.runs.picture_run import PictureRun, RunningMean
-from vitlens.choose.classes import Classes, classes_by_batch
-from vitlens.model.class_space.ranks import check_logits, rank_of
-from vitlens.choose.tokens import TokenSet, token_mask
 from vitlens.arguments import checked
+from vitlens.choose.classes import Classes, classes_by_batch
+from vitlens.choose.tokens import TokenSet, select_tokens
 from vitlens.data.counterfactuals import blurred
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
+from vitlens.model.class_space.ranks import check_logits, rank_of
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.picture_run import PictureRun, RunningMean
 
 HOW = ("remove", "zero", "mean", "blur", "other")
 
@@ -112,7 +112,7 @@ def _patches(
 ) -> Bool[Tensor, "image patch"]:
     """The patches that go."""
     n_prefix = model.cfg.n_prefix_tokens
-    gone = token_mask(model, tokens, run.n, masks, run.grid, some_may_be_empty=True)
+    gone = select_tokens(model, tokens, run.n, masks, run.grid, some_may_be_empty=True)
     if gone[:, :n_prefix].any():
         raise InputError("only patches can be ablated: leave the class token and registers out of tokens=")
     return gone[:, n_prefix:]

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from vitlens.results.files import HOMES, check_ending, pack, unpack
 from vitlens.errors import InputError
 from vitlens.files import as_path
+from vitlens.results.files import HOMES, check_ending, pack, unpack
 from vitlens.results.tensor_files import read_tensors, save_tensors
 
 if TYPE_CHECKING:
@@ -26,8 +26,18 @@ LONGEST_SHOWN = 1_000_000
 Kind = TypeVar("Kind", bound="Result")
 
 
+class Drawable:
+    """What has a figure of its own in `vitlens.plots`."""
+
+    def plot(self, **options: Any) -> "Figure":
+        """The figure for this kind of result, from vitlens.plots; options are that function's."""
+        from vitlens.plots import plot
+
+        return plot(self, **options)
+
+
 @dataclass(frozen=True, repr=False)
-class Result:
+class Result(Drawable):
     """`values`, one axis per entry of `axes` (name → labels, in order), and the settings that made them.
 
     Where a result is about classes, `classes` [image, class] holds the index of the class that each position of the
@@ -69,12 +79,6 @@ class Result:
         assert self.classes is not None
         index = int(self.classes[image, position])
         return self.class_names[index] if self.class_names is not None else f"class {index}"
-
-    def plot(self, **options: Any) -> "Figure":
-        """The figure for this kind of result, from vitlens.plots; options are that function's."""
-        from vitlens.plots import plot
-
-        return plot(self, **options)
 
     def save(self, path: str | Path) -> None:
         """One safetensors file: tensors as they are, everything else as JSON in its metadata.

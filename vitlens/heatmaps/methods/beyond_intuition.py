@@ -18,8 +18,8 @@ from vitlens.heatmaps.shared.last_attention import (
     run_and_read,
     weights_of_rows,
 )
-from vitlens.model.parts.attention import Attention
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.parts.attention import Attention
 from vitlens.model.parts.pooling import AttentionPool
 
 LEVELS = ("token", "head")

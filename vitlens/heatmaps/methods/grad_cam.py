@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitlens.errors import InputError
+from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.parts.block import PostNormBlock
 from vitlens.model.runs.gradients import gradients_enabled, gradients_of
-from vitlens.model.hooked_vit import HookedViT
 
 #: Where activations may be taken: what the block's attention reads, and the hook points of the block that have tokens.
 SITES = ("attn_in", "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")

@@ -7,9 +7,9 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from vitlens.heatmaps.shared.reading import read_weights
-from vitlens.model.runs.gradients import gradients_enabled, gradients_of
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.parts.pooling import AttentionPool
+from vitlens.model.runs.gradients import gradients_enabled, gradients_of
 
 
 def gradient_rollout(

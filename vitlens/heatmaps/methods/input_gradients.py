@@ -8,11 +8,11 @@ from torch import Tensor
 
 from vitlens.arguments import require_seed
 from vitlens.errors import InputError
+from vitlens.heatmaps.methods.token_mask import TARGETS, check_target
 from vitlens.heatmaps.shared.pixels import emptied, sum_over_patches
 from vitlens.heatmaps.shared.rows import rows_at_once
-from vitlens.heatmaps.methods.token_mask import TARGETS, check_target
-from vitlens.model.runs.gradients import gradients_enabled
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.gradients import gradients_enabled
 
 
 def integrated_gradients(

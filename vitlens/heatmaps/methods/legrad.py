@@ -6,11 +6,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.lens.trace import Hooks
 from vitlens.errors import InputError
-from vitlens.model.runs.gradients import gradients_enabled, gradients_of
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import Hooks
 from vitlens.model.parts.pooling import AttentionPool
+from vitlens.model.runs.gradients import gradients_enabled, gradients_of
 
 #: Which tokens of a block's output are scored.
 SCORED = ("all", "read")

@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vitlens.errors import InputError
+from vitlens.heatmaps.methods.token_mask import TARGETS, check_target
 from vitlens.heatmaps.shared.pixels import EMPTY, emptied, pixels_of
 from vitlens.heatmaps.shared.rows import rows_at_once
-from vitlens.heatmaps.methods.token_mask import TARGETS, check_target
 from vitlens.model.hooked_vit import HookedViT
 
 REMOVED = "removed"

@@ -4,13 +4,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vitlens.errors import InputError
+from vitlens.heatmaps.methods.token_mask import TARGETS, check_target
+from vitlens.heatmaps.shared.pixels import emptied
+from vitlens.model.hooked_vit import HookedViT
 from vitlens.patching.plan import Plan
 from vitlens.patching.sources import OtherRun
 from vitlens.patching.sweep import sweep
-from vitlens.errors import InputError
-from vitlens.heatmaps.shared.pixels import emptied
-from vitlens.heatmaps.methods.token_mask import TARGETS, check_target
-from vitlens.model.hooked_vit import HookedViT
 
 
 def patching_effect(

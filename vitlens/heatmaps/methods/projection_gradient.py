@@ -18,7 +18,7 @@ def projection_gradient(
 ) -> Float[Tensor, "image patch"]:
     """−Σ_blocks Σ_heads ∂ℓ/∂A[h, read row, j], ℓ the loss of the class in each attention's own projection (D1).
 
-    `vitlens.projection_gradient` has it by block and head.
+    `vitlens.heatmaps.projection_gradient` has it by block and head.
 
     Args:
         blocks: those that are summed; all by default.

@@ -9,10 +9,10 @@ from vitlens.errors import InputError
 from vitlens.heatmaps.shared.block_by_block import PartRun, streams_between_blocks, through_block, through_head
 from vitlens.heatmaps.shared.reading import read_weights
 from vitlens.heatmaps.shared.relevance_rules import add_rule, linear_rule, matmul_rule
-from vitlens.model.parts.attention import Attention, DifferentialAttention
-from vitlens.model.parts.block import AnyBlock, ParallelBlock, PostNormBlock
 from vitlens.model.class_space.classifier import ClassEmbeddings, Classifier
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.parts.attention import Attention, DifferentialAttention
+from vitlens.model.parts.block import AnyBlock, ParallelBlock, PostNormBlock
 from vitlens.model.parts.linear import effective_weight
 from vitlens.model.parts.mlp import MLP, GatedMLP
 from vitlens.model.parts.pooling import AttentionPool, MaxPool, MeanPool, Pool

@@ -13,20 +13,20 @@ from torch.func import vjp, vmap
 from tqdm import tqdm
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.choose.classes import Classes, ClassSelection, classes_by_batch, select_classes
-from vitlens.results.result import Result
-from vitlens.lens.trace import Hooks
 from vitlens.arguments import checked
+from vitlens.choose.classes import Classes, ClassSelection, classes_by_batch, select_classes
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.heatmaps.methods.gradient_rollout import GradientRollout
 from vitlens.heatmaps.shared.precision import careful, require_finite, require_finite_logits
 from vitlens.heatmaps.shared.rows import rows_at_once
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import Hooks
 from vitlens.model.parts.attention import DifferentialAttention
 from vitlens.model.parts.block import AnyBlock, PostNormBlock
 from vitlens.model.runs.gradients import outside_inference
-from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.results.result import Result
 
 LOSSES = ("cross_entropy", "logit", "double_softmax")
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from vitlens.errors import InputError
 from vitlens.heatmaps.shared.rows import rows_at_once
-from vitlens.model.runs.gradients import gradients_enabled, gradients_of
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.gradients import gradients_enabled, gradients_of
 
 #: What of the class's output is explained, from the logits [row, classes] and the class of each row.
 TARGETS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.model.runs.gradients import gradients_enabled, gradients_of
-from vitlens.model.hooks.hook_points import Reader
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import Reader
+from vitlens.model.runs.gradients import gradients_enabled, gradients_of
 
 
 @dataclass(frozen=True)

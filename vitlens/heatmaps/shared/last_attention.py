@@ -9,14 +9,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.lens.trace import Hooks
 from vitlens.errors import InputError
 from vitlens.heatmaps.shared.reading import read_weights
 from vitlens.heatmaps.shared.rows import rows_at_once
-from vitlens.model.runs.gradients import gradients_enabled, gradients_of
-from vitlens.model.hooks.hook_points import Reader
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import Hooks, Reader
 from vitlens.model.parts.pooling import AttentionPool
+from vitlens.model.runs.gradients import gradients_enabled, gradients_of
 
 PATHS = ("pictures", "attention")
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 from vitlens.errors import InputError
-from vitlens.model.runs.gradients import gradients_disabled, outside_inference
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.gradients import gradients_disabled, outside_inference
 
 HALF = (torch.float16, torch.bfloat16)
 

@@ -5,10 +5,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitlens.patching.sweep import bytes_per_row
 from vitlens.arguments import require_whole
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.patching.sweep import bytes_per_row
 
 #: More rows than these make no forward faster by much.
 MOST_ROWS, MOST_PICTURES = 64, 16

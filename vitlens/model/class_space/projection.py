@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from vitlens.data.class_names import check_class_names
 from vitlens.errors import InputError
 from vitlens.model.class_space.classifier import ClassEmbeddings, Classifier, choose_projection, read_embeddings
+from vitlens.model.class_space.readout import LinearReadout, linear_readout
 from vitlens.model.config import HookedViTConfig
 from vitlens.model.parts.norm import Norm
 from vitlens.model.parts.pooling import MeanPool, Pool
-from vitlens.model.class_space.readout import LinearReadout, linear_readout
 
 Space = TypeVar("Space", bound="ClassSpace")
 

@@ -13,10 +13,10 @@ from transformer_lens.utilities import Slice, SliceInput
 
 from vitlens.errors import InputError
 from vitlens.model.hooks.cache import ViTActivationCache
-from vitlens.model.parts.embedding import Embedding
 from vitlens.model.hooks.hook_points import NO_TOKENS, Direction, NamesFilter, OwnedHookPoint, Reader, resolve_names
-from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.parts.embedding import Embedding
 from vitlens.model.placement import read_device
+from vitlens.model.runs.leaves_state import leaves_state
 
 
 class NamedHooks(HookedRootModule):

@@ -15,6 +15,8 @@ from vitlens.errors import InputError, nearest
 from vitlens.model.hooks.hook_returns import checked
 
 HookName = str | tuple[str, int] | tuple[str, int, str | None]
+#: What `run_with_hooks` takes: names or filters of names, and what is called there.
+Hooks = list[tuple[str | Callable[..., Any], Callable[..., Any]]]
 NamesFilter = None | HookName | Iterable[HookName] | Callable[[str], bool]
 
 # `HookPoint.pos_dim` of an activation that has no token axis; TransformerLens itself knows only "default" (None).

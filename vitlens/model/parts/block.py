@@ -3,8 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vitlens.model.parts.attention import Attention
 from vitlens.model.hooks.hook_points import expose, hook_point
+from vitlens.model.parts.attention import Attention
 from vitlens.model.parts.mlp import MLP
 from vitlens.model.parts.norm import Norm
 

@@ -12,9 +12,9 @@ from torch import nn
 
 from vitlens.model.parts.attention import Attention, DifferentialAttention, Lambdas, Rotation
 from vitlens.model.parts.linear import LinearMap
-from vitlens.model.porting.parts import Given, port_linear, port_norm, refuse_other_class, refuse_unknown, require_norm
 from vitlens.model.parts.positions import RelPosModule, RelPosTable
 from vitlens.model.parts.projections import FusedProjection, Projection, SplitProjection
+from vitlens.model.porting.parts import Given, port_linear, port_norm, refuse_other_class, refuse_unknown, require_norm
 
 NORMED = {"q_norm", "k_norm", "norm"}
 

@@ -21,6 +21,7 @@ from vitlens.model.parts.block import AnyBlock, Block, ParallelBlock, PostNormBl
 from vitlens.model.parts.linear import LinearMap, LinearSlice, ParallelIn, ParallelOut
 from vitlens.model.parts.mlp import MLP
 from vitlens.model.parts.norm import Norm
+from vitlens.model.parts.projections import FusedProjection, SplitProjection
 from vitlens.model.porting.attention import differential, port_attention
 from vitlens.model.porting.mlp import port_mlp
 from vitlens.model.porting.parts import (
@@ -32,7 +33,6 @@ from vitlens.model.porting.parts import (
     refuse_unknown,
     require_norm,
 )
-from vitlens.model.parts.projections import FusedProjection, SplitProjection
 
 
 def port_block(block: Any, where: str, given: Given) -> AnyBlock:

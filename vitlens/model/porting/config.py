@@ -4,8 +4,8 @@ from typing import Any
 
 from timm.data import resolve_data_config
 
-from vitlens.model.parts.block import AnyBlock
 from vitlens.model.config import HookedViTConfig
+from vitlens.model.parts.block import AnyBlock
 from vitlens.model.parts.embedding import Embedding
 from vitlens.model.parts.mlp import GatedMLP
 from vitlens.model.parts.naflex import NaFlexEmbedding

@@ -14,13 +14,14 @@ from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from torch import nn
 
 from vitlens.errors import InputError
-from vitlens.model.parts.block import AnyBlock
 from vitlens.model.config import HookedViTConfig
-from vitlens.model.parts.embedding import Embedding
 from vitlens.model.hooks.hook_points import NO_TOKENS
+from vitlens.model.parts.block import AnyBlock
+from vitlens.model.parts.embedding import Embedding
 from vitlens.model.parts.naflex import NaFlexEmbedding
 from vitlens.model.parts.norm import Norm
 from vitlens.model.parts.pooling import MeanPool, Pool
+from vitlens.model.parts.positions import RelPosTable
 from vitlens.model.porting.agreement import check_blocks_alike, check_classifier, check_prefix
 from vitlens.model.porting.attention import port_rel_pos
 from vitlens.model.porting.blocks import port_block
@@ -35,7 +36,6 @@ from vitlens.model.porting.parts import (
 )
 from vitlens.model.porting.pooling import port_pool
 from vitlens.model.porting.state import check_one_dtype, check_state
-from vitlens.model.parts.positions import RelPosTable
 
 # Parts that all of these models may have.
 COMMON = {"patch_embed", "norm_pre", "blocks", "norm", "attn_pool", "fc_norm", "head", "cls_token", "pos_embed"}

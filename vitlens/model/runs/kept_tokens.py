@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 from vitlens.errors import InputError
-from vitlens.model.parts.block import AnyBlock
 from vitlens.model.config import HookedViTConfig
 from vitlens.model.hooks.edits import may_be_edited
-from vitlens.model.parts.embedding import Embedding
 from vitlens.model.hooks.hook_points import Reader
+from vitlens.model.parts.block import AnyBlock
+from vitlens.model.parts.embedding import Embedding
 from vitlens.model.parts.norm import Norm
 from vitlens.model.parts.pooling import Pool
 from vitlens.model.parts.positions import Layout

@@ -9,10 +9,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vitlens.arguments import check_count, is_whole
-from vitlens.model.runs.picture_batches import PictureBatches
 from vitlens.data.pictures import Pictures, as_list
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.picture_batches import PictureBatches
 
 #: What the largest tensor of a forward may take by default, and how many pictures it has at most.
 MOST_BYTES = 2**28

@@ -6,8 +6,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.model.parts.block import AnyBlock
 from vitlens.model.config import HookedViTConfig
+from vitlens.model.parts.block import AnyBlock
 from vitlens.model.parts.embedding import Embedding
 from vitlens.model.parts.norm import Norm
 from vitlens.model.parts.pooling import Pool

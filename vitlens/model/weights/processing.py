@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from transformer_lens import FactoredMatrix
 
 from vitlens.errors import InputError
+from vitlens.model.class_space.classifier import ClassEmbeddings
+from vitlens.model.class_space.projection import ClassSpace
 from vitlens.model.parts.attention import Attention
 from vitlens.model.parts.block import AnyBlock
-from vitlens.model.class_space.projection import ClassSpace
-from vitlens.model.class_space.classifier import ClassEmbeddings
 from vitlens.model.parts.linear import effective_bias, plain_linear
 from vitlens.model.parts.mlp import GatedMLP
 from vitlens.model.parts.naflex import NaFlexEmbedding
 from vitlens.model.parts.norm import Norm
 from vitlens.model.parts.pooling import AttentionPool
-from vitlens.model.weights.processing_limits import REFUSALS
 from vitlens.model.parts.projections import FusedProjection
+from vitlens.model.weights.processing_limits import REFUSALS
 
 
 class ProcessedWeights(ClassSpace):

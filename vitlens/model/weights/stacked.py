@@ -9,8 +9,8 @@ from torch import Tensor
 from transformer_lens import FactoredMatrix
 
 from vitlens.errors import InputError
-from vitlens.model.parts.block import AnyBlock
 from vitlens.model.config import HookedViTConfig
+from vitlens.model.parts.block import AnyBlock
 from vitlens.model.parts.embedding import Embedding
 
 

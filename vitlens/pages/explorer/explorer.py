@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from vitlens.patching.interventions import Intervention
 from vitlens.data.class_names import short_name
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
+from vitlens.files import check_writable, write_whole
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.provenance import page_facts
 from vitlens.pages.explorer.intervene import describe_effect, intervene
 from vitlens.pages.explorer.measure import Measured
 from vitlens.pages.explorer.page import explorer_page, looks, pack
 from vitlens.pages.explorer.selection import Limits, Selection
-from vitlens.files import check_writable, write_whole
-from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.provenance import page_facts
 from vitlens.pages.page import made
+from vitlens.patching.interventions import Intervention
 
 if TYPE_CHECKING:
     from vitlens.pages.explorer.widget import ExplorerWidget

@@ -3,13 +3,13 @@
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from vitlens.patching.ablation import activation_ablation
-from vitlens.patching.interventions import Intervention
-from vitlens.patching.activation import activation_patching
-from vitlens.patching.sources import mean_activations
 from vitlens.data.class_names import short_name
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
+from vitlens.patching.ablation import activation_ablation
+from vitlens.patching.activation import activation_patching
+from vitlens.patching.interventions import Intervention
+from vitlens.patching.sources import mean_activations
 
 if TYPE_CHECKING:
     from vitlens.pages.explorer.explorer import Explorer

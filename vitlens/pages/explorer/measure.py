@@ -11,10 +11,10 @@ from torch import Tensor
 
 from vitlens.attribution.direct import direct_logit_attribution
 from vitlens.attribution.results import PatchAttribution
-from vitlens.lens.lens import ClassLens, class_lens
 from vitlens.errors import InputError
-from vitlens.pages.explorer.quantise import attention_codes, cosine_codes
+from vitlens.lens.lens import ClassLens, class_lens
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.pages.explorer.quantise import attention_codes, cosine_codes
 from vitlens.plots.shared.picture import picture_uri
 
 # What no head wrote, in the groups that the footer names.

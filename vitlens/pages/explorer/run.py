@@ -7,17 +7,17 @@ from typing import Any
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from vitlens.choose.classes import Classes, select_classes
-from vitlens.patching.interventions import logits_of
 from vitlens.arguments import checked, short
+from vitlens.choose.classes import Classes, select_classes
 from vitlens.data.pictures import Picture, Pictures, as_list
 from vitlens.errors import InputError, printable
-from vitlens.pages.explorer.explorer import Explorer
-from vitlens.pages.explorer.measure import check_size, measure
 from vitlens.files import check_writable
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.pages.explorer.explorer import Explorer
+from vitlens.pages.explorer.measure import check_size, measure
 from vitlens.pages.seen import picture_fact
+from vitlens.patching.interventions import logits_of
 
 # What Chromium, Firefox and Safari all still open: their longest string is about twice as long.
 MOST_BYTES = 384 * 2**20

@@ -4,12 +4,12 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 
-from vitlens.removal.knockouts import Edges, knockout_hooks
-from vitlens.lens.trace import TraceObserver
 from vitlens.data.masks import Masks
-from vitlens.paper.figures.interventions import intervention_bars
+from vitlens.lens.trace import TraceObserver
 from vitlens.paper.experiment import Arrays, Batch, Experiment, Tables, no_grad_forward
+from vitlens.paper.figures.interventions import intervention_bars
 from vitlens.paper.store import Records
+from vitlens.removal.knockouts import Edges, knockout_hooks
 
 
 class AttentionKnockout(Experiment):

@@ -4,8 +4,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from vitlens.lens.measures import change_values, picture_means, sublayer_change_values
-from vitlens.paper.figures.lens import change_rates, sublayer_changes
 from vitlens.paper.experiment import Arrays, Batch, Experiment, Tables, stack_means
+from vitlens.paper.figures.lens import change_rates, sublayer_changes
 from vitlens.paper.store import Records
 
 GROUPS = ("class token", "patches")

@@ -7,8 +7,8 @@ from scipy import stats
 
 from vitlens.lens.measures import identifiability_values, picture_means
 from vitlens.lens.trace import ClassTrace, TraceObserver
-from vitlens.paper.figures.lens import identifiability_boxes, identifiability_curves
 from vitlens.paper.experiment import Arrays, Batch, Experiment, Tables, no_grad_forward, rank_quantiles
+from vitlens.paper.figures.lens import identifiability_boxes, identifiability_curves
 from vitlens.paper.store import Records
 
 

@@ -5,10 +5,10 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 
-from vitlens.removal.tokens import HOW, TokenAblation, ablate_tokens, kept_ranks
-from vitlens.paper.figures.interventions import intervention_bars
 from vitlens.paper.experiment import Arrays, Batch, Experiment, Tables, no_grad_forward
+from vitlens.paper.figures.interventions import intervention_bars
 from vitlens.paper.store import Records
+from vitlens.removal.tokens import HOW, TokenAblation, ablate_tokens, kept_ranks
 
 SETS = ("context", "object")
 

@@ -11,11 +11,11 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.statistics import permutation_test_of_counts
-from vitlens.lens.trace import Hooks
-from vitlens.paper.figures.lens import attention_to_context, context_boxes
+from vitlens.model.hooks.hook_points import Hooks
 from vitlens.paper.experiment import Arrays, Batch, Experiment, Tables, rank_quantiles
+from vitlens.paper.figures.lens import attention_to_context, context_boxes
 from vitlens.paper.store import Records
+from vitlens.statistics import permutation_test_of_counts
 
 PARTS = ("attn_out", "mlp_out")
 

@@ -10,17 +10,17 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from vitlens.data.class_names import short_name
+from vitlens.data.decoding import decode_rows
 from vitlens.faithfulness.perturbation import area, removal_steps, remove_in_order
 from vitlens.heatmaps.methods.baselines import random_importance
 from vitlens.heatmaps.methods.saliency import ProjectionGradientObserver, gradient_rollout
-from vitlens.lens.trace import Hooks
-from vitlens.data.class_names import short_name
-from vitlens.data.decoding import decode_rows
 from vitlens.heatmaps.run import find_method
-from vitlens.plots.heatmaps import heatmap_comparison
-from vitlens.plots.perturbation import perturbation_curves
+from vitlens.model.hooks.hook_points import Hooks
 from vitlens.paper.experiment import Arrays, Batch, Experiment, Tables
 from vitlens.paper.store import Records
+from vitlens.plots.heatmaps import heatmap_comparison
+from vitlens.plots.perturbation import perturbation_curves
 
 N_EXAMPLES = 3
 METHODS = ("projection_gradient", "gradient_rollout")

@@ -11,17 +11,18 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.lens.probes import ProbeFit, Probes
-from vitlens.lens.trace import FULL_SITES, Hooks
 from vitlens.data.decoding import decode_rows
 from vitlens.data.picture_list import keep_list, list_pictures
 from vitlens.data.picture_sets import PictureSet, open_pictures
 from vitlens.errors import InputError
-from vitlens.paper.figures.interventions import probe_curves
-from vitlens.plots.perturbation import perturbation_curves
+from vitlens.lens.probes import ProbeFit, Probes
+from vitlens.lens.trace import FULL_SITES
+from vitlens.model.hooks.hook_points import Hooks
 from vitlens.paper.experiment import Arrays, Batch, Context, Experiment, Tables
 from vitlens.paper.experiments.explainability import curve_tables, curves_of
+from vitlens.paper.figures.interventions import probe_curves
 from vitlens.paper.store import Records
+from vitlens.plots.perturbation import perturbation_curves
 
 LOG = logging.getLogger(__name__)
 FILE, PICTURES = "probes.safetensors", "training_pictures.parquet"

@@ -15,8 +15,8 @@ from vitlens.memories.memories import (
     compare_with_random,
     read_memories,
 )
-from vitlens.statistics import permutation_test
-from vitlens.lens.trace import Hooks
+from vitlens.model.hooks.hook_points import Hooks
+from vitlens.paper.experiment import Arrays, Batch, Context, Experiment, Tables
 from vitlens.paper.figures.memories import (
     agreement_difference,
     agreement_rates,
@@ -24,8 +24,8 @@ from vitlens.paper.figures.memories import (
     composition_lines,
     memory_overview,
 )
-from vitlens.paper.experiment import Arrays, Batch, Context, Experiment, Tables
 from vitlens.paper.store import Records
+from vitlens.statistics import permutation_test
 
 NAMED_MEMORIES = 20
 

@@ -4,8 +4,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from vitlens.lens.measures import composition_values, picture_means
-from vitlens.paper.figures.lens import composition_curves
 from vitlens.paper.experiment import Arrays, Batch, Experiment, Tables, stack_means
+from vitlens.paper.figures.lens import composition_curves
 from vitlens.paper.store import Records
 
 SOURCES = ("previous", "attention", "mlp", "composed")

@@ -1,16 +1,9 @@
 """The paper's figures of interventions, heatmaps and probes, from result tables by model."""
 
 import plotly.graph_objects as go
-import torch
 
-from vitlens.lens.lens import ClassLens
-from vitlens.faithfulness.perturbation import Perturbation
-from vitlens.heatmaps.methods.saliency import Importance
-from vitlens.data.class_names import short_name
-from vitlens.heatmaps.run import find_method
-from vitlens.plots.shared.picture import Pixels, map_tiles
 from vitlens.plots.shared.series import ByModel, block_axes, legend_below, line, panels
-from vitlens.plots.shared.style import COLOURS, NEUTRAL, SEQUENTIAL, array, diverging, finish, symmetric, text
+from vitlens.plots.shared.style import COLOURS, NEUTRAL, finish, text
 
 MARGIN = {"l": 60, "r": 20, "t": 104, "b": 90}
 SITE_NAMES = {"resid_post": "stream", "attn_out": "attention", "mlp_out": "MLP"}

@@ -1,0 +1,278 @@
+"""Every command says the numbers of the library's call: on the demo model, and on a timm model of random weights."""
+
+import pandas as pd
+import pytest
+import torch
+from cli.conftest import AGREEING, CONFLICTING, MASK, TIMM
+
+import vitlens
+from vitlens.choose import patch
+from vitlens.choose.metrics import class_metric
+
+
+def column(rows: list[dict], name: str) -> list:
+    return [row[name] for row in rows]
+
+
+def numbers(frame: pd.DataFrame, name: str) -> list:
+    return frame[name].astype(float).tolist()
+
+
+@pytest.mark.parametrize("tokens", ["class", "patches", "patch:3,4"])
+def test_lens(run, case, tokens):
+    model, options = case
+    done = run("lens", AGREEING, CONFLICTING, "--tokens", tokens, "--site", "resid_mid", "--site", "resid_post",
+               "--block", 0, "--block", -1, "--top", 3, "--json", *options)  # fmt: skip
+    assert (done.code, done.stderr) == (0, "")
+    chosen = vitlens.choose.patch(3, 4) if tokens.startswith("patch:") else tokens
+    lens = vitlens.class_lens(
+        model, [AGREEING, CONFLICTING], sites=["resid_mid", "resid_post"], blocks=[0, -1], tokens=chosen, top_k=3
+    )
+    for name in ("logit", "rank", "probability", "identifiability"):
+        assert column(done.json["rows"], name) == numbers(lens.to_frame(), name)
+    assert set(column(done.json["rows"], "picture")) == {str(AGREEING), str(CONFLICTING)}
+    assert len(done.json["blocks"]) == 2 * 2 * 2
+    # Rows of the summary go picture by picture, those of the lens site by site.
+    means = lens.values.double().mean(dim=3)[..., 0].permute(2, 0, 1).flatten().tolist()
+    assert column(done.json["blocks"], "logit") == means
+    if tokens == "class":
+        first = done.json["blocks"][3]["first_classes"]
+        assert column(first, "class") == lens.top_names(1, site="resid_post")
+        assert column(first, "logit") == lens.top_logits[1, 1, 0, 0].tolist()
+
+
+def test_a_lens_ends_at_the_models_answer(run, demo):
+    done = run("lens", AGREEING, "--class", "coat", "--class", 0, "--json")
+    logits = demo(demo.to_images(AGREEING))[0]
+    last = done.json["blocks"][-2:]
+    assert column(last, "class") == ["coat", "T-shirt"]
+    assert column(last, "logit") == pytest.approx([logits[4].item(), logits[0].item()], abs=1e-5)
+
+
+def test_a_lens_at_all_sites_of_several_batches(run, demo):
+    done = run("lens", AGREEING, CONFLICTING, AGREEING, "--site", "all", "--batch-size", 2, "--json")
+    lens = vitlens.class_lens(demo, [AGREEING, CONFLICTING, AGREEING], sites="all", tokens="class").to_frame()
+    found = pd.DataFrame(done.json["rows"]).sort_values(["site", "block", "image"])
+    expected = lens.sort_values(["site", "block", "image"])
+    assert found["image"].tolist() == expected["image"].tolist()
+    assert numbers(found, "logit") == pytest.approx(numbers(expected, "logit"), abs=1e-5)
+
+
+@pytest.mark.parametrize("unit", ["component", "head", "head_patch", "neuron", "token", "path"])
+def test_attribute(run, case, unit):
+    model, options = case
+    done = run("attribute", AGREEING, CONFLICTING, "--unit", unit, "--class", 1, "--against-class", 2, "--top", 4,
+               "--batch-size", 1, "--json", *options)  # fmt: skip
+    assert (done.code, done.stderr) == (0, "")
+    both = vitlens.direct_logit_attribution(model, [AGREEING, CONFLICTING], 1, baseline_classes=2, unit=unit)
+    frame = both.to_frame()
+    assert column(done.json["rows"], "logit difference") == pytest.approx(numbers(frame, "logit difference"), abs=1e-5)
+    totals = done.json["totals"]
+    assert column(totals, "logit") == pytest.approx(both.logits[:, 0].tolist(), abs=1e-5)
+    for image, picture in enumerate((AGREEING, CONFLICTING)):
+        top = [row for row in done.json["top"] if row["picture"] == str(picture)]
+        assert column(top, "component") == both.top(4, image)["component"].tolist()
+        rows = [row["logit difference"] for row in done.json["rows"] if row["image"] == image]
+        rest = [row["logit"] for row in done.json["elsewhere"] if row["picture"] == str(picture)]
+        assert sum(rows) + sum(rest) == pytest.approx(totals[image]["logit"], abs=1e-4)
+        assert abs(totals[image]["residual"]) < 1e-4
+
+
+def test_attribute_shows_that_the_parts_sum_to_the_logit(run, demo):
+    done = run("attribute", AGREEING, "--top", 3)
+    logit = demo(demo.to_images(AGREEING)).max().item()
+    assert f"sum = logit {logit:+.4f} (residual" in done.stdout
+    assert "all else" in done.stdout
+    top = vitlens.direct_logit_attribution(demo, AGREEING).top(3)
+    for part, share in zip(top["component"], top["logit"], strict=True):
+        assert part in done.stdout
+        assert f"{share:+.4f}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "call"),
+    [
+        (["--tokens", "class", "--tokens", "patch:3,4"], {"tokens": {"class": "class", "patch:3,4": patch(3, 4)}}),
+        (["--site", "z", "--head", 1, "--direction", "noise"], {"site": "z", "heads": [1], "direction": "noise"}),
+        (["--site", "attn_out", "--metric", "logit", "--class", 2, "--tokens", "box:1,1,2,3"],
+         {"site": "attn_out", "metric": "logit", "classes": 2, "tokens": {"box:1,1,2,3": vitlens.choose.box(1, 1, 2, 3)}}),
+    ],
+)  # fmt: skip
+def test_patch(run, case, options, call):
+    model, of_model = case
+    done = run("patch", AGREEING, CONFLICTING, "--block", 1, "--block", -1, *options, "--json", *of_model)
+    assert (done.code, done.stderr) == (0, "")
+    result = vitlens.activation_patching(model, AGREEING, CONFLICTING, blocks=[1, -1], progress=False, **call)
+    assert column(done.json["rows"], "effect") == numbers(result.to_frame(), "effect")
+    assert done.json["metric"]["unpatched"] == result.target.item()
+    assert done.json["metric"]["source"] == result.source.item()
+    strongest = result.effect().abs().max().item()
+    assert abs(done.json["top"][0]["effect"]) == strongest
+
+
+def test_patch_of_every_token_names_the_classes(run, demo):
+    done = run("patch", AGREEING, CONFLICTING, "--block", 2, "--json")
+    assert len(done.json["rows"]) == 197
+    clean, corrupted = (demo(demo.to_images(picture)) for picture in (AGREEING, CONFLICTING))
+    metric = class_metric(demo, "logit_difference", clean, corrupted, None, None)
+    assert done.json["class"] == demo.class_label(int(metric.classes[0]))
+    assert done.json["against"] == demo.class_label(int(metric.baseline[0]))
+
+
+@pytest.mark.parametrize("how", ["blur", "mean", "zero", "shuffle", "other"])
+def test_patch_with_another_context(run, demo, how):
+    donor = [CONFLICTING] if how == "other" else []
+    done = run("patch", AGREEING, *donor, "--mask", MASK, "--replace-context", how, "--metric", "logit", "--json")
+    assert (done.code, done.stderr) == (0, "")
+    images, mask = demo.to_images(AGREEING), demo.to_masks(MASK)
+    donors = demo.to_images(CONFLICTING) if donor else None
+    made = vitlens.replace_context(images, mask, how, donors, patch_size=demo.cfg.patch_size)
+    tokens = {name: name for name in ("object", "context", "class")}
+    result = vitlens.activation_patching(demo, images, made, "logit", tokens=tokens, masks=mask, progress=False)
+    assert column(done.json["rows"], "effect") == numbers(result.to_frame(), "effect")
+    shown = run("patch", AGREEING, *donor, "--mask", MASK, "--replace-context", how, "--metric", "logit").stdout
+    assert f"{result.effect()[0, 1].item():+.3f}" in shown
+
+
+def test_heatmap(run, case):
+    model, options = case
+    done = run("heatmap", AGREEING, CONFLICTING, "--method", "grad_cam", "--method", "raw attention", "--class", 3,
+               "--top", 4, "--json", *options)  # fmt: skip
+    assert (done.code, done.stderr) == (0, "")
+    for method in ("grad_cam", "raw_attention"):
+        expected = vitlens.heatmap(model, [AGREEING, CONFLICTING], 3, method=method)
+        rows = [row for row in done.json["rows"] if row["method"] == method]
+        assert column(rows, "importance") == numbers(expected.to_frame(), "importance")
+        top = [row for row in done.json["top"] if (row["method"], row["picture"]) == (method, str(CONFLICTING))]
+        assert [(row["row"], row["column"]) for row in top] == expected.top(4, 1)
+    about = {row["method"]: row["class"] for row in done.json["maps"]}
+    assert about == {"grad_cam": model.class_label(3), "raw_attention": None}
+
+
+def test_heatmap_by_default_and_its_faithfulness(run, demo):
+    done = run("heatmap", AGREEING, CONFLICTING, "--faithfulness", "--steps", 3, "--json")
+    assert (done.code, done.stderr) == (0, "")
+    pictures = [AGREEING, CONFLICTING]
+    maps = {"token_mask": vitlens.heatmap(demo, pictures)}
+    assert column(done.json["rows"], "importance") == numbers(maps["token_mask"].to_frame(), "importance")
+    table = vitlens.evaluate_heatmaps(demo, pictures, heatmaps=maps, n_steps=3, progress=False).table()
+    scores = {(row["method"], row["metric"]): row for row in done.json["faithfulness"]}
+    assert len(scores) == table.shape[0] * table.shape[1] // 3
+    for method in table.index:
+        for metric in ("deletion", "insertion", "negative", "positive"):
+            for end in ("mean", "lower", "upper"):
+                assert scores[method, metric][end] == pytest.approx(table.loc[method, (metric, end)], abs=1e-6)
+
+
+def test_all_heatmaps_of_a_tower_leave_out_those_of_a_class(run):
+    done = run(
+        "heatmap", AGREEING, "--method", "all", "--model", "vit_small_patch16_dinov3", "--random-weights", "--json"
+    )
+    assert (done.code, done.stderr) == (0, "")
+    drawn = {row["method"] for row in done.json["maps"]}
+    table = vitlens.heatmaps.heatmap_methods()
+    assert drawn == set(table.index[~table["class_specific"]])
+    left_out = [note for note in done.json["notes"] if note.startswith("left out ")]
+    assert len(left_out) == table["class_specific"].sum()
+
+
+def test_describe(run, case):
+    model, options = case
+    done = run("describe", AGREEING, CONFLICTING, "--json", *options)
+    assert (done.code, done.stderr) == (0, "")
+    description = vitlens.describe(model, [AGREEING, CONFLICTING], progress=False)
+    for name in description.facts:
+        assert column(done.json["rows"], name) == numbers(description.to_frame(), name)
+    assert done.json["warnings"] == description.warnings
+    assert column(done.json["blocks"], "patch_norm_max") == numbers(description.blocks, "patch_norm_max")
+
+
+def test_describe_a_folder_with_a_broken_picture(run, demo, tmp_path):
+    (tmp_path / "deep").mkdir()
+    for i, picture in enumerate((AGREEING, CONFLICTING)):
+        (tmp_path / "deep" / f"{i}.png").write_bytes(picture.read_bytes())
+    (tmp_path / "broken.jpg").write_bytes(b"nothing")
+    (tmp_path / "notes.txt").write_text("no picture")
+    done = run("describe", "--data", tmp_path, "--json", "--out", tmp_path / "page.html")
+    assert done.code == 0
+    assert (done.json["n_images"], done.json["left_out"]) == (2, 1)
+    assert any("1 of 3 files could not be read" in note for note in done.json["notes"])
+    expected = vitlens.describe(demo, [AGREEING, CONFLICTING], progress=False)
+    assert column(done.json["rows"], "distance") == pytest.approx(numbers(expected.to_frame(), "distance"), rel=1e-5)
+    assert run("describe", "--data", "demo", "--limit", 3, "--json").json["n_images"] == 3
+
+
+def test_explore(run, case, tmp_path):
+    model, options = case
+    done = run("explore", AGREEING, "--block", -1, "--out", tmp_path / "explorer.html", "--json", *options)
+    assert (done.code, done.stderr) == (0, "")
+    assert done.json == {
+        "command": "explore",
+        "model": model.cfg.model_name,
+        "wrote": str(tmp_path / "explorer.html"),
+        "bytes": (tmp_path / "explorer.html").stat().st_size,
+    }
+    assert AGREEING.name in (tmp_path / "explorer.html").read_text()
+
+
+def test_report(run, tmp_path):
+    done = run("report", AGREEING, "--dtype", "float64", "--out", tmp_path / "report.html", "--json")
+    assert (done.code, done.stderr) == (0, "")
+    assert done.json["wrote"] == str(tmp_path / "report.html")
+    assert "The picture and the answer" in (tmp_path / "report.html").read_text()
+
+
+def test_models(run, tmp_path):
+    done = run("models", "vit_tiny", "--out", tmp_path / "models.csv", "--json")
+    table = vitlens.supported_models("vit_tiny")
+    assert done.json == table.to_dict("records")
+    assert pd.read_csv(tmp_path / "models.csv")["name"].tolist() == table["name"].tolist()
+
+
+def test_verify(run):
+    done = run("verify", TIMM, "--random-weights", "--dtype", "float32", "--images", 1, "--json")
+    assert (done.code, done.stderr) == (0, "")
+    assert done.json["exact"] is True
+    assert {row["site"] for row in done.json["rows"]} >= {"block 11", "logits", "gradient"}
+
+
+def test_reproduce(run, tmp_path):
+    done = run(
+        "reproduce", "--limit", 4, "--experiment", "class_change", "--bootstrap", 10, "--out", tmp_path, "--json"
+    )
+    assert (done.code, done.stderr) == (0, "")
+    assert done.json["n_pictures"] == 4
+    for name, rows in done.json["tables"].items():
+        assert len(rows) == len(pd.read_parquet(tmp_path / "tables" / f"{name}.parquet"))
+
+
+def test_random_weights_are_the_same_every_time(run):
+    random = ["--model", TIMM, "--random-weights", "--json"]
+    first, again = run("lens", AGREEING, *random).json, run("lens", AGREEING, *random).json
+    assert first == again
+    torch.manual_seed(0)
+    model = vitlens.HookedViT.from_timm(TIMM, pretrained=False)
+    expected = vitlens.class_lens(model, AGREEING, tokens="class").to_frame()
+    assert column(first["rows"], "logit") == numbers(expected, "logit")
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
+def test_precisions(run, demo, dtype):
+    plain = run("lens", AGREEING, "--json").json["blocks"][-1]["logit"]
+    for arguments in (["lens", AGREEING], ["attribute", AGREEING], ["patch", AGREEING, CONFLICTING, "--tokens", "class"],
+                      ["heatmap", AGREEING], ["describe", AGREEING]):  # fmt: skip
+        assert run(*arguments, "--dtype", dtype, "--json").code == 0
+    found = run("lens", AGREEING, "--dtype", dtype, "--json").json["blocks"][-1]["logit"]
+    assert found == pytest.approx(plain, abs=1e-4 if dtype == "float64" else 0.2)
+    assert found != plain
+
+
+def test_class_names_come_from_a_file(run, checkpoint, tmp_path):
+    names = [f"leaf [{i}]" for i in range(7)]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    named = ["--model", TIMM, "--checkpoint", checkpoint, "--class-names", tmp_path / "names.txt"]
+    done = run("attribute", AGREEING, *named, "--class", "leaf [6]", "--json")
+    assert done.json["totals"][0]["class"] == "leaf [6]"
+    # Brackets are rich's markup, and part of a name.
+    assert "“leaf [6]”" in run("attribute", AGREEING, *named, "--class", "leaf [6]").stdout
+    assert "leaf [" in run("lens", AGREEING, *named, "--block", 0).stdout

@@ -1,0 +1,156 @@
+"""A command in its shell: interrupts, too little memory, help that is instant, completion of what is typed."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from cli.conftest import AGREEING, CONFLICTING, TIMM
+
+import vitlens
+from vitlens.attribution.units import UNITS as LIBRARY_UNITS
+from vitlens.choose.metrics import METRICS as LIBRARY_METRICS
+from vitlens.choose.sites import SITES as LIBRARY_SITES
+from vitlens.cli import names
+from vitlens.data.counterfactuals import REPLACEMENTS as LIBRARY_REPLACEMENTS
+from vitlens.lens.lens import SITES as LIBRARY_LENS_SITES
+
+ENTRY = "import sys; sys.argv[0] = 'vitlens'; from vitlens.cli.main import main; main()"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
+        ),
+        MemoryError(),
+    ],
+)
+def test_too_little_memory_is_a_sentence(run, monkeypatch, error):
+    def refused(*_, **__):
+        raise error
+
+    monkeypatch.setattr("vitlens.lens.lens.class_lens", refused)
+    done = run("lens", AGREEING)
+    assert (done.code, done.stdout) == (2, "")
+    assert "take fewer pictures" in done.stderr
+
+
+def test_a_fault_of_vitlens_is_not_hidden(run, monkeypatch):
+    def wrong(*_, **__):
+        raise RuntimeError("sizes differ")
+
+    monkeypatch.setattr("vitlens.lens.lens.class_lens", wrong)
+    with pytest.raises(RuntimeError, match="sizes differ"):
+        run("lens", AGREEING)
+
+
+def test_an_interrupted_command_says_so(run, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vitlens.lens.lens.class_lens", interrupted)
+    done = run("lens", AGREEING)
+    assert (done.code, done.stdout, done.stderr) == (130, "", "error: interrupted\n")
+
+
+def test_an_interrupted_sweep_says_so_and_writes_nothing(run, monkeypatch, tmp_path):
+    """Ctrl-C in a sweep gives a result with NaN, which is none."""
+    from vitlens.patching import sweep
+
+    original, calls = sweep._patched, []
+
+    def patched(*arguments, **keywords):
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return original(*arguments, **keywords)
+
+    monkeypatch.setattr(sweep, "_patched", patched)
+    done = run("patch", AGREEING, CONFLICTING, "--out", tmp_path / "page.html")
+    assert len(calls) == 3
+    assert (done.code, done.stdout, done.stderr) == (130, "", "error: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def shell(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", ENTRY, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+
+
+def test_ctrl_c_in_a_shell(tmp_path):
+    pipe = tmp_path / "names.txt"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-c", ENTRY, "lens", str(AGREEING), "--class-names", str(pipe)]
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A pipe opens when its reader does: the command is then about to read the names, and waits for them.
+    with pipe.open("wb"):
+        started.send_signal(signal.SIGINT)
+        stdout, stderr = started.communicate(timeout=60)
+    assert started.returncode == 130
+    assert (stdout, stderr) == ("", "error: interrupted\n")
+
+
+def test_help_of_every_command_imports_nothing_heavy():
+    heavy = ("torch", "numpy", "pandas", "plotly", "timm", "PIL", "datasets")
+    for command in ([], ["lens"], ["attribute"], ["patch"], ["heatmap"], ["describe"], ["explore"], ["report"]):
+        check = (
+            f"import sys; sys.argv[1:] = {[*command, '--help']!r}\ntry:\n    {ENTRY.replace('; ', chr(10) + '    ')}\n"
+        )
+        check += f"finally:\n    print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
+        done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
+        assert done.returncode == 0
+        assert done.stderr.strip() == "[]"
+        assert "--help" in done.stdout
+
+
+def test_without_arguments_help_is_shown():
+    done = shell()
+    assert done.returncode == 2
+    assert "reproduce" in done.stdout + done.stderr
+    assert "error" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["at"], ["attribute"]),
+        (["lens", "--mod"], ["--model"]),
+        (["lens", "x.png", "--model", "vit_tiny_patch16_2"], ["vit_tiny_patch16_224"]),
+        (["lens", "x.png", "--model", "de"], ["demo", "deit_tiny_patch16_224"]),
+        (["heatmap", "--method", "token"], ["token_mask"]),
+        (["lens", "x.png", "--class", "s"], ["sandal", "shirt", "sneaker"]),
+        (["attribute", "x.png", "--unit", "head"], ["head", "head_patch"]),
+        (["patch", "a.png", "b.png", "--site", "attn"], ["attn_out", "attn_scores"]),
+        (["lens", "x.png", "--dtype", "b"], ["bfloat16"]),
+    ],
+)
+def test_a_shell_completes(words, offered):
+    environment = {"COMP_WORDS": " ".join(["vitlens", *words]), "COMP_CWORD": str(len(words))}
+    done = shell(_VITLENS_COMPLETE="complete_bash", **environment)
+    assert done.stderr == ""
+    assert set(offered) <= set(done.stdout.split())
+    assert all(item.startswith(words[-1]) for item in done.stdout.split())
+
+
+def test_classes_are_completed_from_a_file(tmp_path):
+    (tmp_path / "names.txt").write_text("healthy\nrust\nscab\n")
+    words = f"vitlens lens x.png --model {TIMM} --class-names {tmp_path / 'names.txt'} --class r"
+    done = shell(_VITLENS_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(len(words.split()) - 1))
+    assert done.stdout.split() == ["rust"]
+
+
+def test_names_that_are_completed_are_the_librarys():
+    assert list(names.HEATMAP_METHODS) == list(vitlens.heatmaps.heatmap_methods().index)
+    assert names.LENS_SITES == LIBRARY_LENS_SITES
+    assert tuple(LIBRARY_SITES) == names.PATCHING_SITES
+    assert tuple(LIBRARY_UNITS) == names.UNITS
+    assert names.METRICS == LIBRARY_METRICS
+    assert names.REPLACEMENTS == LIBRARY_REPLACEMENTS
+    table = vitlens.supported_models()
+    assert names.model_names("") == ["demo", *table["name"][table["refused"] == ""]]
+    assert names.model_names("vit_tiny_patch16_3") == ["vit_tiny_patch16_384"]

@@ -1,0 +1,79 @@
+"""Figures of patching, ablation and paths: they show the results' numbers, and a browser draws them."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from vitlens import InputError, activation_ablation, activation_patching, attribution_patching, load_demo, path_patching
+from vitlens.pages.page import Section, write_page
+from vitlens.plots.patching import caution, patching_board
+
+
+@pytest.fixture(scope="module")
+def results():
+    model, images, labels, _ = load_demo()
+    clean, corrupted = images[0:4:2], images[1:4:2]
+    quiet = {"progress": False, "classes": labels[0:4:2]}
+    return {
+        "patches": activation_patching(model, clean, corrupted, blocks=[0, 3], **quiet),
+        "estimated": attribution_patching(model, clean, corrupted, direction="noise", **quiet),
+        "heads": activation_patching(model, clean, corrupted, site="z", **quiet),
+        "heads by token set": activation_patching(
+            model, clean, corrupted, site="z", tokens=["class", "patches"], **quiet
+        ),
+        "neurons": activation_ablation(model, clean, site="post", neurons=[0, 7], **quiet),
+        "ablated": activation_ablation(model, clean, site="resid_pre", blocks=[0], replacement="mean", **quiet),
+        "paths": path_patching(model, clean, corrupted, ["a0.*", "m*"], ["a5.h1<v>", "logits"], **quiet),
+    }
+
+
+def figures_of(results):
+    chosen = {name: result for name, result in results.items() if name != "heads by token set"}
+    chosen["heads at class token"] = results["heads by token set"].select(tokens="class")
+    chosen["one receiver"] = results["paths"].select(receiver="logits")
+    return {name: result.plot() for name, result in chosen.items()}
+
+
+def test_figures_show_the_effects(results):
+    figures = figures_of(results)
+    for name in ("patches", "estimated", "ablated"):
+        maps = [torch.as_tensor(trace.z) for trace in figures[name].data if trace.type == "heatmap"]
+        torch.testing.assert_close(torch.stack(maps).float(), results[name].maps(), rtol=1e-4, atol=1e-6)
+        first = figures[name].layout.annotations[0].text
+        assert first.startswith(f"block 0, class {results[name].effect()[0, 0]:+.2f}")
+    for name in ("heads", "neurons"):
+        shown = torch.as_tensor(figures[name].data[0].z).float()
+        torch.testing.assert_close(shown, results[name].effect().T, rtol=1e-4, atol=1e-6)
+    shown = torch.as_tensor(figures["paths"].data[0].z).float()
+    torch.testing.assert_close(shown, results["paths"].effect(), rtol=1e-4, atol=1e-6)
+    assert "estimated by gradient" in figures["estimated"].layout.title.subtitle.text
+    with pytest.raises(InputError, match="choose one tokens"):
+        results["heads by token set"].plot()
+
+
+def test_effects_beyond_their_ends_and_small_differences_are_told(results):
+    heads = results["heads"]
+
+    def made(target, source, patched):
+        numbers = torch.tensor([[target, target], [source, source]], dtype=heads.values.dtype)
+        changed = torch.full_like(heads.patched, patched)
+        return dataclasses.replace(heads, target=numbers[0], source=numbers[1], patched=changed, values=changed * 0)
+
+    assert caution(made(-3.5, 3.1, 0.0)) is None
+    assert caution(made(-3.5, 3.1, 3.1)) is None
+    assert caution(made(-3.5, 3.1, 4.0)) == "an effect above 1 goes beyond the source run"
+    assert caution(made(-3.5, 3.1, -4.5)) == "an effect below 0 goes away from it"
+    small = "ill-conditioned: effects are divided by a difference of 0.1 between values of about 10"
+    assert caution(made(10.0, 10.1, 12.0)) == small
+    assert "ill-conditioned" in patching_board(made(10.0, 10.1, 12.0)).layout.title.subtitle.text
+
+
+def test_a_browser_draws_them(results, tmp_path, open_page):
+    figures = figures_of(results)
+    path = tmp_path / "page.html"
+    write_page(path, "interventions", {}, [Section(name, "", [figure]) for name, figure in figures.items()])
+    opened = open_page(path)
+    assert not opened.complaints
+    assert not opened.requests
+    opened.page.screenshot(path=str(tmp_path / "page.png"), full_page=True)

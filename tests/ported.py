@@ -1,0 +1,26 @@
+"""Ports of the variants, for the analyses' tests: those without a classifier are given one."""
+
+from functools import partial
+
+import torch
+from lending import lent
+from variants import OTHERS, VARIANTS
+
+from vitlens import HookedViT
+
+ALL = VARIANTS | OTHERS
+CLASSIFIERS = [name for name in ALL if name != "no_classifier"]
+
+
+def build(name: str) -> HookedViT:
+    """A variant; those without a classifier are given one."""
+    model = HookedViT.from_timm(ALL[name]())
+    if model.unembed is None and name != "no_classifier":
+        generator = torch.Generator().manual_seed(1)
+        model.set_class_embeddings(torch.randn(10, model.cfg.d_model, generator=generator, dtype=torch.float64))
+    return model
+
+
+def borrow(name: str):
+    """A variant that other tests use too; `build` makes one of one's own."""
+    return lent(("port", name), partial(build, name))

@@ -1,0 +1,114 @@
+"""The house: chapters in one order, imports that only look back, folders and files of a size that can be read."""
+
+import ast
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from public import CHAPTERS
+
+import vitlens
+
+ROOT = Path(vitlens.__file__).parent
+
+#: Each chapter may import those before it, and those of its own line; `__init__` of vitlens is the face of all.
+ORDER = [
+    ["version", "errors"],
+    ["arguments"],
+    ["files"],
+    ["statistics", "results"],
+    ["data"],
+    ["model"],
+    ["demo", "choose"],
+    ["lens"],
+    ["attribution"],
+    ["patching"],
+    ["circuits", "removal"],
+    ["features"],
+    ["memories"],
+    ["description"],
+    ["registers"],
+    ["heatmaps"],
+    ["faithfulness"],
+    ["planted", "parity"],
+    ["plots"],
+    ["pages"],
+    ["paper"],
+    ["cli"],
+]
+FLOOR = {chapter: floor for floor, chapters in enumerate(ORDER) for chapter in chapters}
+
+#: The one door upwards: a result draws itself.
+DOORS = {("results/result.py", "vitlens.plots")}
+
+FILES = {str(path.relative_to(ROOT)): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def imports(path: Path) -> set[str]:
+    """The modules of vitlens that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "vitlens":
+            assert node.module != "vitlens", f"{path}: name the module, not the face"
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "vitlens"}
+    return found
+
+
+def chapter_of(name: str) -> str:
+    return Path(name).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "__init__.py"])
+def test_imports_only_look_back(name):
+    own = chapter_of(name)
+    for module in imports(FILES[name]):
+        other = module.split(".")[1]
+        if other == own or (name, module) in DOORS:
+            continue
+        assert FLOOR[other] < FLOOR[own], f"{name} imports {module}, which is no earlier chapter"
+
+
+def test_every_chapter_has_its_place():
+    assert {chapter_of(name) for name in FILES} - {"__init__"} == set(FLOOR)
+
+
+def test_folders_hold_at_most_eighteen_files():
+    crowded = {
+        str(folder.relative_to(ROOT)): n
+        for folder in [ROOT, *(path for path in ROOT.rglob("*") if path.is_dir())]
+        if (n := len([path for path in folder.glob("*.py") if path.name != "__init__.py"])) > 18
+    }
+    assert not crowded
+
+
+def test_files_have_at_most_four_hundred_lines():
+    long = {name: n for name, path in FILES.items() if (n := len(path.read_text().splitlines())) > 400}
+    assert not long
+
+
+def test_no_file_has_the_name_of_a_call_beside_it():
+    """`vitlens.lens.x` would be the file or the call, whichever was imported last."""
+    for chapter in CHAPTERS:
+        stems = {path.stem for path in (ROOT / chapter).glob("*")}
+        names = set(getattr(vitlens, chapter).__all__)
+        submodules = {name for name in names if isinstance(getattr(getattr(vitlens, chapter), name), type(vitlens))}
+        assert not (names - submodules) & stems, chapter
+
+
+def test_about_twenty_five_names_are_at_the_top():
+    names = [name for name in vitlens.__all__ if not isinstance(getattr(vitlens, name), type(vitlens))]
+    assert len(names) <= 28, names
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_a_chapter_says_in_a_few_lines_what_is_in_it(chapter):
+    lines = (getattr(vitlens, chapter).__doc__ or "").strip().splitlines()
+    assert lines
+    assert lines[0].endswith(".")
+    assert all(len(line) <= 120 for line in lines)
+
+
+def test_the_order_is_one_of_floors():
+    assert all(set(low).isdisjoint(high) for low, high in pairwise(ORDER))

@@ -1,0 +1,5 @@
+from .circuit import Circuit as Circuit
+from .circuit import find_circuit as find_circuit
+from .curves import CircuitCurve as CircuitCurve
+from .curves import evaluate_circuits as evaluate_circuits
+from .curves import minimality as minimality

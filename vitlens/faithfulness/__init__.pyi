@@ -1,0 +1,9 @@
+from .metrics import faithfulness_metrics as faithfulness_metrics
+from .perturbation import Perturbation as Perturbation
+from .perturbation import perturbation_test as perturbation_test
+from .randomisation import Randomisation as Randomisation
+from .randomisation import randomisation_test as randomisation_test
+from .result import Faithfulness as Faithfulness
+from .run import evaluate_heatmaps as evaluate_heatmaps
+from .segmentation import Segmentation as Segmentation
+from .segmentation import evaluate_segmentation as evaluate_segmentation

@@ -1,0 +1,11 @@
+from .lens import ClassLens as ClassLens
+from .lens import class_lens as class_lens
+from .measures import class_change_by_sublayer as class_change_by_sublayer
+from .measures import class_similarity_change_rate as class_similarity_change_rate
+from .measures import identifiability as identifiability
+from .measures import identifiability_rate as identifiability_rate
+from .measures import residual_composition as residual_composition
+from .probes import ProbeFit as ProbeFit
+from .probes import Probes as Probes
+from .trace import ClassTrace as ClassTrace
+from .trace import class_trace as class_trace

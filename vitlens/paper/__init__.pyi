@@ -1,0 +1,2 @@
+from .run import run_study as run_study
+from .settings import StudySettings as StudySettings
