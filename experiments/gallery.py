@@ -172,7 +172,7 @@ def heatmaps(subject: Subject) -> Figures:
     model, images, labels = subject.model, subject.images[:1], subject.labels[:1]
     pixels = subject.pixels[0]
     found = cache(lambda: {name: vitlens.heatmap(model, images, labels, method=name) for name in METHODS})
-    gradient = cache(lambda: vitlens.heatmaps.projection_gradient(model, images, labels))
+    gradient = cache(lambda: vitlens.heatmap(model, images, labels, method="projection_gradient", keep="block"))
     several = slice(0, 6)
     few = slice(0, 12)
     faithful = cache(
@@ -204,9 +204,9 @@ def heatmaps(subject: Subject) -> Figures:
         "removal": removal,
         "overlay": lambda: plots.heatmap_overlay(pixels, found()["grad_cam"].values[0], "Grad-CAM"),
         "methods": comparison,
-        "projection gradient": lambda: plots.importance_maps(gradient(), pixels),
+        "projection gradient": lambda: plots.heatmap_by_part(gradient(), pixels),
         "perturbation": lambda: plots.perturbation_of_batch(
-            vitlens.faithfulness.perturbation_test(model, images, gradient().heatmap()[:, 0], labels, n_steps=8)
+            vitlens.faithfulness.perturbation_test(model, images, gradient().patches(), labels, n_steps=8)
         ),
         "faithfulness": lambda: faithfulness_plots.faithfulness_curves(faithful()),
         "table of faithfulness": lambda: faithfulness_plots.faithfulness_table(faithful()),

@@ -115,6 +115,13 @@ def check_count(value: Any, name: str, least: int = 1) -> int:
     return operator.index(value)
 
 
+def bar_hidden(progress: bool | None, n_batches: int | None) -> bool | None:
+    """tqdm's `disable`: by default a bar is shown on a terminal only (None), and only where it has more than one step."""
+    if progress is None:
+        return True if n_batches is not None and n_batches < 2 else None
+    return not progress
+
+
 def whole(least: int | None = None) -> Check:
     """A whole number, as generators and tensors take it."""
     ends = "" if least is None else f" of at least {least}"
@@ -245,7 +252,7 @@ LEAST = {
 BY_NAME: dict[str, Check] = {
     **dict.fromkeys(("classes", "baseline_classes"), classes),
     **dict.fromkeys(("hook", "hook_out"), hook),
-    **dict.fromkeys(("site", "sites", "methods", "metrics", "directions"), names),
+    **dict.fromkeys(("site", "sites", "methods", "metrics", "perturbations", "keep"), names),
     "metric": metric,
     "masks": masks,
     "path": path,

@@ -235,7 +235,7 @@ def test_pairs_of_methods(result):
 
 def test_who_is_better(plain, images_of):
     images = images_of(plain, 8)
-    true = heatmap(plain, images, method="occlusion", fill="blur", warn=False).patches()
+    true = heatmap(plain, images, method="occlusion", replacement="blur", warn=False).patches()
     found = score(plain, images, heatmaps={"true": true, "false": -true}, metrics=["deletion", "insertion"], n_steps=9)
     paired = found.paired("false", "true")
     assert paired.loc["deletion", "difference"] > 0 > paired.loc["insertion", "difference"]

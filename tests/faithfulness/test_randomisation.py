@@ -69,7 +69,7 @@ def test_the_metric_maps_again_with_fresh_weights(model, images):
 
 
 def test_a_map_of_pictures_that_were_not_kept_is_not_made_again(model, images):
-    other = heatmap(model, images, 1, method="patching_effect", corrupted=images.flip(0), warn=False)
+    other = heatmap(model, images, 1, method="patching_effect", replacement=images.flip(0), warn=False)
     found = evaluate_heatmaps(model, images, 1, other, metrics="randomisation", baselines=False, progress=False)
     assert found.values.isnan().all()
 

@@ -17,10 +17,9 @@ import pytest
 import torch
 from PIL import Image as PILImage
 
-from vitlens import HookedViT, InputError, ablate_tokens, knockout_attention
+from vitlens import HookedViT, InputError, ablate_tokens, heatmap, knockout_attention
 from vitlens.demo import demo_folder, load_demo_model, load_demo_pictures
 from vitlens.faithfulness import perturbation_test
-from vitlens.heatmaps import gradient_rollout, projection_gradient
 from vitlens.lens import class_trace, identifiability, residual_composition
 from vitlens.memories import key_value_agreement
 from vitlens.paper.run import EXPERIMENTS, run_study
@@ -83,8 +82,8 @@ def test_tables_agree_with_the_library(everything, model, same_pictures):
 
     areas = tables["perturbation_areas"].set_index(["method", "direction"])["accuracy_area"]
     maps = {
-        "projection_gradient": projection_gradient(model, images, labels).values[:, 0].sum(dim=(1, 2)).detach(),
-        "gradient_rollout": gradient_rollout(model, images, labels).values[:, 0],
+        method: heatmap(model, images, labels, method=method, warn=False).patches()
+        for method in ("projection_gradient", "gradient_rollout")
     }
     for method, importance in maps.items():
         test = perturbation_test(model, images, importance, labels, n_steps=4)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,13 +76,13 @@ def _named(heatmaps: Maps) -> dict[str, Map]:
     return named
 
 
-def method_map(bench: Bench, method: str, progress: bool = False, **options: object) -> Heatmap:
+def method_map(bench: Bench, method: str, progress: bool = False, **options: Any) -> Heatmap:
     """The bench's pictures by one of the methods."""
     return _mapped(bench, method, options, progress, bench.model)
 
 
 def _mapped(
-    bench: Bench, method: str, options: Mapping[str, object], progress: bool, model: HookedViT
+    bench: Bench, method: str, options: Mapping[str, Any], progress: bool, model: HookedViT
 ) -> Heatmap:  # fmt: skip
     return heatmap(
         model, bench.images, bench.classes, method=method, batch_size=bench.rows_of_maps, warn=False, progress=progress,

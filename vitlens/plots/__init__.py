@@ -20,7 +20,6 @@ from vitlens.faithfulness.result import Faithfulness
 from vitlens.faithfulness.segmentation import Segmentation
 from vitlens.features.attribution import FeatureAttribution
 from vitlens.features.top_examples import TopPatches
-from vitlens.heatmaps.methods.saliency import Importance
 from vitlens.heatmaps.run import Heatmap
 from vitlens.lens.lens import ClassLens
 from vitlens.patching.interventions import Intervention
@@ -41,7 +40,7 @@ from vitlens.plots.faithfulness import (
     segmentation_table,
 )
 from vitlens.plots.features import feature_bars, feature_card
-from vitlens.plots.heatmaps import heatmap_comparison, heatmap_figure, heatmap_overlay, importance_maps
+from vitlens.plots.heatmaps import heatmap_by_part, heatmap_comparison, heatmap_figure, heatmap_overlay
 from vitlens.plots.lens import class_maps, lens_trajectory, predictions, token_classes
 from vitlens.plots.mosaic import class_mosaic
 from vitlens.plots.patching import patching_board, patching_figure, patching_maps, path_board
@@ -72,10 +71,10 @@ __all__ = [
     "faithfulness_table",
     "feature_bars",
     "feature_card",
+    "heatmap_by_part",
     "heatmap_comparison",
     "heatmap_figure",
     "heatmap_overlay",
-    "importance_maps",
     "lens_trajectory",
     "patching_board",
     "patching_maps",
@@ -136,10 +135,11 @@ def _(result: AttributionMeans, **options: Any) -> go.Figure:
 
 @plot.register
 def _(result: Heatmap, pixels: Any = None, **options: Any) -> go.Figure:
-    """The map over its picture, which must be given."""
+    """The map over its picture, which must be given; block by block, or head by head, where these are kept."""
     if pixels is None:
         raise InputError("a heatmap is drawn over its picture: pass pixels=model.to_pixels(images)[0]")
-    return heatmap_figure(result, pixels, **options)
+    draw = heatmap_by_part if result.values.ndim > 3 else heatmap_figure
+    return draw(result, pixels, **options)
 
 
 @plot.register
@@ -177,14 +177,6 @@ def _(result: TopPatches, pixels: Any = None, feature: int | None = None, **opti
 @plot.register
 def _(result: FeatureAttribution, **options: Any) -> go.Figure:
     return feature_bars(result, **options)
-
-
-@plot.register
-def _(result: Importance, pixels: Any = None, **options: Any) -> go.Figure:
-    """Maps over the picture, which must be given."""
-    if pixels is None:
-        raise InputError("a heatmap is drawn over its picture: pass pixels=model.to_pixels(images)[0]")
-    return importance_maps(result, pixels, **options)
 
 
 @plot.register

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from vitlens.data.class_names import short_name
 from vitlens.errors import InputError
-from vitlens.heatmaps.methods.saliency import Importance
-from vitlens.heatmaps.run import Heatmap, find_method
+from vitlens.heatmaps.registry import PARTS
+from vitlens.heatmaps.run import Heatmap
 from vitlens.plots.shared.artefacts import hatch
 from vitlens.plots.shared.picture import Pixels, add_picture, aspect, keep_shape, map_tiles, patch_heatmap, picture_uri
 from vitlens.plots.shared.style import (
@@ -24,7 +24,6 @@ from vitlens.plots.shared.style import (
     colorbar,
     diverging,
     finish,
-    symmetric,
     text,
 )
 
@@ -79,11 +78,11 @@ def heatmap_figure(heatmap: Heatmap, pixels: Pixels, image: int = 0) -> go.Figur
     if not heatmap.method.class_specific:
         facts.append("knows no class")
     if heatmap.completeness_gap is not None:
-        sum_, gap = heatmap.values[image].sum().item(), heatmap.completeness_gap[image].item()
+        sum_, gap = heatmap.patches()[image].sum().item(), heatmap.completeness_gap[image].item()
         facts.append(f"sum {sum_:+.3f} of {sum_ - gap:+.3f}")
     return heatmap_overlay(
         pixels,
-        heatmap.values[image].cpu(),
+        heatmap.maps()[image].cpu(),
         heatmap.title(image),
         signed=heatmap.method.signed,
         subtitle="; ".join(facts),
@@ -200,27 +199,26 @@ def _warn(figure: go.Figure, warning: str, row: int, col: int, letters: int) -> 
     )  # fmt: skip
 
 
-def importance_maps(result: Importance, pixels: Pixels, image: int = 0, position: int = 0) -> go.Figure:
-    """Figure 11: a heatmap over the picture: block by block where the result has blocks, and their sum."""
-    method = result.settings["method"].replace("_", " ")
-    maps, titles = result.heatmap()[image, position][None], [method]
-    if "block" in result.axes:
-        by_block = result.values[image, position].sum(dim=1).unflatten(-1, tuple(result.grid))
-        maps = torch.cat([by_block, maps])
-        titles = [*(f"block {block}" for block in result.axes["block"]), "sum over blocks"]
-    name = text(short_name(result.class_label(image, position)))
-    signed = find_method(result.settings["method"]).signed
-    end = symmetric(maps.float())
-    colours = diverging(maps.float().cpu()) if signed else {"colorscale": SEQUENTIAL, "zmin": 0.0, "zmax": end}
+def heatmap_by_part(heatmap: Heatmap, pixels: Pixels, image: int = 0) -> go.Figure:
+    """Figure 11: the map of one picture over it block by block (or head by head, where only heads are kept), and the sum.
+
+    Raises:
+        InputError: a heatmap of which neither blocks nor heads are kept.
+    """
+    part = next((name for name in PARTS if name in heatmap.axes), None)
+    if part is None:
+        raise InputError('this heatmap is one map: blocks are kept by heatmap(…, keep="block")')
+    values = heatmap.values[image].float()
+    of_parts = values.sum(dim=1) if values.ndim == 4 else values
+    maps = torch.cat([of_parts, heatmap.maps()[image].float()[None]])
+    titles = [*(f"{part} {number}" for number in heatmap.axes[part]), f"sum over {part}s"]
     figure = map_tiles(
-        maps.float(), titles, pixels, "%{z:.4g}", result.quantity, columns=max(3, min(6, len(titles))), **colours
+        maps, titles, pixels, "%{z:.4g}", heatmap.quantity, columns=max(3, min(6, len(titles))), **diverging(maps.cpu())
     )  # fmt: skip
-    meaning = (
-        "red: speaks for the class, blue: against it" if signed else "without a sign: how much, not for or against"
-    )
+    name = text(short_name(heatmap.class_label(image)))
     return finish(
         figure,
-        f"Which patches “{name}” came from: {method}",
-        f"{text(result.settings['model'])}; {meaning}",
+        f"Which patches “{name}” came from: {text(heatmap.method.title)}",
+        f"{text(heatmap.settings['model'])}; red: speaks for the class, blue: against it",
         margin={"l": 10, "r": 20, "t": 92, "b": 10},
     )

@@ -22,7 +22,6 @@ HOMES = {
     "Faithfulness": "vitlens.faithfulness.result",
     "FeatureAttribution": "vitlens.features.attribution",
     "Heatmap": "vitlens.heatmaps.run",
-    "Importance": "vitlens.heatmaps.methods.saliency",
     "Intervention": "vitlens.patching.interventions",
     "NeuronAttribution": "vitlens.attribution.results",
     "PatchAttribution": "vitlens.attribution.results",

@@ -63,9 +63,7 @@ class ClassSpace(nn.Module):
         """Raises InputError where there is no classifier, before any work is done."""
         self.classifiers  # noqa: B018
 
-    def require_choice(
-        self, quantity: str, instead: str = 'ask for the logit, e.g. target="logit" or metric="logit"'
-    ) -> None:
+    def require_choice(self, quantity: str, instead: str = 'ask for the logit: metric="logit"') -> None:
         """Raises InputError unless the model chooses among at least two classes, as `quantity` ("a rank") needs.
 
         The softmax over one output is 1 and its rank is 0 whatever the model computes, and so are all ranks among classes

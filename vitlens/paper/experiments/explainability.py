@@ -14,8 +14,8 @@ from vitlens.data.class_names import short_name
 from vitlens.data.decoding import decode_rows
 from vitlens.faithfulness.perturbation import area, removal_steps, remove_in_order
 from vitlens.heatmaps.methods.baselines import random_importance
-from vitlens.heatmaps.methods.saliency import ProjectionGradientObserver, gradient_rollout
-from vitlens.heatmaps.run import find_method
+from vitlens.heatmaps.methods.projection_gradient import ProjectionGradientObserver
+from vitlens.heatmaps.run import find_method, heatmap
 from vitlens.model.hooks.hook_points import Hooks
 from vitlens.paper.experiment import Arrays, Batch, Experiment, Tables
 from vitlens.paper.store import Records
@@ -41,7 +41,9 @@ class Explainability(Experiment):
             maps = self._observer.importance(target[:, None], loss)[:, 0].sum(dim=(1, 2))
         del self._observer
         with one_thread():
-            rollout = gradient_rollout(self.model, batch.images, target).values[:, 0]
+            rollout = heatmap(
+                self.model, batch.images, target, method="gradient_rollout", warn=False, progress=False
+            ).patches()
         importance = {"projection_gradient": maps, "gradient_rollout": rollout}
         found: Arrays = {}
         for method, values in importance.items():

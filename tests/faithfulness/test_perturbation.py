@@ -1,86 +1,13 @@
-"""Closed forms against autograd, rollout against whole matrices, removal against a loop."""
+"""Removal in order against a loop over pictures and steps, and the area under its curve."""
 
 import numpy as np
 import pytest
 import torch
 from variants import VARIANTS
 
-from vitlens import HookedViT, InputError
+from vitlens import HookedViT, InputError, heatmap
 from vitlens.faithfulness.perturbation import area, perturbation_test, removal_steps
 from vitlens.heatmaps.methods.baselines import random_importance
-from vitlens.heatmaps.methods.saliency import gradient_rollout, projection_gradient
-
-
-def gradient_by_autograd(model, images, classes, loss):
-    """−∂ℓ/∂pattern, summed over the loss of every row that is read and averaged over them: all through the network's own
-    steps, one block at a time with the pattern as a free variable."""
-    maps = []
-    for block in range(model.cfg.n_layers):
-        seen = {}
-
-        def free(pattern, hook, seen=seen):
-            seen["pattern"] = pattern.detach().requires_grad_()
-            return seen["pattern"]
-
-        def out(value, hook, seen=seen):
-            seen["out"] = value
-
-        model.run_with_hooks(
-            images,
-            fwd_hooks=[(f"blocks.{block}.attn.hook_pattern", free), (f"blocks.{block}.hook_attn_out", out)],
-        )
-        tokens = list(range(seen["out"].shape[1]))[model.read_tokens]
-        logits = model.project(seen["out"][:, tokens], tokens)
-        wanted = classes[:, None].expand(-1, len(tokens)).flatten()
-        flat = logits.flatten(0, 1)
-        if loss == "logit":
-            value = -flat.gather(1, wanted[:, None]).sum()
-        elif loss == "cross_entropy":
-            value = torch.nn.functional.cross_entropy(flat, wanted, reduction="sum")
-        else:
-            value = torch.nn.functional.cross_entropy(flat.softmax(-1), wanted, reduction="sum")
-        gradient = torch.autograd.grad(value, seen["pattern"])[0]
-        maps.append(-gradient[:, :, tokens].mean(dim=2)[..., model.cfg.n_prefix_tokens :])
-    return torch.stack(maps, dim=1)
-
-
-@pytest.mark.parametrize("loss", ["cross_entropy", "logit", "double_softmax"])
-def test_closed_form_equals_autograd(classifier, images_of, loss):
-    images, classes = images_of(classifier, 2), torch.tensor([1, 4])
-    with torch.enable_grad():
-        expected = gradient_by_autograd(classifier, images, classes, loss)
-    found = projection_gradient(classifier, images, classes, loss=loss)
-    tolerance = max(expected.abs().max().item(), 1e-12) * 1e-9
-    torch.testing.assert_close(found.values[:, 0].detach(), expected, rtol=1e-9, atol=tolerance)
-
-
-def test_several_classes_at_once(plain, images_of):
-    images = images_of(plain, 2)
-    both = projection_gradient(plain, images, [1, 4], blocks=[2])
-    alone = projection_gradient(plain, images, 4, blocks=[2])
-    assert both.axes["block"] == [2]
-    torch.testing.assert_close(both.values[:, 1], alone.values[:, 0])
-    compat = projection_gradient(plain, images, 4, blocks=[2], paper_compat=True)
-    assert compat.settings["loss"] == "double_softmax"
-
-
-def test_rollout_equals_whole_matrices(plain, images_of):
-    images = images_of(plain, 2)
-    patterns = {}
-
-    def keep(pattern, hook):
-        pattern.retain_grad()
-        patterns[int(hook.name.split(".")[1])] = pattern
-
-    with torch.enable_grad():
-        logits = plain.run_with_hooks(images, fwd_hooks=[("pattern", keep)])
-        logits[:, 3].sum().backward()
-    rollout = torch.eye(10, dtype=torch.float64).expand(2, 10, 10)
-    for block in range(3):
-        weighted = (patterns[block].grad * patterns[block]).clamp(min=0).mean(dim=1)
-        rollout = rollout + weighted @ rollout
-    found = gradient_rollout(plain, images, 3)
-    torch.testing.assert_close(found.values[:, 0], rollout[:, 0, 1:].detach(), rtol=1e-9, atol=1e-15)
 
 
 def test_perturbation_equals_one_picture_and_step_at_a_time(classifier, images_of):
@@ -144,8 +71,6 @@ def test_wrong_perturbations(plain, images_of):
     ]:
         with pytest.raises(InputError, match=sentence):
             perturbation_test(plain, images, importance, **options)
-    with pytest.raises(InputError, match="cross_entropy"):
-        projection_gradient(plain, images, loss="hinge")
     wide = HookedViT.from_timm(VARIANTS["wide_picture"]())
     pictures = images_of(wide, 1)
     order = torch.arange(8.0).reshape(1, 2, 4)
@@ -165,11 +90,9 @@ def test_pictures_are_run_so_many_at_a_time(plain, images_of):
     order = random_importance(range(5), 9)
     seen = []
     calls = [
-        lambda **options: projection_gradient(plain, images, labels, **options),
-        lambda **options: projection_gradient(plain, images, "all", **options),
-        lambda **options: projection_gradient(plain, images, **options),
-        lambda **options: gradient_rollout(plain, images, [1, 2], **options),
-        lambda **options: gradient_rollout(plain, images, labels, **options),
+        lambda **options: heatmap(plain, images, labels, method="projection_gradient", warn=False, **options),
+        lambda **options: heatmap(plain, images, method="projection_gradient", warn=False, **options),
+        lambda **options: heatmap(plain, images, labels, method="gradient_rollout", warn=False, **options),
         lambda **options: perturbation_test(plain, images, order, **options),
         lambda **options: perturbation_test(plain, images, order.numpy(), labels, n_steps=4, **options),
     ]
@@ -183,4 +106,4 @@ def test_pictures_are_run_so_many_at_a_time(plain, images_of):
             assert torch.equal(apart.classes, together.classes)
     assert max(seen) == 2
     with pytest.raises(InputError, match="one row of indices per picture"):
-        gradient_rollout(plain, images, labels[:2], batch_size=2)
+        heatmap(plain, images, labels[:2], method="gradient_rollout", batch_size=2)
