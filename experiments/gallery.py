@@ -177,8 +177,8 @@ def heatmaps(subject: Subject) -> Figures:
     few = slice(0, 12)
     faithful = cache(
         lambda: evaluate_heatmaps(
-            model, subject.images[few], subject.labels[few], ["gradient_rollout", "raw_attention"],
-            metrics=["deletion", "insertion", "negative", "positive"], n_steps=6, seeds=1, progress=False,
+            model, subject.images[few], subject.labels[few], heatmaps=["gradient_rollout", "raw_attention"],
+            metrics=["deletion", "insertion", "negative", "positive"], n_steps=6, n_draws=1, progress=False,
         )
     )  # fmt: skip
     masks = _some_masks(subject)
@@ -206,13 +206,16 @@ def heatmaps(subject: Subject) -> Figures:
         "methods": comparison,
         "projection gradient": lambda: plots.heatmap_by_part(gradient(), pixels),
         "perturbation": lambda: plots.perturbation_of_batch(
-            vitlens.faithfulness.perturbation_test(model, images, gradient().patches(), labels, n_steps=8)
+            vitlens.faithfulness.perturbation_test(
+                model, images, labels, importance=gradient().patches(), n_steps=8
+            )
         ),
         "faithfulness": lambda: faithfulness_plots.faithfulness_curves(faithful()),
         "table of faithfulness": lambda: faithfulness_plots.faithfulness_table(faithful()),
         "segmentation": lambda: faithfulness_plots.segmentation_table(
             vitlens.faithfulness.evaluate_segmentation(
-                model, subject.images[several], masks[several], subject.labels[several], ["gradient_rollout"], seeds=1,
+                model, subject.images[several], subject.labels[several], masks=masks[several],
+                heatmaps=["gradient_rollout"], n_draws=1,
                 progress=False,
             )
         ),
@@ -238,7 +241,7 @@ def _randomised(subject: Subject) -> Figures:
     pictures = (subject.images[:3], subject.labels[:3])
     return {
         "randomised weights": lambda: faithfulness_plots.randomisation_curves(
-            vitlens.faithfulness.randomisation_test(subject.model, *pictures, methods, progress=False)
+            vitlens.faithfulness.randomisation_test(subject.model, *pictures, methods=methods, progress=False)
         )
     }
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from public import public
 from variants import build
 
@@ -118,12 +119,20 @@ BY_NAME: dict[str, list[Any]] = {
     "seed": [None, 1.7, True, NAN, -1, "nonsense", [], Thing()],
     **dict.fromkeys(["level", "threshold", "noise_scale", "scale"], NUMBER),
     **dict.fromkeys(["how", "method", "direction", "part", "orientation", "coefficients", "unit", "loss"], NAME),
-    **dict.fromkeys(["cka_tokens", "mode", "space", "fill"], NAME),
+    **dict.fromkeys(["cka_tokens", "mode", "space"], NAME),
     **{name: [None, *RESULT] for name in ("lens", "scores", "circuit", "sae")},
     **dict.fromkeys(["progress", "signed", "paper_compat", "one_per_picture", "downstream", "normalise"], FLAG),
     **dict.fromkeys(["record", "error_term", "baselines", "warn", "except_self", "some_may_be_empty"], FLAG),
     "resume": RESULT,
 }
+
+
+def _folder_of_pictures() -> str:
+    """Two pictures whose names begin with their class."""
+    folder = tempfile.mkdtemp()
+    for label in (0, 1):
+        Image.new("RGB", (32, 32), (90 * label, 80, 70)).save(f"{folder}/{label}_picture.png")
+    return folder
 
 
 def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
@@ -190,6 +199,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "evaluate_sae": {**dictionary, "images": images, **quiet},
         "explore": {**about, "names": ["one", "two"], **quiet},
         "evaluate_heatmaps": {**about, "heatmaps": torch.rand(2, 2, 2), "masks": masks, "n_steps": 2, **quiet},
+        "evaluate_heatmaps_over_data": None,
         "feature_attribution": {**dictionary, "images": images, **quiet},
         "find_circuit": {"model": model, "scores": scores, "n_edges": 20},
         "find_register_neurons": {**about, "threshold": 1.01, **quiet},
@@ -204,7 +214,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "patch": {"row": 0, "column": 0},
         "path_patching": {**pair, "senders": "a0.h0", "tokens": "object", "masks": masks, **quiet},
         "permutation_test": {"inside": numbers, "outside": numbers + 1, "n": 20},
-        "perturbation_test": {**about, "importance": torch.rand(2, 2, 2), "n_steps": 2},
+        "perturbation_test": {**about, "importance": torch.rand(2, 2, 2), "n_steps": 2, **quiet},
         "randomisation_test": {**about, "methods": "attention_rollout", **quiet},
         "read_memories": {"model": model, "block": 0},
         "register_shift": {**about, "neurons": neurons, **quiet},
@@ -231,6 +241,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "SparseAutoencoder": None,
         "Transcoder": None,
     }
+    few = {"classes": "label", "methods": "legrad", "metrics": "deletion", "n_steps": 2, "n_draws": 1, "chunk_size": 2}
     calls = {}
     for name, function in public().items():
         if name in named:
@@ -258,6 +269,11 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "model.with_fresh_weights": (model.with_fresh_weights, {}),
         "model.set_class_embeddings": (
             lambda **given: model.with_class_embeddings(**given), {"weight": torch.randn(3, 16), "scale": 2.0}
+        ),
+        # Each call in a folder of its own: scores of other settings are refused.
+        "evaluate_heatmaps_over_data": (
+            lambda **given: vitlens.faithfulness.evaluate_heatmaps_over_data(folder=tempfile.mkdtemp(dir="."), **given),
+            {"model": model, "images": _folder_of_pictures(), "batch_size": 2, "workers": 1, **few, **quiet},
         ),
         "Result.summary": (vitlens.activation_patching(**pair, **quiet).summary, {"n": 20}),
         "Circuit": (vitlens.circuits.Circuit, {"edges": circuit.edges, "model_name": "vit"}),
@@ -295,6 +311,7 @@ ELSEWHERE: dict[tuple[str, str], list[Any]] = {
     ],
     ("model.run_with_cache", "names_filter"): [5, 1.7, True, NAN, "nonsense", [], [5], Thing()],
     ("read_memories", "block"): ONE_PLACE,
+    ("evaluate_heatmaps_over_data", "classes"): [None, *CLASSES],
     ("top_memory_patches", "block"): ONE_PLACE,
     ("identifiability_rate", "block"): ONE_PLACE,
     ("ablation_hooks", "places"): [

@@ -244,7 +244,7 @@ def short(value: Any) -> str:
 #: The least of numbers that have one wherever an argument is called so.
 LEAST = {
     **dict.fromkeys(("batch_size", "k", "n", "steps", "n_steps", "top_k", "n_images", "n_registers"), 1),
-    **dict.fromkeys(("n_memories", "n_features", "n_classes", "cka_rows", "workers"), 1),
+    **dict.fromkeys(("n_memories", "n_features", "n_classes", "cka_rows", "workers", "n_draws", "chunk_size"), 1),
     **dict.fromkeys(("similarity_queries", "height", "width"), 1),
     **dict.fromkeys(("n_examples", "seeds", "seed", "row", "column", "noise_scale"), 0),
 }

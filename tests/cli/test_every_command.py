@@ -150,7 +150,7 @@ def test_heatmap(run, case):
 
 
 def test_heatmap_by_default_and_its_faithfulness(run, demo):
-    done = run("heatmap", AGREEING, CONFLICTING, "--faithfulness", "--steps", 3, "--json")
+    done = run("heatmap", AGREEING, CONFLICTING, "--faithfulness", "--n-steps", 3, "--json")
     assert (done.code, done.stderr) == (0, "")
     pictures = [AGREEING, CONFLICTING]
     maps = {"token_mask": vitlens.heatmap(demo, pictures)}

@@ -185,11 +185,13 @@ def test_masks_are_taken_in_every_form(unchecked, model, files):
     lens = class_lens(model, images, tokens="object", masks=files / "plain.png")
     assert lens.axes["token"] == [model.cfg.token_label(i) for i in expected[0].nonzero()[:, 0].tolist()]
     scores = evaluate_heatmaps(
-        model, images, 1, "raw_attention", metrics="patch_auroc", masks=both, baselines=False, progress=False
+        model, images, 1, heatmaps="raw_attention", metrics="patch_auroc", masks=both, baselines=False, progress=False
     )
     assert scores.values.shape == (1, 1, 2)
     assert (
-        evaluate_segmentation(model, images, both, 1, "raw_attention", baselines=False, progress=False).values.shape[-1]
+        evaluate_segmentation(
+            model, images, 1, masks=both, heatmaps="raw_attention", baselines=False, progress=False
+        ).values.shape[-1]
         == 2
     )
     masks = model.read_masks(both)
@@ -245,11 +247,14 @@ def test_void_in_scores(model):
     void[:, :, 32:] = True
     maps = torch.tensor([[[3.0, 2, 9], [1, 0, 8], [2, 1, 7]]], dtype=torch.float64)
     options = {"baselines": False, "progress": False}
-    found = evaluate_segmentation(model, images, Masks(inside, void), 1, {"map": maps}, **options)
+    found = evaluate_segmentation(model, images, 1, masks=Masks(inside, void), heatmaps={"map": maps}, **options)
     counts = dict(zip(found.axes["number"], found.values[0, :, 0].tolist(), strict=True))
     assert sum(counts[name] for name in list(counts)[:4]) == 48 * 32
     assert counts["patch_auroc"] == 1
-    assert evaluate_segmentation(model, images, inside, 1, {"map": maps}, **options).values[0, 5, 0] == 5 / 8
+    assert (
+        evaluate_segmentation(model, images, 1, masks=inside, heatmaps={"map": maps}, **options).values[0, 5, 0]
+        == 5 / 8
+    )
     bench = bench_of(model, images, 1, batch_size=1)
     scored = ScoredMap(maps.flatten(1))
     assert patch_auroc(bench, scored, Masks(inside, void)).item() == 1

@@ -17,7 +17,7 @@ def test_perturbation_equals_one_picture_and_step_at_a_time(classifier, images_o
     importance = random_importance([0, 1], n_patches, seed=3)
     labels = torch.tensor([2, 0])
     steps = removal_steps(n_patches, 5)
-    result = perturbation_test(classifier, images, importance, labels, n_steps=5)
+    result = perturbation_test(classifier, images, labels, importance=importance, n_steps=5)
     assert result.axes["removed"] == [step / n_patches for step in steps]
     with torch.no_grad():
         stream = classifier(images, stop_at_layer=0)
@@ -58,10 +58,10 @@ def test_wrong_perturbations(plain, images_of):
     for importance, options, sentence in [
         (torch.zeros(1, 5), {}, r"\[1, 9\]"),
         (torch.full((1, 9), float("nan")), {}, "NaN"),
-        (torch.zeros(1, 9), {"directions": ["up"]}, "negative or positive"),
+        (torch.zeros(1, 9), {"perturbations": ["up"]}, "negative or positive"),
         (torch.zeros(1, 9), {"n_steps": 0}, "n_steps is a whole number of at least 1"),
         (torch.zeros(1, 9), {"n_steps": True}, "n_steps is a whole number"),
-        (torch.zeros(1, 9), {"directions": []}, "at least one direction"),
+        (torch.zeros(1, 9), {"perturbations": []}, "at least one perturbation"),
         (torch.zeros(1, 9), {}, "the same for all patches"),
         (torch.zeros(9), {}, r"\[1, 9\] or \[1, 3, 3\], not \[9\]"),
         (torch.zeros(1, 1, 9), {}, r"not \[1, 1, 9\]"),
@@ -70,15 +70,16 @@ def test_wrong_perturbations(plain, images_of):
         (torch.arange(9.0)[None], {"classes": [1, 2]}, "one class per picture, not 2"),
     ]:
         with pytest.raises(InputError, match=sentence):
-            perturbation_test(plain, images, importance, **options)
+            perturbation_test(plain, images, importance=importance, **options)
     wide = HookedViT.from_timm(VARIANTS["wide_picture"]())
     pictures = images_of(wide, 1)
     order = torch.arange(8.0).reshape(1, 2, 4)
-    assert perturbation_test(wide, pictures, order).values.shape == (2, 1, 9)
+    assert perturbation_test(wide, pictures, importance=order).values.shape == (2, 1, 9)
     with pytest.raises(InputError, match=r"\[1, 2, 4\], not \[1, 4, 2\]"):
-        perturbation_test(wide, pictures, order.mT)
+        perturbation_test(wide, pictures, importance=order.mT)
     one, both = (
-        perturbation_test(wide, pictures, order, directions=way) for way in ("positive", ("negative", "positive"))
+        perturbation_test(wide, pictures, importance=order, perturbations=way)
+        for way in ("positive", ("negative", "positive"))
     )
     assert torch.equal(one.probabilities[0], both.probabilities[1])
     with pytest.raises(InputError, match="at least one picture and one patch"):
@@ -93,8 +94,8 @@ def test_pictures_are_run_so_many_at_a_time(plain, images_of):
         lambda **options: heatmap(plain, images, labels, method="projection_gradient", warn=False, **options),
         lambda **options: heatmap(plain, images, method="projection_gradient", warn=False, **options),
         lambda **options: heatmap(plain, images, labels, method="gradient_rollout", warn=False, **options),
-        lambda **options: perturbation_test(plain, images, order, **options),
-        lambda **options: perturbation_test(plain, images, order.numpy(), labels, n_steps=4, **options),
+        lambda **options: perturbation_test(plain, images, importance=order, **options),
+        lambda **options: perturbation_test(plain, images, labels, importance=order.numpy(), n_steps=4, **options),
     ]
     for call in calls:
         together = call()

@@ -22,11 +22,11 @@ ON_MAPS = {
         model, images, 1, method="projection_gradient", keep=("block", "head"), **options
     ).values,
     "perturbation_test": lambda model, images, **options: perturbation_test(
-        model, images, torch.arange(9.0).repeat(len(images), 1), 1, n_steps=3, **options
+        model, images, 1, importance=torch.arange(9.0).repeat(len(images), 1), n_steps=3, **options
     ).probabilities,
     "faithfulness": lambda model, images, **options: evaluate_heatmaps(
-        model, images, 1, ["grad_cam", "legrad"], metrics=["deletion", "positive", "road", "saco"], n_steps=3, seeds=1,
-        progress=False, **options,
+        model, images, 1, heatmaps=["grad_cam", "legrad"], metrics=["deletion", "positive", "road", "saco"], n_steps=3,
+        n_draws=1, progress=False, **options,
     ).values,
 }  # fmt: skip
 
@@ -266,7 +266,7 @@ def test_one_output_has_a_logit_and_nothing_else():
         assert heatmap(model, images, method=method, warn=False, **given).values.any(), method
     order = torch.arange(9.0).repeat(2, 1)
     for call in (
-        lambda: perturbation_test(model, images, order),
+        lambda: perturbation_test(model, images, importance=order),
         lambda: evaluate_heatmaps(model, images, heatmaps={"map": order}, progress=False),
         lambda: evaluate_heatmaps(model, images, heatmaps={"map": order}, metrics="infidelity", progress=False),
     ):
@@ -289,7 +289,7 @@ def test_maps_that_would_be_no_numbers_are_refused_with_the_reason():
         lambda: heatmap(model, images, method="legrad", batch_size=1),
         lambda: heatmap(model, images, 1, method="legrad", batch_size=1),
         lambda: evaluate_heatmaps(model, images, 1, progress=False),
-        lambda: perturbation_test(model, images, torch.arange(9.0).repeat(3, 1), 1),
+        lambda: perturbation_test(model, images, 1, importance=torch.arange(9.0).repeat(3, 1)),
         lambda: randomisation_test(model, images, 1, progress=False),
         lambda: heatmap(model, images, method="projection_gradient"),
         lambda: heatmap(model, images, 1, method="gradient_rollout"),
@@ -324,12 +324,12 @@ def test_a_map_that_is_the_same_everywhere_has_no_order():
     even = torch.arange(9.0).repeat(2, 1)
     even[0] = 0.5
     options = {"metrics": "all", "masks": masks, "n_steps": 3, "baselines": False, "progress": False}
-    found = evaluate_heatmaps(model, images, 1, {"even": even}, **options)
+    found = evaluate_heatmaps(model, images, 1, heatmaps={"even": even}, **options)
     for name, values in zip(found.axes["metric"], found.values[0], strict=True):
         assert values[0].isnan() == (name not in ("infidelity", "patch_auroc")), name
         assert values[1].isnan() == (name == "randomisation"), name
     with pytest.raises(InputError, match="picture 0 is the same for all patches"):
-        perturbation_test(model, images, even)
+        perturbation_test(model, images, importance=even)
 
 
 def test_numbers_that_are_none_are_refused():
@@ -370,7 +370,7 @@ def test_numbers_that_are_none_are_refused():
         ({"road_shares": [float("nan")]}, "between 0 and 1"),
     ]:
         with pytest.raises(InputError, match=sentence):
-            evaluate_heatmaps(model, images, 1, order, progress=False, **options)
+            evaluate_heatmaps(model, images, 1, heatmaps=order, progress=False, **options)
     for options, sentence in [({"seed": -1}, "at least 0"), ({"methods": []}, "at least one heatmap method")]:
         with pytest.raises(InputError, match=sentence):
             randomisation_test(model, images, 1, progress=False, **options)

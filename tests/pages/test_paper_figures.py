@@ -120,7 +120,7 @@ def test_results_plot_themselves_and_are_short_to_read(demo):
     assert len(heat.plot(pixels=model.to_pixels(images[:1])[0]).data) == 7
     with pytest.raises(InputError, match="pixels="):
         heat.plot()
-    test = perturbation_test(model, images[:2], heat.patches(), labels[:2], n_steps=4)
+    test = perturbation_test(model, images[:2], labels[:2], importance=heat.patches(), n_steps=4)
     shown = [t for t in test.plot().data if t.mode == "lines"]
     assert shown[0].y.tolist() == pytest.approx(test.values[0].mean(dim=0).tolist())
     ablated = ablate_tokens(model, images[:2], "context", labels[:2], masks=masks[:2])

@@ -80,15 +80,15 @@ def test_tables_agree_with_the_library(everything, model, same_pictures):
     found = rates.set_index(["part", "block"])["mean"]
     pd.testing.assert_series_equal(found.sort_index(), expected["agreement"].sort_index(), check_names=False, rtol=1e-4)
 
-    areas = tables["perturbation_areas"].set_index(["method", "direction"])["accuracy_area"]
+    areas = tables["perturbation_areas"].set_index(["method", "perturbation"])["accuracy_area"]
     maps = {
         method: heatmap(model, images, labels, method=method, warn=False).patches()
         for method in ("projection_gradient", "gradient_rollout")
     }
     for method, importance in maps.items():
-        test = perturbation_test(model, images, importance, labels, n_steps=4)
-        for i, direction in enumerate(("negative", "positive")):
-            assert areas[method, direction] == pytest.approx(test.areas()[i].mean().item(), abs=0.02)
+        test = perturbation_test(model, images, labels, importance=importance, n_steps=4)
+        for i, perturbation in enumerate(("negative", "positive")):
+            assert areas[method, perturbation] == pytest.approx(test.areas()[i].mean().item(), abs=0.02)
 
 
 def test_probes_read_more_than_chance_and_every_number_has_an_interval(everything):

@@ -98,7 +98,7 @@ class Faithfulness(Result):
         n, settings = len(self.axes["image"]), self.settings
         facts = [str(settings["model"]), f"{n} picture{'s' * (n != 1)}", f"{settings['classes']} class"]
         if {"deletion", "insertion"} & set(self.curve_names):
-            facts.append(f"fill {settings['fill']}")
+            facts.append(f"replacement {settings['replacement']}")
         return ", ".join(facts)
 
     def __str__(self) -> str:
