@@ -22,7 +22,7 @@ from vitlens.heatmaps.shared.rows import MOST_PICTURES, rows_at_once
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.gradients import outside_inference
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.patching.interventions import logits_of
+from vitlens.patching.whole_runs import logits_of
 from vitlens.results.result import Result
 
 

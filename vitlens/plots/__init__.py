@@ -23,7 +23,7 @@ from vitlens.features.top_examples import TopPatches
 from vitlens.heatmaps.methods.saliency import Importance
 from vitlens.heatmaps.run import Heatmap
 from vitlens.lens.lens import ClassLens
-from vitlens.patching.interventions import Intervention
+from vitlens.patching.results import Intervention
 from vitlens.plots.attention import attention_blocks, attention_grid, attention_mosaic, attention_overlay
 from vitlens.plots.attribution import (
     attribution_head_map,
