@@ -261,7 +261,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "model.set_class_embeddings": (
             lambda **given: model.with_class_embeddings(**given), {"weight": torch.randn(3, 16), "scale": 2.0}
         ),
-        "Result.summary": (vitlens.activation_patching(**pair, **quiet).summary, {"n": 20}),
+        "Result.summary": (vitlens.activation_patching(**pair, **quiet).summary, {"n_draws": 20}),
         "Circuit": (vitlens.circuits.Circuit, {"edges": circuit.edges, "model_name": "vit"}),
         "Circuit.from_json": (vitlens.circuits.Circuit.from_json, {"path": "no such file"}),
         "Result.load": (vitlens.Result.load, {"path": "no such file"}),
