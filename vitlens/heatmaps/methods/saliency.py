@@ -21,7 +21,7 @@ from vitlens.heatmaps.methods.gradient_rollout import GradientRollout
 from vitlens.heatmaps.shared.precision import careful, require_finite, require_finite_logits
 from vitlens.heatmaps.shared.rows import rows_at_once
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.hooks.hook_points import Hooks
+from vitlens.model.hooks.hook_points import Hooks, hook_name
 from vitlens.model.parts.attention import DifferentialAttention
 from vitlens.model.parts.block import AnyBlock, PostNormBlock
 from vitlens.model.runs.gradients import outside_inference
@@ -62,11 +62,11 @@ class ProjectionGradientObserver:
         for index in range(self.model.cfg.n_layers) if blocks is None else blocks:
             attn = self.model.blocks[index].attn
             differential = isinstance(attn, DifferentialAttention)
-            mixed = "hook_z_mixed" if differential else "hook_z_pre" if hasattr(attn, "hook_z_pre") else "hook_z"
-            found.append((f"blocks.{index}.attn.hook_v", self._keep(self.values, index)))
-            found.append((f"blocks.{index}.attn.{mixed}", self._keep(self.mixed, index, self.queries)))
+            mixed = "z_mixed" if differential else "z_pre" if hasattr(attn, "hook_z_pre") else "z"
+            found.append((hook_name(index, "attn.v"), self._keep(self.values, index)))
+            found.append((hook_name(index, f"attn.{mixed}"), self._keep(self.mixed, index, self.queries)))
             if attn.gate is not None:
-                found.append((f"blocks.{index}.attn.hook_gate", self._keep(self.gates, index, self.queries)))
+                found.append((hook_name(index, "attn.gate"), self._keep(self.gates, index, self.queries)))
         return found
 
     @staticmethod
