@@ -20,7 +20,8 @@ from vitlens.model.graph import read_head
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Hooks
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.patching.interventions import Intervention, first_pixels, known_values, logits_of, make_result
+from vitlens.model.runs.small_pictures import small_pictures
+from vitlens.patching.interventions import Intervention, known_values, logits_of, make_result
 from vitlens.patching.plan import Plan
 from vitlens.patching.sources import Given, Noise, OtherRun, Source, Zeros, mean_activations
 
@@ -101,7 +102,7 @@ def activation_ablation(
         quantity="change",
         settings=settings,
         grid=plan.grid,
-        pixels=first_pixels(model, pictures),
+        pixels=small_pictures(model, pictures),
     )
 
 

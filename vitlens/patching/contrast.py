@@ -13,7 +13,8 @@ from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.gradients import outside_inference
-from vitlens.patching.interventions import Intervention, first_pixels, known_values, logits_of, make_result
+from vitlens.model.runs.small_pictures import small_pictures
+from vitlens.patching.interventions import Intervention, known_values, logits_of, make_result
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -107,7 +108,7 @@ class Contrast:
             quantity="effect",
             settings=settings,
             grid=model.embed.grid(*self.target.shape[-2:]),
-            pixels=first_pixels(model, self.clean),
+            pixels=small_pictures(model, self.clean),
         )
 
     def settings(self, model: HookedViT, site: str | list[str], method: str) -> dict[str, Any]:

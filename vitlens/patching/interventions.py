@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from vitlens.arguments import checked
@@ -24,14 +24,13 @@ class Intervention(Result):
     """The metric of every patched run, `patched`, and of the run without: `target` [image].
 
     Axes are (metric), (site), block, tokens and/or head or neuron, image; those in brackets where several were asked for.
-    Cells of an interrupted sweep that were not reached are NaN. `pixels` is the first (clean) picture.
+    Cells of an interrupted sweep that were not reached are NaN.
     """
 
     patched: Float[Tensor, "..."]
     target: Float[Tensor, "*metric image"]
     grid: tuple[int, int] | list[int]
     metric_name: str
-    pixels: UInt8[Tensor, "height width 3"] | None = None
 
     @property
     def complete(self) -> bool:
@@ -177,11 +176,6 @@ def known_values(
     if different:
         raise InputError(f"the result to resume is of another sweep ({', '.join(different)} differ): leave resume= out")
     return resume.patched if "metric" in resume.axes else resume.patched[None]
-
-
-def first_pixels(model: HookedViT, pictures: Tensor) -> UInt8[Tensor, "height width 3"]:
-    """The first picture as bytes of colour, for figures to lie over."""
-    return (model.to_pixels(pictures[:1])[0].clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def logits_of(
