@@ -14,8 +14,6 @@ from vitlens.model.class_space.readout import ChosenReadout
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.edits import watch_edits
 from vitlens.model.hooks.hook_points import Reader
-from vitlens.model.parts.attention import DifferentialAttention
-from vitlens.model.parts.block import AnyBlock, PostNormBlock, written_by_heads
 
 #: By hook name, what is kept of the activation there.
 Wanted = dict[str, Callable[[Tensor], Tensor]]
@@ -91,7 +89,7 @@ def wanted_embedding(model: HookedViT, cut: Callable[[Tensor], Tensor]) -> Wante
 def wanted_heads(model: HookedViT, block: int, cut: Callable[[Tensor], Tensor]) -> Wanted:
     """What `written` needs to tell the heads of a block apart."""
     names = [f"blocks.{block}.attn.hook_z"]
-    if isinstance(model.blocks[block], PostNormBlock):
+    if model.blocks[block].norms_behind:
         names.append(f"blocks.{block}.ln1.hook_scale")
     return {name: cut for name in names}
 
@@ -99,7 +97,7 @@ def wanted_heads(model: HookedViT, block: int, cut: Callable[[Tensor], Tensor]) 
 def wanted_neurons(model: HookedViT, block: int, cut: Callable[[Tensor], Tensor]) -> Wanted:
     """What `written` needs to tell the neurons of a block apart."""
     names = [f"blocks.{block}.mlp.hook_post"]
-    if isinstance(model.blocks[block], PostNormBlock):
+    if model.blocks[block].norms_behind:
         names.append(f"blocks.{block}.ln2.hook_scale")
     return {name: cut for name in names}
 
@@ -109,7 +107,7 @@ def wanted_pattern(model: HookedViT, block: int) -> Wanted:
     attn, at = model.blocks[block].attn, f"blocks.{block}.attn"
     cut = first_tokens(n_read(model))
     wanted: Wanted = {f"{at}.hook_pattern": first_queries(n_read(model))}
-    if isinstance(attn, DifferentialAttention):
+    if attn.head_norm is not None:
         wanted[f"{at}.sub_norm.hook_scale"] = cut
     if attn.ln_z is not None:
         wanted[f"{at}.ln_z.hook_scale"] = cut
@@ -154,11 +152,11 @@ def written(model: HookedViT, kept: Kept) -> Iterator[Written]:
         if site in ("hook_attn_out", "hook_mlp_out"):
             yield _vectors([f"L{index} {site.split('_')[1]}"], index, activation)
         elif site == "attn.hook_z":
-            z, W_O, bias = written_by_heads(block, activation, kept.get(f"blocks.{index}.ln1.hook_scale"))
+            z, W_O, bias = block.written_by("attn", activation, kept.get(f"blocks.{index}.ln1.hook_scale"))
             yield Written("head", [f"L{index}H{head}" for head in range(len(W_O))], index, z, W_O)
             yield _vectors([f"L{index} attn bias"], index, bias)
         elif site == "mlp.hook_post":
-            post, W_out, bias = _written_by_neurons(block, activation, kept.get(f"blocks.{index}.ln2.hook_scale"))
+            post, W_out, bias = block.written_by("mlp", activation, kept.get(f"blocks.{index}.ln2.hook_scale"))
             names = [f"L{index} neuron {neuron}" for neuron in range(len(W_out))]
             yield Written("neuron", names, index, post[..., None], W_out[:, None])
             yield _vectors([f"L{index} mlp bias"], index, bias)
@@ -166,17 +164,3 @@ def written(model: HookedViT, kept: Kept) -> Iterator[Written]:
 
 def _vectors(labels: list[str], block: int, x: Float[Tensor, "image token d"]) -> Written:
     return Written("stream", labels, block, x[:, :, None])
-
-
-def _written_by_neurons(
-    block: AnyBlock, post: Float[Tensor, "image token neuron"], scale: Float[Tensor, "image token 1"] | None
-) -> tuple[Tensor, Float[Tensor, "neuron d"], Float[Tensor, "image token d"]]:
-    """post', W and b with post' W + b = hook_mlp_out, the norm behind a post-norm block's MLP frozen."""
-    bias = block.mlp.b_out.expand(*post.shape[:-1], -1)
-    if not isinstance(block, PostNormBlock):
-        return post, block.mlp.W_out, bias
-    assert scale is not None
-    bias = block.ln2.linear_part(bias) / scale
-    if block.ln2.bias is not None:
-        bias = bias + block.ln2.bias
-    return post / scale, block.ln2.linear_part(block.mlp.W_out), bias
