@@ -10,7 +10,6 @@ from vitlens.model.parts.attention import Attention
 from vitlens.model.parts.mlp import MLP
 from vitlens.model.parts.norm import Norm
 
-
 Part = Literal["attn", "mlp"]
 
 
