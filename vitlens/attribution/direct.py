@@ -24,6 +24,7 @@ from vitlens.errors import InputError
 from vitlens.model.class_space.readout import LinearReadout, MaxReadout
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.results.axes import TokenLabel
 
 __all__ = [
     "Attribution",
@@ -198,11 +199,10 @@ def _check_rows(n_images: int, *given: Classes) -> None:
             raise InputError(f"{len(classes)} rows of classes were given for {n_images} pictures")
 
 
-def _token_names(model: HookedViT, grid: tuple[int, int]) -> list[str]:
+def _token_names(model: HookedViT, grid: tuple[int, int]) -> list[TokenLabel]:
     """ "class", "register 2", "patch (row, column)"."""
-    n_prefix = model.cfg.n_prefix_tokens
-    labels = [model.cfg.token_label(token, grid) for token in range(n_prefix + grid[0] * grid[1])]
-    return [label if token < n_prefix else f"patch {label}" for token, label in enumerate(labels)]
+    labels = model.cfg.token_labels(grid)
+    return [label if label.kind == "prefix" else label.renamed(f"patch {label}") for label in labels]
 
 
 def _check_baseline(selection: ClassSelection, baseline: ClassSelection) -> None:

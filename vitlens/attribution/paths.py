@@ -20,7 +20,9 @@ from vitlens.attribution.run import (
 from vitlens.attribution.values import ValueRoute, shares_of_biases, through_sub_norm, value_routes
 from vitlens.model.class_space.readout import ChosenReadout
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import hook_name
 from vitlens.model.parts.block import AnyBlock
+from vitlens.results.axes import ComponentLabel
 
 
 def wanted_paths(model: HookedViT) -> Wanted:
@@ -28,13 +30,13 @@ def wanted_paths(model: HookedViT) -> Wanted:
     wanted = wanted_embedding(model, whole)
     for index in range(model.cfg.n_layers):
         wanted |= wanted_heads(model, index, whole) | wanted_pattern(model, index)
-        wanted |= {f"blocks.{index}.ln1.hook_scale": whole, f"blocks.{index}.hook_mlp_out": whole}
+        wanted |= {hook_name(index, "ln1.scale"): whole, hook_name(index, "mlp_out"): whole}
     return wanted
 
 
 def path_shares(
     model: HookedViT, kept: Kept, readouts: Sequence[ChosenReadout]
-) -> tuple[list[str], Float[Tensor, "image class block head writer"]]:
+) -> tuple[list[ComponentLabel], Float[Tensor, "image class block head writer"]]:
     """The writers' names, and what each put into the values of each head, as a share of the logit."""
     parts = list(written(model, kept))
     names = [label for part in parts for label in part.labels]
@@ -42,7 +44,7 @@ def path_shares(
     shape = (n_images, n_classes, model.cfg.n_layers, model.cfg.n_heads, len(names) + 1)
     shares = readouts[0].constant.new_zeros(shape)
     for index, block in enumerate(model.blocks):
-        scale = None if block.norms_behind else kept[f"blocks.{index}.ln1.hook_scale"]
+        scale = None if block.norms_behind else kept[hook_name(index, "ln1.scale")]
         routes = list(value_routes(block, index, kept, readouts))
         place = 0
         for part in parts:
@@ -58,7 +60,7 @@ def path_shares(
         biases = shares_of_biases(block, index, kept, readouts)
         if biases is not None:
             shares[:, :, index, :, -1] += biases
-    return [*names, "value bias"], shares
+    return [*names, ComponentLabel("value bias", "bias")], shares
 
 
 def _to_values(block: AnyBlock, part: Written) -> Float[Tensor, "unit width head d_head"]:

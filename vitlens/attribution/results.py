@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import pandas as pd
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitlens.errors import InputError
+from vitlens.results.axes import ComponentLabel, head_label, neuron_label
 from vitlens.results.result import Result, as_array
 
 
@@ -25,7 +27,7 @@ class Attribution(Result):
     logits: Float[Tensor, "image class"]
     baseline_names: list[str] | None = None
     elsewhere: Float[Tensor, "image class part"] | None = None
-    elsewhere_names: list[str] | None = None
+    elsewhere_names: list[ComponentLabel] | None = None
 
     @property
     def residual(self) -> Float[Tensor, "image class"]:
@@ -41,7 +43,7 @@ class Attribution(Result):
         """
         if "component" in self.axes and self.values.ndim == 3 and name in self.axes["component"]:
             return self.values[..., self.axes["component"].index(name)]
-        names = self.elsewhere_names or []
+        names: Sequence[str] = self.elsewhere_names or []
         if self.elsewhere is None or name not in names:
             known = names or self.axes.get("component", [])
             raise InputError(f"this attribution has no part {name!r}; it has {', '.join(known[:40])}")
@@ -50,10 +52,10 @@ class Attribution(Result):
     def head_map(self, image: int = 0, position: int = 0) -> Float[Tensor, "block head"]:
         """The heads' shares as a block × head table, from unit="head" or finer."""
         labels = self.axes.get("component", [])
-        heads = [i for i, label in enumerate(labels) if "H" in label]
+        heads = [i for i, label in enumerate(labels) if label.kind == "head"]
         if not heads:
             raise InputError('this attribution has no heads: compute it with unit="head"')
-        n_blocks = 1 + max(int(labels[i][1:].split("H")[0]) for i in heads)
+        n_blocks = 1 + max(labels[i].block for i in heads)
         return self.values[image, position, heads].unflatten(0, (n_blocks, -1))
 
     def top(self, k: int = 10, image: int = 0, position: int = 0) -> pd.DataFrame:
@@ -70,7 +72,7 @@ class Attribution(Result):
         own = {axis: labels for axis, labels in columns.items() if axis != "component"}
         return pd.DataFrame({"component": names, **own, "logit": as_array(flat[order])})
 
-    def unit_names(self) -> list[str]:
+    def unit_names(self) -> list[ComponentLabel]:
         """The name of every unit, in the order of `values` flattened after "class"."""
         axes = dict(list(self.axes.items())[2:])
         return [self._name(dict(zip(axes, place, strict=True))) for place in product(*axes.values())]
@@ -89,8 +91,8 @@ class Attribution(Result):
         """The axes of the units that are ranked, and their shares."""
         return dict(list(self.axes.items())[2:]), self.values
 
-    def _name(self, place: dict[str, object]) -> str:
-        return str(place["component"])
+    def _name(self, place: dict[str, Any]) -> ComponentLabel:
+        return place["component"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -122,10 +124,9 @@ class PatchAttribution(Attribution):
         """Summed over the sources; with the heads' biases, where there are any, the shares at unit="head"."""
         summed = self.values.sum(dim=-1)
         names = self.elsewhere_names or []
-        if self.elsewhere is not None and "L0H0 bias" in names:
-            blocks, heads = self.axes["block"], self.axes["head"]
-            places = [names.index(f"L{block}H{head} bias") for block in blocks for head in heads]
-            summed = summed + self.elsewhere[..., places].unflatten(-1, (len(blocks), len(heads)))
+        places = [i for i, name in enumerate(names) if name.head is not None]
+        if self.elsewhere is not None and places:
+            summed = summed + self.elsewhere[..., places].unflatten(-1, summed.shape[-2:])
         return summed
 
     def head_map(self, image: int = 0, position: int = 0) -> Float[Tensor, "block head"]:
@@ -137,8 +138,9 @@ class PatchAttribution(Attribution):
         chosen = shares if block is None else shares[_at(block, shares.shape[0], "block")][None]
         return (chosen if head is None else chosen[:, _at(head, shares.shape[1], "head")][:, None]).sum(dim=(0, 1))
 
-    def _name(self, place: dict[str, object]) -> str:
-        return f"L{place['block']}H{place['head']} ← {place['source']}"
+    def _name(self, place: dict[str, Any]) -> ComponentLabel:
+        head = head_label(place["block"], place["head"])
+        return ComponentLabel(f"{head} ← {place['source']}", "path", head.block, head.head)
 
 
 @dataclass(frozen=True, repr=False)
@@ -148,8 +150,8 @@ class NeuronAttribution(Attribution):
     A block's neurons and its part "L3 mlp bias" of `elsewhere` sum to "L3 mlp" at unit="component".
     """
 
-    def _name(self, place: dict[str, object]) -> str:
-        return f"L{place['block']} neuron {place['neuron']}"
+    def _name(self, place: dict[str, Any]) -> ComponentLabel:
+        return neuron_label(place["block"], place["neuron"])
 
 
 @dataclass(frozen=True, repr=False)
@@ -188,8 +190,11 @@ class TokenAttribution(Attribution):
     def _ranked(self) -> tuple[dict[str, list], Float[Tensor, "image class token"]]:
         return {"token": self.axes["token"]}, self.by_token
 
-    def _name(self, place: dict[str, object]) -> str:
-        return f"{place['component']} at {place['token']}" if "component" in place else str(place["token"])
+    def _name(self, place: dict[str, Any]) -> ComponentLabel:
+        if "component" not in place:
+            return ComponentLabel(place["token"], "token")
+        part = place["component"]
+        return ComponentLabel(f"{part} at {place['token']}", "token", part.block, part.head)
 
 
 @dataclass(frozen=True, repr=False)
@@ -208,8 +213,9 @@ class PathAttribution(Attribution):
     def head_map(self, image: int = 0, position: int = 0) -> Float[Tensor, "block head"]:
         return self.by_head[image, position]
 
-    def _name(self, place: dict[str, object]) -> str:
-        return f"{place['writer']} → L{place['block']}H{place['head']}"
+    def _name(self, place: dict[str, Any]) -> ComponentLabel:
+        head = head_label(place["block"], place["head"])
+        return ComponentLabel(f"{place['writer']} → {head}", "path", head.block, head.head)
 
 
 def _at(index: int, n: int, what: str) -> int:

@@ -183,7 +183,7 @@ def _sections(
     sections = []
     for (start, lens), batch, marked in zip(found, pixels, artefacts, strict=False):
         n_tokens = len(lens.axes["token"])
-        has_maps = sum(label.startswith("(") for label in lens.axes["token"]) == lens.grid[0] * lens.grid[1]
+        has_maps = sum(label.kind == "patch" for label in lens.axes["token"]) == lens.grid[0] * lens.grid[1]
         for image in range(min(len(lens.axes["image"]), MOST_ON_PAGE - start)):
             figures = [
                 hatch(class_maps(lens, batch[image], image, position, site=site), marked[image])

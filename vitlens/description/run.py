@@ -17,7 +17,7 @@ from vitlens.description.token_norms import NormSums
 from vitlens.description.tokens import TokenLayout, token_layout
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.hooks.hook_points import Reader
+from vitlens.model.hooks.hook_points import Reader, hook_name
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
 
@@ -146,7 +146,7 @@ def _states(
     """What CKA compares of the other model, behind every block."""
     seen: list[Tensor] = []
     read = Reader(lambda resid, hook: seen.append(read_states(resid.detach(), layout)))
-    names = [f"blocks.{block}.hook_resid_post" for block in range(model.cfg.n_layers)]
+    names = [hook_name(block, "resid_post") for block in range(model.cfg.n_layers)]
     with torch.no_grad():
         model.run_with_hooks(images, fwd_hooks=[(name, read) for name in names], stop_at_layer=model.cfg.n_layers)
     return torch.stack(seen, dim=1)

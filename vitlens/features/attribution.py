@@ -20,7 +20,7 @@ from vitlens.features.dictionary import SparseAutoencoder
 from vitlens.features.places import STREAM_WIDE, Place, chosen_rows, fit, suffix_of
 from vitlens.features.splice import ends, paired_rows
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.hooks.hook_points import HookName, Reader
+from vitlens.model.hooks.hook_points import HookName, Reader, hook_name
 from vitlens.model.runs.gradients import gradients_disabled, outside_inference
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.results.result import Result
@@ -161,7 +161,7 @@ class _Attributor:
     ) -> None:
         self.model, self.sae, self.target, self.tokens = model, sae, target, tokens
         self.grid = model.embed.grid(*images.shape[-2:])
-        final = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+        final = hook_name(model.cfg.n_layers - 1, "resid_post")
         seen: dict[str, Tensor] = {}
 
         def keep(activation: Tensor, hook: HookPoint) -> None:

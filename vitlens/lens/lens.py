@@ -16,9 +16,10 @@ from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
 from vitlens.model.class_space.ranks import check_logits, rank_of
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.hooks.hook_points import Reader
+from vitlens.model.hooks.hook_points import Reader, hook_name
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_run import PictureRun, check_index
+from vitlens.results.axes import TokenLabel
 from vitlens.results.result import Result
 
 SITES = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
@@ -91,7 +92,7 @@ class ClassLens(Result):
         Raises:
             InputError: the lens was not taken at all patches.
         """
-        patches = [i for i, label in enumerate(self.axes["token"]) if label.startswith("(")]
+        patches = [i for i, label in enumerate(self.axes["token"]) if label.kind == "patch"]
         if len(patches) != self.grid[0] * self.grid[1]:
             raise InputError('a map needs every patch: take the lens with tokens="all" or tokens="patches"')
         return patches
@@ -201,7 +202,7 @@ def _lens_of(
         measured[str(hook.name)] = _measure(_project(model, activation, reading), selection, top_k)
         check_logits(measured[str(hook.name)]["top_logits"][..., 0], f"the class lens at {hook.name}")
 
-    names = [f"blocks.{block}.hook_{site}" for site, block in places]
+    names = [hook_name(block, site) for site, block in places]
     model.run_with_hooks(
         pictures, fwd_hooks=[(name, Reader(read)) for name in dict.fromkeys(names)], stop_at_layer=model.cfg.n_layers
     )
@@ -229,10 +230,10 @@ def check_sites(sites: str | Sequence[str], known: Sequence[str] = SITES) -> lis
 
 def _choose_tokens(
     model: HookedViT, tokens: TokenSet, n_images: int, masks: MaskInput | None, grid: tuple[int, int]
-) -> tuple[list[int] | None, list[str]]:
+) -> tuple[list[int] | None, list[TokenLabel]]:
     """Token indices and labels; None for "pooled"."""
     if isinstance(tokens, str) and tokens == MODEL_READING:
-        return None, [MODEL_READING]
+        return None, [TokenLabel(MODEL_READING, "set")]
     mask = select_tokens(model, tokens, n_images, masks, grid)
     if not (mask == mask[0]).all():
         raise InputError(

@@ -37,6 +37,7 @@ from vitlens.plots import (
     predictions,
 )
 from vitlens.plots.shared.artefacts import hatch
+from vitlens.results.axes import patch_label
 
 # At most this many boxes a side are patched one by one on the page; larger grids are patched in boxes of several patches.
 MOST_BOXES = 7
@@ -274,7 +275,7 @@ def _spread(by_box: Patching, size: int, grid: tuple[int, int]) -> Patching:
     """A sweep over boxes as one over patches: every patch shows the effect of its box."""
     columns = -(-grid[1] // size)
     owner = [(row // size) * columns + column // size for row in range(grid[0]) for column in range(grid[1])]
-    labels = [f"({row}, {column})" for row in range(grid[0]) for column in range(grid[1])]
+    labels = [patch_label(row, column) for row in range(grid[0]) for column in range(grid[1])]
     return replace(
         by_box,
         values=by_box.values[:, owner],

@@ -89,7 +89,7 @@ class Intervention(Result):
             InputError: the sweep did not patch every patch by itself, or has other axes to select from first.
         """
         labels = self.axes.get("tokens", [])
-        patches = [i for i, label in enumerate(labels) if str(label).startswith("(")]
+        patches = [i for i, label in enumerate(labels) if label.kind == "patch"]
         if len(patches) != self.grid[0] * self.grid[1]:
             raise InputError('a map needs every patch by itself: run the sweep with tokens="each"')
         self.require_axes("block", "tokens")

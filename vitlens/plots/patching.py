@@ -26,7 +26,7 @@ def patching_maps(result: Intervention, pixels: Pixels | None = None) -> go.Figu
     """
     maps = result.maps()
     labels = result.axes["tokens"]
-    prefix = [(label, i) for i, label in enumerate(labels) if not label.startswith("(")][:1]
+    prefix = [(label, i) for i, label in enumerate(labels) if label.kind != "patch"][:1]
     effect = result.effect()
     titles = [
         ", ".join([f"block {block}", *[f"{text(label)} {effect[row, i]:+.2f}" for label, i in prefix]])
@@ -126,7 +126,7 @@ def patching_figure(result: Intervention, pixels: Pixels | None = None) -> go.Fi
     head or neuron."""
     if {"sender", "receiver"} & set(result.axes):
         return path_board(result)
-    n_patches = sum(str(label).startswith("(") for label in result.axes.get("tokens", []))
+    n_patches = sum(label.kind == "patch" for label in result.axes.get("tokens", []))
     by_patch = n_patches == result.grid[0] * result.grid[1] and not {"head", "neuron"} & set(result.axes)
     return patching_maps(result, pixels) if by_patch else patching_board(result)
 

@@ -11,7 +11,7 @@ from transformer_lens.hook_points import HookPoint
 
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.hooks.hook_points import NO_TOKENS, hook_point
+from vitlens.model.hooks.hook_points import NO_TOKENS, hook_name, hook_point
 from vitlens.model.parts.embedding import Embedding, Grid
 from vitlens.model.parts.pooling import Pool
 from vitlens.model.parts.positions import Layout
@@ -135,7 +135,7 @@ def add_registers(model: HookedViT, neurons: Mapping[int, Sequence[int]], n_regi
     extended.n_registers = n_registers
     extended.register_neurons = {index: list(chosen) for index, chosen in neurons.items()}
     for index, chosen in extended.register_neurons.items():
-        point = extended.hook_dict[f"blocks.{index}.mlp.hook_post"]
+        point = extended.hook_dict[hook_name(index, "mlp.post")]
         point.add_perma_hook(MoveToRegisters(chosen, cfg.n_prefix_tokens, n_registers))
     return extended
 

@@ -20,6 +20,7 @@ from vitlens.arguments import checked, is_whole, short
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import hook_name
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.registers.extra_registers import RegisteredViT, add_registers
 from vitlens.results.result import Result
@@ -299,7 +300,7 @@ def _norms_and_neurons(
     model: HookedViT, pictures: Tensor, blocks: range
 ) -> tuple[Float[Tensor, "image block patch"], list[Float[Tensor, "image patch d_mlp"]]]:
     """The patches' norms behind each block over the median of their picture, and what each block's neurons fire there."""
-    names = [f"blocks.{block}.{site}" for block in blocks for site in ("mlp.hook_post", "hook_resid_post")]
+    names = [hook_name(block, site) for block in blocks for site in ("mlp.post", "resid_post")]
     with torch.no_grad():
         _, cache = model.run_with_cache(pictures, names_filter=names, stop_at_layer=len(blocks))
     n_prefix = model.cfg.n_prefix_tokens
@@ -318,9 +319,9 @@ def _observe(
 ]:
     """The patches' norms, the logits, the class token's attention to the patches, the prefix tokens' norms."""
     n_prefix = model.cfg.n_prefix_tokens
-    names = [f"blocks.{i}.hook_resid_post" for i in range(model.cfg.n_layers)]
+    names = [hook_name(i, "resid_post") for i in range(model.cfg.n_layers)]
     if model.cfg.has_class_token:
-        names.append(f"blocks.{block}.attn.hook_pattern")
+        names.append(hook_name(block, "attn.pattern"))
     with torch.no_grad():
         logits, cache = model.run_with_cache(pictures, names_filter=names)
     norms = torch.stack([cache["resid_post", i].norm(dim=-1) for i in range(model.cfg.n_layers)], dim=1)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import hook_name
 from vitlens.model.runs.gradients import gradients_enabled, gradients_of
 
 #: Where activations may be taken: what the block's attention reads, and the hook points of the block that have tokens.
@@ -84,5 +85,5 @@ def _activation(model: HookedViT, index: int, site: str) -> Iterator[list[Tensor
         seen.append(activation)
 
     name = "resid_pre" if site == "attn_in" else site
-    with model.hooks(fwd_hooks=[(f"blocks.{index}.hook_{name}", keep)]):
+    with model.hooks(fwd_hooks=[(hook_name(index, name), keep)]):
         yield seen

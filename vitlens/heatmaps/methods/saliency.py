@@ -21,7 +21,7 @@ from vitlens.heatmaps.methods.gradient_rollout import GradientRollout
 from vitlens.heatmaps.shared.precision import careful, require_finite, require_finite_logits
 from vitlens.heatmaps.shared.rows import rows_at_once
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.hooks.hook_points import Hooks
+from vitlens.model.hooks.hook_points import Hooks, hook_name
 from vitlens.model.parts.block import AnyBlock
 from vitlens.model.runs.gradients import outside_inference
 from vitlens.model.runs.leaves_state import leaves_state
@@ -60,10 +60,10 @@ class ProjectionGradientObserver:
         found: Hooks = []
         for index in range(self.model.cfg.n_layers) if blocks is None else blocks:
             attn = self.model.blocks[index].attn
-            found.append((f"blocks.{index}.attn.hook_v", self._keep(self.values, index)))
-            found.append((f"blocks.{index}.attn.{attn.mixed_site}", self._keep(self.mixed, index, self.queries)))
+            found.append((hook_name(index, "attn.v"), self._keep(self.values, index)))
+            found.append((hook_name(index, f"attn.{attn.mixed_site}"), self._keep(self.mixed, index, self.queries)))
             if attn.gate is not None:
-                found.append((f"blocks.{index}.attn.hook_gate", self._keep(self.gates, index, self.queries)))
+                found.append((hook_name(index, "attn.gate"), self._keep(self.gates, index, self.queries)))
         return found
 
     @staticmethod

@@ -184,7 +184,7 @@ class Attention(nn.Module):
     @property
     def mixed_site(self) -> str:
         """The hook point at which the heads' mixtures of values are seen before any norm or gate."""
-        return "hook_z_pre" if hasattr(self, "hook_z_pre") else "hook_z"
+        return "z_pre" if hasattr(self, "hook_z_pre") else "z"
 
     @property
     def W_Q(self) -> Float[Tensor, "heads d d_head"]:
@@ -229,7 +229,7 @@ class DifferentialAttention(Attention):
     """
 
     subtracts_patterns = True
-    mixed_site = "hook_z_mixed"
+    mixed_site = "z_mixed"
 
     def __init__(
         self, project: Projection, proj: LinearMap, *, sub_norm: Norm, lambdas: "Lambdas", **options: object
