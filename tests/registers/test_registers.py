@@ -8,6 +8,7 @@ from variants import pictures
 
 from vitlens import HookedViT, InputError, direct_logit_attribution
 from vitlens.choose import select_tokens
+from vitlens.model.runs.suffix import forward_suffix
 from vitlens.plots import register_board
 from vitlens.registers.neurons import RegisterShift, find_register_neurons, register_shift
 from vitlens.registers.neurons import add_test_time_registers as with_registers
@@ -136,7 +137,7 @@ def test_every_architecture_has_its_labels_sets_and_sums(name):
     same(attribution.logits[:, 0], logits.amax(dim=1))
     stream = extended(images, stop_at_layer=1)
     same(extended(stream, start_at_layer=1), logits)
-    same(extended.forward_suffix(stream, 1), logits)
+    same(forward_suffix(extended, stream, 1), logits)
 
     # Neither parameters nor hook points nor answers of the old model have changed.
     assert {id(p) for p in extended.parameters()} == {id(p) for p in model.parameters()}

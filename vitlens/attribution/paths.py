@@ -21,7 +21,7 @@ from vitlens.attribution.values import ValueRoute, shares_of_biases, through_sub
 from vitlens.model.class_space.readout import ChosenReadout
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import hook_name
-from vitlens.model.parts.block import AnyBlock, PostNormBlock
+from vitlens.model.parts.block import AnyBlock
 from vitlens.results.axes import ComponentLabel
 
 
@@ -44,7 +44,7 @@ def path_shares(
     shape = (n_images, n_classes, model.cfg.n_layers, model.cfg.n_heads, len(names) + 1)
     shares = readouts[0].constant.new_zeros(shape)
     for index, block in enumerate(model.blocks):
-        scale = None if isinstance(block, PostNormBlock) else kept[hook_name(index, "ln1.scale")]
+        scale = None if block.norms_behind else kept[hook_name(index, "ln1.scale")]
         routes = list(value_routes(block, index, kept, readouts))
         place = 0
         for part in parts:
@@ -74,14 +74,15 @@ def _to_values(block: AnyBlock, part: Written) -> Float[Tensor, "unit width head
 def _behind_the_norm(block: AnyBlock) -> Float[Tensor, "head d_head d"]:
     """W_V of each head with the norm before it, and with the norm inside differential attention."""
     W_V = rearrange(through_sub_norm(block.attn, block.attn.W_V), "h d e -> h e d")
-    return W_V if isinstance(block, PostNormBlock) else block.ln1.pull_back(W_V)
+    norm = block.norm_before("attn")
+    return W_V if norm is None else norm.pull_back(W_V)
 
 
 def _constant_values(block: AnyBlock) -> Float[Tensor, "head d_head"]:
     """The values of a token where nothing is written: the biases of the norm and of the values."""
-    constant = block.attn.b_V
-    if not isinstance(block, PostNormBlock) and block.ln1.bias is not None:
-        constant = constant + einsum(block.ln1.bias, block.attn.W_V, "d, h d e -> h e")
+    constant, norm = block.attn.b_V, block.norm_before("attn")
+    if norm is not None and norm.bias is not None:
+        constant = constant + einsum(norm.bias, block.attn.W_V, "d, h d e -> h e")
     return through_sub_norm(block.attn, constant)
 
 

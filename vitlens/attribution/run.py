@@ -14,8 +14,6 @@ from vitlens.model.class_space.readout import ChosenReadout
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.edits import watch_edits
 from vitlens.model.hooks.hook_points import Reader, block_and_site, hook_name
-from vitlens.model.parts.attention import DifferentialAttention
-from vitlens.model.parts.block import AnyBlock, PostNormBlock, written_by_heads
 from vitlens.results.axes import ComponentLabel, head_label, neuron_label
 
 #: By hook name, what is kept of the activation there.
@@ -92,7 +90,7 @@ def wanted_embedding(model: HookedViT, cut: Callable[[Tensor], Tensor]) -> Wante
 def wanted_heads(model: HookedViT, block: int, cut: Callable[[Tensor], Tensor]) -> Wanted:
     """What `written` needs to tell the heads of a block apart."""
     names = [hook_name(block, "attn.z")]
-    if isinstance(model.blocks[block], PostNormBlock):
+    if model.blocks[block].norms_behind:
         names.append(hook_name(block, "ln1.scale"))
     return {name: cut for name in names}
 
@@ -100,7 +98,7 @@ def wanted_heads(model: HookedViT, block: int, cut: Callable[[Tensor], Tensor]) 
 def wanted_neurons(model: HookedViT, block: int, cut: Callable[[Tensor], Tensor]) -> Wanted:
     """What `written` needs to tell the neurons of a block apart."""
     names = [hook_name(block, "mlp.post")]
-    if isinstance(model.blocks[block], PostNormBlock):
+    if model.blocks[block].norms_behind:
         names.append(hook_name(block, "ln2.scale"))
     return {name: cut for name in names}
 
@@ -110,7 +108,7 @@ def wanted_pattern(model: HookedViT, block: int) -> Wanted:
     attn = model.blocks[block].attn
     cut = first_tokens(n_read(model))
     wanted: Wanted = {hook_name(block, "attn.pattern"): first_queries(n_read(model))}
-    if isinstance(attn, DifferentialAttention):
+    if attn.head_norm is not None:
         wanted[hook_name(block, "attn.sub_norm.scale")] = cut
     if attn.ln_z is not None:
         wanted[hook_name(block, "attn.ln_z.scale")] = cut
@@ -157,11 +155,11 @@ def written(model: HookedViT, kept: Kept) -> Iterator[Written]:
             part = site.removesuffix("_out")
             yield _vectors(ComponentLabel(f"L{index} {part}", part, index), index, activation)
         elif site == "attn.z":
-            z, W_O, bias = written_by_heads(block, activation, kept.get(hook_name(index, "ln1.scale")))
+            z, W_O, bias = block.written_by("attn", activation, kept.get(hook_name(index, "ln1.scale")))
             yield Written("head", [head_label(index, head) for head in range(len(W_O))], index, z, W_O)
             yield _vectors(ComponentLabel(f"L{index} attn bias", "bias", index), index, bias)
         elif site == "mlp.post":
-            post, W_out, bias = _written_by_neurons(block, activation, kept.get(hook_name(index, "ln2.scale")))
+            post, W_out, bias = block.written_by("mlp", activation, kept.get(hook_name(index, "ln2.scale")))
             names = [neuron_label(index, neuron) for neuron in range(len(W_out))]
             yield Written("neuron", names, index, post[..., None], W_out[:, None])
             yield _vectors(ComponentLabel(f"L{index} mlp bias", "bias", index), index, bias)
@@ -169,17 +167,3 @@ def written(model: HookedViT, kept: Kept) -> Iterator[Written]:
 
 def _vectors(label: ComponentLabel, block: int, x: Float[Tensor, "image token d"]) -> Written:
     return Written("stream", [label], block, x[:, :, None])
-
-
-def _written_by_neurons(
-    block: AnyBlock, post: Float[Tensor, "image token neuron"], scale: Float[Tensor, "image token 1"] | None
-) -> tuple[Tensor, Float[Tensor, "neuron d"], Float[Tensor, "image token d"]]:
-    """post', W and b with post' W + b = hook_mlp_out, the norm behind a post-norm block's MLP frozen."""
-    bias = block.mlp.b_out.expand(*post.shape[:-1], -1)
-    if not isinstance(block, PostNormBlock):
-        return post, block.mlp.W_out, bias
-    assert scale is not None
-    bias = block.ln2.linear_part(bias) / scale
-    if block.ln2.bias is not None:
-        bias = bias + block.ln2.bias
-    return post / scale, block.ln2.linear_part(block.mlp.W_out), bias

@@ -13,6 +13,7 @@ from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.graph import Graph, Writings
 from vitlens.model.hooks.hook_points import hook_name
+from vitlens.model.runs.suffix import forward_suffix
 from vitlens.patching.sweep import bytes_per_row, rows_per_forward
 
 
@@ -139,5 +140,5 @@ def _run(graph: Graph, pair: _Pair, kept: Float[Tensor, "run writer reader"]) ->
         out = rearrange(out, "(run i) t d -> run i t d", run=n_runs)
         changes[:, graph.writer_index[f"m{b}"]] = out - pair.corrupted.values[hook_name(b, "mlp_out")]
 
-    logits = model.forward_suffix(read("logits"), model.cfg.n_layers, pair.grid)
+    logits = forward_suffix(model, read("logits"), model.cfg.n_layers, pair.grid)
     return rearrange(logits, "(run i) k -> run i k", run=n_runs)

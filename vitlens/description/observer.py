@@ -15,7 +15,6 @@ from vitlens.description.token_norms import NormSums, stream_norms, stream_outli
 from vitlens.description.tokens import OUTLIER, TokenLayout, at_least_single
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Reader, hook_name
-from vitlens.model.parts.attention import DifferentialAttention
 
 #: The patterns of a forward, which head similarity holds together, take at most so many bytes.
 PATTERN_BYTES = 512 * 2**20
@@ -94,7 +93,7 @@ class _Run:
         seen, attn = self.observer, self.observer.model.blocks[block].attn
         self.patterns.append(pattern[:, :, seen.queries].clone())
         pattern = at_least_single(pattern)
-        received = shares(pattern) if isinstance(attn, DifferentialAttention) else pattern
+        received = shares(pattern) if attn.subtracts_patterns else pattern
         layout, W_O = seen.layout, attn.W_O.to(pattern.dtype)
         of_sinks = sink_facts(pattern, received, self.v, W_O, seen.rule, layout.n_prefix, layout.class_token)
         facts = attention_facts(received, seen.layout, self.outlier) | of_sinks.columns()

@@ -68,7 +68,7 @@ class TraceObserver:
         chosen = range(self.model.cfg.n_layers) if blocks is None else blocks
         hooks: Hooks = [(hook_name(block, site), self._full(site, block)) for block in chosen for site in sites]
         if set(sites) == set(FULL_SITES):
-            has_middle = self.model.cfg.wiring != "parallel"
+            has_middle = self.model.blocks[0].has_middle
             for block in chosen:
                 if block == 0:
                     hooks.append(("blocks.0.hook_resid_pre", self._full("resid_pre", 0)))
@@ -90,7 +90,7 @@ class TraceObserver:
             for site, block in list(table):
                 if site == "resid_post" and block + 1 in watched:
                     table["resid_pre", block + 1] = table[site, block]
-        if self.model.cfg.wiring == "parallel":
+        if not self.model.blocks[0].has_middle:
             # Both sublayers of a parallel block read the block's input.
             self.logits |= {("resid_mid", b): x for (site, b), x in list(self.logits.items()) if site == "resid_pre"}
         return ClassTrace(self.logits, self.ranks, self.first, self.model.cfg.n_classes, self.token_labels)

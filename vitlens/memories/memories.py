@@ -25,7 +25,6 @@ from vitlens.errors import InputError
 from vitlens.lens.trace import TraceObserver
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Hooks, hook_name
-from vitlens.model.parts.block import PostNormBlock
 from vitlens.model.parts.linear import effective_weight
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_run import PictureRun
@@ -54,9 +53,8 @@ def value_vectors(
     if paper_compat:
         return effective_weight(owner.attn.proj if part == "attn" else owner.mlp.fc2, None).T
     values = rearrange(owner.attn.W_O, "h e d -> (h e) d") if part == "attn" else owner.mlp.W_out
-    if isinstance(owner, PostNormBlock):
-        values = (owner.ln1 if part == "attn" else owner.ln2).linear_part(values)
-    return values
+    norm = owner.norm_behind(part)
+    return values if norm is None else norm.linear_part(values)
 
 
 @dataclass(frozen=True, repr=False)

@@ -16,6 +16,7 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Hooks, Reader, hook_name
 from vitlens.model.parts.pooling import AttentionPool
 from vitlens.model.runs.gradients import gradients_enabled, gradients_of
+from vitlens.model.runs.suffix import forward_suffix, last_block_is_watched
 
 PATHS = ("pictures", "attention")
 
@@ -157,10 +158,10 @@ def _gradient(
         return leaves[0]
 
     grid = model.embed.grid(*pictures.shape[-2:])
-    whole = model.last_block_is_watched()
+    whole = last_block_is_watched(model)
     with gradients_enabled():
         with model.hooks(fwd_hooks=[(last_pattern_name(model), cut)]):
-            logits = model.forward_suffix(streams, _last_start(model), grid, whole=whole)
+            logits = forward_suffix(model, streams, _last_start(model), grid, whole=whole)
         (gradient,) = gradients_of(logits.gather(1, classes[:, None]), leaves)
     return rows_that_are_read(model, gradient, streams.shape[1])
 

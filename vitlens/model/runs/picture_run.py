@@ -73,7 +73,9 @@ class PictureRun:
 
     def __iter__(self) -> Iterator[tuple[slice, Float[Tensor, "image channels height width"]]]:
         # tqdm takes None for "on a terminal only"; a single batch needs no bar there.
-        hidden = not self.progress if self.progress is not None else (True if self.n <= self.batch_size else None)
+        hidden = None if self.progress is None else not self.progress
+        if hidden is None and self.n <= self.batch_size:
+            hidden = True
         with tqdm(total=self.n, desc=self.what, unit="picture", disable=hidden) as bar:
             for batch in PictureBatches(self.model, self.source, self.batch_size):
                 first = int(batch.ids[0])
