@@ -363,7 +363,7 @@ def page_sections(
             for name, result in results.items()
             if name.startswith("heads")
         ],
-        Section("By patch", f"Single patches, for {which}.", [patching_maps(results["patches"], clean)]),
+        Section("By patch", f"Single patches, for {which}.", [patching_maps(results["patches"])]),
     ]
 
 

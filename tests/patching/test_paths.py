@@ -7,6 +7,7 @@ from transformer_lens.patching import get_act_patch_direct_path
 
 from vitlens import InputError, activation_patching, path_patching
 from vitlens.model.graph import Graph
+from vitlens.patching import paths
 
 QUIET = {"progress": False, "classes": [1]}
 ADDITIVE = [
@@ -212,13 +213,13 @@ def test_tokens_chunks_groups_and_resuming(plain, images_of):
 def test_forwards_have_no_more_rows_than_asked(plain, images_of, monkeypatch):
     clean, corrupted = pair(images_of, plain, 5)
     rows = []
-    whole = type(plain).forward_suffix
+    whole = paths.forward_suffix
 
-    def watched(self, stream, *arguments, **options):
+    def watched(model, stream, *arguments, **options):
         rows.append(len(stream))
-        return whole(self, stream, *arguments, **options)
+        return whole(model, stream, *arguments, **options)
 
-    monkeypatch.setattr(type(plain), "forward_suffix", watched)
+    monkeypatch.setattr(paths, "forward_suffix", watched)
     path_patching(
         plain, clean, corrupted, senders=["L0 mlp", "L0H1"], receivers="logits", metric="logit", batch_size=2, **QUIET
     )

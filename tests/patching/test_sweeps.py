@@ -10,6 +10,7 @@ from ported import build
 import vitlens
 from vitlens import InputError, activation_ablation, activation_patching, knockout_attention
 from vitlens.choose import box, patch
+from vitlens.model.runs.suffix import forward_suffix
 from vitlens.patching import ablation_hooks, confusing_donors, mean_activations
 from vitlens.patching import sweep as engine
 from vitlens.removal import Edges
@@ -29,7 +30,7 @@ def test_a_suffix_equals_the_whole_forward(classifier, images_of):
         for block in (0, 1, classifier.cfg.n_layers - 1):
             stream = classifier(images, stop_at_layer=block)
             for whole in (False, True):
-                got = classifier.forward_suffix(stream, block, grid, whole=whole)
+                got = forward_suffix(classifier, stream, block, grid, whole=whole)
                 torch.testing.assert_close(got, logits, rtol=1e-10, atol=1e-10)
 
 

@@ -13,6 +13,8 @@ from vitlens.arguments import bar_hidden
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.graph import Graph, Writings
+from vitlens.model.hooks.hook_points import hook_name
+from vitlens.model.runs.suffix import forward_suffix
 from vitlens.patching.sweep import bytes_per_row, rows_per_forward
 
 
@@ -132,15 +134,13 @@ def _run(graph: Graph, pair: _Pair, kept: Float[Tensor, "run writer reader"]) ->
             qkv.append(rearrange(projected, "run i t h e -> (run i) t h e"))
         # Between the mixing and W_O there is nothing else: Graph refuses norms and gates there.
         z = block.attn.hook_z(block.attn.attend(*qkv, layout.angles_of(b), layout.bias))
-        z_change = (
-            rearrange(z, "(run i) ... -> run i ...", run=n_runs) - pair.corrupted.values[f"blocks.{b}.attn.hook_z"]
-        )
+        z_change = rearrange(z, "(run i) ... -> run i ...", run=n_runs) - pair.corrupted.values[hook_name(b, "attn.z")]
         heads = graph.writer_index[f"L{b}H0"]
         changes[:, heads : heads + n_heads] = einsum(z_change, block.attn.W_O, "run i t h e, h e d -> run h i t d")
 
         out = block.hook_mlp_out(graph.mlp(b, read(f"L{b} mlp")))
         out = rearrange(out, "(run i) t d -> run i t d", run=n_runs)
-        changes[:, graph.writer_index[f"L{b} mlp"]] = out - pair.corrupted.values[f"blocks.{b}.hook_mlp_out"]
+        changes[:, graph.writer_index[f"L{b} mlp"]] = out - pair.corrupted.values[hook_name(b, "mlp_out")]
 
-    logits = model.forward_suffix(read("logits"), model.cfg.n_layers, pair.grid)
+    logits = forward_suffix(model, read("logits"), model.cfg.n_layers, pair.grid)
     return rearrange(logits, "(run i) k -> run i k", run=n_runs)

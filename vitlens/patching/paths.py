@@ -22,6 +22,7 @@ from vitlens.model.graph import Graph, Node, NodeNames, Writings
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Hooks
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.suffix import forward_suffix
 from vitlens.patching.results import Patching
 from vitlens.patching.sweep import Interrupts, open_values, picture_chunks, rows_per_forward
 from vitlens.patching.whole_runs import WholeRuns, known_values, make_result, run_pair
@@ -206,11 +207,11 @@ def _run(
             # Other receivers of the group have changed the stream by then: the sender's change joins theirs.
             hooks.append((f"blocks.{end - 1}.hook_resid_post", _add(rearrange(change, "s i t d -> (s i) t d"))))
     if first == end:
-        logits = model.forward_suffix(read(readers[0]), end, grid)
+        logits = forward_suffix(model, read(readers[0]), end, grid)
     else:
         stream = repeat(frozen.streams[f"blocks.{first}.hook_resid_pre"], "i t d -> (s i) t d", s=n_senders)
         with model.hooks(fwd_hooks=hooks):
-            logits = model.forward_suffix(stream, first, grid, whole=True)
+            logits = forward_suffix(model, stream, first, grid, whole=True)
     return rearrange(logits, "(s i) k -> s i k", s=n_senders)
 
 

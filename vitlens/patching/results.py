@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitlens.arguments import checked
@@ -21,15 +21,14 @@ class Intervention(Result):
     """The metric of every patched run, `patched`, and of the run without: `target` [image].
 
     Axes are (metric), (site), block, tokens and/or head or neuron, image; those in brackets where several were asked for.
-    Cells of an interrupted sweep that were not reached are NaN. `pixels` is the first (clean) picture. `classes` and
-    `baseline_classes` [image, 1] are those that a metric of vitlens is about; None of a function of the user's.
+    Cells of an interrupted sweep that were not reached are NaN. `classes` and `baseline_classes` [image, 1] are those that a
+    metric of vitlens is about; None of a function of the user's.
     """
 
     patched: Float[Tensor, "..."]
     target: Float[Tensor, "*metric image"]
     grid: tuple[int, int] | list[int]
     metric_name: str
-    pixels: UInt8[Tensor, "height width 3"] | None = None
     baseline_classes: Int[Tensor, "image class"] | None = None
 
     @property
@@ -88,7 +87,7 @@ class Intervention(Result):
             InputError: the sweep did not patch every patch by itself, or has other axes to select from first.
         """
         labels = self.axes.get("tokens", [])
-        patches = [i for i, label in enumerate(labels) if str(label).startswith("(")]
+        patches = [i for i, label in enumerate(labels) if label.kind == "patch"]
         if len(patches) != self.grid[0] * self.grid[1]:
             raise InputError('a map needs every patch by itself: run the sweep with tokens="each"')
         self.require_axes("block", "tokens")

@@ -24,6 +24,7 @@ from vitlens.choose.tokens import TokenSet
 from vitlens.data.masks import MaskInput
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.suffix import forward_suffix, last_block_is_watched
 from vitlens.patching.sources import Activations, Source
 
 #: Rows of a forward on a processor, where nothing else is asked for: at least 4, which the matrix products need to be
@@ -151,7 +152,7 @@ def sweep(
     sites, blocks = plan.sites, plan.blocks
     n_tokens = model.cfg.n_prefix_tokens + plan.grid[0] * plan.grid[1]
     rows = rows_per_forward(model, n_tokens, batch_size, any(cells.site.name in EDGE_SITES for cells in sites))
-    whole = model.last_block_is_watched()
+    whole = last_block_is_watched(model)
     chunks = picture_chunks(len(target), rows, batch_size, all_at_once)
     description = "patching " + ", ".join(cells.site.name for cells in sites)
     n_runs = int(todo.sum())
@@ -254,11 +255,11 @@ def _patched(
         replacement = repeat(replacement, "i ... -> (c i) ...", c=n_cells)
     stream = repeat(of_target[stream_name], "i ... -> (c i) ...", c=n_cells)
     if name == stream_name:
-        logits = model.forward_suffix(torch.where(rows, replacement, stream), first, grid, whole=whole)
+        logits = forward_suffix(model, torch.where(rows, replacement, stream), first, grid, whole=whole)
     else:
         write = partial(_write, inside=rows, replacement=replacement, query_axis=2 if site.name in EDGE_SITES else 1)
         with model.hooks(fwd_hooks=[(name, write)]):
-            logits = model.forward_suffix(stream, first, grid, whole=whole)
+            logits = forward_suffix(model, stream, first, grid, whole=whole)
     return rearrange(logits, "(c i) k -> c i k", c=n_cells)
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitlens.choose.classes import Classes
@@ -13,6 +13,7 @@ from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.gradients import outside_inference
+from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.patching.results import Intervention
 
 Found = TypeVar("Found", bound=Intervention)
@@ -106,7 +107,7 @@ def make_result(
         settings=runs.settings | settings,
         metric_name=", ".join(runs.measures.metrics),
         grid=runs.model.embed.grid(*runs.target.shape[-2:]),
-        pixels=_first_pixels(runs),
+        pixels=small_pictures(runs.model, runs.shown),
         classes=classes,
         class_names=runs.model.class_names,
         baseline_classes=baseline,
@@ -149,11 +150,6 @@ def _classes_of(measures: Measures) -> tuple[Int[Tensor, "image 1"] | None, Int[
     named = [metric for metric in measures.metrics.values() if isinstance(metric, ClassMetric)]
     baselines = [metric.baseline for metric in named if metric.baseline is not None]
     return named[0].classes[:, None] if named else None, baselines[0][:, None] if baselines else None
-
-
-def _first_pixels(runs: WholeRuns) -> UInt8[Tensor, "height width 3"]:
-    """The first picture as bytes of colour, for figures to lie over."""
-    return (runs.model.to_pixels(runs.shown[:1])[0].clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def logits_of(

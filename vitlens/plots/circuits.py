@@ -204,3 +204,6 @@ def _caption(circuit: Circuit) -> str:
     found = f"; found by {text(how)}" if how else ""
     about = f" from effects on the {text(str(metric).replace('_', ' '))}" if metric else ""
     return f"{text(circuit.model_name)}{found}{about}<br>width: size of the score; squares: input, MLPs, logits"
+
+
+FIGURES = {Circuit: circuit_figure, CircuitCurve: circuit_curve}

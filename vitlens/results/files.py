@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vitlens.errors import InputError
+from vitlens.results.axes import ComponentLabel, Label, TokenLabel
 
 #: Where each kind of result is defined, so that one can be read before its analysis was ever used.
 HOMES = {
@@ -38,7 +39,8 @@ HOMES = {
     "TopPatches": "vitlens.features.top_examples",
 }
 #: Marks, in the text, of what JSON has no word for.
-TUPLE, PAIRS, TENSOR, ARRAY = MARKS = ("<tuple>", "<pairs>", "<tensor>", "<array>")
+TUPLE, PAIRS, TENSOR, ARRAY, LABEL = MARKS = ("<tuple>", "<pairs>", "<tensor>", "<array>", "<label>")
+LABELS = {kind.__name__: kind for kind in (TokenLabel, ComponentLabel)}
 
 
 def check_ending(path: Path) -> None:
@@ -80,6 +82,8 @@ def unpack(tensors: dict[str, Tensor], text: str) -> dict[str, Any]:
 
 
 def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Label):
+        return {LABEL: [type(value).__name__, *value.__getnewargs__()]}
     if value is None or isinstance(value, (bool, int, float, str)):
         # Numbers and words of their own types are kept as what they are.
         return value.item() if isinstance(value, np.generic) else value
@@ -116,6 +120,9 @@ def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
         return value
     if value.keys() == {TUPLE}:
         return tuple(_unpack(value[TUPLE], tensors))
+    if value.keys() == {LABEL}:
+        kind, *facts = value[LABEL]
+        return LABELS[kind](*facts)
     if value.keys() == {TENSOR}:
         return tensors.pop(value[TENSOR])
     if value.keys() == {ARRAY}:

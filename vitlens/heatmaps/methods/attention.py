@@ -12,6 +12,7 @@ from vitlens.errors import InputError
 from vitlens.heatmaps.shared.last_attention import last_pattern_name, reads_by_attention, run_and_read
 from vitlens.heatmaps.shared.reading import read_weights
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import hook_name
 
 #: How several heads' weights become one.
 FUSIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -45,7 +46,7 @@ def raw_attention(
     """
     own = block == -1 and reads_by_attention(model)
     index = model.block_index(block)
-    name = last_pattern_name(model) if own else f"blocks.{index}.attn.hook_pattern"
+    name = last_pattern_name(model) if own else hook_name(index, "attn.pattern")
     attention: Any = model.pool if own else model.blocks[index].attn
     n_heads = attention.n_heads
     if head is not None and not -n_heads <= head < n_heads:
@@ -98,7 +99,7 @@ def attention_rollout(
     def keep(pattern: Float[Tensor, "image head query key"]) -> None:
         fused.append(_without_lowest(FUSIONS[fusion](pattern).clamp(min=0), discard, model.cfg.n_prefix_tokens))
 
-    names = [f"blocks.{block}.attn.hook_pattern" for block in range(model.cfg.n_layers)]
+    names = [hook_name(block, "attn.pattern") for block in range(model.cfg.n_layers)]
     row = read_weights(model, run_and_read(model, images, [(name, keep) for name in names]))
     for matrix in reversed(fused):
         shared = row / (1 + matrix.sum(dim=-1))

@@ -8,6 +8,7 @@ from transformer_lens.hook_points import HookPoint
 
 from vitlens.heatmaps.shared.reading import read_weights
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import hook_name
 from vitlens.model.parts.pooling import AttentionPool
 from vitlens.model.runs.gradients import gradients_enabled, gradients_of
 
@@ -52,11 +53,11 @@ class GradientRollout:
             self._streams.append(stream.detach())
 
         n_layers = model.cfg.n_layers
-        names = [f"blocks.{block}.attn.hook_pattern" for block in range(n_layers)]
+        names = [hook_name(block, "attn.pattern") for block in range(n_layers)]
         self._pools = isinstance(model.pool, AttentionPool)
         if self._pools:
             names.append("pool.hook_pattern")
-        end = f"blocks.{n_layers - 1}.hook_resid_post"
+        end = hook_name(n_layers - 1, "resid_post")
         with gradients_enabled():
             logits = model.run_with_hooks(images, fwd_hooks=[*((name, watch) for name in names), (end, keep_stream)])
         assert isinstance(logits, Tensor)

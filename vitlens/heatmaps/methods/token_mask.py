@@ -14,6 +14,7 @@ from vitlens.errors import InputError
 from vitlens.heatmaps.shared.rows import rows_at_once
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.gradients import gradients_enabled, gradients_of
+from vitlens.model.runs.kept_tokens import forward_masked
 
 #: What of the class's output is explained, from the logits [row, classes] and the class of each row.
 TARGETS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -124,7 +125,7 @@ def completeness_gap(
         stream = model(images, stop_at_layer=0)
         whole = torch.ones_like(importance)
         least = whole * torch.finfo(whole.dtype).tiny ** 0.5
-        ends = [TARGETS[target](model.forward_masked(stream, mask, grid), classes) for mask in (whole, least)]
+        ends = [TARGETS[target](forward_masked(model, stream, mask, grid), classes) for mask in (whole, least)]
     return importance.sum(dim=1) - (ends[0] - ends[1])
 
 
@@ -161,7 +162,7 @@ class Path:
         return repeat(log.exp().to(self.stream.dtype), "r -> r p", p=n_patches).clone()
 
     def _of(self, image: Int[Tensor, "row"], mask: Float[Tensor, "row patch"]) -> Float[Tensor, "row"]:
-        logits = self.model.forward_masked(self.stream[image], mask, self.grid)
+        logits = forward_masked(self.model, self.stream[image], mask, self.grid)
         return self.target(logits, self.classes[image])
 
 
