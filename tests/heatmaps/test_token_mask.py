@@ -8,6 +8,7 @@ import torch
 from vitlens import InputError, heatmap, load_demo
 from vitlens.heatmaps.methods.token_mask import completeness_gap, path_points, token_mask
 from vitlens.heatmaps.shared.explained import EXPLAINED
+from vitlens.model.runs.kept_tokens import forward_masked
 from vitlens.planted import PLANTED, planted
 
 CLASSES = torch.tensor([1, 4])
@@ -22,7 +23,9 @@ def test_a_whole_mask_is_the_model(classifier, images_of):
     images = images_of(classifier, 2)
     stream, grid, n_patches = parts_of(classifier, images)
     whole = torch.ones(2, n_patches, dtype=images.dtype)
-    torch.testing.assert_close(classifier.forward_masked(stream, whole, grid), classifier(images), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        forward_masked(classifier, stream, whole, grid), classifier(images), rtol=1e-9, atol=1e-9
+    )
 
 
 def test_a_vanishing_mask_is_removal(classifier, images_of):
@@ -32,7 +35,7 @@ def test_a_vanishing_mask_is_removal(classifier, images_of):
     keep[:, 0] = True
     nearly = torch.where(keep, 1.0, 1e-200).to(images.dtype)
     torch.testing.assert_close(
-        classifier.forward_masked(stream, nearly, grid),
+        forward_masked(classifier, stream, nearly, grid),
         classifier.forward_kept(stream, keep, grid).logits,
         rtol=1e-9,
         atol=1e-9,
@@ -51,11 +54,11 @@ def test_the_mask_weighs_every_pattern(plain, images_of):
         return weighed / weighed.sum(dim=-1, keepdim=True)
 
     by_hand = plain.run_with_hooks(images, fwd_hooks=[("pattern", weigh)])
-    torch.testing.assert_close(plain.forward_masked(stream, mask, grid), by_hand, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(forward_masked(plain, stream, mask, grid), by_hand, rtol=1e-9, atol=1e-9)
 
 
 def f_by_hand(model, stream, grid, masks, metric):
-    logits = model.forward_masked(stream.detach(), masks, grid)
+    logits = forward_masked(model, stream.detach(), masks, grid)
     return {
         "probability": logits.softmax(dim=-1),
         "log_probability": logits.log_softmax(dim=-1),
@@ -152,4 +155,4 @@ def test_wrong_input(plain, images_of):
     with pytest.raises(InputError, match="at least one interval"):
         token_mask(plain, images, CLASSES, n_scanned=0)
     with pytest.raises(InputError, match="one entry per patch"):
-        plain.forward_masked(plain(images, stop_at_layer=0), torch.ones(2, 3, dtype=images.dtype))
+        forward_masked(plain, plain(images, stop_at_layer=0), torch.ones(2, 3, dtype=images.dtype))

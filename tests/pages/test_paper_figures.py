@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
-from vitlens import InputError, ablate_tokens, class_lens, heatmap, load_demo, plots
+from vitlens import ablate_tokens, class_lens, heatmap, load_demo, plots
 from vitlens.faithfulness import perturbation_test
 from vitlens.lens import class_trace
 from vitlens.memories import Memories
@@ -52,7 +52,6 @@ def all_fourteen(tables, demo) -> dict[str, go.Figure]:
         return {"ViT <one>": tables[name], "ViT two": tables[name]}
 
     rates = {name: usual(table).query("tokens == 'all'") for name, table in two("key_value_rate").items()}
-    pixels = model.to_pixels(images[:1])[0]
     lens = class_lens(model, images[:1], labels[:1])
     return {
         "1": paper_lens.identifiability_boxes(two("identifiability")),
@@ -66,10 +65,10 @@ def all_fourteen(tables, demo) -> dict[str, go.Figure]:
         "8": paper_memories.memory_overview(two("class_value"), rates),
         "9": paper_memories.agreement_difference({n: usual(t) for n, t in two("key_value_correct").items()}),
         "10": paper_memories.composition_lines({n: usual(t) for n, t in two("memory_composition").items()}),
-        "11 blocks": plots.heatmap_by_part(
-            heatmap(model, images[:1], labels[:1], method="projection_gradient", keep=("block", "head")), pixels
-        ),
-        "11 sum": heatmap(model, images[:1], labels[:1], method="gradient_rollout").plot(pixels=pixels),
+        "11 blocks": heatmap(
+            model, images[:1], labels[:1], method="projection_gradient", keep=("block", "head")
+        ).plot(),
+        "11 sum": heatmap(model, images[:1], labels[:1], method="gradient_rollout").plot(),
         "12": plots.perturbation_curves(two("perturbation_curves")),
         "13": paper_interventions.probe_curves(two("linear_probe")),
         "14": plots.token_classes(lens, token=20),
@@ -117,9 +116,7 @@ def test_results_plot_themselves_and_are_short_to_read(demo):
     model, images, labels, masks = demo
     heat = heatmap(model, images[:2], labels[:2], method="projection_gradient", keep=("block", "head"))
     torch.testing.assert_close(heat.patches(), heat.values.sum(dim=(1, 2)).flatten(1))
-    assert len(heat.plot(pixels=model.to_pixels(images[:1])[0]).data) == 7
-    with pytest.raises(InputError, match="pixels="):
-        heat.plot()
+    assert len(heat.plot().data) == 7
     test = perturbation_test(model, images[:2], labels[:2], importance=heat.patches(), n_steps=4)
     shown = [t for t in test.plot().data if t.mode == "lines"]
     assert shown[0].y.tolist() == pytest.approx(test.values[0].mean(dim=0).tolist())

@@ -19,6 +19,7 @@ from vitlens.model.checks import check_dense
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_batches import PictureBatches, PictureSource, length_of
+from vitlens.results.axes import ComponentLabel
 from vitlens.results.result import Result
 
 
@@ -34,7 +35,7 @@ class AttributionMeans(Result):
     logits: Float[Tensor, "class"]
     spread: Float[Tensor, "class component"]
     elsewhere: Float[Tensor, "class part"] | None = None
-    elsewhere_names: list[str] | None = None
+    elsewhere_names: list[ComponentLabel] | None = None
 
     @property
     def residual(self) -> Float[Tensor, "class"]:
@@ -57,7 +58,7 @@ class AttributionMeans(Result):
         Raises:
             InputError: a class of which there were no pictures; no heads among the components.
         """
-        heads = [i for i, name in enumerate(self.axes["component"]) if "H" in name and name[-1].isdigit()]
+        heads = [i for i, name in enumerate(self.axes["component"]) if name.kind == "head"]
         if not heads:
             raise InputError('these means have no heads: compute them with unit="head"')
         return self.top(label, k, specific, heads)

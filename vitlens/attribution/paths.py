@@ -20,7 +20,9 @@ from vitlens.attribution.run import (
 from vitlens.attribution.values import ValueRoute, shares_of_biases, through_sub_norm, value_routes
 from vitlens.model.class_space.readout import ChosenReadout
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.parts.block import AnyBlock, PostNormBlock
+from vitlens.model.hooks.hook_points import hook_name
+from vitlens.model.parts.block import AnyBlock
+from vitlens.results.axes import ComponentLabel
 
 
 def wanted_paths(model: HookedViT) -> Wanted:
@@ -28,13 +30,13 @@ def wanted_paths(model: HookedViT) -> Wanted:
     wanted = wanted_embedding(model, whole)
     for index in range(model.cfg.n_layers):
         wanted |= wanted_heads(model, index, whole) | wanted_pattern(model, index)
-        wanted |= {f"blocks.{index}.ln1.hook_scale": whole, f"blocks.{index}.hook_mlp_out": whole}
+        wanted |= {hook_name(index, "ln1.scale"): whole, hook_name(index, "mlp_out"): whole}
     return wanted
 
 
 def path_shares(
     model: HookedViT, kept: Kept, readouts: Sequence[ChosenReadout]
-) -> tuple[list[str], Float[Tensor, "image class block head writer"]]:
+) -> tuple[list[ComponentLabel], Float[Tensor, "image class block head writer"]]:
     """The writers' names, and what each put into the values of each head, as a share of the logit."""
     parts = list(written(model, kept))
     names = [label for part in parts for label in part.labels]
@@ -42,7 +44,7 @@ def path_shares(
     shape = (n_images, n_classes, model.cfg.n_layers, model.cfg.n_heads, len(names) + 1)
     shares = readouts[0].constant.new_zeros(shape)
     for index, block in enumerate(model.blocks):
-        scale = None if isinstance(block, PostNormBlock) else kept[f"blocks.{index}.ln1.hook_scale"]
+        scale = None if block.norms_behind else kept[hook_name(index, "ln1.scale")]
         routes = list(value_routes(block, index, kept, readouts))
         place = 0
         for part in parts:
@@ -58,7 +60,7 @@ def path_shares(
         biases = shares_of_biases(block, index, kept, readouts)
         if biases is not None:
             shares[:, :, index, :, -1] += biases
-    return [*names, "value bias"], shares
+    return [*names, ComponentLabel("value bias", "bias")], shares
 
 
 def _to_values(block: AnyBlock, part: Written) -> Float[Tensor, "unit width head d_head"]:
@@ -72,14 +74,15 @@ def _to_values(block: AnyBlock, part: Written) -> Float[Tensor, "unit width head
 def _behind_the_norm(block: AnyBlock) -> Float[Tensor, "head d_head d"]:
     """W_V of each head with the norm before it, and with the norm inside differential attention."""
     W_V = rearrange(through_sub_norm(block.attn, block.attn.W_V), "h d e -> h e d")
-    return W_V if isinstance(block, PostNormBlock) else block.ln1.pull_back(W_V)
+    norm = block.norm_before("attn")
+    return W_V if norm is None else norm.pull_back(W_V)
 
 
 def _constant_values(block: AnyBlock) -> Float[Tensor, "head d_head"]:
     """The values of a token where nothing is written: the biases of the norm and of the values."""
-    constant = block.attn.b_V
-    if not isinstance(block, PostNormBlock) and block.ln1.bias is not None:
-        constant = constant + einsum(block.ln1.bias, block.attn.W_V, "d, h d e -> h e")
+    constant, norm = block.attn.b_V, block.norm_before("attn")
+    if norm is not None and norm.bias is not None:
+        constant = constant + einsum(norm.bias, block.attn.W_V, "d, h d e -> h e")
     return through_sub_norm(block.attn, constant)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import pandas as pd
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitlens.errors import InputError
+from vitlens.results.axes import ComponentLabel, head_label, neuron_label
 from vitlens.results.result import Result, as_array
 
 
@@ -25,7 +27,7 @@ class Attribution(Result):
     logits: Float[Tensor, "image class"]
     baseline_names: list[str] | None = None
     elsewhere: Float[Tensor, "image class part"] | None = None
-    elsewhere_names: list[str] | None = None
+    elsewhere_names: list[ComponentLabel] | None = None
 
     @property
     def residual(self) -> Float[Tensor, "image class"]:
@@ -41,25 +43,25 @@ class Attribution(Result):
         """
         if "component" in self.axes and self.values.ndim == 3 and name in self.axes["component"]:
             return self.values[..., self.axes["component"].index(name)]
-        names = self.elsewhere_names or []
+        names: Sequence[str] = self.elsewhere_names or []
         if self.elsewhere is None or name not in names:
             known = names or self.axes.get("component", [])
             raise InputError(f"this attribution has no part {name!r}; it has {', '.join(known[:40])}")
         return self.elsewhere[..., names.index(name)]
 
-    def head_map(self, image: int = 0, position: int = 0) -> Float[Tensor, "block head"]:
+    def head_map(self, image: int = 0, class_position: int = 0) -> Float[Tensor, "block head"]:
         """The heads' shares as a block × head table, from unit="head" or finer."""
         labels = self.axes.get("component", [])
-        heads = [i for i, label in enumerate(labels) if "H" in label]
+        heads = [i for i, label in enumerate(labels) if label.kind == "head"]
         if not heads:
             raise InputError('this attribution has no heads: compute it with unit="head"')
-        n_blocks = 1 + max(int(labels[i][1:].split("H")[0]) for i in heads)
-        return self.values[image, position, heads].unflatten(0, (n_blocks, -1))
+        n_blocks = 1 + max(labels[i].block for i in heads)
+        return self.values[image, class_position, heads].unflatten(0, (n_blocks, -1))
 
-    def top(self, k: int = 10, image: int = 0, position: int = 0) -> pd.DataFrame:
+    def top(self, k: int = 10, image: int = 0, class_position: int = 0) -> pd.DataFrame:
         """The k units that weigh most, by magnitude: their names, their places on the axes, their shares."""
         axes, shares = self._ranked()
-        flat = shares[image, position].detach().cpu().flatten()
+        flat = shares[image, class_position].detach().cpu().flatten()
         order = flat.abs().argsort(descending=True, stable=True)[:k]
         places = torch.unravel_index(order, shares.shape[2:])
         columns = {
@@ -70,16 +72,18 @@ class Attribution(Result):
         own = {axis: labels for axis, labels in columns.items() if axis != "component"}
         return pd.DataFrame({"component": names, **own, "logit": as_array(flat[order])})
 
-    def unit_names(self) -> list[str]:
+    def unit_names(self) -> list[ComponentLabel]:
         """The name of every unit, in the order of `values` flattened after "class"."""
         axes = dict(list(self.axes.items())[2:])
         return [self._name(dict(zip(axes, place, strict=True))) for place in product(*axes.values())]
 
-    def describe(self, k: int = 10, image: int = 0, position: int = 0) -> str:
+    def describe(self, k: int = 10, image: int = 0, class_position: int = 0) -> str:
         """The k units that weigh most and all else, one a line, e.g. "L9H3 ← patch (5, 7): +1.82"."""
-        table = self.top(k, image, position)
-        logit = self.logits[image, position].item()
-        label = self.class_label(image, position) if self.classes is not None else self.axes["class"][position]
+        table = self.top(k, image, class_position)
+        logit = self.logits[image, class_position].item()
+        label = (
+            self.class_label(image, class_position) if self.classes is not None else self.axes["class"][class_position]
+        )
         lines = [f"{name}: {share:+.2f}" for name, share in zip(table["component"], table["logit"], strict=True)]
         return "\n".join(
             [f"{label}: {self.quantity} {logit:+.2f}", *lines, f"all else: {logit - table['logit'].sum():+.2f}"]
@@ -89,8 +93,8 @@ class Attribution(Result):
         """The axes of the units that are ranked, and their shares."""
         return dict(list(self.axes.items())[2:]), self.values
 
-    def _name(self, place: dict[str, object]) -> str:
-        return str(place["component"])
+    def _name(self, place: dict[str, Any]) -> ComponentLabel:
+        return place["component"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -103,17 +107,17 @@ class PatchAttribution(Attribution):
 
     grid: tuple[int, int] | list[int] = (0, 0)
 
-    def map(
-        self, image: int = 0, position: int = 0, block: int | None = None, head: int | None = None
+    def maps(
+        self, image: int = 0, class_position: int = 0, block: int | None = None, head: int | None = None
     ) -> Float[Tensor, "rows columns"]:
         """The patches' shares on the picture's grid, summed over the blocks and heads that are not chosen."""
-        return _on_grid(self._of(self.values[image, position], block, head), self.grid)
+        return _on_grid(self._of(self.values[image, class_position], block, head), self.grid)
 
     def prefix(
-        self, image: int = 0, position: int = 0, block: int | None = None, head: int | None = None
+        self, image: int = 0, class_position: int = 0, block: int | None = None, head: int | None = None
     ) -> dict[str, float]:
         """The shares of the source tokens that are no patches, by name."""
-        shares = self._of(self.values[image, position], block, head).tolist()
+        shares = self._of(self.values[image, class_position], block, head).tolist()
         n_prefix = len(shares) - self.grid[0] * self.grid[1]
         return dict(zip(self.axes["source"][:n_prefix], shares[:n_prefix], strict=True))
 
@@ -122,14 +126,13 @@ class PatchAttribution(Attribution):
         """Summed over the sources; with the heads' biases, where there are any, the shares at unit="head"."""
         summed = self.values.sum(dim=-1)
         names = self.elsewhere_names or []
-        if self.elsewhere is not None and "L0H0 bias" in names:
-            blocks, heads = self.axes["block"], self.axes["head"]
-            places = [names.index(f"L{block}H{head} bias") for block in blocks for head in heads]
-            summed = summed + self.elsewhere[..., places].unflatten(-1, (len(blocks), len(heads)))
+        places = [i for i, name in enumerate(names) if name.head is not None]
+        if self.elsewhere is not None and places:
+            summed = summed + self.elsewhere[..., places].unflatten(-1, summed.shape[-2:])
         return summed
 
-    def head_map(self, image: int = 0, position: int = 0) -> Float[Tensor, "block head"]:
-        return self.by_head[image, position]
+    def head_map(self, image: int = 0, class_position: int = 0) -> Float[Tensor, "block head"]:
+        return self.by_head[image, class_position]
 
     def _of(
         self, shares: Float[Tensor, "block head source"], block: int | None, head: int | None
@@ -137,8 +140,9 @@ class PatchAttribution(Attribution):
         chosen = shares if block is None else shares[_at(block, shares.shape[0], "block")][None]
         return (chosen if head is None else chosen[:, _at(head, shares.shape[1], "head")][:, None]).sum(dim=(0, 1))
 
-    def _name(self, place: dict[str, object]) -> str:
-        return f"L{place['block']}H{place['head']} ← {place['source']}"
+    def _name(self, place: dict[str, Any]) -> ComponentLabel:
+        head = head_label(place["block"], place["head"])
+        return ComponentLabel(f"{head} ← {place['source']}", "path", head.block, head.head)
 
 
 @dataclass(frozen=True, repr=False)
@@ -148,8 +152,8 @@ class NeuronAttribution(Attribution):
     A block's neurons and its part "L3 mlp bias" of `elsewhere` sum to "L3 mlp" at unit="component".
     """
 
-    def _name(self, place: dict[str, object]) -> str:
-        return f"L{place['block']} neuron {place['neuron']}"
+    def _name(self, place: dict[str, Any]) -> ComponentLabel:
+        return neuron_label(place["block"], place["neuron"])
 
 
 @dataclass(frozen=True, repr=False)
@@ -167,17 +171,19 @@ class TokenAttribution(Attribution):
         """Summed over components: each token's share of the logit."""
         return self.values.sum(dim=2)
 
-    def map(self, image: int = 0, position: int = 0, component: str | None = None) -> Float[Tensor, "rows columns"]:
+    def maps(
+        self, image: int = 0, class_position: int = 0, component: str | None = None
+    ) -> Float[Tensor, "rows columns"]:
         """The patches' shares on the picture's grid, of all components or of one.
 
         Raises:
             InputError: the classifier reads no patches; there is no such component.
         """
-        shares = self.by_token[image, position]
+        shares = self.by_token[image, class_position]
         if component is not None:
             if component not in self.axes["component"]:
                 raise InputError(f"there is no component {component!r}: {', '.join(self.axes['component'][:40])}")
-            shares = self.values[image, position, self.axes["component"].index(component)]
+            shares = self.values[image, class_position, self.axes["component"].index(component)]
         if len(shares) < self.grid[0] * self.grid[1]:
             raise InputError(
                 f"this classifier reads {', '.join(self.axes['token'][:3])} and no patches: for what patches wrote there "
@@ -188,8 +194,11 @@ class TokenAttribution(Attribution):
     def _ranked(self) -> tuple[dict[str, list], Float[Tensor, "image class token"]]:
         return {"token": self.axes["token"]}, self.by_token
 
-    def _name(self, place: dict[str, object]) -> str:
-        return f"{place['component']} at {place['token']}" if "component" in place else str(place["token"])
+    def _name(self, place: dict[str, Any]) -> ComponentLabel:
+        if "component" not in place:
+            return ComponentLabel(place["token"], "token")
+        part = place["component"]
+        return ComponentLabel(f"{part} at {place['token']}", "token", part.block, part.head)
 
 
 @dataclass(frozen=True, repr=False)
@@ -205,11 +214,12 @@ class PathAttribution(Attribution):
         """Summed over the writers: the shares at unit="head"."""
         return self.values.sum(dim=-1)
 
-    def head_map(self, image: int = 0, position: int = 0) -> Float[Tensor, "block head"]:
-        return self.by_head[image, position]
+    def head_map(self, image: int = 0, class_position: int = 0) -> Float[Tensor, "block head"]:
+        return self.by_head[image, class_position]
 
-    def _name(self, place: dict[str, object]) -> str:
-        return f"{place['writer']} → L{place['block']}H{place['head']}"
+    def _name(self, place: dict[str, Any]) -> ComponentLabel:
+        head = head_label(place["block"], place["head"])
+        return ComponentLabel(f"{place['writer']} → {head}", "path", head.block, head.head)
 
 
 def _at(index: int, n: int, what: str) -> int:

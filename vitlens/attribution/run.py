@@ -13,9 +13,8 @@ from vitlens.attribution.edits import silenced, watched
 from vitlens.model.class_space.readout import ChosenReadout
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.edits import watch_edits
-from vitlens.model.hooks.hook_points import Reader
-from vitlens.model.parts.attention import DifferentialAttention
-from vitlens.model.parts.block import AnyBlock, PostNormBlock, written_by_heads
+from vitlens.model.hooks.hook_points import Reader, block_and_site, hook_name
+from vitlens.results.axes import ComponentLabel, head_label, neuron_label
 
 #: By hook name, what is kept of the activation there.
 Wanted = dict[str, Callable[[Tensor], Tensor]]
@@ -27,7 +26,7 @@ class Written:
     """What units of one `kind` ("stream", "head", "neuron") wrote: z W for each unit, or z itself where there is no W."""
 
     kind: str
-    labels: list[str]
+    labels: list[ComponentLabel]
     block: int
     z: Float[Tensor, "image token unit width"]
     W: Float[Tensor, "unit width d"] | None = None
@@ -90,31 +89,31 @@ def wanted_embedding(model: HookedViT, cut: Callable[[Tensor], Tensor]) -> Wante
 
 def wanted_heads(model: HookedViT, block: int, cut: Callable[[Tensor], Tensor]) -> Wanted:
     """What `written` needs to tell the heads of a block apart."""
-    names = [f"blocks.{block}.attn.hook_z"]
-    if isinstance(model.blocks[block], PostNormBlock):
-        names.append(f"blocks.{block}.ln1.hook_scale")
+    names = [hook_name(block, "attn.z")]
+    if model.blocks[block].norms_behind:
+        names.append(hook_name(block, "ln1.scale"))
     return {name: cut for name in names}
 
 
 def wanted_neurons(model: HookedViT, block: int, cut: Callable[[Tensor], Tensor]) -> Wanted:
     """What `written` needs to tell the neurons of a block apart."""
-    names = [f"blocks.{block}.mlp.hook_post"]
-    if isinstance(model.blocks[block], PostNormBlock):
-        names.append(f"blocks.{block}.ln2.hook_scale")
+    names = [hook_name(block, "mlp.post")]
+    if model.blocks[block].norms_behind:
+        names.append(hook_name(block, "ln2.scale"))
     return {name: cut for name in names}
 
 
 def wanted_pattern(model: HookedViT, block: int) -> Wanted:
     """The pattern of the queries that are read, and what is frozen between it and hook_z."""
-    attn, at = model.blocks[block].attn, f"blocks.{block}.attn"
+    attn = model.blocks[block].attn
     cut = first_tokens(n_read(model))
-    wanted: Wanted = {f"{at}.hook_pattern": first_queries(n_read(model))}
-    if isinstance(attn, DifferentialAttention):
-        wanted[f"{at}.sub_norm.hook_scale"] = cut
+    wanted: Wanted = {hook_name(block, "attn.pattern"): first_queries(n_read(model))}
+    if attn.head_norm is not None:
+        wanted[hook_name(block, "attn.sub_norm.scale")] = cut
     if attn.ln_z is not None:
-        wanted[f"{at}.ln_z.hook_scale"] = cut
+        wanted[hook_name(block, "attn.ln_z.scale")] = cut
     if attn.gate is not None:
-        wanted[f"{at}.hook_gate"] = cut
+        wanted[hook_name(block, "attn.gate")] = cut
     return wanted
 
 
@@ -129,7 +128,7 @@ def run(
         InputError: hooks of the user edit what the unit cannot see.
     """
     kept: Kept = {}
-    final = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+    final = hook_name(model.cfg.n_layers - 1, "resid_post")
     wanted = {**wanted, final: first_tokens(n_read(model))}
 
     def keep(activation: Tensor, hook: HookPoint) -> None:
@@ -146,37 +145,25 @@ def run(
 def written(model: HookedViT, kept: Kept) -> Iterator[Written]:
     """Everything that was kept of what is added to the stream, in the order of the forward."""
     for name, activation in kept.items():
-        if not name.startswith("blocks."):
-            yield _vectors([name.removeprefix("hook_")], -1, activation)
+        place = block_and_site(name)
+        if place is None:
+            yield _vectors(ComponentLabel(name.removeprefix("hook_"), "embed"), -1, activation)
             continue
-        index = int(name.split(".")[1])
-        block, site = model.blocks[index], name.split(".", 2)[2]
-        if site in ("hook_attn_out", "hook_mlp_out"):
-            yield _vectors([f"L{index} {site.split('_')[1]}"], index, activation)
-        elif site == "attn.hook_z":
-            z, W_O, bias = written_by_heads(block, activation, kept.get(f"blocks.{index}.ln1.hook_scale"))
-            yield Written("head", [f"L{index}H{head}" for head in range(len(W_O))], index, z, W_O)
-            yield _vectors([f"L{index} attn bias"], index, bias)
-        elif site == "mlp.hook_post":
-            post, W_out, bias = _written_by_neurons(block, activation, kept.get(f"blocks.{index}.ln2.hook_scale"))
-            names = [f"L{index} neuron {neuron}" for neuron in range(len(W_out))]
+        index, site = place
+        block = model.blocks[index]
+        if site in ("attn_out", "mlp_out"):
+            part = site.removesuffix("_out")
+            yield _vectors(ComponentLabel(f"L{index} {part}", part, index), index, activation)
+        elif site == "attn.z":
+            z, W_O, bias = block.written_by("attn", activation, kept.get(hook_name(index, "ln1.scale")))
+            yield Written("head", [head_label(index, head) for head in range(len(W_O))], index, z, W_O)
+            yield _vectors(ComponentLabel(f"L{index} attn bias", "bias", index), index, bias)
+        elif site == "mlp.post":
+            post, W_out, bias = block.written_by("mlp", activation, kept.get(hook_name(index, "ln2.scale")))
+            names = [neuron_label(index, neuron) for neuron in range(len(W_out))]
             yield Written("neuron", names, index, post[..., None], W_out[:, None])
-            yield _vectors([f"L{index} mlp bias"], index, bias)
+            yield _vectors(ComponentLabel(f"L{index} mlp bias", "bias", index), index, bias)
 
 
-def _vectors(labels: list[str], block: int, x: Float[Tensor, "image token d"]) -> Written:
-    return Written("stream", labels, block, x[:, :, None])
-
-
-def _written_by_neurons(
-    block: AnyBlock, post: Float[Tensor, "image token neuron"], scale: Float[Tensor, "image token 1"] | None
-) -> tuple[Tensor, Float[Tensor, "neuron d"], Float[Tensor, "image token d"]]:
-    """post', W and b with post' W + b = hook_mlp_out, the norm behind a post-norm block's MLP frozen."""
-    bias = block.mlp.b_out.expand(*post.shape[:-1], -1)
-    if not isinstance(block, PostNormBlock):
-        return post, block.mlp.W_out, bias
-    assert scale is not None
-    bias = block.ln2.linear_part(bias) / scale
-    if block.ln2.bias is not None:
-        bias = bias + block.ln2.bias
-    return post / scale, block.ln2.linear_part(block.mlp.W_out), bias
+def _vectors(label: ComponentLabel, block: int, x: Float[Tensor, "image token d"]) -> Written:
+    return Written("stream", [label], block, x[:, :, None])

@@ -32,6 +32,8 @@ from vitlens.attribution.run import (
 from vitlens.attribution.values import shares_of_biases, through_sub_norm, value_routes
 from vitlens.model.class_space.readout import ChosenReadout
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import hook_name
+from vitlens.results.axes import ComponentLabel, TokenLabel, head_bias_label
 
 Readouts = Sequence[ChosenReadout]
 
@@ -42,7 +44,7 @@ class Split:
 
     values: Float[Tensor, "image class *unit"]
     axes: dict[str, list]
-    elsewhere: dict[str, Float[Tensor, "image class"]]
+    elsewhere: dict[ComponentLabel, Float[Tensor, "image class"]]
 
 
 @dataclass(frozen=True)
@@ -50,18 +52,19 @@ class Unit:
     """What to keep of a forward, how to split the logit by it, and as what kind of result."""
 
     wanted: Callable[[HookedViT], Wanted]
-    split: Callable[[HookedViT, Kept, Readouts, list[str]], Split]
+    split: Callable[[HookedViT, Kept, Readouts, list[TokenLabel]], Split]
     result: type[Attribution]
 
 
-def fixed_terms(readouts: Readouts) -> dict[str, Float[Tensor, "image class"]]:
+def fixed_terms(readouts: Readouts) -> dict[ComponentLabel, Float[Tensor, "image class"]]:
     """The parts of the logit that nothing in the stream wrote: the MLP of attention pooling, the constant."""
-    return {**readouts[0].terms, "constant": sum_of([reader.constant for reader in readouts])}
+    behind = {ComponentLabel(name, "mlp"): term for name, term in readouts[0].terms.items()}
+    return {**behind, ComponentLabel("constant", "constant"): sum_of([reader.constant for reader in readouts])}
 
 
 def _parts(
     readouts: Readouts, parts: Sequence[Written], kinds: Sequence[str] = ("stream",)
-) -> dict[str, Float[Tensor, "image class"]]:
+) -> dict[ComponentLabel, Float[Tensor, "image class"]]:
     """The direct shares of what is of these kinds, by label."""
     return {
         label: share
@@ -75,7 +78,7 @@ def _wanted_components(model: HookedViT) -> Wanted:
     cut = first_tokens(n_read(model))
     wanted = wanted_embedding(model, cut)
     for block in range(model.cfg.n_layers):
-        wanted |= {f"blocks.{block}.hook_attn_out": cut, f"blocks.{block}.hook_mlp_out": cut}
+        wanted |= {hook_name(block, "attn_out"): cut, hook_name(block, "mlp_out"): cut}
     return wanted
 
 
@@ -83,14 +86,14 @@ def _wanted_heads(model: HookedViT) -> Wanted:
     cut = first_tokens(n_read(model))
     wanted = wanted_embedding(model, cut)
     for block in range(model.cfg.n_layers):
-        wanted |= wanted_heads(model, block, cut) | {f"blocks.{block}.hook_mlp_out": cut}
+        wanted |= wanted_heads(model, block, cut) | {hook_name(block, "mlp_out"): cut}
     return wanted
 
 
 def _wanted_patches(model: HookedViT) -> Wanted:
     wanted = _wanted_heads(model)
     for block in range(model.cfg.n_layers):
-        wanted |= wanted_pattern(model, block) | {f"blocks.{block}.attn.hook_v": whole}
+        wanted |= wanted_pattern(model, block) | {hook_name(block, "attn.v"): whole}
     return wanted
 
 
@@ -98,48 +101,51 @@ def _wanted_neurons(model: HookedViT) -> Wanted:
     cut = first_tokens(n_read(model))
     wanted = wanted_embedding(model, cut)
     for block in range(model.cfg.n_layers):
-        wanted |= {f"blocks.{block}.hook_attn_out": cut} | wanted_neurons(model, block, cut)
+        wanted |= {hook_name(block, "attn_out"): cut} | wanted_neurons(model, block, cut)
     return wanted
 
 
-def _split_components(model: HookedViT, kept: Kept, readouts: Readouts, tokens: list[str]) -> Split:
+def _split_components(model: HookedViT, kept: Kept, readouts: Readouts, tokens: list[TokenLabel]) -> Split:
     shares = _parts(readouts, list(written(model, kept)), ("stream", "head")) | fixed_terms(readouts)
     return Split(torch.stack(list(shares.values()), dim=-1), {"component": list(shares)}, {})
 
 
-def _split_patches(model: HookedViT, kept: Kept, readouts: Readouts, tokens: list[str]) -> Split:
+def _split_patches(model: HookedViT, kept: Kept, readouts: Readouts, tokens: list[TokenLabel]) -> Split:
     elsewhere = _parts(readouts, list(written(model, kept)))
     n_images, n_classes = readouts[0].constant.shape
     shape = (n_images, n_classes, model.cfg.n_layers, model.cfg.n_heads, len(tokens))
     values = readouts[0].constant.new_zeros(shape)
     for index, block in enumerate(model.blocks):
-        v = through_sub_norm(block.attn, kept[f"blocks.{index}.attn.hook_v"])
+        v = through_sub_norm(block.attn, kept[hook_name(index, "attn.v")])
         for route in value_routes(block, index, kept, readouts):
             values[:, :, index] += route.by_source(v)
         biases = shares_of_biases(block, index, kept, readouts)
         if biases is not None:
-            elsewhere |= {f"L{index}H{head} bias": share for head, share in enumerate(biases.unbind(dim=-1))}
+            elsewhere |= {head_bias_label(index, head): share for head, share in enumerate(biases.unbind(dim=-1))}
     axes: dict[str, list] = {"block": list(range(shape[2])), "head": list(range(shape[3])), "source": tokens}
     return Split(values, axes, elsewhere | fixed_terms(readouts))
 
 
-def _split_neurons(model: HookedViT, kept: Kept, readouts: Readouts, tokens: list[str]) -> Split:
+def _split_neurons(model: HookedViT, kept: Kept, readouts: Readouts, tokens: list[TokenLabel]) -> Split:
     parts = list(written(model, kept))
     values = torch.stack([part.share(readouts) for part in parts if part.kind == "neuron"], dim=2)
     axes = {"block": list(range(values.shape[2])), "neuron": list(range(values.shape[3]))}
     return Split(values, axes, _parts(readouts, parts) | fixed_terms(readouts))
 
 
-def _split_tokens(model: HookedViT, kept: Kept, readouts: Readouts, tokens: list[str]) -> Split:
+def _split_tokens(model: HookedViT, kept: Kept, readouts: Readouts, tokens: list[TokenLabel]) -> Split:
     parts = list(written(model, kept))
     read = range(len(tokens))[model.read_tokens]
     chosen = range(2) if model.is_distilled else read
     values = torch.stack([part.token_share(readouts, parts[0].z.shape[1]) for part in parts], dim=2)
-    axes = {"component": [part.labels[0] for part in parts], "token": [tokens[token] for token in chosen]}
+    axes: dict[str, list] = {
+        "component": [part.labels[0] for part in parts],
+        "token": [tokens[token] for token in chosen],
+    }
     return Split(values[..., chosen.start : chosen.stop], axes, fixed_terms(readouts))
 
 
-def _split_paths(model: HookedViT, kept: Kept, readouts: Readouts, tokens: list[str]) -> Split:
+def _split_paths(model: HookedViT, kept: Kept, readouts: Readouts, tokens: list[TokenLabel]) -> Split:
     writers, values = path_shares(model, kept, readouts)
     axes: dict[str, list] = {
         "block": list(range(values.shape[2])),

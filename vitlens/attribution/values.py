@@ -11,8 +11,9 @@ from torch import Tensor
 from vitlens.attribution.run import Kept
 from vitlens.errors import InputError
 from vitlens.model.class_space.readout import ChosenReadout
-from vitlens.model.parts.attention import Attention, DifferentialAttention
-from vitlens.model.parts.block import AnyBlock, PostNormBlock
+from vitlens.model.hooks.hook_points import hook_name
+from vitlens.model.parts.attention import Attention
+from vitlens.model.parts.block import AnyBlock
 
 
 @dataclass(frozen=True)
@@ -55,16 +56,16 @@ class ValueRoute:
 def value_routes(block: AnyBlock, index: int, kept: Kept, readouts: Sequence[ChosenReadout]) -> Iterator[ValueRoute]:
     """The routes of a block, one for each group of each readout; `through_sub_norm` is what they take as values."""
     attn = block.attn
-    pattern, gate = kept[f"blocks.{index}.attn.hook_pattern"], kept.get(f"blocks.{index}.attn.hook_gate")
+    pattern, gate = kept[hook_name(index, "attn.pattern")], kept.get(hook_name(index, "attn.gate"))
     for reader in readouts:
         rows = pattern[:, :, reader.tokens]
-        if isinstance(attn, DifferentialAttention):
-            scale = kept[f"blocks.{index}.attn.sub_norm.hook_scale"][:, reader.tokens]
+        if attn.head_norm is not None:
+            scale = kept[hook_name(index, "attn.sub_norm.scale")][:, reader.tokens]
             rows = rows / rearrange(scale, "i q h 1 -> i h q 1")
         opening = _openings(block, index, kept, reader)
         directions = _directions(block, reader)
         if attn.ln_z is not None:
-            scale = kept[f"blocks.{index}.attn.ln_z.hook_scale"][:, reader.tokens]
+            scale = kept[hook_name(index, "attn.ln_z.scale")][:, reader.tokens]
             opening = opening / rearrange(scale, "i q 1 -> i 1 1 q")
             if attn.ln_z.weight is not None:
                 directions = directions * attn.ln_z.weight.unflatten(0, (attn.n_heads, -1))
@@ -92,7 +93,7 @@ def shares_of_biases(
     attn = block.attn
     if attn.ln_z is None or attn.ln_z.bias is None:
         return None
-    gate = kept.get(f"blocks.{index}.attn.hook_gate")
+    gate = kept.get(hook_name(index, "attn.gate"))
     bias = attn.ln_z.bias.unflatten(0, (attn.n_heads, -1))
     shares = []
     for reader in readouts:
@@ -109,13 +110,14 @@ def through_sub_norm(attn: Attention, values: Float[Tensor, "*rest d_head"]) -> 
     Raises:
         InputError: that norm adds a bias.
     """
-    if not isinstance(attn, DifferentialAttention):
+    norm = attn.head_norm
+    if norm is None:
         return values
-    if attn.sub_norm.bias is not None:
+    if norm.bias is not None:
         raise InputError(
             "the norm inside this differential attention adds a bias, which no source token wrote: use unit=\"head\""
         )  # fmt: skip
-    return attn.sub_norm.linear_part(values) * (1 - attn.lambdas.initial)
+    return norm.linear_part(values) * attn.head_factor
 
 
 def _openings(
@@ -123,13 +125,15 @@ def _openings(
 ) -> Float[Tensor, "image group 1 query"]:  # fmt: skip
     """What each query counts in the logit, over the scale of a norm behind the attention."""
     weights = reader.weights
-    if isinstance(block, PostNormBlock):
-        scale = kept[f"blocks.{index}.ln1.hook_scale"][:, reader.tokens]
+    if block.norms_behind:
+        scale = kept[hook_name(index, "ln1.scale")][:, reader.tokens]
         weights = weights / rearrange(scale, "i q 1 -> i 1 q")
     return weights[:, :, None]
 
 
 def _directions(block: AnyBlock, reader: ChosenReadout) -> Float[Tensor, "image group class head d_head"]:
     """The classes' directions as hook_z sees them."""
-    W_O = block.ln1.linear_part(block.attn.W_O) if isinstance(block, PostNormBlock) else block.attn.W_O
+    norm, W_O = block.norm_behind("attn"), block.attn.W_O
+    if norm is not None:
+        W_O = norm.linear_part(W_O)
     return einsum(reader.directions, W_O, "i g c d, h e d -> i g c h e")

@@ -9,11 +9,13 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from vitlens.arguments import items
-from vitlens.choose.tokens import TokenSet, select_tokens
+from vitlens.arguments import index_of, items
+from vitlens.choose.tokens import Box, TokenSet, select_tokens
 from vitlens.data.masks import MaskInput
 from vitlens.errors import InputError, nearest
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import hook_name
+from vitlens.results.axes import TokenLabel, patch_label
 
 TokenSets = TokenSet | Mapping[str, TokenSet] | Sequence[TokenSet] | None
 
@@ -27,7 +29,7 @@ class Site:
     unit: str | None
 
     def hook(self, block: int) -> str:
-        return f"blocks.{block}.{self.path}"
+        return hook_name(block, self.path)
 
 
 HEAD_SITES = ("z", "q", "k", "v", "attn_scores", "pattern")
@@ -36,9 +38,9 @@ EDGE_SITES = ("attn_scores", "pattern")
 SITES = {
     site.name: site
     for site in [
-        *[Site(name, f"hook_{name}", None) for name in ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")],
-        *[Site(name, f"attn.hook_{name}", "head") for name in HEAD_SITES],
-        *[Site(name, f"mlp.hook_{name}", "neuron") for name in ("pre", "post")],
+        *[Site(name, name, None) for name in ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")],
+        *[Site(name, f"attn.{name}", "head") for name in HEAD_SITES],
+        *[Site(name, f"mlp.{name}", "neuron") for name in ("pre", "post")],
     ]
 }
 
@@ -55,7 +57,7 @@ def find_site(model: HookedViT, name: str) -> Site:
         if name in model.hook_dict or name.startswith("blocks."):
             parts = name.split(".")
             short = parts[-1].removeprefix("hook_")
-            hint = f'site="{short}", blocks=[{parts[1]}]' if short in SITES and len(parts) > 2 else "a site"
+            hint = f'"{short}" with blocks=[{parts[1]}]' if short in SITES and len(parts) > 2 else "a site"
             raise InputError(
                 f"{name!r} is the name of a hook point; a sweep goes over a site in all blocks or some: pass {hint} "
                 f"(sites are {', '.join(SITES)})"
@@ -129,7 +131,7 @@ def make_cells(
     Args:
         tokens: "each" token by itself (the default of sites without heads or neurons), one token set, a list of them, or a
             mapping from names to them; for heads and neurons all tokens by default, which is no axis of the result.
-        heads, neurons: by default all, of sites that have them.
+        heads, neurons: one or several, by default all, of sites that have them; -1 is the last.
         keys: of patterns and scores, the keys that are patched; by default all.
 
     Raises:
@@ -150,12 +152,11 @@ def make_cells(
         return Cells(site, sets, None, 1, axes)
     n_units = model.cfg.n_heads if site.unit == "head" else model.blocks[0].mlp.W_out.shape[0]
     chosen = asked[site.unit]
-    units = list(range(n_units)) if chosen is None else [int(number) for number in items(chosen)]
+    units = (
+        list(range(n_units)) if chosen is None else [index_of(number, n_units, site.unit) for number in items(chosen)]
+    )
     if not units:
         raise InputError(f"the list of {site.unit}s is empty")
-    for number in units:
-        if not 0 <= number < n_units:
-            raise InputError(f"there is no {site.unit} {number}: a block has {site.unit}s 0 to {n_units - 1}")
     axes[site.unit] = [f"{site.unit[0].upper()}{number}" for number in units]
     seen = None if keys is None else select_tokens(model, keys, n_images, masks, grid)
     return Cells(site, sets, units, n_units, axes, seen)
@@ -168,25 +169,31 @@ def _token_sets(
     n_images: int,
     masks: MaskInput | None,
     grid: tuple[int, int],
-) -> tuple[list[str] | None, Bool[Tensor, "set image tokens"]]:
+) -> tuple[list[TokenLabel] | None, Bool[Tensor, "set image tokens"]]:
     """Labels (None where a single set is no axis) and masks of the token sets."""
     if tokens is None:
         tokens = "each" if site.unit is None else "all"
-    sets: dict[str, Any]
+    sets: dict[TokenLabel, Any]
     single = False
     if isinstance(tokens, str) and tokens == "each":
-        sets = {model.cfg.token_label(i, grid): i for i in range(model.cfg.n_prefix_tokens + grid[0] * grid[1])}
+        sets = {label: i for i, label in enumerate(model.cfg.token_labels(grid))}
     elif isinstance(tokens, Mapping):
-        sets = dict(tokens)
+        sets = {TokenLabel(str(name), "set"): item for name, item in tokens.items()}
     elif isinstance(tokens, (str, int, Tensor, np.ndarray)) or not isinstance(tokens, Iterable):
         single = site.unit is not None
-        sets = {str(tokens) if not isinstance(tokens, (Tensor, np.ndarray)) else "tokens": tokens}
+        sets = {_label(model, tokens, grid): tokens}
     else:
-        sets = {
-            model.cfg.token_label(item, grid) if isinstance(item, int) and item >= 0 else str(item): item
-            for item in tokens
-        }
+        sets = {_label(model, item, grid): item for item in tokens}
     if not sets:
         raise InputError('there is no token set to patch: name at least one, or pass "each"')
     masked = torch.stack([select_tokens(model, item, n_images, masks, grid) for item in sets.values()])
     return (None if single else list(sets)), masked
+
+
+def _label(model: HookedViT, tokens: Any, grid: tuple[int, int]) -> TokenLabel:
+    """What a token set that was given without a name is called."""
+    if isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0:
+        return model.cfg.token_label(tokens, grid)
+    if isinstance(tokens, Box) and (tokens.height, tokens.width) == (1, 1):
+        return patch_label(tokens.row, tokens.column)
+    return TokenLabel("tokens" if isinstance(tokens, (Tensor, np.ndarray)) else str(tokens), "set")

@@ -11,7 +11,7 @@ from vitlens.data.pictures import Pictures
 from vitlens.description.token_norms import stream_outliers
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.hooks.hook_points import Reader
+from vitlens.model.hooks.hook_points import Reader, hook_name
 
 
 def artefact_warning(
@@ -127,7 +127,7 @@ def artefact_tokens(
     def read(resid: Tensor, hook: object) -> None:
         found.append(stream_outliers(resid.detach(), model.cfg.n_prefix_tokens, threshold))
 
-    hooks: list[Any] = [(f"blocks.{late}.hook_resid_post", Reader(read))]
+    hooks: list[Any] = [(hook_name(late, "resid_post"), Reader(read))]
     with torch.no_grad():
         for batch in tqdm(pictures.split(batch_size), desc="artefacts", unit="batch", disable=not progress):
             model.run_with_hooks(batch, fwd_hooks=hooks, stop_at_layer=late + 1)

@@ -14,8 +14,7 @@ from vitlens.description.sinks import SINK_KINDS, SinkRule, sink_facts
 from vitlens.description.token_norms import NormSums, stream_norms, stream_outliers
 from vitlens.description.tokens import OUTLIER, TokenLayout, at_least_single
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.hooks.hook_points import Reader
-from vitlens.model.parts.attention import DifferentialAttention
+from vitlens.model.hooks.hook_points import Reader, hook_name
 
 #: The patterns of a forward, which head similarity holds together, take at most so many bytes.
 PATTERN_BYTES = 512 * 2**20
@@ -75,13 +74,13 @@ class _Run:
         self.v = torch.empty(0)
 
     def hooks(self) -> list[Any]:
-        reads = {"hook_resid_pre": self._enter, "attn.hook_v": self._value, "attn.hook_pattern": self._pattern,
-                 "hook_resid_post": self._leave}  # fmt: skip
+        reads = {"resid_pre": self._enter, "attn.v": self._value, "attn.pattern": self._pattern,
+                 "resid_post": self._leave}  # fmt: skip
         blocks = range(self.observer.model.cfg.n_layers)
         return [
-            (f"blocks.{block}.{name}", Reader(partial(_call, read, block)))
+            (hook_name(block, site), Reader(partial(_call, read, block)))
             for block in blocks
-            for name, read in reads.items()
+            for site, read in reads.items()
         ]
 
     def _enter(self, resid: Tensor, block: int) -> None:
@@ -94,7 +93,7 @@ class _Run:
         seen, attn = self.observer, self.observer.model.blocks[block].attn
         self.patterns.append(pattern[:, :, seen.queries].clone())
         pattern = at_least_single(pattern)
-        received = shares(pattern) if isinstance(attn, DifferentialAttention) else pattern
+        received = shares(pattern) if attn.subtracts_patterns else pattern
         layout, W_O = seen.layout, attn.W_O.to(pattern.dtype)
         of_sinks = sink_facts(pattern, received, self.v, W_O, seen.rule, layout.n_prefix, layout.class_token)
         facts = attention_facts(received, seen.layout, self.outlier) | of_sinks.columns()

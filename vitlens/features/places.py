@@ -12,7 +12,7 @@ from transformer_lens.hook_points import HookPoint
 from vitlens.choose.tokens import TokenSet, select_tokens
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.hooks.hook_points import NO_TOKENS, HookName, Hooks, Reader, resolve_names
+from vitlens.model.hooks.hook_points import NO_TOKENS, HookName, Hooks, Reader, block_and_site, resolve_names
 
 BEFORE_BLOCKS = ("hook_patch_embed", "hook_embed", "hook_pos_embed", "hook_embed_norm", "ln_pre.", "embed.")
 STREAM_WIDE = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
@@ -36,7 +36,8 @@ class Place:
 
     @property
     def block(self) -> int | None:
-        return int(self.name.split(".")[1]) if self.name.startswith("blocks.") else None
+        place = block_and_site(self.name)
+        return None if place is None else place[0]
 
     @property
     def is_before_blocks(self) -> bool:

@@ -14,7 +14,7 @@ from vitlens.errors import InputError
 from vitlens.features.dictionary import SparseAutoencoder, Transcoder
 from vitlens.features.places import Place, check_width, chosen_rows, fit, place_of
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.hooks.hook_points import HookName, Hooks, Reader
+from vitlens.model.hooks.hook_points import HookName, Hooks, Reader, hook_name
 
 Edit = Callable[[Float[Tensor, "..."]], Float[Tensor, "..."]]
 
@@ -162,7 +162,7 @@ def ends(
     if hook_out is None:
         if source.block is None:
             raise InputError(f"this transcoder does not say what it predicts from {source.name}: pass hook_out=")
-        hook_out = f"blocks.{source.block}.hook_mlp_out"
+        hook_out = hook_name(source.block, "mlp_out")
     target = place_of(model, hook_out)
     check_width(model, target, sae.d_out)
     return source, target

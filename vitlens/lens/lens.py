@@ -16,9 +16,10 @@ from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
 from vitlens.model.class_space.ranks import check_logits, rank_of
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.hooks.hook_points import Reader
+from vitlens.model.hooks.hook_points import Reader, hook_name
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_run import PictureRun, check_index
+from vitlens.results.axes import TokenLabel
 from vitlens.results.result import Result
 
 SITES = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
@@ -73,7 +74,7 @@ class ClassLens(Result):
         return self.axes["site"].index(site)
 
     def maps(
-        self, quantity: str = "logit", site: str | None = None, image: int = 0, position: int = 0
+        self, quantity: str = "logit", site: str | None = None, image: int = 0, class_position: int = 0
     ) -> Float[Tensor, "block rows columns"]:
         """A class over the patches, block by block, on the picture's grid.
 
@@ -81,8 +82,8 @@ class ClassLens(Result):
             InputError: the lens was not taken at all patches, or has no such quantity, site, picture or class.
         """
         check_index(image, len(self.axes["image"]), "picture")
-        check_index(position, len(self.axes["class"]), "position on the axis of classes")
-        chosen = self.at(quantity, site)[:, image, self.patch_places(), position]
+        check_index(class_position, len(self.axes["class"]), "position on the axis of classes")
+        chosen = self.at(quantity, site)[:, image, self.patch_places(), class_position]
         return chosen.unflatten(-1, tuple(self.grid)).float()
 
     def patch_places(self) -> list[int]:
@@ -91,7 +92,7 @@ class ClassLens(Result):
         Raises:
             InputError: the lens was not taken at all patches.
         """
-        patches = [i for i, label in enumerate(self.axes["token"]) if label.startswith("(")]
+        patches = [i for i, label in enumerate(self.axes["token"]) if label.kind == "patch"]
         if len(patches) != self.grid[0] * self.grid[1]:
             raise InputError('a map needs every patch: take the lens with tokens="all" or tokens="patches"')
         return patches
@@ -182,6 +183,7 @@ def class_lens(
         n_prefix_tokens=model.cfg.n_prefix_tokens,
         classes=torch.cat([selection.indices for selection in selections]),
         class_names=model.class_names,
+        pixels=run.pixels,
         settings={"model": model.cfg.model_name, "norm": "the model's final norm, statistics of each vector"},
     )
 
@@ -201,7 +203,7 @@ def _lens_of(
         measured[str(hook.name)] = _measure(_project(model, activation, reading), selection, top_k)
         check_logits(measured[str(hook.name)]["top_logits"][..., 0], f"the class lens at {hook.name}")
 
-    names = [f"blocks.{block}.hook_{site}" for site, block in places]
+    names = [hook_name(block, site) for site, block in places]
     model.run_with_hooks(
         pictures, fwd_hooks=[(name, Reader(read)) for name in dict.fromkeys(names)], stop_at_layer=model.cfg.n_layers
     )
@@ -229,10 +231,10 @@ def check_sites(sites: str | Sequence[str], known: Sequence[str] = SITES) -> lis
 
 def _choose_tokens(
     model: HookedViT, tokens: TokenSet, n_images: int, masks: MaskInput | None, grid: tuple[int, int]
-) -> tuple[list[int] | None, list[str]]:
+) -> tuple[list[int] | None, list[TokenLabel]]:
     """Token indices and labels; None for "pooled"."""
     if isinstance(tokens, str) and tokens == MODEL_READING:
-        return None, [MODEL_READING]
+        return None, [TokenLabel(MODEL_READING, "set")]
     mask = select_tokens(model, tokens, n_images, masks, grid)
     if not (mask == mask[0]).all():
         raise InputError(

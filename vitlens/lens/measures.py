@@ -138,7 +138,7 @@ def token_groups(trace: ClassTrace, paper_compat: bool = False) -> dict[str, Boo
     labels = trace.token_labels
     groups = {
         "class token": torch.tensor([label == "class" for label in labels]),
-        "patches": torch.tensor([label.startswith("(") for label in labels]),
+        "patches": torch.tensor([label.kind == "patch" for label in labels]),
     }
     if paper_compat and not groups["class token"].any():
         groups["patches"][int(groups["patches"].nonzero()[0])] = False

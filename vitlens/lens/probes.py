@@ -24,7 +24,7 @@ from vitlens.lens.lens import check_sites
 from vitlens.lens.trace import FULL_SITES
 from vitlens.model.class_space.ranks import check_logits, rank_of
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.hooks.hook_points import Hooks
+from vitlens.model.hooks.hook_points import Hooks, hook_name
 from vitlens.model.runs.picture_run import PictureRun
 from vitlens.results.tensor_files import read_tensors, save_tensors
 
@@ -57,7 +57,7 @@ class Probes:
             ranks[site] = rank_of(logits, of_label)
 
         return [
-            (f"blocks.{block}.hook_{name}", lambda value, hook, site=(name, block): read(value, hook, site))
+            (hook_name(block, name), lambda value, hook, site=(name, block): read(value, hook, site))
             for name, block in self.weights
         ]
 
@@ -177,7 +177,7 @@ class ProbeFit:
                 self.second[site], self.sums[site] = second, sums
 
         hooks: Any = [
-            (f"blocks.{block}.hook_{name}", lambda value, hook, site=(name, block): collect(value, hook, site))
+            (hook_name(block, name), lambda value, hook, site=(name, block): collect(value, hook, site))
             for name, block in self.sites
         ]
         with torch.no_grad():

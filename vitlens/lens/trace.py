@@ -14,9 +14,10 @@ from vitlens.data.pictures import Pictures
 from vitlens.lens.lens import LOGIT_ALONE, check_sites
 from vitlens.model.class_space.ranks import no_rank, rank_of
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.hooks.hook_points import Hooks, Reader
+from vitlens.model.hooks.hook_points import Hooks, Reader, hook_name
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_run import PictureRun
+from vitlens.results.axes import TokenLabel
 
 #: The sites whose whole projection is needed: the stream after a block, and what attention and MLP wrote alone.
 FULL_SITES = ("attn_out", "mlp_out", "resid_post")
@@ -31,7 +32,7 @@ class ClassTrace:
     ranks: dict[tuple[str, int], Int[Tensor, "image token"]]
     first: dict[tuple[str, int], Int[Tensor, "image token"]]
     n_classes: int
-    token_labels: list[str]
+    token_labels: list[TokenLabel]
 
     def __repr__(self) -> str:
         sites = dict.fromkeys(site for site, _ in self.first)
@@ -55,7 +56,7 @@ class TraceObserver:
         self.model = model
         self.labels = labels
         self.tokens = range(model.cfg.n_prefix_tokens + grid[0] * grid[1])
-        self.token_labels = [model.cfg.token_label(token, grid) for token in self.tokens]
+        self.token_labels = model.cfg.token_labels(grid)
         self.logits: dict[tuple[str, int], Tensor] = {}
         self.ranks: dict[tuple[str, int], Tensor] = {}
         self.first: dict[tuple[str, int], Tensor] = {}
@@ -65,14 +66,14 @@ class TraceObserver:
     def hooks(self, blocks: Sequence[int] | None = None, sites: Sequence[str] = FULL_SITES) -> Hooks:
         """The hooks to run with. With all sites and blocks the trace holds all that A2 to A7 need."""
         chosen = range(self.model.cfg.n_layers) if blocks is None else blocks
-        hooks: Hooks = [(f"blocks.{block}.hook_{site}", self._full(site, block)) for block in chosen for site in sites]
+        hooks: Hooks = [(hook_name(block, site), self._full(site, block)) for block in chosen for site in sites]
         if set(sites) == set(FULL_SITES):
-            has_middle = self.model.cfg.wiring != "parallel"
+            has_middle = self.model.blocks[0].has_middle
             for block in chosen:
                 if block == 0:
                     hooks.append(("blocks.0.hook_resid_pre", self._full("resid_pre", 0)))
                 if has_middle:
-                    hooks.append((f"blocks.{block}.hook_resid_mid", self._label_only("resid_mid", block)))
+                    hooks.append((hook_name(block, "resid_mid"), self._label_only("resid_mid", block)))
         return hooks
 
     def trace(self) -> ClassTrace:
@@ -89,7 +90,7 @@ class TraceObserver:
             for site, block in list(table):
                 if site == "resid_post" and block + 1 in watched:
                     table["resid_pre", block + 1] = table[site, block]
-        if self.model.cfg.wiring == "parallel":
+        if not self.model.blocks[0].has_middle:
             # Both sublayers of a parallel block read the block's input.
             self.logits |= {("resid_mid", b): x for (site, b), x in list(self.logits.items()) if site == "resid_pre"}
         return ClassTrace(self.logits, self.ranks, self.first, self.model.cfg.n_classes, self.token_labels)

@@ -13,6 +13,7 @@ from vitlens.features.dictionary import Transcoder
 from vitlens.features.top_examples import TopPatches, top_patches
 from vitlens.memories.memories import COEFFICIENTS, value_vectors
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import hook_name
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_batches import PictureSource
 
@@ -33,8 +34,8 @@ class LayerMemories(Transcoder):
             values,
             values.new_zeros(values.shape[1]),
             nn.ReLU(),
-            hook=f"blocks.{block}.{part}.hook_{kind}",
-            hook_out=f"blocks.{block}.hook_{part}_out",
+            hook=hook_name(block, f"{part}.{kind}"),
+            hook_out=hook_name(block, f"{part}_out"),
             source=f"value vectors of block {block}, {part}",
         )
 

@@ -24,8 +24,7 @@ from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.lens.trace import TraceObserver
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.hooks.hook_points import Hooks
-from vitlens.model.parts.block import PostNormBlock
+from vitlens.model.hooks.hook_points import Hooks, hook_name
 from vitlens.model.parts.linear import effective_weight
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_run import PictureRun
@@ -54,9 +53,8 @@ def value_vectors(
     if paper_compat:
         return effective_weight(owner.attn.proj if part == "attn" else owner.mlp.fc2, None).T
     values = rearrange(owner.attn.W_O, "h e d -> (h e) d") if part == "attn" else owner.mlp.W_out
-    if isinstance(owner, PostNormBlock):
-        values = (owner.ln1 if part == "attn" else owner.ln2).linear_part(values)
-    return values
+    norm = owner.norm_behind(part)
+    return values if norm is None else norm.linear_part(values)
 
 
 @dataclass(frozen=True, repr=False)
@@ -125,7 +123,7 @@ class MemoryObserver:
     def hooks(self, blocks: Sequence[int] | None = None, coefficients: Sequence[str] = ("z", "post", "pre")) -> Hooks:
         chosen = range(self.model.cfg.n_layers) if blocks is None else blocks
         return [
-            (f"blocks.{block}.{part}.hook_{name}", self._note(part, block, name))
+            (hook_name(block, f"{part}.{name}"), self._note(part, block, name))
             for block in chosen
             for part in PARTS
             for name in COEFFICIENTS[part]

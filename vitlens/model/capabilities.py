@@ -4,7 +4,6 @@ from typing import Any
 
 import pandas as pd
 
-from vitlens.model.parts.attention import DifferentialAttention
 from vitlens.model.parts.pooling import AttentionPool, MaxPool
 from vitlens.model.weights.processing_limits import REFUSALS
 
@@ -37,7 +36,7 @@ def _class_space(model: Any) -> list[Row]:
         lens = "a token is read as the model reads the last ones, with statistics of its own"
         linear = "linear with the norms' scales frozen"
     heads = "the norm behind the heads is frozen too" if model.cfg.wiring == "post-norm" else linear
-    if any(isinstance(block.attn, DifferentialAttention) for block in model.blocks):
+    if any(block.attn.subtracts_patterns for block in model.blocks):
         heads = f"{linear}; a head's two softmaxes count as one"
     return [(names[0], EXACT, lens), (names[1], EXACT, linear), (names[2], EXACT, heads)]
 
@@ -49,10 +48,10 @@ def _patching(model: Any) -> list[Row]:
     rows = [("activation_patching", EXACT, "equal to one full forward per cell")]
     if model.cfg.wiring == "parallel":
         why = "attention and MLP read the same stream, so there is none between them"
-        rows.append(('activation_patching(site="resid_mid")', IMPOSSIBLE, why))
-    if any(isinstance(block.attn, DifferentialAttention) for block in model.blocks):
+        rows.append(('activation_patching(sites="resid_mid")', IMPOSSIBLE, why))
+    if any(block.attn.subtracts_patterns for block in model.blocks):
         why = "q and k have two heads for each head of v: patch v, z or the pattern"
-        rows.append(('activation_patching(site="q", "k" or "attn_scores")', IMPOSSIBLE, why))
+        rows.append(('activation_patching(sites="q", "k" or "attn_scores")', IMPOSSIBLE, why))
     refused = paths_refused(model)
     paths = ("path_patching, circuits", EXACT, "heads and MLPs add up to the stream")
     rows.append(paths if refused is None else (paths[0], IMPOSSIBLE, refused))
@@ -64,7 +63,7 @@ def paths_refused(model: Any) -> str | None:
     attn = model.blocks[0].attn
     if model.cfg.wiring == "post-norm":
         return "a norm stands behind every branch"
-    if attn.ln_z is not None or isinstance(attn, DifferentialAttention):
+    if attn.ln_z is not None or attn.subtracts_patterns:
         return "a norm stands behind the heads"
     return "the heads have a gate that reads the stream too" if attn.gate is not None else None
 

@@ -9,7 +9,7 @@ from vitlens.errors import InputError
 from vitlens.model.config import HookedViTConfig
 
 
-def check_images(images: Any, cfg: HookedViTConfig, dtype: torch.dtype, pads: bool) -> Tensor:
+def check_batch(images: Any, cfg: HookedViTConfig, dtype: torch.dtype, pads: bool) -> Tensor:
     """Raises InputError unless `images` is [batch, channels, height, width] as the model reads it, and finite.
 
     A model of dynamic size reads any size that whole patches fill, and if it `pads`, any at all.

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from transformer_lens.config import TransformerLensConfig
 
+from vitlens.results.axes import TokenLabel, patch_label
+
 
 @dataclass
 class HookedViTConfig(TransformerLensConfig):
@@ -43,12 +45,14 @@ class HookedViTConfig(TransformerLensConfig):
     def has_class_token(self) -> bool:
         return "class" in self.prefix_tokens
 
-    def token_label(self, token: int, grid: tuple[int, int] | None = None) -> str:
+    def token_label(self, token: int, grid: tuple[int, int] | None = None) -> TokenLabel:
         """ "class", "register 2", or "(row, column)" of a patch, counted from the upper left."""
         if token < self.n_prefix_tokens:
-            return self.prefix_tokens[token]
+            return TokenLabel(self.prefix_tokens[token], "prefix")
         row, column = divmod(token - self.n_prefix_tokens, (grid or self.grid_size)[1])
-        return f"({row}, {column})"
+        return patch_label(row, column)
 
-    def token_labels(self) -> list[str]:
-        return [self.token_label(token) for token in range(self.n_ctx)]
+    def token_labels(self, grid: tuple[int, int] | None = None) -> list[TokenLabel]:
+        """Of every token, on the model's own grid or another."""
+        rows, columns = grid or self.grid_size
+        return [self.token_label(token, grid) for token in range(self.n_prefix_tokens + rows * columns)]

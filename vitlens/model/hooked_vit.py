@@ -1,51 +1,40 @@
 """HookedViT: a timm vision transformer, every intermediate value readable and writable by name."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformer_lens import FactoredMatrix
 
-from vitlens.arguments import as_whole, checked
+from vitlens.arguments import checked
 from vitlens.data.class_names import check_class_names, infer_class_names
 from vitlens.data.pictures import Preprocessing
 from vitlens.errors import InputError
-from vitlens.model.capabilities import capabilities
+from vitlens.model import capabilities as what_is_exact
+from vitlens.model import inputs, tools
 from vitlens.model.checkpoints.timm_models import build_timm, create
 from vitlens.model.checks import check_device, check_labels, check_stream
-from vitlens.model.class_space.classifier import ClassEmbeddings
-from vitlens.model.hooks.cache_size import CacheSize, cache_size
-from vitlens.model.hooks.caching import NamedHooks
-from vitlens.model.hooks.hook_points import NO_TOKENS, NamesFilter, expose, hook_point
-from vitlens.model.inputs import PictureInputs
-from vitlens.model.parts.naflex import read_validity
-from vitlens.model.parts.positions import Layout
+from vitlens.model.class_space import embeddings, projection, requirements
+from vitlens.model.class_space.classifier import ClassEmbeddings, Classifier
+from vitlens.model.hooks import cache_size as sizes
+from vitlens.model.hooks.hook_points import NO_TOKENS, expose, hook_point
 from vitlens.model.placement import read_device, read_dtype
 from vitlens.model.porting import Parts, move, port
 from vitlens.model.provenance import IN_HAND, RANDOM, Provenance, weights_of
+from vitlens.model.runs import kept_tokens
+from vitlens.model.runs.caching import NamedHooks
 from vitlens.model.runs.finite import require_finite
-from vitlens.model.runs.kept_tokens import KeptTokens
-from vitlens.model.runs.suffix import SuffixRuns
-from vitlens.model.tools import TransformerLensTools
+from vitlens.model.runs.forward import blocks_to_run, classify, embed_images, pool, run_blocks
+from vitlens.model.weights import processing, stacked
 from vitlens.model.weights.checks import FiniteWeights
-from vitlens.model.weights.processing import ProcessedWeights
-from vitlens.model.weights.stacked import StackedWeights
+from vitlens.model.weights.stacked import Stacked
 
 
-class HookedViT(
-    PictureInputs,
-    StackedWeights,
-    TransformerLensTools,
-    ProcessedWeights,
-    KeptTokens,
-    SuffixRuns,
-    FiniteWeights,
-    NamedHooks,
-):
+class HookedViT(FiniteWeights, NamedHooks):
     """A vision transformer whose parameters are timm's own and whose every step is a hook point.
 
     Make one with `HookedViT.from_timm`. Hook names, shapes and tools are TransformerLens': `run_with_cache`,
@@ -53,6 +42,9 @@ class HookedViT(
     "pattern5", ("pattern", 5). Dropout and stochastic depth of timm are left out: it always computes what timm computes
     in evaluation mode.
     """
+
+    #: Whether classes are directions of the residual stream as it is, with no norm before them.
+    reads_stream = False
 
     def __init__(self, parts: Parts, class_names: Sequence[str] | None = None) -> None:
         super().__init__()
@@ -66,14 +58,14 @@ class HookedViT(
         self.ln_pre = parts.ln_pre
         if parts.ln_pre is not None:
             self.hook_embed_norm = hook_point()
-        self.blocks = nn.ModuleList(parts.blocks)  # type: ignore[assignment]
+        self.blocks: Any = nn.ModuleList(parts.blocks)
         self.ln_final = parts.ln_final
         self.pool = parts.pool
         self.hook_pooled = hook_point(NO_TOKENS)
         self.fc_norm = parts.fc_norm
-        self.unembed = parts.unembed
+        self.unembed: Classifier | None = parts.unembed
         self.pool_dist = parts.pool_dist
-        self.unembed_dist = parts.unembed_dist
+        self.unembed_dist: Classifier | None = parts.unembed_dist
         if self.is_distilled:
             self.hook_pooled_dist = hook_point(NO_TOKENS)
         self.hook_logits = hook_point(NO_TOKENS)
@@ -182,7 +174,7 @@ class HookedViT(
             names = None if given else self.class_names
             fresh = HookedViT.from_timm(module.to(self.device, self.dtype), class_names=names)
             if given:
-                fresh._read_like(self)
+                embeddings.read_like(fresh, self)
             for head in fresh.classifiers:
                 if isinstance(head, nn.Linear) and not head.weight.any():
                     nn.init.trunc_normal_(head.weight, std=0.02)
@@ -217,7 +209,7 @@ class HookedViT(
                 are not one class for each picture; probabilities or the loss of a model with a single output; a run that
                 ends in NaN or infinite values (in a run that a hook edits this is a warning).
         """
-        first, last = self._blocks_to_run(start_at_layer, stop_at_layer)
+        first, last = blocks_to_run(self, start_at_layer, stop_at_layer)
         if return_type not in ("logits", "probs", "loss", "features", None):
             raise InputError(f'return_type is "logits", "probs", "loss", "features" or None, not {return_type!r}')
         if return_type in ("probs", "loss") and stop_at_layer is None and self.cfg.n_classes == 1:
@@ -226,20 +218,19 @@ class HookedViT(
         if start_at_layer is None:
             pictures = self.check_images(images)
             layout = self.embed.layout(pictures)
-            resid = self._embed_images(pictures)
+            resid = embed_images(self, pictures)
         else:
             resid = check_stream(images, self.cfg, self.dtype)
             layout = self.embed.layout_of_stream(resid.shape[1], self.cfg.grid_size, grid)
         entering, blocks = resid, range(first, last)
-        for index in blocks:
-            resid = self.blocks[index](resid, layout.angles_of(index), layout.bias)
+        resid = run_blocks(self, resid, layout, blocks)
         if stop_at_layer is not None:
             return require_finite(resid, "residual streams", self, entering, layout, blocks)
-        features = self._pool(resid, layout)
+        features = pool(self, resid, layout)
         if return_type == "features":
             pooled = features[0] if len(features) == 1 else torch.stack(features).mean(dim=0)
             return require_finite(pooled, "features", self, entering, layout, blocks)
-        logits = expose(self.hook_logits, self._classify(features))
+        logits = expose(self.hook_logits, classify(self, features))
         require_finite(logits, "logits", self, entering, layout, blocks)
         if return_type == "probs":
             return logits.softmax(dim=-1)
@@ -249,79 +240,99 @@ class HookedViT(
             )
         return None if return_type is None else logits
 
-    def _blocks_to_run(self, start: int | None, stop: int | None) -> tuple[int, int]:
-        """The first block to run and the one before which the run ends; the number of blocks stands for their end."""
-        end = self.cfg.n_layers
+    # ---- what users call on a model: functions of a model, each in the file of its subject ------------------------
 
-        def place(layer: int) -> int:
-            return end if as_whole(layer, "a block") == end else self.block_index(layer)
+    to_images, to_masks, to_pixels = inputs.to_images, inputs.to_masks, inputs.to_pixels
+    as_images, as_pair, as_partners = inputs.as_images, inputs.as_pair, inputs.as_partners
+    as_masks, read_masks, check_images = inputs.as_masks, inputs.read_masks, inputs.check_images
+    patch_grid = inputs.patch_grid
+    class_index, class_label = inputs.class_index, inputs.class_label
+    block_index, block_indices = inputs.block_index, inputs.block_indices
 
-        first, last = 0 if start is None else place(start), end if stop is None else place(stop)
-        if first > last:
-            raise InputError(f"a run from block {first} to block {last} goes backwards: start_at_layer comes first")
-        return first, last
+    set_class_embeddings = embeddings.set_class_embeddings
+    with_class_embeddings = embeddings.with_class_embeddings
+    require_classifier, require_choice = requirements.require_classifier, requirements.require_choice
+    project, project_chosen = projection.project, projection.project_chosen
+    read_out, linear_readouts = projection.read_out, projection.linear_readouts
 
-    def _embed_images(self, images: Any) -> Float[Tensor, "batch tokens d"]:
-        patches = self.hook_patch_embed(self.embed.patches(images))
-        resid = self.hook_embed(self.embed.with_prefix(patches))
-        if self.embed.has_positions:
-            positions = self.embed.positions(images)
-            resid = resid + expose(self.hook_pos_embed, positions.expand(len(resid), -1, -1))
-        return resid if self.ln_pre is None else self.hook_embed_norm(self.ln_pre(resid))
+    process_weights_ = processing.process_weights_
+    forward_kept = kept_tokens.forward_kept
+    capabilities = what_is_exact.capabilities
+    cache_size = sizes.cache_size
 
-    def _pool(self, resid: Float[Tensor, "batch tokens d"], layout: Layout) -> list[Float[Tensor, "batch d"]]:
-        """What the classifier reads, and what the second classifier of a distilled model reads."""
-        if self.ln_final is not None:
-            resid = self.ln_final(resid)
-        valid = read_validity(layout.valid, self.pool.tokens, self.cfg.n_prefix_tokens)
-        pooled = expose(self.hook_pooled, self.pool(resid, valid))
-        features = [pooled if self.fc_norm is None else self.fc_norm(pooled)]
-        if self.pool_dist is not None:
-            features.append(expose(self.hook_pooled_dist, self.pool_dist(resid)))
-        return features
+    accumulated_bias, tl_parameters = tools.accumulated_bias, tools.tl_parameters
+    tokens_to_residual_directions = tools.tokens_to_residual_directions
+    class_ids, to_single_token, to_tokens = tools.class_ids, tools.to_single_token, tools.to_tokens
+    all_head_labels, all_composition_scores = tools.all_head_labels, tools.all_composition_scores
 
-    def _classify(self, features: list[Float[Tensor, "batch d"]]) -> Float[Tensor, "batch out"]:
-        heads = (self.unembed, self.unembed_dist)
-        outputs = [x if head is None else head(x) for head, x in zip(heads, features, strict=False)]
-        return outputs[0] if len(outputs) == 1 else (outputs[0] + outputs[1]) / 2
+    # ---- what a model shows ---------------------------------------------------------------------------------------
 
-    def block_index(self, layer: int) -> int:
-        """The block's number counted from 0; -1 is the last.
+    #: Of every block [L, H, d, d_h], W_O [L, H, d_h, d], W_in [L, d, d_mlp], W_out [L, d_mlp, d], and their biases. What
+    #: writes to the stream includes LayerScale; keys and values that heads share are shown once for each of these heads.
+    W_Q, W_K, W_V, W_O = Stacked("attn"), Stacked("attn"), Stacked("attn"), Stacked("attn")
+    b_Q, b_K, b_V, b_O = Stacked("attn"), Stacked("attn"), Stacked("attn"), Stacked("attn")
+    W_in, W_gate, W_out = Stacked("mlp"), Stacked("mlp"), Stacked("mlp")
+    b_in, b_gate, b_out = Stacked("mlp"), Stacked("mlp"), Stacked("mlp")
 
-        Raises:
-            InputError: there is no such block.
-        """
-        n_layers, wanted = self.cfg.n_layers, as_whole(layer, "a block")
-        if not -n_layers <= wanted < n_layers:
-            raise InputError(f"there is no block {wanted}: the model has blocks 0 to {n_layers - 1}")
-        return wanted % n_layers
+    @property
+    def W_pos(self) -> Float[Tensor, "tokens d"]:
+        return stacked.positions(self)
 
-    def block_indices(self, layers: int | Sequence[int] | None) -> list[int]:
-        """Several blocks' numbers, or a single one, each as `block_index`; None means all.
+    @property
+    def QK(self) -> FactoredMatrix:
+        """W_Q W_Kᵀ of every head [L, H, d, d]: which token a head looks for (before any q/k norm)."""
+        return stacked.qk_circuits(self)
 
-        Raises:
-            InputError: there is no such block, or the list is empty.
-        """
-        if layers is None:
-            return list(range(self.cfg.n_layers))
-        given: Any = layers
-        several = isinstance(given, Iterable) and not isinstance(given, str) and getattr(given, "ndim", None) != 0
-        chosen = [self.block_index(layer) for layer in (given if several else [given])]
-        if not chosen:
-            raise InputError("the list of blocks is empty: name at least one, or pass None for all")
-        return chosen
+    @property
+    def OV(self) -> FactoredMatrix:
+        """W_V W_O of every head [L, H, d, d]: what a head writes for what it reads."""
+        return FactoredMatrix(self.W_V, self.W_O)
 
-    def capabilities(self) -> pd.DataFrame:
-        """Which analyses are exact, approximate or impossible for this architecture, and why: one row for each."""
-        return capabilities(self)
-
-    def cache_size(self, images: Any = 1, names_filter: NamesFilter = None) -> CacheSize:
-        """The bytes that a cache of these pictures (or so many of them) would take, and what costs most of them.
+    @property
+    def classifiers(self) -> list[Classifier]:
+        """The classifier, or the two whose mean a distilled model answers with.
 
         Raises:
-            InputError: a name that matches nothing.
+            InputError: the model has none.
         """
-        return cache_size(self, images, names_filter)
+        if self.unembed is None:
+            raise InputError(
+                f"{self.cfg.model_name} was loaded without a classifier (num_classes=0), so there is no class to ask "
+                "for: give it one with model.set_class_embeddings(weight, names)"
+            )
+        return [head for head in (self.unembed, self.unembed_dist) if head is not None]
+
+    @property
+    def W_U(self) -> Float[Tensor, "d classes"]:
+        """The class embeddings as columns; of a distilled model, the mean of its two classifiers."""
+        heads = self.classifiers
+        return sum([head.weight for head in heads[1:]], heads[0].weight).T / len(heads)
+
+    @property
+    def b_U(self) -> Float[Tensor, "classes"]:
+        heads = self.classifiers
+        biases = [head.weight.new_zeros(len(head.weight)) if head.bias is None else head.bias for head in heads]
+        return sum(biases[1:], biases[0]) / len(biases)
+
+    @property
+    def is_distilled(self) -> bool:
+        """Whether the distillation token is read beside the class token; the logits are then the mean of both."""
+        return self.pool_dist is not None
+
+    @property
+    def read_tokens(self) -> slice:
+        """The tokens that the classifier reads."""
+        return self.pool.tokens
+
+    @property
+    def device(self) -> torch.device:
+        return self.embed.patch_embed_weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embed.patch_embed_weight.dtype
+
+    # ---- torch's own ----------------------------------------------------------------------------------------------
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """torch's; the weights are then no longer those that the model was made with."""

@@ -1,169 +1,202 @@
-"""What a user has in hand, as what the model reads: pictures, masks, classes."""
+"""What a user has in hand, as what the model reads: pictures, masks, classes, blocks.
 
-from collections.abc import Sequence
-from typing import Any
+Each is a method of a HookedViT; everything goes through the model's own preprocessing.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vitlens.arguments import as_whole
 from vitlens.data.class_names import find_class
-from vitlens.data.masks import MaskInput, Masks, as_masks, preprocessed, read_labels
+from vitlens.data.masks import MaskInput, Masks, preprocessed, read_labels
+from vitlens.data.masks import as_masks as read_any
 from vitlens.data.patches import PatchGrid
-from vitlens.data.pictures import Picture, Preprocessing, as_list
+from vitlens.data.pictures import Picture, as_list
 from vitlens.errors import InputError
-from vitlens.model.checks import check_dense, check_images
-from vitlens.model.config import HookedViTConfig
-from vitlens.model.parts.embedding import Embedding
+from vitlens.model.checks import check_batch, check_dense
 from vitlens.model.parts.naflex import NaFlexEmbedding, check_patch_input
 
+if TYPE_CHECKING:
+    from vitlens.model.hooked_vit import HookedViT
 
-class PictureInputs:
-    """The inputs of a HookedViT: everything goes through the model's own preprocessing."""
 
-    cfg: HookedViTConfig
-    class_names: list[str] | None
-    preprocessing: Preprocessing
-    embed: Embedding
+def to_images(model: "HookedViT", images: Picture | Sequence[Picture]) -> Float[Tensor, "batch channels height width"]:
+    """Pictures (paths, PIL images, arrays, or a list of them) through the model's own preprocessing.
 
-    @property
-    def device(self) -> torch.device:
-        return self.embed.patch_embed_weight.device
+    Raises:
+        InputError: a file that is missing or no picture, an array of another shape.
+    """
+    chosen = as_list(images)
+    if not chosen:
+        raise InputError("there are no pictures in the list")
+    batch = torch.stack([model.preprocessing.image(picture) for picture in chosen])
+    return batch.to(model.device, model.dtype)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.embed.patch_embed_weight.dtype
 
-    def to_images(self, pictures: Picture | Sequence[Picture]) -> Float[Tensor, "batch channels height width"]:
-        """Pictures (paths, PIL images, arrays, or a list of them) through the model's own preprocessing.
+def to_masks(
+    model: "HookedViT", masks: Picture | Sequence[Picture], object_id: int | None = None
+) -> Bool[Tensor, "batch height width"]:
+    """Object masks through the geometry of the pictures' preprocessing: which pixels are the object's.
 
-        Raises:
-            InputError: a file that is missing or no picture, an array of another shape.
-        """
-        chosen = as_list(pictures)
-        if not chosen:
-            raise InputError("there are no pictures in the list")
-        images = torch.stack([self.preprocessing.image(picture) for picture in chosen])
-        return images.to(self.device, self.dtype)
+    What the values of a mask mean is written in `vitlens.data.masks`; pixels that are void are not the object's here,
+    and `read_masks` tells them apart.
 
-    def to_masks(
-        self, masks: Picture | Sequence[Picture], object_id: int | None = None
-    ) -> Bool[Tensor, "batch height width"]:
-        """Object masks through the geometry of the pictures' preprocessing: which pixels are the object's.
+    Args:
+        object_id: of masks of class ids, the object's; by default all but 0.
 
-        What the values of a mask mean is written in `vitlens.data.masks`; pixels that are void are not the object's here,
-        and `read_masks` tells them apart.
+    Raises:
+        InputError: a mask whose values say nothing of an object, a file that is missing or no picture.
+    """
+    return model.read_masks(masks, object_id).inside
 
-        Args:
-            object_id: of masks of class ids, the object's; by default all but 0.
 
-        Raises:
-            InputError: a mask whose values say nothing of an object, a file that is missing or no picture.
-        """
-        return self.read_masks(masks, object_id).inside
+def read_masks(model: "HookedViT", masks: Picture | Sequence[Picture], object_id: int | None = None) -> Masks:
+    """As `to_masks`, with what is void: neither object nor context. Goes wherever `masks=` is taken.
 
-    def read_masks(self, masks: Picture | Sequence[Picture], object_id: int | None = None) -> Masks:
-        """As `to_masks`, with what is void: neither object nor context. Goes wherever `masks=` is taken.
+    Raises:
+        InputError: as `to_masks`.
+    """
+    chosen = list(masks) if isinstance(masks, Tensor) and masks.ndim == 3 else as_list(masks, "masks")
+    if not chosen:
+        raise InputError("there are no masks in the list")
+    read = [preprocessed(read_labels(mask, object_id), model.preprocessing) for mask in chosen]
+    inside, void = (torch.stack(parts).to(model.device) for parts in zip(*read, strict=True))
+    return Masks(inside, void)
 
-        Raises:
-            InputError: as `to_masks`.
-        """
-        chosen = list(masks) if isinstance(masks, Tensor) and masks.ndim == 3 else as_list(masks, "masks")
-        if not chosen:
-            raise InputError("there are no masks in the list")
-        read = [preprocessed(read_labels(mask, object_id), self.preprocessing) for mask in chosen]
-        inside, void = (torch.stack(parts).to(self.device) for parts in zip(*read, strict=True))
-        return Masks(inside, void)
 
-    def as_masks(self, masks: MaskInput) -> Masks:
-        """Masks from whatever a user has in hand: paths and PIL pictures go through the geometry of the pictures'
-        preprocessing, tensors and arrays [image, height, width] or [height, width] are taken as they stand.
+def as_masks(model: "HookedViT", masks: MaskInput) -> Masks:
+    """Masks from whatever a user has in hand: paths and PIL pictures go through the geometry of the pictures'
+    preprocessing, tensors and arrays [image, height, width] or [height, width] are taken as they stand.
 
-        Raises:
-            InputError: as `to_masks`; masks of several sizes.
-        """
-        return as_masks(masks, self.read_masks).to(self.device)
+    Raises:
+        InputError: as `to_masks`; masks of several sizes.
+    """
+    return read_any(masks, model.read_masks).to(model.device)
 
-    def patch_grid(self, height: int | None = None, width: int | None = None) -> PatchGrid:
-        """How pictures of this size, by default the model's own, are cut into patches."""
-        rows, columns = self.embed.grid(height or self.cfg.image_size[0], width or self.cfg.image_size[1])
-        return PatchGrid((int(rows), int(columns)), self.cfg.patch_size)
 
-    def to_pixels(
-        self, images: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch covered_height covered_width 3"]:
-        """Preprocessed pictures back as colours in [0, 1], channels last: what the figures lay their maps over.
+def patch_grid(model: "HookedViT", height: int | None = None, width: int | None = None) -> PatchGrid:
+    """How pictures of this size, by default the model's own, are cut into patches."""
+    rows, columns = model.embed.grid(height or model.cfg.image_size[0], width or model.cfg.image_size[1])
+    return PatchGrid((int(rows), int(columns)), model.cfg.patch_size)
 
-        They are cut to what the patches cover, and filled up as the model fills them up, so that a map of patches lies over
-        the pixels that it is about.
-        """
-        height, width = images.shape[-2:]
-        if self.cfg.dynamic_img_size or (height, width) == self.cfg.image_size:
-            images = self.patch_grid(height, width).fit(images)
-        return self.preprocessing.undo(images)
 
-    def as_images(self, images: Tensor | Picture | Sequence[Picture]) -> Float[Tensor, "batch channels height width"]:
-        """A batch of checked pictures from whatever a user has in hand: a tensor is taken as preprocessed.
+def to_pixels(
+    model: "HookedViT", images: Float[Tensor, "batch channels height width"]
+) -> Float[Tensor, "batch covered_height covered_width 3"]:
+    """Preprocessed pictures back as colours in [0, 1], channels last: what the figures lay their maps over.
 
-        Raises:
-            InputError: as `to_images` and `check_images`; a batch without pictures.
-        """
-        if not isinstance(images, Tensor):
-            return self.to_images(images)
-        check_dense(images, self.device)
-        if images.ndim == 3:
-            images = images[None]
-        return self.check_images(images.to(self.device))
+    They are cut to what the patches cover, and filled up as the model fills them up, so that a map of patches lies over
+    the pixels that it is about.
+    """
+    height, width = images.shape[-2:]
+    if model.cfg.dynamic_img_size or (height, width) == model.cfg.image_size:
+        images = model.patch_grid(height, width).fit(images)
+    return model.preprocessing.undo(images)
 
-    def as_pair(
-        self,
-        clean: Tensor | Picture | Sequence[Picture],
-        corrupted: Tensor | Picture | Sequence[Picture],
-    ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch channels height width"]]:
-        """Clean and corrupted pictures, one by one.
 
-        Raises:
-            InputError: their numbers or sizes differ.
-        """
-        pair = self.as_images(clean), self.as_images(corrupted)
-        if pair[0].shape != pair[1].shape:
-            raise InputError(
-                f"clean and corrupted pictures must pair up: {list(pair[0].shape)} against {list(pair[1].shape)}"
-            )
-        return pair
+def as_images(
+    model: "HookedViT", images: Tensor | Picture | Sequence[Picture]
+) -> Float[Tensor, "batch channels height width"]:
+    """A batch of checked pictures from whatever a user has in hand: a tensor is taken as preprocessed.
 
-    def as_partners(
-        self, others: Tensor | Picture | Sequence[Picture] | None, images: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch channels height width"]:
-        """Other pictures, one for each of `images`, to take something from.
+    Raises:
+        InputError: as `to_images` and `check_images`; a batch without pictures.
+    """
+    if not isinstance(images, Tensor):
+        return model.to_images(images)
+    check_dense(images, model.device)
+    if images.ndim == 3:
+        images = images[None]
+    return model.check_images(images.to(model.device))
 
-        Raises:
-            InputError: they are missing, or of another number or size.
-        """
-        if others is None:
-            raise InputError('how="other" needs others=, one picture for each picture')
-        partners = self.as_images(others)
-        if partners.shape != images.shape:
-            raise InputError(f"{len(partners)} other pictures were given for {len(images)} pictures")
-        return partners
 
-    def check_images(self, images: Any) -> Any:
-        """Raises InputError unless `images` is [batch, channels, height, width] as this model reads it, and finite; a
-        NaFlexVit also reads the dictionary of patches that timm's collator makes."""
-        if isinstance(images, dict) and isinstance(self.embed, NaFlexEmbedding):
-            return check_patch_input(images, self.dtype)
-        if isinstance(images, Tensor):
-            check_dense(images, self.device)
-        return check_images(images, self.cfg, self.dtype, pads=self.embed.pads)
+def as_pair(
+    model: "HookedViT",
+    clean: Tensor | Picture | Sequence[Picture],
+    corrupted: Tensor | Picture | Sequence[Picture],
+) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch channels height width"]]:
+    """Clean and corrupted pictures, one by one.
 
-    def class_index(self, wanted: int | str | np.integer) -> int:
-        """The index of a class given by index or name.
+    Raises:
+        InputError: their numbers or sizes differ.
+    """
+    pair = model.as_images(clean), model.as_images(corrupted)
+    if pair[0].shape != pair[1].shape:
+        raise InputError(
+            f"clean and corrupted pictures must pair up: {list(pair[0].shape)} against {list(pair[1].shape)}"
+        )
+    return pair
 
-        Raises:
-            InputError: no such class (the nearest names are listed), or several.
-        """
-        return find_class(wanted, self.class_names, self.cfg.n_classes)
 
-    def class_label(self, index: int) -> str:
-        return self.class_names[index] if self.class_names is not None else f"class {index}"
+def as_partners(
+    model: "HookedViT",
+    others: Tensor | Picture | Sequence[Picture] | None,
+    images: Float[Tensor, "batch channels height width"],
+) -> Float[Tensor, "batch channels height width"]:
+    """Other pictures, one for each of `images`, to take something from.
+
+    Raises:
+        InputError: they are missing, or of another number or size.
+    """
+    if others is None:
+        raise InputError('how="other" needs others=, one picture for each picture')
+    partners = model.as_images(others)
+    if partners.shape != images.shape:
+        raise InputError(f"{len(partners)} other pictures were given for {len(images)} pictures")
+    return partners
+
+
+def check_images(model: "HookedViT", images: Any) -> Any:
+    """Raises InputError unless `images` is [batch, channels, height, width] as this model reads it, and finite; a
+    NaFlexVit also reads the dictionary of patches that timm's collator makes."""
+    if isinstance(images, dict) and isinstance(model.embed, NaFlexEmbedding):
+        return check_patch_input(images, model.dtype)
+    if isinstance(images, Tensor):
+        check_dense(images, model.device)
+    return check_batch(images, model.cfg, model.dtype, pads=model.embed.pads)
+
+
+def class_index(model: "HookedViT", wanted: int | str | np.integer) -> int:
+    """The index of a class given by index or name.
+
+    Raises:
+        InputError: no such class (the nearest names are listed), or several.
+    """
+    return find_class(wanted, model.class_names, model.cfg.n_classes)
+
+
+def class_label(model: "HookedViT", index: int) -> str:
+    return model.class_names[index] if model.class_names is not None else f"class {index}"
+
+
+def block_index(model: "HookedViT", block: int) -> int:
+    """The block's number counted from 0; -1 is the last.
+
+    Raises:
+        InputError: there is no such block.
+    """
+    n_layers, wanted = model.cfg.n_layers, as_whole(block, "a block")
+    if not -n_layers <= wanted < n_layers:
+        raise InputError(f"there is no block {wanted}: the model has blocks 0 to {n_layers - 1}")
+    return wanted % n_layers
+
+
+def block_indices(model: "HookedViT", blocks: int | Sequence[int] | None) -> list[int]:
+    """Several blocks' numbers, or a single one, each as `block_index`; None means all.
+
+    Raises:
+        InputError: there is no such block, or the list is empty.
+    """
+    if blocks is None:
+        return list(range(model.cfg.n_layers))
+    given: Any = blocks
+    several = isinstance(given, Iterable) and not isinstance(given, str) and getattr(given, "ndim", None) != 0
+    chosen = [model.block_index(block) for block in (given if several else [given])]
+    if not chosen:
+        raise InputError("the list of blocks is empty: name at least one, or pass None for all")
+    return chosen

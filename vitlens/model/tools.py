@@ -1,7 +1,10 @@
-"""What TransformerLens' tools ask of a model: names, labels, biases and directions, so that they run on a HookedViT."""
+"""What TransformerLens' tools ask of a model, so that they run on a HookedViT: names, labels, biases and directions.
+
+Each is a method of a HookedViT, with classes where there were tokens.
+"""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,108 +15,111 @@ from transformer_lens.utilities import composition_scores
 
 from vitlens.arguments import as_whole
 from vitlens.errors import InputError
-from vitlens.model.config import HookedViTConfig
+
+if TYPE_CHECKING:
+    from vitlens.model.hooked_vit import HookedViT
 
 
-class TransformerLensTools:
-    """`accumulated_bias`, `tokens_to_residual_directions`, `tl_parameters`, … with classes where there were tokens."""
+def accumulated_bias(
+    model: "HookedViT", layer: int, mlp_input: bool = False, include_mlp_biases: bool = True
+) -> Float[Tensor, "d"]:
+    """The sum of all output biases that the stream which enters block `layer` has received (its MLP: `mlp_input`).
 
-    cfg: HookedViTConfig
-    blocks: Any
+    Raises:
+        InputError: there is no such block; the number of blocks stands for the end of the last.
+    """
+    last = len(model.blocks) - mlp_input
+    if not 0 <= as_whole(layer, "a block") <= last:
+        raise InputError(f"the biases before block {layer} were asked for: the model has blocks 0 to {last}")
+    chosen = list(model.blocks[:layer])
+    biases = [block.attn.b_O for block in chosen]
+    if include_mlp_biases:
+        biases += [block.mlp.b_out for block in chosen]
+    if mlp_input:
+        biases.append(model.blocks[layer].attn.b_O)
+    if not biases:
+        return torch.zeros_like(model.blocks[0].attn.b_O)
+    return torch.stack(biases).sum(dim=0)
 
-    def accumulated_bias(
-        self, layer: int, mlp_input: bool = False, include_mlp_biases: bool = True
-    ) -> Float[Tensor, "d"]:
-        """The sum of all output biases that the stream which enters block `layer` has received (its MLP: `mlp_input`).
 
-        Raises:
-            InputError: there is no such block; the number of blocks stands for the end of the last.
-        """
-        last = len(self.blocks) - mlp_input
-        if not 0 <= as_whole(layer, "a block") <= last:
-            raise InputError(f"the biases before block {layer} were asked for: the model has blocks 0 to {last}")
-        chosen = list(self.blocks[:layer])
-        biases = [block.attn.b_O for block in chosen]
-        if include_mlp_biases:
-            biases += [block.mlp.b_out for block in chosen]
-        if mlp_input:
-            biases.append(self.blocks[layer].attn.b_O)
-        if not biases:
-            return torch.zeros_like(self.blocks[0].attn.b_O)
-        return torch.stack(biases).sum(dim=0)
+def tokens_to_residual_directions(model: "HookedViT", tokens: Any) -> Float[Tensor, "*classes d"]:
+    """The class embeddings of classes given by index or name (TransformerLens' name; a ViT's tokens are classes).
 
-    def tokens_to_residual_directions(self, tokens: Any) -> Float[Tensor, "*classes d"]:
-        """The class embeddings of classes given by index or name (TransformerLens' name; a ViT's tokens are classes).
+    Raises:
+        InputError: no such class, or a model without a classifier.
+    """
+    return model.W_U.T[model.class_ids(tokens)]
 
-        Raises:
-            InputError: no such class, or a model without a classifier.
-        """
-        return self.W_U.T[self.class_ids(tokens)]  # type: ignore[attr-defined]
 
-    def class_ids(self, classes: Any) -> Tensor:
-        """Class indices, in the shape given: an index or name gives a number, a list or tensor of them a tensor.
+def class_ids(model: "HookedViT", classes: Any) -> Tensor:
+    """Class indices, in the shape given: an index or name gives a number, a list or tensor of them a tensor.
 
-        Raises:
-            InputError: no such class, or what is neither index nor name; no classes at all; lists of several lengths.
-        """
-        if isinstance(classes, (Tensor, np.ndarray)):
-            classes = classes.tolist()
-        if isinstance(classes, Sequence) and not isinstance(classes, str):
-            ids = [self.class_ids(item) for item in classes]
-            if not ids or any(other.shape != ids[0].shape for other in ids):
-                raise InputError(f"classes are an index, a name, or lists of them of one length, not {classes!r}")
-            return torch.stack(ids)
-        return torch.tensor(self.class_index(classes))  # type: ignore[attr-defined]
+    Raises:
+        InputError: no such class, or what is neither index nor name; no classes at all; lists of several lengths.
+    """
+    if isinstance(classes, (Tensor, np.ndarray)):
+        classes = classes.tolist()
+    if isinstance(classes, Sequence) and not isinstance(classes, str):
+        ids = [model.class_ids(item) for item in classes]
+        if not ids or any(other.shape != ids[0].shape for other in ids):
+            raise InputError(f"classes are an index, a name, or lists of them of one length, not {classes!r}")
+        return torch.stack(ids)
+    return torch.tensor(model.class_index(classes))
 
-    def to_single_token(self, name: str) -> int:
-        """The index of a class by its name (TransformerLens' name for `class_index`)."""
-        return self.class_index(name)  # type: ignore[attr-defined]
 
-    def to_tokens(self, pictures: Any) -> Tensor:
-        """Pictures as the model reads them (TransformerLens' name for `to_images`)."""
-        return self.to_images(pictures)  # type: ignore[attr-defined]
+def to_single_token(model: "HookedViT", name: str) -> int:
+    """The index of a class by its name (TransformerLens' name for `class_index`)."""
+    return model.class_index(name)
 
-    def all_head_labels(self) -> list[str]:
-        """ "L0H0", "L0H1", …: the rows of `stack_head_results`."""
-        return [f"L{block}H{head}" for block in range(self.cfg.n_layers) for head in range(self.cfg.n_heads)]
 
-    def all_composition_scores(self, mode: str) -> Float[Tensor, "layers heads layers heads"]:
-        """How much each head's output enters the `mode` ("Q", "K" or "V") input of each later head; 0 for the others.
+def to_tokens(model: "HookedViT", images: Any) -> Tensor:
+    """Pictures as the model reads them (TransformerLens' name for `to_images`)."""
+    return model.to_images(images)
 
-        ‖W_OV^left M^right‖ / (‖W_OV^left‖ ‖M^right‖), M being the right head's W_QK, its transpose, or its W_OV.
 
-        Raises:
-            InputError: another mode.
+def all_head_labels(model: "HookedViT") -> list[str]:
+    """ "L0H0", "L0H1", …: the rows of `stack_head_results`."""
+    return [f"L{block}H{head}" for block in range(model.cfg.n_layers) for head in range(model.cfg.n_heads)]
 
-        Source: Elhage et al. 2021, as transformer_lens' composition scores.
-        """
-        left = FactoredMatrix(self.W_V, self.W_O)  # type: ignore[attr-defined]
-        if mode == "Q":
-            right = FactoredMatrix(self.W_Q, self.W_K.mT)  # type: ignore[attr-defined]
-        elif mode == "K":
-            right = FactoredMatrix(self.W_K, self.W_Q.mT)  # type: ignore[attr-defined]
-        elif mode == "V":
-            right = left
-        else:
-            raise InputError(f'mode is "Q", "K" or "V", not {mode!r}')
-        scores = composition_scores(left, right, broadcast_dims=True)
-        layers = torch.arange(self.cfg.n_layers, device=scores.device)
-        later = layers[:, None, None, None] < layers[None, None, :, None]
-        return torch.where(later, scores, torch.zeros_like(scores))
 
-    def tl_parameters(self) -> dict[str, Tensor]:
-        """The weights by TransformerLens' names, in its layout: what `SVDInterpreter` reads."""
-        parameters: dict[str, Tensor] = {}
-        for i, block in enumerate(self.blocks):
-            for part, names in (
-                ("attn", ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O")),
-                ("mlp", ("W_in", "b_in", "W_out", "b_out")),
-            ):
-                module = getattr(block, part)
-                parameters |= {f"blocks.{i}.{part}.{name}": getattr(module, name) for name in names}
-            if hasattr(block, "ln2") and block.ln2.weight is not None:
-                parameters[f"blocks.{i}.ln2.w"] = block.ln2.weight
-        if self.unembed is not None:  # type: ignore[attr-defined]
-            parameters["unembed.W_U"] = self.W_U  # type: ignore[attr-defined]
-            parameters["unembed.b_U"] = self.b_U  # type: ignore[attr-defined]
-        return parameters
+def all_composition_scores(model: "HookedViT", mode: str) -> Float[Tensor, "layers heads layers heads"]:
+    """How much each head's output enters the `mode` ("Q", "K" or "V") input of each later head; 0 for the others.
+
+    ‖W_OV^left M^right‖ / (‖W_OV^left‖ ‖M^right‖), M being the right head's W_QK, its transpose, or its W_OV.
+
+    Raises:
+        InputError: another mode.
+
+    Source: Elhage et al. 2021, as transformer_lens' composition scores.
+    """
+    left = FactoredMatrix(model.W_V, model.W_O)
+    if mode == "Q":
+        right = FactoredMatrix(model.W_Q, model.W_K.mT)
+    elif mode == "K":
+        right = FactoredMatrix(model.W_K, model.W_Q.mT)
+    elif mode == "V":
+        right = left
+    else:
+        raise InputError(f'mode is "Q", "K" or "V", not {mode!r}')
+    scores = composition_scores(left, right, broadcast_dims=True)
+    layers = torch.arange(model.cfg.n_layers, device=scores.device)
+    later = layers[:, None, None, None] < layers[None, None, :, None]
+    return torch.where(later, scores, torch.zeros_like(scores))
+
+
+def tl_parameters(model: "HookedViT") -> dict[str, Tensor]:
+    """The weights by TransformerLens' names, in its layout: what `SVDInterpreter` reads."""
+    parameters: dict[str, Tensor] = {}
+    for i, block in enumerate(model.blocks):
+        for part, names in (
+            ("attn", ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O")),
+            ("mlp", ("W_in", "b_in", "W_out", "b_out")),
+        ):
+            module = getattr(block, part)
+            parameters |= {f"blocks.{i}.{part}.{name}": getattr(module, name) for name in names}
+        if hasattr(block, "ln2") and block.ln2.weight is not None:
+            parameters[f"blocks.{i}.ln2.w"] = block.ln2.weight
+    if model.unembed is not None:
+        parameters["unembed.W_U"] = model.W_U
+        parameters["unembed.b_U"] = model.b_U
+    return parameters

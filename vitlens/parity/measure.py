@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import hook_name
 
 # How the port is run: unwatched, with attention and norms in one kernel each; or step by step, as when watched.
 MODES: dict[str, list[str]] = {"fused": ["resid_post"], "eager": ["resid_post", "pattern", "hook_normalized"]}
@@ -52,7 +53,7 @@ def port_sites(model: HookedViT, images: Any, mode: str, gradient: bool = True) 
     cache, hooks, _ = model.get_caching_hooks(known)
     with model.hooks(hooks):
         outcome = _run(model, images, gradient)
-    streams = (cache[f"blocks.{block}.hook_resid_post"] for block in range(model.cfg.n_layers))
+    streams = (cache[hook_name(block, "resid_post")] for block in range(model.cfg.n_layers))
     return {f"block {block}": stream for block, stream in enumerate(streams)} | outcome
 
 

@@ -72,8 +72,13 @@ def heatmap_overlay(
     return hatch(figure, artefacts)
 
 
-def heatmap_figure(heatmap: Heatmap, pixels: Pixels, image: int = 0) -> go.Figure:
-    """The map of one picture over it, with the warning of what artefact tokens carry, and what it misses of its total."""
+def heatmap_figure(heatmap: Heatmap, image: int = 0) -> go.Figure:
+    """The map of one picture over it, with the warning of what artefact tokens carry, and what it misses of its total.
+
+    Where blocks or heads are kept apart: a map for each block (or head), and their sum.
+    """
+    if heatmap.values.ndim > 3:
+        return _by_part(heatmap, image)
     facts = [str(heatmap.settings["model"])]
     if not heatmap.method.class_specific:
         facts.append("knows no class")
@@ -81,7 +86,7 @@ def heatmap_figure(heatmap: Heatmap, pixels: Pixels, image: int = 0) -> go.Figur
         sum_, gap = heatmap.patches()[image].sum().item(), heatmap.completeness_gap[image].item()
         facts.append(f"sum {sum_:+.3f} of {sum_ - gap:+.3f}")
     return heatmap_overlay(
-        pixels,
+        heatmap.picture(image),
         heatmap.maps()[image].cpu(),
         heatmap.title(image),
         signed=heatmap.method.signed,
@@ -199,22 +204,22 @@ def _warn(figure: go.Figure, warning: str, row: int, col: int, letters: int) -> 
     )  # fmt: skip
 
 
-def heatmap_by_part(heatmap: Heatmap, pixels: Pixels, image: int = 0) -> go.Figure:
-    """Figure 11: the map of one picture over it block by block (or head by head, where only heads are kept), and the sum.
-
-    Raises:
-        InputError: a heatmap of which neither blocks nor heads are kept.
-    """
-    part = next((name for name in PARTS if name in heatmap.axes), None)
-    if part is None:
-        raise InputError('this heatmap is one map: blocks are kept by heatmap(…, keep="block")')
+def _by_part(heatmap: Heatmap, image: int) -> go.Figure:
+    """Figure 11: block by block (or head by head, where only heads are kept), and the sum."""
+    part = next(name for name in PARTS if name in heatmap.axes)
     values = heatmap.values[image].float()
     of_parts = values.sum(dim=1) if values.ndim == 4 else values
     maps = torch.cat([of_parts, heatmap.maps()[image].float()[None]])
     titles = [*(f"{part} {number}" for number in heatmap.axes[part]), f"sum over {part}s"]
     figure = map_tiles(
-        maps, titles, pixels, "%{z:.4g}", heatmap.quantity, columns=max(3, min(6, len(titles))), **diverging(maps.cpu())
-    )  # fmt: skip
+        maps,
+        titles,
+        heatmap.picture(image),
+        "%{z:.4g}",
+        heatmap.quantity,
+        columns=max(3, min(6, len(titles))),
+        **diverging(maps.cpu()),
+    )
     name = text(short_name(heatmap.class_label(image)))
     return finish(
         figure,
@@ -222,3 +227,6 @@ def heatmap_by_part(heatmap: Heatmap, pixels: Pixels, image: int = 0) -> go.Figu
         f"{text(heatmap.settings['model'])}; red: speaks for the class, blue: against it",
         margin={"l": 10, "r": 20, "t": 92, "b": 10},
     )
+
+
+FIGURES = {Heatmap: heatmap_figure}

@@ -1,9 +1,8 @@
 """A HookedViT with tokens that were never trained: they take over what chosen MLP neurons fire at the patches."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -12,12 +11,12 @@ from transformer_lens.hook_points import HookPoint
 
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.hooks.hook_points import NO_TOKENS, hook_point
+from vitlens.model.hooks.hook_points import NO_TOKENS, hook_name, hook_point
 from vitlens.model.parts.embedding import Embedding, Grid
 from vitlens.model.parts.pooling import Pool
 from vitlens.model.parts.positions import Layout
 from vitlens.model.porting import Parts
-from vitlens.model.runs.kept_tokens import VALID_PATCHES
+from vitlens.model.runs.kept_tokens import VALID_PATCHES, FollowsTokens
 
 
 class RegisterEmbedding(Embedding):
@@ -62,29 +61,34 @@ class RegisteredViT(HookedViT):
     #: The neurons that are moved, by block.
     register_neurons: dict[int, list[int]]
 
-    def _follows_tokens(self, hook: Callable | None) -> bool:
-        return getattr(getattr(hook, "func", None), "__func__", None) is RegisteredViT._move
-
     def with_fresh_weights(self, seed: int = 0) -> HookedViT:
         raise InputError(
             "register neurons are neurons of the trained weights: call with_fresh_weights on the model without test-time "
             "registers, and look for register neurons there"
         )
 
-    def _move(
-        self, post: Float[Tensor, "batch tokens d_mlp"], hook: HookPoint, neurons: list[int]
-    ) -> Float[Tensor, "batch tokens d_mlp"]:
-        """Each neuron's largest activation over patches and registers stands at the registers, and zeros at the patches.
 
-        A register's own activation counts, because one neuron sets off the next: a register that took over an earlier
-        block's neuron is where a later block's neuron fires, and no longer the patch.
-        """
-        n_prefix = self.cfg.n_prefix_tokens
-        if post.shape[1] < n_prefix:
+@dataclass(frozen=True)
+class MoveToRegisters(FollowsTokens):
+    """A hook on `hook_post`: each neuron's largest activation over patches and registers stands at the registers, and
+    zeros at the patches.
+
+    A register's own activation counts, because one neuron sets off the next: a register that took over an earlier
+    block's neuron is where a later block's neuron fires, and no longer the patch.
+    """
+
+    neurons: list[int]
+    n_prefix: int
+    n_registers: int
+
+    def __call__(
+        self, tensor: Float[Tensor, "batch tokens d_mlp"], hook: HookPoint
+    ) -> Float[Tensor, "batch tokens d_mlp"]:
+        if tensor.shape[1] < self.n_prefix:
             # A last block of which only the tokens are computed that the classifier reads: registers are none of them.
-            return post
-        registers, patches = slice(n_prefix - self.n_registers, n_prefix), slice(n_prefix, None)
-        fired = post[:, registers.start :, neurons]
+            return tensor
+        registers, patches = slice(self.n_prefix - self.n_registers, self.n_prefix), slice(self.n_prefix, None)
+        fired = tensor[:, registers.start :, self.neurons]
         strength = fired.abs()
         valid = VALID_PATCHES.get()
         if valid is not None:
@@ -92,9 +96,9 @@ class RegisteredViT(HookedViT):
             padding = torch.nn.functional.pad(~valid, (self.n_registers, 0))
             strength = strength.masked_fill(padding[..., None], -1.0)
         strongest = fired.gather(1, strength.argmax(dim=1, keepdim=True))
-        post = post.clone()
-        post[:, registers, neurons] = strongest.expand(-1, self.n_registers, -1)
-        post[:, patches, neurons] = 0.0
+        post = tensor.clone()
+        post[:, registers, self.neurons] = strongest.expand(-1, self.n_registers, -1)
+        post[:, patches, self.neurons] = 0.0
         return post
 
 
@@ -131,8 +135,8 @@ def add_registers(model: HookedViT, neurons: Mapping[int, Sequence[int]], n_regi
     extended.n_registers = n_registers
     extended.register_neurons = {index: list(chosen) for index, chosen in neurons.items()}
     for index, chosen in extended.register_neurons.items():
-        point = extended.hook_dict[f"blocks.{index}.mlp.hook_post"]
-        point.add_perma_hook(partial(extended._move, neurons=chosen))
+        point = extended.hook_dict[hook_name(index, "mlp.post")]
+        point.add_perma_hook(MoveToRegisters(chosen, cfg.n_prefix_tokens, n_registers))
     return extended
 
 

@@ -20,7 +20,9 @@ from vitlens.arguments import checked, is_whole, short
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import hook_name
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.registers.extra_registers import RegisteredViT, add_registers
 from vitlens.results.result import Result
 
@@ -255,7 +257,7 @@ def register_shift(
         progress: whether to show a bar.
 
     Returns:
-        RegisterShift with axes run, image, block, patch; `result.plot(pixels=…)` shows a picture of it.
+        RegisterShift with axes run, image, block, patch; `result.plot(image=…)` shows a picture of it.
 
     Raises:
         InputError: as `add_test_time_registers`; a block that does not exist.
@@ -285,6 +287,7 @@ def register_shift(
         register_norms=torch.cat([batch[3] for batch in seen])[..., n_prefix:],
         logits=logits,
         attention=attention,
+        pixels=small_pictures(model, pictures),
         settings={
             "model": model.cfg.model_name,
             "neurons": [f"L{b}N{neuron}" for b, chosen in extended.register_neurons.items() for neuron in chosen],
@@ -299,7 +302,7 @@ def _norms_and_neurons(
     model: HookedViT, pictures: Tensor, blocks: range
 ) -> tuple[Float[Tensor, "image block patch"], list[Float[Tensor, "image patch d_mlp"]]]:
     """The patches' norms behind each block over the median of their picture, and what each block's neurons fire there."""
-    names = [f"blocks.{block}.{site}" for block in blocks for site in ("mlp.hook_post", "hook_resid_post")]
+    names = [hook_name(block, site) for block in blocks for site in ("mlp.post", "resid_post")]
     with torch.no_grad():
         _, cache = model.run_with_cache(pictures, names_filter=names, stop_at_layer=len(blocks))
     n_prefix = model.cfg.n_prefix_tokens
@@ -318,9 +321,9 @@ def _observe(
 ]:
     """The patches' norms, the logits, the class token's attention to the patches, the prefix tokens' norms."""
     n_prefix = model.cfg.n_prefix_tokens
-    names = [f"blocks.{i}.hook_resid_post" for i in range(model.cfg.n_layers)]
+    names = [hook_name(i, "resid_post") for i in range(model.cfg.n_layers)]
     if model.cfg.has_class_token:
-        names.append(f"blocks.{block}.attn.hook_pattern")
+        names.append(hook_name(block, "attn.pattern"))
     with torch.no_grad():
         logits, cache = model.run_with_cache(pictures, names_filter=names)
     norms = torch.stack([cache["resid_post", i].norm(dim=-1) for i in range(model.cfg.n_layers)], dim=1)

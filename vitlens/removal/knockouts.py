@@ -17,7 +17,7 @@ from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.hooks.hook_points import Hooks
+from vitlens.model.hooks.hook_points import Hooks, hook_name
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_run import PictureRun, RunningMean
 from vitlens.results.result import Result
@@ -263,7 +263,7 @@ def _chosen_heads(model: HookedViT, heads: int | Sequence[int] | None) -> Bool[T
 def _patterns(
     model: HookedViT, pictures: Float[Tensor, "image channels height width"], blocks: Sequence[int]
 ) -> dict[int, Float[Tensor, "image head query key"]]:
-    names = [f"blocks.{block}.attn.hook_pattern" for block in blocks]
+    names = [hook_name(block, "attn.pattern") for block in blocks]
     with torch.no_grad():
         _, cache = model.run_with_cache(pictures, names_filter=names)
     return {block: cache[name] for block, name in zip(blocks, names, strict=True)}
@@ -282,8 +282,8 @@ def _mean_patterns(
 
 def _hooks(cut: dict[int, _Cut], how: str, patterns: dict[int, Float[Tensor, "#image head query key"]]) -> Hooks:
     if how == "renormalise":
-        return [(f"blocks.{block}.attn.hook_attn_scores", _close(where, block)) for block, where in cut.items()]
-    return [(f"blocks.{block}.attn.hook_pattern", _replace(where, patterns.get(block))) for block, where in cut.items()]
+        return [(hook_name(block, "attn.attn_scores"), _close(where, block)) for block, where in cut.items()]
+    return [(hook_name(block, "attn.pattern"), _replace(where, patterns.get(block))) for block, where in cut.items()]
 
 
 def _replace(cut: _Cut, pattern: Float[Tensor, "#image head query key"] | None) -> Any:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from vitlens.errors import InputError
+from vitlens.results.axes import ComponentLabel, Label, TokenLabel
 
 #: Where each kind of result is defined, so that one can be read before its analysis was ever used.
 HOMES = {
-    "Ablation": "vitlens.patching.ablation",
+    "Ablation": "vitlens.patching.results",
     "Attribution": "vitlens.attribution.results",
     "AttributionMeans": "vitlens.attribution.means",
     "CircuitCurve": "vitlens.circuits.curves",
@@ -22,10 +23,10 @@ HOMES = {
     "Faithfulness": "vitlens.faithfulness.result",
     "FeatureAttribution": "vitlens.features.attribution",
     "Heatmap": "vitlens.heatmaps.run",
-    "Intervention": "vitlens.patching.interventions",
+    "Intervention": "vitlens.patching.results",
     "NeuronAttribution": "vitlens.attribution.results",
     "PatchAttribution": "vitlens.attribution.results",
-    "Patching": "vitlens.patching.contrast",
+    "Patching": "vitlens.patching.results",
     "PathAttribution": "vitlens.attribution.results",
     "Perturbation": "vitlens.faithfulness.perturbation",
     "Randomisation": "vitlens.faithfulness.randomisation",
@@ -37,7 +38,8 @@ HOMES = {
     "TopPatches": "vitlens.features.top_examples",
 }
 #: Marks, in the text, of what JSON has no word for.
-TUPLE, PAIRS, TENSOR, ARRAY = MARKS = ("<tuple>", "<pairs>", "<tensor>", "<array>")
+TUPLE, PAIRS, TENSOR, ARRAY, LABEL = MARKS = ("<tuple>", "<pairs>", "<tensor>", "<array>", "<label>")
+LABELS = {kind.__name__: kind for kind in (TokenLabel, ComponentLabel)}
 
 
 def check_ending(path: Path) -> None:
@@ -79,6 +81,8 @@ def unpack(tensors: dict[str, Tensor], text: str) -> dict[str, Any]:
 
 
 def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Label):
+        return {LABEL: [type(value).__name__, *value.__getnewargs__()]}
     if value is None or isinstance(value, (bool, int, float, str)):
         # Numbers and words of their own types are kept as what they are.
         return value.item() if isinstance(value, np.generic) else value
@@ -115,6 +119,9 @@ def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
         return value
     if value.keys() == {TUPLE}:
         return tuple(_unpack(value[TUPLE], tensors))
+    if value.keys() == {LABEL}:
+        kind, *facts = value[LABEL]
+        return LABELS[kind](*facts)
     if value.keys() == {TENSOR}:
         return tensors.pop(value[TENSOR])
     if value.keys() == {ARRAY}:

@@ -11,6 +11,7 @@ from vitlens.errors import InputError
 from vitlens.heatmaps.shared.last_attention import run_and_read
 from vitlens.heatmaps.shared.reading import read_weights
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import hook_name
 
 #: How several heads' weights become one.
 FUSIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -54,7 +55,7 @@ def attention_rollout(
     def keep(pattern: Float[Tensor, "image head query key"]) -> None:
         fused.append(_without_lowest(FUSIONS[fusion](pattern).clamp(min=0), discard, model.cfg.n_prefix_tokens))
 
-    names = [f"blocks.{block}.attn.hook_pattern" for block in range(model.cfg.n_layers)]
+    names = [hook_name(block, "attn.pattern") for block in range(model.cfg.n_layers)]
     row = read_weights(model, run_and_read(model, images, [(name, keep) for name in names]))
     for matrix in reversed(fused):
         shared = row / (1 + matrix.sum(dim=-1))

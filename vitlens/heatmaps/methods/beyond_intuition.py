@@ -19,6 +19,7 @@ from vitlens.heatmaps.shared.last_attention import (
     weights_of_rows,
 )
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import hook_name
 from vitlens.model.parts.attention import Attention
 from vitlens.model.parts.pooling import AttentionPool
 
@@ -104,13 +105,13 @@ def _token_wise(
     readers: list[tuple[str, Callable[[Tensor], None]]] = []
     for index in range(first, model.cfg.n_layers):
         readers += [
-            (f"blocks.{index}.hook_resid_pre", keep_length),
-            (f"blocks.{index}.attn.hook_v", partial(stretch, model.blocks[index].attn)),
-            (f"blocks.{index}.attn.hook_pattern", keep_matrix),
+            (hook_name(index, "resid_pre"), keep_length),
+            (hook_name(index, "attn.v"), partial(stretch, model.blocks[index].attn)),
+            (hook_name(index, "attn.pattern"), keep_matrix),
         ]
     if isinstance(model.pool, AttentionPool):
         readers += [
-            (f"blocks.{model.cfg.n_layers - 1}.hook_resid_post", partial(keep_length, tokens=model.pool.tokens)),
+            (hook_name(model.cfg.n_layers - 1, "resid_post"), partial(keep_length, tokens=model.pool.tokens)),
             ("pool.hook_v", partial(stretch, model.pool)),
             ("pool.hook_pattern", keep_matrix),
         ]

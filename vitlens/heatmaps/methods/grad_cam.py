@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.parts.block import PostNormBlock
+from vitlens.model.hooks.hook_points import hook_name
 from vitlens.model.runs.gradients import gradients_enabled, gradients_of
 
 #: Where activations may be taken: what the block's attention reads, and the hook points of the block that have tokens.
@@ -45,7 +45,7 @@ def grad_cam(
     """
     if site not in SITES:
         raise InputError(f"Grad-CAM reads one of {', '.join(SITES)}, not {site!r}")
-    if site == "resid_mid" and model.cfg.wiring == "parallel":
+    if site == "resid_mid" and not model.blocks[0].has_middle:
         raise InputError("a parallel block has no stream in the middle: take the site resid_pre or resid_post")
     model.require_classifier()
     index, n_prefix = model.block_index(block), model.cfg.n_prefix_tokens
@@ -71,9 +71,10 @@ def _activation(model: HookedViT, index: int, site: str) -> Iterator[list[Tensor
     """A list that holds the activation, as it is in the graph, after the model has run."""
     seen: list[Tensor] = []
     block = model.blocks[index]
-    if site == "attn_in" and not isinstance(block, PostNormBlock):
+    norm = block.norm_before("attn")
+    if site == "attn_in" and norm is not None:
         # The norm's output has no hook point of its own.
-        handle = block.ln1.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+        handle = norm.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
         try:
             yield seen
         finally:
@@ -84,5 +85,5 @@ def _activation(model: HookedViT, index: int, site: str) -> Iterator[list[Tensor
         seen.append(activation)
 
     name = "resid_pre" if site == "attn_in" else site
-    with model.hooks(fwd_hooks=[(f"blocks.{index}.hook_{name}", keep)]):
+    with model.hooks(fwd_hooks=[(hook_name(index, name), keep)]):
         yield seen

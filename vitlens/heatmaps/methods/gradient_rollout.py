@@ -8,6 +8,7 @@ from transformer_lens.hook_points import HookPoint
 
 from vitlens.heatmaps.shared.reading import read_weights
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import hook_name
 from vitlens.model.parts.pooling import AttentionPool
 from vitlens.model.runs.gradients import gradients_enabled, gradients_of
 
@@ -42,8 +43,8 @@ def gradient_rollout(
 
     n_layers = model.cfg.n_layers
     pools = isinstance(model.pool, AttentionPool)
-    names = [f"blocks.{block}.attn.hook_pattern" for block in range(n_layers)] + ["pool.hook_pattern"] * pools
-    end = f"blocks.{n_layers - 1}.hook_resid_post"
+    names = [hook_name(block, "attn.pattern") for block in range(n_layers)] + ["pool.hook_pattern"] * pools
+    end = hook_name(n_layers - 1, "resid_post")
     with gradients_enabled():
         logits = model.run_with_hooks(images, fwd_hooks=[*((name, watch) for name in names), (end, keep_last)])
         gradients = gradients_of(logits.gather(1, classes[:, None]), patterns)

@@ -8,7 +8,7 @@ from transformer_lens.hook_points import HookPoint
 
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.hooks.hook_points import Hooks
+from vitlens.model.hooks.hook_points import Hooks, hook_name
 from vitlens.model.parts.pooling import AttentionPool
 from vitlens.model.runs.gradients import gradients_enabled, gradients_of
 
@@ -75,7 +75,7 @@ def _block_map(
 ) -> tuple[Float[Tensor, "image token d"], Float[Tensor, "image patch"]]:
     """The stream that leaves the block, and mean_{heads, queries} relu(∂s/∂A) of its pattern at the patches."""
     free = FreePattern()
-    hooks: Hooks = [(f"blocks.{block}.attn.hook_pattern", free)]
+    hooks: Hooks = [(hook_name(block, "attn.pattern"), free)]
     with gradients_enabled():
         after = model.run_with_hooks(
             stream, start_at_layer=block, stop_at_layer=block + 1, grid=grid, fwd_hooks=hooks

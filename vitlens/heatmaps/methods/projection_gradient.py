@@ -12,9 +12,8 @@ from transformer_lens.hook_points import HookPoint
 
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.hooks.hook_points import Hooks
-from vitlens.model.parts.attention import DifferentialAttention
-from vitlens.model.parts.block import AnyBlock, PostNormBlock
+from vitlens.model.hooks.hook_points import Hooks, hook_name
+from vitlens.model.parts.block import AnyBlock
 
 LOSSES = ("cross_entropy", "logit", "double_softmax")
 
@@ -86,12 +85,10 @@ class ProjectionGradientObserver:
         found: Hooks = []
         for index in range(self.model.cfg.n_layers) if blocks is None else blocks:
             attn = self.model.blocks[index].attn
-            differential = isinstance(attn, DifferentialAttention)
-            mixed = "hook_z_mixed" if differential else "hook_z_pre" if hasattr(attn, "hook_z_pre") else "hook_z"
-            found.append((f"blocks.{index}.attn.hook_v", self._keep(self.values, index)))
-            found.append((f"blocks.{index}.attn.{mixed}", self._keep(self.mixed, index, self.queries)))
+            found.append((hook_name(index, "attn.v"), self._keep(self.values, index)))
+            found.append((hook_name(index, f"attn.{attn.mixed_site}"), self._keep(self.mixed, index, self.queries)))
             if attn.gate is not None:
-                found.append((f"blocks.{index}.attn.hook_gate", self._keep(self.gates, index, self.queries)))
+                found.append((hook_name(index, "attn.gate"), self._keep(self.gates, index, self.queries)))
         return found
 
     @staticmethod
@@ -135,8 +132,8 @@ class ProjectionGradientObserver:
 def _attention_output(block: AnyBlock, mixed: Tensor, gate: Tensor | None) -> Float[Tensor, "image query d"]:
     """What attention adds to the stream, from what its heads mixed, past all hook points."""
     attn = block.attn
-    if isinstance(attn, DifferentialAttention):
-        mixed = attn.sub_norm.normalise(mixed) * (1 - attn.lambdas.initial)
+    if attn.head_norm is not None:
+        mixed = attn.head_norm.normalise(mixed) * attn.head_factor
     flat = rearrange(mixed, "b q h e -> b q (h e)")
     if attn.ln_z is not None:
         flat = attn.ln_z.normalise(flat)
@@ -144,7 +141,8 @@ def _attention_output(block: AnyBlock, mixed: Tensor, gate: Tensor | None) -> Fl
         flat = flat * rearrange(gate, "b q h e -> b q (h e)")
     out = attn.proj(flat)
     out = out if attn.gamma is None else out * attn.gamma
-    return block.ln1.normalise(out) if isinstance(block, PostNormBlock) else out
+    norm = block.norm_behind("attn")
+    return out if norm is None else norm.normalise(out)
 
 
 def _loss_gradients(

@@ -11,6 +11,7 @@ from vitlens.errors import InputError
 from vitlens.heatmaps.shared.last_attention import last_pattern_name, reads_by_attention, run_and_read
 from vitlens.heatmaps.shared.reading import read_weights
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import hook_name
 
 
 def raw_attention(
@@ -37,7 +38,7 @@ def raw_attention(
     """
     own = block == -1 and reads_by_attention(model)
     index = model.block_index(block)
-    name = last_pattern_name(model) if own else f"blocks.{index}.attn.hook_pattern"
+    name = last_pattern_name(model) if own else hook_name(index, "attn.pattern")
     attention: Any = model.pool if own else model.blocks[index].attn
     n_heads = attention.n_heads
     if head is not None and not -n_heads <= head < n_heads:

@@ -11,8 +11,8 @@ from vitlens.heatmaps.shared.reading import read_weights
 from vitlens.heatmaps.shared.relevance_rules import add_rule, linear_rule, matmul_rule
 from vitlens.model.class_space.classifier import ClassEmbeddings, Classifier
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.parts.attention import Attention, DifferentialAttention
-from vitlens.model.parts.block import AnyBlock, ParallelBlock, PostNormBlock
+from vitlens.model.parts.attention import Attention
+from vitlens.model.parts.block import AnyBlock
 from vitlens.model.parts.linear import effective_weight
 from vitlens.model.parts.mlp import MLP, GatedMLP
 from vitlens.model.parts.pooling import AttentionPool, MaxPool, MeanPool, Pool
@@ -62,7 +62,7 @@ def relevance_propagation(
     Source: Chefer, Gur & Wolf 2021 (Transformer Interpretability Beyond Attention Visualization), CVPR.
     """
     model.require_classifier()
-    if any(isinstance(block.attn, DifferentialAttention) for block in model.blocks):
+    if any(block.attn.subtracts_patterns for block in model.blocks):
         raise InputError(
             "relevance propagation has no rule for differential attention, which subtracts one pattern from another: "
             "take a method of gradients"
@@ -98,16 +98,14 @@ def relevance_before_block(
 ) -> tuple[Float[Tensor, "image token d"], Float[Tensor, "image head query key"]]:
     """The relevance of the stream that entered a block, and of its pattern."""
     attn_out, mlp_out = seen["hook_attn_out"], seen["hook_mlp_out"]
-    post_norm = isinstance(block, PostNormBlock)
-    read = entered if post_norm else block.ln1.normalise(entered)
-    if isinstance(block, ParallelBlock):
+    read = block.reads("attn", entered)
+    if not block.has_middle:
         skipped, attended, computed = add_rule([entered, attn_out, mlp_out], relevance)
         skipped = skipped + _through_mlp(block.mlp, read, seen, computed)
     else:
         middle = seen["hook_resid_mid"]
         kept, computed = add_rule([middle, mlp_out], relevance)
-        read_by_mlp = middle if post_norm else block.ln2.normalise(middle)
-        of_middle = kept + _through_mlp(block.mlp, read_by_mlp, seen, computed)
+        of_middle = kept + _through_mlp(block.mlp, block.reads("mlp", middle), seen, computed)
         skipped, attended = add_rule([entered, attn_out], of_middle)
     of_read, of_pattern = _through_attention(block.attn, read, seen, attended)
     return skipped + of_read, of_pattern

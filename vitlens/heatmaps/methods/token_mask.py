@@ -15,6 +15,7 @@ from vitlens.heatmaps.shared.explained import EXPLAINED, check_metric
 from vitlens.heatmaps.shared.rows import rows_at_once
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.gradients import gradients_enabled, gradients_of
+from vitlens.model.runs.kept_tokens import forward_masked
 
 #: The path is followed from this level of all patches: below it they are as good as removed.
 LEAST = 1e-12
@@ -109,7 +110,7 @@ def completeness_gap(
         stream = model(images, stop_at_layer=0)
         whole = torch.ones_like(importance)
         least = whole * torch.finfo(whole.dtype).tiny ** 0.5
-        ends = [EXPLAINED[metric](model.forward_masked(stream, mask, grid), classes) for mask in (whole, least)]
+        ends = [EXPLAINED[metric](forward_masked(model, stream, mask, grid), classes) for mask in (whole, least)]
     return importance.sum(dim=1) - (ends[0] - ends[1])
 
 
@@ -146,7 +147,7 @@ class Path:
         return repeat(log.exp().to(self.stream.dtype), "r -> r p", p=n_patches).clone()
 
     def _of(self, image: Int[Tensor, "row"], mask: Float[Tensor, "row patch"]) -> Float[Tensor, "row"]:
-        logits = self.model.forward_masked(self.stream[image], mask, self.grid)
+        logits = forward_masked(self.model, self.stream[image], mask, self.grid)
         return self.explained(logits, self.classes[image])
 
 

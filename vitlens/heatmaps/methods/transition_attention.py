@@ -14,6 +14,7 @@ from vitlens.heatmaps.shared.last_attention import (
     weights_of_rows,
 )
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import hook_name
 
 
 def transition_attention(
@@ -54,7 +55,7 @@ def transition_attention(
     first = model.block_index(first_block)
     feedback = integrated_feedback(model, images, classes, n_steps, along, batch_size)
     matrices: list[Float[Tensor, "image query key"]] = []
-    names = [f"blocks.{block}.attn.hook_pattern" for block in range(first, model.cfg.n_layers)]
+    names = [hook_name(block, "attn.pattern") for block in range(first, model.cfg.n_layers)]
     names += [last_pattern_name(model)] if reads_by_attention(model) else []
     last = run_and_read(model, images, [(name, lambda pattern: matrices.append(pattern.mean(dim=1))) for name in names])
     states = follow_rows(rows_that_are_read(model, matrices.pop(), last.shape[1]), matrices)

@@ -13,9 +13,10 @@ from vitlens.errors import InputError
 from vitlens.heatmaps.shared.reading import read_weights
 from vitlens.heatmaps.shared.rows import rows_at_once
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.hooks.hook_points import Hooks, Reader
+from vitlens.model.hooks.hook_points import Hooks, Reader, hook_name
 from vitlens.model.parts.pooling import AttentionPool
 from vitlens.model.runs.gradients import gradients_enabled, gradients_of
+from vitlens.model.runs.suffix import forward_suffix, last_block_is_watched
 
 PATHS = ("pictures", "attention")
 
@@ -27,7 +28,7 @@ def reads_by_attention(model: HookedViT) -> bool:
 
 def last_pattern_name(model: HookedViT) -> str:
     """The hook point of the last pattern."""
-    return "pool.hook_pattern" if reads_by_attention(model) else f"blocks.{model.cfg.n_layers - 1}.attn.hook_pattern"
+    return "pool.hook_pattern" if reads_by_attention(model) else hook_name(model.cfg.n_layers - 1, "attn.pattern")
 
 
 def run_and_read(
@@ -44,7 +45,7 @@ def run_and_read(
 
         return Reader(pass_on)
 
-    end = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+    end = hook_name(model.cfg.n_layers - 1, "resid_post")
     hooks: Hooks = [(name, hook(read)) for name, read in [*readers, (end, last.append)]]
     with torch.no_grad():
         model.run_with_hooks(images, return_type="features", fwd_hooks=hooks)
@@ -157,10 +158,10 @@ def _gradient(
         return leaves[0]
 
     grid = model.embed.grid(*pictures.shape[-2:])
-    whole = model.last_block_is_watched()
+    whole = last_block_is_watched(model)
     with gradients_enabled():
         with model.hooks(fwd_hooks=[(last_pattern_name(model), cut)]):
-            logits = model.forward_suffix(streams, _last_start(model), grid, whole=whole)
+            logits = forward_suffix(model, streams, _last_start(model), grid, whole=whole)
         (gradient,) = gradients_of(logits.gather(1, classes[:, None]), leaves)
     return rows_that_are_read(model, gradient, streams.shape[1])
 

@@ -139,6 +139,19 @@ def expose(point: HookPoint, activation: Tensor) -> Tensor:
     return point(activation if only_read else activation.clone())
 
 
+def hook_name(block: int, site: str) -> str:
+    """The full name of a block's hook point: (3, "resid_post") is "blocks.3.hook_resid_post", (3, "attn.pattern")
+    "blocks.3.attn.hook_pattern"."""
+    part, dot, name = site.rpartition(".")
+    return f"blocks.{block}.{part}{dot}hook_{name}"
+
+
+def block_and_site(name: str) -> tuple[int, str] | None:
+    """The block and the site of which `hook_name` makes this name; None of what stands outside the blocks."""
+    found = re.fullmatch(r"blocks\.(\d+)\.(.*?)hook_(\w+)", name)
+    return (int(found[1]), found[2] + found[3]) if found else None
+
+
 class Reader:
     """A hook that reads its activation and never edits it, so that it can be handed the original."""
 

@@ -38,6 +38,11 @@ class Attention(nn.Module):
     layout; `W_O` and `b_O` include the LayerScale that follows in the block.
     """
 
+    #: Whether a pattern is the difference of two softmaxes, so that its rows do not sum to 1.
+    subtracts_patterns = False
+    #: What multiplies `head_norm`.
+    head_factor = 1.0
+
     def __init__(
         self,
         project: Projection,
@@ -172,6 +177,16 @@ class Attention(nn.Module):
         return expose(self.hook_z, z)
 
     @property
+    def head_norm(self) -> Norm | None:
+        """The norm that each head's mixture of values passes for itself."""
+        return None
+
+    @property
+    def mixed_site(self) -> str:
+        """The hook point at which the heads' mixtures of values are seen before any norm or gate."""
+        return "z_pre" if hasattr(self, "hook_z_pre") else "z"
+
+    @property
     def W_Q(self) -> Float[Tensor, "heads d d_head"]:
         return self.project.matrices()[0]
 
@@ -213,6 +228,9 @@ class DifferentialAttention(Attention):
     Source: Ye et al. 2024 (Differential Transformer), equations 1 to 3.
     """
 
+    subtracts_patterns = True
+    mixed_site = "z_mixed"
+
     def __init__(
         self, project: Projection, proj: LinearMap, *, sub_norm: Norm, lambdas: "Lambdas", **options: object
     ) -> None:
@@ -221,6 +239,14 @@ class DifferentialAttention(Attention):
         self.hook_z_mixed = hook_point(token_axis=-3)
         self.sub_norm: Norm = sub_norm
         self.lambdas: Lambdas = lambdas
+
+    @property
+    def head_norm(self) -> Norm:
+        return self.sub_norm
+
+    @property
+    def head_factor(self) -> float:  # type: ignore[override]
+        return 1 - self.lambdas.initial
 
     def _mix(
         self,
@@ -242,7 +268,7 @@ class DifferentialAttention(Attention):
             softmax = expose(self.hook_softmax, self._scores(q, k, bias).softmax(dim=-1))
             z = expose(self.hook_pattern, softmax[:, 0::2] - share * softmax[:, 1::2]) @ v
         z = expose(self.hook_z_mixed, rearrange(z, "b h t e -> b t h e"))
-        return self.sub_norm(z) * (1 - self.lambdas.initial)
+        return self.sub_norm(z) * self.head_factor
 
 
 class Lambdas(nn.Module):

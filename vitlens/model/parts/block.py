@@ -1,5 +1,7 @@
 """How attention and MLP write to the residual stream: one class for each wiring of timm's blocks."""
 
+from typing import Literal
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -8,8 +10,58 @@ from vitlens.model.parts.attention import Attention
 from vitlens.model.parts.mlp import MLP
 from vitlens.model.parts.norm import Norm
 
+Part = Literal["attn", "mlp"]
 
-class Block(nn.Module):
+
+class AnyBlock(nn.Module):
+    """What the wiring says of a block's norms: which stand before attention and MLP, and which behind."""
+
+    wiring: str
+    norms_behind = False
+    #: Whether there is a stream between attention and MLP, `hook_resid_mid`.
+    has_middle = True
+    attn: Attention
+    mlp: MLP
+    ln1: Norm
+    ln2: Norm
+
+    def norm_of(self, part: Part) -> Norm:
+        return self.ln1 if part == "attn" else self.ln2
+
+    def norm_before(self, part: Part) -> Norm | None:
+        """The norm that reads the stream for attention or MLP; None where they read the stream itself."""
+        return None if self.norms_behind else self.norm_of(part)
+
+    def norm_behind(self, part: Part) -> Norm | None:
+        """The norm between attention or MLP and the stream; None where they write to the stream themselves."""
+        return self.norm_of(part) if self.norms_behind else None
+
+    def reads(self, part: Part, resid: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        """What attention or MLP reads of a stream, past all hook points."""
+        norm = self.norm_before(part)
+        return resid if norm is None else norm.normalise(resid)
+
+    def written_by(
+        self, part: Part, units: Float[Tensor, "batch tokens *unit"], scale: Float[Tensor, "batch tokens 1"] | None
+    ) -> tuple[Tensor, Float[Tensor, "*unit d"], Float[Tensor, "batch tokens d"]]:
+        """units', W and b with Σ units' W + b = hook_attn_out or hook_mlp_out: what each head (`units` are its z) or each
+        neuron (its `hook_post`) adds to the stream, and what all of them add.
+
+        Where a norm stands behind them, `scale`, its `hook_scale` in the run, is frozen, and its linear part goes into W.
+        """
+        weight, bias = (self.attn.W_O, self.attn.b_O) if part == "attn" else (self.mlp.W_out, self.mlp.b_out)
+        n_axes = weight.ndim - 1
+        bias, norm = bias.expand(*units.shape[:-n_axes], -1), self.norm_behind(part)
+        if norm is None:
+            return units, weight, bias
+        assert scale is not None
+        bias = norm.linear_part(bias) / scale
+        if norm.bias is not None:
+            bias = bias + norm.bias
+        return units / scale.unflatten(-1, (1,) * n_axes), norm.linear_part(weight), bias
+
+
+class Block(AnyBlock):
     """Pre-norm: resid_mid = resid_pre + attn(ln1(resid_pre)), resid_post = resid_mid + mlp(ln2(resid_mid)).
 
     The `hook_resid_*` are the stream itself: an edit reaches the skip connection and the branch. `hook_attn_out` and
@@ -44,13 +96,14 @@ class Block(nn.Module):
         return self.hook_resid_post(resid + self.hook_mlp_out(self.mlp(self.ln2(resid))))
 
 
-class PostNormBlock(nn.Module):
+class PostNormBlock(AnyBlock):
     """resid_mid = resid_pre + ln1(attn(resid_pre)), resid_post = resid_mid + ln2(mlp(resid_mid)).
 
     The norms stand behind the branches: `hook_result` sums to what `ln1` reads, `hook_attn_out` is what it returns.
     """
 
     wiring = "post-norm"
+    norms_behind = True
 
     def __init__(self, attn: Attention, ln1: Norm, mlp: MLP, ln2: Norm) -> None:
         super().__init__()
@@ -77,10 +130,11 @@ class PostNormBlock(nn.Module):
         return self.hook_resid_post(resid + self.hook_mlp_out(self.ln2(self.mlp(resid))))
 
 
-class ParallelBlock(nn.Module):
+class ParallelBlock(AnyBlock):
     """resid_post = resid_pre + attn(ln1(resid_pre)) + mlp(ln1(resid_pre)): one norm, no stream in the middle."""
 
     wiring = "parallel"
+    has_middle = False
 
     def __init__(self, ln1: Norm, attn: Attention, mlp: MLP) -> None:
         super().__init__()
@@ -105,23 +159,5 @@ class ParallelBlock(nn.Module):
         written = attended + self.hook_mlp_out(self.mlp(read[:, :n_read]))
         return self.hook_resid_post(resid[:, :n_read] + written)
 
-
-AnyBlock = Block | PostNormBlock | ParallelBlock
-
-
-def written_by_heads(
-    block: AnyBlock, z: Float[Tensor, "batch tokens heads d_head"], scale: Float[Tensor, "batch tokens 1"] | None
-) -> tuple[Tensor, Float[Tensor, "heads d_head d"], Float[Tensor, "batch tokens d"]]:
-    """z', W and b with Σ_heads z' W + b = hook_attn_out: what each head adds to the stream, and what all of them add.
-
-    Behind a post-norm block's heads stands a norm: `scale`, its `hook_scale` in the run, is frozen, and its linear part
-    goes into W.
-    """
-    bias = block.attn.b_O.expand(*z.shape[:-2], -1)
-    if not isinstance(block, PostNormBlock):
-        return z, block.attn.W_O, bias
-    assert scale is not None
-    bias = block.ln1.linear_part(bias) / scale
-    if block.ln1.bias is not None:
-        bias = bias + block.ln1.bias
-    return z / scale[..., None], block.ln1.linear_part(block.attn.W_O), bias
+    def norm_of(self, part: Part) -> Norm:
+        return self.ln1

@@ -10,6 +10,7 @@ from torch import Tensor
 from vitlens.errors import InputError
 from vitlens.model.hooks.edits import may_be_edited
 from vitlens.model.parts.positions import Layout
+from vitlens.model.runs.forward import run_blocks
 
 if TYPE_CHECKING:
     from vitlens.model.hooked_vit import HookedViT
@@ -41,7 +42,7 @@ def _where(model: "HookedViT", stream: Tensor, layout: Layout, blocks: Sequence[
     if not stream.isfinite().all():
         return "the embedding of the picture is not finite"
     for block in blocks:
-        stream = model.blocks[block](stream, layout.angles_of(block), layout.bias)
+        stream = run_blocks(model, stream, layout, [block])
         if not stream.isfinite().all():
             return f"the residual stream stops being finite in block {block}"
     return "the residual stream is finite, the final norm or the classifier overflows"

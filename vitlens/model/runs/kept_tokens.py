@@ -1,8 +1,8 @@
 """A forward in which patches are missing, whole or in part: after their positions were added, many pictures at once."""
 
-from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,18 +10,21 @@ from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 from vitlens.errors import InputError
-from vitlens.model.config import HookedViTConfig
 from vitlens.model.hooks.edits import may_be_edited
 from vitlens.model.hooks.hook_points import Reader
-from vitlens.model.parts.block import AnyBlock
-from vitlens.model.parts.embedding import Embedding
-from vitlens.model.parts.norm import Norm
-from vitlens.model.parts.pooling import Pool
 from vitlens.model.parts.positions import Layout
+from vitlens.model.runs.forward import classify, pool, run_blocks
 
-#: Which patches of the sequence are no padding, for hooks of the model's own. It belongs to the run, not to the model: views
+if TYPE_CHECKING:
+    from vitlens.model.hooked_vit import HookedViT
+
+#: Which patches of the sequence are no padding, for hooks that follow them. It belongs to the run, not to the model: views
 #: of one model share their hooks, and so do threads.
 VALID_PATCHES: ContextVar[Tensor | None] = ContextVar("valid_patches", default=None)
+
+
+class FollowsTokens:
+    """A hook that asks `VALID_PATCHES` where tokens are missing, and does not count on each being at its place."""
 
 
 @dataclass(frozen=True)
@@ -37,138 +40,118 @@ class KeptRun:
     valid: Bool[Tensor, "batch kept"]
 
 
-class KeptTokens(nn.Module):
-    """The part of a HookedViT that runs without some of the patches."""
+def forward_kept(
+    model: "HookedViT",
+    stream: Float[Tensor, "batch tokens d"],
+    keep: Bool[Tensor, "batch patches"],
+    grid: tuple[int, int] | None = None,
+) -> KeptRun:
+    """Runs the blocks and the classifier on the patches that are kept and all prefix tokens (B2, D3).
 
-    cfg: HookedViTConfig
-    embed: Embedding
-    blocks: Sequence[AnyBlock]
-    ln_final: Norm | None
-    pool: Pool
-    pool_dist: Pool | None
-    fc_norm: Norm | None
+    The work shrinks with the tokens. Pictures that keep different numbers are padded, and no token attends to padding
+    or to what is removed. Where positions are biases of each block's own, removed patches stay in the sequence and
+    nobody reads them, which gives the same values at the full cost; so they do where hooks edit blocks, since a hook
+    counts on every token being at its place. A model that reads patches only and has none
+    left answers what its classifier says of a pooled vector of zeros.
 
-    def forward_kept(
-        self,
-        stream: Float[Tensor, "batch tokens d"],
-        keep: Bool[Tensor, "batch patches"],
-        grid: tuple[int, int] | None = None,
-    ) -> KeptRun:
-        """Runs the blocks and the classifier on the patches that are kept and all prefix tokens (B2, D3).
+    Args:
+        stream: what enters block 0, `model(images, stop_at_layer=0)`: so it is computed once for many choices.
+        keep: which patches stay.
+        grid: rows and columns of patches, where they differ from the model's own.
 
-        The work shrinks with the tokens. Pictures that keep different numbers are padded, and no token attends to padding
-        or to what is removed. Where positions are biases of each block's own, removed patches stay in the sequence and
-        nobody reads them, which gives the same values at the full cost; so they do where hooks edit blocks, since a hook
-        counts on every token being at its place. A model that reads patches only and has none
-        left answers what its classifier says of a pooled vector of zeros.
+    Raises:
+        InputError: `keep` does not fit the stream.
+    """
+    n_prefix = model.cfg.n_prefix_tokens
+    n_patches = stream.shape[1] - n_prefix
+    if keep.shape != (len(stream), n_patches):
+        raise InputError(
+            f"keep is a bool tensor [{len(stream)}, {n_patches}], one entry per patch, not {list(keep.shape)}"
+        )
+    keep = keep.to(stream.device)
+    layout = model.embed.layout_of_grid(grid or model.cfg.grid_size)
+    if any(block.attn.rel_pos is not None for block in model.blocks) or _blocks_are_edited(model):
+        patches, valid = torch.arange(n_patches, device=stream.device).expand_as(keep), keep
+    else:
+        counts = keep.sum(dim=1)
+        # The pooling of patches needs a place to look at, even where nothing is kept.
+        n_kept = max(int(counts.max()), 0 if _reads_prefix(model) else 1)
+        patches = keep.int().argsort(dim=1, descending=True, stable=True)[:, :n_kept]
+        valid = torch.arange(patches.shape[1], device=stream.device) < counts[:, None]
+        prefix = torch.arange(n_prefix, device=stream.device).expand(len(stream), -1)
+        tokens = torch.cat([prefix, patches + n_prefix], dim=1)
+        stream = stream.gather(1, tokens[..., None].expand(-1, -1, stream.shape[-1]))
+        layout = _take(layout, tokens, patches)
+    layout = _without_padding(layout, valid, n_prefix, stream.dtype)
+    outer = VALID_PATCHES.set(valid)
+    try:
+        resid = run_blocks(model, stream, layout)
+    finally:
+        VALID_PATCHES.reset(outer)
+    return KeptRun(_logits_of_kept(model, resid, layout, valid), resid, patches, valid)
 
-        Args:
-            stream: what enters block 0, `model(images, stop_at_layer=0)`: so it is computed once for many choices.
-            keep: which patches stay.
-            grid: rows and columns of patches, where they differ from the model's own.
 
-        Raises:
-            InputError: `keep` does not fit the stream.
-        """
-        n_prefix = self.cfg.n_prefix_tokens
-        n_patches = stream.shape[1] - n_prefix
-        if keep.shape != (len(stream), n_patches):
-            raise InputError(
-                f"keep is a bool tensor [{len(stream)}, {n_patches}], one entry per patch, not {list(keep.shape)}"
-            )
-        keep = keep.to(stream.device)
-        layout = self.embed.layout_of_grid(grid or self.cfg.grid_size)
-        if any(block.attn.rel_pos is not None for block in self.blocks) or self._blocks_are_edited():
-            patches, valid = torch.arange(n_patches, device=stream.device).expand_as(keep), keep
-        else:
-            counts = keep.sum(dim=1)
-            # The pooling of patches needs a place to look at, even where nothing is kept.
-            n_kept = max(int(counts.max()), 0 if self._reads_prefix else 1)
-            patches = keep.int().argsort(dim=1, descending=True, stable=True)[:, :n_kept]
-            valid = torch.arange(patches.shape[1], device=stream.device) < counts[:, None]
-            prefix = torch.arange(n_prefix, device=stream.device).expand(len(stream), -1)
-            tokens = torch.cat([prefix, patches + n_prefix], dim=1)
-            stream = stream.gather(1, tokens[..., None].expand(-1, -1, stream.shape[-1]))
-            layout = _take(layout, tokens, patches)
-        layout = _without_padding(layout, valid, n_prefix, stream.dtype)
-        resid = stream
-        outer = VALID_PATCHES.set(valid)
-        try:
-            for index, block in enumerate(self.blocks):
-                resid = block(resid, layout.angles_of(index), layout.bias)
-        finally:
-            VALID_PATCHES.reset(outer)
-        return KeptRun(self._logits_of_kept(resid, layout, valid), resid, patches, valid)
+def forward_masked(
+    model: "HookedViT",
+    stream: Float[Tensor, "batch tokens d"],
+    mask: Float[Tensor, "batch patches"],
+    grid: tuple[int, int] | None = None,
+) -> Float[Tensor, "batch classes"]:
+    """The logits when patch j is present only to the extent m_j: every head's A[q, j] ∝ m_j exp(s[q, j]) (D4).
 
-    def forward_masked(
-        self,
-        stream: Float[Tensor, "batch tokens d"],
-        mask: Float[Tensor, "batch patches"],
-        grid: tuple[int, int] | None = None,
-    ) -> Float[Tensor, "batch classes"]:
-        """The logits when patch j is present only to the extent m_j: every head's A[q, j] ∝ m_j exp(s[q, j]) (D4).
+    The limit m_j = 0 is the removal of the patch, as in `forward_kept`; 1 leaves it as it is; between them lies a smooth
+    path, along which gradients can be taken. What pools patches weighs them in the same way. Prefix tokens are whole.
 
-        The limit m_j = 0 is the removal of the patch, as in `forward_kept`; 1 leaves it as it is; between them lies a smooth
-        path, along which gradients can be taken. What pools patches weighs them in the same way. Prefix tokens are whole.
+    Args:
+        stream: what enters block 0, `model(images, stop_at_layer=0)`.
+        mask: in (0, 1], one number per patch.
+        grid: rows and columns of patches, where they differ from the model's own.
 
-        Args:
-            stream: what enters block 0, `model(images, stop_at_layer=0)`.
-            mask: in (0, 1], one number per patch.
-            grid: rows and columns of patches, where they differ from the model's own.
+    Raises:
+        InputError: `mask` does not fit the stream.
+    """
+    n_prefix = model.cfg.n_prefix_tokens
+    if mask.shape != (len(stream), stream.shape[1] - n_prefix):
+        raise InputError(
+            f"the mask is a float tensor [{len(stream)}, {stream.shape[1] - n_prefix}], one entry per patch, not "
+            f"{list(mask.shape)}"
+        )
+    whole = nn.functional.pad(mask, (n_prefix, 0), value=1.0)
+    layout = model.embed.layout_of_grid(grid or model.cfg.grid_size)
+    presence = whole.log()[:, None, None]
+    layout = replace(layout, bias=presence if layout.bias is None else layout.bias + presence)
+    resid = run_blocks(model, stream, layout)
+    normed = resid if model.ln_final is None else model.ln_final(resid)
+    features = [_normed(model, model.pool.masked(normed, whole))]
+    if model.pool_dist is not None:
+        features.append(model.pool_dist.masked(normed, whole))
+    return classify(model, features)
 
-        Raises:
-            InputError: `mask` does not fit the stream.
-        """
-        n_prefix = self.cfg.n_prefix_tokens
-        if mask.shape != (len(stream), stream.shape[1] - n_prefix):
-            raise InputError(
-                f"the mask is a float tensor [{len(stream)}, {stream.shape[1] - n_prefix}], one entry per patch, not "
-                f"{list(mask.shape)}"
-            )
-        whole = nn.functional.pad(mask, (n_prefix, 0), value=1.0)
-        layout = self.embed.layout_of_grid(grid or self.cfg.grid_size)
-        bias = whole.log()[:, None, None] if layout.bias is None else layout.bias + whole.log()[:, None, None]
-        resid = stream
-        for index, block in enumerate(self.blocks):
-            resid = block(resid, layout.angles_of(index), bias)
-        normed = resid if self.ln_final is None else self.ln_final(resid)
-        features = [self._normed(self.pool.masked(normed, whole))]
-        if self.pool_dist is not None:
-            features.append(self.pool_dist.masked(normed, whole))
-        return self._classify(features)
 
-    def _logits_of_kept(
-        self, resid: Tensor, layout: Layout, valid: Bool[Tensor, "batch kept"]
-    ) -> Float[Tensor, "batch classes"]:
-        logits = self._classify(self._pool(resid, layout))
-        nothing = ~valid.any(dim=1)
-        if self._reads_prefix or not nothing.any():
-            return logits
-        # Pooling over nothing is undefined: zeros stand for it, whatever the pooling.
-        return torch.where(nothing[:, None], self._classify([self._normed(torch.zeros_like(resid[:, 0]))]), logits)
+def _logits_of_kept(
+    model: "HookedViT", resid: Tensor, layout: Layout, valid: Bool[Tensor, "batch kept"]
+) -> Float[Tensor, "batch classes"]:
+    logits = classify(model, pool(model, resid, layout))
+    nothing = ~valid.any(dim=1)
+    if _reads_prefix(model) or not nothing.any():
+        return logits
+    # Pooling over nothing is undefined: zeros stand for it, whatever the pooling.
+    return torch.where(nothing[:, None], classify(model, [_normed(model, torch.zeros_like(resid[:, 0]))]), logits)
 
-    def _blocks_are_edited(self) -> bool:
-        """Whether hooks that know nothing of missing tokens may edit the blocks."""
-        points = [point for block in self.blocks for point in block.modules() if isinstance(point, HookPoint)]
-        hooks = [handle.user_hook for point in points if may_be_edited(point) for handle in point.fwd_hooks]
-        return any(not isinstance(hook, Reader) and not self._follows_tokens(hook) for hook in hooks)
 
-    def _follows_tokens(self, hook: Callable | None) -> bool:
-        """Whether a hook is the model's own, which asks `VALID_PATCHES`."""
-        return False
+def _blocks_are_edited(model: "HookedViT") -> bool:
+    """Whether hooks that know nothing of missing tokens may edit the blocks."""
+    points = [point for block in model.blocks for point in block.modules() if isinstance(point, HookPoint)]
+    hooks = [handle.user_hook for point in points if may_be_edited(point) for handle in point.fwd_hooks]
+    return any(not isinstance(hook, (Reader, FollowsTokens)) for hook in hooks)
 
-    @property
-    def _reads_prefix(self) -> bool:
-        return (self.pool.tokens.start or 0) < self.cfg.n_prefix_tokens
 
-    def _normed(self, pooled: Tensor) -> Tensor:
-        return pooled if self.fc_norm is None else self.fc_norm(pooled)
+def _reads_prefix(model: "HookedViT") -> bool:
+    return (model.pool.tokens.start or 0) < model.cfg.n_prefix_tokens
 
-    def _pool(self, resid: Tensor, layout: Layout) -> list[Tensor]:
-        raise NotImplementedError
 
-    def _classify(self, features: list[Tensor]) -> Tensor:
-        raise NotImplementedError
+def _normed(model: "HookedViT", pooled: Tensor) -> Tensor:
+    return pooled if model.fc_norm is None else model.fc_norm(pooled)
 
 
 def _take(layout: Layout, tokens: Int[Tensor, "batch kept_tokens"], patches: Int[Tensor, "batch kept"]) -> Layout:

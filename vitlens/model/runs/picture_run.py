@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
@@ -13,6 +13,8 @@ from vitlens.data.pictures import Pictures, as_list
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.picture_batches import PictureBatches
+from vitlens.model.runs.small_pictures import small_pictures
+from vitlens.results.result import MOST_KEPT
 
 #: What the largest tensor of a forward may take by default, and how many pictures it has at most.
 MOST_BYTES = 2**28
@@ -57,18 +59,28 @@ class PictureRun:
         if progress is not None and not isinstance(progress, bool):
             raise InputError(f"progress is True, False, or None for a bar on terminals only, not {progress!r}")
         self.progress = progress
+        self._kept: list[Tensor] = []
 
     @property
     def images(self) -> list[int]:
         """The labels of the axis of pictures."""
         return list(range(self.n))
 
+    @property
+    def pixels(self) -> UInt8[Tensor, "kept height width 3"]:
+        """The first pictures, small, as far as they were gone through."""
+        return torch.cat(self._kept)
+
     def __iter__(self) -> Iterator[tuple[slice, Float[Tensor, "image channels height width"]]]:
         # tqdm takes None for "on a terminal only"; a single batch needs no bar there.
-        hidden = not self.progress if self.progress is not None else (True if self.n <= self.batch_size else None)
+        hidden = None if self.progress is None else not self.progress
+        if hidden is None and self.n <= self.batch_size:
+            hidden = True
         with tqdm(total=self.n, desc=self.what, unit="picture", disable=hidden) as bar:
             for batch in PictureBatches(self.model, self.source, self.batch_size):
                 first = int(batch.ids[0])
+                if first == sum(map(len, self._kept)) < MOST_KEPT:
+                    self._kept.append(small_pictures(self.model, batch.images, MOST_KEPT - first))
                 yield slice(first, first + len(batch.images)), batch.images
                 bar.update(len(batch.images))
 

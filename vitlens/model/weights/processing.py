@@ -5,7 +5,7 @@ timm module that the model was ported from keeps its parameters.
 """
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import einsum, rearrange
@@ -15,7 +15,6 @@ from transformer_lens import FactoredMatrix
 
 from vitlens.errors import InputError
 from vitlens.model.class_space.classifier import ClassEmbeddings
-from vitlens.model.class_space.projection import ClassSpace
 from vitlens.model.parts.attention import Attention
 from vitlens.model.parts.block import AnyBlock
 from vitlens.model.parts.linear import effective_bias, plain_linear
@@ -26,136 +25,137 @@ from vitlens.model.parts.pooling import AttentionPool
 from vitlens.model.parts.projections import FusedProjection
 from vitlens.model.weights.processing_limits import REFUSALS
 
+if TYPE_CHECKING:
+    from vitlens.model.hooked_vit import HookedViT
 
-class ProcessedWeights(ClassSpace):
-    """The part of a HookedViT that rewrites its weights."""
 
-    embed: Any
-    blocks: Any
+@torch.no_grad()
+def process_weights_(
+    model: "HookedViT",
+    *,
+    fold_ln: bool = False,
+    fold_layer_scale: bool = False,
+    center_writing_weights: bool = False,
+    fold_value_biases: bool = False,
+    refactor_factored_attn_matrices: bool = False,
+) -> "HookedViT":
+    """Rewrites the weights of this model; logits stay as they are but for rounding. The timm module is not touched.
 
-    @torch.no_grad()
-    def process_weights_(
-        self,
-        *,
-        fold_ln: bool = False,
-        fold_layer_scale: bool = False,
-        center_writing_weights: bool = False,
-        fold_value_biases: bool = False,
-        refactor_factored_attn_matrices: bool = False,
-    ) -> "ProcessedWeights":
-        """Rewrites the weights of this model; logits stay as they are but for rounding. The timm module is not touched.
+    Args:
+        fold_ln: the affine part (w, c) of ln1, ln2 and of the norm before the classifier moves into the maps that
+            read it: W ← diag(w) W, b ← b + c W. Left where no linear map follows: norm_pre, q/k norms, and the final
+            norm of a model without a classifier.
+        fold_layer_scale: γ moves into W_O, b_O, W_out, b_out: W ← W diag(γ), b ← γ b.
+        center_writing_weights: what writes to the stream loses its mean over d_model, which every norm that reads
+            the stream forgets: W ← W − mean_d(W). LayerScale is folded with it.
+        fold_value_biases: b_O ← b_O + Σ_heads b_V W_O, b_V ← 0, since each row of a pattern sums to 1.
+        refactor_factored_attn_matrices: from the singular values of each head, W_Q W_Kᵀ = (U √S)(√S Vᵀ) with biases,
+            and W_V W_O = (U S) Vᵀ, so that a head's dimensions are ordered and orthogonal.
 
-        Args:
-            fold_ln: the affine part (w, c) of ln1, ln2 and of the norm before the classifier moves into the maps that
-                read it: W ← diag(w) W, b ← b + c W. Left where no linear map follows: norm_pre, q/k norms, and the final
-                norm of a model without a classifier.
-            fold_layer_scale: γ moves into W_O, b_O, W_out, b_out: W ← W diag(γ), b ← γ b.
-            center_writing_weights: what writes to the stream loses its mean over d_model, which every norm that reads
-                the stream forgets: W ← W − mean_d(W). LayerScale is folded with it.
-            fold_value_biases: b_O ← b_O + Σ_heads b_V W_O, b_V ← 0, since each row of a pattern sums to 1.
-            refactor_factored_attn_matrices: from the singular values of each head, W_Q W_Kᵀ = (U √S)(√S Vᵀ) with biases,
-                and W_V W_O = (U S) Vᵀ, so that a head's dimensions are ordered and orthogonal.
+    Returns:
+        The model itself.
 
-        Returns:
-            The model itself.
+    Raises:
+        InputError: a rewrite that is not exact for this architecture, with the reason; weights processed before;
+            class embeddings set before; nothing asked for.
 
-        Raises:
-            InputError: a rewrite that is not exact for this architecture, with the reason; weights processed before;
-                class embeddings set before; nothing asked for.
+    Source: TransformerLens' ProcessWeights; Elhage et al. 2021.
+    """
+    asked = {
+        "fold_ln": fold_ln,
+        "fold_layer_scale": fold_layer_scale,
+        "center_writing_weights": center_writing_weights,
+        "fold_value_biases": fold_value_biases,
+        "refactor_factored_attn_matrices": refactor_factored_attn_matrices,
+    }
+    chosen = [name for name, wanted in asked.items() if wanted]
+    _check_processing(model, chosen)
+    for block in model.blocks:
+        # All of them write plain maps, in which LayerScale has no place of its own.
+        _fold_layer_scale(block)
+    if fold_ln:
+        _fold_ln(model)
+    if center_writing_weights:
+        _center_writing_weights(model)
+    for block in model.blocks:
+        if fold_value_biases:
+            _fold_value_biases(block.attn)
+        if refactor_factored_attn_matrices:
+            _refactor(block.attn)
+    model.cfg.layer_scale = False
+    model.cfg.processed = tuple(chosen)
+    if fold_ln:
+        model.cfg.layer_norm_folding = True
+    return model
 
-        Source: TransformerLens' ProcessWeights; Elhage et al. 2021.
-        """
-        asked = {
-            "fold_ln": fold_ln,
-            "fold_layer_scale": fold_layer_scale,
-            "center_writing_weights": center_writing_weights,
-            "fold_value_biases": fold_value_biases,
-            "refactor_factored_attn_matrices": refactor_factored_attn_matrices,
-        }
-        chosen = [name for name, wanted in asked.items() if wanted]
-        self._check_processing(chosen)
-        for block in self.blocks:
-            # All of them write plain maps, in which LayerScale has no place of its own.
-            _fold_layer_scale(block)
-        if fold_ln:
-            self._fold_ln()
-        if center_writing_weights:
-            self._center_writing_weights()
-        for block in self.blocks:
-            if fold_value_biases:
-                _fold_value_biases(block.attn)
-            if refactor_factored_attn_matrices:
-                _refactor(block.attn)
-        self.cfg.layer_scale = False
-        self.cfg.processed = tuple(chosen)
-        if fold_ln:
-            self.cfg.layer_norm_folding = True
-        return self
 
-    def _check_processing(self, chosen: list[str]) -> None:
-        if not chosen:
-            raise InputError(f"no processing was asked for: pass one of {', '.join(REFUSALS)} as True")
-        if self.cfg.processed:
-            raise InputError(
-                f"the weights were processed already ({', '.join(self.cfg.processed)}), and a second time need not be "
-                "exact: port the timm model again and ask for all at once"
-            )
-        if isinstance(self.unembed, ClassEmbeddings):
-            raise InputError("process the weights first and set class embeddings then")
-        for name in chosen:
-            reason = REFUSALS[name](self)
-            if reason is not None:
-                raise InputError(f"{name} is not exact for {self.cfg.model_name}: {reason}")
+def _check_processing(model: "HookedViT", chosen: list[str]) -> None:
+    if not chosen:
+        raise InputError(f"no processing was asked for: pass one of {', '.join(REFUSALS)} as True")
+    if model.cfg.processed:
+        raise InputError(
+            f"the weights were processed already ({', '.join(model.cfg.processed)}), and a second time need not be "
+            "exact: port the timm model again and ask for all at once"
+        )
+    if isinstance(model.unembed, ClassEmbeddings):
+        raise InputError("process the weights first and set class embeddings then")
+    for name in chosen:
+        reason = REFUSALS[name](model)
+        if reason is not None:
+            raise InputError(f"{name} is not exact for {model.cfg.model_name}: {reason}")
 
-    def _fold_ln(self) -> None:
-        for block in self.blocks:
-            attn, mlp = block.attn, block.mlp
-            scale, shift = _take_affine(block.ln1, attn.b_O)
-            matrices = [weight * scale[:, None] for weight in attn.project.matrices()]
-            biases = [
-                bias + einsum(shift, weight, "d, h d e -> h e")
-                for bias, weight in zip(attn.project.biases(), attn.project.matrices(), strict=True)
-            ]
-            _set_qkv(attn, matrices, biases)
-            if attn.gate is not None:
-                attn.gate = _behind_affine(attn.gate, scale, shift)
-            if hasattr(block, "ln2"):
-                scale, shift = _take_affine(block.ln2, attn.b_O)
-            mlp.fc1 = _behind_affine(mlp.fc1, scale, shift)
-            if isinstance(mlp, GatedMLP):
-                mlp.gate = _behind_affine(mlp.gate, scale, shift)
-        self._fold_final_norm()
 
-    def _fold_final_norm(self) -> None:
-        norm = self.ln_final if self.fc_norm is None else self.fc_norm
-        if norm is None:
-            return
-        if isinstance(self.pool, AttentionPool) and self.fc_norm is None:
-            self.pool.kv = _behind_affine(self.pool.kv, *_take_affine(norm, self.pool.b_O))
-        elif self.unembed is not None:
-            scale, shift = _take_affine(norm, self.unembed.weight[0])
-            self.unembed = _behind_affine(self.unembed, scale, shift)
-            if self.unembed_dist is not None:
-                self.unembed_dist = _behind_affine(self.unembed_dist, scale, shift)
+def _fold_ln(model: "HookedViT") -> None:
+    for block in model.blocks:
+        attn, mlp = block.attn, block.mlp
+        scale, shift = _take_affine(block.ln1, attn.b_O)
+        matrices = [weight * scale[:, None] for weight in attn.project.matrices()]
+        biases = [
+            bias + einsum(shift, weight, "d, h d e -> h e")
+            for bias, weight in zip(attn.project.biases(), attn.project.matrices(), strict=True)
+        ]
+        _set_qkv(attn, matrices, biases)
+        if attn.gate is not None:
+            attn.gate = _behind_affine(attn.gate, scale, shift)
+        if hasattr(block, "ln2"):
+            scale, shift = _take_affine(block.ln2, attn.b_O)
+        mlp.fc1 = _behind_affine(mlp.fc1, scale, shift)
+        if isinstance(mlp, GatedMLP):
+            mlp.gate = _behind_affine(mlp.gate, scale, shift)
+    _fold_final_norm(model)
 
-    def _center_writing_weights(self) -> None:
-        embed = self.embed
-        embed.prefix = nn.ParameterList([_centred(token) for token in embed.prefix])
-        if embed.pos_embed is not None:
-            embed.pos_embed = _centred(embed.pos_embed)
-        stem = embed.patch_embed = copy.deepcopy(embed.patch_embed)
-        stem.proj.weight = _centred(stem.proj.weight, axis=0)
-        if stem.proj.bias is not None:
-            stem.proj.bias = _centred(stem.proj.bias)
-        if isinstance(embed, NaFlexEmbedding):
-            for name in ("pos_embed", "pos_embed_y", "pos_embed_x"):
-                table = getattr(stem, name)
-                if table is not None:
-                    setattr(stem, name, _centred(table))
-        for block in self.blocks:
-            for part in (block.attn.proj, block.mlp.fc2):
-                part.weight = _centred(part.weight, axis=0)
-                part.bias = _centred(part.bias)
+
+def _fold_final_norm(model: "HookedViT") -> None:
+    norm = model.ln_final if model.fc_norm is None else model.fc_norm
+    if norm is None:
+        return
+    if isinstance(model.pool, AttentionPool) and model.fc_norm is None:
+        model.pool.kv = _behind_affine(model.pool.kv, *_take_affine(norm, model.pool.b_O))
+    elif model.unembed is not None:
+        scale, shift = _take_affine(norm, model.unembed.weight[0])
+        model.unembed = _behind_affine(model.unembed, scale, shift)
+        if model.unembed_dist is not None:
+            model.unembed_dist = _behind_affine(model.unembed_dist, scale, shift)
+
+
+def _center_writing_weights(model: "HookedViT") -> None:
+    embed = model.embed
+    embed.prefix = nn.ParameterList([_centred(token) for token in embed.prefix])
+    if embed.pos_embed is not None:
+        embed.pos_embed = _centred(embed.pos_embed)
+    stem = embed.patch_embed = copy.deepcopy(embed.patch_embed)
+    stem.proj.weight = _centred(stem.proj.weight, axis=0)
+    if stem.proj.bias is not None:
+        stem.proj.bias = _centred(stem.proj.bias)
+    if isinstance(embed, NaFlexEmbedding):
+        for name in ("pos_embed", "pos_embed_y", "pos_embed_x"):
+            table = getattr(stem, name)
+            if table is not None:
+                setattr(stem, name, _centred(table))
+    for block in model.blocks:
+        for part in (block.attn.proj, block.mlp.fc2):
+            part.weight = _centred(part.weight, axis=0)
+            part.bias = _centred(part.bias)
 
 
 def _take_affine(norm: Norm, like: Float[Tensor, "d"]) -> tuple[Float[Tensor, "d"], Float[Tensor, "d"]]:

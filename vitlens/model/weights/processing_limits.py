@@ -6,12 +6,11 @@ from typing import Any
 from timm.layers import HybridEmbed
 from torch import nn
 
-from vitlens.model.parts.attention import DifferentialAttention
 from vitlens.model.parts.pooling import AttentionPool, MaxPool
 
 
 def fold_ln(model: Any) -> str | None:
-    if model.cfg.wiring == "post-norm":
+    if model.blocks[0].norms_behind:
         return "its norms stand behind attention and MLP, where no linear map reads them"
     if any(getattr(block.mlp, "ln_in", None) is not None for block in model.blocks):
         return "a norm of the MLP's own reads what ln2 returns"
@@ -27,11 +26,11 @@ def fold_layer_scale(model: Any) -> str | None:
 
 
 def center_writing_weights(model: Any) -> str | None:
-    if model.cfg.wiring == "post-norm":
+    if model.blocks[0].norms_behind:
         return "attention and MLP read the stream without a norm that would forget its mean"
     if model.ln_pre is not None:
         return "norm_pre writes the stream, and no weight of it can be centred"
-    readers = [norm for block in model.blocks for norm in (block.ln1, getattr(block, "ln2", block.ln1))]
+    readers = [norm for block in model.blocks for norm in (block.norm_of("attn"), block.norm_of("mlp"))]
     last = model.ln_final if model.ln_final is not None else model.fc_norm
     if last is None or not all(norm.centres for norm in [*readers, last]):
         return "not every norm that reads the stream forgets its mean (LayerNorm does)"
@@ -45,7 +44,7 @@ def center_writing_weights(model: Any) -> str | None:
 
 
 def fold_value_biases(model: Any) -> str | None:
-    if any(isinstance(block.attn, DifferentialAttention) for block in model.blocks):
+    if any(block.attn.subtracts_patterns for block in model.blocks):
         return "the rows of a differential pattern do not sum to 1, and a norm follows"
     if any(block.attn.ln_z is not None or block.attn.gate is not None for block in model.blocks):
         return "a norm or gate stands between the values and W_O"

@@ -14,6 +14,7 @@ from vitlens.attribution.results import PatchAttribution
 from vitlens.errors import InputError
 from vitlens.lens.lens import ClassLens, class_lens
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import hook_name
 from vitlens.pages.explorer.quantise import attention_codes, cosine_codes
 from vitlens.plots.shared.picture import picture_uri
 
@@ -100,9 +101,9 @@ def _attribution_tensors(attribution: PatchAttribution, blocks: Sequence[int]) -
     assert attribution.elsewhere_names is not None
     groups = dict.fromkeys((*GROUPS, "heads of other blocks"), torch.zeros_like(attribution.logits[0]))
     for part, share in zip(attribution.elsewhere_names, attribution.elsewhere[0].unbind(dim=-1), strict=True):
-        if part.endswith(" bias") and "H" in part:
+        if part.head is not None:
             continue  # A head's own bias is in `heads`.
-        group = GROUPS[0] if part.endswith("mlp") else GROUPS[1] if "embed" in part else GROUPS[2]
+        group = GROUPS[0] if part.kind == "mlp" else GROUPS[1] if part.kind == "embed" else GROUPS[2]
         groups[group] = groups[group] + share
     others = [block for block in range(heads.shape[1]) if block not in blocks]
     groups["heads of other blocks"] = heads[:, others].sum(dim=(1, 2))
@@ -116,7 +117,7 @@ def _attribution_tensors(attribution: PatchAttribution, blocks: Sequence[int]) -
 
 
 def _activation_tensors(model: HookedViT, image: Tensor, blocks: Sequence[int]) -> dict[str, np.ndarray]:
-    hooks = [f"blocks.{block}.{hook}" for block in blocks for hook in ("attn.hook_pattern", "hook_resid_post")]
+    hooks = [hook_name(block, site) for block in blocks for site in ("attn.pattern", "resid_post")]
     _, cache = model.run_with_cache(image, names_filter=hooks)
     codes, scales = attention_codes(_small(torch.stack([cache["pattern", block][0] for block in blocks])))
     stream = torch.stack([cache["resid_post", block][0] for block in blocks])

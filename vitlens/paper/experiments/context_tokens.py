@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.model.hooks.hook_points import Hooks
+from vitlens.model.hooks.hook_points import Hooks, hook_name
 from vitlens.paper.experiment import Arrays, Batch, Experiment, Tables, rank_quantiles
 from vitlens.paper.figures.lens import attention_to_context, context_boxes
 from vitlens.paper.store import Records
@@ -37,7 +37,7 @@ class ContextTokens(Experiment):
 
             return row
 
-        return [(f"blocks.{block}.attn.hook_pattern", keep(block)) for block in self.blocks]
+        return [(hook_name(block, "attn.pattern"), keep(block)) for block in self.blocks]
 
     def measure(self, batch: Batch) -> Arrays:
         """Sums over object and over context patches: identifiability, change of the logit, the class token's attention."""

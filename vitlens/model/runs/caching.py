@@ -14,15 +14,12 @@ from transformer_lens.utilities import Slice, SliceInput
 from vitlens.errors import InputError
 from vitlens.model.hooks.cache import ViTActivationCache
 from vitlens.model.hooks.hook_points import NO_TOKENS, Direction, NamesFilter, OwnedHookPoint, Reader, resolve_names
-from vitlens.model.parts.embedding import Embedding
 from vitlens.model.placement import read_device
 from vitlens.model.runs.leaves_state import leaves_state
 
 
 class NamedHooks(HookedRootModule):
     """TransformerLens' HookedRootModule, whose hook points may be named by shorthands, keys, collections, predicates."""
-
-    embed: Embedding
 
     def add_hook(self, name: NamesFilter, hook: Callable, *args: Any, **kwargs: Any) -> None:
         """TransformerLens' add_hook; `name` may be a shorthand, a collection or a predicate."""
@@ -106,8 +103,7 @@ class NamedHooks(HookedRootModule):
                 f"{missed[0]} was asked for, but this run did not reach it "
                 "(start_at_layer and stop_at_layer choose the blocks that run)"
             )
-        grid = self.embed.grid(*images.shape[-2:]) if isinstance(images, Tensor) and images.ndim == 4 else None
-        return output, ViTActivationCache(cache, self, not remove_batch_dim, grid)
+        return output, ViTActivationCache(cache, self, not remove_batch_dim, _grid_of(self, images))
 
     def get_caching_hooks(
         self,
@@ -145,6 +141,11 @@ class NamedHooks(HookedRootModule):
             )
         leaves = [parameter for parameter in self.parameters() if parameter.requires_grad]
         torch.autograd.grad(output.squeeze(), leaves, allow_unused=True)
+
+
+def _grid_of(model: Any, images: Any) -> tuple[int, int] | None:
+    """Rows and columns of patches, where the run began with pictures."""
+    return model.embed.grid(*images.shape[-2:]) if isinstance(images, Tensor) and images.ndim == 4 else None
 
 
 def _cut(activation: Tensor, hook: HookPoint, cut: Slice, asked: Slice | SliceInput) -> Tensor:
