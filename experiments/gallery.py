@@ -38,7 +38,7 @@ from vitlens.paper.figures import lens as paper_lens
 from vitlens.paper.figures import memories as paper_memories
 from vitlens.paper.run import EXPERIMENTS, run_study
 from vitlens.plots import faithfulness as faithfulness_plots
-from vitlens.plots.description import FIGURES
+from vitlens.plots.description import KINDS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 METHODS = ("token_mask", "gradient_rollout", "attention_rollout", "raw_attention", "grad_cam")
@@ -81,17 +81,17 @@ def picture(subject: Subject) -> Figures:
 
 
 def lens(subject: Subject) -> Figures:
-    model, pixels = subject.model, subject.pixels[0]
+    model = subject.model
     first = model(subject.images[:1])[0].topk(min(4, model.cfg.n_classes)).indices.tolist()
     found = vitlens.class_lens(model, subject.images[:1], first)
     middle = model.cfg.n_prefix_tokens + subject.grid[0] * subject.grid[1] // 2
     return {
         "trajectory": lambda: plots.lens_trajectory(found),
         "trajectory of two tokens": lambda: plots.lens_trajectory(found, token=[0, middle]),
-        "maps of logits": lambda: plots.class_maps(found, pixels),
-        "maps of probabilities": lambda: plots.class_maps(found, pixels, quantity="probability"),
-        "mosaic": lambda: plots.class_mosaic(found, pixels),
-        "mosaic of a middle block": lambda: plots.class_mosaic(found, pixels, block=model.cfg.n_layers // 2),
+        "maps of logits": lambda: plots.class_maps(found),
+        "maps of probabilities": lambda: plots.class_maps(found, quantity="probability"),
+        "mosaic": lambda: plots.class_mosaic(found),
+        "mosaic of a middle block": lambda: plots.class_mosaic(found, block=model.cfg.n_layers // 2),
         "one token": lambda: plots.token_classes(found, token=middle),
     }
 
@@ -107,8 +107,8 @@ def attribution(subject: Subject) -> Figures:
         "components": lambda: plots.attribution_waterfall(by_unit["component"]),
         "neurons": lambda: plots.attribution_waterfall(by_unit["neuron"]),
         "heads": lambda: plots.attribution_head_map(by_unit["head"]),
-        "heads × patches": lambda: plots.attribution_patches(by_unit["head_patch"], subject.pixels[0]),
-        "patches": lambda: plots.attribution_map(by_unit["head_patch"], subject.pixels[0]),
+        "heads × patches": lambda: plots.attribution_patches(by_unit["head_patch"]),
+        "patches": lambda: plots.attribution_map(by_unit["head_patch"]),
         "means": lambda: plots.attribution_means_board(means),
     }
 
@@ -149,21 +149,21 @@ def patching(subject: Subject) -> Figures:
     about = {"classes": int(labels[0]), "baseline_classes": int(logits.argmax()), "progress": False}
     edges = cache(lambda: vitlens.patching.edge_attribution_patching(model, clean, corrupted, **about))
     return {
-        "patches": lambda: plots.patching_maps(
-            vitlens.attribution_patching(model, clean, corrupted, **about), subject.pixels[0]
-        ),
-        "heads": lambda: plots.patching_board(vitlens.activation_patching(model, clean, corrupted, site="z", **about)),
+        "patches": lambda: plots.patching_maps(vitlens.attribution_patching(model, clean, corrupted, **about)),
+        "heads": lambda: plots.patching_board(vitlens.activation_patching(model, clean, corrupted, sites="z", **about)),
         "ablated heads": lambda: plots.patching_board(
             vitlens.activation_ablation(
-                model, clean, site="z", replacement="zero", classes=int(labels[0]), progress=False
+                model, clean, sites="z", replacement="zero", classes=int(labels[0]), progress=False
             )
         ),
         "paths": lambda: plots.path_board(
-            vitlens.path_patching(model, clean, corrupted, ["a0.*", "m*"], ["logits"], **about)
+            vitlens.path_patching(model, clean, corrupted, senders=["L0H*", "L* mlp"], receivers=["logits"], **about)
         ),
         "circuit": lambda: plots.circuit_figure(vitlens.find_circuit(model, edges(), n_edges=40)),
         "circuits of growing size": lambda: plots.circuit_curve(
-            vitlens.circuits.evaluate_circuits(model, clean, corrupted, edges(), [10, 40, 160], n_random=1, **about)
+            vitlens.circuits.evaluate_circuits(
+                model, clean, corrupted, scores=edges(), sizes=[10, 40, 160], n_draws=1, **about
+            )
         ),
     }
 
@@ -200,7 +200,7 @@ def heatmaps(subject: Subject) -> Figures:
         return plots.removal_curves(removed.removed, removed.by_map, removed.by_chance, *about)
 
     return {
-        "one map": lambda: plots.heatmap_figure(found()["token_mask"], pixels),
+        "one map": lambda: plots.heatmap_figure(found()["token_mask"]),
         "removal": removal,
         "overlay": lambda: plots.heatmap_overlay(pixels, found()["grad_cam"].values[0], "Grad-CAM"),
         "methods": comparison,
@@ -245,10 +245,7 @@ def _randomised(subject: Subject) -> Figures:
 
 def description(subject: Subject) -> Figures:
     found = vitlens.describe(subject.model, subject.images, against=subject.model, progress=False)
-    figures: Figures = {
-        name: partial(figure, found, *([subject.pixels] if name == "examples" else []))
-        for name, figure in FIGURES.items()
-    }
+    figures: Figures = {name: partial(figure, found) for name, figure in KINDS.items()}
 
     def registers() -> go.Figure:
         try:
@@ -259,7 +256,7 @@ def description(subject: Subject) -> Figures:
             # No outlier patches: the added token then merely takes part.
             neurons = []
         shift = vitlens.registers.register_shift(subject.model, subject.images[:1], neurons, progress=False)
-        return plots.register_board(shift, subject.pixels[0])
+        return plots.register_board(shift)
 
     return figures | {"registers": registers}
 
@@ -275,7 +272,7 @@ def features(subject: Subject) -> Figures:
 
     def card(**options: Any) -> go.Figure:
         found = vitlens.memories.top_memory_patches(model, -1, subject.images, progress=False, **options)
-        return plots.feature_card(found, subject.pixels, found.axes["feature"][0])
+        return plots.feature_card(found)
 
     return {
         "memory of the MLP": lambda: card(k=9, one_per_picture=True),

@@ -53,7 +53,7 @@ MODEL_ORDER = [
 MODEL_FLOOR = {part: floor for floor, parts in enumerate(MODEL_ORDER) for part in parts}
 
 #: The one door upwards: a result draws itself.
-DOORS = {("results/result.py", "vitlens.plots")}
+DOORS = {("results/result.py", "vitlens.plots.figure_of")}
 
 FILES = {str(path.relative_to(ROOT)): path for path in sorted(ROOT.rglob("*.py"))}
 

@@ -333,18 +333,18 @@ def test_described_lines_sum_to_the_logit(plain, images_of):
 def test_maps_lie_on_the_picture(images_of):
     model = HookedViT.from_timm(variants.VARIANTS["wide_picture"]())
     result = direct_logit_attribution(model, images_of(model, 2), [0, 3], unit="head_patch")
-    assert result.map().shape == (2, 4)
+    assert result.maps().shape == (2, 4)
     source = result.axes["source"].index("patch (1, 2)")
     close = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-12)
-    close(result.map(1, 1)[1, 2], result.values[1, 1, :, :, source].sum())
-    close(result.map(1, 1, block=2)[1, 2], result.values[1, 1, 2, :, source].sum())
-    close(result.map(1, 1, head=-1)[1, 2], result.values[1, 1, :, 3, source].sum())
-    close(result.map(1, 1, block=2, head=3)[1, 2], result.values[1, 1, 2, 3, source])
+    close(result.maps(1, 1)[1, 2], result.values[1, 1, :, :, source].sum())
+    close(result.maps(1, 1, block=2)[1, 2], result.values[1, 1, 2, :, source].sum())
+    close(result.maps(1, 1, head=-1)[1, 2], result.values[1, 1, :, 3, source].sum())
+    close(result.maps(1, 1, block=2, head=3)[1, 2], result.values[1, 1, 2, 3, source])
     prefix = result.prefix(1, 1, block=2, head=3)
     assert list(prefix) == ["class"]
-    assert prefix["class"] + result.map(1, 1, 2, 3).sum().item() == pytest.approx(result.head_map(1, 1)[2, 3].item())
+    assert prefix["class"] + result.maps(1, 1, 2, 3).sum().item() == pytest.approx(result.head_map(1, 1)[2, 3].item())
     with pytest.raises(InputError, match="no block 7"):
-        result.map(block=7)
+        result.maps(block=7)
 
 
 def test_token_shares_of_a_pooled_model(images_of):
@@ -353,9 +353,9 @@ def test_token_shares_of_a_pooled_model(images_of):
     assert result.axes["token"][:3] == ["class", "register 1", "patch (0, 0)"]
     assert set(result.top(3)["component"]) <= set(result.axes["token"])
     token = result.axes["token"].index("patch (2, 1)")
-    torch.testing.assert_close(result.map()[2, 1], result.by_token[0, 0, token])
+    torch.testing.assert_close(result.maps()[2, 1], result.by_token[0, 0, token])
     mlp = result.axes["component"].index("L2 mlp")
-    assert result.map(component="L2 mlp")[2, 1] == result.values[0, 0, mlp, token]
+    assert result.maps(component="L2 mlp")[2, 1] == result.values[0, 0, mlp, token]
     torch.testing.assert_close(result.by_token.sum(dim=-1) + result.part("constant"), result.logits)
 
 
@@ -363,7 +363,7 @@ def test_what_has_no_map_or_part_says_so(plain, images_of):
     tokens = direct_logit_attribution(plain, images_of(plain, 1), unit="token")
     assert tokens.axes["token"] == ["class"]
     with pytest.raises(InputError, match=r"reads class and no patches.*head_patch"):
-        tokens.map()
+        tokens.maps()
     with pytest.raises(InputError, match="no part 'L9 mlp'"):
         tokens.part("L9 mlp")
     with pytest.raises(InputError, match="one of component, head, head_patch, neuron, token, path"):
@@ -382,8 +382,8 @@ def test_finer_results_come_back_from_disk_and_as_tables(plain, images_of, unit,
     assert type(again) is type(result)
     assert torch.equal(again.values, result.values)
     assert torch.equal(again.residual, result.residual)
-    pandas = again.top(5, position=1)
-    assert pandas.equals(result.top(5, position=1))
+    pandas = again.top(5, class_position=1)
+    assert pandas.equals(result.top(5, class_position=1))
     if unit in ("head_patch", "token"):
         assert list(again.grid) == list(result.grid)
     frame = result.to_frame()
@@ -406,18 +406,17 @@ def test_figures_show_maps_and_steps(plain, images_of):
     images = images_of(plain, 2)
     plain.class_names = ["<b>bold</b>", *(f"kind {i}" for i in range(9))]
     result = direct_logit_attribution(plain, images, [0], unit="head_patch")
-    pixels = plain.to_pixels(images)[1].clamp(0, 1)
-    tiles = attribution_patches(result, pixels, image=1, heads=3)
+    tiles = attribution_patches(result, image=1, heads=3)
     maps = [trace for trace in tiles.data if isinstance(trace, go.Heatmap)]
     assert len(maps) == 3
     heads = [[int(part) for part in title.text.split()[0][1:].split("H")] for title in tiles.layout.annotations]
     for (block, head), drawn in zip(heads, maps, strict=True):
-        np.testing.assert_allclose(drawn.z, result.map(1, 0, block, head).numpy(), rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(drawn.z, result.maps(1, 0, block, head).numpy(), rtol=1e-6, atol=1e-7)
     assert tiles.layout.coloraxis.cmid == 0
     assert tiles.layout.coloraxis.cmax == -tiles.layout.coloraxis.cmin
     assert "<b>" not in tiles.layout.title.text
-    (whole,) = (trace for trace in attribution_map(result, pixels, image=1).data if isinstance(trace, go.Heatmap))
-    np.testing.assert_allclose(whole.z, result.map(1).numpy(), rtol=1e-6, atol=1e-7)
+    (whole,) = (trace for trace in attribution_map(result, image=1).data if isinstance(trace, go.Heatmap))
+    np.testing.assert_allclose(whole.z, result.maps(1).numpy(), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("unit", ["component", *FINER])

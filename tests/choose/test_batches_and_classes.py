@@ -251,7 +251,7 @@ def test_several_classes_are_not_cut_to_the_first(plain, images_of):
         lambda classes: class_trace(plain, images, classes),
         lambda classes: ablate_tokens(plain, images, [1], classes),
         lambda classes: key_value_agreement(plain, images, classes, k=2),
-        lambda classes: confusing_donors(plain, images, images, classes),
+        lambda classes: confusing_donors(plain, images, others=images, classes=classes),
         lambda classes: perturbation_test(plain, images, torch.rand(2, 9), classes),
         lambda classes: [measure(class_lens(plain, images, classes, sites="all")) for measure in MEASURES],
     ]
@@ -376,7 +376,7 @@ def test_arguments_of_wrong_types_are_one_sentence(plain, images_of, any_type):
         (lambda: class_lens(plain, images, 0, batch_size=True), "batch_size is a whole number"),
         (lambda: class_lens(plain, images, 0, progress="yes"), "progress is True or False, not 'yes'"),
         (lambda: lens.maps(image=2), "no picture 2"),
-        (lambda: lens.maps(position=1), "no position on the axis of classes 1"),
+        (lambda: lens.maps(class_position=1), "no position on the axis of classes 1"),
         (lambda: lens.top_names(3), "no place on the axis 'block' 3"),
         (lambda: identifiability(None), "as class_lens or class_trace makes it, not None"),
         (lambda: identifiability_rate(lens, block=1.5), "block is a whole number, not 1.5"),

@@ -34,7 +34,7 @@ def test_a_card_shows_the_crops_the_histogram_and_the_classes(found):
     # Every patch of every picture has a colour of its own.
     codes = torch.arange(6 * 9).reshape(6, 3, 3).float() / 54
     pixels = codes.repeat_interleave(16, 1).repeat_interleave(16, 2)[..., None].expand(-1, -1, -1, 3)
-    figure = feature_card(result, pixels, feature, context=0)
+    figure = feature_card(result, feature, pixels_of=pixels, context=0)
     assert len(figure.layout.images) == 5
     for rank, image in enumerate(figure.layout.images):
         patch = result.patch(feature, rank)
@@ -62,27 +62,27 @@ def test_crops_keep_their_size_at_the_edge(found):
         asked.append(picture)
         return torch.full((48, 48, 3), 0.5)
 
-    figure = feature_card(result, pixels_of, feature, context=1)
+    figure = feature_card(result, feature, pixels_of=pixels_of, context=1)
     assert {(image.sizex, image.sizey) for image in figure.layout.images} == {(3, 3)}
     assert asked == result.images[0].tolist()
-    small = feature_card(result, pixels_of, feature, context=50)
+    small = feature_card(result, feature, pixels_of=pixels_of, context=50)
     assert {decoded(image.source).shape for image in small.layout.images} == {(48, 48, 3)}
     with pytest.raises(InputError, match="pixels of 1 pictures"):
-        feature_card(result, torch.zeros(1, 48, 48, 3), feature)
+        feature_card(result, feature, pixels_of=torch.zeros(1, 48, 48, 3))
     with pytest.raises(InputError, match="was not looked for"):
-        feature_card(result, pixels_of, 99)
+        feature_card(result, 99, pixels_of=pixels_of)
 
 
 def test_a_card_of_a_feature_that_is_never_on_or_no_patch(found):
     model, images, sae = found
     pixels = torch.full((6, 48, 48, 3), 0.5)
     tokens = top_patches(model, None, sae, images, k=2, tokens="class", progress=False)
-    figure = feature_card(tokens, pixels, tokens.axes["feature"][0])
+    figure = feature_card(tokens, tokens.axes["feature"][0], pixels_of=pixels)
     assert any("no patch" in note.text for note in figure.layout.annotations)
     assert not figure.layout.shapes
     dead = SparseAutoencoder.from_arrays(sae.W_enc, sae.b_enc - 1e6, sae.W_dec, None)
     silent = top_patches(model, "z1", dead, images, [3], progress=False)
-    figure = feature_card(replace(silent, settings={**silent.settings, "model": "<b>"}), pixels, 3)
+    figure = feature_card(replace(silent, settings={**silent.settings, "model": "<b>"}), 3, pixels_of=pixels)
     assert "never above 0" in figure.layout.title.subtitle.text
     assert not figure.layout.images
 

@@ -109,11 +109,10 @@ def test_a_heatmap_can_be_saved_ranked_and_drawn(plain, images_of, tmp_path):
     assert found.values[0, row, column] == found.values[0].max()
     frame = found.to_frame()
     assert len(frame) == found.values.numel()
-    figure = found.plot(pixels=plain.to_pixels(images)[1], image=1)
-    assert figure.to_dict() == heatmap_figure(found, plain.to_pixels(images)[1], 1).to_dict()
+    figure = found.plot(image=1)
+    assert figure.to_dict() == heatmap_figure(found, 1).to_dict()
     assert "sum" in figure.layout.title.subtitle.text
-    with pytest.raises(InputError, match="drawn over its picture"):
-        found.plot()
+    assert found.plot().layout.images
 
 
 def test_the_table_of_methods_names_their_options():

@@ -88,4 +88,4 @@ def test_what_cannot_be(images_of):
     assert "no_classifier" in ALL
     bare = top_memory_patches(build("no_classifier"), 0, images, k=2, progress=False)
     assert bare.promoted.shape[1] == 0
-    assert bare.plot(pixels=model.to_pixels(images)).layout.title.text.startswith("Memory ")
+    assert bare.plot().layout.title.text.startswith("Memory ")

@@ -9,7 +9,7 @@ from browser import figures, trace
 from vitlens import InputError, load_demo
 from vitlens.description.run import describe
 from vitlens.pages.description_page import write_description_page
-from vitlens.plots.description import FIGURES
+from vitlens.plots.description import KINDS
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +26,9 @@ def described(demo):
 
 
 @pytest.fixture(scope="module")
-def page_file(demo, described, tmp_path_factory):
-    model, images = demo
+def page_file(described, tmp_path_factory):
     out = tmp_path_factory.mktemp("description") / "page.html"
-    write_description_page(described, out, pixels=model.to_pixels(images[:3]))
+    write_description_page(described, out)
     return out
 
 
@@ -38,7 +37,7 @@ def test_the_page_draws_everything_without_network_or_complaint(open_page, page_
     assert opened.complaints == []
     assert opened.requests == []
     shown = figures(opened)
-    assert len(shown) == len(FIGURES) == 11
+    assert len(shown) == len(KINDS) == 11
     assert all(figure["title"] and figure["subtitle"] for figure in shown)
     assert page_file.stat().st_size < 8 * 2**20
     text = opened.page.inner_text("body")
@@ -122,12 +121,12 @@ def test_few_pictures_and_no_outliers(open_page, demo, tmp_path):
         described.plot("cka_against")
     with pytest.raises(InputError, match="describe with n_examples=6"):
         described.plot("examples")
-    with pytest.raises(InputError, match="no figure 'heads' of a description; there are norms, "):
+    with pytest.raises(InputError, match="no figure 'heads'; it has norms, "):
         described.plot("heads")
 
 
 def test_every_figure_by_name(described):
-    for name in FIGURES:
+    for name in KINDS:
         assert described.plot(name).to_json()
     assert described.plot("outliers", block=1).layout.title.text == "Outlier patches behind block 1"
 

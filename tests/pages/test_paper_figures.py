@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
-from vitlens import InputError, ablate_tokens, class_lens, load_demo, plots
+from vitlens import ablate_tokens, class_lens, load_demo, plots
 from vitlens.faithfulness import perturbation_test
 from vitlens.heatmaps import gradient_rollout, projection_gradient
 from vitlens.lens import class_trace
@@ -118,8 +118,6 @@ def test_results_plot_themselves_and_are_short_to_read(demo):
     heat = projection_gradient(model, images[:2], labels[:2])
     torch.testing.assert_close(heat.heatmap()[:, 0].flatten(1), heat.values[:, 0].sum(dim=(1, 2)))
     assert len(heat.plot(pixels=model.to_pixels(images[:1])[0]).data) == 7
-    with pytest.raises(InputError, match="pixels="):
-        heat.plot()
     test = perturbation_test(model, images[:2], heat.heatmap()[:, 0], labels[:2], n_steps=4)
     shown = [t for t in test.plot().data if t.mode == "lines"]
     assert shown[0].y.tolist() == pytest.approx(test.values[0].mean(dim=0).tolist())

@@ -161,7 +161,6 @@ def test_what_a_model_refuses_is_said_in_its_place(picture, tmp_path):
 def test_the_first_map_is_the_heatmap_with_its_test():
     """On the demo's pictures removal in the map's order costs the class more than in any random order."""
     model, images, labels, _ = load_demo()
-    pixels = model.to_pixels(images[:1])[0]
     sections = picture_sections(model, images[:1], int(labels[0]), None, "p")
     headings = [section.heading for section in sections]
     assert headings[1] == "Where “T-shirt” comes from"
@@ -177,7 +176,7 @@ def test_the_first_map_is_the_heatmap_with_its_test():
     told = [float(value) / 100 for value in re.findall(r"([\d.]+)%", sections[1].text)]
     assert told == pytest.approx([map_curve[0], map_curve[step], chance[step]], abs=6e-4)
     assert map_curve[step] < chance[step]
-    alone = evidence(model, images[:1], int(labels[0]), pixels, None)
+    alone = evidence(model, images[:1], int(labels[0]), None)
     assert len(alone.figures[1].data) == len(curves.data) - 1
     # A map that removes no better than chance is told.
     chance = torch.tensor([[1.0, 0.4], [1.0, 0.6]])

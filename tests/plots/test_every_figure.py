@@ -15,7 +15,7 @@ from plots.conftest import SCRIPT, gallery
 
 import vitlens.plots
 from vitlens import InputError
-from vitlens.plots.description import FIGURES
+from vitlens.plots.description import KINDS
 from vitlens.plots.heatmaps import heatmap_overlay
 from vitlens.plots.shared.artefacts import hatch
 from vitlens.plots.shared.style import (
@@ -186,7 +186,7 @@ def test_artefacts_are_hatched_in_maps_that_are_seen():
 
 def test_the_gallery_shows_every_figure():
     source = SCRIPT.read_text()
-    drawn_elsewhere = {function.__name__ for function in FIGURES.values()}
+    drawn_elsewhere = {function.__name__ for function in KINDS.values()}
     # `plot` and this one choose among figures; series and picture hold their parts, `hatch` adds to them.
     choosers = {"plot", "patching_figure", "dark", "finish", "panels", "legend_below", "map_tiles", "hatch"}
     missing = []

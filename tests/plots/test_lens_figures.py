@@ -46,13 +46,13 @@ def test_trajectories_of_classes_and_tokens(subject, lens):
 
 
 def test_maps_are_the_patches(subject, lens):
-    figure = class_maps(lens, subject.pixels[1], image=1, position=1)
+    figure = class_maps(lens, image=1, class_position=1)
     shown = [trace for trace in figure.data if trace.type == "heatmap"]
-    np.testing.assert_allclose(np.stack([trace.z for trace in shown]), lens.maps(image=1, position=1).numpy())
-    assert figure.layout.coloraxis.cmax == pytest.approx(lens.maps(image=1, position=1).abs().max().item())
+    np.testing.assert_allclose(np.stack([trace.z for trace in shown]), lens.maps(image=1, class_position=1).numpy())
+    assert figure.layout.coloraxis.cmax == pytest.approx(lens.maps(image=1, class_position=1).abs().max().item())
     assert [note.text for note in figure.layout.annotations] == [f"block {block}" for block in lens.axes["block"]]
     assert len(figure.layout.images) == len(shown)
-    probable = class_maps(lens, subject.pixels[1], quantity="probability")
+    probable = class_maps(lens, image=1, quantity="probability")
     assert probable.layout.coloraxis.cmin == 0
     assert not probable.layout.coloraxis.autocolorscale
     # Patches are as high and wide as in the picture.
@@ -62,7 +62,7 @@ def test_maps_are_the_patches(subject, lens):
 
 
 def test_the_mosaic_says_each_patchs_first_class(subject, lens):
-    figure = class_mosaic(lens, subject.pixels[1], block=0, image=1)
+    figure = class_mosaic(lens, block=0, image=1)
     (tiles,) = [trace for trace in figure.data if trace.text is not None]
     rows, columns = subject.grid
     first = lens.top_classes[1, 0, 1, subject.model.cfg.n_prefix_tokens :, 0].reshape(rows, columns)
@@ -94,7 +94,7 @@ def test_the_mosaic_says_each_patchs_first_class(subject, lens):
 def test_the_mosaic_needs_every_patch(subject):
     part = class_lens(subject.model, subject.images[:1], tokens=[subject.model.cfg.n_prefix_tokens])
     with pytest.raises(InputError, match='tokens="all"'):
-        class_mosaic(part, subject.pixels[0])
+        class_mosaic(part)
 
 
 def test_names_in_tiles_are_wrapped_then_cut_then_left_out():

@@ -69,9 +69,9 @@ def test_heads_over_blocks_and_over_the_picture(subject):
     np.testing.assert_allclose(figure.data[0].z, result.head_map(1, 0).T.float().numpy())
     assert list(figure.data[0].y) == [f"H{head}" for head in range(subject.model.cfg.n_heads)]
     assert quoted(subject, 2) in figure.layout.title.text
-    whole = attribution_map(result, subject.pixels[1], image=1)
-    np.testing.assert_allclose(maps_of(whole)[0].z, result.map(1, 0).float().numpy())
-    tiles = attribution_patches(result, subject.pixels[1], image=1, heads=3)
+    whole = attribution_map(result, image=1)
+    np.testing.assert_allclose(maps_of(whole)[0].z, result.maps(1, 0).float().numpy())
+    tiles = attribution_patches(result, image=1, heads=3)
     first = tiles.layout.annotations[0].text
     block, head = map(int, first.split()[0][1:].split("H"))
     exact = result.values[1, 0, block, head][-subject.grid[0] * subject.grid[1] :].unflatten(0, subject.grid)
@@ -91,12 +91,14 @@ def test_means_over_classes(subject):
 def test_boards_of_interventions(subject):
     quiet = {"classes": 1, "baseline_classes": 4, "progress": False}
     clean, corrupted = subject.images[:1], subject.images[1:2]
-    heads = vitlens.activation_patching(subject.model, clean, corrupted, site="z", **quiet)
+    heads = vitlens.activation_patching(subject.model, clean, corrupted, sites="z", **quiet)
     figure = patching_board(heads)
     np.testing.assert_allclose(figure.data[0].z, heads.effect().T.float().numpy())
     assert figure.layout.title.text == "Patching z, block × head"
     assert figure.data[0].zmax == pytest.approx(heads.effect().abs().max().item())
-    paths = vitlens.path_patching(subject.model, clean, corrupted, ["a0.*", "m*"], ["logits"], **quiet)
+    paths = vitlens.path_patching(
+        subject.model, clean, corrupted, senders=["L0H*", "L* mlp"], receivers=["logits"], **quiet
+    )
     board = path_board(paths)
     np.testing.assert_allclose(board.data[0].z, paths.effect().float().numpy())
     assert list(board.data[0].y) == paths.axes["sender"]
@@ -123,7 +125,7 @@ def test_tokens_and_heads_of_a_description(subject):
     assert norms.data[0].name == f"{found.settings['kinds'][0]}, mean"
     distances = of_descriptions.distance_by_block(found).data[0]
     np.testing.assert_allclose(distances.y, array_of(found.fact("distance")).ravel())
-    examples = of_descriptions.example_norms(found, subject.pixels, n_blocks=2)
+    examples = of_descriptions.example_norms(found, n_blocks=2)
     late = maps_of(examples)[-1]
     last = found.example_norms[-1, -1]
     median = last.median()
@@ -135,7 +137,7 @@ def test_tokens_and_heads_of_a_description(subject):
 
 def test_registers(subject):
     shift = vitlens.registers.register_shift(subject.model, subject.images[:2], [(1, 3)], progress=False)
-    figure = register_board(shift, subject.pixels[1], image=1)
+    figure = register_board(shift, image=1)
     norms = [trace for trace in maps_of(figure) if "norm" in trace.hovertemplate]
     for run, trace in enumerate(norms):
         np.testing.assert_allclose(trace.z, array_of(shift.values[run, 1, -1]).reshape(subject.grid))
@@ -146,7 +148,7 @@ def test_registers(subject):
 def test_the_card_of_a_memory(subject):
     result = vitlens.memories.top_memory_patches(subject.model, -1, subject.images, k=4, progress=False)
     memory = result.axes["feature"][1]
-    figure = feature_card(result, subject.pixels, memory)
+    figure = feature_card(result, memory)
     assert figure.layout.title.text == f"Memory {memory} at blocks.{subject.model.cfg.n_layers - 1}.mlp.hook_post"
     assert len(figure.layout.images) == 4
     bars = [trace for trace in figure.data if trace.type == "bar"]

@@ -254,8 +254,7 @@ def test_board(name):
     model = build(name)
     images = pictures(model.cfg, 2)
     shift = register_shift(model, images, [(0, 3)], progress=False)
-    pixels = torch.rand(*model.cfg.image_size, 3)
-    figure = shift.plot(pixels=pixels, image=1, block=0)
+    figure = shift.plot(image=1, block=0)
     maps = [trace for trace in figure.data if trace.type == "heatmap"]
     n_attention = 2 if model.cfg.has_class_token else 0
     of_norms = [trace for trace in maps if trace.coloraxis == "coloraxis"]
@@ -264,9 +263,9 @@ def test_board(name):
     for i in range(2):
         same(torch.tensor(of_norms[i].z), shift.values[i, 1, 0].unflatten(0, model.cfg.grid_size).float())
     assert "L0N3" in figure.layout.title.subtitle.text
-    assert register_board(shift, pixels).to_json()
-    with pytest.raises(InputError, match="pass pixels="):
-        shift.plot()
+    assert register_board(shift).to_json()
+    with pytest.raises(InputError, match="the result keeps its first 2, 0 to 1"):
+        shift.plot(image=2)
 
 
 def test_the_corners_of_a_trained_model(assets):

@@ -24,7 +24,9 @@ from vitlens.errors import InputError
 from vitlens.model.class_space.readout import LinearReadout, MaxReadout
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.axes import TokenLabel
+from vitlens.results.result import MOST_KEPT
 
 __all__ = [
     "Attribution",
@@ -145,6 +147,7 @@ def _attribute(
         elsewhere_names=list(split.elsewhere) or None,
         classes=selection.indices,
         class_names=model.class_names,
+        pixels=small_pictures(model, pictures),
         settings={"model": model.cfg.model_name, "unit": unit, "norm": "statistics frozen"},
         **({"grid": grid} if has_grid else {}),
     )
@@ -185,6 +188,7 @@ def _joined(chunks: list[Attribution]) -> Attribution:
         logits=torch.cat([chunk.logits for chunk in chunks]),
         elsewhere=torch.cat(elsewhere) if elsewhere else None,
         classes=torch.cat([chunk.classes for chunk in chunks if chunk.classes is not None]),
+        pixels=torch.cat([chunk.pixels for chunk in chunks if chunk.pixels is not None])[:MOST_KEPT],
     )
 
 

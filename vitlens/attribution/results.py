@@ -49,19 +49,19 @@ class Attribution(Result):
             raise InputError(f"this attribution has no part {name!r}; it has {', '.join(known[:40])}")
         return self.elsewhere[..., names.index(name)]
 
-    def head_map(self, image: int = 0, position: int = 0) -> Float[Tensor, "block head"]:
+    def head_map(self, image: int = 0, class_position: int = 0) -> Float[Tensor, "block head"]:
         """The heads' shares as a block × head table, from unit="head" or finer."""
         labels = self.axes.get("component", [])
         heads = [i for i, label in enumerate(labels) if label.kind == "head"]
         if not heads:
             raise InputError('this attribution has no heads: compute it with unit="head"')
         n_blocks = 1 + max(labels[i].block for i in heads)
-        return self.values[image, position, heads].unflatten(0, (n_blocks, -1))
+        return self.values[image, class_position, heads].unflatten(0, (n_blocks, -1))
 
-    def top(self, k: int = 10, image: int = 0, position: int = 0) -> pd.DataFrame:
+    def top(self, k: int = 10, image: int = 0, class_position: int = 0) -> pd.DataFrame:
         """The k units that weigh most, by magnitude: their names, their places on the axes, their shares."""
         axes, shares = self._ranked()
-        flat = shares[image, position].detach().cpu().flatten()
+        flat = shares[image, class_position].detach().cpu().flatten()
         order = flat.abs().argsort(descending=True, stable=True)[:k]
         places = torch.unravel_index(order, shares.shape[2:])
         columns = {
@@ -77,11 +77,13 @@ class Attribution(Result):
         axes = dict(list(self.axes.items())[2:])
         return [self._name(dict(zip(axes, place, strict=True))) for place in product(*axes.values())]
 
-    def describe(self, k: int = 10, image: int = 0, position: int = 0) -> str:
+    def describe(self, k: int = 10, image: int = 0, class_position: int = 0) -> str:
         """The k units that weigh most and all else, one a line, e.g. "L9H3 ← patch (5, 7): +1.82"."""
-        table = self.top(k, image, position)
-        logit = self.logits[image, position].item()
-        label = self.class_label(image, position) if self.classes is not None else self.axes["class"][position]
+        table = self.top(k, image, class_position)
+        logit = self.logits[image, class_position].item()
+        label = (
+            self.class_label(image, class_position) if self.classes is not None else self.axes["class"][class_position]
+        )
         lines = [f"{name}: {share:+.2f}" for name, share in zip(table["component"], table["logit"], strict=True)]
         return "\n".join(
             [f"{label}: {self.quantity} {logit:+.2f}", *lines, f"all else: {logit - table['logit'].sum():+.2f}"]
@@ -105,17 +107,17 @@ class PatchAttribution(Attribution):
 
     grid: tuple[int, int] | list[int] = (0, 0)
 
-    def map(
-        self, image: int = 0, position: int = 0, block: int | None = None, head: int | None = None
+    def maps(
+        self, image: int = 0, class_position: int = 0, block: int | None = None, head: int | None = None
     ) -> Float[Tensor, "rows columns"]:
         """The patches' shares on the picture's grid, summed over the blocks and heads that are not chosen."""
-        return _on_grid(self._of(self.values[image, position], block, head), self.grid)
+        return _on_grid(self._of(self.values[image, class_position], block, head), self.grid)
 
     def prefix(
-        self, image: int = 0, position: int = 0, block: int | None = None, head: int | None = None
+        self, image: int = 0, class_position: int = 0, block: int | None = None, head: int | None = None
     ) -> dict[str, float]:
         """The shares of the source tokens that are no patches, by name."""
-        shares = self._of(self.values[image, position], block, head).tolist()
+        shares = self._of(self.values[image, class_position], block, head).tolist()
         n_prefix = len(shares) - self.grid[0] * self.grid[1]
         return dict(zip(self.axes["source"][:n_prefix], shares[:n_prefix], strict=True))
 
@@ -129,8 +131,8 @@ class PatchAttribution(Attribution):
             summed = summed + self.elsewhere[..., places].unflatten(-1, summed.shape[-2:])
         return summed
 
-    def head_map(self, image: int = 0, position: int = 0) -> Float[Tensor, "block head"]:
-        return self.by_head[image, position]
+    def head_map(self, image: int = 0, class_position: int = 0) -> Float[Tensor, "block head"]:
+        return self.by_head[image, class_position]
 
     def _of(
         self, shares: Float[Tensor, "block head source"], block: int | None, head: int | None
@@ -169,17 +171,19 @@ class TokenAttribution(Attribution):
         """Summed over components: each token's share of the logit."""
         return self.values.sum(dim=2)
 
-    def map(self, image: int = 0, position: int = 0, component: str | None = None) -> Float[Tensor, "rows columns"]:
+    def maps(
+        self, image: int = 0, class_position: int = 0, component: str | None = None
+    ) -> Float[Tensor, "rows columns"]:
         """The patches' shares on the picture's grid, of all components or of one.
 
         Raises:
             InputError: the classifier reads no patches; there is no such component.
         """
-        shares = self.by_token[image, position]
+        shares = self.by_token[image, class_position]
         if component is not None:
             if component not in self.axes["component"]:
                 raise InputError(f"there is no component {component!r}: {', '.join(self.axes['component'][:40])}")
-            shares = self.values[image, position, self.axes["component"].index(component)]
+            shares = self.values[image, class_position, self.axes["component"].index(component)]
         if len(shares) < self.grid[0] * self.grid[1]:
             raise InputError(
                 f"this classifier reads {', '.join(self.axes['token'][:3])} and no patches: for what patches wrote there "
@@ -210,8 +214,8 @@ class PathAttribution(Attribution):
         """Summed over the writers: the shares at unit="head"."""
         return self.values.sum(dim=-1)
 
-    def head_map(self, image: int = 0, position: int = 0) -> Float[Tensor, "block head"]:
-        return self.by_head[image, position]
+    def head_map(self, image: int = 0, class_position: int = 0) -> Float[Tensor, "block head"]:
+        return self.by_head[image, class_position]
 
     def _name(self, place: dict[str, Any]) -> ComponentLabel:
         head = head_label(place["block"], place["head"])

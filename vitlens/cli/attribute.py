@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from vitlens.attribution.direct import Attribution
     from vitlens.pages.page import Section
-    from vitlens.plots.shared.picture import Pixels
 
 
 def attribute(
@@ -61,22 +60,21 @@ def attribute(
     check_out(out)
     hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
     require_classes(hooked)
-    found, kept, marked, shares, totals, elsewhere = [], [], [], [], [], []
+    found, marked, shares, totals, elsewhere = [], [], [], [], []
     for start, images in in_batches(hooked, pictures, batch_size, "attribution"):
         one = direct_logit_attribution(
             hooked, images, wanted_class, baseline_classes=against_class, unit=unit, progress=False
         )
         found.append((start, one))
-        kept += [hooked.to_pixels(images)] * (start < MOST_ON_PAGE)
         marked += artefacts_on_page(hooked, images, start, out, batch_size)
         for image in range(len(images)):
-            for position in range(len(one.axes["class"])):
-                about = {"picture": printable(pictures[start + image]), "class": one.class_label(image, position)}
-                largest = one.top(top, image, position)
+            for class_position in range(len(one.axes["class"])):
+                about = {"picture": printable(pictures[start + image]), "class": one.class_label(image, class_position)}
+                largest = one.top(top, image, class_position)
                 shares.append(pd.DataFrame([{**about, **row} for row in largest.to_dict("records")]))
-                totals.append({**about, **_total(one, largest, image, position)})
+                totals.append({**about, **_total(one, largest, image, class_position)})
                 elsewhere += [
-                    {**about, "part": name, "logit": one.part(name)[image, position].item()}
+                    {**about, "part": name, "logit": one.part(name)[image, class_position].item()}
                     for name in one.elsewhere_names or []
                 ]
     first = found[0][1]
@@ -90,7 +88,7 @@ def attribute(
                 (f"{total['picture']}: {_about(total)}, by {unit}", _shown(rows, total, first.quantity))
                 for rows, total in zip(shares, totals, strict=True)
             ],
-            lambda: _sections(found, kept, marked, pictures),
+            lambda: _sections(found, marked, pictures),
             f"Who writes the {first.quantity} of {called(pictures)}, {hooked.cfg.model_name}",
             facts={"pictures": str(len(pictures)), "unit": unit},
             notes=[_sum(total, first.quantity, len(pictures) > 1) for total in totals],
@@ -102,13 +100,13 @@ def attribute(
     )
 
 
-def _total(one: "Attribution", shown: Any, image: int, position: int) -> dict[str, Any]:
-    logit = one.logits[image, position].item()
+def _total(one: "Attribution", shown: Any, image: int, class_position: int) -> dict[str, Any]:
+    logit = one.logits[image, class_position].item()
     names = one.baseline_names
     return {
-        "against": None if names is None else names[min(position, len(names) - 1)],
+        "against": None if names is None else names[min(class_position, len(names) - 1)],
         "logit": logit,
-        "residual": one.residual[image, position].item(),
+        "residual": one.residual[image, class_position].item(),
         "all_else": logit - float(shown["logit"].sum()),
     }
 
@@ -134,7 +132,7 @@ def _sum(total: dict[str, Any], quantity: str, several: bool) -> str:
 
 
 def _sections(
-    found: "list[tuple[int, Attribution]]", pixels: "list[Tensor]", artefacts: "list[Tensor]", pictures: list[Path]
+    found: "list[tuple[int, Attribution]]", artefacts: "list[Tensor]", pictures: list[Path]
 ) -> "list[Section]":
     from vitlens.pages.page import Section
 
@@ -143,28 +141,28 @@ def _sections(
             printable(pictures[start + image].name),
             figures=[
                 figure
-                for position in range(len(one.axes["class"]))
-                for figure in _figures(one, batch[image], marked[image], image, position)
+                for class_position in range(len(one.axes["class"]))
+                for figure in _figures(one, marked[image], image, class_position)
             ],
         )
-        for (start, one), batch, marked in zip(found, pixels, artefacts, strict=False)
-        for image in range(min(len(batch), MOST_ON_PAGE - start))
+        for (start, one), marked in zip(found, artefacts, strict=False)
+        for image in range(min(len(one.axes["image"]), MOST_ON_PAGE - start))
     ]
 
 
-def _figures(one: "Attribution", pixels: "Pixels", artefacts: "Tensor", image: int, position: int) -> list[Any]:
+def _figures(one: "Attribution", artefacts: "Tensor", image: int, class_position: int) -> list[Any]:
     """The figure of the unit; over the picture where patches have shares."""
     from vitlens.attribution.direct import PatchAttribution, TokenAttribution
     from vitlens.plots import attribution_head_map, attribution_map, attribution_patches, attribution_waterfall
     from vitlens.plots.shared.artefacts import hatch
 
-    place = {"image": image, "position": position}
+    place = {"image": image, "class_position": class_position}
     figures = [attribution_waterfall(one, **place)]
     if one.settings["unit"] in ("head", "head_patch", "path"):
         figures.append(attribution_head_map(one, **place))
     if isinstance(one, PatchAttribution):
-        maps = attribution_map(one, pixels, **place), attribution_patches(one, pixels, **place)
+        maps = attribution_map(one, **place), attribution_patches(one, **place)
         figures += [hatch(figure, artefacts) for figure in maps]
     if isinstance(one, TokenAttribution) and len(one.axes["token"]) >= one.grid[0] * one.grid[1]:
-        figures.append(hatch(attribution_map(one, pixels, **place), artefacts))
+        figures.append(hatch(attribution_map(one, **place), artefacts))
     return figures

@@ -24,7 +24,6 @@ from vitlens.errors import InputError, printable
 if TYPE_CHECKING:
     from vitlens.data.picture_sets import PictureSet
     from vitlens.description.result import Description
-    from vitlens.model.hooked_vit import HookedViT
     from vitlens.pages.page import Section
 
 
@@ -76,7 +75,7 @@ def describe(
                 "redundant_heads": description.redundant_heads(),
             },
             [(f"{description.n_images} pictures: norms of tokens, and means over heads", _shown(description))],
-            lambda: _sections(hooked, description, files),
+            lambda: _sections(description),
             f"Tokens and heads of {hooked.cfg.model_name}",
             facts={"pictures": f"{description.n_images:,}"},
             notes=notes,
@@ -140,12 +139,7 @@ def _shown(description: "Description") -> Any:
     return blocks[["block", *shown]].rename(columns=shown)
 
 
-def _sections(model: "HookedViT", description: "Description", files: list[Path]) -> "list[Section]":
-    """The page of a description; with the first pictures, where it is certain which ones these were."""
+def _sections(description: "Description") -> "list[Section]":
     from vitlens.pages.description_page import description_sections
 
-    n_shown = len(description.example_norms)
-    pixels = None
-    if len(files) == description.n_images and n_shown:
-        pixels = model.to_pixels(model.to_images(files[:n_shown]))
-    return description_sections(description, pixels)
+    return description_sections(description)

@@ -87,7 +87,6 @@ def lens(
         chosen = "class" if hooked.cfg.pool == "token" and not hooked.is_distilled else "pooled"
     sites = "all" if "all" in (site or []) else site or "resid_post"
     found = []
-    kept: list[Tensor] = []
     marked: list[Tensor] = []
     for start, images in in_batches(hooked, pictures, batch_size, "lens"):
         one = class_lens(
@@ -95,7 +94,6 @@ def lens(
             batch_size=batch_size, progress=False,
         )  # fmt: skip
         found.append((start, one))
-        kept += [hooked.to_pixels(images)] * (start < MOST_ON_PAGE)
         marked += artefacts_on_page(hooked, images, start, out, batch_size)
     blocks = pd.DataFrame(row for start, one in found for row in _rows(one, pictures[start:], top))
     first = found[0][1]
@@ -111,7 +109,7 @@ def lens(
                 (f"{picture}: class lens, {where}", _shown(rows))
                 for picture, rows in blocks.groupby("picture", sort=False)
             ],
-            lambda: _sections(found, kept, marked, pictures),
+            lambda: _sections(found, marked, pictures),
             f"Class lens of {called(pictures)} through {hooked.cfg.model_name}",
             facts={"pictures": str(len(pictures)), "tokens": where, "sites": ", ".join(first.axes["site"])},
             notes=["rank: how many classes have a larger logit"],
@@ -172,25 +170,23 @@ def _shown(rows: Any) -> Any:
     return rows.assign(**columns).drop(columns=hidden)
 
 
-def _sections(
-    found: "list[tuple[int, ClassLens]]", pixels: "list[Tensor]", artefacts: "list[Tensor]", pictures: list[Path]
-) -> "list[Section]":
+def _sections(found: "list[tuple[int, ClassLens]]", artefacts: "list[Tensor]", pictures: list[Path]) -> "list[Section]":
     """For every picture the class over the patches, where all were read, else the curves of its tokens."""
     from vitlens.pages.page import Section
     from vitlens.plots import class_maps, lens_trajectory
     from vitlens.plots.shared.artefacts import hatch
 
     sections = []
-    for (start, lens), batch, marked in zip(found, pixels, artefacts, strict=False):
+    for (start, lens), marked in zip(found, artefacts, strict=False):
         n_tokens = len(lens.axes["token"])
         has_maps = sum(label.kind == "patch" for label in lens.axes["token"]) == lens.grid[0] * lens.grid[1]
         for image in range(min(len(lens.axes["image"]), MOST_ON_PAGE - start)):
             figures = [
-                hatch(class_maps(lens, batch[image], image, position, site=site), marked[image])
+                hatch(class_maps(lens, image, class_position, site=site), marked[image])
                 if has_maps
                 else lens_trajectory(lens, image, list(range(min(n_tokens, MOST_LINES))), site)
                 for site in lens.axes["site"]
-                for position in (range(len(lens.axes["class"])) if has_maps else [0])
+                for class_position in (range(len(lens.axes["class"])) if has_maps else [0])
             ]
             sections.append(Section(printable(pictures[start + image].name), figures=list(figures)))
     return sections

@@ -47,6 +47,7 @@ class Description(Result):
         cls,
         observer: "Observer",
         examples: list[Tensor],
+        pixels: Tensor | None,
         cka: Tensor | None,
         cka_against: Tensor | None,
         **settings: Any,
@@ -69,6 +70,7 @@ class Description(Result):
             head_similarity=observer.cosines / n,
             cka=cka,
             cka_against=cka_against,
+            pixels=pixels,
             settings={
                 "model": cfg.model_name,
                 "provenance": page_facts(observer.model),

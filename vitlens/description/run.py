@@ -20,6 +20,7 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Reader, hook_name
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
+from vitlens.model.runs.small_pictures import small_pictures
 
 
 @leaves_state
@@ -83,6 +84,7 @@ def describe(
     observer: Observer | None = None
     layouts: list[TokenLayout] = []
     examples: list[Tensor] = []
+    pixels: list[Tensor] = []
     of_blocks, of_models = MinibatchCKA(cka_rows), MinibatchCKA(cka_rows)
     with tqdm(total=readers[0].n_pictures, desc="describe", unit="picture", disable=not progress) as bar:
         for batch in _together(readers):
@@ -93,6 +95,7 @@ def describe(
             for parts in zip(*(part.split(rows) for part in batch), strict=True):
                 norms, states = observer.run(parts[0])
                 if len(examples) < n_examples:
+                    pixels.append(small_pictures(model, parts[0], n_examples - len(examples)))
                     examples += norms[: n_examples - len(examples), :, layouts[0].n_prefix :].cpu()
                 of_blocks.add(states[:, :, state], states[:, :, state])
                 if against is not None:
@@ -103,6 +106,7 @@ def describe(
     return Description.of(
         observer,
         examples,
+        torch.cat(pixels) if pixels else None,
         of_blocks.value(),
         of_models.value(),
         against=None if against is None else against.cfg.model_name,

@@ -23,6 +23,7 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import HookName, Reader, hook_name
 from vitlens.model.runs.gradients import gradients_disabled, outside_inference
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.result import Result
 
 METHODS = ("gradient", "integrated", "direct")
@@ -41,9 +42,9 @@ class FeatureAttribution(Result):
     rest: Float[Tensor, "image class"]
     logits: Float[Tensor, "image class"]
 
-    def top(self, k: int = 10, image: int = 0, position: int = 0) -> pd.DataFrame:
+    def top(self, k: int = 10, image: int = 0, class_position: int = 0) -> pd.DataFrame:
         """The k features that weigh most, by magnitude."""
-        shares = self.values[image, position].cpu()
+        shares = self.values[image, class_position].cpu()
         order = shares.abs().argsort(descending=True, stable=True)[:k]
         labels = self.axes["feature"]
         return pd.DataFrame({"feature": [labels[i] for i in order.tolist()], "logit": shares[order].numpy()})
@@ -136,6 +137,7 @@ def feature_attribution(
         logits=logits,
         classes=indices,
         class_names=model.class_names,
+        pixels=small_pictures(model, pictures),
         settings={
             "model": model.cfg.model_name,
             "hook": source.name,

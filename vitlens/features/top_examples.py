@@ -1,10 +1,11 @@
 """Where a dictionary's features are strongest: the top patches of each, over any number of pictures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
@@ -18,9 +19,12 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import HookName
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_batches import PictureBatches, PictureSource, length_of
+from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.result import Result
 
 N_BINS = 40
+#: Pictures of top patches that a result keeps.
+MOST_PICTURES = 64
 
 
 @dataclass(frozen=True, repr=False)
@@ -30,7 +34,8 @@ class TopPatches(Result):
     Where a feature is positive on fewer tokens than there are ranks, the rest are 0, with picture and token −1. `counts`
     [feature, bin] is the histogram of its positive activations, in bins of the width `bin_width` from 0 on; `density` the
     share of tokens that have it. `promoted` [feature, class] is what one unit of the feature would add to the logits,
-    up to a positive factor per feature, empty where the hook point does not write to the stream.
+    up to a positive factor per feature, empty where the hook point does not write to the stream. `pixels` are the pictures
+    of the numbers `kept`: those of the top patches, at most 64, the first features' first.
     """
 
     images: Int[Tensor, "feature rank"]
@@ -39,6 +44,20 @@ class TopPatches(Result):
     bin_width: Float[Tensor, "feature"]
     density: Float[Tensor, "feature"]
     promoted: Float[Tensor, "feature classes"]
+    kept: list[int] = field(default_factory=list)
+
+    def picture(self, image: int = 0) -> UInt8[Tensor, "height width 3"]:
+        """A picture by its number.
+
+        Raises:
+            InputError: the result does not keep it.
+        """
+        if self.pixels is None or image not in self.kept:
+            raise InputError(
+                f"picture {image} is not among the {len(self.kept)} that the result keeps: pass pixels_of=, a function from "
+                "the number of a picture to its colours"
+            )
+        return self.pixels[self.kept.index(image)]
 
     @checked
     def row_of(self, feature: int) -> int:
@@ -180,6 +199,8 @@ def top_patches(
     ranks = slice(min(k, tops.n_offered))
     values = tops.best[ranks].T[chosen].cpu()
     found_any = values > 0
+    images_of = torch.where(found_any, tops.images[ranks].T[chosen].cpu(), -1)
+    pixels = _pixels_of(model, batches, images_of)
     return TopPatches(
         torch.where(found_any, values, 0.0),
         {"feature": numbers, "rank": list(range(values.shape[1]))},
@@ -193,13 +214,29 @@ def top_patches(
             "tokens_seen": tops.n_rows,
         },
         class_names=model.class_names,
-        images=torch.where(found_any, tops.images[ranks].T[chosen].cpu(), -1),
+        images=images_of,
         tokens=torch.where(found_any, tops.tokens[ranks].T[chosen].cpu(), -1),
         counts=tops.counts[chosen].cpu(),
         bin_width=torch.exp2(tops.exponents[chosen].double()).cpu(),
         density=tops.counts[chosen].sum(dim=1).double().cpu() / tops.n_rows,
         promoted=promoted,
+        kept=list(pixels),
+        pixels=torch.stack(list(pixels.values())) if pixels else None,
     )
+
+
+def _pixels_of(
+    model: HookedViT, batches: PictureBatches, images: Int[Tensor, "feature rank"]
+) -> dict[int, UInt8[Tensor, "height width 3"]]:
+    """The pictures of top patches by number; none where the source was an iterator, of other sizes none but the first."""
+    wanted = [number for number in dict.fromkeys(images.flatten().tolist()) if number >= 0][:MOST_PICTURES]
+    found: dict[int, Tensor] = {}
+    with suppress(InputError):
+        for number, image in batches.again(wanted):
+            small = small_pictures(model, image[None])[0]
+            if not found or small.shape == next(iter(found.values())).shape:
+                found[number] = small
+    return found
 
 
 def promoted_classes(

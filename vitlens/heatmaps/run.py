@@ -22,7 +22,8 @@ from vitlens.heatmaps.shared.rows import MOST_PICTURES, rows_at_once
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.gradients import outside_inference
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.patching.interventions import logits_of
+from vitlens.model.runs.small_pictures import small_pictures
+from vitlens.patching.whole_runs import logits_of
 from vitlens.results.result import Result
 
 
@@ -134,6 +135,7 @@ def heatmap(
             "importance",
             classes=None if selection is None else selection.indices,
             class_names=model.class_names,
+            pixels=small_pictures(model, pictures),
             settings={"model": model.cfg.model_name, "method": chosen.name, **_as_settings(options)},
             completeness_gap=torch.cat(gaps) if gaps else None,
             warnings=None if artefact is None else artefact_sentences(values, artefact, columns),

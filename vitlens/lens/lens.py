@@ -74,7 +74,7 @@ class ClassLens(Result):
         return self.axes["site"].index(site)
 
     def maps(
-        self, quantity: str = "logit", site: str | None = None, image: int = 0, position: int = 0
+        self, quantity: str = "logit", site: str | None = None, image: int = 0, class_position: int = 0
     ) -> Float[Tensor, "block rows columns"]:
         """A class over the patches, block by block, on the picture's grid.
 
@@ -82,8 +82,8 @@ class ClassLens(Result):
             InputError: the lens was not taken at all patches, or has no such quantity, site, picture or class.
         """
         check_index(image, len(self.axes["image"]), "picture")
-        check_index(position, len(self.axes["class"]), "position on the axis of classes")
-        chosen = self.at(quantity, site)[:, image, self.patch_places(), position]
+        check_index(class_position, len(self.axes["class"]), "position on the axis of classes")
+        chosen = self.at(quantity, site)[:, image, self.patch_places(), class_position]
         return chosen.unflatten(-1, tuple(self.grid)).float()
 
     def patch_places(self) -> list[int]:
@@ -183,6 +183,7 @@ def class_lens(
         n_prefix_tokens=model.cfg.n_prefix_tokens,
         classes=torch.cat([selection.indices for selection in selections]),
         class_names=model.class_names,
+        pixels=run.pixels,
         settings={"model": model.cfg.model_name, "norm": "the model's final norm, statistics of each vector"},
     )
 

@@ -1,9 +1,6 @@
 """The page of a description: tokens, heads and blocks of one model over many pictures, and what to mind."""
 
-from collections.abc import Sequence
 from pathlib import Path
-
-import torch
 
 from vitlens.description.result import Description
 from vitlens.files import check_writable
@@ -19,21 +16,18 @@ from vitlens.plots.description_heads import (
     sink_board,
     sink_boards,
 )
-from vitlens.plots.shared.picture import Pixels
 
 
 def write_description_page(
     description: Description,
     path: str | Path,
     title: str | None = None,
-    pixels: Sequence[Pixels] | torch.Tensor | None = None,
 ) -> None:
     """Writes the page.
 
     Args:
         path: the HTML file to write.
         title: by default names the model.
-        pixels: the first pictures, as `model.to_pixels(images)`, to be shown beside the norms of their patches.
 
     Raises:
         InputError: the folder does not exist or cannot be written to.
@@ -52,14 +46,12 @@ def write_description_page(
         path,
         title or f"Tokens and heads of {settings['model']}",
         facts,
-        description_sections(description, pixels),
+        description_sections(description),
         warning=settings.get("warning"),
     )
 
 
-def description_sections(
-    description: Description, pixels: Sequence[Pixels] | torch.Tensor | None = None
-) -> list[Section]:
+def description_sections(description: Description) -> list[Section]:
     """The sections of the page."""
     tokens = Section(
         "Norms of tokens",
@@ -67,8 +59,8 @@ def description_sections(
         "draw attention and say little of their place.",
         [norms_by_block(description), outlier_map(description)],
     )
-    if len(description.example_norms) and (pixels is None or len(pixels)):
-        tokens.figures.append(example_norms(description, pixels))
+    if len(description.example_norms):
+        tokens.figures.append(example_norms(description))
     looks = Section(
         "Where heads look",
         "Heads of low distance look around each patch like a convolution, those near the dashed line look everywhere.",

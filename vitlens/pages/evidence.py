@@ -14,7 +14,6 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.pages.page import Section
 from vitlens.plots.heatmaps import heatmap_figure
 from vitlens.plots.removal import removal_curves
-from vitlens.plots.shared.picture import Pixels
 
 N_STEPS, N_RANDOM = 20, 5
 #: The share of the patches that the sentence speaks of.
@@ -35,7 +34,6 @@ def evidence(
     model: HookedViT,
     images: Float[Tensor, "1 channels height width"],
     index: int,
-    pixels: Pixels,
     reading: Float[Tensor, "rows columns"] | None,
 ) -> Section:
     """The token-mask heatmap of a class with its removal curve.
@@ -58,7 +56,7 @@ def evidence(
         f"{found.method.title} credits each patch with what the class gains while the patches enter the sequence. "
         + told(removal, title, label, found.values[0].numel()),
         [
-            heatmap_figure(found, pixels),
+            heatmap_figure(found),
             removal_curves(removal.removed, removal.by_map, removal.by_chance, label, model.cfg.model_name),
         ],
     )

@@ -23,7 +23,7 @@ from vitlens.pages.evidence import evidence
 from vitlens.pages.page import Section, write_page
 from vitlens.pages.seen import picture_fact
 from vitlens.patching.activation import activation_patching
-from vitlens.patching.contrast import Patching
+from vitlens.patching.results import Patching
 from vitlens.plots import (
     attention_mosaic,
     attention_overlay,
@@ -128,12 +128,11 @@ def picture_sections(
             Section("What it answers, where that comes from, and who writes it", nothing),
             _heads_section(model, images, None, head, None),
         ]
-    pixels = model.to_pixels(images)[0]
     readings: list[ClassLens] = []
     artefacts = artefact_tokens(model, images)[0].unflatten(0, model.embed.grid(*images.shape[-2:]))
 
     def reading() -> Section:
-        return _reading_section(readings[0] if readings else _reading(model, images, index), pixels, artefacts)
+        return _reading_section(readings[0] if readings else _reading(model, images, index), artefacts)
 
     with suppress(InputError):
         readings.append(_reading(model, images, index))
@@ -141,7 +140,7 @@ def picture_sections(
     label = short_name(model.class_label(index))
     return [
         _picture_section(model, images, index, name),
-        _or_why(f"Where “{label}” comes from", lambda: evidence(model, images, index, pixels, last)),
+        _or_why(f"Where “{label}” comes from", lambda: evidence(model, images, index, last)),
         _or_why("How the answer builds up", lambda: _building_section(model, images, index)),
         _or_why("Who writes it", lambda: _writers_section(model, images, index)),
         _or_why("What the heads read", lambda: _heads_section(model, images, index, head, artefacts)),
@@ -187,13 +186,13 @@ def _reading(model: HookedViT, images: Tensor, index: int) -> ClassLens:
     return class_lens(model, images, index, tokens="patches")
 
 
-def _reading_section(lens: ClassLens, pixels: Tensor, artefacts: Tensor) -> Section:
+def _reading_section(lens: ClassLens, artefacts: Tensor) -> Section:
     return Section(
         "What each patch reads as by itself",
         "The stream of every patch, read as if it were the one that the classifier reads. It is a reading and not a "
         "location: a patch far from the object may read as the class, and the answer need not come from where it does "
         "(removal in its order stands beside the heatmap above).",
-        [hatch(class_maps(lens, pixels), artefacts)],
+        [hatch(class_maps(lens), artefacts)],
     )
 
 
@@ -256,7 +255,7 @@ def _patching_section(
     by_box = activation_patching(model, images, other, tokens=boxes, blocks=blocks, **common)
     groups = {"patches": "patches"} | {name: name for name in ("class",) if model.cfg.has_class_token}
     by_group = activation_patching(model, images, other, tokens=groups, **common)
-    by_head = activation_patching(model, images, other, site="z", **common)
+    by_head = activation_patching(model, images, other, sites="z", **common)
     pixels = model.to_pixels(torch.cat([images, other]))
     label = short_name(model.class_label(index))
     return Section(
@@ -265,7 +264,7 @@ def _patching_section(
         "by kind of token, and by head.",
         [
             picture_with_grid({"clean (patched in)": pixels[0], f"corrupted ({other_name})": pixels[1]}, grid),
-            patching_maps(_spread(by_box, size, grid), pixels[0]),
+            patching_maps(_spread(by_box, size, grid)),
             (patching_board(by_group), patching_board(by_head)),
         ],
     )

@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 from vitlens.attribution.direct import Attribution, PatchAttribution, TokenAttribution
 from vitlens.attribution.means import AttributionMeans
 from vitlens.data.class_names import short_name
-from vitlens.plots.shared.picture import Pixels, map_tiles
+from vitlens.plots.shared.picture import map_tiles
 from vitlens.plots.shared.style import array, colorbar, diverging, finish, text
 
 UNIT_NAMES = {
@@ -19,10 +19,10 @@ UNIT_NAMES = {
 TILES = {"l": 10, "r": 20, "t": 104, "b": 10}
 
 
-def attribution_waterfall(attribution: Attribution, image: int = 0, position: int = 0, k: int = 24) -> go.Figure:
+def attribution_waterfall(attribution: Attribution, image: int = 0, class_position: int = 0, k: int = 24) -> go.Figure:
     """Component by component from 0 to the logit; of finer units the k that weigh most, then the others."""
-    logit = attribution.logits[image, position].item()
-    labels, shares = _steps(attribution, image, position, k)
+    logit = attribution.logits[image, class_position].item()
+    labels, shares = _steps(attribution, image, class_position, k)
     figure = go.Figure(
         go.Waterfall(
             x=[*labels, "logit"],
@@ -37,17 +37,17 @@ def attribution_waterfall(attribution: Attribution, image: int = 0, position: in
     unit = attribution.settings["unit"]
     return finish(
         figure,
-        f"Who writes “{_name(attribution, image, position)}”: direct attribution by {UNIT_NAMES[unit]}",
-        _exactness(attribution, image, position, logit),
+        f"Who writes “{_name(attribution, image, class_position)}”: direct attribution by {UNIT_NAMES[unit]}",
+        _exactness(attribution, image, class_position, logit),
         height=460,
         showlegend=False,
     )
 
 
-def attribution_head_map(attribution: Attribution, image: int = 0, position: int = 0) -> go.Figure:
+def attribution_head_map(attribution: Attribution, image: int = 0, class_position: int = 0) -> go.Figure:
     """Every head's share of the logit: blocks across, heads down."""
-    heads = attribution.head_map(image, position)
-    logit = attribution.logits[image, position].item()
+    heads = attribution.head_map(image, class_position)
+    logit = attribution.logits[image, class_position].item()
     rest = logit - heads.sum().item()
     figure = go.Figure(
         go.Heatmap(
@@ -65,39 +65,44 @@ def attribution_head_map(attribution: Attribution, image: int = 0, position: int
     figure.update_yaxes(title="head", autorange="reversed")
     return finish(
         figure,
-        f"Which heads write “{_name(attribution, image, position)}”",
-        f"heads {heads.sum().item():+.3f}, all else {rest:+.3f}; {_exactness(attribution, image, position, logit)}",
+        f"Which heads write “{_name(attribution, image, class_position)}”",
+        f"heads {heads.sum().item():+.3f}, all else {rest:+.3f}; {_exactness(attribution, image, class_position, logit)}",
         height=190 + 30 * max(4, heads.shape[1]),
     )
 
 
 def attribution_map(
-    attribution: PatchAttribution | TokenAttribution, pixels: Pixels, image: int = 0, position: int = 0
+    attribution: PatchAttribution | TokenAttribution, image: int = 0, class_position: int = 0
 ) -> go.Figure:
     """Every patch's share of the logit over the picture, all heads together."""
-    shares = attribution.map(image, position)
+    shares = attribution.maps(image, class_position)
     how = "wrote through the heads" if isinstance(attribution, PatchAttribution) else "says when it is read"
     figure = map_tiles(
-        shares[None], ["all patches"], pixels, "%{z:+.3f}", attribution.quantity, **diverging(shares.cpu())
+        shares[None],
+        ["all patches"],
+        attribution.picture(image),
+        "%{z:+.3f}",
+        attribution.quantity,
+        **diverging(shares.cpu()),
     )
     return finish(
         figure,
-        f"What each patch {how} for “{_name(attribution, image, position)}”",
+        f"What each patch {how} for “{_name(attribution, image, class_position)}”",
         f"patches {shares.sum().item():+.3f}; "
-        f"{_exactness(attribution, image, position, attribution.logits[image, position].item())}",
+        f"{_exactness(attribution, image, class_position, attribution.logits[image, class_position].item())}",
         height=430,
         margin=TILES,
     )
 
 
 def attribution_patches(
-    attribution: PatchAttribution, pixels: Pixels, image: int = 0, position: int = 0, heads: int = 8
+    attribution: PatchAttribution, image: int = 0, class_position: int = 0, heads: int = 8
 ) -> go.Figure:
     """What patches wrote through the heads that carry most from them, over the picture; one colour scale for all.
 
     The number above a head is the sum of its patches' shares.
     """
-    values = attribution.values[image, position]
+    values = attribution.values[image, class_position]
     rows, columns = attribution.grid
     maps = values[..., values.shape[-1] - rows * columns :].unflatten(-1, (rows, columns))
     sums = maps.sum(dim=(2, 3)).flatten()
@@ -106,13 +111,19 @@ def attribution_patches(
     titles = [f"L{block}H{head} {sums[place]:+.2f}" for place, (block, head) in zip(order, places, strict=True)]
     chosen = maps.flatten(0, 1)[order].cpu()
     figure = map_tiles(
-        chosen, titles, pixels, "%{z:+.3f}", attribution.quantity, columns=min(4, len(titles)), **diverging(chosen)
+        chosen,
+        titles,
+        attribution.picture(image),
+        "%{z:+.3f}",
+        attribution.quantity,
+        columns=min(4, len(titles)),
+        **diverging(chosen),
     )
     return finish(
         figure,
-        f"What patches write for “{_name(attribution, image, position)}”, through which heads",
+        f"What patches write for “{_name(attribution, image, class_position)}”, through which heads",
         f"{len(places)} of {sums.numel()} heads, {sums[order].sum().item():+.3f} of {sums.sum().item():+.3f} from all; "
-        f"{_exactness(attribution, image, position, attribution.logits[image, position].item())}",
+        f"{_exactness(attribution, image, class_position, attribution.logits[image, class_position].item())}",
         margin=TILES,
     )
 
@@ -151,26 +162,47 @@ def attribution_means_board(means: AttributionMeans, k: int = 30, specific: bool
     )
 
 
-def _steps(attribution: Attribution, image: int, position: int, k: int) -> tuple[list[str], list[float]]:
+def _steps(attribution: Attribution, image: int, class_position: int, k: int) -> tuple[list[str], list[float]]:
     """The names and heights of a waterfall's steps."""
     if list(attribution.axes) == ["image", "class", "component"]:
-        return attribution.axes["component"], array(attribution.values[image, position]).tolist()
-    table = attribution.top(k, image, position)
-    others = attribution.values[image, position].sum().item() - float(table["logit"].sum())
-    rest = 0.0 if attribution.elsewhere is None else attribution.elsewhere[image, position].sum().item()
+        return attribution.axes["component"], array(attribution.values[image, class_position]).tolist()
+    table = attribution.top(k, image, class_position)
+    others = attribution.values[image, class_position].sum().item() - float(table["logit"].sum())
+    rest = 0.0 if attribution.elsewhere is None else attribution.elsewhere[image, class_position].sum().item()
     return [*table["component"], "all others", "rest of the network"], [*table["logit"].tolist(), others, rest]
 
 
-def _name(attribution: Attribution, image: int, position: int) -> str:
-    return text(short_name(attribution.class_label(image, position)))
+def _name(attribution: Attribution, image: int, class_position: int) -> str:
+    return text(short_name(attribution.class_label(image, class_position)))
 
 
-def _exactness(attribution: Attribution, image: int, position: int, logit: float) -> str:
+def _exactness(attribution: Attribution, image: int, class_position: int, logit: float) -> str:
     against = ""
     if attribution.baseline_names is not None:
-        against = f" against {text(attribution.baseline_names[min(position, len(attribution.baseline_names) - 1)])}"
-    residual = attribution.residual[image, position].item()
+        against = (
+            f" against {text(attribution.baseline_names[min(class_position, len(attribution.baseline_names) - 1)])}"
+        )
+    residual = attribution.residual[image, class_position].item()
     return (
         f"{text(attribution.settings['model'])}{against}; {attribution.quantity} {logit:+.3f}, "
         f"sum − {attribution.quantity} = {residual:+.1e}; norm statistics frozen"
     )
+
+
+def _by_unit(attribution: Attribution, image: int = 0, class_position: int = 0) -> go.Figure:
+    """Blocks × heads where the units are heads, else a waterfall."""
+    of_heads = attribution.settings["unit"] == "head"
+    return (attribution_head_map if of_heads else attribution_waterfall)(attribution, image, class_position)
+
+
+FIGURES = {
+    Attribution: _by_unit,
+    PatchAttribution: {
+        "patches": attribution_patches,
+        "map": attribution_map,
+        "heads": attribution_head_map,
+        "waterfall": attribution_waterfall,
+    },
+    TokenAttribution: {"waterfall": attribution_waterfall, "map": attribution_map},
+    AttributionMeans: attribution_means_board,
+}

@@ -1,6 +1,6 @@
 """Figures of a description's tokens: norms by block, where outliers sit, norms over the first pictures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import plotly.graph_objects as go
@@ -21,7 +21,7 @@ from vitlens.plots.description_heads import (
     sink_board,
     sink_boards,
 )
-from vitlens.plots.shared.picture import Pixels, add_picture, map_axes, patch_heatmap, picture_uri
+from vitlens.plots.shared.picture import add_picture, map_axes, patch_heatmap, picture_uri
 from vitlens.plots.shared.series import legend_below
 from vitlens.plots.shared.style import COLOURS, SEQUENTIAL, array, colorbar, finish, text
 
@@ -118,19 +118,14 @@ def outlier_map(description: Description, block: int | None = None) -> go.Figure
     )
 
 
-def example_norms(
-    description: Description, pixels: Sequence[Pixels] | torch.Tensor | None = None, n_blocks: int = 5
-) -> go.Figure:
-    """The patches' norms over the first pictures behind some blocks, the late one among them, in times of the median.
-
-    Args:
-        pixels: these pictures, as `model.to_pixels(images)`; without them the maps stand alone.
+def example_norms(description: Description, n_blocks: int = 5) -> go.Figure:
+    """The first pictures, and their patches' norms behind some blocks, the late one among them, in times of the median.
 
     Raises:
         InputError: the description kept no examples.
     """
     kept = description.example_norms
-    n = len(kept) if pixels is None else min(len(kept), len(pixels))
+    n, pixels = len(kept), description.pixels
     if not n:
         raise InputError("the description kept no pictures' norms: describe with n_examples=6")
     late, total = description.settings["late_block"], len(description.axes["block"])
@@ -168,7 +163,7 @@ def example_norms(
 
 
 #: The figures of a description by name: `description.plot(name)`.
-FIGURES: dict[str, Callable[..., go.Figure]] = {
+KINDS: dict[str, Callable[..., go.Figure]] = {
     "norms": norms_by_block,
     "outliers": outlier_map,
     "examples": example_norms,
@@ -181,3 +176,4 @@ FIGURES: dict[str, Callable[..., go.Figure]] = {
     "cka": cka_matrix,
     "cka_against": cka_against_matrix,
 }
+FIGURES = {Description: KINDS}

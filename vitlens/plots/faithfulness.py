@@ -10,9 +10,11 @@ from plotly.subplots import make_subplots
 
 from vitlens.errors import InputError
 from vitlens.faithfulness.metrics import CURVES, METRICS
+from vitlens.faithfulness.perturbation import Perturbation
 from vitlens.faithfulness.randomisation import Randomisation
 from vitlens.faithfulness.result import Faithfulness
 from vitlens.faithfulness.segmentation import MEASURES, Segmentation
+from vitlens.plots.perturbation import perturbation_of_batch
 from vitlens.plots.shared.series import legend_below, line
 from vitlens.plots.shared.style import COLOURS, FEWEST, FIELD, NEUTRAL, ON_FIELD, PALE, finish, text
 from vitlens.statistics import bootstrap
@@ -231,3 +233,11 @@ def _cell(ends: np.ndarray, bold: bool, places: int, several: bool) -> str:
 
 def _number(value: float, places: int) -> str:
     return f"{value:.{places}f}".replace("-", "−")
+
+
+FIGURES = {
+    Faithfulness: {"table": faithfulness_table, "curves": faithfulness_curves},
+    Segmentation: segmentation_table,
+    Randomisation: randomisation_curves,
+    Perturbation: perturbation_of_batch,
+}

@@ -19,20 +19,27 @@ PixelsOf = Callable[[int], Pixels] | Float[Tensor, "picture height width 3"]
 
 
 def feature_card(
-    result: TopPatches, pixels_of: PixelsOf, feature: int, *, context: int = 2, n_classes: int = 5
+    result: TopPatches,
+    feature: int | None = None,
+    *,
+    pixels_of: PixelsOf | None = None,
+    context: int = 2,
+    n_classes: int = 5,
 ) -> go.Figure:
     """A feature's top patches as crops with what lies around them, its activations, and the classes that it promotes.
 
     Args:
         result: of `top_patches`.
-        pixels_of: the colours of a picture by its number, as `model.to_pixels` gives them: a function, or a tensor of all.
-        feature: which.
+        feature: which; by default the first that was looked for.
+        pixels_of: the colours of a picture by its number, as `model.to_pixels` gives them: a function, or a tensor of all;
+            by default those that the result keeps.
         context: how many patches are shown on each side of the one that is outlined.
         n_classes: how many of the classes that the feature raises most, and lowers most, are named.
 
     Raises:
         InputError: the feature was not looked for, or a picture is missing.
     """
+    feature = result.axes["feature"][0] if feature is None else feature
     row = result.row_of(feature)
     found = [rank for rank in result.axes["rank"] if int(result.images[row, rank]) >= 0]
     columns = 5 if len(found) > 9 else 3
@@ -40,7 +47,7 @@ def feature_card(
     has_classes = result.promoted.shape[1] > 0
     figure = _layout(lines, columns, has_classes, [_crop_title(result, row, rank) for rank in found])
     for i, rank in enumerate(found):
-        pixels = _pixels(pixels_of, int(result.images[row, rank]))
+        pixels = _pixels(result.picture if pixels_of is None else pixels_of, int(result.images[row, rank]))
         _add_crop(figure, pixels, result, feature, rank, context, (i // columns + 1, i % columns + 1))
     for i in range(len(found), lines * columns):
         figure.update_xaxes(visible=False, row=i // columns + 1, col=i % columns + 1)
@@ -62,15 +69,15 @@ def feature_card(
     )
 
 
-def feature_bars(attribution: FeatureAttribution, k: int = 15, image: int = 0, position: int = 0) -> go.Figure:
+def feature_bars(attribution: FeatureAttribution, k: int = 15, image: int = 0, class_position: int = 0) -> go.Figure:
     """The k features that weigh most in a logit, and beside them what the dictionary does not explain."""
-    table = attribution.top(k, image, position)
-    named = attribution.values[image, position].sum().item() - float(table["logit"].sum())
+    table = attribution.top(k, image, class_position)
+    named = attribution.values[image, class_position].sum().item() - float(table["logit"].sum())
     others = {
         "other features": named,
-        "error": attribution.error[image, position].item(),
-        "bias": attribution.bias[image, position].item(),
-        "rest": attribution.rest[image, position].item(),
+        "error": attribution.error[image, class_position].item(),
+        "bias": attribution.bias[image, class_position].item(),
+        "rest": attribution.rest[image, class_position].item(),
     }
     names = [f"feature {feature}" for feature in table["feature"]] + list(others)
     shares = [*table["logit"].tolist(), *others.values()]
@@ -87,10 +94,10 @@ def feature_bars(attribution: FeatureAttribution, k: int = 15, image: int = 0, p
     figure.update_yaxes(autorange="reversed", tickfont={"size": 11})
     figure.update_xaxes(title=attribution.quantity)
     figure.add_vline(x=0, line={"width": 1})
-    logit = attribution.logits[image, position].item()
+    logit = attribution.logits[image, class_position].item()
     return finish(
         figure,
-        f"Which features say “{text(attribution.class_label(image, position))}”",
+        f"Which features say “{text(attribution.class_label(image, class_position))}”",
         f"{text(attribution.settings['hook'])}, {attribution.settings['method']}; all bars sum to the logit {logit:.3f}",
         height=140 + 22 * len(names),
         margin={"l": 110, "r": 20, "t": 90, "b": 50},
@@ -206,3 +213,6 @@ def _add_classes(figure: go.Figure, result: TopPatches, row: int, n: int, at: tu
         row=at[0], col=at[1],
     )  # fmt: skip
     figure.update_xaxes(zeroline=True, zerolinecolor=NEUTRAL, showticklabels=False, row=at[0], col=at[1])
+
+
+FIGURES = {TopPatches: feature_card, FeatureAttribution: feature_bars}

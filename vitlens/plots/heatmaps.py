@@ -73,7 +73,7 @@ def heatmap_overlay(
     return hatch(figure, artefacts)
 
 
-def heatmap_figure(heatmap: Heatmap, pixels: Pixels, image: int = 0) -> go.Figure:
+def heatmap_figure(heatmap: Heatmap, image: int = 0) -> go.Figure:
     """The map of one picture over it, with the warning of what artefact tokens carry, and what it misses of its total."""
     facts = [str(heatmap.settings["model"])]
     if not heatmap.method.class_specific:
@@ -82,7 +82,7 @@ def heatmap_figure(heatmap: Heatmap, pixels: Pixels, image: int = 0) -> go.Figur
         sum_, gap = heatmap.values[image].sum().item(), heatmap.completeness_gap[image].item()
         facts.append(f"sum {sum_:+.3f} of {sum_ - gap:+.3f}")
     return heatmap_overlay(
-        pixels,
+        heatmap.picture(image),
         heatmap.values[image].cpu(),
         heatmap.title(image),
         signed=heatmap.method.signed,
@@ -224,3 +224,6 @@ def importance_maps(result: Importance, pixels: Pixels, image: int = 0, position
         f"{text(result.settings['model'])}; {meaning}",
         margin={"l": 10, "r": 20, "t": 92, "b": 10},
     )
+
+
+FIGURES = {Heatmap: heatmap_figure, Importance: importance_maps}

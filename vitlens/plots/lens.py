@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vitlens.data.class_names import short_name
 from vitlens.lens.lens import ClassLens
-from vitlens.plots.shared.picture import Pixels, map_tiles
+from vitlens.plots.shared.picture import map_tiles
 from vitlens.plots.shared.series import legend_below
 from vitlens.plots.shared.style import COLOURS, SEQUENTIAL, array, diverging, finish, symmetric, text
 
@@ -63,10 +63,10 @@ def lens_trajectory(
     blocks = np.asarray(lens.axes["block"])
     index = lens.site_index(site)
     places = [f"{lens.axes['token'][place]} token" for place in tokens]
-    for (place, label), position in product(zip(tokens, places, strict=True), range(len(lens.axes["class"]))):
-        name = text(short_name(lens.class_label(image, position)))
+    for (place, label), class_position in product(zip(tokens, places, strict=True), range(len(lens.axes["class"]))):
+        name = text(short_name(lens.class_label(image, class_position)))
         name = name if len(tokens) == 1 else f"{name}, {label}"
-        at = (index, slice(None), image, place, position)
+        at = (index, slice(None), image, place, class_position)
         values = [array(lens.probabilities[at]), array(lens.ranks[at]) + 1, array(lens.values[at])]
         for col, (quantity, curve) in enumerate(zip(("probability", "rank", "logit"), values, strict=True), start=1):
             figure.add_trace(
@@ -79,8 +79,8 @@ def lens_trajectory(
                     mode="lines+markers",
                     marker={"size": 5},
                     line={
-                        "color": COLOURS[position % len(COLOURS)],
-                        "width": 3 if position == 0 else 1.8,
+                        "color": COLOURS[class_position % len(COLOURS)],
+                        "width": 3 if class_position == 0 else 1.8,
                         "dash": DASHES[tokens.index(place) % len(DASHES)],
                     },
                     hovertemplate=f"{name}<br>block %{{x}}: {quantity} %{{y:.4~g}}<extra></extra>",
@@ -109,9 +109,8 @@ def lens_trajectory(
 
 def class_maps(
     lens: ClassLens,
-    pixels: Pixels,
     image: int = 0,
-    position: int = 0,
+    class_position: int = 0,
     quantity: str = "logit",
     site: str | None = None,
 ) -> go.Figure:
@@ -119,16 +118,16 @@ def class_maps(
 
     What the class came from is what a heatmap shows that removal confirms: `vitlens.heatmap`, `vitlens.evaluate_heatmaps`.
     """
-    maps = lens.maps(quantity, site, image, position)
+    maps = lens.maps(quantity, site, image, class_position)
     if quantity == "logit":
         colours = diverging(maps.cpu())
     else:
         colours = {"colorscale": SEQUENTIAL, "zmin": 0.0, "zmax": max(symmetric(maps.cpu()), 1e-12)}
-    name = text(short_name(lens.class_label(image, position)))
+    name = text(short_name(lens.class_label(image, class_position)))
     figure = map_tiles(
         maps,
         [f"block {block}" for block in lens.axes["block"]],
-        pixels,
+        lens.picture(image),
         f"{quantity} %{{z:.3f}}",
         quantity,
         **colours,
@@ -163,3 +162,6 @@ def token_classes(
         figure, f"What one token says: {where}", text(lens.settings["model"]), height=360,
         margin={"l": 170, "r": 20, "t": 74, "b": 50},
     )  # fmt: skip
+
+
+FIGURES = {ClassLens: {"trajectory": lens_trajectory, "maps": class_maps}}

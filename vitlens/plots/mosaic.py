@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from vitlens.data.class_names import short_name
 from vitlens.lens.lens import ClassLens
-from vitlens.plots.shared.picture import Pixels, add_picture, aspect, keep_shape, map_axes, patch_heatmap, picture_uri
+from vitlens.plots.shared.picture import add_picture, aspect, keep_shape, map_axes, patch_heatmap, picture_uri
 from vitlens.plots.shared.style import COLOURS, FIELD, NEUTRAL, ON_FIELD, finish, pale, text
 
 SHADES = tuple(pale(colour) for colour in COLOURS if colour != NEUTRAL)
@@ -18,9 +18,7 @@ SHADES = tuple(pale(colour) for colour in COLOURS if colour != NEUTRAL)
 SIDE, SIZES = 720, (13, 12, 11, 10, 9, 8)
 
 
-def class_mosaic(
-    lens: ClassLens, pixels: Pixels, block: int = -1, image: int = 0, site: str | None = None
-) -> go.Figure:
+def class_mosaic(lens: ClassLens, block: int = -1, image: int = 0, site: str | None = None) -> go.Figure:
     """The class that each patch says first, by name, beside the picture; the commonest classes have colours.
 
     Args:
@@ -30,7 +28,7 @@ def class_mosaic(
     Raises:
         InputError: the lens was not taken at all patches.
     """
-    index, patches = lens.site_index(site), lens.patch_places()
+    index, patches, pixels = lens.site_index(site), lens.patch_places(), lens.picture(image)
     grid = (lens.grid[0], lens.grid[1])
     names = [lens.top_names(block, token, image, site)[0] for token in range(len(lens.axes["token"]))]
     logits = lens.top_logits[index, block, image, :, 0]

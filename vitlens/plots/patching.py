@@ -3,10 +3,8 @@
 import plotly.graph_objects as go
 import torch
 
-from vitlens.errors import InputError
-from vitlens.patching.contrast import Patching
-from vitlens.patching.interventions import Intervention
-from vitlens.plots.shared.picture import Pixels, map_tiles
+from vitlens.patching.results import Intervention, Patching
+from vitlens.plots.shared.picture import map_tiles
 from vitlens.plots.shared.style import array, colorbar, diverging, finish, text
 
 #: A difference between the runs below this share of the values themselves is too small to divide effects by.
@@ -15,11 +13,11 @@ ILL_CONDITIONED = 0.05
 BEYOND = 0.05
 
 
-def patching_maps(result: Intervention, pixels: Pixels | None = None) -> go.Figure:
-    """The effect of patching every patch by itself, block by block, over the picture; that of prefix tokens in the titles.
+def patching_maps(result: Intervention, image: int = 0) -> go.Figure:
+    """The effect of patching every patch by itself, block by block, over a picture; that of prefix tokens in the titles.
 
     Args:
-        pixels: the picture, by default the first clean one.
+        image: of which (clean) picture; the effect is that over all.
 
     Raises:
         InputError: not every patch was patched by itself, or there are other axes to select from first.
@@ -32,14 +30,11 @@ def patching_maps(result: Intervention, pixels: Pixels | None = None) -> go.Figu
         ", ".join([f"block {block}", *[f"{text(label)} {effect[row, i]:+.2f}" for label, i in prefix]])
         for row, block in enumerate(result.axes["block"])
     ]
-    shown = result.pixels if pixels is None else pixels
-    if shown is None:
-        raise InputError("a map is drawn over its picture: pass pixels=model.to_pixels(images)[0]")
     # One picture is the ground of all maps, so wide titles need fewer columns.
     figure = map_tiles(
         maps,
         titles,
-        shown if shown.is_floating_point() else shown / 255,
+        result.picture(image),
         f"{result.quantity} %{{z:+.4f}}",
         result.quantity,
         columns=min(4 if prefix else 6, len(titles)),
@@ -121,14 +116,14 @@ def path_board(result: Intervention) -> go.Figure:
     )
 
 
-def patching_figure(result: Intervention, pixels: Pixels | None = None) -> go.Figure:
+def patching_figure(result: Intervention, image: int = 0) -> go.Figure:
     """Maps over the picture where every patch was patched by itself; sender × receiver of paths; else block × token set,
     head or neuron."""
     if {"sender", "receiver"} & set(result.axes):
         return path_board(result)
     n_patches = sum(label.kind == "patch" for label in result.axes.get("tokens", []))
     by_patch = n_patches == result.grid[0] * result.grid[1] and not {"head", "neuron"} & set(result.axes)
-    return patching_maps(result, pixels) if by_patch else patching_board(result)
+    return patching_maps(result, image) if by_patch else patching_board(result)
 
 
 def _deed(result: Intervention) -> str:
@@ -167,3 +162,6 @@ def caution(result: Patching) -> str | None:
     over, under = bool((effect > 1 + BEYOND).any()), bool((effect < -BEYOND).any())
     said = ["above 1 goes beyond the source run"] * over + ["below 0 goes away from it"] * under
     return f"an effect {', one '.join(said)}" if said else None
+
+
+FIGURES = {Intervention: patching_figure}

@@ -4,24 +4,24 @@ import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 
-from vitlens.plots.shared.picture import Pixels, add_picture, patch_heatmap, picture_uri
+from vitlens.plots.shared.picture import add_picture, patch_heatmap, picture_uri
 from vitlens.plots.shared.style import COLOURS, SEQUENTIAL, array, colorbar, finish, text
 from vitlens.registers.neurons import RegisterShift
 
 RUNS = ("without", "with")
 
 
-def register_board(result: RegisterShift, pixels: Pixels, image: int = 0, block: int = -1) -> go.Figure:
+def register_board(result: RegisterShift, image: int = 0, block: int = -1) -> go.Figure:
     """A picture, the norms of its patches behind a block and the class token's attention, without and with registers.
 
     Both norm maps are on one colour scale, and both attention maps. Below the picture: how the largest norm grows over
     the blocks.
 
     Args:
-        image: which picture of the result `pixels` shows.
+        image: which picture is shown.
         block: behind which block the norms are shown.
     """
-    grid, settings = tuple(result.settings["grid"]), result.settings
+    grid, settings, pixels = tuple(result.settings["grid"]), result.settings, result.picture(image)
     labels = result.axes["block"]
     has_attention = result.attention.shape[-1] > 0
     attention_block = settings["attention_block"]
@@ -79,3 +79,6 @@ def register_board(result: RegisterShift, pixels: Pixels, image: int = 0, block:
         height=820,
         margin={"l": 60, "r": 20, "t": 130, "b": 80},
     )
+
+
+FIGURES = {RegisterShift: register_board}

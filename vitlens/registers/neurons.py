@@ -22,6 +22,7 @@ from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import hook_name
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.registers.extra_registers import RegisteredViT, add_registers
 from vitlens.results.result import Result
 
@@ -256,7 +257,7 @@ def register_shift(
         progress: whether to show a bar.
 
     Returns:
-        RegisterShift with axes run, image, block, patch; `result.plot(pixels=…)` shows a picture of it.
+        RegisterShift with axes run, image, block, patch; `result.plot(image=…)` shows a picture of it.
 
     Raises:
         InputError: as `add_test_time_registers`; a block that does not exist.
@@ -286,6 +287,7 @@ def register_shift(
         register_norms=torch.cat([batch[3] for batch in seen])[..., n_prefix:],
         logits=logits,
         attention=attention,
+        pixels=small_pictures(model, pictures),
         settings={
             "model": model.cfg.model_name,
             "neurons": [f"L{b}N{neuron}" for b, chosen in extended.register_neurons.items() for neuron in chosen],

@@ -13,7 +13,7 @@ from vitlens.results.axes import ComponentLabel, Label, TokenLabel
 
 #: Where each kind of result is defined, so that one can be read before its analysis was ever used.
 HOMES = {
-    "Ablation": "vitlens.patching.ablation",
+    "Ablation": "vitlens.patching.results",
     "Attribution": "vitlens.attribution.results",
     "AttributionMeans": "vitlens.attribution.means",
     "CircuitCurve": "vitlens.circuits.curves",
@@ -24,10 +24,10 @@ HOMES = {
     "FeatureAttribution": "vitlens.features.attribution",
     "Heatmap": "vitlens.heatmaps.run",
     "Importance": "vitlens.heatmaps.methods.saliency",
-    "Intervention": "vitlens.patching.interventions",
+    "Intervention": "vitlens.patching.results",
     "NeuronAttribution": "vitlens.attribution.results",
     "PatchAttribution": "vitlens.attribution.results",
-    "Patching": "vitlens.patching.contrast",
+    "Patching": "vitlens.patching.results",
     "PathAttribution": "vitlens.attribution.results",
     "Perturbation": "vitlens.faithfulness.perturbation",
     "Randomisation": "vitlens.faithfulness.randomisation",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from vitlens.errors import InputError
@@ -23,17 +23,23 @@ if TYPE_CHECKING:
 
 # Longer tables take longer to make than a notebook should wait for their first rows.
 LONGEST_SHOWN = 1_000_000
+# How many pictures a result keeps, and the pixels of their longer side.
+MOST_KEPT, LONGEST_KEPT = 16, 448
 Kind = TypeVar("Kind", bound="Result")
 
 
 class Drawable:
     """What has a figure of its own in `vitlens.plots`."""
 
-    def plot(self, **options: Any) -> "Figure":
-        """The figure for this kind of result, from vitlens.plots; options are that function's."""
-        from vitlens.plots import plot
+    def plot(self, kind: str | None = None, **options: Any) -> "Figure":
+        """The figure for this result, from vitlens.plots; of results with several, the one called `kind`.
 
-        return plot(self, **options)
+        Args:
+            options: those of the figure's own function: `image`, `class_position`, `block` …
+        """
+        from vitlens.plots.figure_of import plot
+
+        return plot(self, kind, **options)
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,7 +47,8 @@ class Result(Drawable):
     """`values`, one axis per entry of `axes` (name → labels, in order), and the settings that made them.
 
     Where a result is about classes, `classes` [image, class] holds the index of the class that each position of the
-    "class" axis means for each picture, and `class_names` their names.
+    "class" axis means for each picture, and `class_names` their names. Where it is about pictures, `pixels` are the first
+    16 of them (of a pair the clean one), small and as bytes of colour: what figures lie over, and no input of a model.
     """
 
     values: Tensor
@@ -50,6 +57,7 @@ class Result(Drawable):
     settings: dict[str, Any] = field(default_factory=dict, kw_only=True)
     classes: Int[Tensor, "image class"] | None = field(default=None, kw_only=True)
     class_names: list[str] | None = field(default=None, kw_only=True)
+    pixels: UInt8[Tensor, "picture height width 3"] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         sizes = tuple(len(labels) for labels in self.axes.values())
@@ -74,11 +82,26 @@ class Result(Drawable):
                 frame.insert(len(self.axes) + 1, "class_name", [self.class_names[index] for index in indices])
         return frame
 
-    def class_label(self, image: int = 0, position: int = 0) -> str:
-        """The name of the class that `position` of the class axis means for a picture."""
+    def class_label(self, image: int = 0, class_position: int = 0) -> str:
+        """The name of the class that `class_position` along the class axis means for a picture."""
         assert self.classes is not None
-        index = int(self.classes[image, position])
+        index = int(self.classes[image, class_position])
         return self.class_names[index] if self.class_names is not None else f"class {index}"
+
+    def picture(self, image: int = 0) -> UInt8[Tensor, "height width 3"]:
+        """One of the pictures that the result keeps.
+
+        Raises:
+            InputError: it keeps none of this number.
+        """
+        if self.pixels is None:
+            raise InputError(f"this {type(self).__name__} keeps no pictures to draw over")
+        if not -len(self.pixels) <= image < len(self.pixels):
+            raise InputError(
+                f"there is no picture {image} to draw over: the result keeps its first {len(self.pixels)}, 0 to "
+                f"{len(self.pixels) - 1}"
+            )
+        return self.pixels[image]
 
     def save(self, path: str | Path) -> None:
         """One safetensors file: tensors as they are, everything else as JSON in its metadata.

@@ -1,6 +1,6 @@
 """Pictures batch by batch from whatever holds them, with their places: tensors, files, picture sets, loaders."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,10 +88,34 @@ class PictureBatches:
         else:
             yield from self._of_batches()
 
-    def _of_set(self, pictures: PictureSet) -> Iterator[Batch]:
+    def again(self, wanted: Collection[int]) -> Iterator[tuple[int, Float[Tensor, "channels height width"]]]:
+        """Some of the pictures by their numbers, in order; of what is indexed no others are read.
+
+        Raises:
+            InputError: the source was an iterator, which cannot start anew.
+        """
+        if isinstance(self.source, PictureSet):
+            size = self.batch_size
+            chunks = {number // size for number in wanted}
+            batches = self._of_set(self.source, chunks)
+        elif _holds_pictures(self.source):
+            pictures = _as_sequence(self.source)
+            for number in sorted(wanted):
+                yield number, self.model.as_images(pictures[number : number + 1])[0]
+            return
+        else:
+            batches = self._of_batches()
+        for batch in batches:
+            for number, image in zip(batch.ids.tolist(), batch.images, strict=True):
+                if number in wanted:
+                    yield number, image
+
+    def _of_set(self, pictures: PictureSet, only: Collection[int] | None = None) -> Iterator[Batch]:
         self.skipped = []
         cut = self.model.patch_grid()
         for chunk, rows in pictures.chunks(self.batch_size):
+            if only is not None and chunk not in only:
+                continue
             first = chunk * self.batch_size
             decoded = decode_rows(rows, first, self.model.preprocessing, cut, with_masks=False)
             if not isinstance(decoded, PictureBatch):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
@@ -12,6 +12,8 @@ from vitlens.arguments import check_count, is_whole
 from vitlens.data.pictures import Pictures, as_list
 from vitlens.errors import InputError
 from vitlens.model.runs.picture_batches import PictureBatches
+from vitlens.model.runs.small_pictures import small_pictures
+from vitlens.results.result import MOST_KEPT
 
 if TYPE_CHECKING:
     from vitlens.model.hooked_vit import HookedViT
@@ -59,11 +61,17 @@ class PictureRun:
         if progress is not None and not isinstance(progress, bool):
             raise InputError(f"progress is True, False, or None for a bar on terminals only, not {progress!r}")
         self.progress = progress
+        self._kept: list[Tensor] = []
 
     @property
     def images(self) -> list[int]:
         """The labels of the axis of pictures."""
         return list(range(self.n))
+
+    @property
+    def pixels(self) -> UInt8[Tensor, "kept height width 3"]:
+        """The first pictures, small, as far as they were gone through."""
+        return torch.cat(self._kept)
 
     def __iter__(self) -> Iterator[tuple[slice, Float[Tensor, "image channels height width"]]]:
         # tqdm takes None for "on a terminal only"; a single batch needs no bar there.
@@ -73,6 +81,8 @@ class PictureRun:
         with tqdm(total=self.n, desc=self.what, unit="picture", disable=hidden) as bar:
             for batch in PictureBatches(self.model, self.source, self.batch_size):
                 first = int(batch.ids[0])
+                if first == sum(map(len, self._kept)) < MOST_KEPT:
+                    self._kept.append(small_pictures(self.model, batch.images, MOST_KEPT - first))
                 yield slice(first, first + len(batch.images)), batch.images
                 bar.update(len(batch.images))
 

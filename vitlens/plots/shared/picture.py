@@ -6,19 +6,21 @@ from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from plotly.subplots import make_subplots
 from torch import Tensor
 
 from vitlens.plots.shared.style import GRID_ON_PICTURE, OUTLINE, array, colorbar, finish, text
 
-Pixels = Float[Tensor, "height width 3"]
+#: Colours in [0, 1], or the bytes that a result keeps.
+Pixels = Float[Tensor, "height width 3"] | UInt8[Tensor, "height width 3"]
 
 
 def picture_uri(pixels: Pixels, grey: bool = False, longest: int = 448) -> str:
     """The picture as a data URI: PNG where it is small (its pixels matter), JPEG where it is a photograph."""
-    image = Image.fromarray((array(pixels) * 255).round().astype(np.uint8))
+    colours = array(pixels) * 255 if pixels.is_floating_point() else array(pixels)
+    image = Image.fromarray(colours.round().astype(np.uint8))
     if grey:
         image = image.convert("L")
     image.thumbnail((longest, longest))
