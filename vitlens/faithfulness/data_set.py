@@ -25,7 +25,7 @@ from vitlens.files import PARTIAL, make_folder
 from vitlens.heatmaps.run import find_method, heatmap
 from vitlens.model.fingerprint import fingerprint
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.results.result import Result
+from vitlens.results.result import Result, load_result
 
 LOG = logging.getLogger(__name__)
 TARGETS = ("predicted", "label")
@@ -96,9 +96,9 @@ def score_heatmaps(
                     if scores is not None:
                         about = {ORIGIN: origin, UNREAD: unread}
                         replace(scores, settings=scores.settings | about).save(file)
-            scores = Faithfulness.load(files[1])
+            scores = load_result(files[1], Faithfulness)
             skipped += [Skipped(*item) for item in scores.settings[UNREAD]]
-            outlines = _without_origin(Segmentation.load(files[0])) if pictures.has_masks else None
+            outlines = _without_origin(load_result(files[0], Segmentation)) if pictures.has_masks else None
             parts.append((_without_origin(scores), outlines))
             bar.update(len(rows))
     if not parts:
@@ -181,7 +181,7 @@ def _is_done(files: list[Path], origin: str, with_masks: bool) -> bool:
         if not file.exists():
             return False
         try:
-            scores = kind.load(file)
+            scores = load_result(file, kind)
         except InputError as error:
             LOG.warning("%s; the chunk is computed again", error)
             return False

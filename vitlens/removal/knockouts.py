@@ -42,6 +42,11 @@ class Edges:
     except_self: bool = False
 
 
+@dataclass(frozen=True, repr=False)
+class Knockout(Result):
+    """`values` [image, class]: the logits of all classes with the edges cut."""
+
+
 #: The two knockouts of the paper: what is cut, and how.
 PUBLISHED = {
     "self_only": (Edges("patches", "all", except_self=True), "renormalise"),
@@ -110,7 +115,7 @@ def knockout_attention(
     others: Pictures | None = None,
     batch_size: int | None = None,
     progress: bool | None = None,
-) -> Result:
+) -> Knockout:
     """The logits with attention edges knocked out: arguments and errors as `knockout_hooks`.
 
     Args:
@@ -118,7 +123,7 @@ def knockout_attention(
         progress: show a bar; by default on a terminal only.
 
     Returns:
-        Result with axes image, class.
+        Knockout with axes image, class.
 
     Source: METHODS.md B1.
     """
@@ -135,10 +140,14 @@ def knockout_attention(
         hooks = _hooks({block: where.of(places) for block, where in cut.items()}, chosen, patterns)
         with torch.no_grad():
             logits.append(model.run_with_hooks(pictures, fwd_hooks=hooks))
-    return Result(
-        torch.cat(logits),
+    every = torch.cat(logits)
+    return Knockout(
+        every,
         {"image": run.images, "class": class_labels(model, range(model.cfg.n_classes))},
         "logit",
+        classes=torch.arange(every.shape[1]).expand_as(every),
+        class_names=model.class_names,
+        pixels=run.pixels,
         settings={"model": model.cfg.model_name, "edges": str(edges), "how": how or "as published"},
     )
 
