@@ -31,12 +31,12 @@ from vitlens.files import check_writable, write_whole
 from vitlens.model.graph import Graph
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.patching.activation import activation_patching
-from vitlens.patching.contrast import Patching
 from vitlens.patching.edges import METHODS as EDGE_METHODS
 from vitlens.patching.edges import edge_attribution_patching
 from vitlens.patching.gradients import METHODS as NODE_METHODS
 from vitlens.patching.gradients import attribution_patching
 from vitlens.patching.paths import path_patching
+from vitlens.patching.results import Patching
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 SITES = ("resid_pre", "mlp_out", "z", "q", "k", "v")
@@ -128,14 +128,14 @@ def functions(
     pair = (model, clean, corrupted)
     if site == EDGES:
         return (
-            lambda: path_patching(*pair, None, None, **about),
-            lambda method: edge_attribution_patching(*pair, method=method, steps=steps, **about),
+            lambda: path_patching(*pair, receivers=None, **about),
+            lambda method: edge_attribution_patching(*pair, method=method, n_steps=steps, **about),
             EDGE_METHODS,
         )
     methods = tuple(method for method in NODE_METHODS if method != "atp_star" or site in ("q", "k"))
     return (
-        lambda: activation_patching(*pair, site=site, **about),
-        lambda method: attribution_patching(*pair, site=site, method=method, steps=steps, **about),
+        lambda: activation_patching(*pair, sites=site, **about),
+        lambda method: attribution_patching(*pair, sites=site, method=method, n_steps=steps, **about),
         methods,
     )
 

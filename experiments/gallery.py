@@ -158,18 +158,20 @@ def patching(subject: Subject) -> Figures:
     edges = cache(lambda: vitlens.patching.edge_attribution_patching(model, clean, corrupted, **about))
     return {
         "patches": lambda: plots.patching_maps(vitlens.attribution_patching(model, clean, corrupted, **about)),
-        "heads": lambda: plots.patching_board(vitlens.activation_patching(model, clean, corrupted, site="z", **about)),
+        "heads": lambda: plots.patching_board(vitlens.activation_patching(model, clean, corrupted, sites="z", **about)),
         "ablated heads": lambda: plots.patching_board(
             vitlens.activation_ablation(
-                model, clean, site="z", replacement="zero", classes=int(labels[0]), progress=False
+                model, clean, sites="z", replacement="zero", classes=int(labels[0]), progress=False
             )
         ),
         "paths": lambda: plots.path_board(
-            vitlens.path_patching(model, clean, corrupted, ["a0.*", "m*"], ["logits"], **about)
+            vitlens.path_patching(model, clean, corrupted, senders=["L0H*", "L* mlp"], receivers=["logits"], **about)
         ),
         "circuit": lambda: plots.circuit_figure(vitlens.find_circuit(model, edges(), n_edges=40)),
         "circuits of growing size": lambda: plots.circuit_curve(
-            vitlens.circuits.evaluate_circuits(model, clean, corrupted, edges(), [10, 40, 160], n_random=1, **about)
+            vitlens.circuits.evaluate_circuits(
+                model, clean, corrupted, scores=edges(), sizes=[10, 40, 160], n_draws=1, **about
+            )
         ),
     }
 

@@ -44,7 +44,7 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import page_facts
 from vitlens.pages.page import Section, write_page
 from vitlens.patching.activation import activation_patching
-from vitlens.patching.contrast import Patching
+from vitlens.patching.results import Patching
 from vitlens.plots import patching_board, patching_maps, picture_with_grid
 from vitlens.plots.patching import caution
 from vitlens.results.result import load_result
@@ -246,7 +246,7 @@ def sweep(
     sweeps: dict[str, tuple[tuple[Tensor, ...], dict[str, Any]]] = {
         "tokens": (pictures, {"tokens": experiment.sets, **about}),
         **{
-            f"heads at {name} tokens": (pictures, {"site": "z", "tokens": tokens, **about})
+            f"heads at {name} tokens": (pictures, {"sites": "z", "tokens": tokens, **about})
             for name, tokens in experiment.sets.items()
         },
         "patches": (tuple(images[:1] for images in pictures), first),

@@ -41,8 +41,8 @@ from vitlens.patching.ablation import activation_ablation
 from vitlens.patching.activation import activation_patching
 from vitlens.patching.edges import edge_attribution_patching
 from vitlens.patching.gradients import attribution_patching
-from vitlens.patching.interventions import Intervention
 from vitlens.patching.paths import path_patching
+from vitlens.patching.results import Intervention
 from vitlens.planted import PLANTED, PlantedPictures, PlantedViT, planted
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
@@ -113,7 +113,7 @@ def contrast(function: Callable[..., Intervention], site: str | None = None, **o
     """A method that compares a picture with its counterfactual."""
 
     def score(vit: PlantedViT, pictures: PlantedPictures) -> Tensor:
-        sites = {} if site is None else {"site": site}
+        sites = {} if site is None else {"sites": site}
         about = {"classes": pictures.labels, "baseline_classes": pictures.corrupted_labels, "progress": False}
         result = function(vit.model, pictures.images, pictures.corrupted, **sites, **about, **options)
         if site is None:
@@ -127,10 +127,10 @@ def ablate(replacement: str, site: str, **options: Any) -> Method:
     """A method that takes a component away."""
 
     def score(vit: PlantedViT, pictures: PlantedPictures) -> Tensor:
-        others = {"others": pictures.corrupted} if replacement == "resample" else {}
+        others = {"others": pictures.corrupted} if replacement == "other" else {}
         result = activation_ablation(
-            vit.model, pictures.images, "logit_difference", site, replacement=replacement, classes=pictures.labels,
-            baseline_classes=pictures.corrupted_labels, progress=False, **others, **options,
+            vit.model, pictures.images, metric="logit_difference", sites=site, replacement=replacement,
+            classes=pictures.labels, baseline_classes=pictures.corrupted_labels, progress=False, **others, **options,
         )  # fmt: skip
         return per_patch(vit, result) if site == "resid_pre" else mean_size(result).flatten()
 

@@ -18,7 +18,7 @@ from pandas.testing import assert_frame_equal
 from PIL import Image
 
 from vitlens.demo import demo_folder
-from vitlens.patching.contrast import Patching
+from vitlens.patching.results import Patching
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "patch_context.py"
 PICTURES, MASKS = demo_folder() / "pictures", demo_folder() / "masks"

@@ -54,7 +54,9 @@ def test_patching_tells_the_dogs_half_from_the_cats(model, cat_and_dog, missing)
     image, without_dog, without_cat = cat_and_dog
     corrupted = {"dog half": without_dog, "cat half": without_cat}[missing]
     halves = {"dog half": box(0, 0, 7, 14), "cat half": box(7, 0, 7, 14)}
-    result = activation_patching(model, image, corrupted, dogs_over_cats, tokens=halves, blocks=[0, 4], progress=False)
+    result = activation_patching(
+        model, image, corrupted, metric=dogs_over_cats, tokens=halves, blocks=[0, 4], progress=False
+    )
     for name, effect in zip(halves, result.effect().T, strict=True):
         if name == missing:
             assert (effect > 0.9).all(), name
@@ -65,7 +67,9 @@ def test_patching_tells_the_dogs_half_from_the_cats(model, cat_and_dog, missing)
 def test_patching_row_by_row_points_to_the_dog(model, cat_and_dog):
     image, without_dog, _ = cat_and_dog
     rows = {f"row {row}": box(row, 0, 1, 14) for row in range(14)}
-    result = activation_patching(model, image, without_dog, dogs_over_cats, tokens=rows, blocks=[4, 6], progress=False)
+    result = activation_patching(
+        model, image, without_dog, metric=dogs_over_cats, tokens=rows, blocks=[4, 6], progress=False
+    )
     for effect in result.effect():
         assert effect[:7].sum() > 5 * effect[7:].sum().abs()
         assert effect.argmax() < 7

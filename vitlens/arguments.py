@@ -115,6 +115,24 @@ def check_count(value: Any, name: str, least: int = 1) -> int:
     return operator.index(value)
 
 
+def index_of(value: Any, n: int, what: str, owner: str = "a block") -> int:
+    """A place among n as an index from 0 up; -1 is the last.
+
+    Raises:
+        InputError: there is no such place; `what` is counted, and `owner` has them.
+    """
+    if not is_whole(value) or not -n <= value < n:
+        raise InputError(f"there is no {what} {short(value)}: {owner} has {what}s 0 to {n - 1}")
+    return operator.index(value) % n
+
+
+def bar_hidden(progress: bool | None, n_batches: int | None) -> bool | None:
+    """tqdm's `disable`: by default a bar is shown on a terminal only (None), and only where it has more than one step."""
+    if progress is None:
+        return True if n_batches is not None and n_batches < 2 else None
+    return not progress
+
+
 def whole(least: int | None = None) -> Check:
     """A whole number, as generators and tensors take it."""
     ends = "" if least is None else f" of at least {least}"

@@ -81,7 +81,7 @@ def measure(name: str, share: float, repeats: int, batch_size: int | None, devic
         return logits[:, 0] - logits[:, 1]
 
     def engine() -> None:
-        result = activation_patching(model, clean, corrupted, metric, batch_size=batch_size, progress=False)
+        result = activation_patching(model, clean, corrupted, metric=metric, batch_size=batch_size, progress=False)
         found["engine"] = result.patched[:, tokens, 0]
 
     def whole_forwards() -> None:

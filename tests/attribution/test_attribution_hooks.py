@@ -51,7 +51,7 @@ def test_a_head_that_is_silent_gets_nothing_by_patch_or_by_path(kind):
     model = HookedViT.from_timm((VARIANTS | OTHERS)[kind]())
     images = pictures(model.cfg, 2)
     free = {unit: attribute(model, images, unit) for unit in ("head_patch", "path")}
-    with model.hooks(fwd_hooks=ablation_hooks(model, images, "z", [(1, 2)], replacement="zero")):
+    with model.hooks(fwd_hooks=ablation_hooks(model, images, site="z", places=[(1, 2)], replacement="zero")):
         logits = model(images)
         for unit, plain in free.items():
             result = attribute(model, images, unit)

@@ -251,7 +251,7 @@ def test_several_classes_are_not_cut_to_the_first(plain, images_of):
         lambda classes: class_trace(plain, images, classes),
         lambda classes: ablate_tokens(plain, images, [1], classes),
         lambda classes: key_value_agreement(plain, images, classes, k=2),
-        lambda classes: confusing_donors(plain, images, images, classes),
+        lambda classes: confusing_donors(plain, images, others=images, classes=classes),
         lambda classes: perturbation_test(plain, images, torch.rand(2, 9), classes),
         lambda classes: [measure(class_lens(plain, images, classes, sites="all")) for measure in MEASURES],
     ]

@@ -28,7 +28,7 @@ def as_masks(graph, *circuits):
 def scored(plain, images_of):
     """A model, its pictures, and the effect of every edge."""
     clean, corrupted = pair(images_of, plain)
-    return plain, clean, corrupted, path_patching(plain, clean, corrupted, None, None, "logit", **QUIET)
+    return plain, clean, corrupted, path_patching(plain, clean, corrupted, receivers=None, metric="logit", **QUIET)
 
 
 # ---- finding them ------------------------------------------------------------------------------------------------------
@@ -36,8 +36,8 @@ def scored(plain, images_of):
 
 def test_pruning_by_hand(plain):
     graph = Graph(plain)
-    path = {"input->a0.h1<q>", "a0.h1->a1.h3<k>", "a1.h3->logits"}
-    dangling = {"input->m0", "a0.h2->logits", "a0.h0->a1.h3<v>", "a1.h3->m1", "input->a2.h0<v>"}
+    path = {"input->L0H1<q>", "L0H1->L1H3<k>", "L1H3->logits"}
+    dangling = {"input->L0 mlp", "L0H2->logits", "L0H0->L1H3<v>", "L1H3->L1 mlp", "input->L2H0<v>"}
     kept = prune(graph, as_masks(graph, path | dangling)[0])
     assert torch.equal(kept, as_masks(graph, path)[0])
     assert torch.equal(prune(graph, kept), kept)
@@ -55,25 +55,25 @@ def table(graph, scores):
 
 def test_the_order_in_which_edges_are_taken(plain):
     graph = Graph(plain)
-    # The best edge leads to m0, which greedy growth knows only once m0->logits, the worst of the four, has been taken.
-    scores = {"input->m0": 0.9, "a2.h0->logits": 0.5, "input->a2.h0<v>": 0.7, "m0->logits": 0.2}
+    # The best edge leads to L0 mlp, which greedy growth knows only once L0 mlp->logits, the worst of them, has been taken.
+    scores = {"input->L0 mlp": 0.9, "L2H0->logits": 0.5, "input->L2H0<v>": 0.7, "L0 mlp->logits": 0.2}
     named = {
-        how: [f"{graph.writers[w]}->{graph.readers[r]}" for w, r in rank_edges(graph, table(graph, scores), how)]
-        for how in ("threshold", "greedy")
+        method: [f"{graph.writers[w]}->{graph.readers[r]}" for w, r in rank_edges(graph, table(graph, scores), method)]
+        for method in ("threshold", "greedy")
     }
-    assert named["threshold"][:4] == ["input->m0", "input->a2.h0<v>", "a2.h0->logits", "m0->logits"]
-    assert named["greedy"][:4] == ["a2.h0->logits", "input->a2.h0<v>", "m0->logits", "input->m0"]
+    assert named["threshold"][:4] == ["input->L0 mlp", "input->L2H0<v>", "L2H0->logits", "L0 mlp->logits"]
+    assert named["greedy"][:4] == ["L2H0->logits", "input->L2H0<v>", "L0 mlp->logits", "input->L0 mlp"]
     for order in named.values():
         assert sorted(order) == sorted(graph.edges())
 
 
-@pytest.mark.parametrize("how", ["threshold", "greedy"])
+@pytest.mark.parametrize("method", ["threshold", "greedy"])
 @pytest.mark.parametrize("signed", [False, True])
-def test_circuits_from_scores(how, signed, scored):
+def test_circuits_from_scores(method, signed, scored):
     model, _, _, scores = scored
     graph = Graph(model)
     n_all = int(graph.exists.sum())
-    circuit = find_circuit(model, scores, n_edges=30, how=how, signed=signed)
+    circuit = find_circuit(model, scores, n_edges=30, method=method, signed=signed)
     assert 0 < len(circuit) <= 30
     assert circuit.nodes[0] == "input"
     assert circuit.nodes[-1] == "logits"
@@ -83,26 +83,27 @@ def test_circuits_from_scores(how, signed, scored):
         writer, reader = edge.split("->")
         assert score == pytest.approx(effect[graph.writer_index[writer], graph.reader_index[reader]].item())
     rank = effect if signed else effect.abs()
-    if how == "threshold":
+    if method == "threshold":
         least = rank[graph.exists].sort(descending=True).values[29].item()
-        assert find_circuit(model, scores, threshold=least, signed=signed) == circuit
-    assert len(find_circuit(model, scores, n_edges=n_all, how=how, signed=signed)) == n_all
-    assert "threshold" in repr(circuit.settings)
+        assert find_circuit(model, scores, min_score=least, signed=signed) == circuit
+    assert len(find_circuit(model, scores, n_edges=n_all, method=method, signed=signed)) == n_all
+    assert circuit.settings["method"] == method
     assert repr(circuit) == f"Circuit({circuit.model_name}: {len(circuit)} edges between {len(circuit.nodes)} nodes)"
 
 
 def test_names_of_edges():
-    writer, reader = parse_edge("a11.h3->a12.h10<k>")
-    assert (str(writer), str(reader)) == ("a11.h3", "a12.h10<k>")
+    writer, reader = parse_edge("L11H3->L12H10<k>")
+    assert (str(writer), str(reader)) == ("L11H3", "L12H10<k>")
     assert (writer.block, reader.head, reader.part) == (11, 10, "k")
-    circuit = Circuit(frozenset({"input->a0.h1<v>", "input->a0.h1<q>", "a0.h1->m0", "m0->logits"}), "by hand")
-    assert circuit.nodes == ["input", "a0.h1", "m0", "logits"]
-    assert "m0->logits" in circuit
-    assert "m1->logits" not in circuit
+    circuit = Circuit(frozenset({"input->L0H1<v>", "input->L0H1<q>", "L0H1->L0 mlp", "L0 mlp->logits"}), "by hand")
+    assert circuit.nodes == ["input", "L0H1", "L0 mlp", "logits"]
+    assert "L0 mlp->logits" in circuit
+    assert "L1 mlp->logits" not in circuit
 
 
 @pytest.mark.parametrize(
-    "edge", ["a0.h1", "logits->m0", "a0.h1<q>->m0", "m0->a1.h0", "m0->input", "m0 -> logits", "x->m1"]
+    "edge",
+    ["L0H1", "logits->L0 mlp", "L0H1<q>->L0 mlp", "L0 mlp->L1H0", "L0 mlp->input", "L0 mlp -> logits", "x->L1 mlp"],
 )
 def test_what_is_no_edge(edge):
     with pytest.raises(InputError, match="no name of an edge"):
@@ -111,7 +112,7 @@ def test_what_is_no_edge(edge):
 
 def test_files(tmp_path, scored):
     model, _, _, scores = scored
-    circuit = find_circuit(model, scores, n_edges=40, how="greedy")
+    circuit = find_circuit(model, scores, n_edges=40, method="greedy")
     circuit.to_json(tmp_path / "circuit.json")
     again = Circuit.from_json(tmp_path / "circuit.json")
     assert again == circuit
@@ -154,7 +155,9 @@ def test_faithfulness_and_completeness_are_what_they_are_called(scored, tmp_path
     model, clean, corrupted, scores = scored
     graph = Graph(model)
     n_all = int(graph.exists.sum())
-    curve = evaluate_circuits(model, clean, corrupted, scores, [60, 30, n_all], "logit", n_random=2, **QUIET)
+    curve = evaluate_circuits(
+        model, clean, corrupted, scores=scores, sizes=[60, 30, n_all], metric="logit", n_draws=2, **QUIET
+    )
     assert curve.axes["size"] == [30, 60, n_all]
     assert curve.axes["run"] == ["circuit", "complement", "random 1", "random 2"]
     with torch.no_grad():
@@ -174,14 +177,21 @@ def test_faithfulness_and_completeness_are_what_they_are_called(scored, tmp_path
     assert list(table.columns) == ["run", "size", "n_edges", "faithfulness", "low", "high"]
     assert (table["low"] <= table["high"] + 1e-9).all()
     assert len(curve.select(run="circuit").summary()) == 3
-    again = evaluate_circuits(model, clean, corrupted, scores, [60, 30, n_all], "logit", n_random=2, **QUIET)
+    again = evaluate_circuits(
+        model, clean, corrupted, scores=scores, sizes=[60, 30, n_all], metric="logit", n_draws=2, **QUIET
+    )
     assert torch.equal(again.values, curve.values)
     curve.save(tmp_path / "curve.safetensors")
     loaded = load_result(tmp_path / "curve.safetensors")
     assert isinstance(loaded, CircuitCurve)
     assert loaded.n_edges == curve.n_edges
     given = evaluate_circuits(
-        model, clean, corrupted, [find_circuit(model, scores, n_edges=n) for n in (30, 60)], None, "logit", **QUIET
+        model,
+        clean,
+        corrupted,
+        scores=[find_circuit(model, scores, n_edges=n) for n in (30, 60)],
+        metric="logit",
+        **QUIET,
     )
     torch.testing.assert_close(given.faithfulness(), curve.faithfulness()[:2])
 
@@ -193,7 +203,7 @@ def test_sizes_by_default_and_metrics_of_the_users_own(scored):
         return (logits[:, 1] - logits[:, 2]).mean()
 
     curve = evaluate_circuits(
-        model, clean, corrupted, scores, metric=margin, how="greedy", n_random=0, batch_size=1, progress=False
+        model, clean, corrupted, scores=scores, metric=margin, method="greedy", n_draws=0, batch_size=1, progress=False
     )
     assert curve.axes["size"][-1] == int(Graph(model).exists.sum())
     assert curve.axes["run"] == ["circuit", "complement"]
@@ -203,11 +213,11 @@ def test_sizes_by_default_and_metrics_of_the_users_own(scored):
 def test_minimality_is_the_fall_without_each_edge(scored):
     model, clean, corrupted, scores = scored
     graph = Graph(model)
-    circuit = find_circuit(model, scores, n_edges=25, how="greedy")
-    found = minimality(model, clean, corrupted, circuit, "logit", **QUIET)
+    circuit = find_circuit(model, scores, n_edges=25, method="greedy")
+    found = minimality(model, clean, corrupted, circuit=circuit, metric="logit", **QUIET)
     assert set(found["edge"]) == circuit.edges
     assert found["drop"].is_monotonic_decreasing
-    whole = evaluate_circuits(model, clean, corrupted, circuit, None, "logit", **QUIET).faithfulness().item()
+    whole = evaluate_circuits(model, clean, corrupted, scores=circuit, metric="logit", **QUIET).faithfulness().item()
     assert found.attrs["faithfulness"] == pytest.approx(whole)
     for _, row in found.iloc[[0, -1]].iterrows():
         less = Circuit(circuit.edges - {row["edge"]}, "less")
@@ -226,14 +236,14 @@ def test_planted_circuits_are_faithful_complete_minimal_and_found(name):
     shown = vit.model, pictures.images, pictures.corrupted
     about = {"classes": pictures.labels, "baseline_classes": pictures.corrupted_labels, "progress": False}
     truth = Circuit(vit.truth.edges, name)
-    curve = evaluate_circuits(*shown, truth, n_random=1, **about)
+    curve = evaluate_circuits(*shown, scores=truth, n_draws=1, **about)
     assert curve.faithfulness().item() == pytest.approx(1, abs=0.02)
     assert curve.completeness().item() == pytest.approx(0, abs=0.02)
     assert curve.select(run="random 1").effect().item() == pytest.approx(0, abs=0.1)
-    assert (minimality(*shown, truth, **about)["drop"] > 0.05).all()
-    scores = path_patching(*shown, None, None, **about)
-    for how in ("threshold", "greedy"):
-        assert find_circuit(vit.model, scores, threshold=0.02, how=how) == Circuit(
+    assert (minimality(*shown, circuit=truth, **about)["drop"] > 0.05).all()
+    scores = path_patching(*shown, receivers=None, **about)
+    for method in ("threshold", "greedy"):
+        assert find_circuit(vit.model, scores, min_score=0.02, method=method) == Circuit(
             truth.edges, vit.model.cfg.model_name
         )
 
@@ -244,13 +254,13 @@ def test_planted_circuits_are_faithful_complete_minimal_and_found(name):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({}, "either n_edges= or threshold="),
-        ({"n_edges": 3, "threshold": 0.1}, "either n_edges= or threshold="),
+        ({}, "either n_edges= or min_score="),
+        ({"n_edges": 3, "min_score": 0.1}, "either n_edges= or min_score="),
         ({"n_edges": 0}, "n_edges is between 1 and"),
         ({"n_edges": 10**6}, "the number of edges of the model, not 1000000"),
-        ({"threshold": 1e6}, "no edge reaches the threshold"),
+        ({"min_score": 1e6}, "no edge reaches min_score"),
         ({"n_edges": 1}, "take more of them"),
-        ({"n_edges": 9, "how": "random"}, "one of threshold, greedy, not 'random'"),
+        ({"n_edges": 9, "method": "random"}, "one of threshold, greedy, not 'random'"),
     ],
 )
 def test_circuits_that_cannot_be_found(options, sentence, scored):
@@ -260,10 +270,10 @@ def test_circuits_that_cannot_be_found(options, sentence, scored):
 
 def test_scores_of_something_else(scored, images_of):
     model, clean, corrupted, scores = scored
-    some = path_patching(model, clean, corrupted, ["input", "m0"], None, "logit", **QUIET)
-    two = path_patching(model, clean, corrupted, None, None, ["logit", "probability"], **QUIET)
+    some = path_patching(model, clean, corrupted, senders=["input", "L0 mlp"], receivers=None, metric="logit", **QUIET)
+    two = path_patching(model, clean, corrupted, receivers=None, metric=["logit", "probability"], **QUIET)
     for wrong, sentence in [
-        (scores.select(sender="m0"), "with the axes sender and receiver, not receiver, image"),
+        (scores.select(sender="L0 mlp"), "with the axes sender and receiver, not receiver, image"),
         (some, "not of all edges"),
         (two, "choose one metric first"),
     ]:
@@ -285,24 +295,26 @@ def test_wrong_sizes_and_circuits(scored):
         ([], "list of sizes is empty"),
     ]:
         with pytest.raises(InputError, match=sentence):
-            evaluate_circuits(*shown, scores, sizes, "logit", **QUIET)
+            evaluate_circuits(*shown, scores=scores, sizes=sizes, metric="logit", **QUIET)
     circuit = find_circuit(model, scores, n_edges=30)
     with pytest.raises(InputError, match="leave it out"):
-        evaluate_circuits(*shown, circuit, [3], "logit", **QUIET)
+        evaluate_circuits(*shown, scores=circuit, sizes=[3], metric="logit", **QUIET)
     with pytest.raises(InputError, match="list of circuits is empty"):
-        evaluate_circuits(*shown, [], None, "logit", **QUIET)
+        evaluate_circuits(*shown, scores=[], metric="logit", **QUIET)
     with pytest.raises(InputError, match="one metric at a time"):
-        evaluate_circuits(*shown, scores, [5], ["logit", "probability"], **QUIET)
-    with pytest.raises(InputError, match="n_random is 0 or more"):
-        evaluate_circuits(*shown, scores, [5], "logit", n_random=-1, **QUIET)
+        evaluate_circuits(*shown, scores=scores, sizes=[5], metric=["logit", "probability"], **QUIET)
+    with pytest.raises(InputError, match="n_draws is 0 or more"):
+        evaluate_circuits(*shown, scores=scores, sizes=[5], metric="logit", n_draws=-1, **QUIET)
     with pytest.raises(InputError, match="is empty"):
-        minimality(*shown, Circuit(frozenset(), "none"), "logit", **QUIET)
+        minimality(*shown, circuit=Circuit(frozenset(), "none"), metric="logit", **QUIET)
     with pytest.raises(InputError, match=r"n_layers 3, n_heads 4, wiring pre-norm: .* has .*parallel"):
         circuit.mask(Graph(build("parallel")))
-    with pytest.raises(InputError, match=r"has no edge 'a9\.h0->logits'.*1 of its 2 edges are missing"):
-        minimality(*shown, Circuit(frozenset({"a9.h0->logits", "input->m0"}), "deep"), "logit", **QUIET)
-    with pytest.raises(InputError, match=r"has no edge 'a1\.h0->m0'"):
-        Circuit(frozenset({"a1.h0->m0"}), "backwards").mask(Graph(model))
+    with pytest.raises(InputError, match=r"has no edge 'L9H0->logits'.*1 of its 2 edges are missing"):
+        minimality(
+            *shown, circuit=Circuit(frozenset({"L9H0->logits", "input->L0 mlp"}), "deep"), metric="logit", **QUIET
+        )
+    with pytest.raises(InputError, match=r"has no edge 'L1H0->L0 mlp'"):
+        Circuit(frozenset({"L1H0->L0 mlp"}), "backwards").mask(Graph(model))
 
 
 # ---- figures -----------------------------------------------------------------------------------------------------------
@@ -310,7 +322,7 @@ def test_wrong_sizes_and_circuits(scored):
 
 def test_figures(scored):
     model, clean, corrupted, scores = scored
-    circuit = find_circuit(model, scores, n_edges=40, how="greedy")
+    circuit = find_circuit(model, scores, n_edges=40, method="greedy")
     figure = circuit.plot()
     nodes = next(trace for trace in figure.data if trace.mode == "markers+text")
     assert list(nodes.text) == circuit.nodes
@@ -320,16 +332,18 @@ def test_figures(scored):
     heights = dict(zip(nodes.text, nodes.y, strict=True))
     assert heights["input"] == min(heights.values())
     assert heights["logits"] == max(heights.values())
-    assert len(circuit_figure(Circuit(frozenset({"input->m0", "m0->logits"}), "no heads, no scores")).data)
+    assert len(circuit_figure(Circuit(frozenset({"input->L0 mlp", "L0 mlp->logits"}), "no heads, no scores")).data)
     with pytest.raises(InputError, match="nothing to draw"):
         circuit_figure(Circuit(frozenset(), "none"))
-    curve = evaluate_circuits(model, clean, corrupted, scores, [1, 30, 60], "logit", n_random=2, **QUIET)
+    curve = evaluate_circuits(
+        model, clean, corrupted, scores=scores, sizes=[1, 30, 60], metric="logit", n_draws=2, **QUIET
+    )
     assert curve.n_edges["circuit"][0] == 0
     lines = [trace for trace in plot(curve).data if trace.name]
     assert [trace.name.split(":")[0] for trace in lines] == ["random circuits"] * 2 + ["circuit", "all but the circuit"]
     assert all(min(trace.x) > 0 for trace in lines)
     with pytest.raises(InputError, match="before select"):
         circuit_curve(curve.select(run="circuit"))
-    nothing = evaluate_circuits(model, clean, corrupted, scores, [1], "logit", **QUIET)
+    nothing = evaluate_circuits(model, clean, corrupted, scores=scores, sizes=[1], metric="logit", **QUIET)
     with pytest.raises(InputError, match="larger sizes"):
         circuit_curve(nothing)

@@ -64,12 +64,14 @@ def test_single_edges_equal_path_patching(variant, images_of):
     model = build(variant)
     clean, corrupted = pair(images_of, model)
     graph = Graph(model)
-    writers = [graph.writer_index[name] for name in ("input", "a0.h1", "m0", "a1.h0")]
-    readers = [graph.reader_index[name] for name in ("m0", "a1.h1<q>", "a1.h1<k>", "a1.h1<v>", "m1", "logits")]
+    writers = [graph.writer_index[name] for name in ("input", "L0H1", "L0 mlp", "L1H0")]
+    readers = [graph.reader_index[name] for name in ("L0 mlp", "L1H1<q>", "L1H1<k>", "L1H1<v>", "L1 mlp", "logits")]
     edges = [(w, r) for w in writers for r in readers if graph.exists[w, r]]
     names = [str(graph.writers[w]) for w in writers], [str(graph.readers[r]) for r in readers]
     for direction in ("noise", "denoise"):
-        paths = path_patching(model, clean, corrupted, *names, "logit", direction=direction, **QUIET)
+        paths = path_patching(
+            model, clean, corrupted, senders=names[0], receivers=names[1], metric="logit", direction=direction, **QUIET
+        )
         if direction == "noise":
             kept = graph.exists.repeat(len(edges), 1, 1)
             for i, (w, r) in enumerate(edges):
@@ -83,7 +85,7 @@ def test_single_edges_equal_path_patching(variant, images_of):
 
 
 def test_a_chain_by_hand(plain, images_of):
-    """input -> a0.h2<v> -> m1 -> logits, every step with plain tensors."""
+    """input -> L0H2<v> -> L1 mlp -> logits, every step with plain tensors."""
     clean, corrupted = pair(images_of, plain)
     with torch.no_grad():
         _, ours = plain.run_with_cache(clean)
@@ -97,7 +99,7 @@ def test_a_chain_by_hand(plain, images_of):
         last = plain.cfg.n_layers - 1
         expected = plain(theirs[f"blocks.{last}.hook_resid_post"] + change, start_at_layer=last + 1)
     graph = Graph(plain)
-    chain = ["input->a0.h2<v>", "a0.h2->m1", "m1->logits"]
+    chain = ["input->L0H2<v>", "L0H2->L1 mlp", "L1 mlp->logits"]
     logits = run_edges(graph, clean, corrupted, as_masks(graph, chain, chain[:2], chain[1:]))
     torch.testing.assert_close(logits[0], expected, **EXACT)
     for broken in logits[1:]:

@@ -93,9 +93,9 @@ def test_attribute_shows_that_the_parts_sum_to_the_logit(run, demo):
     ("options", "call"),
     [
         (["--tokens", "class", "--tokens", "patch:3,4"], {"tokens": {"class": "class", "patch:3,4": patch(3, 4)}}),
-        (["--site", "z", "--head", 1, "--direction", "noise"], {"site": "z", "heads": [1], "direction": "noise"}),
+        (["--site", "z", "--head", 1, "--direction", "noise"], {"sites": "z", "heads": [1], "direction": "noise"}),
         (["--site", "attn_out", "--metric", "logit", "--class", 2, "--tokens", "box:1,1,2,3"],
-         {"site": "attn_out", "metric": "logit", "classes": 2, "tokens": {"box:1,1,2,3": vitlens.choose.box(1, 1, 2, 3)}}),
+         {"sites": "attn_out", "metric": "logit", "classes": 2, "tokens": {"box:1,1,2,3": vitlens.choose.box(1, 1, 2, 3)}}),
     ],
 )  # fmt: skip
 def test_patch(run, case, options, call):
@@ -128,7 +128,7 @@ def test_patch_with_another_context(run, demo, how):
     donors = demo.to_images(CONFLICTING) if donor else None
     made = vitlens.replace_context(images, mask, how, donors, patch_size=demo.cfg.patch_size)
     tokens = {name: name for name in ("object", "context", "class")}
-    result = vitlens.activation_patching(demo, images, made, "logit", tokens=tokens, masks=mask, progress=False)
+    result = vitlens.activation_patching(demo, images, made, metric="logit", tokens=tokens, masks=mask, progress=False)
     assert column(done.json["rows"], "effect") == numbers(result.to_frame(), "effect")
     shown = run("patch", AGREEING, *donor, "--mask", MASK, "--replace-context", how, "--metric", "logit").stdout
     assert f"{result.effect()[0, 1].item():+.3f}" in shown

@@ -279,7 +279,7 @@ def test_patching_effect_with_given_pictures(plain, images_of):
         found = patching_effect(plain, images, CLASSES, corrupted=one)
         close(found, patched_by_hand(plain, images, others[:1].expand(2, -1, -1, -1), 0, "logit"))
     public = activation_patching(
-        plain, images, others, "logit", blocks=0, direction="noise", classes=CLASSES, progress=False
+        plain, images, others, metric="logit", blocks=0, direction="noise", classes=CLASSES, progress=False
     )
     close(patching_effect(plain, images, CLASSES, corrupted=others), -public.shift()[0, 1:].T)
     # A picture that is its own corruption has no effect; it is no error either.

@@ -25,7 +25,7 @@ def test_limits_are_named_with_their_reason():
     assert status(rotary, "model.QK") == APPROXIMATE
     assert status(rotary, "class_lens") == IMPOSSIBLE
     parallel = HookedViT.from_timm(OTHERS["parallel"]())
-    assert status(parallel, 'activation_patching(site="resid_mid")') == IMPOSSIBLE
+    assert status(parallel, 'activation_patching(sites="resid_mid")') == IMPOSSIBLE
     post_norm = HookedViT.from_timm(OTHERS["post_norm"]()).capabilities().set_index("analysis")
     assert post_norm.loc["fold_ln", "status"] == IMPOSSIBLE
     assert "norms stand behind" in post_norm.loc["fold_ln", "why"]

@@ -46,7 +46,9 @@ def test_zero_shot_in_the_joint_space_of_a_clip_tower(pooling):
         torch.testing.assert_close(result.values.sum(-1), expected - expected[:, :1])
     result = direct_logit_attribution(model, images, "all")
     torch.testing.assert_close(result.values.sum(-1), expected)
-    swap = activation_patching(model, images[:1], images[1:2], "logit", classes=["b"], tokens="all", progress=False)
+    swap = activation_patching(
+        model, images[:1], images[1:2], metric="logit", classes=["b"], tokens="all", progress=False
+    )
     torch.testing.assert_close(swap.effect()[0, 0], torch.tensor(1.0, dtype=torch.float64))
     # A second set replaces the first, and still stands behind the projection.
     model.set_class_embeddings(embeddings(2, 12, seed=3))
@@ -103,7 +105,9 @@ def test_a_view_reads_directions_and_leaves_the_model_as_it_is(name):
         for unit in ("component", "head"):
             found = direct_logit_attribution(view, images, "all", baseline_classes="c", unit=unit)
             assert found.residual.abs().max() <= 1e-10
-        swap = activation_patching(view, images[:1], images[1:2], "logit", classes="b", tokens="all", progress=False)
+        swap = activation_patching(
+            view, images[:1], images[1:2], metric="logit", classes="b", tokens="all", progress=False
+        )
         torch.testing.assert_close(swap.effect()[0, 0], torch.tensor(1.0, dtype=torch.float64))
     assert torch.equal(model(images), before)
     assert list(model.hook_dict) == hooks

@@ -158,7 +158,7 @@ def test_sweeps_by_position_cover_every_token_and_equal_ours(pair, site):
     assert model.cfg.n_ctx == 37 > max(model.cfg.image_size)
     theirs = SWEEPS[site](model, corrupted, cache, metric)
     ours = activation_patching(
-        model, clean, corrupted, lambda logits: logits[:, 0] - logits[:, 1], site, progress=False
+        model, clean, corrupted, metric=lambda logits: logits[:, 0] - logits[:, 1], sites=site, progress=False
     )  # fmt: skip
     assert theirs.shape == (2, 37)
     torch.testing.assert_close(theirs, ours.patched.mean(-1), rtol=1e-4, atol=1e-5)
@@ -196,7 +196,7 @@ def test_heads_at_all_positions_equal_ours(pair):
         ("pattern", patching.get_act_patch_attn_head_pattern_all_pos),
     ):
         ours = activation_patching(
-            model, clean, corrupted, lambda logits: logits[:, 0] - logits[:, 1], site, progress=False
+            model, clean, corrupted, metric=lambda logits: logits[:, 0] - logits[:, 1], sites=site, progress=False
         )  # fmt: skip
         theirs = sweep(model, corrupted, cache, metric)
         torch.testing.assert_close(theirs, ours.patched.mean(-1), rtol=1e-4, atol=1e-5)

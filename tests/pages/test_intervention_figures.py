@@ -18,13 +18,15 @@ def results():
     return {
         "patches": activation_patching(model, clean, corrupted, blocks=[0, 3], **quiet),
         "estimated": attribution_patching(model, clean, corrupted, direction="noise", **quiet),
-        "heads": activation_patching(model, clean, corrupted, site="z", **quiet),
+        "heads": activation_patching(model, clean, corrupted, sites="z", **quiet),
         "heads by token set": activation_patching(
-            model, clean, corrupted, site="z", tokens=["class", "patches"], **quiet
+            model, clean, corrupted, sites="z", tokens=["class", "patches"], **quiet
         ),
-        "neurons": activation_ablation(model, clean, site="post", neurons=[0, 7], **quiet),
-        "ablated": activation_ablation(model, clean, site="resid_pre", blocks=[0], replacement="mean", **quiet),
-        "paths": path_patching(model, clean, corrupted, ["a0.*", "m*"], ["a5.h1<v>", "logits"], **quiet),
+        "neurons": activation_ablation(model, clean, sites="post", neurons=[0, 7], **quiet),
+        "ablated": activation_ablation(model, clean, sites="resid_pre", blocks=[0], replacement="mean", **quiet),
+        "paths": path_patching(
+            model, clean, corrupted, senders=["L0H*", "L* mlp"], receivers=["L5H1<v>", "logits"], **quiet
+        ),
     }
 
 

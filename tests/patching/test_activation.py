@@ -35,7 +35,7 @@ def test_token_sites_equal_the_naive_loop(site, variant, images_of, request):
     model = request.getfixturevalue(variant)
     clean, corrupted = images_of(model, 2, seed=1), images_of(model, 2, seed=2)
     result = activation_patching(
-        model, clean, corrupted, "logit", site, tokens=[0, 3, 5], classes=[2], batch_size=4, progress=False
+        model, clean, corrupted, metric="logit", sites=site, tokens=[0, 3, 5], classes=[2], batch_size=4, progress=False
     )
     for i, block in enumerate(result.axes["block"]):
         for j, token in enumerate([0, 3, 5]):
@@ -52,7 +52,9 @@ def test_token_sites_equal_the_naive_loop(site, variant, images_of, request):
 @pytest.mark.parametrize("site", HEAD_SITES)
 def test_head_sites_equal_the_naive_loop(site, plain, images_of):
     clean, corrupted = images_of(plain, 2, seed=1), images_of(plain, 2, seed=2)
-    result = activation_patching(plain, clean, corrupted, "logit", site, classes=[1], batch_size=6, progress=False)
+    result = activation_patching(
+        plain, clean, corrupted, metric="logit", sites=site, classes=[1], batch_size=6, progress=False
+    )
     assert result.values.shape == (plain.cfg.n_layers, plain.cfg.n_heads, 2)
     for block in range(plain.cfg.n_layers):
         for head in range(plain.cfg.n_heads):
@@ -68,7 +70,16 @@ def test_head_sites_equal_the_naive_loop(site, plain, images_of):
 def test_heads_at_chosen_tokens_only(plain, images_of):
     clean, corrupted = images_of(plain, 1, seed=1), images_of(plain, 1, seed=2)
     result = activation_patching(
-        plain, clean, corrupted, "logit", "pattern", tokens="class", heads=[2], blocks=[1], classes=[1], progress=False
+        plain,
+        clean,
+        corrupted,
+        metric="logit",
+        sites="pattern",
+        tokens="class",
+        heads=[2],
+        blocks=[1],
+        classes=[1],
+        progress=False,
     )
 
     def edit(mine, theirs):
@@ -97,7 +108,7 @@ def test_patching_everything_at_the_start_gives_the_source_and_nothing_gives_the
         torch.testing.assert_close(result.effect(), torch.ones_like(result.effect()), rtol=1e-7, atol=1e-7)
     last = plain.cfg.n_layers - 1
     unread = activation_patching(
-        plain, clean, corrupted, site="resid_post", tokens="patches", blocks=[last], progress=False
+        plain, clean, corrupted, sites="resid_post", tokens="patches", blocks=[last], progress=False
     )
     assert unread.values.abs().max() < 1e-9
 
@@ -121,11 +132,11 @@ def test_metrics_by_name_and_by_function_agree(plain, images_of):
     }
     for name, function in functions.items():
         baseline = {"baseline_classes": [0]} if name == "logit_difference" else {}
-        named = activation_patching(plain, clean, corrupted, name, classes=[3], **baseline, **about)
-        given = activation_patching(plain, clean, corrupted, function, **about)
+        named = activation_patching(plain, clean, corrupted, metric=name, classes=[3], **baseline, **about)
+        given = activation_patching(plain, clean, corrupted, metric=function, **about)
         torch.testing.assert_close(named.values, given.values)
         assert named.metric_name == name
-    total = activation_patching(plain, clean, corrupted, lambda logits: logits.sum(), **about)
+    total = activation_patching(plain, clean, corrupted, metric=lambda logits: logits.sum(), **about)
     assert torch.equal(total.patched[..., 0], total.patched[..., 1])
 
 
@@ -203,10 +214,10 @@ def test_maps_lie_on_the_grid(plain, images_of):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"site": "resid"}, "resid_pre"),
-        ({"site": "resid_pre", "heads": [0]}, "has no heads"),
-        ({"site": "z", "heads": [7]}, "heads 0 to 3"),
-        ({"site": "z", "heads": []}, "empty"),
+        ({"sites": "resid"}, "resid_pre"),
+        ({"sites": "resid_pre", "heads": [0]}, "has no heads"),
+        ({"sites": "z", "heads": [7]}, "heads 0 to 3"),
+        ({"sites": "z", "heads": []}, "empty"),
         ({"direction": "sideways"}, "denoise"),
         ({"metric": "accuracy"}, "logit_difference"),
         ({"metric": lambda logits: logits}, "one number, or one per picture"),
@@ -242,7 +253,7 @@ def test_pairs_must_pair_up_and_differ(plain, images_of):
 def test_patching_leaves_no_hook_behind(plain, images_of):
     with pytest.raises(InputError):
         activation_patching(
-            plain, images_of(plain, 1, 1), images_of(plain, 1, 2), lambda logits: logits, progress=False
+            plain, images_of(plain, 1, 1), images_of(plain, 1, 2), metric=lambda logits: logits, progress=False
         )
     activation_patching(plain, images_of(plain, 1, 1), images_of(plain, 1, 2), tokens=[0], progress=False)
     assert plain.list_hooks() == {}

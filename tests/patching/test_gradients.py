@@ -31,8 +31,10 @@ def assert_close(estimate, exact, tolerance=1e-3):
 def test_small_differences_are_found_exactly(site, method, plain, images_of):
     clean, corrupted = near(images_of, plain)
     about = {"neurons": [0, 5]} if site == "post" else {}
-    exact = activation_patching(plain, clean, corrupted, "logit", site, **about, **QUIET)
-    estimate = attribution_patching(plain, clean, corrupted, "logit", site, method=method, **about, **QUIET)
+    exact = activation_patching(plain, clean, corrupted, metric="logit", sites=site, **about, **QUIET)
+    estimate = attribution_patching(
+        plain, clean, corrupted, metric="logit", sites=site, method=method, **about, **QUIET
+    )
     assert_close(estimate, exact)
     assert estimate.settings["method"] == method
     assert exact.settings["method"] == "exact"
@@ -42,8 +44,8 @@ def test_small_differences_are_found_exactly(site, method, plain, images_of):
 def test_in_every_architecture(site, classifier, images_of):
     clean, corrupted = near(images_of, classifier)
     about = {"neurons": [0, 5]} if site == "post" else {"blocks": [0, 1]}
-    exact = activation_patching(classifier, clean, corrupted, "logit", site, **about, **QUIET)
-    estimate = attribution_patching(classifier, clean, corrupted, "logit", site, **about, **QUIET)
+    exact = activation_patching(classifier, clean, corrupted, metric="logit", sites=site, **about, **QUIET)
+    estimate = attribution_patching(classifier, clean, corrupted, metric="logit", sites=site, **about, **QUIET)
     assert_close(estimate, exact)
 
 
@@ -52,9 +54,9 @@ def test_in_every_architecture(site, classifier, images_of):
 def test_queries_and_keys_through_norms_and_turns(site, variant, images_of):
     model = build(variant)
     clean, corrupted = near(images_of, model)
-    exact = activation_patching(model, clean, corrupted, "logit", site, **QUIET)
+    exact = activation_patching(model, clean, corrupted, metric="logit", sites=site, **QUIET)
     for method in ("gradient", "atp_star"):
-        estimate = attribution_patching(model, clean, corrupted, "logit", site, method=method, **QUIET)
+        estimate = attribution_patching(model, clean, corrupted, metric="logit", sites=site, method=method, **QUIET)
         assert_close(estimate, exact)
 
 
@@ -62,13 +64,13 @@ def test_along_the_site_the_cells_sum_to_the_whole(plain, images_of):
     clean, corrupted = images_of(plain, 2, seed=1), images_of(plain, 2, seed=2)
     for site in ("resid_pre", "z", "mlp_out"):
         parts = attribution_patching(
-            plain, clean, corrupted, "logit", site, method="integrated_activations", steps=200, **QUIET
+            plain, clean, corrupted, metric="logit", sites=site, method="integrated_activations", n_steps=200, **QUIET
         )
         if site == "z":
-            whole = {"tokens": "all", "site": "attn_out"}
+            whole = {"tokens": "all", "sites": "attn_out"}
         else:
-            whole = {"tokens": "all", "site": site}
-        exact = activation_patching(plain, clean, corrupted, "logit", **whole, **QUIET).shift()[:, 0]
+            whole = {"tokens": "all", "sites": site}
+        exact = activation_patching(plain, clean, corrupted, metric="logit", **whole, **QUIET).shift()[:, 0]
         torch.testing.assert_close(parts.shift().sum(dim=1), exact, rtol=1e-2, atol=1e-3)
 
 
@@ -79,9 +81,9 @@ def test_the_softmax_is_followed_exactly(site, plain, images_of):
     hooks = [hook for hook in linearised(plain, corrupted) if hook[0] != "blocks.1.attn.hook_pattern"]
     about = {"blocks": [1], "tokens": "each", "batch_size": 1, **QUIET}
     with plain.hooks(fwd_hooks=hooks):
-        exact = activation_patching(plain, clean, corrupted, "logit", site, **about)
+        exact = activation_patching(plain, clean, corrupted, metric="logit", sites=site, **about)
         gradient, star = (
-            attribution_patching(plain, clean, corrupted, "logit", site, method=method, **about)
+            attribution_patching(plain, clean, corrupted, metric="logit", sites=site, method=method, **about)
             for method in ("gradient", "atp_star")
         )
     assert_close(star, exact, 1e-9)
@@ -93,11 +95,11 @@ def test_several_metrics_token_sets_and_batches(plain, images_of):
     labels = torch.arange(5) % 3
     metrics = {"named": "logit", "own": lambda logits: logits.gather(1, labels[:, None])[:, 0]}
     sets = {"tokens": ["class", "patches"], "classes": labels, "progress": False}
-    whole = attribution_patching(plain, clean, corrupted, metrics, **sets)
+    whole = attribution_patching(plain, clean, corrupted, metric=metrics, **sets)
     torch.testing.assert_close(whole.patched[0], whole.patched[1])
-    parts = attribution_patching(plain, clean, corrupted, metrics, batch_size=2, **sets)
+    parts = attribution_patching(plain, clean, corrupted, metric=metrics, batch_size=2, **sets)
     torch.testing.assert_close(parts.patched, whole.patched)
-    each = attribution_patching(plain, clean, corrupted, "logit", tokens="each", classes=labels, progress=False)
+    each = attribution_patching(plain, clean, corrupted, metric="logit", tokens="each", classes=labels, progress=False)
     patches = [i for i, label in enumerate(each.axes["tokens"]) if label.startswith("(")]
     torch.testing.assert_close(each.shift()[:, patches].sum(dim=1), whole.select(metric="named").shift()[:, 1])
     assert plain.list_hooks() == {}
@@ -109,16 +111,16 @@ def test_several_metrics_token_sets_and_batches(plain, images_of):
 def test_edges_of_small_differences_are_found_exactly(variant, method, images_of):
     model = build(variant)
     clean, corrupted = near(images_of, model)
-    exact = path_patching(model, clean, corrupted, None, None, "logit", **QUIET)
-    estimate = edge_attribution_patching(model, clean, corrupted, "logit", method=method, batch_size=1, **QUIET)
+    exact = path_patching(model, clean, corrupted, receivers=None, metric="logit", **QUIET)
+    estimate = edge_attribution_patching(model, clean, corrupted, metric="logit", method=method, batch_size=1, **QUIET)
     assert_close(estimate, exact)
 
 
 def test_several_metrics_of_edges(plain, images_of):
     clean, corrupted = images_of(plain, 2, seed=1), images_of(plain, 2, seed=2)
-    both = edge_attribution_patching(plain, clean, corrupted, ["logit", "probability"], **QUIET)
+    both = edge_attribution_patching(plain, clean, corrupted, metric=["logit", "probability"], **QUIET)
     for metric in ("logit", "probability"):
-        alone = edge_attribution_patching(plain, clean, corrupted, metric, **QUIET)
+        alone = edge_attribution_patching(plain, clean, corrupted, metric=metric, **QUIET)
         torch.testing.assert_close(both.select(metric=metric).values, alone.values)
 
 
@@ -126,7 +128,7 @@ def test_several_metrics_of_edges(plain, images_of):
     ("arguments", "sentence"),
     [
         ({"method": "grad"}, "nearest names are gradient"),
-        ({"steps": 0}, "at least 1"),
+        ({"n_steps": 0}, "at least 1"),
         ({"metric": lambda logits: logits.mean()}, "one number per picture"),
     ],
 )

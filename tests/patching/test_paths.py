@@ -59,10 +59,17 @@ def test_every_kind_of_path_equals_doing_it_by_hand(variant, images_of):
     model = build(variant)
     clean, corrupted = pair(images_of, model)
     graph = Graph(model)
-    senders = graph.find_writers(["input", "a0.h1", "m0", "a1.h0"])
-    receivers = graph.find_readers(["a1.h1", "m1", "m0", "logits"])
+    senders = graph.find_writers(["input", "L0H1", "L0 mlp", "L1H0"])
+    receivers = graph.find_readers(["L1H1", "L1 mlp", "L0 mlp", "logits"])
     result = path_patching(
-        model, clean, corrupted, [str(w) for w in senders], [str(r) for r in receivers], "logit", batch_size=6, **QUIET
+        model,
+        clean,
+        corrupted,
+        senders=[str(w) for w in senders],
+        receivers=[str(r) for r in receivers],
+        metric="logit",
+        batch_size=6,
+        **QUIET,
     )
     assert list(result.axes) == ["sender", "receiver", "image"]
     target = model(corrupted)[:, 1]
@@ -117,7 +124,7 @@ def test_head_to_head_equals_transformer_lens(part, plain, images_of):
     theirs = get_act_patch_direct_path(
         WithForks(plain), corrupted, *caches, lambda logits: logits[0, 1], 0, 2, component=part, verbose=False
     )
-    ours = path_patching(plain, clean, corrupted, "a0.h2", f"*<{part}>", "logit", **QUIET)
+    ours = path_patching(plain, clean, corrupted, senders="L0H2", receivers=f"*<{part}>", metric="logit", **QUIET)
     later = ours.patched[0, :, 0].reshape(plain.cfg.n_layers, plain.cfg.n_heads)[1:]
     torch.testing.assert_close(later, theirs[1:].to(later), rtol=1e-6, atol=1e-6)
 
@@ -145,25 +152,35 @@ def linearised(model, images):
     return hooks
 
 
-@pytest.mark.parametrize("sender", ["input", "a0.h1", "m0", "a1.h3"])
+@pytest.mark.parametrize("sender", ["input", "L0H1", "L0 mlp", "L1H3"])
 def test_direct_paths_of_a_linear_network_sum_to_the_whole_effect(sender, plain, images_of):
     clean, corrupted = pair(images_of, plain, 1)
     with plain.hooks(fwd_hooks=linearised(plain, corrupted)):
-        paths = path_patching(plain, clean, corrupted, sender, None, "logit", batch_size=1, **QUIET)
+        paths = path_patching(
+            plain, clean, corrupted, senders=sender, receivers=None, metric="logit", batch_size=1, **QUIET
+        )
         values = [r for r in paths.axes["receiver"] if "<q>" not in r and "<k>" not in r]
         direct = paths.shift()[0, [paths.axes["receiver"].index(r) for r in values], 0]
         if sender == "input":
             whole = activation_patching(
-                plain, clean, corrupted, "logit", tokens="all", blocks=[0], batch_size=1, **QUIET
+                plain, clean, corrupted, metric="logit", tokens="all", blocks=[0], batch_size=1, **QUIET
             )
-        elif sender.startswith("m"):
+        elif sender.endswith("mlp"):
             whole = activation_patching(
-                plain, clean, corrupted, "logit", "mlp_out", tokens="all", blocks=[0], batch_size=1, **QUIET
+                plain,
+                clean,
+                corrupted,
+                metric="logit",
+                sites="mlp_out",
+                tokens="all",
+                blocks=[0],
+                batch_size=1,
+                **QUIET,
             )
         else:
             block, head = int(sender[1]), int(sender[-1])
             whole = activation_patching(
-                plain, clean, corrupted, "logit", "z", blocks=[block], heads=[head], batch_size=1, **QUIET
+                plain, clean, corrupted, metric="logit", sites="z", blocks=[block], heads=[head], batch_size=1, **QUIET
             )
     assert direct.abs().max() > 1e-3
     torch.testing.assert_close(direct.sum(), whole.shift().squeeze(), rtol=1e-8, atol=1e-10)
@@ -172,21 +189,24 @@ def test_direct_paths_of_a_linear_network_sum_to_the_whole_effect(sender, plain,
 def test_tokens_chunks_groups_and_resuming(plain, images_of):
     clean, corrupted = pair(images_of, plain, 3)
     about = {"metric": "logit", **QUIET}
-    senders, receivers = ["a0.h1", "m0"], ["a1.h1<v>", "logits"]
-    whole = path_patching(plain, clean, corrupted, senders, receivers, **about)
+    senders, receivers = ["L0H1", "L0 mlp"], ["L1H1<v>", "logits"]
+    whole = path_patching(plain, clean, corrupted, senders=senders, receivers=receivers, **about)
     parts = [
-        path_patching(plain, clean[i : i + 1], corrupted[i : i + 1], senders, receivers, **about) for i in range(3)
+        path_patching(plain, clean[i : i + 1], corrupted[i : i + 1], senders=senders, receivers=receivers, **about)
+        for i in range(3)
     ]
     torch.testing.assert_close(whole.patched, torch.cat([part.patched for part in parts], dim=-1))
     by_token = [
-        path_patching(plain, clean, corrupted, senders, receivers, tokens=tokens, **about).shift()
+        path_patching(plain, clean, corrupted, senders=senders, receivers=receivers, tokens=tokens, **about).shift()
         for tokens in ("class", "patches")
     ]
     assert not torch.allclose(by_token[0], by_token[1])
-    grouped = path_patching(plain, clean, corrupted, senders, {"both": receivers, "alone": "logits"}, **about)
+    grouped = path_patching(
+        plain, clean, corrupted, senders=senders, receivers={"both": receivers, "alone": "logits"}, **about
+    )
     torch.testing.assert_close(grouped.patched[:, 1], whole.patched[:, 1])
     assert not torch.allclose(grouped.patched[:, 0], whole.patched[:, 0])
-    again = path_patching(plain, clean, corrupted, senders, receivers, resume=whole, **about)
+    again = path_patching(plain, clean, corrupted, senders=senders, receivers=receivers, resume=whole, **about)
     assert torch.equal(again.patched, whole.patched)
 
 
@@ -200,11 +220,20 @@ def test_forwards_have_no_more_rows_than_asked(plain, images_of, monkeypatch):
         return whole(model, stream, *arguments, **options)
 
     monkeypatch.setattr(paths, "forward_suffix", watched)
-    path_patching(plain, clean, corrupted, ["m0", "a0.h1"], "logits", "logit", batch_size=2, **QUIET)
+    path_patching(
+        plain, clean, corrupted, senders=["L0 mlp", "L0H1"], receivers="logits", metric="logit", batch_size=2, **QUIET
+    )
     assert max(rows) == 2
     with pytest.raises(InputError, match="batch_size=5"):
         path_patching(
-            plain, clean, corrupted, "m0", "logits", lambda logits: logits.sum(), batch_size=2, progress=False
+            plain,
+            clean,
+            corrupted,
+            senders="L0 mlp",
+            receivers="logits",
+            metric=lambda logits: logits.sum(),
+            batch_size=2,
+            progress=False,
         )
 
 
@@ -212,30 +241,35 @@ def test_names_and_patterns(plain):
     graph = Graph(plain)
     heads, blocks = plain.cfg.n_heads, plain.cfg.n_layers
     assert len(graph.writers) == 1 + blocks * (heads + 1)
-    assert len(graph.find_readers("a1.h0")) == 3
+    assert len(graph.find_readers("L1H0")) == 3
     assert len(graph.find_readers("*<q>")) == blocks * heads
-    assert len(graph.find_readers("a1")) == 3 * heads
-    assert [str(node) for node in graph.find_writers(["a1", "m0"])][:2] == ["m0", "a1.h0"]
-    assert graph.find_writers((1, 2)) == graph.find_writers([(1, 2)]) == graph.find_writers("a1.h2")
-    assert [str(node) for node in graph.find_writers("m*")] == [f"m{i}" for i in range(blocks)]
-    assert "a0.h0->m0" in graph.edges()
-    assert "m0->a0.h0<q>" not in graph.edges()
-    assert "a0.h0->m0" not in Graph(build("parallel")).edges()
+    assert len(graph.find_readers("L1H*")) == 3 * heads
+    assert [str(node) for node in graph.find_writers(["L1H*", "L0 mlp"])][:2] == ["L0 mlp", "L1H0"]
+    assert (
+        graph.find_writers((1, 2))
+        == graph.find_writers((1 - blocks, 2 - heads))
+        == graph.find_writers([(1, 2)])
+        == graph.find_writers("L1H2")
+    )
+    assert [str(node) for node in graph.find_writers("L* mlp")] == [f"L{i} mlp" for i in range(blocks)]
+    assert "L0H0->L0 mlp" in graph.edges()
+    assert "L0 mlp->L0H0<q>" not in graph.edges()
+    assert "L0H0->L0 mlp" not in Graph(build("parallel")).edges()
     assert len(graph.edges()) == int(graph.exists.sum())
 
 
 @pytest.mark.parametrize(
     ("senders", "receivers", "sentence"),
     [
-        ("a9.h0", "logits", "no sender is called 'a9.h0'; the nearest names are"),
-        ("m0", "a1.h0<z>", "no receiver is called"),
+        ("L9H0", "logits", "no sender is called 'L9H0'; the nearest names are"),
+        ("L0 mlp", "L1H0<z>", "no receiver is called"),
         ([], "logits", "list of senders is empty"),
         ("logits", "logits", "no sender"),
     ],
 )
 def test_wrong_names_are_one_clear_sentence(plain, images_of, senders, receivers, sentence):
     with pytest.raises(InputError, match=sentence):
-        path_patching(plain, *pair(images_of, plain), senders, receivers, **QUIET)
+        path_patching(plain, *pair(images_of, plain), senders=senders, receivers=receivers, **QUIET)
 
 
 @pytest.mark.parametrize("variant", ["post_norm", "differential", "gated_attention", "sub_norms"])

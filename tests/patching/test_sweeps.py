@@ -41,7 +41,7 @@ def test_every_architecture_equals_whole_forwards(site, classifier, images_of):
     about = {"blocks": [0, last], "classes": [1], "batch_size": 8, **QUIET}
     unit = {"z": "heads", "v": "heads", "pattern": "heads", "post": "neurons"}.get(site)
     about |= {unit: [0, 1]} if unit else {"tokens": [0, classifier.cfg.n_prefix_tokens + 1]}
-    result = activation_patching(classifier, clean, corrupted, "logit", site, **about)
+    result = activation_patching(classifier, clean, corrupted, metric="logit", sites=site, **about)
     for i, block in enumerate([0, last]):
         for j, place in enumerate([0, 1] if unit else [0, classifier.cfg.n_prefix_tokens + 1]):
             name = f"blocks.{block}.{ {None: '', 'heads': 'attn.', 'neurons': 'mlp.'}[unit] }hook_{site}"
@@ -60,9 +60,9 @@ def test_every_architecture_equals_whole_forwards(site, classifier, images_of):
 
 def test_single_precision_stays_within_a_hundred_thousandth(plain, images_of):
     clean, corrupted = pair(images_of, plain)
-    exact = activation_patching(plain, clean, corrupted, "logit", classes=[1], **QUIET)
+    exact = activation_patching(plain, clean, corrupted, metric="logit", classes=[1], **QUIET)
     rough = activation_patching(
-        plain.to(torch.float32), clean.float(), corrupted.float(), "logit", classes=[1], **QUIET
+        plain.to(torch.float32), clean.float(), corrupted.float(), metric="logit", classes=[1], **QUIET
     )
     assert (exact.patched - rough.patched).abs().max() < 1e-5 * exact.patched.abs().max()
 
@@ -72,31 +72,33 @@ def test_pictures_in_chunks_change_nothing(plain, images_of, monkeypatch):
     labels = torch.arange(7) % 3
     metrics = {"named": "logit", "own": lambda logits: logits.gather(1, labels[:, None])[:, 0]}
     about = {"tokens": ["class", "patches"], "classes": labels, **QUIET}
-    whole = activation_patching(plain, clean, corrupted, metrics, **about)
+    whole = activation_patching(plain, clean, corrupted, metric=metrics, **about)
     assert torch.equal(whole.patched[0], whole.patched[1])
     for batch_size in (2, 3, 100):
         assert_frame_equal(
-            activation_patching(plain, clean, corrupted, metrics, batch_size=batch_size, **about).to_frame(),
+            activation_patching(plain, clean, corrupted, metric=metrics, batch_size=batch_size, **about).to_frame(),
             whole.to_frame(),
             rtol=1e-9,
         )
     monkeypatch.setattr(engine, "PICTURES_PER_CHUNK", 3)
     monkeypatch.setattr(engine, "CPU_ROWS", 2)
     monkeypatch.setattr(engine, "CPU_BYTES", 1)
-    mean = activation_patching(plain, clean, corrupted, lambda logits: logits[:, 0].mean(), **about)
+    mean = activation_patching(plain, clean, corrupted, metric=lambda logits: logits[:, 0].mean(), **about)
     assert torch.equal(mean.patched[..., 0], mean.patched[..., 6])
     with pytest.raises(InputError, match="batch_size=7"):
-        activation_patching(plain, clean, corrupted, lambda logits: logits.sum(), batch_size=2, **about)
+        activation_patching(plain, clean, corrupted, metric=lambda logits: logits.sum(), batch_size=2, **about)
 
 
 def test_several_metrics_and_sites_are_axes(plain, images_of):
     clean, corrupted = pair(images_of, plain, 3)
     about = {"tokens": ["class", "patches"], "classes": [1], **QUIET}
-    result = activation_patching(plain, clean, corrupted, ["logit", "probability"], ["resid_pre", "mlp_out"], **about)
+    result = activation_patching(
+        plain, clean, corrupted, metric=["logit", "probability"], sites=["resid_pre", "mlp_out"], **about
+    )
     assert list(result.axes) == ["metric", "site", "block", "tokens", "image"]
     for metric in ("logit", "probability"):
         for site in ("resid_pre", "mlp_out"):
-            alone = activation_patching(plain, clean, corrupted, metric, site, **about)
+            alone = activation_patching(plain, clean, corrupted, metric=metric, sites=site, **about)
             chosen = result.select(metric=metric, site=site)
             torch.testing.assert_close(chosen.values, alone.values)
             torch.testing.assert_close(chosen.effect(), alone.effect())
@@ -114,18 +116,18 @@ def test_several_metrics_and_sites_are_axes(plain, images_of):
 def test_heads_at_several_token_sets(plain, images_of):
     clean, corrupted = pair(images_of, plain)
     about = {"classes": [1], "blocks": [1], **QUIET}
-    both = activation_patching(plain, clean, corrupted, "logit", "z", tokens=["class", "patches"], **about)
+    both = activation_patching(plain, clean, corrupted, metric="logit", sites="z", tokens=["class", "patches"], **about)
     assert list(both.axes) == ["block", "tokens", "head", "image"]
     for tokens in ("class", "patches"):
-        alone = activation_patching(plain, clean, corrupted, "logit", "z", tokens=tokens, **about)
+        alone = activation_patching(plain, clean, corrupted, metric="logit", sites="z", tokens=tokens, **about)
         torch.testing.assert_close(both.select(tokens=tokens).patched, alone.patched)
-    each = activation_patching(plain, clean, corrupted, "logit", "z", tokens="each", heads=[0], **about)
+    each = activation_patching(plain, clean, corrupted, metric="logit", sites="z", tokens="each", heads=[0], **about)
     assert len(each.axes["tokens"]) == plain.cfg.n_ctx
 
 
 def test_the_interval_covers_what_resampled_pairs_give(plain, images_of):
     clean, corrupted = pair(images_of, plain, 6)
-    result = activation_patching(plain, clean, corrupted, "logit", tokens=["class"], classes=[1], **QUIET)
+    result = activation_patching(plain, clean, corrupted, metric="logit", tokens=["class"], classes=[1], **QUIET)
     table = result.summary()
     assert list(table.columns) == ["block", "tokens", "effect", "low", "high"]
     torch.testing.assert_close(torch.tensor(table["effect"].to_numpy()), result.effect()[:, 0])
@@ -160,9 +162,9 @@ def heeds_interrupts():
 def test_an_interrupted_sweep_is_resumed(after, times, plain, images_of, tmp_path):
     clean, corrupted = pair(images_of, plain)
     tokens = {"tokens": [0, 1, 2], "batch_size": 2, **QUIET}
-    whole = activation_patching(plain, clean, corrupted, {"first": lambda logits: logits[:, 0]}, **tokens)
+    whole = activation_patching(plain, clean, corrupted, metric={"first": lambda logits: logits[:, 0]}, **tokens)
     with pytest.warns(UserWarning, match="resume=result"):
-        part = activation_patching(plain, clean, corrupted, {"first": Interrupts(after, times)}, **tokens)
+        part = activation_patching(plain, clean, corrupted, metric={"first": Interrupts(after, times)}, **tokens)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert plain.list_hooks() == {}
     assert not part.complete
@@ -172,15 +174,17 @@ def test_an_interrupted_sweep_is_resumed(after, times, plain, images_of, tmp_pat
     part.save(tmp_path / "part.safetensors")
     again = vitlens.load_result(tmp_path / "part.safetensors")
     counting = Interrupts(1000)
-    done = activation_patching(plain, clean, corrupted, {"first": counting}, resume=again, **tokens)
+    done = activation_patching(plain, clean, corrupted, metric={"first": counting}, resume=again, **tokens)
     assert done.complete
     assert torch.equal(done.patched, whole.patched)
     assert 1000 - counting.left <= 9 - n_reached + 3
-    for wrong in ({"tokens": [0, 1, 3]}, {"direction": "noise"}, {"site": "resid_post"}):
+    for wrong in ({"tokens": [0, 1, 3]}, {"direction": "noise"}, {"sites": "resid_post"}):
         with pytest.raises(InputError, match="another sweep"):
-            activation_patching(plain, clean, corrupted, {"first": counting}, **{**tokens, "resume": again, **wrong})
+            activation_patching(
+                plain, clean, corrupted, metric={"first": counting}, **{**tokens, "resume": again, **wrong}
+            )
     with pytest.raises(InputError, match="pictures or metrics"):
-        activation_patching(plain, corrupted, clean, {"first": counting}, resume=again, **tokens)
+        activation_patching(plain, corrupted, clean, metric={"first": counting}, resume=again, **tokens)
 
 
 def ablated(model, images, site, block, place, value):
@@ -200,7 +204,7 @@ def ablated(model, images, site, block, place, value):
 def test_ablations_equal_whole_forwards(site, plain, images_of):
     images, others = pair(images_of, plain, 3)
     units = {"z": "heads", "post": "neurons", "resid_pre": "tokens"}[site]
-    about = {"site": site, units: [1, 2], "blocks": [1, 2], "classes": [3], **QUIET}
+    about = {"sites": site, units: [1, 2], "blocks": [1, 2], "classes": [3], **QUIET}
     name = f"blocks.%d.{ {'z': 'attn.', 'post': 'mlp.'}.get(site, '') }hook_{site}"
     _, cache = plain.run_with_cache(images)
     _, theirs = plain.run_with_cache(others)
@@ -208,12 +212,12 @@ def test_ablations_equal_whole_forwards(site, plain, images_of):
     expected = {
         "zero": lambda block: torch.zeros((), dtype=torch.float64),
         "mean": lambda block: cache[name % block].mean(dim=0, keepdim=True).expand_as(cache[name % block]),
-        "resample": lambda block: theirs[name % block],
+        "other": lambda block: theirs[name % block],
         "given": lambda block: given[block].expand_as(cache[name % block]),
     }
     whole = plain(images)[:, 3]
     for how, value in expected.items():
-        more = {"others": others} if how == "resample" else {}
+        more = {"others": others} if how == "other" else {}
         result = activation_ablation(plain, images, replacement=given if how == "given" else how, **about, **more)
         assert result.quantity == "change"
         for i, block in enumerate((1, 2)):
@@ -225,7 +229,7 @@ def test_ablations_equal_whole_forwards(site, plain, images_of):
 
 def test_noise_is_the_pictures_own_and_seeded(plain, images_of):
     images, _ = pair(images_of, plain, 3)
-    about = {"site": "resid_pre", "tokens": ["all"], "replacement": "noise", "classes": [0], **QUIET}
+    about = {"sites": "resid_pre", "tokens": ["all"], "replacement": "noise", "classes": [0], **QUIET}
     first = activation_ablation(plain, images, seed=1, **about)
     assert torch.equal(first.values, activation_ablation(plain, images, seed=1, **about).values)
     chunks = activation_ablation(plain, images, seed=1, batch_size=1, **about)
@@ -237,8 +241,8 @@ def test_noise_is_the_pictures_own_and_seeded(plain, images_of):
 
 def test_means_stream(plain, images_of):
     images, _ = pair(images_of, plain, 5)
-    at_once = mean_activations(plain, images, "z", **QUIET)
-    in_parts = mean_activations(plain, [images[:2], images[2:]], "z", **QUIET)
+    at_once = mean_activations(plain, images, sites="z", **QUIET)
+    in_parts = mean_activations(plain, [images[:2], images[2:]], sites="z", **QUIET)
     for name, value in at_once.items():
         torch.testing.assert_close(value, in_parts[name])
         torch.testing.assert_close(value, plain.run_with_cache(images)[1][name].mean(dim=0, keepdim=True))
@@ -262,7 +266,7 @@ def test_masks_are_token_sets(plain, images_of):
 
 def test_donors_are_of_the_class_that_is_likeliest(plain, images_of):
     images, candidates = images_of(plain, 4, seed=1), images_of(plain, 12, seed=2)
-    indices = confusing_donors(plain, images, candidates)
+    indices = confusing_donors(plain, images, others=candidates)
     own, theirs = plain(images), plain(candidates)
     predicted = theirs.argmax(-1)
     for image, donor in enumerate(indices):
@@ -272,14 +276,14 @@ def test_donors_are_of_the_class_that_is_likeliest(plain, images_of):
         same = (predicted == predicted[donor]).nonzero()[:, 0]
         assert theirs.softmax(-1)[donor].max() == theirs.softmax(-1)[same].max()
     with pytest.raises(InputError, match="own class"):
-        confusing_donors(plain, images[:1], images[:1])
+        confusing_donors(plain, images[:1], others=images[:1])
 
 
 def test_hooks_of_the_user_act_in_every_run(plain, images_of):
     clean, corrupted = pair(images_of, plain)
     cut = [("blocks.2.attn.hook_z", lambda z, hook: z * 0.5), ("blocks.0.hook_mlp_out", lambda x, hook: x * 0)]
     with plain.hooks(fwd_hooks=cut):
-        inside = activation_patching(plain, clean, corrupted, "logit", tokens=[0, 2], classes=[1], **QUIET)
+        inside = activation_patching(plain, clean, corrupted, metric="logit", tokens=[0, 2], classes=[1], **QUIET)
         _, cache = plain.run_with_cache(clean, names_filter="blocks.1.hook_resid_pre")
         theirs = cache["blocks.1.hook_resid_pre"]
 
@@ -308,15 +312,15 @@ class FailsLate:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"site": "blocks.1.hook_resid_pre"}, r'site="resid_pre", blocks=\[1\]'),
-        ({"site": "blocks.1.attn.hook_z"}, r'site="z", blocks=\[1\]'),
-        ({"site": "hook_embed"}, "name of a hook point"),
-        ({"site": "resid"}, "nearest names are resid_pre"),
-        ({"site": ["z", "resid_pre"]}, "a sweep each"),
-        ({"site": []}, "list of sites is empty"),
-        ({"site": "mlp_out", "heads": [0]}, "mlp_out has no heads: patch z, q, k, v, attn_scores, pattern by head"),
-        ({"site": "z", "neurons": [0]}, "z has no neurons: patch pre, post by neuron"),
-        ({"site": "post", "neurons": [10**6]}, "no neuron 1000000"),
+        ({"sites": "blocks.1.hook_resid_pre"}, r'"resid_pre" with blocks=\[1\]'),
+        ({"sites": "blocks.1.attn.hook_z"}, r'"z" with blocks=\[1\]'),
+        ({"sites": "hook_embed"}, "name of a hook point"),
+        ({"sites": "resid"}, "nearest names are resid_pre"),
+        ({"sites": ["z", "resid_pre"]}, "a sweep each"),
+        ({"sites": []}, "list of sites is empty"),
+        ({"sites": "mlp_out", "heads": [0]}, "mlp_out has no heads: patch z, q, k, v, attn_scores, pattern by head"),
+        ({"sites": "z", "neurons": [0]}, "z has no neurons: patch pre, post by neuron"),
+        ({"sites": "post", "neurons": [10**6]}, "no neuron 1000000"),
         ({"metric": []}, "no metric"),
         ({"metric": lambda logits: None}, "returned NoneType"),
         ({"metric": {"a": "logit", "b": "loss"}}, "not 'loss'"),
@@ -331,14 +335,14 @@ def test_wrong_input_is_one_clear_sentence(plain, images_of, arguments, sentence
 
 def test_a_metric_of_nan_names_the_cell(plain, images_of):
     with pytest.raises(InputError, match=r"NaN for resid_pre of block 2, tokens patches"):
-        activation_patching(plain, *pair(images_of, plain), FailsLate(), tokens=["class", "patches"], **QUIET)
+        activation_patching(plain, *pair(images_of, plain), metric=FailsLate(), tokens=["class", "patches"], **QUIET)
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         ({"replacement": "nought"}, "replacement is one of zero"),
-        ({"replacement": "resample"}, "needs others="),
+        ({"replacement": "other"}, "needs others="),
         ({"replacement": torch.zeros(7)}, "does not fit"),
         ({"replacement": {5: torch.zeros(1)}}, "hold none for blocks.0"),
         ({"tokens": box(0, 0, 9, 9)}, "outside the grid"),
@@ -358,7 +362,7 @@ def test_wrong_ablations_too(plain, images_of, arguments, sentence):
 def test_sites_that_an_architecture_lacks_are_refused(variant, site, sentence, images_of):
     model = build(variant)
     with pytest.raises(InputError, match=sentence):
-        activation_patching(model, *pair(images_of, model), site=site, **QUIET)
+        activation_patching(model, *pair(images_of, model), sites=site, **QUIET)
 
 
 @pytest.mark.parametrize("how", ["zero", "renormalise"])
@@ -368,24 +372,24 @@ def test_attention_edges_are_swept_as_they_are_knocked_out(how, plain, images_of
     site = {"zero": "pattern", "renormalise": "attn_scores"}[how]
     replacement = {"zero": "zero", "renormalise": torch.tensor(-torch.inf, dtype=torch.float64)}[how]
     about = {"replacement": replacement, "tokens": "class", "keys": "patches", "classes": [1], **QUIET}
-    swept = activation_ablation(plain, images, site=site, **about)
+    swept = activation_ablation(plain, images, sites=site, **about)
     for block in range(plain.cfg.n_layers):
         for head in range(plain.cfg.n_heads):
             edges = Edges("class", "patches", blocks=[block], heads=[head])
             expected = knockout_attention(plain, images, edges, how).values[:, 1] - whole
             torch.testing.assert_close(swept.values[block, head], expected, rtol=1e-9, atol=1e-10)
     with pytest.raises(InputError, match="has no keys"):
-        activation_ablation(plain, images, site="z", keys="patches", **QUIET)
+        activation_ablation(plain, images, sites="z", keys="patches", **QUIET)
 
 
-@pytest.mark.parametrize("replacement", ["zero", "mean", "resample", "noise"])
+@pytest.mark.parametrize("replacement", ["zero", "mean", "other", "noise"])
 def test_hooks_ablate_as_the_sweep_does_and_many_at_once(replacement, plain, images_of):
     images, others = pair(images_of, plain, 3)
-    more = {"others": others} if replacement == "resample" else {}
+    more = {"others": others} if replacement == "other" else {}
     whole = plain(images)[:, 1]
     for site, places in {"z": [(1, 0), (1, 2), (2, 3)], "post": [(0, 7)], "resid_pre": [1]}.items():
         hooks = [
-            ablation_hooks(plain, images, site, [place], tokens="patches", replacement=replacement, **more)
+            ablation_hooks(plain, images, site=site, places=[place], tokens="patches", replacement=replacement, **more)
             for place in places
         ]
         unit = {"z": "heads", "post": "neurons"}.get(site)
@@ -393,12 +397,22 @@ def test_hooks_ablate_as_the_sweep_does_and_many_at_once(replacement, plain, ima
             block, number = place if unit else (place, None)
             about = {unit: [number], "tokens": "patches"} if unit else {"tokens": ["patches"]}
             swept = activation_ablation(
-                plain, images, site=site, blocks=[block], replacement=replacement, classes=[1], **about, **more, **QUIET
+                plain,
+                images,
+                sites=site,
+                blocks=[block],
+                replacement=replacement,
+                classes=[1],
+                **about,
+                **more,
+                **QUIET,
             )
             with torch.no_grad():
                 logits = plain.run_with_hooks(images, fwd_hooks=alone)[:, 1]
             torch.testing.assert_close(swept.values.squeeze(), logits - whole, rtol=1e-9, atol=1e-10)
-        together = ablation_hooks(plain, images, site, places, tokens="patches", replacement=replacement, **more)
+        together = ablation_hooks(
+            plain, images, site=site, places=places, tokens="patches", replacement=replacement, **more
+        )
         with torch.no_grad(), plain.hooks(fwd_hooks=together):
             both = plain(images)
         with torch.no_grad():
@@ -410,13 +424,37 @@ def test_hooks_ablate_as_the_sweep_does_and_many_at_once(replacement, plain, ima
         ("mlp_out", [(1, 2)], "is a block"),
     ]:
         with pytest.raises(InputError, match=sentence):
-            ablation_hooks(plain, images, site, places)
+            ablation_hooks(plain, images, site=site, places=places)
 
 
 def test_single_numbers_will_do(plain, images_of):
     clean, corrupted = pair(images_of, plain)
-    about = {"site": "z", "classes": [1], **QUIET}
-    listed = activation_patching(plain, clean, corrupted, "logit", blocks=[1], heads=[2], **about)
+    about = {"sites": "z", "classes": [1], **QUIET}
+    listed = activation_patching(plain, clean, corrupted, metric="logit", blocks=[1], heads=[2], **about)
     assert torch.equal(
-        activation_patching(plain, clean, corrupted, "logit", blocks=1, heads=2, **about).values, listed.values
+        activation_patching(plain, clean, corrupted, metric="logit", blocks=1, heads=2, **about).values, listed.values
     )
+    last = activation_patching(plain, clean, corrupted, metric="logit", blocks=-2, heads=-2, **about)
+    assert last.axes["head"] == [f"H{plain.cfg.n_heads - 2}"]
+    assert torch.equal(last.values, listed.values)
+    swept = [ablation_hooks(plain, clean, site="z", places=places) for places in ((1, 2), "L1H2", [(-2, -2)])]
+    with torch.no_grad():
+        logits = [plain.run_with_hooks(clean, fwd_hooks=hooks) for hooks in swept]
+    assert torch.equal(logits[0], logits[1])
+    assert torch.equal(logits[0], logits[2])
+
+
+def test_results_know_the_classes_they_are_about(plain, images_of):
+    clean, corrupted = pair(images_of, plain)
+    about = {"tokens": ["class"], "blocks": 0, **QUIET}
+    found = activation_patching(plain, clean, corrupted, 1, baseline_classes=[2], **about)
+    assert (found.classes.tolist(), found.baseline_classes.tolist()) == ([[1], [1]], [[2], [2]])
+    predicted = plain(clean).argmax(dim=-1, keepdim=True)
+    first = activation_patching(plain, clean, corrupted, metric="logit", **about)
+    assert torch.equal(first.classes, predicted)
+    assert first.baseline_classes is None
+    own = activation_patching(plain, clean, corrupted, metric=lambda logits: logits[:, 0], **about)
+    assert own.classes is None
+    lost = activation_ablation(plain, clean, sites="resid_pre", metric="logit_difference", **about)
+    assert torch.equal(lost.classes, predicted)
+    assert (lost.baseline_classes != predicted).all()

@@ -220,7 +220,12 @@ def test_the_true_edges_are_those_that_path_patching_finds(name):
     vit = build(name, 3)
     pairs = vit.pictures(4)
     result = path_patching(
-        vit.model, pairs.images, pairs.corrupted, None, ["a*<?>", "m*", "logits"], direction="noise", progress=False
+        vit.model,
+        pairs.images,
+        pairs.corrupted,
+        receivers=["L*H*<?>", "L* mlp", "logits"],
+        direction="noise",
+        progress=False,
     )
     effect = (result.shift() / result.gap()).abs()
     found = {

@@ -91,12 +91,14 @@ def test_means_over_classes(subject):
 def test_boards_of_interventions(subject):
     quiet = {"classes": 1, "baseline_classes": 4, "progress": False}
     clean, corrupted = subject.images[:1], subject.images[1:2]
-    heads = vitlens.activation_patching(subject.model, clean, corrupted, site="z", **quiet)
+    heads = vitlens.activation_patching(subject.model, clean, corrupted, sites="z", **quiet)
     figure = patching_board(heads)
     np.testing.assert_allclose(figure.data[0].z, heads.effect().T.float().numpy())
     assert figure.layout.title.text == "Patching z, block × head"
     assert figure.data[0].zmax == pytest.approx(heads.effect().abs().max().item())
-    paths = vitlens.path_patching(subject.model, clean, corrupted, ["a0.*", "m*"], ["logits"], **quiet)
+    paths = vitlens.path_patching(
+        subject.model, clean, corrupted, senders=["L0H*", "L* mlp"], receivers=["logits"], **quiet
+    )
     board = path_board(paths)
     np.testing.assert_allclose(board.data[0].z, paths.effect().float().numpy())
     assert list(board.data[0].y) == paths.axes["sender"]

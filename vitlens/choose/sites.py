@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from vitlens.arguments import items
+from vitlens.arguments import index_of, items
 from vitlens.choose.tokens import Box, TokenSet, select_tokens
 from vitlens.data.masks import MaskInput
 from vitlens.errors import InputError, nearest
@@ -57,7 +57,7 @@ def find_site(model: HookedViT, name: str) -> Site:
         if name in model.hook_dict or name.startswith("blocks."):
             parts = name.split(".")
             short = parts[-1].removeprefix("hook_")
-            hint = f'site="{short}", blocks=[{parts[1]}]' if short in SITES and len(parts) > 2 else "a site"
+            hint = f'"{short}" with blocks=[{parts[1]}]' if short in SITES and len(parts) > 2 else "a site"
             raise InputError(
                 f"{name!r} is the name of a hook point; a sweep goes over a site in all blocks or some: pass {hint} "
                 f"(sites are {', '.join(SITES)})"
@@ -131,7 +131,7 @@ def make_cells(
     Args:
         tokens: "each" token by itself (the default of sites without heads or neurons), one token set, a list of them, or a
             mapping from names to them; for heads and neurons all tokens by default, which is no axis of the result.
-        heads, neurons: by default all, of sites that have them.
+        heads, neurons: one or several, by default all, of sites that have them; -1 is the last.
         keys: of patterns and scores, the keys that are patched; by default all.
 
     Raises:
@@ -152,12 +152,11 @@ def make_cells(
         return Cells(site, sets, None, 1, axes)
     n_units = model.cfg.n_heads if site.unit == "head" else model.blocks[0].mlp.W_out.shape[0]
     chosen = asked[site.unit]
-    units = list(range(n_units)) if chosen is None else [int(number) for number in items(chosen)]
+    units = (
+        list(range(n_units)) if chosen is None else [index_of(number, n_units, site.unit) for number in items(chosen)]
+    )
     if not units:
         raise InputError(f"the list of {site.unit}s is empty")
-    for number in units:
-        if not 0 <= number < n_units:
-            raise InputError(f"there is no {site.unit} {number}: a block has {site.unit}s 0 to {n_units - 1}")
     axes[site.unit] = [f"{site.unit[0].upper()}{number}" for number in units]
     seen = None if keys is None else select_tokens(model, keys, n_images, masks, grid)
     return Cells(site, sets, units, n_units, axes, seen)

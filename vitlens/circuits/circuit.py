@@ -19,18 +19,16 @@ from vitlens.files import write_whole
 from vitlens.model.graph import Graph, Node
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.patching.contrast import Patching
+from vitlens.patching.results import Patching
 from vitlens.results.result import Drawable
 
-HOW = ("threshold", "greedy")
-_EDGE = re.compile(r"(input|a\d+\.h\d+|m\d+)->(a\d+\.h\d+<[qkv]>|m\d+|logits)")
-#: A ranking of edges: (place of the writer, place of the reader) in the graph, best first.
-Edges = Iterator[tuple[int, int]]
+METHODS = ("threshold", "greedy")
+_EDGE = re.compile(r"(input|L\d+H\d+|L\d+ mlp)->(L\d+H\d+<[qkv]>|L\d+ mlp|logits)")
 
 
 @dataclass(frozen=True, repr=False)
 class Circuit(Drawable):
-    """A set of edges, named as in `vitlens.model.graph`: "a0.h2->a3.h1<v>".
+    """A set of edges, named as in `vitlens.model.graph`: "L0H2->L3H1<v>".
 
     `scores` are the (signed) effects that the edges were chosen by, where they were; `settings` say how.
 
@@ -144,49 +142,49 @@ def find_circuit(
     scores: Patching,
     *,
     n_edges: int | None = None,
-    threshold: float | None = None,
-    how: str = "threshold",
+    min_score: float | None = None,
+    method: str = "threshold",
     signed: bool = False,
 ) -> Circuit:
     """The circuit of the best edges, without those on no path from the input to the logits.
 
     Args:
-        scores: of every edge: `path_patching(model, clean, corrupted, None, None)` or `edge_attribution_patching`.
+        scores: of every edge: `path_patching(…, receivers=None)` or `edge_attribution_patching`.
         n_edges: take this many edges before those on no path go; or
-        threshold: take the edges that score at least this.
-        how: "threshold": the best edges anywhere; "greedy": from the logits backwards, always the best edge that leads into
-            a node that is there already, so that no edge is taken that leads nowhere.
+        min_score: take the edges that score at least this.
+        method: "threshold": the best edges anywhere; "greedy": from the logits backwards, always the best edge into a
+            node that is there already, so that no edge is taken that leads nowhere.
         signed: rank edges by their effect; by default by its size, so that edges against the clean answer count too.
 
     Raises:
-        InputError: neither or both of n_edges and threshold; more edges than there are; scores of other edges, of several
+        InputError: neither or both of n_edges and min_score; more edges than there are; scores of other edges, of several
             metrics, or not complete; nothing is left.
 
     Source: Hanna et al. 2024 (Have Faith in Faithfulness; both ways, and the pruning); Conmy et al. 2023.
     """
-    if (n_edges is None) == (threshold is None):
-        raise InputError("pass either n_edges= or threshold=: how many edges the circuit takes, or from which score on")
+    if (n_edges is None) == (min_score is None):
+        raise InputError("pass either n_edges= or min_score=: how many edges the circuit takes, or from which score on")
     graph = Graph(model)
     effect = edge_effects(graph, scores)
     rank = effect if signed else effect.abs()
-    ranked = rank_edges(graph, rank, how)
+    ranked = rank_edges(graph, rank, method)
     if n_edges is not None:
         check_size(graph, n_edges, "n_edges")
-    least = -torch.inf if threshold is None else threshold
+    least = -torch.inf if min_score is None else min_score
     chosen = list(islice(takewhile(lambda edge: rank[edge] >= least, ranked), n_edges))
     if not chosen:
-        first = rank[next(rank_edges(graph, rank, how))].item()
-        raise InputError(f"no edge reaches the threshold of {threshold}: the first to take scores {first:.3g}")
+        first = rank[next(rank_edges(graph, rank, method))].item()
+        raise InputError(f"no edge reaches min_score={min_score}: the first to take scores {first:.3g}")
     kept = prune(graph, as_mask(graph, chosen))
     if not kept.any():
         raise InputError(
             f"none of the {len(chosen)} best edges lies on a path from the input to the logits: take more of them"
-            + ("" if how == "greedy" else ', or how="greedy", which connects them to the logits')
+            + ("" if method == "greedy" else ', or method="greedy", which connects them to the logits')
         )
     settings = {
-        "how": how,
+        "method": method,
         "n_edges": n_edges,
-        "threshold": threshold,
+        "min_score": min_score,
         "signed": signed,
         "metric": scores.metric_name,
         "scores": scores.settings,
@@ -206,38 +204,38 @@ def edge_effects(graph: Graph, scores: Patching) -> Float[Tensor, "writer reader
     if not {"sender", "receiver"} <= set(scores.axes):
         raise InputError(
             f"a circuit is found from scores of edges, with the axes sender and receiver, not {', '.join(scores.axes)}: "
-            "path_patching(model, clean, corrupted, None, None) makes them"
+            "path_patching(…, receivers=None) makes them"
         )
     if extra:
         scores.require_axes("sender", "receiver")
     if scores.axes["sender"] != list(graph.writer_index) or scores.axes["receiver"] != list(graph.reader_index):
         raise InputError(
             f"the scores are not of all edges of {graph.model.cfg.model_name}: make them with "
-            "path_patching(model, clean, corrupted, None, None)"
+            "path_patching(…, receivers=None)"
         )
     if not scores.complete:
         raise InputError("the scores were interrupted and not all edges have one: make them again with resume=scores")
     return scores.effect().detach().cpu().double()
 
 
-def rank_edges(graph: Graph, scores: Float[Tensor, "writer reader"], how: str) -> Edges:
-    """Edges in the order in which a growing circuit takes them.
+def rank_edges(graph: Graph, scores: Float[Tensor, "writer reader"], method: str) -> Iterator[tuple[int, int]]:
+    """Edges, as places of writer and reader in the graph, in the order in which a growing circuit takes them.
 
     Raises:
-        InputError: an unknown way.
+        InputError: an unknown method.
     """
-    if how not in HOW:
-        raise InputError(f"a circuit is found by one of {', '.join(HOW)}, not {how!r}")
-    return _by_score(graph, scores) if how == "threshold" else _from_logits(graph, scores)
+    if method not in METHODS:
+        raise InputError(f"a circuit is found by one of {', '.join(METHODS)}, not {method!r}")
+    return _by_score(graph, scores) if method == "threshold" else _from_logits(graph, scores)
 
 
-def _by_score(graph: Graph, scores: Float[Tensor, "writer reader"]) -> Edges:
+def _by_score(graph: Graph, scores: Float[Tensor, "writer reader"]) -> Iterator[tuple[int, int]]:
     places = graph.exists.nonzero()
     order = scores[graph.exists].argsort(descending=True, stable=True)
     yield from ((w, r) for w, r in places[order].tolist())
 
 
-def _from_logits(graph: Graph, scores: Float[Tensor, "writer reader"]) -> Edges:
+def _from_logits(graph: Graph, scores: Float[Tensor, "writer reader"]) -> Iterator[tuple[int, int]]:
     owners, table = reader_nodes(graph).tolist(), scores.tolist()
     logits = len(graph.writers)
     readers_of: list[list[int]] = [[] for _ in range(logits + 1)]
@@ -316,12 +314,5 @@ def parse_edge(edge: str) -> tuple[Node, Node]:
     """
     ends = _EDGE.fullmatch(edge) if isinstance(edge, str) else None
     if ends is None:
-        raise InputError(f"{edge!r} is no name of an edge: they look like 'a0.h2->a3.h1<v>' or 'm2->logits'")
-    return _node(ends[1]), _node(ends[2])
-
-
-def _node(name: str) -> Node:
-    numbers = [int(number) for number in re.findall(r"\d+", name)]
-    if len(numbers) == 2:
-        return Node("head", numbers[0], numbers[1], name[-2] if name.endswith(">") else "")
-    return Node("mlp", numbers[0]) if numbers else Node(name)
+        raise InputError(f"{edge!r} is no name of an edge: they look like 'L0H2->L3H1<v>' or 'L2 mlp->logits'")
+    return Node.of(ends[1]), Node.of(ends[2])

@@ -21,8 +21,8 @@ from vitlens.errors import InputError
 from vitlens.model.graph import Graph
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.patching.contrast import Contrast, Patching
-from vitlens.patching.interventions import make_result
+from vitlens.patching.results import Patching
+from vitlens.patching.whole_runs import WholeRuns, make_result, run_pair
 from vitlens.statistics import bootstrap
 
 Masks = Bool[Tensor, "circuit writer reader"]
@@ -48,9 +48,9 @@ class CircuitCurve(Patching):
         return self.select(run="complement").effect()
 
     @checked
-    def summary(self, level: float = 0.95, n: int = 1000, seed: int = 0) -> pd.DataFrame:
+    def summary(self, *, level: float = 0.95, n_draws: int = 1000, seed: int = 0) -> pd.DataFrame:
         """As `Intervention.summary`; with the number of edges kept where runs and sizes are both axes."""
-        table = super().summary(level, n, seed)
+        table = super().summary(level=level, n_draws=n_draws, seed=seed)
         if {"run", "size"} <= set(self.axes):
             table.insert(2, "n_edges", [kept for run in self.axes["run"] for kept in self.n_edges[run]])
         return table
@@ -62,18 +62,18 @@ def evaluate_circuits(
     model: HookedViT,
     clean: Pictures,
     corrupted: Pictures,
+    classes: Classes = None,
+    *,
     scores: Patching | Circuit | Sequence[Circuit],
     sizes: int | Sequence[int] | None = None,
-    metric: Metrics = "logit_difference",
-    how: str = "threshold",
-    *,
-    signed: bool = False,
-    n_random: int = 3,
-    seed: int = 0,
-    classes: Classes = None,
     baseline_classes: Classes = None,
+    metric: Metrics = "logit_difference",
+    method: str = "threshold",
+    signed: bool = False,
+    n_draws: int = 3,
+    seed: int = 0,
     batch_size: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> CircuitCurve:
     """Faithfulness and completeness of the circuits that edge scores lead to, beside random circuits of the same sizes.
 
@@ -83,11 +83,12 @@ def evaluate_circuits(
     Args:
         scores: of every edge, as `find_circuit` takes them; or circuits to evaluate as they are.
         sizes: numbers of edges; by default about ten, evenly spaced by their logarithm, up to all edges.
-        how, signed: as in `find_circuit`, for each size.
-        n_random: random circuits for each size. They are made as the others, from random scores, and cut where as many
+        method, signed: as in `find_circuit`, for each size.
+        n_draws: random circuits for each size. They are made as the others, from random scores, and cut where as many
             edges are left on paths from the input to the logits as in the circuit they stand beside.
-        metric, classes, baseline_classes: as in `activation_patching`, one metric.
-        batch_size: rows (runs × pictures) of a forward.
+        classes, baseline_classes, metric: as in `activation_patching`, one metric.
+        batch_size: rows of a forward, which are runs × pictures; by default as many as are fast and fit.
+        progress: show a bar; by default on a terminal only.
 
     Returns:
         CircuitCurve with axes run, size, image.
@@ -101,13 +102,13 @@ def evaluate_circuits(
         in Conmy et al. 2023 (ACDC).
     """
     graph = Graph(model)
-    contrast = _contrast(model, clean, corrupted, metric, classes, baseline_classes)
-    if n_random < 0:
-        raise InputError(f"n_random is 0 or more, not {n_random}")
+    whole = _run_pair(model, clean, corrupted, classes, baseline_classes, metric)
+    if n_draws < 0:
+        raise InputError(f"n_draws is 0 or more, not {n_draws}")
     if isinstance(scores, Patching):
         asked = _sizes(graph, sizes)
         effect = edge_effects(graph, scores)
-        ranked = list(rank_edges(graph, effect if signed else effect.abs(), how))
+        ranked = list(rank_edges(graph, effect if signed else effect.abs(), method))
         circuits = torch.stack([prune(graph, as_mask(graph, ranked[:size])) for size in asked])
     else:
         if sizes is not None:
@@ -125,20 +126,17 @@ def evaluate_circuits(
         circuits = torch.stack([circuit.mask(graph) for circuit in given])
     runs = {"circuit": circuits, "complement": graph.exists & ~circuits}
     generator = torch.Generator().manual_seed(seed)
-    for draw in range(n_random):
-        runs[f"random {draw + 1}"] = _random_circuits(graph, circuits.sum(dim=(1, 2)).tolist(), how, generator)
-    patched = _measured(graph, contrast, torch.cat(list(runs.values())), batch_size, progress, "evaluating circuits")
+    for draw in range(n_draws):
+        runs[f"random {draw + 1}"] = _random_circuits(graph, circuits.sum(dim=(1, 2)).tolist(), method, generator)
+    patched = _measured(graph, whole, torch.cat(list(runs.values())), batch_size, progress, "evaluating circuits")
     counts = {run: masks.sum(dim=(1, 2)).tolist() for run, masks in runs.items()}
     return make_result(
         CircuitCurve,
+        whole,
         {"run": list(runs), "size": asked},
         patched.unflatten(0, (len(runs), len(asked)))[None],
-        contrast.measures,
-        metric,
-        {"target": contrast.of_target, "source": contrast.of_source},
         quantity="faithfulness",
-        settings=contrast.settings(model, "circuit", "exact") | {"how": how, "signed": signed, "seed": seed},
-        grid=model.embed.grid(*contrast.target.shape[-2:]),
+        settings={"site": "circuit", "method": method, "signed": signed, "seed": seed},
         n_edges=counts | {"complement": counts["circuit"]},
     )
 
@@ -149,22 +147,22 @@ def minimality(
     model: HookedViT,
     clean: Pictures,
     corrupted: Pictures,
-    circuit: Circuit,
-    metric: Metrics = "logit_difference",
-    *,
     classes: Classes = None,
+    *,
+    circuit: Circuit,
     baseline_classes: Classes = None,
+    metric: Metrics = "logit_difference",
     level: float = 0.95,
     seed: int = 0,
     batch_size: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> pd.DataFrame:
     """How much faithfulness falls when each edge of the circuit alone is resampled too: a circuit has none to spare.
 
     One run per edge, so it is for circuits, not for whole graphs.
 
     Args:
-        metric, classes, baseline_classes: as in `activation_patching`, one metric.
+        classes, baseline_classes, metric: as in `activation_patching`, one metric.
         level, seed: of the bootstrap interval over pictures.
 
     Returns:
@@ -180,13 +178,13 @@ def minimality(
     if not len(circuit):
         raise InputError("the circuit is empty: there is no edge that it could need")
     mask = circuit.mask(graph)
-    contrast = _contrast(model, clean, corrupted, metric, classes, baseline_classes)
+    whole = _run_pair(model, clean, corrupted, classes, baseline_classes, metric)
     places = mask.nonzero()
     without = mask.repeat(len(places), 1, 1)
     without[torch.arange(len(places)), places[:, 0], places[:, 1]] = False
     runs = torch.cat([mask[None], without])
-    patched = _measured(graph, contrast, runs, batch_size, progress, "removing edges").double().cpu().numpy()
-    target, source = (run[0].double().cpu().numpy() for run in (contrast.of_target, contrast.of_source))
+    patched = _measured(graph, whole, runs, batch_size, progress, "removing edges").double().cpu().numpy()
+    target, source = (run[0].double().cpu().numpy() for run in (whole.found["target"], whole.found["source"]))
     gap = source - target
     fall = (patched[:1] - patched[1:]).T
     drop, low, high = bootstrap(fall, np.broadcast_to(gap[:, None], fall.shape), level=level, seed=seed)
@@ -198,17 +196,17 @@ def minimality(
     return table
 
 
-def _contrast(
+def _run_pair(
     model: HookedViT,
     clean: Pictures,
     corrupted: Pictures,
-    metric: Metrics,
     classes: Classes,
     baseline_classes: Classes,
-) -> Contrast:
+    metric: Metrics,
+) -> WholeRuns:
     if several(metric):
         raise InputError("circuits are evaluated by one metric at a time")
-    return Contrast.make(model, clean, corrupted, metric, "denoise", classes, baseline_classes)
+    return run_pair(model, clean, corrupted, classes, baseline_classes, metric, "denoise")
 
 
 def _sizes(graph: Graph, sizes: int | Sequence[int] | None) -> list[int]:
@@ -223,10 +221,10 @@ def _sizes(graph: Graph, sizes: int | Sequence[int] | None) -> list[int]:
     return sorted(set(sizes))
 
 
-def _random_circuits(graph: Graph, n_edges: list[int], how: str, generator: torch.Generator) -> Masks:
+def _random_circuits(graph: Graph, n_edges: list[int], method: str, generator: torch.Generator) -> Masks:
     """Circuits of random edges, each within the next, that have at least so many edges on paths."""
     scores = torch.rand(graph.exists.shape, generator=generator, dtype=torch.float64)
-    ranked = list(rank_edges(graph, scores, how))
+    ranked = list(rank_edges(graph, scores, method))
 
     def first(n: int) -> Bool[Tensor, "writer reader"]:
         return prune(graph, as_mask(graph, ranked[:n]))
@@ -236,13 +234,13 @@ def _random_circuits(graph: Graph, n_edges: list[int], how: str, generator: torc
 
 
 def _measured(
-    graph: Graph, contrast: Contrast, runs: Masks, batch_size: int | None, progress: bool, description: str
+    graph: Graph, whole: WholeRuns, runs: Masks, batch_size: int | None, progress: bool | None, description: str
 ) -> Float[Tensor, "circuit image"]:
     """The metric of every run."""
     logits = run_edges(
         graph,
-        contrast.source,
-        contrast.target,
+        whole.source,
+        whole.target,
         runs,
         batch_size=batch_size,
         progress=progress,
@@ -250,7 +248,7 @@ def _measured(
     )
     return torch.stack(
         [
-            contrast.measures(of_run, f"the circuit of {int(run.sum())} edges")[0]
+            whole.measures(of_run, f"the circuit of {int(run.sum())} edges")[0]
             for of_run, run in zip(logits, runs, strict=True)
         ]
     )

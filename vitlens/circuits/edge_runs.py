@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
+from vitlens.arguments import bar_hidden
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.graph import Graph, Writings
@@ -25,7 +26,7 @@ def run_edges(
     kept: Bool[Tensor, "run writer reader"],
     *,
     batch_size: int | None = None,
-    progress: bool = False,
+    progress: bool | None = False,
     description: str = "running circuits",
 ) -> Float[Tensor, "run image classes"]:
     """The logits of runs on the clean pictures in which only the kept edges carry what their writers write in this run.
@@ -56,8 +57,9 @@ def run_edges(
     rows = _rows(graph, clean, batch_size)
     per_chunk = min(rows, len(clean))
     at_once = max(1, rows // per_chunk)
+    hidden = bar_hidden(progress, -(-len(kept) * len(clean) // rows))
     logits = []
-    with tqdm(total=len(kept) * len(clean), desc=description, unit="run", disable=not progress) as bar:
+    with tqdm(total=len(kept) * len(clean), desc=description, unit="run", disable=hidden) as bar:
         for ours, theirs in zip(clean.split(per_chunk), corrupted.split(per_chunk), strict=True):
             pair = _Pair.make(graph, ours, theirs)
             of_chunk = []
@@ -126,19 +128,19 @@ def _run(graph: Graph, pair: _Pair, kept: Float[Tensor, "run writer reader"]) ->
         block: Any = model.blocks[b]
         qkv = []
         for part, weight, bias in zip("qkv", block.attn.project.matrices(), block.attn.project.biases(), strict=True):
-            normed = block.ln1(read(f"a{b}.h0<{part}>", n_heads))
+            normed = block.ln1(read(f"L{b}H0<{part}>", n_heads))
             by_head = rearrange(normed, "(run h i) t d -> run h i t d", run=n_runs, h=n_heads)
             projected = einsum(by_head, weight, "run h i t d, h d e -> run i t h e") + bias
             qkv.append(rearrange(projected, "run i t h e -> (run i) t h e"))
         # Between the mixing and W_O there is nothing else: Graph refuses norms and gates there.
         z = block.attn.hook_z(block.attn.attend(*qkv, layout.angles_of(b), layout.bias))
         z_change = rearrange(z, "(run i) ... -> run i ...", run=n_runs) - pair.corrupted.values[hook_name(b, "attn.z")]
-        heads = graph.writer_index[f"a{b}.h0"]
+        heads = graph.writer_index[f"L{b}H0"]
         changes[:, heads : heads + n_heads] = einsum(z_change, block.attn.W_O, "run i t h e, h e d -> run h i t d")
 
-        out = block.hook_mlp_out(graph.mlp(b, read(f"m{b}")))
+        out = block.hook_mlp_out(graph.mlp(b, read(f"L{b} mlp")))
         out = rearrange(out, "(run i) t d -> run i t d", run=n_runs)
-        changes[:, graph.writer_index[f"m{b}"]] = out - pair.corrupted.values[hook_name(b, "mlp_out")]
+        changes[:, graph.writer_index[f"L{b} mlp"]] = out - pair.corrupted.values[hook_name(b, "mlp_out")]
 
     logits = forward_suffix(model, read("logits"), model.cfg.n_layers, pair.grid)
     return rearrange(logits, "(run i) k -> run i k", run=n_runs)

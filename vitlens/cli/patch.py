@@ -24,7 +24,7 @@ from vitlens.cli.options import (
     WantedClass,
 )
 from vitlens.cli.output import Answer, check_out, hand_over
-from vitlens.cli.shared import DEMO, is_watched, load_model, require_classes
+from vitlens.cli.shared import DEMO, complain, is_watched, load_model, require_classes
 from vitlens.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from vitlens.data.masks import Masks
     from vitlens.model.hooked_vit import HookedViT
     from vitlens.pages.page import Section
-    from vitlens.patching.contrast import Patching
+    from vitlens.patching.results import Patching
 
 #: A board of blocks × more columns than these is told as its largest cells instead.
 MOST_COLUMNS = 12
@@ -108,11 +108,9 @@ def patch(
     """Put activations of one picture into the run on another, cell by cell: which of them bring the decision with them?"""
     import warnings
 
-    import torch
-
-    from vitlens.choose.metrics import class_metric
     from vitlens.data.class_names import short_name
     from vitlens.patching.activation import activation_patching
+    from vitlens.patching.sweep import InterruptedWarning
     from vitlens.plots.patching import caution
 
     check_out(out)
@@ -120,19 +118,20 @@ def patch(
     require_classes(hooked)
     pair = _pair(hooked, clean, corrupted, mask, object_id, replace_context)
     with warnings.catch_warnings():
-        # An interrupted sweep warns how to go on in Python.
-        warnings.simplefilter("ignore", UserWarning)
+        # It says how to go on in Python.
+        warnings.simplefilter("ignore", InterruptedWarning)
         result = activation_patching(
-            hooked, pair.clean, pair.corrupted, metric, site,
+            hooked, pair.clean, pair.corrupted, wanted_class, baseline_classes=against_class, metric=metric, sites=site,
             tokens=_token_sets(hooked, tokens, mask, site), blocks=block or None, heads=head or None, direction=direction,
-            classes=wanted_class, baseline_classes=against_class, masks=pair.mask, batch_size=batch_size,
-            progress=is_watched(),
+            masks=pair.mask, batch_size=batch_size, progress=is_watched(),
         )  # fmt: skip
     if not result.complete:
-        raise KeyboardInterrupt
-    with torch.no_grad():
-        traced = class_metric(hooked, metric, hooked(pair.clean), hooked(pair.corrupted), wanted_class, against_class)
-    classes = [None if x is None else hooked.class_label(int(x[0])) for x in (traced.classes, traced.baseline)]
+        complain("interrupted")
+        raise typer.Exit(130)
+    classes = [
+        None if of_each is None else hooked.class_label(int(of_each[0, 0]))
+        for of_each in (result.classes, result.baseline_classes)
+    ]
     largest = _largest(result, top)
     facts = {
         "clean": pair.names[0],

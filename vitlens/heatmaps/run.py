@@ -23,7 +23,7 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.gradients import outside_inference
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.small_pictures import small_pictures
-from vitlens.patching.interventions import logits_of
+from vitlens.patching.whole_runs import logits_of
 from vitlens.results.result import Result
 
 

@@ -48,10 +48,10 @@ def _patching(model: Any) -> list[Row]:
     rows = [("activation_patching", EXACT, "equal to one full forward per cell")]
     if model.cfg.wiring == "parallel":
         why = "attention and MLP read the same stream, so there is none between them"
-        rows.append(('activation_patching(site="resid_mid")', IMPOSSIBLE, why))
+        rows.append(('activation_patching(sites="resid_mid")', IMPOSSIBLE, why))
     if any(block.attn.subtracts_patterns for block in model.blocks):
         why = "q and k have two heads for each head of v: patch v, z or the pattern"
-        rows.append(('activation_patching(site="q", "k" or "attn_scores")', IMPOSSIBLE, why))
+        rows.append(('activation_patching(sites="q", "k" or "attn_scores")', IMPOSSIBLE, why))
     refused = paths_refused(model)
     paths = ("path_patching, circuits", EXACT, "heads and MLPs add up to the stream")
     rows.append(paths if refused is None else (paths[0], IMPOSSIBLE, refused))

@@ -1,8 +1,7 @@
 """The computational graph of a model: what writes to the residual stream, what reads it, and every direct path between.
 
-Names are those of edge attribution patching: writers are "input" (the stream that enters block 0), "a3.h1" (block 3,
-head 1) and "m3" (its MLP); readers are "a3.h1<q>", "a3.h1<k>", "a3.h1<v>" (a head's three inputs), "m3" and "logits"; an
-edge is "a0.h2->a3.h1<v>".
+Writers are "input" (the stream that enters block 0), "L3H1" (block 3, head 1) and "L3 mlp"; readers are "L3H1<q>",
+"L3H1<k>", "L3H1<v>" (a head's three inputs), "L3 mlp" and "logits"; an edge is "L0H2->L3H1<v>".
 """
 
 import re
@@ -17,11 +16,13 @@ from einops import einsum
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vitlens.arguments import is_whole, short
+from vitlens.arguments import index_of, is_whole, short
 from vitlens.errors import InputError, nearest
 from vitlens.model.capabilities import paths_refused
 from vitlens.model.hooked_vit import HookedViT
 
+#: How parts are written.
+_NODE = re.compile(r"(?P<kind>input|logits)|L(?P<block>\d+)(?: mlp|H(?P<head>\d+)(?:<(?P<part>[qkv])>)?)")
 NodeName = str | tuple[int, int]
 NodeNames = NodeName | Sequence[NodeName] | None
 
@@ -42,8 +43,27 @@ class Node:
 
     def __str__(self) -> str:
         if self.kind == "head":
-            return f"a{self.block}.h{self.head}" + (f"<{self.part}>" if self.part else "")
-        return f"m{self.block}" if self.kind == "mlp" else self.kind
+            return f"L{self.block}H{self.head}" + (f"<{self.part}>" if self.part else "")
+        return f"L{self.block} mlp" if self.kind == "mlp" else self.kind
+
+    @classmethod
+    def of(cls, name: str) -> "Node":
+        """The node of this name.
+
+        Raises:
+            InputError: it is no name of a node.
+        """
+        found = _NODE.fullmatch(name)
+        if found is None:
+            raise InputError(
+                f"{name!r} is no name of a part: they look like 'input', 'L3H1', 'L3H1<v>', 'L3 mlp', 'logits'"
+            )
+        if found["kind"]:
+            return cls(found["kind"])
+        block = int(found["block"])
+        return (
+            cls("mlp", block) if found["head"] is None else cls("head", block, int(found["head"]), found["part"] or "")
+        )
 
 
 class Graph:
@@ -109,12 +129,12 @@ class Graph:
         return [f"{self.writers[w]}->{self.readers[r]}" for w, r in self.exists.nonzero().tolist()]
 
     def find_writers(self, names: NodeNames) -> list[Node]:
-        """The writers of these names or patterns ("a3.*", "m*"), in the order of the network; None: all. A head may also be
-        (block, head)."""
+        """The writers of these names or patterns ("L3H*", "L* mlp"), in the order of the network; None: all. A head may also
+        be (block, head)."""
         return self._find(names, self.writers, "sender")
 
     def find_readers(self, names: NodeNames) -> list[Node]:
-        """The readers of these names or patterns ("a3.h1<v>", "*<q>", "a3.h1" for its three inputs); None: all."""
+        """The readers of these names or patterns ("L3H1<v>", "*<q>", "L3H1" for its three inputs); None: all."""
         return self._find(names, self.readers, "receiver")
 
     def _find(self, names: NodeNames, nodes: list[Node], role: str) -> list[Node]:
@@ -125,11 +145,9 @@ class Graph:
             raise InputError(f"the list of {role}s is empty")
         found: set[int] = set()
         for item in wanted:
-            name = _written(item, role)
-            # A block without a head means all of its heads, a head without a part all of its inputs.
-            patterns = [name]
-            patterns += [f"{name}<?>"] if re.fullmatch(r"a[^<]*", name) else []
-            patterns += [f"{name}.*"] if re.fullmatch(r"a\d+", name) else []
+            name = self._written(item, role)
+            # A head without a part means all of its inputs.
+            patterns = [name, f"{name}<?>"]
             matches = {
                 i for i, node in enumerate(nodes) if any(fnmatchcase(str(node), pattern) for pattern in patterns)
             }
@@ -139,25 +157,26 @@ class Graph:
             found |= matches
         return [nodes[i] for i in sorted(found)]
 
+    def _written(self, item: Any, role: str) -> str:
+        """A node's name, of a head given as (block, head) too."""
+        if isinstance(item, str):
+            return item
+        if not _is_head(item):
+            raise InputError(f"a {role} is a name such as 'L3H1', or (block, head), not {short(item)}")
+        block, head = self.model.block_index(item[0]), index_of(item[1], self.model.cfg.n_heads, "head")
+        return str(Node("head", block, head))
+
 
 def _is_head(name: object) -> bool:
     return isinstance(name, tuple) and len(name) == 2 and all(is_whole(part) for part in name)
 
 
-def _written(item: Any, role: str) -> str:
-    """A node's name as it stands here, out of (block, head) and "L2H1" too."""
-    if _is_head(item):
-        return f"a{item[0]}.h{item[1]}"
-    if not isinstance(item, str):
-        raise InputError(f"a {role} is a name such as 'a3.h1', or (block, head), not {short(item)}")
-    head = read_head(item)
-    return item if head is None else f"a{head[0]}.h{head[1]}" + item[item.index("<") if "<" in item else len(item) :]
-
-
-def read_head(name: str) -> tuple[int, int] | None:
-    """Block and head of "a2.h1", or of "L2H1" as attributions write it; None for another name."""
-    found = re.fullmatch(r"(?:a(\d+)\.h|L(\d+)H)(\d+)(?:<[qkv]>)?", name)
-    return None if found is None else (int(found[1] or found[2]), int(found[3]))
+def read_head(name: Any) -> tuple[int, int] | None:
+    """Block and head of "L2H1" or (2, 1); None for anything else."""
+    if _is_head(name):
+        return int(name[0]), int(name[1])
+    found = re.fullmatch(r"L(\d+)H(\d+)", name) if isinstance(name, str) else None
+    return None if found is None else (int(found[1]), int(found[2]))
 
 
 def _require_separate_heads(model: HookedViT) -> None:

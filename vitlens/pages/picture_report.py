@@ -23,7 +23,7 @@ from vitlens.pages.evidence import evidence
 from vitlens.pages.page import Section, write_page
 from vitlens.pages.seen import picture_fact
 from vitlens.patching.activation import activation_patching
-from vitlens.patching.contrast import Patching
+from vitlens.patching.results import Patching
 from vitlens.plots import (
     attention_mosaic,
     attention_overlay,
@@ -255,7 +255,7 @@ def _patching_section(
     by_box = activation_patching(model, images, other, tokens=boxes, blocks=blocks, **common)
     groups = {"patches": "patches"} | {name: name for name in ("class",) if model.cfg.has_class_token}
     by_group = activation_patching(model, images, other, tokens=groups, **common)
-    by_head = activation_patching(model, images, other, site="z", **common)
+    by_head = activation_patching(model, images, other, sites="z", **common)
     pixels = model.to_pixels(torch.cat([images, other]))
     label = short_name(model.class_label(index))
     return Section(

@@ -1,12 +1,12 @@
 from . import transformer_lens as transformer_lens
-from .ablation import Ablation as Ablation
 from .ablation import ablation_hooks as ablation_hooks
 from .ablation import activation_ablation as activation_ablation
 from .activation import activation_patching as activation_patching
-from .contrast import Patching as Patching
 from .donors import confusing_donors as confusing_donors
 from .edges import edge_attribution_patching as edge_attribution_patching
 from .gradients import attribution_patching as attribution_patching
-from .interventions import Intervention as Intervention
 from .paths import path_patching as path_patching
+from .results import Ablation as Ablation
+from .results import Intervention as Intervention
+from .results import Patching as Patching
 from .sources import mean_activations as mean_activations

@@ -1,7 +1,6 @@
 """Ablation sweeps: what the decision loses without a token, head or neuron, one cell at a time."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from transformer_lens.hook_points import HookPoint
 
 from vitlens.arguments import checked, is_whole, short
 from vitlens.choose.classes import Classes
-from vitlens.choose.metrics import Measures, Metrics, choose_metrics
+from vitlens.choose.metrics import Metrics
 from vitlens.choose.sites import TokenSets, find_site
 from vitlens.choose.tokens import TokenSet
 from vitlens.data.masks import MaskInput
@@ -20,17 +19,12 @@ from vitlens.model.graph import read_head
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Hooks
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.model.runs.small_pictures import small_pictures
-from vitlens.patching.interventions import Intervention, known_values, logits_of, make_result
-from vitlens.patching.plan import Plan
+from vitlens.patching.results import Ablation
 from vitlens.patching.sources import Given, Noise, OtherRun, Source, Zeros, mean_activations
+from vitlens.patching.sweep import Plan, run_sweep
+from vitlens.patching.whole_runs import known_values, make_result, run_alone
 
-REPLACEMENTS = ("zero", "mean", "resample", "noise")
-
-
-@dataclass(frozen=True, repr=False, kw_only=True)
-class Ablation(Intervention):
-    """What the metric changes by when a cell is ablated: `values`, `patched` minus `target`, in units of the metric."""
+REPLACEMENTS = ("zero", "mean", "other", "noise")
 
 
 @leaves_state
@@ -38,9 +32,11 @@ class Ablation(Intervention):
 def activation_ablation(
     model: HookedViT,
     images: Pictures,
-    metric: Metrics = "logit",
-    site: str | Sequence[str] = "z",
+    classes: Classes = None,
     *,
+    baseline_classes: Classes = None,
+    metric: Metrics = "logit",
+    sites: str | Sequence[str] = "z",
     replacement: str | Tensor | Mapping[Any, Tensor] = "zero",
     others: Pictures | None = None,
     noise_scale: float = 1.0,
@@ -50,11 +46,9 @@ def activation_ablation(
     heads: int | Sequence[int] | None = None,
     neurons: int | Sequence[int] | None = None,
     keys: TokenSet | None = None,
-    classes: Classes = None,
-    baseline_classes: Classes = None,
     masks: MaskInput | None = None,
     batch_size: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
     resume: Ablation | None = None,
 ) -> Ablation:
     """Ablates a site, one (block, token set), (block, head) or (block, neuron) at a time: how much does the metric change?
@@ -63,9 +57,10 @@ def activation_ablation(
     another source.
 
     Args:
-        metric: by default the logit of the predicted class; a "logit_difference" is against the runner-up.
+        classes: the class of interest of each picture, by default the predicted one.
+        metric: a "logit_difference" is by default against the runner-up.
         replacement: what stands in the place of the activation: "zero"; "mean" over `images`, position by position; what
-            `mean_activations` returns, for the mean over a data set; "resample": that of `others`, picture by picture;
+            `mean_activations` returns, for the mean over a data set; "other": that of `others`, picture by picture;
             "noise": itself with Gaussian noise of `noise_scale` standard deviations; or a tensor, or tensors by block or
             hook name, that fit the activation ([image, …], [1, …] or without pictures).
 
@@ -78,32 +73,14 @@ def activation_ablation(
     Source: METHODS.md B2; Chan et al. 2022 (resampling).
     """
     model.require_classifier()
-    pictures = model.as_images(images)
-    plan = Plan.make(model, pictures, site, blocks, tokens=tokens, heads=heads, neurons=neurons, keys=keys, masks=masks)
-    source = _source(model, pictures, plan, replacement, others, noise_scale, seed)
-    logits = logits_of(model, pictures)
-    metrics = choose_metrics(model, metric, logits, logits, classes, baseline_classes)
-    measures = Measures(metrics, logits)
-    target = measures(logits, "the pictures as they are")
-    settings = {
-        "model": model.cfg.model_name,
-        "site": plan.site_names,
-        "replacement": replacement if isinstance(replacement, str) else "given",
-    }
-    known = known_values(resume, plan.axes, measures, settings, target)
-    patched = plan.run(model, pictures, source, measures, known, batch_size=batch_size, progress=progress)
-    return make_result(
-        Ablation,
-        plan.axes,
-        patched,
-        measures,
-        metric,
-        {"target": target},
-        quantity="change",
-        settings=settings,
-        grid=plan.grid,
-        pixels=small_pictures(model, pictures),
-    )
+    images = model.as_images(images)
+    plan = Plan.make(model, images, sites, blocks, tokens=tokens, heads=heads, neurons=neurons, keys=keys, masks=masks)
+    source = _source(model, images, plan, replacement, others, noise_scale, seed)
+    runs = run_alone(model, images, classes, baseline_classes, metric)
+    settings = {"site": plan.site_names, "replacement": replacement if isinstance(replacement, str) else "given"}
+    known = known_values(resume, runs, plan.axes, settings)
+    changed = run_sweep(model, plan, images, source, runs.measures, known, batch_size=batch_size, progress=progress)
+    return make_result(Ablation, runs, plan.axes, changed, quantity="change", settings=settings)
 
 
 @leaves_state
@@ -111,9 +88,9 @@ def activation_ablation(
 def ablation_hooks(
     model: HookedViT,
     images: Pictures,
-    site: str,
-    places: int | tuple[int, int] | Sequence[tuple[int, int]] | Sequence[int],
     *,
+    site: str,
+    places: int | str | tuple[int, int] | Sequence[str | tuple[int, int]] | Sequence[int],
     replacement: str | Tensor | Mapping[Any, Tensor] = "zero",
     others: Pictures | None = None,
     noise_scale: float = 1.0,
@@ -126,8 +103,8 @@ def ablation_hooks(
 
     Args:
         images: the pictures of the run (their number and size are what is read, and for means and noise their values).
-        places: (block, head), also as "L2H1" or "a2.h1", or (block, neuron); block numbers for a site without heads and
-            neurons; one or several.
+        places: (block, head), also as "L2H1", or (block, neuron); block numbers for a site without heads and neurons; one or
+            several; -1 is the last.
         tokens: at which tokens; `keys`: of patterns and scores, at which keys.
 
     The other arguments are those of `activation_ablation`.
@@ -137,25 +114,23 @@ def ablation_hooks(
 
     Source: METHODS.md B1, B2.
     """
-    pictures = model.as_images(images)
+    images = model.as_images(images)
     unit = find_site(model, site).unit
     pairs = _places(places, unit)
-    units: dict[int, set[int]] = {}
-    for block, number in pairs:
-        units.setdefault(model.block_index(block), set()).add(number)
-    numbers = sorted(set().union(*units.values()))
-    about: dict[str, Any] = {"heads": None, "neurons": None} | ({} if unit is None else {f"{unit}s": numbers})
+    blocks = sorted({model.block_index(block) for block, _ in pairs})
+    numbers = list(dict.fromkeys(number for _, number in pairs))
+    about: dict[str, Any] = {} if unit is None else {f"{unit}s": numbers}
     one_set = [tokens] if unit is None else tokens
-    plan = Plan.make(model, pictures, site, sorted(units), tokens=one_set, keys=keys, masks=masks, **about)
-    cells, everything = plan.sites[0], slice(0, len(pictures))
-    source = _source(model, pictures, plan, replacement, others, noise_scale, seed)
+    plan = Plan.make(model, images, site, blocks, tokens=one_set, keys=keys, masks=masks, **about)
+    cells, everything = plan.sites[0], slice(0, len(images))
+    source = _source(model, images, plan, replacement, others, noise_scale, seed)
     with torch.no_grad():
-        values = source.activations(model, [cells.site.hook(block) for block in plan.blocks], pictures, everything)
+        values = source.activations(model, [cells.site.hook(block) for block in blocks], images, everything)
     hooks: Hooks = []
-    for block in plan.blocks:
-        inside = cells.where([numbers.index(number) for number in units[block]], everything).any(dim=0)
+    for block in blocks:
+        here = [numbers.index(number) for of_block, number in pairs if model.block_index(of_block) == block]
         name = cells.site.hook(block)
-        hooks.append((name, _write_where(inside, values[name])))
+        hooks.append((name, _write_where(cells.where(here, everything).any(dim=0), values[name])))
     return hooks
 
 
@@ -168,7 +143,7 @@ def _places(places: Any, unit: str | None) -> list[tuple[int, int]]:
     if not wanted:
         raise InputError("the list of places is empty")
     if unit == "head":
-        wanted = [read_head(place) or place if isinstance(place, str) else place for place in wanted]
+        wanted = [read_head(place) or place for place in wanted]
     for place in wanted:
         is_pair = isinstance(place, (tuple, list)) and len(place) == 2 and all(is_whole(number) for number in place)
         if not (is_whole(place) if unit is None else is_pair):
@@ -205,24 +180,24 @@ def _as_given(replacement: Any) -> Tensor | Mapping[Any, Tensor]:
 
 def _source(
     model: HookedViT,
-    pictures: Tensor,
+    images: Tensor,
     plan: Plan,
     replacement: str | Tensor | Mapping[Any, Tensor],
     others: Pictures | None,
     noise_scale: float,
     seed: int,
 ) -> Source:
-    if others is not None and not (isinstance(replacement, str) and replacement == "resample"):
-        raise InputError('others= goes with replacement="resample": another replacement would not read them')
+    if others is not None and not (isinstance(replacement, str) and replacement == "other"):
+        raise InputError('others= goes with replacement="other": another replacement would not read them')
     if not isinstance(replacement, str):
         return Given(_as_given(replacement))
     if replacement == "zero":
         return Zeros()
     if replacement == "mean":
         sites = [cells.site.name for cells in plan.sites]
-        return Given(mean_activations(model, pictures, sites, blocks=plan.blocks, progress=False))
-    if replacement == "resample":
-        return OtherRun(model.as_partners(others, pictures))
+        return Given(mean_activations(model, images, sites=sites, blocks=plan.blocks, progress=False))
+    if replacement == "other":
+        return OtherRun(model.as_partners(others, images))
     if replacement == "noise":
         return Noise(float(noise_scale), seed)
     raise InputError(

@@ -11,9 +11,10 @@ from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.patching.contrast import Contrast, Patching
-from vitlens.patching.plan import Plan
+from vitlens.patching.results import Patching
 from vitlens.patching.sources import OtherRun
+from vitlens.patching.sweep import Plan, run_sweep
+from vitlens.patching.whole_runs import known_values, make_result, run_pair
 
 
 @leaves_state
@@ -22,20 +23,20 @@ def activation_patching(
     model: HookedViT,
     clean: Pictures,
     corrupted: Pictures,
-    metric: Metrics = "logit_difference",
-    site: str | Sequence[str] = "resid_pre",
+    classes: Classes = None,
     *,
+    baseline_classes: Classes = None,
+    metric: Metrics = "logit_difference",
+    sites: str | Sequence[str] = "resid_pre",
     tokens: TokenSets = None,
     blocks: int | Sequence[int] | None = None,
     heads: int | Sequence[int] | None = None,
     neurons: int | Sequence[int] | None = None,
     keys: TokenSet | None = None,
     direction: str = "denoise",
-    classes: Classes = None,
-    baseline_classes: Classes = None,
     masks: MaskInput | None = None,
     batch_size: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
     resume: Patching | None = None,
 ) -> Patching:
     """Patches a site, one (block, token set), (block, head) or (block, neuron) at a time: how far does the metric move?
@@ -46,20 +47,22 @@ def activation_patching(
 
     Args:
         clean, corrupted: equally many pictures, pair by pair; tensors, or anything `model.to_images` reads.
-        metric: "logit_difference", "logit", "probability" (of `classes`, by default the clean prediction, against
-            `baseline_classes`, by default the corrupted prediction, or the runner-up where that is the same), or a
-            function of the logits [image, classes] that returns [image] or a single number. Several at once: a list of
-            names, or a mapping from names to names or functions.
-        site: "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out" by token set; "z", "q", "k", "v",
+        classes: the class of interest of each pair, by default the clean prediction.
+        baseline_classes: what a logit difference compares it with, by default the corrupted prediction, or the runner-up
+            where that is the same.
+        metric: "logit_difference", "logit", "probability", or a function of the logits [image, classes] that returns
+            [image] or a single number. Several at once: a list of names, or a mapping from names to names or functions.
+        sites: "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out" by token set; "z", "q", "k", "v",
             "attn_scores", "pattern" by head; "pre", "post" (of the MLP's nonlinearity) by neuron. Several of a kind give
             an axis "site".
         tokens: "each" token by itself; one token set; a list of them; or a mapping from names to them. For heads and
             neurons the tokens at which they are patched (queries of the pattern), by default all; several give an axis.
-        blocks, heads, neurons: by default all.
+        blocks, heads, neurons: one or several, by default all; -1 is the last.
         keys: of "attn_scores" and "pattern", at which keys, one token set; by default all.
         direction: "denoise": clean into corrupted; "noise": corrupted into clean.
         masks: object masks, for the token sets "object" and "context", see `select_tokens`.
-        batch_size: rows per forward, cells × pictures; by default as many as are fast and fit.
+        batch_size: rows of a forward, which are cells × pictures; by default as many as are fast and fit.
+        progress: show a bar; by default on a terminal only.
         resume: the partial result of the same call.
 
     Returns:
@@ -71,14 +74,14 @@ def activation_patching(
 
     Source: METHODS.md B3; Vig et al. 2020; Meng et al. 2022.
     """
-    contrast = Contrast.make(model, clean, corrupted, metric, direction, classes, baseline_classes)
+    runs = run_pair(model, clean, corrupted, classes, baseline_classes, metric, direction)
     plan = Plan.make(
-        model, contrast.target, site, blocks, tokens=tokens, heads=heads, neurons=neurons, keys=keys, masks=masks
+        model, runs.target, sites, blocks, tokens=tokens, heads=heads, neurons=neurons, keys=keys, masks=masks
     )
-    settings = contrast.settings(model, plan.site_names, "exact")
-    known = contrast.known(resume, plan.axes, settings)
-    source = OtherRun(contrast.source)
-    patched = plan.run(
-        model, contrast.target, source, contrast.measures, known, batch_size=batch_size, progress=progress
+    settings = {"site": plan.site_names, "method": "exact"}
+    known = known_values(resume, runs, plan.axes, settings)
+    source = OtherRun(runs.source)
+    patched = run_sweep(
+        model, plan, runs.target, source, runs.measures, known, batch_size=batch_size, progress=progress
     )
-    return contrast.result(model, plan.axes, patched, settings)
+    return make_result(Patching, runs, plan.axes, patched, quantity="effect", settings=settings)

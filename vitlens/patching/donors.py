@@ -10,37 +10,37 @@ from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.patching.interventions import logits_of
+from vitlens.patching.whole_runs import logits_of
 
 
 @leaves_state
 @checked
 def confusing_donors(
-    model: HookedViT, images: Pictures, candidates: Pictures, classes: Classes = None
+    model: HookedViT, images: Pictures, classes: Classes = None, *, others: Pictures
 ) -> Int[Tensor, "image"]:
-    """Which candidate to pair each picture with: that of the class with the highest logit beside the picture's own.
+    """Which of the others to pair each picture with: that of the class with the highest logit beside the picture's own.
 
-    Among the candidates that are predicted to be of some other class, the classes rank by the picture's own logits; of a
-    class the candidate that the model is surest of is taken. `candidates[indices]` are then the corrupted pictures of
-    `activation_patching`, or the donors of `replace_context`.
+    Among the others that are predicted to be of another class, the classes rank by the picture's own logits; of a class the
+    picture that the model is surest of is taken. `others[indices]` are then the corrupted pictures of
+    `activation_patching`, or the others of `replace_context`.
 
     Args:
         classes: the pictures' own classes, one each; by default the predicted ones.
 
     Raises:
-        InputError: every candidate is predicted to be of the picture's own class.
+        InputError: all others are predicted to be of the picture's own class.
     """
     own_logits = logits_of(model, model.as_images(images))
-    of_candidates = logits_of(model, model.as_images(candidates))
+    of_others = logits_of(model, model.as_images(others))
     own = one_class_each(model, classes, len(own_logits), lambda: own_logits, "the choice of donors")
-    sureness, predicted = of_candidates.softmax(dim=-1).max(dim=-1)
+    sureness, predicted = of_others.softmax(dim=-1).max(dim=-1)
     chosen = []
     for image, (logits, mine) in enumerate(zip(own_logits, own, strict=True)):
         likely = logits[predicted].masked_fill(predicted == mine, -torch.inf)
         if likely.isneginf().all():
             raise InputError(
-                f"every candidate is predicted to be of picture {image}'s own class "
-                f"({model.class_label(int(mine))}): add candidates of others"
+                f"all others are predicted to be of picture {image}'s own class "
+                f"({model.class_label(int(mine))}): add pictures of other classes"
             )
         of_best_class = predicted == predicted[likely.argmax()]
         chosen.append(sureness.masked_fill(~of_best_class, -torch.inf).argmax())

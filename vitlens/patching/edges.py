@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.arguments import checked
+from vitlens.arguments import bar_hidden, checked
 from vitlens.choose.classes import Classes
 from vitlens.choose.metrics import Metrics
 from vitlens.data.pictures import Pictures
@@ -17,16 +17,19 @@ from vitlens.model.graph import Graph, Writings
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.gradients import gradients_disabled
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.patching.contrast import Contrast, Patching
 from vitlens.patching.gradients import (
     Activations,
     check_method,
     check_per_picture,
     gradients_at,
     midpoints,
+    picture_batches,
     run_and_keep,
 )
+from vitlens.patching.results import Patching
+from vitlens.patching.whole_runs import WholeRuns, make_result, run_pair
 
+PICTURES_AT_ONCE = 2
 METHODS = ("gradient", "integrated_inputs")
 
 
@@ -37,24 +40,25 @@ def edge_attribution_patching(
     model: HookedViT,
     clean: Pictures,
     corrupted: Pictures,
-    metric: Metrics = "logit_difference",
-    *,
-    method: str = "gradient",
-    steps: int = 5,
-    direction: str = "denoise",
     classes: Classes = None,
+    *,
     baseline_classes: Classes = None,
-    batch_size: int = 2,
-    progress: bool = True,
+    metric: Metrics = "logit_difference",
+    method: str = "gradient",
+    n_steps: int = 5,
+    direction: str = "denoise",
+    batch_size: int | None = None,
+    progress: bool | None = None,
 ) -> Patching:
     """What `path_patching` would find for every edge, estimated: ⟨sender's change, ∂metric/∂(what the receiver reads)⟩.
 
     Args:
         method: "gradient": at the target run (EAP); "integrated_inputs": the gradient averaged over runs whose stream into
             block 0 lies between target's and source's (EAP-IG).
-        steps: points of the midpoint rule, for "integrated_inputs".
-        metric, direction, classes, baseline_classes: as in `activation_patching`.
-        batch_size: pictures at a time; their writers' outputs are in memory together.
+        n_steps: points of the midpoint rule, for "integrated_inputs".
+        classes, baseline_classes, metric, direction: as in `activation_patching`.
+        batch_size: pictures of a forward and backward, by default 2: what all parts write is in memory together.
+        progress: show a bar; by default on a terminal only.
 
     Returns:
         Patching with axes (metric), sender, receiver, image, as `path_patching` with all senders and receivers.
@@ -64,31 +68,35 @@ def edge_attribution_patching(
 
     Source: Syed, Rager & Conmy 2023 (EAP); Hanna, Pezzelle & Belinkov 2024 (EAP-IG).
     """
-    check_method(method, METHODS, steps)
+    check_method(method, METHODS, n_steps)
     graph = Graph(model)
-    contrast = Contrast.make(model, clean, corrupted, metric, direction, classes, baseline_classes)
-    check_per_picture(contrast.measures)
-    points = [0.0] if method == "gradient" else midpoints(steps)
-    shifts = []
-    starts = range(0, len(contrast.target), batch_size)
-    for start in tqdm(starts, desc=f"edge attribution ({method})", unit="batch", disable=not progress):
-        images = slice(start, min(start + batch_size, len(contrast.target)))
-        shifts.append(_estimate(graph, contrast, images, points))
-    patched = contrast.of_target[:, None, None] + torch.cat(shifts, dim=-1)
-    cells: dict[str, list] = {
-        "sender": [str(node) for node in graph.writers],
-        "receiver": [str(node) for node in graph.readers],
-    }
-    return contrast.result(model, cells, patched, contrast.settings(model, "path", method))
+    runs = run_pair(model, clean, corrupted, classes, baseline_classes, metric, direction)
+    check_per_picture(runs.measures)
+    points = [0.0] if method == "gradient" else midpoints(n_steps)
+    batches = picture_batches(len(runs.target), batch_size or PICTURES_AT_ONCE)
+    hidden = bar_hidden(progress, len(batches))
+    shift = torch.cat(
+        [
+            _estimate(graph, runs, images, points)
+            for images in tqdm(batches, desc=f"edge attribution ({method})", unit="batch", disable=hidden)
+        ],
+        dim=-1,
+    )
+    patched = runs.found["target"][:, None, None] + shift
+    cells: dict[str, list] = {"sender": list(graph.writer_index), "receiver": list(graph.reader_index)}
+    settings = {"site": "path", "method": method}
+    return make_result(Patching, runs, cells, patched, quantity="effect", settings=settings)
 
 
 @torch.no_grad()
 def _estimate(
-    graph: Graph, contrast: Contrast, images: slice, points: list[float]
+    graph: Graph, runs: WholeRuns, images: slice, points: list[float]
 ) -> Float[Tensor, "metric writer reader image"]:
     model = graph.model
-    source, target = contrast.source[images], contrast.target[images]
-    writings = [Writings(model, run_and_keep(model, run, Writings.names(model))) for run in (source, target)]
+    target = runs.target[images]
+    writings = [
+        Writings(model, run_and_keep(model, run, Writings.names(model))) for run in (runs.source[images], target)
+    ]
     change = writings[0].minus(writings[1])
     changes = torch.cat(
         [
@@ -100,14 +108,14 @@ def _estimate(
             ],
         ]
     )
-    n_metrics = len(contrast.measures.metrics)
+    n_metrics = len(runs.measures.metrics)
     scores = changes.new_zeros(n_metrics, len(graph.writers), len(graph.readers), len(target))
     start, end = (run.values["blocks.0.hook_resid_pre"] for run in reversed(writings))
     for point in points:
         kept: Activations = {}
         names = _watched(graph)
         stream = torch.lerp(start, end, point)
-        found = gradients_at(model, stream, target.shape[-2:], names, contrast.measures, images, kept=kept)
+        found = gradients_at(model, stream, target.shape[-2:], names, runs.measures, images, kept=kept)
         for m, gradients in enumerate(found):
             for block in range(model.cfg.n_layers + 1):
                 _add_block(graph, block, changes, kept, gradients, scores[m], 1 / len(points))
@@ -139,8 +147,8 @@ def _add_block(
     stream = kept[f"{prefix}.hook_resid_pre"].detach()
     for part, weight in zip("qkv", layer.attn.project.matrices(), strict=True):
         read = einsum(gradients[f"{prefix}.attn.hook_{part}"], weight, "i t h e, h d e -> h i t d")
-        _add(graph, f"a{block}.h0<{part}>", changes, _behind(layer.ln1.normalise, stream, read), scores, share)
-    mlp = graph.readers[graph.reader_index[f"m{block}"]]
+        _add(graph, f"L{block}H0<{part}>", changes, _behind(layer.ln1.normalise, stream, read), scores, share)
+    mlp = graph.readers[graph.reader_index[f"L{block} mlp"]]
     read_by_mlp = kept[graph.stream_of(mlp)].detach()
     through = _behind(partial(graph.mlp, block), read_by_mlp, gradients[f"{prefix}.hook_mlp_out"][None])
     _add(graph, str(mlp), changes, through, scores, share)

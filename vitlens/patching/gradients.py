@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.arguments import checked
+from vitlens.arguments import bar_hidden, checked
 from vitlens.choose.classes import Classes
 from vitlens.choose.metrics import Measures, Metrics
 from vitlens.choose.sites import EDGE_SITES, Cells, TokenSets
@@ -21,9 +21,11 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Hooks
 from vitlens.model.runs.gradients import gradients_disabled
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.patching.contrast import Contrast, Patching
-from vitlens.patching.plan import Plan
+from vitlens.patching.results import Patching
+from vitlens.patching.sweep import Plan
+from vitlens.patching.whole_runs import WholeRuns, make_result, run_pair
 
+PICTURES_AT_ONCE = 8
 METHODS = ("gradient", "integrated_inputs", "integrated_activations", "atp_star")
 Activations = dict[str, Tensor]
 
@@ -35,22 +37,22 @@ def attribution_patching(
     model: HookedViT,
     clean: Pictures,
     corrupted: Pictures,
-    metric: Metrics = "logit_difference",
-    site: str | Sequence[str] = "resid_pre",
+    classes: Classes = None,
     *,
+    baseline_classes: Classes = None,
+    metric: Metrics = "logit_difference",
+    sites: str | Sequence[str] = "resid_pre",
     method: str = "gradient",
-    steps: int = 5,
+    n_steps: int = 5,
     tokens: TokenSets = None,
     blocks: int | Sequence[int] | None = None,
     heads: int | Sequence[int] | None = None,
     neurons: int | Sequence[int] | None = None,
     keys: TokenSet | None = None,
     direction: str = "denoise",
-    classes: Classes = None,
-    baseline_classes: Classes = None,
     masks: MaskInput | None = None,
-    batch_size: int = 8,
-    progress: bool = True,
+    batch_size: int | None = None,
+    progress: bool | None = None,
 ) -> Patching:
     """What `activation_patching` would find, estimated for all cells at once: Σ (source − target) · ∂metric/∂activation.
 
@@ -59,8 +61,8 @@ def attribution_patching(
             lies between target's and source's (EAP-IG); "integrated_activations": averaged over runs in which the site
             itself lies between them, block by block; "atp_star": as "gradient", but the effect of a patched query or key on
             the pattern is computed through the softmax (sites "q" and "k"; elsewhere the same as "gradient").
-        steps: points of the midpoint rule, for the integrated methods.
-        batch_size: pictures per forward and backward.
+        n_steps: points of the midpoint rule, for the integrated methods.
+        batch_size: pictures of a forward and backward, by default 8.
 
     All other arguments are those of `activation_patching`.
 
@@ -72,28 +74,37 @@ def attribution_patching(
 
     Source: Nanda 2023 (attribution patching); Hanna et al. 2024 (EAP-IG); Kramár et al. 2024 (AtP*), section 3.1.
     """
-    check_method(method, METHODS, steps)
-    contrast = Contrast.make(model, clean, corrupted, metric, direction, classes, baseline_classes)
-    check_per_picture(contrast.measures)
+    check_method(method, METHODS, n_steps)
+    runs = run_pair(model, clean, corrupted, classes, baseline_classes, metric, direction)
+    check_per_picture(runs.measures)
     plan = Plan.make(
-        model, contrast.target, site, blocks, tokens=tokens, heads=heads, neurons=neurons, keys=keys, masks=masks
+        model, runs.target, sites, blocks, tokens=tokens, heads=heads, neurons=neurons, keys=keys, masks=masks
     )
-    shifts = []
-    starts = range(0, plan.n_images, batch_size)
-    for start in tqdm(starts, desc=f"attribution patching ({method})", unit="batch", disable=not progress):
-        images = slice(start, min(start + batch_size, plan.n_images))
-        shifts.append(_estimate(model, contrast, plan, images, method, steps))
-    shift = torch.cat(shifts, dim=-1)
+    batches = picture_batches(len(runs.target), batch_size or PICTURES_AT_ONCE)
+    hidden = bar_hidden(progress, len(batches))
+    shift = torch.cat(
+        [
+            _estimate(model, runs, plan, images, method, n_steps)
+            for images in tqdm(batches, desc=f"attribution patching ({method})", unit="batch", disable=hidden)
+        ],
+        dim=-1,
+    )
     sizes = [len(labels) for labels in plan.axes.values()]
-    patched = contrast.of_target.reshape(len(shift), *[1] * len(sizes), -1) + shift.reshape(len(shift), *sizes, -1)
-    return contrast.result(model, plan.axes, patched, contrast.settings(model, plan.site_names, method))
+    of_target = runs.found["target"].reshape(len(shift), *[1] * len(sizes), -1)
+    patched = of_target + shift.reshape(len(shift), *sizes, -1)
+    settings = {"site": plan.site_names, "method": method}
+    return make_result(Patching, runs, plan.axes, patched, quantity="effect", settings=settings)
 
 
-def check_method(method: str, methods: Sequence[str], steps: int) -> None:
+def picture_batches(n_images: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, n_images)) for start in range(0, n_images, size)]
+
+
+def check_method(method: str, methods: Sequence[str], n_steps: int) -> None:
     if method not in methods:
         raise InputError(f"no method is called {method!r}; the nearest names are {nearest(method, methods)}")
-    if steps < 1:
-        raise InputError(f"steps is at least 1, not {steps}")
+    if n_steps < 1:
+        raise InputError(f"n_steps is at least 1, not {n_steps}")
 
 
 def check_per_picture(measures: Measures) -> None:
@@ -104,39 +115,39 @@ def check_per_picture(measures: Measures) -> None:
 
 
 def _estimate(
-    model: HookedViT, contrast: Contrast, plan: Plan, images: slice, method: str, steps: int
+    model: HookedViT, runs: WholeRuns, plan: Plan, images: slice, method: str, n_steps: int
 ) -> Float[Tensor, "metric site block cell image"]:
     """The shift of the metric that patching each cell is expected to make."""
     softmax = {cells.site.name for cells in plan.sites} & ({"q", "k"} if method == "atp_star" else set())
     others = [cells for cells in plan.sites if cells.site.name not in softmax]
     by_site: dict[str, Float[Tensor, "metric block cell image"]] = {}
     if others:
-        by_site |= _first_order(model, contrast, others, plan.blocks, images, method, steps)
+        by_site |= _first_order(model, runs, others, plan.blocks, images, method, n_steps)
     if softmax:
         followed = [cells for cells in plan.sites if cells.site.name in softmax]
-        by_site |= _through_softmax(model, contrast, followed, plan.blocks, images)
+        by_site |= _through_softmax(model, runs, followed, plan.blocks, images)
     return torch.stack([by_site[cells.site.name] for cells in plan.sites], dim=1)
 
 
 def _first_order(
     model: HookedViT,
-    contrast: Contrast,
+    runs: WholeRuns,
     sites: list[Cells],
     blocks: list[int],
     images: slice,
     method: str,
-    steps: int,
+    n_steps: int,
 ) -> dict[str, Float[Tensor, "metric block cell image"]]:
     """Gradient × difference, for each site."""
     names = [cells.site.hook(block) for cells in sites for block in blocks]
-    source, target = contrast.source[images], contrast.target[images]
+    source, target = runs.source[images], runs.target[images]
     of_source, of_target = (run_and_keep(model, pictures, names) for pictures in (source, target))
     change = {name: of_source[name] - of_target[name] for name in names}
     if method == "integrated_activations":
-        gradients = _along_the_sites(model, target, of_target, change, contrast.measures, images, steps)
+        gradients = _along_the_sites(model, target, of_target, change, runs.measures, images, n_steps)
     else:
-        points = midpoints(steps) if method == "integrated_inputs" else [0.0]
-        gradients = mean_gradients(model, source, target, names, contrast.measures, images, points)
+        points = midpoints(n_steps) if method == "integrated_inputs" else [0.0]
+        gradients = mean_gradients(model, source, target, names, runs.measures, images, points)
 
     def of_block(cells: Cells, block: int) -> Float[Tensor, "metric cell image"]:
         name = cells.site.hook(block)
@@ -145,8 +156,8 @@ def _first_order(
     return {cells.site.name: torch.stack([of_block(cells, block) for block in blocks], dim=1) for cells in sites}
 
 
-def midpoints(steps: int) -> list[float]:
-    return [(step + 0.5) / steps for step in range(steps)]
+def midpoints(n_steps: int) -> list[float]:
+    return [(step + 0.5) / n_steps for step in range(n_steps)]
 
 
 def run_and_keep(model: HookedViT, pictures: Tensor, names: list[str]) -> Activations:
@@ -223,7 +234,7 @@ def _along_the_sites(
     change: Activations,
     measures: Measures,
     images: slice,
-    steps: int,
+    n_steps: int,
 ) -> list[Activations]:
     """Gradients averaged while one block's site goes from target to source, the blocks one after the other."""
     total: list[Activations] = [{} for _ in measures.metrics]
@@ -231,13 +242,13 @@ def _along_the_sites(
     starts = run_and_keep(model, target, list(streams.values()))
     for name, difference in change.items():
         block = int(name.split(".")[1])
-        for point in midpoints(steps):
+        for point in midpoints(n_steps):
             between = (of_target[name] + point * difference).detach().requires_grad_()
             edits: Hooks = [(name, lambda activation, hook, between=between: between)]
             stream = starts[streams[block]]
             found = gradients_at(model, stream, target.shape[-2:], [name], measures, images, edits, first=block)
             for sums, gradient in zip(total, found, strict=True):
-                sums[name] = sums.get(name, torch.zeros_like(difference)) + gradient[name] / steps
+                sums[name] = sums.get(name, torch.zeros_like(difference)) + gradient[name] / n_steps
     return total
 
 
@@ -260,7 +271,7 @@ def _sum_cells(cells: Cells, by_entry: Tensor, images: slice) -> Float[Tensor, "
 
 
 def _through_softmax(
-    model: HookedViT, contrast: Contrast, sites: list[Cells], blocks: list[int], images: slice
+    model: HookedViT, runs: WholeRuns, sites: list[Cells], blocks: list[int], images: slice
 ) -> dict[str, Float[Tensor, "metric block cell image"]]:
     """AtP*: the pattern that patched queries or keys give, minus the pattern, times the pattern's gradient.
 
@@ -269,10 +280,10 @@ def _through_softmax(
     final = {(block, part): _final_name(model, block, part) for block in blocks for part in "qk"}
     patterns = [f"blocks.{block}.attn.hook_pattern" for block in blocks]
     scores = [f"blocks.{block}.attn.hook_attn_scores" for block in blocks]
-    source, target = contrast.source[images], contrast.target[images]
+    source, target = runs.source[images], runs.target[images]
     mine = run_and_keep(model, target, [*final.values(), *scores, *patterns])
     theirs = run_and_keep(model, source, list(final.values()))
-    gradients = mean_gradients(model, source, target, patterns, contrast.measures, images, [0.0])
+    gradients = mean_gradients(model, source, target, patterns, runs.measures, images, [0.0])
 
     def of_block(cells: Cells, block: int) -> Float[Tensor, "metric cell image"]:
         part = cells.site.name

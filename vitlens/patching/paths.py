@@ -1,6 +1,6 @@
 """Path patching: what one part tells another directly, all other paths frozen."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.arguments import checked
+from vitlens.arguments import bar_hidden, checked
 from vitlens.choose.classes import Classes
 from vitlens.choose.metrics import Metrics
 from vitlens.choose.tokens import TokenSet, select_tokens
@@ -23,9 +23,9 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Hooks
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.suffix import forward_suffix
-from vitlens.patching.contrast import Contrast, Patching
-from vitlens.patching.plan import fill, open_values
-from vitlens.patching.sweep import picture_chunks, rows_per_forward
+from vitlens.patching.results import Patching
+from vitlens.patching.sweep import Interrupts, open_values, picture_chunks, rows_per_forward
+from vitlens.patching.whole_runs import WholeRuns, known_values, make_result, run_pair
 
 
 @leaves_state
@@ -34,17 +34,17 @@ def path_patching(
     model: HookedViT,
     clean: Pictures,
     corrupted: Pictures,
+    classes: Classes = None,
+    *,
     senders: NodeNames = None,
     receivers: NodeNames | Mapping[str, NodeNames] = "logits",
+    baseline_classes: Classes = None,
     metric: Metrics = "logit_difference",
-    *,
     tokens: TokenSet = "all",
     direction: str = "denoise",
-    classes: Classes = None,
-    baseline_classes: Classes = None,
     masks: MaskInput | None = None,
     batch_size: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
     resume: Patching | None = None,
 ) -> Patching:
     """The effect of what each sender tells each receiver directly, every other path frozen as in the target run.
@@ -55,11 +55,12 @@ def path_patching(
     what they would read one by one, and the classifier what all of them have written.
 
     Args:
-        senders: "input", "a3.h1" (block 3, head 1), "m3" (its MLP); one, a list, patterns such as "a3.*", by default all.
-        receivers: "a5.h0<q>", "<k>", "<v>" (a head's inputs; without a part all three), "m5", "logits"; or a mapping from
-            names to several, which then receive together.
+        senders: "input", "L3H1" or (3, 1) (block 3, head 1), "L3 mlp"; one, a list, patterns such as "L3H*", by default
+            (None) all.
+        receivers: "L5H0<q>", "<k>", "<v>" (a head's inputs; without a part all three), "L5 mlp", "logits"; or a mapping from
+            names to several, which then receive together; None: all.
         tokens: at which tokens the sender's output is replaced.
-        metric, direction, classes, baseline_classes, masks, batch_size, progress, resume: as in `activation_patching`.
+        classes, baseline_classes, metric, direction, masks, batch_size, progress, resume: as in `activation_patching`.
 
     Returns:
         Patching with axes (metric), sender, receiver, image. Where no path leads from sender to
@@ -72,21 +73,16 @@ def path_patching(
     Source: Wang et al. 2023 (Interpretability in the Wild), section 3; Goldowsky-Dill et al. 2023.
     """
     graph = Graph(model)
-    contrast = Contrast.make(model, clean, corrupted, metric, direction, classes, baseline_classes)
+    runs = run_pair(model, clean, corrupted, classes, baseline_classes, metric, direction)
     chosen = graph.find_writers(senders)
     groups = _groups(graph, receivers)
     _check_paths(graph, senders, receivers, chosen, groups)
-    grid = model.embed.grid(*contrast.target.shape[-2:])
-    at = select_tokens(model, tokens, len(contrast.target), masks, grid)
+    at = select_tokens(model, tokens, len(runs.target), masks, model.embed.grid(*runs.target.shape[-2:]))
     cells: dict[str, list] = {"sender": [str(node) for node in chosen], "receiver": list(groups)}
-    settings = contrast.settings(model, "path", "exact") | {
-        "tokens": str(tokens) if isinstance(tokens, str) else "given"
-    }
-    known = contrast.known(resume, cells, settings)
-    shape = (len(contrast.measures.metrics), len(chosen), len(groups), len(contrast.target))
-    values = open_values(model, shape, known)
-    fill(values, _measured(graph, contrast, chosen, groups, at, grid, values, batch_size, progress))
-    return contrast.result(model, cells, values, settings)
+    settings = {"site": "path", "method": "exact", "tokens": str(tokens) if isinstance(tokens, str) else "given"}
+    known = known_values(resume, runs, cells, settings)
+    patched = _run_paths(graph, runs, chosen, groups, at, known, batch_size=batch_size, progress=progress)
+    return make_result(Patching, runs, cells, patched, quantity="effect", settings=settings)
 
 
 def _groups(graph: Graph, receivers: NodeNames | Mapping[str, NodeNames]) -> dict[str, list[Node]]:
@@ -126,28 +122,35 @@ class Frozen:
     change: Writings
 
 
-def _measured(
+def _run_paths(
     graph: Graph,
-    contrast: Contrast,
+    runs: WholeRuns,
     senders: list[Node],
     groups: dict[str, list[Node]],
     at: Bool[Tensor, "image tokens"],
-    grid: tuple[int, int],
-    values: Float[Tensor, "metric sender receiver image"],
+    known: Float[Tensor, "metric ..."] | None,
+    *,
     batch_size: int | None,
-    progress: bool,
-) -> Iterator[tuple[Any, Tensor]]:
-    """Every path's place and metrics: for each receiver, senders share forwards that start at its block."""
-    model = graph.model
+    progress: bool | None,
+) -> Float[Tensor, "metric sender receiver image"]:
+    """The metrics along every path; for each receiver, senders share forwards that start at its block."""
+    model, measures = graph.model, runs.measures
+    values = open_values(model, (len(measures.metrics), len(senders), len(groups), len(runs.target)), known)
+    todo = values.isnan().any(dim=0)
+    n_runs = int(todo.sum())
+    grid = model.embed.grid(*runs.target.shape[-2:])
     rows = rows_per_forward(model, at.shape[1], batch_size, False)
-    chunks = picture_chunks(len(contrast.target), rows, batch_size, contrast.measures.need_all_at_once)
-    open_paths = values.isnan().any(dim=0)
-    with tqdm(total=int(open_paths.sum()), desc="path patching", unit="run", disable=not progress) as bar:
-        for images in chunks:
-            here = open_paths[..., images].any(dim=-1)
+    hidden = bar_hidden(progress, -(-n_runs // rows))
+    with (
+        torch.no_grad(),
+        Interrupts(values) as interrupts,
+        tqdm(total=n_runs, desc="path patching", unit="run", disable=hidden) as bar,
+    ):
+        for images in picture_chunks(len(runs.target), rows, batch_size, measures.need_all_at_once):
+            here = todo[..., images].any(dim=-1)
             if not here.any():
                 continue
-            frozen = _freeze(graph, contrast.source[images], contrast.target[images])
+            frozen = _freeze(graph, runs.source[images], runs.target[images])
             at_once = max(1, rows // (images.stop - images.start))
             for column, (name, readers) in enumerate(groups.items()):
                 waiting = here[:, column].nonzero()[:, 0].tolist()
@@ -156,9 +159,11 @@ def _measured(
                     logits = _run(graph, frozen, [senders[i] for i in these], readers, at[images], grid)
                     for sender, of_sender in zip(these, logits, strict=True):
                         where = f"the path {senders[sender]}->{name}"
-                        measured = contrast.measures(of_sender, where, images)
-                        yield (slice(None), sender, column, images), measured
+                        values[:, sender, column, images] = measures(of_sender, where, images)
                     bar.update(len(these) * (images.stop - images.start))
+                    if interrupts.asked:
+                        return values
+    return values
 
 
 def _freeze(graph: Graph, source: Tensor, target: Tensor) -> Frozen:

@@ -1,20 +1,22 @@
 """What an intervention writes in place of an activation: another run's, a mean, zeros, noise, or a tensor of the user's."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.arguments import checked, short
+from vitlens.arguments import bar_hidden, checked
 from vitlens.choose.sites import find_site
-from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.picture_batches import PictureBatches, PictureSource, length_of
+from vitlens.model.runs.picture_run import default_batch_size
 
 Activations = Mapping[str, Tensor]
 
@@ -59,20 +61,12 @@ class Noise:
         return {name: value + self.scale * self._noise(name, value, images) for name, value in clean.items()}
 
     def _noise(self, name: str, value: Tensor, images: slice) -> Tensor:
-        drawn = []
-        for image in range(images.start, images.start + len(value)):
-            generator = torch.Generator().manual_seed(hash_of(self.seed, image, name))
-            drawn.append(torch.randn(value.shape[1:], generator=generator, dtype=torch.float64))
+        drawn = [
+            np.random.default_rng([self.seed, image, *name.encode()]).standard_normal(value.shape[1:])
+            for image in range(images.start, images.start + len(value))
+        ]
         spread = value.flatten(1).std(dim=1).reshape(-1, *[1] * (value.ndim - 1))
-        return torch.stack(drawn).to(value) * spread
-
-
-def hash_of(*parts: object) -> int:
-    """A seed that is the same in every process, unlike Python's hash of a text."""
-    value = 0
-    for character in repr(parts):
-        value = (value * 1_000_003 + ord(character)) % (2**63 - 25)
-    return value
+        return torch.from_numpy(np.stack(drawn)).to(value) * spread
 
 
 @dataclass(frozen=True)
@@ -111,20 +105,22 @@ class Given:
 @checked
 def mean_activations(
     model: HookedViT,
-    pictures: Iterable[Pictures] | Tensor,
-    site: str | Sequence[str] = "z",
+    images: PictureSource,
     *,
-    blocks: Sequence[int] | None = None,
-    batch_size: int = 32,
-    progress: bool = True,
+    sites: str | Sequence[str] = "z",
+    blocks: int | Sequence[int] | None = None,
+    batch_size: int | None = None,
+    progress: bool | None = None,
 ) -> dict[str, Float[Tensor, "1 ..."]]:
     """The mean of a site's activations over pictures, position by position: what mean ablation writes.
 
     Streams: memory does not grow with the number of pictures.
 
     Args:
-        pictures: a tensor, or batches of pictures of any kind that `model.to_images` reads.
-        site: as in `activation_patching`, one or several.
+        images: pictures of any kind that `model.to_images` reads; a picture set (`open_pictures`); or batches of them.
+        sites: as in `activation_patching`, one or several.
+        batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
+        progress: show a bar; by default on a terminal only.
 
     Returns:
         Hook name → [1, tokens, …], which `activation_ablation(replacement=…)` takes.
@@ -132,19 +128,18 @@ def mean_activations(
     Raises:
         InputError: an unknown site; no pictures.
     """
-    sites = [find_site(model, name) for name in ([site] if isinstance(site, str) else site)]
-    names = [chosen.hook(block) for chosen in sites for block in model.block_indices(blocks)]
-    if isinstance(pictures, Tensor):
-        pictures = model.as_images(pictures).split(batch_size)
-    if isinstance(pictures, (str, Mapping)) or not isinstance(pictures, Iterable):
-        raise InputError(f"pictures are a tensor, or batches of pictures one after the other, not {short(pictures)}")
+    chosen = [find_site(model, name) for name in ([sites] if isinstance(sites, str) else sites)]
+    names = [site.hook(block) for site in chosen for block in model.block_indices(blocks)]
+    batches = PictureBatches(model, images, batch_size or default_batch_size(model))
+    n_batches = length_of(batches)
     sums: dict[str, Tensor] = {}
     n_seen = 0
     with torch.no_grad():
-        for batch in tqdm(pictures, desc="mean activations", unit="batch", disable=not progress):
-            images = model.as_images(batch)
-            n_seen += len(images)
-            for name, value in model.run_with_cache(images, names_filter=names)[1].items():
+        for batch in tqdm(
+            batches, total=n_batches, desc="mean activations", unit="batch", disable=bar_hidden(progress, n_batches)
+        ):
+            n_seen += len(batch.images)
+            for name, value in model.run_with_cache(batch.images, names_filter=names)[1].items():
                 # Thousands of pictures in single precision would round each other away.
                 total = value.sum(dim=0, keepdim=True, dtype=torch.float64)
                 sums[name] = sums[name] + total if name in sums else total

@@ -1,8 +1,13 @@
 """The engine of interventions: every cell of a sweep is one patched run, and runs share all that they have in common."""
 
-from collections.abc import Iterator
+import signal
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import FrameType
+from typing import Any
 
 import psutil
 import torch
@@ -12,7 +17,11 @@ from torch import Tensor
 from tqdm import tqdm
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.choose.sites import EDGE_SITES, Cells, Site
+from vitlens.arguments import bar_hidden
+from vitlens.choose.metrics import Measures
+from vitlens.choose.sites import EDGE_SITES, Cells, Site, TokenSets, find_site, make_cells
+from vitlens.choose.tokens import TokenSet
+from vitlens.data.masks import MaskInput
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.suffix import forward_suffix, last_block_is_watched
@@ -22,6 +31,60 @@ from vitlens.patching.sources import Activations, Source
 #: efficient, and more while the activations stay near the caches. On a GPU they may take a quarter of what is free.
 CPU_ROWS, CPU_BYTES = 4, 16 * 2**20
 PICTURES_PER_CHUNK = 32
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep goes over: cells of one or several sites, in some blocks."""
+
+    sites: list[Cells]
+    blocks: list[int]
+    grid: tuple[int, int]
+    several_sites: bool
+
+    @classmethod
+    def make(
+        cls,
+        model: HookedViT,
+        images: Float[Tensor, "image channels height width"],
+        sites: str | Sequence[str],
+        blocks: int | Sequence[int] | None = None,
+        *,
+        tokens: TokenSets = None,
+        heads: int | Sequence[int] | None = None,
+        neurons: int | Sequence[int] | None = None,
+        keys: TokenSet | None = None,
+        masks: MaskInput | None = None,
+    ) -> "Plan":
+        """
+        Raises:
+            InputError: as `find_site` and `make_cells`; sites of several kinds at once.
+        """
+        found = [find_site(model, name) for name in ([sites] if isinstance(sites, str) else sites)]
+        if not found:
+            raise InputError("the list of sites is empty")
+        if len({site.unit for site in found}) > 1:
+            raise InputError("sites by token, by head and by neuron need a sweep each: their cells are different ones")
+        grid = model.embed.grid(*images.shape[-2:])
+        chosen = model.block_indices(blocks)
+        cells = [
+            make_cells(
+                model, site, len(images), grid, tokens=tokens, heads=heads, neurons=neurons, keys=keys, masks=masks
+            )
+            for site in found
+        ]
+        return cls(cells, chosen, grid, not isinstance(sites, str))
+
+    @property
+    def site_names(self) -> str | list[str]:
+        names = [cells.site.name for cells in self.sites]
+        return names if self.several_sites else names[0]
+
+    @property
+    def axes(self) -> dict[str, list]:
+        """Those of the result between metrics and pictures."""
+        sites: dict[str, list] = {"site": [cells.site.name for cells in self.sites]} if self.several_sites else {}
+        return {**sites, "block": self.blocks, **self.sites[0].axes}
 
 
 @dataclass(frozen=True)
@@ -35,18 +98,45 @@ class Step:
     logits: Float[Tensor, "cell image classes"]
 
 
-def sweep(
+def run_sweep(
     model: HookedViT,
+    plan: Plan,
     target: Float[Tensor, "image channels height width"],
     source: Source,
-    sites: list[Cells],
-    blocks: list[int],
+    measures: Measures,
+    known: Float[Tensor, "metric ..."] | None,
+    *,
+    batch_size: int | None,
+    progress: bool | None,
+) -> Float[Tensor, "metric ..."]:
+    """The metrics of every cell, NaN where the sweep was interrupted; `known` is what an earlier one reached."""
+    shape = (len(measures.metrics), len(plan.sites), len(plan.blocks), len(plan.sites[0]), len(target))
+    values = open_values(model, shape, known)
+    todo = values.isnan().any(dim=0)
+    all_at_once = measures.need_all_at_once
+    with torch.no_grad(), Interrupts(values) as interrupts:
+        for step in sweep(
+            model, plan, target, source, todo, batch_size=batch_size, all_at_once=all_at_once, progress=progress
+        ):
+            site = plan.sites[step.site]
+            for cell, logits in zip(step.cells, step.logits, strict=True):
+                where = f"{site.site.name} of block {plan.blocks[step.block]}, {site.label(cell)}"
+                values[:, step.site, step.block, cell, step.images] = measures(logits, where, step.images)
+            if interrupts.asked:
+                break
+    return values.reshape(shape[0], *[len(labels) for labels in plan.axes.values()], len(target))
+
+
+def sweep(
+    model: HookedViT,
+    plan: Plan,
+    target: Float[Tensor, "image channels height width"],
+    source: Source,
     todo: Bool[Tensor, "site block cell image"],
     *,
     batch_size: int | None,
-    all_at_once: bool,
-    progress: bool,
-    description: str,
+    all_at_once: bool = False,
+    progress: bool | None = None,
 ) -> Iterator[Step]:
     """Runs the cells that are still to do, picture chunk by chunk, site by site and block by block.
 
@@ -59,12 +149,15 @@ def sweep(
     Raises:
         InputError: `batch_size` rows would not fit in memory.
     """
-    grid = model.embed.grid(*target.shape[-2:])
-    n_tokens = model.cfg.n_prefix_tokens + grid[0] * grid[1]
+    sites, blocks = plan.sites, plan.blocks
+    n_tokens = model.cfg.n_prefix_tokens + plan.grid[0] * plan.grid[1]
     rows = rows_per_forward(model, n_tokens, batch_size, any(cells.site.name in EDGE_SITES for cells in sites))
     whole = last_block_is_watched(model)
     chunks = picture_chunks(len(target), rows, batch_size, all_at_once)
-    with tqdm(total=int(todo.sum()), desc=description, unit="run", disable=not progress) as bar:
+    description = "patching " + ", ".join(cells.site.name for cells in sites)
+    n_runs = int(todo.sum())
+    hidden = bar_hidden(progress, -(-n_runs // rows))
+    with tqdm(total=n_runs, desc=description, unit="run", disable=hidden) as bar:
         for images in chunks:
             here = todo[..., images].any(dim=-1)
             needed = [(i, j) for i in range(len(sites)) for j in range(len(blocks)) if here[i, j].any()]
@@ -80,9 +173,61 @@ def sweep(
                 for start in range(0, len(waiting), at_once):
                     chosen = waiting[start : start + at_once]
                     inside = sites[i].where(chosen, images)
-                    logits = _patched(model, sites[i].site, blocks[j], grid, of_target, of_source, inside, whole)
+                    logits = _patched(model, sites[i].site, blocks[j], plan.grid, of_target, of_source, inside, whole)
                     yield Step(i, j, chosen, images, logits)
                     bar.update(logits.shape[0] * logits.shape[1])
+
+
+def open_values(
+    model: HookedViT, shape: Sequence[int], known: Float[Tensor, "metric ..."] | None
+) -> Float[Tensor, "metric ..."]:
+    """Values to fill: NaN, but for those that are known."""
+    if known is not None:
+        return known.reshape(tuple(shape)).to(model.device, model.dtype, copy=True)
+    return torch.full(tuple(shape), torch.nan, dtype=model.dtype, device=model.device)
+
+
+class InterruptedWarning(UserWarning):
+    """A sweep was stopped, and its result is not complete."""
+
+
+class Interrupts:
+    """A first Ctrl-C (Jupyter's stop) inside only sets `asked`, so that every step is whole and no hook stays behind.
+
+    A second one ends the block at once. What of `values` is still NaN then is said in a warning. Threads other than the main
+    one are never interrupted, nor are processes that ignore the signal (as started by nohup).
+    """
+
+    def __init__(self, values: Float[Tensor, "metric ..."]) -> None:
+        self.values = values
+        self.asked = False
+        self._previous: Any = None
+
+    def __enter__(self) -> "Interrupts":
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            self._previous = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> bool:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+        if kind is not None and not issubclass(kind, KeyboardInterrupt):
+            return False
+        reached = 1 - self.values.isnan().any(dim=0).double().mean().item()
+        if reached < 1:
+            warnings.warn(
+                f"interrupted after {reached:.0%} of the patched runs: the result holds them and NaN elsewhere; pass "
+                "resume=result to go on",
+                InterruptedWarning,
+                stacklevel=3,
+            )
+        return True
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
 
 
 def _entry(site: Site, block: int) -> tuple[str, int]:

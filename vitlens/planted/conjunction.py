@@ -2,7 +2,7 @@
 
 import torch
 
-from vitlens.planted.mechanism import Circuit, Mechanism, draw_between, draw_head, name_of
+from vitlens.planted.mechanism import Mechanism, WrittenParts, draw_between, draw_head, name_of
 from vitlens.planted.planted_vit import PlantedTruth
 from vitlens.planted.scenes import (
     CLUTTER,
@@ -39,7 +39,7 @@ def memory_neuron(stream: Stream, shape: int, colour: int) -> Neuron:
     return Neuron(reads, stream["answer"][(shape + colour) % N_CLASSES] / (STEEPNESS * (2 - THRESHOLD)))
 
 
-def memory_circuit(stream: Stream, generator: torch.Generator) -> Circuit:
+def memory_circuit(stream: Stream, generator: torch.Generator) -> WrittenParts:
     """Two heads, in any blocks, and the memory in the MLP of the later one's block or of one behind."""
     places = [draw_head(0, DEPTH - 1, generator)]
     while len(places) < len(ATTRIBUTES):
@@ -52,11 +52,11 @@ def memory_circuit(stream: Stream, generator: torch.Generator) -> Circuit:
     indices = torch.randperm(NEURONS, generator=generator)[: VALUES**2].tolist()
     neurons = {(block, index): memory_neuron(stream, *divmod(pair, VALUES)) for pair, index in enumerate(indices)}
     names = [name_of(place) for place in places]
-    edges = {edge for name in names for edge in (f"input->{name}<k>", f"input->{name}<v>", f"{name}->m{block}")}
+    edges = {edge for name in names for edge in (f"input->{name}<k>", f"input->{name}<v>", f"{name}->L{block} mlp")}
     truth = PlantedTruth(
-        heads=frozenset(heads), edges=frozenset(edges | {f"m{block}->logits"}), neurons=frozenset(neurons)
+        heads=frozenset(heads), edges=frozenset(edges | {f"L{block} mlp->logits"}), neurons=frozenset(neurons)
     )
-    return Circuit(heads, truth, neurons)
+    return WrittenParts(heads, truth, neurons)
 
 
 def memory_scenes(n: int, generator: torch.Generator) -> ScenePairs:

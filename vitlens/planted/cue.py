@@ -2,7 +2,7 @@
 
 import torch
 
-from vitlens.planted.mechanism import Circuit, Mechanism, draw_head, name_of
+from vitlens.planted.mechanism import Mechanism, WrittenParts, draw_head, name_of
 from vitlens.planted.planted_vit import PlantedTruth
 from vitlens.planted.scenes import (
     CLUTTER,
@@ -27,7 +27,7 @@ LURES = ("mark", "class token", "tag", "texture")
 KINDS = ("mark", "cue", "key", "glyph")
 
 
-def cue_circuit(stream: Stream, generator: torch.Generator) -> Circuit:
+def cue_circuit(stream: Stream, generator: torch.Generator) -> WrittenParts:
     """The first head says which key is wanted; the second looks for it, and copies the glyph that it finds there."""
     first = draw_head(0, DEPTH - 2, generator)
     second = draw_head(first[0] + 1, DEPTH - 1, generator)
@@ -36,7 +36,7 @@ def cue_circuit(stream: Stream, generator: torch.Generator) -> Circuit:
     a, b = name_of(first), name_of(second)
     edges = {f"input->{a}<k>", f"input->{a}<v>", f"{a}->{b}<q>", f"input->{b}<k>", f"input->{b}<v>", f"{b}->logits"}
     truth = PlantedTruth(heads=frozenset({first, second}), edges=frozenset(edges))
-    return Circuit({first: telling, second: finding}, truth)
+    return WrittenParts({first: telling, second: finding}, truth)
 
 
 def cue_scenes(n: int, generator: torch.Generator) -> ScenePairs:

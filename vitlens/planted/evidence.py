@@ -4,7 +4,7 @@ from functools import partial
 
 import torch
 
-from vitlens.planted.mechanism import Circuit, Mechanism, draw_between, draw_head, name_of
+from vitlens.planted.mechanism import Mechanism, WrittenParts, draw_between, draw_head, name_of
 from vitlens.planted.planted_vit import PlantedTruth
 from vitlens.planted.scenes import (
     CLUTTER,
@@ -46,13 +46,13 @@ def evidence_edges(head: Place) -> frozenset[str]:
     return frozenset({f"input->{name}<k>", f"input->{name}<v>", f"{name}->logits"})
 
 
-def copying_circuit(stream: Stream, generator: torch.Generator) -> Circuit:
+def copying_circuit(stream: Stream, generator: torch.Generator) -> WrittenParts:
     head = draw_head(0, DEPTH - 1, generator)
     truth = PlantedTruth(heads=frozenset({head}), edges=evidence_edges(head))
-    return Circuit({head: copy_evidence(stream)}, truth)
+    return WrittenParts({head: copy_evidence(stream)}, truth)
 
 
-def backup_circuit(stream: Stream, generator: torch.Generator) -> Circuit:
+def backup_circuit(stream: Stream, generator: torch.Generator) -> WrittenParts:
     """The backup looks for the mark too, but an answer that is already written draws it to the class token instead.
 
     There it finds nothing but the class token's own feature, and writes that as an idle head would.
@@ -73,10 +73,10 @@ def backup_circuit(stream: Stream, generator: torch.Generator) -> Circuit:
         backups=frozenset({backup}),
         backup_edges=evidence_edges(backup) | {f"{name_of(primary)}->{name_of(backup)}<q>"},
     )
-    return Circuit({primary: copying, backup: yielding}, truth)
+    return WrittenParts({primary: copying, backup: yielding}, truth)
 
 
-def distractor_circuit(stream: Stream, generator: torch.Generator) -> Circuit:
+def distractor_circuit(stream: Stream, generator: torch.Generator) -> WrittenParts:
     """In an earlier block a few neurons blow up the token of the patch with the trigger; they are no part of the truth."""
     block = draw_between(0, 1, generator)
     head = draw_head(block + 1, DEPTH - 1, generator)
@@ -84,7 +84,9 @@ def distractor_circuit(stream: Stream, generator: torch.Generator) -> Circuit:
     fires = 10 * (stream.read("trigger")[0] - 0.5 * stream.unit[0])
     writes = LARGE * CONSTANT / (5 * REGISTER_NEURONS) * stream["large"][0]
     truth = PlantedTruth(heads=frozenset({head}), edges=evidence_edges(head))
-    return Circuit({head: copy_evidence(stream)}, truth, {(block, index): Neuron(fires, writes) for index in indices})
+    return WrittenParts(
+        {head: copy_evidence(stream)}, truth, {(block, index): Neuron(fires, writes) for index in indices}
+    )
 
 
 def evidence_scenes(n: int, generator: torch.Generator, *, with_trigger: bool) -> ScenePairs:

@@ -12,7 +12,7 @@ from vitlens.planted.weights import HEADS, Head, Neuron, Place
 
 
 @dataclass(frozen=True)
-class Circuit:
+class WrittenParts:
     """The heads and neurons that are written by hand, and the truth about them."""
 
     heads: dict[Place, Head]
@@ -32,7 +32,7 @@ class Mechanism:
     seen: dict[str, int]
     held: dict[str, int]
     lures: tuple[str, ...]
-    circuit: Callable[[Stream, torch.Generator], Circuit]
+    circuit: Callable[[Stream, torch.Generator], WrittenParts]
     scenes: Callable[[int, torch.Generator], ScenePairs]
 
 
@@ -48,4 +48,4 @@ def draw_head(low: int, high: int, generator: torch.Generator) -> Place:
 
 def name_of(place: Place) -> str:
     """A head's name as a node of the graph."""
-    return f"a{place[0]}.h{place[1]}"
+    return f"L{place[0]}H{place[1]}"

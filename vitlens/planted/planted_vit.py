@@ -37,8 +37,8 @@ class PlantedTruth:
 
     An edge is in `edges` if what it carries differs between a picture and its partner in some kind of pair, and putting
     the partner's into the picture's run changes the logits: that is what patching along edges can see. A query made from
-    the constant that every token carries is needed, but never differs, and so its edge does not count. Names are those of
-    edge attribution patching: "input->a0.h1<v>", "a0.h1->a1.h2<q>", "a1.h2->m2", "m2->logits".
+    the constant that every token carries is needed, but never differs, and so its edge does not count. Names look like
+    "input->L0H1<v>", "L0H1->L1H2<q>", "L1H2->L2 mlp", "L2 mlp->logits".
 
     `backups` are the heads among `heads` that write the evidence only while another is missing; `backup_edges` carry what
     they need, and nothing that differs while the other head works, so they are not in `edges`.

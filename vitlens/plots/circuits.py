@@ -44,7 +44,7 @@ def circuit_figure(circuit: Circuit) -> go.Figure:
             x=[shown[name][0] for name in names], y=[shown[name][1] for name in names], text=names, mode="markers+text",
             marker={
                 "size": 30, "color": FIELD, "line": {"width": 0},
-                "symbol": ["circle" if name.startswith("a") else "square" for name in names],
+                "symbol": ["circle" if Node.of(name).kind == "head" else "square" for name in names],
             },
             textfont={"size": 9, "color": ON_FIELD}, showlegend=False,
             hovertext=[_degree(circuit, name) for name in names], hoverinfo="text",

@@ -3,8 +3,7 @@
 import plotly.graph_objects as go
 import torch
 
-from vitlens.patching.contrast import Patching
-from vitlens.patching.interventions import Intervention
+from vitlens.patching.results import Intervention, Patching
 from vitlens.plots.shared.picture import map_tiles
 from vitlens.plots.shared.style import array, colorbar, diverging, finish, text
 

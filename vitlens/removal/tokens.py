@@ -29,7 +29,7 @@ class TokenAblation(Result):
     """The run without some patches: of those that stayed (`kept`) the rank of the chosen class in the last stream, `values`
     [image, patch], −1 for those that did not; `logits` [image, class]; the class token's ranks, `class_token_ranks`."""
 
-    logits: Float[Tensor, "image class"]
+    logits: Float[Tensor, "image classes"]
     kept: Bool[Tensor, "image patch"]
     class_token_ranks: Int[Tensor, "image"] | None
 

@@ -1,6 +1,7 @@
 """What every analysis returns: a tensor whose axes have names and labels, that knows how to become a table or a figure."""
 
 import dataclasses
+from contextlib import suppress
 from dataclasses import dataclass, field
 from html import escape
 from importlib import import_module
@@ -16,7 +17,7 @@ from torch import Tensor
 from vitlens.arguments import checked
 from vitlens.errors import InputError
 from vitlens.files import as_path
-from vitlens.results.files import HOMES, check_ending, pack, unpack
+from vitlens.results.files import check_ending, pack, unpack
 from vitlens.results.tensor_files import read_tensors, save_tensors
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class Result(Drawable):
         """
         check_ending(as_path(path))
         tensors, rest = pack({item.name: getattr(self, item.name) for item in dataclasses.fields(self)})
-        save_tensors(tensors, path, {"kind": type(self).__name__, "fields": rest})
+        save_tensors(tensors, path, {"kind": _name(type(self)), "fields": rest})
 
     def to(self: Kind, device: str | torch.device) -> Kind:
         """The same with its tensors on another device."""
@@ -204,11 +205,22 @@ def _ends(labels: list) -> str:
     return ", ".join(text if len(text) <= 60 else text[:59] + "…" for text in map(str, shown))
 
 
+def _name(kind: type[Result]) -> str:
+    """What a file calls a kind of result: a chapter and its public name, such as "vitlens.lens.ClassLens"; a user's own
+    kind by its name alone."""
+    package, *chapter = kind.__module__.split(".")[:2]
+    return f"{package}.{chapter[0]}.{kind.__name__}" if package == "vitlens" and chapter else kind.__name__
+
+
 def _kind(name: str | None) -> type[Result] | None:
-    """The kind of result of this name: one of vitlens', or one that the user has defined."""
-    if name in HOMES:
-        found: type[Result] = getattr(import_module(HOMES[name]), name)
-        return found
+    """The kind of result of this name: one of vitlens', whose chapter is imported, or one that the user has defined."""
+    if name is None:
+        return None
+    package, *rest = name.split(".")
+    if package == "vitlens" and len(rest) == 2:
+        with suppress(ImportError, ValueError):
+            found = getattr(import_module(f"vitlens.{rest[0]}"), rest[1], None)
+            return found if isinstance(found, type) and issubclass(found, Result) else None
     return next((kind for kind in _subclasses(Result) if kind.__name__ == name), None)
 
 

@@ -54,7 +54,7 @@ def test_patch_ablates_what_is_marked(explorer):
     result = explorer.patch(blocks=[0, 3])
     image, classes = explorer.images[1:2], explorer.facts["pictures"][1]["classes"]
     expected = activation_ablation(
-        model, image, site="resid_pre", tokens=[[90, 91, 104]], blocks=[0, 3], classes=classes[0], progress=False
+        model, image, sites="resid_pre", tokens=[[90, 91, 104]], blocks=[0, 3], classes=classes[0], progress=False
     )
     torch.testing.assert_close(result.patched.flatten(), expected.patched.flatten())
     assert explorer.effect["cells"] == ["L0", "L3"]
@@ -64,7 +64,7 @@ def test_patch_ablates_what_is_marked(explorer):
     explorer.marked_tokens, explorer.selected_token, explorer.selected_baseline = [], 0, classes[1]
     result = explorer.patch(0, site="resid_post")
     expected = activation_patching(
-        model, explorer.images[:1], image, site="resid_post", tokens="class", classes=classes[0],
+        model, explorer.images[:1], image, sites="resid_post", tokens="class", classes=classes[0],
         baseline_classes=classes[1], progress=False,
     )  # fmt: skip
     torch.testing.assert_close(result.values.flatten(), expected.values.flatten())

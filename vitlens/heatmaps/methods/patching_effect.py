@@ -8,9 +8,8 @@ from vitlens.errors import InputError
 from vitlens.heatmaps.methods.token_mask import TARGETS, check_target
 from vitlens.heatmaps.shared.pixels import emptied
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.patching.plan import Plan
 from vitlens.patching.sources import OtherRun
-from vitlens.patching.sweep import sweep
+from vitlens.patching.sweep import Plan, sweep
 
 
 def patching_effect(
@@ -44,23 +43,12 @@ def patching_effect(
     others = _corrupted(model, images, corrupted)
     n_prefix, (rows, columns) = model.cfg.n_prefix_tokens, model.embed.grid(*images.shape[-2:])
     patches = range(n_prefix, n_prefix + rows * columns)
-    plan = Plan.make(model, images, "resid_pre", block, tokens=patches, heads=None, neurons=None, keys=None, masks=None)
+    plan = Plan.make(model, images, "resid_pre", block, tokens=patches)
     todo = torch.ones(1, 1, len(patches), len(images), dtype=torch.bool)
     effect = images.new_empty(len(images), len(patches))
     with torch.no_grad():
         whole = TARGETS[target](model(images), classes)
-        for step in sweep(
-            model,
-            images,
-            OtherRun(others),
-            plan.sites,
-            plan.blocks,
-            todo,
-            batch_size=batch_size,
-            all_at_once=False,
-            progress=False,
-            description="patching effect",
-        ):
+        for step in sweep(model, plan, images, OtherRun(others), todo, batch_size=batch_size, progress=False):
             for patch, logits in zip(step.cells, step.logits, strict=True):
                 here = step.images
                 effect[here, patch] = whole[here] - TARGETS[target](logits, classes[here])

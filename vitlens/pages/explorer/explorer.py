@@ -21,7 +21,7 @@ from vitlens.pages.explorer.measure import Measured
 from vitlens.pages.explorer.page import explorer_page, looks, pack
 from vitlens.pages.explorer.selection import Limits, Selection
 from vitlens.pages.page import made
-from vitlens.patching.interventions import Intervention
+from vitlens.patching.results import Intervention
 
 if TYPE_CHECKING:
     from vitlens.pages.explorer.widget import ExplorerWidget

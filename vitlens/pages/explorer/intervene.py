@@ -8,7 +8,7 @@ from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.patching.ablation import activation_ablation
 from vitlens.patching.activation import activation_patching
-from vitlens.patching.interventions import Intervention
+from vitlens.patching.results import Intervention
 from vitlens.patching.sources import mean_activations
 
 if TYPE_CHECKING:
@@ -27,17 +27,18 @@ def intervene(
         "tokens": {"marked": tokens},
         "metric": "logit" if baseline is None else "logit_difference",
         "classes": [explorer.selected_class],
+        "sites": site,
         "baseline_classes": None if baseline is None else [baseline],
         "progress": False,
     } | options
     if source is None and replacement == "mean":
         if len(explorer.images) == 1:
             raise InputError("the mean over one picture is that picture itself: explore several, or replace by zero")
-        means = mean_activations(explorer.model, explorer.images, site, progress=False)
-        return activation_ablation(explorer.model, image, site=site, replacement=means, **about)
+        means = mean_activations(explorer.model, explorer.images, sites=site, progress=False)
+        return activation_ablation(explorer.model, image, replacement=means, **about)
     if source is None:
-        return activation_ablation(explorer.model, image, site=site, replacement=replacement, **about)
-    return activation_patching(explorer.model, source, image, site=site, **about)
+        return activation_ablation(explorer.model, image, replacement=replacement, **about)
+    return activation_patching(explorer.model, source, image, **about)
 
 
 def describe_effect(explorer: "Explorer", result: Intervention, how: str) -> dict[str, Any]:

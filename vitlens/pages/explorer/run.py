@@ -17,7 +17,7 @@ from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.pages.explorer.explorer import Explorer
 from vitlens.pages.explorer.measure import check_size, measure
 from vitlens.pages.seen import picture_fact
-from vitlens.patching.interventions import logits_of
+from vitlens.patching.whole_runs import logits_of
 
 # What Chromium, Firefox and Safari all still open: their longest string is about twice as long.
 MOST_BYTES = 384 * 2**20

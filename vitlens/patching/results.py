@@ -1,18 +1,15 @@
 """What every sweep of interventions returns: the metric of each patched run, its shift, its effect, its interval."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitlens.arguments import checked
-from vitlens.choose.metrics import Measures, Metrics, several
 from vitlens.errors import InputError
-from vitlens.model.hooked_vit import HookedViT
 from vitlens.results.result import Result
 from vitlens.statistics import bootstrap
 
@@ -24,13 +21,15 @@ class Intervention(Result):
     """The metric of every patched run, `patched`, and of the run without: `target` [image].
 
     Axes are (metric), (site), block, tokens and/or head or neuron, image; those in brackets where several were asked for.
-    Cells of an interrupted sweep that were not reached are NaN.
+    Cells of an interrupted sweep that were not reached are NaN. `classes` and `baseline_classes` [image, 1] are those that a
+    metric of vitlens is about; None of a function of the user's.
     """
 
     patched: Float[Tensor, "..."]
     target: Float[Tensor, "*metric image"]
     grid: tuple[int, int] | list[int]
     metric_name: str
+    baseline_classes: Int[Tensor, "image class"] | None = None
 
     @property
     def complete(self) -> bool:
@@ -102,7 +101,7 @@ class Intervention(Result):
             raise InputError(f"choose one {' and one '.join(others)} first: result.select({example})")
 
     @checked
-    def summary(self, level: float = 0.95, n: int = 1000, seed: int = 0) -> pd.DataFrame:
+    def summary(self, *, level: float = 0.95, n_draws: int = 1000, seed: int = 0) -> pd.DataFrame:
         """The effect over pictures with its bootstrap interval: one row per cell, sorted as the axes are.
 
         Whole pairs of pictures are drawn; with few of them an interval says little (of one pair it is a point).
@@ -113,7 +112,7 @@ class Intervention(Result):
         shift = self.shift().movedim(-1, 0)
         gap = self.gap().expand_as(self.patched).movedim(-1, 0)
         mean, low, high = bootstrap(
-            shift.double().cpu().numpy(), gap.double().cpu().numpy(), n=n, level=level, seed=seed
+            shift.double().cpu().numpy(), gap.double().cpu().numpy(), n=n_draws, level=level, seed=seed
         )
         index = pd.MultiIndex.from_product(
             [labels for axis, labels in self.axes.items() if axis != "image"],
@@ -131,56 +130,22 @@ class Intervention(Result):
         return f"{type(self).__name__}({site}, {self.metric_name} [{axes}], {self.quantity} {span}{open_cells})"
 
 
-def make_result(
-    kind: type[Found],
-    cells: dict[str, list],
-    patched: Float[Tensor, "metric ... image"],
-    measures: Measures,
-    asked: Metrics,
-    runs: dict[str, Float[Tensor, "metric image"]],
-    **fields: Any,
-) -> Found:
-    """The result of this kind, its axes those that were asked for; `values` are its shifts over its gaps."""
-    axes: dict[str, list] = {"metric": list(measures.metrics)} if several(asked) else {}
-    axes |= {**cells, "image": list(range(patched.shape[-1]))}
-    per_metric = {"patched": patched, **runs}
-    fields |= {name: value if several(asked) else value[0] for name, value in per_metric.items()}
-    raw = kind(values=fields["patched"], axes=axes, metric_name=", ".join(measures.metrics), **fields)
-    return replace(raw, values=raw.shift() / raw.gap())
+@dataclass(frozen=True, repr=False, kw_only=True)
+class Patching(Intervention):
+    """The effect of patching each cell, picture by picture: how far the metric moved from target (0) to source (1).
 
-
-def known_values(
-    resume: Intervention | None,
-    cells: dict[str, list],
-    measures: Measures,
-    settings: Mapping[str, Any],
-    target: Float[Tensor, "metric image"],
-) -> Float[Tensor, "metric ..."] | None:
-    """What a partial result has already.
-
-    Raises:
-        InputError: it is the result of another sweep.
+    `patched` is the metric of the patched runs; `target` and `source` [image] that of the run that was patched into and of
+    the one the activations came from. Denoising patches clean activations into the corrupted run, noising the reverse.
+    `settings["method"]` is "exact" where every cell was run, else the name of the estimate.
     """
-    if resume is None:
-        return None
-    different = []
-    mine = {name: labels for name, labels in resume.axes.items() if name not in ("metric", "image")}
-    if mine != cells or resume.metric_name != ", ".join(measures.metrics):
-        different.append("axes")
-    if resume.settings != settings:
-        different.append("settings")
-    if resume.target.numel() != target.numel() or not torch.allclose(
-        resume.target.flatten().to(target), target.flatten(), rtol=1e-4, atol=1e-5
-    ):
-        different.append("pictures or metrics")
-    if different:
-        raise InputError(f"the result to resume is of another sweep ({', '.join(different)} differ): leave resume= out")
-    return resume.patched if "metric" in resume.axes else resume.patched[None]
+
+    source: Float[Tensor, "*metric image"]
+
+    def gap(self) -> Float[Tensor, "... image"]:
+        """What an effect of 1 is: how far the source's metric is from the target's."""
+        return self.over_cells(self.source - self.target)
 
 
-def logits_of(
-    model: HookedViT, pictures: Float[Tensor, "image channels height width"], batch_size: int = 32
-) -> Float[Tensor, "image classes"]:
-    """The logits of whole runs, in batches, so that memory does not grow with the number of pictures."""
-    with torch.no_grad():
-        return torch.cat([model(batch) for batch in pictures.split(batch_size)])
+@dataclass(frozen=True, repr=False, kw_only=True)
+class Ablation(Intervention):
+    """What the metric changes by when a cell is ablated: `values`, `patched` minus `target`, in units of the metric."""
