@@ -15,13 +15,14 @@ from vitlens import HookedViT, Result, load_result
 
 QUIET = {"progress": False}
 #: What others are made of, and no analysis returns as such.
-BASES = {"Result", "Intervention"}
+BASES = {"Result", "Intervention", "Importance"}
 
 
 def makers():
     """By the name of its class, how a small result of every kind is made."""
     torch.manual_seed(0)
-    model = HookedViT.from_timm(build(reg_tokens=1, drop_path_rate=0.0))
+    model = HookedViT.from_timm(build(reg_tokens=1))
+    model.architecture = lambda: build(reg_tokens=1)
     model.class_names = [f"kind {i}" for i in range(model.cfg.n_classes)]
     images = torch.randn(3, 3, *model.cfg.image_size, dtype=model.dtype)
     pair = {"model": model, "clean": images[:2], "corrupted": images[1:], "classes": 0, "baseline_classes": 1}

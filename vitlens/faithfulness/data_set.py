@@ -25,7 +25,7 @@ from vitlens.files import PARTIAL, make_folder
 from vitlens.heatmaps.run import find_method, heatmap
 from vitlens.model.fingerprint import fingerprint
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.results.result import Result, load_result
+from vitlens.results.result import MOST_KEPT, Result, load_result
 
 LOG = logging.getLogger(__name__)
 TARGETS = ("predicted", "label")
@@ -113,6 +113,8 @@ def joined(parts: Sequence[Scores]) -> Scores:
     together: dict[str, Any] = {"values": torch.cat([part.values for part in parts], dim=-1)}
     together["axes"] = {**first.axes, "image": list(range(together["values"].shape[-1]))}
     together["classes"] = torch.cat([part.classes for part in parts if part.classes is not None])
+    kept = [part.pixels for part in parts if part.pixels is not None]
+    together["pixels"] = torch.cat(kept)[:MOST_KEPT] if kept else None
     if isinstance(first, Faithfulness):
         for name in ("curves", "correct"):
             together[name] = torch.cat([getattr(part, name) for part in parts], dim=2)

@@ -132,14 +132,17 @@ class Result(Drawable):
                 no file keeps.
         """
         check_ending(as_path(path))
-        tensors, rest = pack({item.name: getattr(self, item.name) for item in dataclasses.fields(self)})
+        tensors, rest = pack(self.content())
         save_tensors(tensors, path, {"kind": _name(type(self)), "fields": rest})
+
+    def content(self) -> dict[str, Any]:
+        """What a file keeps of it, and makes it again: the arguments of its class."""
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
 
     def to(self: Kind, device: str | torch.device) -> Kind:
         """The same with its tensors on another device."""
-        fields = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         tensors: dict[str, Any] = {
-            name: value.to(device) for name, value in fields.items() if isinstance(value, Tensor)
+            name: value.to(device) for name, value in self.content().items() if isinstance(value, Tensor)
         }
         return dataclasses.replace(self, **tensors)
 
