@@ -223,6 +223,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "load_sae": {"path": "no such folder"},
         "run_study": None,
         "verify_port": None,
+        "open_pictures": None,
         "supported_models": {"pattern": "vit_tiny*"},
         "load_demo": None,
         "load_demo_model": None,
@@ -248,11 +249,11 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
             calls[f"patching.{name}"] = (function, {**patching, metric: lambda logits: logits[:, 0].sum()})
     weights = {"W_enc": torch.randn(16, 8), "b_enc": None, "W_dec": torch.randn(8, 16), "b_dec": None}
     methods: dict[str, tuple[Callable, dict[str, Any]]] = {
-        "model.block_index": (model.block_index, {"layer": 0}),
-        "model.block_indices": (model.block_indices, {"layers": [0]}),
+        "model.block_index": (model.block_index, {"block": 0}),
+        "model.block_indices": (model.block_indices, {"blocks": [0]}),
         "model.class_index": (model.class_index, {"wanted": 0}),
         "model.as_images": (model.as_images, {"images": images}),
-        "model.to_images": (model.to_images, {"pictures": [np.zeros((8, 8, 3), dtype=np.uint8)]}),
+        "model.to_images": (model.to_images, {"images": [np.zeros((8, 8, 3), dtype=np.uint8)]}),
         "model.to_masks": (model.to_masks, {"masks": [np.zeros((8, 8), dtype=bool)]}),
         "model.forward": (model.forward, {"images": images, "return_type": "loss", "labels": torch.tensor([0, 1])}),
         "model.run_with_cache": (model.run_with_cache, {"images": images, "names_filter": "pattern"}),

@@ -180,7 +180,7 @@ def _pair(
 
     images = model.to_images(clean)
     other = None if corrupted is None else model.to_images(corrupted)
-    inside = None if mask is None else model.read_masks(mask, object_id)
+    inside = None if mask is None else model.read_masks(mask, object_id=object_id)
     if replacement is None:
         if other is None:
             raise InputError(

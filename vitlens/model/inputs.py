@@ -39,7 +39,7 @@ def to_images(model: "HookedViT", images: Picture | Sequence[Picture]) -> Float[
 
 
 def to_masks(
-    model: "HookedViT", masks: Picture | Sequence[Picture], object_id: int | None = None
+    model: "HookedViT", masks: Picture | Sequence[Picture], *, object_id: int | None = None
 ) -> Bool[Tensor, "batch height width"]:
     """Object masks through the geometry of the pictures' preprocessing: which pixels are the object's.
 
@@ -52,10 +52,10 @@ def to_masks(
     Raises:
         InputError: a mask whose values say nothing of an object, a file that is missing or no picture.
     """
-    return model.read_masks(masks, object_id).inside
+    return model.read_masks(masks, object_id=object_id).inside
 
 
-def read_masks(model: "HookedViT", masks: Picture | Sequence[Picture], object_id: int | None = None) -> Masks:
+def read_masks(model: "HookedViT", masks: Picture | Sequence[Picture], *, object_id: int | None = None) -> Masks:
     """As `to_masks`, with what is void: neither object nor context. Goes wherever `masks=` is taken.
 
     Raises:
@@ -144,7 +144,7 @@ def as_partners(
         InputError: they are missing, or of another number or size.
     """
     if others is None:
-        raise InputError('how="other" needs others=, one picture for each picture')
+        raise InputError('replacement="other" needs others=, one picture for each picture')
     partners = model.as_images(others)
     if partners.shape != images.shape:
         raise InputError(f"{len(partners)} other pictures were given for {len(images)} pictures")

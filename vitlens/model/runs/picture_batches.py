@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ from vitlens.data.decoding import PictureBatch, Skipped, decode_rows
 from vitlens.data.picture_sets import PictureSet
 from vitlens.data.pictures import Pictures, as_list
 from vitlens.errors import InputError
-from vitlens.model.hooked_vit import HookedViT
+
+if TYPE_CHECKING:
+    from vitlens.model.hooked_vit import HookedViT
 
 # A tensor, files, PIL images or arrays; a picture set; an iterable of pictures or of batches (tensors, or tuples that begin
 # with pictures and labels), or a function that starts it anew.
@@ -37,7 +39,7 @@ class PictureBatches:
     Files that cannot be read are left out of a picture set and noted in `skipped`.
     """
 
-    def __init__(self, model: HookedViT, source: PictureSource, batch_size: int) -> None:
+    def __init__(self, model: "HookedViT", source: PictureSource, batch_size: int) -> None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise InputError(f"batch_size is the number of pictures of a forward, at least 1, not {batch_size!r}")
         if isinstance(source, dict):

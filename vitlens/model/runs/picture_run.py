@@ -1,7 +1,7 @@
 """The pictures of an analysis in batches: one rule for how many at once, one bar, and where each batch lies."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -11,17 +11,19 @@ from tqdm import tqdm
 from vitlens.arguments import check_count, is_whole
 from vitlens.data.pictures import Pictures, as_list
 from vitlens.errors import InputError
-from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.picture_batches import PictureBatches
 from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.result import MOST_KEPT
+
+if TYPE_CHECKING:
+    from vitlens.model.hooked_vit import HookedViT
 
 #: What the largest tensor of a forward may take by default, and how many pictures it has at most.
 MOST_BYTES = 2**28
 MOST_PICTURES = 64
 
 
-def default_batch_size(model: HookedViT, n_tokens: int | None = None) -> int:
+def default_batch_size(model: "HookedViT", n_tokens: int | None = None) -> int:
     """How many pictures a forward has where nobody says: 64, or fewer, so that its largest tensor takes 256 MiB at most.
 
     The largest are attention patterns, hidden units of the MLP, and the logits of all tokens. The rule reads the model's
@@ -45,7 +47,7 @@ class PictureRun:
     """
 
     def __init__(
-        self, model: HookedViT, images: Pictures, batch_size: int | None, progress: bool | None, what: str
+        self, model: "HookedViT", images: Pictures, batch_size: int | None, progress: bool | None, what: str
     ) -> None:
         self.model, self.what = model, what
         self.source = _known(model, images)
@@ -84,20 +86,22 @@ class PictureRun:
                 yield slice(first, first + len(batch.images)), batch.images
                 bar.update(len(batch.images))
 
-    def partners(self, others: Pictures | None, how: str) -> Any:
+    def partners(self, others: Pictures | None, replacement: str) -> Any:
         """Other pictures, one for each, of which `model.as_partners(others[places], images)` reads those of a batch.
 
-        None where `how` takes nothing from others.
+        None where `replacement` takes nothing from others.
 
         Raises:
             InputError: they are missing, of another number, or given where nothing reads them.
         """
-        if how != "other":
+        if replacement != "other":
             if others is not None:
-                raise InputError(f'others= goes with how="other": how="{how}" would not read them')
+                raise InputError(
+                    f'others= goes with replacement="other": replacement="{replacement}" would not read them'
+                )
             return None
         if others is None:
-            raise InputError('how="other" needs others=, one picture for each picture')
+            raise InputError('replacement="other" needs others=, one picture for each picture')
         known = _known(self.model, others)
         if len(known) != self.n:
             raise InputError(f"{len(known)} other pictures were given for {self.n} pictures")
@@ -128,7 +132,7 @@ def check_index(value: Any, n: int, what: str) -> None:
         raise InputError(f"there is no {what} {value!r}: there are 0 to {n - 1}")
 
 
-def _known(model: HookedViT, images: Pictures) -> Any:
+def _known(model: "HookedViT", images: Pictures) -> Any:
     """A tensor [image, channels, height, width], or a list of pictures, that can be cut into batches."""
     if isinstance(images, Tensor):
         whole = images[None] if images.ndim == 3 and not images.is_nested else images
