@@ -103,8 +103,6 @@ def evaluate_circuits(
     """
     graph = Graph(model)
     whole = _run_pair(model, clean, corrupted, classes, baseline_classes, metric)
-    if n_draws < 0:
-        raise InputError(f"n_draws is 0 or more, not {n_draws}")
     if isinstance(scores, Patching):
         asked = _sizes(graph, sizes)
         effect = edge_effects(graph, scores)

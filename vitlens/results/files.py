@@ -23,7 +23,6 @@ HOMES = {
     "Faithfulness": "vitlens.faithfulness.result",
     "FeatureAttribution": "vitlens.features.attribution",
     "Heatmap": "vitlens.heatmaps.run",
-    "Importance": "vitlens.heatmaps.methods.saliency",
     "Intervention": "vitlens.patching.results",
     "NeuronAttribution": "vitlens.attribution.results",
     "PatchAttribution": "vitlens.attribution.results",
