@@ -303,7 +303,7 @@ def test_wrong_sizes_and_circuits(scored):
         evaluate_circuits(*shown, scores=[], metric="logit", **QUIET)
     with pytest.raises(InputError, match="one metric at a time"):
         evaluate_circuits(*shown, scores=scores, sizes=[5], metric=["logit", "probability"], **QUIET)
-    with pytest.raises(InputError, match="n_draws is 0 or more"):
+    with pytest.raises(InputError, match="n_draws is a whole number of at least 0"):
         evaluate_circuits(*shown, scores=scores, sizes=[5], metric="logit", n_draws=-1, **QUIET)
     with pytest.raises(InputError, match="is empty"):
         minimality(*shown, circuit=Circuit(frozenset(), "none"), metric="logit", **QUIET)

@@ -15,7 +15,7 @@ from vitlens import HookedViT, Result, load_result
 
 QUIET = {"progress": False}
 #: What others are made of, and no analysis returns as such.
-BASES = {"Result", "Intervention", "Importance"}
+BASES = {"Result", "Intervention"}
 
 
 def makers():
@@ -65,7 +65,7 @@ def makers():
         "TopPatches": lambda: vitlens.features.top_patches(**coded, k=2),
         "DictionaryEvaluation": lambda: vitlens.features.evaluate_sae(**coded),
         "Description": lambda: vitlens.describe(**about, **QUIET),
-        "RegisterNeurons": lambda: vitlens.registers.find_register_neurons(**about, threshold=1.01, **QUIET),
+        "RegisterNeurons": lambda: vitlens.registers.find_register_neurons(**about, outlier_threshold=1.01, **QUIET),
         "RegisterShift": lambda: vitlens.registers.register_shift(**about, neurons=[(0, 3)], **QUIET),
         "Heatmap": lambda: vitlens.heatmap(**about, method="legrad"),
         "Faithfulness": lambda: vitlens.evaluate_heatmaps(

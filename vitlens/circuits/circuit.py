@@ -20,7 +20,7 @@ from vitlens.files import write_whole
 from vitlens.model.graph import Graph, Node
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.patching.results import Patching
+from vitlens.patching.results import Patching, require_axes
 from vitlens.results.result import Result
 
 METHODS = ("threshold", "greedy")
@@ -237,7 +237,7 @@ def edge_effects(graph: Graph, scores: Patching) -> Float[Tensor, "writer reader
             "path_patching(…, receivers=None) makes them"
         )
     if extra:
-        scores.require_axes("sender", "receiver")
+        require_axes(scores, "sender", "receiver")
     if scores.axes["sender"] != list(graph.writer_index) or scores.axes["receiver"] != list(graph.reader_index):
         raise InputError(
             f"the scores are not of all edges of {graph.model.cfg.model_name}: make them with "

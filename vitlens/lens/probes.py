@@ -28,7 +28,8 @@ from vitlens.model.hooks.hook_points import Hooks, hook_name
 from vitlens.model.runs.picture_run import PictureRun
 from vitlens.results.result import Result
 
-Site = tuple[str, int]
+#: A site in a block, such as ("resid_post", 3).
+SiteOfBlock = tuple[str, int]
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,7 +41,7 @@ class Probes(Result):
     tokens: list[int]
 
     @property
-    def weights(self) -> dict[Site, Float[Tensor, "token d class"]]:
+    def weights(self) -> dict[SiteOfBlock, Float[Tensor, "token d class"]]:
         """By (site, block)."""
         return {
             (site, block): self.values[i, j]
@@ -48,16 +49,18 @@ class Probes(Result):
             for i, site in enumerate(self.axes["site"])
         }
 
-    def logits(self, site: Site, activation: Float[Tensor, "image all_tokens d"]) -> Float[Tensor, "image token class"]:
+    def logits(
+        self, site: SiteOfBlock, activation: Float[Tensor, "image all_tokens d"]
+    ) -> Float[Tensor, "image token class"]:
         """What the probes of a site (its name, its block) answer."""
         at = self.axes["site"].index(site[0]), self.axes["block"].index(site[1])
         read = activation[:, self.tokens]
         return einsum(read, self.values[at], "b t d, t d c -> b t c") + self.biases[at]
 
-    def hooks(self, labels: Int[Tensor, "image"], ranks: dict[Site, Tensor]) -> Hooks:
+    def hooks(self, labels: Int[Tensor, "image"], ranks: dict[SiteOfBlock, Tensor]) -> Hooks:
         """Hooks that put the rank of the label in every probe's answer into `ranks` [image, token], by site."""
 
-        def read(activation: Tensor, hook: HookPoint, site: Site) -> None:
+        def read(activation: Tensor, hook: HookPoint, site: SiteOfBlock) -> None:
             logits = self.logits(site, activation)
             of_label = logits.gather(-1, labels[:, None, None].expand(-1, logits.shape[1], 1))
             check_logits(logits.amax(dim=-1), f"the probe at blocks.{site[1]}.hook_{site[0]}")
@@ -76,6 +79,7 @@ class ProbeFit:
     def __init__(
         self,
         model: HookedViT,
+        *,
         sites: str | Sequence[str] = FULL_SITES,
         blocks: int | Sequence[int] | None = None,
         tokens: Sequence[int] | None = None,
@@ -83,15 +87,15 @@ class ProbeFit:
         model.require_classifier()
         self.model = model
         chosen = check_sites(sites)
-        self.sites: list[Site] = [(site, block) for block in model.block_indices(blocks) for site in chosen]
+        self.sites: list[SiteOfBlock] = [(site, block) for block in model.block_indices(blocks) for site in chosen]
         self.tokens = list(range(model.cfg.n_ctx)) if tokens is None else _checked_tokens(tokens, model.cfg.n_ctx)
         # Sums of half precision soon lose what is added to them.
         self.dtype = torch.promote_types(model.dtype, torch.float32)
         self.n = 0
         self._is_solved = False
         self.n_by_class = torch.zeros(model.cfg.n_classes, dtype=torch.float64, device=model.device)
-        self.second: dict[Site, Float[Tensor, "token d d"]] = {}
-        self.sums: dict[Site, Float[Tensor, "token class d"]] = {}
+        self.second: dict[SiteOfBlock, Float[Tensor, "token d d"]] = {}
+        self.sums: dict[SiteOfBlock, Float[Tensor, "token class d"]] = {}
 
     @staticmethod
     def bytes_needed(model: HookedViT, n_sites: int, n_tokens: int) -> int:
@@ -143,7 +147,7 @@ class ProbeFit:
     def _add(self, pictures: Float[Tensor, "image channels height width"], labels: Int[Tensor, "image"]) -> None:
         one_hot = torch.nn.functional.one_hot(labels, self.model.cfg.n_classes).to(self.dtype)
 
-        def collect(activation: Tensor, hook: HookPoint, site: Site) -> None:
+        def collect(activation: Tensor, hook: HookPoint, site: SiteOfBlock) -> None:
             read = activation[:, self.tokens].transpose(0, 1).to(self.dtype)
             second, sums = read.transpose(1, 2) @ read, one_hot.T @ read
             if site in self.second:

@@ -12,7 +12,7 @@ from transformer_lens.hook_points import HookPoint
 from vitlens.arguments import checked
 from vitlens.choose.classes import Classes, classes_by_batch
 from vitlens.data.pictures import Pictures
-from vitlens.lens.lens import LOGIT_ALONE, SITES, check_sites
+from vitlens.lens.lens import LENS_SITES, LOGIT_ALONE, check_sites
 from vitlens.model.class_space.ranks import no_rank, rank_of
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Hooks, Reader, hook_name
@@ -185,8 +185,8 @@ def class_trace(
             hooks = observer.hooks(chosen_blocks, chosen_sites)
             model.run_with_hooks(pictures, fwd_hooks=hooks, stop_at_layer=model.cfg.n_layers)
         traces.append(observer.trace())
-    tables = _joined(traces)
-    sites = [site for site in SITES if any(place[0] == site for place in tables.logits)]
+    tables = join_traces(traces)
+    sites = [site for site in LENS_SITES if any(place[0] == site for place in tables.logits)]
     values, ranks, first = (
         _stacked(table, sites, chosen_blocks) for table in (tables.logits, tables.ranks, tables.first)
     )
@@ -212,7 +212,7 @@ def _stacked(
     return torch.stack([torch.stack([table.get((site, block), nothing) for block in blocks]) for site in sites])
 
 
-def _joined(traces: Sequence[SiteTables]) -> SiteTables:
+def join_traces(traces: Sequence[SiteTables]) -> SiteTables:
     """The tables of several batches as one."""
     if len(traces) == 1:
         return traces[0]

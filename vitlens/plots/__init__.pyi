@@ -20,7 +20,6 @@ from .figure_of import plot as plot
 from .heatmaps import heatmap_comparison as heatmap_comparison
 from .heatmaps import heatmap_figure as heatmap_figure
 from .heatmaps import heatmap_overlay as heatmap_overlay
-from .heatmaps import importance_maps as importance_maps
 from .lens import class_maps as class_maps
 from .lens import lens_trajectory as lens_trajectory
 from .lens import predictions as predictions

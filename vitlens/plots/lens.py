@@ -171,7 +171,7 @@ def token_classes(
 def trace_curves(trace: ClassTrace, site: str = "resid_post") -> go.Figure:
     """How well the class is read off the class token and the patches, block by block: the mean of 1 − rank / C."""
     figure = go.Figure()
-    for i, (tokens, table) in enumerate(identifiability(trace, site).groupby("tokens", sort=False)):
+    for i, (tokens, table) in enumerate(identifiability(trace, site=site).groupby("tokens", sort=False)):
         line(figure, table, "block", str(tokens), i, y="identifiability")
     figure.update_xaxes(title="block")
     figure.update_yaxes(title="identifiability", range=[0, 1.02])
