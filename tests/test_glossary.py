@@ -83,7 +83,6 @@ NOT_YET: dict[str, set[str]] = {
     "Faithfulness.paired": {"words"},
     "Faithfulness.table": {"words"},
     "HookedViT.class_index": {"words"},
-    "Intervention.require_axes": {"words"},
     "Segmentation.table": {"words"},
 }
 
