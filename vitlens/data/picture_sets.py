@@ -299,7 +299,7 @@ def _choose(
         called = class_names[label] if class_names else f"class {label}"
         raise InputError(
             f"{per_class} pictures per class were asked for, and {len(short)} classes have fewer (“{called}” has "
-            f"{len(found)}): ask for fewer, or leave these classes out with drop_incomplete (--drop-incomplete)"
+            f"{len(found)}): ask for fewer, or leave these classes out with drop_incomplete=True"
         )
     chosen = {i for label, found in by_class.items() if label not in short for i in found[:per_class]}
     return [i for i in order if i in chosen][:n]

@@ -116,7 +116,7 @@ class MemoriesOfClasses(Experiment):
                 rows.append({"block": block, "difference": np.nan, "p": np.nan})
                 continue
             test = permutation_test(
-                right[:, block].astype(np.float64), wrong[:, block].astype(np.float64), n=self.settings.permutations,
+                right[:, block].astype(np.float64), wrong[:, block].astype(np.float64), n=self.settings.n_permutations,
                 seed=self.settings.seed, paper_compat=self.settings.paper_compat,
             )  # fmt: skip
             rows.append({"block": block, "difference": 100 * test.difference, "p": test.p})
