@@ -28,7 +28,7 @@ from vitlens.cli.options import Timm
 from vitlens.cli.shared import DEMO, load_model, run
 from vitlens.data.picture_list import list_pictures
 from vitlens.data.picture_sets import open_pictures
-from vitlens.faithfulness.data_set import HeatmapScores, score_heatmaps
+from vitlens.faithfulness.data_set import HeatmapEvaluation, evaluate_heatmaps_over_data
 from vitlens.faithfulness.metrics import METRICS, find_metrics
 from vitlens.faithfulness.segmentation import DEFINITION
 from vitlens.files import write_whole
@@ -37,7 +37,7 @@ from vitlens.heatmaps.run import find_method
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import page_facts
 from vitlens.pages.page import Section, write_page
-from vitlens.paper.settings import model_facts
+from vitlens.paper.run_facts import model_facts
 from vitlens.paper.store import Store
 from vitlens.planted import PLANTED, planted
 from vitlens.plots.faithfulness import faithfulness_curves, faithfulness_table
@@ -72,10 +72,10 @@ def main(
     metric: Annotated[
         list[str] | None, typer.Option(help="a metric; several times [default: those that can be had]")
     ] = None,
-    target: Annotated[str, typer.Option(help="heatmaps of the predicted class or of the label")] = "predicted",
-    steps: Annotated[int, typer.Option(help="steps of each curve")] = 14,
-    fill: Annotated[str, typer.Option(help="what replaces pixels: blur, mean, zero, black")] = "blur",
-    seeds: Annotated[int, typer.Option(help="random maps for each picture; builds of each planted model")] = 3,
+    classes: Annotated[str, typer.Option(help="heatmaps of the predicted class or of the label")] = "predicted",
+    n_steps: Annotated[int, typer.Option(help="steps of each curve")] = 14,
+    replacement: Annotated[str, typer.Option(help="what replaces pixels: blur, mean, zero, black")] = "blur",
+    n_draws: Annotated[int, typer.Option(help="random maps for each picture; builds of each planted model")] = 3,
     chunk_size: Annotated[int, typer.Option(help="pictures worked on together")] = 25,
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
     out: Annotated[Path, typer.Option("-o", "--out", help="folder for scores, table and page")] = Path("out/heatmaps"),
@@ -83,20 +83,21 @@ def main(
 ) -> None:
     methods = [find_method(name).name for name in method] if method else EVERY_METHOD
     if planted_models:
-        table = planted_table(methods, seeds, 24 if limit is None else limit)
+        table = planted_table(methods, n_draws, 24 if limit is None else limit)
         show(table, "AUROC of the patches that planted models read")
         if readme:
             renew("planted heatmaps", as_markdown(table))
         return
     hooked = load_model(model, checkpoint, random_weights, device, timm=timm)
     pictures = open_pictures(
-        data, hooked.class_names, hooked.cfg.n_classes, split=split, n=limit, per_class=per_class, masks=masks
+        data, hooked.class_names, hooked.cfg.n_classes, split=split, n_images=limit, per_class=per_class, masks=masks
     )
     metrics = metric or [
         name for name in DEFAULT_METRICS if pictures.has_masks or not METRICS[name].needs_masks
     ]  # fmt: skip
     find_metrics(metrics, pictures.has_masks)
-    settings = {"target": target, "n_steps": steps, "fill": fill, "seeds": seeds, "chunk_size": chunk_size}
+    settings = {"classes": classes, "n_steps": n_steps, "replacement": replacement, "n_draws": n_draws}
+    settings |= {"chunk_size": chunk_size}
     given = {
         "timm": sorted(timm) if timm else None,
         "data": data,
@@ -116,11 +117,17 @@ def main(
     watched = sys.stderr.isatty()
     try:
         with store.opened(description, lambda: list_pictures(pictures, progress=watched)):
-            scores = score_heatmaps(
-                hooked, pictures, methods, store.records, metrics=metrics, progress=watched, **settings
+            scores = evaluate_heatmaps_over_data(
+                hooked,
+                pictures,
+                methods=methods,
+                folder=store.records,
+                metrics=metrics,
+                progress=watched,
+                **settings,
             )
             table = cells_of(scores)
-            protocol = f"{scores.faithfulness.protocol()}, {steps} steps"
+            protocol = f"{scores.faithfulness.protocol()}, {n_steps} steps"
             write_whole(out / "table.csv", table.to_csv().encode())
             write_whole(out / "table.md", f"{as_markdown(table)}\n\n{protocol}\n".encode())
             write_scores_page(out / "report.html", hooked, scores, table, protocol)
@@ -135,7 +142,7 @@ def main(
         renew("compared heatmaps", as_markdown(table))
 
 
-def cells_of(scores: HeatmapScores) -> pd.DataFrame:
+def cells_of(scores: HeatmapEvaluation) -> pd.DataFrame:
     """Methods × metrics, as "mean [lower, upper]"; the metric's name with the direction that is better."""
     tables = {METRICS[name].title: scores.faithfulness.table()[name] for name in scores.faithfulness.axes["metric"]}
     if scores.segmentation is not None:
@@ -166,7 +173,13 @@ def planted_table(methods: list[str], builds: int, n_pictures: int) -> pd.DataFr
         truth = pictures.patches.unflatten(1, vit.model.cfg.grid_size)
         pixels = truth.repeat_interleave(down, dim=1).repeat_interleave(across, dim=2)
         found = evaluate_heatmaps(
-            vit.model, pictures.images, pictures.labels, methods, metrics="patch_auroc", masks=pixels, progress=False
+            vit.model,
+            pictures.images,
+            pictures.labels,
+            heatmaps=methods,
+            metrics="patch_auroc",
+            masks=pixels,
+            progress=False,
         )
         means = found.values[:, 0].nanmean(dim=1).tolist()
         rows += [
@@ -177,7 +190,9 @@ def planted_table(methods: list[str], builds: int, n_pictures: int) -> pd.DataFr
     return table.map(lambda value: f"{value:.3f}")
 
 
-def write_scores_page(path: Path, model: HookedViT, scores: HeatmapScores, table: pd.DataFrame, protocol: str) -> None:
+def write_scores_page(
+    path: Path, model: HookedViT, scores: HeatmapEvaluation, table: pd.DataFrame, protocol: str
+) -> None:
     result = scores.faithfulness
     definitions = "; ".join(f"{name} {definition}" for name, definition in result.definitions().items())
     figures = [faithfulness_table(result), *([faithfulness_curves(result)] if result.curve_names else [])]

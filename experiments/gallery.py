@@ -93,7 +93,15 @@ def lens(subject: Subject) -> Figures:
         "mosaic": lambda: plots.class_mosaic(found),
         "mosaic of a middle block": lambda: plots.class_mosaic(found, block=model.cfg.n_layers // 2),
         "one token": lambda: plots.token_classes(found, token=middle),
+        "trace": lambda: plots.trace_curves(vitlens.lens.class_trace(model, subject.images, subject.labels)),
+        "probes": lambda: plots.probe_norms(_probes(subject)),
     }
+
+
+def _probes(subject: Subject) -> vitlens.lens.Probes:
+    fit = vitlens.lens.ProbeFit(subject.model, blocks=[0, -1], tokens=[0, 1, 2])
+    fit.add(subject.images, torch.arange(len(subject.images)) % 3)
+    return fit.solve()
 
 
 def attribution(subject: Subject) -> Figures:
@@ -172,13 +180,13 @@ def heatmaps(subject: Subject) -> Figures:
     model, images, labels = subject.model, subject.images[:1], subject.labels[:1]
     pixels = subject.pixels[0]
     found = cache(lambda: {name: vitlens.heatmap(model, images, labels, method=name) for name in METHODS})
-    gradient = cache(lambda: vitlens.heatmaps.projection_gradient(model, images, labels))
+    gradient = cache(lambda: vitlens.heatmap(model, images, labels, method="projection_gradient", keep="block"))
     several = slice(0, 6)
     few = slice(0, 12)
     faithful = cache(
         lambda: evaluate_heatmaps(
-            model, subject.images[few], subject.labels[few], ["gradient_rollout", "raw_attention"],
-            metrics=["deletion", "insertion", "negative", "positive"], n_steps=6, seeds=1, progress=False,
+            model, subject.images[few], subject.labels[few], heatmaps=["gradient_rollout", "raw_attention"],
+            metrics=["deletion", "insertion", "negative", "positive"], n_steps=6, n_draws=1, progress=False,
         )
     )  # fmt: skip
     masks = _some_masks(subject)
@@ -204,15 +212,18 @@ def heatmaps(subject: Subject) -> Figures:
         "removal": removal,
         "overlay": lambda: plots.heatmap_overlay(pixels, found()["grad_cam"].values[0], "Grad-CAM"),
         "methods": comparison,
-        "projection gradient": lambda: plots.importance_maps(gradient(), pixels),
+        "projection gradient": lambda: plots.heatmap_figure(gradient()),
         "perturbation": lambda: plots.perturbation_of_batch(
-            vitlens.faithfulness.perturbation_test(model, images, gradient().heatmap()[:, 0], labels, n_steps=8)
+            vitlens.faithfulness.perturbation_test(
+                model, images, labels, importance=gradient().patches(), n_steps=8
+            )
         ),
         "faithfulness": lambda: faithfulness_plots.faithfulness_curves(faithful()),
         "table of faithfulness": lambda: faithfulness_plots.faithfulness_table(faithful()),
         "segmentation": lambda: faithfulness_plots.segmentation_table(
             vitlens.faithfulness.evaluate_segmentation(
-                model, subject.images[several], masks[several], subject.labels[several], ["gradient_rollout"], seeds=1,
+                model, subject.images[several], subject.labels[several], masks=masks[several],
+                heatmaps=["gradient_rollout"], n_draws=1,
                 progress=False,
             )
         ),
@@ -238,27 +249,33 @@ def _randomised(subject: Subject) -> Figures:
     pictures = (subject.images[:3], subject.labels[:3])
     return {
         "randomised weights": lambda: faithfulness_plots.randomisation_curves(
-            vitlens.faithfulness.randomisation_test(subject.model, *pictures, methods, progress=False)
+            vitlens.faithfulness.randomisation_test(subject.model, *pictures, methods=methods, progress=False)
         )
     }
 
 
 def description(subject: Subject) -> Figures:
-    found = vitlens.describe(subject.model, subject.images, against=subject.model, progress=False)
+    found = vitlens.describe(subject.model, subject.images, other_model=subject.model, progress=False)
     figures: Figures = {name: partial(figure, found) for name, figure in KINDS.items()}
 
     def registers() -> go.Figure:
         try:
-            neurons = vitlens.registers.find_register_neurons(
-                subject.model, subject.images, n_neurons=3, progress=False
-            )
+            neurons = vitlens.registers.find_register_neurons(subject.model, subject.images, k=3, progress=False)
         except vitlens.InputError:
             # No outlier patches: the added token then merely takes part.
             neurons = []
-        shift = vitlens.registers.register_shift(subject.model, subject.images[:1], neurons, progress=False)
+        shift = vitlens.registers.register_shift(subject.model, subject.images[:1], neurons=neurons, progress=False)
         return plots.register_board(shift)
 
-    return figures | {"registers": registers}
+    def neurons() -> go.Figure:
+        found = vitlens.registers.RegisterNeurons(
+            torch.tensor([2.0, 1.0]), {"rank": [0, 1]}, "score", blocks=torch.tensor([0, 1]),
+            neurons=torch.tensor([3, 5]), at_outliers=torch.tensor([2.5, 1.2]), elsewhere=torch.tensor([0.5, 0.2]),
+            outlier_block=1, n_outliers=4, settings={"model": subject.model.cfg.model_name},
+        )  # fmt: skip
+        return plots.register_neurons(found)
+
+    return figures | {"registers": registers, "register neurons": neurons}
 
 
 def features(subject: Subject) -> Figures:
@@ -271,15 +288,18 @@ def features(subject: Subject) -> Figures:
     )  # fmt: skip
 
     def card(**options: Any) -> go.Figure:
-        found = vitlens.memories.top_memory_patches(model, -1, subject.images, progress=False, **options)
+        found = vitlens.memories.top_memory_patches(model, subject.images, block=-1, progress=False, **options)
         return plots.feature_card(found)
 
     return {
-        "memory of the MLP": lambda: card(k=9, one_per_picture=True),
+        "memory of the MLP": lambda: card(k=9, one_per_image=True),
         "memory of attention": lambda: card(part="attn", k=15),
+        "densities": lambda: plots.density_histogram(
+            vitlens.features.evaluate_sae(model, None, sae, subject.images, downstream=False, progress=False)
+        ),
         "features of a logit": lambda: plots.feature_bars(
             vitlens.features.feature_attribution(
-                model, None, sae, subject.images[:1], int(subject.labels[0]), progress=False
+                model, subject.images[:1], int(subject.labels[0]), sae=sae, progress=False
             )
         ),
     }
@@ -352,7 +372,9 @@ def demo_tables(model: HookedViT) -> dict[str, pd.DataFrame]:
         split="agreeing", train_data="demo", train_split="conflicting", train_per_class=2,
     )  # fmt: skip
     with TemporaryDirectory() as folder:
-        return run_study(model, settings, list(EXPERIMENTS), Path(folder) / "out", progress=False).tables
+        return run_study(
+            model, settings, experiments=list(EXPERIMENTS), path=Path(folder) / "out", progress=False
+        ).tables
 
 
 @app.command(help=__doc__)

@@ -35,7 +35,7 @@ from vitlens.attribution.direct import direct_logit_attribution
 from vitlens.cli.shared import run
 from vitlens.errors import InputError
 from vitlens.files import check_writable, write_whole
-from vitlens.heatmaps.methods.saliency import gradient_rollout, projection_gradient
+from vitlens.heatmaps.run import heatmap
 from vitlens.model.graph import Graph
 from vitlens.patching.ablation import activation_ablation
 from vitlens.patching.activation import activation_patching
@@ -176,8 +176,8 @@ def attention(vit: PlantedViT, pictures: PlantedPictures) -> Float[Tensor, "imag
     return rows.mean(dim=(0, 2))
 
 
-def heatmap(function: Callable[..., Any], vit: PlantedViT, pictures: PlantedPictures) -> Float[Tensor, "image patch"]:
-    return function(vit.model, pictures.images, pictures.labels).heatmap()[:, 0].flatten(1)
+def map_of(method: str, vit: PlantedViT, pictures: PlantedPictures) -> Float[Tensor, "image patch"]:
+    return heatmap(vit.model, pictures.images, pictures.labels, method=method, warn=False).patches()
 
 
 def blocks(vit: PlantedViT) -> range:
@@ -228,8 +228,8 @@ METHODS: dict[str, dict[str, Method]] = {
     },
     "patches": {
         **{name: make("resid_pre") for name, make in INTERVENTIONS.items()},
-        "projection-gradient": partial(heatmap, projection_gradient),
-        "gradient rollout": partial(heatmap, gradient_rollout),
+        "projection-gradient": partial(map_of, "projection_gradient"),
+        "gradient rollout": partial(map_of, "gradient_rollout"),
         "raw attention": attention,
     },
 }

@@ -38,6 +38,20 @@ ORDER = [
 ]
 FLOOR = {chapter: floor for floor, chapters in enumerate(ORDER) for chapter in chapters}
 
+#: The same inside of the model, by folder and file. Types may look up: functions of a model name what they are given.
+MODEL_ORDER = [
+    ["config", "placement", "hooks"],
+    ["checks"],
+    ["parts"],
+    ["class_space", "inputs"],
+    ["weights"],
+    ["porting", "checkpoints"],
+    ["capabilities", "provenance", "transformer_lens_tools", "runs"],
+    ["hooked_vit"],
+    ["fingerprint", "graph"],
+]
+MODEL_FLOOR = {part: floor for floor, parts in enumerate(MODEL_ORDER) for part in parts}
+
 #: The one door upwards: a result draws itself.
 DOORS = {("results/result.py", "vitlens.plots.figure_of")}
 
@@ -56,6 +70,21 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def imports_at_run_time(path: Path) -> set[str]:
+    """The modules of vitlens that a file imports for more than annotations, submodules told from names."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "vitlens":
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules = {name for name in full if f"{'/'.join(name.split('.')[1:])}.py" in FILES}
+            found |= modules or {node.module}
+    return found
+
+
 def chapter_of(name: str) -> str:
     return Path(name).parts[0].removesuffix(".py")
 
@@ -68,6 +97,15 @@ def test_imports_only_look_back(name):
         if other == own or (name, module) in DOORS:
             continue
         assert FLOOR[other] < FLOOR[own], f"{name} imports {module}, which is no earlier chapter"
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("model/") and name != "model/__init__.py"])
+def test_the_model_is_built_in_one_order(name):
+    own = Path(name).parts[1].removesuffix(".py")
+    for module in imports_at_run_time(FILES[name]):
+        parts = module.split(".")[1:]
+        if parts[0] == "model" and parts[1] != own:
+            assert MODEL_FLOOR[parts[1]] < MODEL_FLOOR[own], f"{name} imports {module}, which is built no earlier"
 
 
 def test_every_chapter_has_its_place():

@@ -82,8 +82,8 @@ def test_the_token_mask_says_which_tokens_carry_the_decision(model):
     found = heatmap(model, images, method="token_mask", warn=False)
     assert found.completeness_gap.abs().max() < 0.1
     scores = evaluate_heatmaps(
-        model, images, found.classes[:, 0], [found], metrics=["negative", "positive", "insertion"], n_steps=7, seeds=1,
-        progress=False,
+        model, images, found.classes[:, 0], heatmaps=[found], metrics=["negative", "positive", "insertion"], n_steps=7,
+        n_draws=1, progress=False,
     ).table()  # fmt: skip
     assert scores.loc["token_mask", ("negative", "lower")] > scores.loc["random", ("negative", "mean")]
     for name in ("random", "centre_prior"):
@@ -102,5 +102,5 @@ def test_attribution_tells_dog_from_cat(model, cat_and_dog):
 
 
 def test_a_report_of_a_photograph(model, tmp_path):
-    write_picture_report(model, ASSETS / "photos" / "catdog.png", tmp_path / "page.html", wanted_class="tabby")
+    write_picture_report(model, ASSETS / "photos" / "catdog.png", path=tmp_path / "page.html", classes="tabby")
     assert (tmp_path / "page.html").stat().st_size < 15 * 2**20

@@ -98,7 +98,7 @@ def removal_row(
     found: dict[str, torch.Tensor] = {}
 
     def batched() -> None:
-        test = perturbation_test(model, images, order, labels, n_steps=steps, directions=["negative"])
+        test = perturbation_test(model, images, labels, importance=order, n_steps=steps, perturbations="negative")
         found["batched"] = test.probabilities[0]
 
     def project(value: torch.Tensor, hook: object) -> None:

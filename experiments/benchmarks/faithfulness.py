@@ -48,7 +48,7 @@ def main(
 
         def score(metric: str = metric) -> None:
             evaluate_heatmaps(
-                hooked, image, 0, importance, metrics=metric, n_steps=steps, batch_size=batch_size, baselines=False,
+                hooked, image, 0, heatmaps=importance, metrics=metric, n_steps=steps, batch_size=batch_size, baselines=False,
                 progress=False,
             )  # fmt: skip
 

@@ -22,7 +22,7 @@ ANALYSES = {
     "patch": ["patch", AGREEING, CONFLICTING, "--block", 1],
     "patch with a mask": ["patch", AGREEING, "--mask", MASK, "--replace-context", "blur", "--block", 1],
     "heatmap": ["heatmap", AGREEING, "--method", "head_patch", "--method", "random_map"],
-    "faithfulness": ["heatmap", AGREEING, "--faithfulness", "--steps", 2, "--method", "raw_attention"],
+    "faithfulness": ["heatmap", AGREEING, "--faithfulness", "--n-steps", 2, "--method", "raw_attention"],
     "describe": ["describe", AGREEING, CONFLICTING],
 }
 

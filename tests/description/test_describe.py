@@ -17,7 +17,7 @@ from vitlens.description.sinks import SinkRule
 from vitlens.description.token_norms import BIN_EDGES
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.registers import find_register_neurons
-from vitlens.results.result import Result
+from vitlens.results.result import load_result
 
 TENSORS = ("values", "token_norms", "outlier_counts", "norm_histogram", "example_norms", "sink_events", "sink_tokens",
            "head_similarity", "cka")  # fmt: skip
@@ -36,7 +36,7 @@ def same_descriptions(left: Description, right: Description, tolerance=1e-9):
 
 def test_norms_of_every_architecture(classifier, images_of):
     cfg, images = classifier.cfg, images_of(classifier, 5)
-    description = describe(classifier, images, batch_size=2, threshold=1.05, n_examples=3, progress=False)
+    description = describe(classifier, images, batch_size=2, outlier_threshold=1.05, n_examples=3, progress=False)
     _, cache = classifier.run_with_cache(images, names_filter="resid_post")
     norms = torch.stack([cache["resid_post", block].norm(dim=-1) for block in range(cfg.n_layers)], dim=1)
     labels = ["register" if label.startswith("register") else label for label in cfg.prefix_tokens]
@@ -116,7 +116,7 @@ def test_planted_outliers_are_found_and_warned_of(planted):
         counts[row, column] += 1
     assert torch.equal(description.outlier_counts[2], counts)
     assert not description.outlier_counts[0].any()
-    found = find_register_neurons(model, images, 1, late_block=2, progress=False)
+    found = find_register_neurons(model, images, k=1, late_block=2, progress=False)
     assert description.settings["outlier_block"] == found.outlier_block == 1
     assert description.outlier_counts[2].sum() == found.n_outliers
     first = description.warnings[0]
@@ -127,7 +127,7 @@ def test_planted_outliers_are_found_and_warned_of(planted):
     assert not any("fixed places" in sentence for sentence in description.warnings)
     alone = describe(model, images[:1], late_block=2, progress=False).warnings
     assert any("fixed places: (0, 1) (row, column)" in sentence for sentence in alone)
-    assert describe(model, images, late_block=2, threshold=1000.0, progress=False).warnings == [
+    assert describe(model, images, late_block=2, outlier_threshold=1000.0, progress=False).warnings == [
         sentence for sentence in description.warnings if "sinks" in sentence
     ]
 
@@ -156,7 +156,7 @@ def test_the_corners_of_a_trained_model(assets):
 def test_tables(plain, images_of, tmp_path):
     images = images_of(plain, 5)
     description = describe(plain, images, progress=False)
-    table = description.to_frame()
+    table = description.heads
     assert len(table) == 12
     assert table.loc[7, ["block", "head"]].tolist() == [1, 3]
     assert table.loc[7, "distance"] == description.fact("distance")[1, 3].item()
@@ -169,14 +169,14 @@ def test_tables(plain, images_of, tmp_path):
     with pytest.raises(InputError, match="no fact 'length' of the heads of this model; there are distance, "):
         description.fact("length")
     description.save(tmp_path / "d.safetensors")
-    loaded = Result.load(tmp_path / "d.safetensors")
+    loaded = load_result(tmp_path / "d.safetensors")
     assert isinstance(loaded, Description)
     same_descriptions(loaded, description)
-    assert loaded.to_frame().equals(table)
+    assert loaded.heads.equals(table)
     few = describe(plain, images[:3], progress=False)
     assert few.cka is None
     few.save(tmp_path / "d.safetensors")
-    assert Result.load(tmp_path / "d.safetensors").cka is None
+    assert load_result(tmp_path / "d.safetensors").cka is None
 
 
 def test_the_model_is_left_as_it_was(plain, images_of):
@@ -224,7 +224,7 @@ def test_wrong_input(plain, images_of):
     with pytest.raises(InputError, match=r"\(32, 48\) and of \(48, 32\)"):
         describe(build("dynamic_size"), sizes, progress=False)
     with pytest.raises(InputError, match="reads 48 × 48"):
-        describe(build("dynamic_size"), images[..., :32], against=plain, progress=False)
+        describe(build("dynamic_size"), images[..., :32], other_model=plain, progress=False)
 
 
 def test_a_model_of_one_block_and_no_classifier():
@@ -234,5 +234,5 @@ def test_a_model_of_one_block_and_no_classifier():
     single = HookedViT.from_timm(build_timm(depth=1, num_heads=1))
     description = describe(single, pictures(single.cfg, 4), progress=False)
     assert description.settings["late_block"] == 0
-    assert "nearest_head" not in description.to_frame()
+    assert "nearest_head" not in description.heads
     assert description.redundant_heads().empty

@@ -64,7 +64,7 @@ def kind_of_token(token, cfg, outlier):
 
 def check_sinks(classifier, images, rule):
     cfg = classifier.cfg
-    description = describe(classifier, images, sink_rule=rule, threshold=1.05, progress=False)
+    description = describe(classifier, images, sink_rule=rule, outlier_threshold=1.05, progress=False)
     _, cache = classifier.run_with_cache(images, names_filter=["pattern", "attn.hook_v", "resid_pre"])
     for block in range(cfg.n_layers):
         W_O = classifier.blocks[block].attn.W_O
@@ -190,7 +190,7 @@ def test_the_table_tells_how_often_and_where():
         model.embed.prefix[0][..., 5] += 100
         qkv.weight[32:64, 5] = 10
     description = describe(model, images, progress=False)
-    table = description.to_frame().query("block == 1")
+    table = description.heads.query("block == 1")
     assert (table["sink_routed"] == 1).all()
     assert (table[["no-op_share", "broadcast_share", "other_share"]].sum(axis=1) == 1).all()
     assert (table["sink_token"] == "class").all()

@@ -17,26 +17,26 @@ from vitlens.faithfulness.imputation import impute
 from vitlens.faithfulness.metrics import CURVES, METRICS
 
 
-def bench_of(model, images, classes=None, n_steps=50, fill="blur", **options):
+def bench_of(model, images, classes=None, n_steps=50, replacement="blur", **options):
     with torch.no_grad():
         logits = model(images)
     classes = logits.argmax(dim=-1) if classes is None else classes
-    return Bench(model, images, classes, logits, n_steps, fill, **options)
+    return Bench(model, images, classes, logits, n_steps, replacement, **options)
 
 
-def fills_by_hand(model, images, fill):
+def fills_by_hand(model, images, replacement):
     mean, std = (torch.tensor(model.preprocessing.data_config[name]) for name in ("mean", "std"))
     return {
         "zero": torch.zeros_like(images),
         "mean": torch.zeros_like(images) + images.mean(dim=(2, 3), keepdim=True),
         "blur": blurred(images),
         "black": torch.zeros_like(images) - (mean / std).to(images)[:, None, None],
-    }[fill]
+    }[replacement]
 
 
-def compare_with_loop(model, images, fill="blur", n_steps=50, classes=None):
-    bench = bench_of(model, images, classes, n_steps, fill, batch_size=5)
-    maps, filling = random_maps(model, images), fills_by_hand(model, images, fill)
+def compare_with_loop(model, images, replacement="blur", n_steps=50, classes=None):
+    bench = bench_of(model, images, classes, n_steps, replacement, batch_size=5)
+    maps, filling = random_maps(model, images), fills_by_hand(model, images, replacement)
     counts = bench.counts.tolist()
     assert (counts[0], counts[-1]) == (0, bench.n_patches)
     for run, show in ((deletion, False), (insertion, True)):
@@ -50,12 +50,12 @@ def compare_with_loop(model, images, fill="blur", n_steps=50, classes=None):
 # ---- deletion and insertion ----
 
 
-@pytest.mark.parametrize("fill", ["blur", "mean", "zero", "black"])
-def test_pixels_go_and_come_as_in_a_loop(plain, images_of, fill):
+@pytest.mark.parametrize("replacement", ["blur", "mean", "zero", "black"])
+def test_pixels_go_and_come_as_in_a_loop(plain, images_of, replacement):
     images = images_of(plain, 2)
-    compare_with_loop(plain, images, fill)
-    compare_with_loop(plain, images, fill, n_steps=4, classes=torch.tensor([1, 4]))
-    compare_with_loop(plain, images, fill, n_steps=1)
+    compare_with_loop(plain, images, replacement)
+    compare_with_loop(plain, images, replacement, n_steps=4, classes=torch.tensor([1, 4]))
+    compare_with_loop(plain, images, replacement, n_steps=1)
 
 
 @pytest.mark.parametrize("keywords", [{"img_size": (32, 64)}, {"patch_size": (12, 24)}, {"img_size": (40, 52)}])
@@ -91,7 +91,7 @@ def test_no_order_beats_the_true_one():
             layer.bias.data.zero_()
     model = HookedViT.from_timm(module)
     images = noise_pictures((48, 48), n=1)
-    bench = bench_of(model, images, torch.tensor([1]), fill="zero")
+    bench = bench_of(model, images, torch.tensor([1]), replacement="zero")
     subsets = torch.tensor(list(itertools.product([False, True], repeat=9)))
     answers = bench.answer(bench.hide(torch.zeros(512, dtype=torch.long), subsets), torch.zeros(512, dtype=torch.long))
     probability, sizes = answers.probability, subsets.sum(dim=1)
@@ -180,15 +180,15 @@ def score(metric, bench, maps):
 def test_token_removal_is_the_perturbation_test(plain, images_of):
     images, classes = images_of(plain, 3), torch.tensor([1, 4, 2])
     maps = random_maps(plain, images)
-    expected = perturbation_test(plain, images, maps, classes, n_steps=5)
+    expected = perturbation_test(plain, images, classes, importance=maps, n_steps=5)
     bench = bench_of(plain, images, classes, n_steps=5, batch_size=2)
-    for row, direction in enumerate(("negative", "positive")):
-        found = CURVES[direction].run(bench, maps)
+    for row, perturbation in enumerate(("negative", "positive")):
+        found = CURVES[perturbation].run(bench, maps)
         close(found.probability, expected.probabilities[row])
         close(found.correct, expected.values[row])
-        assert CURVES[direction].shares(bench) == expected.axes["removed"]
-        close(score(METRICS[direction], bench, maps), expected.areas()[row])
-        close(score(METRICS[f"{direction}_probability"], bench, maps), expected.areas("probability")[row])
+        assert CURVES[perturbation].shares(bench) == expected.axes["removed"]
+        close(score(METRICS[perturbation], bench, maps), expected.areas()[row])
+        close(score(METRICS[f"{perturbation}_probability"], bench, maps), expected.areas("probability")[row])
 
 
 @pytest.mark.parametrize("keywords", [{}, {"img_size": (40, 52)}])

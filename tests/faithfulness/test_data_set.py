@@ -12,10 +12,10 @@ from vitlens import InputError, evaluate_heatmaps, load_demo
 from vitlens.data.picture_sets import open_pictures
 from vitlens.demo import demo_folder, load_demo_model
 from vitlens.faithfulness import data_set, evaluate_segmentation
-from vitlens.faithfulness.data_set import score_heatmaps
+from vitlens.faithfulness.data_set import evaluate_heatmaps_over_data
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = {"metrics": ["deletion", "pointing_game"], "n_steps": 3, "seeds": 1, "progress": False}
+SETTINGS = {"metrics": ["deletion", "pointing_game"], "n_steps": 3, "n_draws": 1, "progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -24,20 +24,20 @@ def model():
 
 
 def demo_set(model, n=5):
-    return open_pictures("demo", model.class_names, model.cfg.n_classes, n=n)
+    return open_pictures("demo", model.class_names, model.cfg.n_classes, n_images=n)
 
 
 def test_chunks_are_one_run(model, tmp_path):
     (tmp_path / "records").mkdir()
-    found = score_heatmaps(
-        model, demo_set(model), ["legrad"], tmp_path / "records", chunk_size=2, target="label", **SETTINGS
+    found = evaluate_heatmaps_over_data(
+        model, demo_set(model), "label", methods="legrad", folder=tmp_path / "records", chunk_size=2, **SETTINGS
     )
     _, images, labels, masks = load_demo()
     assert len(list((tmp_path / "records").iterdir())) == 6
     maps = ["legrad"]
-    options = {name: SETTINGS[name] for name in ("seeds", "progress")}
-    together = evaluate_heatmaps(model, images[:5], labels[:5], maps, masks=masks[:5], **SETTINGS)
-    outlined = evaluate_segmentation(model, images[:5], masks[:5], labels[:5], maps, **options)
+    options = {name: SETTINGS[name] for name in ("n_draws", "progress")}
+    together = evaluate_heatmaps(model, images[:5], labels[:5], heatmaps=maps, masks=masks[:5], **SETTINGS)
+    outlined = evaluate_segmentation(model, images[:5], labels[:5], masks=masks[:5], heatmaps=maps, **options)
     torch.testing.assert_close(found.faithfulness.values, together.values, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.faithfulness.curves, together.curves, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.segmentation.values, outlined.values, rtol=1e-3, atol=3.0)
@@ -55,8 +55,8 @@ def test_damaged_chunks_are_scored_again_and_others_are_refused_by_name(model, t
 
     def score(methods=("legrad",), out=tmp_path / "scores", **changed):
         pictures = open_pictures(folder, model.class_names, model.cfg.n_classes)
-        settings = {"metrics": ["deletion"], "n_steps": 3, "seeds": 1, "progress": False} | changed
-        return score_heatmaps(model, pictures, list(methods), out, chunk_size=2, **settings)
+        settings = {"metrics": ["deletion"], "n_steps": 3, "n_draws": 1, "progress": False} | changed
+        return evaluate_heatmaps_over_data(model, pictures, methods=list(methods), folder=out, chunk_size=2, **settings)
 
     whole = score()
     assert "origin" not in whole.faithfulness.settings
@@ -86,14 +86,18 @@ def test_damaged_chunks_are_scored_again_and_others_are_refused_by_name(model, t
 
 
 def test_a_stopped_run_goes_on(model, tmp_path, monkeypatch):
-    whole = score_heatmaps(model, demo_set(model), ["legrad"], tmp_path, chunk_size=2, **SETTINGS)
+    whole = evaluate_heatmaps_over_data(
+        model, demo_set(model), methods=["legrad"], folder=tmp_path, chunk_size=2, **SETTINGS
+    )
     before = sorted(file.name for file in tmp_path.iterdir())
     (tmp_path / "000001.faithfulness.safetensors").unlink()
     scored, score = [], data_set._score
     monkeypatch.setattr(
         data_set, "_score", lambda model, batch, *rest: scored.append(batch.keys) or score(model, batch, *rest)
     )
-    again = score_heatmaps(model, demo_set(model), ["legrad"], tmp_path, chunk_size=2, **SETTINGS)
+    again = evaluate_heatmaps_over_data(
+        model, demo_set(model), methods=["legrad"], folder=tmp_path, chunk_size=2, **SETTINGS
+    )
     assert scored == [[2, 3]]
     assert torch.equal(again.faithfulness.values, whole.faithfulness.values)
     assert sorted(file.name for file in tmp_path.iterdir()) == before
@@ -101,9 +105,9 @@ def test_a_stopped_run_goes_on(model, tmp_path, monkeypatch):
 
 def test_bad_input(model, tmp_path):
     with pytest.raises(InputError, match="predicted one or the label"):
-        score_heatmaps(model, demo_set(model), ["legrad"], tmp_path, target="true", **SETTINGS)
+        evaluate_heatmaps_over_data(model, demo_set(model), "true", folder=tmp_path, **SETTINGS)
     with pytest.raises(InputError, match="no heatmap method"):
-        score_heatmaps(model, demo_set(model), ["legard"], tmp_path, **SETTINGS)
+        evaluate_heatmaps_over_data(model, demo_set(model), methods=["legard"], folder=tmp_path, **SETTINGS)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -116,9 +120,9 @@ def test_the_script_writes_its_table_and_refuses_other_settings(tmp_path):
     given = [
         "--limit",
         2,
-        "--steps",
+        "--n-steps",
         2,
-        "--seeds",
+        "--n-draws",
         1,
         "--method",
         "legrad",
@@ -135,17 +139,17 @@ def test_the_script_writes_its_table_and_refuses_other_settings(tmp_path):
         "legrad", "random", "centre prior", "raw attention", "all background",
     ]  # fmt: skip
     assert (tmp_path / "o" / "report.html").stat().st_size > 1_000_000
-    other = script(*given, "--fill", "mean")
+    other = script(*given, "--replacement", "mean")
     assert other.returncode == 2
-    assert "fill was 'blur' and is now 'mean'" in " ".join(other.stderr.split())
+    assert "replacement was 'blur' and is now 'mean'" in " ".join(other.stderr.split())
     assert "Traceback" not in other.stderr
     wrong = script("--method", "legard")
     assert wrong.returncode == 2
-    assert "did you mean legrad" in " ".join(wrong.stderr.split())
+    assert "the nearest are legrad" in " ".join(wrong.stderr.split())
 
 
 def test_the_script_on_planted_models():
-    done = script("--planted", "--seeds", 1, "--limit", 2, "--method", "gradient_rollout")
+    done = script("--planted", "--n-draws", 1, "--limit", 2, "--method", "gradient_rollout")
     assert done.returncode == 0, done.stderr
     assert "gradient rollout" in done.stdout
     assert "evidence copying" in done.stdout

@@ -10,11 +10,11 @@ from variants import build
 from vitlens import HookedViT, InputError, heatmap
 from vitlens.data.counterfactuals import blurred
 from vitlens.faithfulness import perturbation_test
-from vitlens.faithfulness.metrics import CURVES, METRICS, Metric, faithfulness_metrics
+from vitlens.faithfulness.metrics import CURVES, METRICS, FaithfulnessMetric, faithfulness_metrics
 from vitlens.faithfulness.run import evaluate_heatmaps
 from vitlens.heatmaps.methods.baselines import centre_prior, random_map
 from vitlens.heatmaps.registry import METHODS
-from vitlens.results.result import Result
+from vitlens.results.result import load_result
 from vitlens.statistics import bootstrap
 
 ON_CURVES = [name for name, metric in METRICS.items() if metric.curves]
@@ -22,7 +22,7 @@ BASELINES = ["random", "centre_prior", "raw_attention"]
 
 
 def score(model, images, classes=None, heatmaps=None, **options):
-    return evaluate_heatmaps(model, images, classes, heatmaps, **{"progress": False, "n_steps": 4, **options})
+    return evaluate_heatmaps(model, images, classes, heatmaps=heatmaps, **{"progress": False, "n_steps": 4, **options})
 
 
 def masks_of(images):
@@ -41,7 +41,7 @@ def result():
 def test_every_variant(classifier, images_of):
     images = images_of(classifier, 2)
     rows, columns = classifier.embed.grid(*images.shape[-2:])
-    found = score(classifier, images, metrics=["deletion", "negative"], seeds=1)
+    found = score(classifier, images, metrics=["deletion", "negative"], n_draws=1)
     assert found.axes["method"] == ["token_mask", "gradient_rollout", "attention_rollout", *BASELINES]
     assert found.values.isfinite().all()
     n_patches = rows * columns
@@ -58,7 +58,7 @@ def test_every_variant(classifier, images_of):
             curve, _ = by_hand(classifier, images[i], importance[i], classes[i], blurred(images)[i], counts, False)
             close(curves[row, i], curve)
             close(found.values[row, 0, i], torch.trapezoid(curve, torch.tensor(counts).double() / n_patches))
-        removed = perturbation_test(classifier, images, importance, n_steps=4, directions=["negative"])
+        removed = perturbation_test(classifier, images, importance=importance, n_steps=4, perturbations="negative")
         close(found.values[row, 1], removed.areas()[0])
     assert not any(module._forward_hooks for module in classifier.modules())
     assert all(parameter.grad is None for parameter in classifier.parameters())
@@ -84,7 +84,7 @@ def test_maps_in_every_form_are_the_same(plain, images_of):
 
 def test_baselines_stand_beside_every_map(plain, images_of):
     images, classes = images_of(plain, 2), torch.tensor([1, 4])
-    found = score(plain, images, classes, {"mine": random_maps(plain, images)}, seeds=2, metrics=ON_CURVES)
+    found = score(plain, images, classes, {"mine": random_maps(plain, images)}, n_draws=2, metrics=ON_CURVES)
     assert found.axes["method"] == ["mine", *BASELINES]
     by_name = {
         "centre_prior": centre_prior(plain, images),
@@ -154,17 +154,20 @@ def test_cost_and_shared_ends():
 def test_metrics_that_are_functions_of_their_own(plain, images_of, monkeypatch):
     """They get the masks and their options, may know nothing of a picture, and are averaged over random maps too."""
 
-    def covered(bench, scored, masks, *, scale=1.0):
-        share = scored.importance.softmax(dim=1)[:, 0] * scale
-        return share.where(masks.inside.flatten(1).any(dim=1), torch.nan)
+    def covered(bench, masks, *, scale=1.0):
+        def score(scored):
+            share = scored.importance.softmax(dim=1)[:, 0] * scale
+            return share.where(masks.inside.flatten(1).any(dim=1), torch.nan)
 
-    metric = Metric("covered", True, "Nothing in particular.", per_map=covered, needs_masks=True)
+        return score
+
+    metric = FaithfulnessMetric("covered", True, "Nothing in particular.", scorer=covered, needs_masks=True)
     monkeypatch.setitem(METRICS, "covered", metric)
     images, maps = images_of(plain, 3), random_maps(plain, images_of(plain, 3))
     masks = masks_of(images)
     masks[1] = False
     options = {"metrics": ["covered", "deletion"], "masks": masks, "options": {"covered": {"scale": 3.0}}}
-    found = score(plain, images, None, {"mine": maps}, seeds=2, **options)
+    found = score(plain, images, None, {"mine": maps}, n_draws=2, **options)
     assert found.values[:, 0].isnan().any(dim=0).tolist() == [False, True, False]
     close(found.values[0, 0, [0, 2]], 3 * maps.softmax(dim=1)[[0, 2], 0])
     seeds = torch.stack([random_map(plain, images, seed=seed).softmax(dim=1) for seed in range(2)])
@@ -212,7 +215,7 @@ def test_the_tables_intervals_are_the_bootstraps(result):
     for row, method in enumerate(table.index):
         for column, metric in enumerate(result.axes["metric"]):
             values = result.values[row, column].numpy()
-            ends = bootstrap(values, level=0.9, n=200)
+            ends = bootstrap(values, level=0.9, n_draws=200)
             np.testing.assert_allclose(table.loc[method, metric].to_numpy(), ends, rtol=1e-12, atol=1e-12)
             assert table.loc[method, (metric, "mean")] == pytest.approx(values.mean())
     assert (table["deletion"]["lower"] < table["deletion"]["upper"]).all()
@@ -222,7 +225,7 @@ def test_pairs_of_methods(result):
     paired = result.paired("one", "centre_prior", n=200)
     for column, metric in enumerate(result.axes["metric"]):
         difference = (result.values[0, column] - result.values[3, column]).numpy()
-        expected = bootstrap(difference, n=200)
+        expected = bootstrap(difference, n_draws=200)
         np.testing.assert_allclose(
             paired.loc[metric, ["difference", "lower", "upper"]].astype(float), expected, atol=1e-12
         )
@@ -235,7 +238,7 @@ def test_pairs_of_methods(result):
 
 def test_who_is_better(plain, images_of):
     images = images_of(plain, 8)
-    true = heatmap(plain, images, method="occlusion", fill="blur", warn=False).patches()
+    true = heatmap(plain, images, method="occlusion", replacement="blur", warn=False).patches()
     found = score(plain, images, heatmaps={"true": true, "false": -true}, metrics=["deletion", "insertion"], n_steps=9)
     paired = found.paired("false", "true")
     assert paired.loc["deletion", "difference"] > 0 > paired.loc["insertion", "difference"]
@@ -252,13 +255,13 @@ def test_every_metric_says_what_it_is(result):
         assert f"{METRICS[name].title}" in written.split("\n")[2]
     mean, lower, upper = result.table().loc["two", "insertion"]
     assert f"{mean:.3f} [{lower:.3f}, {upper:.3f}]" in written
-    assert "5 pictures, predicted class, fill blur" in written
+    assert "5 pictures, predicted class, replacement blur" in written
     metrics = faithfulness_metrics()
     assert list(metrics.index) == list(METRICS)
     for name, metric in METRICS.items():
         assert metric.definition.endswith(".")
         assert len(metric.definition) > 40
-        assert bool(metric.curves) == (metric.combine is not None) == (metric.per_map is None)
+        assert bool(metric.curves) == (metric.combine is not None) == (metric.scorer is None)
         assert metrics.loc[name, "better"] == ("↑" if metric.higher_is_better else "↓")
     assert METRICS["deletion"].arrow == METRICS["positive"].arrow == METRICS["road_morf"].arrow == "↓"
     assert METRICS["insertion"].arrow == METRICS["negative"].arrow == METRICS["road_lerf"].arrow == "↑"
@@ -266,7 +269,7 @@ def test_every_metric_says_what_it_is(result):
 
 def test_saved_and_read_back(result, tmp_path):
     result.save(tmp_path / "scores.safetensors")
-    back = Result.load(tmp_path / "scores.safetensors")
+    back = load_result(tmp_path / "scores.safetensors")
     assert type(back) is type(result)
     for name in ("values", "curves", "correct", "shares", "classes"):
         torch.testing.assert_close(getattr(back, name), getattr(result, name), equal_nan=True, rtol=0, atol=0)
@@ -290,7 +293,7 @@ def test_wrong_maps(plain, images_of):
         ({"fine": maps, "mine": maps.where(maps != maps.max(), torch.inf)}, "'mine' has NaN or infinite"),
         ([maps, maps], "need names"),
         (["occlusion", "occlusion"], "two maps called occlusion"),
-        ("oclusion", "did you mean occlusion"),
+        ("oclusion", "the nearest are occlusion"),
     ]:
         with pytest.raises(InputError, match=sentence):
             score(plain, images, heatmaps=bad)
@@ -301,10 +304,10 @@ def test_wrong_settings(plain, images_of):
     for options, sentence in [
         ({"metrics": "deletoin"}, "no metric 'deletoin': the nearest are deletion"),
         ({"metrics": []}, "at least one metric"),
-        ({"fill": "blurr"}, "blur, black, not 'blurr'"),
+        ({"replacement": "blurr"}, "blur, black, not 'blurr'"),
         ({"n_steps": 0}, "n_steps is a whole number of at least 1"),
         ({"batch_size": 0}, "batch_size is a whole number of at least 1"),
-        ({"seeds": 0}, "at least one seed"),
+        ({"n_draws": 0}, "n_draws is a whole number of at least 1"),
         ({"road_shares": (0.5, 1.0)}, "between 0 and 1"),
         ({"road_shares": ()}, "between 0 and 1"),
         ({"masks": masks_of(images)[:, 1:]}, r"masks have the shape \[2, 48, 48\]"),

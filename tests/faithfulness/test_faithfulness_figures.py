@@ -89,7 +89,7 @@ def test_the_table_is_brighter_where_it_is_better(result):
     names = figure.layout.yaxis.ticktext
     assert len(names) == 12
     assert names[0].startswith("&lt;b&gt;a method&lt;/b&gt;")
-    assert "10 pictures, predicted class, fill blur" in figure.layout.title.subtitle.text
+    assert "10 pictures, predicted class, replacement blur" in figure.layout.title.subtitle.text
 
 
 def test_below_ten_pictures_nothing_is_ranked(result):

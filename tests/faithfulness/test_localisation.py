@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from faithfulness.conftest import random_maps
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from vitlens import InputError, Result, evaluate_heatmaps, load_demo
+from vitlens import InputError, evaluate_heatmaps, load_demo, load_result
 from vitlens.faithfulness import evaluate_segmentation
 from vitlens.faithfulness.localisation import patch_auroc, pointing_game
 from vitlens.faithfulness.maps import ScoredMap
@@ -35,24 +35,24 @@ def test_the_pointing_game_counts_pixels_from_the_centre(case):
     for image in range(3):
         row, column = divmod(int(maps[image].argmax()), bench.grid[1])
         masks[image, row * down + down // 2, column * across + across // 2] = True
-    assert pointing_game(bench, ScoredMap(maps), masks, tolerance=0.0).tolist() == [1, 1, 1]
+    assert pointing_game(bench, masks, tolerance=0.0)(ScoredMap(maps)).tolist() == [1, 1, 1]
     moved = masks.roll(4, dims=1)
     far = [moved[i].nonzero()[0, 0].item() - masks[i].nonzero()[0, 0].item() for i in range(3)]
-    assert pointing_game(bench, ScoredMap(maps), moved, tolerance=2.0).tolist() == [0, 0, 0]
+    assert pointing_game(bench, moved, tolerance=2.0)(ScoredMap(maps)).tolist() == [0, 0, 0]
     expected = [float(abs(step) == 4) for step in far]
-    assert pointing_game(bench, ScoredMap(maps), moved, tolerance=5.0).tolist() == expected
+    assert pointing_game(bench, moved, tolerance=5.0)(ScoredMap(maps)).tolist() == expected
     assert 1.0 in expected
-    empty = pointing_game(bench, ScoredMap(maps), torch.zeros_like(masks))
+    empty = pointing_game(bench, torch.zeros_like(masks))(ScoredMap(maps))
     assert empty.isnan().all()
     with pytest.raises(InputError, match="0 or more"):
-        pointing_game(bench, ScoredMap(maps), masks, tolerance=-1.0)
+        pointing_game(bench, masks, tolerance=-1.0)(ScoredMap(maps))
 
 
 def test_patch_auroc_is_scikit_learns(case):
     bench, maps, masks = case
     maps = (maps * 2).round()  # ties
     masks[2] = False
-    found = patch_auroc(bench, ScoredMap(maps), masks)
+    found = patch_auroc(bench, masks)(ScoredMap(maps))
     down, across = bench.model.cfg.patch_size
     for image in range(2):
         patches = masks[image, : bench.grid[0] * down, : bench.grid[1] * across].double()
@@ -64,7 +64,9 @@ def test_patch_auroc_is_scikit_learns(case):
 @pytest.mark.parametrize("level", [0.95])
 def test_segmentation_as_chefer_measures_it(case, level):
     bench, maps, masks = case
-    found = evaluate_segmentation(bench.model, bench.images, masks, 1, {"mine": maps}, seeds=2, progress=False)
+    found = evaluate_segmentation(
+        bench.model, bench.images, 1, masks=masks, heatmaps={"mine": maps}, n_draws=2, progress=False
+    )
     assert found.axes["method"] == ["mine", "random", "centre_prior", "raw_attention", "all_background"]
     down, across = bench.model.cfg.patch_size
     correct = labelled = 0
@@ -106,7 +108,7 @@ def test_a_perfect_map_and_its_opposite(plain, images_of):
     masks = patches.repeat_interleave(down, 1).repeat_interleave(across, 2)
     masks = F.pad(masks, (0, images.shape[3] - masks.shape[2], 0, images.shape[2] - masks.shape[1]))
     maps = {"right": patches.double(), "wrong": -patches.double()}
-    found = evaluate_segmentation(plain, images, masks, 1, maps, baselines=False, progress=False)
+    found = evaluate_segmentation(plain, images, 1, masks=masks, heatmaps=maps, baselines=False, progress=False)
     assert found.axes["method"] == ["right", "wrong"]
     table = found.table()
     # Bilinear enlargement blurs the edge: most pixels, not all.
@@ -118,26 +120,28 @@ def test_a_perfect_map_and_its_opposite(plain, images_of):
 
 def test_saving_and_loading(case, tmp_path):
     bench, maps, masks = case
-    found = evaluate_segmentation(bench.model, bench.images, masks, 1, {"mine": maps}, seeds=1, progress=False)
+    found = evaluate_segmentation(
+        bench.model, bench.images, 1, masks=masks, heatmaps={"mine": maps}, n_draws=1, progress=False
+    )
     found.save(tmp_path / "segmentation.safetensors")
-    again = Result.load(tmp_path / "segmentation.safetensors")
+    again = load_result(tmp_path / "segmentation.safetensors")
     assert again.table().equals(found.table())
 
 
 def test_masks_of_another_size(case):
     bench, maps, masks = case
     with pytest.raises(InputError, match="masks have the shape"):
-        evaluate_segmentation(bench.model, bench.images, masks[:2], 1, maps, progress=False)
+        evaluate_segmentation(bench.model, bench.images, 1, masks=masks[:2], heatmaps=maps, progress=False)
     with pytest.raises(InputError, match="masks have the shape"):
         evaluate_heatmaps(
-            bench.model, bench.images, 1, maps, metrics="pointing_game", masks=masks[:, 1:], progress=False
+            bench.model, bench.images, 1, heatmaps=maps, metrics="pointing_game", masks=masks[:, 1:], progress=False
         )
 
 
 def test_the_demo_models_maps_find_the_garment():
     model, images, labels, masks = load_demo()
     found = evaluate_segmentation(
-        model, images[:8], masks[:8], labels[:8], ["gradient_rollout"], seeds=1, progress=False
+        model, images[:8], labels[:8], masks=masks[:8], heatmaps=["gradient_rollout"], n_draws=1, progress=False
     ).table()
     assert found.loc["gradient_rollout", ("mIoU", "lower")] > found.loc["random", ("mIoU", "upper")]
     assert found.loc["gradient_rollout", ("mIoU", "lower")] > found.loc["all_background", ("mIoU", "upper")]

@@ -49,7 +49,7 @@ def test_the_metric_maps_again_with_fresh_weights(model, images):
         "with options": heatmap(model, images, classes, method="raw_attention", block=0, warn=False),
         "numbers": random_maps(model, images),
     }
-    found = evaluate_heatmaps(model, images, classes, maps, metrics="randomisation", progress=False)
+    found = evaluate_heatmaps(model, images, classes, heatmaps=maps, metrics="randomisation", progress=False)
     fresh = model.with_fresh_weights(0)
     again = {
         "by name": heatmap(fresh, images, classes, method="gradient_rollout", warn=False),
@@ -69,15 +69,17 @@ def test_the_metric_maps_again_with_fresh_weights(model, images):
 
 
 def test_a_map_of_pictures_that_were_not_kept_is_not_made_again(model, images):
-    other = heatmap(model, images, 1, method="patching_effect", corrupted=images.flip(0), warn=False)
-    found = evaluate_heatmaps(model, images, 1, other, metrics="randomisation", baselines=False, progress=False)
+    other = heatmap(model, images, 1, method="patching_effect", replacement=images.flip(0), warn=False)
+    found = evaluate_heatmaps(
+        model, images, 1, heatmaps=other, metrics="randomisation", baselines=False, progress=False
+    )
     assert found.values.isnan().all()
 
 
 def test_the_cascade_goes_from_the_classifier_to_everything(model, images):
     methods = ["gradient_rollout", "attention_rollout", "centre_prior"]
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = randomisation_test(model, images, [1], methods, seed=5, progress=False)
+    found = randomisation_test(model, images, [1], methods=methods, seed=5, progress=False)
     assert found.axes["depth"] == [
         "nothing", "classifier", "block 2 and behind", "block 1 and behind", "block 0 and behind", "everything",
     ]  # fmt: skip
@@ -109,14 +111,14 @@ def test_the_cascade_goes_from_the_classifier_to_everything(model, images):
 
 
 def test_one_method_may_be_named_alone(model, images):
-    found = randomisation_test(model, images, 1, "centre prior", progress=False)
+    found = randomisation_test(model, images, 1, methods="centre prior", progress=False)
     assert found.axes["method"] == ["centre_prior"]
 
 
 def test_what_cannot_be_randomised(plain, images_of, model, images):
     with pytest.raises(InputError, match="module in hand"):
         randomisation_test(plain, images_of(plain, 1), progress=False)
-    with pytest.raises(InputError, match="did you mean"):
-        randomisation_test(model, images, 1, ["token_masks"], progress=False)
+    with pytest.raises(InputError, match="the nearest are token_mask"):
+        randomisation_test(model, images, 1, methods=["token_masks"], progress=False)
     with pytest.raises(InputError, match="one class per picture"):
         randomisation_test(model, images, [1, 2], progress=False)

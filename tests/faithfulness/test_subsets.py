@@ -1,6 +1,6 @@
 """Sums of importances beside what the class loses without the patches: against loops, captum, and additive models."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from vitlens.data.counterfactuals import blurred
 from vitlens.faithfulness.curves import Bench
 from vitlens.faithfulness.maps import ScoredMap
 from vitlens.faithfulness.run import bench_of
-from vitlens.faithfulness.subsets import infidelity, saco, sensitivity_n
+from vitlens.faithfulness.subsets import infidelity, random_sets, random_squares, saco, sensitivity_n
 
 ALL = {"sensitivity_n": sensitivity_n, "infidelity": infidelity, "saco": saco}
 
@@ -25,17 +25,20 @@ def bench(plain, images_of):
     return bench_of(plain, images_of(plain, 2), torch.tensor([1, 4]), batch_size=7)
 
 
+@dataclass(frozen=True)
 class AdditiveBench(Bench):
     """A model whose class loses the sum of the patches' true importances."""
 
+    truth: Tensor | None = None
+
     def drops(self, patches: Tensor) -> Tensor:
-        return (patches.double() * self.shared["truth"][:, None]).sum(dim=-1)
+        return (patches.double() * self.truth[:, None]).sum(dim=-1)
 
 
 @pytest.fixture
 def additive(bench):
     truth = random_maps(bench.model, bench.images)
-    found = AdditiveBench(bench.model, bench.images, bench.classes, bench.logits, shared={"truth": truth})
+    found = AdditiveBench(bench.model, bench.images, bench.classes, bench.logits, truth=truth)
     return found, truth
 
 
@@ -56,22 +59,23 @@ def by_hand(bench, image, patches):
 def test_an_additive_model_is_said_exactly(additive):
     bench, truth = additive
     for scale in (1.0, 3.5):
-        close(sensitivity_n(bench, ScoredMap(scale * truth)), torch.ones(2, dtype=torch.float64))
-        close(infidelity(bench, ScoredMap(scale * truth)), torch.zeros(2, dtype=torch.float64))
-        close(saco(bench, ScoredMap(scale * truth + 2)), torch.ones(2, dtype=torch.float64))
-    close(sensitivity_n(bench, ScoredMap(-truth)), -torch.ones(2, dtype=torch.float64))
-    close(saco(bench, ScoredMap(-truth)), -torch.ones(2, dtype=torch.float64))
-    close(infidelity(bench, ScoredMap(torch.zeros_like(truth))), torch.ones(2, dtype=torch.float64))
+        close(sensitivity_n(bench)(ScoredMap(scale * truth)), torch.ones(2, dtype=torch.float64))
+        close(infidelity(bench)(ScoredMap(scale * truth)), torch.zeros(2, dtype=torch.float64))
+        close(saco(bench)(ScoredMap(scale * truth + 2)), torch.ones(2, dtype=torch.float64))
+    close(sensitivity_n(bench)(ScoredMap(-truth)), -torch.ones(2, dtype=torch.float64))
+    close(saco(bench)(ScoredMap(-truth)), -torch.ones(2, dtype=torch.float64))
+    close(infidelity(bench)(ScoredMap(torch.zeros_like(truth))), torch.ones(2, dtype=torch.float64))
     other = ScoredMap(random_maps(bench.model, bench.images, 7))
-    assert (sensitivity_n(bench, other).abs() < 0.9).all()
-    assert (infidelity(bench, other) > 0.01).all()
+    assert (sensitivity_n(bench)(other).abs() < 0.9).all()
+    assert (infidelity(bench)(other) > 0.01).all()
 
 
 def test_sensitivity_n_as_in_a_loop(bench):
     maps = random_maps(bench.model, bench.images)
-    found = sensitivity_n(bench, ScoredMap(maps), shares=(0.3, 0.6), sets=5, seed=3)
-    ((_, (patches, drops)),) = bench.shared.items()
+    found = sensitivity_n(bench, shares=(0.3, 0.6), n_draws=5, seed=3)(ScoredMap(maps))
     sizes = [round(share * bench.n_patches) for share in (0.3, 0.6)]
+    patches = random_sets(bench, sizes, 5, seed=3)
+    drops = bench.drops(patches)
     assert patches.sum(dim=-1).tolist() == [[size for size in sizes for _ in range(5)]] * 2
     for image in range(2):
         close(drops[image], by_hand(bench, image, patches[image]))
@@ -83,8 +87,9 @@ def test_sensitivity_n_as_in_a_loop(bench):
 
 def test_infidelity_as_in_captum(bench):
     maps = random_maps(bench.model, bench.images)
-    found = infidelity(bench, ScoredMap(maps), squares=6)
-    ((_, (patches, drops)),) = bench.shared.items()
+    found = infidelity(bench, n_draws=6)(ScoredMap(maps))
+    patches = random_squares(bench, 6)
+    drops = bench.drops(patches)
     rows, columns = bench.grid
     for chosen in patches.flatten(0, 1).unflatten(1, (rows, columns)):
         down, across = chosen.any(dim=1).sum().item(), chosen.any(dim=0).sum().item()
@@ -126,7 +131,7 @@ def test_infidelity_as_in_captum(bench):
 
 def test_saco_as_in_a_loop(bench):
     maps = random_maps(bench.model, bench.images)
-    found = saco(bench, ScoredMap(maps), groups=3)
+    found = saco(bench, n_groups=3)(ScoredMap(maps))
     n = bench.n_patches
     for image in range(2):
         order = maps[image].argsort(descending=True)
@@ -150,22 +155,22 @@ def test_sets_are_run_once_for_all_maps_and_in_batches(plain, images_of):
     maps = {f"map {seed}": random_maps(plain, images, seed) for seed in range(3)}
     rows = []
     plain.add_hook("hook_embed", lambda value, hook: rows.append(len(value)))
-    options = {"sensitivity_n": {"sets": 4}, "infidelity": {"squares": 10}}
+    options = {"sensitivity_n": {"n_draws": 4}, "infidelity": {"n_draws": 10}}
     chosen = {"metrics": list(options), "options": options, "baselines": False, "progress": False, "batch_size": 3}
-    together = evaluate_heatmaps(plain, images, 4, maps, **chosen)
+    together = evaluate_heatmaps(plain, images, 4, heatmaps=maps, **chosen)
     plain.reset_hooks()
     assert sum(rows) == 2 * (1 + 5 * 4 + 10)
     assert max(rows) == 3
     # A picture's sets are its own, whatever stands beside it.
-    alone = evaluate_heatmaps(plain, images[1:], 4, {name: x[1:] for name, x in maps.items()}, **chosen)
+    alone = evaluate_heatmaps(plain, images[1:], 4, heatmaps={name: x[1:] for name, x in maps.items()}, **chosen)
     close(alone.values[..., 0], together.values[..., 1])
 
 
 def test_every_variant(classifier, images_of):
     images = images_of(classifier, 2)
     found = evaluate_heatmaps(
-        classifier, images, None, random_maps(classifier, images), metrics=list(ALL), seeds=1, progress=False,
-        options={"sensitivity_n": {"shares": (0.5,), "sets": 4}, "infidelity": {"squares": 4}, "saco": {"groups": 2}},
+        classifier, images, heatmaps=random_maps(classifier, images), metrics=list(ALL), n_draws=1, progress=False,
+        options={"sensitivity_n": {"shares": (0.5,), "n_draws": 4}, "infidelity": {"n_draws": 4}, "saco": {"n_groups": 2}},
     )  # fmt: skip
     # On a grid of 2 × 2 all patches are as near to the centre as any other.
     told_apart = [name != "centre_prior" for name in found.axes["method"]]
@@ -178,20 +183,20 @@ def test_every_variant(classifier, images_of):
 
 def test_a_constant_map_has_no_correlation(bench):
     same = ScoredMap(torch.ones(2, bench.n_patches, dtype=torch.float64))
-    assert sensitivity_n(bench, same, shares=(0.5,)).isnan().all()
-    assert saco(bench, same).isnan().all()
+    assert sensitivity_n(bench, shares=(0.5,))(same).isnan().all()
+    assert saco(bench)(same).isnan().all()
 
 
 @pytest.mark.parametrize(
     ("metric", "options", "message"),
     [
-        ("sensitivity_n", {"sets": 2}, "at least 3 sets"),
+        ("sensitivity_n", {"n_draws": 2}, "at least 3 sets"),
         ("sensitivity_n", {"shares": (0.0,)}, "some of the"),
         ("sensitivity_n", {"shares": (1.0,)}, "some of the"),
-        ("infidelity", {"squares": 1}, "at least 2 squares"),
-        ("saco", {"groups": 1}, "2 groups or more"),
+        ("infidelity", {"n_draws": 1}, "at least 2 squares"),
+        ("saco", {"n_groups": 1}, "2 groups or more"),
     ],
 )
 def test_bad_options(bench, metric, options, message):
     with pytest.raises(InputError, match=message):
-        ALL[metric](bench, ScoredMap(random_maps(bench.model, bench.images)), **options)
+        ALL[metric](bench, **options)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import vitlens
-from vitlens import InputError, direct_logit_attribution, heatmap
-from vitlens.heatmaps import Heatmap, heatmap_methods
+from vitlens import InputError, direct_logit_attribution, heatmap, load_result
+from vitlens.heatmaps import heatmap_methods
 from vitlens.heatmaps.methods.head_patch import head_patch
 from vitlens.heatmaps.registry import METHODS
 from vitlens.model.parts.attention import DifferentialAttention
@@ -16,10 +16,10 @@ from vitlens.plots import heatmap_figure
 CLASSES = torch.tensor([1, 4])
 # Methods that are defined by a run for every patch, or draw noise, with fewer of them.
 QUICK = {
-    "token_mask": {"steps": 2},
-    "integrated_gradients": {"steps": 2},
-    "smooth_grad": {"samples": 2},
-    "transition_attention": {"steps": 2},
+    "token_mask": {"n_steps": 2},
+    "integrated_gradients": {"n_steps": 2},
+    "smooth_grad": {"n_draws": 2},
+    "transition_attention": {"n_steps": 2},
 }
 
 
@@ -99,12 +99,12 @@ def test_the_head_patch_map_and_the_rest_sum_to_the_logit(classifier, images_of)
 
 def test_a_heatmap_can_be_saved_ranked_and_drawn(plain, images_of, tmp_path):
     images = images_of(plain, 2)
-    found = heatmap(plain, images, CLASSES, method="token_mask", steps=2)
+    found = heatmap(plain, images, CLASSES, method="token_mask", n_steps=2)
     found.save(tmp_path / "map.safetensors")
-    again = Heatmap.load(tmp_path / "map.safetensors")
+    again = load_result(tmp_path / "map.safetensors")
     assert torch.equal(again.values, found.values)
     assert torch.equal(again.completeness_gap, found.completeness_gap)
-    assert again.settings == {"model": plain.cfg.model_name, "method": "token_mask", "steps": 2}
+    assert again.settings == {"model": plain.cfg.model_name, "method": "token_mask", "n_steps": 2}
     row, column = found.top(1)[0]
     assert found.values[0, row, column] == found.values[0].max()
     frame = found.to_frame()
@@ -127,12 +127,12 @@ def test_the_table_of_methods_names_their_options():
 
 def test_wrong_input(plain, images_of):
     images = images_of(plain, 2)
-    with pytest.raises(InputError, match="did you mean grad_cam"):
+    with pytest.raises(InputError, match="the nearest are grad_cam"):
         heatmap(plain, images, method="gradcam")
-    with pytest.raises(InputError, match="the methods are token_mask, "):
+    with pytest.raises(InputError, match="the nearest are token_mask, "):
         heatmap(plain, images, method="zzzz")
-    with pytest.raises(InputError, match="legrad has no option 'steps'; it has first_block, tokens"):
-        heatmap(plain, images, method="legrad", steps=3)
+    with pytest.raises(InputError, match="legrad has no option 'n_steps'; it has first_block, tokens"):
+        heatmap(plain, images, method="legrad", n_steps=3)
     with pytest.raises(InputError, match="one class per picture, not 2"):
         heatmap(plain, images, [1, 2])
     with pytest.raises(InputError, match="there is no block 99"):

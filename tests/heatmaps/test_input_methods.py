@@ -18,7 +18,7 @@ from vitlens.heatmaps.shared.pixels import sum_over_patches
 from vitlens.parity.reduced import build_reduced
 
 CLASSES = torch.tensor([1, 4])
-TARGETS = {
+METRICS = {
     "logit": lambda logits, classes: logits[torch.arange(len(classes)), classes],
     "probability": lambda logits, classes: logits.softmax(-1)[torch.arange(len(classes)), classes],
     "log_probability": lambda logits, classes: logits.log_softmax(-1)[torch.arange(len(classes)), classes],
@@ -52,10 +52,10 @@ def empty(images, how):
     return torch.zeros_like(images) + (images.mean(dim=(2, 3), keepdim=True) if how == "mean" else 0)
 
 
-def gradient(model, images, target="logit"):
+def gradient(model, images, metric="logit"):
     images = images.detach().requires_grad_()
     with torch.enable_grad():
-        return torch.autograd.grad(TARGETS[target](model(images), CLASSES[: len(images)]).sum(), images)[0]
+        return torch.autograd.grad(METRICS[metric](model(images), CLASSES[: len(images)]).sum(), images)[0]
 
 
 # ---- class projection ----
@@ -76,12 +76,12 @@ def test_class_projection_equals_the_cache(classifier, images_of):
             "probability": torch.stack([logits.softmax(-1)[image, :, c] for image, c in enumerate(CLASSES)]),
             "identifiability": 1 - torch.stack([ranks[image, :, c] for image, c in enumerate(CLASSES)]) / 10,
         }
-        for measure, values in expected.items():
-            found = class_projection(classifier, images, CLASSES, block=block - n_layers, measure=measure)
-            close(found, values.to(images.dtype), 1e-6 if measure == "identifiability" else 1e-9)
-            sums[measure] = sums[measure] + found
-    for measure, values in sums.items():
-        close(class_projection(classifier, images, CLASSES, block=None, measure=measure), values)
+        for metric, values in expected.items():
+            found = class_projection(classifier, images, CLASSES, block=block - n_layers, metric=metric)
+            close(found, values.to(images.dtype), 1e-6 if metric == "identifiability" else 1e-9)
+            sums[metric] = sums[metric] + found
+    for metric, values in sums.items():
+        close(class_projection(classifier, images, CLASSES, block=None, metric=metric), values)
 
 
 def test_class_projection_says_what_the_whole_model_would(plain, images_of):
@@ -91,7 +91,7 @@ def test_class_projection_says_what_the_whole_model_would(plain, images_of):
     for patch in range(9):
         swapped = resid.clone()
         swapped[:, 0] = resid[:, patch + 1]
-        answer = TARGETS["logit"](plain(swapped, start_at_layer=3), CLASSES)
+        answer = METRICS["logit"](plain(swapped, start_at_layer=3), CLASSES)
         close(class_projection(plain, images, CLASSES)[:, patch], answer)
 
 
@@ -99,39 +99,39 @@ def test_class_projection_says_what_the_whole_model_would(plain, images_of):
 
 
 @pytest.mark.parametrize(
-    ("baseline", "target"), [("zero", "logit"), ("blur", "probability"), ("mean", "log_probability")]
+    ("replacement", "metric"), [("zero", "logit"), ("blur", "probability"), ("mean", "log_probability")]
 )
-def test_integrated_gradients_equal_the_rule_written_out(plain, images_of, baseline, target):
-    compare_integrated(plain, images_of(plain, 2), baseline, target)
+def test_integrated_gradients_equal_the_rule_written_out(plain, images_of, replacement, metric):
+    compare_integrated(plain, images_of(plain, 2), replacement, metric)
 
 
-def compare_integrated(model, images, baseline, target, steps=5):
-    start = empty(images, baseline)
+def compare_integrated(model, images, replacement, metric, steps=5):
+    start = empty(images, replacement)
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     # captum keeps the weights in single precision.
     exact, rounded = torch.from_numpy(weights / 2), torch.from_numpy(weights / 2).float().double()
     gradients = torch.stack(
-        [gradient(model, start + (0.5 + float(node) / 2) * (images - start), target) for node in nodes]
+        [gradient(model, start + (0.5 + float(node) / 2) * (images - start), metric) for node in nodes]
     )
-    found = integrated_gradients(model, images, CLASSES, steps=steps, baseline=baseline, target=target)
+    found = integrated_gradients(model, images, CLASSES, n_steps=steps, replacement=replacement, metric=metric)
     close(found, summed(model, torch.einsum("s,s...->...", rounded, gradients) * (images - start)))
     close(found, summed(model, torch.einsum("s,s...->...", exact, gradients) * (images - start)), 1e-6)
     # However few rows share a forward.
     again = integrated_gradients(
-        model, images, CLASSES, steps=steps, baseline=baseline, target=target, batch_size=steps - 1
+        model, images, CLASSES, n_steps=steps, replacement=replacement, metric=metric, batch_size=steps - 1
     )
     close(again, found)
 
 
-@pytest.mark.parametrize(("baseline", "target"), [("zero", "logit"), ("blur", "logit"), ("mean", "probability")])
-def test_integrated_gradients_are_complete(plain, images_of, baseline, target):
+@pytest.mark.parametrize(("replacement", "metric"), [("zero", "logit"), ("blur", "logit"), ("mean", "probability")])
+def test_integrated_gradients_are_complete(plain, images_of, replacement, metric):
     images = images_of(plain, 2)
-    options = {"baseline": baseline, "target": target}
-    ends = [TARGETS[target](plain(picture), CLASSES) for picture in (images, empty(images, baseline))]
+    options = {"replacement": replacement, "metric": metric}
+    ends = [METRICS[metric](plain(picture), CLASSES) for picture in (images, empty(images, replacement))]
     difference = (ends[0] - ends[1]).detach()
     gaps = []
     for steps in (2, 256):
-        found = integrated_gradients(plain, images, CLASSES, steps=steps, batch_size=300, **options)
+        found = integrated_gradients(plain, images, CLASSES, n_steps=steps, batch_size=300, **options)
         gap = integration_gap(plain, images, CLASSES, found, **options)
         close(gap, found.sum(dim=1) - difference)
         gaps.append((gap / difference).abs().max())
@@ -158,23 +158,23 @@ def smooth_by_hand(model, images, n, noise):
 @pytest.mark.parametrize(("n", "noise", "batch_size"), [(4, 0.15, 64), (5, 0.3, 2), (3, 0.1, 3)])
 def test_smooth_grad_equals_noisy_copies_one_by_one(plain, images_of, n, noise, batch_size):
     images = images_of(plain, 2)
-    found = smooth_grad(plain, images, CLASSES, n=n, noise=noise, batch_size=batch_size)
+    found = smooth_grad(plain, images, CLASSES, n_draws=n, noise=noise, batch_size=batch_size)
     close(found, smooth_by_hand(plain, images, n, noise))
-    assert not torch.equal(smooth_grad(plain, images, CLASSES, n=n, noise=noise, seed=1), found)
+    assert not torch.equal(smooth_grad(plain, images, CLASSES, n_draws=n, noise=noise, seed=1), found)
 
 
 def test_gradients_at_pixels_of_every_variant(classifier, images_of):
     images = images_of(classifier, 2)
     compare_integrated(classifier, images, "zero", "logit", steps=3)
-    close(smooth_grad(classifier, images, CLASSES, n=2), smooth_by_hand(classifier, images, 2, 0.15))
+    close(smooth_grad(classifier, images, CLASSES, n_draws=2), smooth_by_hand(classifier, images, 2, 0.15))
     plain_gradient = summed(classifier, gradient(classifier, images).abs())
-    close(smooth_grad(classifier, images, CLASSES, n=1, noise=0.0), plain_gradient)
+    close(smooth_grad(classifier, images, CLASSES, n_draws=1, noise=0.0), plain_gradient)
 
 
 def test_smooth_grad_leaves_the_random_state(plain, images_of):
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    smooth_grad(plain, images_of(plain, 1), CLASSES[:1], n=2)
+    smooth_grad(plain, images_of(plain, 1), CLASSES[:1], n_draws=2)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -189,16 +189,16 @@ def test_without_captum(plain, images_of, method, monkeypatch):
 # ---- occlusion ----
 
 
-def occluded_by_hand(model, images, fill, window, target):
+def occluded_by_hand(model, images, replacement, window, metric):
     """Every window in its own forward; every patch the mean over the windows that cover it."""
     (rows, columns), (height, width) = model.embed.grid(*images.shape[-2:]), model.cfg.patch_size
-    whole = TARGETS[target](model(images), CLASSES)
+    whole = METRICS[metric](model(images), CLASSES)
     total, covering = torch.zeros(2, rows, columns, dtype=images.dtype), torch.zeros(rows, columns)
     stream = model(images, stop_at_layer=0)
     for top in range(rows - window + 1):
         for left in range(columns - window + 1):
             square = (..., slice(top, top + window), slice(left, left + window))
-            if fill == "removed":
+            if replacement == "remove":
                 keep = torch.ones(2, rows, columns, dtype=torch.bool)
                 keep[square] = False
                 logits = model.forward_kept(stream, keep.flatten(1), (rows, columns)).logits
@@ -209,19 +209,21 @@ def occluded_by_hand(model, images, fill, window, target):
                     slice(top * height, (top + window) * height),
                     slice(left * width, (left + window) * width),
                 )
-                hidden[pixels] = empty(images, fill)[pixels]
+                hidden[pixels] = empty(images, replacement)[pixels]
                 logits = model(hidden)
-            total[square] += (whole - TARGETS[target](logits, CLASSES))[:, None, None].detach()
+            total[square] += (whole - METRICS[metric](logits, CLASSES))[:, None, None].detach()
             covering[square] += 1
     return (total / covering).flatten(1)
 
 
-@pytest.mark.parametrize("fill", ["mean", "zero", "blur", "removed"])
-@pytest.mark.parametrize(("window", "target", "batch_size"), [(1, "probability", 7), (2, "logit", 64)])
-def test_occlusion_equals_a_loop(plain, images_of, fill, window, target, batch_size):
+@pytest.mark.parametrize("replacement", ["mean", "zero", "blur", "remove"])
+@pytest.mark.parametrize(("window", "metric", "batch_size"), [(1, "probability", 7), (2, "logit", 64)])
+def test_occlusion_equals_a_loop(plain, images_of, replacement, window, metric, batch_size):
     images = images_of(plain, 2)
-    found = occlusion(plain, images, CLASSES, fill=fill, window=window, target=target, batch_size=batch_size)
-    close(found, occluded_by_hand(plain, images, fill, window, target))
+    found = occlusion(
+        plain, images, CLASSES, replacement=replacement, window=window, metric=metric, batch_size=batch_size
+    )
+    close(found, occluded_by_hand(plain, images, replacement, window, metric))
 
 
 def test_occlusion_and_patching_of_every_variant(classifier, images_of):
@@ -229,9 +231,9 @@ def test_occlusion_and_patching_of_every_variant(classifier, images_of):
     patched = patched_by_hand(classifier, images, blurred(images), 0, "logit")
     assert patched.abs().max() > 1e-6
     close(patching_effect(classifier, images, CLASSES), patched)
-    for fill in ("mean", "removed"):
-        found = occlusion(classifier, images, CLASSES, fill=fill, window=2, batch_size=5)
-        close(found, occluded_by_hand(classifier, images, fill, 2, "probability"))
+    for replacement in ("mean", "remove"):
+        found = occlusion(classifier, images, CLASSES, replacement=replacement, window=2, batch_size=5)
+        close(found, occluded_by_hand(classifier, images, replacement, 2, "probability"))
 
 
 def test_occlusion_holds_no_more_rows_than_asked(plain, images_of):
@@ -245,11 +247,11 @@ def test_occlusion_holds_no_more_rows_than_asked(plain, images_of):
 # ---- patching effect ----
 
 
-def patched_by_hand(model, images, others, block, target):
+def patched_by_hand(model, images, others, block, metric):
     """One whole run for each patch."""
     name = f"blocks.{block % model.cfg.n_layers}.hook_resid_pre"
     source = model.run_with_cache(others, names_filter=[name])[1][name]
-    whole, found = TARGETS[target](model(images), CLASSES), []
+    whole, found = METRICS[metric](model(images), CLASSES), []
     for token in range(model.cfg.n_prefix_tokens, source.shape[1]):
 
         def write(value, hook, token=token):
@@ -258,32 +260,32 @@ def patched_by_hand(model, images, others, block, target):
             return value
 
         logits = model.run_with_hooks(images, fwd_hooks=[(name, write)])
-        found.append(whole - TARGETS[target](logits, CLASSES))
+        found.append(whole - METRICS[metric](logits, CLASSES))
     return torch.stack(found, dim=1)
 
 
 @pytest.mark.parametrize(
-    ("block", "corrupted", "target"), [(1, "mean", "probability"), (-1, "zero", "log_probability")]
+    ("block", "replacement", "metric"), [(1, "mean", "probability"), (-1, "zero", "log_probability")]
 )
-def test_patching_effect_at_other_blocks(plain, images_of, block, corrupted, target):
+def test_patching_effect_at_other_blocks(plain, images_of, block, replacement, metric):
     images = images_of(plain, 2)
-    found = patching_effect(plain, images, CLASSES, block=block, corrupted=corrupted, target=target, batch_size=3)
-    close(found, patched_by_hand(plain, images, empty(images, corrupted), block, target))
+    found = patching_effect(plain, images, CLASSES, block=block, replacement=replacement, metric=metric, batch_size=3)
+    close(found, patched_by_hand(plain, images, empty(images, replacement), block, metric))
 
 
 def test_patching_effect_with_given_pictures(plain, images_of):
     images, others = images_of(plain, 2), images_of(plain, 2, seed=9)
-    found = patching_effect(plain, images, CLASSES, corrupted=others)
+    found = patching_effect(plain, images, CLASSES, replacement=others)
     close(found, patched_by_hand(plain, images, others, 0, "logit"))
     for one in (others[0], others[:1]):
-        found = patching_effect(plain, images, CLASSES, corrupted=one)
+        found = patching_effect(plain, images, CLASSES, replacement=one)
         close(found, patched_by_hand(plain, images, others[:1].expand(2, -1, -1, -1), 0, "logit"))
     public = activation_patching(
         plain, images, others, metric="logit", blocks=0, direction="noise", classes=CLASSES, progress=False
     )
-    close(patching_effect(plain, images, CLASSES, corrupted=others), -public.shift()[0, 1:].T)
+    close(patching_effect(plain, images, CLASSES, replacement=others), -public.shift()[0, 1:].T)
     # A picture that is its own corruption has no effect; it is no error either.
-    close(patching_effect(plain, images, CLASSES, corrupted=images), torch.zeros(2, 9, dtype=images.dtype))
+    close(patching_effect(plain, images, CLASSES, replacement=images), torch.zeros(2, 9, dtype=images.dtype))
 
 
 # ---- baselines ----
@@ -325,9 +327,9 @@ def test_the_centre_prior_is_symmetric(size, patch):
 
 METHODS = {
     "class projection": class_projection,
-    "identifiability": lambda *args: class_projection(*args, block=None, measure="identifiability"),
-    "integrated gradients": lambda *args: integrated_gradients(*args, steps=3),
-    "smooth grad": lambda *args: smooth_grad(*args, n=2),
+    "identifiability": lambda *args: class_projection(*args, block=None, metric="identifiability"),
+    "integrated gradients": lambda *args: integrated_gradients(*args, n_steps=3),
+    "smooth grad": lambda *args: smooth_grad(*args, n_draws=2),
     "occlusion": lambda *args: occlusion(*args, window=2, batch_size=5),
     "patching effect": patching_effect,
     "random": lambda model, images, classes: random_map(model, images),
@@ -388,8 +390,8 @@ def test_pictures_of_other_sizes(name):
     # Slices that run over the picture's edge end there.
     close(sum_over_patches(model, images), summed(model, images))
     close(occlusion(model, images, CLASSES, batch_size=5), occluded_by_hand(model, images, "mean", 1, "probability"))
-    close(occlusion(model, images, CLASSES, fill="removed", window=2),
-          occluded_by_hand(model, images, "removed", 2, "probability"))  # fmt: skip
+    close(occlusion(model, images, CLASSES, replacement="remove", window=2),
+          occluded_by_hand(model, images, "remove", 2, "probability"))  # fmt: skip
     close(patching_effect(model, images, CLASSES), patched_by_hand(model, images, blurred(images), 0, "logit"))
     compare_integrated(model, images, "zero", "logit", steps=2)
     for method in METHODS.values():
@@ -407,7 +409,7 @@ def test_pixels_that_whole_patches_leave_over_count_for_none():
     images = torch.randn(2, 3, 40, 52, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert model.embed.grid(40, 52) == (2, 3)
     close(occlusion(model, images, CLASSES), occluded_by_hand(model, images, "mean", 1, "probability"))
-    found = integrated_gradients(model, images, CLASSES, steps=64)
+    found = integrated_gradients(model, images, CLASSES, n_steps=64)
     assert integration_gap(model, images, CLASSES, found).abs().max() < 1e-5
 
 
@@ -423,22 +425,22 @@ def test_wrong_options(plain, images_of):
     images = images_of(plain, 2)
     for method, options, sentence in [
         (class_projection, {"block": 3}, "no block 3"),
-        (class_projection, {"measure": "rank"}, "logit, probability, identifiability"),
-        (integrated_gradients, {"baseline": "black"}, "zero, mean, blur"),
-        (integrated_gradients, {"target": "loss"}, "probability, log_probability, logit"),
-        (integrated_gradients, {"steps": 0}, "at least one step"),
+        (class_projection, {"metric": "rank"}, "logit, probability, identifiability"),
+        (integrated_gradients, {"replacement": "black"}, "zero, mean, blur"),
+        (integrated_gradients, {"metric": "loss"}, "probability, log_probability, logit"),
+        (integrated_gradients, {"n_steps": 0}, "at least one step"),
         (integrated_gradients, {"batch_size": 0}, "one row"),
-        (smooth_grad, {"n": 0}, "at least one noisy copy"),
+        (smooth_grad, {"n_draws": 0}, "at least one noisy copy"),
         (smooth_grad, {"noise": -0.1}, "0 or more"),
-        (occlusion, {"fill": "black"}, "mean, blur, removed"),
-        (occlusion, {"target": "loss"}, "probability"),
+        (occlusion, {"replacement": "black"}, "mean, blur, remove"),
+        (occlusion, {"metric": "loss"}, "probability"),
         (occlusion, {"window": 4}, "1 to 3 patches"),
         (occlusion, {"window": 0}, "1 to 3 patches"),
         (occlusion, {"batch_size": 0}, "at least one row"),
         (patching_effect, {"block": 3}, "no block 3"),
-        (patching_effect, {"corrupted": "black"}, "zero, mean, blur"),
-        (patching_effect, {"corrupted": torch.zeros(3, 3, 48, 48, dtype=torch.float64)}, "do not pair up"),
-        (patching_effect, {"target": "loss"}, "probability"),
+        (patching_effect, {"replacement": "black"}, "zero, mean, blur"),
+        (patching_effect, {"replacement": torch.zeros(3, 3, 48, 48, dtype=torch.float64)}, "do not pair up"),
+        (patching_effect, {"metric": "loss"}, "probability"),
         (patching_effect, {"batch_size": 0}, "at least 1"),
     ]:
         with pytest.raises(InputError, match=sentence):

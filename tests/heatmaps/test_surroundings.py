@@ -11,7 +11,6 @@ from vitlens import HookedViT, InputError, evaluate_heatmaps, heatmap, load_demo
 from vitlens.demo import load_demo_model
 from vitlens.faithfulness import perturbation_test
 from vitlens.faithfulness.randomisation import randomisation_test
-from vitlens.heatmaps.methods.saliency import gradient_rollout, projection_gradient
 from vitlens.heatmaps.registry import METHODS
 from vitlens.heatmaps.shared import rows
 from vitlens.heatmaps.shared.precision import in_single_precision
@@ -19,14 +18,15 @@ from vitlens.model.runs.gradients import gradients_disabled, gradients_enabled, 
 
 # With these, a function of the model and pictures gives a tensor.
 ON_MAPS = {
-    "projection_gradient": lambda model, images, **options: projection_gradient(model, images, 1, **options).values,
-    "gradient_rollout": lambda model, images, **options: gradient_rollout(model, images, 1, **options).values,
+    "projection_gradient by head": lambda model, images, **options: heatmap(
+        model, images, 1, method="projection_gradient", keep=("block", "head"), **options
+    ).values,
     "perturbation_test": lambda model, images, **options: perturbation_test(
-        model, images, torch.arange(9.0).repeat(len(images), 1), 1, n_steps=3, **options
+        model, images, 1, importance=torch.arange(9.0).repeat(len(images), 1), n_steps=3, **options
     ).probabilities,
     "faithfulness": lambda model, images, **options: evaluate_heatmaps(
-        model, images, 1, ["grad_cam", "legrad"], metrics=["deletion", "positive", "road", "saco"], n_steps=3, seeds=1,
-        progress=False, **options,
+        model, images, 1, heatmaps=["grad_cam", "legrad"], metrics=["deletion", "positive", "road", "saco"], n_steps=3,
+        n_draws=1, progress=False, **options,
     ).values,
 }  # fmt: skip
 
@@ -249,25 +249,24 @@ def test_one_output_has_a_logit_and_nothing_else():
         ("token_mask", {}),
         ("occlusion", {}),
         ("projection_gradient", {}),
-        ("patching_effect", {"target": "probability"}),
-        ("integrated_gradients", {"target": "log_probability"}),
-        ("class_projection", {"measure": "probability"}),
-        ("class_projection", {"measure": "identifiability"}),
+        ("patching_effect", {"metric": "probability"}),
+        ("integrated_gradients", {"metric": "log_probability"}),
+        ("class_projection", {"metric": "probability"}),
+        ("class_projection", {"metric": "identifiability"}),
     ]
     for method, options in softmax:
-        with pytest.raises(InputError, match=r'single output.*target="logit"'):
+        with pytest.raises(InputError, match=r'single output.*metric="logit"'):
             heatmap(model, images, method=method, **options)
     for method in METHODS:
         given = options_of(method) | {
-            "token_mask": {"target": "logit"},
-            "occlusion": {"target": "logit"},
+            "token_mask": {"metric": "logit"},
+            "occlusion": {"metric": "logit"},
             "projection_gradient": {"loss": "logit"},
         }.get(method, {})
         assert heatmap(model, images, method=method, warn=False, **given).values.any(), method
     order = torch.arange(9.0).repeat(2, 1)
     for call in (
-        lambda: projection_gradient(model, images),
-        lambda: perturbation_test(model, images, order),
+        lambda: perturbation_test(model, images, importance=order),
         lambda: evaluate_heatmaps(model, images, heatmaps={"map": order}, progress=False),
         lambda: evaluate_heatmaps(model, images, heatmaps={"map": order}, metrics="infidelity", progress=False),
     ):
@@ -279,10 +278,6 @@ def test_one_output_has_a_logit_and_nothing_else():
         model, images, heatmaps={"map": order}, metrics=["patch_auroc", "pointing_game"], masks=masks, progress=False
     )
     assert kept.values.isfinite().all()
-    assert torch.equal(
-        projection_gradient(model, images, loss="logit").values.sum((1, 2, 3)),
-        heatmap(model, images, method="projection_gradient", loss="logit").patches(),
-    )
 
 
 def test_maps_that_would_be_no_numbers_are_refused_with_the_reason():
@@ -294,10 +289,10 @@ def test_maps_that_would_be_no_numbers_are_refused_with_the_reason():
         lambda: heatmap(model, images, method="legrad", batch_size=1),
         lambda: heatmap(model, images, 1, method="legrad", batch_size=1),
         lambda: evaluate_heatmaps(model, images, 1, progress=False),
-        lambda: perturbation_test(model, images, torch.arange(9.0).repeat(3, 1), 1),
+        lambda: perturbation_test(model, images, 1, importance=torch.arange(9.0).repeat(3, 1)),
         lambda: randomisation_test(model, images, 1, progress=False),
-        lambda: projection_gradient(model, images),
-        lambda: gradient_rollout(model, images, 1),
+        lambda: heatmap(model, images, method="projection_gradient"),
+        lambda: heatmap(model, images, 1, method="gradient_rollout"),
     ):
         with pytest.raises(InputError, match=r"logits.* of picture 0 .*NaN or infinite"):
             call()
@@ -312,7 +307,7 @@ def test_options_that_have_one_entry_a_picture_follow_the_pictures():
     model = HookedViT.from_timm(build())
     images, classes = pictures(model.cfg, 3), torch.tensor([1, 2, 3])
     against = torch.tensor([4, 5, 6])
-    others = {"corrupted": images.flip(0)}
+    others = {"replacement": images.flip(0)}
     for method, options in [("head_patch", {"baseline_classes": against}), ("patching_effect", others)]:
         together = heatmap(model, images, classes, method=method, **options)
         apart = heatmap(model, images, classes, method=method, batch_size=1, **options)
@@ -329,12 +324,12 @@ def test_a_map_that_is_the_same_everywhere_has_no_order():
     even = torch.arange(9.0).repeat(2, 1)
     even[0] = 0.5
     options = {"metrics": "all", "masks": masks, "n_steps": 3, "baselines": False, "progress": False}
-    found = evaluate_heatmaps(model, images, 1, {"even": even}, **options)
+    found = evaluate_heatmaps(model, images, 1, heatmaps={"even": even}, **options)
     for name, values in zip(found.axes["metric"], found.values[0], strict=True):
         assert values[0].isnan() == (name not in ("infidelity", "patch_auroc")), name
         assert values[1].isnan() == (name == "randomisation"), name
     with pytest.raises(InputError, match="picture 0 is the same for all patches"):
-        perturbation_test(model, images, even)
+        perturbation_test(model, images, importance=even)
 
 
 def test_numbers_that_are_none_are_refused():
@@ -375,7 +370,7 @@ def test_numbers_that_are_none_are_refused():
         ({"road_shares": [float("nan")]}, "between 0 and 1"),
     ]:
         with pytest.raises(InputError, match=sentence):
-            evaluate_heatmaps(model, images, 1, order, progress=False, **options)
+            evaluate_heatmaps(model, images, 1, heatmaps=order, progress=False, **options)
     for options, sentence in [({"seed": -1}, "at least 0"), ({"methods": []}, "at least one heatmap method")]:
         with pytest.raises(InputError, match=sentence):
             randomisation_test(model, images, 1, progress=False, **options)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from vitlens import InputError, heatmap, load_demo
-from vitlens.heatmaps.methods.token_mask import TARGETS, completeness_gap, path_points, token_mask
+from vitlens.heatmaps.methods.token_mask import completeness_gap, path_points, token_mask
+from vitlens.heatmaps.shared.explained import EXPLAINED
 from vitlens.model.runs.kept_tokens import forward_masked
 from vitlens.planted import PLANTED, planted
 
@@ -56,30 +57,30 @@ def test_the_mask_weighs_every_pattern(plain, images_of):
     torch.testing.assert_close(forward_masked(plain, stream, mask, grid), by_hand, rtol=1e-9, atol=1e-9)
 
 
-def f_by_hand(model, stream, grid, masks, target):
+def f_by_hand(model, stream, grid, masks, metric):
     logits = forward_masked(model, stream.detach(), masks, grid)
     return {
         "probability": logits.softmax(dim=-1),
         "log_probability": logits.log_softmax(dim=-1),
         "logit": logits,
-    }[target][torch.arange(2), CLASSES]
+    }[metric][torch.arange(2), CLASSES]
 
 
-@pytest.mark.parametrize("target", list(TARGETS))
-def test_it_is_the_integral_written_out(classifier, images_of, target):
+@pytest.mark.parametrize("metric", list(EXPLAINED))
+def test_it_is_the_integral_written_out(classifier, images_of, metric):
     images = images_of(classifier, 2)
     stream, grid, n_patches = parts_of(classifier, images)
     logs = torch.linspace(math.log(1e-12), 0, 6, dtype=torch.float64)
     masks = [torch.full((2, n_patches), log.exp().item(), dtype=images.dtype) for log in logs]
-    seen = torch.stack([f_by_hand(classifier, stream, grid, mask, target) for mask in masks], dim=1).detach()
+    seen = torch.stack([f_by_hand(classifier, stream, grid, mask, metric) for mask in masks], dim=1).detach()
     points, widths = path_points(logs, seen, 3)
     expected = 0.0
     for step in range(3):
         mask = points[:, step, None].exp().expand(-1, n_patches).clone().requires_grad_()
-        f = f_by_hand(classifier, stream, grid, mask, target)
+        f = f_by_hand(classifier, stream, grid, mask, metric)
         expected = expected + torch.autograd.grad(f.sum(), mask)[0] * widths[:, step, None]
     for batch_size in (1, 4, 64):
-        found = token_mask(classifier, images, CLASSES, target=target, steps=3, scan=5, batch_size=batch_size)
+        found = token_mask(classifier, images, CLASSES, metric=metric, n_steps=3, n_scanned=5, batch_size=batch_size)
         torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9 * expected.abs().max().item())
         assert not found.requires_grad
 
@@ -116,7 +117,7 @@ def test_the_importances_become_complete(plain, images_of):
     images = images_of(plain, 2)
     gaps = []
     for steps in (16, 64, 256):
-        importance = token_mask(plain, images, CLASSES, steps=steps, scan=64)
+        importance = token_mask(plain, images, CLASSES, n_steps=steps, n_scanned=64)
         gaps.append(completeness_gap(plain, images, CLASSES, importance).abs().max().item())
     ends = [plain(images).softmax(dim=-1)[[0, 1], CLASSES]]
     stream, grid, n_patches = parts_of(plain, images)
@@ -128,7 +129,7 @@ def test_the_importances_become_complete(plain, images_of):
 
 def test_the_demo_model_is_nearly_complete_and_says_by_how_much():
     model, images, labels, _ = load_demo()
-    few = heatmap(model, images[:4], labels[:4], method="token_mask", steps=2)
+    few = heatmap(model, images[:4], labels[:4], method="token_mask", n_steps=2)
     usual = heatmap(model, images[:4], labels[:4], method="token_mask")
     assert usual.completeness_gap.abs().max() < 0.06 < few.completeness_gap.abs().max()
     gap = completeness_gap(model, images[:4], labels[:4], few.patches())
@@ -148,10 +149,10 @@ def test_planted_evidence_is_found_whole(name):
 def test_wrong_input(plain, images_of):
     images = images_of(plain, 2)
     with pytest.raises(InputError, match="one of probability, log_probability, logit, not 'odds'"):
-        token_mask(plain, images, CLASSES, target="odds")
+        token_mask(plain, images, CLASSES, metric="odds")
     with pytest.raises(InputError, match="at least one step, not 0"):
-        token_mask(plain, images, CLASSES, steps=0)
+        token_mask(plain, images, CLASSES, n_steps=0)
     with pytest.raises(InputError, match="at least one interval"):
-        token_mask(plain, images, CLASSES, scan=0)
+        token_mask(plain, images, CLASSES, n_scanned=0)
     with pytest.raises(InputError, match="one entry per patch"):
         forward_masked(plain, plain(images, stop_at_layer=0), torch.ones(2, 3, dtype=images.dtype))

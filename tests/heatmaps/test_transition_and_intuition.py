@@ -17,8 +17,8 @@ ASSETS = Path(__file__).parents[3] / "shared" / "assets"
 WEIGHTS = ASSETS / "vit_tiny_patch16_224_imagenet1k.safetensors"
 METHODS = {
     "transition_attention": transition_attention,
-    "token": partial(beyond_intuition, level="token"),
-    "head": partial(beyond_intuition, level="head"),
+    "token": partial(beyond_intuition, perception="token"),
+    "head": partial(beyond_intuition, perception="head"),
 }
 
 
@@ -135,7 +135,7 @@ def check_all(model, images, steps, path, first_block=0):
     """Every method on every picture."""
     classes = torch.tensor([3, 7])[: len(images)]
     found = {
-        name: method(model, images, classes, steps=steps, path=path, first_block=first_block)
+        name: method(model, images, classes, n_steps=steps, along=path, first_block=first_block)
         for name, method in METHODS.items()
     }
     for index, wanted in enumerate(classes.tolist()):
@@ -166,7 +166,7 @@ def test_the_first_blocks_can_be_left_out(name, images_of):
     for first_block in (1, last):
         check_all(model, images, 2, "pictures", first_block)
     for method in METHODS.values():
-        maps = [method(model, images, torch.tensor([3]), steps=2, first_block=first) for first in (last, -1, 0)]
+        maps = [method(model, images, torch.tensor([3]), n_steps=2, first_block=first) for first in (last, -1, 0)]
         assert torch.equal(maps[0], maps[1])
         assert (maps[0] - maps[2]).abs().max() > 1e-3
 
@@ -175,7 +175,7 @@ def test_the_first_blocks_can_be_left_out(name, images_of):
 @pytest.mark.parametrize("name", METHODS)
 def test_chunks_and_batches_change_nothing(plain, images_of, name, path):
     images, classes = images_of(plain, 3), torch.tensor([0, 5, 2])
-    method = partial(METHODS[name], plain, steps=5, path=path)
+    method = partial(METHODS[name], plain, n_steps=5, along=path)
     together = method(images, classes)
     for batch_size in (1, 3, 5, 11):
         close(method(images, classes, batch_size=batch_size), together)
@@ -187,9 +187,9 @@ def test_chunks_and_batches_change_nothing(plain, images_of, name, path):
 @pytest.mark.parametrize("name", METHODS)
 def test_the_integral_converges(plain, images_of, name):
     images, classes = images_of(plain, 2), torch.tensor([0, 5])
-    fine = METHODS[name](plain, images, classes, steps=256, path="attention")
+    fine = METHODS[name](plain, images, classes, n_steps=256, along="attention")
     errors = [
-        (METHODS[name](plain, images, classes, steps=steps, path="attention") - fine).abs().max() / fine.abs().max()
+        (METHODS[name](plain, images, classes, n_steps=steps, along="attention") - fine).abs().max() / fine.abs().max()
         for steps in (4, 32)
     ]
     assert errors[1] < 1e-3
@@ -198,19 +198,19 @@ def test_the_integral_converges(plain, images_of, name):
 
 def test_the_levels_differ_and_classes_matter(plain, images_of):
     images = images_of(plain, 1)
-    maps = [method(plain, images, torch.tensor([3]), steps=2) for method in METHODS.values()]
+    maps = [method(plain, images, torch.tensor([3]), n_steps=2) for method in METHODS.values()]
     for first in range(3):
         for second in range(first):
             assert (maps[first] - maps[second]).abs().max() > 1e-3
     for method, found in zip(METHODS.values(), maps, strict=True):
-        assert (method(plain, images, torch.tensor([4]), steps=2) - found).abs().max() > 1e-3
+        assert (method(plain, images, torch.tensor([4]), n_steps=2) - found).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("path", ["pictures", "attention"])
 @pytest.mark.parametrize("name", METHODS)
 def test_no_traces_are_left(plain, images_of, name, path):
     images, classes = images_of(plain, 2), torch.tensor([0, 5])
-    method = partial(METHODS[name], plain, images, steps=2, path=path)
+    method = partial(METHODS[name], plain, images, n_steps=2, along=path)
     expected = method(classes)
     plain.requires_grad_(False)
     with torch.no_grad():
@@ -229,13 +229,13 @@ def test_no_traces_are_left(plain, images_of, name, path):
 def test_what_is_refused(plain, headless, images_of, name):
     images, classes = images_of(plain, 1), torch.tensor([0])
     with pytest.raises(InputError, match="at least one step"):
-        METHODS[name](plain, images, classes, steps=0)
-    with pytest.raises(InputError, match="the path is one of pictures, attention"):
-        METHODS[name](plain, images, classes, path="baseline")
+        METHODS[name](plain, images, classes, n_steps=0)
+    with pytest.raises(InputError, match="along one of pictures, attention"):
+        METHODS[name](plain, images, classes, along="baseline")
     with pytest.raises(InputError, match="there is no block 3"):
         METHODS[name](plain, images, classes, first_block=3)
-    with pytest.raises(InputError, match="the level is one of token, head"):
-        beyond_intuition(plain, images, classes, level="neuron")
+    with pytest.raises(InputError, match="perception is one of token, head"):
+        beyond_intuition(plain, images, classes, perception="neuron")
     with pytest.raises(InputError, match="without a classifier"):
         METHODS[name](headless, images, classes)
 
@@ -247,6 +247,6 @@ def test_the_dog_lies_above_the_cat(path):
     images = model.to_images([ASSETS / "photos" / "catdog.png"] * 2)
     classes = torch.tensor([model.class_index("bull mastiff"), model.class_index("tabby")])
     for name, method in METHODS.items():
-        maps = method(model, images, classes, steps=8, path=path).unflatten(1, (14, 14))
+        maps = method(model, images, classes, n_steps=8, along=path).unflatten(1, (14, 14))
         upper = maps[:, :7].sum(dim=(1, 2)) / maps.sum(dim=(1, 2))
         assert upper[0] > 0.55 > 0.5 > upper[1], name

@@ -90,10 +90,10 @@ def test_a_view_reads_directions_and_leaves_the_model_as_it_is(name):
     images = pictures(model.cfg, 3)
     before, hooks = model(images), list(model.hook_dict)
     weight, bias = embeddings(4, 32), embeddings(4, 1)[:, 0]
-    features = model.with_class_embeddings(weight, list("abcd"), bias, space="features")
-    stream = model.with_class_embeddings(weight, list("abcd"), bias, space="residual")
+    features = model.with_class_embeddings(weight, list("abcd"), bias=bias, space="features")
+    stream = model.with_class_embeddings(weight, list("abcd"), bias=bias, space="residual")
     other = HookedViT.from_timm((VARIANTS | OTHERS)[name]())
-    other.set_class_embeddings(weight, list("abcd"), bias, space="features")
+    other.set_class_embeddings(weight, list("abcd"), bias=bias, space="features")
     assert torch.equal(features(images), other(images))
     resid = model.run_with_cache(images, names_filter="resid_post")[1]["resid_post", -1]
     read = resid[:, :2] if model.is_distilled else resid[:, model.read_tokens]

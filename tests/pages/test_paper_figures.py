@@ -5,11 +5,10 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
-from vitlens import ablate_tokens, class_lens, load_demo, plots
+from vitlens import ablate_tokens, class_lens, heatmap, load_demo, plots
 from vitlens.faithfulness import perturbation_test
-from vitlens.heatmaps import gradient_rollout, projection_gradient
 from vitlens.lens import class_trace
-from vitlens.memories import Memories
+from vitlens.memories.memories import Memories
 from vitlens.pages.page import Section, write_page
 from vitlens.paper.figures import interventions as paper_interventions
 from vitlens.paper.figures import lens as paper_lens
@@ -31,7 +30,7 @@ def tables(demo, tmp_path_factory):
         split="agreeing", train_data="demo", train_split="conflicting", train_per_class=2,
     )  # fmt: skip
     out = tmp_path_factory.mktemp("figures") / "out"
-    return run_study(demo[0], settings, list(EXPERIMENTS), out, progress=False).tables
+    return run_study(demo[0], settings, experiments=list(EXPERIMENTS), path=out, progress=False).tables
 
 
 def written_in(figure: go.Figure) -> list[str]:
@@ -53,7 +52,6 @@ def all_fourteen(tables, demo) -> dict[str, go.Figure]:
         return {"ViT <one>": tables[name], "ViT two": tables[name]}
 
     rates = {name: usual(table).query("tokens == 'all'") for name, table in two("key_value_rate").items()}
-    pixels = model.to_pixels(images[:1])[0]
     lens = class_lens(model, images[:1], labels[:1])
     return {
         "1": paper_lens.identifiability_boxes(two("identifiability")),
@@ -67,8 +65,10 @@ def all_fourteen(tables, demo) -> dict[str, go.Figure]:
         "8": paper_memories.memory_overview(two("class_value"), rates),
         "9": paper_memories.agreement_difference({n: usual(t) for n, t in two("key_value_correct").items()}),
         "10": paper_memories.composition_lines({n: usual(t) for n, t in two("memory_composition").items()}),
-        "11 blocks": plots.importance_maps(projection_gradient(model, images[:1], labels[:1]), pixels),
-        "11 sum": plots.importance_maps(gradient_rollout(model, images[:1], labels[:1]), pixels),
+        "11 blocks": heatmap(
+            model, images[:1], labels[:1], method="projection_gradient", keep=("block", "head")
+        ).plot(),
+        "11 sum": heatmap(model, images[:1], labels[:1], method="gradient_rollout").plot(),
         "12": plots.perturbation_curves(two("perturbation_curves")),
         "13": paper_interventions.probe_curves(two("linear_probe")),
         "14": plots.token_classes(lens, token=20),
@@ -95,12 +95,11 @@ def test_figures_show_the_tables(tables, demo):
     for part in written_in(figures["4"]):
         assert "class token" not in part.lower()
     # Red speaks for the class only where a map has a sign.
-    signed, unsigned = figures["11 blocks"].layout, figures["11 sum"].layout
-    assert signed.coloraxis.autocolorscale
-    assert "red: speaks for the class" in signed.title.subtitle.text
-    assert not unsigned.coloraxis.autocolorscale
-    assert unsigned.coloraxis.cmin == 0
-    assert "red" not in unsigned.title.subtitle.text
+    signed, unsigned = figures["11 blocks"], figures["11 sum"]
+    assert signed.layout.coloraxis.autocolorscale
+    assert "red: speaks for the class" in signed.layout.title.subtitle.text
+    assert unsigned.data[-1].zmin == torch.as_tensor(unsigned.data[-1].z).min() >= 0
+    assert "red" not in unsigned.layout.title.subtitle.text
     # One or a few wrong pictures are no comparison.
     right_or_wrong = figures["9"]
     n_wrong = usual(tables["key_value_correct"])["n_wrong"].iloc[0]
@@ -115,13 +114,13 @@ def test_figures_show_the_tables(tables, demo):
 
 def test_results_plot_themselves_and_are_short_to_read(demo):
     model, images, labels, masks = demo
-    heat = projection_gradient(model, images[:2], labels[:2])
-    torch.testing.assert_close(heat.heatmap()[:, 0].flatten(1), heat.values[:, 0].sum(dim=(1, 2)))
-    assert len(heat.plot(pixels=model.to_pixels(images[:1])[0]).data) == 7
-    test = perturbation_test(model, images[:2], heat.heatmap()[:, 0], labels[:2], n_steps=4)
+    heat = heatmap(model, images[:2], labels[:2], method="projection_gradient", keep=("block", "head"))
+    torch.testing.assert_close(heat.patches(), heat.values.sum(dim=(1, 2)).flatten(1))
+    assert len(heat.plot().data) == 7
+    test = perturbation_test(model, images[:2], labels[:2], importance=heat.patches(), n_steps=4)
     shown = [t for t in test.plot().data if t.mode == "lines"]
     assert shown[0].y.tolist() == pytest.approx(test.values[0].mean(dim=0).tolist())
-    ablated = ablate_tokens(model, images[:2], "context", labels[:2], masks=masks[:2])
+    ablated = ablate_tokens(model, images[:2], labels[:2], tokens="context", masks=masks[:2])
     for value in (heat, test, ablated, class_trace(model, images[:2], labels[:2]), Memories.of(model)):
         assert len(repr(value)) < 200, type(value).__name__
 

@@ -50,7 +50,7 @@ def heatmap(
     faithfulness: Annotated[
         bool, typer.Option("--faithfulness", help="also measure what removing patches in the maps' order does")
     ] = False,
-    steps: Annotated[int, typer.Option(min=1, help="of --faithfulness: steps of each curve")] = 50,
+    n_steps: Annotated[int, typer.Option(min=1, help="of --faithfulness: steps of each curve")] = 50,
     top: Annotated[int, typer.Option(min=1, help="how many of the most important patches to show")] = 5,
     model: Model = DEMO,
     checkpoint: Checkpoint = None,
@@ -81,7 +81,13 @@ def heatmap(
         from vitlens.faithfulness.run import evaluate_heatmaps
 
         scores = evaluate_heatmaps(
-            hooked, images, wanted_class, dict(maps), n_steps=steps, batch_size=batch_size, progress=is_watched()
+            hooked,
+            images,
+            wanted_class,
+            heatmaps=dict(maps),
+            n_steps=n_steps,
+            batch_size=batch_size,
+            progress=is_watched(),
         )
     largest = [row for name, one in maps.items() for row in _largest(name, one, pictures, top)]
     facts = [row for name, one in maps.items() for row in _facts(name, one, pictures)]

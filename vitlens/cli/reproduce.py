@@ -52,7 +52,7 @@ def reproduce(
         settings.timm,
     )  # fmt: skip
     try:
-        outcome = run_study(model, settings, experiment, out, workers=workers)
+        outcome = run_study(model, settings, experiments=experiment, path=out, workers=workers)
     except (Stopped, WorkerLost) as stopped:
         complain(str(stopped))
         raise typer.Exit(130) from None

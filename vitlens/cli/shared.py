@@ -24,6 +24,7 @@ OPTIONS = {
     "checkpoint_path=": "--checkpoint",
     "pretrained=False": "--random-weights",
     "use_ema=": "--timm use_ema=",
+    "(path=)": "(--out)",
 }
 KEYWORDS = (
     "img_size",

@@ -1,6 +1,7 @@
 """Does a heatmap tell the truth about the model? Curves, correlations and checks that score it.
 
-`evaluate_heatmaps` scores heatmaps on the same pictures by every metric, with intervals; `evaluate_segmentation`
+`evaluate_heatmaps` scores heatmaps on the same pictures by every metric, with intervals, and
+`evaluate_heatmaps_over_data` a whole data set, chunk by chunk; `evaluate_segmentation`
 compares them with masks; `randomisation_test` compares them with those of a re-initialised model; `perturbation_test`
 removes patches in order. `faithfulness_metrics()` lists the metrics.
 """

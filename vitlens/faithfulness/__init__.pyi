@@ -1,3 +1,5 @@
+from .data_set import HeatmapEvaluation as HeatmapEvaluation
+from .data_set import evaluate_heatmaps_over_data as evaluate_heatmaps_over_data
 from .metrics import faithfulness_metrics as faithfulness_metrics
 from .perturbation import Perturbation as Perturbation
 from .perturbation import perturbation_test as perturbation_test

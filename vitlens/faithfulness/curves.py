@@ -1,9 +1,9 @@
-"""What becomes of a class while the parts of a picture go away, or come back, in the order of a map."""
+"""Curves of deletion, insertion, token removal and imputation: the class while a picture's parts go in a map's order."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,13 +20,13 @@ from vitlens.heatmaps.shared.precision import require_finite_logits
 from vitlens.model.hooked_vit import HookedViT
 
 #: What stands in a patch's place.
-FILLS = (*EMPTY, "black")
+REPLACEMENTS = (*EMPTY, "black")
 #: Tenths of the pixels that Chefer's test blackens.
 TENTHS = tuple(range(10))
 NOISE = 0.01
 
 
-class Outcome(NamedTuple):
+class ClassOutcome(NamedTuple):
     """The class's probability, and 1 where it is predicted, else 0: [image] or [image, step]."""
 
     probability: Tensor
@@ -49,13 +49,11 @@ class Bench:
     classes: Int[Tensor, "image"]
     logits: Float[Tensor, "image class"]
     n_steps: int = 50
-    fill: str = "blur"
+    replacement: str = "blur"
     road_shares: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
     batch_size: int = 64
     #: Rows of one forward of the methods that make maps; None: what they choose.
     rows_of_maps: int | None = None
-    #: What was drawn and run for one map and serves all others.
-    shared: dict[object, Any] = field(default_factory=dict)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -79,19 +77,19 @@ class Bench:
     @cached_property
     def filling(self) -> Float[Tensor, "image channels height width"]:
         """What comes into the place of pixels."""
-        return filled(self.model, self.images, self.fill)
+        return filled(self.model, self.images, self.replacement)
 
     @property
-    def whole(self) -> Outcome:
+    def whole(self) -> ClassOutcome:
         return _outcome(self.logits, self.classes)
 
     @cached_property
-    def empty(self) -> Outcome:
+    def empty(self) -> ClassOutcome:
         """Every patch replaced: where deletion ends and insertion starts."""
         everything = torch.ones(self.n_patches, dtype=torch.bool, device=self.images.device)
         return follow(self, lambda image, step: self.hide(image, everything.expand(len(image), -1)))
 
-    def answer(self, pictures: Float[Tensor, "row channels height width"], image: Int[Tensor, "row"]) -> Outcome:
+    def answer(self, pictures: Float[Tensor, "row channels height width"], image: Int[Tensor, "row"]) -> ClassOutcome:
         """What the model says of pictures made from these images."""
         with torch.no_grad():
             logits = self.model(pictures)
@@ -115,19 +113,18 @@ class Bench:
 
 
 def filled(
-    model: HookedViT, images: Float[Tensor, "image channels height width"], fill: str
+    model: HookedViT, images: Float[Tensor, "image channels height width"], replacement: str
 ) -> Float[Tensor, "image channels height width"]:
     """Pictures that show nothing: as `emptied`, or "black", the pixel that is 0 before normalisation.
 
     Raises:
-        InputError: an unknown fill.
+        InputError: an unknown replacement.
     """
-    if fill not in FILLS:
-        raise InputError(
-            f"patches are filled by one of {', '.join(FILLS)}, not {fill!r} (near: {nearest(fill, FILLS, 1)})"
-        )
-    if fill != "black":
-        return emptied(images, fill)
+    if replacement not in REPLACEMENTS:
+        near = nearest(replacement, REPLACEMENTS, 1)
+        raise InputError(f"replacement is one of {', '.join(REPLACEMENTS)}, not {replacement!r} (near: {near})")
+    if replacement != "black":
+        return emptied(images, replacement)
     mean, std = model.preprocessing.mean.to(images), model.preprocessing.std.to(images)
     return (-mean / std)[:, None, None].expand_as(images)
 
@@ -137,7 +134,7 @@ def places(importance: Float[Tensor, "*image part"]) -> Int[Tensor, "*image part
     return (-importance).argsort(dim=-1, stable=True).argsort(dim=-1)
 
 
-def follow(bench: Bench, make: Callable[[Tensor, Tensor], Tensor], n_steps: int | None = None) -> Outcome:
+def follow(bench: Bench, make: Callable[[Tensor, Tensor], Tensor], n_steps: int | None = None) -> ClassOutcome:
     """Runs pictures that `make` builds for pairs of image and step, `batch_size` at a time, so that only they are held.
 
     Args:
@@ -152,35 +149,35 @@ def follow(bench: Bench, make: Callable[[Tensor, Tensor], Tensor], n_steps: int 
         parts.append(bench.answer(make(image, chunk - image * (n_steps or 1)), image))
     if not parts:
         nothing = bench.images.new_zeros(n_images, 0)
-        return Outcome(nothing, nothing)
+        return ClassOutcome(nothing, nothing)
     joined = [torch.cat(values) for values in zip(*parts, strict=True)]
-    return Outcome(*(values if n_steps is None else values.unflatten(0, (n_images, n_steps)) for values in joined))
+    return ClassOutcome(*(values if n_steps is None else values.unflatten(0, (n_images, n_steps)) for values in joined))
 
 
-def deletion(bench: Bench, importance: Float[Tensor, "image patch"]) -> Outcome:
+def deletion(bench: Bench, importance: Float[Tensor, "image patch"]) -> ClassOutcome:
     """The most important patches' pixels are replaced first: from the whole picture to the filling."""
     place, inner = places(importance), bench.counts[1:-1]
     between = follow(bench, lambda image, step: bench.hide(image, place[image] < inner[step][:, None]), len(inner))
     return _joined(bench.whole, between, bench.empty)
 
 
-def insertion(bench: Bench, importance: Float[Tensor, "image patch"]) -> Outcome:
+def insertion(bench: Bench, importance: Float[Tensor, "image patch"]) -> ClassOutcome:
     """The most important patches' pixels come first into the filling: from there to the whole picture."""
     place, inner = places(importance), bench.counts[1:-1]
     between = follow(bench, lambda image, step: bench.hide(image, place[image] >= inner[step][:, None]), len(inner))
     return _joined(bench.empty, between, bench.whole)
 
 
-def token_removal(bench: Bench, importance: Float[Tensor, "image patch"], direction: str) -> Outcome:
+def token_removal(bench: Bench, importance: Float[Tensor, "image patch"], perturbation: str) -> ClassOutcome:
     """D3, see `perturbation_test`."""
     found = remove_in_order(
         bench.model, bench.images, importance, bench.classes,
-        n_steps=bench.n_steps, directions=[direction], batch_size=bench.batch_size,
+        n_steps=bench.n_steps, perturbations=[perturbation], batch_size=bench.batch_size,
     )  # fmt: skip
-    return Outcome(found.probabilities[0], found.values[0])
+    return ClassOutcome(found.probabilities[0], found.values[0])
 
 
-def blackening(bench: Bench, importance: Float[Tensor, "image patch"], most_first: bool) -> Outcome:
+def blackening(bench: Bench, importance: Float[Tensor, "image patch"], most_first: bool) -> ClassOutcome:
     """Chefer's test: pixels, not patches, are blackened in the order of the map enlarged bilinearly, 0 % to 90 % of them."""
     down, across = bench.model.cfg.patch_size
     (rows, columns), (height, width) = bench.grid, bench.images.shape[-2:]
@@ -200,7 +197,7 @@ def blackening(bench: Bench, importance: Float[Tensor, "image patch"], most_firs
     return _joined(bench.whole, follow(bench, make, len(TENTHS) - 1))
 
 
-def road(bench: Bench, importance: Float[Tensor, "image patch"], most_first: bool) -> Outcome:
+def road(bench: Bench, importance: Float[Tensor, "image patch"], most_first: bool) -> ClassOutcome:
     """The most (or least) important patches are imputed from what is left; the noise is the picture's own at every step."""
     place = places(importance if most_first else -importance)
 
@@ -220,12 +217,12 @@ def noise_of(
     return NOISE * torch.from_numpy(np.stack(drawn)).to(images)
 
 
-def _outcome(logits: Float[Tensor, "row class"], classes: Int[Tensor, "row"]) -> Outcome:
+def _outcome(logits: Float[Tensor, "row class"], classes: Int[Tensor, "row"]) -> ClassOutcome:
     probability = logits.softmax(dim=-1).gather(1, classes[:, None])[:, 0]
-    return Outcome(probability, (logits.argmax(dim=-1) == classes).to(probability.dtype))
+    return ClassOutcome(probability, (logits.argmax(dim=-1) == classes).to(probability.dtype))
 
 
-def _joined(*outcomes: Outcome) -> Outcome:
+def _joined(*outcomes: ClassOutcome) -> ClassOutcome:
     """One after the other along the steps."""
     columns = [[x if x.ndim == 2 else x[:, None] for x in outcome] for outcome in outcomes]
-    return Outcome(*(torch.cat(values, dim=1) for values in zip(*columns, strict=True)))
+    return ClassOutcome(*(torch.cat(values, dim=1) for values in zip(*columns, strict=True)))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,22 +33,26 @@ class ScoredMap:
     remake: Callable[[HookedViT], Float[Tensor, "image patch"]] | None = None
 
 
+#: Scores one map of each picture.
+MapScorer = Callable[[ScoredMap], Float[Tensor, "image"]]
+
+
 def read_maps(
-    bench: Bench, heatmaps: Maps, *, baselines: bool, seeds: int, progress: bool
+    bench: Bench, heatmaps: Maps, *, baselines: bool, n_draws: int, progress: bool | None
 ) -> dict[str, list[ScoredMap]]:
     """Maps by name; several under one name are to be averaged over.
 
     Raises:
         InputError: maps of another shape, with NaN, of another class than is followed, or without a name.
     """
-    require_whole(seeds=seeds)
-    if baselines and seeds < 1:
-        raise InputError(f"the random baseline takes at least one seed, not {seeds}")
+    require_whole(n_draws=n_draws)
+    if baselines and n_draws < 1:
+        raise InputError(f"the random baseline takes at least one draw (n_draws), not {n_draws}")
     found = {name: [_read(bench, name, value, progress)] for name, value in _named(heatmaps).items()}
     if baselines:
         if not set(RANDOM) & set(found):
             drawn = [
-                _read(bench, "random", method_map(bench, "random_map", seed=seed), progress) for seed in range(seeds)
+                _read(bench, "random", method_map(bench, "random_map", seed=seed), progress) for seed in range(n_draws)
             ]
             found["random"] = drawn
         for name in ("centre_prior", "raw_attention"):
@@ -75,13 +80,13 @@ def _named(heatmaps: Maps) -> dict[str, Map]:
     return named
 
 
-def method_map(bench: Bench, method: str, progress: bool = False, **options: object) -> Heatmap:
+def method_map(bench: Bench, method: str, progress: bool | None = False, **options: Any) -> Heatmap:
     """The bench's pictures by one of the methods."""
     return _mapped(bench, method, options, progress, bench.model)
 
 
 def _mapped(
-    bench: Bench, method: str, options: Mapping[str, object], progress: bool, model: HookedViT
+    bench: Bench, method: str, options: Mapping[str, Any], progress: bool | None, model: HookedViT
 ) -> Heatmap:  # fmt: skip
     return heatmap(
         model, bench.images, bench.classes, method=method, batch_size=bench.rows_of_maps, warn=False, progress=progress,
@@ -98,14 +103,14 @@ def _remaker(bench: Bench, value: Heatmap) -> Callable[[HookedViT], Float[Tensor
     return lambda model: remake(model).patches().double()
 
 
-def _read(bench: Bench, name: str, value: Map, progress: bool) -> ScoredMap:
+def _read(bench: Bench, name: str, value: Map, progress: bool | None) -> ScoredMap:
     remake = None
     if isinstance(value, str):
         value = method_map(bench, value, progress)
     if isinstance(value, Heatmap):
         _check_class(bench, name, value)
         remake = _remaker(bench, value)
-        value = value.values
+        value = value.maps()
     importance = torch.as_tensor(value).detach().to(bench.images.device, torch.float64)
     (rows, columns), n_images = bench.grid, len(bench.images)
     if list(importance.shape) not in ([n_images, rows * columns], [n_images, rows, columns]):

@@ -13,7 +13,7 @@ from vitlens.faithfulness.curves import (
     NOISE,
     TENTHS,
     Bench,
-    Outcome,
+    ClassOutcome,
     blackening,
     deletion,
     insertion,
@@ -21,6 +21,7 @@ from vitlens.faithfulness.curves import (
     token_removal,
 )
 from vitlens.faithfulness.localisation import patch_auroc, pointing_game
+from vitlens.faithfulness.maps import MapScorer
 from vitlens.faithfulness.perturbation import area
 from vitlens.faithfulness.randomisation import randomisation
 from vitlens.faithfulness.subsets import infidelity, saco, sensitivity_n
@@ -30,15 +31,18 @@ from vitlens.faithfulness.subsets import infidelity, saco, sensitivity_n
 class Curve:
     """A curve over shares of a picture: how to run it, and what its axes mean."""
 
-    run: Callable[[Bench, Tensor], Outcome]
+    run: Callable[[Bench, Tensor], ClassOutcome]
     shares: Callable[[Bench], list[float]]
     x: str
     quantity: str = "probability"
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A number for a map of a picture: from curves, or from a function of its own (`per_map`)."""
+class FaithfulnessMetric:
+    """A number for a map of a picture: from curves, or from a function of the map.
+
+    `scorer(bench, masks, **options)` makes that function, once for all maps.
+    """
 
     name: str
     higher_is_better: bool
@@ -46,7 +50,7 @@ class Metric:
     curves: tuple[str, ...] = ()
     quantity: str = "probability"
     combine: Callable[..., Tensor] | None = None
-    per_map: Callable[..., Tensor] | None = None
+    scorer: Callable[..., MapScorer] | None = None
     needs_masks: bool = False
     needs_architecture: bool = False
     #: Whether it follows the class's probability or its place among others, which a model of one output has not.
@@ -79,10 +83,10 @@ CURVES: dict[str, Curve] = {
     "deletion": Curve(deletion, _patch_shares, "share of patches replaced"),
     "insertion": Curve(insertion, _patch_shares, "share of patches shown"),
     "positive": Curve(
-        partial(token_removal, direction="positive"), _patch_shares, "share of tokens removed", "accuracy"
+        partial(token_removal, perturbation="positive"), _patch_shares, "share of tokens removed", "accuracy"
     ),
     "negative": Curve(
-        partial(token_removal, direction="negative"), _patch_shares, "share of tokens removed", "accuracy"
+        partial(token_removal, perturbation="negative"), _patch_shares, "share of tokens removed", "accuracy"
     ),
     "pixel_positive": Curve(partial(blackening, most_first=True), _tenths, "share of pixels blackened", "accuracy"),
     "pixel_negative": Curve(partial(blackening, most_first=False), _tenths, "share of pixels blackened", "accuracy"),
@@ -117,91 +121,93 @@ _ROAD = (
 )
 
 _ALL = [
-    Metric(
+    FaithfulnessMetric(
         "deletion", False,
-        f"Patches' pixels are replaced by the fill, most important first; probability of the class, {_TRAPEZOID} "
+        f"Patches' pixels are replaced, most important first; probability of the class, {_TRAPEZOID} "
         "(Petsiuk et al. 2018).",
         ("deletion",), combine=_area,
     ),
-    Metric(
+    FaithfulnessMetric(
         "insertion", True,
-        f"Patches' pixels come into the fill, most important first; probability of the class, {_TRAPEZOID} "
+        f"Patches' pixels come into the replacement, most important first; probability of the class, {_TRAPEZOID} "
         "(Petsiuk et al. 2018).",
         ("insertion",), combine=_area,
     ),
-    Metric(
+    FaithfulnessMetric(
         "positive", False, f"Accuracy of the class while, most important first, {_REMOVAL}.",
         ("positive",), "accuracy", _area,
     ),
-    Metric(
+    FaithfulnessMetric(
         "negative", True, f"Accuracy of the class while, least important first, {_REMOVAL}.",
         ("negative",), "accuracy", _area,
     ),
-    Metric(
+    FaithfulnessMetric(
         "positive_probability", False, f"Probability of the class while, most important first, {_REMOVAL}.",
         ("positive",), combine=_area,
     ),
-    Metric(
+    FaithfulnessMetric(
         "negative_probability", True, f"Probability of the class while, least important first, {_REMOVAL}.",
         ("negative",), combine=_area,
     ),
-    Metric(
+    FaithfulnessMetric(
         "pixel_positive", False,
         f"Chefer, Gur & Wolf 2021, positive: most important first, {_PIXELS}.",
         ("pixel_positive",), "accuracy", _area,
     ),
-    Metric(
+    FaithfulnessMetric(
         "pixel_negative", True,
         f"Chefer, Gur & Wolf 2021, negative: least important first, {_PIXELS}.",
         ("pixel_negative",), "accuracy", _area,
     ),
-    Metric("road_morf", False, f"The most important patches are {_ROAD}.", ("road_morf",), combine=_mean),
-    Metric("road_lerf", True, f"The least important patches are {_ROAD}.", ("road_lerf",), combine=_mean),
-    Metric(
+    FaithfulnessMetric("road_morf", False, f"The most important patches are {_ROAD}.", ("road_morf",), combine=_mean),
+    FaithfulnessMetric("road_lerf", True, f"The least important patches are {_ROAD}.", ("road_lerf",), combine=_mean),
+    FaithfulnessMetric(
         "road", True, "(road_lerf − road_morf) / 2, as pytorch-grad-cam combines them.",
         ("road_lerf", "road_morf"), combine=_half_difference,
     ),
-    Metric(
+    FaithfulnessMetric(
         "sensitivity_n", True,
         "Pearson's correlation of the importances' sum over n random patches with the loss of the class's probability when "
-        "the fill replaces them, mean over n of 10, 30, 50, 70 and 90 % of the patches, 20 sets each (Ancona et al. 2018).",
-        per_map=sensitivity_n,
+        "they are replaced, mean over n of 10, 30, 50, 70 and 90 % of the patches, 20 sets each (Ancona et al. 2018).",
+        scorer=sensitivity_n,
     ),
-    Metric(
+    FaithfulnessMetric(
         "infidelity", False,
         "Squared error of the best multiple of the importances' sum over random squares of patches in saying what the "
-        "class's probability loses when the fill replaces them, over that of a map of zeros; 50 squares (Yeh et al. 2019).",
-        per_map=infidelity, needs_order=False,
+        "class's probability loses when they are replaced, over that of a map of zeros; 50 squares (Yeh et al. 2019).",
+        scorer=infidelity, needs_order=False,
     ),
-    Metric(
+    FaithfulnessMetric(
         "saco", True,
         "Patches in 10 groups by their order: over all pairs of groups, the differences of mean importance, counted "
-        "negative where replacing the more important group by the fill costs less probability, over their sum "
+        "negative where replacing the more important group costs less probability, over their sum "
         "(Wu et al. 2024).",
-        per_map=saco,
+        scorer=saco,
     ),
-    Metric(
+    FaithfulnessMetric(
         "randomisation", False,
         "Size of Spearman's rank correlation with the same method's map when all weights are drawn anew "
         "(Adebayo et al. 2018).",
-        per_map=randomisation, needs_architecture=True, needs_choice=False,
+        scorer=randomisation, needs_architecture=True, needs_choice=False,
     ),
-    Metric(
+    FaithfulnessMetric(
         "pointing_game", True,
         "Share of pictures whose most important patch has its centre in the object, or within 15 pixels of it "
         "(Zhang et al. 2018).",
-        per_map=pointing_game, needs_masks=True, needs_choice=False,
+        scorer=pointing_game, needs_masks=True, needs_choice=False,
     ),
-    Metric(
+    FaithfulnessMetric(
         "patch_auroc", True,
         "How often a patch of the object is more important than another patch, ties counted as half.",
-        per_map=patch_auroc, needs_masks=True, needs_choice=False, needs_order=False,
+        scorer=patch_auroc, needs_masks=True, needs_choice=False, needs_order=False,
     ),
 ]  # fmt: skip
-METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
+METRICS: dict[str, FaithfulnessMetric] = {metric.name: metric for metric in _ALL}
 
 
-def find_metrics(names: str | Sequence[str], has_masks: bool, can_be_built_anew: bool = True) -> list[Metric]:
+def find_metrics(
+    names: str | Sequence[str], has_masks: bool, can_be_built_anew: bool = True
+) -> list[FaithfulnessMetric]:
     """The metrics of these names; "all" are those that can be computed: some need masks, one a model with other weights.
 
     Raises:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.arguments import checked, require_whole
+from vitlens.arguments import bar_hidden, checked, require_whole
 from vitlens.choose.classes import Classes, classes_by_batch
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
@@ -17,27 +17,28 @@ from vitlens.heatmaps.shared.precision import careful, require_finite_logits
 from vitlens.heatmaps.shared.rows import rows_at_once
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.result import Result
 
-DIRECTIONS = ("negative", "positive")
-#: Correctness and probability of the class, [direction, image, removed].
+PERTURBATIONS = ("negative", "positive")
+#: Correctness and probability of the class, [perturbation, image, removed].
 Curves = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, repr=False)
 class Perturbation(Result):
-    """Whether the class is still predicted (`values`) and its probability, [direction, image, removed]; the labels of the
+    """Whether the class is still predicted (`values`) and its probability, [perturbation, image, removed]; the labels of the
     last axis are the shares of patches removed, from 0 to 1.
 
     "negative" removes the least important first (accuracy should stay), "positive" the most important (it should fall).
     """
 
-    probabilities: Float[Tensor, "direction image removed"]
+    probabilities: Float[Tensor, "perturbation image removed"]
 
     def columns(self) -> dict[str, Tensor]:
         return {"accuracy": self.values, "probability": self.probabilities}
 
-    def areas(self, column: str = "accuracy", paper_compat: bool = False) -> Float[Tensor, "direction image"]:
+    def areas(self, column: str = "accuracy", paper_compat: bool = False) -> Float[Tensor, "perturbation image"]:
         """The area under each picture's curve, over the share removed."""
         return area(self.columns()[column].double(), self.axes["removed"], paper_compat)
 
@@ -71,33 +72,33 @@ def removal_steps(n_patches: int, n_steps: int | None) -> list[int]:
 def perturbation_test(
     model: HookedViT,
     images: Pictures,
-    importance: Tensor | np.ndarray,
     classes: Classes = None,
     *,
+    importance: Tensor | np.ndarray,
     n_steps: int | None = None,
-    directions: str | Sequence[str] = DIRECTIONS,
+    perturbations: str | Sequence[str] = PERTURBATIONS,
     batch_size: int | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Perturbation:
     """D3: patches are really removed, after their positions were added, and the shorter sequence is run.
 
     The pictures of a batch are run together, at each step with equally many patches.
 
     Args:
+        classes: one per picture, whose prediction is followed: the labels, or by default the predicted class.
         importance: of each patch, [image, patch] or on the grid [image, rows, columns]; of equals the first patch counts as
             the less important.
-        classes: one per picture, whose prediction is followed: the labels, or by default the predicted class.
         n_steps: so many equal steps; by default every patch is a step.
-        directions: "negative", "positive" or both.
+        perturbations: "negative" (the least important first), "positive" (the most important first) or both.
         batch_size: pictures of one forward; by default at most 64, and what is free holds.
-        progress: show a bar.
+        progress: show a bar; by default on a terminal, where there is more than one batch.
 
     Returns:
-        Perturbation with axes direction, image, removed.
+        Perturbation with axes perturbation, image, removed.
 
     Raises:
         InputError: an importance of another shape, with NaN, or the same for all patches, which puts them in no order; an
-            unknown direction; several classes a picture; a single output; no pictures; logits that are not finite.
+            unknown perturbation; several classes a picture; a single output; no pictures; logits that are not finite.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 6; METHODS.md D3.
     """
@@ -105,12 +106,12 @@ def perturbation_test(
     pictures = model.as_images(images)
     grid = model.embed.grid(*pictures.shape[-2:])
     maps = _flat(importance, len(pictures), grid).to(pictures.device)
-    directions = [directions] if isinstance(directions, str) else list(directions)
-    if not directions:
-        raise InputError(f"name at least one direction: {' or '.join(DIRECTIONS)}")
-    for direction in directions:
-        if direction not in DIRECTIONS:
-            raise InputError(f"a perturbation is {' or '.join(DIRECTIONS)}, not {direction!r}")
+    perturbations = [perturbations] if isinstance(perturbations, str) else list(perturbations)
+    if not perturbations:
+        raise InputError(f"name at least one perturbation: {' or '.join(PERTURBATIONS)}")
+    for perturbation in perturbations:
+        if perturbation not in PERTURBATIONS:
+            raise InputError(f"a perturbation is {' or '.join(PERTURBATIONS)}, not {perturbation!r}")
     removal_steps(maps.shape[1], n_steps)
     even = (maps == maps[:, :1]).all(dim=1)
     if even.any() and maps.shape[1] > 1:
@@ -119,7 +120,14 @@ def perturbation_test(
             'leave the picture out, or compare with a random order (heatmap(model, images, method="random_map"))'
         )
     return remove_in_order(
-        model, pictures, maps, classes, n_steps=n_steps, directions=directions, batch_size=batch_size, progress=progress
+        model,
+        pictures,
+        maps,
+        classes,
+        n_steps=n_steps,
+        perturbations=perturbations,
+        batch_size=batch_size,
+        progress=progress,
     )
 
 
@@ -130,9 +138,9 @@ def remove_in_order(
     classes: Classes,
     *,
     n_steps: int | None,
-    directions: Sequence[str],
+    perturbations: Sequence[str],
     batch_size: int | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Perturbation:
     """`perturbation_test` of what was checked before."""
     steps = removal_steps(importance.shape[1], n_steps)
@@ -142,21 +150,24 @@ def remove_in_order(
         given = None if classes is None else classes_by_batch(able, classes, len(copies), "a perturbation test")
         size = rows_at_once(able, copies, batch_size, gradients=False)
         chunks = range(0, len(copies), size)
-        for start in tqdm(chunks, "perturbation", disable=not progress, unit_scale=size, unit=" pictures"):
+        for start in tqdm(
+            chunks, "perturbation", disable=bar_hidden(progress, len(chunks)), unit_scale=size, unit=" pictures"
+        ):
             some = slice(start, start + size)
             about = None if given is None else given(some, copies[some]).indices[:, 0]
-            parts.append(_curves(able, copies[some], importance[some], about, steps, directions))
+            parts.append(_curves(able, copies[some], importance[some], about, steps, perturbations))
         accuracy, probability = (torch.cat(values, dim=1) for values in zip(*parts, strict=True))
     n_patches = importance.shape[1]
     return Perturbation(
         values=accuracy,
         axes={
-            "direction": list(directions),
+            "perturbation": list(perturbations),
             "image": list(range(len(pictures))),
             "removed": [step / n_patches for step in steps],
         },
         quantity="accuracy",
         probabilities=probability,
+        pixels=small_pictures(model, pictures),
         settings={"model": model.cfg.model_name},
     )
 
@@ -185,17 +196,17 @@ def _curves(
     importance: Float[Tensor, "image patch"],
     classes: Int[Tensor, "image"] | None,
     steps: list[int],
-    directions: Sequence[str],
+    perturbations: Sequence[str],
 ) -> Curves:
-    """Correctness and probability of the class (None: of the predicted one) while patches go, in these directions."""
+    """Correctness and probability of the class (None: of the predicted one) while patches go, in these orders."""
     grid = model.embed.grid(*pictures.shape[-2:])
     stream = model(pictures, stop_at_layer=0)
     whole = model.forward_kept(stream, torch.ones_like(importance, dtype=torch.bool), grid).logits
     require_finite_logits(model, whole)
     chosen = whole.argmax(dim=-1) if classes is None else classes
     curves = [
-        _curve(model, stream, importance if direction == "negative" else -importance, chosen, steps, whole, grid)
-        for direction in directions
+        _curve(model, stream, importance if perturbation == "negative" else -importance, chosen, steps, whole, grid)
+        for perturbation in perturbations
     ]
     accuracy, probability = (torch.stack(parts) for parts in zip(*curves, strict=True))
     return accuracy, probability

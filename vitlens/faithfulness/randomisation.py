@@ -1,6 +1,7 @@
-"""Does a map depend on what the model learnt? The sanity check: the same method, the weights drawn anew."""
+"""Does a map depend on what the model learnt? The sanity check: the same method, with re-initialised weights."""
 
 import copy
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,22 +11,23 @@ from scipy.stats import rankdata
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.arguments import checked, require_seed
+from vitlens.arguments import bar_hidden, checked, require_seed
 from vitlens.choose.classes import Classes, select_classes
 from vitlens.data.masks import Masks
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.faithfulness.curves import Bench
-from vitlens.faithfulness.maps import ScoredMap
+from vitlens.faithfulness.maps import MapScorer, ScoredMap
 from vitlens.heatmaps.run import find_method, heatmap
 from vitlens.heatmaps.shared.precision import careful, require_finite_logits
 from vitlens.heatmaps.shared.rows import MOST_PICTURES, rows_at_once
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.result import Result
 
 
-def randomisation(bench: Bench, scored: ScoredMap, masks: Masks | None = None, *, seed: int = 0) -> Tensor:
+def randomisation(bench: Bench, masks: Masks | None = None, *, seed: int = 0) -> MapScorer:
     """|Spearman's ρ| of the map with that of the same method when all weights are drawn anew, the class kept.
 
     Near 0 where the map depends on what was learnt, 1 where it does not; 0 where the other map is the same everywhere. NaN
@@ -35,11 +37,15 @@ def randomisation(bench: Bench, scored: ScoredMap, masks: Masks | None = None, *
     Source: Adebayo et al. 2018 (Sanity Checks for Saliency Maps), section 3.1, all layers at once.
     """
     require_seed(seed)
-    if scored.remake is None:
-        return scored.importance.new_full((len(scored.importance),), torch.nan)
-    if ("fresh model", seed) not in bench.shared:
-        bench.shared["fresh model", seed] = bench.model.with_fresh_weights(seed)
-    return _likeness(scored.importance, scored.remake(bench.shared["fresh model", seed]))
+    # Made for the first map that can be made again, and for all others.
+    fresh = functools.cache(lambda: bench.model.with_fresh_weights(seed))
+
+    def score(scored: ScoredMap) -> Float[Tensor, "image"]:
+        if scored.remake is None:
+            return scored.importance.new_full((len(scored.importance),), torch.nan)
+        return _likeness(scored.importance, scored.remake(fresh()))
+
+    return score
 
 
 @dataclass(frozen=True, repr=False)
@@ -54,22 +60,23 @@ def randomisation_test(
     model: HookedViT,
     images: Pictures,
     classes: Classes = None,
-    methods: str | Sequence[str] = ("token_mask", "gradient_rollout", "attention_rollout"),
     *,
+    methods: str | Sequence[str] = ("token_mask", "gradient_rollout", "attention_rollout"),
     seed: int = 0,
     batch_size: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> Randomisation:
-    """How quickly maps lose their likeness to those of the trained model, while its weights are drawn anew from the top.
+    """Cascading randomisation: how similar maps stay to the trained model's while its weights are re-initialised.
 
     First the classifier (with the final norm and the pool), then also the last block, the one before …, at last the
-    embedding: the cascade of Adebayo et al. A method whose maps stay alike does not show what the model learnt.
+    embedding. A method whose maps stay similar does not show what the model learnt.
 
     Args:
         classes: one per picture, kept throughout; by default what the trained model predicts.
         methods: names of heatmap methods.
         seed: of the fresh weights.
         batch_size: as of `heatmap`.
+        progress: show a bar; by default on a terminal.
 
     Returns:
         Randomisation with axes method, depth, image.
@@ -96,12 +103,19 @@ def randomisation_test(
     stages = _stages(model)
     values = torch.empty(len(methods), len(stages), len(pictures), dtype=torch.float64)
     trained: dict[str, Tensor] = {}
-    with tqdm(total=values[..., 0].numel(), desc="randomisation", unit="map", disable=not progress) as bar:
+    n_maps = len(methods) * len(stages)
+    with tqdm(total=n_maps, desc="randomisation", unit="map", disable=bar_hidden(progress, n_maps)) as bar:
         for depth, parts in enumerate(stages.values()):
             mixed = _mixed(model, fresh, parts)
             for row, name in enumerate(methods):
                 found = heatmap(
-                    mixed, pictures, selection.indices, method=name, batch_size=batch_size, warn=False
+                    mixed,
+                    pictures,
+                    selection.indices,
+                    method=name,
+                    batch_size=batch_size,
+                    warn=False,
+                    progress=False,
                 ).patches()
                 values[row, depth] = _likeness(trained.setdefault(name, found), found)
                 bar.update()
@@ -111,6 +125,7 @@ def randomisation_test(
         "rank correlation",
         classes=selection.indices,
         class_names=model.class_names,
+        pixels=small_pictures(model, pictures),
         settings={"model": model.cfg.model_name, "seed": seed},
     )
 

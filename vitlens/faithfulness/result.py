@@ -55,7 +55,7 @@ class Faithfulness(Result):
 
         `table()["deletion"]` has the columns mean, lower and upper; `definitions()` says what the metrics are.
         """
-        numbers = {name: bootstrap(self._by_picture(name), level=level, n=n) for name in self.axes["method"]}
+        numbers = {name: bootstrap(self._by_picture(name), level=level, n_draws=n) for name in self.axes["method"]}
         columns = pd.MultiIndex.from_product([self.axes["metric"], ["mean", "lower", "upper"]], names=["metric", ""])
         return pd.DataFrame(
             [np.stack(ends, axis=1).flatten() for ends in numbers.values()],
@@ -71,7 +71,7 @@ class Faithfulness(Result):
             InputError: a method that was not scored.
         """
         names = (method_a, method_b)
-        mean, lower, upper = bootstrap(self._by_picture(method_a) - self._by_picture(method_b), level=level, n=n)
+        mean, lower, upper = bootstrap(self._by_picture(method_a) - self._by_picture(method_b), level=level, n_draws=n)
         sign = np.array([1 if METRICS[name].higher_is_better else -1 for name in self.axes["metric"]])
         better = np.where((lower > 0) | (upper < 0), np.where(mean * sign > 0, *names), "")
         return pd.DataFrame(
@@ -98,7 +98,7 @@ class Faithfulness(Result):
         n, settings = len(self.axes["image"]), self.settings
         facts = [str(settings["model"]), f"{n} picture{'s' * (n != 1)}", f"{settings['classes']} class"]
         if {"deletion", "insertion"} & set(self.curve_names):
-            facts.append(f"fill {settings['fill']}")
+            facts.append(f"replacement {settings['replacement']}")
         return ", ".join(facts)
 
     def __str__(self) -> str:

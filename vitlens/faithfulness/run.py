@@ -10,29 +10,30 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.arguments import checked, require_whole
+from vitlens.arguments import bar_hidden, checked, require_whole
 from vitlens.choose.classes import Classes, select_classes
 from vitlens.data.masks import MaskInput, Masks
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
-from vitlens.faithfulness.curves import Bench, Outcome, filled
-from vitlens.faithfulness.maps import Maps, ScoredMap, read_maps
-from vitlens.faithfulness.metrics import CURVES, Metric, find_metrics
+from vitlens.faithfulness.curves import Bench, ClassOutcome, filled
+from vitlens.faithfulness.maps import Maps, MapScorer, ScoredMap, read_maps
+from vitlens.faithfulness.metrics import CURVES, FaithfulnessMetric, find_metrics
 from vitlens.faithfulness.result import Faithfulness
 from vitlens.heatmaps.shared.precision import careful, require_finite_logits
 from vitlens.heatmaps.shared.rows import rows_at_once
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.small_pictures import small_pictures
 
 DEFAULT_METRICS = ("deletion", "insertion", "negative", "positive")
 
 
 @dataclass(frozen=True)
-class Scores:
+class MapScores:
     """Of one map for each picture: the metrics, and the outcomes of its curves by name."""
 
     values: Float[Tensor, "metric image"]
-    outcomes: dict[str, Outcome]
+    outcomes: dict[str, ClassOutcome]
 
 
 @leaves_state
@@ -41,18 +42,18 @@ def evaluate_heatmaps(
     model: HookedViT,
     images: Pictures,
     classes: Classes = None,
-    heatmaps: Maps = None,
     *,
+    heatmaps: Maps = None,
     metrics: str | Sequence[str] = DEFAULT_METRICS,
     n_steps: int = 50,
-    fill: str = "blur",
+    replacement: str = "blur",
     road_shares: Sequence[float] = (0.2, 0.4, 0.6, 0.8),
     masks: MaskInput | None = None,
     baselines: bool = True,
-    seeds: int = 3,
+    n_draws: int = 3,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     batch_size: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> Faithfulness:
     """How faithful heatmaps are to the model, by the metrics of `faithfulness_metrics()`, beside three baselines.
 
@@ -71,24 +72,24 @@ def evaluate_heatmaps(
             column], or the name of a method. By default token_mask, gradient_rollout and attention_rollout.
         metrics: names, or "all".
         n_steps: equal steps of the curves of deletion, insertion and token removal.
-        fill: what replaces patches in deletion and insertion: "blur", the picture blurred (σ = 1/16 of its height);
+        replacement: what replaces patches in deletion and insertion: "blur", the picture blurred (σ = 1/16 of its height);
             "mean", its mean colour; "zero", the training data's mean colour; "black", black pixels.
         road_shares: shares of patches that are imputed.
         masks: where the object is, one mask per picture as `select_tokens` takes them, for the metrics that need it.
         baselines: add the rows "random" (the mean over random maps), "centre_prior" and "raw_attention", if they are not
             among the maps.
-        seeds: random maps for each picture.
+        n_draws: random maps for each picture.
         options: {metric: {option: value}} for metrics that have options of their own.
         batch_size: pictures (rows) of one forward; by default at most 64, and what is free holds.
-        progress: show bars.
+        progress: show bars; by default on a terminal.
 
     Returns:
         Faithfulness with axes method, metric, image.
 
     Raises:
-        InputError: an unknown metric, fill or method; a map of another shape or with NaN; no masks where they are needed;
-            fewer than one step; a model without classifier, or a single output, whose probability and accuracy are 1
-            whatever is removed; no pictures; logits that are not finite.
+        InputError: an unknown metric, replacement or method; a map of another shape or with NaN; no masks where they are
+            needed; fewer than one step; a model without classifier, or a single output, whose probability and accuracy are
+            1 whatever is removed; no pictures; logits that are not finite.
     """
     model.require_classifier()
     chosen = find_metrics(metrics, masks is not None, model.architecture is not None)
@@ -101,9 +102,15 @@ def evaluate_heatmaps(
     curve_names = [name for name in CURVES if any(name in metric.curves for metric in chosen)]
     with careful(model, pictures) as (able, copies):
         bench = bench_of(
-            able, copies, classes, n_steps=n_steps, fill=fill, road_shares=road_shares, batch_size=batch_size
+            able,
+            copies,
+            classes,
+            n_steps=n_steps,
+            replacement=replacement,
+            road_shares=road_shares,
+            batch_size=batch_size,
         )
-        maps = read_maps(bench, heatmaps, baselines=baselines, seeds=seeds, progress=progress)
+        maps = read_maps(bench, heatmaps, baselines=baselines, n_draws=n_draws, progress=progress)
         found = _scores(bench, chosen, curve_names, maps, inside, extra, progress)
         return Faithfulness(
             torch.stack([scores.values for scores in found.values()]),
@@ -111,38 +118,42 @@ def evaluate_heatmaps(
             "score",
             curves=_stacked(found, len(pictures), "probability"),
             correct=_stacked(found, len(pictures), "accuracy"),
-            shares=_padded(
-                [torch.tensor([CURVES[name].shares(bench)], dtype=torch.float64) for name in curve_names], 1
-            )[:, 0],
+            shares=_padded([torch.tensor(CURVES[name].shares(bench), dtype=torch.float64) for name in curve_names]),
             curve_names=curve_names,
             classes=bench.classes[:, None],
             class_names=model.class_names,
+            pixels=small_pictures(model, pictures),
             settings={
                 "model": model.cfg.model_name,
                 "classes": "predicted" if classes is None else "given",
                 "n_steps": n_steps,
-                "fill": fill,
+                "replacement": replacement,
                 "road_shares": list(road_shares),
-                "seeds": seeds,
+                "n_draws": n_draws,
             },
         )
 
 
 def _scores(
     bench: Bench,
-    chosen: list[Metric],
+    chosen: list[FaithfulnessMetric],
     curve_names: list[str],
     maps: Mapping[str, list[ScoredMap]],
     masks: Masks | None,
     options: Mapping[str, Mapping[str, Any]],
-    progress: bool,
-) -> dict[str, Scores]:
-    n_parts = len(curve_names) + sum(metric.per_map is not None for metric in chosen)
-    found: dict[str, Scores] = {}
-    with tqdm(total=sum(map(len, maps.values())) * n_parts, desc="scores", unit="curve", disable=not progress) as bar:
+    progress: bool | None,
+) -> dict[str, MapScores]:
+    scorers = {
+        metric.name: metric.scorer(bench, masks, **options.get(metric.name, {}))
+        for metric in chosen
+        if metric.scorer is not None
+    }
+    n_parts = sum(map(len, maps.values())) * (len(curve_names) + len(scorers))
+    found: dict[str, MapScores] = {}
+    with tqdm(total=n_parts, desc="scores", unit="curve", disable=bar_hidden(progress, n_parts)) as bar:
         for name, several in maps.items():
             bar.set_postfix_str(name)
-            found[name] = _mean([_score(bench, chosen, curve_names, one, masks, options, bar) for one in several])
+            found[name] = _mean([_score(bench, chosen, curve_names, scorers, one, bar) for one in several])
     return found
 
 
@@ -152,7 +163,7 @@ def bench_of(
     classes: Classes,
     *,
     n_steps: int = 50,
-    fill: str = "blur",
+    replacement: str = "blur",
     road_shares: Sequence[float] = (0.2, 0.4, 0.6, 0.8),
     batch_size: int | None = None,
 ) -> Bench:
@@ -163,7 +174,7 @@ def bench_of(
         raise InputError(f"a curve has at least one step, not {n_steps}")
     if not road_shares or not all(0 < share < 1 for share in road_shares):
         raise InputError(f"the shares to impute lie between 0 and 1, not {list(road_shares)}")
-    filled(model, pictures[:1], fill)
+    filled(model, pictures[:1], replacement)
     with torch.no_grad():
         logits = torch.cat([model(part) for part in pictures.split(size)])
     require_finite_logits(model, logits)
@@ -176,7 +187,7 @@ def bench_of(
         selection.indices[:, 0],
         logits,
         n_steps,
-        fill,
+        replacement,
         tuple(road_shares),
         size,
         rows_of_maps=batch_size,
@@ -185,14 +196,13 @@ def bench_of(
 
 def _score(
     bench: Bench,
-    chosen: list[Metric],
+    chosen: list[FaithfulnessMetric],
     curve_names: list[str],
+    scorers: Mapping[str, MapScorer],
     scored: ScoredMap,
-    masks: Masks | None,
-    options: Mapping[str, Mapping[str, Any]],
     bar: tqdm,
-) -> Scores:
-    outcomes: dict[str, Outcome] = {}
+) -> MapScores:
+    outcomes: dict[str, ClassOutcome] = {}
     for name in curve_names:
         outcomes[name] = CURVES[name].run(bench, scored.importance)
         bar.update()
@@ -202,35 +212,35 @@ def _score(
             shares = CURVES[metric.curves[0]].shares(bench)
             followed = [outcomes[name].of(metric.quantity).double() for name in metric.curves]
             values.append(metric.combine(*followed, shares))
-        elif metric.per_map is not None:
-            values.append(metric.per_map(bench, scored, masks, **options.get(metric.name, {})).double())
+        else:
+            values.append(scorers[metric.name](scored).double())
             bar.update()
     even = (scored.importance == scored.importance[:, :1]).all(dim=1)
     for metric, value in zip(chosen, values, strict=True):
         if metric.needs_order:
             value[even] = torch.nan
-    return Scores(torch.stack(values), outcomes)
+    return MapScores(torch.stack(values), outcomes)
 
 
-def _mean(several: list[Scores]) -> Scores:
+def _mean(several: list[MapScores]) -> MapScores:
     """The mean over random maps."""
     outcomes = {}
     for name in several[0].outcomes:
         parts = zip(*(one.outcomes[name] for one in several), strict=True)
-        outcomes[name] = Outcome(*(torch.stack(part).mean(dim=0) for part in parts))
-    return Scores(torch.stack([one.values for one in several]).mean(dim=0), outcomes)
+        outcomes[name] = ClassOutcome(*(torch.stack(part).mean(dim=0) for part in parts))
+    return MapScores(torch.stack([one.values for one in several]).mean(dim=0), outcomes)
 
 
-def _stacked(found: Mapping[str, Scores], n_images: int, quantity: str) -> Float[Tensor, "method curve image step"]:
+def _stacked(found: Mapping[str, MapScores], n_images: int, quantity: str) -> Float[Tensor, "method curve image step"]:
     return torch.stack(
         [_padded([outcome.of(quantity) for outcome in scores.outcomes.values()], n_images) for scores in found.values()]
     )
 
 
-def _padded(rows: list[Tensor], n_images: int) -> Tensor:
-    """Stacked along a new first axis, those that end sooner filled up with NaN."""
+def _padded(rows: list[Tensor], *of_each: int) -> Tensor:
+    """Rows [*of_each, step] stacked along a new first axis, those that end sooner filled up with NaN."""
     if not rows:
-        return torch.empty(0, n_images, 0)
+        return torch.empty(0, *of_each, 0)
     longest = max(row.shape[-1] for row in rows)
     return torch.stack([F.pad(row, (0, longest - row.shape[-1]), value=float("nan")) for row in rows])
 
@@ -243,8 +253,10 @@ def check_masks(model: HookedViT, pictures: Float[Tensor, "image channels height
     return read
 
 
-def _check_options(chosen: list[Metric], options: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, Any]]:
-    able = [metric.name for metric in chosen if metric.per_map is not None]
+def _check_options(
+    chosen: list[FaithfulnessMetric], options: Mapping[str, Mapping[str, Any]]
+) -> Mapping[str, Mapping[str, Any]]:
+    able = [metric.name for metric in chosen if metric.scorer is not None]
     for name in options:
         if name not in able:
             raise InputError(f"of these metrics {', '.join(able) or 'none'} takes options, not {name!r}")

@@ -10,16 +10,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.arguments import checked
+from vitlens.arguments import bar_hidden, checked
 from vitlens.choose.classes import Classes
 from vitlens.data.masks import MaskInput, Masks
 from vitlens.data.pictures import Pictures
 from vitlens.faithfulness.curves import Bench
 from vitlens.faithfulness.localisation import patch_auroc
-from vitlens.faithfulness.maps import Maps, ScoredMap, read_maps
+from vitlens.faithfulness.maps import Maps, MapScorer, ScoredMap, read_maps
 from vitlens.faithfulness.run import bench_of, check_masks
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.result import Result
 
 #: Pixels of the object above the threshold, beside it above, of the object below, beside it below.
@@ -72,14 +73,14 @@ class Segmentation(Result):
 def evaluate_segmentation(
     model: HookedViT,
     images: Pictures,
-    masks: MaskInput,
     classes: Classes = None,
-    heatmaps: Maps = None,
     *,
+    masks: MaskInput,
+    heatmaps: Maps = None,
     baselines: bool = True,
-    seeds: int = 3,
-    batch_size: int = 64,
-    progress: bool = True,
+    n_draws: int = 3,
+    batch_size: int | None = None,
+    progress: bool | None = None,
 ) -> Segmentation:
     """How well heatmaps outline the object: pixel accuracy, mIoU and mAP as in Chefer 2021, and AUROC of its patches.
 
@@ -87,12 +88,14 @@ def evaluate_segmentation(
     objects are small, it has a high pixel accuracy and half of an mIoU.
 
     Args:
-        masks: where the object is, one mask per picture as `select_tokens` takes them; pixels that are void are not judged.
         classes: one per picture: indices, names, or a tensor [image] of each picture's own; by default
             the predicted class.
+        masks: where the object is, one mask per picture as `select_tokens` takes them; pixels that are void are not judged.
         heatmaps: as `evaluate_heatmaps` takes them.
         baselines: add the rows above.
-        seeds: random maps for each picture; numbers are means over them.
+        n_draws: random maps for each picture; numbers are means over them.
+        batch_size: pictures of one forward; by default at most 64, and what is free holds.
+        progress: show bars; by default on a terminal.
 
     Returns:
         Segmentation with axes method, number, image; `table()` has the measures.
@@ -107,13 +110,14 @@ def evaluate_segmentation(
     pictures = model.as_images(images)
     inside = check_masks(model, pictures, masks)
     bench = bench_of(model, pictures, classes, batch_size=batch_size)
-    maps = read_maps(bench, heatmaps, baselines=baselines, seeds=seeds, progress=progress)
+    maps = read_maps(bench, heatmaps, baselines=baselines, n_draws=n_draws, progress=progress)
     if baselines:
         nothing = torch.zeros(len(pictures), bench.n_patches, dtype=torch.float64, device=pictures.device)
         maps.setdefault("all_background", [ScoredMap(nothing)])
+    auroc = patch_auroc(bench, inside)
     found = []
-    for several in tqdm(maps.values(), desc="segmentation", unit="map", disable=not progress):
-        found.append(torch.stack([_numbers(bench, scored, inside) for scored in several]).mean(dim=0))
+    for several in tqdm(maps.values(), desc="segmentation", unit="map", disable=bar_hidden(progress, len(maps))):
+        found.append(torch.stack([_numbers(bench, scored, inside, auroc) for scored in several]).mean(dim=0))
     return Segmentation(
         torch.stack(found),
         {
@@ -124,11 +128,12 @@ def evaluate_segmentation(
         "segmentation",
         classes=bench.classes[:, None],
         class_names=model.class_names,
-        settings={"model": model.cfg.model_name, "seeds": seeds},
+        pixels=small_pictures(model, pictures),
+        settings={"model": model.cfg.model_name, "n_draws": n_draws},
     )
 
 
-def _numbers(bench: Bench, scored: ScoredMap, masks: Masks) -> Float[Tensor, "number image"]:
+def _numbers(bench: Bench, scored: ScoredMap, masks: Masks, auroc: MapScorer) -> Float[Tensor, "number image"]:
     height, width = masks.size
     size = bench.model.patch_grid(height, width).size
     columns = []
@@ -142,7 +147,7 @@ def _numbers(bench: Bench, scored: ScoredMap, masks: Masks) -> Float[Tensor, "nu
         counts = [(above == said) & (truth == real) for said, real in ((1, 1), (1, 0), (0, 1), (0, 0))]
         columns.append([*(float(count.sum()) for count in counts), _average_precision(large, truth)])
     numbers = torch.tensor(columns, dtype=torch.float64).T
-    return torch.cat([numbers, patch_auroc(bench, scored, masks)[None].cpu()])
+    return torch.cat([numbers, auroc(scored)[None].cpu()])
 
 
 def _average_precision(large: Float[Tensor, "pixel"], truth: Bool[Tensor, "pixel"]) -> float:

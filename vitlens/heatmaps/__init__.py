@@ -1,7 +1,8 @@
 """Which patches of the picture a class came from: one call for every method.
 
-`heatmap(model, images, method="…")` gives a `Heatmap`; `heatmap_methods()` lists the methods, their options and
-sources. The methods are in `methods/`, one file each; what several of them need is in `shared/`.
+`heatmap(model, images, method="…")` gives a `Heatmap`, with `keep=("block", "head")` by block and head where the method
+can; `heatmap_methods()` lists the methods, their options and sources. The methods are in `methods/`, one file each;
+what several of them need is in `shared/`.
 """
 
 import lazy_loader

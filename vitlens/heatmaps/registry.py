@@ -7,28 +7,33 @@ from dataclasses import dataclass
 import pandas as pd
 from torch import Tensor
 
-from vitlens.heatmaps.methods.attention import attention_rollout, raw_attention
+from vitlens.heatmaps.methods.attention_rollout import attention_rollout
 from vitlens.heatmaps.methods.baselines import centre_prior, random_map
 from vitlens.heatmaps.methods.beyond_intuition import beyond_intuition
 from vitlens.heatmaps.methods.class_projection import class_projection
 from vitlens.heatmaps.methods.grad_cam import grad_cam
 from vitlens.heatmaps.methods.gradient_rollout import gradient_rollout
-from vitlens.heatmaps.methods.head_patch import head_patch
+from vitlens.heatmaps.methods.head_patch import head_patch, head_patch_by_head
 from vitlens.heatmaps.methods.input_gradients import integrated_gradients, smooth_grad
 from vitlens.heatmaps.methods.legrad import legrad
 from vitlens.heatmaps.methods.occlusion import occlusion
 from vitlens.heatmaps.methods.patching_effect import patching_effect
-from vitlens.heatmaps.methods.projection_gradient import projection_gradient
+from vitlens.heatmaps.methods.projection_gradient import projection_gradient, projection_gradient_by_head
+from vitlens.heatmaps.methods.raw_attention import raw_attention
 from vitlens.heatmaps.methods.relevance import relevance_propagation
 from vitlens.heatmaps.methods.token_mask import completeness_gap, token_mask
 from vitlens.heatmaps.methods.transition_attention import transition_attention
+
+#: What a map may be kept apart by, in the order of the axes.
+PARTS = ("block", "head")
 
 
 @dataclass(frozen=True)
 class Method:
     """A heatmap method: `function(model, images, classes, **options)`, without `classes` where it knows no class.
 
-    `gap` says by how much its importances miss the difference that they divide, for methods that divide one.
+    `gap` says by how much its importances miss the difference that they divide, for methods that divide one. `by_head`
+    gives the terms [image, block, head, patch] of a method that is a sum over blocks and heads.
     """
 
     function: Callable[..., Tensor]
@@ -37,6 +42,7 @@ class Method:
     class_specific: bool = True
     signed: bool = False
     gap: Callable[..., Tensor] | None = None
+    by_head: Callable[..., Tensor] | None = None
 
     @property
     def name(self) -> str:
@@ -45,24 +51,34 @@ class Method:
     @property
     def options(self) -> dict[str, object]:
         """The method's own options and their defaults; `batch_size` is that of `heatmap`."""
-        return {name: default for name, default in self.parameters.items() if name != "batch_size"}
+        return {name: x.default for name, x in keyword_only(self.function).items() if name != "batch_size"}
 
     @property
-    def parameters(self) -> dict[str, object]:
-        """What the function takes beside model, images and classes, and the defaults."""
-        parameters = list(inspect.signature(self.function).parameters.values())
-        return {parameter.name: parameter.default for parameter in parameters[3 if self.class_specific else 2 :]}
+    def takes_batch_size(self) -> bool:
+        """Whether it runs a picture many times, so many rows at once."""
+        return "batch_size" in keyword_only(self.function)
 
     @property
     def whole_numbers(self) -> list[str]:
         """The options that are whole numbers, such as steps and blocks."""
-        annotations = {name: x.annotation for name, x in inspect.signature(self.function).parameters.items()}
-        return [name for name in self.options if annotations[name] is int or annotations[name] == int | None]
+        parameters = keyword_only(self.function)
+        return [name for name in self.options if parameters[name].annotation in (int, int | None)]
 
     @property
     def gap_options(self) -> list[str]:
         """The options that `gap` shares with the method."""
-        return [] if self.gap is None else list(inspect.signature(self.gap).parameters)[4:]
+        return [] if self.gap is None else list(keyword_only(self.gap))
+
+    @property
+    def keeps(self) -> tuple[str, ...]:
+        """The parts of the model by which its map can be kept apart."""
+        return () if self.by_head is None else PARTS
+
+
+def keyword_only(function: Callable[..., Tensor]) -> dict[str, inspect.Parameter]:
+    """The options of a function: model, images and classes come before them, by their place."""
+    parameters = inspect.signature(function).parameters
+    return {name: parameter for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
 
 
 _ALL = [
@@ -73,10 +89,22 @@ _ALL = [
         signed=True,
         gap=completeness_gap,
     ),
-    Method(head_patch, "Head × patch attribution", "ours: the exact direct path", signed=True),
+    Method(
+        head_patch,
+        "Head × patch attribution",
+        "ours: the exact direct path",
+        signed=True,
+        by_head=head_patch_by_head,
+    ),
     Method(patching_effect, "Activation patching", "ours: patches of an empty picture, one by one", signed=True),
     Method(class_projection, "Class projection", "Vilas et al. 2023", signed=True),
-    Method(projection_gradient, "Projection-gradient", "Vilas et al. 2023", signed=True),
+    Method(
+        projection_gradient,
+        "Projection-gradient",
+        "Vilas et al. 2023",
+        signed=True,
+        by_head=projection_gradient_by_head,
+    ),
     Method(gradient_rollout, "Gradient rollout", "Chefer, Gur & Wolf 2021, Generic Attention-model Explainability"),
     Method(relevance_propagation, "Relevance propagation", "Chefer, Gur & Wolf 2021, Beyond Attention Visualization"),
     Method(legrad, "LeGrad", "Bousselham et al. 2024"),
@@ -95,12 +123,14 @@ METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
 
 def heatmap_methods() -> pd.DataFrame:
-    """All heatmap methods: title, whether they know the class and have a sign, their options and defaults, their source."""
+    """All heatmap methods: title, whether they know the class and have a sign, what they can keep apart (`keep`), their
+    options and defaults, their source."""
     return pd.DataFrame(
         {
             "title": method.title,
             "class_specific": method.class_specific,
             "signed": method.signed,
+            "keeps": ", ".join(method.keeps),
             "options": ", ".join(f"{name}={value!r}" for name, value in method.options.items()),
             "source": method.source,
         }

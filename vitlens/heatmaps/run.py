@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.arguments import checked, require_whole
+from vitlens.arguments import bar_hidden, checked, require_whole
 from vitlens.choose.classes import Classes, ClassSelection, select_classes
 from vitlens.data.pictures import Pictures
 from vitlens.description.artefacts import artefact_sentences, artefact_tokens
-from vitlens.errors import InputError
-from vitlens.heatmaps.registry import METHODS, Method
+from vitlens.errors import InputError, nearest
+from vitlens.heatmaps.registry import METHODS, PARTS, Method
 from vitlens.heatmaps.shared.precision import careful, require_finite, require_finite_logits
 from vitlens.heatmaps.shared.rows import MOST_PICTURES, rows_at_once
 from vitlens.model.hooked_vit import HookedViT
@@ -31,9 +31,10 @@ from vitlens.results.result import Result
 class Heatmap(Result):
     """Importances [image, row, column] on the grid of patches, on the absolute scale of the method's formula.
 
-    `completeness_gap` [image] is by how much the map misses the difference that it divides among the patches, for methods
-    that divide one; `warnings` says for each picture whether artefact tokens lead or carry the map, and `artefacts`
-    [image, row, column] which patches these are.
+    Where blocks or heads are kept apart, they are axes before the row: [image, block, head, row, column], and the sum over
+    them is the map. `completeness_gap` [image] is by how much the map misses the difference that it divides among the
+    patches, for methods that divide one; `warnings` says for each picture whether artefact tokens lead or carry the map,
+    and `artefacts` [image, row, column] which patches these are.
     """
 
     completeness_gap: Float[Tensor, "image"] | None = None
@@ -44,9 +45,13 @@ class Heatmap(Result):
     def method(self) -> Method:
         return METHODS[self.settings["method"]]
 
+    def maps(self) -> Float[Tensor, "image row column"]:
+        """Summed over the blocks and heads that are kept apart."""
+        return _summed(self.values, 2)
+
     def patches(self) -> Float[Tensor, "image patch"]:
         """The same in the order of the tokens."""
-        return self.values.flatten(1)
+        return self.maps().flatten(1)
 
     def title(self, image: int = 0) -> str:
         """The method, and of a class-specific one the class."""
@@ -63,8 +68,8 @@ class Heatmap(Result):
             raise InputError(f"the most important patches are 1 or more (k), not {k}")
         if not -len(self.values) <= image < len(self.values):
             raise InputError(f"there is no picture {image}: the maps are of {len(self.values)}")
-        order = self.values[image].flatten().argsort(descending=True, stable=True)[:k].tolist()
-        return [divmod(patch, self.values.shape[2]) for patch in order]
+        order = self.patches()[image].argsort(descending=True, stable=True)[:k].tolist()
+        return [divmod(patch, self.values.shape[-1]) for patch in order]
 
 
 @leaves_state
@@ -75,9 +80,10 @@ def heatmap(
     classes: Classes = None,
     *,
     method: str = "token_mask",
+    keep: str | Sequence[str] = (),
     batch_size: int | None = None,
     warn: bool = True,
-    progress: bool = False,
+    progress: bool | None = None,
     **options: Any,
 ) -> Heatmap:
     """How important each patch was, by one of the methods of `heatmap_methods()`.
@@ -89,36 +95,42 @@ def heatmap(
         classes: one per picture: indices, names, or a tensor [image] of each picture's own; by default
             the predicted class. Methods that know no class ignore it.
         method: a name, or several words as a person would say it ("token mask").
+        keep: "block", "head" or both: axes of the result, over which the map is else summed. For the methods that are sums
+            over blocks and heads: projection_gradient and head_patch.
         batch_size: pictures of one forward; of methods that run a picture many times, rows. By default at most 16 pictures
             and 64 rows, and no more than a quarter of the free memory holds.
         warn: look whether artefact tokens carry the map (one forward more), for `.warnings` and figures.
-        progress: show a bar.
+        progress: show a bar; by default on a terminal, where there is more than one batch.
         options: those of the method's own function, whose docstring has its equations.
 
     Returns:
-        Heatmap with axes image, row, column.
+        Heatmap with axes image, row, column; block and head before row where they are kept.
 
     Raises:
-        InputError: an unknown method or option, more than one class a picture, a class-specific method and no classifier;
-            a softmax over a single output; no pictures; importances or logits that are not finite.
+        InputError: an unknown method or option, a part that the method cannot keep, more than one class a picture, a
+            class-specific method and no classifier; a softmax over a single output; no pictures; importances or logits that
+            are not finite.
     """
     chosen = find_method(method)
     check_options(chosen, options)
+    kept = _parts_kept(chosen, keep)
+    function = partial(_kept_apart, chosen, kept) if kept else chosen.function
     pictures = model.as_images(images)
     with careful(model, pictures) as (able, copies):
         size = rows_at_once(able, copies, batch_size, gradients=True, most=MOST_PICTURES)
         selection = _one_class_each(able, copies, classes, chosen, size) if chosen.class_specific else None
         maps, gaps, artefacts = [], [], []
         chunks = range(0, len(copies), size)
-        for start in tqdm(chunks, chosen.title, disable=not progress, unit_scale=size, unit=" pictures"):
+        hidden = bar_hidden(progress, len(chunks))
+        for start in tqdm(chunks, chosen.title, disable=hidden, unit_scale=size, unit=" pictures"):
             some = slice(start, start + size)
             about: tuple[Int[Tensor, "image"], ...] = (
                 () if selection is None else (outside_inference(selection.indices)[some, 0],)
             )
             given = {name: _of_chunk(value, some, len(copies)) for name, value in options.items()}
-            if batch_size is not None and "batch_size" in chosen.parameters:
+            if batch_size is not None and chosen.takes_batch_size:
                 given["batch_size"] = batch_size
-            found = chosen.function(able, copies[some], *about, **given).detach()
+            found = function(able, copies[some], *about, **given).detach()
             _check_importances(able, copies[some], found, chosen, start)
             maps.append(found)
             if chosen.gap is not None:
@@ -128,19 +140,59 @@ def heatmap(
                 artefacts.append(artefact_tokens(able, copies[some]))
         rows, columns = model.embed.grid(*pictures.shape[-2:])
         values = torch.cat(maps)
+        blocks = {"block": sorted(set(model.block_indices(options.get("blocks"))))} if "block" in kept else {}
+        heads = {"head": list(range(values.shape[-2]))} if "head" in kept else {}
         artefact = torch.cat(artefacts) if warn else None
         return Heatmap(
-            values.unflatten(1, (rows, columns)),
-            {"image": list(range(len(pictures))), "row": list(range(rows)), "column": list(range(columns))},
+            values.unflatten(-1, (rows, columns)),
+            {
+                "image": list(range(len(pictures))),
+                **blocks,
+                **heads,
+                "row": list(range(rows)),
+                "column": list(range(columns)),
+            },
             "importance",
             classes=None if selection is None else selection.indices,
             class_names=model.class_names,
             pixels=small_pictures(model, pictures),
             settings={"model": model.cfg.model_name, "method": chosen.name, **_as_settings(options)},
             completeness_gap=torch.cat(gaps) if gaps else None,
-            warnings=None if artefact is None else artefact_sentences(values, artefact, columns),
+            warnings=None if artefact is None else artefact_sentences(_summed(values, 1), artefact, columns),
             artefacts=None if artefact is None else artefact.unflatten(1, (rows, columns)),
         )
+
+
+def _parts_kept(method: Method, keep: str | Sequence[str]) -> tuple[str, ...]:
+    """The parts in the order of the axes.
+
+    Raises:
+        InputError: there is no such part, or the method cannot keep it.
+    """
+    wanted = [keep] if isinstance(keep, str) else list(keep)
+    for part in wanted:
+        if part not in PARTS:
+            raise InputError(f"a heatmap can keep {' and '.join(PARTS)} (keep), not {part!r}")
+        if part not in method.keeps:
+            able = ", ".join(name for name, other in METHODS.items() if part in other.keeps)
+            raise InputError(f"{method.name} is no sum over {part}s, so it cannot keep them: {able} can")
+    return tuple(part for part in PARTS if part in wanted)
+
+
+def _kept_apart(
+    method: Method, kept: tuple[str, ...], *about: Any, **options: Any
+) -> Float[Tensor, "image *part patch"]:
+    """The method's terms, summed over the parts that are not kept."""
+    assert method.by_head is not None
+    terms = method.by_head(*about, **options)
+    left_out = [axis for axis, part in enumerate(PARTS, start=1) if part not in kept]
+    return terms.sum(dim=left_out) if left_out else terms
+
+
+def _summed(values: Float[Tensor, "image *rest"], n_last: int) -> Float[Tensor, "image *last"]:
+    """The sum over the blocks and heads, which stand between the image and the last axes."""
+    between = list(range(1, values.ndim - n_last))
+    return values.sum(dim=between) if between else values
 
 
 def _of_chunk(value: Any, some: slice, n_pictures: int) -> Any:
@@ -151,7 +203,7 @@ def _of_chunk(value: Any, some: slice, n_pictures: int) -> Any:
 
 
 def _check_importances(
-    model: HookedViT, pictures: Tensor, found: Float[Tensor, "image patch"], method: Method, first: int
+    model: HookedViT, pictures: Tensor, found: Float[Tensor, "image *part patch"], method: Method, first: int
 ) -> None:
     """Raises InputError where a map is not of numbers, with the reason: the model's own answer, or the method."""
     if found.isfinite().all():
@@ -171,11 +223,7 @@ def find_method(name: str) -> Method:
     asked = str(name).strip().lower().replace(" ", "_").replace("-", "_")
     if asked in METHODS:
         return METHODS[asked]
-    near = get_close_matches(asked, METHODS, n=3, cutoff=0.4)
-    raise InputError(
-        f"there is no heatmap method {name!r}"
-        + (f": did you mean {' or '.join(near)}?" if near else f": the methods are {', '.join(METHODS)}")
-    )
+    raise InputError(f"there is no heatmap method {name!r}: the nearest are {nearest(asked, METHODS, 3)}")
 
 
 def check_options(method: Method, options: dict[str, Any]) -> None:

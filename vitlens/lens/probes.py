@@ -7,7 +7,6 @@ pictures stream by, and all probes are solved together at the end.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from vitlens.arguments import checked
+from vitlens.choose.classes import class_labels
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.lens.lens import check_sites
@@ -26,31 +26,41 @@ from vitlens.model.class_space.ranks import check_logits, rank_of
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Hooks, hook_name
 from vitlens.model.runs.picture_run import PictureRun
-from vitlens.results.tensor_files import read_tensors, save_tensors
+from vitlens.results.result import Result
 
-Site = tuple[str, int]
+#: A site in a block, such as ("resid_post", 3).
+SiteOfBlock = tuple[str, int]
 
 
 @dataclass(frozen=True, repr=False)
-class Probes:
-    """Linear classifiers [site][token, d, class] with their biases [site][token, class], for the tokens `tokens`."""
+class Probes(Result):
+    """Linear classifiers, `values` [site, block, token, dimension, class] with `biases` [site, block, token, class], for
+    the tokens of the numbers `tokens`."""
 
-    weights: dict[Site, Float[Tensor, "token d class"]]
-    biases: dict[Site, Float[Tensor, "token class"]]
+    biases: Float[Tensor, "site block token class"]
     tokens: list[int]
 
-    def __repr__(self) -> str:
-        return f"Probes({len(self.weights)} sites × {len(self.tokens)} tokens)"
+    @property
+    def weights(self) -> dict[SiteOfBlock, Float[Tensor, "token d class"]]:
+        """By (site, block)."""
+        return {
+            (site, block): self.values[i, j]
+            for j, block in enumerate(self.axes["block"])
+            for i, site in enumerate(self.axes["site"])
+        }
 
-    def logits(self, site: Site, activation: Float[Tensor, "image all_tokens d"]) -> Float[Tensor, "image token class"]:
-        """What the probes of a site answer."""
+    def logits(
+        self, site: SiteOfBlock, activation: Float[Tensor, "image all_tokens d"]
+    ) -> Float[Tensor, "image token class"]:
+        """What the probes of a site (its name, its block) answer."""
+        at = self.axes["site"].index(site[0]), self.axes["block"].index(site[1])
         read = activation[:, self.tokens]
-        return einsum(read, self.weights[site], "b t d, t d c -> b t c") + self.biases[site]
+        return einsum(read, self.values[at], "b t d, t d c -> b t c") + self.biases[at]
 
-    def hooks(self, labels: Int[Tensor, "image"], ranks: dict[Site, Tensor]) -> Hooks:
+    def hooks(self, labels: Int[Tensor, "image"], ranks: dict[SiteOfBlock, Tensor]) -> Hooks:
         """Hooks that put the rank of the label in every probe's answer into `ranks` [image, token], by site."""
 
-        def read(activation: Tensor, hook: HookPoint, site: Site) -> None:
+        def read(activation: Tensor, hook: HookPoint, site: SiteOfBlock) -> None:
             logits = self.logits(site, activation)
             of_label = logits.gather(-1, labels[:, None, None].expand(-1, logits.shape[1], 1))
             check_logits(logits.amax(dim=-1), f"the probe at blocks.{site[1]}.hook_{site[0]}")
@@ -61,45 +71,15 @@ class Probes:
             for name, block in self.weights
         ]
 
-    def save(self, path: str | Path) -> None:
-        """One safetensors file.
-
-        Raises:
-            InputError: the file cannot be written.
-        """
-        tensors = {"tokens": torch.tensor(self.tokens)}
-        for (name, block), weight in self.weights.items():
-            tensors[f"{name}.{block}.weight"] = weight
-            tensors[f"{name}.{block}.bias"] = self.biases[name, block]
-        save_tensors(tensors, path)
-
-    @classmethod
-    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "Probes":
-        """Reads what `save` wrote.
-
-        Raises:
-            InputError: there is no such file, it is cut off, or it holds no probes.
-        """
-        tensors, _ = read_tensors(path, str(device))
-        if "tokens" not in tensors or not all(name.count(".") in (0, 2) for name in tensors):
-            raise InputError(f"{path} holds no probes")
-        sites = [(name.split(".")[0], int(name.split(".")[1])) for name in tensors if name.endswith(".weight")]
-        sites.sort(key=lambda site: (site[1], site[0]))
-        return cls(
-            {(n, b): tensors[f"{n}.{b}.weight"] for n, b in sites},
-            {(n, b): tensors[f"{n}.{b}.bias"] for n, b in sites},
-            tensors["tokens"].tolist(),
-        )
-
 
 class ProbeFit:
     """Accumulates what ridge regression needs: `add` batches, then `solve`. Every picture is run once, for all probes."""
 
     @checked
-    @checked
     def __init__(
         self,
         model: HookedViT,
+        *,
         sites: str | Sequence[str] = FULL_SITES,
         blocks: int | Sequence[int] | None = None,
         tokens: Sequence[int] | None = None,
@@ -107,15 +87,15 @@ class ProbeFit:
         model.require_classifier()
         self.model = model
         chosen = check_sites(sites)
-        self.sites: list[Site] = [(site, block) for block in model.block_indices(blocks) for site in chosen]
+        self.sites: list[SiteOfBlock] = [(site, block) for block in model.block_indices(blocks) for site in chosen]
         self.tokens = list(range(model.cfg.n_ctx)) if tokens is None else _checked_tokens(tokens, model.cfg.n_ctx)
         # Sums of half precision soon lose what is added to them.
         self.dtype = torch.promote_types(model.dtype, torch.float32)
         self.n = 0
         self._is_solved = False
         self.n_by_class = torch.zeros(model.cfg.n_classes, dtype=torch.float64, device=model.device)
-        self.second: dict[Site, Float[Tensor, "token d d"]] = {}
-        self.sums: dict[Site, Float[Tensor, "token class d"]] = {}
+        self.second: dict[SiteOfBlock, Float[Tensor, "token d d"]] = {}
+        self.sums: dict[SiteOfBlock, Float[Tensor, "token class d"]] = {}
 
     @staticmethod
     def bytes_needed(model: HookedViT, n_sites: int, n_tokens: int) -> int:
@@ -167,7 +147,7 @@ class ProbeFit:
     def _add(self, pictures: Float[Tensor, "image channels height width"], labels: Int[Tensor, "image"]) -> None:
         one_hot = torch.nn.functional.one_hot(labels, self.model.cfg.n_classes).to(self.dtype)
 
-        def collect(activation: Tensor, hook: HookPoint, site: Site) -> None:
+        def collect(activation: Tensor, hook: HookPoint, site: SiteOfBlock) -> None:
             read = activation[:, self.tokens].transpose(0, 1).to(self.dtype)
             second, sums = read.transpose(1, 2) @ read, one_hot.T @ read
             if site in self.second:
@@ -199,7 +179,14 @@ class ProbeFit:
             raise InputError(f"alpha is the strength of the ridge, a finite number above 0, not {alpha!r}")
         if not self.n or int((self.n_by_class > 0).sum()) < 2:
             raise InputError("probes need training pictures of at least two classes")
-        weights, biases = {}, {}
+        names, blocks = (
+            list(dict.fromkeys(name for name, _ in self.sites)),
+            list(dict.fromkeys(block for _, block in self.sites)),
+        )
+        shape = (len(names), len(blocks), len(self.tokens))
+        sizes = self.model.cfg.d_model, self.model.cfg.n_classes
+        weights = torch.empty(*shape, *sizes, dtype=self.model.dtype, device=self.model.device)
+        biases = torch.empty(*shape, sizes[1], dtype=self.model.dtype, device=self.model.device)
         target_mean = 2 * self.n_by_class / self.n - 1
         self._is_solved = True
         for site in self.sites:
@@ -215,9 +202,23 @@ class ProbeFit:
             # Σ x y of a ±1 target is twice the class's sum minus the sum of all.
             cross = (2 * sums - total[:, None]).transpose(1, 2) - self.n * mean[:, :, None] * target_mean
             weight = torch.cholesky_solve(cross, torch.linalg.cholesky(moments))
-            weights[site] = weight.to(self.model.dtype)
-            biases[site] = (target_mean - einsum(mean, weight, "t d, t d c -> t c")).to(self.model.dtype)
-        return Probes(weights, biases, self.tokens)
+            at = names.index(site[0]), blocks.index(site[1])
+            weights[at] = weight.to(self.model.dtype)
+            biases[at] = (target_mean - einsum(mean, weight, "t d, t d c -> t c")).to(self.model.dtype)
+        return Probes(
+            weights,
+            {
+                "site": names,
+                "block": blocks,
+                "token": [self.model.cfg.token_label(token) for token in self.tokens],
+                "dimension": list(range(sizes[0])),
+                "class": class_labels(self.model, range(sizes[1])),
+            },
+            "weight",
+            biases=biases,
+            tokens=self.tokens,
+            settings={"model": self.model.cfg.model_name, "alpha": alpha, "pictures": self.n},
+        )
 
 
 def _checked_tokens(tokens: Sequence[int], n_tokens: int) -> list[int]:

@@ -15,7 +15,8 @@ from vitlens.data.class_names import check_class_names, infer_class_names
 from vitlens.data.pictures import Preprocessing
 from vitlens.errors import InputError
 from vitlens.model import capabilities as what_is_exact
-from vitlens.model import inputs, tools
+from vitlens.model import inputs
+from vitlens.model import transformer_lens_tools as tools
 from vitlens.model.checkpoints.timm_models import build_timm, create
 from vitlens.model.checks import check_device, check_labels, check_stream
 from vitlens.model.class_space import embeddings, projection, requirements

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vitlens.arguments import as_whole
 from vitlens.data.class_names import find_class
-from vitlens.data.masks import MaskInput, Masks, preprocessed, read_labels
+from vitlens.data.masks import MaskInput, Masks, preprocessed, read_mask
 from vitlens.data.masks import as_masks as read_any
 from vitlens.data.patches import PatchGrid
 from vitlens.data.pictures import Picture, as_list
@@ -39,7 +39,7 @@ def to_images(model: "HookedViT", images: Picture | Sequence[Picture]) -> Float[
 
 
 def to_masks(
-    model: "HookedViT", masks: Picture | Sequence[Picture], object_id: int | None = None
+    model: "HookedViT", masks: Picture | Sequence[Picture], *, object_id: int | None = None
 ) -> Bool[Tensor, "batch height width"]:
     """Object masks through the geometry of the pictures' preprocessing: which pixels are the object's.
 
@@ -52,10 +52,10 @@ def to_masks(
     Raises:
         InputError: a mask whose values say nothing of an object, a file that is missing or no picture.
     """
-    return model.read_masks(masks, object_id).inside
+    return model.read_masks(masks, object_id=object_id).inside
 
 
-def read_masks(model: "HookedViT", masks: Picture | Sequence[Picture], object_id: int | None = None) -> Masks:
+def read_masks(model: "HookedViT", masks: Picture | Sequence[Picture], *, object_id: int | None = None) -> Masks:
     """As `to_masks`, with what is void: neither object nor context. Goes wherever `masks=` is taken.
 
     Raises:
@@ -64,7 +64,7 @@ def read_masks(model: "HookedViT", masks: Picture | Sequence[Picture], object_id
     chosen = list(masks) if isinstance(masks, Tensor) and masks.ndim == 3 else as_list(masks, "masks")
     if not chosen:
         raise InputError("there are no masks in the list")
-    read = [preprocessed(read_labels(mask, object_id), model.preprocessing) for mask in chosen]
+    read = [preprocessed(read_mask(mask, object_id), model.preprocessing) for mask in chosen]
     inside, void = (torch.stack(parts).to(model.device) for parts in zip(*read, strict=True))
     return Masks(inside, void)
 
@@ -144,7 +144,7 @@ def as_partners(
         InputError: they are missing, or of another number or size.
     """
     if others is None:
-        raise InputError('how="other" needs others=, one picture for each picture')
+        raise InputError('replacement="other" needs others=, one picture for each picture')
     partners = model.as_images(others)
     if partners.shape != images.shape:
         raise InputError(f"{len(partners)} other pictures were given for {len(images)} pictures")

@@ -46,7 +46,7 @@ def evidence(
     """
     model.require_choice("a probability")
     with torch.enable_grad():
-        found = heatmap(model, images, torch.tensor([index]))
+        found = heatmap(model, images, torch.tensor([index]), progress=False)
     title = found.method.title
     maps = {title: found.values[0]} | ({} if reading is None else {READING: reading})
     removal = remove(model, images, index, maps)
@@ -74,7 +74,9 @@ def remove(
     importance = torch.cat([by_map, chance])
     several = images.expand(len(importance), -1, -1, -1)
     classes = torch.full((len(importance),), index)
-    found = perturbation_test(model, several, importance, classes, n_steps=N_STEPS, directions=["positive"])
+    found = perturbation_test(
+        model, several, classes, importance=importance, n_steps=N_STEPS, perturbations="positive", progress=False
+    )
     curves = found.probabilities[0]
     return Removal(found.axes["removed"], dict(zip(maps, curves, strict=False)), curves[len(maps) :])
 

@@ -1,6 +1,5 @@
 """The one-picture page: what a model says about a picture, how that builds up, who writes it, and where it looks."""
 
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -17,6 +16,7 @@ from vitlens.description.artefacts import artefact_tokens
 from vitlens.errors import InputError
 from vitlens.files import check_writable
 from vitlens.lens.lens import ClassLens, class_lens
+from vitlens.model.graph import read_head
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import page_facts
 from vitlens.pages.evidence import evidence
@@ -45,47 +45,45 @@ MOST_BOXES = 7
 
 def write_picture_report(
     model: HookedViT,
-    picture: str | Path,
-    out: str | Path,
+    images: str | Path,
+    classes: int | str | None = None,
     *,
-    wanted_class: int | str | None = None,
-    head: str | None = None,
-    against: str | Path | None = None,
-    progress: bool = True,
+    path: str | Path,
+    head: str | tuple[int, int] | None = None,
+    corrupted: str | Path | None = None,
+    progress: bool | None = None,
 ) -> None:
     """Writes the page about one picture.
 
     Args:
-        picture: a file.
-        out: the HTML file to write.
-        wanted_class: index or name; by default the predicted class.
+        images: one file.
+        classes: one class, by index or name; by default the predicted class.
+        path: the HTML file to write.
         head: the head whose attention is shown large, as "L9H3"; by default the one that writes most for the class.
-        against: a second picture; its activations are what the first one's are patched into.
-        progress: show a bar while patching.
+        corrupted: a second picture; its activations are what the first one's are patched into.
+        progress: show a bar while patching; by default on a terminal only.
 
     Raises:
         InputError: picture, class, head or output file that cannot be.
     """
-    check_writable(out)
-    images = model.to_images(picture)
-    index = _class_of(model, images, wanted_class)
+    check_writable(path)
+    one = model.to_images(images)
+    index = _class_of(model, one, classes)
     chosen_head = None if head is None else _parse_head(model, head)
-    other = None if against is None else model.to_images(against)
-    sections = picture_sections(model, images, index, chosen_head, Path(picture).name)
+    other = None if corrupted is None else model.to_images(corrupted)
+    sections = picture_sections(model, one, index, chosen_head, Path(images).name)
     if other is not None:
-        name = Path(str(against)).name
+        name = Path(str(corrupted)).name
         sections.append(
-            _or_why(
-                "What brings the class back", lambda: _patching_section(model, images, other, index, name, progress)
-            )
+            _or_why("What brings the class back", lambda: _patching_section(model, one, other, index, name, progress))
         )
-    facts = {"picture": f"{Path(picture).name}, {picture_fact(model, picture)}"} | page_facts(model)
-    facts |= _answer(model, images, index) | {
+    facts = {"picture": f"{Path(images).name}, {picture_fact(model, images)}"} | page_facts(model)
+    facts |= _answer(model, one, index) | {
         "patches": f"{model.cfg.grid_size[0]} × {model.cfg.grid_size[1]}",
         "prefix tokens": ", ".join(model.cfg.prefix_tokens) or "none",
     }
-    title = f"{Path(picture).name} through {model.cfg.model_name}"
-    write_page(out, title, facts, sections, warning=model.provenance.warning)
+    title = f"{Path(images).name} through {model.cfg.model_name}"
+    write_page(path, title, facts, sections, warning=model.provenance.warning)
 
 
 def _class_of(model: HookedViT, images: Tensor, wanted: int | str | None) -> int | None:
@@ -235,7 +233,7 @@ def _heads_section(
 
 
 def _patching_section(
-    model: HookedViT, images: Tensor, other: Tensor, index: int | None, other_name: str, progress: bool
+    model: HookedViT, images: Tensor, other: Tensor, index: int | None, other_name: str, progress: bool | None
 ) -> Section:
     """Where the picture's activations, put into the run on the other one, bring the class back."""
     if index is None:
@@ -288,13 +286,11 @@ def _strongest_head(heads: Tensor) -> tuple[int, int]:
     return block, head
 
 
-def _parse_head(model: HookedViT, head: str) -> tuple[int, int]:
-    match = re.fullmatch(r"L(\d+)H(\d+)", head.strip(), re.IGNORECASE)
-    if match is None:
+def _parse_head(model: HookedViT, head: str | tuple[int, int]) -> tuple[int, int]:
+    found = read_head(head.strip().upper() if isinstance(head, str) else head)
+    if found is None:
         raise InputError(f"a head is written as L9H3 (block 9, head 3), not {head!r}")
-    block, number = int(match[1]), int(match[2])
-    if block >= model.cfg.n_layers or number >= model.cfg.n_heads:
-        raise InputError(
-            f"there is no head {head}: the model has L0H0 to L{model.cfg.n_layers - 1}H{model.cfg.n_heads - 1}"
-        )
-    return block, number
+    n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
+    if not (-n_layers <= found[0] < n_layers and -n_heads <= found[1] < n_heads):
+        raise InputError(f"there is no head {head}: the model has L0H0 to L{n_layers - 1}H{n_heads - 1}")
+    return found[0] % n_layers, found[1] % n_heads

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from vitlens.data.class_names import short_name
 from vitlens.errors import InputError
-from vitlens.heatmaps.methods.saliency import Importance
-from vitlens.heatmaps.run import Heatmap, find_method
+from vitlens.heatmaps.registry import PARTS
+from vitlens.heatmaps.run import Heatmap
 from vitlens.plots.shared.artefacts import hatch
 from vitlens.plots.shared.picture import Pixels, add_picture, aspect, keep_shape, map_tiles, patch_heatmap, picture_uri
 from vitlens.plots.shared.style import (
@@ -24,7 +24,6 @@ from vitlens.plots.shared.style import (
     colorbar,
     diverging,
     finish,
-    symmetric,
     text,
 )
 
@@ -74,16 +73,21 @@ def heatmap_overlay(
 
 
 def heatmap_figure(heatmap: Heatmap, image: int = 0) -> go.Figure:
-    """The map of one picture over it, with the warning of what artefact tokens carry, and what it misses of its total."""
+    """The map of one picture over it, with the warning of what artefact tokens carry, and what it misses of its total.
+
+    Where blocks or heads are kept apart: a map for each block (or head), and their sum.
+    """
+    if heatmap.values.ndim > 3:
+        return _by_part(heatmap, image)
     facts = [str(heatmap.settings["model"])]
     if not heatmap.method.class_specific:
         facts.append("knows no class")
     if heatmap.completeness_gap is not None:
-        sum_, gap = heatmap.values[image].sum().item(), heatmap.completeness_gap[image].item()
+        sum_, gap = heatmap.patches()[image].sum().item(), heatmap.completeness_gap[image].item()
         facts.append(f"sum {sum_:+.3f} of {sum_ - gap:+.3f}")
     return heatmap_overlay(
         heatmap.picture(image),
-        heatmap.values[image].cpu(),
+        heatmap.maps()[image].cpu(),
         heatmap.title(image),
         signed=heatmap.method.signed,
         subtitle="; ".join(facts),
@@ -200,30 +204,29 @@ def _warn(figure: go.Figure, warning: str, row: int, col: int, letters: int) -> 
     )  # fmt: skip
 
 
-def importance_maps(result: Importance, pixels: Pixels, image: int = 0, position: int = 0) -> go.Figure:
-    """Figure 11: a heatmap over the picture: block by block where the result has blocks, and their sum."""
-    method = result.settings["method"].replace("_", " ")
-    maps, titles = result.heatmap()[image, position][None], [method]
-    if "block" in result.axes:
-        by_block = result.values[image, position].sum(dim=1).unflatten(-1, tuple(result.grid))
-        maps = torch.cat([by_block, maps])
-        titles = [*(f"block {block}" for block in result.axes["block"]), "sum over blocks"]
-    name = text(short_name(result.class_label(image, position)))
-    signed = find_method(result.settings["method"]).signed
-    end = symmetric(maps.float())
-    colours = diverging(maps.float().cpu()) if signed else {"colorscale": SEQUENTIAL, "zmin": 0.0, "zmax": end}
+def _by_part(heatmap: Heatmap, image: int) -> go.Figure:
+    """Figure 11: block by block (or head by head, where only heads are kept), and the sum."""
+    part = next(name for name in PARTS if name in heatmap.axes)
+    values = heatmap.values[image].float()
+    of_parts = values.sum(dim=1) if values.ndim == 4 else values
+    maps = torch.cat([of_parts, heatmap.maps()[image].float()[None]])
+    titles = [*(f"{part} {number}" for number in heatmap.axes[part]), f"sum over {part}s"]
     figure = map_tiles(
-        maps.float(), titles, pixels, "%{z:.4g}", result.quantity, columns=max(3, min(6, len(titles))), **colours
-    )  # fmt: skip
-    meaning = (
-        "red: speaks for the class, blue: against it" if signed else "without a sign: how much, not for or against"
+        maps,
+        titles,
+        heatmap.picture(image),
+        "%{z:.4g}",
+        heatmap.quantity,
+        columns=max(3, min(6, len(titles))),
+        **diverging(maps.cpu()),
     )
+    name = text(short_name(heatmap.class_label(image)))
     return finish(
         figure,
-        f"Which patches “{name}” came from: {method}",
-        f"{text(result.settings['model'])}; {meaning}",
+        f"Which patches “{name}” came from: {text(heatmap.method.title)}",
+        f"{text(heatmap.settings['model'])}; red: speaks for the class, blue: against it",
         margin={"l": 10, "r": 20, "t": 92, "b": 10},
     )
 
 
-FIGURES = {Heatmap: heatmap_figure, Importance: importance_maps}
+FIGURES = {Heatmap: heatmap_figure}

@@ -11,12 +11,12 @@ MARGIN = {"l": 60, "r": 20, "t": 104, "b": 90}
 
 def perturbation_curves(tables: ByModel, quantity: str = "accuracy") -> go.Figure:
     """Figure 12: accuracy while patches are removed, least important first (left) and most important first (right)."""
-    directions = {"negative": "least important first", "positive": "most important first"}
-    figure = panels(tables, list(directions.values()))
+    perturbations = {"negative": "least important first", "positive": "most important first"}
+    figure = panels(tables, list(perturbations.values()))
     for col, table in enumerate(tables.values(), start=1):
         chosen = table[table["quantity"] == quantity]
-        for row, direction in enumerate(directions, start=1):
-            shown = chosen[chosen["direction"].isin([direction, "either"])]
+        for row, perturbation in enumerate(perturbations, start=1):
+            shown = chosen[chosen["perturbation"].isin([perturbation, "either"])]
             for i, (method, curve) in enumerate(shown.groupby("method", sort=False)):
                 line(
                     figure, curve.assign(removed=100 * curve["removed"]), "removed", str(method).replace("_", " "), i,
@@ -37,6 +37,6 @@ def perturbation_curves(tables: ByModel, quantity: str = "accuracy") -> go.Figur
 
 def perturbation_of_batch(result: Perturbation) -> go.Figure:
     """`perturbation_curves` of one batch: the mean over its pictures."""
-    frame = result.to_frame().groupby(["direction", "removed"])[["accuracy", "probability"]].mean().reset_index()
-    table = frame.melt(["direction", "removed"], var_name="quantity", value_name="mean").assign(method="this order")
+    frame = result.to_frame().groupby(["perturbation", "removed"])[["accuracy", "probability"]].mean().reset_index()
+    table = frame.melt(["perturbation", "removed"], var_name="quantity", value_name="mean").assign(method="this order")
     return perturbation_curves({result.settings["model"]: table})

@@ -18,27 +18,24 @@ from vitlens.model.class_space.ranks import check_logits, rank_of
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_run import PictureRun, RunningMean
+from vitlens.results.axes import grid_of
+from vitlens.results.result import Result
 
-HOW = ("remove", "zero", "mean", "blur", "other")
+TOKEN_REPLACEMENTS = ("remove", "zero", "mean", "blur", "other")
 
 
 @dataclass(frozen=True, repr=False)
-class TokenAblation:
-    """The run without some patches: `logits` [image, class]; of the patches that stayed the rank of the chosen class in the
-    last stream, `ranks` [image, patch], −1 for those that did not; and what the class token says, `class_token_ranks`."""
+class TokenAblation(Result):
+    """The run without some patches: of those that stayed (`kept`) the rank of the chosen class in the last stream, `values`
+    [image, patch], −1 for those that did not; `logits` [image, class]; the class token's ranks, `class_token_ranks`."""
 
-    logits: Float[Tensor, "image class"]
-    classes: Int[Tensor, "image"]
+    logits: Float[Tensor, "image classes"]
     kept: Bool[Tensor, "image patch"]
-    ranks: Int[Tensor, "image patch"]
     class_token_ranks: Int[Tensor, "image"] | None
 
-    def __repr__(self) -> str:
-        gone = 1 - self.kept.double().mean().item()
-        return (
-            f"TokenAblation({len(self.kept)} pictures, {gone:.0%} of the patches ablated, the class predicted for "
-            f"{self.correct.double().mean().item():.0%})"
-        )
+    @property
+    def ranks(self) -> Int[Tensor, "image patch"]:
+        return self.values
 
     @property
     def rate(self) -> Float[Tensor, "image"]:
@@ -48,6 +45,38 @@ class TokenAblation:
     @property
     def correct(self) -> Bool[Tensor, "image"]:
         """Whether the chosen class is predicted."""
+        assert self.classes is not None
+        return self.logits.argmax(dim=-1) == self.classes[:, 0]
+
+    def columns(self) -> dict[str, Tensor]:
+        return {"rank": self.values, "kept": self.kept}
+
+    def maps(self, image: int = 0) -> Float[Tensor, "rows columns"]:
+        """1 − rank / C of the class at each patch that stayed, NaN at the others."""
+        rows, columns = grid_of(self.axes["patch"])
+        said = 1 - self.values[image].double() / self.logits.shape[1]
+        return said.masked_fill(~self.kept[image], torch.nan).unflatten(0, (rows, columns))
+
+    def __repr__(self) -> str:
+        gone = 1 - self.kept.double().mean().item()
+        return (
+            f"TokenAblation({len(self.kept)} pictures, {gone:.0%} of the patches ablated, the class predicted for "
+            f"{self.correct.double().mean().item():.0%})"
+        )
+
+
+@dataclass(frozen=True)
+class KeptRun:
+    """One forward's pictures without some patches, as `TokenAblation` has them; `classes` [image] are those ranked."""
+
+    logits: Float[Tensor, "image class"]
+    classes: Int[Tensor, "image"]
+    kept: Bool[Tensor, "image patch"]
+    ranks: Int[Tensor, "image patch"]
+    class_token_ranks: Int[Tensor, "image"] | None
+
+    @property
+    def correct(self) -> Bool[Tensor, "image"]:
         return self.logits.argmax(dim=-1) == self.classes
 
 
@@ -56,10 +85,10 @@ class TokenAblation:
 def ablate_tokens(
     model: HookedViT,
     images: Pictures,
-    tokens: TokenSet,
     classes: Classes = None,
     *,
-    how: str = "remove",
+    tokens: TokenSet,
+    replacement: str = "remove",
     masks: MaskInput | None = None,
     others: Pictures | None = None,
     batch_size: int | None = None,
@@ -68,16 +97,19 @@ def ablate_tokens(
     """Runs the model without a set of patches: removed from the sequence after the positions were added, or replaced there.
 
     Args:
+        classes: one per picture, such as the labels; by default the one predicted for the whole picture.
         tokens: which patches go, as a token set: "context", "object", a box, a bool tensor … Prefix tokens stay. A picture
             that has none of them stays whole, as long as another has some.
-        classes: one per picture, such as the labels; by default the one predicted for the whole picture.
-        how: "remove" (paper); or the patch's embedding, before its position, replaced: "zero" by zeros, "mean" by the
-            mean over the pictures at each position, "blur" by that of the same patch of the blurred picture, "other" by that
-            of the same patch of `others`.
+        replacement: "remove" (paper); or the patch's embedding, before its position, replaced: "zero" by zeros, "mean" by
+            the mean over the pictures at each position, "blur" by that of the same patch of the blurred picture, "other" by
+            that of the same patch of `others`.
         masks: object masks, for "object" and "context".
         others: one picture for each of `images`.
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
+
+    Returns:
+        TokenAblation with axes image, patch.
 
     Raises:
         InputError: prefix tokens, unknown names, masks or other pictures that are missing; several classes for a picture; a
@@ -86,25 +118,37 @@ def ablate_tokens(
     Source: Vilas, Schaumlöffel & Roig 2023, section 4; METHODS.md B2.
     """
     model.require_choice("a rank or a prediction", "run model.forward_kept for the logit")
-    if how not in HOW:
-        raise InputError(f"tokens are ablated by one of {', '.join(HOW)}, not {how!r}")
+    if replacement not in TOKEN_REPLACEMENTS:
+        raise InputError(f"the replacement of tokens is one of {', '.join(TOKEN_REPLACEMENTS)}, not {replacement!r}")
     run = PictureRun(model, images, batch_size, progress, "token ablation")
     gone = _patches(model, tokens, run, masks)
     classes_of = classes_by_batch(model, classes, run.n, one_each="the removal of tokens")
-    partners = run.partners(others, how)
-    mean = _mean_embedding(model, run) if how == "mean" else None
+    partners = run.partners(others, replacement)
+    mean = _mean_embedding(model, run) if replacement == "mean" else None
     batches = []
     for where, pictures in run:
         with torch.no_grad():
             chosen = classes_of(where, pictures).indices[:, 0]
-            if how == "remove":
+            if replacement == "remove":
                 stream = model(pictures, stop_at_layer=0)
                 batches.append(kept_ranks(model, stream, ~gone[where], chosen, run.grid))
                 continue
             source = pictures if partners is None else model.as_partners(partners[where], pictures)
-            replacement = _replacement(model, source, how) if mean is None else mean
-            batches.append(_replaced(model, pictures, gone[where], replacement, chosen, run.grid))
-    return _joined(batches)
+            stand_in = _stand_in(model, source, replacement) if mean is None else mean
+            batches.append(_replaced(model, pictures, gone[where], stand_in, chosen, run.grid))
+    whole = _joined(batches)
+    return TokenAblation(
+        whole.ranks,
+        {"image": run.images, "patch": model.cfg.token_labels(run.grid)[model.cfg.n_prefix_tokens :]},
+        "rank",
+        logits=whole.logits,
+        kept=whole.kept,
+        class_token_ranks=whole.class_token_ranks,
+        classes=whole.classes[:, None],
+        class_names=model.class_names,
+        pixels=run.pixels,
+        settings={"model": model.cfg.model_name, "replacement": replacement},
+    )
 
 
 def _patches(
@@ -112,7 +156,7 @@ def _patches(
 ) -> Bool[Tensor, "image patch"]:
     """The patches that go."""
     n_prefix = model.cfg.n_prefix_tokens
-    gone = select_tokens(model, tokens, run.n, masks, run.grid, some_may_be_empty=True)
+    gone = select_tokens(model, tokens, run.n, masks=masks, grid=run.grid, some_may_be_empty=True)
     if gone[:, :n_prefix].any():
         raise InputError("only patches can be ablated: leave the class token and registers out of tokens=")
     return gone[:, n_prefix:]
@@ -122,21 +166,21 @@ def _replaced(
     model: HookedViT,
     pictures: Float[Tensor, "image channels height width"],
     gone: Bool[Tensor, "image patch"],
-    replacement: Float[Tensor, "#image patch d"],
+    stand_in: Float[Tensor, "#image patch d"],
     classes: Int[Tensor, "image"],
     grid: tuple[int, int],
-) -> TokenAblation:
+) -> KeptRun:
     """The run with other embeddings in the place of the patches that go."""
-    hook = ("hook_patch_embed", lambda x, hook: torch.where(gone[..., None], replacement, x))
+    hook = ("hook_patch_embed", lambda x, hook: torch.where(gone[..., None], stand_in, x))
     stream = model.run_with_hooks(pictures, fwd_hooks=[hook], stop_at_layer=0)
     run = kept_ranks(model, stream, torch.ones_like(gone), classes, grid)
-    return TokenAblation(run.logits, classes, ~gone, run.ranks.masked_fill(gone, -1), run.class_token_ranks)
+    return KeptRun(run.logits, classes, ~gone, run.ranks.masked_fill(gone, -1), run.class_token_ranks)
 
 
-def _joined(batches: Sequence[TokenAblation]) -> TokenAblation:
+def _joined(batches: Sequence[KeptRun]) -> KeptRun:
     """The runs of several batches as one."""
     of_class_token = [batch.class_token_ranks for batch in batches if batch.class_token_ranks is not None]
-    return TokenAblation(
+    return KeptRun(
         torch.cat([batch.logits for batch in batches]),
         torch.cat([batch.classes for batch in batches]),
         torch.cat([batch.kept for batch in batches]),
@@ -151,7 +195,7 @@ def kept_ranks(
     keep: Bool[Tensor, "image patch"],
     classes: Int[Tensor, "image"],
     grid: tuple[int, int] | None = None,
-) -> TokenAblation:
+) -> KeptRun:
     """The run on the patches that are kept, from the stream that enters block 0, and the class in its last tokens."""
     n_prefix = model.cfg.n_prefix_tokens
     run = model.forward_kept(stream, keep, grid)
@@ -168,14 +212,14 @@ def kept_ranks(
     here = found[:, n_prefix:].where(run.valid, torch.full_like(found[:, n_prefix:], -1))
     ranks.scatter_(1, run.patches, here)
     class_token = found[:, model.cfg.prefix_tokens.index("class")] if model.cfg.has_class_token else None
-    return TokenAblation(run.logits, classes, keep.to(ranks.device), ranks, class_token)
+    return KeptRun(run.logits, classes, keep.to(ranks.device), ranks, class_token)
 
 
-def _replacement(model: HookedViT, source: Tensor, how: str) -> Float[Tensor, "image patch d"]:
+def _stand_in(model: HookedViT, source: Tensor, replacement: str) -> Float[Tensor, "image patch d"]:
     """What stands in the place of a patch's embedding."""
-    if how == "zero":
+    if replacement == "zero":
         return torch.zeros_like(_embedded(model, source[:1]))
-    return _embedded(model, blurred(source) if how == "blur" else source)
+    return _embedded(model, blurred(source) if replacement == "blur" else source)
 
 
 def _mean_embedding(model: HookedViT, run: PictureRun) -> Float[Tensor, "1 patch d"]:

@@ -23,7 +23,7 @@ from vitlens.model.hooks.hook_points import hook_name
 from vitlens.model.parts.attention import Attention
 from vitlens.model.parts.pooling import AttentionPool
 
-LEVELS = ("token", "head")
+PERCEPTIONS = ("token", "head")
 #: Ā of each block from the first to the last, then of the pool where it attends; and the last stream.
 Perceived = tuple[list[Float[Tensor, "image query key"]], Float[Tensor, "image token d"]]
 
@@ -33,10 +33,10 @@ def beyond_intuition(
     images: Float[Tensor, "image channels height width"],
     classes: Int[Tensor, "image"],
     *,
-    level: str = "token",
-    steps: int = 20,
+    perception: str = "token",
+    n_steps: int = 20,
     first_block: int = 0,
-    path: str = "pictures",
+    along: str = "pictures",
     batch_size: int | None = None,
 ) -> Float[Tensor, "image patch"]:
     """P ∘ F at the row that is read: P = (Ā_L + I) ⋯ (Ā_1 + I), F = E_h[(∫₀¹ ∂y_c(α x)/∂A_L dα)⁺], at the patches.
@@ -54,26 +54,26 @@ def beyond_intuition(
     stream that it reads), without I, since its query is no token, and F is that of the pool's pattern.
 
     Args:
-        level: "token" or "head".
-        steps: midpoints of the integral.
+        perception: "token" or "head".
+        n_steps: midpoints of the integral.
         first_block: the first block of P; the authors' own results on 12 blocks begin at block 5 (token), 3 (head).
-        path: see `transition_attention`.
+        along: see `transition_attention`.
         batch_size: rows, pictures × steps, of one forward; by default at most 64, and what is free holds.
 
     Returns:
         Importances, not negative but for differential attention, whose patterns are differences.
 
     Raises:
-        InputError: an unknown level, path or block, fewer than one step, a model without a classifier.
+        InputError: an unknown perception, way (`along`) or block, fewer than one step, a model without a classifier.
 
     Source: Chen, Li, Yu, Dou & Xiong 2023 (Beyond Intuition), TMLR, sections on attention perception and reasoning
     feedback; v and I_h in detail as in their released code, where the integral is a sum over α with both ends.
     """
-    if level not in LEVELS:
-        raise InputError(f"the level is one of {', '.join(LEVELS)}, not {level!r}")
+    if perception not in PERCEPTIONS:
+        raise InputError(f"perception is one of {', '.join(PERCEPTIONS)}, not {perception!r}")
     first = model.block_index(first_block)
-    feedback = integrated_feedback(model, images, classes, steps, path, batch_size)
-    perceive = _token_wise if level == "token" else _head_wise
+    feedback = integrated_feedback(model, images, classes, n_steps, along, batch_size)
+    perceive = _token_wise if perception == "token" else _head_wise
     matrices, last = perceive(model, images, classes, first)
     n_tokens = last.shape[1]
     if reads_by_attention(model):
@@ -81,8 +81,8 @@ def beyond_intuition(
     else:
         own = torch.eye(n_tokens, dtype=feedback.dtype, device=feedback.device)
         rows = rows_that_are_read(model, own.expand(len(images), -1, -1), n_tokens)
-    perception = follow_rows(rows, matrices)
-    mapped = einsum(weights_of_rows(model, last), perception * feedback, "b q, b q k -> b k")
+    perceived = follow_rows(rows, matrices)
+    mapped = einsum(weights_of_rows(model, last), perceived * feedback, "b q, b q k -> b k")
     return mapped[:, model.cfg.n_prefix_tokens :]
 
 

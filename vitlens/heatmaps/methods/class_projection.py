@@ -7,7 +7,7 @@ from torch import Tensor
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 
-MEASURES = ("logit", "probability", "identifiability")
+METRICS = ("logit", "probability", "identifiability")
 
 
 def class_projection(
@@ -16,7 +16,7 @@ def class_projection(
     classes: Int[Tensor, "image"],
     *,
     block: int | None = -1,
-    measure: str = "logit",
+    metric: str = "logit",
 ) -> Float[Tensor, "image patch"]:
     """A1: the class's entry of p(v) = E ν(v) + b for every patch token v of a block's `resid_post`.
 
@@ -24,20 +24,20 @@ def class_projection(
 
     Args:
         block: whose output is projected; None: the sum over all blocks.
-        measure: "logit" p(v)_c, which has a sign; "probability" softmax(p(v))_c; or "identifiability" 1 − rank / C, with
+        metric: "logit" p(v)_c, which has a sign; "probability" softmax(p(v))_c; or "identifiability" 1 − rank / C, with
             rank the number of classes whose logit exceeds that of c (A2).
 
     Raises:
-        InputError: a block or measure that does not exist, a model without a classifier, a probability or rank of a
+        InputError: a block or metric that does not exist, a model without a classifier, a probability or rank of a
             single output.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 3; METHODS.md A1, A2.
     """
-    if measure not in MEASURES:
-        raise InputError(f"a class projection is measured as one of {', '.join(MEASURES)}, not {measure!r}")
+    if metric not in METRICS:
+        raise InputError(f"metric is one of {', '.join(METRICS)}, not {metric!r}")
     model.require_classifier()
-    if measure != "logit":
-        model.require_choice("a probability" if measure == "probability" else "a rank")
+    if metric != "logit":
+        model.require_choice("a probability" if metric == "probability" else "a rank")
     grid = model.embed.grid(*images.shape[-2:])
     last = model.cfg.n_layers - 1 if block is None else model.block_index(block)
     with torch.no_grad():
@@ -45,32 +45,32 @@ def class_projection(
         found = []
         for index in range(0 if block is None else last, last + 1):
             stream = model(stream, start_at_layer=index, stop_at_layer=index + 1, grid=grid)
-            found.append(_measured(model, stream, classes, measure))
+            found.append(_measured(model, stream, classes, metric))
     return torch.stack(found).sum(dim=0)
 
 
 def _measured(
-    model: HookedViT, stream: Float[Tensor, "image tokens d"], classes: Int[Tensor, "image"], measure: str
+    model: HookedViT, stream: Float[Tensor, "image tokens d"], classes: Int[Tensor, "image"], metric: str
 ) -> Float[Tensor, "image patch"]:
     n_prefix = model.cfg.n_prefix_tokens
     tokens = range(n_prefix, stream.shape[1])
     patches = stream[:, n_prefix:]
-    if measure == "logit":
+    if metric == "logit":
         return model.project_chosen(patches, tokens, classes)
     # All classes of all patches, for one picture at a time.
     return torch.cat(
         [
-            _against_others(model.project(own, tokens), chosen, measure)
+            _against_others(model.project(own, tokens), chosen, metric)
             for own, chosen in zip(patches.split(1), classes.tolist(), strict=True)
         ]
     )
 
 
 def _against_others(
-    logits: Float[Tensor, "image patch classes"], chosen: int, measure: str
+    logits: Float[Tensor, "image patch classes"], chosen: int, metric: str
 ) -> Float[Tensor, "image patch"]:
     """The measures that compare a class with all others."""
-    if measure == "probability":
+    if metric == "probability":
         return logits.softmax(dim=-1)[..., chosen]
     rank = (logits > logits[..., chosen, None]).sum(dim=-1)
     return 1 - rank.to(logits.dtype) / logits.shape[-1]

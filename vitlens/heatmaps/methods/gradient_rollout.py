@@ -30,53 +30,33 @@ def gradient_rollout(
     Source: Chefer, Gur & Wolf 2021 (Generic Attention-model Explainability), equations 5 and 6; METHODS.md D2.
     """
     model.require_classifier()
-    return GradientRollout(model, images).of(classes)
+    patterns: list[Float[Tensor, "image head query key"]] = []
+    last: list[Float[Tensor, "image token d"]] = []
 
+    def watch(pattern: Tensor, hook: HookPoint) -> Tensor:
+        kept = pattern if pattern.requires_grad else pattern.detach().requires_grad_()
+        patterns.append(kept)
+        return kept
 
-class GradientRollout:
-    """A forward whose patterns can be differentiated, for the rows of as many classes as are asked for.
+    def keep_last(stream: Tensor, hook: HookPoint) -> None:
+        last.append(stream.detach())
 
-    `logits` [image, class] are the model's.
-    """
-
-    def __init__(self, model: HookedViT, images: Float[Tensor, "image channels height width"]) -> None:
-        self._model = model
-        self._patterns: list[Float[Tensor, "image head query key"]] = []
-        self._streams: list[Float[Tensor, "image token d"]] = []
-
-        def watch(pattern: Tensor, hook: HookPoint) -> Tensor:
-            kept = pattern if pattern.requires_grad else pattern.detach().requires_grad_()
-            self._patterns.append(kept)
-            return kept
-
-        def keep_stream(stream: Tensor, hook: HookPoint) -> None:
-            self._streams.append(stream.detach())
-
-        n_layers = model.cfg.n_layers
-        names = [hook_name(block, "attn.pattern") for block in range(n_layers)]
-        self._pools = isinstance(model.pool, AttentionPool)
-        if self._pools:
-            names.append("pool.hook_pattern")
-        end = hook_name(n_layers - 1, "resid_post")
-        with gradients_enabled():
-            logits = model.run_with_hooks(images, fwd_hooks=[*((name, watch) for name in names), (end, keep_stream)])
-        assert isinstance(logits, Tensor)
-        self.logits: Float[Tensor, "image class"] = logits
-
-    def of(self, classes: Int[Tensor, "image"], keep_graph: bool = False) -> Float[Tensor, "image patch"]:
-        """The row of one class per picture; the last of them frees the graph, unless `keep_graph`."""
-        with gradients_enabled():
-            chosen = self.logits.gather(1, classes[:, None])
-        gradients = gradients_of(chosen, self._patterns, keep_graph=keep_graph)
-        weighted = [
-            (pattern.detach() * gradient).clamp(min=0).mean(dim=1)
-            for pattern, gradient in zip(self._patterns, gradients, strict=True)
-        ]
-        if self._pools:
-            row = torch.zeros_like(self._streams[0][..., 0])
-            row[:, self._model.pool.tokens] = weighted.pop()[:, 0]
-        else:
-            row = read_weights(self._model, self._streams[0])
-        for matrix in reversed(weighted):
-            row = row + einsum(row, matrix, "b q, b q k -> b k")
-        return row[:, self._model.cfg.n_prefix_tokens :]
+    n_layers = model.cfg.n_layers
+    pools = isinstance(model.pool, AttentionPool)
+    names = [hook_name(block, "attn.pattern") for block in range(n_layers)] + ["pool.hook_pattern"] * pools
+    end = hook_name(n_layers - 1, "resid_post")
+    with gradients_enabled():
+        logits = model.run_with_hooks(images, fwd_hooks=[*((name, watch) for name in names), (end, keep_last)])
+        gradients = gradients_of(logits.gather(1, classes[:, None]), patterns)
+    weighted = [
+        (pattern.detach() * gradient).clamp(min=0).mean(dim=1)
+        for pattern, gradient in zip(patterns, gradients, strict=True)
+    ]
+    if pools:
+        row = torch.zeros_like(last[0][..., 0])
+        row[:, model.pool.tokens] = weighted.pop()[:, 0]
+    else:
+        row = read_weights(model, last[0])
+    for matrix in reversed(weighted):
+        row = row + einsum(row, matrix, "b q, b q k -> b k")
+    return row[:, model.cfg.n_prefix_tokens :]

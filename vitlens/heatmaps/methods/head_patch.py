@@ -16,14 +16,15 @@ def head_patch(
     images: Float[Tensor, "image channels height width"],
     classes: Int[Tensor, "image"],
     *,
-    blocks: Sequence[int] | None = None,
+    blocks: int | Sequence[int] | None = None,
     baseline_classes: Int[Tensor, "image"] | None = None,
 ) -> Float[Tensor, "image patch"]:
     """Σ_l Σ_h Σ_q w_q A[l, h, q, j] ⟨v[l, h, j], W_O[l, h] u_c⟩: what patches wrote through heads, directly.
 
     The unit "head_patch" of `direct_logit_attribution`, over heads: patterns and norms are frozen and only the direct way
     of each head to the logit counts, so the map and what prefix tokens, MLPs, the embedding and biases wrote sum to the
-    logit, exactly. What a patch gives to other tokens, which later heads read, is counted where those heads read it.
+    logit, exactly. What a patch gives to other tokens, which later heads read, is counted where those heads read it. Blocks
+    and heads can be kept apart.
 
     Args:
         blocks: whose heads; by default all.
@@ -34,14 +35,23 @@ def head_patch(
 
     Source: METHODS.md notation; Elhage et al. 2021 for the OV circuit.
     """
-    n_layers = model.cfg.n_layers
-    for block in blocks or ():
-        if not -n_layers <= block < n_layers:
-            raise InputError(f"there is no block {block}: they are 0 to {n_layers - 1}")
+    maps = head_patch_by_head(model, images, classes, blocks=blocks, baseline_classes=baseline_classes)
+    return maps.sum(dim=(1, 2))
+
+
+def head_patch_by_head(
+    model: HookedViT,
+    images: Float[Tensor, "image channels height width"],
+    classes: Int[Tensor, "image"],
+    *,
+    blocks: int | Sequence[int] | None = None,
+    baseline_classes: Int[Tensor, "image"] | None = None,
+) -> Float[Tensor, "image block head patch"]:
+    """The terms of `head_patch`, the blocks in their order in the model."""
+    chosen = sorted(set(model.block_indices(blocks)))
     if baseline_classes is not None:
         against = select_classes(model, baseline_classes, len(images), lambda: model(images)).indices
         if (against == classes[:, None]).any():
             raise InputError("a class and its baseline class are the same, so their difference is 0 whatever is shown")
     result = direct_logit_attribution(model, images, classes, baseline_classes=baseline_classes, unit="head_patch")
-    shares = result.values[:, 0] if blocks is None else result.values[:, 0, list(blocks)]
-    return shares.sum(dim=(1, 2))[:, model.cfg.n_prefix_tokens :]
+    return result.values[:, 0, chosen][..., model.cfg.n_prefix_tokens :]

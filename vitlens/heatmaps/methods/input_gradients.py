@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vitlens.arguments import require_seed
 from vitlens.errors import InputError
-from vitlens.heatmaps.methods.token_mask import TARGETS, check_target
+from vitlens.heatmaps.shared.explained import EXPLAINED, check_metric
 from vitlens.heatmaps.shared.pixels import emptied, sum_over_patches
 from vitlens.heatmaps.shared.rows import rows_at_once
 from vitlens.model.hooked_vit import HookedViT
@@ -20,9 +20,9 @@ def integrated_gradients(
     images: Float[Tensor, "image channels height width"],
     classes: Int[Tensor, "image"],
     *,
-    steps: int = 32,
-    baseline: str = "zero",
-    target: str = "logit",
+    n_steps: int = 32,
+    replacement: str = "zero",
+    metric: str = "logit",
     batch_size: int | None = None,
 ) -> Float[Tensor, "image patch"]:
     """Σ over a patch's pixels i of (x_i − x'_i) ∫₀¹ ∂f(x' + α (x − x'))/∂x_i dα: equation 1, along the straight line from
@@ -32,33 +32,33 @@ def integrated_gradients(
     sum to f(x) − f(x'), but for the rule's error: `integration_gap`.
 
     Args:
-        steps: nodes of the rule.
-        baseline: x' is "zero", the grey that is 0 after normalisation; "blur", the picture blurred; or "mean", the
+        n_steps: nodes of the rule.
+        replacement: x' is "zero", the grey that is 0 after normalisation; "blur", the picture blurred; or "mean", the
             picture's mean colour.
-        target: f is the class's "logit", "probability" or "log_probability".
+        metric: f is the class's "logit", "probability" or "log_probability".
         batch_size: rows, pictures × steps, of one forward; by default at most 64, and what is free holds.
 
     Raises:
-        InputError: captum is missing, an unknown baseline or target, fewer than one step or row, no classifier, a
+        InputError: captum is missing, an unknown replacement or metric, fewer than one step or row, no classifier, a
             probability of a single output.
 
     Source: Sundararajan, Taly & Yan 2017, equation 1.
     """
-    check_target(model, target)
-    if steps < 1:
-        raise InputError(f"the integral takes at least one step, not {steps}")
+    check_metric(model, metric)
+    if n_steps < 1:
+        raise InputError(f"the integral takes at least one step, not {n_steps}")
     rows = rows_at_once(model, images, batch_size, gradients=True)
-    integral = _captum().IntegratedGradients(lambda pictures, chosen: TARGETS[target](model(pictures), chosen))
-    n_pictures = max(1, rows // steps)
+    integral = _captum().IntegratedGradients(lambda pictures, chosen: EXPLAINED[metric](model(pictures), chosen))
+    n_pictures = max(1, rows // n_steps)
     found = []
     for pictures, chosen in zip(images.split(n_pictures), classes.split(n_pictures), strict=True):
         with gradients_enabled():
             # captum marks what it is given: a copy leaves the caller's pictures as they are.
             pixels = integral.attribute(
                 pictures.detach().clone().requires_grad_(),
-                emptied(pictures.detach(), baseline),
+                emptied(pictures.detach(), replacement),
                 additional_forward_args=(chosen,),
-                n_steps=steps,
+                n_steps=n_steps,
                 internal_batch_size=rows,
             )
         found.append(sum_over_patches(model, pixels.detach().to(images.dtype)))
@@ -70,12 +70,13 @@ def integration_gap(
     images: Float[Tensor, "image channels height width"],
     classes: Int[Tensor, "image"],
     importance: Float[Tensor, "image patch"],
-    baseline: str = "zero",
-    target: str = "logit",
+    *,
+    replacement: str = "zero",
+    metric: str = "logit",
 ) -> Float[Tensor, "image"]:
     """Σ_j importance_j − (f(x) − f(x')): by how much integrated gradients miss the difference that they divide."""
     with torch.no_grad():
-        whole, empty = (TARGETS[target](model(ends), classes) for ends in (images, emptied(images, baseline)))
+        whole, empty = (EXPLAINED[metric](model(ends), classes) for ends in (images, emptied(images, replacement)))
     return importance.sum(dim=1) - (whole - empty)
 
 
@@ -84,7 +85,7 @@ def smooth_grad(
     images: Float[Tensor, "image channels height width"],
     classes: Int[Tensor, "image"],
     *,
-    n: int = 32,
+    n_draws: int = 32,
     noise: float = 0.15,
     seed: int = 0,
     batch_size: int | None = None,
@@ -95,7 +96,7 @@ def smooth_grad(
     else is in its batch and however many rows a forward has; PyTorch's own random state stays as it is.
 
     Args:
-        n: noisy copies of each picture.
+        n_draws: noisy copies of each picture.
         noise: σ as a share of the picture's range, max x − min x.
         seed: of the noise.
         batch_size: rows of one forward; by default at most 64, and what is free holds.
@@ -106,16 +107,16 @@ def smooth_grad(
     Source: Smilkov et al. 2017, section 2.
     """
     require_seed(seed)
-    if n < 1:
-        raise InputError(f"SmoothGrad takes at least one noisy copy, not {n}")
+    if n_draws < 1:
+        raise InputError(f"SmoothGrad takes at least one noisy copy, not {n_draws}")
     if not 0 <= noise < torch.inf:
         raise InputError(f"noise is a share of the picture's range, 0 or more, not {noise:g}")
     model.require_classifier()
     rows = rows_at_once(model, images, batch_size, gradients=True)
-    saliency = _captum().Saliency(lambda pictures, chosen: TARGETS["logit"](model(pictures), chosen))
+    saliency = _captum().Saliency(lambda pictures, chosen: EXPLAINED["logit"](model(pictures), chosen))
     found = []
     for picture, chosen in zip(images.detach().split(1), classes.split(1), strict=True):
-        noisy = picture + _noise_of(picture, n, noise, seed)
+        noisy = picture + _noise_of(picture, n_draws, noise, seed)
         with gradients_enabled():
             parts = [
                 saliency.attribute(
@@ -123,7 +124,7 @@ def smooth_grad(
                 ).sum(dim=0)
                 for part in noisy.split(rows)
             ]
-        found.append(sum_over_patches(model, sum(parts[1:], parts[0])[None].detach() / n))
+        found.append(sum_over_patches(model, sum(parts[1:], parts[0])[None].detach() / n_draws))
     return torch.cat(found)
 
 

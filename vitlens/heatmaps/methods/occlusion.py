@@ -9,12 +9,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vitlens.errors import InputError
-from vitlens.heatmaps.methods.token_mask import TARGETS, check_target
+from vitlens.heatmaps.shared.explained import EXPLAINED, check_metric
 from vitlens.heatmaps.shared.pixels import EMPTY, emptied, pixels_of
 from vitlens.heatmaps.shared.rows import rows_at_once
 from vitlens.model.hooked_vit import HookedViT
 
-REMOVED = "removed"
+REMOVE = "remove"
 
 
 def occlusion(
@@ -22,9 +22,9 @@ def occlusion(
     images: Float[Tensor, "image channels height width"],
     classes: Int[Tensor, "image"],
     *,
-    fill: str = "mean",
+    replacement: str = "mean",
     window: int = 1,
-    target: str = "probability",
+    metric: str = "probability",
     batch_size: int | None = None,
 ) -> Float[Tensor, "image patch"]:
     """f(x) − f(x without the window): the drop when `window` × `window` patches are replaced in the picture.
@@ -33,34 +33,39 @@ def occlusion(
     windows that cover it. Memory does not grow with the number of patches.
 
     Args:
-        fill: what takes the place: "mean", the picture's mean colour; "zero", the grey that is 0 after normalisation;
-            "blur", the picture blurred; or "removed": the patches leave the sequence, after their positions were added.
+        replacement: what takes the place: "mean", the picture's mean colour; "zero", the grey that is 0 after normalisation;
+            "blur", the picture blurred; or "remove": the patches leave the sequence, after their positions were added.
         window: rows and columns of patches that are hidden together.
-        target: f is the class's "probability", "log_probability" or "logit".
+        metric: f is the class's "probability", "log_probability" or "logit".
         batch_size: rows, pictures × windows, of one forward; by default at most 64, and what is free holds.
 
     Raises:
-        InputError: an unknown fill or target, a window that does not fit the grid, fewer than one row, no classifier,
+        InputError: an unknown replacement or metric, a window that does not fit the grid, fewer than one row, no classifier,
             a probability of a single output.
 
-    Source: Zeiler & Fergus 2014, section 4.2 (a grey square, the probability); "removed" as METHODS.md D3 removes.
+    Source: Zeiler & Fergus 2014, section 4.2 (a grey square, the probability); "remove" as METHODS.md D3 removes.
     """
     rows, columns = grid = model.embed.grid(*images.shape[-2:])
-    if fill not in (*EMPTY, REMOVED):
-        raise InputError(f"an occluded patch is filled by one of {', '.join((*EMPTY, REMOVED))}, not {fill!r}")
-    check_target(model, target)
+    if replacement not in (*EMPTY, REMOVE):
+        raise InputError(
+            f"replacement of an occluded patch is one of {', '.join((*EMPTY, REMOVE))}, not {replacement!r}"
+        )
+    check_metric(model, metric)
     if not 1 <= window <= min(grid):
         raise InputError(f"a window is 1 to {min(grid)} patches wide in a grid of {rows} × {columns}, not {window}")
     at_once = rows_at_once(model, images, batch_size, gradients=False)
     with torch.no_grad():
-        run = _removed(model, images, grid) if fill == REMOVED else _replaced(model, images, emptied(images, fill))
+        if replacement == REMOVE:
+            run = _removed(model, images, grid)
+        else:
+            run = _replaced(model, images, emptied(images, replacement))
         windows = _windows(grid, window, images.device)
         cells = torch.cartesian_prod(torch.arange(len(images)), torch.arange(len(windows))).to(images.device)
         values = [
-            TARGETS[target](run(image, windows[place]), classes[image])
+            EXPLAINED[metric](run(image, windows[place]), classes[image])
             for image, place in (chunk.T for chunk in cells.split(at_once))
         ]
-        whole = TARGETS[target](model(images), classes)
+        whole = EXPLAINED[metric](model(images), classes)
     drops = whole[:, None] - rearrange(torch.cat(values), "(b w) -> b w", b=len(images))
     return _mean_over_windows(drops, grid, window)
 

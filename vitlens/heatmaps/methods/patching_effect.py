@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitlens.errors import InputError
-from vitlens.heatmaps.methods.token_mask import TARGETS, check_target
+from vitlens.heatmaps.shared.explained import EXPLAINED, check_metric
 from vitlens.heatmaps.shared.pixels import emptied
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.patching.sources import OtherRun
@@ -18,8 +18,8 @@ def patching_effect(
     classes: Int[Tensor, "image"],
     *,
     block: int = 0,
-    corrupted: str | Tensor = "blur",
-    target: str = "logit",
+    replacement: str | Tensor = "blur",
+    metric: str = "logit",
     batch_size: int | None = None,
 ) -> Float[Tensor, "image patch"]:
     """f(clean) − f(clean, but `resid_pre` of patch j as in the corrupted picture): B3 by noising, patch by patch.
@@ -28,41 +28,41 @@ def patching_effect(
 
     Args:
         block: which block reads the patched stream.
-        corrupted: "blur", the picture blurred; "mean", its mean colour; "zero", the grey that is 0 after normalisation; or
-            prepared pictures, one [channels, height, width] for all or one for each of `images`.
-        target: f is the class's "logit", "probability" or "log_probability".
+        replacement: the corrupted picture: "blur", the picture blurred; "mean", its mean colour; "zero", the grey that is
+            0 after normalisation; or prepared pictures, one [channels, height, width] for all or one for each of `images`.
+        metric: f is the class's "logit", "probability" or "log_probability".
         batch_size: rows of one forward; by default as many as are fast and fit.
 
     Raises:
-        InputError: a block or target that does not exist, corrupted pictures of another shape, no classifier, a
+        InputError: a block or metric that does not exist, corrupted pictures of another shape, no classifier, a
             probability of a single output.
 
     Source: METHODS.md B3; Vig et al. 2020; Meng et al. 2022.
     """
-    check_target(model, target)
-    others = _corrupted(model, images, corrupted)
+    check_metric(model, metric)
+    others = _corrupted(model, images, replacement)
     n_prefix, (rows, columns) = model.cfg.n_prefix_tokens, model.embed.grid(*images.shape[-2:])
     patches = range(n_prefix, n_prefix + rows * columns)
     plan = Plan.make(model, images, "resid_pre", block, tokens=patches)
     todo = torch.ones(1, 1, len(patches), len(images), dtype=torch.bool)
     effect = images.new_empty(len(images), len(patches))
     with torch.no_grad():
-        whole = TARGETS[target](model(images), classes)
+        whole = EXPLAINED[metric](model(images), classes)
         for step in sweep(model, plan, images, OtherRun(others), todo, batch_size=batch_size, progress=False):
             for patch, logits in zip(step.cells, step.logits, strict=True):
                 here = step.images
-                effect[here, patch] = whole[here] - TARGETS[target](logits, classes[here])
+                effect[here, patch] = whole[here] - EXPLAINED[metric](logits, classes[here])
     return effect
 
 
 def _corrupted(
-    model: HookedViT, images: Float[Tensor, "image channels height width"], corrupted: str | Tensor
+    model: HookedViT, images: Float[Tensor, "image channels height width"], replacement: str | Tensor
 ) -> Float[Tensor, "image channels height width"]:
-    if isinstance(corrupted, str):
-        return emptied(images, corrupted)
-    if isinstance(corrupted, Tensor) and corrupted.is_floating_point():
-        corrupted = corrupted.to(images.dtype)
-    others = model.as_images(corrupted)
+    if isinstance(replacement, str):
+        return emptied(images, replacement)
+    if isinstance(replacement, Tensor) and replacement.is_floating_point():
+        replacement = replacement.to(images.dtype)
+    others = model.as_images(replacement)
     if others.shape[1:] != images.shape[1:] or len(others) not in (1, len(images)):
         raise InputError(
             f"the corrupted pictures are {list(others.shape)}, which do not pair up with pictures of {list(images.shape)}: "

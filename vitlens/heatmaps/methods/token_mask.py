@@ -11,27 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitlens.errors import InputError
+from vitlens.heatmaps.shared.explained import EXPLAINED, check_metric
 from vitlens.heatmaps.shared.rows import rows_at_once
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.gradients import gradients_enabled, gradients_of
 from vitlens.model.runs.kept_tokens import forward_masked
-
-#: What of the class's output is explained, from the logits [row, classes] and the class of each row.
-TARGETS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "probability": lambda logits, classes: logits.softmax(dim=-1).gather(1, classes[:, None])[:, 0],
-    "log_probability": lambda logits, classes: logits.log_softmax(dim=-1).gather(1, classes[:, None])[:, 0],
-    "logit": lambda logits, classes: logits.gather(1, classes[:, None])[:, 0],
-}
-
-
-def check_target(model: HookedViT, target: str) -> None:
-    """Raises InputError for an unknown target, a model without classifier, a probability among less than two classes."""
-    if target not in TARGETS:
-        raise InputError(f"the target is one of {', '.join(TARGETS)}, not {target!r}")
-    model.require_classifier()
-    if target != "logit":
-        model.require_choice(f"a {target.replace('_', ' ')}")
-
 
 #: The path is followed from this level of all patches: below it they are as good as removed.
 LEAST = 1e-12
@@ -44,9 +28,9 @@ def token_mask(
     images: Float[Tensor, "image channels height width"],
     classes: Int[Tensor, "image"],
     *,
-    target: str = "probability",
-    steps: int = 16,
-    scan: int = 32,
+    metric: str = "probability",
+    n_steps: int = 16,
+    n_scanned: int = 32,
     batch_size: int | None = None,
 ) -> Float[Tensor, "image patch"]:
     """D4: ∫₀¹ ∂f(α·1)/∂m_j dα, where the mask m multiplies the weight of key j in every head: A[q, j] ∝ m_j exp(s[q, j]).
@@ -61,36 +45,36 @@ def token_mask(
     and the importances, which then sum to zero, tell patches from each other but are not complete.
 
     Args:
-        target: f is the class's "probability", "log_probability" or "logit".
-        steps: points of the integral, each a forward and a backward.
-        scan: intervals after which f is looked at to place them, each a forward.
+        metric: f is the class's "probability", "log_probability" or "logit".
+        n_steps: points of the integral, each a forward and a backward.
+        n_scanned: intervals after which f is looked at to place them, each a forward.
         batch_size: rows, pictures × points, of one forward; by default at most 64, and what is free holds.
 
     Raises:
-        InputError: an unknown target, a probability of a single output, fewer than one step, interval or row.
+        InputError: an unknown metric, a probability of a single output, fewer than one step, interval or row.
 
     Source: METHODS.md D4; the path integral is that of Sundararajan, Taly & Yan 2017, equation 1.
     """
-    check_target(model, target)
-    if steps < 1:
-        raise InputError(f"the integral takes at least one step, not {steps}")
-    if scan < 1:
-        raise InputError(f"the scan takes at least one interval, not {scan}")
+    check_metric(model, metric)
+    if n_steps < 1:
+        raise InputError(f"the integral takes at least one step, not {n_steps}")
+    if n_scanned < 1:
+        raise InputError(f"the scan takes at least one interval, not {n_scanned}")
     rows = rows_at_once(model, images, batch_size, gradients=True)
     grid = model.embed.grid(*images.shape[-2:])
     with torch.no_grad():
         stream = model(images, stop_at_layer=0)
-    path = Path(model, stream, classes, TARGETS[target], grid, rows)
-    logs = torch.linspace(_least_log(stream.dtype), 0, scan + 1, dtype=torch.float64, device=stream.device)
+    path = Path(model, stream, classes, EXPLAINED[metric], grid, rows)
+    logs = torch.linspace(_least_log(stream.dtype), 0, n_scanned + 1, dtype=torch.float64, device=stream.device)
     with torch.no_grad():
         seen = path.along(logs.expand(len(stream), -1), path.value)
-    points, widths = path_points(logs, seen.double(), steps)
+    points, widths = path_points(logs, seen.double(), n_steps)
     gradients = path.along(points, path.gradient)
     return einsum(gradients, widths.to(gradients), "b s p, b s -> b p")
 
 
 def path_points(
-    logs: Float[Tensor, "place"], seen: Float[Tensor, "image place"], steps: int
+    logs: Float[Tensor, "place"], seen: Float[Tensor, "image place"], n_steps: int
 ) -> tuple[Float[Tensor, "image step"], Float[Tensor, "image step"]]:
     """Where on the path, as log α, gradients are taken, and the weight of each: points that follow what f does.
 
@@ -103,7 +87,7 @@ def path_points(
     even = (POWER * logs).exp() - (POWER * logs[0]).exp()
     even = (even / even[-1]).expand_as(moved)
     content = torch.where(whole > 0, (moved / whole.where(whole > 0, 1.0) + even) / 2, even)
-    edges = _inverse(content, logs, torch.linspace(0, 1, steps + 1, dtype=logs.dtype, device=logs.device))
+    edges = _inverse(content, logs, torch.linspace(0, 1, n_steps + 1, dtype=logs.dtype, device=logs.device))
     points = (edges[:, 1:] + edges[:, :-1]) / 2
     return points, points.exp() * edges.diff(dim=1)
 
@@ -113,7 +97,8 @@ def completeness_gap(
     images: Float[Tensor, "image channels height width"],
     classes: Int[Tensor, "image"],
     importance: Float[Tensor, "image patch"],
-    target: str = "probability",
+    *,
+    metric: str = "probability",
 ) -> Float[Tensor, "image"]:
     """Σ_j importance_j − (f(1) − f(0⁺)): by how much D4 misses the difference that it divides among the patches.
 
@@ -125,7 +110,7 @@ def completeness_gap(
         stream = model(images, stop_at_layer=0)
         whole = torch.ones_like(importance)
         least = whole * torch.finfo(whole.dtype).tiny ** 0.5
-        ends = [TARGETS[target](forward_masked(model, stream, mask, grid), classes) for mask in (whole, least)]
+        ends = [EXPLAINED[metric](forward_masked(model, stream, mask, grid), classes) for mask in (whole, least)]
     return importance.sum(dim=1) - (ends[0] - ends[1])
 
 
@@ -136,7 +121,7 @@ class Path:
     model: HookedViT
     stream: Float[Tensor, "image tokens d"]
     classes: Int[Tensor, "image"]
-    target: Callable[[Tensor, Tensor], Tensor]
+    explained: Callable[[Tensor, Tensor], Tensor]
     grid: tuple[int, int]
     batch_size: int
 
@@ -163,7 +148,7 @@ class Path:
 
     def _of(self, image: Int[Tensor, "row"], mask: Float[Tensor, "row patch"]) -> Float[Tensor, "row"]:
         logits = forward_masked(self.model, self.stream[image], mask, self.grid)
-        return self.target(logits, self.classes[image])
+        return self.explained(logits, self.classes[image])
 
 
 def _least_log(dtype: torch.dtype) -> float:

@@ -22,9 +22,9 @@ def transition_attention(
     images: Float[Tensor, "image channels height width"],
     classes: Int[Tensor, "image"],
     *,
-    steps: int = 20,
+    n_steps: int = 20,
     first_block: int = 0,
-    path: str = "pictures",
+    along: str = "pictures",
     batch_size: int | None = None,
 ) -> Float[Tensor, "image patch"]:
     """s_L = E_h[A_L], s_l = s_{l+1} E_h[A_l] + s_{l+1}, at the row that is read; the map is s_first ∘ W at the patches.
@@ -37,23 +37,23 @@ def transition_attention(
     with attention pooling A_L is the pool's own pattern, and all blocks lie below. For class tokens it is the paper's.
 
     Args:
-        steps: midpoints of the integral.
+        n_steps: midpoints of the integral.
         first_block: the first block of the chain; the authors' own segmentation results begin at block 4 of 12.
-        path: "pictures" as above; "attention": α A_L in place of A_L, in the run of the picture itself. This costs one run
-            of the blocks in place of `steps`.
+        along: "pictures" as above; "attention": α A_L in place of A_L, in the run of the picture itself. This costs one run
+            of the blocks in place of `n_steps`.
         batch_size: rows, pictures × steps, of one forward; by default at most 64, and what is free holds.
 
     Returns:
         Importances, not negative but for differential attention, whose patterns are differences.
 
     Raises:
-        InputError: an unknown path or block, fewer than one step, a model without a classifier.
+        InputError: an unknown way (`along`) or block, fewer than one step, a model without a classifier.
 
     Source: Yuan, Li, Xiong, Cao & Dou 2021 (Explaining Information Flow Inside Vision Transformers Using Markov Chain),
     as their released code computes it; there, the integral is a sum over α from 0 to 1 with both ends.
     """
     first = model.block_index(first_block)
-    feedback = integrated_feedback(model, images, classes, steps, path, batch_size)
+    feedback = integrated_feedback(model, images, classes, n_steps, along, batch_size)
     matrices: list[Float[Tensor, "image query key"]] = []
     names = [hook_name(block, "attn.pattern") for block in range(first, model.cfg.n_layers)]
     names += [last_pattern_name(model)] if reads_by_attention(model) else []

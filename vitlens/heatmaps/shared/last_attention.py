@@ -83,8 +83,8 @@ def integrated_feedback(
     model: HookedViT,
     images: Float[Tensor, "image channels height width"],
     classes: Int[Tensor, "image"],
-    steps: int,
-    path: str,
+    n_steps: int,
+    along: str,
     batch_size: int | None,
 ) -> Float[Tensor, "image row token"]:
     """F = E_h[(∫₀¹ ∂y_c(α)/∂A dα)⁺] at the rows of the last attention A that are read, y_c the class's logit.
@@ -96,22 +96,22 @@ def integrated_feedback(
         batch_size: rows, pictures × steps, of one forward; by default at most 64, and what is free holds.
 
     Raises:
-        InputError: an unknown path, fewer than one step.
+        InputError: an unknown way (`along`), fewer than one step.
     """
-    if path not in PATHS:
-        raise InputError(f"the path is one of {', '.join(PATHS)}, not {path!r}")
-    if steps < 1:
-        raise InputError(f"the integral takes at least one step, not {steps}")
+    if along not in PATHS:
+        raise InputError(f"the integral goes along one of {', '.join(PATHS)}, not {along!r}")
+    if n_steps < 1:
+        raise InputError(f"the integral takes at least one step, not {n_steps}")
     model.require_classifier()
-    levels = (torch.arange(steps, device=images.device, dtype=images.dtype) + 0.5) / steps
+    levels = (torch.arange(n_steps, device=images.device, dtype=images.dtype) + 0.5) / n_steps
     rows = rows_at_once(model, images, batch_size, gradients=False)
-    n_pictures = max(1, rows // steps)
+    n_pictures = max(1, rows // n_steps)
     found = []
     for pictures, chosen in zip(images.split(n_pictures), classes.split(n_pictures), strict=True):
-        runs = partial(_scaled_pictures if path == "pictures" else _scaled_attention, model, pictures, chosen)
+        runs = partial(_scaled_pictures if along == "pictures" else _scaled_attention, model, pictures, chosen)
         total = sum(runs(part) for part in levels.split(rows))
         assert isinstance(total, Tensor)
-        found.append((total / steps).clamp(min=0).mean(dim=1))
+        found.append((total / n_steps).clamp(min=0).mean(dim=1))
     return torch.cat(found)
 
 

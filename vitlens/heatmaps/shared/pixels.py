@@ -19,17 +19,19 @@ EMPTY: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def emptied(
-    images: Float[Tensor, "image channels height width"], how: str
+    images: Float[Tensor, "image channels height width"], replacement: str
 ) -> Float[Tensor, "image channels height width"]:
     """Pictures that show nothing: "zero" is the grey that the training data have on average, "mean" each picture's own mean
     colour, "blur" the picture blurred (σ = 1/16 of its height).
 
     Raises:
-        InputError: an unknown way.
+        InputError: an unknown replacement.
     """
-    if how not in EMPTY:
-        raise InputError(f"a picture is emptied by one of {', '.join(EMPTY)}, not {how!r}")
-    return EMPTY[how](images)
+    if replacement not in EMPTY:
+        raise InputError(
+            f"what stands in for the picture (replacement) is one of {', '.join(EMPTY)}, not {replacement!r}"
+        )
+    return EMPTY[replacement](images)
 
 
 def pixels_of(

@@ -22,6 +22,7 @@ def set_class_embeddings(
     model: "HookedViT",
     weight: Any,
     names: Sequence[str] | None = None,
+    *,
     bias: Any = None,
     scale: float = 1.0,
     normalise: bool = False,
@@ -70,6 +71,7 @@ def with_class_embeddings(
     model: "HookedViT",
     weight: Any,
     names: Sequence[str] | None = None,
+    *,
     bias: Any = None,
     scale: float = 1.0,
     normalise: bool = False,
@@ -80,7 +82,7 @@ def with_class_embeddings(
     Weights and hook points are shared with this model, which keeps its own classes.
 
         text = model.with_class_embeddings(clip_text_features, ["a dog", "a cat"], scale=100.0, normalise=True)
-        probe = model.with_class_embeddings(weights, ["striped"], bias, space="residual")
+        probe = model.with_class_embeddings(weights, ["striped"], bias=bias, space="residual")
 
     Args:
         weight: directions [classes, features], or one of them: text embeddings, probe weights, differences of means.
@@ -98,7 +100,7 @@ def with_class_embeddings(
     if space == "residual":
         read_the_stream(view)
         space = "features"
-    view.set_class_embeddings(weight, names, bias, scale, normalise, space)
+    view.set_class_embeddings(weight, names, bias=bias, scale=scale, normalise=normalise, space=space)
     view.setup()
     return view
 

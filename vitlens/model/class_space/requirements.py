@@ -13,9 +13,7 @@ def require_classifier(model: "HookedViT") -> None:
     model.classifiers  # noqa: B018
 
 
-def require_choice(
-    model: "HookedViT", quantity: str, instead: str = 'ask for the logit, e.g. target="logit" or metric="logit"'
-) -> None:
+def require_choice(model: "HookedViT", quantity: str, instead: str = 'ask for the logit: metric="logit"') -> None:
     """Raises InputError unless the model chooses among at least two classes, as `quantity` ("a rank") needs.
 
     The softmax over one output is 1 and its rank is 0 whatever the model computes, and so are all ranks among classes

@@ -32,9 +32,7 @@ def outside_inference(x: Tensor) -> Tensor:
     return x.clone() if x.is_inference() else x
 
 
-def gradients_of(
-    output: Tensor, wanted: Sequence[Tensor], weights: Tensor | None = None, *, keep_graph: bool = False
-) -> tuple[Tensor, ...]:
+def gradients_of(output: Tensor, wanted: Sequence[Tensor], weights: Tensor | None = None) -> tuple[Tensor, ...]:
     """∂ Σ weights · output / ∂ each of `wanted`; zeros where the output does not depend on it, e.g. behind an ablation.
 
     Args:
@@ -43,6 +41,4 @@ def gradients_of(
     if not output.requires_grad:
         return tuple(torch.zeros_like(x) for x in wanted)
     weights = torch.ones_like(output) if weights is None else weights
-    return torch.autograd.grad(
-        output, list(wanted), weights, retain_graph=keep_graph, allow_unused=True, materialize_grads=True
-    )
+    return torch.autograd.grad(output, list(wanted), weights, allow_unused=True, materialize_grads=True)

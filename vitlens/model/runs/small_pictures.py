@@ -1,16 +1,20 @@
 """The small pictures that a result keeps, so that its figures can lie over what it is about."""
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from vitlens.model.hooked_vit import HookedViT
 from vitlens.results.result import LONGEST_KEPT, MOST_KEPT
+
+if TYPE_CHECKING:
+    from vitlens.model.hooked_vit import HookedViT
 
 
 def small_pictures(
-    model: HookedViT, images: Float[Tensor, "image channels height width"], most: int = MOST_KEPT
+    model: "HookedViT", images: Float[Tensor, "image channels height width"], most: int = MOST_KEPT
 ) -> UInt8[Tensor, "kept kept_height kept_width 3"]:
     """The first pictures as bytes of colour, at most 448 pixels on the longer side: some ten megabytes for all 16."""
     pixels = model.to_pixels(images[:most].detach()).float()

@@ -14,8 +14,8 @@ from vitlens.data.class_names import short_name
 from vitlens.data.decoding import decode_rows
 from vitlens.faithfulness.perturbation import area, removal_steps, remove_in_order
 from vitlens.heatmaps.methods.baselines import random_importance
-from vitlens.heatmaps.methods.saliency import ProjectionGradientObserver, gradient_rollout
-from vitlens.heatmaps.run import find_method
+from vitlens.heatmaps.methods.projection_gradient import ProjectionGradientObserver
+from vitlens.heatmaps.run import find_method, heatmap
 from vitlens.model.hooks.hook_points import Hooks
 from vitlens.paper.experiment import Arrays, Batch, Experiment, Tables
 from vitlens.paper.store import Records
@@ -41,7 +41,9 @@ class Explainability(Experiment):
             maps = self._observer.importance(target[:, None], loss)[:, 0].sum(dim=(1, 2))
         del self._observer
         with one_thread():
-            rollout = gradient_rollout(self.model, batch.images, target).values[:, 0]
+            rollout = heatmap(
+                self.model, batch.images, target, method="gradient_rollout", warn=False, progress=False
+            ).patches()
         importance = {"projection_gradient": maps, "gradient_rollout": rollout}
         found: Arrays = {}
         for method, values in importance.items():
@@ -107,17 +109,23 @@ def curves_of(
     batch: Batch,
     importance: Tensor,
     target: Int[Tensor, "image"],
-    directions: tuple[str, ...] = ("negative", "positive"),
+    perturbations: tuple[str, ...] = ("negative", "positive"),
 ) -> Arrays:
-    """D3 of a chunk as records: by direction whether the target is predicted, and its probability, [image, removed]."""
+    """D3 of a chunk as records: by perturbation whether the target is predicted, and its probability, [image, removed]."""
     # One map of thousands that is the same everywhere does not end the run: its patches go in reading order.
     test = remove_in_order(
-        experiment.model, batch.images, importance, target, n_steps=experiment.settings.n_steps, directions=directions
+        experiment.model,
+        batch.images,
+        importance,
+        target,
+        n_steps=experiment.settings.n_steps,
+        perturbations=perturbations,
+        progress=False,
     )
     found: Arrays = {}
-    for i, direction in enumerate(directions):
-        found[experiment.own(f"{method}/{direction}/accuracy")] = test.values[i].bool()
-        found[experiment.own(f"{method}/{direction}/probability")] = test.probabilities[i].half()
+    for i, perturbation in enumerate(perturbations):
+        found[experiment.own(f"{method}/{perturbation}/accuracy")] = test.values[i].bool()
+        found[experiment.own(f"{method}/{perturbation}/probability")] = test.probabilities[i].half()
     return found
 
 
@@ -131,18 +139,20 @@ def curve_tables(
     compat = experiment.settings.paper_compat
     curves, areas = [], []
     series = [
-        (method, direction, [f"{method}/{direction}"]) for method in methods for direction in ("negative", "positive")
+        (method, perturbation, [f"{method}/{perturbation}"])
+        for method in methods
+        for perturbation in ("negative", "positive")
     ]
     if n_random:
         series.append(("random", "either", [f"random {seed}/negative" for seed in range(n_random)]))
-    for method, direction, names in series:
-        row: dict[str, object] = {"method": method, "direction": direction}
+    for method, perturbation, names in series:
+        row: dict[str, object] = {"method": method, "perturbation": perturbation}
         for quantity in ("accuracy", "probability"):
             values = np.mean(
                 [records[experiment.own(f"{name}/{quantity}")].astype(np.float64) for name in names], axis=0
             )
             table = experiment.summary(values, {"removed": removed})
-            curves.append(table.assign(method=method, direction=direction, quantity=quantity))
+            curves.append(table.assign(method=method, perturbation=perturbation, quantity=quantity))
             under = area(torch.from_numpy(values), removed).numpy()
             interval = experiment.summary(under[:, None], {"": [0]}).iloc[0]
             row |= {f"{quantity}_area": interval["mean"]}
