@@ -65,6 +65,7 @@ SUBJECTS = {
     "bootstrap": ["sums", "counts"],
     "permutation_test": ["inside", "outside"],
     "run_study": ["model", "settings"],
+    "load_result": ["path", "expected"],
     "ProbeFit.add": ["images", "labels"],
     "Edges": ["queries", "keys"],
 }
