@@ -164,7 +164,7 @@ def _largest(method: str, one: "Heatmap", pictures: list[Path], top: int) -> lis
             "importance": one.values[image, row, column].item(),
         }
         for image, picture in enumerate(pictures)
-        for row, column in one.top(top, image)
+        for row, column in one.top(top, image)[["row", "column"]].itertuples(index=False)
     ]
 
 
@@ -202,7 +202,7 @@ def _shown(largest: list[dict[str, Any]], facts: list[dict[str, Any]], picture: 
 
 
 def _scores(scores: "Faithfulness") -> list[dict[str, Any]]:
-    table = scores.table()
+    table = scores.summary()
     return [
         {"method": method, "metric": metric, **table.loc[method, metric].to_dict()}
         for method in table.index
@@ -216,7 +216,7 @@ def _shown_scores(scores: "Faithfulness") -> Any:
     by_method: dict[str, dict[str, str]] = {}
     for row in _scores(scores):
         # Of a single picture the interval is a point.
-        interval = "" if len(scores.axes["image"]) == 1 else f" [{row['lower']:.3f}, {row['upper']:.3f}]"
+        interval = "" if len(scores.axes["image"]) == 1 else f" [{row['low']:.3f}, {row['high']:.3f}]"
         by_method.setdefault(row["method"], {})[row["metric"]] = f"{row['mean']:.3f}{interval}"
     return pd.DataFrame([{"method": method, **cells} for method, cells in by_method.items()])
 
