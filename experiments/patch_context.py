@@ -35,7 +35,7 @@ from vitlens.choose.tokens import Box, select_tokens
 from vitlens.cli.options import Timm
 from vitlens.cli.shared import DEMO, load_model, run
 from vitlens.data.class_names import short_name
-from vitlens.data.counterfactuals import REPLACEMENTS, replace_context
+from vitlens.data.counterfactuals import CONTEXT_REPLACEMENTS, replace_context
 from vitlens.demo import load_demo_pictures
 from vitlens.errors import InputError
 from vitlens.files import make_folder, only_process_in, write_whole
@@ -80,7 +80,7 @@ def main(
     replace: Annotated[
         str | None,
         typer.Option(
-            help=f"make the corrupted picture from the clean one: context replaced by {', '.join(REPLACEMENTS)}"
+            help=f"make the corrupted picture from the clean one: context replaced by {', '.join(CONTEXT_REPLACEMENTS)}"
         ),
     ] = None,
     mask: Annotated[
