@@ -182,7 +182,7 @@ def test_describe(run, case):
     assert (done.code, done.stderr) == (0, "")
     description = vitlens.describe(model, [AGREEING, CONFLICTING], progress=False)
     for name in description.facts:
-        assert column(done.json["rows"], name) == numbers(description.to_frame(), name)
+        assert column(done.json["rows"], name) == numbers(description.heads, name)
     assert done.json["warnings"] == description.warnings
     assert column(done.json["blocks"], "patch_norm_max") == numbers(description.blocks, "patch_norm_max")
 

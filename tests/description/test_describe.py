@@ -17,7 +17,7 @@ from vitlens.description.sinks import SinkRule
 from vitlens.description.token_norms import BIN_EDGES
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.registers import find_register_neurons
-from vitlens.results.result import Result
+from vitlens.results.result import load_result
 
 TENSORS = ("values", "token_norms", "outlier_counts", "norm_histogram", "example_norms", "sink_events", "sink_tokens",
            "head_similarity", "cka")  # fmt: skip
@@ -156,7 +156,7 @@ def test_the_corners_of_a_trained_model(assets):
 def test_tables(plain, images_of, tmp_path):
     images = images_of(plain, 5)
     description = describe(plain, images, progress=False)
-    table = description.to_frame()
+    table = description.heads
     assert len(table) == 12
     assert table.loc[7, ["block", "head"]].tolist() == [1, 3]
     assert table.loc[7, "distance"] == description.fact("distance")[1, 3].item()
@@ -169,14 +169,14 @@ def test_tables(plain, images_of, tmp_path):
     with pytest.raises(InputError, match="no fact 'length' of the heads of this model; there are distance, "):
         description.fact("length")
     description.save(tmp_path / "d.safetensors")
-    loaded = Result.load(tmp_path / "d.safetensors")
+    loaded = load_result(tmp_path / "d.safetensors")
     assert isinstance(loaded, Description)
     same_descriptions(loaded, description)
-    assert loaded.to_frame().equals(table)
+    assert loaded.heads.equals(table)
     few = describe(plain, images[:3], progress=False)
     assert few.cka is None
     few.save(tmp_path / "d.safetensors")
-    assert Result.load(tmp_path / "d.safetensors").cka is None
+    assert load_result(tmp_path / "d.safetensors").cka is None
 
 
 def test_the_model_is_left_as_it_was(plain, images_of):
@@ -234,5 +234,5 @@ def test_a_model_of_one_block_and_no_classifier():
     single = HookedViT.from_timm(build_timm(depth=1, num_heads=1))
     description = describe(single, pictures(single.cfg, 4), progress=False)
     assert description.settings["late_block"] == 0
-    assert "nearest_head" not in description.to_frame()
+    assert "nearest_head" not in description.heads
     assert description.redundant_heads().empty

@@ -169,6 +169,6 @@ def test_heads_that_are_copies_of_each_other(plain, images_of):
     best = description.redundant_heads(1).iloc[0]
     assert (best["head"], best["other"]) == ("L1H0", "L1H2")
     assert best["similarity"] == pytest.approx(1)
-    row = description.to_frame().query("block == 1 and head == 2").iloc[0]
+    row = description.heads.query("block == 1 and head == 2").iloc[0]
     assert (row["nearest_head"], row["nearest_similarity"]) == ("L1H0", pytest.approx(1))
     assert len(description.redundant_heads(None)) == 12 * 11 / 2

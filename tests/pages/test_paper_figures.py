@@ -8,7 +8,7 @@ import torch
 from vitlens import ablate_tokens, class_lens, heatmap, load_demo, plots
 from vitlens.faithfulness import perturbation_test
 from vitlens.lens import class_trace
-from vitlens.memories import Memories
+from vitlens.memories.memories import Memories
 from vitlens.pages.page import Section, write_page
 from vitlens.paper.figures import interventions as paper_interventions
 from vitlens.paper.figures import lens as paper_lens

@@ -30,7 +30,7 @@ def pictures(model):
 
 def identifiability_in(model, tokens, images, classes, masks) -> np.ndarray:
     """1 − rank/C of the class in each picture's context (or object) patches after every block, [picture, block]."""
-    trace = class_trace(model, images, classes)
+    trace = class_trace(model, images, classes).tables()
     inside = select_tokens(model, tokens, len(images), masks=masks)
     scores = torch.stack(
         [1 - trace.ranks["resid_post", b].double() / trace.n_classes for b in range(model.cfg.n_layers)], dim=1

@@ -66,7 +66,7 @@ def describe(
         Answer(
             "describe",
             hooked.cfg.model_name,
-            description.to_frame(),
+            description.heads,
             {
                 "n_images": description.n_images,
                 "left_out": n_left_out,

@@ -14,7 +14,7 @@ from torch import Tensor
 from vitlens.data.picture_sets import PictureSet
 from vitlens.data.pictures import Preprocessing
 from vitlens.errors import InputError
-from vitlens.lens.trace import ClassTrace
+from vitlens.lens.trace import SiteTables
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Hooks
 from vitlens.paper.settings import StudySettings
@@ -48,7 +48,7 @@ class Batch:
     keys: list[int]
     object_patches: Bool[Tensor, "image patch"] | None
     context_patches: Bool[Tensor, "image patch"] | None
-    trace: ClassTrace
+    trace: SiteTables
     logits: Float[Tensor, "image class"]
     grid: tuple[int, int]
 

@@ -201,7 +201,7 @@ def _degree(circuit: Circuit, name: str) -> str:
 
 def _caption(circuit: Circuit) -> str:
     """Which model, and how the circuit was found where that is known."""
-    how, metric = circuit.settings.get("how"), circuit.settings.get("metric")
+    how, metric = circuit.settings.get("method"), circuit.settings.get("metric")
     found = f"; found by {text(how)}" if how else ""
     about = f" from effects on the {text(str(metric).replace('_', ' '))}" if metric else ""
     return f"{text(circuit.model_name)}{found}{about}<br>width: size of the score; squares: input, MLPs, logits"

@@ -23,6 +23,7 @@ from vitlens.paper.experiments.explainability import curve_tables, curves_of
 from vitlens.paper.figures.interventions import probe_curves
 from vitlens.paper.store import Records
 from vitlens.plots.perturbation import perturbation_curves
+from vitlens.results.result import load_result
 
 LOG = logging.getLogger(__name__)
 FILE, PICTURES = "probes.safetensors", "training_pictures.parquet"
@@ -68,14 +69,14 @@ class LinearProbe(Experiment):
             keep_list(folder / PICTURES, listed, must_exist=path.exists())
         try:
             if path.exists():
-                Probes.load(path)
+                load_result(path, Probes)
                 return
         except InputError as error:
             LOG.warning("%s: the probes are trained again", error)
         self._train(pictures).save(path)
 
     def load(self, folder: Path) -> None:
-        self.probes = Probes.load(folder / FILE, self.model.device)
+        self.probes = load_result(folder / FILE, Probes).to(self.model.device)
 
     def _pictures(self) -> PictureSet:
         settings = self.settings
