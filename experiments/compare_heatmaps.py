@@ -143,7 +143,7 @@ def main(
 
 
 def cells_of(scores: HeatmapEvaluation) -> pd.DataFrame:
-    """Methods × metrics, as "mean [lower, upper]"; the metric's name with the direction that is better."""
+    """Methods × metrics, as "mean [low, high]"; the metric's name with the direction that is better."""
     tables = {METRICS[name].title: scores.faithfulness.table()[name] for name in scores.faithfulness.axes["metric"]}
     if scores.segmentation is not None:
         found = scores.segmentation.table()
@@ -158,8 +158,8 @@ def cells_of(scores: HeatmapEvaluation) -> pd.DataFrame:
 def cell(numbers: pd.DataFrame, method: str) -> str:
     if method not in numbers.index or np.isnan(numbers.loc[method, "mean"]):
         return "–"
-    mean, lower, upper = numbers.loc[method]
-    return f"{mean:.3f} [{lower:.2f}, {upper:.2f}]".replace("-", "−")
+    mean, low, high = numbers.loc[method]
+    return f"{mean:.3f} [{low:.2f}, {high:.2f}]".replace("-", "−")
 
 
 def planted_table(methods: list[str], builds: int, n_pictures: int) -> pd.DataFrame:

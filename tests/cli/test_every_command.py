@@ -160,7 +160,7 @@ def test_heatmap_by_default_and_its_faithfulness(run, demo):
     assert len(scores) == table.shape[0] * table.shape[1] // 3
     for method in table.index:
         for metric in ("deletion", "insertion", "negative", "positive"):
-            for end in ("mean", "lower", "upper"):
+            for end in ("mean", "low", "high"):
                 assert scores[method, metric][end] == pytest.approx(table.loc[method, (metric, end)], abs=1e-6)
 
 
