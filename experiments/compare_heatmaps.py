@@ -7,7 +7,7 @@ chunk of pictures is kept in --out: the same command goes on where it was stoppe
     python experiments/compare_heatmaps.py
     python experiments/compare_heatmaps.py --planted
     python experiments/compare_heatmaps.py --model vit_tiny_patch16_224 --checkpoint FILE --data FOLDER --metric deletion …
-    python experiments/compare_heatmaps.py --model vit_base_patch16_224 --data ImageNetS919 --per-class 1 --target label
+    python experiments/compare_heatmaps.py --model vit_base_patch16_224 --data ImageNetS919 --per-class 1 --classes label
 """
 
 import sys
