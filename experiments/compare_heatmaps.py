@@ -90,7 +90,7 @@ def main(
         return
     hooked = load_model(model, checkpoint, random_weights, device, timm=timm)
     pictures = open_pictures(
-        data, hooked.class_names, hooked.cfg.n_classes, split=split, n=limit, per_class=per_class, masks=masks
+        data, hooked.class_names, hooked.cfg.n_classes, split=split, n_images=limit, per_class=per_class, masks=masks
     )
     metrics = metric or [
         name for name in DEFAULT_METRICS if pictures.has_masks or not METRICS[name].needs_masks

@@ -247,18 +247,16 @@ def _randomised(subject: Subject) -> Figures:
 
 
 def description(subject: Subject) -> Figures:
-    found = vitlens.describe(subject.model, subject.images, against=subject.model, progress=False)
+    found = vitlens.describe(subject.model, subject.images, other_model=subject.model, progress=False)
     figures: Figures = {name: partial(figure, found) for name, figure in KINDS.items()}
 
     def registers() -> go.Figure:
         try:
-            neurons = vitlens.registers.find_register_neurons(
-                subject.model, subject.images, n_neurons=3, progress=False
-            )
+            neurons = vitlens.registers.find_register_neurons(subject.model, subject.images, k=3, progress=False)
         except vitlens.InputError:
             # No outlier patches: the added token then merely takes part.
             neurons = []
-        shift = vitlens.registers.register_shift(subject.model, subject.images[:1], neurons, progress=False)
+        shift = vitlens.registers.register_shift(subject.model, subject.images[:1], neurons=neurons, progress=False)
         return plots.register_board(shift)
 
     return figures | {"registers": registers}
@@ -274,15 +272,15 @@ def features(subject: Subject) -> Figures:
     )  # fmt: skip
 
     def card(**options: Any) -> go.Figure:
-        found = vitlens.memories.top_memory_patches(model, -1, subject.images, progress=False, **options)
+        found = vitlens.memories.top_memory_patches(model, subject.images, block=-1, progress=False, **options)
         return plots.feature_card(found)
 
     return {
-        "memory of the MLP": lambda: card(k=9, one_per_picture=True),
+        "memory of the MLP": lambda: card(k=9, one_per_image=True),
         "memory of attention": lambda: card(part="attn", k=15),
         "features of a logit": lambda: plots.feature_bars(
             vitlens.features.feature_attribution(
-                model, None, sae, subject.images[:1], int(subject.labels[0]), progress=False
+                model, subject.images[:1], int(subject.labels[0]), sae=sae, progress=False
             )
         ),
     }
@@ -355,7 +353,9 @@ def demo_tables(model: HookedViT) -> dict[str, pd.DataFrame]:
         split="agreeing", train_data="demo", train_split="conflicting", train_per_class=2,
     )  # fmt: skip
     with TemporaryDirectory() as folder:
-        return run_study(model, settings, list(EXPERIMENTS), Path(folder) / "out", progress=False).tables
+        return run_study(
+            model, settings, experiments=list(EXPERIMENTS), path=Path(folder) / "out", progress=False
+        ).tables
 
 
 @app.command(help=__doc__)

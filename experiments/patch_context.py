@@ -158,7 +158,7 @@ def demo_experiment(model: HookedViT, n_pairs: int | None) -> Experiment:
     agreeing = slice(0, 2 * n_pairs if n_pairs else None, 2)
     conflicting = slice(1, 2 * n_pairs if n_pairs else None, 2)
     clean, masks = pictures.images[agreeing], pictures.masks[agreeing]
-    sets = {name: select_tokens(model, name, len(clean), masks) for name in ("context", "object", "class")}
+    sets = {name: select_tokens(model, name, len(clean), masks=masks) for name in ("context", "object", "class")}
     return Experiment(
         clean,
         pictures.images[conflicting],
@@ -187,7 +187,7 @@ def picture_experiment(
     cut = model.patch_grid(*images.shape[-2:])
     if mask is not None:
         pixel_mask = model.read_masks(mask)
-        sets = {name: select_tokens(model, name, 1, pixel_mask) for name in ("context", "object")}
+        sets = {name: select_tokens(model, name, 1, masks=pixel_mask) for name in ("context", "object")}
     else:
         inside = select_tokens(model, _parse_box(box), 1)
         context = ~inside
@@ -199,13 +199,16 @@ def picture_experiment(
 
     donor = None if corrupted is None else model.to_images(corrupted)
     if replace is not None:
-        other = replace_context(images, pixel_mask, replace, donor, patch_size=cut)
+        others = donor if replace == "other" else None
+        other = replace_context(images, pixel_mask, replacement=replace, others=others, patch_size=cut)
     elif donor is not None:
         other = donor
     else:
         raise InputError("say what the clean picture is compared with: --corrupted FILE, or --replace HOW")
     with torch.no_grad():
-        metric = class_metric(model, "logit_difference", model(images), model(other), wanted_class, baseline)
+        metric = class_metric(
+            model, model(images), model(other), wanted_class, metric="logit_difference", baseline_classes=baseline
+        )
     assert metric.baseline is not None
     names = [short_name(model.class_label(int(index))) for index in (metric.classes[0], metric.baseline[0])]
     return Experiment(

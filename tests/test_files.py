@@ -142,7 +142,7 @@ def test_what_cannot_be_a_file_is_a_sentence(tmp_path):
             with pytest.raises(InputError, match=sentence):
                 call(path)
     for path in (3, None, b"bytes", ["a"]):
-        with pytest.raises(InputError, match="a path is the name of a file as text"):
+        with pytest.raises(InputError, match="path is the path of a file, not"):
             as_path(path)
     for path, sentence in {
         tmp_path / "file": "is no folder",

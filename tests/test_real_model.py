@@ -102,5 +102,5 @@ def test_attribution_tells_dog_from_cat(model, cat_and_dog):
 
 
 def test_a_report_of_a_photograph(model, tmp_path):
-    write_picture_report(model, ASSETS / "photos" / "catdog.png", tmp_path / "page.html", wanted_class="tabby")
+    write_picture_report(model, ASSETS / "photos" / "catdog.png", path=tmp_path / "page.html", classes="tabby")
     assert (tmp_path / "page.html").stat().st_size < 15 * 2**20

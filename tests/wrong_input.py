@@ -99,7 +99,7 @@ MODEL = [None, 5, "vit_base_patch16_224", torch.nn.Linear(2, 2), Thing()]
 #: Which values are wrong for an argument, by its name.
 BY_NAME: dict[str, list[Any]] = {
     "model": MODEL,
-    "against": MODEL[1:],
+    "other_model": MODEL[1:],
     **dict.fromkeys(["images", "clean", "corrupted", "candidates", "pictures"], PICTURES),
     "others": PICTURES[1:],
     **dict.fromkeys(["classes", "baseline_classes"], CLASSES),
@@ -112,16 +112,18 @@ BY_NAME: dict[str, list[Any]] = {
     **dict.fromkeys(["site", "sites"], SITES),
     "metric": METRIC,
     **dict.fromkeys(
-        ["batch_size", "k", "n", "n_draws", "steps", "n_steps", "top_k", "n_images", "n_neurons", "n_registers"], COUNT
+        ["batch_size", "k", "n", "n_draws", "n_rows", "steps", "n_steps", "n_images", "n_registers"], COUNT
     ),
     **dict.fromkeys(["n_memories", "n_features", "n_examples", "n_edges", "cka_rows", "similarity_queries"], COUNT),
     **dict.fromkeys(["n_classes", "workers", "row", "column", "height", "width"], COUNT),
     "seed": [None, 1.7, True, NAN, -1, "nonsense", [], Thing()],
-    **dict.fromkeys(["level", "threshold", "min_score", "noise_scale", "scale"], NUMBER),
-    **dict.fromkeys(["how", "method", "direction", "part", "orientation", "coefficients", "unit", "loss"], NAME),
-    **dict.fromkeys(["cka_tokens", "mode", "space"], NAME),
+    **dict.fromkeys(["level", "threshold", "outlier_threshold", "min_score", "noise_scale", "scale"], NUMBER),
+    **dict.fromkeys(["replacement", "method", "direction", "part", "orientation", "coefficients", "unit"], NAME),
+    **dict.fromkeys(["cka_tokens", "mode", "space", "loss"], NAME),
     **{name: [None, *RESULT] for name in ("lens", "scores", "circuit", "sae")},
-    **dict.fromkeys(["progress", "signed", "paper_compat", "one_per_picture", "downstream", "normalise"], FLAG),
+    **dict.fromkeys(
+        ["progress", "signed", "paper_compat", "one_per_image", "join_heads", "downstream", "normalise"], FLAG
+    ),
     **dict.fromkeys(["record", "error_term", "baselines", "warn", "except_self", "some_may_be_empty"], FLAG),
     "resume": RESULT,
 }
@@ -159,11 +161,11 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
     cut = vitlens.removal.Edges("context", "object")
     numbers = np.random.default_rng(0).normal(size=12)
     means = vitlens.attribution.attribution_means(model, images, torch.tensor([0, 1]), **quiet)
-    stream = vitlens.features.stream_activations(model, images, "resid_post0", **quiet)
+    stream = vitlens.features.stream_activations(model, images, hook="resid_post0", **quiet)
     tops = vitlens.features.top_patches(**dictionary, images=images, k=2, **quiet)
 
     named: dict[str, dict[str, Any]] = {
-        "ablate_tokens": {**about, "tokens": "object", "masks": masks, "how": "other", "others": others},
+        "ablate_tokens": {**about, "tokens": "object", "masks": masks, "replacement": "other", "others": others},
         "ablation_hooks": {
             **about,
             "site": "z",
@@ -182,9 +184,9 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
             **quiet,
         },
         "activation_patching": {**pair, "tokens": "object", "masks": masks, **quiet},
-        "attribution_means": {**about, "labels": torch.tensor([0, 1]), **quiet},
+        "attribution_means": {**about, "classes": torch.tensor([0, 1]), **quiet},
         "attribution_patching": {**pair, "tokens": "object", "masks": masks, **quiet},
-        "bootstrap": {"sums": numbers, "n": 20},
+        "bootstrap": {"sums": numbers, "n_draws": 20},
         "box": {"row": 0, "column": 0, "height": 1, "width": 1},
         "class_change_by_sublayer": {"lens": lens},
         "class_lens": {**about, "tokens": "object", "masks": masks},
@@ -197,28 +199,28 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "edge_attribution_patching": {**pair, **quiet},
         "evaluate_circuits": {**pair, "scores": scores, "sizes": [10], "n_draws": 1, **quiet},
         "evaluate_sae": {**dictionary, "images": images, **quiet},
-        "explore": {**about, "names": ["one", "two"], **quiet},
+        "explore": {**about, "image_names": ["one", "two"], **quiet},
         "evaluate_heatmaps": {**about, "heatmaps": torch.rand(2, 2, 2), "masks": masks, "n_steps": 2, **quiet},
         "evaluate_heatmaps_over_data": None,
         "feature_attribution": {**dictionary, "images": images, **quiet},
         "find_circuit": {"model": model, "scores": scores, "n_edges": 20},
-        "find_register_neurons": {**about, "threshold": 1.01, **quiet},
+        "find_register_neurons": {**about, "outlier_threshold": 1.01, **quiet},
         "heatmap": {**about, "method": "legrad", **quiet},
         "identifiability": {"lens": lens},
         "identifiability_rate": {"lens": lens},
         "key_value_agreement": {**about, "k": 1},
-        "knockout_attention": {**about, "edges": cut, "how": "other", "others": others, "masks": masks},
-        "knockout_hooks": {**about, "edges": cut, "how": "other", "others": others, "masks": masks},
+        "knockout_attention": {**about, "edges": cut, "replacement": "other", "others": others, "masks": masks},
+        "knockout_hooks": {**about, "edges": cut, "replacement": "other", "others": others, "masks": masks},
         "mean_activations": {**about, **quiet},
         "minimality": {**pair, "circuit": circuit, **quiet},
         "patch": {"row": 0, "column": 0},
         "path_patching": {**pair, "senders": "L0H0", "tokens": "object", "masks": masks, **quiet},
-        "permutation_test": {"inside": numbers, "outside": numbers + 1, "n": 20},
+        "permutation_test": {"inside": numbers, "outside": numbers + 1, "n_draws": 20},
         "perturbation_test": {**about, "importance": torch.rand(2, 2, 2), "n_steps": 2, **quiet},
         "randomisation_test": {**about, "methods": "attention_rollout", **quiet},
         "read_memories": {"model": model, "block": 0},
         "register_shift": {**about, "neurons": neurons, **quiet},
-        "replace_context": {"images": images, "masks": masks, "how": "shuffle"},
+        "replace_context": {"images": images, "masks": masks, "replacement": "other", "others": others},
         "residual_composition": {"lens": lens},
         "evaluate_segmentation": {**about, "masks": masks, "heatmaps": torch.rand(2, 2, 2), **quiet},
         "stream_activations": {**about, "hook": "resid_post0", **quiet},
@@ -233,6 +235,11 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "verify_port": None,
         "open_pictures": None,
         "supported_models": {"pattern": "vit_tiny*"},
+        "class_metric": None,
+        "select_classes": None,
+        "artefact_warning": None,
+        "write_description_page": None,
+        "write_picture_report": None,
         "load_demo": None,
         "load_demo_model": None,
         "load_demo_pictures": None,
@@ -281,16 +288,16 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "Circuit.from_json": (vitlens.circuits.Circuit.from_json, {"path": "no such file"}),
         "Result.load": (vitlens.Result.load, {"path": "no such file"}),
         "Memories.of": (vitlens.memories.Memories.of, {"model": model, "k": 2}),
-        "AttributionMeans.top": (means.top, {"label": 0}),
+        "AttributionMeans.top": (means.top, {"class_index": 0}),
         "AttributionMeans.top_classes": (means.top_classes, {"component": means.axes["component"][0]}),
-        "ActivationStream.sample": (stream.sample, {"n": 3}),
+        "ActivationStream.sample": (stream.sample, {"n_rows": 3}),
         "TopPatches.row_of": (tops.row_of, {"feature": tops.axes["feature"][0]}),
         "TopPatches.patch": (tops.patch, {"feature": tops.axes["feature"][0]}),
         "SparseAutoencoder.from_arrays": (vitlens.features.SparseAutoencoder.from_arrays, weights),
         "SparseAutoencoder.encode": (sae.encode, {"x": torch.randn(3, 16)}),
         "SparseAutoencoder.decode": (sae.decode, {"features": torch.randn(3, 8)}),
         "Edges": (
-            lambda **given: vitlens.removal.knockout_hooks(model, images, vitlens.removal.Edges(**given)),
+            lambda **given: vitlens.removal.knockout_hooks(model, images, edges=vitlens.removal.Edges(**given)),
             {"queries": "patches", "keys": "class", "blocks": [0], "heads": [0]},
         ),
         "StudySettings": None,
@@ -339,7 +346,7 @@ ELSEWHERE: dict[tuple[str, str], list[Any]] = {
     ("Circuit.from_json", "path"): [None, 5, 1.7, "nonsense", [], Thing(), ".", "\0"],
     ("Result.load", "path"): [None, 5, 1.7, "nonsense", [], Thing(), ".", "\0"],
     ("load_sae", "path"): [None, 5, 1.7, "nonsense", [], Thing(), ".", "\0"],
-    ("AttributionMeans.top", "label"): [None, 1.7, True, NAN, "nonsense", 99, -1, [], Thing()],
+    ("AttributionMeans.top", "class_index"): [None, 1.7, True, NAN, "nonsense", 99, -1, [], Thing()],
     ("AttributionMeans.top_classes", "component"): [None, 1.7, True, NAN, "nonsense", 99, -1, [], Thing()],
     ("TopPatches.row_of", "feature"): [None, 1.7, True, NAN, "nonsense", 99, -1, [], Thing()],
     ("TopPatches.patch", "feature"): [None, 1.7, NAN, "nonsense", 99, -1, [], Thing()],
@@ -354,7 +361,7 @@ ELSEWHERE: dict[tuple[str, str], list[Any]] = {
     ("replace_context", "images"): WITHOUT_MODEL,
     ("SparseAutoencoder.from_arrays", "activation"): NAME,
     ("with_saes", "saes"): [None, 5, "nonsense", [], Thing(), {"resid_post0": None}, {"nonsense": None}],
-    ("explore", "names"): [5, "nonsense", [], ["one"], [None, None], Thing()],
+    ("explore", "image_names"): [5, "nonsense", [], ["one"], [None, None], Thing()],
 }  # fmt: skip
 
 #: What may pass, and why.

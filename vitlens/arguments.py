@@ -246,6 +246,8 @@ def path(name: str, value: Any) -> None:
 
 def short(value: Any) -> str:
     """A value as a sentence can hold it."""
+    if isinstance(value, Tensor) and value.is_nested:
+        return "a nested Tensor"
     if isinstance(value, (Tensor, np.ndarray)) and value.ndim:
         return f"a {type(value).__name__} {list(value.shape)} of {value.dtype}"
     written = " ".join(repr(value).split())
@@ -254,8 +256,8 @@ def short(value: Any) -> str:
 
 #: The least of numbers that have one wherever an argument is called so.
 LEAST = {
-    **dict.fromkeys(("batch_size", "k", "n", "steps", "n_steps", "top_k", "n_images", "n_registers"), 1),
-    **dict.fromkeys(("n_memories", "n_features", "n_classes", "cka_rows", "workers", "n_draws", "chunk_size"), 1),
+    **dict.fromkeys(("batch_size", "k", "n_draws", "n_rows", "n_steps", "n_images", "n_registers", "chunk_size"), 1),
+    **dict.fromkeys(("n_memories", "n_features", "n_classes", "cka_rows", "workers"), 1),
     **dict.fromkeys(("similarity_queries", "height", "width"), 1),
     **dict.fromkeys(("n_examples", "seeds", "seed", "row", "column", "noise_scale"), 0),
 }

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vitlens.arguments import checked
 from vitlens.data.demo_files import demo_folder
-from vitlens.data.masks import read_labels
+from vitlens.data.masks import read_mask
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import Provenance
 from vitlens.model.runs.leaves_state import leaves_state
@@ -75,7 +75,7 @@ def load_demo_pictures(model: HookedViT) -> DemoPictures:
     folder = demo_folder()
     table = pd.read_csv(folder / "pictures.csv")
     paths = [folder / "pictures" / name for name in table["file"]]
-    masks = [read_labels(folder / "masks" / name).inside for name in table["file"]]
+    masks = [read_mask(folder / "masks" / name).inside for name in table["file"]]
     return DemoPictures(
         model.to_images(paths),
         torch.tensor(table["label"].to_numpy()),

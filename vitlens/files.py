@@ -74,10 +74,10 @@ def check_writable(path: str | Path) -> None:
     _refuse_others(path, state)
 
 
-def as_path(path: object) -> Path:
+def as_path(path: object, name: str = "path") -> Path:
     """Raises InputError for what is no path: a number would be taken for an open descriptor."""
     if not isinstance(path, (str, os.PathLike)):
-        raise InputError(f"a path is the name of a file as text, not {type(path).__name__}")
+        raise InputError(f"{name} is the path of a file, not {path!r} ({type(path).__name__})")
     return Path(path)
 
 

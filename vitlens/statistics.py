@@ -20,16 +20,16 @@ class PermutationTest(NamedTuple):
 
 @checked
 def permutation_test(
-    inside: np.ndarray, outside: np.ndarray, *, n: int = 300, seed: int = 0, paper_compat: bool = False
+    inside: np.ndarray, outside: np.ndarray, *, n_draws: int = 300, seed: int = 0, paper_compat: bool = False
 ) -> PermutationTest:
-    """Mean of `inside` minus mean of `outside`, against `n` shuffles of which value belongs where (A8).
+    """Mean of `inside` minus mean of `outside`, against `n_draws` shuffles of which value belongs where (A8).
 
     Values of one picture are no independent draws, so over many pictures almost any difference is significant by this
     test: `bootstrap` over pictures says how certain it is.
 
     Args:
-        paper_compat: p = #(Δ < Δ_shuffled) / n as published; by default (1 + #(Δ ≤ Δ_shuffled)) / (1 + n), which is
-            never 0.
+        paper_compat: p = #(Δ < Δ_shuffled) / n_draws as published; by default (1 + #(Δ ≤ Δ_shuffled)) / (1 + n_draws),
+            which is never 0.
 
     Raises:
         InputError: an empty group, NaN or infinite values, groups that are no lists of numbers, fewer than one shuffle.
@@ -47,7 +47,7 @@ def permutation_test(
     values, where = np.unique(np.concatenate([inside, outside]), return_inverse=True)
     counts = np.bincount(where[: len(inside)], minlength=len(values))
     others = np.bincount(where[len(inside) :], minlength=len(values))
-    return permutation_test_of_counts(values, counts, others, n=n, seed=seed, paper_compat=paper_compat)
+    return permutation_test_of_counts(values, counts, others, n_draws=n_draws, seed=seed, paper_compat=paper_compat)
 
 
 def permutation_test_of_counts(
@@ -55,7 +55,7 @@ def permutation_test_of_counts(
     inside: np.ndarray,
     outside: np.ndarray,
     *,
-    n: int = 300,
+    n_draws: int = 300,
     seed: int = 0,
     paper_compat: bool = False,
 ) -> PermutationTest:
@@ -67,7 +67,7 @@ def permutation_test_of_counts(
     Raises:
         InputError: fewer than one shuffle, values or counts that are not finite or do not fit each other.
     """
-    _check_draws(n, seed)
+    _check_draws(n_draws, seed)
     values, inside, outside = np.asarray(values), np.asarray(inside), np.asarray(outside)
     if not values.shape == inside.shape == outside.shape or values.ndim != 1:
         shapes = ", ".join(str(list(x.shape)) for x in (values, inside, outside))
@@ -90,12 +90,12 @@ def permutation_test_of_counts(
 
     generator = np.random.default_rng(seed)
     observed = float(difference(inside))
-    shuffled = difference(generator.multivariate_hypergeometric(pool, n_inside, size=n, method="marginals"))
+    shuffled = difference(generator.multivariate_hypergeometric(pool, n_inside, size=n_draws, method="marginals"))
     # Equal tables must count as equal whatever the order of the sum.
     tolerance = 1e-12 * max(1.0, float(np.abs(values).max()))
     if paper_compat:
         return PermutationTest(observed, float((shuffled > observed + tolerance).mean()))
-    return PermutationTest(observed, float((1 + (shuffled >= observed - tolerance).sum()) / (1 + n)))
+    return PermutationTest(observed, float((1 + (shuffled >= observed - tolerance).sum()) / (1 + n_draws)))
 
 
 @checked
@@ -104,7 +104,7 @@ def bootstrap(
     counts: np.ndarray | None = None,
     *,
     clusters: np.ndarray | None = None,
-    n: int = 1000,
+    n_draws: int = 1000,
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -116,13 +116,13 @@ def bootstrap(
         clusters: [picture]: e.g. the class of each picture, to draw classes.
 
     Returns:
-        mean, lower and upper end, each of the shape […].
+        mean, low and high end, each of the shape […].
 
     Raises:
         InputError: no pictures, infinite values, counts or clusters of another shape, fewer than one draw, or a level
             outside (0, 1).
     """
-    _check_draws(n, seed)
+    _check_draws(n_draws, seed)
     sums = _numbers(sums, "sums")
     if sums.ndim == 0 or not len(sums):
         raise InputError("there are no pictures to average over")
@@ -138,9 +138,9 @@ def bootstrap(
         top, bottom = (_sum_by(where, x) for x in (top, bottom))
     shape = top.shape[1:]
     top, bottom = top.reshape(len(top), -1), bottom.reshape(len(bottom), -1)
-    draws = np.empty((n, top.shape[1]))
+    draws = np.empty((n_draws, top.shape[1]))
     with np.errstate(invalid="ignore", divide="ignore"):
-        for i, weight in enumerate(bootstrap_weights(len(top), n, seed)):
+        for i, weight in enumerate(bootstrap_weights(len(top), n_draws, seed)):
             draws[i] = (weight @ top) / (weight @ bottom)
         mean = top.sum(0) / bottom.sum(0)
     known = ~np.isnan(draws).all(axis=0)
@@ -156,11 +156,11 @@ def bootstrap_weights(n_pictures: int, n_draws: int, seed: int = 0) -> Iterator[
         yield np.bincount(generator.integers(n_pictures, size=n_pictures), minlength=n_pictures).astype(np.float64)
 
 
-def _check_draws(n: int, seed: int) -> None:
-    require_whole(n=n)
+def _check_draws(n_draws: int, seed: int) -> None:
+    require_whole(n_draws=n_draws)
     require_seed(seed)
-    if n < 1:
-        raise InputError(f"chance is drawn at least once (n), not {n} times")
+    if n_draws < 1:
+        raise InputError(f"chance is drawn at least once (n_draws), not {n_draws} times")
 
 
 def _numbers(values: Any, name: str) -> np.ndarray:

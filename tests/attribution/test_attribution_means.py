@@ -57,7 +57,7 @@ def test_pictures_come_in_many_ways(plain, pictures):
         means = attribution_means(plain, source, batch_size=4, progress=False)
         torch.testing.assert_close(means.values, expected.values, rtol=1e-9, atol=1e-12, msg=name)
         assert means.settings["pictures"] == 7
-    some = attribution_means(plain, loader, n=4, progress=False)
+    some = attribution_means(plain, loader, n_images=4, progress=False)
     assert some.n.tolist() == [1, 2, 1]
     first = attribution_means(plain, pictures[:4], LABELS[:4], progress=False)
     torch.testing.assert_close(some.values, first.values, rtol=1e-9, atol=1e-12)
@@ -121,11 +121,11 @@ def test_means_come_back_from_disk_and_as_a_table(plain, pictures, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"labels": None}, "need labels"),
-        ({"labels": LABELS[:3]}, "as many pictures: 3 labels"),
-        ({"labels": LABELS + 9}, "classes 0 to 9"),
-        ({"labels": LABELS, "n": 0}, "at least 1"),
-        ({"labels": LABELS, "unit": "patch"}, "unit is one of"),
+        ({"classes": None}, "need classes"),
+        ({"classes": LABELS[:3]}, "as many pictures: 3 classes"),
+        ({"classes": LABELS + 9}, "classes 0 to 9"),
+        ({"classes": LABELS, "n_images": 0}, "at least 1"),
+        ({"classes": LABELS, "unit": "patch"}, "unit is one of"),
     ],
 )
 def test_wrong_input_is_one_clear_sentence(plain, pictures, arguments, sentence):

@@ -31,7 +31,7 @@ from vitlens.lens import (
     residual_composition,
 )
 from vitlens.memories import key_value_agreement
-from vitlens.model.runs.picture_run import MOST_BYTES, MOST_PICTURES, default_batch_size
+from vitlens.model.runs.batch_size import MOST_BYTES, MOST_PICTURES, default_batch_size
 from vitlens.patching import confusing_donors
 from vitlens.removal import Edges, knockout_hooks
 
@@ -90,14 +90,16 @@ def calls(model: HookedViT, images: torch.Tensor, others: torch.Tensor) -> dict:
     }
     for how in ("remove", "zero", "mean", "blur", "other"):
         found[f"ablation {how}"] = lambda how=how, **k: ablate_tokens(
-            model, images, "context", labels, how=how, **given(how), **k
+            model, images, labels, tokens="context", replacement=how, **given(how), **k
         )
     edges = [Edges("patches", "object", heads=-1), Edges("patches", "all", blocks=0, except_self=True)]
     for how in ("zero", "renormalise", "mean", "other"):
         found[f"knockout {how}"] = lambda how=how, **k: knockout_attention(
-            model, images, edges[:1], how, **given(how), **k
+            model, images, edges=edges[:1], replacement=how, **given(how), **k
         )
-    found["knockouts of two kinds"] = lambda **k: knockout_attention(model, images, edges, "mean", masks=masks, **k)
+    found["knockouts of two kinds"] = lambda **k: knockout_attention(
+        model, images, edges=edges, replacement="mean", masks=masks, **k
+    )
     return found
 
 
@@ -160,7 +162,7 @@ def test_hooks_fit_the_pictures_they_were_made_for(plain, images_of):
     masks = torch.zeros(3, 48, 48, dtype=torch.bool)
     masks[0, :16, :16] = masks[1, 16:] = masks[2, :, :32] = True
     everywhere, by_picture = (
-        knockout_hooks(plain, images, Edges("class", keys), masks=masks) for keys in ("patches", "object")
+        knockout_hooks(plain, images, edges=Edges("class", keys), masks=masks) for keys in ("patches", "object")
     )
     with plain.hooks(everywhere):
         same(class_trace(plain, images, 1, batch_size=2), class_trace(plain, images, 1, batch_size=3))
@@ -175,9 +177,9 @@ def test_hooks_fit_the_pictures_they_were_made_for(plain, images_of):
 def test_heads_and_blocks_are_numbers_or_lists_of_them(plain, images_of):
     images = images_of(plain, 2)
     for one, several in [(-1, [3]), (0, [0])]:
-        found, expected = (knockout_attention(plain, images, Edges(heads=heads)) for heads in (one, several))
+        found, expected = (knockout_attention(plain, images, edges=Edges(heads=heads)) for heads in (one, several))
         assert torch.equal(found.values, expected.values)
-    found, expected = (knockout_attention(plain, images, Edges(blocks=blocks)) for blocks in (-1, [2]))
+    found, expected = (knockout_attention(plain, images, edges=Edges(blocks=blocks)) for blocks in (-1, [2]))
     assert torch.equal(found.values, expected.values)
 
 
@@ -249,7 +251,7 @@ def test_several_classes_are_not_cut_to_the_first(plain, images_of):
     images = images_of(plain, 2)
     calls = [
         lambda classes: class_trace(plain, images, classes),
-        lambda classes: ablate_tokens(plain, images, [1], classes),
+        lambda classes: ablate_tokens(plain, images, classes, tokens=[1]),
         lambda classes: key_value_agreement(plain, images, classes, k=2),
         lambda classes: confusing_donors(plain, images, others=images, classes=classes),
         lambda classes: perturbation_test(plain, images, classes, importance=torch.rand(2, 9)),
@@ -271,7 +273,7 @@ def test_one_output_and_equal_classes_have_no_ranks(images_of):
     calls = {
         "rank or probability": lambda model: class_lens(model, images, 0),
         "a rank": lambda model: class_trace(model, images, 0),
-        "a rank or a prediction": lambda model: ablate_tokens(model, images, [1], 0),
+        "a rank or a prediction": lambda model: ablate_tokens(model, images, 0, tokens=[1]),
         "a memory's class": lambda model: key_value_agreement(model, images, 0),
         "a rank or probability": lambda model: explore(model, images, progress=False),
     }
@@ -306,7 +308,7 @@ def test_logits_that_are_not_finite_have_no_rank(images_of):
     for call, sentence in [
         (lambda: class_lens(broken, images, 0), "the class lens at blocks.1.hook_resid_post has logits that are NaN"),
         (lambda: class_trace(broken, images, 0), "NaN or infinite.* in block 1"),
-        (lambda: ablate_tokens(broken, images, [1], 0), "the last stream has logits that are NaN"),
+        (lambda: ablate_tokens(broken, images, 0, tokens=[1]), "the last stream has logits that are NaN"),
         (lambda: class_lens(broken, images), "the logits of picture 0 are NaN or infinite"),
     ]:
         with pytest.raises(InputError, match=sentence):
@@ -370,8 +372,8 @@ def test_arguments_of_wrong_types_are_one_sentence(plain, images_of, any_type):
             lambda: class_trace(plain, images, 0, sites="resid_pre"),
             "no lens site is called 'resid_pre'; the nearest names are resid_post",
         ),
-        (lambda: class_lens(plain, images, 0, top_k=0), "top_k is a whole number of at least 1"),
-        (lambda: class_lens(plain, images, 0, top_k=2.5), "top_k is a whole number of at least 1"),
+        (lambda: class_lens(plain, images, 0, k=0), "k is a whole number of at least 1"),
+        (lambda: class_lens(plain, images, 0, k=2.5), "k is a whole number of at least 1"),
         (lambda: class_lens(plain, images, 0, batch_size="2"), "batch_size is a whole number"),
         (lambda: class_lens(plain, images, 0, batch_size=True), "batch_size is a whole number"),
         (lambda: class_lens(plain, images, 0, progress="yes"), "progress is True or False, not 'yes'"),
@@ -380,17 +382,20 @@ def test_arguments_of_wrong_types_are_one_sentence(plain, images_of, any_type):
         (lambda: lens.top_names(3), "no place on the axis 'block' 3"),
         (lambda: identifiability(None), "as class_lens or class_trace makes it, not None"),
         (lambda: identifiability_rate(lens, block=1.5), "block is a whole number, not 1.5"),
-        (lambda: knockout_attention(plain, images, 3), "edges are self_only, no_cls, an Edges"),
-        (lambda: knockout_attention(plain, images, [None]), "edges are self_only, no_cls, an Edges"),
-        (lambda: knockout_attention(plain, images, how=""), "one of zero, renormalise, mean, other, not ''"),
-        (lambda: knockout_attention(plain, images, Edges(heads="0")), "heads are numbers from 0 to 3"),
-        (lambda: knockout_attention(plain, images, Edges(heads=[1.5])), "not 1.5"),
-        (lambda: knockout_attention(plain, images, Edges(heads=True)), "not True"),
-        (lambda: knockout_attention(plain, images, Edges(heads=[])), "list of heads is empty"),
-        (lambda: knockout_attention(plain, images, Edges(except_self=1)), "except_self is True or False"),
-        (lambda: knockout_attention(plain, images, "no_cls", "other", others=images[:1]), "1 other pictures"),
-        (lambda: ablate_tokens(plain, images, [1], how="other", others=images[:1]), "1 other pictures"),
-        (lambda: ablate_tokens(plain, images, [1], how=3), "how is a name, as text, not 3"),
+        (lambda: knockout_attention(plain, images, edges=3), "edges are self_only, no_cls, an Edges"),
+        (lambda: knockout_attention(plain, images, edges=[None]), "edges are self_only, no_cls, an Edges"),
+        (lambda: knockout_attention(plain, images, replacement=""), "one of zero, renormalise, mean, other, not ''"),
+        (lambda: knockout_attention(plain, images, edges=Edges(heads="0")), "heads are numbers from 0 to 3"),
+        (lambda: knockout_attention(plain, images, edges=Edges(heads=[1.5])), "not 1.5"),
+        (lambda: knockout_attention(plain, images, edges=Edges(heads=True)), "not True"),
+        (lambda: knockout_attention(plain, images, edges=Edges(heads=[])), "list of heads is empty"),
+        (lambda: knockout_attention(plain, images, edges=Edges(except_self=1)), "except_self is True or False"),
+        (
+            lambda: knockout_attention(plain, images, edges="no_cls", replacement="other", others=images[:1]),
+            "1 other pictures",
+        ),
+        (lambda: ablate_tokens(plain, images, tokens=[1], replacement="other", others=images[:1]), "1 other pictures"),
+        (lambda: ablate_tokens(plain, images, tokens=[1], replacement=3), "replacement is a name, as text, not 3"),
         (lambda: ProbeFit(plain, sites="resid"), "no lens site"),
         (lambda: ProbeFit(plain, tokens=3), "tokens is a list of numbers"),
         (lambda: ProbeFit(plain, tokens=[10]), "no token 10"),

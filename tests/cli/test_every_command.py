@@ -26,7 +26,7 @@ def test_lens(run, case, tokens):
     assert (done.code, done.stderr) == (0, "")
     chosen = vitlens.choose.patch(3, 4) if tokens.startswith("patch:") else tokens
     lens = vitlens.class_lens(
-        model, [AGREEING, CONFLICTING], sites=["resid_mid", "resid_post"], blocks=[0, -1], tokens=chosen, top_k=3
+        model, [AGREEING, CONFLICTING], sites=["resid_mid", "resid_post"], blocks=[0, -1], tokens=chosen, k=3
     )
     for name in ("logit", "rank", "probability", "identifiability"):
         assert column(done.json["rows"], name) == numbers(lens.to_frame(), name)
@@ -114,7 +114,7 @@ def test_patch_of_every_token_names_the_classes(run, demo):
     done = run("patch", AGREEING, CONFLICTING, "--block", 2, "--json")
     assert len(done.json["rows"]) == 197
     clean, corrupted = (demo(demo.to_images(picture)) for picture in (AGREEING, CONFLICTING))
-    metric = class_metric(demo, "logit_difference", clean, corrupted, None, None)
+    metric = class_metric(demo, clean, corrupted, None, metric="logit_difference", baseline_classes=None)
     assert done.json["class"] == demo.class_label(int(metric.classes[0]))
     assert done.json["against"] == demo.class_label(int(metric.baseline[0]))
 
@@ -126,7 +126,7 @@ def test_patch_with_another_context(run, demo, how):
     assert (done.code, done.stderr) == (0, "")
     images, mask = demo.to_images(AGREEING), demo.to_masks(MASK)
     donors = demo.to_images(CONFLICTING) if donor else None
-    made = vitlens.replace_context(images, mask, how, donors, patch_size=demo.cfg.patch_size)
+    made = vitlens.replace_context(images, mask, replacement=how, others=donors, patch_size=demo.cfg.patch_size)
     tokens = {name: name for name in ("object", "context", "class")}
     result = vitlens.activation_patching(demo, images, made, metric="logit", tokens=tokens, masks=mask, progress=False)
     assert column(done.json["rows"], "effect") == numbers(result.to_frame(), "effect")

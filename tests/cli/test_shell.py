@@ -11,11 +11,11 @@ from cli.conftest import AGREEING, CONFLICTING, TIMM
 
 import vitlens
 from vitlens.attribution.units import UNITS as LIBRARY_UNITS
-from vitlens.choose.metrics import METRICS as LIBRARY_METRICS
+from vitlens.choose.metrics import LOGIT_METRICS as LIBRARY_METRICS
 from vitlens.choose.sites import SITES as LIBRARY_SITES
 from vitlens.cli import names
 from vitlens.data.counterfactuals import REPLACEMENTS as LIBRARY_REPLACEMENTS
-from vitlens.lens.lens import SITES as LIBRARY_LENS_SITES
+from vitlens.lens.lens import LENS_SITES as LIBRARY_LENS_SITES
 
 ENTRY = "import sys; sys.argv[0] = 'vitlens'; from vitlens.cli.main import main; main()"
 

@@ -10,7 +10,7 @@ from variants import build
 
 from vitlens import HookedViT, InputError, class_lens, evaluate_heatmaps, replace_context
 from vitlens.choose import select_tokens
-from vitlens.data.masks import MOST_IDS, Masks, read_labels
+from vitlens.data.masks import MOST_IDS, Masks, read_mask
 from vitlens.data.patches import PatchGrid, object_and_context
 from vitlens.data.pictures import Preprocessing
 from vitlens.faithfulness import evaluate_segmentation
@@ -82,36 +82,36 @@ def test_what_is_the_object():
         "float TIFF": Image.fromarray(coded(0.1, 0.9, dtype=np.float32)),
         "16-bit PNG": Image.fromarray(coded(0, 700, dtype=np.uint16)),
     }.items():
-        labels = read_labels(mask)
+        labels = read_mask(mask)
         assert np.array_equal(labels.inside, TRUTH), name
         assert not labels.void.any(), name
     for noisy in (encoded(coded(0, 255), "JPEG", quality=75), np.asarray(encoded(coded(0, 255), "JPEG", quality=75))):
-        assert (read_labels(noisy).inside == TRUTH).mean() > 0.99
+        assert (read_mask(noisy).inside == TRUTH).mean() > 0.99
     assert len(np.unique(blurred)) > 2
-    assert read_labels(blurred).inside.tolist() == (blurred >= 128).tolist()
+    assert read_mask(blurred).inside.tolist() == (blurred >= 128).tolist()
 
 
 def test_void_is_neither():
     for mask in (palette(coded(0, 15, 255)), coded(0, 15, 255), Image.fromarray(coded(0, 15, 255)), coded(0, 1, 255)):
-        labels = read_labels(mask)
+        labels = read_mask(mask)
         assert np.array_equal(labels.inside, TRUTH)
         assert np.array_equal(labels.void, RING)
     # Among ids of more than 8 bits 255 is a class like any other, and alone it is white.
-    wide = read_labels(coded(0, 700, 255, np.int64))
+    wide = read_mask(coded(0, 700, 255, np.int64))
     assert np.array_equal(wide.inside, TRUTH | RING)
     assert not wide.void.any()
-    assert not read_labels(palette(coded(0, 255))).void.any()
+    assert not read_mask(palette(coded(0, 255))).void.any()
 
 
 def test_the_id_may_be_chosen():
     ids = coded(0, 15, 255)
     ids[:4] = 3
     for mask in (palette(ids), ids, Image.fromarray(ids)):
-        assert np.array_equal(read_labels(mask).inside, TRUTH | (ids == 3))
-        chosen = read_labels(mask, 15)
+        assert np.array_equal(read_mask(mask).inside, TRUTH | (ids == 3))
+        chosen = read_mask(mask, 15)
         assert np.array_equal(chosen.inside, TRUTH)
         assert np.array_equal(chosen.void, RING)
-    assert read_labels(coded(2, 1, 3), 1).inside.tolist() == TRUTH.tolist()
+    assert read_mask(coded(2, 1, 3), 1).inside.tolist() == TRUTH.tolist()
 
 
 NOISE = np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8)
@@ -149,13 +149,13 @@ NOISE = np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8)
 )
 def test_what_is_no_mask(unchecked, mask, object_id, sentence):
     with pytest.raises(InputError, match=sentence):
-        read_labels(mask, object_id)
+        read_mask(mask, object_id)
 
 
 def test_no_photograph_has_few_levels():
     levels = (np.arange(48 * 48).reshape(48, 48) % (MOST_IDS + 1)).astype(np.uint8)
-    assert (read_labels(levels % MOST_IDS).inside == (levels % MOST_IDS > 0)).all()
-    assert read_labels(levels, MOST_IDS).inside.sum() == (levels == MOST_IDS).sum()
+    assert (read_mask(levels % MOST_IDS).inside == (levels % MOST_IDS > 0)).all()
+    assert read_mask(levels, MOST_IDS).inside.sum() == (levels == MOST_IDS).sum()
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def files(tmp_path):
 
 def test_masks_are_taken_in_every_form(unchecked, model, files):
     direct = torch.from_numpy(TRUTH)
-    expected = select_tokens(model, "object", 2, torch.stack([direct, direct]))
+    expected = select_tokens(model, "object", 2, masks=torch.stack([direct, direct]))
     for masks in (
         files / "plain.png",
         str(files / "plain.png"),
@@ -179,7 +179,7 @@ def test_masks_are_taken_in_every_form(unchecked, model, files):
         coded(0.0, 1.0, dtype=np.float32),
         model.read_masks([files / "plain.png", files / "plain.png"]),
     ):
-        assert torch.equal(select_tokens(model, "object", 2, masks), expected)
+        assert torch.equal(select_tokens(model, "object", 2, masks=masks), expected)
     images = torch.randn(2, 3, 48, 48, dtype=torch.float64)
     both = [files / "plain.png", files / "void.png"]
     lens = class_lens(model, images, tokens="object", masks=files / "plain.png")
@@ -195,18 +195,18 @@ def test_masks_are_taken_in_every_form(unchecked, model, files):
         == 2
     )
     masks = model.read_masks(both)
-    replaced = replace_context(images, masks, "zero")
+    replaced = replace_context(images, masks, replacement="zero")
     keeps = torch.from_numpy(np.stack([TRUTH, TRUTH | RING]))[:, None].expand_as(images)
     assert torch.equal(replaced[keeps], images[keeps])
     assert not replaced[~keeps].any()
-    assert torch.equal(replace_context(images, [TRUTH, TRUTH | RING], "zero"), replaced)
+    assert torch.equal(replace_context(images, [TRUTH, TRUTH | RING], replacement="zero"), replaced)
     with pytest.raises(InputError, match=r"model\.read_masks"):
-        replace_context(images, files / "plain.png", "zero")
+        replace_context(images, files / "plain.png", replacement="zero")
     with pytest.raises(InputError, match="different sizes, 24 × 24, 48 × 48"):
-        select_tokens(model, "object", 2, [direct, direct[::2, ::2]])
+        select_tokens(model, "object", 2, masks=[direct, direct[::2, ::2]])
     for nothing, sentence in (([], "no masks"), (3, "not 3"), ({}, "not {}")):
         with pytest.raises(InputError, match=sentence):
-            select_tokens(model, "object", 2, nothing)
+            select_tokens(model, "object", 2, masks=nothing)
 
 
 def test_void_patches_are_neither_object_nor_context():
@@ -235,7 +235,10 @@ def test_void_in_token_sets(model):
     inside[:, :16] = True
     void[:, 16:32] = True
     masks = Masks(inside, void)
-    of = {name: select_tokens(model, name, 1, masks)[0, 1:].nonzero()[:, 0].tolist() for name in ("object", "context")}
+    of = {
+        name: select_tokens(model, name, 1, masks=masks)[0, 1:].nonzero()[:, 0].tolist()
+        for name in ("object", "context")
+    }
     assert of == {"object": [0, 1, 2], "context": [6, 7, 8]}
 
 

@@ -48,8 +48,8 @@ def test_a_patch_is_made_of_the_pixels_that_it_reads(size, keywords):
     inside = torch.rand(4, *size) < 0.5
     area = read.sum((1, 2))
     expected = 2 * torch.einsum("bhw,phw->bp", inside.double(), read.double()) >= area
-    assert torch.equal(select_tokens(model, "object", 4, inside, cut.grid)[:, 1:], expected)
-    assert torch.equal(select_tokens(model, "context", 4, inside, cut.grid)[:, 1:], ~expected)
+    assert torch.equal(select_tokens(model, "object", 4, masks=inside, grid=cut.grid)[:, 1:], expected)
+    assert torch.equal(select_tokens(model, "context", 4, masks=inside, grid=cut.grid)[:, 1:], ~expected)
     assert torch.equal(reduce_mask(inside, cut), expected)
     for mask, of_object in zip(inside, expected, strict=True):
         assert torch.equal(select_tokens(model, mask, 1, grid=cut.grid)[0, 1:], of_object)
@@ -58,7 +58,9 @@ def test_a_patch_is_made_of_the_pixels_that_it_reads(size, keywords):
     whole = model.preprocessing.undo(images)[0]
     height, width = (min(a, b) for a, b in zip(cut.size, size, strict=True))
     assert torch.equal(shown[:height, :width], whole[:height, :width])
-    shuffled = replace_context(images, torch.zeros(1, *size, dtype=torch.bool), "shuffle", patch_size=cut, seed=1)
+    shuffled = replace_context(
+        images, torch.zeros(1, *size, dtype=torch.bool), replacement="shuffle", patch_size=cut, seed=1
+    )
     before, after = (x.flatten(2)[0].sort(dim=-1).values for x in (images, shuffled))
     assert torch.equal(before, after)
     assert not torch.equal(images, shuffled)
@@ -73,14 +75,14 @@ def test_masks_of_a_model_that_leaves_pixels_unread(unchecked):
     # The preprocessing crops to 90 %: the object begins at pixel 90, in patch 6, of whose corner it has too little.
     assert lens.axes["token"][0] == "(6, 7)"
     assert lens.axes["token"][-1] == "(13, 13)"
-    assert select_tokens(model, "object", 1, torch.ones(1, 378, 378)).all()
+    assert select_tokens(model, "object", 1, masks=torch.ones(1, 378, 378)).all()
     for wrong in (385, 383, 392):
         with pytest.raises(InputError, match="do not fit pictures of 378 × 378"):
-            select_tokens(model, "object", 1, torch.ones(1, wrong, wrong))
+            select_tokens(model, "object", 1, masks=torch.ones(1, wrong, wrong))
     image = torch.randn(1, 3, 384, 384)
     with pytest.raises(InputError, match=r"do not tile.*model\.patch_grid"):
-        replace_context(image, model.to_masks(mask), "shuffle", patch_size=(14, 14))
-    moved = replace_context(image, model.to_masks(mask), "shuffle", patch_size=model.patch_grid(384, 384))
+        replace_context(image, model.to_masks(mask), replacement="shuffle", patch_size=(14, 14))
+    moved = replace_context(image, model.to_masks(mask), replacement="shuffle", patch_size=model.patch_grid(384, 384))
     assert torch.equal(moved[..., 378:, :], image[..., 378:, :])
     assert torch.equal(moved[..., 98:200, 98:200], image[..., 98:200, 98:200])
 

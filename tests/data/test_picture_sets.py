@@ -63,7 +63,7 @@ def test_a_folder_of_classes_is_matched_by_name(folder, streaming):
     assert not pictures.has_masks
     first = rows_of(open_pictures(folder, NAMES, 3, streaming=streaming, per_class=1, drop_incomplete=True))
     assert [row["label"] for row in first] == [0, 1, 2]
-    assert len(rows_of(open_pictures(folder, NAMES, 3, streaming=streaming, n=4))) == 4
+    assert len(rows_of(open_pictures(folder, NAMES, 3, streaming=streaming, n_images=4))) == 4
 
 
 @pytest.mark.parametrize("streaming", [False, True])

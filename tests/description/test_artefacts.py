@@ -36,20 +36,20 @@ def test_planted_artefacts_are_found(planted):
     assert torch.equal(found, expected.flatten(1))
     assert torch.equal(found, artefact_tokens(model, images, late_block=1))
     assert not artefact_tokens(model, images, late_block=0).any()
-    assert not artefact_tokens(model, images, threshold=1000.0).any()
+    assert not artefact_tokens(model, images, outlier_threshold=1000.0).any()
 
 
 def test_only_the_maps_that_artefacts_carry_are_warned_of(planted, maps):
     model, images = planted
-    found = artefact_warning(model, images, maps(15.0, 1.0, -5.0))
+    found = artefact_warning(model, images, values=maps(15.0, 1.0, -5.0))
     both = [f"{SENTENCE.format(share)}; {LED.format(BRIGHT[image])}" for image, share in ((0, "50%"), (2, "25%"))]
     assert found == [both[0], None, both[1]]
-    assert artefact_warning(model, images, maps(15.0, 1.0, -5.0).unflatten(1, (4, 4))) == found
+    assert artefact_warning(model, images, values=maps(15.0, 1.0, -5.0).unflatten(1, (4, 4))) == found
     scaled = maps(15.0, 1.0, -5.0) * torch.tensor([[1e-6], [1e6], [-3.0]])
-    assert artefact_warning(model, images, scaled) == found
+    assert artefact_warning(model, images, values=scaled) == found
     elsewhere = torch.ones(3, 16)
     elsewhere[:, 8] = 50
-    assert artefact_warning(model, images, elsewhere) == [None] * 3
+    assert artefact_warning(model, images, values=elsewhere) == [None] * 3
 
 
 def test_thresholds(planted, maps):
@@ -59,10 +59,10 @@ def test_thresholds(planted, maps):
     below = 15 * 0.1874 / (1 - 0.1874)
     values = maps(just, below, below)
     carried = {"among": 0}
-    assert artefact_warning(model, images, values, **carried) == [SENTENCE.format("19%"), None, None]
-    assert artefact_warning(model, images, values, times=2.0, **carried) == [SENTENCE.format("19%")] * 3
-    assert artefact_warning(model, images, values, least_share=0.2, **carried) == [None] * 3
-    assert artefact_warning(model, images, maps(15.0, 15.0, 15.0), threshold=1000.0) == [None] * 3
+    assert artefact_warning(model, images, values=values, **carried) == [SENTENCE.format("19%"), None, None]
+    assert artefact_warning(model, images, values=values, times=2.0, **carried) == [SENTENCE.format("19%")] * 3
+    assert artefact_warning(model, images, values=values, least_share=0.2, **carried) == [None] * 3
+    assert artefact_warning(model, images, values=maps(15.0, 15.0, 15.0), outlier_threshold=1000.0) == [None] * 3
 
 
 def test_an_artefact_among_the_strongest_patches_is_warned_of_whatever_it_carries():
@@ -88,7 +88,7 @@ def test_an_artefact_among_the_strongest_patches_is_warned_of_whatever_it_carrie
 
 def test_empty_maps_are_not_warned_of(planted):
     model, images = planted
-    assert artefact_warning(model, images, torch.zeros(3, 16)) == [None] * 3
+    assert artefact_warning(model, images, values=torch.zeros(3, 16)) == [None] * 3
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,10 @@ def test_architectures(name):
     late = max(classifier.cfg.n_layers - 2, 0)
     norms = cache["resid_post", late][:, classifier.cfg.n_prefix_tokens :].norm(dim=-1)
     expected = norms > 1.05 * norms.median(dim=1, keepdim=True).values
-    assert torch.equal(artefact_tokens(classifier, images, threshold=1.05), expected)
-    found = artefact_warning(classifier, images, expected.double(), threshold=1.05, least_share=0.0, times=0.0)
+    assert torch.equal(artefact_tokens(classifier, images, outlier_threshold=1.05), expected)
+    found = artefact_warning(
+        classifier, images, values=expected.double(), outlier_threshold=1.05, least_share=0.0, times=0.0
+    )
     n = expected.shape[1]
     for image, sentence in enumerate(found):
         count = int(expected[image].sum())
@@ -118,10 +120,10 @@ def test_corners_of_a_trained_model(assets):
     model = HookedViT.from_timm("vit_tiny_patch16_224", checkpoint_path=weights)
     images = model.to_images(sorted((assets / "photos" / "imagenet").glob("*.jpg"))[:4])
     _, cache = model.run_with_cache(images, names_filter="pattern")
-    found = artefact_warning(model, images, cache["pattern", -1][:, :, 0, 1:].mean(dim=1))
+    found = artefact_warning(model, images, values=cache["pattern", -1][:, :, 0, 1:].mean(dim=1))
     assert sum(sentence is not None for sentence in found) >= 3
     assert found[0].startswith("4 artefact tokens (2.0% of the patches) carry ")
-    assert artefact_warning(model, images, torch.rand(4, 14, 14), among=0) == [None] * 4
+    assert artefact_warning(model, images, values=torch.rand(4, 14, 14), among=0) == [None] * 4
     # The picture on which attention rollout's strongest patches are corners.
     zebra = next((assets / "photos" / "imagenet").glob("0340_*"), None)
     if zebra is not None:
@@ -138,16 +140,16 @@ def test_wrong_input(planted):
         ({"late_block": 3}, "no block 3"),
     ]:
         with pytest.raises(InputError, match=message):
-            artefact_warning(model, images, values, **arguments)
+            artefact_warning(model, images, values=values, **arguments)
     for wrong in (torch.ones(2, 16), torch.ones(3, 17), torch.ones(3, 2, 8)):
         with pytest.raises(InputError, match=r"\[3, 16\] or \[3, 4, 4\], not"):
-            artefact_warning(model, images, wrong)
+            artefact_warning(model, images, values=wrong)
     with pytest.raises(InputError, match="not a dictionary of patches"):
-        artefact_warning(model, {"patches": images}, values)
+        artefact_warning(model, {"patches": images}, values=values)
 
 
 def test_pictures_of_another_size():
     model = build("dynamic_size")
     images = torch.randn(2, 3, 32, 64, dtype=torch.float64)
-    assert artefact_warning(model, images, torch.ones(2, 2, 4)) == [None, None]
+    assert artefact_warning(model, images, values=torch.ones(2, 2, 4)) == [None, None]
     assert artefact_tokens(model, pictures(model.cfg, 2)).shape == (2, 9)

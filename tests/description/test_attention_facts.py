@@ -62,7 +62,7 @@ def facts_of(rows, prefix, grid, patch_size, outlier):
 def test_every_architecture_has_the_facts_of_its_patterns(classifier, images_of):
     """Outliers of a threshold that random streams cross, so that their masses are not all 0."""
     cfg, images = classifier.cfg, images_of(classifier, 3)
-    description = describe(classifier, images, threshold=1.05, progress=False)
+    description = describe(classifier, images, outlier_threshold=1.05, progress=False)
     _, cache = classifier.run_with_cache(images, names_filter=["pattern", "resid_pre"])
     grid = classifier.embed.grid(*images.shape[-2:])
     for block in range(cfg.n_layers):

@@ -36,7 +36,7 @@ def same_descriptions(left: Description, right: Description, tolerance=1e-9):
 
 def test_norms_of_every_architecture(classifier, images_of):
     cfg, images = classifier.cfg, images_of(classifier, 5)
-    description = describe(classifier, images, batch_size=2, threshold=1.05, n_examples=3, progress=False)
+    description = describe(classifier, images, batch_size=2, outlier_threshold=1.05, n_examples=3, progress=False)
     _, cache = classifier.run_with_cache(images, names_filter="resid_post")
     norms = torch.stack([cache["resid_post", block].norm(dim=-1) for block in range(cfg.n_layers)], dim=1)
     labels = ["register" if label.startswith("register") else label for label in cfg.prefix_tokens]
@@ -116,7 +116,7 @@ def test_planted_outliers_are_found_and_warned_of(planted):
         counts[row, column] += 1
     assert torch.equal(description.outlier_counts[2], counts)
     assert not description.outlier_counts[0].any()
-    found = find_register_neurons(model, images, 1, late_block=2, progress=False)
+    found = find_register_neurons(model, images, k=1, late_block=2, progress=False)
     assert description.settings["outlier_block"] == found.outlier_block == 1
     assert description.outlier_counts[2].sum() == found.n_outliers
     first = description.warnings[0]
@@ -127,7 +127,7 @@ def test_planted_outliers_are_found_and_warned_of(planted):
     assert not any("fixed places" in sentence for sentence in description.warnings)
     alone = describe(model, images[:1], late_block=2, progress=False).warnings
     assert any("fixed places: (0, 1) (row, column)" in sentence for sentence in alone)
-    assert describe(model, images, late_block=2, threshold=1000.0, progress=False).warnings == [
+    assert describe(model, images, late_block=2, outlier_threshold=1000.0, progress=False).warnings == [
         sentence for sentence in description.warnings if "sinks" in sentence
     ]
 
@@ -224,7 +224,7 @@ def test_wrong_input(plain, images_of):
     with pytest.raises(InputError, match=r"\(32, 48\) and of \(48, 32\)"):
         describe(build("dynamic_size"), sizes, progress=False)
     with pytest.raises(InputError, match="reads 48 × 48"):
-        describe(build("dynamic_size"), images[..., :32], against=plain, progress=False)
+        describe(build("dynamic_size"), images[..., :32], other_model=plain, progress=False)
 
 
 def test_a_model_of_one_block_and_no_classifier():

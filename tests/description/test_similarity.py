@@ -129,7 +129,7 @@ def test_cka_against_another_model():
     model, other = build("class_token"), build("rotary_dynamic_size")
     images = pictures(model.cfg, 6)
     assert (other.cfg.d_model, other.cfg.n_layers) != (model.cfg.d_model, model.cfg.n_layers)
-    description = describe(model, images, against=other, cka_tokens="patches", batch_size=4, progress=False)
+    description = describe(model, images, other_model=other, cka_tokens="patches", batch_size=4, progress=False)
     left, right = (each.run_with_cache(images, names_filter="resid_post")[1] for each in (model, other))
     assert description.cka_against.shape == (model.cfg.n_layers, other.cfg.n_layers)
     for block in range(other.cfg.n_layers):
@@ -137,7 +137,7 @@ def test_cka_against_another_model():
         theirs = right["resid_post", block][:, other.cfg.n_prefix_tokens :].mean(dim=1)
         same(description.cka_against[1, block], cka_of(ours, theirs, 6))
     assert description.settings["against"] == other.cfg.model_name
-    itself = describe(model, images, against=model, progress=False)
+    itself = describe(model, images, other_model=model, progress=False)
     same(itself.cka_against, itself.cka)
     assert description.cka.shape == (3, 3)
 
@@ -150,7 +150,7 @@ def test_what_stands_for_a_picture(plain, images_of):
     assert not torch.allclose(by_class.cka, by_patches.cka)
     assert by_class.settings["cka_tokens"] == "class"
     without = build("average_without_class_token")
-    assert describe(plain, images, against=without, progress=False).settings["cka_tokens"] == "patches"
+    assert describe(plain, images, other_model=without, progress=False).settings["cka_tokens"] == "patches"
     with pytest.raises(InputError, match="has no class token"):
         describe(without, images, cka_tokens="class", progress=False)
     with pytest.raises(InputError, match='"class" or "patches", not \'mean\''):

@@ -64,7 +64,7 @@ def kind_of_token(token, cfg, outlier):
 
 def check_sinks(classifier, images, rule):
     cfg = classifier.cfg
-    description = describe(classifier, images, sink_rule=rule, threshold=1.05, progress=False)
+    description = describe(classifier, images, sink_rule=rule, outlier_threshold=1.05, progress=False)
     _, cache = classifier.run_with_cache(images, names_filter=["pattern", "attn.hook_v", "resid_pre"])
     for block in range(cfg.n_layers):
         W_O = classifier.blocks[block].attn.W_O

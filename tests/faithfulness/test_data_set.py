@@ -24,7 +24,7 @@ def model():
 
 
 def demo_set(model, n=5):
-    return open_pictures("demo", model.class_names, model.cfg.n_classes, n=n)
+    return open_pictures("demo", model.class_names, model.cfg.n_classes, n_images=n)
 
 
 def test_chunks_are_one_run(model, tmp_path):

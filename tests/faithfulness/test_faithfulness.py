@@ -215,7 +215,7 @@ def test_the_tables_intervals_are_the_bootstraps(result):
     for row, method in enumerate(table.index):
         for column, metric in enumerate(result.axes["metric"]):
             values = result.values[row, column].numpy()
-            ends = bootstrap(values, level=0.9, n=200)
+            ends = bootstrap(values, level=0.9, n_draws=200)
             np.testing.assert_allclose(table.loc[method, metric].to_numpy(), ends, rtol=1e-12, atol=1e-12)
             assert table.loc[method, (metric, "mean")] == pytest.approx(values.mean())
     assert (table["deletion"]["low"] < table["deletion"]["high"]).all()
@@ -225,7 +225,7 @@ def test_pairs_of_methods(result):
     paired = result.paired("one", "centre_prior", n_draws=200)
     for column, metric in enumerate(result.axes["metric"]):
         difference = (result.values[0, column] - result.values[3, column]).numpy()
-        expected = bootstrap(difference, n=200)
+        expected = bootstrap(difference, n_draws=200)
         np.testing.assert_allclose(
             paired.loc[metric, ["difference", "low", "high"]].astype(float), expected, atol=1e-12
         )

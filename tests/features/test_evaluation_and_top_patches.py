@@ -43,7 +43,7 @@ def test_measures_are_their_definitions(variant, images_of, sae_of, name):
     classifier = variant(name)
     images, sae = images_of(classifier, 7), sae_of(classifier.cfg.d_model)
     labels = torch.arange(7) % 10
-    result = evaluate_sae(classifier, HOOK, sae, images, labels, batch_size=3, progress=False)
+    result = evaluate_sae(classifier, images, hook=HOOK, sae=sae, labels=labels, batch_size=3, progress=False)
     x = classifier.run_with_cache(images, names_filter=HOOK)[1][HOOK]
     rows = x.flatten(0, 1)
     features = sae.encode(rows)
@@ -89,7 +89,7 @@ def test_explained_variance_does_not_cancel_far_from_zero(plain, images_of, weig
     sae = SparseAutoencoder.from_arrays(**shifted, centred=True)
     plain.add_hook(HOOK, lambda x, hook: x + far)
     images = images_of(plain, 6)
-    result = evaluate_sae(plain, HOOK, sae, images, downstream=False, batch_size=1, progress=False)
+    result = evaluate_sae(plain, images, hook=HOOK, sae=sae, downstream=False, batch_size=1, progress=False)
     rows = plain.run_with_cache(images, names_filter=HOOK)[1][HOOK].flatten(0, 1)
     expected = 1 - (rows - sae(rows)).pow(2).sum() / (rows - rows.mean(dim=0)).pow(2).sum()
     assert result["explained_variance"] == pytest.approx(float(expected), abs=1e-6)
@@ -100,7 +100,7 @@ def test_evaluation_of_some_tokens_of_heads_and_before_the_blocks(plain, images_
     for hook, width in (("z1", 32), ("z1", 8), ("hook_embed", 32), ("hook_pooled", 32)):
         sae = sae_of(width)
         tokens = None if hook == "hook_pooled" else "patches"
-        result = evaluate_sae(plain, hook, sae, images, tokens=tokens, batch_size=3, progress=False)
+        result = evaluate_sae(plain, images, hook=hook, sae=sae, tokens=tokens, batch_size=3, progress=False)
         with torch.no_grad():
             clean = plain(images)
             with with_sae(plain, hook, sae, tokens=tokens):
@@ -111,7 +111,7 @@ def test_evaluation_of_some_tokens_of_heads_and_before_the_blocks(plain, images_
         mean = plain.run_with_cache(images)[1]["z", 1][:, 1:].mean(dim=(0, 1, 2))
         replaced = lambda x, hook: torch.cat([x[:, :1], mean.expand_as(x[:, 1:])], dim=1)  # noqa: E731
         expected = kl(plain(images), plain.run_with_hooks(images, fwd_hooks=[("z1", replaced)]))
-    result = evaluate_sae(plain, "z1", sae_of(8), images, tokens="patches", progress=False)
+    result = evaluate_sae(plain, images, hook="z1", sae=sae_of(8), tokens="patches", progress=False)
     assert result["kl_mean"] == pytest.approx(float(expected), abs=1e-9)
 
 
@@ -119,7 +119,7 @@ def test_evaluation_of_a_transcoder_and_labels_from_a_loader(plain, images_of, w
     images, labels = images_of(plain, 5), torch.tensor([1, 2, 3, 4, 5])
     transcoder = Transcoder(**weights_of(32), activation=Relu())
     batches = [(images[:2], labels[:2]), (images[2:], labels[2:])]
-    result = evaluate_sae(plain, "resid_mid1", transcoder, batches, progress=False)
+    result = evaluate_sae(plain, batches, hook="resid_mid1", sae=transcoder, progress=False)
     cache = plain.run_with_cache(images)[1]
     difference = cache["mlp_out", 1] - transcoder(cache["resid_mid", 1])
     assert result["mse"] == pytest.approx(float(difference.pow(2).mean()), abs=1e-10)
@@ -129,23 +129,23 @@ def test_evaluation_of_a_transcoder_and_labels_from_a_loader(plain, images_of, w
     assert result["loss_zero"] == pytest.approx(float(F.cross_entropy(zero, labels)), abs=1e-10)
     for wrong in (labels[:4], labels[:2]):
         with pytest.raises(InputError, match="labels"):
-            evaluate_sae(plain, "resid_mid1", transcoder, images, wrong, batch_size=2, progress=False)
+            evaluate_sae(plain, images, hook="resid_mid1", sae=transcoder, labels=wrong, batch_size=2, progress=False)
 
 
 def test_evaluation_without_a_classifier_and_saved(headless, images_of, sae_of, tmp_path):
-    result = evaluate_sae(headless, HOOK, sae_of(32), images_of(headless, 2), progress=False)
+    result = evaluate_sae(headless, images_of(headless, 2), hook=HOOK, sae=sae_of(32), progress=False)
     assert result.axes["measure"] == ["mse", "explained_variance", "cosine", "l0", "dead_share"]
     with pytest.raises(InputError, match="not 'kl_sae'"):
         result["kl_sae"]
     result.save(tmp_path / "evaluation.safetensors")
     assert Result.load(tmp_path / "evaluation.safetensors")["mse"] == result["mse"]
     with pytest.raises(InputError, match="no pictures"):
-        evaluate_sae(headless, HOOK, sae_of(32), [], progress=False)
+        evaluate_sae(headless, [], hook=HOOK, sae=sae_of(32), progress=False)
 
 
 def test_top_patches_are_the_strongest_of_all(plain, images_of, sae_of):
     images, sae = images_of(plain, 9), sae_of(32)
-    result = top_patches(plain, HOOK, sae, images, [3, 17, 0], k=4, batch_size=2, progress=False)
+    result = top_patches(plain, images, hook=HOOK, sae=sae, features=[3, 17, 0], k=4, batch_size=2, progress=False)
     features = sae.encode(plain.run_with_cache(images)[1]["resid_post", 1][:, 1:]).numpy()
     for row, feature in enumerate([3, 17, 0]):
         flat = features[..., feature].ravel()
@@ -167,7 +167,9 @@ def test_top_patches_are_the_strongest_of_all(plain, images_of, sae_of):
 
 def test_top_patches_do_not_depend_on_batches(plain, images_of, sae_of):
     images, sae = images_of(plain, 9), sae_of(32)
-    results = [top_patches(plain, HOOK, sae, images, k=5, batch_size=size, progress=False) for size in (1, 4, 9)]
+    results = [
+        top_patches(plain, images, hook=HOOK, sae=sae, k=5, batch_size=size, progress=False) for size in (1, 4, 9)
+    ]
     for other in results[1:]:
         assert other.axes == results[0].axes
         assert torch.allclose(other.values, results[0].values, atol=1e-12)
@@ -175,7 +177,7 @@ def test_top_patches_do_not_depend_on_batches(plain, images_of, sae_of):
             assert torch.equal(getattr(other, name), getattr(results[0], name)), name
     features = sae.encode(plain.run_with_cache(images)[1]["resid_post", 1][:, 1:]).sum(dim=(0, 1))
     assert results[0].axes["feature"] == features.argsort(descending=True)[:12].tolist()
-    single = top_patches(plain, HOOK, sae, images, 3, k=5, one_per_picture=True, progress=False)
+    single = top_patches(plain, images, hook=HOOK, sae=sae, features=3, k=5, one_per_image=True, progress=False)
     of_picture = sae.encode(plain.run_with_cache(images)[1]["resid_post", 1][:, 1:])[..., 3].amax(dim=1)
     assert torch.allclose(single.values[0], of_picture.sort(descending=True).values[:5], atol=1e-12)
     found = single.images[0][single.images[0] >= 0].tolist()
@@ -184,26 +186,28 @@ def test_top_patches_do_not_depend_on_batches(plain, images_of, sae_of):
 
 def test_places_and_saving_of_top_patches(variant, images_of, sae_of, tmp_path):
     model = variant("wide_picture")
-    result = top_patches(model, HOOK, sae_of(32), images_of(model, 3), k=2, tokens="all", progress=False)
+    result = top_patches(model, images_of(model, 3), hook=HOOK, sae=sae_of(32), k=2, tokens="all", progress=False)
     feature = result.axes["feature"][0]
     token = int(result.tokens[0, 0])
     assert result.patch(feature, 0) == (None if token == 0 else ((token - 1) // 4, (token - 1) % 4))
-    only = top_patches(model, HOOK, sae_of(32), images_of(model, 3), [feature], k=2, tokens="class", progress=False)
+    only = top_patches(
+        model, images_of(model, 3), hook=HOOK, sae=sae_of(32), features=[feature], k=2, tokens="class", progress=False
+    )
     assert only.patch(feature) is None
     result.save(tmp_path / "tops.safetensors")
     again = Result.load(tmp_path / "tops.safetensors")
     assert again.patch(feature) == result.patch(feature)
-    assert {"picture", "token", "activation"} <= set(again.to_frame().columns)
+    assert {"image", "token", "activation"} <= set(again.to_frame().columns)
     with pytest.raises(InputError, match="was not looked for"):
         only.patch(feature + 1)
     with pytest.raises(InputError, match="no feature 24"):
-        top_patches(model, HOOK, sae_of(32), images_of(model, 3), [24], progress=False)
+        top_patches(model, images_of(model, 3), hook=HOOK, sae=sae_of(32), features=[24], progress=False)
     with pytest.raises(InputError, match="empty"):
-        top_patches(model, HOOK, sae_of(32), images_of(model, 3), [], progress=False)
+        top_patches(model, images_of(model, 3), hook=HOOK, sae=sae_of(32), features=[], progress=False)
     with pytest.raises(InputError, match="at least 1"):
-        top_patches(model, HOOK, sae_of(32), images_of(model, 3), k=0, progress=False)
+        top_patches(model, images_of(model, 3), hook=HOOK, sae=sae_of(32), k=0, progress=False)
     with pytest.raises(InputError, match="no pictures"):
-        top_patches(model, HOOK, sae_of(32), [], progress=False)
+        top_patches(model, [], hook=HOOK, sae=sae_of(32), progress=False)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +218,9 @@ def test_promoted_classes_rank_as_the_linear_readout(variant, images_of, sae_of,
     classifier = variant(name)
     images, sae = images_of(classifier, 1), sae_of(classifier.cfg.d_model)
     last = classifier.cfg.n_layers - 1
-    result = top_patches(classifier, ("resid_post", last), sae, images, [2, 7], tokens="all", progress=False)
+    result = top_patches(
+        classifier, images, hook=("resid_post", last), sae=sae, features=[2, 7], tokens="all", progress=False
+    )
     final = classifier.run_with_cache(images)[1]["resid_post", last]
     every = torch.arange(classifier.W_U.shape[1])[None]
     for row, feature in enumerate([2, 7]):
@@ -226,7 +232,7 @@ def test_promoted_classes_rank_as_the_linear_readout(variant, images_of, sae_of,
         else:
             assert similarity > 1 - 1e-9
     elsewhere = top_patches(
-        classifier, "pattern1", sae_of(_pattern_width(classifier, images)), images, tokens=None, progress=False
+        classifier, images, hook="pattern1", sae=sae_of(_pattern_width(classifier, images)), tokens=None, progress=False
     )
     assert elsewhere.promoted.shape[1] == 0
 

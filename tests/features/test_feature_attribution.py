@@ -21,7 +21,7 @@ def test_direct_shares_at_the_last_stream_are_the_whole_logit(classifier, images
     images, sae = images_of(classifier, 3), sae_of(classifier.cfg.d_model)
     last = classifier.cfg.n_layers - 1
     result = feature_attribution(
-        classifier, ("resid_post", last), sae, images, [1, 4], method="direct", batch_size=2, progress=False
+        classifier, images, [1, 4], hook=("resid_post", last), sae=sae, method="direct", batch_size=2, progress=False
     )
     with torch.no_grad():
         logits = classifier(images)
@@ -45,7 +45,7 @@ def test_direct_shares_at_the_last_stream_are_the_whole_logit(classifier, images
 def test_gradient_shares_are_autograds(classifier, images_of, sae_of):
     images, sae = images_of(classifier, 3), sae_of(classifier.cfg.d_model)
     hook = "blocks.1.hook_resid_post"
-    result = feature_attribution(classifier, hook, sae, images, "all", batch_size=2, progress=False)
+    result = feature_attribution(classifier, images, "all", hook=hook, sae=sae, batch_size=2, progress=False)
     x = classifier.run_with_cache(images, names_filter=hook)[1][hook]
     features, error = sae.encode(x), x - sae(x)
 
@@ -68,7 +68,7 @@ def test_gradients_at_other_hook_points_and_through_a_rows_own_scale(plain, imag
     (x,) = plain.run_with_cache(images, names_filter=hook)[1].cache_dict.values()
     rows = x[:, None] if hook == "hook_pooled" else x.flatten(2)
     sae = SparseAutoencoder.from_arrays(**weights_of(rows.shape[-1]), normalisation=normalisation)
-    result = feature_attribution(plain, hook, sae, images, [2], progress=False)
+    result = feature_attribution(plain, images, [2], hook=hook, sae=sae, progress=False)
     features, error = sae.encode(rows), rows - sae(rows)
     leaf = features.clone().requires_grad_()
     replaced = (sae.decode(leaf, rows) + error).reshape(x.shape)
@@ -100,7 +100,7 @@ def test_integrated_shares_sum_to_what_removing_all_features_does(variant, image
         return (feature_attribution(model, **options, **method).values[:, 0].sum(dim=-1) - effect).abs().max()
 
     # The midpoint rule's error falls with the square of the number of steps.
-    few, many = miss(method="integrated", steps=8), miss(method="integrated", steps=32)
+    few, many = miss(method="integrated", n_steps=8), miss(method="integrated", n_steps=32)
     assert many < 1e-3 * effect.abs().max()
     assert many < few / 4
     assert miss() > 100 * many
@@ -109,7 +109,15 @@ def test_integrated_shares_sum_to_what_removing_all_features_does(variant, image
 def test_one_step_is_the_middle_of_the_way(plain, images_of, sae_of):
     images, sae = images_of(plain, 2), sae_of(32)
     result = feature_attribution(
-        plain, "resid_post0", sae, images, [2], method="integrated", steps=1, tokens="patches", progress=False
+        plain,
+        images,
+        [2],
+        hook="resid_post0",
+        sae=sae,
+        method="integrated",
+        n_steps=1,
+        tokens="patches",
+        progress=False,
     )
     x = plain.run_with_cache(images)[1]["resid_post", 0]
     features = sae.encode(x[:, 1:])
@@ -123,7 +131,7 @@ def test_one_step_is_the_middle_of_the_way(plain, images_of, sae_of):
 def test_a_transcoders_features(plain, images_of, weights_of):
     images = images_of(plain, 2)
     transcoder = Transcoder(**weights_of(32), activation=Relu(), W_skip=weights_of(32, 32, seed=3)["W_enc"])
-    result = feature_attribution(plain, "resid_mid1", transcoder, images, [2], progress=False)
+    result = feature_attribution(plain, images, [2], hook="resid_mid1", sae=transcoder, progress=False)
     cache = plain.run_with_cache(images)[1]
     x, y = cache["resid_mid", 1], cache["mlp_out", 1]
     features = transcoder.encode(x)
@@ -132,7 +140,7 @@ def test_a_transcoders_features(plain, images_of, weights_of):
     logits = plain.run_with_hooks(images, fwd_hooks=[("mlp_out1", lambda x, hook: replaced)])
     (gradient,) = torch.autograd.grad(logits[:, 2].sum(), leaf)
     assert torch.allclose(result.values[:, 0], (leaf * gradient).sum(dim=1), atol=1e-10)
-    direct = feature_attribution(plain, "resid_mid1", transcoder, images, [2], method="direct", progress=False)
+    direct = feature_attribution(plain, images, [2], hook="resid_mid1", sae=transcoder, method="direct", progress=False)
     (readout,) = plain.linear_readouts(cache["resid_post", 2])
     expected = readout.choose(torch.full((2, 1), 2)).share(features[..., 7:8] * transcoder.W_dec[7])
     assert torch.allclose(direct.values[..., 7], expected, atol=1e-10)
@@ -142,8 +150,8 @@ def test_classes_batches_and_traces(plain, images_of, sae_of, tmp_path):
     images, sae = images_of(plain, 5), sae_of(32)
     labels = torch.tensor([3, 1, 4, 1, 5])
     with torch.no_grad():
-        result = feature_attribution(plain, "resid_post1", sae, images, labels, batch_size=2, progress=False)
-        alone = feature_attribution(plain, "resid_post1", sae, images[3:4], [1], progress=False)
+        result = feature_attribution(plain, images, labels, hook="resid_post1", sae=sae, batch_size=2, progress=False)
+        alone = feature_attribution(plain, images[3:4], [1], hook="resid_post1", sae=sae, progress=False)
     assert torch.allclose(result.values[3], alone.values[0], atol=1e-10)
     assert result.classes.tolist() == [[3], [1], [4], [1], [5]]
     assert all(parameter.grad is None for parameter in plain.parameters())
@@ -152,7 +160,7 @@ def test_classes_batches_and_traces(plain, images_of, sae_of, tmp_path):
     order = result.values[3, 0].abs().argsort(descending=True)[:3]
     assert top["feature"].tolist() == order.tolist()
     assert top["logit"].tolist() == pytest.approx(result.values[3, 0][order].tolist())
-    predicted = feature_attribution(plain, "resid_post1", sae, images, None, progress=False)
+    predicted = feature_attribution(plain, images, None, hook="resid_post1", sae=sae, progress=False)
     assert predicted.classes[:, 0].tolist() == plain(images).argmax(dim=-1).tolist()
     result.save(tmp_path / "attribution.safetensors")
     assert torch.equal(Result.load(tmp_path / "attribution.safetensors").rest, result.rest)
@@ -161,12 +169,12 @@ def test_classes_batches_and_traces(plain, images_of, sae_of, tmp_path):
 def test_mistakes_are_said_in_a_sentence(plain, headless, images_of, sae_of):
     images, sae = images_of(plain, 1), sae_of(32)
     with pytest.raises(InputError, match="no method is called 'grad'"):
-        feature_attribution(plain, "resid_post1", sae, images, None, method="grad", progress=False)
+        feature_attribution(plain, images, None, hook="resid_post1", sae=sae, method="grad", progress=False)
     with pytest.raises(InputError, match="no direct path"):
-        feature_attribution(plain, "z1", sae, images, None, method="direct", progress=False)
+        feature_attribution(plain, images, None, hook="z1", sae=sae, method="direct", progress=False)
     with pytest.raises(InputError, match="at least 1"):
-        feature_attribution(plain, "z1", sae, images, None, method="integrated", steps=0, progress=False)
+        feature_attribution(plain, images, None, hook="z1", sae=sae, method="integrated", n_steps=0, progress=False)
     with pytest.raises(InputError, match="32 wide"):
-        feature_attribution(plain, "resid_post1", sae_of(16), images, None, progress=False)
+        feature_attribution(plain, images, None, hook="resid_post1", sae=sae_of(16), progress=False)
     with pytest.raises(InputError, match="without a classifier"):
-        feature_attribution(headless, "resid_post1", sae, images_of(headless, 1), None, progress=False)
+        feature_attribution(headless, images_of(headless, 1), None, hook="resid_post1", sae=sae, progress=False)

@@ -29,7 +29,7 @@ def decoded(uri):
 
 def test_a_card_shows_the_crops_the_histogram_and_the_classes(found):
     model, images, sae = found
-    result = top_patches(model, None, sae, images, k=5, progress=False)
+    result = top_patches(model, images, sae=sae, k=5, progress=False)
     feature = result.axes["feature"][0]
     # Every patch of every picture has a colour of its own.
     codes = torch.arange(6 * 9).reshape(6, 3, 3).float() / 54
@@ -54,7 +54,7 @@ def test_a_card_shows_the_crops_the_histogram_and_the_classes(found):
 
 def test_crops_keep_their_size_at_the_edge(found):
     model, images, sae = found
-    result = top_patches(model, None, sae, images, k=9, progress=False)
+    result = top_patches(model, images, sae=sae, k=9, progress=False)
     feature = result.axes["feature"][0]
     asked = []
 
@@ -76,12 +76,12 @@ def test_crops_keep_their_size_at_the_edge(found):
 def test_a_card_of_a_feature_that_is_never_on_or_no_patch(found):
     model, images, sae = found
     pixels = torch.full((6, 48, 48, 3), 0.5)
-    tokens = top_patches(model, None, sae, images, k=2, tokens="class", progress=False)
+    tokens = top_patches(model, images, sae=sae, k=2, tokens="class", progress=False)
     figure = feature_card(tokens, tokens.axes["feature"][0], pixels_of=pixels)
     assert any("no patch" in note.text for note in figure.layout.annotations)
     assert not figure.layout.shapes
     dead = SparseAutoencoder.from_arrays(sae.W_enc, sae.b_enc - 1e6, sae.W_dec, None)
-    silent = top_patches(model, "z1", dead, images, [3], progress=False)
+    silent = top_patches(model, images, hook="z1", sae=dead, features=[3], progress=False)
     figure = feature_card(replace(silent, settings={**silent.settings, "model": "<b>"}), 3, pixels_of=pixels)
     assert "never above 0" in figure.layout.title.subtitle.text
     assert not figure.layout.images
@@ -89,7 +89,7 @@ def test_a_card_of_a_feature_that_is_never_on_or_no_patch(found):
 
 def test_bars_sum_to_the_logit(found):
     model, images, sae = found
-    result = feature_attribution(model, None, sae, images[:2], [4], progress=False)
+    result = feature_attribution(model, images[:2], [4], sae=sae, progress=False)
     figure = feature_bars(result, k=6, image=1)
     assert sum(figure.data[0].x) == pytest.approx(float(result.logits[1, 0]), abs=1e-6)
     assert list(figure.data[0].y[6:]) == ["other features", "error", "bias", "rest"]

@@ -242,7 +242,9 @@ def overcomplete(monkeypatch):
 def trained(overcomplete, plain, images_of):
     """Trains one of Overcomplete's on streamed activations, for a few steps."""
     rows = (
-        stream_activations(plain, images_of(plain, 8), "resid_post1", progress=False).sample(64)["activations"].float()
+        stream_activations(plain, images_of(plain, 8), hook="resid_post1", progress=False)
+        .sample(64)["activations"]
+        .float()
     )
 
     def train(kind, **options):
@@ -372,7 +374,7 @@ def test_what_overcomplete_files_may_not_be(overcomplete, tmp_path):
 
 
 def test_scikit_learn_trained_on_a_stream(plain, images_of):
-    stream = stream_activations(plain, images_of(plain, 8), ("resid_post", 1), progress=False)
+    stream = stream_activations(plain, images_of(plain, 8), hook=("resid_post", 1), progress=False)
     rows = stream.sample(60)["activations"]
     options = {"n_components": 20, "transform_algorithm": "omp", "transform_n_nonzero_coefs": 4, "random_state": 0}
     estimator = MiniBatchDictionaryLearning(**options, max_iter=5, batch_size=20).fit(rows.numpy())

@@ -19,7 +19,7 @@ def gathered(stream):
 
 def test_every_row_is_the_activation_of_its_picture_and_token(classifier, images_of):
     images = images_of(classifier, 5)
-    stream = stream_activations(classifier, images, ("resid_post", 1), tokens="all", batch_size=2, progress=False)
+    stream = stream_activations(classifier, images, hook=("resid_post", 1), tokens="all", batch_size=2, progress=False)
     rows = gathered(stream)
     cache = classifier.run_with_cache(images, names_filter=stream.hook)[1][stream.hook]
     assert stream.hook == "blocks.1.hook_resid_post"
@@ -37,7 +37,7 @@ def test_any_hook_point_can_be_streamed(variant, images_of, name):
     for hook in model.hook_dict:
         if hook not in cache.cache_dict:
             continue
-        rows = gathered(stream_activations(model, images, hook, tokens="all", batch_size=2, progress=False))
+        rows = gathered(stream_activations(model, images, hook=hook, tokens="all", batch_size=2, progress=False))
         activation = cache[hook]
         assert rows["activations"].numel() == activation.numel(), hook
         axis = model.hook_dict[hook].pos_dim
@@ -55,25 +55,25 @@ def test_tokens_are_counted_in_the_whole_sequence(variant, images_of):
     model = variant("registers")
     images = images_of(model, 2)
     tokens = {
-        hook: stream_activations(model, images, hook, progress=False).sample(3)["token"].min()
+        hook: stream_activations(model, images, hook=hook, progress=False).sample(3)["token"].min()
         for hook in ("hook_patch_embed", "resid_post0")
     }
     assert min(tokens.values()) >= 5
-    only = gathered(stream_activations(model, images, "resid_post0", tokens="class", progress=False))
+    only = gathered(stream_activations(model, images, hook="resid_post0", tokens="class", progress=False))
     assert only["token"].tolist() == [0, 0]
-    patch_rows = gathered(stream_activations(model, images, "hook_patch_embed", progress=False))
+    patch_rows = gathered(stream_activations(model, images, hook="hook_patch_embed", progress=False))
     assert patch_rows["token"][:9].tolist() == list(range(5, 14))
 
 
 def test_heads_may_stand_apart(plain, images_of):
     images = images_of(plain, 2)
-    rows = gathered(stream_activations(plain, images, ("z", 1), tokens="all", heads="apart", progress=False))
+    rows = gathered(stream_activations(plain, images, hook=("z", 1), tokens="all", join_heads=False, progress=False))
     z = plain.run_with_cache(images)[1]["z", 1]
     assert torch.allclose(rows["activations"], z[rows["image"], rows["token"], rows["head"]], atol=1e-12)
-    joined = gathered(stream_activations(plain, images, ("z", 1), tokens="all", progress=False))
+    joined = gathered(stream_activations(plain, images, hook=("z", 1), tokens="all", progress=False))
     assert torch.allclose(joined["activations"], z.flatten(2).flatten(0, 1), atol=1e-12)
     with pytest.raises(InputError, match="has no heads"):
-        next(iter(stream_activations(plain, images, "resid_post0", heads="apart", progress=False)))
+        next(iter(stream_activations(plain, images, hook="resid_post0", join_heads=False, progress=False)))
 
 
 def test_blocks_behind_the_hook_point_do_not_run(plain, images_of):
@@ -81,9 +81,9 @@ def test_blocks_behind_the_hook_point_do_not_run(plain, images_of):
     for block in range(3):
         plain.add_hook(f"blocks.{block}.hook_resid_pre", lambda x, hook: ran.append(hook.name))
     plain.add_hook("hook_pooled", lambda x, hook: ran.append(hook.name))
-    list(stream_activations(plain, images_of(plain, 2), "hook_embed", batch_size=2, progress=False))
+    list(stream_activations(plain, images_of(plain, 2), hook="hook_embed", batch_size=2, progress=False))
     assert ran == []
-    list(stream_activations(plain, images_of(plain, 2), ("resid_post", 1), batch_size=2, progress=False))
+    list(stream_activations(plain, images_of(plain, 2), hook=("resid_post", 1), batch_size=2, progress=False))
     assert ran == ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre"]
     assert len(plain.hook_dict["hook_pooled"].fwd_hooks) == 1, "hooks of the user's own stay"
     assert not plain.hook_dict["blocks.1.hook_resid_post"].fwd_hooks
@@ -92,18 +92,18 @@ def test_blocks_behind_the_hook_point_do_not_run(plain, images_of):
 def test_a_sample_is_uniform_and_does_not_depend_on_batches(plain, images_of):
     images = images_of(plain, 6)
     samples = [
-        stream_activations(plain, images, "resid_post0", batch_size=size, progress=False).sample(11, seed=3)
+        stream_activations(plain, images, hook="resid_post0", batch_size=size, progress=False).sample(11, seed=3)
         for size in (1, 4)
     ]
     for name in samples[0]:
         assert torch.allclose(samples[0][name].double(), samples[1][name].double(), atol=1e-12), name
     order = (samples[0]["image"] * 100 + samples[0]["token"]).tolist()
     assert order == sorted(set(order)), "without replacement, in order"
-    stream = stream_activations(plain, images, "resid_post0", progress=False)
+    stream = stream_activations(plain, images, hook="resid_post0", progress=False)
     assert stream.sample(54)["image"].tolist() == [i for i in range(6) for _ in range(9)]
     drawn = np.zeros(54)
     for seed in range(60):
-        rows = stream_activations(plain, images, "hook_patch_embed", progress=False).sample(18, seed)
+        rows = stream_activations(plain, images, hook="hook_patch_embed", progress=False).sample(18, seed=seed)
         drawn[(rows["image"] * 9 + rows["token"] - 1).numpy()] += 1
     # 60 draws of a third of the rows: each row about 20 times, with a deviation of 3.7.
     assert drawn.min() > 5
@@ -114,7 +114,7 @@ def test_a_sample_is_uniform_and_does_not_depend_on_batches(plain, images_of):
 
 def test_a_table_keeps_rows_and_ids(plain, images_of, tmp_path):
     images = images_of(plain, 3)
-    stream = stream_activations(plain, images, "resid_post2", tokens=[0, 4], progress=False)
+    stream = stream_activations(plain, images, hook="resid_post2", tokens=[0, 4], progress=False)
     rows = gathered(stream)
     for table in (stream.to_dataset(), stream.to_dataset(tmp_path / "table"), stream.to_dataset(tmp_path / "table")):
         read = table.with_format("torch", dtype=None)[:]
@@ -122,7 +122,7 @@ def test_a_table_keeps_rows_and_ids(plain, images_of, tmp_path):
         assert torch.equal(read["activations"].double(), rows["activations"])
         assert read["image"].tolist() == [0, 0, 1, 1, 2, 2]
         assert read["token"].tolist() == [0, 4] * 3
-    other = stream_activations(plain, images_of(plain, 3, seed=1), "resid_post2", tokens=[0, 4], progress=False)
+    other = stream_activations(plain, images_of(plain, 3, seed=1), hook="resid_post2", tokens=[0, 4], progress=False)
     changed = other.to_dataset(tmp_path / "table").with_format("torch")[:]["activations"].double()
     assert not torch.allclose(changed, rows["activations"]), "a table is never taken for another of the same folder"
 
@@ -130,7 +130,7 @@ def test_a_table_keeps_rows_and_ids(plain, images_of, tmp_path):
 def test_what_a_stream_raises_a_table_raises(plain, images_of):
     broken = [images_of(plain, 1), torch.full_like(images_of(plain, 1), float("nan"))]
     with pytest.raises(InputError, match="NaN"):
-        stream_activations(plain, broken, "resid_post0", progress=False).to_dataset()
+        stream_activations(plain, broken, hook="resid_post0", progress=False).to_dataset()
 
 
 def test_sources_give_the_same_rows(plain, images_of, tmp_path):
@@ -150,9 +150,9 @@ def test_sources_give_the_same_rows(plain, images_of, tmp_path):
         "function": lambda: iter([images[:1], images[1:]]),
         "set": open_pictures(folder, None, 10),
     }
-    wanted = gathered(stream_activations(plain, images, "resid_post0", progress=False))
+    wanted = gathered(stream_activations(plain, images, hook="resid_post0", progress=False))
     for name, source in sources.items():
-        stream = stream_activations(plain, source, "resid_post0", batch_size=2, progress=False)
+        stream = stream_activations(plain, source, hook="resid_post0", batch_size=2, progress=False)
         for _ in range(2):
             rows = gathered(stream)
             assert rows["image"].tolist() == wanted["image"].tolist(), name
@@ -165,7 +165,9 @@ def test_pictures_that_cannot_be_read_keep_the_others_numbers(plain, tmp_path):
     for i in (0, 2):
         Image.fromarray(np.full((50, 50, 3), 40 * i, dtype=np.uint8)).save(folder / f"{i}.png")
     (folder / "1.png").write_bytes(b"nothing")
-    stream = stream_activations(plain, open_pictures(tmp_path / "pictures", None, 10), "resid_post0", progress=False)
+    stream = stream_activations(
+        plain, open_pictures(tmp_path / "pictures", None, 10), hook="resid_post0", progress=False
+    )
     assert set(gathered(stream)["image"].tolist()) == {0, 2}
     assert [skipped.path.endswith("1.png") for skipped in stream.pictures.skipped] == [True]
 
@@ -173,18 +175,18 @@ def test_pictures_that_cannot_be_read_keep_the_others_numbers(plain, tmp_path):
 def test_mistakes_are_said_in_a_sentence(plain, images_of):
     images = images_of(plain, 2)
     with pytest.raises(InputError, match="stands for 3 hook points"):
-        stream_activations(plain, images, "resid_post", progress=False)
+        stream_activations(plain, images, hook="resid_post", progress=False)
     with pytest.raises(InputError, match="no hook point is called"):
-        stream_activations(plain, images, "resid_pots1", progress=False)
+        stream_activations(plain, images, hook="resid_pots1", progress=False)
     with pytest.raises(InputError, match="no token set is called"):
-        list(stream_activations(plain, images, "resid_post1", tokens="patch", progress=False))
-    with pytest.raises(InputError, match="heads are joined or apart"):
-        stream_activations(plain, images, "z1", heads="mixed", progress=False)
+        list(stream_activations(plain, images, hook="resid_post1", tokens="patch", progress=False))
+    with pytest.raises(InputError, match="join_heads is True or False"):
+        stream_activations(plain, images, hook="z1", join_heads="mixed", progress=False)
     with pytest.raises(InputError, match="batch_size"):
-        stream_activations(plain, images, "z1", batch_size=0, progress=False)
-    once = stream_activations(plain, iter([images]), "resid_post1", progress=False)
+        stream_activations(plain, images, hook="z1", batch_size=0, progress=False)
+    once = stream_activations(plain, iter([images]), hook="resid_post1", progress=False)
     assert len(list(once)) == 1
     with pytest.raises(InputError, match="gone through once"):
         list(once)
     with pytest.raises(InputError, match="not a dictionary"):
-        list(stream_activations(plain, [{"pixels": images}], "resid_post1", progress=False))
+        list(stream_activations(plain, [{"pixels": images}], hook="resid_post1", progress=False))

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from vitlens import InputError, load_sae
 from vitlens.features.dictionary import SparseAutoencoder
-from vitlens.model.checkpoints.files import as_path
+from vitlens.files import as_path
 
 D, N = 8, 16
 

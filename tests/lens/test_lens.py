@@ -55,7 +55,7 @@ def test_distilled_tokens_are_read_by_their_own_classifiers(distilled, images_of
 
 def test_ranks_probabilities_and_top_classes_agree_with_a_sort(plain, images_of):
     images = images_of(plain, 2)
-    lens = class_lens(plain, images, "all", top_k=3)
+    lens = class_lens(plain, images, "all", k=3)
     order = lens.values.argsort(dim=-1, descending=True)
     ranks = order.argsort(dim=-1)
     assert torch.equal(lens.ranks, ranks)

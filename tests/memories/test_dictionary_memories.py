@@ -25,7 +25,9 @@ WRITERS = [
 def test_top_patches_are_the_largest_coefficients(images_of, name, part):
     model = build(name)
     images = images_of(model, 5)
-    result = top_memory_patches(model, -1, images, part, [3, 0, 17], k=4, batch_size=2, progress=False)
+    result = top_memory_patches(
+        model, images, block=-1, part=part, memories=[3, 0, 17], k=4, batch_size=2, progress=False
+    )
     hook = "blocks.2.mlp.hook_post" if part == "mlp" else "blocks.2.attn.hook_z"
     _, cache = model.run_with_cache(images, names_filter=hook)
     coefficients = cache[hook].flatten(2)[:, model.cfg.n_prefix_tokens :]
@@ -45,10 +47,10 @@ def test_top_patches_are_the_largest_coefficients(images_of, name, part):
 @pytest.mark.parametrize("name", WRITERS)
 def test_classes_are_those_of_read_memories(images_of, name, part):
     model = build(name)
-    result = top_memory_patches(model, 1, images_of(model, 2), part, k=1, n_memories=5, progress=False)
+    result = top_memory_patches(model, images_of(model, 2), block=1, part=part, k=1, n_memories=5, progress=False)
     assert len(result.axes["feature"]) == 5
     for row, memory in enumerate(result.axes["feature"]):
-        read = read_memories(model, 1, part, [memory], k=3)
+        read = read_memories(model, 1, part=part, memories=[memory], k=3)
         top = result.promoted[row].topk(3)
         assert read["class_index"].tolist() == top.indices.tolist()
         assert read["logit"].tolist() == pytest.approx(top.values.tolist(), abs=1e-9)
@@ -57,9 +59,9 @@ def test_classes_are_those_of_read_memories(images_of, name, part):
 def test_there_are_no_more_ranks_than_tokens_were_seen(images_of):
     model = build("class_token")
     images = images_of(model, 2)
-    every = top_memory_patches(model, 1, images, memories=[3], k=100, progress=False)
+    every = top_memory_patches(model, images, block=1, memories=[3], k=100, progress=False)
     assert every.axes["rank"] == list(range(2 * 9))
-    few = top_memory_patches(model, 1, images, memories=[3], k=100, one_per_picture=True, progress=False)
+    few = top_memory_patches(model, images, block=1, memories=[3], k=100, one_per_image=True, progress=False)
     assert few.axes["rank"] == [0, 1]
     assert torch.equal(few.values[:, 0], every.values[:, 0])
 
@@ -80,12 +82,12 @@ def test_what_cannot_be(images_of):
     model = build("class_token")
     images = images_of(model, 1)
     with pytest.raises(InputError, match='"attn" or "mlp", not \'mpl\''):
-        top_memory_patches(model, 0, images, "mpl")
+        top_memory_patches(model, images, block=0, part="mpl")
     with pytest.raises(InputError, match="there is no feature 128"):
-        top_memory_patches(model, 0, images, memories=128, progress=False)
+        top_memory_patches(model, images, block=0, memories=128, progress=False)
     with pytest.raises(InputError, match="block"):
-        top_memory_patches(model, 7, images)
+        top_memory_patches(model, images, block=7)
     assert "no_classifier" in ALL
-    bare = top_memory_patches(build("no_classifier"), 0, images, k=2, progress=False)
+    bare = top_memory_patches(build("no_classifier"), images, block=0, k=2, progress=False)
     assert bare.promoted.shape[1] == 0
     assert bare.plot().layout.title.text.startswith("Memory ")

@@ -106,19 +106,19 @@ def test_the_extreme_value_baseline_is_what_random_directions_show():
 
 
 def test_memories_by_name(plain):
-    table = read_memories(plain, -1, "mlp", [5, 0], k=2)
+    table = read_memories(plain, -1, part="mlp", memories=[5, 0], k=2)
     promoted = value_vectors(plain, -1, "mlp") @ plain.W_U
     assert table["memory"].tolist() == [5, 5, 0, 0]
     assert table["class_index"].tolist()[:2] == promoted[5].argsort(descending=True)[:2].tolist()
-    strongest = read_memories(plain, -1, "attn", k=1)["logit"]
+    strongest = read_memories(plain, -1, part="attn", k=1)["logit"]
     assert strongest.is_monotonic_decreasing
     for arguments, sentence in [
-        ((9,), "blocks 0 to 2"),
-        ((0, "embed"), "attn"),
-        ((0, "mlp", [9999]), "no memory 9999"),
+        ({"block": 9}, "blocks 0 to 2"),
+        ({"block": 0, "part": "embed"}, "attn"),
+        ({"block": 0, "memories": [9999]}, "no memory 9999"),
     ]:
         with pytest.raises(InputError, match=sentence):
-            read_memories(plain, *arguments)
+            read_memories(plain, **arguments)
     with pytest.raises(InputError, match="classes_of_keys"):
         Memories.of(plain).agree(("mlp", 0), torch.zeros(1, 1, 1).long(), torch.zeros(1).long(), "up")
 
@@ -157,7 +157,7 @@ def test_probes_are_scikit_learns_ridge_from_one_pass(plain, images_of, tmp_path
 def test_the_permutation_test_is_that_of_direct_shuffles():
     generator = np.random.default_rng(1)
     inside, outside = generator.integers(0, 8, 40) / 8 + 0.05, generator.integers(0, 8, 90) / 8
-    found = permutation_test(inside, outside, n=4000, seed=2)
+    found = permutation_test(inside, outside, n_draws=4000, seed=2)
     assert found.difference == pytest.approx(inside.mean() - outside.mean())
     pool = np.concatenate([inside, outside])
     shuffled = []
@@ -165,10 +165,12 @@ def test_the_permutation_test_is_that_of_direct_shuffles():
         generator.shuffle(pool)
         shuffled.append(pool[:40].mean() - pool[40:].mean())
     assert found.p == pytest.approx((np.array(shuffled) >= found.difference).mean(), abs=0.03)
-    assert permutation_test(inside, outside, n=300, seed=2) == permutation_test(inside, outside, n=300, seed=2)
-    apart = permutation_test(np.ones(50), np.zeros(50), n=300)
+    assert permutation_test(inside, outside, n_draws=300, seed=2) == permutation_test(
+        inside, outside, n_draws=300, seed=2
+    )
+    apart = permutation_test(np.ones(50), np.zeros(50), n_draws=300)
     assert apart.p == pytest.approx(1 / 301)
-    assert permutation_test(np.ones(50), np.zeros(50), n=300, paper_compat=True).p == 0.0
+    assert permutation_test(np.ones(50), np.zeros(50), n_draws=300, paper_compat=True).p == 0.0
 
 
 def test_the_bootstrap_covers_and_knows_clusters():
@@ -176,13 +178,13 @@ def test_the_bootstrap_covers_and_knows_clusters():
     covered = []
     for seed in range(100):
         values = generator.normal(1.0, 1.0, 40)
-        _, low, high = bootstrap(values, n=300, seed=seed)
+        _, low, high = bootstrap(values, n_draws=300, seed=seed)
         covered.append(low <= 1.0 <= high)
     assert 0.87 <= np.mean(covered) <= 0.99
     # Ten copies of each value tell no more than one: drawing clusters knows that, drawing values does not.
     values = np.repeat(generator.normal(size=20), 10)
-    _, low, high = bootstrap(values, n=500)
-    _, low_clustered, high_clustered = bootstrap(values, clusters=np.repeat(np.arange(20), 10), n=500)
+    _, low, high = bootstrap(values, n_draws=500)
+    _, low_clustered, high_clustered = bootstrap(values, clusters=np.repeat(np.arange(20), 10), n_draws=500)
     assert high_clustered - low_clustered > 2 * (high - low)
     mean, low, high = bootstrap(np.array([[2.0, np.nan], [6.0, 3.0]]), np.array([[1, 1], [3, 1]]))
     assert mean.tolist() == [2.0, 3.0]
@@ -195,8 +197,8 @@ def test_the_bootstrap_covers_and_knows_clusters():
         with pytest.raises(InputError, match=sentence):
             bootstrap(values, **options)
     for arguments, options, sentence in [
-        ((values,), {"n": 0}, "n is a whole number of at least 1, not 0"),
-        ((values,), {"n": True}, "n is a whole number"),
+        ((values,), {"n_draws": 0}, "n_draws is a whole number of at least 1, not 0"),
+        ((values,), {"n_draws": True}, "n_draws is a whole number"),
         ((values,), {"seed": -1}, "at least 0"),
         ((np.array([1.0, np.inf]),), {}, "infinite values"),
         ((np.ones(3), np.ones(2)), {}, r"counts have the shape of the sums, \[3\]"),
@@ -218,8 +220,8 @@ def test_a_permutation_test_takes_two_lists_of_numbers():
         (fine, np.ones((2, 2)), {}, r"outside has the shape \[2, 2\]"),
         (fine, np.array(3.0), {}, r"outside has the shape \[\]"),
         (fine, np.array([None]), {}, "outside is an array of numbers"),
-        (fine, fine, {"n": 0}, "n is a whole number of at least 1, not 0"),
-        (fine, fine, {"n": True}, "n is a whole number"),
+        (fine, fine, {"n_draws": 0}, "n_draws is a whole number of at least 1, not 0"),
+        (fine, fine, {"n_draws": True}, "n_draws is a whole number"),
         (fine, fine, {"seed": -3}, "at least 0"),
     ]:
         with pytest.raises(InputError, match=sentence):

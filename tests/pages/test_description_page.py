@@ -22,13 +22,13 @@ def demo():
 def described(demo):
     """With a threshold that the demo's patches cross, so that outliers and warnings are shown."""
     model, images = demo
-    return describe(model, images, against=model, threshold=1.5, progress=False)
+    return describe(model, images, other_model=model, outlier_threshold=1.5, progress=False)
 
 
 @pytest.fixture(scope="module")
 def page_file(described, tmp_path_factory):
     out = tmp_path_factory.mktemp("description") / "page.html"
-    write_description_page(described, out)
+    write_description_page(described, path=out)
     return out
 
 
@@ -97,9 +97,9 @@ def test_sinks_are_shown_by_kind(described):
 def test_text_from_outside_stays_text(open_page, demo, tmp_path):
     model, images = demo
     evil = "<img src=x onerror=console.error('run')><b>bold</b>"
-    described = describe(model, images, against=model, progress=False)
+    described = describe(model, images, other_model=model, progress=False)
     described.settings["model"] = described.settings["against"] = evil
-    write_description_page(described, tmp_path / "page.html", title=evil)
+    write_description_page(described, path=tmp_path / "page.html", title=evil)
     opened = open_page(tmp_path / "page.html")
     assert opened.complaints == []
     assert "<b>bold</b>" in opened.page.inner_text("h1")
@@ -110,7 +110,7 @@ def test_few_pictures_and_no_outliers(open_page, demo, tmp_path):
     model, images = demo
     described = describe(model, images[:2], n_examples=0, progress=False)
     described = dataclasses.replace(described, sink_events=torch.zeros_like(described.sink_events))
-    write_description_page(described, tmp_path / "page.html")
+    write_description_page(described, path=tmp_path / "page.html")
     opened = open_page(tmp_path / "page.html")
     assert opened.complaints == []
     assert len(figures(opened)) == 8
@@ -133,6 +133,6 @@ def test_every_figure_by_name(described):
 
 def test_the_output_place_is_checked_first(described, tmp_path):
     with pytest.raises(InputError, match="no folder"):
-        write_description_page(described, tmp_path / "missing" / "page.html")
+        write_description_page(described, path=tmp_path / "missing" / "page.html")
     with pytest.raises(InputError, match="is a folder"):
-        write_description_page(described, tmp_path)
+        write_description_page(described, path=tmp_path)

@@ -30,7 +30,7 @@ def tables(demo, tmp_path_factory):
         split="agreeing", train_data="demo", train_split="conflicting", train_per_class=2,
     )  # fmt: skip
     out = tmp_path_factory.mktemp("figures") / "out"
-    return run_study(demo[0], settings, list(EXPERIMENTS), out, progress=False).tables
+    return run_study(demo[0], settings, experiments=list(EXPERIMENTS), path=out, progress=False).tables
 
 
 def written_in(figure: go.Figure) -> list[str]:
@@ -120,7 +120,7 @@ def test_results_plot_themselves_and_are_short_to_read(demo):
     test = perturbation_test(model, images[:2], labels[:2], importance=heat.patches(), n_steps=4)
     shown = [t for t in test.plot().data if t.mode == "lines"]
     assert shown[0].y.tolist() == pytest.approx(test.values[0].mean(dim=0).tolist())
-    ablated = ablate_tokens(model, images[:2], "context", labels[:2], masks=masks[:2])
+    ablated = ablate_tokens(model, images[:2], labels[:2], tokens="context", masks=masks[:2])
     for value in (heat, test, ablated, class_trace(model, images[:2], labels[:2]), Memories.of(model)):
         assert len(repr(value)) < 200, type(value).__name__
 

@@ -22,7 +22,7 @@ def paths(model):
 @pytest.fixture(scope="module")
 def page_file(model, paths, tmp_path_factory):
     out = tmp_path_factory.mktemp("report") / "page.html"
-    write_picture_report(model, paths[0], out, against=paths[1], progress=False)
+    write_picture_report(model, paths[0], path=out, corrupted=paths[1], progress=False)
     return out
 
 
@@ -68,7 +68,7 @@ def test_text_from_outside_stays_text(open_page, tmp_path, paths):
     picture = tmp_path / "<script>console.error('name')</script>.png".replace("/", "∕")
     picture.write_bytes(paths[0].read_bytes())
     out = tmp_path / "page.html"
-    write_picture_report(model, picture, out, wanted_class=0, progress=False)
+    write_picture_report(model, picture, path=out, classes=0, progress=False)
     opened = open_page(out)
     assert opened.complaints == []
     assert "<b>bold</b>" in opened.page.inner_text("body")
@@ -77,7 +77,7 @@ def test_text_from_outside_stays_text(open_page, tmp_path, paths):
 
 def test_head_and_class_are_as_asked(open_page, tmp_path, model, paths):
     out = tmp_path / "page.html"
-    write_picture_report(model, paths[0], out, wanted_class="bag", head="l2h1", progress=False)
+    write_picture_report(model, paths[0], path=out, classes="bag", head="l2h1", progress=False)
     titles = [figure["title"] for figure in figures(open_page(out))]
     assert any("L2H1" in title for title in titles)
     assert any("“bag”" in title for title in titles)
@@ -88,22 +88,22 @@ def test_head_and_class_are_as_asked(open_page, tmp_path, model, paths):
     [
         ({"head": "9.3"}, "L9H3"),
         ({"head": "L9H0"}, "L0H0 to L5H3"),
-        ({"wanted_class": "sock"}, "nearest names"),
-        ({"wanted_class": 10}, "classes 0 to 9"),
-        ({"against": "nothing.png"}, "no file"),
+        ({"classes": "sock"}, "nearest names"),
+        ({"classes": 10}, "classes 0 to 9"),
+        ({"corrupted": "nothing.png"}, "no file"),
     ],
 )
 def test_wrong_input_leaves_no_file(model, paths, tmp_path, arguments, sentence):
     with pytest.raises(InputError, match=sentence):
-        write_picture_report(model, paths[0], tmp_path / "page.html", progress=False, **arguments)
+        write_picture_report(model, paths[0], path=tmp_path / "page.html", progress=False, **arguments)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_output_place_is_checked_first(model, tmp_path):
     with pytest.raises(InputError, match="no folder"):
-        write_picture_report(model, "nothing.png", tmp_path / "missing" / "page.html")
+        write_picture_report(model, "nothing.png", path=tmp_path / "missing" / "page.html")
     with pytest.raises(InputError, match="is a folder"):
-        write_picture_report(model, "nothing.png", tmp_path)
+        write_picture_report(model, "nothing.png", path=tmp_path)
 
 
 def test_the_demo_folder_is_complete():

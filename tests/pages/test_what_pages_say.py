@@ -116,9 +116,9 @@ def test_random_weights_are_told_on_every_page(picture, tmp_path):
     description = describe(model, images, progress=False)
     answer = Answer("x", "m", None, {}, [], lambda: [], "title", hooked=model)
     _write(answer, tmp_path / "command.html")
-    write_picture_report(model, picture, tmp_path / "report.html", progress=False)
+    write_picture_report(model, picture, path=tmp_path / "report.html", progress=False)
     explore(model, [picture], n_classes=2, progress=False).save(tmp_path / "explorer.html")
-    write_description_page(description, tmp_path / "describe.html")
+    write_description_page(description, path=tmp_path / "describe.html")
     for name in ("command", "report", "explorer", "describe"):
         page = (tmp_path / f"{name}.html").read_text()
         # The script of the explorer puts its facts onto the page.
@@ -150,11 +150,11 @@ def test_what_a_model_refuses_is_said_in_its_place(picture, tmp_path):
         assert not sections[heading].figures
     assert sections["Who writes it"].figures
     none = small(num_classes=0)
-    write_picture_report(none, picture, tmp_path / "none.html", progress=False)
+    write_picture_report(none, picture, path=tmp_path / "none.html", progress=False)
     page = (tmp_path / "none.html").read_text()
     assert "without a classifier, so there is no answer to explain" in page
     assert "What every head reads" in page
-    write_picture_report(one, picture, tmp_path / "one.html", against=picture, progress=False)
+    write_picture_report(one, picture, path=tmp_path / "one.html", corrupted=picture, progress=False)
     assert "the same on the clean and the corrupted pictures" in (tmp_path / "one.html").read_text()
 
 

@@ -31,7 +31,7 @@ def pictures(model):
 def identifiability_in(model, tokens, images, classes, masks) -> np.ndarray:
     """1 − rank/C of the class in each picture's context (or object) patches after every block, [picture, block]."""
     trace = class_trace(model, images, classes)
-    inside = select_tokens(model, tokens, len(images), masks)
+    inside = select_tokens(model, tokens, len(images), masks=masks)
     scores = torch.stack(
         [1 - trace.ranks["resid_post", b].double() / trace.n_classes for b in range(model.cfg.n_layers)], dim=1
     )
@@ -55,7 +55,7 @@ def test_context_tokens_know_the_class_better_where_the_texture_is_its_own(model
 
 def test_the_class_token_looks_at_context_more_than_its_area_explains(model, tmp_path):
     settings = StudySettings(bootstrap=200, batch_size=50, random_models=0)
-    outcome = run_study(model, settings, ["context_tokens"], tmp_path / "out", progress=False)
+    outcome = run_study(model, settings, experiments=["context_tokens"], path=tmp_path / "out", progress=False)
     table = outcome.tables["attention_to_context"]
     early = table[table["block"] <= 1]
     assert (early["low"] > early["area_share"]).sum() >= 4
@@ -80,11 +80,13 @@ def test_replacing_the_conflicting_context_moves_the_decision_towards_the_garmen
         before = model(images)
         if how == "own texture":
             own = pictures.images[pictures.agreeing]
-            after = ablate_tokens(model, images, "context", labels, masks=masks, how="other", others=own).logits
+            after = ablate_tokens(
+                model, images, labels, tokens="context", masks=masks, replacement="other", others=own
+            ).logits
         elif how == "class token blind":
-            after = knockout_attention(model, images, Edges("class", "context"), masks=masks).values
+            after = knockout_attention(model, images, edges=Edges("class", "context"), masks=masks).values
         else:
-            after = model(replace_context(images, masks, how.split()[0]))
+            after = model(replace_context(images, masks, replacement=how.split()[0]))
     change, low, _ = bootstrap((lead(after, pictures) - lead(before, pictures)).numpy())
     assert low > 0.5, f"the garment's lead changes by {change:.2f}, from {low:.2f}"
 
@@ -96,7 +98,7 @@ def test_without_its_context_a_conflicting_picture_gains_on_an_agreeing_one(mode
     changes = []
     for where in (pictures.conflicting, pictures.agreeing):
         images, masks, labels = pictures.images[where], pictures.masks[where], pictures.labels[where]
-        after = ablate_tokens(model, images, "context", labels, masks=masks, how=how).logits
+        after = ablate_tokens(model, images, labels, tokens="context", masks=masks, replacement=how).logits
         with torch.no_grad():
             changes.append((lead(after, pictures) - lead(model(images), pictures)).numpy())
     gain, low, _ = bootstrap(changes[0] - changes[1])
@@ -107,6 +109,6 @@ def test_the_object_carries_the_rest(model, pictures):
     masks, labels = pictures.masks, pictures.labels
     with torch.no_grad():
         whole = model(pictures.images).argmax(1) == labels
-    gone = ablate_tokens(model, pictures.images, "object", labels, masks=masks).correct
+    gone = ablate_tokens(model, pictures.images, labels, tokens="object", masks=masks).correct
     _, low, _ = bootstrap(whole.double().numpy() - gone.double().numpy())
     assert low > 0.3

@@ -62,7 +62,7 @@ def settings(data):
 def done(model, settings, tmp_path_factory):
     """A finished run of three chunks, which every test copies."""
     out = tmp_path_factory.mktemp("done") / "out"
-    run_study(model, settings, NAMES, out, progress=False)
+    run_study(model, settings, experiments=NAMES, path=out, progress=False)
     return out
 
 
@@ -112,23 +112,25 @@ def test_records_that_a_crash_has_damaged_are_computed_again_and_that_is_said(mo
         records[1].write_bytes(damage)
         (out / "records" / "left.partial").write_bytes(b"of a killed process")
         caplog.clear()
-        run_study(model, settings, NAMES, out, progress=False)
+        run_study(model, settings, experiments=NAMES, path=out, progress=False)
         assert [str(records[1]) in message for message in caplog.messages] == [True]
         assert "computed again" in caplog.text
         same_files(done, out)
     for record in records[1:]:
         record.write_bytes(b"")
-    run_study(model, settings, NAMES, out, progress=False)
+    run_study(model, settings, experiments=NAMES, path=out, progress=False)
     same_files(done, out)
 
 
 def test_what_is_no_record_of_the_run_is_refused_by_name(model, settings, out, tmp_path):
     records = out / "records"
-    other = run_study(model, replace(settings, seed=1), NAMES, tmp_path / "other", progress=False).folder
+    other = run_study(
+        model, replace(settings, seed=1), experiments=NAMES, path=tmp_path / "other", progress=False
+    ).folder
 
     def refused(name, sentence):
         with pytest.raises(InputError, match=sentence) as error:
-            run_study(model, settings, NAMES, out, progress=False)
+            run_study(model, settings, experiments=NAMES, path=out, progress=False)
         assert name in str(error.value)
 
     for name in ("000003.parquet", "000099.parquet", "notes.txt"):
@@ -170,34 +172,34 @@ def test_pictures_masks_labels_and_names_that_have_changed_are_refused_by_name(m
     }
     for (path, content), sentence in changes.items():
         with exchanged(path, content), pytest.raises(InputError, match=sentence):
-            run_study(model, settings, NAMES, out, progress=False)
+            run_study(model, settings, experiments=NAMES, path=out, progress=False)
     # Dates say nothing: a copy of the data set is the data set.
     os.utime(picture)
     names = model.class_names
     try:
         model.class_names = [*names[:-1], "a new name"]
         with pytest.raises(InputError, match="the classes have other names"):
-            run_study(model, settings, NAMES, out, progress=False)
+            run_study(model, settings, experiments=NAMES, path=out, progress=False)
     finally:
         model.class_names = names
-    run_study(model, settings, NAMES, out, progress=False)
+    run_study(model, settings, experiments=NAMES, path=out, progress=False)
     same_files(done, out)
 
 
 def test_streams_are_compared_chunk_by_chunk(model, data, settings, tmp_path):
     stream = replace(settings, streaming=True)
     out = tmp_path / "out"
-    whole = run_study(model, stream, NAMES, out, progress=False)
+    whole = run_study(model, stream, experiments=NAMES, path=out, progress=False)
     picture = data / "pictures" / "a" / "2.png"
     (out / "records" / "000002.parquet").unlink()
     another = (data / "pictures" / "b" / "3.png").read_bytes()
     with exchanged(picture, another), pytest.raises(InputError, match=r"2\.png holds another picture"):
-        run_study(model, stream, NAMES, out, progress=False)
+        run_study(model, stream, experiments=NAMES, path=out, progress=False)
     shutil.copy(out / "records" / "000000.parquet", out / "records" / "000007.parquet")
     with pytest.raises(InputError, match=r"000007\.parquet is no record of this run"):
-        run_study(model, stream, NAMES, out, progress=False)
+        run_study(model, stream, experiments=NAMES, path=out, progress=False)
     (out / "records" / "000007.parquet").unlink()
-    again = run_study(model, stream, NAMES, out, progress=False)
+    again = run_study(model, stream, experiments=NAMES, path=out, progress=False)
     pd.testing.assert_frame_equal(again.tables["residual_composition"], whole.tables["residual_composition"])
 
 
@@ -210,10 +212,10 @@ def test_probes_are_those_of_their_training_pictures(model, data, tmp_path, capl
     # The map names folders; the demo's labels are numbers already.
     (data / "map.json").write_text(json.dumps({"a": 0, "b": 1, **{str(i): i for i in range(10)}}))
     out = tmp_path / "out"
-    before = run_study(model, settings, ["linear_probe"], out, progress=False)
+    before = run_study(model, settings, experiments=["linear_probe"], path=out, progress=False)
     probes = (out / "probes.safetensors").read_bytes()
     (out / "probes.safetensors").write_bytes(probes[:1000])
-    again = run_study(model, settings, ["linear_probe"], out, progress=False)
+    again = run_study(model, settings, experiments=["linear_probe"], path=out, progress=False)
     assert "the probes are trained again" in caplog.text
     assert (out / "probes.safetensors").read_bytes() == probes
     pd.testing.assert_frame_equal(again.tables["linear_probe"], before.tables["linear_probe"])
@@ -222,12 +224,12 @@ def test_probes_are_those_of_their_training_pictures(model, data, tmp_path, capl
         exchanged(picture, (training / "b" / "1.png").read_bytes()),
         pytest.raises(InputError, match=r"0\.png holds another"),
     ):
-        run_study(model, settings, ["linear_probe"], out, progress=False)
+        run_study(model, settings, experiments=["linear_probe"], path=out, progress=False)
 
 
 def test_one_process_works_in_a_folder_and_a_killed_one_does_not_stay_in_the_way(model, settings, done, out):
     with only_process_in(out), pytest.raises(InputError, match="another process is at work in"):
-        run_study(model, settings, NAMES, out, progress=False)
+        run_study(model, settings, experiments=NAMES, path=out, progress=False)
     code = """if True:
         import sys, time
         from vitlens.files import only_process_in
@@ -238,9 +240,9 @@ def test_one_process_works_in_a_folder_and_a_killed_one_does_not_stay_in_the_way
     with subprocess.Popen([sys.executable, "-c", code, out], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "1\n"
         with pytest.raises(InputError, match="another process is at work in"):
-            run_study(model, settings, NAMES, out, progress=False)
+            run_study(model, settings, experiments=NAMES, path=out, progress=False)
         other.send_signal(signal.SIGKILL)
-    run_study(model, settings, NAMES, out, progress=False)
+    run_study(model, settings, experiments=NAMES, path=out, progress=False)
     same_files(done, out)
 
 
@@ -274,10 +276,10 @@ def test_an_interrupt_anywhere_leaves_what_was_done_whole(model, settings, done,
             interrupt = Interrupt(getattr(module, name), nth)
             patch.setattr(module, name, interrupt)
             with pytest.raises(Stopped, match="give the same command again"):
-                run_study(model, settings, NAMES, out, progress=False)
+                run_study(model, settings, experiments=NAMES, path=out, progress=False)
         assert interrupt.calls >= nth
         assert not [path for path in out.rglob("*.partial")], name
-    run_study(model, settings, NAMES, out, progress=False)
+    run_study(model, settings, experiments=NAMES, path=out, progress=False)
     same_files(done, out)
 
 
@@ -290,11 +292,13 @@ def test_names_and_numbers_that_no_run_can_have_are_sentences(model, settings, t
         "out\0put": "cannot be made",
     }.items():
         with pytest.raises(InputError, match=sentence):
-            run_study(model, settings, NAMES, out, progress=False)
+            run_study(model, settings, experiments=NAMES, path=out, progress=False)
     for seed in (-1, 2**63):
         with pytest.raises(InputError, match="--seed is a whole number from 0"):
-            run_study(model, replace(settings, seed=seed), NAMES, tmp_path / "out", progress=False)
-    outcome = run_study(model, replace(settings, limit=1), NAMES, tmp_path / ("x" * 250), progress=False)
+            run_study(model, replace(settings, seed=seed), experiments=NAMES, path=tmp_path / "out", progress=False)
+    outcome = run_study(
+        model, replace(settings, limit=1), experiments=NAMES, path=tmp_path / ("x" * 250), progress=False
+    )
     assert outcome.n_pictures == 1
     assert (tmp_path / "file").read_text() == "kept"
 
@@ -312,12 +316,14 @@ def test_pictures_that_cannot_be_opened_are_skipped_and_listed(model, data, sett
     with monkeypatch.context() as patch:
         patch.setattr(builtins, "open", denied)
         patch.setattr(io, "open", denied)
-        outcome = run_study(model, replace(settings, masks=None), NAMES, tmp_path / "out", progress=False)
+        outcome = run_study(
+            model, replace(settings, masks=None), experiments=NAMES, path=tmp_path / "out", progress=False
+        )
     assert outcome.n_pictures == 8
     assert [item.path for item in outcome.skipped] == [lost]
     assert "Permission denied" in outcome.skipped[0].reason
     with pytest.raises(InputError, match=r"2\.png could not be read, and now can"):
-        run_study(model, replace(settings, masks=None), NAMES, tmp_path / "out", progress=False)
+        run_study(model, replace(settings, masks=None), experiments=NAMES, path=tmp_path / "out", progress=False)
 
 
 def test_a_home_that_cannot_be_written_does_not_end_a_run(model, data, settings, tmp_path, monkeypatch):
@@ -325,7 +331,7 @@ def test_a_home_that_cannot_be_written_does_not_end_a_run(model, data, settings,
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "home" / "datasets"))
     cache_folder.cache_clear()
     try:
-        outcome = run_study(model, settings, NAMES, tmp_path / "out", progress=False)
+        outcome = run_study(model, settings, experiments=NAMES, path=tmp_path / "out", progress=False)
         assert outcome.n_pictures == 9
         assert Path(cache_folder()).is_dir()
     finally:
@@ -336,7 +342,7 @@ def test_another_number_of_threads_is_said(model, settings, out, caplog):
     path = out / "settings.json"
     path.write_text(path.read_text().replace('"threads": 1', '"threads": 8'))
     shutil.rmtree(out / "records")
-    run_study(model, settings, NAMES, out, progress=False)
+    run_study(model, settings, experiments=NAMES, path=out, progress=False)
     assert "was begun with 8 threads and goes on with 1" in caplog.text
 
 

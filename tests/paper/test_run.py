@@ -40,7 +40,7 @@ def everything(model, tmp_path_factory):
     """All nine experiments on 24 pictures."""
     out = tmp_path_factory.mktemp("study") / "out"
     settings = replace(QUICK, **PROBES)
-    return run_study(model, settings, list(EXPERIMENTS), out, progress=False)
+    return run_study(model, settings, experiments=list(EXPERIMENTS), path=out, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +65,11 @@ def test_tables_agree_with_the_library(everything, model, same_pictures):
 
     knockouts = tables["attention_knockout"].set_index("knockout")
     for name in ("self_only", "no_cls"):
-        right = knockout_attention(model, images, name).values.argmax(1) == labels
+        right = knockout_attention(model, images, edges=name).values.argmax(1) == labels
         assert knockouts.loc[name, "accuracy_percent"] == pytest.approx(100 * right.double().mean().item())
 
     removed = tables["context_removal"].set_index("intervention")
-    run = ablate_tokens(model, images, "context", labels, masks=masks)
+    run = ablate_tokens(model, images, labels, tokens="context", masks=masks)
     assert removed.loc["remove context", "accuracy_percent"] == pytest.approx(100 * run.correct.double().mean().item())
     assert removed.loc["remove context", "rate_percent"] == pytest.approx(100 * run.rate.nanmean().item(), rel=1e-5)
 
@@ -219,23 +219,31 @@ def _rank(pid: int) -> str | None:
 )
 def test_a_folder_of_other_settings_is_refused_by_name(everything, model, change, sentence):
     with pytest.raises(InputError, match=sentence):
-        run_study(model, replace(QUICK, **PROBES, **change), list(EXPERIMENTS), everything.folder, progress=False)
+        run_study(
+            model,
+            replace(QUICK, **PROBES, **change),
+            experiments=list(EXPERIMENTS),
+            path=everything.folder,
+            progress=False,
+        )
 
 
 def test_other_weights_other_experiments_and_foreign_folders_are_refused(everything, model, tmp_path):
     settings = replace(QUICK, **PROBES)
     with pytest.raises(InputError, match="the weights are others"):
-        run_study(model.with_fresh_weights(1), settings, list(EXPERIMENTS), everything.folder, progress=False)
+        run_study(
+            model.with_fresh_weights(1), settings, experiments=list(EXPERIMENTS), path=everything.folder, progress=False
+        )
     with pytest.raises(InputError, match="it holds class_identifiability"):
-        run_study(model, settings, ["class_change"], everything.folder, progress=False)
+        run_study(model, settings, experiments=["class_change"], path=everything.folder, progress=False)
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "settings.json.partial").write_text("{")
-    run_study(model, replace(QUICK, limit=8), ["class_change"], tmp_path / "begun", progress=False)
+    run_study(model, replace(QUICK, limit=8), experiments=["class_change"], path=tmp_path / "begun", progress=False)
     (tmp_path / "thesis.txt").write_text("do not touch")
     with pytest.raises(InputError, match="holds no run of ours"):
-        run_study(model, QUICK, ["class_change"], tmp_path, progress=False)
+        run_study(model, QUICK, experiments=["class_change"], path=tmp_path, progress=False)
     with pytest.raises(InputError, match="no experiment is called"):
-        run_study(model, QUICK, ["class_chance"], tmp_path / "new", progress=False)
+        run_study(model, QUICK, experiments=["class_chance"], path=tmp_path / "new", progress=False)
 
 
 def test_what_the_data_must_have(model, tmp_path):
@@ -245,19 +253,25 @@ def test_what_the_data_must_have(model, tmp_path):
         number = int(path.name.split("_")[0]) // 10
         path.rename(path.with_name(f"{number}_{path.name}"))
     with pytest.raises(InputError, match="has no masks"):
-        run_study(model, replace(QUICK, data=bare), ["context_tokens"], tmp_path / "a", progress=False)
+        run_study(model, replace(QUICK, data=bare), experiments=["context_tokens"], path=tmp_path / "a", progress=False)
     with pytest.raises(InputError, match="--train-data"):
-        run_study(model, QUICK, ["linear_probe"], tmp_path / "b", progress=False)
+        run_study(model, QUICK, experiments=["linear_probe"], path=tmp_path / "b", progress=False)
     with pytest.raises(InputError, match="trained on"):
-        run_study(model, replace(QUICK, train_data="demo"), ["linear_probe"], tmp_path / "c", progress=False)
+        run_study(
+            model, replace(QUICK, train_data="demo"), experiments=["linear_probe"], path=tmp_path / "c", progress=False
+        )
     with pytest.raises(InputError, match="have fewer"):
-        run_study(model, replace(QUICK, per_class=11), ["class_change"], tmp_path / "d", progress=False)
+        run_study(
+            model, replace(QUICK, per_class=11), experiments=["class_change"], path=tmp_path / "d", progress=False
+        )
     headless = HookedViT.from_timm("vit_tiny_patch16_224", pretrained=False, num_classes=0)
     with pytest.raises(InputError, match="without a classifier"):
-        run_study(headless, QUICK, ["class_change"], tmp_path / "e", progress=False)
+        run_study(headless, QUICK, experiments=["class_change"], path=tmp_path / "e", progress=False)
     for change in ({"limit": 0}, {"batch_size": 0}, {"target": "truth"}):
         with pytest.raises(InputError, match="--"):
-            run_study(model, replace(QUICK, **change), ["class_change"], tmp_path / "f", progress=False)
+            run_study(
+                model, replace(QUICK, **change), experiments=["class_change"], path=tmp_path / "f", progress=False
+            )
 
 
 def test_a_corrupt_picture_is_skipped_and_reported(model, tmp_path):
@@ -268,7 +282,9 @@ def test_a_corrupt_picture_is_skipped_and_reported(model, tmp_path):
             shutil.copy(path, folder / str(label))
     broken = sorted((folder / "1").iterdir())[2]
     broken.write_bytes(b"\x89PNG but no picture")
-    outcome = run_study(model, replace(QUICK, data=str(folder)), ["class_change"], tmp_path / "out", progress=False)
+    outcome = run_study(
+        model, replace(QUICK, data=str(folder)), experiments=["class_change"], path=tmp_path / "out", progress=False
+    )
     assert outcome.n_pictures == 11
     assert [item.path for item in outcome.skipped] == [str(broken)]
     assert pd.read_parquet(tmp_path / "out" / "skipped.parquet")["path"].tolist() == [str(broken)]
@@ -289,7 +305,7 @@ def test_masks_of_everything_and_of_nothing_do_not_end_a_run(model, tmp_path):
         settings = replace(
             QUICK, data=str(tmp_path / "pictures"), masks=str(tmp_path / "masks"), limit=None, batch_size=batch_size
         )
-        outcome = run_study(model, settings, names, tmp_path / f"out-{batch_size}", progress=False)
+        outcome = run_study(model, settings, experiments=names, path=tmp_path / f"out-{batch_size}", progress=False)
         assert outcome.n_pictures == 5
         assert np.isfinite(outcome.tables["context_identifiability"]["difference"]).all()
         assert np.isfinite(outcome.tables["context_removal"]["accuracy_percent"]).all()
@@ -306,14 +322,14 @@ def test_a_full_disk_loses_nothing_that_was_written(model, tmp_path, monkeypatch
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match="No space left"):
-        run_study(model, QUICK, ["class_change"], tmp_path / "out", progress=False)
+        run_study(model, QUICK, experiments=["class_change"], path=tmp_path / "out", progress=False)
     assert sorted(path.name for path in (tmp_path / "out" / "records").iterdir()) == [
         "000000.parquet",
         "000001.parquet",
     ]
     monkeypatch.undo()
-    resumed = run_study(model, QUICK, ["class_change"], tmp_path / "out", progress=False)
-    whole = run_study(model, QUICK, ["class_change"], tmp_path / "whole", progress=False)
+    resumed = run_study(model, QUICK, experiments=["class_change"], path=tmp_path / "out", progress=False)
+    whole = run_study(model, QUICK, experiments=["class_change"], path=tmp_path / "whole", progress=False)
     pd.testing.assert_frame_equal(resumed.tables["change_rate"], whole.tables["change_rate"])
 
 
@@ -323,9 +339,13 @@ def test_streams_and_tables_give_the_same_numbers(model, tmp_path):
         (folder / path.name[0]).mkdir(parents=True, exist_ok=True)
         shutil.copy(path, folder / path.name[0])
     settings = replace(QUICK, data=str(folder), limit=10)
-    table = run_study(model, settings, ["residual_composition"], tmp_path / "a", progress=False)
+    table = run_study(model, settings, experiments=["residual_composition"], path=tmp_path / "a", progress=False)
     stream = run_study(
-        model, replace(settings, streaming=True), ["residual_composition"], tmp_path / "b", progress=False
+        model,
+        replace(settings, streaming=True),
+        experiments=["residual_composition"],
+        path=tmp_path / "b",
+        progress=False,
     )
     assert stream.n_pictures == 10
     pd.testing.assert_frame_equal(table.tables["residual_composition"], stream.tables["residual_composition"])
@@ -340,7 +360,7 @@ def test_other_models_run_all_experiments(name, tmp_path):
     keywords = {"img_size": 56, "patch_size": 14, "depth": 2, "embed_dim": 48, "num_heads": 3, "num_classes": 10}
     model = HookedViT.from_timm(name, pretrained=False, **keywords)
     settings = replace(QUICK, **PROBES, limit=10)
-    outcome = run_study(model, settings, list(EXPERIMENTS), tmp_path / "out", progress=False)
+    outcome = run_study(model, settings, experiments=list(EXPERIMENTS), path=tmp_path / "out", progress=False)
     assert outcome.n_pictures == 10
     assert len(outcome.tables["identifiability"]) == 2 * (1 + model.cfg.has_class_token)
     assert np.isfinite(outcome.tables["perturbation_areas"]["accuracy_area"]).all()
@@ -348,7 +368,7 @@ def test_other_models_run_all_experiments(name, tmp_path):
 
 def test_paper_compat_runs_and_differs_where_it_should(model, everything, tmp_path):
     settings = replace(QUICK, **PROBES, paper_compat=True)
-    released = run_study(model, settings, list(EXPERIMENTS), tmp_path / "out", progress=False).tables
+    released = run_study(model, settings, experiments=list(EXPERIMENTS), path=tmp_path / "out", progress=False).tables
     ours = everything.tables
 
     def column(tables, name, query, value):

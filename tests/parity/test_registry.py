@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vitlens import HookedViT, InputError, direct_logit_attribution
-from vitlens.parity.measure import measure, relative_difference
+from vitlens.parity.measure import measure_port, relative_difference
 from vitlens.parity.reduced import build_reduced, family_names, reduced_images
 
 NAMES = list(family_names())
@@ -32,7 +32,7 @@ def port(request):
 def test_logits_blocks_and_gradients_are_those_of_timm(port):
     module, model, images, logits, cache = port
     assert all(not (parameter == parameter.round()).any() for parameter in module.parameters()), "left at its start"
-    for mode, rows in measure(module, model, images).items():
+    for mode, rows in measure_port(module, model, images).items():
         for site, difference in rows.items():
             assert difference <= 1e-9, f"{mode} {site}: {difference}"
     with torch.no_grad():

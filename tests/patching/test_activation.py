@@ -158,14 +158,18 @@ def test_token_sets_in_the_pictures_terms(plain):
     masks = torch.zeros(2, height, width, dtype=torch.bool)
     masks[0, : height // rows] = True
     masks[1, :, : width // columns] = True
-    inside = select_tokens(plain, "object", 2, masks)[:, plain.cfg.n_prefix_tokens :].unflatten(1, (rows, columns))
+    inside = select_tokens(plain, "object", 2, masks=masks)[:, plain.cfg.n_prefix_tokens :].unflatten(
+        1, (rows, columns)
+    )
     assert inside[0, 0].all()
     assert inside[0, 1:].sum() == 0
     assert inside[1, :, 0].all()
     assert inside[1, :, 1:].sum() == 0
-    context = select_tokens(plain, "context", 2, masks)
+    context = select_tokens(plain, "context", 2, masks=masks)
     prefix = select_tokens(plain, "prefix", 2)
-    assert torch.equal(context ^ select_tokens(plain, "object", 2, masks) ^ prefix, select_tokens(plain, "all", 2))
+    assert torch.equal(
+        context ^ select_tokens(plain, "object", 2, masks=masks) ^ prefix, select_tokens(plain, "all", 2)
+    )
     assert select_tokens(plain, "class", 2).nonzero()[:, 1].tolist() == [0, 0]
     one = select_tokens(plain, patch(1, 2), 1)[0].nonzero()[:, 0].tolist()
     assert one == [plain.cfg.n_prefix_tokens + columns + 2]
@@ -177,9 +181,9 @@ def test_token_sets_in_the_pictures_terms(plain):
 def test_masks_may_be_arrays_of_any_type(plain):
     mask = np.zeros(plain.cfg.image_size, dtype=np.uint8)
     mask[: plain.cfg.patch_size[0]] = 255
-    expected = select_tokens(plain, "object", 1, torch.from_numpy(mask)[None] > 0)
+    expected = select_tokens(plain, "object", 1, masks=torch.from_numpy(mask)[None] > 0)
     for same in (mask, mask[None], torch.from_numpy(mask), torch.from_numpy(mask).float()[None]):
-        assert torch.equal(select_tokens(plain, "object", 1, same), expected)
+        assert torch.equal(select_tokens(plain, "object", 1, masks=same), expected)
 
 
 def test_a_patch_half_inside_belongs_to_the_object(plain):
@@ -187,7 +191,7 @@ def test_a_patch_half_inside_belongs_to_the_object(plain):
     masks = torch.zeros(1, *plain.cfg.image_size, dtype=torch.bool)
     masks[0, : height // 2, :width] = True
     masks[0, height : height + height // 2 - 1, :width] = True
-    chosen = select_tokens(plain, "object", 1, masks)[0].nonzero()[:, 0].tolist()
+    chosen = select_tokens(plain, "object", 1, masks=masks)[0].nonzero()[:, 0].tolist()
     assert chosen == [plain.cfg.n_prefix_tokens]
 
 

@@ -376,7 +376,7 @@ def test_attention_edges_are_swept_as_they_are_knocked_out(how, plain, images_of
     for block in range(plain.cfg.n_layers):
         for head in range(plain.cfg.n_heads):
             edges = Edges("class", "patches", blocks=[block], heads=[head])
-            expected = knockout_attention(plain, images, edges, how).values[:, 1] - whole
+            expected = knockout_attention(plain, images, edges=edges, replacement=how).values[:, 1] - whole
             torch.testing.assert_close(swept.values[block, head], expected, rtol=1e-9, atol=1e-10)
     with pytest.raises(InputError, match="has no keys"):
         activation_ablation(plain, images, sites="z", keys="patches", **QUIET)

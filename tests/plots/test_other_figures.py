@@ -136,7 +136,7 @@ def test_tokens_and_heads_of_a_description(subject):
 
 
 def test_registers(subject):
-    shift = vitlens.registers.register_shift(subject.model, subject.images[:2], [(1, 3)], progress=False)
+    shift = vitlens.registers.register_shift(subject.model, subject.images[:2], neurons=[(1, 3)], progress=False)
     figure = register_board(shift, image=1)
     norms = [trace for trace in maps_of(figure) if "norm" in trace.hovertemplate]
     for run, trace in enumerate(norms):
@@ -146,7 +146,7 @@ def test_registers(subject):
 
 
 def test_the_card_of_a_memory(subject):
-    result = vitlens.memories.top_memory_patches(subject.model, -1, subject.images, k=4, progress=False)
+    result = vitlens.memories.top_memory_patches(subject.model, subject.images, block=-1, k=4, progress=False)
     memory = result.axes["feature"][1]
     figure = feature_card(result, memory)
     assert figure.layout.title.text == f"Memory {memory} at blocks.{subject.model.cfg.n_layers - 1}.mlp.hook_post"

@@ -104,7 +104,7 @@ def test_it_is_the_old_model_with_zeros_in_its_stream(name, n_registers):
         for block, chosen in by_block(model).items()
     ]
     expected = model.run_with_hooks(stream, fwd_hooks=hooks, start_at_layer=0)
-    same(with_registers(model, NEURONS, n_registers)(images), expected)
+    same(with_registers(model, NEURONS, n_registers=n_registers)(images), expected)
 
 
 @pytest.mark.parametrize("name", EXTENDABLE)
@@ -114,7 +114,7 @@ def test_every_architecture_has_its_labels_sets_and_sums(name):
     model.add_hook("resid_post0", lambda x, hook: None)
     before = model(images)
     state = {key: value.clone() for key, value in model.state_dict().items()}
-    extended = with_registers(model, NEURONS, 2)
+    extended = with_registers(model, NEURONS, n_registers=2)
 
     old = [label for label in model.cfg.prefix_tokens if label.startswith("register")]
     added = (f"register {len(old) + 1}", f"register {len(old) + 2}")
@@ -200,7 +200,7 @@ def test_other_sizes_of_picture():
 
 def test_planted_neuron_is_found(planted):
     model, images = planted
-    found = find_register_neurons(model, images, 3, late_block=2, batch_size=2, progress=False)
+    found = find_register_neurons(model, images, k=3, late_block=2, batch_size=2, progress=False)
     assert found.pairs(1) == [PLANTED]
     assert found.outlier_block == 1
     assert found.n_outliers == len(BRIGHT)
@@ -218,14 +218,14 @@ def test_planted_neuron_is_found(planted):
     assert list(frame.columns) == ["rank", "block", "neuron", "score", "at_outliers", "elsewhere"]
     assert frame.loc[0, ["block", "neuron"]].tolist() == list(PLANTED)
     assert repr(found).startswith("RegisterNeurons(L1N7 ")
-    assert set(find_register_neurons(model, images, 5, up_to_block=0, progress=False).blocks.tolist()) == {0}
+    assert set(find_register_neurons(model, images, k=5, up_to_block=0, progress=False).blocks.tolist()) == {0}
 
 
 def test_the_register_takes_the_norm(planted, tmp_path):
     model, images = planted
     untouched = model(images)
-    found = find_register_neurons(model, images, 1, progress=False)
-    shift = register_shift(model, images, found, batch_size=2, progress=False)
+    found = find_register_neurons(model, images, k=1, progress=False)
+    shift = register_shift(model, images, neurons=found, batch_size=2, progress=False)
     median = shift.before[:, 1:].median(dim=-1, keepdim=True).values
     assert (shift.before[:, 1:].amax(dim=-1) > 5 * median[..., 0]).all()
     assert (shift.after[:, 1:] < 2 * median).all()
@@ -253,7 +253,7 @@ def test_the_register_takes_the_norm(planted, tmp_path):
 def test_board(name):
     model = build(name)
     images = pictures(model.cfg, 2)
-    shift = register_shift(model, images, [(0, 3)], progress=False)
+    shift = register_shift(model, images, neurons=[(0, 3)], progress=False)
     figure = shift.plot(image=1, block=0)
     maps = [trace for trace in figure.data if trace.type == "heatmap"]
     n_attention = 2 if model.cfg.has_class_token else 0
@@ -273,10 +273,10 @@ def test_the_corners_of_a_trained_model(assets):
     weights = assets / "vit_tiny_patch16_224_imagenet1k.safetensors"
     model = HookedViT.from_timm("vit_tiny_patch16_224", checkpoint_path=weights)
     images = model.to_images(sorted((assets / "photos" / "imagenet").glob("*.jpg"))[:8])
-    found = find_register_neurons(model, images, 3, progress=False)
+    found = find_register_neurons(model, images, k=3, progress=False)
     assert found.pairs(1) == [(7, 417)]
     assert found.outlier_block == 7
-    shift = register_shift(model, images, found, progress=False)
+    shift = register_shift(model, images, neurons=found, progress=False)
     largest = shift.values.amax(dim=-1) / shift.values.median(dim=-1).values
     assert (largest[0, :, 7:] > 10).all()
     assert (largest[1, :, 7:] < 2).all()
@@ -285,7 +285,9 @@ def test_the_corners_of_a_trained_model(assets):
 
 
 def test_pictures_without_outliers_are_refused(plain, images_of):
-    with pytest.raises(InputError, match=r"no outliers: behind block 1 .* is 1\.\d\d times .* threshold=5 times"):
+    with pytest.raises(
+        InputError, match=r"no outliers: behind block 1 .* is 1\.\d\d times .* outlier_threshold=5 times"
+    ):
         find_register_neurons(plain, images_of(plain, 2), progress=False)
 
 
@@ -299,9 +301,9 @@ def test_architectures_that_cannot_be_extended(name):
 def test_bad_arguments(planted):
     model, images = planted
     for arguments, message in [
-        ({"threshold": 1.0}, "above 1, not 1"),
-        ({"n_neurons": 0}, "between 1 and 256, .* not 0"),
-        ({"n_neurons": 10_000}, "neurons in blocks 0 to 1, not 10000"),
+        ({"outlier_threshold": 1.0}, "above 1, not 1"),
+        ({"k": 0}, "k is a whole number of at least 1, not 0"),
+        ({"k": 10_000}, "neurons in blocks 0 to 1, not 10000"),
         ({"late_block": 3}, "no block 3"),
         ({"up_to_block": -4}, "no block -4"),
     ]:
@@ -314,8 +316,8 @@ def test_bad_arguments(planted):
     with pytest.raises(InputError, match="no block 3"):
         with_registers(model, [(3, 0)])
     with pytest.raises(InputError, match="at least 1, not 0"):
-        with_registers(model, [], 0)
+        with_registers(model, [], n_registers=0)
     with pytest.raises(InputError, match="has test-time registers already"):
         with_registers(with_registers(model, []), [])
     with pytest.raises(InputError, match="no block 9"):
-        register_shift(model, images, [], attention_block=9, progress=False)
+        register_shift(model, images, neurons=[], attention_block=9, progress=False)

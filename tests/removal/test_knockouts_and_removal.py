@@ -23,7 +23,9 @@ def test_self_only_is_one_on_the_diagonal(plain, images_of):
         return pattern
 
     expected = by_hand(plain, images, diagonal)
-    torch.testing.assert_close(knockout_attention(plain, images, "self_only").values, expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        knockout_attention(plain, images, edges="self_only").values, expected, rtol=1e-9, atol=1e-9
+    )
 
 
 def test_no_cls_is_zero_without_renormalising(plain, images_of):
@@ -37,9 +39,9 @@ def test_no_cls_is_zero_without_renormalising(plain, images_of):
         pattern[:, :, 1:, 0] = 0
         return pattern / pattern.sum(dim=-1, keepdim=True)
 
-    zeroed = knockout_attention(plain, images, "no_cls").values
+    zeroed = knockout_attention(plain, images, edges="no_cls").values
     torch.testing.assert_close(zeroed, by_hand(plain, images, cut), rtol=1e-9, atol=1e-9)
-    shared = knockout_attention(plain, images, "no_cls", "renormalise").values
+    shared = knockout_attention(plain, images, edges="no_cls", replacement="renormalise").values
     torch.testing.assert_close(shared, by_hand(plain, images, share_out), rtol=1e-9, atol=1e-9)
     assert not torch.allclose(zeroed, shared)
 
@@ -65,41 +67,43 @@ def test_any_edges_in_any_heads(plain, images_of, how):
         return pattern
 
     edges = Edges("class", "context", blocks=[1, 2], heads=[0, -1])
-    found = knockout_attention(plain, images, edges, how, masks=masks, others=others if how == "other" else None)
+    found = knockout_attention(
+        plain, images, edges=edges, replacement=how, masks=masks, others=others if how == "other" else None
+    )
     torch.testing.assert_close(found.values, by_hand(plain, images, edit), rtol=1e-9, atol=1e-9)
 
 
 def test_hooks_carry_any_analysis(plain, images_of):
     images, labels = images_of(plain, 2), torch.tensor([1, 2])
-    with plain.hooks(knockout_hooks(plain, images, "self_only")):
+    with plain.hooks(knockout_hooks(plain, images, edges="self_only")):
         inside = class_trace(plain, images, labels)
     outside = class_trace(plain, images, labels)
     assert not torch.equal(inside.logits["resid_post", 2], outside.logits["resid_post", 2])
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("edges", "replacement", "sentence"),
     [
-        (("self_onyl",), "self_only"),
-        (("no_cls", "halve"), "zero, renormalise, mean, other"),
-        ((Edges(heads=[7]),), "heads 0 to 3"),
-        ((Edges(blocks=[7]),), "blocks 0 to 2"),
-        ((Edges("all", "all"), "renormalise"), "without any key"),
-        (("no_cls", "other"), "others="),
-        (([],), "empty"),
-        ((Edges("class", "context"),), "masks="),
+        ("self_onyl", None, "self_only"),
+        ("no_cls", "halve", "zero, renormalise, mean, other"),
+        (Edges(heads=[7]), None, "heads 0 to 3"),
+        (Edges(blocks=[7]), None, "blocks 0 to 2"),
+        (Edges("all", "all"), "renormalise", "without any key"),
+        ("no_cls", "other", "others="),
+        ([], None, "empty"),
+        (Edges("class", "context"), None, "masks="),
     ],
 )
-def test_wrong_knockouts(plain, images_of, arguments, sentence):
+def test_wrong_knockouts(plain, images_of, edges, replacement, sentence):
     with pytest.raises(InputError, match=sentence):
-        knockout_attention(plain, images_of(plain, 1), *arguments)
+        knockout_attention(plain, images_of(plain, 1), edges=edges, replacement=replacement)
 
 
 def test_removal_matches_the_shorter_sequence(plain, images_of):
     images, labels = images_of(plain, 2), torch.tensor([3, 1])
     gone = torch.zeros(2, 10, dtype=torch.bool)
     gone[0, [2, 3, 9]] = gone[1, 1:6] = True
-    run = ablate_tokens(plain, images, gone, labels)
+    run = ablate_tokens(plain, images, labels, tokens=gone)
     stream = plain(images, stop_at_layer=0)
     for i in range(2):
         kept = stream[i : i + 1, ~gone[i]]
@@ -117,7 +121,7 @@ def test_removal_matches_the_shorter_sequence(plain, images_of):
 @pytest.mark.parametrize("how", ["zero", "mean", "blur", "other"])
 def test_replacement_changes_the_embedding_of_these_patches_only(plain, images_of, how):
     images, others = images_of(plain, 2), images_of(plain, 2, seed=5)
-    run = ablate_tokens(plain, images, [1, 4], [0], how=how, others=others if how == "other" else None)
+    run = ablate_tokens(plain, images, [0], tokens=[1, 4], replacement=how, others=others if how == "other" else None)
     source = {"other": others, "blur": gaussian_blur(images, [13, 13], [3.0, 3.0])}.get(how, images)
     _, cache = plain.run_with_cache(source)
     patches = cache["hook_patch_embed"]
@@ -138,8 +142,8 @@ def test_wrong_removals(plain, images_of):
     images = images_of(plain, 1)
     for arguments, sentence in [
         ({"tokens": "class"}, "only patches"),
-        ({"tokens": [1], "how": "halo"}, "remove, zero"),
-        ({"tokens": [1], "how": "other"}, "others="),
+        ({"tokens": [1], "replacement": "halo"}, "remove, zero"),
+        ({"tokens": [1], "replacement": "other"}, "others="),
         ({"tokens": "context"}, "masks="),
     ]:
         with pytest.raises(InputError, match=sentence):

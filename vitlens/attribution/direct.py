@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vitlens.arguments import checked
 from vitlens.attribution.results import (
@@ -16,7 +15,7 @@ from vitlens.attribution.results import (
     PathAttribution,
     TokenAttribution,
 )
-from vitlens.attribution.run import run
+from vitlens.attribution.run import attribution_run
 from vitlens.attribution.units import UNITS, Split
 from vitlens.choose.classes import Classes, ClassSelection, select_classes
 from vitlens.data.pictures import Pictures
@@ -24,6 +23,7 @@ from vitlens.errors import InputError
 from vitlens.model.class_space.readout import LinearReadout, MaxReadout
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.picture_run import PictureRun
 from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.axes import TokenLabel
 from vitlens.results.result import MOST_KEPT
@@ -51,7 +51,7 @@ def direct_logit_attribution(
     baseline_classes: Classes = None,
     unit: str = "component",
     batch_size: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> Attribution:
     """Splits the logit of a class into what each component wrote directly, the final norm's statistics frozen.
 
@@ -76,8 +76,8 @@ def direct_logit_attribution(
             into its heads, its output bias apart; "head_patch": the heads by the token that they read; "neuron": MLPs
             by neuron, their output bias apart; "token": the components by the token at which they wrote; "path": the
             heads by what wrote the values that they moved.
-        batch_size: pictures per forward; by default all.
-        progress: show a bar where there are several batches.
+        batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
+        progress: show a bar; by default on a terminal only.
 
     Returns:
         Attribution with axes image, class, component. Component labels: "embed", "pos_embed" (or "embed_norm" where a
@@ -95,24 +95,14 @@ def direct_logit_attribution(
     """
     if unit not in UNITS:
         raise InputError(f"unit is one of {', '.join(UNITS)}, not {unit!r}")
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"batch_size is the number of pictures of a forward, at least 1, not {batch_size}")
     model.require_classifier()
-    pictures = model.as_images(images)
-    size = batch_size or max(1, len(pictures))
-    _check_rows(len(pictures), classes, baseline_classes)
-    starts = range(0, len(pictures), size)
-    chunks = [
-        _attribute(
-            model,
-            pictures[start : start + size],
-            _of_chunk(classes, start, size),
-            _of_chunk(baseline_classes, start, size),
-            unit,
-        )
-        for start in tqdm(starts, desc="attribution", unit="batch", disable=not progress or len(starts) < 2)
+    run = PictureRun(model, images, batch_size, progress, "attribution")
+    _check_rows(run.n, classes, baseline_classes)
+    batches = [
+        _attribute(model, pictures, _of_batch(classes, where), _of_batch(baseline_classes, where), unit)
+        for where, pictures in run
     ]
-    return chunks[0] if len(chunks) == 1 else _joined(chunks)
+    return batches[0] if len(batches) == 1 else _joined(batches)
 
 
 def _attribute(
@@ -122,7 +112,7 @@ def _attribute(
     grid = model.embed.grid(*pictures.shape[-2:])
     tokens = _token_names(model, grid)
     with torch.no_grad():
-        kept, stream, all_logits = run(model, pictures, UNITS[unit].wanted(model), unit)
+        kept, stream, all_logits = attribution_run(model, pictures, UNITS[unit].wanted(model), unit)
         selection = select_classes(model, classes, len(pictures), lambda: all_logits)
         logits = selection.take(all_logits)
         baseline = None
@@ -165,10 +155,10 @@ def _class_chunks(
     )
     at_once = max(1, DIRECTIONS_AT_ONCE // (n_images * largest))
     for start in range(0, n_classes, at_once):
-        against = None if baseline is None else baseline.indices
-        if against is not None and against.shape[1] > 1:
-            against = against[:, start : start + at_once]
-        yield selection.indices[:, start : start + at_once], against
+        compared = None if baseline is None else baseline.indices
+        if compared is not None and compared.shape[1] > 1:
+            compared = compared[:, start : start + at_once]
+        yield selection.indices[:, start : start + at_once], compared
 
 
 def _side_by_side(splits: list[Split]) -> Split:
@@ -177,24 +167,24 @@ def _side_by_side(splits: list[Split]) -> Split:
     return Split(torch.cat([split.values for split in splits], dim=1), splits[0].axes, elsewhere)
 
 
-def _joined(chunks: list[Attribution]) -> Attribution:
+def _joined(batches: list[Attribution]) -> Attribution:
     """The results of several batches of pictures as one."""
-    first = chunks[0]
-    elsewhere = [chunk.elsewhere for chunk in chunks if chunk.elsewhere is not None]
+    first = batches[0]
+    elsewhere = [batch.elsewhere for batch in batches if batch.elsewhere is not None]
     return replace(
         first,
-        values=torch.cat([chunk.values for chunk in chunks]),
-        axes={**first.axes, "image": list(range(sum(len(chunk.values) for chunk in chunks)))},
-        logits=torch.cat([chunk.logits for chunk in chunks]),
+        values=torch.cat([batch.values for batch in batches]),
+        axes={**first.axes, "image": list(range(sum(len(batch.values) for batch in batches)))},
+        logits=torch.cat([batch.logits for batch in batches]),
         elsewhere=torch.cat(elsewhere) if elsewhere else None,
-        classes=torch.cat([chunk.classes for chunk in chunks if chunk.classes is not None]),
-        pixels=torch.cat([chunk.pixels for chunk in chunks if chunk.pixels is not None])[:MOST_KEPT],
+        classes=torch.cat([batch.classes for batch in batches if batch.classes is not None]),
+        pixels=torch.cat([batch.pixels for batch in batches if batch.pixels is not None])[:MOST_KEPT],
     )
 
 
-def _of_chunk(classes: Classes, start: int, size: int) -> Classes:
+def _of_batch(classes: Classes, where: slice) -> Classes:
     """What a tensor of classes says of some of the pictures; anything else is meant for all."""
-    return classes[start : start + size] if isinstance(classes, (Tensor, np.ndarray)) else classes
+    return classes[where] if isinstance(classes, (Tensor, np.ndarray)) else classes
 
 
 def _check_rows(n_images: int, *given: Classes) -> None:

@@ -8,7 +8,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from vitlens.arguments import checked, is_whole
 from vitlens.attribution.direct import direct_logit_attribution
@@ -17,8 +16,9 @@ from vitlens.choose.classes import Classes, read_labels
 from vitlens.errors import InputError
 from vitlens.model.checks import check_dense
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.batch_size import default_batch_size
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.model.runs.picture_batches import PictureBatches, PictureSource, length_of
+from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
 from vitlens.results.axes import ComponentLabel
 from vitlens.results.result import Result
 
@@ -52,7 +52,7 @@ class AttributionMeans(Result):
         return self.values - self.values.mean(dim=0)
 
     @checked
-    def top_heads(self, label: int | str, k: int = 10, specific: bool = True) -> pd.DataFrame:
+    def top_heads(self, class_index: int | str, k: int = 10, specific: bool = True) -> pd.DataFrame:
         """The heads that write most for a class, by magnitude; `specific`: more than for a class on average.
 
         Raises:
@@ -61,16 +61,18 @@ class AttributionMeans(Result):
         heads = [i for i, name in enumerate(self.axes["component"]) if name.kind == "head"]
         if not heads:
             raise InputError('these means have no heads: compute them with unit="head"')
-        return self.top(label, k, specific, heads)
+        return self.top(class_index, k, specific, heads)
 
     @checked
-    def top(self, label: int | str, k: int = 10, specific: bool = True, among: list[int] | None = None) -> pd.DataFrame:
+    def top(
+        self, class_index: int | str, k: int = 10, specific: bool = True, among: list[int] | None = None
+    ) -> pd.DataFrame:
         """The components (or those `among` them) that write most for a class, by magnitude.
 
         Raises:
             InputError: a class of which there were no pictures.
         """
-        row = self._row(label)
+        row = self._row(class_index)
         chosen = torch.arange(self.values.shape[1]) if among is None else torch.tensor(among)
         by = (self.specific() if specific else self.values)[row, chosen]
         order = chosen[by.abs().argsort(descending=True, stable=True)[:k]]
@@ -91,14 +93,16 @@ class AttributionMeans(Result):
         order = by.argsort(descending=True, stable=True)[:k]
         return self._table({"class": [self.axes["class"][i] for i in order.tolist()]}, order, column)
 
-    def _row(self, label: int | str) -> int:
+    def _row(self, class_index: int | str) -> int:
         names = self.axes["class"]
         indices = [] if self.classes is None else self.classes[0].tolist()
-        if isinstance(label, str) and label in names:
-            return names.index(label)
-        if is_whole(label) and label in indices:
-            return indices.index(label)
-        raise InputError(f"there were no pictures of the class {label!r}; there were of {', '.join(names[:5])}, …")
+        if isinstance(class_index, str) and class_index in names:
+            return names.index(class_index)
+        if is_whole(class_index) and class_index in indices:
+            return indices.index(class_index)
+        raise InputError(
+            f"there were no pictures of the class {class_index!r}; there were of {', '.join(names[:5])}, …"
+        )
 
     def _table(self, names: dict[str, list[str]], rows: Any, columns: Any) -> pd.DataFrame:
         return pd.DataFrame(
@@ -117,13 +121,13 @@ class AttributionMeans(Result):
 def attribution_means(
     model: HookedViT,
     images: PictureSource | tuple[Tensor, Tensor],
-    labels: Tensor | None = None,
+    classes: Tensor | None = None,
     *,
     unit: str = "head",
     baseline_classes: Classes = None,
-    batch_size: int = 32,
-    n: int | None = None,
-    progress: bool = True,
+    n_images: int | None = None,
+    batch_size: int | None = None,
+    progress: bool | None = None,
 ) -> AttributionMeans:
     """The mean share of every component in the logit of each class, over the pictures of that class.
 
@@ -131,41 +135,45 @@ def attribution_means(
     `direct_logit_attribution`. Pictures stream by: what is held are the sums of the classes that were seen.
 
     Args:
-        images: a tensor of pictures with `labels`, or a pair of both; a picture set (`open_pictures`); or batches (pictures,
-            labels), such as a data loader's.
-        labels: the class of each picture, where `images` does not say it.
+        images: a tensor of pictures with `classes`, or a pair of both; a picture set (`open_pictures`); or batches
+            (pictures, labels), such as a data loader's.
+        classes: the class of each picture, where `images` does not say it.
         unit: as in `direct_logit_attribution`; of finer units each component is named as in its `top`.
         baseline_classes: of differences of logits, as there: a single class.
-        batch_size: pictures per forward.
-        n: stop after so many pictures.
+        n_images: stop after so many pictures.
+        batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
+        progress: show a bar; by default on a terminal only.
 
     Returns:
         AttributionMeans with axes class (those that were seen, in the order of their indices), component.
 
     Raises:
-        InputError: pictures without labels, labels that are no classes of the model, no pictures at all.
+        InputError: pictures without classes, classes that the model has not, no pictures at all.
 
     Source: Gandelsman, Efros & Steinhardt 2024 (Interpreting CLIP's Image Representation via Text-Based Decomposition),
     section 4, for mean shares of heads over a data set; METHODS.md notation.
     """
     model.require_classifier()
-    if isinstance(images, tuple) and labels is None and all(isinstance(part, Tensor) for part in images):
-        images, labels = images
-    if n is not None and n < 1:
-        raise InputError(f"n is the number of pictures, at least 1, not {n}")
-    source = images if labels is None else _Pairs(model, images, read_labels(model, labels), batch_size)
-    batches = PictureBatches(model, source, batch_size)
+    if isinstance(images, tuple) and classes is None and all(isinstance(part, Tensor) for part in images):
+        images, classes = images
+    size = default_batch_size(model) if batch_size is None else batch_size
+    source = images if classes is None else _Pairs(model, images, read_labels(model, classes), size)
     sums = _Sums()
-    for batch in tqdm(batches, total=length_of(batches), desc="attribution means", unit="batch", disable=not progress):
+    for batch in PictureBatches(model, source, size).with_bar("attribution means", progress):
         if batch.labels is None:
-            raise InputError("means by class need labels: pass labels=, or batches of (pictures, labels)")
-        left = len(batch.images) if n is None else n - sums.count
+            raise InputError("means by class need classes: pass classes=, or batches of (pictures, classes)")
+        left = len(batch.images) if n_images is None else n_images - sums.count
         sums.add(
             direct_logit_attribution(
-                model, batch.images[:left], batch.labels[:left], baseline_classes=baseline_classes, unit=unit
+                model,
+                batch.images[:left],
+                batch.labels[:left],
+                baseline_classes=baseline_classes,
+                unit=unit,
+                progress=False,
             )
         )
-        if sums.count == n:
+        if sums.count == n_images:
             break
     return sums.result(model)
 
@@ -227,13 +235,15 @@ def _unit_axes(found: Attribution) -> dict[str, list]:
 
 
 class _Pairs:
-    """Pictures and their labels, batch by batch; files are read when their turn comes."""
+    """Pictures and their classes, batch by batch; files are read when their turn comes."""
 
     def __init__(self, model: HookedViT, images: Any, labels: Int[Tensor, "image"], batch_size: int) -> None:
         if isinstance(images, Tensor):
             check_dense(images, model.device)
         if not isinstance(images, (Tensor, Sequence)) or isinstance(images, str) or len(images) != len(labels):
-            raise InputError(f"labels= goes with a tensor or list of as many pictures: {len(labels)} labels were given")
+            raise InputError(
+                f"classes= goes with a tensor or list of as many pictures: {len(labels)} classes were given"
+            )
         self.model, self.images, self.labels, self.batch_size = model, images, labels, batch_size
 
     def __len__(self) -> int:

@@ -11,10 +11,10 @@ from vitlens.attribution.run import (
     Kept,
     Wanted,
     Written,
+    unchanged,
     wanted_embedding,
     wanted_heads,
     wanted_pattern,
-    whole,
     written,
 )
 from vitlens.attribution.values import ValueRoute, shares_of_biases, through_sub_norm, value_routes
@@ -27,10 +27,10 @@ from vitlens.results.axes import ComponentLabel
 
 def wanted_paths(model: HookedViT) -> Wanted:
     """Everything that writes, at all tokens; what heads read it with; the scale of the norm before them."""
-    wanted = wanted_embedding(model, whole)
+    wanted = wanted_embedding(model, unchanged)
     for index in range(model.cfg.n_layers):
-        wanted |= wanted_heads(model, index, whole) | wanted_pattern(model, index)
-        wanted |= {hook_name(index, "ln1.scale"): whole, hook_name(index, "mlp_out"): whole}
+        wanted |= wanted_heads(model, index, unchanged) | wanted_pattern(model, index)
+        wanted |= {hook_name(index, "ln1.scale"): unchanged, hook_name(index, "mlp_out"): unchanged}
     return wanted
 
 

@@ -69,7 +69,7 @@ def n_read(model: HookedViT) -> int | None:
     return 2 if model.is_distilled else model.read_tokens.stop
 
 
-def whole(activation: Tensor) -> Tensor:
+def unchanged(activation: Tensor) -> Tensor:
     return activation
 
 
@@ -117,7 +117,7 @@ def wanted_pattern(model: HookedViT, block: int) -> Wanted:
     return wanted
 
 
-def run(
+def attribution_run(
     model: HookedViT, pictures: Tensor, wanted: Wanted, unit: str
 ) -> tuple[Kept, Tensor, Float[Tensor, "image classes"]]:
     """What was wanted, in the order of the forward; the last residual stream where it is read; the logits.

@@ -22,11 +22,11 @@ from vitlens.attribution.run import (
     first_tokens,
     n_read,
     sum_of,
+    unchanged,
     wanted_embedding,
     wanted_heads,
     wanted_neurons,
     wanted_pattern,
-    whole,
     written,
 )
 from vitlens.attribution.values import shares_of_biases, through_sub_norm, value_routes
@@ -93,7 +93,7 @@ def _wanted_heads(model: HookedViT) -> Wanted:
 def _wanted_patches(model: HookedViT) -> Wanted:
     wanted = _wanted_heads(model)
     for block in range(model.cfg.n_layers):
-        wanted |= wanted_pattern(model, block) | {hook_name(block, "attn.v"): whole}
+        wanted |= wanted_pattern(model, block) | {hook_name(block, "attn.v"): unchanged}
     return wanted
 
 

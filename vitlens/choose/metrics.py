@@ -11,7 +11,7 @@ from vitlens.choose.classes import Classes, select_classes
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 
-METRICS = ("logit_difference", "logit", "probability")
+LOGIT_METRICS = ("logit_difference", "logit", "probability")
 Metric = Callable[[Float[Tensor, "image classes"]], Tensor]
 Metrics = str | Metric | Sequence[str] | Mapping[str, str | Metric]
 
@@ -41,11 +41,12 @@ def _pick(logits: Float[Tensor, "image classes"], classes: Int[Tensor, "image"])
 
 def class_metric(
     model: HookedViT,
-    name: str,
     clean_logits: Float[Tensor, "image classes"],
     corrupted_logits: Float[Tensor, "image classes"],
-    classes: Classes,
-    baseline_classes: Classes,
+    classes: Classes = None,
+    *,
+    baseline_classes: Classes = None,
+    metric: str = "logit_difference",
 ) -> ClassMetric:
     """The named metric; by default about the class predicted on the clean picture, against that on the corrupted one.
 
@@ -53,15 +54,15 @@ def class_metric(
         InputError: an unknown name; more than one class per picture; a difference of a class with itself, or a probability,
             where the model has one output only.
     """
-    if name not in METRICS:
+    if metric not in LOGIT_METRICS:
         raise InputError(
-            f'metric is "logit_difference", "logit", "probability" or a function of the logits, not {name!r}'
+            f'metric is "logit_difference", "logit", "probability" or a function of the logits, not {metric!r}'
         )
-    if name != "logit":
-        model.require_choice(f"a {name.replace('_', ' ')}")
+    if metric != "logit":
+        model.require_choice(f"a {metric.replace('_', ' ')}")
     chosen = select_classes(model, classes, len(clean_logits), lambda: clean_logits).indices
-    if name != "logit_difference":
-        return ClassMetric(name, _one_each(chosen))
+    if metric != "logit_difference":
+        return ClassMetric(metric, _one_each(chosen))
     if baseline_classes is None:
         baseline = corrupted_logits.argmax(dim=-1, keepdim=True)
         # Where the prediction does not change, the clean picture's runner-up is what the class competes with.
@@ -71,7 +72,7 @@ def class_metric(
         baseline = select_classes(model, baseline_classes, len(clean_logits), lambda: clean_logits).indices
     if (_one_each(baseline) == _one_each(chosen)).any():
         raise InputError("a class and its baseline class are the same, so their logit difference is always 0")
-    return ClassMetric(name, _one_each(chosen), _one_each(baseline))
+    return ClassMetric(metric, _one_each(chosen), _one_each(baseline))
 
 
 def _one_each(classes: Int[Tensor, "image class"]) -> Int[Tensor, "image"]:
@@ -103,10 +104,10 @@ def choose_metrics(
     else:
         wanted = {getattr(metric, "__name__", "custom metric"): metric}
     if not wanted:
-        raise InputError(f"there is no metric to measure: name at least one of {', '.join(METRICS)}")
+        raise InputError(f"there is no metric to measure: name at least one of {', '.join(LOGIT_METRICS)}")
     _check_baseline_is_used(list(wanted.values()), baseline_classes)
     return {
-        name: class_metric(model, one, clean_logits, other_logits, classes, baseline_classes)
+        name: class_metric(model, clean_logits, other_logits, classes, metric=one, baseline_classes=baseline_classes)
         if isinstance(one, str)
         else one
         for name, one in wanted.items()

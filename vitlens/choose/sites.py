@@ -158,7 +158,7 @@ def make_cells(
     if not units:
         raise InputError(f"the list of {site.unit}s is empty")
     axes[site.unit] = [f"{site.unit[0].upper()}{number}" for number in units]
-    seen = None if keys is None else select_tokens(model, keys, n_images, masks, grid)
+    seen = None if keys is None else select_tokens(model, keys, n_images, masks=masks, grid=grid)
     return Cells(site, sets, units, n_units, axes, seen)
 
 
@@ -186,7 +186,7 @@ def _token_sets(
         sets = {_label(model, item, grid): item for item in tokens}
     if not sets:
         raise InputError('there is no token set to patch: name at least one, or pass "each"')
-    masked = torch.stack([select_tokens(model, item, n_images, masks, grid) for item in sets.values()])
+    masked = torch.stack([select_tokens(model, item, n_images, masks=masks, grid=grid) for item in sets.values()])
     return (None if single else list(sets)), masked
 
 

@@ -52,6 +52,7 @@ def select_tokens(
     model: HookedViT,
     tokens: TokenSet,
     n_images: int,
+    *,
     masks: MaskInput | None = None,
     grid: tuple[int, int] | None = None,
     some_may_be_empty: bool = False,

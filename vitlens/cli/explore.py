@@ -43,5 +43,5 @@ def explore(
     check_writable(out)
     hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
     require_classes(hooked)
-    write_explorer(hooked, pictures, out, wanted_class=wanted_class, progress=is_watched(), blocks=block or None)
+    write_explorer(hooked, pictures, path=out, classes=wanted_class, progress=is_watched(), blocks=block or None)
     hand_over_page("explore", hooked.cfg.model_name, out, as_json)

@@ -90,9 +90,16 @@ def lens(
     marked: list[Tensor] = []
     for start, images in in_batches(hooked, pictures, batch_size, "lens"):
         one = class_lens(
-            hooked, images, wanted_class or None, sites=sites, blocks=block or None, tokens=chosen, top_k=top,
-            batch_size=batch_size, progress=False,
-        )  # fmt: skip
+            hooked,
+            images,
+            wanted_class or None,
+            sites=sites,
+            blocks=block or None,
+            tokens=chosen,
+            k=top,
+            batch_size=batch_size,
+            progress=False,
+        )
         found.append((start, one))
         marked += artefacts_on_page(hooked, images, start, out, batch_size)
     blocks = pd.DataFrame(row for start, one in found for row in _rows(one, pictures[start:], top))

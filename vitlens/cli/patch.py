@@ -196,7 +196,9 @@ def _pair(
             f"--replace-context {replacement} makes the corrupted picture itself: leave {corrupted} out, or say "
             "--replace-context other to take its context"
         )
-    made = replace_context(images, inside, replacement, other, patch_size=model.patch_grid(*images.shape[-2:]))
+    made = replace_context(
+        images, inside, replacement=replacement, others=other, patch_size=model.patch_grid(*images.shape[-2:])
+    )
     around = f"{Path(str(corrupted)).name}'s context" if replacement == "other" else f"context: {replacement}"
     return Pair(images, made, (clean.name, f"{clean.name} ({around})"), inside)
 
@@ -271,7 +273,7 @@ def _sections(model: "HookedViT", pair: Pair, result: "Patching") -> "list[Secti
     pixels = model.to_pixels(torch.cat([pair.clean, pair.corrupted]))
     outline = None
     if pair.mask is not None:
-        inside = select_tokens(model, "object", 1, pair.mask, grid, some_may_be_empty=True)
+        inside = select_tokens(model, "object", 1, masks=pair.mask, grid=grid, some_may_be_empty=True)
         outline = inside[0, model.cfg.n_prefix_tokens :].unflatten(0, grid)
     pictures = {f"clean: {pair.names[0]}": pixels[0], f"corrupted: {pair.names[1]}": pixels[1]}
     return [

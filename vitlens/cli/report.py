@@ -47,6 +47,6 @@ def report(
     check_writable(out)
     hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
     write_picture_report(
-        hooked, picture, out, wanted_class=wanted_class, head=head, against=against, progress=is_watched()
+        hooked, picture, path=out, classes=wanted_class, head=head, corrupted=against, progress=is_watched()
     )
     hand_over_page("report", hooked.cfg.model_name, out, as_json)

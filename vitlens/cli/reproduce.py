@@ -103,7 +103,9 @@ def study_command(name: str | None = None) -> Callable[..., None]:
         settings.check()
         hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
         try:
-            outcome = run_study(hooked, settings, [name] if name is not None else experiment, out, workers=workers)
+            outcome = run_study(
+                hooked, settings, experiments=[name] if name is not None else experiment, path=out, workers=workers
+            )
         except (Stopped, WorkerLost) as stopped:
             complain(str(stopped))
             raise typer.Exit(130) from None

@@ -13,16 +13,16 @@ from vitlens.data.masks import MaskInput, Masks, as_masks
 from vitlens.data.patches import PatchGrid
 from vitlens.errors import InputError
 
-REPLACEMENTS = ("other", "mean", "zero", "blur", "shuffle")
+CONTEXT_REPLACEMENTS = ("other", "mean", "zero", "blur", "shuffle")
 
 
 @checked
 def replace_context(
     images: Float[Tensor, "batch channels height width"],
     masks: MaskInput,
-    how: str,
-    donors: Tensor | None = None,
     *,
+    replacement: str,
+    others: Tensor | None = None,
     patch_size: tuple[int, int] | PatchGrid = (16, 16),
     seed: int = 0,
 ) -> Float[Tensor, "batch channels height width"]:
@@ -31,17 +31,32 @@ def replace_context(
     Args:
         masks: where the object is, at the pictures' size: a tensor or array [batch, height, width], a list of them, or what
             `model.read_masks` makes of files. The context is what is neither the object nor void.
-        how: "other": the pixels of `donors` at the same place; "mean": each picture's own mean colour of its context;
-            "zero": 0, the mean colour of the training data; "blur": the picture blurred, σ = 1/16 of its height;
+        replacement: "other": the pixels of `others` at the same place; "mean": each picture's own mean colour of its
+            context; "zero": 0, the mean colour of the training data; "blur": the picture blurred, σ = 1/16 of its height;
             "shuffle": the picture's patches that lie wholly in the context change places.
         patch_size: the patches' height and width for "shuffle"; or `model.patch_grid(height, width)`, which also knows
             patches that do not fill the picture.
 
     Raises:
-        InputError: an unknown replacement, missing donors, masks of another shape, patches that do not tile the picture.
+        InputError: an unknown replacement, other pictures that are missing, masks of another shape, patches that do not
+            tile the picture.
     """
-    if how not in REPLACEMENTS:
-        raise InputError(f"a context is replaced by one of {', '.join(REPLACEMENTS)}, not {how!r}")
+    if replacement not in CONTEXT_REPLACEMENTS:
+        raise InputError(f"a context is replaced by one of {', '.join(CONTEXT_REPLACEMENTS)}, not {replacement!r}")
+    _check_pictures(images)
+    read = as_masks(masks, _refuse_file).to(images.device)
+    found, expected = [len(read), *read.size], [len(images), *images.shape[-2:]]
+    if found != expected:
+        raise InputError(f"masks have the shape {expected} of the pictures, not {found}")
+    if replacement != "other" and others is not None:
+        raise InputError(f'others= goes with replacement="other": replacement="{replacement}" would not read them')
+    context = ~(read.inside | read.void)
+    if replacement == "shuffle":
+        return _shuffled(images, context, _patches(patch_size, *images.shape[-2:]), seed)
+    return torch.where(context[:, None], _stand_in(images, context[:, None], replacement, others), images)
+
+
+def _check_pictures(images: Any) -> None:
     is_dense = (
         isinstance(images, Tensor) and not (images.is_nested or images.is_meta) and images.layout == torch.strided
     )
@@ -49,34 +64,28 @@ def replace_context(
         raise InputError(
             "pictures are a tensor of finite floats [batch, channels, height, width], as model.to_images makes it"
         )
-    read = as_masks(masks, _refuse_file).to(images.device)
-    found, expected = [len(read), *read.size], [len(images), *images.shape[-2:]]
-    if found != expected:
-        raise InputError(f"masks have the shape {expected} of the pictures, not {found}")
-    context = ~(read.inside | read.void)
-    if how == "shuffle":
-        return _shuffled(images, context, _patches(patch_size, *images.shape[-2:]), seed)
-    return torch.where(context[:, None], _replacement(images, context[:, None], how, donors), images)
 
 
 def _refuse_file(mask: object) -> Masks:
     raise InputError("masks in files are to be brought to the pictures' size: pass model.read_masks(masks)")
 
 
-def _replacement(
+def _stand_in(
     images: Float[Tensor, "batch channels height width"],
     context: Bool[Tensor, "batch 1 height width"],
-    how: str,
-    donors: Any,
+    replacement: str,
+    others: Any,
 ) -> Tensor:
-    if how == "other":
-        if not isinstance(donors, Tensor) or donors.shape != images.shape:
-            raise InputError("how='other' needs donors=, one picture of the same size for each picture")
-        return donors
-    if how == "mean":
+    if replacement == "other":
+        if others is not None:
+            _check_pictures(others)
+        if others is None or others.shape != images.shape:
+            raise InputError('replacement="other" needs others=, one picture of the same size for each picture')
+        return others
+    if replacement == "mean":
         outside = context.to(images)
         return (images * outside).sum((-2, -1), keepdim=True) / outside.sum((-2, -1), keepdim=True).clamp(min=1)
-    return torch.zeros_like(images) if how == "zero" else blurred(images)
+    return torch.zeros_like(images) if replacement == "zero" else blurred(images)
 
 
 def _patches(patch_size: tuple[int, int] | PatchGrid, height: int, width: int) -> PatchGrid:

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from vitlens.data.imagenet_s import VOID_NUMBER
-from vitlens.data.masks import Labels, Masks, preprocessed, read_labels
+from vitlens.data.masks import Labels, Masks, preprocessed, read_mask
 from vitlens.data.patches import REDUCTIONS, PatchGrid, as_patch_grid, object_and_context
-from vitlens.data.picture_sets import Row
+from vitlens.data.picture_sets import PictureRow
 from vitlens.data.pictures import Preprocessing, load_picture
 from vitlens.errors import InputError, printable
 
@@ -44,7 +44,7 @@ class PictureBatch:
 
 
 def decode_rows(
-    rows: Sequence[Row],
+    rows: Sequence[PictureRow],
     first_key: int,
     preprocessing: Preprocessing,
     grid: PatchGrid | tuple[int, int],
@@ -78,7 +78,7 @@ def decode_rows(
         # A preprocessing that masks cannot follow is no fault of the pictures.
         preprocessing.mask(np.ones((16, 16), dtype=np.uint8))
 
-    def decode(row: Row) -> tuple[Tensor, tuple[Tensor, Tensor] | None] | Skipped:
+    def decode(row: PictureRow) -> tuple[Tensor, tuple[Tensor, Tensor] | None] | Skipped:
         try:
             picture = _open(row["image"])
             mask = preprocessed(_labels(row, picture.size), preprocessing) if with_masks else None
@@ -125,7 +125,7 @@ def _open(source: dict[str, Any] | None) -> Image.Image:
     return load_picture(Path(source["path"]) if content is None else content)[0]
 
 
-def _labels(row: Row, size: tuple[int, int]) -> Labels:
+def _labels(row: PictureRow, size: tuple[int, int]) -> Labels:
     source = row["mask"]
     if row.get("mask_value") is not None:
         mask = _open(source)
@@ -135,7 +135,7 @@ def _labels(row: Row, size: tuple[int, int]) -> Labels:
         labels = Labels(numbers == row["mask_value"], numbers == VOID_NUMBER)
     else:
         content = source.get("bytes")
-        labels = read_labels(Path(source["path"]) if content is None else content, row.get("object_id"))
+        labels = read_mask(Path(source["path"]) if content is None else content, row.get("object_id"))
     (height, width), (wide, high) = labels.inside.shape, size
     # A mask may be smaller than its picture, but of the same shape.
     if abs(width * high - height * wide) > max(width, height, wide, high):

@@ -72,7 +72,7 @@ class Masks:
         return Masks(self.inside.expand(n_images, -1, -1), self.void.expand(n_images, -1, -1))
 
 
-def read_labels(mask: object, object_id: int | None = None) -> Labels:
+def read_mask(mask: object, object_id: int | None = None) -> Labels:
     """What a mask says of its pixels, by the rule above.
 
     Args:
@@ -111,7 +111,7 @@ def as_masks(masks: MaskInput, from_picture: Callable[[Any], Masks]) -> Masks:
         from_picture: how a path or PIL picture is brought to the pictures' size.
 
     Raises:
-        InputError: as `read_labels`; nothing at all; masks of several sizes.
+        InputError: as `read_mask`; nothing at all; masks of several sizes.
     """
     if isinstance(masks, Masks):
         return masks
@@ -126,7 +126,7 @@ def as_masks(masks: MaskInput, from_picture: Callable[[Any], Masks]) -> Masks:
         inside = masks if masks.ndim == 3 else masks[None]
         return Masks(inside, torch.zeros_like(inside))
     if isinstance(masks, (Tensor, np.ndarray)):
-        return Masks(*(torch.from_numpy(np.array(part, ndmin=3)) for part in read_labels(masks)))
+        return Masks(*(torch.from_numpy(np.array(part, ndmin=3)) for part in read_mask(masks)))
     parts = [as_masks(mask, from_picture) for mask in as_list(masks, "masks")]
     if not parts:
         raise InputError("there are no masks in the list")

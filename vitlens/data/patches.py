@@ -88,21 +88,21 @@ def object_and_context(
     inside: Bool[Tensor, "image height width"],
     void: Bool[Tensor, "image height width"],
     patches: PatchGrid,
-    how: str = "area",
+    reduction: str = "area",
 ) -> tuple[Bool[Tensor, "image patch"], Bool[Tensor, "image patch"]]:
     """Which patches belong to the object, and which to its context; the others are neither.
 
     Args:
         inside, void: the pixels of the object, and those of which it is not known.
-        how: "area": a patch of which more than half is void is neither; else it belongs to the object where at least half
-            of its other pixels do. "nearest": as the pixel at its centre.
+        reduction: "area": a patch of which more than half is void is neither; else it belongs to the object where at least
+            half of its other pixels do. "nearest": as the pixel at its centre.
 
     Raises:
         InputError: an unknown way.
     """
-    if how not in REDUCTIONS:
-        raise InputError(f"masks are reduced by {' or '.join(REDUCTIONS)}, not {how!r}")
-    if how == "nearest":
+    if reduction not in REDUCTIONS:
+        raise InputError(f"masks are reduced by {' or '.join(REDUCTIONS)}, not {reduction!r}")
+    if reduction == "nearest":
         of_object, unknown = patches.centres(inside), patches.centres(void)
         return (of_object & ~unknown).flatten(1), (~of_object & ~unknown).flatten(1)
     area = patches.sums(torch.ones_like(inside[:1], dtype=torch.int64))

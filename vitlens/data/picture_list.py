@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from vitlens.data.picture_sets import PictureSet, Row
+from vitlens.data.picture_sets import PictureRow, PictureSet
 from vitlens.errors import InputError
 from vitlens.files import write_whole
 
-COLUMNS = ["path", "label", "picture", "mask"]
+LIST_COLUMNS = ["path", "label", "picture", "mask"]
 UNREADABLE = "unreadable"
 #: Rows that are read at a time.
 AT_ONCE = 256
@@ -38,10 +38,10 @@ def list_pictures(pictures: PictureSet, workers: int = 4, progress: bool = False
     return pd.concat(found, ignore_index=True)
 
 
-def list_rows(rows: Sequence[Row], workers: int = 4) -> pd.DataFrame:
+def list_rows(rows: Sequence[PictureRow], workers: int = 4) -> pd.DataFrame:
     """`list_pictures` for some rows of a picture set."""
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        return pd.DataFrame(pool.map(_entry, rows), columns=COLUMNS)
+        return pd.DataFrame(pool.map(_entry, rows), columns=LIST_COLUMNS)
 
 
 def as_digest(listed: pd.DataFrame) -> str:
@@ -58,7 +58,7 @@ def keep_list(path: Path, listed: pd.DataFrame, must_exist: bool = False) -> Non
     """
     if path.exists():
         try:
-            before = pq.read_table(path).to_pandas()[COLUMNS]
+            before = pq.read_table(path).to_pandas()[LIST_COLUMNS]
         except (pa.ArrowException, OSError, KeyError):
             if must_exist:
                 raise InputError(
@@ -106,7 +106,7 @@ def _more(found: Sequence[Any]) -> str:
     return f" (and {len(found) - 1} more)" if len(found) > 1 else ""
 
 
-def _entry(row: Row) -> tuple[str, int, str, str]:
+def _entry(row: PictureRow) -> tuple[str, int, str, str]:
     mask = "" if row.get("mask") is None else _hash(row["mask"])
     if row.get("mask_value") is not None:
         mask += f":{row['mask_value']}"

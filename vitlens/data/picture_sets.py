@@ -23,7 +23,7 @@ from vitlens.errors import InputError, nearest, printable
 LABEL_COLUMNS = ("label", "fine_label", "labels", "class", "target")
 MASK_COLUMNS = ("mask", "segmentation", "object_mask")
 SPLITS = ("validation", "val", "test", "train")
-Row = dict[str, Any]
+PictureRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class PictureSet:
 
     name: str
     table: Dataset | IterableDataset
-    to_row: Callable[[Row, int], Row]
+    to_row: Callable[[PictureRow, int], PictureRow]
     has_masks: bool
     n: int | None
     label_names: list[str] | None = None
     per_class: int | None = None
     first: int | None = None
 
-    def chunks(self, size: int, rank: int = 0, world_size: int = 1) -> Iterator[tuple[int, list[Row]]]:
+    def chunks(self, size: int, rank: int = 0, world_size: int = 1) -> Iterator[tuple[int, list[PictureRow]]]:
         """The rows by chunks of `size`, with the number of each: those of one process out of `world_size`.
 
         What is split among processes are whole chunks, so a chunk holds the same pictures however many processes share
@@ -61,8 +61,8 @@ class PictureSet:
         for entry in split_dataset_by_node(plan, rank, world_size):
             yield entry["chunk"], entry["rows"]
 
-    def _stream(self, size: int) -> Iterator[Row]:
-        gathered: list[Row] = []
+    def _stream(self, size: int) -> Iterator[PictureRow]:
+        gathered: list[PictureRow] = []
         chunk = n = 0
         counts: Counter[int] = Counter()
         for index, entry in enumerate(self.table):
@@ -88,7 +88,7 @@ def open_pictures(
     *,
     split: str | None = None,
     streaming: bool = False,
-    n: int | None = None,
+    n_images: int | None = None,
     per_class: int | None = None,
     drop_incomplete: bool = False,
     masks: str | Path | None = None,
@@ -108,7 +108,7 @@ def open_pictures(
             a folder in ImageNet-S' layout; a Parquet file; or a name on the Hugging Face hub.
         split: of a source with several; by default validation, test or train, whichever there is first.
         streaming: read rows as they come, never the whole table.
-        n: only the first so many pictures.
+        n_images: only the first so many pictures.
         per_class: only the first so many pictures of each class, in the order of their paths.
         drop_incomplete: leave out classes that have fewer than `per_class` pictures, instead of refusing.
         masks: a folder of mask pictures, at the same relative path as the pictures (any picture ending), with or without the
@@ -144,7 +144,7 @@ def open_pictures(
         to_class = match_classes(label_names, class_names, n_classes, are_folders=root is not None)
     mask_files = None if masks is None else MaskFolder(Path(masks), root)
 
-    def to_row(entry: Row, index: int) -> Row:
+    def to_row(entry: PictureRow, index: int) -> PictureRow:
         picture = entry[image] or {"path": None, "bytes": None}
         path = entry.get("path") or picture.get("path") or f"row {index}"
         given = entry[label] if label is not None else index_in_name(path)
@@ -168,12 +168,12 @@ def open_pictures(
         assert label_names is not None
         label_names = [name for _, name in sorted(zip(to_class, label_names, strict=True))]
     if isinstance(table, IterableDataset):
-        return PictureSet(name, table, to_row, has_masks, None, label_names, per_class, n)
+        return PictureSet(name, table, to_row, has_masks, None, label_names, per_class, n_images)
     paths = _paths(table, image) if root is not None else None
     given = table[label] if label is not None else [index_in_name(path) for path in paths or _paths(table, image)]
     labels = [to_index(x, to_class, n_classes, f"picture {i}") for i, x in enumerate(given)]
     order = list(range(len(labels))) if paths is None else sorted(range(len(paths)), key=paths.__getitem__)
-    chosen = _choose(order, labels, n, per_class, drop_incomplete, class_names)
+    chosen = _choose(order, labels, n_images, per_class, drop_incomplete, class_names)
     if not chosen:
         raise InputError(f"{name} holds no pictures")
     if mask_files is not None:
@@ -283,13 +283,13 @@ def _paths(table: Dataset, image: str) -> list[str]:
 def _choose(
     order: list[int],
     labels: list[int],
-    n: int | None,
+    n_images: int | None,
     per_class: int | None,
     drop_incomplete: bool,
     class_names: Sequence[str] | None,
 ) -> list[int]:
     if per_class is None:
-        return order[:n]
+        return order[:n_images]
     by_class: dict[int, list[int]] = {}
     for i in order:
         by_class.setdefault(labels[i], []).append(i)
@@ -299,7 +299,7 @@ def _choose(
         called = class_names[label] if class_names else f"class {label}"
         raise InputError(
             f"{per_class} pictures per class were asked for, and {len(short)} classes have fewer (“{called}” has "
-            f"{len(found)}): ask for fewer, or leave these classes out with drop_incomplete (--drop-incomplete)"
+            f"{len(found)}): ask for fewer, or leave these classes out with drop_incomplete=True"
         )
     chosen = {i for label, found in by_class.items() if label not in short for i in found[:per_class]}
-    return [i for i in order if i in chosen][:n]
+    return [i for i in order if i in chosen][:n_images]

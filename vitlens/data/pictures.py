@@ -171,8 +171,8 @@ class Preprocessing:
         self.mean = torch.tensor(data_config["mean"]).expand(n_channels)
         self.std = torch.tensor(data_config["std"]).expand(n_channels)
 
-    def image(self, picture: Picture) -> Float[Tensor, "channels height width"]:
-        return self.transform(open_picture(picture, self.data_config["input_size"][0]))
+    def image(self, source: Picture) -> Float[Tensor, "channels height width"]:
+        return self.transform(open_picture(source, self.data_config["input_size"][0]))
 
     def mask(self, values: np.ndarray) -> UInt8[Tensor, "image_height image_width"]:
         """Numbers of a picture's pixels [height, width], through its resizing and cropping by nearest neighbour; 0 where

@@ -5,43 +5,43 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm import tqdm
 
 from vitlens.data.pictures import Pictures
 from vitlens.description.token_norms import stream_outliers
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Reader, hook_name
+from vitlens.model.runs.picture_run import PictureRun
 
 
 def artefact_warning(
     model: HookedViT,
     images: Pictures | dict[str, Tensor],
-    values: Float[Tensor, "image *map"],
     *,
-    threshold: float = 5.0,
+    values: Float[Tensor, "image *map"],
+    outlier_threshold: float = 5.0,
     late_block: int | None = None,
     least_share: float = 0.1,
     times: float = 3.0,
     among: int = 5,
-    batch_size: int = 16,
-    progress: bool = False,
+    batch_size: int | None = None,
+    progress: bool | None = None,
 ) -> list[str | None]:
     """For every picture a sentence where artefact tokens lead its heatmap or carry much of it, else None.
 
-    Artefact tokens are patches whose stream behind a late block has a norm above `threshold` times the median of their
-    picture's patches, as in `find_register_neurons`. The share that they carry is Σ_artefacts |value| / Σ |value|. They
-    lead a map where one of them is among its strongest patches, which readers look at first. One forward with one hook.
+    Artefact tokens are patches whose stream behind a late block has a norm above `outlier_threshold` times the median of
+    their picture's patches, as in `find_register_neurons`. The share that they carry is Σ_artefacts |value| / Σ |value|.
+    They lead a map where one of them is among its strongest patches, which readers look at first. One forward with one hook.
 
     Args:
         values: importances of the patches, [image, patch] row by row or [image, row, column]; signs do not matter.
-        threshold: how many times the median norm makes an artefact.
+        outlier_threshold: how many times the median norm makes an artefact.
         late_block: behind which block norms are read; by default the last but one.
         least_share: the least share of the map that is worth a warning.
         times: how many times their share of the patches artefacts must carry.
         among: of how many strongest patches, by magnitude, none may be an artefact.
-        batch_size: pictures of one forward.
-        progress: whether to show a bar.
+        batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
+        progress: show a bar; by default on a terminal only.
 
     Returns:
         One entry a picture, such as "4 artefact tokens (2.0% of the patches) carry 37% of this map" or "2 of the 5
@@ -64,7 +64,12 @@ def artefact_warning(
             f"not {shape}"
         )
     artefact = artefact_tokens(
-        model, pictures, threshold=threshold, late_block=late_block, batch_size=batch_size, progress=progress
+        model,
+        pictures,
+        outlier_threshold=outlier_threshold,
+        late_block=late_block,
+        batch_size=batch_size,
+        progress=progress,
     )
     return artefact_sentences(values, artefact, columns, least_share=least_share, times=times, among=among)
 
@@ -108,29 +113,31 @@ def artefact_tokens(
     model: HookedViT,
     images: Pictures,
     *,
-    threshold: float = 5.0,
+    outlier_threshold: float = 5.0,
     late_block: int | None = None,
-    batch_size: int = 16,
-    progress: bool = False,
+    batch_size: int | None = None,
+    progress: bool | None = None,
 ) -> Bool[Tensor, "image patch"]:
     """Which patches of every picture are outliers behind a late block; parameters as `artefact_warning`.
 
     Raises:
         InputError: a block that does not exist, a threshold that is not above 1.
     """
-    if threshold <= 1:
-        raise InputError(f"threshold is how many times the median norm makes an artefact, above 1, not {threshold:g}")
-    pictures = model.as_images(images)
+    if outlier_threshold <= 1:
+        raise InputError(
+            f"outlier_threshold is how many times the median norm makes an artefact, above 1, not {outlier_threshold:g}"
+        )
+    run = PictureRun(model, images, batch_size, progress, "artefacts")
     late = max(model.cfg.n_layers - 2, 0) if late_block is None else model.block_index(late_block)
     found: list[Tensor] = []
 
     def read(resid: Tensor, hook: object) -> None:
-        found.append(stream_outliers(resid.detach(), model.cfg.n_prefix_tokens, threshold))
+        found.append(stream_outliers(resid.detach(), model.cfg.n_prefix_tokens, outlier_threshold))
 
     hooks: list[Any] = [(hook_name(late, "resid_post"), Reader(read))]
     with torch.no_grad():
-        for batch in tqdm(pictures.split(batch_size), desc="artefacts", unit="batch", disable=not progress):
-            model.run_with_hooks(batch, fwd_hooks=hooks, stop_at_layer=late + 1)
+        for _, pictures in run:
+            model.run_with_hooks(pictures, fwd_hooks=hooks, stop_at_layer=late + 1)
     return torch.cat(found)
 
 

@@ -84,7 +84,7 @@ class _Run:
         ]
 
     def _enter(self, resid: Tensor, block: int) -> None:
-        self.outlier = stream_outliers(resid, self.observer.layout.n_prefix, self.observer.norms.threshold)
+        self.outlier = stream_outliers(resid, self.observer.layout.n_prefix, self.observer.norms.outlier_threshold)
 
     def _value(self, v: Tensor, block: int) -> None:
         self.v = at_least_single(v)

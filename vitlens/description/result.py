@@ -42,54 +42,6 @@ class Description(Result):
     cka: Float[Tensor, "block block"] | None
     cka_against: Float[Tensor, "block other"] | None
 
-    @classmethod
-    def of(
-        cls,
-        observer: "Observer",
-        examples: list[Tensor],
-        pixels: Tensor | None,
-        cka: Tensor | None,
-        cka_against: Tensor | None,
-        **settings: Any,
-    ) -> "Description":
-        """The description from the sums of an observer."""
-        cfg, layout, norms = observer.model.cfg, observer.layout, observer.norms
-        n = norms.n_images
-        n_patches = layout.grid[0] * layout.grid[1]
-        kept = torch.stack(examples) if examples else torch.zeros(0, cfg.n_layers, n_patches)
-        return cls(
-            torch.stack(list(observer.facts.values()), dim=-1) / n,
-            {"block": list(range(cfg.n_layers)), "head": list(range(cfg.n_heads)), "fact": list(observer.facts)},
-            "value",
-            token_norms=norms.statistics(),
-            outlier_counts=norms.counts.unflatten(1, layout.grid),
-            norm_histogram=norms.histogram,
-            example_norms=kept.unflatten(-1, layout.grid),
-            sink_events=observer.events,
-            sink_tokens=observer.sink_tokens,
-            head_similarity=observer.cosines / n,
-            cka=cka,
-            cka_against=cka_against,
-            pixels=pixels,
-            settings={
-                "model": cfg.model_name,
-                "provenance": page_facts(observer.model),
-                "warning": observer.model.provenance.warning,
-                "n_images": n,
-                "grid": list(layout.grid),
-                "patch_size": list(cfg.patch_size),
-                "kinds": layout.kinds,
-                "sink_token_kinds": observer.sink_token_kinds,
-                "threshold": norms.threshold,
-                "late_block": norms.late_block,
-                "outlier_block": norms.first_block(),
-                "sink_rule": vars(observer.rule),
-                "similarity_queries": len(observer.queries),
-                "n_tokens": len(layout.kind_of),
-                **settings,
-            },
-        )
-
     @property
     def facts(self) -> list[str]:
         return self.axes["fact"]
@@ -157,17 +109,17 @@ class Description(Result):
             columns[f"mean_{name}"] = self.values[..., j].mean(dim=1).numpy()
         return pd.DataFrame(columns)
 
-    def redundant_heads(self, n: int | None = 20) -> pd.DataFrame:
-        """The pairs of heads of most similar patterns, most similar first."""
+    def redundant_heads(self, k: int | None = 20) -> pd.DataFrame:
+        """The k pairs of heads of most similar patterns, most similar first; None: all."""
         n_maps, n_heads = len(self.head_similarity), len(self.axes["head"])
         left, right = torch.triu_indices(n_maps, n_maps, offset=1)
         similarity, order = self.head_similarity[left, right].sort(descending=True)
-        chosen = order[:n]
+        chosen = order[:k]
         return pd.DataFrame(
             {
                 "head": [_head_name(i, n_heads) for i in left[chosen].tolist()],
                 "other": [_head_name(i, n_heads) for i in right[chosen].tolist()],
-                "similarity": similarity[:n].numpy(),
+                "similarity": similarity[:k].numpy(),
             }
         )
 
@@ -182,6 +134,53 @@ class Description(Result):
             f"Description({self.settings['model']}: {n_blocks} blocks × {n_heads} heads, {n_facts} facts, "
             f"{self.n_images} pictures, {len(self.warnings)} warnings)"
         )
+
+
+def description_of(
+    observer: "Observer",
+    examples: list[Tensor],
+    pixels: Tensor | None,
+    cka: Tensor | None,
+    cka_against: Tensor | None,
+    **settings: Any,
+) -> Description:
+    """The description from the sums of an observer."""
+    cfg, layout, norms = observer.model.cfg, observer.layout, observer.norms
+    n = norms.n_images
+    n_patches = layout.grid[0] * layout.grid[1]
+    kept = torch.stack(examples) if examples else torch.zeros(0, cfg.n_layers, n_patches)
+    return Description(
+        torch.stack(list(observer.facts.values()), dim=-1) / n,
+        {"block": list(range(cfg.n_layers)), "head": list(range(cfg.n_heads)), "fact": list(observer.facts)},
+        "value",
+        token_norms=norms.statistics(),
+        outlier_counts=norms.counts.unflatten(1, layout.grid),
+        norm_histogram=norms.histogram,
+        example_norms=kept.unflatten(-1, layout.grid),
+        sink_events=observer.events,
+        sink_tokens=observer.sink_tokens,
+        head_similarity=observer.cosines / n,
+        cka=cka,
+        cka_against=cka_against,
+        pixels=pixels,
+        settings={
+            "model": cfg.model_name,
+            "provenance": page_facts(observer.model),
+            "warning": observer.model.provenance.warning,
+            "n_images": n,
+            "grid": list(layout.grid),
+            "patch_size": list(cfg.patch_size),
+            "kinds": layout.kinds,
+            "sink_token_kinds": observer.sink_token_kinds,
+            "outlier_threshold": norms.outlier_threshold,
+            "late_block": norms.late_block,
+            "outlier_block": norms.first_block(),
+            "sink_rule": vars(observer.rule),
+            "similarity_queries": len(observer.queries),
+            "n_tokens": len(layout.kind_of),
+            **settings,
+        },
+    )
 
 
 def _head_name(index: int, n_heads: int) -> str:

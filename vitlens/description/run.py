@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.arguments import checked
+from vitlens.arguments import bar_hidden, checked
 from vitlens.description.observer import Observer, read_states
-from vitlens.description.result import Description
+from vitlens.description.result import Description, description_of
 from vitlens.description.similarity import MinibatchCKA
 from vitlens.description.sinks import SinkRule
 from vitlens.description.token_norms import NormSums
@@ -18,8 +18,9 @@ from vitlens.description.tokens import TokenLayout, token_layout
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Reader, hook_name
+from vitlens.model.runs.batch_size import default_batch_size
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
+from vitlens.model.runs.picture_batches import PictureBatches, PictureSource, length_of
 from vitlens.model.runs.small_pictures import small_pictures
 
 
@@ -29,16 +30,16 @@ def describe(
     model: HookedViT,
     images: PictureSource,
     *,
-    batch_size: int = 16,
-    against: HookedViT | None = None,
-    threshold: float = 5.0,
+    other_model: HookedViT | None = None,
+    outlier_threshold: float = 5.0,
     late_block: int | None = None,
     sink_rule: SinkRule | None = None,
     cka_tokens: str | None = None,
     cka_rows: int = 64,
     similarity_queries: int = 256,
     n_examples: int = 6,
-    progress: bool = True,
+    batch_size: int | None = None,
+    progress: bool | None = None,
 ) -> Description:
     """Norms of tokens, attention and sinks of every head, likeness of heads and of blocks, over many pictures.
 
@@ -52,10 +53,9 @@ def describe(
         images: a preprocessed tensor, files, PIL images, arrays; a picture set (`open_pictures`); or any iterable of
             pictures or of batches of them, such as a generator or a data loader (of pairs of pictures and labels, the
             pictures are taken). Files are read when their turn comes.
-        batch_size: the most pictures of one forward; fewer where the patterns of all heads would take more than 512 MB.
-        against: a second model that sees the same pictures, for CKA between its blocks and these. Files go through each
+        other_model: a second model that sees the same pictures, for CKA between its blocks and these. Files go through each
             model's own preprocessing, tensors to both as they are. Widths and depths may differ.
-        threshold: how many times the median norm of its picture's patches makes a patch an outlier.
+        outlier_threshold: how many times the median norm of its picture's patches makes a patch an outlier.
         late_block: behind which block outliers are looked for; by default the last but one, as the last may rescale.
         sink_rule: which heads have a sink, and of which kind; by default `SinkRule()`.
         cka_tokens: what stands for a picture: "class", the class token, or "patches", the mean over the patches. By default
@@ -63,7 +63,9 @@ def describe(
         cka_rows: how many pictures are a minibatch of CKA's estimator. With all pictures in one it is the full formula.
         similarity_queries: at most so many rows of each pattern, evenly spaced, are compared between heads.
         n_examples: of how many pictures, the first ones, the norms of every patch are kept, to be shown.
-        progress: whether to show a bar.
+        batch_size: the most pictures of a forward, by default 64; fewer where the patterns of all heads would take more
+            than 512 MB.
+        progress: show a bar; by default on a terminal only.
 
     Returns:
         Description, with values [block, head, fact]; `to_frame()`, `blocks`, `warnings`, `plot()` and `page(path)` show it.
@@ -76,47 +78,50 @@ def describe(
     Fesser, Jacobs et al. 2026 (sinks).
     """
     late = max(model.cfg.n_layers - 2, 0) if late_block is None else model.block_index(late_block)
-    _check(threshold=threshold, cka_rows=cka_rows, similarity_queries=similarity_queries)
-    state = _cka_state(cka_tokens, [model] if against is None else [model, against])
+    _check(outlier_threshold, cka_rows, similarity_queries)
+    both = [model] if other_model is None else [model, other_model]
+    state = _cka_state(cka_tokens, both)
     rule = sink_rule or SinkRule()
-    both = [model] if against is None else [model, against]
     readers = _readers(both, images, batch_size)
     observer: Observer | None = None
     layouts: list[TokenLayout] = []
     examples: list[Tensor] = []
     pixels: list[Tensor] = []
     of_blocks, of_models = MinibatchCKA(cka_rows), MinibatchCKA(cka_rows)
-    with tqdm(total=readers[0].n_pictures, desc="describe", unit="picture", disable=not progress) as bar:
+    hidden = bar_hidden(progress, length_of(readers[0]))
+    with tqdm(total=readers[0].n_pictures, desc="describe", unit="picture", disable=hidden) as bar:
         for batch in _together(readers):
             if observer is None:
                 layouts = [token_layout(each, *part.shape[-2:]) for each, part in zip(both, batch, strict=True)]
-                observer = _observer(model, layouts[0], rule, threshold, late, similarity_queries)
-            rows = observer.rows(batch_size)
+                observer = _observer(model, layouts[0], rule, outlier_threshold, late, similarity_queries)
+            rows = observer.rows(readers[0].batch_size)
             for parts in zip(*(part.split(rows) for part in batch), strict=True):
                 norms, states = observer.run(parts[0])
                 if len(examples) < n_examples:
                     pixels.append(small_pictures(model, parts[0], n_examples - len(examples)))
                     examples += norms[: n_examples - len(examples), :, layouts[0].n_prefix :].cpu()
                 of_blocks.add(states[:, :, state], states[:, :, state])
-                if against is not None:
-                    of_models.add(states[:, :, state], _states(against, parts[1], layouts[1])[:, :, state])
+                if other_model is not None:
+                    of_models.add(states[:, :, state], _states(other_model, parts[1], layouts[1])[:, :, state])
                 bar.update(len(parts[0]))
     if observer is None:
         raise InputError("there are no pictures to describe")
-    return Description.of(
+    return description_of(
         observer,
         examples,
         torch.cat(pixels) if pixels else None,
         of_blocks.value(),
         of_models.value(),
-        against=None if against is None else against.cfg.model_name,
+        other_model=None if other_model is None else other_model.cfg.model_name,
         cka_tokens=("patches", "class")[state],
         cka_rows=cka_rows,
     )
 
 
-def _readers(models: list[HookedViT], images: PictureSource, batch_size: int) -> list[PictureBatches]:
+def _readers(models: list[HookedViT], images: PictureSource, batch_size: int | None) -> list[PictureBatches]:
     """For each model the same pictures; what can be gone through once is gone through by all at the same time."""
+    if batch_size is None:
+        batch_size = min(map(default_batch_size, models))
     sources = list(tee(images, len(models))) if isinstance(images, Iterator) else [images] * len(models)
     return [PictureBatches(model, source, batch_size) for model, source in zip(models, sources, strict=True)]
 
@@ -136,11 +141,11 @@ def _together(readers: list[PictureBatches]) -> Iterator[list[Float[Tensor, "ima
 
 
 def _observer(
-    model: HookedViT, layout: TokenLayout, rule: SinkRule, threshold: float, late: int, n_queries: int
+    model: HookedViT, layout: TokenLayout, rule: SinkRule, outlier_threshold: float, late: int, n_queries: int
 ) -> Observer:
     n_tokens = len(layout.kind_of)
     queries = torch.linspace(0, n_tokens - 1, min(n_queries, n_tokens), dtype=torch.float64).round().long()
-    norms = NormSums(layout, model.cfg.n_layers, threshold, late)
+    norms = NormSums(layout, model.cfg.n_layers, outlier_threshold, late)
     return Observer(model, layout, norms, rule, queries.to(model.device))
 
 
@@ -168,9 +173,11 @@ def _cka_state(cka_tokens: str | None, models: list[HookedViT]) -> int:
     return ("patches", "class").index(cka_tokens)
 
 
-def _check(threshold: float, cka_rows: int, similarity_queries: int) -> None:
-    if threshold <= 1:
-        raise InputError(f"threshold is how many times the median norm makes an outlier, above 1, not {threshold:g}")
+def _check(outlier_threshold: float, cka_rows: int, similarity_queries: int) -> None:
+    if outlier_threshold <= 1:
+        raise InputError(
+            f"outlier_threshold is how many times the median norm makes an outlier, above 1, not {outlier_threshold:g}"
+        )
     if cka_rows < 4:
         raise InputError(f"a minibatch of CKA's unbiased estimator has at least 4 pictures, not cka_rows={cka_rows}")
     if similarity_queries < 1:

@@ -20,7 +20,7 @@ class NormSums:
 
     layout: TokenLayout
     n_blocks: int
-    threshold: float
+    outlier_threshold: float
     late_block: int
     n_images: int = 0
     means: Float[Tensor, "block kind statistic"] = field(init=False)
@@ -47,7 +47,7 @@ class NormSums:
             self.means[:, i, 1] += of_kind.median(dim=-1).values.sum(dim=0)
             self.largest[:, i] = torch.maximum(self.largest[:, i], of_kind.amax(dim=(0, 2)))
         patches = norms[..., self.layout.n_prefix :]
-        outlier = outlier_patches(patches, self.threshold)
+        outlier = outlier_patches(patches, self.outlier_threshold)
         self.counts += outlier.sum(dim=0)
         self.already += (outlier & outlier[:, self.late_block, None]).sum(dim=(0, 2))
         ratio = patches / patches.median(dim=-1, keepdim=True).values
@@ -69,7 +69,7 @@ def stream_norms(resid: Float[Tensor, "image tokens d"]) -> Float[Tensor, "image
 
 
 def stream_outliers(
-    resid: Float[Tensor, "image tokens d"], n_prefix: int, threshold: float
+    resid: Float[Tensor, "image tokens d"], n_prefix: int, outlier_threshold: float
 ) -> Bool[Tensor, "image patch"]:
     """The outliers among the patches of a stream."""
-    return outlier_patches(stream_norms(resid[:, n_prefix:]), threshold)
+    return outlier_patches(stream_norms(resid[:, n_prefix:]), outlier_threshold)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from vitlens.arguments import bar_hidden, checked
 from vitlens.data.decoding import PictureBatch, Skipped, decode_rows
 from vitlens.data.picture_list import as_digest, list_rows
-from vitlens.data.picture_sets import PictureSet, Row, open_pictures
+from vitlens.data.picture_sets import PictureRow, PictureSet, open_pictures
 from vitlens.errors import InputError
 from vitlens.faithfulness.maps import DEFAULT
 from vitlens.faithfulness.metrics import find_metrics
@@ -156,7 +156,7 @@ def _opened(model: HookedViT, images: PictureSet | str | Path) -> PictureSet:
 
 
 def _decode(
-    model: HookedViT, pictures: PictureSet, rows: list[Row], first: int, workers: int
+    model: HookedViT, pictures: PictureSet, rows: list[PictureRow], first: int, workers: int
 ) -> PictureBatch | list[Skipped]:
     return decode_rows(
         rows,
@@ -202,7 +202,7 @@ def _refuse_foreign(folder: Path, n_chunks: int | None) -> None:
         raise InputError(f"{entry} belongs to no chunk of this run: remove it, or choose another folder")
 
 
-def _origin(run: dict[str, Any], rows: list[Row], workers: int) -> str:
+def _origin(run: dict[str, Any], rows: list[PictureRow], workers: int) -> str:
     """What a chunk's scores depend on, in sixteen letters."""
     text = json.dumps(run, sort_keys=True, default=repr) + as_digest(list_rows(rows, workers))
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -55,7 +55,9 @@ class Faithfulness(Result):
 
         `table()["deletion"]` has the columns mean, low and high; `definitions()` says what the metrics are.
         """
-        numbers = {name: bootstrap(self._by_picture(name), level=level, n=n_draws) for name in self.axes["method"]}
+        numbers = {
+            name: bootstrap(self._by_picture(name), level=level, n_draws=n_draws) for name in self.axes["method"]
+        }
         columns = pd.MultiIndex.from_product([self.axes["metric"], ["mean", "low", "high"]], names=["metric", ""])
         return pd.DataFrame(
             [np.stack(ends, axis=1).flatten() for ends in numbers.values()],
@@ -71,7 +73,9 @@ class Faithfulness(Result):
             InputError: a method that was not scored.
         """
         names = (method_a, method_b)
-        mean, low, high = bootstrap(self._by_picture(method_a) - self._by_picture(method_b), level=level, n=n_draws)
+        mean, low, high = bootstrap(
+            self._by_picture(method_a) - self._by_picture(method_b), level=level, n_draws=n_draws
+        )
         sign = np.array([1 if METRICS[name].higher_is_better else -1 for name in self.axes["metric"]])
         better = np.where((low > 0) | (high < 0), np.where(mean * sign > 0, *names), "")
         return pd.DataFrame(

@@ -13,17 +13,15 @@ import torch
 from datasets import Dataset
 from datasets.exceptions import DatasetGenerationError
 from torch import Tensor
-from tqdm import tqdm
 
 from vitlens.arguments import checked
 from vitlens.choose.tokens import TokenSet
 from vitlens.errors import InputError
-from vitlens.features.places import Place, chosen_rows, place_of, read_places
+from vitlens.features.places import HookPlace, chosen_rows, place_of, read_places
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import HookName
-from vitlens.model.runs.picture_batches import PictureBatches, PictureSource, length_of
+from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
 
-HEADS = ("joined", "apart")
 Rows = dict[str, Tensor]
 
 
@@ -38,13 +36,13 @@ class ActivationStream:
         self,
         model: HookedViT,
         pictures: PictureBatches,
-        place: Place,
+        place: HookPlace,
         tokens: TokenSet | None,
-        heads: str,
-        progress: bool,
+        join_heads: bool,
+        progress: bool | None,
     ) -> None:
         self.model, self.pictures, self.place = model, pictures, place
-        self.tokens, self.heads, self.progress = tokens, heads, progress
+        self.tokens, self.join_heads, self.progress = tokens, join_heads, progress
 
     @property
     def hook(self) -> str:
@@ -52,10 +50,7 @@ class ActivationStream:
         return self.place.name
 
     def __iter__(self) -> Iterator[Rows]:
-        label = f"activations of {self.hook}"
-        for batch in tqdm(
-            self.pictures, desc=label, unit="batch", total=length_of(self.pictures), disable=not self.progress
-        ):
+        for batch in self.pictures.with_bar(f"activations of {self.hook}", self.progress):
             found = read_places(self.model, batch.images, [self.place])[self.hook]
             grid = self.model.embed.grid(*batch.images.shape[-2:])
             chosen = chosen_rows(self.model, self.place, self.tokens, found.shape[1], grid)
@@ -63,22 +58,21 @@ class ActivationStream:
 
     def _rows(self, found: Tensor, images: Tensor, tokens: Tensor) -> Rows:
         n_images, n_tokens = found.shape[:2]
-        apart = self.heads == "apart"
-        if apart and found.ndim != 4:
-            raise InputError(f'{self.hook} has no heads to stand apart: leave heads="joined"')
-        n_heads = found.shape[2] if apart else 1
+        if not self.join_heads and found.ndim != 4:
+            raise InputError(f"{self.hook} has no heads to stand apart: leave join_heads=True")
+        n_heads = 1 if self.join_heads else found.shape[2]
         rows = {
             "activations": found.reshape(n_images * n_tokens * n_heads, -1),
             "image": images.repeat_interleave(n_tokens * n_heads),
             "token": tokens.repeat_interleave(n_heads).repeat(n_images),
         }
-        return rows | ({"head": torch.arange(n_heads).repeat(n_images * n_tokens)} if apart else {})
+        return rows if self.join_heads else rows | {"head": torch.arange(n_heads).repeat(n_images * n_tokens)}
 
     @checked
-    def sample(self, n: int, seed: int = 0) -> Rows:
-        """n rows drawn uniformly without replacement, in the order of the stream; the whole stream is never held.
+    def sample(self, n_rows: int, *, seed: int = 0) -> Rows:
+        """So many rows drawn uniformly without replacement, in the order of the stream; the whole stream is never held.
 
-        The draw depends on the seed alone, not on the size of the batches: the n rows with the smallest random keys.
+        The draw depends on the seed alone, not on the size of the batches: the rows with the smallest random keys.
 
         Raises:
             InputError: the stream has fewer rows.
@@ -91,11 +85,11 @@ class ActivationStream:
             rows["key"] = torch.from_numpy(generator.random(here))
             seen += here
             kept = {name: torch.cat([kept[name], rows[name]]) if kept else rows[name] for name in rows}
-            best = kept["key"].argsort(stable=True)[:n].sort().values
+            best = kept["key"].argsort(stable=True)[:n_rows].sort().values
             kept = {name: values[best.to(values.device)] for name, values in kept.items()}
-        if seen < n:
+        if seen < n_rows:
             raise InputError(
-                f"{n} activations were asked for, and the pictures give {seen}: take fewer, or more pictures"
+                f"{n_rows} activations were asked for, and the pictures give {seen}: take fewer, or more pictures"
             )
         kept.pop("key")
         return kept
@@ -133,17 +127,17 @@ class ActivationStream:
 def stream_activations(
     model: HookedViT,
     images: PictureSource,
-    hook: HookName,
     *,
+    hook: HookName,
     tokens: TokenSet | None = "patches",
-    heads: str = "joined",
-    batch_size: int = 16,
-    progress: bool = True,
+    join_heads: bool = True,
+    batch_size: int | None = None,
+    progress: bool | None = None,
 ) -> ActivationStream:
     """The activations of a hook point over many pictures, in constant memory: what a dictionary is trained on.
 
     Of each picture only the blocks up to the hook point run. What has an axis of heads (or of heads and keys) is one row
-    per token, head behind head, as SAELens trains on `hook_z`; with heads="apart" one row per token and head.
+    per token, head behind head, as SAELens trains on `hook_z`; with join_heads=False one row per token and head.
 
     Args:
         images: a tensor or pictures; a picture set (`open_pictures`); batches (a list or DataLoader of tensors, or of
@@ -151,19 +145,18 @@ def stream_activations(
         hook: a full name, a shorthand or a key: "blocks.5.hook_resid_post", "resid_post5", ("resid_post", 5).
         tokens: which of each picture's tokens, see `select_tokens`: "patches", "all", "class", "registers", a patch or
             box, indices. Of no matter where the hook point has no tokens; those rows have token −1.
-        heads: "joined" or "apart".
-        batch_size: pictures per forward, where they do not come as batches.
+        join_heads: one row for all heads of a token; False: one row for each.
+        batch_size: the most pictures of a forward; by default 64, or fewer where these would take much memory.
+        progress: show a bar; by default on a terminal only.
 
     Returns:
-        ActivationStream: iterate over it, or `.sample(n)`, `.to_dataset()`.
+        ActivationStream: iterate over it, or `.sample(n_rows)`, `.to_dataset()`.
 
     Raises:
         InputError: no such hook point, or several; an unknown token set; pictures that do not fit the model.
     """
-    if heads not in HEADS:
-        raise InputError(f"heads are {' or '.join(HEADS)}, not {heads!r}")
     place = place_of(model, hook)
-    return ActivationStream(model, PictureBatches(model, images, batch_size), place, tokens, heads, progress)
+    return ActivationStream(model, PictureBatches(model, images, batch_size), place, tokens, join_heads, progress)
 
 
 def _plain(values: Tensor) -> np.ndarray:

@@ -8,25 +8,24 @@ import torch
 from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 from transformer_lens.hook_points import HookPoint
 
 from vitlens.arguments import checked
-from vitlens.choose.classes import Classes, ClassSelection, select_classes
+from vitlens.choose.classes import Classes, ClassSelection, classes_by_batch, select_classes
 from vitlens.choose.tokens import TokenSet
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
 from vitlens.features.dictionary import SparseAutoencoder
-from vitlens.features.places import STREAM_WIDE, Place, chosen_rows, fit, suffix_of
+from vitlens.features.places import STREAM_WIDE, HookPlace, chosen_rows, split_rows, suffix_of
 from vitlens.features.splice import ends, paired_rows
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import HookName, Reader, hook_name
 from vitlens.model.runs.gradients import gradients_disabled, outside_inference
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.model.runs.small_pictures import small_pictures
+from vitlens.model.runs.picture_run import PictureRun
 from vitlens.results.result import Result
 
-METHODS = ("gradient", "integrated", "direct")
+FEATURE_METHODS = ("gradient", "integrated", "direct")
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,17 +66,17 @@ class _Parts:
 @gradients_disabled()
 def feature_attribution(
     model: HookedViT,
-    hook: HookName | None,
-    sae: SparseAutoencoder,
     images: Pictures,
     classes: Classes = None,
     *,
+    sae: SparseAutoencoder,
+    hook: HookName | None = None,
     method: str = "gradient",
-    steps: int = 10,
+    n_steps: int = 10,
     hook_out: HookName | None = None,
     tokens: TokenSet | None = None,
-    batch_size: int = 8,
-    progress: bool = True,
+    batch_size: int | None = None,
+    progress: bool | None = None,
 ) -> FeatureAttribution:
     """Attributes logits to a dictionary's features: share_f = Σ_tokens f ⟨W_dec[f], ∂logit/∂x̂⟩.
 
@@ -89,13 +88,15 @@ def feature_attribution(
     being the readout's constant.
 
     Args:
-        hook: where the dictionary reads; None for the hook point it was trained on.
         classes: indices, names, or a tensor [image] of each picture's own; None for each picture's predicted class.
-        method: "gradient", "integrated" (midpoint rule with `steps` points) or "direct" (hook points that write to the
+        sae: the dictionary.
+        hook: where it reads; None for the hook point it was trained on.
+        method: "gradient", "integrated" (midpoint rule with `n_steps` points) or "direct" (hook points that write to the
             stream).
         hook_out: what a transcoder predicts, see `with_sae`; its features are those of the prediction.
         tokens: the tokens whose features count, see `select_tokens`; None for all.
-        batch_size: pictures per forward and backward.
+        batch_size: pictures of a forward and backward; by default 64, or fewer where these would take much memory.
+        progress: show a bar; by default on a terminal only.
 
     Returns:
         FeatureAttribution with axes image, class, feature.
@@ -105,31 +106,29 @@ def feature_attribution(
 
     Source: Marks et al. 2024 (Sparse Feature Circuits), equations 2 and 4; METHODS.md for the frozen readout.
     """
-    if method not in METHODS:
-        raise InputError(f"no method is called {method!r}; the nearest names are {nearest(method, METHODS)}")
-    if steps < 1 or batch_size < 1:
-        raise InputError(f"steps and batch_size are at least 1, not {steps} and {batch_size}")
+    if method not in FEATURE_METHODS:
+        raise InputError(f"no method is called {method!r}; the nearest names are {nearest(method, FEATURE_METHODS)}")
     model.require_classifier()
     source, target = ends(model, hook, sae, hook_out)
     if method == "direct" and (target.block is None or target.name.rsplit("hook_", 1)[-1] not in STREAM_WIDE):
         raise InputError(f'{target.name} does not write to the stream, so it has no direct path: use method="gradient"')
-    pictures = outside_inference(model.as_images(images))
-    given = None if classes is None else select_classes(model, classes, len(pictures), lambda: model(pictures))
-    starts = range(0, len(pictures), batch_size)
+    # Every block's activations are held for the gradient.
+    run = PictureRun(model, images, batch_size, progress, f"feature attribution ({method})", model.cfg.n_layers)
+    # The predicted classes are those of the run that is attributed, which needs no forward of its own.
+    classes_of = None if classes is None else classes_by_batch(model, classes, run.n)
     found: list[list[Tensor]] = []
-    for start in tqdm(starts, desc=f"feature attribution ({method})", unit="batch", disable=not progress):
-        chunk = slice(start, min(start + batch_size, len(pictures)))
-        chosen = None if given is None else given.of(chunk)
-        worker = _Attributor(model, sae, source, target, tokens, pictures[chunk], chosen)
+    for where, pictures in run:
+        chosen = None if classes_of is None else classes_of(where, pictures)
+        worker = _Attributor(model, sae, source, target, tokens, outside_inference(pictures), chosen)
         gradients = (
-            worker.direct() if method == "direct" else worker.mean_gradients(steps if method == "integrated" else 0)
+            worker.direct() if method == "direct" else worker.mean_gradients(n_steps if method == "integrated" else 0)
         )
         found.append(worker.shares(gradients))
         labels = worker.selection.labels
     values, error, bias, logits, indices = (torch.cat(parts) for parts in zip(*found, strict=True))
     return FeatureAttribution(
         values,
-        {"image": list(range(len(pictures))), "class": labels, "feature": list(range(sae.d_sae))},
+        {"image": run.images, "class": labels, "feature": list(range(sae.d_sae))},
         "logit",
         error=error,
         bias=bias,
@@ -137,13 +136,13 @@ def feature_attribution(
         logits=logits,
         classes=indices,
         class_names=model.class_names,
-        pixels=small_pictures(model, pictures),
+        pixels=run.pixels,
         settings={
             "model": model.cfg.model_name,
             "hook": source.name,
             "dictionary": sae.source,
             "method": method,
-            **({"steps": steps} if method == "integrated" else {}),
+            **({"n_steps": n_steps} if method == "integrated" else {}),
         },
     )
 
@@ -155,8 +154,8 @@ class _Attributor:
         self,
         model: HookedViT,
         sae: SparseAutoencoder,
-        source: Place,
-        target: Place,
+        source: HookPlace,
+        target: HookPlace,
         tokens: TokenSet | None,
         images: Float[Tensor, "image channels height width"],
         classes: ClassSelection | None,
@@ -184,9 +183,9 @@ class _Attributor:
         self.selection = select_classes(model, None, len(logits), lambda: logits) if classes is None else classes
         self.logits = self.selection.take(logits)
 
-    def mean_gradients(self, steps: int) -> Iterator[Float[Tensor, "image ..."]]:
+    def mean_gradients(self, n_steps: int) -> Iterator[Float[Tensor, "image ..."]]:
         """∂logit/∂activation for each chosen class: in the run itself (0 steps), or its mean on the features' way from 0."""
-        ways = [(step + 0.5) / steps for step in range(steps)] or [1.0]
+        ways = [(step + 0.5) / n_steps for step in range(n_steps)] or [1.0]
         means: list[Tensor] = []
         for way in ways:
             here = self._gradients(way)
@@ -206,7 +205,7 @@ class _Attributor:
             return self.parts.activation.clone()
         rows = self.target.split(self.parts.activation)
         chosen = chosen_rows(self.model, self.target, self.tokens, rows.shape[1], self.grid).to(rows.device)
-        view = fit(rows, self.sae.d_out, self.target.name)
+        view = split_rows(rows, self.sae.d_out, self.target.name)
         less = (1 - way) * (self.parts.decoded - self.parts.bias)
         moved = view.index_copy(1, chosen, view[:, chosen] - less).reshape(rows.shape)
         return self.target.unite(moved).clone()
@@ -230,7 +229,7 @@ class _Attributor:
             for gradient in gradients:
                 rows = self.target.split(gradient)
                 chosen = chosen_rows(self.model, self.target, self.tokens, rows.shape[1], self.grid).to(rows.device)
-                pulled = fit(rows, self.sae.d_out, self.target.name)[:, chosen]
+                pulled = split_rows(rows, self.sae.d_out, self.target.name)[:, chosen]
                 # Picture by picture: tokens × features of a whole batch may be large.
                 of_features = [
                     (parts.features[i] * self.sae.written_per_feature(pulled[i], parts.x[i])).flatten(0, -2).sum(dim=0)

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 from transformer_lens.hook_points import HookPoint
 
 from vitlens.arguments import checked
@@ -15,15 +14,15 @@ from vitlens.choose.classes import read_labels
 from vitlens.choose.tokens import TokenSet
 from vitlens.errors import InputError
 from vitlens.features.dictionary import SparseAutoencoder
-from vitlens.features.places import Place, chosen_rows, fit, read_places, suffix_of
+from vitlens.features.places import HookPlace, chosen_rows, read_places, split_rows, suffix_of
 from vitlens.features.splice import SplicedDictionary, ends, paired_rows
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import HookName, Hooks
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.model.runs.picture_batches import Batch, PictureBatches, PictureSource, length_of
+from vitlens.model.runs.picture_batches import ImageBatch, PictureBatches, PictureSource
 from vitlens.results.result import Result
 
-RUNS = ("clean", "sae", "zero", "mean")
+EVALUATED_RUNS = ("clean", "sae", "zero", "mean")
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,16 +88,16 @@ class _Reconstruction:
 @checked
 def evaluate_sae(
     model: HookedViT,
-    hook: HookName | None,
-    sae: SparseAutoencoder,
     images: PictureSource,
-    labels: Tensor | None = None,
     *,
+    sae: SparseAutoencoder,
+    hook: HookName | None = None,
+    labels: Tensor | None = None,
     hook_out: HookName | None = None,
     tokens: TokenSet | None = None,
     downstream: bool = True,
-    batch_size: int = 16,
-    progress: bool = True,
+    batch_size: int | None = None,
+    progress: bool | None = None,
 ) -> DictionaryEvaluation:
     """Reconstruction, sparsity and what the model's answer loses, over any number of pictures in constant memory.
 
@@ -107,10 +106,14 @@ def evaluate_sae(
 
     Args:
         images: as `stream_activations`.
+        sae: the dictionary.
+        hook: where it reads; None for the hook point it was trained on.
         labels: the class of each picture, in order; by default those that come with the pictures, if any do.
         hook_out: what a transcoder predicts, see `with_sae`; its reconstruction is compared with that.
         tokens: which tokens are reconstructed, see `select_tokens`; None for all.
         downstream: also run the model with the dictionary in place; left out where the model has no classifier.
+        batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
+        progress: show a bar; by default on a terminal only.
 
     Returns:
         DictionaryEvaluation with the axis measure; `result["explained_variance"]`.
@@ -125,7 +128,7 @@ def evaluate_sae(
     labels = None if labels is None else read_labels(model, labels)
     sums = _Reconstruction()
     with torch.no_grad():
-        for batch in tqdm(batches, desc="reconstruction", unit="batch", total=length_of(batches), disable=not progress):
+        for batch in batches.with_bar("reconstruction", progress):
             found = read_places(model, batch.images, [source, target])
             grid = model.embed.grid(*batch.images.shape[-2:])
             x, y, _ = paired_rows(model, sae, source, target, found, tokens, grid)
@@ -138,9 +141,7 @@ def evaluate_sae(
             answers = _Answers(
                 model, SplicedDictionary(model, sae, source, target, tokens, False, None, False), sums.mean
             )
-            for batch in tqdm(
-                batches, desc="model's answers", unit="batch", total=length_of(batches), disable=not progress
-            ):
+            for batch in batches.with_bar("model's answers", progress):
                 answers.add(batch, labels)
             if labels is not None and len(labels) != answers.n_images:
                 raise InputError(f"there are {len(labels)} labels for {answers.n_images} pictures")
@@ -170,7 +171,7 @@ class _Answers:
             "mean": [(spliced.target.name, self._constant(mean))],
         }
 
-    def add(self, batch: Batch, labels: Tensor | None) -> None:
+    def add(self, batch: ImageBatch, labels: Tensor | None) -> None:
         n = len(batch.images)
         given = batch.labels if labels is None else labels[self.n_images : self.n_images + n]
         if given is not None and len(given) != n:
@@ -178,7 +179,7 @@ class _Answers:
         given = None if given is None else given.to(self.model.device).long()
         run = suffix_of(self.model, batch.images, [self.spliced.source, self.spliced.target])
         clean = run([]).double().log_softmax(dim=-1)
-        for name in RUNS:
+        for name in EVALUATED_RUNS:
             answer = clean if name == "clean" else run(self.hooks[name]).double().log_softmax(dim=-1)
             if name != "clean":
                 self._count(f"kl_{name}", (clean.exp() * (clean - answer)).sum())
@@ -207,12 +208,12 @@ class _Answers:
 
     def _constant(self, row: Float[Tensor, "d"]) -> Callable[[Tensor, HookPoint], Tensor]:
         """A hook that puts one row in the place of every row that the dictionary would reconstruct."""
-        place: Place = self.spliced.target
+        place: HookPlace = self.spliced.target
 
         def replace(activation: Tensor, hook: HookPoint) -> Tensor:
             rows = place.split(activation)
             chosen = chosen_rows(self.model, place, self.spliced.chosen_tokens, rows.shape[1]).to(rows.device)
-            view = fit(rows, len(row), place.name)
+            view = split_rows(rows, len(row), place.name)
             return place.unite(view.index_copy(1, chosen, row.to(view).expand_as(view[:, chosen])).reshape(rows.shape))
 
         return replace

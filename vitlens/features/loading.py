@@ -10,7 +10,7 @@ from vitlens.errors import InputError
 from vitlens.features.dictionary import SparseAutoencoder
 from vitlens.features.overcomplete import load_overcomplete
 from vitlens.features.saelens import CONFIG, WEIGHTS, load_saelens
-from vitlens.model.checkpoints.files import as_path
+from vitlens.files import as_path
 from vitlens.model.placement import read_device, read_dtype
 
 

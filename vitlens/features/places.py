@@ -19,7 +19,7 @@ STREAM_WIDE = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 
 
 @dataclass(frozen=True)
-class Place:
+class HookPlace:
     """One hook point. Its activation of a picture is a row per token, whatever the order of its axes.
 
     A row is all that the activation holds of a token: the heads of `hook_z` one behind the other, a query's pattern over
@@ -56,7 +56,7 @@ class Place:
         return torch.arange(n_rows) + self.first_token if self.has_tokens else torch.tensor([-1])
 
 
-def place_of(model: HookedViT, hook: HookName) -> Place:
+def place_of(model: HookedViT, hook: HookName) -> HookPlace:
     """The hook point of that name or shorthand.
 
     Raises:
@@ -70,10 +70,12 @@ def place_of(model: HookedViT, hook: HookName) -> Place:
     first = model.cfg.n_prefix_tokens if name == "hook_patch_embed" else 0
     if name.startswith("pool."):
         first = model.pool.tokens.start or 0
-    return Place(name, axis, first)
+    return HookPlace(name, axis, first)
 
 
-def fit(rows: Float[Tensor, "image token *rest"], width: int, name: str) -> Float[Tensor, "image token *heads width"]:
+def split_rows(
+    rows: Float[Tensor, "image token *rest"], width: int, name: str
+) -> Float[Tensor, "image token *heads width"]:
     """The rows as a dictionary of this width reads them: whole, or head by head where it is as wide as one head.
 
     Raises:
@@ -87,7 +89,7 @@ def fit(rows: Float[Tensor, "image token *rest"], width: int, name: str) -> Floa
     raise InputError(wrong_width(width, whole, name, rows.shape[-2:] if rows.ndim == 4 else None))
 
 
-def check_width(model: HookedViT, place: Place, width: int) -> None:
+def check_width(model: HookedViT, place: HookPlace, width: int) -> None:
     """Refuses a dictionary of another width before anything runs, where the hook point is as wide as the stream."""
     kind = place.name.rsplit("hook_", 1)[-1]
     in_stream = place.block is not None and kind in STREAM_WIDE
@@ -104,7 +106,7 @@ def wrong_width(width: int, found: int, name: str, heads: Sequence[int] | None =
 
 
 def chosen_rows(
-    model: HookedViT, place: Place, tokens: TokenSet | None, n_rows: int, grid: tuple[int, int] | None = None
+    model: HookedViT, place: HookPlace, tokens: TokenSet | None, n_rows: int, grid: tuple[int, int] | None = None
 ) -> Int[Tensor, "row"]:
     """Which of the rows of a picture belong to the tokens named: the same for every picture; None means all.
 
@@ -131,7 +133,7 @@ def chosen_rows(
 
 
 def read_places(
-    model: HookedViT, images: Float[Tensor, "image channels height width"], places: Sequence[Place]
+    model: HookedViT, images: Float[Tensor, "image channels height width"], places: Sequence[HookPlace]
 ) -> dict[str, Float[Tensor, "image token *rest"]]:
     """The rows of some hook points, by name; blocks behind the last of them do not run."""
     found: dict[str, Tensor] = {}
@@ -145,14 +147,14 @@ def read_places(
     return found
 
 
-def last_needed(places: Sequence[Place]) -> int | None:
+def last_needed(places: Sequence[HookPlace]) -> int | None:
     """`stop_at_layer` of a run that reaches all these hook points; None where it must run to the end."""
     if any(place.block is None and not place.is_before_blocks for place in places):
         return None
     return max(0 if place.block is None else place.block + 1 for place in places)
 
 
-def first_touched(model: HookedViT, places: Sequence[Place]) -> int:
+def first_touched(model: HookedViT, places: Sequence[HookPlace]) -> int:
     """The first block that a hook on any of these can change; the number of blocks for what follows them, −1 for what
     precedes them."""
     if any(place.is_before_blocks for place in places):
@@ -161,7 +163,7 @@ def first_touched(model: HookedViT, places: Sequence[Place]) -> int:
 
 
 def suffix_of(
-    model: HookedViT, images: Float[Tensor, "image channels height width"], places: Sequence[Place]
+    model: HookedViT, images: Float[Tensor, "image channels height width"], places: Sequence[HookPlace]
 ) -> Callable[[Hooks], Float[Tensor, "image classes"]]:
     """A function from hooks on these places to logits; what lies before the first block that they can touch runs once."""
     first = first_touched(model, places)

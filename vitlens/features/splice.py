@@ -12,7 +12,7 @@ from vitlens.arguments import checked, short
 from vitlens.choose.tokens import TokenSet
 from vitlens.errors import InputError
 from vitlens.features.dictionary import SparseAutoencoder, Transcoder
-from vitlens.features.places import Place, check_width, chosen_rows, fit, place_of
+from vitlens.features.places import HookPlace, check_width, chosen_rows, place_of, split_rows
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import HookName, Hooks, Reader, hook_name
 
@@ -31,8 +31,8 @@ class SplicedDictionary:
         self,
         model: HookedViT,
         sae: SparseAutoencoder,
-        source: Place,
-        target: Place,
+        source: HookPlace,
+        target: HookPlace,
         tokens: TokenSet | None,
         error_term: bool,
         edit: Edit | None,
@@ -62,8 +62,8 @@ class SplicedDictionary:
             raise InputError(f"{self.source.name} is computed after {self.target.name}, which it shall predict")
         self._read = None
         chosen = chosen_rows(self.model, self.target, self.chosen_tokens, rows.shape[1]).to(rows.device)
-        x = fit(read, self.sae.d_in, self.source.name)[:, chosen]
-        y = fit(rows, self.sae.d_out, self.target.name)
+        x = split_rows(read, self.sae.d_in, self.source.name)[:, chosen]
+        y = split_rows(rows, self.sae.d_out, self.target.name)
         written = self._written(x, y[:, chosen]).to(y)
         if self.record:
             self.tokens = self.target.ids(rows.shape[1])[chosen.cpu()]
@@ -143,7 +143,7 @@ def with_saes(
 
 def ends(
     model: HookedViT, hook: HookName | None, sae: SparseAutoencoder, hook_out: HookName | None = None
-) -> tuple[Place, Place]:
+) -> tuple[HookPlace, HookPlace]:
     """Where a dictionary reads, and what its reconstruction stands in for.
 
     Raises:
@@ -171,8 +171,8 @@ def ends(
 def paired_rows(
     model: HookedViT,
     sae: SparseAutoencoder,
-    source: Place,
-    target: Place,
+    source: HookPlace,
+    target: HookPlace,
     found: Mapping[str, Tensor],
     tokens: TokenSet | None,
     grid: tuple[int, int],
@@ -181,6 +181,6 @@ def paired_rows(
     chosen = chosen_rows(model, target, tokens, found[target.name].shape[1], grid)
     ids = target.ids(found[target.name].shape[1])[chosen]
     chosen = chosen.to(found[target.name].device)
-    x = fit(found[source.name], sae.d_in, source.name)[:, chosen]
-    y = fit(found[target.name], sae.d_out, target.name)[:, chosen]
+    x = split_rows(found[source.name], sae.d_in, source.name)[:, chosen]
+    y = split_rows(found[target.name], sae.d_out, target.name)[:, chosen]
     return x, y, ids

@@ -7,18 +7,17 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
-from tqdm import tqdm
 
 from vitlens.arguments import checked, items
 from vitlens.choose.tokens import TokenSet
 from vitlens.errors import InputError
 from vitlens.features.dictionary import SparseAutoencoder
-from vitlens.features.places import STREAM_WIDE, Place, read_places
+from vitlens.features.places import STREAM_WIDE, HookPlace, read_places
 from vitlens.features.splice import ends, paired_rows
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import HookName
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.model.runs.picture_batches import PictureBatches, PictureSource, length_of
+from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
 from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.result import Result
 
@@ -83,14 +82,14 @@ class TopPatches(Result):
         return divmod(token, self.settings["grid"][1]) if token >= 0 else None
 
     def columns(self) -> dict[str, Tensor]:
-        return {**super().columns(), "picture": self.images, "token": self.tokens}
+        return {**super().columns(), "image": self.images, "token": self.tokens}
 
 
 class _Tops:
     """The k largest activations of each feature so far, and the histogram of all."""
 
-    def __init__(self, k: int, one_per_picture: bool) -> None:
-        self.k, self.one_per_picture = k, one_per_picture
+    def __init__(self, k: int, one_per_image: bool) -> None:
+        self.k, self.one_per_image = k, one_per_image
         self.n_rows = self.n_offered = 0
         self.best: Tensor | None = None
 
@@ -106,7 +105,7 @@ class _Tops:
             self.exponents = torch.full((n_features,), -1000, device=features.device)
             self.total = torch.zeros(n_features, dtype=torch.float64, device=features.device)
         n_images, n_rows = features.shape[:2]
-        if self.one_per_picture:
+        if self.one_per_image:
             offered, rows = features.max(dim=1)
             pictures, places = images.to(rows.device)[:, None].expand_as(rows), tokens.to(rows.device)[rows]
         else:
@@ -120,7 +119,7 @@ class _Tops:
         rows_of_all = features.flatten(0, 1)
         self.total += rows_of_all.clamp(min=0).sum(dim=0, dtype=torch.float64)
         self.n_rows += n_images * n_rows
-        self.n_offered += n_images if self.one_per_picture else n_images * n_rows
+        self.n_offered += n_images if self.one_per_image else n_images * n_rows
         self._count(rows_of_all)
 
     def _count(self, features: Float[Tensor, "row feature"]) -> None:
@@ -140,28 +139,32 @@ class _Tops:
 @checked
 def top_patches(
     model: HookedViT,
-    hook: HookName | None,
-    sae: SparseAutoencoder,
     images: PictureSource,
+    *,
+    sae: SparseAutoencoder,
+    hook: HookName | None = None,
     features: int | Sequence[int] | None = None,
     k: int = 9,
-    *,
     hook_out: HookName | None = None,
     tokens: TokenSet | None = "patches",
     n_features: int = 12,
-    one_per_picture: bool = False,
-    batch_size: int = 16,
-    progress: bool = True,
+    one_per_image: bool = False,
+    batch_size: int | None = None,
+    progress: bool | None = None,
 ) -> TopPatches:
     """The k tokens on which each feature is largest, with picture and place, in one pass and constant memory.
 
     Args:
         images: as `stream_activations`; the pictures' numbers are their places in it.
+        sae: the dictionary.
+        hook: where it reads; None for the hook point it was trained on.
         features: which; None for the `n_features` that are most active in sum.
         k: how many tokens each; fewer where fewer were seen.
         hook_out: what a transcoder predicts, see `with_sae`.
         tokens: which tokens count, see `select_tokens`.
-        one_per_picture: of each picture only the strongest token, for ranks that show different pictures.
+        one_per_image: of each picture only the strongest token, for ranks that show different pictures.
+        batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
+        progress: show a bar; by default on a terminal only.
 
     Returns:
         TopPatches with axes feature and rank.
@@ -174,10 +177,10 @@ def top_patches(
     source, target = ends(model, hook, sae, hook_out)
     wanted = _features(features, sae.d_sae)
     batches = PictureBatches(model, images, batch_size)
-    tops = _Tops(k, one_per_picture)
+    tops = _Tops(k, one_per_image)
     grid: tuple[int, int] = model.cfg.grid_size
     with torch.no_grad():
-        for batch in tqdm(batches, desc="top patches", unit="batch", total=length_of(batches), disable=not progress):
+        for batch in batches.with_bar("top patches", progress):
             found = read_places(model, batch.images, [source, target])
             grid = model.embed.grid(*batch.images.shape[-2:])
             x, _, ids = paired_rows(model, sae, source, target, found, tokens, grid)
@@ -195,7 +198,7 @@ def top_patches(
         )
         numbers = [wanted[i] if wanted is not None else i for i in chosen.tolist()]
         promoted = promoted_classes(model, target, sae, numbers)
-    # Of fewer tokens than k, or pictures with one_per_picture, there are only so many ranks.
+    # Of fewer tokens than k, or pictures with one_per_image, there are only so many ranks.
     ranks = slice(min(k, tops.n_offered))
     values = tops.best[ranks].T[chosen].cpu()
     found_any = values > 0
@@ -240,7 +243,7 @@ def _pixels_of(
 
 
 def promoted_classes(
-    model: HookedViT, place: Place, sae: SparseAutoencoder, features: Sequence[int]
+    model: HookedViT, place: HookPlace, sae: SparseAutoencoder, features: Sequence[int]
 ) -> Float[Tensor, "feature classes"]:
     """What each feature's direction says in class space: E ν(W_dec) − E ν(0), the linear part of the way to the logits.
 

@@ -22,7 +22,7 @@ from vitlens.model.runs.picture_run import PictureRun, check_index
 from vitlens.results.axes import TokenLabel
 from vitlens.results.result import Result
 
-SITES = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+LENS_SITES = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 MODEL_READING = "pooled"
 #: What a model with a single output still has: the way to its logit at any site.
 LOGIT_ALONE = "the logit alone is model.project(cache[site, block], tokens)"
@@ -116,7 +116,7 @@ def class_lens(
     blocks: int | Sequence[int] | None = None,
     tokens: TokenSet = "all",
     masks: MaskInput | None = None,
-    top_k: int = 5,
+    k: int = 5,
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> ClassLens:
@@ -137,7 +137,7 @@ def class_lens(
         tokens: a token set, the same for all pictures; or "pooled": read each site as the model reads its last one, so
             that "resid_post" of the last block gives the model's own logits whatever its pooling.
         masks: object masks, for token sets that need them.
-        top_k: how many top classes to keep; no more than there are.
+        k: how many top classes to keep; no more than there are.
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
 
@@ -155,14 +155,14 @@ def class_lens(
     chosen_sites, chosen_blocks = check_sites(sites), model.block_indices(blocks)
     places = [(site, block) for site in chosen_sites for block in chosen_blocks]
     reading, token_labels = _choose_tokens(model, tokens, run.n, masks, run.grid)
-    top_k = min(check_count(top_k, "top_k"), model.cfg.n_classes)
+    k = min(check_count(k, "k"), model.cfg.n_classes)
     classes_of = classes_by_batch(model, classes, run.n)
     selections: list[ClassSelection] = []
     batches: list[dict[str, Tensor]] = []
     for where, pictures in run:
         with torch.no_grad():
             selections.append(classes_of(where, pictures))
-            batches.append(_lens_of(model, pictures, places, reading, selections[-1], top_k))
+            batches.append(_lens_of(model, pictures, places, reading, selections[-1], k))
     quantities = {
         name: torch.cat([batch[name] for batch in batches], dim=1).unflatten(0, (-1, len(chosen_blocks)))
         for name in batches[0]
@@ -194,13 +194,13 @@ def _lens_of(
     places: Sequence[tuple[str, int]],
     reading: list[int] | None,
     selection: ClassSelection,
-    top_k: int,
+    k: int,
 ) -> dict[str, Float[Tensor, "place image token *rest"] | Int[Tensor, "place image token *rest"]]:
     """One forward's pictures: every quantity of all sites and blocks."""
     measured: dict[str, dict[str, Tensor]] = {}
 
     def read(activation: Tensor, hook: HookPoint) -> None:
-        measured[str(hook.name)] = _measure(_project(model, activation, reading), selection, top_k)
+        measured[str(hook.name)] = _measure(_project(model, activation, reading), selection, k)
         check_logits(measured[str(hook.name)]["top_logits"][..., 0], f"the class lens at {hook.name}")
 
     names = [hook_name(block, site) for site, block in places]
@@ -210,7 +210,7 @@ def _lens_of(
     return {quantity: torch.stack([measured[name][quantity] for name in names]) for quantity in measured[names[0]]}
 
 
-def check_sites(sites: str | Sequence[str], known: Sequence[str] = SITES) -> list[str]:
+def check_sites(sites: str | Sequence[str], known: Sequence[str] = LENS_SITES) -> list[str]:
     """One site or several, each once, in the order asked for.
 
     Raises:
@@ -235,7 +235,7 @@ def _choose_tokens(
     """Token indices and labels; None for "pooled"."""
     if isinstance(tokens, str) and tokens == MODEL_READING:
         return None, [TokenLabel(MODEL_READING, "set")]
-    mask = select_tokens(model, tokens, n_images, masks, grid)
+    mask = select_tokens(model, tokens, n_images, masks=masks, grid=grid)
     if not (mask == mask[0]).all():
         raise InputError(
             "a lens reads the same tokens of every picture: take pictures with different masks one at a time, "
@@ -252,14 +252,14 @@ def _project(model: HookedViT, activation: Tensor, tokens: list[int] | None) -> 
     return model.project(activation[:, tokens], tokens)
 
 
-def _measure(logits: Float[Tensor, "image token classes"], selection: ClassSelection, top_k: int) -> dict[str, Tensor]:
+def _measure(logits: Float[Tensor, "image token classes"], selection: ClassSelection, k: int) -> dict[str, Tensor]:
     chosen = selection.take(logits)
     # Counting larger logits gives the rank at a fraction of a sort's cost.
     ranks = torch.stack([rank_of(logits, chosen[..., i : i + 1]) for i in range(chosen.shape[-1])], dim=-1).long()
     # In bfloat16 the normaliser alone would put the probabilities wrong by some percent.
     wide = torch.promote_types(logits.dtype, torch.float32)
     log_normaliser = logits.to(wide).logsumexp(dim=-1, keepdim=True)
-    top_logits, top_classes = logits.topk(top_k, dim=-1)
+    top_logits, top_classes = logits.topk(k, dim=-1)
     return {
         "logits": chosen,
         "ranks": ranks,

@@ -24,7 +24,7 @@ TokenValues = dict[str, dict[int, Float[Tensor, "image token"]]]
 
 @leaves_state
 @checked
-def identifiability(lens: ClassLens | ClassTrace, site: str = "resid_post") -> pd.DataFrame:
+def identifiability(lens: ClassLens | ClassTrace, *, site: str = "resid_post") -> pd.DataFrame:
     """A2: 1 − rank/C of the class, mean over pictures (and over patches), by block."""
     return _table(as_trace(lens), identifiability_values(as_trace(lens), site))
 
@@ -32,7 +32,7 @@ def identifiability(lens: ClassLens | ClassTrace, site: str = "resid_post") -> p
 @leaves_state
 @checked
 def identifiability_rate(
-    lens: ClassLens | ClassTrace, block: int = -1, site: str = "resid_post", paper_compat: bool = False
+    lens: ClassLens | ClassTrace, *, block: int = -1, site: str = "resid_post", paper_compat: bool = False
 ) -> pd.Series:
     """A3: percent of patch tokens whose first class is the class, and percent of pictures with at least one such token.
 
@@ -58,7 +58,7 @@ def class_similarity_change_rate(lens: ClassLens | ClassTrace) -> pd.DataFrame:
 
 @leaves_state
 @checked
-def class_change_by_sublayer(lens: ClassLens | ClassTrace, paper_compat: bool = False) -> pd.DataFrame:
+def class_change_by_sublayer(lens: ClassLens | ClassTrace, *, paper_compat: bool = False) -> pd.DataFrame:
     """A6: share of tokens for which the sublayer's output alone has a larger logit of the class than its own input has.
 
     The released code compares the MLP's output with the block's input, not with its own: `paper_compat` does so too.
@@ -68,7 +68,7 @@ def class_change_by_sublayer(lens: ClassLens | ClassTrace, paper_compat: bool = 
 
 @leaves_state
 @checked
-def residual_composition(lens: ClassLens | ClassTrace, paper_compat: bool = False) -> pd.DataFrame:
+def residual_composition(lens: ClassLens | ClassTrace, *, paper_compat: bool = False) -> pd.DataFrame:
     """A7: percent of tokens whose first class after the block is that of attn_out, of mlp_out, of the block's input,
     and of none of the three ("composed").
 

@@ -28,29 +28,32 @@ from vitlens.model.hooks.hook_points import Hooks, hook_name
 from vitlens.model.runs.picture_run import PictureRun
 from vitlens.results.tensor_files import read_tensors, save_tensors
 
-Site = tuple[str, int]
+#: A site in a block, such as ("resid_post", 3).
+SiteOfBlock = tuple[str, int]
 
 
 @dataclass(frozen=True, repr=False)
 class Probes:
     """Linear classifiers [site][token, d, class] with their biases [site][token, class], for the tokens `tokens`."""
 
-    weights: dict[Site, Float[Tensor, "token d class"]]
-    biases: dict[Site, Float[Tensor, "token class"]]
+    weights: dict[SiteOfBlock, Float[Tensor, "token d class"]]
+    biases: dict[SiteOfBlock, Float[Tensor, "token class"]]
     tokens: list[int]
 
     def __repr__(self) -> str:
         return f"Probes({len(self.weights)} sites × {len(self.tokens)} tokens)"
 
-    def logits(self, site: Site, activation: Float[Tensor, "image all_tokens d"]) -> Float[Tensor, "image token class"]:
+    def logits(
+        self, site: SiteOfBlock, activation: Float[Tensor, "image all_tokens d"]
+    ) -> Float[Tensor, "image token class"]:
         """What the probes of a site answer."""
         read = activation[:, self.tokens]
         return einsum(read, self.weights[site], "b t d, t d c -> b t c") + self.biases[site]
 
-    def hooks(self, labels: Int[Tensor, "image"], ranks: dict[Site, Tensor]) -> Hooks:
+    def hooks(self, labels: Int[Tensor, "image"], ranks: dict[SiteOfBlock, Tensor]) -> Hooks:
         """Hooks that put the rank of the label in every probe's answer into `ranks` [image, token], by site."""
 
-        def read(activation: Tensor, hook: HookPoint, site: Site) -> None:
+        def read(activation: Tensor, hook: HookPoint, site: SiteOfBlock) -> None:
             logits = self.logits(site, activation)
             of_label = logits.gather(-1, labels[:, None, None].expand(-1, logits.shape[1], 1))
             check_logits(logits.amax(dim=-1), f"the probe at blocks.{site[1]}.hook_{site[0]}")
@@ -96,10 +99,10 @@ class ProbeFit:
     """Accumulates what ridge regression needs: `add` batches, then `solve`. Every picture is run once, for all probes."""
 
     @checked
-    @checked
     def __init__(
         self,
         model: HookedViT,
+        *,
         sites: str | Sequence[str] = FULL_SITES,
         blocks: int | Sequence[int] | None = None,
         tokens: Sequence[int] | None = None,
@@ -107,15 +110,15 @@ class ProbeFit:
         model.require_classifier()
         self.model = model
         chosen = check_sites(sites)
-        self.sites: list[Site] = [(site, block) for block in model.block_indices(blocks) for site in chosen]
+        self.sites: list[SiteOfBlock] = [(site, block) for block in model.block_indices(blocks) for site in chosen]
         self.tokens = list(range(model.cfg.n_ctx)) if tokens is None else _checked_tokens(tokens, model.cfg.n_ctx)
         # Sums of half precision soon lose what is added to them.
         self.dtype = torch.promote_types(model.dtype, torch.float32)
         self.n = 0
         self._is_solved = False
         self.n_by_class = torch.zeros(model.cfg.n_classes, dtype=torch.float64, device=model.device)
-        self.second: dict[Site, Float[Tensor, "token d d"]] = {}
-        self.sums: dict[Site, Float[Tensor, "token class d"]] = {}
+        self.second: dict[SiteOfBlock, Float[Tensor, "token d d"]] = {}
+        self.sums: dict[SiteOfBlock, Float[Tensor, "token class d"]] = {}
 
     @staticmethod
     def bytes_needed(model: HookedViT, n_sites: int, n_tokens: int) -> int:
@@ -167,7 +170,7 @@ class ProbeFit:
     def _add(self, pictures: Float[Tensor, "image channels height width"], labels: Int[Tensor, "image"]) -> None:
         one_hot = torch.nn.functional.one_hot(labels, self.model.cfg.n_classes).to(self.dtype)
 
-        def collect(activation: Tensor, hook: HookPoint, site: Site) -> None:
+        def collect(activation: Tensor, hook: HookPoint, site: SiteOfBlock) -> None:
             read = activation[:, self.tokens].transpose(0, 1).to(self.dtype)
             second, sums = read.transpose(1, 2) @ read, one_hot.T @ read
             if site in self.second:

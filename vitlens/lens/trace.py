@@ -158,10 +158,10 @@ def class_trace(
             hooks = observer.hooks(chosen_blocks, chosen_sites)
             model.run_with_hooks(pictures, fwd_hooks=hooks, stop_at_layer=model.cfg.n_layers)
         traces.append(observer.trace())
-    return joined(traces)
+    return join_traces(traces)
 
 
-def joined(traces: Sequence[ClassTrace]) -> ClassTrace:
+def join_traces(traces: Sequence[ClassTrace]) -> ClassTrace:
     """The traces of several batches as one."""
     if len(traces) == 1:
         return traces[0]

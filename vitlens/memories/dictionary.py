@@ -48,17 +48,17 @@ class LayerMemories(Transcoder):
 @checked
 def top_memory_patches(
     model: HookedViT,
-    block: int,
     images: PictureSource,
+    *,
+    block: int,
     part: str = "mlp",
     memories: int | Sequence[int] | None = None,
     k: int = 9,
-    *,
     tokens: TokenSet | None = "patches",
     n_memories: int = 12,
-    one_per_picture: bool = False,
-    batch_size: int = 16,
-    progress: bool = True,
+    one_per_image: bool = False,
+    batch_size: int | None = None,
+    progress: bool | None = None,
 ) -> TopPatches:
     """The k tokens on which each memory fires most, and the classes that its value vector promotes: E · v (C5).
 
@@ -70,7 +70,9 @@ def top_memory_patches(
         memories: which; None for the `n_memories` whose coefficients are largest in sum.
         k: how many tokens each; fewer where fewer were seen.
         tokens: which tokens count, see `select_tokens`.
-        one_per_picture: of each picture only the strongest token.
+        one_per_image: of each picture only the strongest token.
+        batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
+        progress: show a bar; by default on a terminal only.
 
     Returns:
         TopPatches with axes feature (the memory) and rank; `promoted` has the numbers that `read_memories` ranks.
@@ -82,9 +84,17 @@ def top_memory_patches(
     """
     layer = LayerMemories(model, block, part)
     found = top_patches(
-        model, None, layer, images, memories, k, tokens=tokens, n_features=n_memories, one_per_picture=one_per_picture,
-        batch_size=batch_size, progress=progress,
-    )  # fmt: skip
+        model,
+        images,
+        sae=layer,
+        features=memories,
+        k=k,
+        tokens=tokens,
+        n_features=n_memories,
+        one_per_image=one_per_image,
+        batch_size=batch_size,
+        progress=progress,
+    )
     promoted = found.promoted
     if model.unembed is not None:
         with torch.no_grad():

@@ -29,7 +29,7 @@ from vitlens.model.parts.linear import effective_weight
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_run import PictureRun
 
-PARTS = ("attn", "mlp")
+MEMORY_PARTS = ("attn", "mlp")
 #: What says how strongly a memory fires: by part, the names of its coefficients, the default first.
 COEFFICIENTS = {"attn": ("z",), "mlp": ("post", "pre")}
 ORIENTATIONS = ("classes_of_keys", "memories_of_class")
@@ -47,7 +47,7 @@ def value_vectors(
     Raises:
         InputError: an unknown part or block.
     """
-    if part not in PARTS:
+    if part not in MEMORY_PARTS:
         raise InputError(f'memories are those of "attn" or "mlp", not {part!r}')
     owner = model.blocks[model.block_index(block)]
     if paper_compat:
@@ -68,19 +68,21 @@ class Memories:
 
     def __repr__(self) -> str:
         n = sum(len(top) for top in self.top_classes.values())
-        return f"Memories({n:,} of attention and MLP in {len(self.top_classes) // len(PARTS)} blocks, top {self.k})"
+        return (
+            f"Memories({n:,} of attention and MLP in {len(self.top_classes) // len(MEMORY_PARTS)} blocks, top {self.k})"
+        )
 
     @classmethod
     @checked
     def of(
-        cls, model: HookedViT, blocks: Sequence[int] | None = None, k: int = 5, paper_compat: bool = False
+        cls, model: HookedViT, *, blocks: int | Sequence[int] | None = None, k: int = 5, paper_compat: bool = False
     ) -> "Memories":
         """Reads them off the weights: E · v, not normalised (C2)."""
         model.require_classifier()
         classes, memories = {}, {}
         with torch.no_grad():
             for block in model.block_indices(blocks):
-                for part in PARTS:
+                for part in MEMORY_PARTS:
                     promoted = value_vectors(model, block, part, paper_compat) @ model.W_U
                     classes[part, block] = promoted.topk(min(k, promoted.shape[1]), dim=1).indices
                     memories[part, block] = promoted.T.topk(min(k, promoted.shape[0]), dim=1).indices
@@ -125,7 +127,7 @@ class MemoryObserver:
         return [
             (hook_name(block, f"{part}.{name}"), self._note(part, block, name))
             for block in chosen
-            for part in PARTS
+            for part in MEMORY_PARTS
             for name in COEFFICIENTS[part]
             if name in coefficients
         ]
@@ -186,7 +188,7 @@ def key_value_agreement(
         )
     run = PictureRun(model, images, batch_size, progress, "memories")
     classes_of = classes_by_batch(model, classes, run.n, one_each="an agreement of memories with classes")
-    memories = Memories.of(model, None, check_count(k, "k"), paper_compat)
+    memories = Memories.of(model, k=check_count(k, "k"), paper_compat=paper_compat)
     batches = []
     for where, pictures in run:
         with torch.no_grad():
@@ -237,7 +239,7 @@ def _agreement(
 @leaves_state
 @checked
 def class_value_agreement(
-    model: HookedViT, blocks: Sequence[int] | None = None, paper_compat: bool = False
+    model: HookedViT, *, blocks: int | Sequence[int] | None = None, paper_compat: bool = False
 ) -> pd.DataFrame:
     """C1: the largest cosine between a class's embedding and any value vector, by block, part and class.
 
@@ -253,7 +255,7 @@ def class_value_agreement(
     with torch.no_grad():
         embeddings = F.normalize(model.W_U.T, dim=-1)
         for block in model.block_indices(blocks):
-            for part in PARTS:
+            for part in MEMORY_PARTS:
                 values = value_vectors(model, block, part, paper_compat)
                 score = (embeddings @ F.normalize(values, dim=-1).T).amax(dim=1)
                 chance = extreme_value_baseline(len(values), values.shape[1])
@@ -313,7 +315,7 @@ def extreme_value_baseline(n_values: int, d: int) -> float:
 @leaves_state
 @checked
 def read_memories(
-    model: HookedViT, block: int, part: str = "mlp", memories: int | Sequence[int] | None = None, k: int = 5
+    model: HookedViT, block: int, *, part: str = "mlp", memories: int | Sequence[int] | None = None, k: int = 5
 ) -> pd.DataFrame:
     """C5: the classes that value vectors promote most, by name.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vitlens.arguments import as_whole
 from vitlens.data.class_names import find_class
-from vitlens.data.masks import MaskInput, Masks, preprocessed, read_labels
+from vitlens.data.masks import MaskInput, Masks, preprocessed, read_mask
 from vitlens.data.masks import as_masks as read_any
 from vitlens.data.patches import PatchGrid
 from vitlens.data.pictures import Picture, as_list
@@ -64,7 +64,7 @@ def read_masks(model: "HookedViT", masks: Picture | Sequence[Picture], *, object
     chosen = list(masks) if isinstance(masks, Tensor) and masks.ndim == 3 else as_list(masks, "masks")
     if not chosen:
         raise InputError("there are no masks in the list")
-    read = [preprocessed(read_labels(mask, object_id), model.preprocessing) for mask in chosen]
+    read = [preprocessed(read_mask(mask, object_id), model.preprocessing) for mask in chosen]
     inside, void = (torch.stack(parts).to(model.device) for parts in zip(*read, strict=True))
     return Masks(inside, void)
 

@@ -20,6 +20,7 @@ from vitlens.plots.description_heads import (
 
 def write_description_page(
     description: Description,
+    *,
     path: str | Path,
     title: str | None = None,
 ) -> None:
@@ -40,8 +41,8 @@ def write_description_page(
         "patches": f"{settings['grid'][0]} × {settings['grid'][1]}",
         "tokens": ", ".join(settings["kinds"]),
     }
-    if settings["against"] is not None:
-        facts["against"] = settings["against"]
+    if settings["other_model"] is not None:
+        facts["other model"] = settings["other_model"]
     write_page(
         path,
         title or f"Tokens and heads of {settings['model']}",

@@ -45,47 +45,45 @@ MOST_BOXES = 7
 
 def write_picture_report(
     model: HookedViT,
-    picture: str | Path,
-    out: str | Path,
+    images: str | Path,
+    classes: int | str | None = None,
     *,
-    wanted_class: int | str | None = None,
+    path: str | Path,
     head: str | None = None,
-    against: str | Path | None = None,
-    progress: bool = True,
+    corrupted: str | Path | None = None,
+    progress: bool | None = None,
 ) -> None:
     """Writes the page about one picture.
 
     Args:
-        picture: a file.
-        out: the HTML file to write.
-        wanted_class: index or name; by default the predicted class.
+        images: one file.
+        classes: one class, by index or name; by default the predicted class.
+        path: the HTML file to write.
         head: the head whose attention is shown large, as "L9H3"; by default the one that writes most for the class.
-        against: a second picture; its activations are what the first one's are patched into.
-        progress: show a bar while patching.
+        corrupted: a second picture; its activations are what the first one's are patched into.
+        progress: show a bar while patching; by default on a terminal only.
 
     Raises:
         InputError: picture, class, head or output file that cannot be.
     """
-    check_writable(out)
-    images = model.to_images(picture)
-    index = _class_of(model, images, wanted_class)
+    check_writable(path)
+    one = model.to_images(images)
+    index = _class_of(model, one, classes)
     chosen_head = None if head is None else _parse_head(model, head)
-    other = None if against is None else model.to_images(against)
-    sections = picture_sections(model, images, index, chosen_head, Path(picture).name)
+    other = None if corrupted is None else model.to_images(corrupted)
+    sections = picture_sections(model, one, index, chosen_head, Path(images).name)
     if other is not None:
-        name = Path(str(against)).name
+        name = Path(str(corrupted)).name
         sections.append(
-            _or_why(
-                "What brings the class back", lambda: _patching_section(model, images, other, index, name, progress)
-            )
+            _or_why("What brings the class back", lambda: _patching_section(model, one, other, index, name, progress))
         )
-    facts = {"picture": f"{Path(picture).name}, {picture_fact(model, picture)}"} | page_facts(model)
-    facts |= _answer(model, images, index) | {
+    facts = {"picture": f"{Path(images).name}, {picture_fact(model, images)}"} | page_facts(model)
+    facts |= _answer(model, one, index) | {
         "patches": f"{model.cfg.grid_size[0]} × {model.cfg.grid_size[1]}",
         "prefix tokens": ", ".join(model.cfg.prefix_tokens) or "none",
     }
-    title = f"{Path(picture).name} through {model.cfg.model_name}"
-    write_page(out, title, facts, sections, warning=model.provenance.warning)
+    title = f"{Path(images).name} through {model.cfg.model_name}"
+    write_page(path, title, facts, sections, warning=model.provenance.warning)
 
 
 def _class_of(model: HookedViT, images: Tensor, wanted: int | str | None) -> int | None:
@@ -235,7 +233,7 @@ def _heads_section(
 
 
 def _patching_section(
-    model: HookedViT, images: Tensor, other: Tensor, index: int | None, other_name: str, progress: bool
+    model: HookedViT, images: Tensor, other: Tensor, index: int | None, other_name: str, progress: bool | None
 ) -> Section:
     """Where the picture's activations, put into the run on the other one, bring the class back."""
     if index is None:

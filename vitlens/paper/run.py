@@ -16,7 +16,7 @@ from tqdm import tqdm
 from vitlens.arguments import checked
 from vitlens.data.decoding import PictureBatch, Skipped, decode_rows
 from vitlens.data.picture_list import list_pictures
-from vitlens.data.picture_sets import PictureSet, Row, open_pictures
+from vitlens.data.picture_sets import PictureRow, PictureSet, open_pictures
 from vitlens.data.pictures import Preprocessing
 from vitlens.errors import InputError
 from vitlens.files import as_path
@@ -34,7 +34,7 @@ from vitlens.paper.experiments.linear_probe import LinearProbe
 from vitlens.paper.experiments.memories import MemoriesOfClasses
 from vitlens.paper.experiments.residual_composition import ResidualComposition
 from vitlens.paper.results import write_results
-from vitlens.paper.settings import StudySettings, describe
+from vitlens.paper.settings import StudySettings, study_description
 from vitlens.paper.store import Store
 from vitlens.paper.workers import Stopped, WorkerLost, Workers
 
@@ -70,13 +70,13 @@ class Outcome:
 def run_study(
     model: HookedViT,
     settings: StudySettings,
-    experiments: Sequence[str] | None,
-    out: str | Path,
     *,
+    experiments: Sequence[str] | None = None,
+    path: str | Path,
     workers: int = 4,
     progress: bool | None = None,
 ) -> Outcome | None:
-    """Runs experiments of the paper over a data set and writes tables, figures and a page to `out`.
+    """Runs experiments of the paper over a data set and writes tables, figures and a page to the folder `path`.
 
     What was done is kept chunk by chunk: the same call in the same folder goes on where it was stopped, and ends with the
     same bytes on one kind of processor with one number of threads in each process (torch.get_num_threads()); with
@@ -86,6 +86,7 @@ def run_study(
 
     Args:
         experiments: names of `EXPERIMENTS`; None: all that data and model allow, the others are logged with the reason.
+        path: the folder.
         workers: threads that decode pictures.
         progress: a bar with rate and time left; by default on a terminal.
 
@@ -107,7 +108,7 @@ def run_study(
     n_random = settings.random_models if any(EXPERIMENTS[name].uses_random_models for name in wanted) else 0
     context = _context(model.to(team.device), settings, n_random, workers, bar and team.is_main)
     chosen = _possible(context, team.is_main) if experiments is None else [EXPERIMENTS[n](context) for n in experiments]
-    store = Store(as_path(out))
+    store = Store(as_path(path))
     try:
         with _opened(store, context, chosen) if team.is_main else nullcontext():
             return _run(context, chosen, store, team)
@@ -125,7 +126,7 @@ def run_study(
 
 def _opened(store: Store, context: Context, experiments: list[Experiment]) -> AbstractContextManager[None]:
     """The run's folder, to which no other process has access; what all pictures hold belongs to the run."""
-    description = describe(context.settings, context.model, [experiment.name for experiment in experiments])
+    description = study_description(context.settings, context.model, [experiment.name for experiment in experiments])
     return store.opened(description, lambda: list_pictures(context.pictures, context.workers, context.progress))
 
 
@@ -191,7 +192,7 @@ def _open(model: HookedViT, settings: StudySettings) -> PictureSet:
         model.cfg.n_classes,
         split=settings.split,
         streaming=settings.streaming,
-        n=settings.limit,
+        n_images=settings.limit,
         per_class=settings.per_class,
         drop_incomplete=settings.drop_incomplete,
         masks=settings.masks,
@@ -216,7 +217,7 @@ def _possible(context: Context, tell: bool) -> list[Experiment]:
 
 def _batches(
     context: Context, store: Store, team: Workers, with_masks: bool
-) -> Iterator[tuple[int, list[Row] | None, PictureBatch | list[Skipped] | None]]:
+) -> Iterator[tuple[int, list[PictureRow] | None, PictureBatch | list[Skipped] | None]]:
     """The chunks of this process, decoded one ahead; None for those that an earlier run has done.
 
     Rows are those of a stream, of which there is no list to compare with.
@@ -224,7 +225,7 @@ def _batches(
     settings, model = context.settings, context.model
     is_stream = context.pictures.n is None
 
-    def decode(chunk: int, rows: list[Row]) -> PictureBatch | list[Skipped] | None:
+    def decode(chunk: int, rows: list[PictureRow]) -> PictureBatch | list[Skipped] | None:
         return decode_rows(
             rows,
             chunk * settings.batch_size,
@@ -252,7 +253,7 @@ def _measure_chunk(
     experiments: list[Experiment],
     store: Store,
     chunk: int,
-    rows: list[Row] | None,
+    rows: list[PictureRow] | None,
     pictures: PictureBatch | list[Skipped],
 ) -> None:
     if isinstance(pictures, list):

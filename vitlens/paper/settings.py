@@ -69,7 +69,7 @@ class StudySettings:
             raise InputError(f"--target is {' or '.join(TARGETS)}, not {self.target!r}")
 
 
-def describe(settings: StudySettings, model: HookedViT, experiments: list[str]) -> dict[str, Any]:
+def study_description(settings: StudySettings, model: HookedViT, experiments: list[str]) -> dict[str, Any]:
     """What settings.json holds: settings, the model's facts, the versions of what computed, and in how many threads."""
     packages = {name: version(name) for name in ("torch", "timm", "transformer-lens", "datasets", "numpy")}
     return {

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from vitlens.data.decoding import Skipped
 from vitlens.data.picture_list import as_digest, changed, keep_list, list_rows
-from vitlens.data.picture_sets import Row
+from vitlens.data.picture_sets import PictureRow
 from vitlens.errors import InputError
 from vitlens.files import LOCK, PARTIAL, make_folder, only_process_in, write_whole
 from vitlens.paper.settings import difference
@@ -39,7 +39,7 @@ class Store:
         """Makes the folder, or makes sure that what it holds was computed in the same way; no other process comes in.
 
         Args:
-            description: of the run, as `settings.describe` makes it.
+            description: of the run, as `settings.study_description` makes it.
             list_them: makes the list of the run's pictures, as `list_pictures` does; None for a stream, of which the
                 pictures of finished chunks are compared when they come by.
 
@@ -108,7 +108,7 @@ class Store:
             names = "" if n_chunks is None else f" ({self.path_of(0).name} to {self.path_of(n_chunks - 1).name})"
             raise InputError(f"{entry} is no record of this run{names}: remove it, or choose another --out")
 
-    def has(self, chunk: int, rows: Sequence[Row] | None = None) -> bool:
+    def has(self, chunk: int, rows: Sequence[PictureRow] | None = None) -> bool:
         """Whether a chunk is done; one that a crash has emptied or cut off is not, and that is said.
 
         Args:
@@ -140,7 +140,7 @@ class Store:
         keys: list[int],
         arrays: dict[str, np.ndarray],
         skipped: list[Skipped],
-        rows: Sequence[Row] | None = None,
+        rows: Sequence[PictureRow] | None = None,
     ) -> None:
         """One row per picture, one column per measure; arrays of more axes as lists of fixed length.
 

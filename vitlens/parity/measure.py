@@ -25,7 +25,9 @@ def differences(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str,
     return {site: relative_difference(ours[site], theirs[site]) for site in theirs if site in ours}
 
 
-def measure(module: nn.Module, model: HookedViT, images: Any, gradient: bool = True) -> dict[str, dict[str, float]]:
+def measure_port(
+    module: nn.Module, model: HookedViT, images: Any, gradient: bool = True
+) -> dict[str, dict[str, float]]:
     """The relative differences between a timm module and its port, by mode and then by site.
 
     Args:

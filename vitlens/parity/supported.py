@@ -12,7 +12,7 @@ from vitlens.arguments import checked
 from vitlens.errors import InputError, nearest
 from vitlens.model.config import HookedViTConfig
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.parity.measure import measure
+from vitlens.parity.measure import measure_port
 from vitlens.parity.reduced import build_reduced, family_names, reduced_images
 
 TABLE = "supported.csv"
@@ -54,17 +54,17 @@ def measure_name(name: str) -> dict[str, Any]:
         full = timm.create_model(name, pretrained=False).eval()
     row["model"] = type(full).__name__
     try:
-        row |= describe(HookedViT.from_timm(full).cfg)
+        row |= architecture_facts(HookedViT.from_timm(full).cfg)
         module = build_reduced(name)
         model = HookedViT.from_timm(module)
     except InputError as refusal:
         return row | {"refused": str(refusal)}
-    differences = measure(module, model, reduced_images(model.cfg))
+    differences = measure_port(module, model, reduced_images(model.cfg))
     worst = max(difference for rows in differences.values() for difference in rows.values())
     return row | {"difference": f"{worst:.1e}"}
 
 
-def describe(cfg: HookedViTConfig) -> dict[str, Any]:
+def architecture_facts(cfg: HookedViTConfig) -> dict[str, Any]:
     """What an architecture is made of, in the table's words."""
     registers = sum(token.startswith("register") for token in cfg.prefix_tokens)
     others = [token for token in cfg.prefix_tokens if not token.startswith("register")]

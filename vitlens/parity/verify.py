@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import nn
 from tqdm import tqdm
 
-from vitlens.arguments import checked
+from vitlens.arguments import bar_hidden, checked
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.files import write_whole
@@ -94,7 +94,7 @@ def verify_port(
     n_images: int = 2,
     seed: int = 0,
     device: str = "cpu",
-    progress: bool = True,
+    progress: bool | None = None,
     **timm_kwargs: Any,
 ) -> ParityReport:
     """Compares a model's port with timm at full size: every block, the logits, the pictures' gradient.
@@ -105,6 +105,7 @@ def verify_port(
         checkpoint_path: your own weights.
         dtypes: of "float64", "float32", "bfloat16", "float16". Gradients are compared in the first two.
         images: what both models read; without them `n_images` pictures of seeded noise.
+        progress: show a bar over the precisions; by default on a terminal only.
 
     Raises:
         InputError: an unknown dtype, and whatever `HookedViT.from_timm` raises.
@@ -129,7 +130,9 @@ def verify_port(
     chosen_images = chosen_images.to(target, torch.float64)
     rows: list[dict[str, Any]] = []
     reference = timm_sites(copy.deepcopy(module).to(target, torch.float64), chosen_images)
-    for dtype in tqdm(sorted(dtypes, key=list(LIMITS).index), desc=f"verifying {name}", disable=not progress):
+    for dtype in tqdm(
+        sorted(dtypes, key=list(LIMITS).index), desc=f"verifying {name}", disable=bar_hidden(progress, len(dtypes))
+    ):
         chosen: nn.Module = copy.deepcopy(module).to(target, getattr(torch, dtype))
         model, inputs = HookedViT.from_timm(chosen), chosen_images.to(getattr(torch, dtype))
         gradient = dtype in ("float64", "float32")

@@ -77,7 +77,8 @@ def path_patching(
     chosen = graph.find_writers(senders)
     groups = _groups(graph, receivers)
     _check_paths(graph, senders, receivers, chosen, groups)
-    at = select_tokens(model, tokens, len(runs.target), masks, model.embed.grid(*runs.target.shape[-2:]))
+    grid = model.embed.grid(*runs.target.shape[-2:])
+    at = select_tokens(model, tokens, len(runs.target), masks=masks, grid=grid)
     cells: dict[str, list] = {"sender": [str(node) for node in chosen], "receiver": list(groups)}
     settings = {"site": "path", "method": "exact", "tokens": str(tokens) if isinstance(tokens, str) else "given"}
     known = known_values(resume, runs, cells, settings)

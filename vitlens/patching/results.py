@@ -112,7 +112,7 @@ class Intervention(Result):
         shift = self.shift().movedim(-1, 0)
         gap = self.gap().expand_as(self.patched).movedim(-1, 0)
         mean, low, high = bootstrap(
-            shift.double().cpu().numpy(), gap.double().cpu().numpy(), n=n_draws, level=level, seed=seed
+            shift.double().cpu().numpy(), gap.double().cpu().numpy(), n_draws=n_draws, level=level, seed=seed
         )
         index = pd.MultiIndex.from_product(
             [labels for axis, labels in self.axes.items() if axis != "image"],

@@ -104,9 +104,11 @@ def outlier_map(description: Description, block: int | None = None) -> go.Figure
         row=1,
         col=2,
     )
-    figure.add_vline(x=description.settings["threshold"], line={"dash": "dash", "color": COLOURS[1]}, row=1, col=2)
+    figure.add_vline(
+        x=description.settings["outlier_threshold"], line={"dash": "dash", "color": COLOURS[1]}, row=1, col=2
+    )
     low = min(float(centres[first]), 0.8) / 1.2
-    high = max(float(centres[last - 1]), description.settings["threshold"]) * 1.6
+    high = max(float(centres[last - 1]), description.settings["outlier_threshold"]) * 1.6
     figure.update_xaxes(type="log", range=[np.log10(low), np.log10(high)], row=1, col=2)
     figure.update_yaxes(type="log", dtick=1, title="share of patches", exponentformat="power", row=1, col=2)
     return finish(
@@ -149,7 +151,7 @@ def example_norms(description: Description, n_blocks: int = 5) -> go.Figure:
             board = patch_heatmap(maps[block], "%{z:.2f} times the median", 1.0, coloraxis="coloraxis")
             figure.add_trace(board, row=i + 1, col=j)
             map_axes(figure, maps.shape[1:], i + 1, j)
-    end = description.settings["threshold"]
+    end = description.settings["outlier_threshold"]
     figure.update_layout(coloraxis={"colorscale": SEQUENTIAL, "cmin": 0, "cmax": end, "colorbar": colorbar("× median")})
     rows, columns = description.settings["grid"]
     each = 1000 / (len(blocks) + offset) * rows / columns

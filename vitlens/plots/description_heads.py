@@ -211,8 +211,8 @@ def cka_against_matrix(description: Description) -> go.Figure:
         InputError: there was none, or fewer than 4 pictures.
     """
     if description.cka_against is None:
-        raise InputError("there is no CKA between two models: describe at least 4 pictures with against=")
-    other = description.settings["against"]
+        raise InputError("there is no CKA between two models: describe at least 4 pictures with other_model=")
+    other = description.settings["other_model"]
     title = "How alike two models represent pictures"
     return _likeness(description, description.cka_against, title, text(description.settings["model"]), text(other))
 

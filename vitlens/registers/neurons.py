@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from vitlens.arguments import checked, is_whole, short
 from vitlens.data.pictures import Pictures
@@ -22,7 +21,7 @@ from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import hook_name
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.model.runs.small_pictures import small_pictures
+from vitlens.model.runs.picture_run import PictureRun
 from vitlens.registers.extra_registers import RegisteredViT, add_registers
 from vitlens.results.result import Result
 
@@ -46,9 +45,9 @@ class RegisterNeurons(Result):
     def score(self) -> Float[Tensor, "rank"]:
         return self.values
 
-    def pairs(self, n: int | None = None) -> list[tuple[int, int]]:
-        """(block, neuron) of the first `n`, by default of all: what `add_test_time_registers` also takes."""
-        return list(zip(self.blocks.tolist(), self.neurons.tolist(), strict=True))[:n]
+    def pairs(self, k: int | None = None) -> list[tuple[int, int]]:
+        """(block, neuron) of the best k, by default of all: what `add_test_time_registers` also takes."""
+        return list(zip(self.blocks.tolist(), self.neurons.tolist(), strict=True))[:k]
 
     def columns(self) -> dict[str, Tensor]:
         return {
@@ -99,42 +98,44 @@ Neurons = RegisterNeurons | Sequence[tuple[int, int]]
 def find_register_neurons(
     model: HookedViT,
     images: Pictures | dict[str, Tensor],
-    n_neurons: int = 10,
     *,
-    threshold: float = 5.0,
+    k: int = 10,
+    outlier_threshold: float = 5.0,
     late_block: int | None = None,
     up_to_block: int | None = None,
-    batch_size: int = 8,
-    progress: bool = True,
+    batch_size: int | None = None,
+    progress: bool | None = None,
 ) -> RegisterNeurons:
     """The MLP neurons that make outliers: those that fire more at outlier patches than at the others.
 
-    Outliers are the patches whose stream behind a late block has a norm above `threshold` times the median of its
+    Outliers are the patches whose stream behind a late block has a norm above `outlier_threshold` times the median of its
     picture's patches. A neuron's score is its mean |activation| (`hook_post`) at these places, less that at all other
     patches. The paper scores by the first mean alone, at norms above a number chosen for each model; the difference
     leaves out neurons that fire everywhere, and the median fits every model.
 
     Args:
         images: pictures; a few dozen are enough where every picture has outliers.
-        n_neurons: how many to return, best first. The paper's code moves 10 in a ViT-B/16 of OpenCLIP and 50 in
+        k: how many neurons to return, best first. The paper's code moves 10 in a ViT-B/16 of OpenCLIP and 50 in
             DINOv2-L; of a ViT-Ti/16 three are enough.
-        threshold: how many times the median norm makes an outlier.
+        outlier_threshold: how many times the median norm makes an outlier.
         late_block: behind which block outliers are looked for; by default the last but one, as the last may rescale.
         up_to_block: the last block whose neurons are scored; by default the one at which outliers appear.
-        progress: whether to show a bar.
+        batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
+        progress: show a bar; by default on a terminal only.
 
     Returns:
         RegisterNeurons.
 
     Raises:
         InputError: these pictures have no outliers (the sentence says how far the largest norm is from being one); a
-            block that does not exist; a threshold that is not above 1; more neurons than there are.
+            block that does not exist; a outlier_threshold that is not above 1; more neurons than there are.
 
     Source: Jiang et al. 2025 (arXiv:2506.08010).
     """
-    if threshold <= 1:
-        raise InputError(f"threshold is how many times the median norm makes an outlier, above 1, not {threshold:g}")
-    pictures = _as_pictures(model, images)
+    if outlier_threshold <= 1:
+        raise InputError(
+            f"outlier_threshold is how many times the median norm makes an outlier, above 1, not {outlier_threshold:g}"
+        )
     late = max(model.cfg.n_layers - 2, 0) if late_block is None else model.block_index(late_block)
     last_scored = None if up_to_block is None else model.block_index(up_to_block)
     blocks = range(max(late, last_scored or 0) + 1)
@@ -142,34 +143,35 @@ def find_register_neurons(
     already = torch.zeros(len(blocks), dtype=torch.long)
     inside: list[Tensor] = [torch.zeros(())] * len(blocks)
     outside = inside.copy()
-    batches = pictures.split(batch_size)
-    for batch in tqdm(batches, desc="register neurons", unit="batch", disable=not progress):
-        ratios, fired = _norms_and_neurons(model, batch, blocks)
-        outlier = ratios[:, late] > threshold
+    # Every block's neurons are held until the outliers of the last are known.
+    run = _run(model, images, batch_size, progress, "register neurons", len(blocks))
+    for _, pictures in run:
+        ratios, fired = _norms_and_neurons(model, pictures, blocks)
+        outlier = ratios[:, late] > outlier_threshold
         n_outliers, n_others = n_outliers + int(outlier.sum()), n_others + int((~outlier).sum())
         largest = max(largest, ratios[:, late].max().item())
-        already += ((ratios > threshold) & outlier[:, None]).sum(dim=(0, 2)).cpu()
+        already += ((ratios > outlier_threshold) & outlier[:, None]).sum(dim=(0, 2)).cpu()
         for block in blocks:
             inside[block] = inside[block] + fired[block][outlier].sum(dim=0, dtype=torch.float64).cpu()
             outside[block] = outside[block] + fired[block][~outlier].sum(dim=0, dtype=torch.float64).cpu()
     if not n_outliers:
         raise InputError(
             f"these pictures have no outliers: behind block {late} of {model.cfg.model_name} the largest norm of a patch "
-            f"is {largest:.2f} times its picture's median, and threshold={threshold:g} times was asked for"
+            f"is {largest:.2f} times its picture's median, and outlier_threshold={outlier_threshold:g} times was asked for"
         )
     outlier_block = int((2 * already >= n_outliers).nonzero()[0])
     scored = range((outlier_block if last_scored is None else last_scored) + 1)
     places = torch.tensor([(block, neuron) for block in scored for neuron in range(len(inside[block]))])
-    if not 1 <= n_neurons <= len(places):
+    if not 1 <= k <= len(places):
         raise InputError(
-            f"n_neurons is between 1 and {len(places)}, the number of neurons in blocks 0 to {scored[-1]}, not {n_neurons}"
+            f"k is between 1 and {len(places)}, the number of neurons in blocks 0 to {scored[-1]}, not {k}"
         )
     at_outliers = torch.cat([inside[block] for block in scored]) / n_outliers
     elsewhere = torch.cat([outside[block] for block in scored]) / n_others
-    score, best = (at_outliers - elsewhere).topk(n_neurons)
+    score, best = (at_outliers - elsewhere).topk(k)
     return RegisterNeurons(
         score,
-        {"rank": list(range(n_neurons))},
+        {"rank": list(range(k))},
         "score",
         blocks=places[best, 0],
         neurons=places[best, 1],
@@ -179,17 +181,17 @@ def find_register_neurons(
         n_outliers=n_outliers,
         settings={
             "model": model.cfg.model_name,
-            "threshold": threshold,
+            "outlier_threshold": outlier_threshold,
             "late_block": late,
             "up_to_block": scored[-1],
-            "n_images": len(pictures),
+            "n_images": run.n,
         },
     )
 
 
 @leaves_state
 @checked
-def add_test_time_registers(model: HookedViT, neurons: Neurons, n_registers: int = 1) -> RegisteredViT:
+def add_test_time_registers(model: HookedViT, neurons: Neurons, *, n_registers: int = 1) -> RegisteredViT:
     """A new model with untrained tokens that take over what these neurons fire at the patches.
 
     The tokens are zeros without a position, after the class, distillation and register tokens that the model has. At
@@ -241,12 +243,12 @@ def add_test_time_registers(model: HookedViT, neurons: Neurons, n_registers: int
 def register_shift(
     model: HookedViT,
     images: Pictures | dict[str, Tensor],
+    *,
     neurons: Neurons,
     n_registers: int = 1,
-    *,
     attention_block: int = -1,
-    batch_size: int = 8,
-    progress: bool = True,
+    batch_size: int | None = None,
+    progress: bool | None = None,
 ) -> RegisterShift:
     """What test-time registers change: norms of the patches, the logits, and what the class token attends to.
 
@@ -254,7 +256,8 @@ def register_shift(
         model: the model without them.
         neurons, n_registers: as `add_test_time_registers`.
         attention_block: of which block the class token's attention is kept.
-        progress: whether to show a bar.
+        batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
+        progress: show a bar; by default on a terminal only.
 
     Returns:
         RegisterShift with axes run, image, block, patch; `result.plot(image=…)` shows a picture of it.
@@ -264,36 +267,34 @@ def register_shift(
 
     Source: Jiang et al. 2025 (arXiv:2506.08010).
     """
-    pictures = _as_pictures(model, images)
     block = model.block_index(attention_block)
-    extended = add_test_time_registers(model, neurons, n_registers)
-    grid = model.embed.grid(*pictures.shape[-2:])
+    extended = add_test_time_registers(model, neurons, n_registers=n_registers)
+    run = _run(model, images, batch_size, progress, "test-time registers", 1)
     n_prefix = model.cfg.n_prefix_tokens
     seen = []
-    batches = pictures.split(batch_size)
-    for batch in tqdm(batches, desc="test-time registers", unit="batch", disable=not progress):
-        before, after = _observe(model, batch, block), _observe(extended, batch, block)
+    for _, pictures in run:
+        before, after = _observe(model, pictures, block), _observe(extended, pictures, block)
         seen.append([torch.stack(pair) for pair in zip(before[:3], after[:3], strict=True)] + [after[3]])
     norms, logits, attention = (torch.cat([batch[i] for batch in seen], dim=1) for i in range(3))
     return RegisterShift(
         norms,
         {
             "run": ["before", "after"],
-            "image": list(range(len(pictures))),
+            "image": run.images,
             "block": list(range(model.cfg.n_layers)),
-            "patch": [model.cfg.token_label(n_prefix + i, grid) for i in range(grid[0] * grid[1])],
+            "patch": [model.cfg.token_label(n_prefix + i, run.grid) for i in range(run.grid[0] * run.grid[1])],
         },
         "norm",
         register_norms=torch.cat([batch[3] for batch in seen])[..., n_prefix:],
         logits=logits,
         attention=attention,
-        pixels=small_pictures(model, pictures),
+        pixels=run.pixels,
         settings={
             "model": model.cfg.model_name,
             "neurons": [f"L{b}N{neuron}" for b, chosen in extended.register_neurons.items() for neuron in chosen],
             "n_registers": n_registers,
             "attention_block": block,
-            "grid": list(grid),
+            "grid": list(run.grid),
         },
     )
 
@@ -334,12 +335,19 @@ def _observe(
     return norms[..., n_prefix:], logits, attention, norms[..., :n_prefix]
 
 
-def _as_pictures(model: HookedViT, images: Pictures | dict[str, Tensor]) -> Tensor:
+def _run(
+    model: HookedViT,
+    images: Pictures | dict[str, Tensor],
+    batch_size: int | None,
+    progress: bool | None,
+    what: str,
+    n_kept: int,
+) -> PictureRun:
     if isinstance(images, dict):
         raise InputError(
             "outliers are looked for in pictures of one size: pass them as a tensor, not a dictionary of patches"
         )
-    return model.as_images(images)
+    return PictureRun(model, images, batch_size, progress, what, n_kept)
 
 
 def _pairs(neurons: Neurons) -> list[tuple[int, int]]:

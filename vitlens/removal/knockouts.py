@@ -1,7 +1,7 @@
 """Attention knockouts: chosen edges of the attention pattern cut, or replaced (METHODS.md B1)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_run import PictureRun, RunningMean
 from vitlens.results.result import Result
 
-HOW = ("zero", "renormalise", "mean", "other")
+EDGE_REPLACEMENTS = ("zero", "renormalise", "mean", "other")
 #: Pictures whose edges are laid out together, to see whether a query would be left without a key.
 CHECKED_AT_ONCE = 16
 
@@ -37,12 +37,13 @@ class Edges:
 
     queries: TokenSet = "all"
     keys: TokenSet = "all"
+    _: KW_ONLY
     blocks: int | Sequence[int] | None = None
     heads: int | Sequence[int] | None = None
     except_self: bool = False
 
 
-#: The two knockouts of the paper: what is cut, and how.
+#: The two knockouts of the paper: what is cut, and what stands in for it.
 PUBLISHED = {
     "self_only": (Edges("patches", "all", except_self=True), "renormalise"),
     "no_cls": (Edges("patches", "class"), "zero"),
@@ -54,9 +55,9 @@ PUBLISHED = {
 def knockout_hooks(
     model: HookedViT,
     images: Pictures,
-    edges: str | Edges | Sequence[Edges],
-    how: str | None = None,
     *,
+    edges: str | Edges | Sequence[Edges],
+    replacement: str | None = None,
     masks: MaskInput | None = None,
     others: Pictures | None = None,
     batch_size: int | None = None,
@@ -68,8 +69,8 @@ def knockout_hooks(
         images: the pictures of the run (their number and size are what is read, and for "mean" their patterns).
         edges: "self_only" (every patch attends to itself only, with weight 1; the class token's row is untouched),
             "no_cls" (patches do not see the class token), or any `Edges`, one or several.
-        how: "zero": set to 0 after softmax, the rest as it was (paper); "renormalise": −∞ before softmax; "mean": the
-            mean pattern over the pictures; "other": the pattern of `others`. By default "zero", and for "self_only"
+        replacement: "zero": set to 0 after softmax, the rest as it was (paper); "renormalise": −∞ before softmax; "mean":
+            the mean pattern over the pictures; "other": the pattern of `others`. By default "zero", and for "self_only"
             "renormalise", which is what makes the one weight that is left 1.
         masks: object masks, for edges between "object" and "context".
         others: one picture for each of `images`.
@@ -85,17 +86,17 @@ def knockout_hooks(
     Source: Vilas, Schaumlöffel & Roig 2023, section 4; METHODS.md B1.
     """
     run = PictureRun(model, images, batch_size, progress, "patterns")
-    cuts, how = _chosen_edges(edges, how)
+    cuts, replacement = _chosen_edges(edges, replacement)
     cut = _cut_by_block(model, run, cuts, masks)
     blocks = list(cut)
     patterns: dict[int, Tensor] = {}
-    partners = run.partners(others, how)
-    if how == "mean":
+    partners = run.partners(others, replacement)
+    if replacement == "mean":
         patterns = _mean_patterns(model, run, blocks)
-    elif how == "other":
+    elif replacement == "other":
         parts = [_patterns(model, model.as_partners(partners[places], pictures), blocks) for places, pictures in run]
         patterns = {block: torch.cat([part[block] for part in parts]) for block in blocks}
-    return _hooks(cut, how, patterns)
+    return _hooks(cut, replacement, patterns)
 
 
 @leaves_state
@@ -103,9 +104,9 @@ def knockout_hooks(
 def knockout_attention(
     model: HookedViT,
     images: Pictures,
-    edges: str | Edges | Sequence[Edges] = "self_only",
-    how: str | None = None,
     *,
+    edges: str | Edges | Sequence[Edges] = "self_only",
+    replacement: str | None = None,
     masks: MaskInput | None = None,
     others: Pictures | None = None,
     batch_size: int | None = None,
@@ -124,7 +125,7 @@ def knockout_attention(
     """
     model.require_classifier()
     run = PictureRun(model, images, batch_size, progress, "knockout")
-    cuts, chosen = _chosen_edges(edges, how)
+    cuts, chosen = _chosen_edges(edges, replacement)
     cut = _cut_by_block(model, run, cuts, masks)
     partners = run.partners(others, chosen)
     patterns = _mean_patterns(model, run, list(cut)) if chosen == "mean" else {}
@@ -139,7 +140,7 @@ def knockout_attention(
         torch.cat(logits),
         {"image": run.images, "class": class_labels(model, range(model.cfg.n_classes))},
         "logit",
-        settings={"model": model.cfg.model_name, "edges": str(edges), "how": how or "as published"},
+        settings={"model": model.cfg.model_name, "edges": str(edges), "replacement": replacement or "as published"},
     )
 
 
@@ -195,8 +196,8 @@ def _other_batch(made_for: int, n_images: int) -> InputError:
     )
 
 
-def _chosen_edges(edges: str | Edges | Sequence[Edges], how: str | None) -> tuple[list[Edges], str]:
-    """What is cut, and how."""
+def _chosen_edges(edges: str | Edges | Sequence[Edges], replacement: str | None) -> tuple[list[Edges], str]:
+    """What is cut, and what stands in for it."""
     usual = "zero"
     if isinstance(edges, str):
         if edges not in PUBLISHED:
@@ -213,9 +214,9 @@ def _chosen_edges(edges: str | Edges | Sequence[Edges], how: str | None) -> tupl
         )
     if not cuts:
         raise InputError("the list of edges is empty")
-    chosen = usual if how is None else how
-    if chosen not in HOW:
-        raise InputError(f"an edge is knocked out by one of {', '.join(HOW)}, not {how!r}")
+    chosen = usual if replacement is None else replacement
+    if chosen not in EDGE_REPLACEMENTS:
+        raise InputError(f"the replacement of an edge is one of {', '.join(EDGE_REPLACEMENTS)}, not {replacement!r}")
     return cuts, chosen
 
 
@@ -228,7 +229,7 @@ def _cut_by_block(model: HookedViT, run: PictureRun, cuts: Sequence[Edges], mask
             raise InputError(f"{model.cfg.model_name} has no class token whose attention could be knocked out")
         # A picture that is all object has no context to be blind to: nothing of it is cut.
         queries, keys = (
-            select_tokens(model, tokens, run.n, masks, run.grid, some_may_be_empty=True)
+            select_tokens(model, tokens, run.n, masks=masks, grid=run.grid, some_may_be_empty=True)
             for tokens in (edges.queries, edges.keys)
         )
         heads = _chosen_heads(model, edges.heads)
@@ -280,8 +281,10 @@ def _mean_patterns(
     return {block: mean.of(str(block)) for block in blocks}
 
 
-def _hooks(cut: dict[int, _Cut], how: str, patterns: dict[int, Float[Tensor, "#image head query key"]]) -> Hooks:
-    if how == "renormalise":
+def _hooks(
+    cut: dict[int, _Cut], replacement: str, patterns: dict[int, Float[Tensor, "#image head query key"]]
+) -> Hooks:
+    if replacement == "renormalise":
         return [(hook_name(block, "attn.attn_scores"), _close(where, block)) for block, where in cut.items()]
     return [(hook_name(block, "attn.pattern"), _replace(where, patterns.get(block))) for block, where in cut.items()]
 
@@ -302,7 +305,7 @@ def _close(cut: _Cut, block: int) -> Any:
     places = [slice(start, start + CHECKED_AT_ONCE) for start in range(0, cut.n_images, CHECKED_AT_ONCE)]
     if any(bool(some.edges(some.n_images).all(dim=-1).any()) for some in map(cut.of, places)):
         raise InputError(
-            f'a query of block {block} would be left without any key, and cannot be renormalised: use how="zero", '
+            f'a query of block {block} would be left without any key, and cannot be renormalised: use replacement="zero", '
             "or leave it one"
         )
 

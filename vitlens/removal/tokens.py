@@ -19,7 +19,7 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_run import PictureRun, RunningMean
 
-HOW = ("remove", "zero", "mean", "blur", "other")
+TOKEN_REPLACEMENTS = ("remove", "zero", "mean", "blur", "other")
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,10 +56,10 @@ class TokenAblation:
 def ablate_tokens(
     model: HookedViT,
     images: Pictures,
-    tokens: TokenSet,
     classes: Classes = None,
     *,
-    how: str = "remove",
+    tokens: TokenSet,
+    replacement: str = "remove",
     masks: MaskInput | None = None,
     others: Pictures | None = None,
     batch_size: int | None = None,
@@ -68,12 +68,12 @@ def ablate_tokens(
     """Runs the model without a set of patches: removed from the sequence after the positions were added, or replaced there.
 
     Args:
+        classes: one per picture, such as the labels; by default the one predicted for the whole picture.
         tokens: which patches go, as a token set: "context", "object", a box, a bool tensor … Prefix tokens stay. A picture
             that has none of them stays whole, as long as another has some.
-        classes: one per picture, such as the labels; by default the one predicted for the whole picture.
-        how: "remove" (paper); or the patch's embedding, before its position, replaced: "zero" by zeros, "mean" by the
-            mean over the pictures at each position, "blur" by that of the same patch of the blurred picture, "other" by that
-            of the same patch of `others`.
+        replacement: "remove" (paper); or the patch's embedding, before its position, replaced: "zero" by zeros, "mean" by
+            the mean over the pictures at each position, "blur" by that of the same patch of the blurred picture, "other" by
+            that of the same patch of `others`.
         masks: object masks, for "object" and "context".
         others: one picture for each of `images`.
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
@@ -86,24 +86,24 @@ def ablate_tokens(
     Source: Vilas, Schaumlöffel & Roig 2023, section 4; METHODS.md B2.
     """
     model.require_choice("a rank or a prediction", "run model.forward_kept for the logit")
-    if how not in HOW:
-        raise InputError(f"tokens are ablated by one of {', '.join(HOW)}, not {how!r}")
+    if replacement not in TOKEN_REPLACEMENTS:
+        raise InputError(f"the replacement of tokens is one of {', '.join(TOKEN_REPLACEMENTS)}, not {replacement!r}")
     run = PictureRun(model, images, batch_size, progress, "token ablation")
     gone = _patches(model, tokens, run, masks)
     classes_of = classes_by_batch(model, classes, run.n, one_each="the removal of tokens")
-    partners = run.partners(others, how)
-    mean = _mean_embedding(model, run) if how == "mean" else None
+    partners = run.partners(others, replacement)
+    mean = _mean_embedding(model, run) if replacement == "mean" else None
     batches = []
     for where, pictures in run:
         with torch.no_grad():
             chosen = classes_of(where, pictures).indices[:, 0]
-            if how == "remove":
+            if replacement == "remove":
                 stream = model(pictures, stop_at_layer=0)
                 batches.append(kept_ranks(model, stream, ~gone[where], chosen, run.grid))
                 continue
             source = pictures if partners is None else model.as_partners(partners[where], pictures)
-            replacement = _replacement(model, source, how) if mean is None else mean
-            batches.append(_replaced(model, pictures, gone[where], replacement, chosen, run.grid))
+            stand_in = _stand_in(model, source, replacement) if mean is None else mean
+            batches.append(_replaced(model, pictures, gone[where], stand_in, chosen, run.grid))
     return _joined(batches)
 
 
@@ -112,7 +112,7 @@ def _patches(
 ) -> Bool[Tensor, "image patch"]:
     """The patches that go."""
     n_prefix = model.cfg.n_prefix_tokens
-    gone = select_tokens(model, tokens, run.n, masks, run.grid, some_may_be_empty=True)
+    gone = select_tokens(model, tokens, run.n, masks=masks, grid=run.grid, some_may_be_empty=True)
     if gone[:, :n_prefix].any():
         raise InputError("only patches can be ablated: leave the class token and registers out of tokens=")
     return gone[:, n_prefix:]
@@ -122,12 +122,12 @@ def _replaced(
     model: HookedViT,
     pictures: Float[Tensor, "image channels height width"],
     gone: Bool[Tensor, "image patch"],
-    replacement: Float[Tensor, "#image patch d"],
+    stand_in: Float[Tensor, "#image patch d"],
     classes: Int[Tensor, "image"],
     grid: tuple[int, int],
 ) -> TokenAblation:
     """The run with other embeddings in the place of the patches that go."""
-    hook = ("hook_patch_embed", lambda x, hook: torch.where(gone[..., None], replacement, x))
+    hook = ("hook_patch_embed", lambda x, hook: torch.where(gone[..., None], stand_in, x))
     stream = model.run_with_hooks(pictures, fwd_hooks=[hook], stop_at_layer=0)
     run = kept_ranks(model, stream, torch.ones_like(gone), classes, grid)
     return TokenAblation(run.logits, classes, ~gone, run.ranks.masked_fill(gone, -1), run.class_token_ranks)
@@ -171,11 +171,11 @@ def kept_ranks(
     return TokenAblation(run.logits, classes, keep.to(ranks.device), ranks, class_token)
 
 
-def _replacement(model: HookedViT, source: Tensor, how: str) -> Float[Tensor, "image patch d"]:
+def _stand_in(model: HookedViT, source: Tensor, replacement: str) -> Float[Tensor, "image patch d"]:
     """What stands in the place of a patch's embedding."""
-    if how == "zero":
+    if replacement == "zero":
         return torch.zeros_like(_embedded(model, source[:1]))
-    return _embedded(model, blurred(source) if how == "blur" else source)
+    return _embedded(model, blurred(source) if replacement == "blur" else source)
 
 
 def _mean_embedding(model: HookedViT, run: PictureRun) -> Float[Tensor, "1 patch d"]:

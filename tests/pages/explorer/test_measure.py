@@ -116,17 +116,17 @@ def test_what_cannot_be_explored_says_so(variant, demo, tmp_path, monkeypatch):
         ({"classes": 10}, "classes 0 to 9"),
         ({"blocks": [3]}, "blocks 0 to 2"),
         ({"n_classes": 0}, "at least 1"),
-        ({"names": ["a", "b"]}, "2 names were given for 1"),
+        ({"image_names": ["a", "b"]}, "2 names were given for 1"),
     ):
         with pytest.raises(InputError, match=sentence):
             explore(model, images, progress=False, **options)
     with pytest.raises(InputError, match="no pictures"):
         explore(model, images[:0])
     with pytest.raises(InputError, match="no folder"):
-        write_explorer(*demo, tmp_path / "missing" / "page.html")
+        write_explorer(*demo, path=tmp_path / "missing" / "page.html")
     with pytest.raises(InputError, match="nearest names"):
-        write_explorer(*demo, tmp_path / "page.html", "sock")
-    monkeypatch.setattr("vitlens.pages.explorer.run.MOST_BYTES", 1000)
+        write_explorer(*demo, "sock", path=tmp_path / "page.html")
+    monkeypatch.setattr("vitlens.pages.explorer.run.MOST_PAGE_BYTES", 1000)
     with pytest.raises(InputError, match="fewer pictures"):
         explore(model, images)
     assert list(tmp_path.iterdir()) == []

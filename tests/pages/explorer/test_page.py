@@ -255,7 +255,7 @@ def test_text_from_outside_stays_text(open_page, tmp_path, demo):
     picture = tmp_path / "<script>console.error('name')<∕script>%{x}.png"
     picture.write_bytes(demo[1][0].read_bytes())
     out = tmp_path / "page.html"
-    write_explorer(model, picture, out, wanted_class=0)
+    write_explorer(model, picture, path=out, classes=0)
     opened = open_page(out)
     page = started(opened)
     click_patch(page, 7, 7)

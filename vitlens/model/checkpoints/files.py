@@ -134,17 +134,6 @@ def read_tensors(path: Path) -> Any:
         raise InputError(f"{path} cannot be read as a file of tensors ({said}): {HOW_TO_SAVE}") from None
 
 
-def as_path(path: Any, keyword: str) -> Path:
-    """A path given as text or a Path.
-
-    Raises:
-        InputError: it is neither.
-    """
-    if not isinstance(path, (str, Path)):
-        raise InputError(f"{keyword} is the path of a file, not {path!r} ({type(path).__name__})")
-    return Path(path)
-
-
 def _holders(found: Any, label: str = "", depth: int = 3) -> Iterator[tuple[str, State]]:
     """Every dictionary of tensors among dictionaries, with the keys that lead to it; an optimiser's are numbers."""
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):

@@ -13,7 +13,8 @@ from timm.models import get_pretrained_cfg, parse_model_name
 from torch import nn
 
 from vitlens.errors import InputError, nearest, reason
-from vitlens.model.checkpoints.files import as_path, read_checkpoint
+from vitlens.files import as_path
+from vitlens.model.checkpoints.files import read_checkpoint
 from vitlens.model.checkpoints.fit import first_keywords, fit, other_keywords
 
 # What timm looks for in a repository or a folder, in its order.

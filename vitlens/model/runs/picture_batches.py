@@ -10,11 +10,14 @@ import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
+from vitlens.arguments import bar_hidden
 from vitlens.data.decoding import PictureBatch, Skipped, decode_rows
 from vitlens.data.picture_sets import PictureSet
 from vitlens.data.pictures import Pictures, as_list
 from vitlens.errors import InputError
+from vitlens.model.runs.batch_size import default_batch_size
 
 if TYPE_CHECKING:
     from vitlens.model.hooked_vit import HookedViT
@@ -25,7 +28,7 @@ PictureSource = Pictures | PictureSet | Iterable[Any] | Callable[[], Iterable[An
 
 
 @dataclass(frozen=True)
-class Batch:
+class ImageBatch:
     """Pictures as the model reads them; `ids` are their places in the source, counted from 0."""
 
     images: Float[Tensor, "image channels height width"]
@@ -39,7 +42,9 @@ class PictureBatches:
     Files that cannot be read are left out of a picture set and noted in `skipped`.
     """
 
-    def __init__(self, model: "HookedViT", source: PictureSource, batch_size: int) -> None:
+    def __init__(self, model: "HookedViT", source: PictureSource, batch_size: int | None) -> None:
+        if batch_size is None:
+            batch_size = default_batch_size(model)
         if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
             raise InputError(f"batch_size is the number of pictures of a forward, at least 1, not {batch_size!r}")
         if isinstance(source, dict):
@@ -80,13 +85,18 @@ class PictureBatches:
             return None
         return 1 if isinstance(self.source, Tensor) and self.source.ndim == 3 else len(_as_sequence(self.source))
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[ImageBatch]:
         if isinstance(self.source, PictureSet):
             yield from self._of_set(self.source)
         elif _holds_pictures(self.source):
             yield from self._of_pictures(_as_sequence(self.source))
         else:
             yield from self._of_batches()
+
+    def with_bar(self, what: str, progress: bool | None) -> Iterator[ImageBatch]:
+        """The batches, and a bar that counts them."""
+        n = length_of(self)
+        return iter(tqdm(self, desc=what, unit="batch", total=n, disable=bar_hidden(progress, n)))
 
     def again(self, wanted: Collection[int]) -> Iterator[tuple[int, Float[Tensor, "channels height width"]]]:
         """Some of the pictures by their numbers, in order; of what is indexed no others are read.
@@ -110,7 +120,7 @@ class PictureBatches:
                 if number in wanted:
                     yield number, image
 
-    def _of_set(self, pictures: PictureSet, only: Collection[int] | None = None) -> Iterator[Batch]:
+    def _of_set(self, pictures: PictureSet, only: Collection[int] | None = None) -> Iterator[ImageBatch]:
         self.skipped = []
         cut = self.model.patch_grid()
         for chunk, rows in pictures.chunks(self.batch_size):
@@ -123,14 +133,14 @@ class PictureBatches:
                 continue
             self.skipped += decoded.skipped
             images = self.model.check_images(decoded.images.to(self.model.device, self.model.dtype))
-            yield Batch(images, torch.tensor(decoded.keys), decoded.labels)
+            yield ImageBatch(images, torch.tensor(decoded.keys), decoded.labels)
 
-    def _of_pictures(self, pictures: Any) -> Iterator[Batch]:
+    def _of_pictures(self, pictures: Any) -> Iterator[ImageBatch]:
         for first in range(0, len(pictures), self.batch_size):
             images = self.model.as_images(pictures[first : first + self.batch_size])
-            yield Batch(images, torch.arange(first, first + len(images)), None)
+            yield ImageBatch(images, torch.arange(first, first + len(images)), None)
 
-    def _of_batches(self) -> Iterator[Batch]:
+    def _of_batches(self) -> Iterator[ImageBatch]:
         source: Any = self.source() if callable(self.source) else self.source
         if iter(source) is source and not callable(self.source):
             if self._is_used_up:
@@ -147,7 +157,7 @@ class PictureBatches:
                 some = slice(start, start + self.batch_size)
                 part = images[some]
                 ids = torch.arange(first, first + len(part))
-                yield Batch(part, ids, None if labels is None else labels[some])
+                yield ImageBatch(part, ids, None if labels is None else labels[some])
                 first += len(part)
 
 

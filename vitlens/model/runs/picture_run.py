@@ -8,35 +8,16 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.arguments import check_count, is_whole
+from vitlens.arguments import bar_hidden, check_count, is_whole
 from vitlens.data.pictures import Pictures, as_list
 from vitlens.errors import InputError
+from vitlens.model.runs.batch_size import default_batch_size
 from vitlens.model.runs.picture_batches import PictureBatches
 from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.result import MOST_KEPT
 
 if TYPE_CHECKING:
     from vitlens.model.hooked_vit import HookedViT
-
-#: What the largest tensor of a forward may take by default, and how many pictures it has at most.
-MOST_BYTES = 2**28
-MOST_PICTURES = 64
-
-
-def default_batch_size(model: "HookedViT", n_tokens: int | None = None) -> int:
-    """How many pictures a forward has where nobody says: 64, or fewer, so that its largest tensor takes 256 MiB at most.
-
-    The largest are attention patterns, hidden units of the MLP, and the logits of all tokens. The rule reads the model's
-    shape and not what memory is free, so that two machines compute the same.
-
-    Args:
-        n_tokens: of a picture, where they differ from the model's own (dynamic image size).
-    """
-    cfg = model.cfg
-    tokens = cfg.n_ctx if n_tokens is None else n_tokens
-    widest = max(cfg.n_heads * tokens, cfg.d_mlp or 0, cfg.n_classes)
-    bytes_of_one = tokens * widest * torch.empty(0, dtype=model.dtype).element_size()
-    return max(1, min(MOST_PICTURES, MOST_BYTES // bytes_of_one))
 
 
 class PictureRun:
@@ -47,7 +28,13 @@ class PictureRun:
     """
 
     def __init__(
-        self, model: "HookedViT", images: Pictures, batch_size: int | None, progress: bool | None, what: str
+        self,
+        model: "HookedViT",
+        images: Pictures,
+        batch_size: int | None,
+        progress: bool | None,
+        what: str,
+        n_kept: int = 1,
     ) -> None:
         self.model, self.what = model, what
         self.source = _known(model, images)
@@ -56,7 +43,8 @@ class PictureRun:
         rows, columns = model.embed.grid(*first.shape[-2:])
         self.grid = int(rows), int(columns)
         if batch_size is None:
-            batch_size = default_batch_size(model, model.cfg.n_prefix_tokens + self.grid[0] * self.grid[1])
+            n_tokens = model.cfg.n_prefix_tokens + self.grid[0] * self.grid[1]
+            batch_size = default_batch_size(model, n_tokens, n_kept)
         self.batch_size = check_count(batch_size, "batch_size")
         if progress is not None and not isinstance(progress, bool):
             raise InputError(f"progress is True, False, or None for a bar on terminals only, not {progress!r}")
@@ -74,10 +62,7 @@ class PictureRun:
         return torch.cat(self._kept)
 
     def __iter__(self) -> Iterator[tuple[slice, Float[Tensor, "image channels height width"]]]:
-        # tqdm takes None for "on a terminal only"; a single batch needs no bar there.
-        hidden = None if self.progress is None else not self.progress
-        if hidden is None and self.n <= self.batch_size:
-            hidden = True
+        hidden = bar_hidden(self.progress, -(-self.n // self.batch_size))
         with tqdm(total=self.n, desc=self.what, unit="picture", disable=hidden) as bar:
             for batch in PictureBatches(self.model, self.source, self.batch_size):
                 first = int(batch.ids[0])

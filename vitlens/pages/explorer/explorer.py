@@ -18,7 +18,7 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import page_facts
 from vitlens.pages.explorer.intervene import describe_effect, intervene
 from vitlens.pages.explorer.measure import Measured
-from vitlens.pages.explorer.page import explorer_page, looks, pack
+from vitlens.pages.explorer.page import explorer_page, looks, pack_measured
 from vitlens.pages.explorer.selection import Limits, Selection
 from vitlens.pages.page import made
 from vitlens.patching.results import Intervention
@@ -43,7 +43,7 @@ class Explorer:
     ) -> None:
         self.model = model
         self.images = images
-        self.pictures = [pack(picture) for picture in measured]
+        self.pictures = [pack_measured(picture) for picture in measured]
         self.effect: dict[str, Any] | None = None
         grid = model.embed.grid(*images.shape[-2:])
         self.facts = _page_facts(model, [picture.facts for picture in measured], grid, blocks)

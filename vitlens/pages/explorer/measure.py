@@ -19,7 +19,7 @@ from vitlens.pages.explorer.quantise import attention_codes, cosine_codes
 from vitlens.plots.shared.picture import picture_uri
 
 # What no head wrote, in the groups that the footer names.
-GROUPS = ("MLPs", "embedding and positions", "biases and constant")
+SHARE_GROUPS = ("MLPs", "embedding and positions", "biases and constant")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Measured:
 
 
 @torch.no_grad()
-def measure(
+def measure_picture(
     model: HookedViT,
     image: Float[Tensor, "1 channels height width"],
     name: str,
@@ -71,7 +71,7 @@ def measure(
 
 def _choose_classes(model: HookedViT, image: Tensor, wanted: Sequence[int], n_classes: int) -> list[int]:
     """The wanted classes, the first ones of the answer, and those that led after earlier blocks."""
-    tops = class_lens(model, image, tokens="pooled", top_k=n_classes).top_classes[0, :, 0, 0]
+    tops = class_lens(model, image, tokens="pooled", k=n_classes).top_classes[0, :, 0, 0]
     answer, led_before = tops[-1].tolist(), tops[:-1, 0].flip(0).tolist()
     # Half of the places are for the answer's first classes before those that led earlier get theirs.
     ordered = dict.fromkeys([*wanted, *answer[: (n_classes + 1) // 2], *led_before, *answer])
@@ -99,11 +99,11 @@ def _attribution_tensors(attribution: PatchAttribution, blocks: Sequence[int]) -
     heads = attribution.by_head[0]
     assert attribution.elsewhere is not None
     assert attribution.elsewhere_names is not None
-    groups = dict.fromkeys((*GROUPS, "heads of other blocks"), torch.zeros_like(attribution.logits[0]))
+    groups = dict.fromkeys((*SHARE_GROUPS, "heads of other blocks"), torch.zeros_like(attribution.logits[0]))
     for part, share in zip(attribution.elsewhere_names, attribution.elsewhere[0].unbind(dim=-1), strict=True):
         if part.head is not None:
             continue  # A head's own bias is in `heads`.
-        group = GROUPS[0] if part.kind == "mlp" else GROUPS[1] if part.kind == "embed" else GROUPS[2]
+        group = SHARE_GROUPS[0] if part.kind == "mlp" else SHARE_GROUPS[1] if part.kind == "embed" else SHARE_GROUPS[2]
         groups[group] = groups[group] + share
     others = [block for block in range(heads.shape[1]) if block not in blocks]
     groups["heads of other blocks"] = heads[:, others].sum(dim=(1, 2))
@@ -124,7 +124,7 @@ def _activation_tensors(model: HookedViT, image: Tensor, blocks: Sequence[int]) 
     return {"pattern": codes, "pattern_scale": scales, "cosines": cosine_codes(_small(stream))}
 
 
-def check_size(model: HookedViT, n_pictures: int, n_tokens: int, n_blocks: int, most: int) -> None:
+def check_page_size(model: HookedViT, n_pictures: int, n_tokens: int, n_blocks: int, most: int) -> None:
     """Raises InputError where no browser could open the page: a byte for every attention weight is what counts."""
     size = n_pictures * n_blocks * model.cfg.n_heads * n_tokens**2
     if size > most:

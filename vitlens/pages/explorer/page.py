@@ -18,7 +18,7 @@ from vitlens.pages.explorer.measure import Measured
 from vitlens.plots.shared.style import COLOURS, DARK, LIGHT, NEUTRAL, OUTLINE, SEQUENTIAL, TEMPLATES
 
 FOLDER = Path(__file__).parent
-SHADES = 256
+PAGE_SHADES = 256
 
 
 def explorer_page(facts: dict[str, Any], pictures: list[bytes]) -> str:
@@ -36,7 +36,7 @@ def explorer_page(facts: dict[str, Any], pictures: list[bytes]) -> str:
     )
 
 
-def pack(measured: Measured) -> bytes:
+def pack_measured(measured: Measured) -> bytes:
     """The tensors of a picture as a compressed safetensors file."""
     # safetensors writes memory as it lies, and indexing may leave it in another order.
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in measured.tensors.items()}
@@ -85,6 +85,6 @@ def looks() -> dict[str, Any]:
 
 def _shades(scale: str | Sequence[str]) -> list[list[int]]:
     """A colour scale as 256 colours."""
-    places = [i / (SHADES - 1) for i in range(SHADES)]
+    places = [i / (PAGE_SHADES - 1) for i in range(PAGE_SHADES)]
     colours = sample_colorscale(scale if isinstance(scale, str) else list(scale), places)
     return [[round(float(part)) for part in unlabel_rgb(colour)] for colour in colours]

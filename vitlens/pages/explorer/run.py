@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from vitlens.arguments import checked, short
+from vitlens.arguments import bar_hidden, checked, short
 from vitlens.choose.classes import Classes, select_classes
 from vitlens.data.pictures import Picture, Pictures, as_list
 from vitlens.errors import InputError, printable
@@ -15,12 +16,12 @@ from vitlens.files import check_writable
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.pages.explorer.explorer import Explorer
-from vitlens.pages.explorer.measure import check_size, measure
+from vitlens.pages.explorer.measure import check_page_size, measure_picture
 from vitlens.pages.seen import picture_fact
 from vitlens.patching.whole_runs import logits_of
 
 # What Chromium, Firefox and Safari all still open: their longest string is about twice as long.
-MOST_BYTES = 384 * 2**20
+MOST_PAGE_BYTES = 384 * 2**20
 
 
 @leaves_state
@@ -30,10 +31,10 @@ def explore(
     images: Pictures,
     classes: Classes = None,
     *,
-    names: Sequence[str] | None = None,
+    image_names: Sequence[str] | None = None,
     blocks: int | Sequence[int] | None = None,
     n_classes: int = 6,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> Explorer:
     """Measures pictures for the interactive explorer: in a notebook, the last line of a cell shows it.
 
@@ -45,10 +46,10 @@ def explore(
         images: pictures as a tensor, or anything `model.to_images` reads.
         classes: which to show first (indices, names, or a tensor [image] of each picture's own); those
             that lead the model's own reading are added.
-        names: of the pictures; by default the files' names.
+        image_names: of the pictures; by default the files' names.
         blocks: which blocks to show; by default all.
         n_classes: how many classes a picture has on the page, unless `classes` are more.
-        progress: show a bar over the pictures.
+        progress: show a bar over the pictures, which are run one by one; by default on a terminal only.
 
     Returns:
         Explorer: `.save("explorer.html")` writes the page; `.selected_token` and its like say and set what is chosen.
@@ -63,16 +64,22 @@ def explore(
     pictures = model.as_images(images)
     if not len(pictures):
         raise InputError("there are no pictures to explore: the tensor is empty")
-    labels = _picture_names(images, names, len(pictures))
+    labels = _picture_names(images, image_names, len(pictures))
     chosen_blocks = sorted(set(model.block_indices(blocks)))
     if n_classes < 1:
         raise InputError(f"n_classes is how many classes a picture has on the page, at least 1, not {n_classes}")
     rows, columns = model.embed.grid(*pictures.shape[-2:])
-    check_size(model, len(pictures), model.cfg.n_prefix_tokens + rows * columns, len(chosen_blocks), MOST_BYTES)
-    wanted = select_classes(model, classes, len(pictures), lambda: logits_of(model, pictures)).indices.tolist()
+    check_page_size(
+        model, len(pictures), model.cfg.n_prefix_tokens + rows * columns, len(chosen_blocks), MOST_PAGE_BYTES
+    )
+    wanted = select_classes(
+        model, classes, len(pictures), lambda: torch.cat([logits_of(model, picture[None]) for picture in pictures])
+    ).indices.tolist()
     measured = [
-        measure(model, pictures[i : i + 1], name, wanted[i], chosen_blocks, n_classes)
-        for i, name in enumerate(tqdm(labels, desc="pictures", unit="picture", disable=not progress))
+        measure_picture(model, pictures[i : i + 1], name, wanted[i], chosen_blocks, n_classes)
+        for i, name in enumerate(
+            tqdm(labels, desc="pictures", unit="picture", disable=bar_hidden(progress, len(labels)))
+        )
     ]
     for picture, found in zip(_given(images, len(pictures)), measured, strict=True):
         found.facts["file"] = picture_fact(model, picture) if isinstance(picture, (str, Path)) else None
@@ -81,25 +88,26 @@ def explore(
 
 def write_explorer(
     model: HookedViT,
-    pictures: Sequence[Picture] | Picture,
-    out: str | Path,
-    wanted_class: int | str | None = None,
-    progress: bool = False,
+    images: Sequence[Picture] | Picture,
+    classes: int | str | None = None,
+    *,
+    path: str | Path,
+    progress: bool | None = None,
     **options: Any,
 ) -> None:
     """Writes the explorer's page about pictures: one file that needs no network.
 
     Args:
-        pictures: files.
-        out: the HTML file to write.
-        wanted_class: index or name; by default each picture's predicted class.
+        images: files.
+        classes: one class, by index or name; by default each picture's predicted class.
+        path: the HTML file to write.
         options: those of `explore`.
 
     Raises:
         InputError: as `explore`; an output file that cannot be written.
     """
-    check_writable(out)
-    explore(model, as_list(pictures), wanted_class, progress=progress, **options).save(out)
+    check_writable(path)
+    explore(model, as_list(images), classes, progress=progress, **options).save(path)
 
 
 def _picture_names(images: Pictures, names: Sequence[str] | None, n: int) -> list[str]:

@@ -43,7 +43,7 @@ class AttentionKnockout(Experiment):
             cut = (
                 []
                 if self._nothing_to_cut(edges, batch)
-                else knockout_hooks(self.model, batch.images, edges, masks=masks, progress=False)
+                else knockout_hooks(self.model, batch.images, edges=edges, masks=masks, progress=False)
             )
             logits = no_grad_forward(
                 self.model, batch.images, cut + observer.hooks(blocks=[last], sites=("resid_post",))

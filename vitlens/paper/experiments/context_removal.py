@@ -8,7 +8,7 @@ import torch
 from vitlens.paper.experiment import Arrays, Batch, Experiment, Tables, no_grad_forward
 from vitlens.paper.figures.interventions import intervention_bars
 from vitlens.paper.store import Records
-from vitlens.removal.tokens import HOW, TokenAblation, ablate_tokens, kept_ranks
+from vitlens.removal.tokens import TOKEN_REPLACEMENTS, TokenAblation, ablate_tokens, kept_ranks
 
 SETS = ("context", "object")
 
@@ -34,7 +34,7 @@ class ContextRemoval(Experiment):
             goes = batch.object_patches if name == "object" else batch.context_patches
             found[self.own(f"{name}/before")] = torch.stack([(first & ~goes).sum(1), (~goes).sum(1)], dim=1).int()
             tokens = torch.nn.functional.pad(goes, (n_prefix, 0))
-            for how in HOW:
+            for how in TOKEN_REPLACEMENTS:
                 run = self._ablate(batch, tokens, how, others)
                 counts = [((run.ranks == 0) & run.kept).sum(1), run.kept.sum(1)]
                 found[self.own(f"{name}/{how}/after")] = torch.stack(counts, dim=1).int()
@@ -46,9 +46,15 @@ class ContextRemoval(Experiment):
     def _ablate(self, batch: Batch, tokens: torch.Tensor, how: str, others: torch.Tensor) -> TokenAblation:
         if tokens.any():
             return ablate_tokens(
-                self.model, batch.images, tokens, batch.labels, how=how,
-                others=others if how == "other" else None, batch_size=len(batch.images), progress=False,
-            )  # fmt: skip
+                self.model,
+                batch.images,
+                batch.labels,
+                tokens=tokens,
+                replacement=how,
+                others=others if how == "other" else None,
+                batch_size=len(batch.images),
+                progress=False,
+            )
         # No picture of the chunk has such a patch: nothing goes.
         stream = no_grad_forward(self.model, batch.images, [], stop_at_layer=0)
         with torch.no_grad():
@@ -60,7 +66,7 @@ class ContextRemoval(Experiment):
         rows = [self._row("nothing", "", None, None, records[self.own("correct")], None)]
         for name in SETS:
             before = records[self.own(f"{name}/before")]
-            for how in HOW:
+            for how in TOKEN_REPLACEMENTS:
                 after = records[self.own(f"{name}/{how}/after")]
                 extra = self.own(f"{name}/{how}/class_token_first")
                 rows.append(

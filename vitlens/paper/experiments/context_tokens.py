@@ -91,11 +91,15 @@ class ContextTokens(Experiment):
         values = 1 - np.arange(n_classes) / n_classes
         tests = [
             permutation_test_of_counts(
-                values, inside, outside, n=self.settings.permutations, seed=self.settings.seed,
+                values,
+                inside,
+                outside,
+                n_draws=self.settings.permutations,
+                seed=self.settings.seed,
                 paper_compat=self.settings.paper_compat,
             )
             for inside, outside in zip(counts[0], counts[1], strict=True)
-        ]  # fmt: skip
+        ]
         table["pooled_difference"] = [test.difference for test in tests]
         table["p_permutation"] = [test.p for test in tests]
         for kind, name in enumerate(("object", "context")):

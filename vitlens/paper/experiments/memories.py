@@ -116,9 +116,12 @@ class MemoriesOfClasses(Experiment):
                 rows.append({"block": block, "difference": np.nan, "p": np.nan})
                 continue
             test = permutation_test(
-                right[:, block].astype(np.float64), wrong[:, block].astype(np.float64), n=self.settings.permutations,
-                seed=self.settings.seed, paper_compat=self.settings.paper_compat,
-            )  # fmt: skip
+                right[:, block].astype(np.float64),
+                wrong[:, block].astype(np.float64),
+                n_draws=self.settings.permutations,
+                seed=self.settings.seed,
+                paper_compat=self.settings.paper_compat,
+            )
             rows.append({"block": block, "difference": 100 * test.difference, "p": test.p})
         table = pd.DataFrame(rows)
         return table.assign(n_correct=len(right), n_wrong=len(wrong))
@@ -139,7 +142,7 @@ class MemoriesOfClasses(Experiment):
         blocks = self.blocks[-3:]
         tables = []
         for block in blocks:
-            named = read_memories(self.model, block, "mlp")
+            named = read_memories(self.model, block, part="mlp")
             tables.append(named[named["memory"].isin(named["memory"].unique()[:NAMED_MEMORIES])].assign(block=block))
         return pd.concat(tables, ignore_index=True)
 
