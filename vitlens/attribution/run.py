@@ -14,6 +14,7 @@ from vitlens.model.class_space.readout import ChosenReadout
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.edits import watch_edits
 from vitlens.model.hooks.hook_points import Reader, block_and_site, hook_name
+from vitlens.model.runs.suffix import n_read
 from vitlens.results.axes import ComponentLabel, head_label, neuron_label
 
 #: By hook name, what is kept of the activation there.
@@ -62,11 +63,6 @@ class Written:
 
 def sum_of(terms: Iterator[Tensor] | Sequence[Tensor]) -> Tensor:
     return torch.stack(list(terms)).sum(dim=0)
-
-
-def n_read(model: HookedViT) -> int | None:
-    """Tokens from here on no classifier reads: of a class-token model all but one. None where all may be read."""
-    return 2 if model.is_distilled else model.read_tokens.stop
 
 
 def unchanged(activation: Tensor) -> Tensor:

@@ -20,7 +20,6 @@ from vitlens.attribution.run import (
     Wanted,
     Written,
     first_tokens,
-    n_read,
     sum_of,
     unchanged,
     wanted_embedding,
@@ -33,6 +32,7 @@ from vitlens.attribution.values import shares_of_biases, through_sub_norm, value
 from vitlens.model.class_space.readout import ChosenReadout
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import hook_name
+from vitlens.model.runs.suffix import n_read
 from vitlens.results.axes import ComponentLabel, TokenLabel, head_bias_label
 
 Readouts = Sequence[ChosenReadout]
