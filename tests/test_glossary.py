@@ -65,6 +65,7 @@ SUBJECTS = {
     "bootstrap": ["sums", "counts"],
     "permutation_test": ["inside", "outside"],
     "run_study": ["model", "settings"],
+    "load_result": ["path", "expected"],
     "ProbeFit.add": ["images", "labels"],
     "Edges": ["queries", "keys"],
 }
@@ -83,7 +84,6 @@ NOT_YET: dict[str, set[str]] = {
     "Faithfulness.paired": {"words"},
     "Faithfulness.table": {"words"},
     "HookedViT.class_index": {"words"},
-    "Intervention.require_axes": {"words"},
     "Segmentation.table": {"words"},
 }
 
