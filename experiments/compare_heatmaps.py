@@ -37,7 +37,7 @@ from vitlens.heatmaps.run import find_method
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import page_facts
 from vitlens.pages.page import Section, write_page
-from vitlens.paper.settings import model_facts
+from vitlens.paper.run_facts import model_facts
 from vitlens.paper.store import Store
 from vitlens.planted import PLANTED, planted
 from vitlens.plots.faithfulness import faithfulness_curves, faithfulness_table

@@ -93,7 +93,15 @@ def lens(subject: Subject) -> Figures:
         "mosaic": lambda: plots.class_mosaic(found),
         "mosaic of a middle block": lambda: plots.class_mosaic(found, block=model.cfg.n_layers // 2),
         "one token": lambda: plots.token_classes(found, token=middle),
+        "trace": lambda: plots.trace_curves(vitlens.lens.class_trace(model, subject.images, subject.labels)),
+        "probes": lambda: plots.probe_norms(_probes(subject)),
     }
+
+
+def _probes(subject: Subject) -> vitlens.lens.Probes:
+    fit = vitlens.lens.ProbeFit(subject.model, blocks=[0, -1], tokens=[0, 1, 2])
+    fit.add(subject.images, torch.arange(len(subject.images)) % 3)
+    return fit.solve()
 
 
 def attribution(subject: Subject) -> Figures:
@@ -259,7 +267,15 @@ def description(subject: Subject) -> Figures:
         shift = vitlens.registers.register_shift(subject.model, subject.images[:1], neurons=neurons, progress=False)
         return plots.register_board(shift)
 
-    return figures | {"registers": registers}
+    def neurons() -> go.Figure:
+        found = vitlens.registers.RegisterNeurons(
+            torch.tensor([2.0, 1.0]), {"rank": [0, 1]}, "score", blocks=torch.tensor([0, 1]),
+            neurons=torch.tensor([3, 5]), at_outliers=torch.tensor([2.5, 1.2]), elsewhere=torch.tensor([0.5, 0.2]),
+            outlier_block=1, n_outliers=4, settings={"model": subject.model.cfg.model_name},
+        )  # fmt: skip
+        return plots.register_neurons(found)
+
+    return figures | {"registers": registers, "register neurons": neurons}
 
 
 def features(subject: Subject) -> Figures:
@@ -278,6 +294,9 @@ def features(subject: Subject) -> Figures:
     return {
         "memory of the MLP": lambda: card(k=9, one_per_image=True),
         "memory of attention": lambda: card(part="attn", k=15),
+        "densities": lambda: plots.density_histogram(
+            vitlens.features.evaluate_sae(model, None, sae, subject.images, downstream=False, progress=False)
+        ),
         "features of a logit": lambda: plots.feature_bars(
             vitlens.features.feature_attribution(
                 model, subject.images[:1], int(subject.labels[0]), sae=sae, progress=False
@@ -349,7 +368,7 @@ def drawn(heading: str, group: Callable[[], Figures]) -> dict[str, go.Figure]:
 def demo_tables(model: HookedViT) -> dict[str, pd.DataFrame]:
     """The tables of the paper's experiments over a few pictures of the demo."""
     settings = vitlens.paper.StudySettings(
-        limit=20, batch_size=10, steps=4, bootstrap=20, permutations=20, random_models=1, random_orders=1,
+        n_images=20, batch_size=10, n_steps=4, n_bootstrap=20, n_permutations=20, n_random_models=1, n_random_orders=1,
         split="agreeing", train_data="demo", train_split="conflicting", train_per_class=2,
     )  # fmt: skip
     with TemporaryDirectory() as folder:

@@ -47,6 +47,7 @@ from vitlens.patching.activation import activation_patching
 from vitlens.patching.results import Patching
 from vitlens.plots import patching_board, patching_maps, picture_with_grid
 from vitlens.plots.patching import caution
+from vitlens.results.result import load_result
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 #: Kept with a part: what it depends on.
@@ -290,7 +291,7 @@ def _known(path: Path, origin: str) -> Patching | None:
     if not path.exists():
         return None
     try:
-        found = Patching.load(path)
+        found = load_result(path, Patching)
     except InputError as error:
         print(f"{error}; it is computed again", file=sys.stderr)
         return None

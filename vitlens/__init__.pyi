@@ -44,5 +44,6 @@ from .patching import path_patching as path_patching
 from .removal import ablate_tokens as ablate_tokens
 from .removal import knockout_attention as knockout_attention
 from .results import Result as Result
+from .results import load_result as load_result
 
 __version__: str

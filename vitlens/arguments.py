@@ -256,10 +256,10 @@ def short(value: Any) -> str:
 
 #: The least of numbers that have one wherever an argument is called so.
 LEAST = {
-    **dict.fromkeys(("batch_size", "k", "n_draws", "n_rows", "n_steps", "n_images", "n_registers", "chunk_size"), 1),
+    **dict.fromkeys(("batch_size", "k", "n_rows", "n_steps", "n_images", "n_registers", "chunk_size"), 1),
     **dict.fromkeys(("n_memories", "n_features", "n_classes", "cka_rows", "workers"), 1),
     **dict.fromkeys(("similarity_queries", "height", "width"), 1),
-    **dict.fromkeys(("n_examples", "seeds", "seed", "row", "column", "noise_scale"), 0),
+    **dict.fromkeys(("n_examples", "n_draws", "seed", "row", "column", "noise_scale"), 0),
 }
 #: What an argument of several possible types may be, wherever it is called so.
 BY_NAME: dict[str, Check] = {

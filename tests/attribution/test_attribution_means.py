@@ -9,7 +9,7 @@ from variants import VARIANTS
 from vitlens import HookedViT, InputError, direct_logit_attribution
 from vitlens.attribution.means import attribution_means
 from vitlens.data.picture_sets import open_pictures
-from vitlens.results.result import Result
+from vitlens.results.result import load_result
 
 LABELS = torch.tensor([3, 0, 3, 7, 0, 3, 3])
 
@@ -106,7 +106,7 @@ def test_tables_name_heads_and_classes(plain, pictures):
 def test_means_come_back_from_disk_and_as_a_table(plain, pictures, tmp_path):
     means = attribution_means(plain, pictures, LABELS, unit="neuron", progress=False)
     means.save(tmp_path / "means.safetensors")
-    again = Result.load(tmp_path / "means.safetensors")
+    again = load_result(tmp_path / "means.safetensors")
     assert type(again) is type(means)
     assert torch.equal(again.residual, means.residual)
     assert again.top("class 3", 4).equals(means.top("class 3", 4))

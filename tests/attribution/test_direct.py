@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vitlens import InputError, direct_logit_attribution
+from vitlens import InputError, direct_logit_attribution, load_result
 
 
 @pytest.mark.parametrize("unit", ["component", "head"])
@@ -90,7 +90,7 @@ def test_a_class_may_be_said_in_many_ways(plain, images_of, classes):
 def test_saved_results_come_back(plain, images_of, tmp_path):
     result = direct_logit_attribution(plain, images_of(plain, 1), [0, 1])
     result.save(tmp_path / "attribution.safetensors")
-    again = type(result).load(tmp_path / "attribution.safetensors")
+    again = load_result(tmp_path / "attribution.safetensors")
     assert type(again) is type(result)
     assert torch.equal(again.values, result.values)
     assert again.axes == result.axes

@@ -19,7 +19,7 @@ from vitlens import HookedViT, InputError, direct_logit_attribution
 from vitlens.attribution.direct import NeuronAttribution, PatchAttribution, PathAttribution, TokenAttribution
 from vitlens.model.parts.block import PostNormBlock
 from vitlens.plots.attribution import attribution_map, attribution_patches, attribution_waterfall
-from vitlens.results.result import Result
+from vitlens.results.result import load_result
 
 FINER = {
     "head_patch": PatchAttribution,
@@ -378,7 +378,7 @@ def test_what_has_no_map_or_part_says_so(plain, images_of):
 def test_finer_results_come_back_from_disk_and_as_tables(plain, images_of, unit, tmp_path):
     result = direct_logit_attribution(plain, images_of(plain, 1), [0, 1], unit=unit)
     result.save(tmp_path / "attribution.safetensors")
-    again = Result.load(tmp_path / "attribution.safetensors")
+    again = load_result(tmp_path / "attribution.safetensors")
     assert type(again) is type(result)
     assert torch.equal(again.values, result.values)
     assert torch.equal(again.residual, result.residual)

@@ -171,7 +171,7 @@ def test_hooks_fit_the_pictures_they_were_made_for(plain, images_of):
             class_trace(plain, images, 1, batch_size=2)
         inside = class_trace(plain, images, 1, batch_size=3)
     outside = class_trace(plain, images, 1)
-    assert not torch.equal(inside.logits["resid_post", 2], outside.logits["resid_post", 2])
+    assert not torch.equal(inside.tables().logits["resid_post", 2], outside.tables().logits["resid_post", 2])
 
 
 def test_heads_and_blocks_are_numbers_or_lists_of_them(plain, images_of):
@@ -316,7 +316,7 @@ def test_logits_that_are_not_finite_have_no_rank(images_of):
     lens = class_lens(last, images, [3, 4])
     assert (lens.ranks[..., 0] == 9).all(), "a class that is ruled out is last"
     assert (lens.probabilities[..., 0] == 0).all()
-    assert (class_trace(last, images, 3).ranks["resid_post", 2] == 9).all()
+    assert (class_trace(last, images, 3).tables().ranks["resid_post", 2] == 9).all()
     half = build("class_token").to(torch.bfloat16)
     with torch.no_grad():
         half.unembed.bias.fill_(3e38)

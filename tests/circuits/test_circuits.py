@@ -14,7 +14,7 @@ from vitlens.circuits.edge_runs import run_edges
 from vitlens.model.graph import Graph
 from vitlens.planted import PLANTED, planted
 from vitlens.plots import circuit_curve, circuit_figure, plot
-from vitlens.results.result import Result
+from vitlens.results.result import load_result
 
 QUIET = {"progress": False, "classes": [1]}
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
@@ -182,7 +182,7 @@ def test_faithfulness_and_completeness_are_what_they_are_called(scored, tmp_path
     )
     assert torch.equal(again.values, curve.values)
     curve.save(tmp_path / "curve.safetensors")
-    loaded = Result.load(tmp_path / "curve.safetensors")
+    loaded = load_result(tmp_path / "curve.safetensors")
     assert isinstance(loaded, CircuitCurve)
     assert loaded.n_edges == curve.n_edges
     given = evaluate_circuits(
@@ -303,7 +303,7 @@ def test_wrong_sizes_and_circuits(scored):
         evaluate_circuits(*shown, scores=[], metric="logit", **QUIET)
     with pytest.raises(InputError, match="one metric at a time"):
         evaluate_circuits(*shown, scores=scores, sizes=[5], metric=["logit", "probability"], **QUIET)
-    with pytest.raises(InputError, match="n_draws is 0 or more"):
+    with pytest.raises(InputError, match="n_draws is a whole number of at least 0"):
         evaluate_circuits(*shown, scores=scores, sizes=[5], metric="logit", n_draws=-1, **QUIET)
     with pytest.raises(InputError, match="is empty"):
         minimality(*shown, circuit=Circuit(frozenset(), "none"), metric="logit", **QUIET)

@@ -17,7 +17,7 @@ from vitlens.description.sinks import SinkRule
 from vitlens.description.token_norms import BIN_EDGES
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.registers import find_register_neurons
-from vitlens.results.result import Result
+from vitlens.results.result import load_result
 
 TENSORS = ("values", "token_norms", "outlier_counts", "norm_histogram", "example_norms", "sink_events", "sink_tokens",
            "head_similarity", "cka")  # fmt: skip
@@ -66,7 +66,7 @@ def test_norms_of_every_architecture(classifier, images_of):
 def test_batches_do_not_matter(name, monkeypatch):
     model = build(name)
     images = pictures(model.cfg, 11)
-    options = {"cka_rows": 4, "threshold": 1.05, "progress": False}
+    options = {"cka_rows": 4, "outlier_threshold": 1.05, "progress": False}
     at_once = describe(model, images, batch_size=11, **options)
     for batch_size in (1, 4):
         same_descriptions(describe(model, images, batch_size=batch_size, **options), at_once)
@@ -156,7 +156,7 @@ def test_the_corners_of_a_trained_model(assets):
 def test_tables(plain, images_of, tmp_path):
     images = images_of(plain, 5)
     description = describe(plain, images, progress=False)
-    table = description.to_frame()
+    table = description.heads
     assert len(table) == 12
     assert table.loc[7, ["block", "head"]].tolist() == [1, 3]
     assert table.loc[7, "distance"] == description.fact("distance")[1, 3].item()
@@ -169,14 +169,14 @@ def test_tables(plain, images_of, tmp_path):
     with pytest.raises(InputError, match="no fact 'length' of the heads of this model; there are distance, "):
         description.fact("length")
     description.save(tmp_path / "d.safetensors")
-    loaded = Result.load(tmp_path / "d.safetensors")
+    loaded = load_result(tmp_path / "d.safetensors")
     assert isinstance(loaded, Description)
     same_descriptions(loaded, description)
-    assert loaded.to_frame().equals(table)
+    assert loaded.heads.equals(table)
     few = describe(plain, images[:3], progress=False)
     assert few.cka is None
     few.save(tmp_path / "d.safetensors")
-    assert Result.load(tmp_path / "d.safetensors").cka is None
+    assert load_result(tmp_path / "d.safetensors").cka is None
 
 
 def test_the_model_is_left_as_it_was(plain, images_of):
@@ -205,7 +205,7 @@ def test_edits_of_the_run_are_described(plain, images_of):
 def test_wrong_input(plain, images_of):
     images = images_of(plain, 4)
     for arguments, message in [
-        ({"threshold": 1.0}, "above 1, not 1"),
+        ({"outlier_threshold": 1.0}, "above 1, not 1"),
         ({"late_block": 3}, "no block 3"),
         ({"batch_size": 0}, "at least 1, not 0"),
         ({"cka_rows": 3}, "at least 4 pictures, not cka_rows=3"),
@@ -234,5 +234,5 @@ def test_a_model_of_one_block_and_no_classifier():
     single = HookedViT.from_timm(build_timm(depth=1, num_heads=1))
     description = describe(single, pictures(single.cfg, 4), progress=False)
     assert description.settings["late_block"] == 0
-    assert "nearest_head" not in description.to_frame()
+    assert "nearest_head" not in description.heads
     assert description.redundant_heads().empty

@@ -136,7 +136,7 @@ def test_cka_against_another_model():
         ours = left["resid_post", 1][:, model.cfg.n_prefix_tokens :].mean(dim=1)
         theirs = right["resid_post", block][:, other.cfg.n_prefix_tokens :].mean(dim=1)
         same(description.cka_against[1, block], cka_of(ours, theirs, 6))
-    assert description.settings["against"] == other.cfg.model_name
+    assert description.settings["other_model"] == other.cfg.model_name
     itself = describe(model, images, other_model=model, progress=False)
     same(itself.cka_against, itself.cka)
     assert description.cka.shape == (3, 3)
@@ -169,6 +169,6 @@ def test_heads_that_are_copies_of_each_other(plain, images_of):
     best = description.redundant_heads(1).iloc[0]
     assert (best["head"], best["other"]) == ("L1H0", "L1H2")
     assert best["similarity"] == pytest.approx(1)
-    row = description.to_frame().query("block == 1 and head == 2").iloc[0]
+    row = description.heads.query("block == 1 and head == 2").iloc[0]
     assert (row["nearest_head"], row["nearest_similarity"]) == ("L1H0", pytest.approx(1))
     assert len(description.redundant_heads(None)) == 12 * 11 / 2

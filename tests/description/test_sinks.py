@@ -190,7 +190,7 @@ def test_the_table_tells_how_often_and_where():
         model.embed.prefix[0][..., 5] += 100
         qkv.weight[32:64, 5] = 10
     description = describe(model, images, progress=False)
-    table = description.to_frame().query("block == 1")
+    table = description.heads.query("block == 1")
     assert (table["sink_routed"] == 1).all()
     assert (table[["no-op_share", "broadcast_share", "other_share"]].sum(axis=1) == 1).all()
     assert (table["sink_token"] == "class").all()

@@ -14,7 +14,7 @@ from vitlens.faithfulness.metrics import CURVES, METRICS, FaithfulnessMetric, fa
 from vitlens.faithfulness.run import evaluate_heatmaps
 from vitlens.heatmaps.methods.baselines import centre_prior, random_map
 from vitlens.heatmaps.registry import METHODS
-from vitlens.results.result import Result
+from vitlens.results.result import load_result
 from vitlens.statistics import bootstrap
 
 ON_CURVES = [name for name, metric in METRICS.items() if metric.curves]
@@ -269,7 +269,7 @@ def test_every_metric_says_what_it_is(result):
 
 def test_saved_and_read_back(result, tmp_path):
     result.save(tmp_path / "scores.safetensors")
-    back = Result.load(tmp_path / "scores.safetensors")
+    back = load_result(tmp_path / "scores.safetensors")
     assert type(back) is type(result)
     for name in ("values", "curves", "correct", "shares", "classes"):
         torch.testing.assert_close(getattr(back, name), getattr(result, name), equal_nan=True, rtol=0, atol=0)

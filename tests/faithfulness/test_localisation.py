@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from faithfulness.conftest import random_maps
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from vitlens import InputError, Result, evaluate_heatmaps, load_demo
+from vitlens import InputError, evaluate_heatmaps, load_demo, load_result
 from vitlens.faithfulness import evaluate_segmentation
 from vitlens.faithfulness.localisation import patch_auroc, pointing_game
 from vitlens.faithfulness.maps import ScoredMap
@@ -130,7 +130,7 @@ def test_saving_and_loading(case, tmp_path):
         bench.model, bench.images, 1, masks=masks, heatmaps={"mine": maps}, n_draws=1, progress=False
     )
     found.save(tmp_path / "segmentation.safetensors")
-    again = Result.load(tmp_path / "segmentation.safetensors")
+    again = load_result(tmp_path / "segmentation.safetensors")
     assert again.table().equals(found.table())
 
 

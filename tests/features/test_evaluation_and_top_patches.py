@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from vitlens import InputError
 from vitlens.features import SparseAutoencoder, Transcoder, evaluate_sae, top_patches, with_sae
 from vitlens.features.nonlinearities import Relu
-from vitlens.results.result import Result
+from vitlens.results.result import load_result
 
 HOOK = "blocks.1.hook_resid_post"
 
@@ -138,7 +138,7 @@ def test_evaluation_without_a_classifier_and_saved(headless, images_of, sae_of, 
     with pytest.raises(InputError, match="not 'kl_sae'"):
         result["kl_sae"]
     result.save(tmp_path / "evaluation.safetensors")
-    assert Result.load(tmp_path / "evaluation.safetensors")["mse"] == result["mse"]
+    assert load_result(tmp_path / "evaluation.safetensors")["mse"] == result["mse"]
     with pytest.raises(InputError, match="no pictures"):
         evaluate_sae(headless, [], hook=HOOK, sae=sae_of(32), progress=False)
 
@@ -195,7 +195,7 @@ def test_places_and_saving_of_top_patches(variant, images_of, sae_of, tmp_path):
     )
     assert only.patch(feature) is None
     result.save(tmp_path / "tops.safetensors")
-    again = Result.load(tmp_path / "tops.safetensors")
+    again = load_result(tmp_path / "tops.safetensors")
     assert again.patch(feature) == result.patch(feature)
     assert {"image", "token", "activation"} <= set(again.to_frame().columns)
     with pytest.raises(InputError, match="was not looked for"):

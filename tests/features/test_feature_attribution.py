@@ -6,7 +6,7 @@ import torch
 from vitlens import InputError
 from vitlens.features import SparseAutoencoder, Transcoder, feature_attribution, with_sae
 from vitlens.features.nonlinearities import Relu
-from vitlens.results.result import Result
+from vitlens.results.result import load_result
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_classes_batches_and_traces(plain, images_of, sae_of, tmp_path):
     predicted = feature_attribution(plain, images, None, hook="resid_post1", sae=sae, progress=False)
     assert predicted.classes[:, 0].tolist() == plain(images).argmax(dim=-1).tolist()
     result.save(tmp_path / "attribution.safetensors")
-    assert torch.equal(Result.load(tmp_path / "attribution.safetensors").rest, result.rest)
+    assert torch.equal(load_result(tmp_path / "attribution.safetensors").rest, result.rest)
 
 
 def test_mistakes_are_said_in_a_sentence(plain, headless, images_of, sae_of):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import vitlens
-from vitlens import InputError, direct_logit_attribution, heatmap
-from vitlens.heatmaps import Heatmap, heatmap_methods
+from vitlens import InputError, direct_logit_attribution, heatmap, load_result
+from vitlens.heatmaps import heatmap_methods
 from vitlens.heatmaps.methods.head_patch import head_patch
 from vitlens.heatmaps.registry import METHODS
 from vitlens.model.parts.attention import DifferentialAttention
@@ -101,7 +101,7 @@ def test_a_heatmap_can_be_saved_ranked_and_drawn(plain, images_of, tmp_path):
     images = images_of(plain, 2)
     found = heatmap(plain, images, CLASSES, method="token_mask", n_steps=2)
     found.save(tmp_path / "map.safetensors")
-    again = Heatmap.load(tmp_path / "map.safetensors")
+    again = load_result(tmp_path / "map.safetensors")
     assert torch.equal(again.values, found.values)
     assert torch.equal(again.completeness_gap, found.completeness_gap)
     assert again.settings == {"model": plain.cfg.model_name, "method": "token_mask", "n_steps": 2}

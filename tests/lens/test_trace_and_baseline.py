@@ -18,7 +18,7 @@ from vitlens.lens import (
 
 def test_the_trace_says_what_the_lens_says(classifier, images_of):
     images, labels = images_of(classifier, 2), torch.tensor([1, 4])
-    trace = class_trace(classifier, images, labels)
+    trace = class_trace(classifier, images, labels).tables()
     sites = ["resid_pre", "attn_out", "mlp_out", "resid_post"]
     if classifier.cfg.wiring != "parallel":
         sites.append("resid_mid")
@@ -42,7 +42,7 @@ def test_measures_of_the_trace_are_those_of_the_lens(plain, images_of):
 
 def test_quirks_of_the_released_code(plain, images_of):
     images, labels = images_of(plain, 3), torch.tensor([0, 1, 2])
-    trace = class_trace(plain, images, labels)
+    trace = class_trace(plain, images, labels).tables()
     released = class_change_by_sublayer(trace, paper_compat=True).query("block == 1 and tokens == 'patches'")
     rises = trace.logits["mlp_out", 1] > trace.logits["resid_pre", 1]
     assert released["mlp"].item() == pytest.approx(rises[:, 1:].double().mean().item())
@@ -59,7 +59,7 @@ def test_the_released_code_drops_the_first_patch_of_models_without_class_token(i
         "vit_tiny_patch16_224", pretrained=False, class_token=False, global_pool="avg", **keywords
     )
     model = model.to(torch.float64)
-    trace = class_trace(model, images_of(model, 4), torch.tensor([0, 1, 2, 3]))
+    trace = class_trace(model, images_of(model, 4), torch.tensor([0, 1, 2, 3])).tables()
     first = (trace.ranks["resid_post", 1] == 0).double()
     assert identifiability_rate(trace)["rate_percent"] == pytest.approx(100 * first.mean().item())
     released = identifiability_rate(trace, paper_compat=True)["rate_percent"]

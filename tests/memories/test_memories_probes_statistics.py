@@ -7,7 +7,7 @@ from ported import build
 from sklearn.linear_model import Ridge
 
 from vitlens import InputError
-from vitlens.lens.probes import ProbeFit, Probes
+from vitlens.lens.probes import ProbeFit
 from vitlens.memories.memories import (
     Memories,
     class_value_agreement,
@@ -17,6 +17,7 @@ from vitlens.memories.memories import (
     read_memories,
     value_vectors,
 )
+from vitlens.results.result import load_result
 from vitlens.statistics import bootstrap, permutation_test, permutation_test_of_counts
 
 
@@ -141,7 +142,7 @@ def test_probes_are_scikit_learns_ridge_from_one_pass(plain, images_of, tmp_path
             expected = torch.from_numpy(ridge.predict(activation[:, token].numpy()))
             torch.testing.assert_close(probes.logits(site, activation)[:, i], expected, rtol=1e-6, atol=1e-8)
     probes.save(tmp_path / "probes.safetensors")
-    again = Probes.load(tmp_path / "probes.safetensors")
+    again = load_result(tmp_path / "probes.safetensors")
     assert again.tokens == [0, 3]
     assert torch.equal(again.weights["mlp_out", 2], probes.weights["mlp_out", 2])
     ranks = {}

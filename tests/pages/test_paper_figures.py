@@ -8,7 +8,7 @@ import torch
 from vitlens import ablate_tokens, class_lens, heatmap, load_demo, plots
 from vitlens.faithfulness import perturbation_test
 from vitlens.lens import class_trace
-from vitlens.memories import Memories
+from vitlens.memories.memories import Memories
 from vitlens.pages.page import Section, write_page
 from vitlens.paper.figures import interventions as paper_interventions
 from vitlens.paper.figures import lens as paper_lens
@@ -26,7 +26,7 @@ def demo():
 @pytest.fixture(scope="module")
 def tables(demo, tmp_path_factory):
     settings = StudySettings(
-        limit=20, batch_size=10, steps=4, bootstrap=20, permutations=20, random_models=1, random_orders=1,
+        n_images=20, batch_size=10, n_steps=4, n_bootstrap=20, n_permutations=20, n_random_models=1, n_random_orders=1,
         split="agreeing", train_data="demo", train_split="conflicting", train_per_class=2,
     )  # fmt: skip
     out = tmp_path_factory.mktemp("figures") / "out"

@@ -72,6 +72,9 @@ def test_every_kind_of_path_equals_doing_it_by_hand(variant, images_of):
         **QUIET,
     )
     assert list(result.axes) == ["sender", "receiver", "image"]
+    assert [(label.kind, label.block, label.head) for label in result.axes["sender"]] == [
+        ("input", None, None), ("head", 0, 1), ("mlp", 0, None), ("head", 1, 0)
+    ]  # fmt: skip
     target = model(corrupted)[:, 1]
     for i, writer in enumerate(senders):
         for j, reader in enumerate(receivers):

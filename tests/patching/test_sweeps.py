@@ -172,7 +172,7 @@ def test_an_interrupted_sweep_is_resumed(after, times, plain, images_of, tmp_pat
     n_reached = int((~part.patched.isnan()).any(dim=-1).sum())
     assert 0 < n_reached < 9
     part.save(tmp_path / "part.safetensors")
-    again = vitlens.Result.load(tmp_path / "part.safetensors")
+    again = vitlens.load_result(tmp_path / "part.safetensors")
     counting = Interrupts(1000)
     done = activation_patching(plain, clean, corrupted, metric={"first": counting}, resume=again, **tokens)
     assert done.complete

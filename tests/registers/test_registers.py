@@ -12,7 +12,7 @@ from vitlens.model.runs.suffix import forward_suffix
 from vitlens.plots import register_board
 from vitlens.registers.neurons import RegisterShift, find_register_neurons, register_shift
 from vitlens.registers.neurons import add_test_time_registers as with_registers
-from vitlens.results.result import Result
+from vitlens.results.result import load_result
 
 NEURONS = [(0, 3), (1, 5), (1, 11), (-1, 2)]
 RELATIVE = ["relative", "relative_shared", "relative_mlp_shared"]
@@ -244,7 +244,7 @@ def test_the_register_takes_the_norm(planted, tmp_path):
     assert shift.settings["neurons"] == ["L1N7"]
 
     shift.save(tmp_path / "shift.safetensors")
-    loaded = Result.load(tmp_path / "shift.safetensors")
+    loaded = load_result(tmp_path / "shift.safetensors")
     assert isinstance(loaded, RegisterShift)
     assert torch.equal(loaded.register_norms, shift.register_norms)
 

@@ -78,7 +78,7 @@ def test_hooks_carry_any_analysis(plain, images_of):
     with plain.hooks(knockout_hooks(plain, images, edges="self_only")):
         inside = class_trace(plain, images, labels)
     outside = class_trace(plain, images, labels)
-    assert not torch.equal(inside.logits["resid_post", 2], outside.logits["resid_post", 2])
+    assert not torch.equal(inside.tables().logits["resid_post", 2], outside.tables().logits["resid_post", 2])
 
 
 @pytest.mark.parametrize(

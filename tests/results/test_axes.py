@@ -6,7 +6,7 @@ import pickle
 import torch
 
 from vitlens.results.axes import ComponentLabel, TokenLabel, head_bias_label, head_label, neuron_label, patch_label
-from vitlens.results.result import Result
+from vitlens.results.result import Result, load_result
 
 
 def test_labels_are_the_text_they_were():
@@ -27,7 +27,7 @@ def test_files_keep_what_labels_know(tmp_path):
     tokens = [TokenLabel("class", "prefix"), patch_label(0, 0)]
     parts = [head_label(0, 1), ComponentLabel("constant", "constant")]
     Result(torch.eye(2), {"token": tokens, "component": parts}, "logit").save(tmp_path / "labels.safetensors")
-    axes = Result.load(tmp_path / "labels.safetensors").axes
+    axes = load_result(tmp_path / "labels.safetensors").axes
     assert axes == {"token": tokens, "component": parts}
     assert (axes["token"][1].kind, axes["token"][1].row) == ("patch", 0)
     assert axes["component"][0].head == 1

@@ -2,9 +2,10 @@
 
 import heapq
 import json
+import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
@@ -19,38 +20,64 @@ from vitlens.files import write_whole
 from vitlens.model.graph import Graph, Node
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.patching.results import Patching
-from vitlens.results.result import Drawable
+from vitlens.patching.results import Patching, require_axes
+from vitlens.results.result import Result
 
 METHODS = ("threshold", "greedy")
 _EDGE = re.compile(r"(input|L\d+H\d+|L\d+ mlp)->(L\d+H\d+<[qkv]>|L\d+ mlp|logits)")
 
 
-@dataclass(frozen=True, repr=False)
-class Circuit(Drawable):
-    """A set of edges, named as in `vitlens.model.graph`: "L0H2->L3H1<v>".
+@dataclass(frozen=True, repr=False, eq=False, init=False)
+class Circuit(Result):
+    """A set of edges, named as in `vitlens.model.graph`: "L0H2->L3H1<v>". `values` [edge] are the (signed) effects that they
+    were chosen by, NaN where there are none; `settings` say how.
 
-    `scores` are the (signed) effects that the edges were chosen by, where they were; `settings` say how.
+    `save` and `load_result` keep it like every result; `to_json` and `from_json` are for circuits that people write.
+
+    Args:
+        edges: their names.
+        model_name: whose they are.
+        scores: the effect of each edge, where it is known.
+        settings: how it was found.
 
     Raises:
         InputError: something that is no name of an edge.
     """
 
-    edges: frozenset[str]
-    model_name: str
-    scores: dict[str, float] | None = field(default=None, compare=False)
-    settings: dict[str, Any] = field(default_factory=dict, compare=False)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.edges, (frozenset, set, list, tuple)):
-            raise InputError(f"the edges of a circuit are a set of their names, not {short(self.edges)}")
-        for edge in self.edges:
+    def __init__(
+        self,
+        edges: Collection[str],
+        model_name: str,
+        scores: dict[str, float] | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        if not isinstance(edges, (frozenset, set, list, tuple)):
+            raise InputError(f"the edges of a circuit are a set of their names, not {short(edges)}")
+        for edge in edges:
             parse_edge(edge)
-        object.__setattr__(self, "edges", frozenset(self.edges))
-        if self.scores is not None and not (
-            isinstance(self.scores, dict) and all(edge in self.edges for edge in self.scores)
-        ):
+        named = sorted(set(edges))
+        if scores is not None and not (isinstance(scores, dict) and set(scores) <= set(named)):
             raise InputError("the scores of a circuit are a dictionary from the names of its edges to numbers")
+        values = torch.tensor([(scores or {}).get(edge, torch.nan) for edge in named], dtype=torch.float64)
+        super().__init__(values, {"edge": named}, "score", settings={**(settings or {}), "model": model_name})
+
+    @property
+    def edges(self) -> frozenset[str]:
+        return frozenset(self.axes["edge"])
+
+    @property
+    def model_name(self) -> str:
+        return str(self.settings["model"])
+
+    @property
+    def scores(self) -> dict[str, float] | None:
+        """By edge; None where there are none."""
+        named = zip(self.axes["edge"], self.values.tolist(), strict=True)
+        return {edge: score for edge, score in named if not math.isnan(score)} or None
+
+    def content(self) -> dict[str, Any]:
+        about = {name: value for name, value in self.settings.items() if name != "model"}
+        return {"edges": self.axes["edge"], "model_name": self.model_name, "scores": self.scores, "settings": about}
 
     @property
     def nodes(self) -> list[str]:
@@ -87,13 +114,7 @@ class Circuit(Drawable):
 
     def to_json(self, path: str | Path) -> None:
         """Writes edges, scores and settings as readable JSON."""
-        content = {
-            "model_name": self.model_name,
-            "edges": sorted(self.edges),
-            "scores": self.scores,
-            "settings": self.settings,
-        }
-        write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+        write_whole(path, (json.dumps(self.content(), indent=1) + "\n").encode())
 
     @classmethod
     @checked
@@ -127,6 +148,15 @@ class Circuit(Drawable):
 
     def __len__(self) -> int:
         return len(self.edges)
+
+    def __eq__(self, other: object) -> bool:
+        """The same edges of the same model, however they were found."""
+        if not isinstance(other, Circuit):
+            return NotImplemented
+        return (self.edges, self.model_name) == (other.edges, other.model_name)
+
+    def __hash__(self) -> int:
+        return hash((self.edges, self.model_name))
 
     def __contains__(self, edge: object) -> bool:
         return edge in self.edges
@@ -207,7 +237,7 @@ def edge_effects(graph: Graph, scores: Patching) -> Float[Tensor, "writer reader
             "path_patching(…, receivers=None) makes them"
         )
     if extra:
-        scores.require_axes("sender", "receiver")
+        require_axes(scores, "sender", "receiver")
     if scores.axes["sender"] != list(graph.writer_index) or scores.axes["receiver"] != list(graph.reader_index):
         raise InputError(
             f"the scores are not of all edges of {graph.model.cfg.model_name}: make them with "

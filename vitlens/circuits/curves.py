@@ -87,7 +87,7 @@ def evaluate_circuits(
         n_draws: random circuits for each size. They are made as the others, from random scores, and cut where as many
             edges are left on paths from the input to the logits as in the circuit they stand beside.
         classes, baseline_classes, metric: as in `activation_patching`, one metric.
-        batch_size: rows of a forward, which are runs × pictures; by default as many as are fast and fit.
+        batch_size: pictures of a forward, counted once for every run; by default as many as are fast and fit.
         progress: show a bar; by default on a terminal only.
 
     Returns:
@@ -103,8 +103,6 @@ def evaluate_circuits(
     """
     graph = Graph(model)
     whole = _run_pair(model, clean, corrupted, classes, baseline_classes, metric)
-    if n_draws < 0:
-        raise InputError(f"n_draws is 0 or more, not {n_draws}")
     if isinstance(scores, Patching):
         asked = _sizes(graph, sizes)
         effect = edge_effects(graph, scores)

@@ -40,7 +40,7 @@ def run_edges(
     three times, for q, k and v.
 
     Args:
-        batch_size: rows (runs × pictures) of a forward; by default as many as are fast.
+        batch_size: pictures of a forward, counted once for every run; by default as many as are fast.
 
     Raises:
         InputError: pictures that are no pairs; edges of another graph.

@@ -79,7 +79,8 @@ class Description(Result):
         names = self.settings["sink_token_kinds"]
         return [[names[i] for i in row] for row in self.sink_tokens.argmax(dim=-1).tolist()]
 
-    def to_frame(self) -> pd.DataFrame:
+    @property
+    def heads(self) -> pd.DataFrame:
         """A row per head: its facts, its sink, and the head of the model that it resembles most."""
         n_blocks, n_heads, n_facts = self.values.shape
         index = pd.MultiIndex.from_product([range(n_blocks), range(n_heads)], names=["block", "head"])

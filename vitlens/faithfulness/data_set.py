@@ -29,7 +29,7 @@ from vitlens.heatmaps.shared.rows import rows_at_once
 from vitlens.model.fingerprint import fingerprint
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.results.result import Result
+from vitlens.results.result import MOST_KEPT, Result, load_result
 
 LOG = logging.getLogger(__name__)
 #: Which class is explained and followed.
@@ -121,9 +121,9 @@ def evaluate_heatmaps_over_data(
                     if scores is not None:
                         about = {ORIGIN: origin, UNREAD: unread}
                         replace(scores, settings=scores.settings | about).save(file)
-            scores = Faithfulness.load(files[1])
+            scores = load_result(files[1], Faithfulness)
             skipped += [Skipped(*item) for item in scores.settings[UNREAD]]
-            outlines = _without_origin(Segmentation.load(files[0])) if pictures.has_masks else None
+            outlines = _without_origin(load_result(files[0], Segmentation)) if pictures.has_masks else None
             parts.append((_without_origin(scores), outlines))
             bar.update(len(rows))
     if not parts:
@@ -138,6 +138,8 @@ def joined(parts: Sequence[Part]) -> Part:
     together: dict[str, Any] = {"values": torch.cat([part.values for part in parts], dim=-1)}
     together["axes"] = {**first.axes, "image": list(range(together["values"].shape[-1]))}
     together["classes"] = torch.cat([part.classes for part in parts if part.classes is not None])
+    kept = [part.pixels for part in parts if part.pixels is not None]
+    together["pixels"] = torch.cat(kept)[:MOST_KEPT] if kept else None
     if isinstance(first, Faithfulness):
         for name in ("curves", "correct"):
             together[name] = torch.cat([getattr(part, name) for part in parts], dim=2)
@@ -217,7 +219,7 @@ def _is_done(files: list[Path], origin: str, with_masks: bool) -> bool:
         if not file.exists():
             return False
         try:
-            scores = kind.load(file)
+            scores = load_result(file, kind)
         except InputError as error:
             LOG.warning("%s; the chunk is computed again", error)
             return False

@@ -17,6 +17,7 @@ from vitlens.heatmaps.shared.precision import careful, require_finite_logits
 from vitlens.heatmaps.shared.rows import rows_at_once
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.result import Result
 
 PERTURBATIONS = ("negative", "positive")
@@ -166,6 +167,7 @@ def remove_in_order(
         },
         quantity="accuracy",
         probabilities=probability,
+        pixels=small_pictures(model, pictures),
         settings={"model": model.cfg.model_name},
     )
 

@@ -23,6 +23,7 @@ from vitlens.heatmaps.shared.precision import careful, require_finite_logits
 from vitlens.heatmaps.shared.rows import MOST_PICTURES, rows_at_once
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.result import Result
 
 
@@ -124,6 +125,7 @@ def randomisation_test(
         "rank correlation",
         classes=selection.indices,
         class_names=model.class_names,
+        pixels=small_pictures(model, pictures),
         settings={"model": model.cfg.model_name, "seed": seed},
     )
 

@@ -23,6 +23,7 @@ from vitlens.heatmaps.shared.precision import careful, require_finite_logits
 from vitlens.heatmaps.shared.rows import rows_at_once
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.small_pictures import small_pictures
 
 DEFAULT_METRICS = ("deletion", "insertion", "negative", "positive")
 
@@ -121,6 +122,7 @@ def evaluate_heatmaps(
             curve_names=curve_names,
             classes=bench.classes[:, None],
             class_names=model.class_names,
+            pixels=small_pictures(model, pictures),
             settings={
                 "model": model.cfg.model_name,
                 "classes": "predicted" if classes is None else "given",

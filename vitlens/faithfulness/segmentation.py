@@ -20,6 +20,7 @@ from vitlens.faithfulness.maps import Maps, MapScorer, ScoredMap, read_maps
 from vitlens.faithfulness.run import bench_of, check_masks
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.result import Result
 from vitlens.statistics import bootstrap_weights
 
@@ -128,6 +129,7 @@ def evaluate_segmentation(
         "segmentation",
         classes=bench.classes[:, None],
         class_names=model.class_names,
+        pixels=small_pictures(model, pictures),
         settings={"model": model.cfg.model_name, "n_draws": n_draws},
     )
 

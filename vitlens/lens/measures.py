@@ -15,7 +15,7 @@ from torch import Tensor
 from vitlens.arguments import checked
 from vitlens.errors import InputError
 from vitlens.lens.lens import ClassLens
-from vitlens.lens.trace import ClassTrace
+from vitlens.lens.trace import ClassTrace, SiteTables
 from vitlens.model.runs.leaves_state import leaves_state
 
 #: What a measure says of every token: by column, then by block [image, token].
@@ -24,22 +24,26 @@ TokenValues = dict[str, dict[int, Float[Tensor, "image token"]]]
 
 @leaves_state
 @checked
-def identifiability(lens: ClassLens | ClassTrace, *, site: str = "resid_post") -> pd.DataFrame:
+def identifiability(lens: ClassLens | ClassTrace | SiteTables, *, site: str = "resid_post") -> pd.DataFrame:
     """A2: 1 − rank/C of the class, mean over pictures (and over patches), by block."""
-    return _table(as_trace(lens), identifiability_values(as_trace(lens), site))
+    return _table(as_tables(lens), identifiability_values(as_tables(lens), site))
 
 
 @leaves_state
 @checked
 def identifiability_rate(
-    lens: ClassLens | ClassTrace, *, block: int = -1, site: str = "resid_post", paper_compat: bool = False
+    lens: ClassLens | ClassTrace | SiteTables,
+    *,
+    block: int = -1,
+    site: str = "resid_post",
+    paper_compat: bool = False,
 ) -> pd.Series:
     """A3: percent of patch tokens whose first class is the class, and percent of pictures with at least one such token.
 
     The released code takes the first token for a class token in every model: with `paper_compat` the first patch of a
     model without one is left out.
     """
-    trace = as_trace(lens)
+    trace = as_tables(lens)
     rate, any_first = identifiability_rates(trace, block, site, paper_compat)
     return pd.Series(
         {
@@ -51,42 +55,42 @@ def identifiability_rate(
 
 @leaves_state
 @checked
-def class_similarity_change_rate(lens: ClassLens | ClassTrace) -> pd.DataFrame:
+def class_similarity_change_rate(lens: ClassLens | ClassTrace | SiteTables) -> pd.DataFrame:
     """A5: share of tokens whose logit of the class rises from one block's output to the next, for blocks ≥ 1."""
-    return _table(as_trace(lens), change_values(as_trace(lens)))
+    return _table(as_tables(lens), change_values(as_tables(lens)))
 
 
 @leaves_state
 @checked
-def class_change_by_sublayer(lens: ClassLens | ClassTrace, *, paper_compat: bool = False) -> pd.DataFrame:
+def class_change_by_sublayer(lens: ClassLens | ClassTrace | SiteTables, *, paper_compat: bool = False) -> pd.DataFrame:
     """A6: share of tokens for which the sublayer's output alone has a larger logit of the class than its own input has.
 
     The released code compares the MLP's output with the block's input, not with its own: `paper_compat` does so too.
     """
-    return _table(as_trace(lens), sublayer_change_values(as_trace(lens), paper_compat))
+    return _table(as_tables(lens), sublayer_change_values(as_tables(lens), paper_compat))
 
 
 @leaves_state
 @checked
-def residual_composition(lens: ClassLens | ClassTrace, *, paper_compat: bool = False) -> pd.DataFrame:
+def residual_composition(lens: ClassLens | ClassTrace | SiteTables, *, paper_compat: bool = False) -> pd.DataFrame:
     """A7: percent of tokens whose first class after the block is that of attn_out, of mlp_out, of the block's input,
     and of none of the three ("composed").
 
     The released code leaves the MLP out of the last: `paper_compat` does so too.
     """
-    return _table(as_trace(lens), composition_values(as_trace(lens), paper_compat))
+    return _table(as_tables(lens), composition_values(as_tables(lens), paper_compat))
 
 
 # ---- the measures, token by token ------------------------------------------------------------------------------------
 
 
-def identifiability_values(trace: ClassTrace, site: str = "resid_post") -> TokenValues:
+def identifiability_values(trace: SiteTables, site: str = "resid_post") -> TokenValues:
     scores = {b: 1 - trace.ranks[site, b].double() / trace.n_classes for b in _blocks(trace, site)}
     return {"identifiability": scores}
 
 
 def identifiability_rates(
-    trace: ClassTrace, block: int = -1, site: str = "resid_post", paper_compat: bool = False
+    trace: SiteTables, block: int = -1, site: str = "resid_post", paper_compat: bool = False
 ) -> tuple[Float[Tensor, "image"], Bool[Tensor, "image"]]:
     """A3 by picture: the share of its patches at rank 0, and whether there is one."""
     first = trace.ranks[site, _chosen_block(block, _blocks(trace, site))] == 0
@@ -97,13 +101,13 @@ def identifiability_rates(
     return patches.double().mean(dim=1), patches.any(dim=1)
 
 
-def change_values(trace: ClassTrace) -> TokenValues:
+def change_values(trace: SiteTables) -> TokenValues:
     blocks = [b for b in _blocks(trace, "resid_post") if ("resid_pre", b) in trace.logits and b > 0]
     rises = {b: (trace.logits["resid_post", b] > trace.logits["resid_pre", b]).double() for b in blocks}
     return {"change_rate": rises}
 
 
-def sublayer_change_values(trace: ClassTrace, paper_compat: bool = False) -> TokenValues:
+def sublayer_change_values(trace: SiteTables, paper_compat: bool = False) -> TokenValues:
     mlp_input = "resid_pre" if paper_compat else "resid_mid"
     logits = trace.logits
     blocks = [b for b in _blocks(trace, "attn_out", "mlp_out") if ("resid_pre", b) in logits]
@@ -115,7 +119,7 @@ def sublayer_change_values(trace: ClassTrace, paper_compat: bool = False) -> Tok
     }
 
 
-def composition_values(trace: ClassTrace, paper_compat: bool = False) -> TokenValues:
+def composition_values(trace: SiteTables, paper_compat: bool = False) -> TokenValues:
     sources = {"attention": "attn_out", "mlp": "mlp_out", "previous": "resid_pre"}
     _blocks(trace, *sources.values())
     values: TokenValues = {name: {} for name in (*sources, "composed")}
@@ -133,7 +137,7 @@ def composition_values(trace: ClassTrace, paper_compat: bool = False) -> TokenVa
 # ---- averages --------------------------------------------------------------------------------------------------------
 
 
-def token_groups(trace: ClassTrace, paper_compat: bool = False) -> dict[str, Bool[Tensor, "token"]]:
+def token_groups(trace: SiteTables, paper_compat: bool = False) -> dict[str, Bool[Tensor, "token"]]:
     """Which tokens are the class token, and which are patches."""
     labels = trace.token_labels
     groups = {
@@ -149,7 +153,7 @@ def token_groups(trace: ClassTrace, paper_compat: bool = False) -> dict[str, Boo
 
 
 def picture_means(
-    trace: ClassTrace, values: TokenValues, paper_compat: bool = False
+    trace: SiteTables, values: TokenValues, paper_compat: bool = False
 ) -> dict[tuple[str, str], Float[Tensor, "image block"]]:
     """Means over each picture's tokens, by token group and column."""
     return {
@@ -160,14 +164,16 @@ def picture_means(
     }
 
 
-def as_trace(lens: ClassLens | ClassTrace) -> ClassTrace:
-    """A lens of one class per picture, as the trace that the measures read.
+def as_tables(lens: ClassLens | ClassTrace | SiteTables) -> SiteTables:
+    """A lens or trace of one class per picture, as the tables that the measures read.
 
     Raises:
         InputError: a lens of several classes, or what is no lens.
     """
-    if isinstance(lens, ClassTrace):
+    if isinstance(lens, SiteTables):
         return lens
+    if isinstance(lens, ClassTrace):
+        return lens.tables()
     if not isinstance(lens, ClassLens):
         raise InputError(f"a measure reads what class_lens or class_trace gives, not {type(lens).__name__}")
     if len(lens.axes["class"]) != 1:
@@ -183,10 +189,10 @@ def as_trace(lens: ClassLens | ClassTrace) -> ClassTrace:
                 tables[name][site, block] = tensor[i, j, ..., 0]
                 if site == "resid_post" and block + 1 in lens.axes["block"]:
                     tables[name].setdefault(("resid_pre", block + 1), tensor[i, j, ..., 0])
-    return ClassTrace(**tables, n_classes=lens.n_classes, token_labels=lens.axes["token"])
+    return SiteTables(**tables, n_classes=lens.n_classes, token_labels=lens.axes["token"])
 
 
-def _blocks(trace: ClassTrace, *sites: str) -> list[int]:
+def _blocks(trace: SiteTables, *sites: str) -> list[int]:
     """The blocks that were watched at all of these sites."""
     for site in sites:
         if not any(key[0] == site for key in trace.logits):
@@ -209,7 +215,7 @@ def _chosen_block(block: int, blocks: list[int]) -> int:
     return int(block)
 
 
-def _table(trace: ClassTrace, values: TokenValues) -> pd.DataFrame:
+def _table(trace: SiteTables, values: TokenValues) -> pd.DataFrame:
     """Means over pictures and tokens, one row per block and token group."""
     blocks = list(next(iter(values.values())))
     if not blocks:

@@ -7,7 +7,6 @@ pictures stream by, and all probes are solved together at the end.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from vitlens.arguments import checked
+from vitlens.choose.classes import class_labels
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.lens.lens import check_sites
@@ -26,29 +26,36 @@ from vitlens.model.class_space.ranks import check_logits, rank_of
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Hooks, hook_name
 from vitlens.model.runs.picture_run import PictureRun
-from vitlens.results.tensor_files import read_tensors, save_tensors
+from vitlens.results.result import Result
 
 #: A site in a block, such as ("resid_post", 3).
 SiteOfBlock = tuple[str, int]
 
 
 @dataclass(frozen=True, repr=False)
-class Probes:
-    """Linear classifiers [site][token, d, class] with their biases [site][token, class], for the tokens `tokens`."""
+class Probes(Result):
+    """Linear classifiers, `values` [site, block, token, dimension, class] with `biases` [site, block, token, class], for
+    the tokens of the numbers `tokens`."""
 
-    weights: dict[SiteOfBlock, Float[Tensor, "token d class"]]
-    biases: dict[SiteOfBlock, Float[Tensor, "token class"]]
+    biases: Float[Tensor, "site block token class"]
     tokens: list[int]
 
-    def __repr__(self) -> str:
-        return f"Probes({len(self.weights)} sites × {len(self.tokens)} tokens)"
+    @property
+    def weights(self) -> dict[SiteOfBlock, Float[Tensor, "token d class"]]:
+        """By (site, block)."""
+        return {
+            (site, block): self.values[i, j]
+            for j, block in enumerate(self.axes["block"])
+            for i, site in enumerate(self.axes["site"])
+        }
 
     def logits(
         self, site: SiteOfBlock, activation: Float[Tensor, "image all_tokens d"]
     ) -> Float[Tensor, "image token class"]:
-        """What the probes of a site answer."""
+        """What the probes of a site (its name, its block) answer."""
+        at = self.axes["site"].index(site[0]), self.axes["block"].index(site[1])
         read = activation[:, self.tokens]
-        return einsum(read, self.weights[site], "b t d, t d c -> b t c") + self.biases[site]
+        return einsum(read, self.values[at], "b t d, t d c -> b t c") + self.biases[at]
 
     def hooks(self, labels: Int[Tensor, "image"], ranks: dict[SiteOfBlock, Tensor]) -> Hooks:
         """Hooks that put the rank of the label in every probe's answer into `ranks` [image, token], by site."""
@@ -63,36 +70,6 @@ class Probes:
             (hook_name(block, name), lambda value, hook, site=(name, block): read(value, hook, site))
             for name, block in self.weights
         ]
-
-    def save(self, path: str | Path) -> None:
-        """One safetensors file.
-
-        Raises:
-            InputError: the file cannot be written.
-        """
-        tensors = {"tokens": torch.tensor(self.tokens)}
-        for (name, block), weight in self.weights.items():
-            tensors[f"{name}.{block}.weight"] = weight
-            tensors[f"{name}.{block}.bias"] = self.biases[name, block]
-        save_tensors(tensors, path)
-
-    @classmethod
-    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "Probes":
-        """Reads what `save` wrote.
-
-        Raises:
-            InputError: there is no such file, it is cut off, or it holds no probes.
-        """
-        tensors, _ = read_tensors(path, str(device))
-        if "tokens" not in tensors or not all(name.count(".") in (0, 2) for name in tensors):
-            raise InputError(f"{path} holds no probes")
-        sites = [(name.split(".")[0], int(name.split(".")[1])) for name in tensors if name.endswith(".weight")]
-        sites.sort(key=lambda site: (site[1], site[0]))
-        return cls(
-            {(n, b): tensors[f"{n}.{b}.weight"] for n, b in sites},
-            {(n, b): tensors[f"{n}.{b}.bias"] for n, b in sites},
-            tensors["tokens"].tolist(),
-        )
 
 
 class ProbeFit:
@@ -202,7 +179,14 @@ class ProbeFit:
             raise InputError(f"alpha is the strength of the ridge, a finite number above 0, not {alpha!r}")
         if not self.n or int((self.n_by_class > 0).sum()) < 2:
             raise InputError("probes need training pictures of at least two classes")
-        weights, biases = {}, {}
+        names, blocks = (
+            list(dict.fromkeys(name for name, _ in self.sites)),
+            list(dict.fromkeys(block for _, block in self.sites)),
+        )
+        shape = (len(names), len(blocks), len(self.tokens))
+        sizes = self.model.cfg.d_model, self.model.cfg.n_classes
+        weights = torch.empty(*shape, *sizes, dtype=self.model.dtype, device=self.model.device)
+        biases = torch.empty(*shape, sizes[1], dtype=self.model.dtype, device=self.model.device)
         target_mean = 2 * self.n_by_class / self.n - 1
         self._is_solved = True
         for site in self.sites:
@@ -218,9 +202,23 @@ class ProbeFit:
             # Σ x y of a ±1 target is twice the class's sum minus the sum of all.
             cross = (2 * sums - total[:, None]).transpose(1, 2) - self.n * mean[:, :, None] * target_mean
             weight = torch.cholesky_solve(cross, torch.linalg.cholesky(moments))
-            weights[site] = weight.to(self.model.dtype)
-            biases[site] = (target_mean - einsum(mean, weight, "t d, t d c -> t c")).to(self.model.dtype)
-        return Probes(weights, biases, self.tokens)
+            at = names.index(site[0]), blocks.index(site[1])
+            weights[at] = weight.to(self.model.dtype)
+            biases[at] = (target_mean - einsum(mean, weight, "t d, t d c -> t c")).to(self.model.dtype)
+        return Probes(
+            weights,
+            {
+                "site": names,
+                "block": blocks,
+                "token": [self.model.cfg.token_label(token) for token in self.tokens],
+                "dimension": list(range(sizes[0])),
+                "class": class_labels(self.model, range(sizes[1])),
+            },
+            "weight",
+            biases=biases,
+            tokens=self.tokens,
+            settings={"model": self.model.cfg.model_name, "alpha": alpha, "pictures": self.n},
+        )
 
 
 def _checked_tokens(tokens: Sequence[int], n_tokens: int) -> list[int]:

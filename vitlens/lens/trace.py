@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from jaxtyping import Float, Int
@@ -11,20 +12,21 @@ from transformer_lens.hook_points import HookPoint
 from vitlens.arguments import checked
 from vitlens.choose.classes import Classes, classes_by_batch
 from vitlens.data.pictures import Pictures
-from vitlens.lens.lens import LOGIT_ALONE, check_sites
+from vitlens.lens.lens import LENS_SITES, LOGIT_ALONE, check_sites
 from vitlens.model.class_space.ranks import no_rank, rank_of
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Hooks, Reader, hook_name
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_run import PictureRun
 from vitlens.results.axes import TokenLabel
+from vitlens.results.result import Result
 
 #: The sites whose whole projection is needed: the stream after a block, and what attention and MLP wrote alone.
 FULL_SITES = ("attn_out", "mlp_out", "resid_post")
 
 
-@dataclass(frozen=True, repr=False)
-class ClassTrace:
+@dataclass(frozen=True)
+class SiteTables:
     """Of one class per picture: its `logits`, its `ranks` (0 is best) and the `first` class, all [image, token], by
     (site, block). Of the sites "resid_pre" and "resid_mid" a block has what the measures compare with, no more."""
 
@@ -34,18 +36,39 @@ class ClassTrace:
     n_classes: int
     token_labels: list[TokenLabel]
 
-    def __repr__(self) -> str:
-        sites = dict.fromkeys(site for site, _ in self.first)
-        blocks = len({block for _, block in self.first})
-        n_images = len(next(iter(self.logits.values())))
-        return (
-            f"ClassTrace({n_images} pictures × {len(self.token_labels)} tokens, {', '.join(sites)} of {blocks} blocks, "
-            f"{self.n_classes} classes)"
+
+@dataclass(frozen=True, repr=False)
+class ClassTrace(Result):
+    """Of one class per picture its logit (`values`), its rank (`ranks`, 0 is best) and the first class (`first`), all
+    [site, block, image, token].
+
+    Of the sites "resid_pre" and "resid_mid" a block has what the measures compare with, no more: where nothing was watched
+    logits are NaN, ranks and classes −1.
+    """
+
+    ranks: Int[Tensor, "site block image token"]
+    first: Int[Tensor, "site block image token"]
+    n_classes: int
+
+    def columns(self) -> dict[str, Tensor]:
+        return {"logit": self.values, "rank": self.ranks, "first_class": self.first}
+
+    def tables(self) -> SiteTables:
+        """What was watched, by (site, block), as the measures read it."""
+        places = list(product(enumerate(self.axes["site"]), enumerate(self.axes["block"])))
+        logits, ranks, first = (
+            {
+                (site, block): values[i, j]
+                for (i, site), (j, block) in places
+                if not (values[i, j].isnan() if values.is_floating_point() else values[i, j] < 0).all()
+            }
+            for values in (self.values, self.ranks, self.first)
         )
+        return SiteTables(logits, ranks, first, self.n_classes, self.axes["token"])
 
 
 class TraceObserver:
-    """Hooks that fill a `ClassTrace` during any forward of `model`; nothing of the size of the logits is kept.
+    """Hooks that fill `SiteTables` during any forward of `model`; nothing of the size of the logits is kept.
 
     Raises:
         InputError: a model without a classifier, or with a single output, which has no rank.
@@ -76,7 +99,7 @@ class TraceObserver:
                     hooks.append((hook_name(block, "resid_mid"), self._label_only("resid_mid", block)))
         return hooks
 
-    def trace(self) -> ClassTrace:
+    def trace(self) -> SiteTables:
         """What was seen. What enters a block is what left the one before.
 
         Raises:
@@ -93,7 +116,7 @@ class TraceObserver:
         if not self.model.blocks[0].has_middle:
             # Both sublayers of a parallel block read the block's input.
             self.logits |= {("resid_mid", b): x for (site, b), x in list(self.logits.items()) if site == "resid_pre"}
-        return ClassTrace(self.logits, self.ranks, self.first, self.model.cfg.n_classes, self.token_labels)
+        return SiteTables(self.logits, self.ranks, self.first, self.model.cfg.n_classes, self.token_labels)
 
     def _full(self, site: str, block: int) -> Reader:
         def read(activation: Tensor, hook: HookPoint) -> None:
@@ -141,6 +164,9 @@ def class_trace(
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
 
+    Returns:
+        ClassTrace with axes site, block, image, token.
+
     Raises:
         InputError: a block or class that does not exist, or several classes for a picture; a model without a classifier, or
             with a single output, which has no rank; logits that are not finite.
@@ -151,22 +177,47 @@ def class_trace(
     run = PictureRun(model, images, batch_size, progress, "class trace")
     chosen_sites, chosen_blocks = check_sites(sites, FULL_SITES), model.block_indices(blocks)
     classes_of = classes_by_batch(model, classes, run.n, one_each="a class trace")
-    traces = []
+    traces, selections = [], []
     for where, pictures in run:
         with torch.no_grad():
-            observer = TraceObserver(model, classes_of(where, pictures).indices[:, 0], run.grid)
+            selections.append(classes_of(where, pictures))
+            observer = TraceObserver(model, selections[-1].indices[:, 0], run.grid)
             hooks = observer.hooks(chosen_blocks, chosen_sites)
             model.run_with_hooks(pictures, fwd_hooks=hooks, stop_at_layer=model.cfg.n_layers)
         traces.append(observer.trace())
-    return join_traces(traces)
+    tables = join_traces(traces)
+    sites = [site for site in LENS_SITES if any(place[0] == site for place in tables.logits)]
+    values, ranks, first = (
+        _stacked(table, sites, chosen_blocks) for table in (tables.logits, tables.ranks, tables.first)
+    )
+    return ClassTrace(
+        values,
+        {"site": sites, "block": chosen_blocks, "image": run.images, "token": tables.token_labels},
+        "logit",
+        ranks=ranks,
+        first=first,
+        n_classes=tables.n_classes,
+        classes=torch.cat([selection.indices for selection in selections]),
+        class_names=model.class_names,
+        pixels=run.pixels,
+        settings={"model": model.cfg.model_name},
+    )
 
 
-def join_traces(traces: Sequence[ClassTrace]) -> ClassTrace:
-    """The traces of several batches as one."""
+def _stacked(
+    table: dict[tuple[str, int], Tensor], sites: Sequence[str], blocks: Sequence[int]
+) -> Float[Tensor, "site block image token"] | Int[Tensor, "site block image token"]:
+    some = next(iter(table.values()))
+    nothing = torch.full_like(some, torch.nan if some.is_floating_point() else -1)
+    return torch.stack([torch.stack([table.get((site, block), nothing) for block in blocks]) for site in sites])
+
+
+def join_traces(traces: Sequence[SiteTables]) -> SiteTables:
+    """The tables of several batches as one."""
     if len(traces) == 1:
         return traces[0]
     first = traces[0]
-    return ClassTrace(
+    return SiteTables(
         {key: torch.cat([trace.logits[key] for trace in traces]) for key in first.logits},
         {key: torch.cat([trace.ranks[key] for trace in traces]) for key in first.ranks},
         {key: torch.cat([trace.first[key] for trace in traces]) for key in first.first},

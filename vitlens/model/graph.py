@@ -20,6 +20,7 @@ from vitlens.arguments import index_of, is_whole, short
 from vitlens.errors import InputError, nearest
 from vitlens.model.capabilities import paths_refused
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.results.axes import ComponentLabel
 
 #: How parts are written.
 _NODE = re.compile(r"(?P<kind>input|logits)|L(?P<block>\d+)(?: mlp|H(?P<head>\d+)(?:<(?P<part>[qkv])>)?)")
@@ -45,6 +46,12 @@ class Node:
         if self.kind == "head":
             return f"L{self.block}H{self.head}" + (f"<{self.part}>" if self.part else "")
         return f"L{self.block} mlp" if self.kind == "mlp" else self.kind
+
+    @property
+    def label(self) -> ComponentLabel:
+        """Its name as a label of axes."""
+        block, head = (None if number < 0 else number for number in (self.block, self.head))
+        return ComponentLabel(str(self), self.kind, block, head)
 
     @classmethod
     def of(cls, name: str) -> "Node":
@@ -88,11 +95,11 @@ class Graph:
 
     @cached_property
     def writer_index(self) -> dict[str, int]:
-        return {str(node): i for i, node in enumerate(self.writers)}
+        return {node.label: i for i, node in enumerate(self.writers)}
 
     @cached_property
     def reader_index(self) -> dict[str, int]:
-        return {str(node): i for i, node in enumerate(self.readers)}
+        return {node.label: i for i, node in enumerate(self.readers)}
 
     def n_before(self, reader: Node) -> int:
         """How many of the writers (which are in order) a reader sees."""

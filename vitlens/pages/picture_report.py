@@ -1,6 +1,5 @@
 """The one-picture page: what a model says about a picture, how that builds up, who writes it, and where it looks."""
 
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vitlens.arguments import checked
 from vitlens.attribution.direct import direct_logit_attribution
 from vitlens.choose.tokens import box
 from vitlens.data.class_names import short_name
@@ -17,6 +17,7 @@ from vitlens.description.artefacts import artefact_tokens
 from vitlens.errors import InputError
 from vitlens.files import check_writable
 from vitlens.lens.lens import ClassLens, class_lens
+from vitlens.model.graph import read_head
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import page_facts
 from vitlens.pages.evidence import evidence
@@ -43,13 +44,14 @@ from vitlens.results.axes import patch_label
 MOST_BOXES = 7
 
 
+@checked
 def write_picture_report(
     model: HookedViT,
     images: str | Path,
     classes: int | str | None = None,
     *,
     path: str | Path,
-    head: str | None = None,
+    head: str | tuple[int, int] | None = None,
     corrupted: str | Path | None = None,
     progress: bool | None = None,
 ) -> None:
@@ -286,13 +288,11 @@ def _strongest_head(heads: Tensor) -> tuple[int, int]:
     return block, head
 
 
-def _parse_head(model: HookedViT, head: str) -> tuple[int, int]:
-    match = re.fullmatch(r"L(\d+)H(\d+)", head.strip(), re.IGNORECASE)
-    if match is None:
+def _parse_head(model: HookedViT, head: str | tuple[int, int]) -> tuple[int, int]:
+    found = read_head(head.strip().upper() if isinstance(head, str) else head)
+    if found is None:
         raise InputError(f"a head is written as L9H3 (block 9, head 3), not {head!r}")
-    block, number = int(match[1]), int(match[2])
-    if block >= model.cfg.n_layers or number >= model.cfg.n_heads:
-        raise InputError(
-            f"there is no head {head}: the model has L0H0 to L{model.cfg.n_layers - 1}H{model.cfg.n_heads - 1}"
-        )
-    return block, number
+    n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
+    if not (-n_layers <= found[0] < n_layers and -n_heads <= found[1] < n_heads):
+        raise InputError(f"there is no head {head}: the model has L0H0 to L{n_layers - 1}H{n_heads - 1}")
+    return found[0] % n_layers, found[1] % n_heads

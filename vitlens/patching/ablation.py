@@ -19,8 +19,9 @@ from vitlens.model.graph import read_head
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Hooks
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.picture_run import PictureRun
 from vitlens.patching.results import Ablation
-from vitlens.patching.sources import Given, Noise, OtherRun, Source, Zeros, mean_activations
+from vitlens.patching.sources import Activations, Given, Noise, OtherRun, Source, Zeros, mean_activations
 from vitlens.patching.sweep import Plan, run_sweep
 from vitlens.patching.whole_runs import known_values, make_result, run_alone
 
@@ -75,7 +76,7 @@ def activation_ablation(
     model.require_classifier()
     images = model.as_images(images)
     plan = Plan.make(model, images, sites, blocks, tokens=tokens, heads=heads, neurons=neurons, keys=keys, masks=masks)
-    source = _source(model, images, plan, replacement, others, noise_scale, seed)
+    source = _source(model, images, plan, replacement, others, noise_scale, seed, batch_size, progress)
     runs = run_alone(model, images, classes, baseline_classes, metric)
     settings = {"site": plan.site_names, "replacement": replacement if isinstance(replacement, str) else "given"}
     known = known_values(resume, runs, plan.axes, settings)
@@ -98,6 +99,8 @@ def ablation_hooks(
     tokens: TokenSet = "all",
     keys: TokenSet | None = None,
     masks: MaskInput | None = None,
+    batch_size: int | None = None,
+    progress: bool | None = None,
 ) -> Hooks:
     """Hooks that ablate many places at once, for `model.hooks(…)`, `run_with_hooks` or an analysis run inside them.
 
@@ -106,6 +109,9 @@ def ablation_hooks(
         places: (block, head), also as "L2H1", or (block, neuron); block numbers for a site without heads and neurons; one or
             several; -1 is the last.
         tokens: at which tokens; `keys`: of patterns and scores, at which keys.
+        batch_size: pictures of a forward, where activations are read; by default 64, or fewer where these would take much
+            memory.
+        progress: show a bar over these forwards; by default on a terminal only.
 
     The other arguments are those of `activation_ablation`.
 
@@ -123,9 +129,8 @@ def ablation_hooks(
     one_set = [tokens] if unit is None else tokens
     plan = Plan.make(model, images, site, blocks, tokens=one_set, keys=keys, masks=masks, **about)
     cells, everything = plan.sites[0], slice(0, len(images))
-    source = _source(model, images, plan, replacement, others, noise_scale, seed)
-    with torch.no_grad():
-        values = source.activations(model, [cells.site.hook(block) for block in blocks], images, everything)
+    source = _source(model, images, plan, replacement, others, noise_scale, seed, batch_size, progress)
+    values = _activations(model, source, [cells.site.hook(block) for block in blocks], images, batch_size, progress)
     hooks: Hooks = []
     for block in blocks:
         here = [numbers.index(number) for of_block, number in pairs if model.block_index(of_block) == block]
@@ -151,6 +156,20 @@ def _places(places: Any, unit: str | None) -> list[tuple[int, int]]:
                 f"a place is {'a block' if unit is None else f'(block, {unit})'} at this site, not {short(place)}"
             )
     return [(int(place), 0) if unit is None else (int(place[0]), int(place[1])) for place in wanted]
+
+
+@torch.no_grad()
+def _activations(
+    model: HookedViT, source: Source, names: list[str], images: Tensor, batch_size: int | None, progress: bool | None
+) -> Activations:
+    """What stands in at these hook points, for all pictures; sources that run the model are read in batches."""
+    if not isinstance(source, (OtherRun, Noise)):
+        return source.activations(model, names, images, slice(0, len(images)))
+    parts = [
+        source.activations(model, names, batch, places)
+        for places, batch in PictureRun(model, images, batch_size, progress, "ablation")
+    ]
+    return {name: torch.cat([part[name] for part in parts]) for name in names}
 
 
 def _write_where(inside: Tensor, value: Tensor) -> Any:
@@ -186,6 +205,8 @@ def _source(
     others: Pictures | None,
     noise_scale: float,
     seed: int,
+    batch_size: int | None,
+    progress: bool | None,
 ) -> Source:
     if others is not None and not (isinstance(replacement, str) and replacement == "other"):
         raise InputError('others= goes with replacement="other": another replacement would not read them')
@@ -195,7 +216,8 @@ def _source(
         return Zeros()
     if replacement == "mean":
         sites = [cells.site.name for cells in plan.sites]
-        return Given(mean_activations(model, images, sites=sites, blocks=plan.blocks, progress=False))
+        about: dict[str, Any] = {"sites": sites, "blocks": plan.blocks, "batch_size": batch_size, "progress": progress}
+        return Given(mean_activations(model, images, **about))
     if replacement == "other":
         return OtherRun(model.as_partners(others, images))
     if replacement == "noise":

@@ -61,7 +61,7 @@ def activation_patching(
         keys: of "attn_scores" and "pattern", at which keys, one token set; by default all.
         direction: "denoise": clean into corrupted; "noise": corrupted into clean.
         masks: object masks, for the token sets "object" and "context", see `select_tokens`.
-        batch_size: rows of a forward, which are cells × pictures; by default as many as are fast and fit.
+        batch_size: pictures of a forward, counted once for every cell that is run; by default as many as are fast and fit.
         progress: show a bar; by default on a terminal only.
         resume: the partial result of the same call.
 

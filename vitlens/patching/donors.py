@@ -10,13 +10,19 @@ from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.patching.whole_runs import logits_of
+from vitlens.model.runs.picture_run import PictureRun
 
 
 @leaves_state
 @checked
 def confusing_donors(
-    model: HookedViT, images: Pictures, classes: Classes = None, *, others: Pictures
+    model: HookedViT,
+    images: Pictures,
+    classes: Classes = None,
+    *,
+    others: Pictures,
+    batch_size: int | None = None,
+    progress: bool | None = None,
 ) -> Int[Tensor, "image"]:
     """Which of the others to pair each picture with: that of the class with the highest logit beside the picture's own.
 
@@ -26,12 +32,18 @@ def confusing_donors(
 
     Args:
         classes: the pictures' own classes, one each; by default the predicted ones.
+        others: the pictures to choose from, as many as there are.
+        batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
+        progress: show a bar; by default on a terminal only.
 
     Raises:
         InputError: all others are predicted to be of the picture's own class.
     """
-    own_logits = logits_of(model, model.as_images(images))
-    of_others = logits_of(model, model.as_images(others))
+    with torch.no_grad():
+        own_logits, of_others = (
+            torch.cat([model(batch) for _, batch in PictureRun(model, pictures, batch_size, progress, what)])
+            for pictures, what in ((images, "pictures"), (others, "others"))
+        )
     own = one_class_each(model, classes, len(own_logits), lambda: own_logits, "the choice of donors")
     sureness, predicted = of_others.softmax(dim=-1).max(dim=-1)
     chosen = []

@@ -26,6 +26,7 @@ from vitlens.model.runs.suffix import forward_suffix
 from vitlens.patching.results import Patching
 from vitlens.patching.sweep import Interrupts, open_values, picture_chunks, rows_per_forward
 from vitlens.patching.whole_runs import WholeRuns, known_values, make_result, run_pair
+from vitlens.results.axes import ComponentLabel
 
 
 @leaves_state
@@ -77,9 +78,8 @@ def path_patching(
     chosen = graph.find_writers(senders)
     groups = _groups(graph, receivers)
     _check_paths(graph, senders, receivers, chosen, groups)
-    grid = model.embed.grid(*runs.target.shape[-2:])
-    at = select_tokens(model, tokens, len(runs.target), masks=masks, grid=grid)
-    cells: dict[str, list] = {"sender": [str(node) for node in chosen], "receiver": list(groups)}
+    at = select_tokens(model, tokens, len(runs.target), masks=masks, grid=model.embed.grid(*runs.target.shape[-2:]))
+    cells: dict[str, list] = {"sender": [node.label for node in chosen], "receiver": list(groups)}
     settings = {"site": "path", "method": "exact", "tokens": str(tokens) if isinstance(tokens, str) else "given"}
     known = known_values(resume, runs, cells, settings)
     patched = _run_paths(graph, runs, chosen, groups, at, known, batch_size=batch_size, progress=progress)
@@ -90,8 +90,8 @@ def _groups(graph: Graph, receivers: NodeNames | Mapping[str, NodeNames]) -> dic
     if isinstance(receivers, Mapping):
         if not receivers:
             raise InputError("there is no group of receivers in the mapping")
-        return {str(name): graph.find_readers(nodes) for name, nodes in receivers.items()}
-    return {str(node): [node] for node in graph.find_readers(receivers)}
+        return {ComponentLabel(str(name), "group"): graph.find_readers(nodes) for name, nodes in receivers.items()}
+    return {node.label: [node] for node in graph.find_readers(receivers)}
 
 
 def _check_paths(

@@ -90,15 +90,8 @@ class Intervention(Result):
         patches = [i for i, label in enumerate(labels) if label.kind == "patch"]
         if len(patches) != self.grid[0] * self.grid[1]:
             raise InputError('a map needs every patch by itself: run the sweep with tokens="each"')
-        self.require_axes("block", "tokens")
+        require_axes(self, "block", "tokens")
         return self.effect()[:, patches].unflatten(-1, tuple(self.grid))
-
-    def require_axes(self, *wanted: str) -> None:
-        """Raises InputError if there are others, to select from."""
-        others = [axis for axis in self.axes if axis not in (*wanted, "image")]
-        if others:
-            example = f"{others[0]}={self.axes[others[0]][0]!r}"
-            raise InputError(f"choose one {' and one '.join(others)} first: result.select({example})")
 
     @checked
     def summary(self, *, level: float = 0.95, n_draws: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -149,3 +142,11 @@ class Patching(Intervention):
 @dataclass(frozen=True, repr=False, kw_only=True)
 class Ablation(Intervention):
     """What the metric changes by when a cell is ablated: `values`, `patched` minus `target`, in units of the metric."""
+
+
+def require_axes(result: Intervention, *axes: str) -> None:
+    """Raises InputError if there are others, to select from."""
+    others = [axis for axis in result.axes if axis not in (*axes, "image")]
+    if others:
+        example = f"{others[0]}={result.axes[others[0]][0]!r}"
+        raise InputError(f"choose one {' and one '.join(others)} first: result.select({example})")

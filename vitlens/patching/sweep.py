@@ -305,7 +305,7 @@ def rows_per_forward(model: HookedViT, n_tokens: int, asked: int | None, watches
         raise InputError(f"batch_size is at least 1, not {asked}")
     if asked * each > free:
         raise InputError(
-            f"forwards of {asked} rows would take about {asked * each / 2**30:.1f} GB of the {free / 2**30:.1f} GB that "
+            f"forwards of {asked} pictures would take about {asked * each / 2**30:.1f} GB of the {free / 2**30:.1f} GB that "
             f"are free: pass batch_size={max(1, free // each)} or less, or leave it out"
         )
     return asked

@@ -13,6 +13,7 @@ from .faithfulness import faithfulness_curves as faithfulness_curves
 from .faithfulness import faithfulness_table as faithfulness_table
 from .faithfulness import randomisation_curves as randomisation_curves
 from .faithfulness import segmentation_table as segmentation_table
+from .features import density_histogram as density_histogram
 from .features import feature_bars as feature_bars
 from .features import feature_card as feature_card
 from .figure_of import plot as plot
@@ -22,7 +23,9 @@ from .heatmaps import heatmap_overlay as heatmap_overlay
 from .lens import class_maps as class_maps
 from .lens import lens_trajectory as lens_trajectory
 from .lens import predictions as predictions
+from .lens import probe_norms as probe_norms
 from .lens import token_classes as token_classes
+from .lens import trace_curves as trace_curves
 from .mosaic import class_mosaic as class_mosaic
 from .patching import patching_board as patching_board
 from .patching import patching_maps as patching_maps
@@ -30,7 +33,10 @@ from .patching import path_board as path_board
 from .perturbation import perturbation_curves as perturbation_curves
 from .perturbation import perturbation_of_batch as perturbation_of_batch
 from .registers import register_board as register_board
+from .registers import register_neurons as register_neurons
+from .removal import knockout_bars as knockout_bars
 from .removal import removal_curves as removal_curves
+from .removal import removal_map as removal_map
 from .shared.picture import picture_with_grid as picture_with_grid
 from .shared.style import dark as dark
 from .shared.style import refusal as refusal

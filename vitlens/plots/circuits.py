@@ -11,6 +11,7 @@ from vitlens.circuits.circuit import Circuit, parse_edge
 from vitlens.circuits.curves import CircuitCurve
 from vitlens.errors import InputError
 from vitlens.model.graph import Node
+from vitlens.patching.results import require_axes
 from vitlens.plots.shared.series import legend_below, line
 from vitlens.plots.shared.style import FIELD, LOWERS, NEUTRAL, ON_FIELD, RAISES, finish, text
 
@@ -78,7 +79,7 @@ def circuit_curve(curve: CircuitCurve) -> go.Figure:
     Raises:
         InputError: a run or size was selected; no circuit has an edge.
     """
-    curve.require_axes("run", "size")
+    require_axes(curve, "run", "size")
     if not {"run", "size"} <= set(curve.axes):
         raise InputError("the curve is drawn from all runs and sizes: plot the result before select()")
     table = curve.summary().rename(columns={curve.quantity: "mean", "n_edges": "edges"})
@@ -200,7 +201,7 @@ def _degree(circuit: Circuit, name: str) -> str:
 
 def _caption(circuit: Circuit) -> str:
     """Which model, and how the circuit was found where that is known."""
-    how, metric = circuit.settings.get("how"), circuit.settings.get("metric")
+    how, metric = circuit.settings.get("method"), circuit.settings.get("metric")
     found = f"; found by {text(how)}" if how else ""
     about = f" from effects on the {text(str(metric).replace('_', ' '))}" if metric else ""
     return f"{text(circuit.model_name)}{found}{about}<br>width: size of the score; squares: input, MLPs, logits"

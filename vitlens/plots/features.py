@@ -11,6 +11,7 @@ from torch import Tensor
 from vitlens.data.class_names import short_name
 from vitlens.errors import InputError
 from vitlens.features.attribution import FeatureAttribution
+from vitlens.features.evaluation import DictionaryEvaluation
 from vitlens.features.top_examples import TopPatches
 from vitlens.plots.shared.picture import Pixels, picture_uri
 from vitlens.plots.shared.style import COLOURS, LOWERS, NEUTRAL, OUTLINE, RAISES, array, finish, text
@@ -215,4 +216,24 @@ def _add_classes(figure: go.Figure, result: TopPatches, row: int, n: int, at: tu
     figure.update_xaxes(zeroline=True, zerolinecolor=NEUTRAL, showticklabels=False, row=at[0], col=at[1])
 
 
-FIGURES = {TopPatches: feature_card, FeatureAttribution: feature_bars}
+def density_histogram(evaluation: DictionaryEvaluation) -> go.Figure:
+    """How often features are on, and the measures of the dictionary."""
+    alive = evaluation.density[evaluation.density > 0].double().log10()
+    figure = go.Figure(
+        go.Histogram(
+            x=array(alive), nbinsx=40, marker_color=COLOURS[0],
+            hovertemplate="about 10^%{x:.2f} of the rows: %{y} features<extra></extra>",
+        )
+    )  # fmt: skip
+    figure.update_xaxes(title="share of rows that have the feature, log₁₀")
+    figure.update_yaxes(title="features")
+    measures = [f"{name} {evaluation[name]:.3g}" for name in evaluation.axes["measure"][:5]]
+    return finish(
+        figure,
+        "How often features are on",
+        f"{text(evaluation.settings['model'])}, {text(evaluation.settings['hook'])}; {', '.join(measures)}",
+        height=430,
+    )
+
+
+FIGURES = {TopPatches: feature_card, FeatureAttribution: feature_bars, DictionaryEvaluation: density_histogram}

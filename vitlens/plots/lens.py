@@ -11,10 +11,14 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from vitlens.data.class_names import short_name
+from vitlens.errors import InputError
 from vitlens.lens.lens import ClassLens
+from vitlens.lens.measures import identifiability
+from vitlens.lens.probes import Probes
+from vitlens.lens.trace import ClassTrace
 from vitlens.plots.shared.picture import map_tiles
-from vitlens.plots.shared.series import legend_below
-from vitlens.plots.shared.style import COLOURS, SEQUENTIAL, array, diverging, finish, symmetric, text
+from vitlens.plots.shared.series import legend_below, line
+from vitlens.plots.shared.style import COLOURS, SEQUENTIAL, array, colorbar, diverging, finish, symmetric, text
 
 DASHES = ("solid", "dot", "dash", "longdash", "dashdot", "longdashdot")
 
@@ -164,4 +168,47 @@ def token_classes(
     )  # fmt: skip
 
 
-FIGURES = {ClassLens: {"trajectory": lens_trajectory, "maps": class_maps}}
+def trace_curves(trace: ClassTrace, site: str = "resid_post") -> go.Figure:
+    """How well the class is read off the class token and the patches, block by block: the mean of 1 − rank / C."""
+    figure = go.Figure()
+    for i, (tokens, table) in enumerate(identifiability(trace, site=site).groupby("tokens", sort=False)):
+        line(figure, table, "block", str(tokens), i, y="identifiability")
+    figure.update_xaxes(title="block")
+    figure.update_yaxes(title="identifiability", range=[0, 1.02])
+    n = len(trace.axes["image"])
+    return legend_below(
+        finish(
+            figure,
+            "How the class emerges",
+            f"{text(trace.settings['model'])}; {text(site)}, mean over {n} picture{'s' * (n != 1)}; 0.5 by chance",
+            height=430,
+        )
+    )
+
+
+def probe_norms(probes: Probes, site: str | None = None) -> go.Figure:
+    """How large the probes' weights are: the mean over classes of their norm, by block and token."""
+    chosen = probes.axes["site"][-1] if site is None else site
+    if chosen not in probes.axes["site"]:
+        raise InputError(f"these probes have the sites {', '.join(probes.axes['site'])}, not {site!r}")
+    norms = probes.values[probes.axes["site"].index(chosen)].float().norm(dim=2).mean(dim=-1)
+    figure = go.Figure(
+        go.Heatmap(
+            z=array(norms),
+            x=[text(label) for label in probes.axes["token"]],
+            y=[f"block {block}" for block in probes.axes["block"]],
+            colorscale=SEQUENTIAL,
+            colorbar=colorbar("norm"),
+            hovertemplate="%{y}, %{x}: norm %{z:.3g}<extra></extra>",
+        )
+    )
+    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(title="token", type="category")
+    return finish(figure, f"Norms of the probes of {text(chosen)}", text(probes.settings["model"]), height=430)
+
+
+FIGURES = {
+    ClassLens: {"trajectory": lens_trajectory, "maps": class_maps},
+    ClassTrace: trace_curves,
+    Probes: probe_norms,
+}

@@ -3,7 +3,7 @@
 import plotly.graph_objects as go
 import torch
 
-from vitlens.patching.results import Intervention, Patching
+from vitlens.patching.results import Intervention, Patching, require_axes
 from vitlens.plots.shared.picture import map_tiles
 from vitlens.plots.shared.style import array, colorbar, diverging, finish, text
 
@@ -57,7 +57,7 @@ def patching_board(result: Intervention) -> go.Figure:
     """
     inner = [axis for axis in ("tokens", "head", "neuron") if axis in result.axes]
     shown = inner[-1] if inner else "tokens"
-    result.require_axes("block", shown)
+    require_axes(result, "block", shown)
     labels = result.axes[shown]
     effect = result.effect()
     figure = go.Figure(
@@ -90,7 +90,7 @@ def path_board(result: Intervention) -> go.Figure:
     Raises:
         InputError: there are other axes to select from first.
     """
-    result.require_axes("sender", "receiver")
+    require_axes(result, "sender", "receiver")
     effect = result.effect()
     senders, receivers = (result.axes.get(axis, [result.settings.get(axis)]) for axis in ("sender", "receiver"))
     effect = effect.reshape(len(senders), len(receivers))

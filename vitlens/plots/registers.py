@@ -6,7 +6,7 @@ from plotly.subplots import make_subplots
 
 from vitlens.plots.shared.picture import add_picture, patch_heatmap, picture_uri
 from vitlens.plots.shared.style import COLOURS, SEQUENTIAL, array, colorbar, finish, text
-from vitlens.registers.neurons import RegisterShift
+from vitlens.registers.neurons import RegisterNeurons, RegisterShift
 
 RUNS = ("without", "with")
 
@@ -81,4 +81,25 @@ def register_board(result: RegisterShift, image: int = 0, block: int = -1) -> go
     )
 
 
-FIGURES = {RegisterShift: register_board}
+def register_neurons(result: RegisterNeurons, k: int = 20) -> go.Figure:
+    """The neurons that fire where outliers are, and how they fire elsewhere."""
+    names = [f"L{block}N{neuron}" for block, neuron in result.pairs(k)]
+    figure = go.Figure()
+    for i, (name, values) in enumerate({"at outliers": result.at_outliers, "elsewhere": result.elsewhere}.items()):
+        figure.add_trace(
+            go.Bar(
+                x=names, y=array(values[:k]), name=name, marker_color=COLOURS[i],
+                hovertemplate=f"%{{x}} {name}: %{{y:.3g}}<extra></extra>",
+            )
+        )  # fmt: skip
+    figure.update_yaxes(title="mean |activation|")
+    figure.update_xaxes(type="category")
+    return finish(
+        figure,
+        "Neurons that make outlier patches",
+        f"{text(result.settings['model'])}; {result.n_outliers} outliers, from block {result.outlier_block} on",
+        height=430,
+    )
+
+
+FIGURES = {RegisterShift: register_board, RegisterNeurons: register_neurons}

@@ -8,8 +8,13 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
+from vitlens.data.class_names import short_name
+from vitlens.plots.lens import predictions
+from vitlens.plots.shared.picture import map_tiles
 from vitlens.plots.shared.series import legend_below, line
-from vitlens.plots.shared.style import COLOURS, NEUTRAL, array, finish, text
+from vitlens.plots.shared.style import COLOURS, NEUTRAL, SEQUENTIAL, array, finish, text
+from vitlens.removal.knockouts import Knockout
+from vitlens.removal.tokens import TokenAblation
 
 
 def removal_curves(
@@ -51,3 +56,31 @@ def removal_curves(
             margin={"l": 60, "r": 20, "t": 100, "b": 110},
         )
     )
+
+
+def removal_map(result: TokenAblation, image: int = 0) -> go.Figure:
+    """How well the class is read off each patch that stayed, over the picture: 1 − rank / C in the last stream."""
+    maps = result.maps(image)
+    figure = map_tiles(
+        maps[None], ["patches that stayed"], result.picture(image), "1 − rank / C %{z:.3f}", "1 − rank / C",
+        colorscale=SEQUENTIAL, zmin=0.0, zmax=1.0,
+    )  # fmt: skip
+    said = "is" if result.correct[image] else "is not"
+    gone = int((~result.kept[image]).sum())
+    return finish(
+        figure,
+        f"“{text(short_name(result.class_label(image)))}” without {gone} of the patches",
+        f"{text(result.settings['model'])}; the class {said} predicted",
+        height=430,
+        margin={"l": 10, "r": 20, "t": 104, "b": 10},
+    )
+
+
+def knockout_bars(result: Knockout, image: int = 0, k: int = 8) -> go.Figure:
+    """What the model says with the edges cut: its top classes and their probabilities."""
+    names = [result.class_label(image, i) for i in range(result.values.shape[1])]
+    said = predictions(result.values[image].float().softmax(dim=-1), names, result.settings["model"], k)
+    return said.update_layout(title_text="What the model says without these edges")
+
+
+FIGURES = {TokenAblation: removal_map, Knockout: knockout_bars}

@@ -43,6 +43,11 @@ class Edges:
     except_self: bool = False
 
 
+@dataclass(frozen=True, repr=False)
+class Knockout(Result):
+    """`values` [image, class]: the logits of all classes with the edges cut."""
+
+
 #: The two knockouts of the paper: what is cut, and what stands in for it.
 PUBLISHED = {
     "self_only": (Edges("patches", "all", except_self=True), "renormalise"),
@@ -111,7 +116,7 @@ def knockout_attention(
     others: Pictures | None = None,
     batch_size: int | None = None,
     progress: bool | None = None,
-) -> Result:
+) -> Knockout:
     """The logits with attention edges knocked out: arguments and errors as `knockout_hooks`.
 
     Args:
@@ -119,7 +124,7 @@ def knockout_attention(
         progress: show a bar; by default on a terminal only.
 
     Returns:
-        Result with axes image, class.
+        Knockout with axes image, class.
 
     Source: METHODS.md B1.
     """
@@ -136,10 +141,14 @@ def knockout_attention(
         hooks = _hooks({block: where.of(places) for block, where in cut.items()}, chosen, patterns)
         with torch.no_grad():
             logits.append(model.run_with_hooks(pictures, fwd_hooks=hooks))
-    return Result(
-        torch.cat(logits),
+    every = torch.cat(logits)
+    return Knockout(
+        every,
         {"image": run.images, "class": class_labels(model, range(model.cfg.n_classes))},
         "logit",
+        classes=torch.arange(every.shape[1]).expand_as(every),
+        class_names=model.class_names,
+        pixels=run.pixels,
         settings={"model": model.cfg.model_name, "edges": str(edges), "replacement": replacement or "as published"},
     )
 

@@ -18,27 +18,24 @@ from vitlens.model.class_space.ranks import check_logits, rank_of
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_run import PictureRun, RunningMean
+from vitlens.results.axes import grid_of
+from vitlens.results.result import Result
 
 TOKEN_REPLACEMENTS = ("remove", "zero", "mean", "blur", "other")
 
 
 @dataclass(frozen=True, repr=False)
-class TokenAblation:
-    """The run without some patches: `logits` [image, class]; of the patches that stayed the rank of the chosen class in the
-    last stream, `ranks` [image, patch], −1 for those that did not; and what the class token says, `class_token_ranks`."""
+class TokenAblation(Result):
+    """The run without some patches: of those that stayed (`kept`) the rank of the chosen class in the last stream, `values`
+    [image, patch], −1 for those that did not; `logits` [image, class]; the class token's ranks, `class_token_ranks`."""
 
-    logits: Float[Tensor, "image class"]
-    classes: Int[Tensor, "image"]
+    logits: Float[Tensor, "image classes"]
     kept: Bool[Tensor, "image patch"]
-    ranks: Int[Tensor, "image patch"]
     class_token_ranks: Int[Tensor, "image"] | None
 
-    def __repr__(self) -> str:
-        gone = 1 - self.kept.double().mean().item()
-        return (
-            f"TokenAblation({len(self.kept)} pictures, {gone:.0%} of the patches ablated, the class predicted for "
-            f"{self.correct.double().mean().item():.0%})"
-        )
+    @property
+    def ranks(self) -> Int[Tensor, "image patch"]:
+        return self.values
 
     @property
     def rate(self) -> Float[Tensor, "image"]:
@@ -48,6 +45,38 @@ class TokenAblation:
     @property
     def correct(self) -> Bool[Tensor, "image"]:
         """Whether the chosen class is predicted."""
+        assert self.classes is not None
+        return self.logits.argmax(dim=-1) == self.classes[:, 0]
+
+    def columns(self) -> dict[str, Tensor]:
+        return {"rank": self.values, "kept": self.kept}
+
+    def maps(self, image: int = 0) -> Float[Tensor, "rows columns"]:
+        """1 − rank / C of the class at each patch that stayed, NaN at the others."""
+        rows, columns = grid_of(self.axes["patch"])
+        said = 1 - self.values[image].double() / self.logits.shape[1]
+        return said.masked_fill(~self.kept[image], torch.nan).unflatten(0, (rows, columns))
+
+    def __repr__(self) -> str:
+        gone = 1 - self.kept.double().mean().item()
+        return (
+            f"TokenAblation({len(self.kept)} pictures, {gone:.0%} of the patches ablated, the class predicted for "
+            f"{self.correct.double().mean().item():.0%})"
+        )
+
+
+@dataclass(frozen=True)
+class KeptRanks:
+    """One forward's pictures without some patches, as `TokenAblation` has them; `classes` [image] are those ranked."""
+
+    logits: Float[Tensor, "image class"]
+    classes: Int[Tensor, "image"]
+    kept: Bool[Tensor, "image patch"]
+    ranks: Int[Tensor, "image patch"]
+    class_token_ranks: Int[Tensor, "image"] | None
+
+    @property
+    def correct(self) -> Bool[Tensor, "image"]:
         return self.logits.argmax(dim=-1) == self.classes
 
 
@@ -79,6 +108,9 @@ def ablate_tokens(
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
 
+    Returns:
+        TokenAblation with axes image, patch.
+
     Raises:
         InputError: prefix tokens, unknown names, masks or other pictures that are missing; several classes for a picture; a
             model without a classifier, or with a single output, which has no rank; logits that are not finite.
@@ -104,7 +136,19 @@ def ablate_tokens(
             source = pictures if partners is None else model.as_partners(partners[where], pictures)
             stand_in = _stand_in(model, source, replacement) if mean is None else mean
             batches.append(_replaced(model, pictures, gone[where], stand_in, chosen, run.grid))
-    return _joined(batches)
+    whole = _joined(batches)
+    return TokenAblation(
+        whole.ranks,
+        {"image": run.images, "patch": model.cfg.token_labels(run.grid)[model.cfg.n_prefix_tokens :]},
+        "rank",
+        logits=whole.logits,
+        kept=whole.kept,
+        class_token_ranks=whole.class_token_ranks,
+        classes=whole.classes[:, None],
+        class_names=model.class_names,
+        pixels=run.pixels,
+        settings={"model": model.cfg.model_name, "replacement": replacement},
+    )
 
 
 def _patches(
@@ -125,18 +169,18 @@ def _replaced(
     stand_in: Float[Tensor, "#image patch d"],
     classes: Int[Tensor, "image"],
     grid: tuple[int, int],
-) -> TokenAblation:
+) -> KeptRanks:
     """The run with other embeddings in the place of the patches that go."""
     hook = ("hook_patch_embed", lambda x, hook: torch.where(gone[..., None], stand_in, x))
     stream = model.run_with_hooks(pictures, fwd_hooks=[hook], stop_at_layer=0)
     run = kept_ranks(model, stream, torch.ones_like(gone), classes, grid)
-    return TokenAblation(run.logits, classes, ~gone, run.ranks.masked_fill(gone, -1), run.class_token_ranks)
+    return KeptRanks(run.logits, classes, ~gone, run.ranks.masked_fill(gone, -1), run.class_token_ranks)
 
 
-def _joined(batches: Sequence[TokenAblation]) -> TokenAblation:
+def _joined(batches: Sequence[KeptRanks]) -> KeptRanks:
     """The runs of several batches as one."""
     of_class_token = [batch.class_token_ranks for batch in batches if batch.class_token_ranks is not None]
-    return TokenAblation(
+    return KeptRanks(
         torch.cat([batch.logits for batch in batches]),
         torch.cat([batch.classes for batch in batches]),
         torch.cat([batch.kept for batch in batches]),
@@ -151,7 +195,7 @@ def kept_ranks(
     keep: Bool[Tensor, "image patch"],
     classes: Int[Tensor, "image"],
     grid: tuple[int, int] | None = None,
-) -> TokenAblation:
+) -> KeptRanks:
     """The run on the patches that are kept, from the stream that enters block 0, and the class in its last tokens."""
     n_prefix = model.cfg.n_prefix_tokens
     run = model.forward_kept(stream, keep, grid)
@@ -168,7 +212,7 @@ def kept_ranks(
     here = found[:, n_prefix:].where(run.valid, torch.full_like(found[:, n_prefix:], -1))
     ranks.scatter_(1, run.patches, here)
     class_token = found[:, model.cfg.prefix_tokens.index("class")] if model.cfg.has_class_token else None
-    return TokenAblation(run.logits, classes, keep.to(ranks.device), ranks, class_token)
+    return KeptRanks(run.logits, classes, keep.to(ranks.device), ranks, class_token)
 
 
 def _stand_in(model: HookedViT, source: Tensor, replacement: str) -> Float[Tensor, "image patch d"]:

@@ -1,7 +1,8 @@
 """What analyses return: tensors whose axes have names and labels, that become tables, figures and files.
 
-`Result` is the base of all: `values`, `axes`, `to_frame()`, `plot()`, `save(path)`; `Result.load(path)` reads what
-was saved.
+`Result` is the base of all: `values`, `axes`, `to_frame()`, `to_xarray()`, `plot()`, `save(path)`;
+`load_result(path)` reads what was saved. Labels of axes are text that knows what it names: `TokenLabel`,
+`ComponentLabel`.
 """
 
 import lazy_loader

@@ -1,5 +1,6 @@
 """The labels of axes: text that knows what it names, so that nobody has to read it off the text again."""
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -34,7 +35,8 @@ class TokenLabel(Label):
 
 class ComponentLabel(Label):
     """A part of the network: `kind` "embed", "attn", "head", "mlp", "neuron", "bias" or "constant"; "path" where one
-    part's output goes through another, "token" where it is what a part wrote there.
+    part's output goes through another, "token" where it is what a part wrote there; in graphs also "input" and "logits",
+    and "group" of several.
 
     `block`, `head` and `neuron` say where it stands; None of what has no such place.
     """
@@ -71,3 +73,10 @@ def head_bias_label(block: int, head: int) -> ComponentLabel:
 def neuron_label(block: int, neuron: int) -> ComponentLabel:
     """ "L3 neuron 17"."""
     return ComponentLabel(f"L{block} neuron {neuron}", "neuron", block, neuron=neuron)
+
+
+def grid_of(labels: Sequence[TokenLabel]) -> tuple[int, int]:
+    """Rows and columns of the grid that these labels of patches cover."""
+    places = [(label.row, label.column) for label in labels if label.row is not None and label.column is not None]
+    rows, columns = zip(*places, strict=True)
+    return 1 + max(rows), 1 + max(columns)

@@ -11,32 +11,6 @@ from torch import Tensor
 from vitlens.errors import InputError
 from vitlens.results.axes import ComponentLabel, Label, TokenLabel
 
-#: Where each kind of result is defined, so that one can be read before its analysis was ever used.
-HOMES = {
-    "Ablation": "vitlens.patching.results",
-    "Attribution": "vitlens.attribution.results",
-    "AttributionMeans": "vitlens.attribution.means",
-    "CircuitCurve": "vitlens.circuits.curves",
-    "ClassLens": "vitlens.lens.lens",
-    "Description": "vitlens.description.result",
-    "DictionaryEvaluation": "vitlens.features.evaluation",
-    "Faithfulness": "vitlens.faithfulness.result",
-    "FeatureAttribution": "vitlens.features.attribution",
-    "Heatmap": "vitlens.heatmaps.run",
-    "Intervention": "vitlens.patching.results",
-    "NeuronAttribution": "vitlens.attribution.results",
-    "PatchAttribution": "vitlens.attribution.results",
-    "Patching": "vitlens.patching.results",
-    "PathAttribution": "vitlens.attribution.results",
-    "Perturbation": "vitlens.faithfulness.perturbation",
-    "Randomisation": "vitlens.faithfulness.randomisation",
-    "RegisterNeurons": "vitlens.registers.neurons",
-    "RegisterShift": "vitlens.registers.neurons",
-    "Result": "vitlens.results.result",
-    "Segmentation": "vitlens.faithfulness.segmentation",
-    "TokenAttribution": "vitlens.attribution.results",
-    "TopPatches": "vitlens.features.top_examples",
-}
 #: Marks, in the text, of what JSON has no word for.
 TUPLE, PAIRS, TENSOR, ARRAY, LABEL = MARKS = ("<tuple>", "<pairs>", "<tensor>", "<array>", "<label>")
 LABELS = {kind.__name__: kind for kind in (TokenLabel, ComponentLabel)}

@@ -1,6 +1,7 @@
 """What every analysis returns: a tensor whose axes have names and labels, that knows how to become a table or a figure."""
 
 import dataclasses
+from contextlib import suppress
 from dataclasses import dataclass, field
 from html import escape
 from importlib import import_module
@@ -13,12 +14,14 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from vitlens.arguments import checked
 from vitlens.errors import InputError
 from vitlens.files import as_path
-from vitlens.results.files import HOMES, check_ending, pack, unpack
+from vitlens.results.files import check_ending, pack, unpack
 from vitlens.results.tensor_files import read_tensors, save_tensors
 
 if TYPE_CHECKING:
+    import xarray
     from plotly.graph_objects import Figure
 
 # Longer tables take longer to make than a notebook should wait for their first rows.
@@ -82,6 +85,24 @@ class Result(Drawable):
                 frame.insert(len(self.axes) + 1, "class_name", [self.class_names[index] for index in indices])
         return frame
 
+    def to_xarray(self) -> "xarray.Dataset":
+        """A data set of xarray: the value columns over the named axes, and the settings that are plain as attributes.
+
+        Raises:
+            InputError: xarray is not installed.
+        """
+        try:
+            import xarray
+        except ImportError:
+            raise InputError("xarray is not installed: pip install 'vitlens[xarray]'") from None
+        axes = list(self.axes)
+        coordinates = {name: (name, _plain(labels)) for name, labels in self.axes.items()}
+        columns = {
+            name: (axes, as_array(tensor.broadcast_to(self.values.shape))) for name, tensor in self.columns().items()
+        }
+        about = {name: value for name, value in self.settings.items() if isinstance(value, (str, int, float))}
+        return xarray.Dataset(columns, coordinates, {"quantity": self.quantity, **about})
+
     def class_label(self, image: int = 0, class_position: int = 0) -> str:
         """The name of the class that `class_position` along the class axis means for a picture."""
         assert self.classes is not None
@@ -111,32 +132,24 @@ class Result(Drawable):
                 no file keeps.
         """
         check_ending(as_path(path))
-        tensors, rest = pack({item.name: getattr(self, item.name) for item in dataclasses.fields(self)})
-        save_tensors(tensors, path, {"kind": type(self).__name__, "fields": rest})
+        tensors, rest = pack(self.content())
+        save_tensors(tensors, path, {"kind": _name(type(self)), "fields": rest})
 
-    @classmethod
-    def load(cls: type[Kind], path: str | Path) -> Kind:
-        """Reads what `save` wrote: `Result.load` reads every kind of result, `Heatmap.load` heatmaps only.
+    def content(self) -> dict[str, Any]:
+        """What a file keeps of it, and makes it again: the arguments of its class."""
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
 
-        Raises:
-            InputError: there is no such file, it is cut off, or it holds no result or one of another kind.
-        """
-        tensors, metadata = read_tensors(path)
-        kind = _kind(metadata.get("kind"))
-        if kind is None or "fields" not in metadata:
-            raise InputError(f"{path} is no saved vitlens result")
-        if not issubclass(kind, cls):
-            raise InputError(f"{path} holds a {kind.__name__}, not a {cls.__name__}: Result.load reads it")
-        try:
-            return kind(**unpack(tensors, metadata["fields"]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{path} holds a {kind.__name__} of another version of vitlens, or a broken one: {error}"
-            ) from None
+    def to(self: Kind, device: str | torch.device) -> Kind:
+        """The same with its tensors on another device."""
+        tensors: dict[str, Any] = {
+            name: value.to(device) for name, value in self.content().items() if isinstance(value, Tensor)
+        }
+        return dataclasses.replace(self, **tensors)
 
     def __repr__(self) -> str:
         axes = ", ".join(f"{name} {len(labels)}" for name, labels in self.axes.items())
-        low, high = (x.item() for x in torch.aminmax(self.values)) if self.values.numel() else (0, 0)
+        there = self.values[~self.values.isnan()] if self.values.is_floating_point() else self.values
+        low, high = (x.item() for x in torch.aminmax(there)) if there.numel() else (0, 0)
         return f"{type(self).__name__}({self.quantity} [{axes}], {low:.3g} to {high:.3g})"
 
     def _repr_html_(self) -> str:
@@ -148,6 +161,39 @@ class Result(Drawable):
         if 0 < self.values.numel() <= LONGEST_SHOWN:
             table = self.to_frame().head().to_html(index=False, border=0)
         return f"<div><code>{escape(repr(self))}</code><table>{rows}</table>{table}</div>"
+
+
+@checked
+def load_result(path: str | Path, expected: type[Kind] = Result) -> Kind:  # type: ignore[assignment]
+    """Reads what `save` wrote, as the kind of result that it was.
+
+    Args:
+        expected: refuse a result of another kind.
+
+    Raises:
+        InputError: there is no such file, it is cut off, or it holds no result or one of another kind.
+    """
+    tensors, metadata = read_tensors(path)
+    kind = _kind(metadata.get("kind"))
+    if kind is None or "fields" not in metadata:
+        raise InputError(f"{path} is no saved vitlens result")
+    if not issubclass(kind, expected):
+        raise InputError(f"{path} holds a {kind.__name__}, not a {expected.__name__}")
+    try:
+        return kind(**unpack(tensors, metadata["fields"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} holds a {kind.__name__} of another version of vitlens, or a broken one: {error}"
+        ) from None
+
+
+def _plain(labels: list) -> np.ndarray:
+    """Labels as coordinates: text and numbers as they are, what is neither as text."""
+    if all(isinstance(label, str) for label in labels):
+        return np.array([str(label) for label in labels], dtype=object)
+    if all(isinstance(label, (int, float)) for label in labels):
+        return np.array(labels)
+    return np.array([str(label) for label in labels], dtype=object)
 
 
 def as_array(tensor: Tensor) -> np.ndarray:
@@ -162,11 +208,22 @@ def _ends(labels: list) -> str:
     return ", ".join(text if len(text) <= 60 else text[:59] + "…" for text in map(str, shown))
 
 
+def _name(kind: type[Result]) -> str:
+    """What a file calls a kind of result: a chapter and its public name, such as "vitlens.lens.ClassLens"; a user's own
+    kind by its name alone."""
+    package, *chapter = kind.__module__.split(".")[:2]
+    return f"{package}.{chapter[0]}.{kind.__name__}" if package == "vitlens" and chapter else kind.__name__
+
+
 def _kind(name: str | None) -> type[Result] | None:
-    """The kind of result of this name: one of vitlens', or one that the user has defined."""
-    if name in HOMES:
-        found: type[Result] = getattr(import_module(HOMES[name]), name)
-        return found
+    """The kind of result of this name: one of vitlens', whose chapter is imported, or one that the user has defined."""
+    if name is None:
+        return None
+    package, *rest = name.split(".")
+    if package == "vitlens" and len(rest) == 2:
+        with suppress(ImportError, ValueError):
+            found = getattr(import_module(f"vitlens.{rest[0]}"), rest[1], None)
+            return found if isinstance(found, type) and issubclass(found, Result) else None
     return next((kind for kind in _subclasses(Result) if kind.__name__ == name), None)
 
 

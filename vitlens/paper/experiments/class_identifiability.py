@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 from scipy import stats
 
 from vitlens.lens.measures import identifiability_values, picture_means
-from vitlens.lens.trace import ClassTrace, TraceObserver
+from vitlens.lens.trace import SiteTables, TraceObserver
 from vitlens.paper.experiment import Arrays, Batch, Experiment, Tables, no_grad_forward, rank_quantiles
 from vitlens.paper.figures.lens import identifiability_boxes, identifiability_curves
 from vitlens.paper.store import Records
@@ -25,7 +25,7 @@ class ClassIdentifiability(Experiment):
             found |= self._of_trace(observer.trace(), f"random {seed}")
         return found
 
-    def _of_trace(self, trace: ClassTrace, which: str) -> Arrays:
+    def _of_trace(self, trace: SiteTables, which: str) -> Arrays:
         """Means of 1 − rank/C by group, and the share of patches at rank 0 with whether there is one, by block."""
         compat = self.settings.paper_compat
         means = picture_means(trace, identifiability_values(trace), compat)

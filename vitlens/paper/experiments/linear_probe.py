@@ -23,6 +23,7 @@ from vitlens.paper.experiments.explainability import curve_tables, curves_of
 from vitlens.paper.figures.interventions import probe_curves
 from vitlens.paper.store import Records
 from vitlens.plots.perturbation import perturbation_curves
+from vitlens.results.result import load_result
 
 LOG = logging.getLogger(__name__)
 FILE, PICTURES = "probes.safetensors", "training_pictures.parquet"
@@ -36,17 +37,17 @@ class LinearProbe(Experiment):
         super().__init__(context)
         if self.settings.train_data is None:
             raise InputError(
-                "linear_probe needs pictures to train on that are not those it is tested on: name them with --train-data "
-                "(and --train-split), or leave this experiment out"
+                "linear_probe needs pictures to train on that are not those it is tested on: name them with train_data= "
+                "(and train_split=), or leave this experiment out"
             )
         same = (self.settings.train_data, self.settings.train_split) == (self.settings.data, self.settings.split)
         if same:
             raise InputError(
-                "the probes would be tested on the pictures they were trained on: name other pictures with --train-data, or "
-                "another --train-split"
+                "the probes would be tested on the pictures they were trained on: name other pictures with train_data=, or "
+                "another split with train_split="
             )
         n_tokens = self.model.cfg.n_ctx
-        wanted = self.settings.probe_tokens or n_tokens
+        wanted = self.settings.n_probe_tokens or n_tokens
         # The class token, and patches spread evenly over the picture.
         self.tokens = sorted({round(i * (n_tokens - 1) / max(wanted - 1, 1)) for i in range(min(wanted, n_tokens))})
         needed = ProbeFit.bytes_needed(self.model, len(FULL_SITES) * self.model.cfg.n_layers, len(self.tokens))
@@ -55,7 +56,7 @@ class LinearProbe(Experiment):
             fitting = int(len(self.tokens) * 0.7 * available / needed)
             raise InputError(
                 f"probes at {len(self.tokens)} tokens of every site need {needed / 2**30:.0f} GiB, and this machine has "
-                f"{available / 2**30:.0f}: pass --probe-tokens {max(fitting, 1)} or fewer, which are spread over the picture"
+                f"{available / 2**30:.0f}: pass n_probe_tokens={max(fitting, 1)} or fewer, which are spread over the picture"
             )
         self._ranks: dict[tuple[str, int], Tensor] = {}
 
@@ -68,14 +69,14 @@ class LinearProbe(Experiment):
             keep_list(folder / PICTURES, listed, must_exist=path.exists())
         try:
             if path.exists():
-                Probes.load(path)
+                load_result(path, Probes)
                 return
         except InputError as error:
             LOG.warning("%s: the probes are trained again", error)
         self._train(pictures).save(path)
 
     def load(self, folder: Path) -> None:
-        self.probes = Probes.load(folder / FILE, self.model.device)
+        self.probes = load_result(folder / FILE, Probes).to(self.model.device)
 
     def _pictures(self) -> PictureSet:
         settings = self.settings

@@ -1,0 +1,150 @@
+"""What every result keeps to: axes that fit, tables, figures without arguments, files, small pictures."""
+
+import dataclasses
+import inspect
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+import torch
+from public import public
+from variants import build
+
+import vitlens
+from vitlens import HookedViT, Result, load_result
+
+QUIET = {"progress": False}
+#: What others are made of, and no analysis returns as such.
+BASES = {"Result", "Intervention"}
+
+
+def makers():
+    """By the name of its class, how a small result of every kind is made."""
+    torch.manual_seed(0)
+    model = HookedViT.from_timm(build(reg_tokens=1))
+    model.architecture = lambda: build(reg_tokens=1)
+    model.class_names = [f"kind {i}" for i in range(model.cfg.n_classes)]
+    images = torch.randn(3, 3, *model.cfg.image_size, dtype=model.dtype)
+    pair = {"model": model, "clean": images[:2], "corrupted": images[1:], "classes": 0, "baseline_classes": 1}
+    about = {"model": model, "images": images}
+    masks = torch.zeros(3, *model.cfg.image_size, dtype=torch.bool)
+    masks[:, 16:, 16:] = True
+    sae = vitlens.features.SparseAutoencoder.from_arrays(
+        torch.randn(32, 40), None, torch.randn(40, 32), None, hook="blocks.1.hook_resid_post", source="random"
+    )
+    coded = {**about, "hook": None, "sae": sae, **QUIET}
+    scores = vitlens.patching.edge_attribution_patching(**pair, **QUIET)
+
+    def attributed(unit):
+        return lambda: vitlens.direct_logit_attribution(**about, classes=[0, 1], unit=unit, **QUIET)
+
+    def probes():
+        fit = vitlens.lens.ProbeFit(model, sites=["resid_post"], tokens=[0, 2])
+        fit.add(images, [0, 1, 2])
+        return fit.solve()
+
+    return {
+        "ClassLens": lambda: vitlens.class_lens(**about, classes=[0, 3]),
+        "ClassTrace": lambda: vitlens.lens.class_trace(**about, classes=2),
+        "Probes": probes,
+        "Attribution": attributed("component"),
+        "PatchAttribution": attributed("head_patch"),
+        "NeuronAttribution": attributed("neuron"),
+        "TokenAttribution": attributed("token"),
+        "PathAttribution": attributed("path"),
+        "AttributionMeans": lambda: vitlens.attribution.attribution_means(
+            model, images, torch.tensor([0, 1, 1]), unit="head", **QUIET
+        ),
+        "Patching": lambda: vitlens.activation_patching(**pair, **QUIET),
+        "Ablation": lambda: vitlens.activation_ablation(**about, **QUIET),
+        "Circuit": lambda: vitlens.find_circuit(model, scores, n_edges=20),
+        "CircuitCurve": lambda: vitlens.circuits.evaluate_circuits(**pair, scores=scores, sizes=[10, 30], **QUIET),
+        "TokenAblation": lambda: vitlens.ablate_tokens(**about, tokens=vitlens.choose.patch(0, 1)),
+        "Knockout": lambda: vitlens.knockout_attention(model, images),
+        "FeatureAttribution": lambda: vitlens.features.feature_attribution(**coded),
+        "TopPatches": lambda: vitlens.features.top_patches(**coded, k=2),
+        "DictionaryEvaluation": lambda: vitlens.features.evaluate_sae(**coded),
+        "Description": lambda: vitlens.describe(**about, **QUIET),
+        "RegisterNeurons": lambda: vitlens.registers.find_register_neurons(**about, outlier_threshold=1.01, **QUIET),
+        "RegisterShift": lambda: vitlens.registers.register_shift(**about, neurons=[(0, 3)], **QUIET),
+        "Heatmap": lambda: vitlens.heatmap(**about, method="legrad"),
+        "Faithfulness": lambda: vitlens.evaluate_heatmaps(
+            **about, heatmaps="legrad", metrics=["deletion", "insertion"], n_steps=3, **QUIET
+        ),
+        "Segmentation": lambda: vitlens.faithfulness.evaluate_segmentation(
+            **about, masks=masks, heatmaps="legrad", **QUIET
+        ),
+        "Perturbation": lambda: vitlens.faithfulness.perturbation_test(
+            **about, importance=torch.rand(3, 9), n_steps=3
+        ),
+        "Randomisation": lambda: vitlens.faithfulness.randomisation_test(**about, methods="legrad", **QUIET),
+    }  # fmt: skip
+
+
+MAKERS = makers()
+
+
+@pytest.fixture(scope="module", params=sorted(MAKERS))
+def result(request):
+    return MAKERS[request.param]()
+
+
+def same(one, other):
+    if isinstance(one, torch.Tensor):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+    elif isinstance(one, dict):
+        assert list(one) == list(other)
+        for name in one:
+            same(one[name], other[name])
+    else:
+        assert one == other or (one != one and other != other)
+
+
+def test_makers_make_what_they_say(result, request):
+    assert type(result).__name__ == request.node.callspec.params["result"]
+
+
+def test_every_public_kind_of_result_is_here():
+    kinds = {name for name, item in public().items() if inspect.isclass(item) and issubclass(item, Result)}
+    assert kinds - BASES == set(MAKERS)
+
+
+def test_axes_and_tables(result):
+    assert [len(labels) for labels in result.axes.values()] == list(result.values.shape)
+    assert result.settings["model"]
+    assert len(result.to_frame()) == result.values.numel()
+    data = result.to_xarray()
+    assert dict(data.sizes) == {axis: len(labels) for axis, labels in result.axes.items()}
+    columns = result.columns()
+    assert set(data.data_vars) == set(columns)
+    first = next(iter(columns))
+    np.testing.assert_array_equal(data[first].to_numpy(), columns[first].expand(result.values.shape).cpu().numpy())
+    assert len(repr(result)) < 250
+    assert "<table" in result._repr_html_()
+
+
+def test_every_result_draws_itself(result):
+    figure = result.plot()
+    assert isinstance(figure, go.Figure)
+    assert figure.layout.title.text
+    assert figure.data
+
+
+def test_files_give_back_what_was_saved(result, tmp_path):
+    result.save(tmp_path / "result.safetensors")
+    again = load_result(tmp_path / "result.safetensors")
+    assert type(again) is type(result)
+    for field in dataclasses.fields(result):
+        same(getattr(again, field.name), getattr(result, field.name))
+    for axis, labels in result.axes.items():
+        assert [type(label) for label in again.axes[axis]] == [type(label) for label in labels]
+
+
+def test_pictures_are_small_bytes(result):
+    pixels = result.pixels
+    if "image" in result.axes:
+        assert pixels is not None
+    if pixels is not None:
+        assert pixels.dtype == torch.uint8
+        assert pixels.shape[-1] == 3
+        assert max(pixels.shape[1:3]) <= 448
