@@ -7,7 +7,7 @@ chunk of pictures is kept in --out: the same command goes on where it was stoppe
     python experiments/compare_heatmaps.py
     python experiments/compare_heatmaps.py --planted
     python experiments/compare_heatmaps.py --model vit_tiny_patch16_224 --checkpoint FILE --data FOLDER --metric deletion …
-    python experiments/compare_heatmaps.py --model vit_base_patch16_224 --data ImageNetS919 --per-class 1 --target label
+    python experiments/compare_heatmaps.py --model vit_base_patch16_224 --data ImageNetS919 --per-class 1 --classes label
 """
 
 import sys
@@ -37,7 +37,7 @@ from vitlens.heatmaps.run import find_method
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import page_facts
 from vitlens.pages.page import Section, write_page
-from vitlens.paper.settings import model_facts
+from vitlens.paper.run_facts import model_facts
 from vitlens.paper.store import Store
 from vitlens.planted import PLANTED, planted
 from vitlens.plots.faithfulness import faithfulness_curves, faithfulness_table
@@ -143,7 +143,7 @@ def main(
 
 
 def cells_of(scores: HeatmapEvaluation) -> pd.DataFrame:
-    """Methods × metrics, as "mean [lower, upper]"; the metric's name with the direction that is better."""
+    """Methods × metrics, as "mean [low, high]"; the metric's name with the direction that is better."""
     tables = {METRICS[name].title: scores.faithfulness.table()[name] for name in scores.faithfulness.axes["metric"]}
     if scores.segmentation is not None:
         found = scores.segmentation.table()
@@ -158,8 +158,8 @@ def cells_of(scores: HeatmapEvaluation) -> pd.DataFrame:
 def cell(numbers: pd.DataFrame, method: str) -> str:
     if method not in numbers.index or np.isnan(numbers.loc[method, "mean"]):
         return "–"
-    mean, lower, upper = numbers.loc[method]
-    return f"{mean:.3f} [{lower:.2f}, {upper:.2f}]".replace("-", "−")
+    mean, low, high = numbers.loc[method]
+    return f"{mean:.3f} [{low:.2f}, {high:.2f}]".replace("-", "−")
 
 
 def planted_table(methods: list[str], builds: int, n_pictures: int) -> pd.DataFrame:

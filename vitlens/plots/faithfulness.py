@@ -209,25 +209,25 @@ def _goodness(means: np.ndarray, higher_is_better: bool) -> np.ndarray:
 
 
 def _wins(cells: np.ndarray, higher_is_better: bool) -> np.ndarray:
-    """Whether the interval of a row [mean, lower, upper] lies on the better side of all others'."""
-    lower, upper = (cells[:, 1], cells[:, 2]) if higher_is_better else (-cells[:, 2], -cells[:, 1])
-    known = np.flatnonzero(~np.isnan(lower))
+    """Whether the interval of a row [mean, low, high] lies on the better side of all others'."""
+    low, high = (cells[:, 1], cells[:, 2]) if higher_is_better else (-cells[:, 2], -cells[:, 1])
+    known = np.flatnonzero(~np.isnan(low))
     wins = np.zeros(len(cells), dtype=bool)
     if len(known) > 1:
-        best = known[np.argmax(lower[known])]
-        wins[best] = lower[best] > max(upper[other] for other in known if other != best)
+        best = known[np.argmax(low[known])]
+        wins[best] = low[best] > max(high[other] for other in known if other != best)
     return wins
 
 
 def _cell(ends: np.ndarray, bold: bool, places: int, several: bool) -> str:
-    mean, lower, upper = ends
+    mean, low, high = ends
     if np.isnan(mean):
         return "–"
     number = _number(mean, 3)
     if not several:
         # The interval of a single picture is a point.
         return number
-    interval = f"[{_number(lower, places)}, {_number(upper, places)}]"
+    interval = f"[{_number(low, places)}, {_number(high, places)}]"
     return f"{f'<b>{number}</b>' if bold else number}<br><span style='font-size:9px'>{interval}</span>"
 
 
