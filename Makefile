@@ -22,7 +22,7 @@ demo: $(INSTALLED)
 	$(BIN)/vitlens report assets/demo/pictures/02_T-shirt_agreeing.png \
 		--against assets/demo/pictures/02_T-shirt_conflicting.png --out $(OUT)/report.html
 	$(BIN)/python experiments/patch_context.py --out $(OUT)/patch_context
-	$(BIN)/vitlens reproduce --steps 14 --out $(OUT)/paper
+	$(BIN)/vitlens reproduce --n-steps 14 --out $(OUT)/paper
 	@echo "open $(OUT)/report.html, $(OUT)/patch_context/page.html and $(OUT)/paper/report.html"
 
 lint: $(INSTALLED)

@@ -71,7 +71,7 @@ def differences(settings: dict) -> list[str]:
     ]
     if not is_imagenet_s(settings["data"]) and "cifar" not in settings["data"].lower():
         found.insert(0, f"its pictures are {settings['data']!r}, not ImageNet-S or CIFAR-100")
-    if settings.get("limit") is not None:
+    if settings.get("n_images") is not None:
         found.append(f"it saw the first {settings['limit']} pictures only")
     if settings.get("random_weights"):
         found.append("its weights are random")

@@ -7,7 +7,7 @@ chunk of pictures is kept in --out: the same command goes on where it was stoppe
     python experiments/compare_heatmaps.py
     python experiments/compare_heatmaps.py --planted
     python experiments/compare_heatmaps.py --model vit_tiny_patch16_224 --checkpoint FILE --data FOLDER --metric deletion …
-    python experiments/compare_heatmaps.py --model vit_base_patch16_224 --data ImageNetS919 --per-class 1 --target label
+    python experiments/compare_heatmaps.py --model vit_base_patch16_224 --data ImageNetS919 --per-class 1 --classes label
 """
 
 import sys
@@ -37,7 +37,7 @@ from vitlens.heatmaps.run import find_method
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import page_facts
 from vitlens.pages.page import Section, write_page
-from vitlens.paper.settings import model_facts
+from vitlens.paper.run_facts import model_facts
 from vitlens.paper.store import Store
 from vitlens.planted import PLANTED, planted
 from vitlens.plots.faithfulness import faithfulness_curves, faithfulness_table

@@ -63,7 +63,7 @@ def main(
     random = ", ".join(name for name, weights in facts.items() if weights.endswith(RANDOM.weights))
     warning = f"random weights, with which nothing was learnt: {random}" if random else None
     write_page(out, "Models side by side", facts, sections, warning=warning)
-    Console().print(f"wrote {out}: {len(sections)} figures of {len(folders)} runs", highlight=False)
+    Console().print(f"wrote {out}: {len(sections)} figures of {len(folders)} runs", highlight=False, soft_wrap=True)
 
 
 def weights_of_run(folder: Path) -> str:

@@ -35,7 +35,7 @@ from vitlens.choose.tokens import Box, select_tokens
 from vitlens.cli.options import Timm
 from vitlens.cli.shared import DEMO, load_model, run
 from vitlens.data.class_names import short_name
-from vitlens.data.counterfactuals import REPLACEMENTS, replace_context
+from vitlens.data.counterfactuals import CONTEXT_REPLACEMENTS, replace_context
 from vitlens.demo import load_demo_pictures
 from vitlens.errors import InputError
 from vitlens.files import make_folder, only_process_in, write_whole
@@ -81,7 +81,7 @@ def main(
     replace: Annotated[
         str | None,
         typer.Option(
-            help=f"make the corrupted picture from the clean one: context replaced by {', '.join(REPLACEMENTS)}"
+            help=f"make the corrupted picture from the clean one: context replaced by {', '.join(CONTEXT_REPLACEMENTS)}"
         ),
     ] = None,
     mask: Annotated[
@@ -199,6 +199,8 @@ def picture_experiment(
         sets["class"] = select_tokens(model, "class", 1)
 
     donor = None if corrupted is None else model.to_images(corrupted)
+    if replace == "other" and donor is None:
+        raise InputError("--replace other takes the context of a second picture: name it with --corrupted FILE")
     if replace is not None:
         others = donor if replace == "other" else None
         other = replace_context(images, pixel_mask, replacement=replace, others=others, patch_size=cut)

@@ -52,14 +52,14 @@ def main(
             peaks = {}
             for n in (few, many):
                 demo_table(folder / f"{n}.parquet", n)
-                peaks[n], _ = measured(folder / f"run-{n}", "--data", folder / f"{n}.parquet", "--steps", 4)
+                peaks[n], _ = measured(folder / f"run-{n}", "--data", folder / f"{n}.parquet", "--n-steps", 4)
                 console.print(f"peak memory, demo model, {n:,} pictures: {peaks[n] / 2**20:.0f} MiB", highlight=False)
             console.print(f"ratio {peaks[many] / peaks[few]:.3f} (target 1.05)", highlight=False)
         noise_table(folder / "noise.parquet", pictures)
         out = folder / "large"
         _, records = measured(
-            out, "--model", model, "--random-weights", "--data", folder / "noise.parquet", "--steps", 49,
-            "--random-models", 1, "--random-orders", 1,
+            out, "--model", model, "--random-weights", "--data", folder / "noise.parquet", "--n-steps", 49,
+            "--n-random-models", 1, "--n-random-orders", 1,
         )  # fmt: skip
         size = sum(path.stat().st_size for path in records.iterdir()) / pictures
         console.print(

@@ -199,7 +199,7 @@ def test_describe_a_folder_with_a_broken_picture(run, demo, tmp_path):
     assert any("1 of 3 files could not be read" in note for note in done.json["notes"])
     expected = vitlens.describe(demo, [AGREEING, CONFLICTING], progress=False)
     assert column(done.json["rows"], "distance") == pytest.approx(numbers(expected.to_frame(), "distance"), rel=1e-5)
-    assert run("describe", "--data", "demo", "--limit", 3, "--json").json["n_images"] == 3
+    assert run("describe", "--data", "demo", "--n-images", 3, "--json").json["n_images"] == 3
 
 
 def test_explore(run, case, tmp_path):
@@ -238,7 +238,7 @@ def test_verify(run):
 
 def test_reproduce(run, tmp_path):
     done = run(
-        "reproduce", "--limit", 4, "--experiment", "class_change", "--bootstrap", 10, "--out", tmp_path, "--json"
+        "reproduce", "--n-images", 4, "--experiment", "class_change", "--n-bootstrap", 10, "--out", tmp_path, "--json"
     )
     assert (done.code, done.stderr) == (0, "")
     assert done.json["n_pictures"] == 4

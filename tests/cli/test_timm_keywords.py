@@ -1,6 +1,5 @@
 """timm's keywords from the shell: `--timm KEY=VALUE`, the same for every command, and part of what a run is compared by."""
 
-import inspect
 import json
 
 import pytest
@@ -10,10 +9,10 @@ from cli.conftest import AGREEING, TIMM
 from typer.main import get_command
 
 import vitlens.cli.main
-from vitlens.cli.reproduce import study_command
 from vitlens.cli.shared import in_options, load_model, read_keywords
 from vitlens.errors import InputError
-from vitlens.paper.settings import StudySettings, difference
+from vitlens.paper.run_facts import difference
+from vitlens.paper.settings import StudySettings
 
 SMALL = ["--model", TIMM, "--timm", "depth=1", "--timm", "img_size=32"]
 
@@ -100,7 +99,6 @@ def test_no_command_lacks_them():
     }  # fmt: skip
     assert len(commands) > 5
     assert lacking == set()
-    assert "timm" in inspect.signature(study_command()).parameters
 
 
 def test_the_parity_of_a_model_so_built(run):
@@ -129,6 +127,11 @@ def test_sentences_of_the_library_for_a_shell():
         in_options('pass img_size=(32, 64), global_pool="avg"')
         == 'pass --timm img_size=(32, 64), --timm global_pool="avg"'
     )
+    names = ["masks", "class_map", "drop_incomplete", "n_steps"]
+    assert in_options("n_steps is at least 1, not 0", names) == "--n-steps is at least 1, not 0"
+    assert in_options('say it with class_map="map.json".', names) == 'say it with --class-map "map.json".'
+    assert in_options("with masks=, or drop_incomplete=True", names) == "with --masks, or --drop-incomplete"
+    assert in_options("the masks of data/class_map.json", names) == "the masks of data/class_map.json"
     with pytest.raises(InputError, match="there is no folder nowhere"):
         load_model("local-dir:nowhere", None, False)
 

@@ -253,8 +253,8 @@ def test_every_metric_says_what_it_is(result):
         assert definition[0] == METRICS[name].arrow
         assert f"\n{name} {definition}" in written
         assert f"{METRICS[name].title}" in written.split("\n")[2]
-    mean, lower, upper = result.summary().loc["two", "insertion"]
-    assert f"{mean:.3f} [{lower:.3f}, {upper:.3f}]" in written
+    mean, low, high = result.summary().loc["two", "insertion"]
+    assert f"{mean:.3f} [{low:.3f}, {high:.3f}]" in written
     assert "5 pictures, predicted class, replacement blur" in written
     metrics = faithfulness_metrics()
     assert list(metrics.index) == list(METRICS)

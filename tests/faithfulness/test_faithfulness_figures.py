@@ -82,8 +82,8 @@ def test_the_table_is_brighter_where_it_is_better(result):
         assert drawn.text[best][column].startswith(f"<b>{number}</b>" if wins else number)
         assert not drawn.text[worst][column].startswith("<b>")
         np.testing.assert_allclose(drawn.customdata[:, column], table[name].to_numpy())
-    lower, upper = table.iloc[3]["insertion"][["low", "high"]]
-    assert f"[{lower:.3f}, {upper:.3f}]" in drawn.text[3][1]
+    low, high = table.iloc[3]["insertion"][["low", "high"]]
+    assert f"[{low:.3f}, {high:.3f}]" in drawn.text[3][1]
     assert drawn.x[3] == "road<br>morf ↓"
     # Names that are cut to the same letters are rows of their own.
     names = figure.layout.yaxis.ticktext

@@ -12,6 +12,7 @@ from vitlens.faithfulness import evaluate_segmentation
 from vitlens.faithfulness.localisation import patch_auroc, pointing_game
 from vitlens.faithfulness.maps import ScoredMap
 from vitlens.faithfulness.run import bench_of
+from vitlens.statistics import bootstrap
 
 
 def some_masks(images, seed=0):
@@ -93,9 +94,14 @@ def test_segmentation_as_chefer_measures_it(case, level):
         assert table.loc["all_background", ("pixel_accuracy", "mean")] == pytest.approx(nothing, abs=1e-12)
         assert table.loc["all_background", ("mIoU", "mean")] == pytest.approx(nothing / 2, abs=1e-12)
     for name in table.columns.levels[0]:
-        mean, lower, upper = table.loc["mine", name]
-        assert lower <= mean + 1e-12
-        assert mean <= upper + 1e-12
+        mean, low, high = table.loc["mine", name]
+        assert low <= mean + 1e-12
+        assert mean <= high + 1e-12
+    counts = found.values[0, :4].double().numpy()
+    ends = bootstrap(counts[[0, 3]].sum(axis=0), counts.sum(axis=0), level=level)
+    np.testing.assert_allclose(table.loc["mine", "pixel_accuracy"].to_numpy(), ends, rtol=1e-12)
+    ends = bootstrap(found.values[0, 5].numpy(), level=level)
+    np.testing.assert_allclose(table.loc["mine", "patch_auroc"].to_numpy(), ends, rtol=1e-12)
     assert "mIoU" in str(found)
 
 

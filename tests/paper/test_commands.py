@@ -1,20 +1,26 @@
-"""The scripts and `vitlens reproduce` as their users run them; mistakes; the comparison with the published figures."""
+"""`vitlens reproduce` and its script as users run them; mistakes; the comparison with the published figures."""
 
 import json
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import typer
 from in_process import Done, run_script, run_vitlens
 
-from vitlens.demo import demo_folder
+from vitlens.cli.main import app
+from vitlens.data.demo_files import demo_folder
+from vitlens.paper import StudySettings
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-QUICK = ("--limit", 6, "--batch-size", 3, "--steps", 2, "--bootstrap", 10, "--random-models", 1, "--random-orders", 1)
-SCRIPTS = {
+QUICK = (
+    "--n-images", 6, "--batch-size", 3, "--n-steps", 2, "--n-bootstrap", 10, "--n-random-models", 1, "--n-random-orders", 1,
+)  # fmt: skip
+TABLES = {
     "class_identifiability": "identifiability_rate",
     "class_change": "change_rate",
     "residual_composition": "residual_composition",
@@ -31,17 +37,28 @@ def reproduce(*arguments: object) -> Done:
     return run_vitlens("reproduce", *arguments)
 
 
-@pytest.mark.parametrize("name", list(SCRIPTS))
-def test_every_script_writes_its_table(name, tmp_path):
-    training = (
-        ["--train-data", "demo", "--train-split", "conflicting", "--train-per-class", 3]
-        if name == "linear_probe"
-        else []
-    )
-    done = run_script(EXPERIMENTS / f"{name}.py", *QUICK, *training, "--out", tmp_path / "out")
+def test_the_script_runs_the_experiments_that_are_named(tmp_path):
+    training = ["--train-data", "demo", "--train-split", "conflicting", "--train-per-class", 3]
+    done = run_script(EXPERIMENTS / "paper.py", *TABLES, *QUICK, *training, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "6 pictures; wrote tables, figures and report.html" in done.stdout
-    assert (tmp_path / "out" / "tables" / f"{SCRIPTS[name]}.parquet").exists()
+    assert {path.stem for path in (tmp_path / "tables").iterdir()} >= set(TABLES.values())
+    assert json.loads((tmp_path / "settings.json").read_text())["experiments"] == list(TABLES)
+
+
+def test_the_script_runs_one_experiment(tmp_path):
+    done = run_script(EXPERIMENTS / "paper.py", "class_change", *QUICK, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {path.stem for path in (tmp_path / "tables").iterdir()} == {"sublayer_change", "change_rate"}
+
+
+def test_every_setting_is_an_option_of_its_name():
+    """Said once: name, default and help of an option are those of the field."""
+    options = {option.name: option for option in typer.main.get_command(app).commands["reproduce"].params}
+    for setting in fields(StudySettings):
+        assert options[setting.name].default == setting.default, setting.name
+        assert options[setting.name].opts[0] == "--" + setting.name.replace("_", "-")
+        assert options[setting.name].help
 
 
 def test_reproduce_runs_what_the_data_allows_and_says_what_it_left_out(tmp_path):
@@ -134,7 +151,7 @@ def test_a_run_that_is_the_published_one_is_compared_line_by_line(tmp_path):
     (tmp_path / "ImageNetS919" / "validation-segmentation").mkdir(parents=True)
     settings = {
         "model": "vit_base_patch32_224", "data": str(tmp_path), "paper_compat": True, "squash": True, "per_class": 5,
-        "limit": None, "random_weights": False,
+        "n_images": None, "random_weights": False,
     }  # fmt: skip
     (tmp_path / "settings.json").write_text(json.dumps({"settings": settings}))
     rates = {

@@ -54,7 +54,7 @@ def test_context_tokens_know_the_class_better_where_the_texture_is_its_own(model
 
 
 def test_the_class_token_looks_at_context_more_than_its_area_explains(model, tmp_path):
-    settings = StudySettings(bootstrap=200, batch_size=50, random_models=0)
+    settings = StudySettings(n_bootstrap=200, batch_size=50, n_random_models=0)
     outcome = run_study(model, settings, experiments=["context_tokens"], path=tmp_path / "out", progress=False)
     table = outcome.tables["attention_to_context"]
     early = table[table["block"] <= 1]

@@ -25,8 +25,10 @@ from vitlens.memories import key_value_agreement
 from vitlens.paper.run import EXPERIMENTS, run_study
 from vitlens.paper.settings import StudySettings
 
-EXPERIMENT_FOLDER = Path(__file__).parents[2] / "experiments"
-QUICK = StudySettings(limit=24, batch_size=8, steps=4, bootstrap=20, permutations=50, random_models=1, random_orders=1)
+SCRIPT = Path(__file__).parents[2] / "experiments" / "paper.py"
+QUICK = StudySettings(
+    n_images=24, batch_size=8, n_steps=4, n_bootstrap=20, n_permutations=50, n_random_models=1, n_random_orders=1
+)
 PROBES = {"split": "agreeing", "train_data": "demo", "train_split": "conflicting", "train_per_class": 3}
 
 
@@ -106,7 +108,7 @@ def test_probes_read_more_than_chance_and_every_number_has_an_interval(everythin
 def test_what_is_written(everything):
     folder = everything.folder
     description = json.loads((folder / "settings.json").read_text())
-    assert description["settings"]["limit"] == 24
+    assert description["settings"]["n_images"] == 24
     assert {"python", "vitlens", "torch", "timm"} <= set(description["versions"])
     for name, table in everything.tables.items():
         written = pd.read_parquet(folder / "tables" / f"{name}.parquet")
@@ -123,7 +125,7 @@ def script(name: str, *arguments: object, processes: int = 1) -> list[str]:
     start = [sys.executable]
     if processes > 1:
         start += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    return [*start, str(EXPERIMENT_FOLDER / f"{name}.py"), *map(str, arguments)]
+    return [*start, str(SCRIPT), name, *map(str, arguments)]
 
 
 def same_bytes(one: Path, other: Path) -> None:
@@ -134,7 +136,7 @@ def same_bytes(one: Path, other: Path) -> None:
 def test_a_killed_run_resumes_and_two_processes_agree_to_the_last_byte(tmp_path, monkeypatch):
     # The same bytes are promised for the same number of threads, and torchrun gives each process one.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    arguments = ("--limit", 40, "--batch-size", 4, "--steps", 10, "--bootstrap", 20, "--random-orders", 1)
+    arguments = ("--n-images", 40, "--batch-size", 4, "--n-steps", 10, "--n-bootstrap", 20, "--n-random-orders", 1)
     done = subprocess.run(
         script("explainability", *arguments, "--out", tmp_path / "whole"), capture_output=True, text=True
     )
@@ -183,7 +185,7 @@ def test_an_interrupted_run_says_what_it_keeps(tmp_path):
 
 def test_a_lost_process_ends_the_run_with_a_sentence_and_what_was_done_stays(tmp_path):
     out = tmp_path / "out"
-    command = script("explainability", "--batch-size", 2, "--steps", 20, "--out", out, processes=2)
+    command = script("explainability", "--batch-size", 2, "--n-steps", 20, "--out", out, processes=2)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         deadline = time.monotonic() + 120
         while len(list(out.glob("records/*.parquet"))) < 2 and time.monotonic() < deadline and run.poll() is None:
@@ -213,7 +215,7 @@ def _rank(pid: int) -> str | None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"steps": 5}, "steps was 4 and is now 5"),
+        ({"n_steps": 5}, "n_steps was 4 and is now 5"),
         ({"paper_compat": True}, "paper_compat was False and is now True"),
     ],
 )
@@ -238,7 +240,7 @@ def test_other_weights_other_experiments_and_foreign_folders_are_refused(everyth
         run_study(model, settings, experiments=["class_change"], path=everything.folder, progress=False)
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "settings.json.partial").write_text("{")
-    run_study(model, replace(QUICK, limit=8), experiments=["class_change"], path=tmp_path / "begun", progress=False)
+    run_study(model, replace(QUICK, n_images=8), experiments=["class_change"], path=tmp_path / "begun", progress=False)
     (tmp_path / "thesis.txt").write_text("do not touch")
     with pytest.raises(InputError, match="holds no run of ours"):
         run_study(model, QUICK, experiments=["class_change"], path=tmp_path, progress=False)
@@ -254,7 +256,7 @@ def test_what_the_data_must_have(model, tmp_path):
         path.rename(path.with_name(f"{number}_{path.name}"))
     with pytest.raises(InputError, match="has no masks"):
         run_study(model, replace(QUICK, data=bare), experiments=["context_tokens"], path=tmp_path / "a", progress=False)
-    with pytest.raises(InputError, match="--train-data"):
+    with pytest.raises(InputError, match="train_data="):
         run_study(model, QUICK, experiments=["linear_probe"], path=tmp_path / "b", progress=False)
     with pytest.raises(InputError, match="trained on"):
         run_study(
@@ -267,8 +269,8 @@ def test_what_the_data_must_have(model, tmp_path):
     headless = HookedViT.from_timm("vit_tiny_patch16_224", pretrained=False, num_classes=0)
     with pytest.raises(InputError, match="without a classifier"):
         run_study(headless, QUICK, experiments=["class_change"], path=tmp_path / "e", progress=False)
-    for change in ({"limit": 0}, {"batch_size": 0}, {"target": "truth"}):
-        with pytest.raises(InputError, match="--"):
+    for change in ({"n_images": 0}, {"batch_size": 0}, {"heatmap_classes": "truth"}):
+        with pytest.raises(InputError, match=f"^{next(iter(change))} is "):
             run_study(
                 model, replace(QUICK, **change), experiments=["class_change"], path=tmp_path / "f", progress=False
             )
@@ -303,7 +305,7 @@ def test_masks_of_everything_and_of_nothing_do_not_end_a_run(model, tmp_path):
     names = ["context_tokens", "attention_knockout", "context_removal"]
     for batch_size in (5, 1):
         settings = replace(
-            QUICK, data=str(tmp_path / "pictures"), masks=str(tmp_path / "masks"), limit=None, batch_size=batch_size
+            QUICK, data=str(tmp_path / "pictures"), masks=str(tmp_path / "masks"), n_images=None, batch_size=batch_size
         )
         outcome = run_study(model, settings, experiments=names, path=tmp_path / f"out-{batch_size}", progress=False)
         assert outcome.n_pictures == 5
@@ -338,7 +340,7 @@ def test_streams_and_tables_give_the_same_numbers(model, tmp_path):
     for path in sorted((demo_folder() / "pictures").iterdir())[:12]:
         (folder / path.name[0]).mkdir(parents=True, exist_ok=True)
         shutil.copy(path, folder / path.name[0])
-    settings = replace(QUICK, data=str(folder), limit=10)
+    settings = replace(QUICK, data=str(folder), n_images=10)
     table = run_study(model, settings, experiments=["residual_composition"], path=tmp_path / "a", progress=False)
     stream = run_study(
         model,
@@ -359,7 +361,7 @@ def test_other_models_run_all_experiments(name, tmp_path):
     torch.manual_seed(0)
     keywords = {"img_size": 56, "patch_size": 14, "depth": 2, "embed_dim": 48, "num_heads": 3, "num_classes": 10}
     model = HookedViT.from_timm(name, pretrained=False, **keywords)
-    settings = replace(QUICK, **PROBES, limit=10)
+    settings = replace(QUICK, **PROBES, n_images=10)
     outcome = run_study(model, settings, experiments=list(EXPERIMENTS), path=tmp_path / "out", progress=False)
     assert outcome.n_pictures == 10
     assert len(outcome.tables["identifiability"]) == 2 * (1 + model.cfg.has_class_token)

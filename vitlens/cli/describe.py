@@ -34,7 +34,7 @@ def describe(
     data: Annotated[
         str | None, typer.Option(help='instead: a folder, with all pictures in it, or "demo"', show_default=False)
     ] = None,
-    limit: Annotated[
+    n_images: Annotated[
         int | None, typer.Option(min=1, help="only the first so many pictures", show_default=False)
     ] = None,
     model: Model = DEMO,
@@ -52,7 +52,7 @@ def describe(
     from vitlens.description.run import describe as look
 
     check_out(out)
-    files = _files(pictures or [], data)[:limit]
+    files = _files(pictures or [], data)[:n_images]
     hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
     source = files if pictures else _as_set(files, str(data))
     description = look(hooked, source, batch_size=batch_size, progress=is_watched())

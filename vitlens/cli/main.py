@@ -13,7 +13,7 @@ from vitlens.cli.lens import lens
 from vitlens.cli.models import models
 from vitlens.cli.patch import patch
 from vitlens.cli.report import report
-from vitlens.cli.reproduce import study_command
+from vitlens.cli.reproduce import reproduce
 from vitlens.cli.shared import complain, run
 from vitlens.cli.verify import verify
 from vitlens.errors import InputError, nearest
@@ -50,13 +50,8 @@ def vitlens() -> None:
     """See how a vision transformer builds its decision."""
 
 
-for command in (report, explore, lens, attribute, patch, heatmap, describe, models, verify):
+for command in (report, explore, lens, attribute, patch, heatmap, describe, models, verify, reproduce):
     app.command()(command)
-app.command(
-    name="reproduce",
-    help="Run the paper's experiments over a data set, in one pass: tables, figures, a page. The same command goes on where "
-    "it was stopped; under torchrun several processes share the pictures.",
-)(study_command())
 
 
 def main() -> None:

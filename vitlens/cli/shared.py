@@ -4,7 +4,7 @@ import ast
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 DEMO = "demo"
 DTYPES = ("float32", "float64", "bfloat16", "float16")
-# What the library calls by its arguments, and a shell by options.
+# Arguments of the library whose options have another name.
 OPTIONS = {
     "checkpoint_path=": "--checkpoint",
     "pretrained=False": "--random-weights",
-    "class_names=": "--class-names",
     "use_ema=": "--timm use_ema=",
+    "(path=)": "(--out)",
 }
 KEYWORDS = (
     "img_size",
@@ -133,22 +133,33 @@ def _arguments() -> set[str]:
 
 @contextmanager
 def in_words_of_a_shell() -> Iterator[None]:
-    """Errors of loading name options in place of arguments, and warnings are notes on stderr."""
-    try:
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("default")
-            yield
-    except InputError as error:
-        raise InputError(in_options(str(error))) from error
+    """Warnings are notes on stderr, which name options in place of arguments; `run` says errors so."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("default")
+        yield
     for warning in told:
         note(in_options(str(warning.message)))
 
 
-def in_options(sentence: str) -> str:
-    """A sentence of the library for somebody at a prompt."""
+def flag(argument: str) -> str:
+    """The option of an argument's name."""
+    return "--" + argument.replace("_", "-")
+
+
+def in_options(sentence: str, arguments: Iterable[str] = ("class_names",)) -> str:
+    """A sentence of the library for somebody at a prompt, who gives `arguments` as options of these names."""
     for argument, option in OPTIONS.items():
         sentence = sentence.replace(argument, option)
-    return re.sub(rf"(?<![\w-])({'|'.join(KEYWORDS)})=", r"--timm \1=", sentence)
+    sentence = re.sub(rf"(?<![\w-])({'|'.join(KEYWORDS)})=", r"--timm \1=", sentence)
+    for argument in arguments:
+        option, bare = flag(argument), rf"(?<![\w/.'\"-]){argument}"
+        sentence = re.sub(rf"{bare}=True\b", option, sentence)
+        sentence = re.sub(rf"{bare}=(?=[\w\"'])", f"{option} ", sentence)
+        sentence = re.sub(rf"{bare}=", option, sentence)
+        if "_" in argument:
+            # A single word may be any word; this one is no English.
+            sentence = re.sub(rf"{bare}(?=[\s,;:)]|$)", option, sentence)
+    return sentence
 
 
 def note(sentence: str) -> None:
@@ -197,7 +208,7 @@ def run(command: typer.Typer) -> None:
         sentence = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         # It is empty where no argument at all was given, and help was printed.
         if sentence:
-            complain(sentence)
+            complain(in_options(sentence, _arguments_of(command)))
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
@@ -205,6 +216,13 @@ def run(command: typer.Typer) -> None:
         complain("memory is not enough: take fewer pictures, a smaller --batch-size or model, or another --device")
         sys.exit(2)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _arguments_of(app: typer.Typer) -> set[str]:
+    """What the commands' options are called as arguments."""
+    group: Any = typer.main.get_command(app)
+    commands = [group, *getattr(group, "commands", {}).values()]
+    return {option.name for command in commands for option in command.params if option.param_type_name == "option"}
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -70,9 +70,7 @@ def decode_rows(
 
     for row in rows:
         if with_masks and row.get("mask") is None:
-            raise InputError(
-                f"{row['path']} has no mask, which this measure needs: name a folder of masks with --masks"
-            )
+            raise InputError(f"{row['path']} has no mask, which this measure needs: name a folder of masks with masks=")
 
     if with_masks:
         # A preprocessing that masks cannot follow is no fault of the pictures.

@@ -68,7 +68,8 @@ def keep_list(path: Path, listed: pd.DataFrame, must_exist: bool = False) -> Non
             change = changed(before.itertuples(index=False, name=None), listed.itertuples(index=False, name=None))
             if change is not None:
                 raise InputError(
-                    f"{path.parent} holds a run on other pictures: {change}. Choose another --out, or delete that folder"
+                    f"{path.parent} holds a run on other pictures: {change}. Choose another folder (path=), or "
+                    "delete that one"
                 )
             return
     elif must_exist:

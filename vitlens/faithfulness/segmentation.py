@@ -22,6 +22,7 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.result import Result
+from vitlens.statistics import bootstrap_weights
 
 #: Pixels of the object above the threshold, beside it above, of the object below, beside it below.
 COUNTS = ("true_positive", "false_positive", "false_negative", "true_negative")
@@ -45,7 +46,7 @@ class Segmentation(Result):
     def summary(self, *, level: float = 0.95, n_draws: int = 1000, seed: int = 0) -> pd.DataFrame:
         """One row a method; for each measure its value and the ends of its bootstrap interval over pictures."""
         n_images = len(self.axes["image"])
-        drawn = np.random.default_rng(seed).multinomial(n_images, np.full(n_images, 1 / n_images), size=n_draws)
+        drawn = np.stack(list(bootstrap_weights(n_images, n_draws, seed)))
         rows = []
         for values in self.values.double().cpu().numpy():
             value = _measures(values, np.ones((1, n_images)))[0]

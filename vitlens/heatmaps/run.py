@@ -18,7 +18,7 @@ from vitlens.data.pictures import Pictures
 from vitlens.description.artefacts import artefact_sentences, artefact_tokens
 from vitlens.errors import InputError, nearest
 from vitlens.heatmaps.registry import METHODS, PARTS, Method
-from vitlens.heatmaps.shared.precision import careful, require_finite, require_finite_logits
+from vitlens.heatmaps.shared.precision import careful, require_finite_logits, require_finite_maps
 from vitlens.heatmaps.shared.rows import MOST_PICTURES, rows_at_once
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.gradients import outside_inference
@@ -213,7 +213,7 @@ def _check_importances(
         return
     if model.unembed is not None:
         require_finite_logits(model, model(pictures), first)
-    require_finite(
+    require_finite_maps(
         found,
         f"the map {method.name}",
         "numbers overflowed on the way, as very large weights or pixels make them",

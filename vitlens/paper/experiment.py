@@ -74,7 +74,7 @@ class Experiment:
         if self.needs_masks and not context.pictures.has_masks:
             raise InputError(
                 f"{self.name} asks which patches belong to the object, and {context.pictures.name} has no masks: "
-                "name a folder of masks with --masks, or leave this experiment out"
+                "name a folder of masks with masks=, or leave this experiment out"
             )
 
     def prepare(self, folder: Path) -> None:
@@ -111,7 +111,7 @@ class Experiment:
         self, values: np.ndarray, axes: dict[str, Sequence], counts: np.ndarray | None = None, scale: float = 1.0
     ) -> pd.DataFrame:
         """Mean and 95 % interval over pictures of [picture, *axes], one row per entry of the axes."""
-        mean, low, high = bootstrap(values, counts, n_draws=self.settings.bootstrap, seed=self.settings.seed)
+        mean, low, high = bootstrap(values, counts, n_draws=self.settings.n_bootstrap, seed=self.settings.seed)
         index = pd.MultiIndex.from_product(list(axes.values()), names=list(axes))
         flat = {"mean": mean, "low": low, "high": high}
         return pd.DataFrame({name: scale * x.reshape(-1) for name, x in flat.items()}, index=index).reset_index()

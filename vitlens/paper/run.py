@@ -34,7 +34,8 @@ from vitlens.paper.experiments.linear_probe import LinearProbe
 from vitlens.paper.experiments.memories import MemoriesOfClasses
 from vitlens.paper.experiments.residual_composition import ResidualComposition
 from vitlens.paper.results import write_results
-from vitlens.paper.settings import StudySettings, study_description
+from vitlens.paper.run_facts import run_facts
+from vitlens.paper.settings import StudySettings
 from vitlens.paper.store import Store
 from vitlens.paper.workers import Stopped, WorkerLost, Workers
 
@@ -105,7 +106,7 @@ def run_study(
         datasets.disable_progress_bars()
     team = Workers(str(model.device))
     wanted = EXPERIMENTS if experiments is None else experiments
-    n_random = settings.random_models if any(EXPERIMENTS[name].uses_random_models for name in wanted) else 0
+    n_random = settings.n_random_models if any(EXPERIMENTS[name].uses_random_models for name in wanted) else 0
     context = _context(model.to(team.device), settings, n_random, workers, bar and team.is_main)
     chosen = _possible(context, team.is_main) if experiments is None else [EXPERIMENTS[n](context) for n in experiments]
     store = Store(as_path(path))
@@ -126,7 +127,7 @@ def run_study(
 
 def _opened(store: Store, context: Context, experiments: list[Experiment]) -> AbstractContextManager[None]:
     """The run's folder, to which no other process has access; what all pictures hold belongs to the run."""
-    description = study_description(context.settings, context.model, [experiment.name for experiment in experiments])
+    description = run_facts(context.settings, context.model, [experiment.name for experiment in experiments])
     return store.opened(description, lambda: list_pictures(context.pictures, context.workers, context.progress))
 
 
@@ -192,7 +193,7 @@ def _open(model: HookedViT, settings: StudySettings) -> PictureSet:
         model.cfg.n_classes,
         split=settings.split,
         streaming=settings.streaming,
-        n_images=settings.limit,
+        n_images=settings.n_images,
         per_class=settings.per_class,
         drop_incomplete=settings.drop_incomplete,
         masks=settings.masks,

@@ -1,112 +1,64 @@
-"""What a run over a data set depends on: written beside its results, and compared before they are added to."""
+"""The settings of a study, each said once: its default, its help on the command line, and what it may be.
 
-import hashlib
-import platform
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+Nothing here imports torch, for the command line makes its options of these fields.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-import torch
-
 from vitlens.errors import InputError
-from vitlens.model.fingerprint import fingerprint
-from vitlens.model.hooked_vit import HookedViT
-from vitlens.version import __version__
 
-TARGETS = ("label", "predicted")
+
+def setting(default: Any, help: str, *, least: int | None = None, choices: Sequence[str] = ()) -> Any:
+    """A field of `StudySettings`: what it does, its least value, and the values that it may have."""
+    return field(default=default, metadata={"help": help, "least": least, "choices": tuple(choices)})
 
 
 @dataclass(frozen=True)
 class StudySettings:
     """Everything that changes a number. What does not (device, threads, processes) is left out on purpose."""
 
-    model: str = "demo"
-    checkpoint: str | None = None
-    timm: list[str] | None = None
-    random_weights: bool = False
-    dtype: str = "float32"
-    data: str = "demo"
-    split: str | None = None
-    streaming: bool = False
-    limit: int | None = None
-    per_class: int | None = None
-    drop_incomplete: bool = False
-    masks: str | None = None
-    object_id: int | None = None
-    class_map: str | None = None
-    class_names: str | None = None
-    image_column: str | None = None
-    label_column: str | None = None
-    mask_reduction: str = "area"
-    squash: bool = False
-    batch_size: int = 16
-    seed: int = 0
-    paper_compat: bool = False
-    random_models: int = 2
-    bootstrap: int = 1000
-    permutations: int = 300
-    target: str = "label"
-    steps: int | None = None
-    random_orders: int = 3
-    train_data: str | None = None
-    train_split: str | None = None
-    train_per_class: int = 10
-    probe_tokens: int | None = None
+    model: str = setting("demo", 'a timm name, or "demo"')
+    checkpoint: str | None = setting(None, "your own weights for it")
+    timm: list[str] | None = setting(None, "keywords of timm's model, each KEY=VALUE")
+    random_weights: bool = setting(False, "do not load any weights")
+    dtype: str = setting("float32", "float32, float64, bfloat16 or float16")
+    data: str = setting("demo", 'a folder of pictures, a Parquet file, a name on the hub, ImageNet-S, or "demo"')
+    split: str | None = setting(None, "which split of the data")
+    streaming: bool = setting(False, "read pictures as they come")
+    n_images: int | None = setting(None, "only the first so many pictures", least=1)
+    per_class: int | None = setting(None, "only the first so many pictures of each class", least=1)
+    drop_incomplete: bool = setting(False, "leave out classes with fewer pictures than per_class asks for")
+    masks: str | None = setting(None, "folder of object masks, named as the pictures")
+    object_id: int | None = setting(None, "of masks of class ids, the object's")
+    class_map: str | None = setting(None, "JSON or CSV: label of the data → class of the model")
+    class_names: str | None = setting(None, "file with the names of the model's classes, one per line")
+    image_column: str | None = setting(None, "the table's column of pictures")
+    label_column: str | None = setting(None, "the table's column of labels")
+    mask_reduction: str = setting("area", "how a mask of pixels becomes one of patches", choices=("area", "nearest"))
+    squash: bool = setting(False, "scale pictures without cropping, as the released code does")
+    batch_size: int = setting(16, "pictures per chunk", least=1)
+    seed: int = setting(0, "of everything that is drawn", least=0)
+    paper_compat: bool = setting(False, "compute as the paper's released code does, quirks and all")
+    n_random_models: int = setting(2, "re-initialised models to compare with", least=0)
+    n_bootstrap: int = setting(1000, "draws of pictures behind each interval", least=10)
+    n_permutations: int = setting(300, "shuffles behind each permutation test", least=10)
+    heatmap_classes: str = setting("label", "which class heatmaps explain", choices=("label", "predicted"))
+    n_steps: int | None = setting(None, "steps of the removal of patches; by default each patch is one", least=1)
+    n_random_orders: int = setting(3, "random orders to compare the removal of patches with", least=1)
+    train_data: str | None = setting(None, "pictures that probes are trained on")
+    train_split: str | None = setting(None, "which split of them")
+    train_per_class: int = setting(10, "training pictures per class", least=1)
+    n_probe_tokens: int | None = setting(None, "probes at so many tokens; by default at all", least=1)
 
     def check(self) -> None:
         """Raises InputError for values that no run can have."""
-        least = {"batch_size": 1, "random_models": 0, "bootstrap": 10, "permutations": 10, "random_orders": 1}
-        for name, lowest in {**least, "train_per_class": 1}.items():
-            if getattr(self, name) < lowest:
-                raise InputError(f"--{name.replace('_', '-')} is at least {lowest}, not {getattr(self, name)}")
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"--seed is a whole number from 0 to 2^63 − 1, not {self.seed}")
-        for name in ("limit", "per_class", "steps", "probe_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"--{name.replace('_', '-')} is at least 1, not {value}")
-        if self.target not in TARGETS:
-            raise InputError(f"--target is {' or '.join(TARGETS)}, not {self.target!r}")
-
-
-def study_description(settings: StudySettings, model: HookedViT, experiments: list[str]) -> dict[str, Any]:
-    """What settings.json holds: settings, the model's facts, the versions of what computed, and in how many threads."""
-    packages = {name: version(name) for name in ("torch", "timm", "transformer-lens", "datasets", "numpy")}
-    return {
-        "experiments": experiments,
-        "settings": asdict(settings),
-        **model_facts(model),
-        "versions": {"python": platform.python_version(), "vitlens": __version__, **packages},
-        "threads": torch.get_num_threads(),
-    }
-
-
-def model_facts(model: HookedViT) -> dict[str, Any]:
-    """What of a model changes numbers or names in tables, however it was made."""
-    names = (
-        None if model.class_names is None else hashlib.sha256("\n".join(model.class_names).encode()).hexdigest()[:16]
-    )
-    return {"weights": fingerprint(model), "class_names": names, "preprocessing": model.cfg.data_config}
-
-
-def difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """The first thing in which two descriptions differ, as text; None where they agree."""
-    for name in sorted(before["settings"].keys() | now["settings"].keys()):
-        old, new = before["settings"].get(name), now["settings"].get(name)
-        if old != new:
-            return f"{name} was {old!r} and is now {new!r}"
-    if before["weights"] != now["weights"]:
-        return "the weights are others"
-    if before.get("class_names") != now.get("class_names"):
-        return "the classes have other names"
-    preparation = (before.get("preprocessing") or {}, now.get("preprocessing") or {})
-    for name in sorted(preparation[0].keys() | preparation[1].keys()):
-        old, new = (facts.get(name) for facts in preparation)
-        if old != new:
-            return f"pictures were prepared with {name} {old!r}, and now with {new!r}"
-    if before["experiments"] != now["experiments"]:
-        return f"it holds {', '.join(before['experiments'])}, and now {', '.join(now['experiments'])} are asked for"
-    for name, old in before["versions"].items():
-        if old != now["versions"].get(name):
-            return f"{name} was {old} and is now {now['versions'].get(name)}"
-    return None
+        for item in fields(self):
+            value, least, choices = getattr(self, item.name), item.metadata["least"], item.metadata["choices"]
+            if value is not None and least is not None and value < least:
+                raise InputError(f"{item.name} is at least {least}, not {value}")
+            if choices and value not in choices:
+                raise InputError(f"{item.name} is {' or '.join(choices)}, not {value!r}")
+        if self.seed >= 2**63:
+            raise InputError(f"seed is a whole number from 0 to 2^63 − 1, not {self.seed}")

@@ -19,7 +19,7 @@ from vitlens.data.picture_list import as_digest, changed, keep_list, list_rows
 from vitlens.data.picture_sets import PictureRow
 from vitlens.errors import InputError
 from vitlens.files import LOCK, PARTIAL, make_folder, only_process_in, write_whole
-from vitlens.paper.settings import difference
+from vitlens.paper.run_facts import difference
 
 LOG = logging.getLogger(__name__)
 KEYS = "key"
@@ -39,7 +39,7 @@ class Store:
         """Makes the folder, or makes sure that what it holds was computed in the same way; no other process comes in.
 
         Args:
-            description: of the run, as `settings.study_description` makes it.
+            description: of the run, as `run_facts` makes it.
             list_them: makes the list of the run's pictures, as `list_pictures` does; None for a stream, of which the
                 pictures of finished chunks are compared when they come by.
 
@@ -50,7 +50,7 @@ class Store:
         make_folder(self.folder)
         path = self.folder / SETTINGS
         if not path.exists() and any(not _is_passing(entry) for entry in self.folder.iterdir()):
-            raise InputError(f"{self.folder} is not empty and holds no run of ours: choose another --out")
+            raise InputError(f"{self.folder} is not empty and holds no run of ours: choose another folder (path=)")
         with only_process_in(self.folder):
             if path.exists():
                 self._compare(path, description)
@@ -73,7 +73,8 @@ class Store:
             raise InputError(f"{path} is not the settings of a run: choose another folder") from None
         if change is not None:
             raise InputError(
-                f"{self.folder} holds a run with other settings: {change}. Choose another --out, or delete that folder"
+                f"{self.folder} holds a run with other settings: {change}. Choose another folder (path=), "
+                "or delete that one"
             )
         threads, now = before.get("threads"), description.get("threads")
         if threads != now:
@@ -106,7 +107,7 @@ class Store:
             if number and (n_chunks is None or int(number[1]) < n_chunks) and entry.is_file():
                 continue
             names = "" if n_chunks is None else f" ({self.path_of(0).name} to {self.path_of(n_chunks - 1).name})"
-            raise InputError(f"{entry} is no record of this run{names}: remove it, or choose another --out")
+            raise InputError(f"{entry} is no record of this run{names}: remove it, or choose another folder (path=)")
 
     def has(self, chunk: int, rows: Sequence[PictureRow] | None = None) -> bool:
         """Whether a chunk is done; one that a crash has emptied or cut off is not, and that is said.
@@ -125,12 +126,13 @@ class Store:
             LOG.warning("%s is empty, cut off or damaged: it is computed again", path)
             return False
         if notes.get("run") != self.run:
-            raise InputError(f"{path} is a record of another run: remove it, or choose another --out")
+            raise InputError(f"{path} is a record of another run: remove it, or choose another folder (path=)")
         if rows is not None:
             change = changed(notes["pictures"], list_rows(rows).values.tolist())
             if change is not None:
                 raise InputError(
-                    f"{self.folder} holds a run on other pictures: {change}. Choose another --out, or delete that folder"
+                    f"{self.folder} holds a run on other pictures: {change}. Choose another folder (path=), "
+                    "or delete that one"
                 )
         return True
 

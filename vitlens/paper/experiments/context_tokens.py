@@ -94,7 +94,7 @@ class ContextTokens(Experiment):
                 values,
                 inside,
                 outside,
-                n_draws=self.settings.permutations,
+                n_draws=self.settings.n_permutations,
                 seed=self.settings.seed,
                 paper_compat=self.settings.paper_compat,
             )

@@ -35,7 +35,7 @@ class Explainability(Experiment):
         return self._observer.hooks()
 
     def measure(self, batch: Batch) -> Arrays:
-        target = batch.labels if self.settings.target == "label" else batch.logits.argmax(dim=1)
+        target = batch.labels if self.settings.heatmap_classes == "label" else batch.logits.argmax(dim=1)
         loss = "double_softmax" if self.settings.paper_compat else "cross_entropy"
         with torch.no_grad():
             maps = self._observer.importance(target[:, None], loss)[:, 0].sum(dim=(1, 2))
@@ -49,13 +49,13 @@ class Explainability(Experiment):
         for method, values in importance.items():
             found[self.own(f"map/{method}")] = values.detach().half()
             found |= curves_of(self, method, batch, values.detach(), target)
-        for seed in range(self.settings.random_orders):
+        for seed in range(self.settings.n_random_orders):
             order = random_importance(batch.keys, maps.shape[1], seed, shared=self.settings.paper_compat)
             found |= curves_of(self, f"random {seed}", batch, order, target, ("negative",))
         return found
 
     def tables(self, records: Records) -> Tables:
-        curves = curve_tables(self, records, METHODS, self.settings.random_orders)
+        curves = curve_tables(self, records, METHODS, self.settings.n_random_orders)
         return {"perturbation_curves": curves[0], "perturbation_areas": curves[1]}
 
     def figures(self, tables: Tables) -> dict[str, go.Figure]:
@@ -79,7 +79,7 @@ class Explainability(Experiment):
         found = {}
         for i in range(min(N_EXAMPLES, len(batch.images))):
             values = np.stack([maps[self.own(f"map/{method}")][i] for method in METHODS]).astype(np.float32)
-            target = maps["label" if settings.target == "label" else "prediction"][i]
+            target = maps["label" if settings.heatmap_classes == "label" else "prediction"][i]
             methods = [find_method(name) for name in METHODS]
             on_grid = torch.from_numpy(values).unflatten(-1, self.model.cfg.grid_size)
             found[f"heatmaps_{i}"] = heatmap_comparison(
@@ -118,7 +118,7 @@ def curves_of(
         batch.images,
         importance,
         target,
-        n_steps=experiment.settings.steps,
+        n_steps=experiment.settings.n_steps,
         perturbations=perturbations,
         progress=False,
     )
@@ -135,7 +135,7 @@ def curve_tables(
     """Mean curves, and areas under them with intervals over pictures. Random orders are averaged over their seeds."""
     grid = experiment.model.cfg.grid_size
     n_patches = grid[0] * grid[1]
-    removed = [step / n_patches for step in removal_steps(n_patches, experiment.settings.steps)]
+    removed = [step / n_patches for step in removal_steps(n_patches, experiment.settings.n_steps)]
     compat = experiment.settings.paper_compat
     curves, areas = [], []
     series = [

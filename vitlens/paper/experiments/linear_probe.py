@@ -37,17 +37,17 @@ class LinearProbe(Experiment):
         super().__init__(context)
         if self.settings.train_data is None:
             raise InputError(
-                "linear_probe needs pictures to train on that are not those it is tested on: name them with --train-data "
-                "(and --train-split), or leave this experiment out"
+                "linear_probe needs pictures to train on that are not those it is tested on: name them with train_data= "
+                "(and train_split=), or leave this experiment out"
             )
         same = (self.settings.train_data, self.settings.train_split) == (self.settings.data, self.settings.split)
         if same:
             raise InputError(
-                "the probes would be tested on the pictures they were trained on: name other pictures with --train-data, or "
-                "another --train-split"
+                "the probes would be tested on the pictures they were trained on: name other pictures with train_data=, or "
+                "another split with train_split="
             )
         n_tokens = self.model.cfg.n_ctx
-        wanted = self.settings.probe_tokens or n_tokens
+        wanted = self.settings.n_probe_tokens or n_tokens
         # The class token, and patches spread evenly over the picture.
         self.tokens = sorted({round(i * (n_tokens - 1) / max(wanted - 1, 1)) for i in range(min(wanted, n_tokens))})
         needed = ProbeFit.bytes_needed(self.model, len(FULL_SITES) * self.model.cfg.n_layers, len(self.tokens))
@@ -56,7 +56,7 @@ class LinearProbe(Experiment):
             fitting = int(len(self.tokens) * 0.7 * available / needed)
             raise InputError(
                 f"probes at {len(self.tokens)} tokens of every site need {needed / 2**30:.0f} GiB, and this machine has "
-                f"{available / 2**30:.0f}: pass --probe-tokens {max(fitting, 1)} or fewer, which are spread over the picture"
+                f"{available / 2**30:.0f}: pass n_probe_tokens={max(fitting, 1)} or fewer, which are spread over the picture"
             )
         self._ranks: dict[tuple[str, int], Tensor] = {}
 

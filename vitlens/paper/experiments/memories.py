@@ -118,7 +118,7 @@ class MemoriesOfClasses(Experiment):
             test = permutation_test(
                 right[:, block].astype(np.float64),
                 wrong[:, block].astype(np.float64),
-                n_draws=self.settings.permutations,
+                n_draws=self.settings.n_permutations,
                 seed=self.settings.seed,
                 paper_compat=self.settings.paper_compat,
             )
