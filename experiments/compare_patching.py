@@ -31,10 +31,8 @@ from vitlens.files import check_writable, write_whole
 from vitlens.model.graph import Graph
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.patching.activation import activation_patching
-from vitlens.patching.edges import METHODS as EDGE_METHODS
-from vitlens.patching.edges import edge_attribution_patching
-from vitlens.patching.gradients import METHODS as NODE_METHODS
-from vitlens.patching.gradients import attribution_patching
+from vitlens.patching.edges import EDGE_METHODS, edge_attribution_patching
+from vitlens.patching.gradients import ATTRIBUTION_METHODS, attribution_patching
 from vitlens.patching.paths import path_patching
 from vitlens.patching.results import Patching
 
@@ -132,7 +130,7 @@ def functions(
             lambda method: edge_attribution_patching(*pair, method=method, n_steps=steps, **about),
             EDGE_METHODS,
         )
-    methods = tuple(method for method in NODE_METHODS if method != "atp_star" or site in ("q", "k"))
+    methods = tuple(method for method in ATTRIBUTION_METHODS if method != "atp_star" or site in ("q", "k"))
     return (
         lambda: activation_patching(*pair, sites=site, **about),
         lambda method: attribution_patching(*pair, sites=site, method=method, n_steps=steps, **about),
