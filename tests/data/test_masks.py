@@ -260,7 +260,7 @@ def test_void_in_scores(model):
     )
     bench = bench_of(model, images, 1, batch_size=1)
     scored = ScoredMap(maps.flatten(1))
-    assert patch_auroc(bench, scored, Masks(inside, void)).item() == 1
-    assert pointing_game(bench, scored, Masks(inside, void), tolerance=0.0).isnan().all()
-    assert pointing_game(bench, scored, inside, tolerance=0.0).item() == 0
-    assert pointing_game(bench, scored, Masks(inside, void), tolerance=30.0).item() == 1
+    assert patch_auroc(bench, Masks(inside, void))(scored).item() == 1
+    assert pointing_game(bench, Masks(inside, void), tolerance=0.0)(scored).isnan().all()
+    assert pointing_game(bench, inside, tolerance=0.0)(scored).item() == 0
+    assert pointing_game(bench, Masks(inside, void), tolerance=30.0)(scored).item() == 1
