@@ -93,6 +93,10 @@ def lens(subject: Subject) -> Figures:
         "mosaic": lambda: plots.class_mosaic(found),
         "mosaic of a middle block": lambda: plots.class_mosaic(found, block=model.cfg.n_layers // 2),
         "one token": lambda: plots.token_classes(found, token=middle),
+        "without some patches": lambda: plots.removal_map(
+            vitlens.ablate_tokens(model, subject.images[:1], first[0], tokens=vitlens.choose.box(0, 0, 1, 2))
+        ),
+        "attention cut": lambda: plots.knockout_bars(vitlens.knockout_attention(model, subject.images[:1])),
         "trace": lambda: plots.trace_curves(vitlens.lens.class_trace(model, subject.images, subject.labels)),
         "probes": lambda: plots.probe_norms(_probes(subject)),
     }
