@@ -23,20 +23,20 @@ from rich.table import Table
 from scipy import stats
 from torch import Tensor
 
-from vitlens.cli.options import Timm
-from vitlens.cli.shared import DEMO, load_model, run
+from vitlens.cli import DEMO, Timm, load_model, run
 from vitlens.demo import load_demo_pictures
 from vitlens.errors import InputError
 from vitlens.files import check_writable, write_whole
-from vitlens.model.graph import Graph
-from vitlens.model.hooked_vit import HookedViT
-from vitlens.patching.activation import activation_patching
+from vitlens.model import Graph, HookedViT
+from vitlens.patching import (
+    Patching,
+    activation_patching,
+    attribution_patching,
+    edge_attribution_patching,
+    path_patching,
+)
 from vitlens.patching.edges import METHODS as EDGE_METHODS
-from vitlens.patching.edges import edge_attribution_patching
 from vitlens.patching.gradients import METHODS as NODE_METHODS
-from vitlens.patching.gradients import attribution_patching
-from vitlens.patching.paths import path_patching
-from vitlens.patching.results import Patching
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 SITES = ("resid_pre", "mlp_out", "z", "q", "k", "v")
