@@ -34,7 +34,7 @@ from vitlens.choose import Box, class_metric, select_tokens
 from vitlens.cli import DEMO, Timm, load_model, run
 from vitlens.data import replace_context
 from vitlens.data.class_names import short_name
-from vitlens.data.counterfactuals import REPLACEMENTS
+from vitlens.data.counterfactuals import CONTEXT_REPLACEMENTS
 from vitlens.demo import load_demo_pictures
 from vitlens.errors import InputError
 from vitlens.files import make_folder, only_process_in, write_whole
@@ -79,7 +79,7 @@ def main(
     replace: Annotated[
         str | None,
         typer.Option(
-            help=f"make the corrupted picture from the clean one: context replaced by {', '.join(REPLACEMENTS)}"
+            help=f"make the corrupted picture from the clean one: context replaced by {', '.join(CONTEXT_REPLACEMENTS)}"
         ),
     ] = None,
     mask: Annotated[

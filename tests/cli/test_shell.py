@@ -14,7 +14,7 @@ from vitlens.attribution.units import UNITS as LIBRARY_UNITS
 from vitlens.choose.metrics import LOGIT_METRICS as LIBRARY_METRICS
 from vitlens.choose.sites import SITES as LIBRARY_SITES
 from vitlens.cli import names
-from vitlens.data.counterfactuals import REPLACEMENTS as LIBRARY_REPLACEMENTS
+from vitlens.data.counterfactuals import CONTEXT_REPLACEMENTS
 from vitlens.lens.lens import LENS_SITES as LIBRARY_LENS_SITES
 
 ENTRY = "import sys; sys.argv[0] = 'vitlens'; from vitlens.cli.main import main; main()"
@@ -150,7 +150,7 @@ def test_names_that_are_completed_are_the_librarys():
     assert tuple(LIBRARY_SITES) == names.PATCHING_SITES
     assert tuple(LIBRARY_UNITS) == names.UNITS
     assert names.METRICS == LIBRARY_METRICS
-    assert names.REPLACEMENTS == LIBRARY_REPLACEMENTS
+    assert names.REPLACEMENTS == CONTEXT_REPLACEMENTS
     table = vitlens.supported_models()
     assert names.model_names("") == ["demo", *table["name"][table["refused"] == ""]]
     assert names.model_names("vit_tiny_patch16_3") == ["vit_tiny_patch16_384"]
