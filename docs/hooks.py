@@ -94,6 +94,7 @@ def heatmap_methods() -> str:
         facts = [
             "knows the class" if method.class_specific else "knows no class",
             "signed" if method.signed else "unsigned",
+            *(f'`keep="{part}"`' for part in method.keeps),
         ]
         where = f"{method.function.__module__}.{name}"
         parts.append(f'### {method.title}\n\n`method="{name}"`, {", ".join(facts)}\n\n::: {where}\n{WITHOUT_HEADING}')

@@ -7,7 +7,7 @@ chunk of pictures is kept in --out: the same command goes on where it was stoppe
     python experiments/compare_heatmaps.py
     python experiments/compare_heatmaps.py --planted
     python experiments/compare_heatmaps.py --model vit_tiny_patch16_224 --checkpoint FILE --data FOLDER --metric deletion …
-    python experiments/compare_heatmaps.py --model vit_base_patch16_224 --data ImageNetS919 --per-class 1 --target label
+    python experiments/compare_heatmaps.py --model vit_base_patch16_224 --data ImageNetS919 --per-class 1 --classes label
 """
 
 import sys
@@ -142,10 +142,10 @@ def main(
 
 
 def cells_of(scores: HeatmapEvaluation) -> pd.DataFrame:
-    """Methods × metrics, as "mean [lower, upper]"; the metric's name with the direction that is better."""
-    tables = {METRICS[name].title: scores.faithfulness.table()[name] for name in scores.faithfulness.axes["metric"]}
+    """Methods × metrics, as "mean [low, high]"; the metric's name with the direction that is better."""
+    tables = {METRICS[name].title: scores.faithfulness.summary()[name] for name in scores.faithfulness.axes["metric"]}
     if scores.segmentation is not None:
-        found = scores.segmentation.table()
+        found = scores.segmentation.summary()
         tables |= {f"{name} ↑": found[name] for name in found.columns.levels[0]}
     rows = list(tables[next(reversed(tables))].index)
     return pd.DataFrame(
@@ -157,8 +157,8 @@ def cells_of(scores: HeatmapEvaluation) -> pd.DataFrame:
 def cell(numbers: pd.DataFrame, method: str) -> str:
     if method not in numbers.index or np.isnan(numbers.loc[method, "mean"]):
         return "–"
-    mean, lower, upper = numbers.loc[method]
-    return f"{mean:.3f} [{lower:.2f}, {upper:.2f}]".replace("-", "−")
+    mean, low, high = numbers.loc[method]
+    return f"{mean:.3f} [{low:.2f}, {high:.2f}]".replace("-", "−")
 
 
 def planted_table(methods: list[str], builds: int, n_pictures: int) -> pd.DataFrame:

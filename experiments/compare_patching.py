@@ -35,8 +35,8 @@ from vitlens.patching import (
     edge_attribution_patching,
     path_patching,
 )
-from vitlens.patching.edges import METHODS as EDGE_METHODS
-from vitlens.patching.gradients import METHODS as NODE_METHODS
+from vitlens.patching.edges import EDGE_METHODS
+from vitlens.patching.gradients import ATTRIBUTION_METHODS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 SITES = ("resid_pre", "mlp_out", "z", "q", "k", "v")
@@ -132,7 +132,7 @@ def functions(
             lambda method: edge_attribution_patching(*pair, method=method, n_steps=steps, **about),
             EDGE_METHODS,
         )
-    methods = tuple(method for method in NODE_METHODS if method != "atp_star" or site in ("q", "k"))
+    methods = tuple(method for method in ATTRIBUTION_METHODS if method != "atp_star" or site in ("q", "k"))
     return (
         lambda: activation_patching(*pair, sites=site, **about),
         lambda method: attribution_patching(*pair, sites=site, method=method, n_steps=steps, **about),

@@ -197,6 +197,8 @@ def picture_experiment(
         sets["class"] = select_tokens(model, "class", 1)
 
     donor = None if corrupted is None else model.to_images(corrupted)
+    if replace == "other" and donor is None:
+        raise InputError("--replace other takes the context of a second picture: name it with --corrupted FILE")
     if replace is not None:
         others = donor if replace == "other" else None
         other = replace_context(images, pixel_mask, replacement=replace, others=others, patch_size=cut)

@@ -101,7 +101,7 @@ def test_two_pictures_a_box_and_the_other_direction(tmp_path):
         (["--clean", PICTURES / CLEAN, "--box", "0,0,14,14", "--replace", "mean"], "empty"),
         (["--clean", PICTURES / CLEAN, "--box", "2,2,4,4"], "compared with"),
         (["--clean", PICTURES / CLEAN, "--box", "2,2,4,4", "--replace", "inpaint"], "other, mean, zero, blur"),
-        (["--clean", PICTURES / CLEAN, "--box", "2,2,4,4", "--replace", "other"], "others="),
+        (["--clean", PICTURES / CLEAN, "--box", "2,2,4,4", "--replace", "other"], "--corrupted FILE"),
         (["--clean", "missing.png", "--box", "2,2,4,4", "--replace", "mean"], "no file"),
         (["--direction", "up", "--pairs", 1], "denoise"),
     ],

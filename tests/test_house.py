@@ -150,3 +150,40 @@ def test_a_chapter_says_in_a_few_lines_what_is_in_it(chapter):
 
 def test_the_order_is_one_of_floors():
     assert all(set(low).isdisjoint(high) for low, high in pairwise(ORDER))
+
+
+#: Names that several files may have: one logger each, type variables, a drawing for each kind of result.
+IN_EVERY_FILE = {"LOG", "P", "R", "FIGURES"}
+
+#: Chapters that say again, on purpose, what another says: a command is called as the call that it is for, and each planted
+#: model has a scene of its own.
+SAY_AGAIN = {"cli", "planted"}
+
+#: Two things of one name that are still to be told apart; none may be added.
+STILL_TWICE = {
+    "ADAPTERS", "Activations", "DASHES", "Found", "GROUPS", "Given", "KINDS", "LABELS", "LEAST", "MARGIN", "METHODS",
+    "METRICS", "Masks", "PARTS", "PICTURES_AT_ONCE", "PORTS", "Part", "Pictures", "RANDOM", "SITES",
+    "as_masks", "checked", "read_tensors", "text",
+}  # fmt: skip
+
+
+def top_level_names(path: Path) -> set[str]:
+    """The classes, functions and constants that a file defines for others."""
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return {name for name in names if not name.startswith("_")}
+
+
+def test_a_name_is_that_of_one_thing():
+    homes: dict[str, list[str]] = {}
+    for name, path in FILES.items():
+        if chapter_of(name) not in SAY_AGAIN and path.name != "__init__.py":
+            for defined in top_level_names(path) - IN_EVERY_FILE:
+                homes.setdefault(defined, []).append(name)
+    twice = {defined: files for defined, files in homes.items() if len(files) > 1}
+    assert twice.keys() <= STILL_TWICE, {name: files for name, files in twice.items() if name not in STILL_TWICE}
+    assert twice.keys() >= STILL_TWICE, f"told apart by now: {', '.join(sorted(STILL_TWICE - twice.keys()))}"

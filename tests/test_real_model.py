@@ -84,11 +84,11 @@ def test_the_token_mask_says_which_tokens_carry_the_decision(model):
     scores = evaluate_heatmaps(
         model, images, found.classes[:, 0], heatmaps=[found], metrics=["negative", "positive", "insertion"], n_steps=7,
         n_draws=1, progress=False,
-    ).table()  # fmt: skip
-    assert scores.loc["token_mask", ("negative", "lower")] > scores.loc["random", ("negative", "mean")]
+    ).summary()  # fmt: skip
+    assert scores.loc["token_mask", ("negative", "low")] > scores.loc["random", ("negative", "mean")]
     for name in ("random", "centre_prior"):
-        assert scores.loc["token_mask", ("positive", "upper")] < scores.loc[name, ("positive", "mean")]
-        assert scores.loc["token_mask", ("insertion", "lower")] > scores.loc[name, ("insertion", "mean")]
+        assert scores.loc["token_mask", ("positive", "high")] < scores.loc[name, ("positive", "mean")]
+        assert scores.loc["token_mask", ("insertion", "low")] > scores.loc[name, ("insertion", "mean")]
 
 
 def test_attribution_tells_dog_from_cat(model, cat_and_dog):

@@ -161,6 +161,8 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
     cut = vitlens.removal.Edges("context", "object")
     numbers = np.random.default_rng(0).normal(size=12)
     means = vitlens.attribution.attribution_means(model, images, torch.tensor([0, 1]), **quiet)
+    description = vitlens.describe(model, images, **quiet)
+    Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save("picture.png")
     stream = vitlens.features.stream_activations(model, images, hook="resid_post0", **quiet)
     tops = vitlens.features.top_patches(**dictionary, images=images, k=2, **quiet)
 
@@ -234,13 +236,18 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "load_result": {"path": "no such file"},
         "run_study": None,
         "verify_port": None,
-        "open_pictures": None,
+        "open_pictures": {"source": "demo", "class_names": None, "n_classes": 10},
         "supported_models": {"pattern": "vit_tiny*"},
-        "class_metric": None,
-        "select_classes": None,
-        "artefact_warning": None,
-        "write_description_page": None,
-        "write_picture_report": None,
+        "class_metric": {
+            "model": model,
+            "clean_logits": model(images),
+            "corrupted_logits": model(others),
+            "classes": 0,
+        },
+        "select_classes": {"model": model, "classes": 0, "n_images": 2, "predict": lambda: model(images)},
+        "artefact_warning": {**about, "values": torch.rand(2, 4), **quiet},
+        "write_description_page": {"description": description, "path": "page.html"},
+        "write_picture_report": {"model": model, "images": "picture.png", "path": "page.html", **quiet},
         "load_demo": None,
         "load_demo_model": None,
         "load_demo_pictures": None,
@@ -373,6 +380,9 @@ ALLOWED: dict[str, Callable[[str, str, Any], bool]] = {
     ),
     "cells that an interrupted sweep did not reach are NaN, and so is their interval": (
         lambda name, argument, value: (name, argument) == ("bootstrap", "sums") and isinstance(value, np.ndarray)
+    ),
+    "a page may show one picture alone": (
+        lambda name, argument, value: (name, argument) == ("write_picture_report", "corrupted") and value is None
     ),
     "a page needs no examples": (lambda name, argument, value: argument == "n_examples" and value == 0),
     "no scores go with a circuit made by hand": (

@@ -1,5 +1,6 @@
 """Tests and intervals for differences over pictures: seeded, and honest about which values are independent."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,17 +138,22 @@ def bootstrap(
         top, bottom = (_sum_by(where, x) for x in (top, bottom))
     shape = top.shape[1:]
     top, bottom = top.reshape(len(top), -1), bottom.reshape(len(bottom), -1)
-    generator = np.random.default_rng(seed)
     draws = np.empty((n_draws, top.shape[1]))
     with np.errstate(invalid="ignore", divide="ignore"):
-        for i in range(n_draws):
-            weight = np.bincount(generator.integers(len(top), size=len(top)), minlength=len(top)).astype(np.float64)
+        for i, weight in enumerate(bootstrap_weights(len(top), n_draws, seed)):
             draws[i] = (weight @ top) / (weight @ bottom)
         mean = top.sum(0) / bottom.sum(0)
     known = ~np.isnan(draws).all(axis=0)
     ends = np.full((2, top.shape[1]), np.nan)
     ends[:, known] = np.nanquantile(draws[:, known], [(1 - level) / 2, (1 + level) / 2], axis=0)
     return mean.reshape(shape), ends[0].reshape(shape), ends[1].reshape(shape)
+
+
+def bootstrap_weights(n_pictures: int, n_draws: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """How often each of these pictures is there, [picture], in every draw with replacement."""
+    generator = np.random.default_rng(seed)
+    for _ in range(n_draws):
+        yield np.bincount(generator.integers(n_pictures, size=n_pictures), minlength=n_pictures).astype(np.float64)
 
 
 def _check_draws(n_draws: int, seed: int) -> None:

@@ -314,7 +314,7 @@ def test_top_names_what_weighs_most(plain, images_of, unit, place, name):
     assert len(table) == 4
     assert table["component"][0] == name
     assert table["logit"].tolist() == sorted(table["logit"], key=abs, reverse=True)
-    lines = changed.describe(2, image=1).splitlines()
+    lines = changed.sentence(2, image=1).splitlines()
     assert lines[1] == f"{name}: -1000000.00"
     assert len(lines) == 4
     assert lines[-1].startswith("all else: ")
@@ -323,7 +323,7 @@ def test_top_names_what_weighs_most(plain, images_of, unit, place, name):
 def test_described_lines_sum_to_the_logit(plain, images_of):
     plain.class_names = [f"name {i}" for i in range(10)]
     result = direct_logit_attribution(plain, images_of(plain, 1), "name 4", unit="head_patch")
-    head, *lines = result.describe(5).splitlines()
+    head, *lines = result.sentence(5).splitlines()
     assert head == f"name 4: logit {result.logits.item():+.2f}"
     assert len(lines) == 6
     total = sum(float(line.rsplit(": ", 1)[1]) for line in lines)

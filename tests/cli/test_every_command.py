@@ -144,7 +144,7 @@ def test_heatmap(run, case):
         rows = [row for row in done.json["rows"] if row["method"] == method]
         assert column(rows, "importance") == numbers(expected.to_frame(), "importance")
         top = [row for row in done.json["top"] if (row["method"], row["picture"]) == (method, str(CONFLICTING))]
-        assert [(row["row"], row["column"]) for row in top] == expected.top(4, 1)
+        assert [[row["row"], row["column"]] for row in top] == expected.top(4, 1)[["row", "column"]].to_numpy().tolist()
     about = {row["method"]: row["class"] for row in done.json["maps"]}
     assert about == {"grad_cam": model.class_label(3), "raw_attention": None}
 
@@ -155,12 +155,12 @@ def test_heatmap_by_default_and_its_faithfulness(run, demo):
     pictures = [AGREEING, CONFLICTING]
     maps = {"token_mask": vitlens.heatmap(demo, pictures)}
     assert column(done.json["rows"], "importance") == numbers(maps["token_mask"].to_frame(), "importance")
-    table = vitlens.evaluate_heatmaps(demo, pictures, heatmaps=maps, n_steps=3, progress=False).table()
+    table = vitlens.evaluate_heatmaps(demo, pictures, heatmaps=maps, n_steps=3, progress=False).summary()
     scores = {(row["method"], row["metric"]): row for row in done.json["faithfulness"]}
     assert len(scores) == table.shape[0] * table.shape[1] // 3
     for method in table.index:
         for metric in ("deletion", "insertion", "negative", "positive"):
-            for end in ("mean", "lower", "upper"):
+            for end in ("mean", "low", "high"):
                 assert scores[method, metric][end] == pytest.approx(table.loc[method, (metric, end)], abs=1e-6)
 
 

@@ -136,7 +136,7 @@ def test_wrong_input(planted):
     model, images = planted
     values = torch.ones(3, 16)
     for arguments, message in [
-        ({"threshold": 1.0}, "above 1, not 1"),
+        ({"outlier_threshold": 1.0}, "above 1, not 1"),
         ({"late_block": 3}, "no block 3"),
     ]:
         with pytest.raises(InputError, match=message):

@@ -66,7 +66,7 @@ def test_norms_of_every_architecture(classifier, images_of):
 def test_batches_do_not_matter(name, monkeypatch):
     model = build(name)
     images = pictures(model.cfg, 11)
-    options = {"cka_rows": 4, "threshold": 1.05, "progress": False}
+    options = {"cka_rows": 4, "outlier_threshold": 1.05, "progress": False}
     at_once = describe(model, images, batch_size=11, **options)
     for batch_size in (1, 4):
         same_descriptions(describe(model, images, batch_size=batch_size, **options), at_once)
@@ -205,7 +205,7 @@ def test_edits_of_the_run_are_described(plain, images_of):
 def test_wrong_input(plain, images_of):
     images = images_of(plain, 4)
     for arguments, message in [
-        ({"threshold": 1.0}, "above 1, not 1"),
+        ({"outlier_threshold": 1.0}, "above 1, not 1"),
         ({"late_block": 3}, "no block 3"),
         ({"batch_size": 0}, "at least 1, not 0"),
         ({"cka_rows": 3}, "at least 4 pictures, not cka_rows=3"),

@@ -136,7 +136,7 @@ def test_cka_against_another_model():
         ours = left["resid_post", 1][:, model.cfg.n_prefix_tokens :].mean(dim=1)
         theirs = right["resid_post", block][:, other.cfg.n_prefix_tokens :].mean(dim=1)
         same(description.cka_against[1, block], cka_of(ours, theirs, 6))
-    assert description.settings["against"] == other.cfg.model_name
+    assert description.settings["other_model"] == other.cfg.model_name
     itself = describe(model, images, other_model=model, progress=False)
     same(itself.cka_against, itself.cka)
     assert description.cka.shape == (3, 3)

@@ -173,7 +173,7 @@ def test_metrics_that_are_functions_of_their_own(plain, images_of, monkeypatch):
     seeds = torch.stack([random_map(plain, images, seed=seed).softmax(dim=1) for seed in range(2)])
     close(found.values[1, 0, 0], 3 * seeds[:, 0, 0].mean())
     known = found.values[0, 0, [0, 2]].mean().item()
-    assert found.table().loc["mine", ("covered", "mean")] == pytest.approx(known)
+    assert found.summary().loc["mine", ("covered", "mean")] == pytest.approx(known)
     alone = score(plain, images, None, {"mine": maps}, metrics="covered", masks=masks)
     assert (alone.curve_names, alone.curves.numel()) == ([], 0)
     assert "–" not in str(alone)
@@ -210,7 +210,7 @@ def test_curves_belong_to_their_metrics(result):
 
 
 def test_the_tables_intervals_are_the_bootstraps(result):
-    table = result.table(level=0.9, n=200)
+    table = result.summary(level=0.9, n_draws=200)
     assert list(table.index) == ["one", "two", *BASELINES]
     for row, method in enumerate(table.index):
         for column, metric in enumerate(result.axes["metric"]):
@@ -218,16 +218,16 @@ def test_the_tables_intervals_are_the_bootstraps(result):
             ends = bootstrap(values, level=0.9, n_draws=200)
             np.testing.assert_allclose(table.loc[method, metric].to_numpy(), ends, rtol=1e-12, atol=1e-12)
             assert table.loc[method, (metric, "mean")] == pytest.approx(values.mean())
-    assert (table["deletion"]["lower"] < table["deletion"]["upper"]).all()
+    assert (table["deletion"]["low"] < table["deletion"]["high"]).all()
 
 
 def test_pairs_of_methods(result):
-    paired = result.paired("one", "centre_prior", n=200)
+    paired = result.paired("one", "centre_prior", n_draws=200)
     for column, metric in enumerate(result.axes["metric"]):
         difference = (result.values[0, column] - result.values[3, column]).numpy()
         expected = bootstrap(difference, n_draws=200)
         np.testing.assert_allclose(
-            paired.loc[metric, ["difference", "lower", "upper"]].astype(float), expected, atol=1e-12
+            paired.loc[metric, ["difference", "low", "high"]].astype(float), expected, atol=1e-12
         )
     same = result.paired("one", "one")
     assert (same["difference"] == 0).all()
@@ -253,8 +253,8 @@ def test_every_metric_says_what_it_is(result):
         assert definition[0] == METRICS[name].arrow
         assert f"\n{name} {definition}" in written
         assert f"{METRICS[name].title}" in written.split("\n")[2]
-    mean, lower, upper = result.table().loc["two", "insertion"]
-    assert f"{mean:.3f} [{lower:.3f}, {upper:.3f}]" in written
+    mean, low, high = result.summary().loc["two", "insertion"]
+    assert f"{mean:.3f} [{low:.3f}, {high:.3f}]" in written
     assert "5 pictures, predicted class, replacement blur" in written
     metrics = faithfulness_metrics()
     assert list(metrics.index) == list(METRICS)

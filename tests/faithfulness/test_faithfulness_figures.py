@@ -66,7 +66,7 @@ def test_only_random_maps_have_a_band(result):
 
 def test_the_table_is_brighter_where_it_is_better(result):
     figure = faithfulness_table(result)
-    drawn, table = figure.data[0], result.table()
+    drawn, table = figure.data[0], result.summary()
     assert drawn.z.shape == (12, 5)
     for column, name in enumerate(SHOWN):
         mean = table[name]["mean"].to_numpy()
@@ -75,15 +75,15 @@ def test_the_table_is_brighter_where_it_is_better(result):
         assert drawn.z[best, column] == 1
         assert drawn.z[worst, column] == 0
         sign = 1 if METRICS[name].higher_is_better else -1
-        worse, better = ("lower", "upper") if sign > 0 else ("upper", "lower")
+        worse, better = ("low", "high") if sign > 0 else ("high", "low")
         others = np.delete(sign * table[name][better].to_numpy(), best)
         wins = sign * table[name][worse].iloc[best] > others.max()
         number = f"{mean[best]:.3f}".replace("-", "−")
         assert drawn.text[best][column].startswith(f"<b>{number}</b>" if wins else number)
         assert not drawn.text[worst][column].startswith("<b>")
         np.testing.assert_allclose(drawn.customdata[:, column], table[name].to_numpy())
-    lower, upper = table.iloc[3]["insertion"][["lower", "upper"]]
-    assert f"[{lower:.3f}, {upper:.3f}]" in drawn.text[3][1]
+    low, high = table.iloc[3]["insertion"][["low", "high"]]
+    assert f"[{low:.3f}, {high:.3f}]" in drawn.text[3][1]
     assert drawn.x[3] == "road<br>morf ↓"
     # Names that are cut to the same letters are rows of their own.
     names = figure.layout.yaxis.ticktext

@@ -12,6 +12,7 @@ from vitlens.faithfulness import evaluate_segmentation
 from vitlens.faithfulness.localisation import patch_auroc, pointing_game
 from vitlens.faithfulness.maps import ScoredMap
 from vitlens.faithfulness.run import bench_of
+from vitlens.statistics import bootstrap
 
 
 def some_masks(images, seed=0):
@@ -84,7 +85,7 @@ def test_segmentation_as_chefer_measures_it(case, level):
             union[value] += ((said == value) | (truth == value)).sum().item()
         one_hot = np.stack([~truth.numpy(), truth.numpy()]).flatten()
         precision.append(average_precision_score(one_hot, torch.stack([1 - large, large]).flatten().numpy()))
-    table = found.table(level)
+    table = found.summary(level=level)
     assert table.loc["mine", ("pixel_accuracy", "mean")] == pytest.approx(correct / labelled, abs=1e-12)
     assert table.loc["mine", ("mIoU", "mean")] == pytest.approx((inter / union).mean(), abs=1e-12)
     assert table.loc["mine", ("mAP", "mean")] == pytest.approx(np.mean(precision), abs=1e-9)
@@ -93,9 +94,14 @@ def test_segmentation_as_chefer_measures_it(case, level):
         assert table.loc["all_background", ("pixel_accuracy", "mean")] == pytest.approx(nothing, abs=1e-12)
         assert table.loc["all_background", ("mIoU", "mean")] == pytest.approx(nothing / 2, abs=1e-12)
     for name in table.columns.levels[0]:
-        mean, lower, upper = table.loc["mine", name]
-        assert lower <= mean + 1e-12
-        assert mean <= upper + 1e-12
+        mean, low, high = table.loc["mine", name]
+        assert low <= mean + 1e-12
+        assert mean <= high + 1e-12
+    counts = found.values[0, :4].double().numpy()
+    ends = bootstrap(counts[[0, 3]].sum(axis=0), counts.sum(axis=0), level=level)
+    np.testing.assert_allclose(table.loc["mine", "pixel_accuracy"].to_numpy(), ends, rtol=1e-12)
+    ends = bootstrap(found.values[0, 5].numpy(), level=level)
+    np.testing.assert_allclose(table.loc["mine", "patch_auroc"].to_numpy(), ends, rtol=1e-12)
     assert "mIoU" in str(found)
 
 
@@ -110,7 +116,7 @@ def test_a_perfect_map_and_its_opposite(plain, images_of):
     maps = {"right": patches.double(), "wrong": -patches.double()}
     found = evaluate_segmentation(plain, images, 1, masks=masks, heatmaps=maps, baselines=False, progress=False)
     assert found.axes["method"] == ["right", "wrong"]
-    table = found.table()
+    table = found.summary()
     # Bilinear enlargement blurs the edge: most pixels, not all.
     assert table.loc["right", ("pixel_accuracy", "mean")] > 0.85
     assert table.loc["wrong", ("pixel_accuracy", "mean")] < 0.15
@@ -125,7 +131,7 @@ def test_saving_and_loading(case, tmp_path):
     )
     found.save(tmp_path / "segmentation.safetensors")
     again = load_result(tmp_path / "segmentation.safetensors")
-    assert again.table().equals(found.table())
+    assert again.summary().equals(found.summary())
 
 
 def test_masks_of_another_size(case):
@@ -142,6 +148,6 @@ def test_the_demo_models_maps_find_the_garment():
     model, images, labels, masks = load_demo()
     found = evaluate_segmentation(
         model, images[:8], labels[:8], masks=masks[:8], heatmaps=["gradient_rollout"], n_draws=1, progress=False
-    ).table()
-    assert found.loc["gradient_rollout", ("mIoU", "lower")] > found.loc["random", ("mIoU", "upper")]
-    assert found.loc["gradient_rollout", ("mIoU", "lower")] > found.loc["all_background", ("mIoU", "upper")]
+    ).summary()
+    assert found.loc["gradient_rollout", ("mIoU", "low")] > found.loc["random", ("mIoU", "high")]
+    assert found.loc["gradient_rollout", ("mIoU", "low")] > found.loc["all_background", ("mIoU", "high")]

@@ -96,7 +96,7 @@ def test_what_is_kept_sums_to_the_map(classifier, images_of, method):
     assert list(both.axes) == ["image", "block", "head", "row", "column"]
     torch.testing.assert_close(both.maps(), plain.values, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(both.patches(), plain.patches(), rtol=1e-9, atol=1e-12)
-    assert both.top(3, image=1) == plain.top(3, image=1)
+    assert both.top(3, image=1)[["row", "column"]].equals(plain.top(3, image=1)[["row", "column"]])
     for part, axis in (("block", 2), ("head", 1)):
         one = heatmap(classifier, images, keep=part, batch_size=2, **about)
         assert list(one.axes) == ["image", part, "row", "column"]

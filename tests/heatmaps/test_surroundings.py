@@ -146,7 +146,7 @@ def test_what_an_ablation_cuts_off_has_no_gradient(single):
                 with pytest.raises(InputError, match=REFUSED_BEHIND_AN_ABLATION[method]):
                     heatmap(single, images, CLASSES, method=method, warn=False)
                 continue
-            options = options_of(method) | ({"level": "head"} if method == "beyond_intuition" else {})
+            options = options_of(method) | ({"perception": "head"} if method == "beyond_intuition" else {})
             found = heatmap(single, images, CLASSES, method=method, warn=False, **options).values
             # Of a class token to which nothing is added, no patch says anything.
             if METHODS[method].class_specific and method not in past_hooks:
@@ -336,14 +336,14 @@ def test_numbers_that_are_none_are_refused():
     model = HookedViT.from_timm(build())
     images = pictures(model.cfg, 2)
     for method, options, sentence in [
-        ("token_mask", {"steps": 0}, "at least one step"),
-        ("token_mask", {"steps": 2.0}, "steps is a whole number"),
-        ("token_mask", {"scan": True}, "scan is a whole number"),
+        ("token_mask", {"n_steps": 0}, "at least one step"),
+        ("token_mask", {"n_steps": 2.0}, "n_steps is a whole number"),
+        ("token_mask", {"n_scanned": True}, "n_scanned is a whole number"),
         ("smooth_grad", {"seed": -1}, "at least 0"),
         ("smooth_grad", {"noise": float("nan")}, "noise"),
-        ("smooth_grad", {"n": "3"}, "n is a whole number"),
-        ("integrated_gradients", {"steps": -1}, "at least one step"),
-        ("transition_attention", {"steps": 0.5}, "steps is a whole number"),
+        ("smooth_grad", {"n_draws": "3"}, "n_draws is a whole number"),
+        ("integrated_gradients", {"n_steps": -1}, "at least one step"),
+        ("transition_attention", {"n_steps": 0.5}, "n_steps is a whole number"),
         ("occlusion", {"window": 1.5}, "window is a whole number"),
         ("random_map", {"seed": -1}, "at least 0"),
         ("random_map", {"seed": 0.5}, "whole number"),
@@ -362,11 +362,11 @@ def test_numbers_that_are_none_are_refused():
     for options, sentence in [
         ({"n_steps": 0}, "n_steps is a whole number of at least 1"),
         ({"n_steps": True}, "n_steps is a whole number"),
-        ({"seeds": True}, "seeds is a whole number"),
-        ({"metrics": "saco", "options": {"saco": {"groups": True}}}, "groups is a whole number"),
+        ({"n_draws": True}, "n_draws is a whole number"),
+        ({"metrics": "saco", "options": {"saco": {"n_groups": True}}}, "n_groups is a whole number"),
         ({"metrics": "sensitivity_n", "options": {"sensitivity_n": {"seed": -1}}}, "at least 0"),
         ({"metrics": "sensitivity_n", "options": {"sensitivity_n": {"shares": [float("nan")]}}}, "some of the"),
-        ({"metrics": "infidelity", "options": {"infidelity": {"squares": True}}}, "squares is a whole number"),
+        ({"metrics": "infidelity", "options": {"infidelity": {"n_draws": True}}}, "n_draws is a whole number"),
         ({"road_shares": [float("nan")]}, "between 0 and 1"),
     ]:
         with pytest.raises(InputError, match=sentence):

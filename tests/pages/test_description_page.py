@@ -78,8 +78,8 @@ def test_the_browser_shows_pythons_numbers(open_page, page_file, described):
     n_maps = sum(
         kind == "heatmap" for figure in figures(opened) for kind in figure["types"] if "first" in figure["title"]
     )
-    assert n_maps % 3 == 0
-    same(shown("Norms of the patches over", n_maps // 3 + 1, "z"), norms / norms.median())
+    assert n_maps % 6 == 0
+    same(shown("Norms of the patches over", n_maps // 6 + 1, "z"), norms / norms.median())
 
 
 def test_sinks_are_shown_by_kind(described):

@@ -7,7 +7,7 @@ from test_paths import ADDITIVE, linearised
 
 from vitlens import InputError, activation_patching, attribution_patching, path_patching
 from vitlens.patching import edge_attribution_patching
-from vitlens.patching.gradients import METHODS
+from vitlens.patching.gradients import ATTRIBUTION_METHODS
 
 QUIET = {"progress": False, "classes": [1]}
 SITES = ["resid_pre", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern", "post"]
@@ -26,7 +26,7 @@ def assert_close(estimate, exact, tolerance=1e-3):
     assert error < tolerance * exact.shift().abs().max()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ATTRIBUTION_METHODS)
 @pytest.mark.parametrize("site", SITES)
 def test_small_differences_are_found_exactly(site, method, plain, images_of):
     clean, corrupted = near(images_of, plain)

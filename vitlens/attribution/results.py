@@ -77,7 +77,7 @@ class Attribution(Result):
         axes = dict(list(self.axes.items())[2:])
         return [self._name(dict(zip(axes, place, strict=True))) for place in product(*axes.values())]
 
-    def describe(self, k: int = 10, image: int = 0, class_position: int = 0) -> str:
+    def sentence(self, k: int = 10, image: int = 0, class_position: int = 0) -> str:
         """The k units that weigh most and all else, one a line, e.g. "L9H3 ← patch (5, 7): +1.82"."""
         table = self.top(k, image, class_position)
         logit = self.logits[image, class_position].item()

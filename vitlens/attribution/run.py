@@ -64,7 +64,7 @@ def sum_of(terms: Iterator[Tensor] | Sequence[Tensor]) -> Tensor:
     return torch.stack(list(terms)).sum(dim=0)
 
 
-def n_read(model: HookedViT) -> int | None:
+def n_tokens_read(model: HookedViT) -> int | None:
     """Tokens from here on no classifier reads: of a class-token model all but one. None where all may be read."""
     return 2 if model.is_distilled else model.read_tokens.stop
 
@@ -106,8 +106,8 @@ def wanted_neurons(model: HookedViT, block: int, cut: Callable[[Tensor], Tensor]
 def wanted_pattern(model: HookedViT, block: int) -> Wanted:
     """The pattern of the queries that are read, and what is frozen between it and hook_z."""
     attn = model.blocks[block].attn
-    cut = first_tokens(n_read(model))
-    wanted: Wanted = {hook_name(block, "attn.pattern"): first_queries(n_read(model))}
+    cut = first_tokens(n_tokens_read(model))
+    wanted: Wanted = {hook_name(block, "attn.pattern"): first_queries(n_tokens_read(model))}
     if attn.head_norm is not None:
         wanted[hook_name(block, "attn.sub_norm.scale")] = cut
     if attn.ln_z is not None:
@@ -129,14 +129,14 @@ def attribution_run(
     """
     kept: Kept = {}
     final = hook_name(model.cfg.n_layers - 1, "resid_post")
-    wanted = {**wanted, final: first_tokens(n_read(model))}
+    wanted = {**wanted, final: first_tokens(n_tokens_read(model))}
 
     def keep(activation: Tensor, hook: HookPoint) -> None:
         kept[str(hook.name)] = wanted[str(hook.name)](activation).clone()
 
     with watch_edits(model, watched(model, unit)) as edits:
         logits = model.run_with_hooks(pictures, fwd_hooks=[(name, Reader(keep)) for name in wanted])
-    for name, mask in silenced(edits, unit, slice(n_read(model))).items():
+    for name, mask in silenced(edits, unit, slice(n_tokens_read(model))).items():
         kept[name] = kept[name] * mask if name in kept else mask
     stream = kept.pop(final)
     return kept, stream, logits

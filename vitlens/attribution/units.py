@@ -20,7 +20,7 @@ from vitlens.attribution.run import (
     Wanted,
     Written,
     first_tokens,
-    n_read,
+    n_tokens_read,
     sum_of,
     unchanged,
     wanted_embedding,
@@ -75,7 +75,7 @@ def _parts(
 
 
 def _wanted_components(model: HookedViT) -> Wanted:
-    cut = first_tokens(n_read(model))
+    cut = first_tokens(n_tokens_read(model))
     wanted = wanted_embedding(model, cut)
     for block in range(model.cfg.n_layers):
         wanted |= {hook_name(block, "attn_out"): cut, hook_name(block, "mlp_out"): cut}
@@ -83,7 +83,7 @@ def _wanted_components(model: HookedViT) -> Wanted:
 
 
 def _wanted_heads(model: HookedViT) -> Wanted:
-    cut = first_tokens(n_read(model))
+    cut = first_tokens(n_tokens_read(model))
     wanted = wanted_embedding(model, cut)
     for block in range(model.cfg.n_layers):
         wanted |= wanted_heads(model, block, cut) | {hook_name(block, "mlp_out"): cut}
@@ -98,7 +98,7 @@ def _wanted_patches(model: HookedViT) -> Wanted:
 
 
 def _wanted_neurons(model: HookedViT) -> Wanted:
-    cut = first_tokens(n_read(model))
+    cut = first_tokens(n_tokens_read(model))
     wanted = wanted_embedding(model, cut)
     for block in range(model.cfg.n_layers):
         wanted |= {hook_name(block, "attn_out"): cut} | wanted_neurons(model, block, cut)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vitlens.arguments import is_whole, items, short
+from vitlens.arguments import checked, is_whole, items, short
 from vitlens.errors import InputError
 from vitlens.model.class_space.ranks import no_rank
 from vitlens.model.hooked_vit import HookedViT
@@ -36,6 +36,7 @@ class ClassSelection:
         return ClassSelection(self.indices[images], self.labels)
 
 
+@checked
 def select_classes(
     model: HookedViT,
     classes: Classes,

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vitlens.arguments import checked
 from vitlens.choose.classes import Classes, select_classes
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
@@ -39,6 +40,7 @@ def _pick(logits: Float[Tensor, "image classes"], classes: Int[Tensor, "image"])
     return logits.gather(1, classes[:, None])[:, 0]
 
 
+@checked
 def class_metric(
     model: HookedViT,
     clean_logits: Float[Tensor, "image classes"],

@@ -23,7 +23,7 @@ from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.patching.results import Patching, require_axes
 from vitlens.results.result import Result
 
-METHODS = ("threshold", "greedy")
+CIRCUIT_METHODS = ("threshold", "greedy")
 _EDGE = re.compile(r"(input|L\d+H\d+|L\d+ mlp)->(L\d+H\d+<[qkv]>|L\d+ mlp|logits)")
 
 
@@ -254,8 +254,8 @@ def rank_edges(graph: Graph, scores: Float[Tensor, "writer reader"], method: str
     Raises:
         InputError: an unknown method.
     """
-    if method not in METHODS:
-        raise InputError(f"a circuit is found by one of {', '.join(METHODS)}, not {method!r}")
+    if method not in CIRCUIT_METHODS:
+        raise InputError(f"a circuit is found by one of {', '.join(CIRCUIT_METHODS)}, not {method!r}")
     return _by_score(graph, scores) if method == "threshold" else _from_logits(graph, scores)
 
 

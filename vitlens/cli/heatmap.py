@@ -9,7 +9,6 @@ import typer
 from vitlens.cli.given import called, name_pictures
 from vitlens.cli.names import HEATMAP_METHODS, one_of
 from vitlens.cli.options import (
-    BatchSize,
     Checkpoint,
     ClassNames,
     Device,
@@ -23,7 +22,7 @@ from vitlens.cli.options import (
     WantedClass,
 )
 from vitlens.cli.output import MOST_ON_PAGE, Answer, check_out, hand_over
-from vitlens.cli.shared import DEMO, is_watched, load_model, require_classes
+from vitlens.cli.shared import DEMO, load_model, require_classes
 from vitlens.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -59,7 +58,10 @@ def heatmap(
     class_names: ClassNames = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
-    batch_size: BatchSize = 16,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="pictures of one forward [default: as many as memory holds]", show_default=False),
+    ] = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -87,7 +89,6 @@ def heatmap(
             heatmaps=dict(maps),
             n_steps=n_steps,
             batch_size=batch_size,
-            progress=is_watched(),
         )
     largest = [row for name, one in maps.items() for row in _largest(name, one, pictures, top)]
     facts = [row for name, one in maps.items() for row in _facts(name, one, pictures)]
@@ -138,7 +139,12 @@ def _choose(asked: Sequence[str] | None) -> list[str]:
 
 
 def _maps(
-    model: "HookedViT", images: "Tensor", wanted: str | None, methods: list[str], batch_size: int, some_may_fail: bool
+    model: "HookedViT",
+    images: "Tensor",
+    wanted: str | None,
+    methods: list[str],
+    batch_size: int | None,
+    some_may_fail: bool,
 ) -> "tuple[dict[str, Heatmap], list[str]]":
     """The maps by method; and where some may fail, which methods this model does not allow, and why."""
     from vitlens.heatmaps.run import heatmap as draw
@@ -146,7 +152,7 @@ def _maps(
     maps, left_out = {}, []
     for name in methods:
         try:
-            maps[name] = draw(model, images, wanted, method=name, batch_size=batch_size, progress=is_watched())
+            maps[name] = draw(model, images, wanted, method=name, batch_size=batch_size)
         except InputError as refusal:
             if not some_may_fail:
                 raise
@@ -164,7 +170,7 @@ def _largest(method: str, one: "Heatmap", pictures: list[Path], top: int) -> lis
             "importance": one.values[image, row, column].item(),
         }
         for image, picture in enumerate(pictures)
-        for row, column in one.top(top, image)
+        for row, column in one.top(top, image)[["row", "column"]].itertuples(index=False)
     ]
 
 
@@ -202,7 +208,7 @@ def _shown(largest: list[dict[str, Any]], facts: list[dict[str, Any]], picture: 
 
 
 def _scores(scores: "Faithfulness") -> list[dict[str, Any]]:
-    table = scores.table()
+    table = scores.summary()
     return [
         {"method": method, "metric": metric, **table.loc[method, metric].to_dict()}
         for method in table.index
@@ -216,7 +222,7 @@ def _shown_scores(scores: "Faithfulness") -> Any:
     by_method: dict[str, dict[str, str]] = {}
     for row in _scores(scores):
         # Of a single picture the interval is a point.
-        interval = "" if len(scores.axes["image"]) == 1 else f" [{row['lower']:.3f}, {row['upper']:.3f}]"
+        interval = "" if len(scores.axes["image"]) == 1 else f" [{row['low']:.3f}, {row['high']:.3f}]"
         by_method.setdefault(row["method"], {})[row["metric"]] = f"{row['mean']:.3f}{interval}"
     return pd.DataFrame([{"method": method, **cells} for method, cells in by_method.items()])
 

@@ -13,12 +13,14 @@ import pandas as pd
 from datasets import ClassLabel, Dataset, Image, IterableDataset, load_dataset
 from datasets.distributed import split_dataset_by_node
 
+from vitlens.arguments import checked
 from vitlens.data.cache_folder import cache_folder
 from vitlens.data.demo_files import demo_folder
 from vitlens.data.imagenet_s import is_imagenet_s, read_imagenet_s
 from vitlens.data.label_maps import index_in_name, match_classes, read_class_map, to_index
 from vitlens.data.mask_folder import MaskFolder
 from vitlens.errors import InputError, nearest, printable
+from vitlens.files import as_path
 
 LABEL_COLUMNS = ("label", "fine_label", "labels", "class", "target")
 MASK_COLUMNS = ("mask", "segmentation", "object_mask")
@@ -81,6 +83,7 @@ class PictureSet:
             yield {"chunk": chunk, "rows": gathered}
 
 
+@checked
 def open_pictures(
     source: str | Path,
     class_names: Sequence[str] | None,
@@ -142,7 +145,7 @@ def open_pictures(
         to_class = read_class_map(Path(class_map), label_names, class_names, n_classes)
     else:
         to_class = match_classes(label_names, class_names, n_classes, are_folders=root is not None)
-    mask_files = None if masks is None else MaskFolder(Path(masks), root)
+    mask_files = None if masks is None else MaskFolder(as_path(masks, "masks"), root)
 
     def to_row(entry: PictureRow, index: int) -> PictureRow:
         picture = entry[image] or {"path": None, "bytes": None}

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vitlens.arguments import checked
 from vitlens.data.pictures import Pictures
 from vitlens.description.token_norms import stream_outliers
 from vitlens.errors import InputError
@@ -14,6 +15,7 @@ from vitlens.model.hooks.hook_points import Reader, hook_name
 from vitlens.model.runs.picture_run import PictureRun
 
 
+@checked
 def artefact_warning(
     model: HookedViT,
     images: Pictures | dict[str, Tensor],

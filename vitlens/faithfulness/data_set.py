@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.arguments import bar_hidden, checked, short
+from vitlens.arguments import bar_hidden, checked
 from vitlens.data.decoding import PictureBatch, Skipped, decode_rows
 from vitlens.data.picture_list import as_digest, list_rows
 from vitlens.data.picture_sets import PictureRow, PictureSet, open_pictures
@@ -152,7 +152,7 @@ def _opened(model: HookedViT, images: PictureSet | str | Path) -> PictureSet:
         return open_pictures(images, model.class_names, model.cfg.n_classes)
     if not isinstance(images, PictureSet):
         raise InputError(
-            f"images is a picture set, as open_pictures opens it, or a folder's or table's path, not {short(images)}"
+            f"images is a picture set, as open_pictures opens it, or a folder's or table's path, not {type(images).__name__}"
         )
     return images
 

@@ -7,6 +7,7 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
+from vitlens.arguments import checked
 from vitlens.errors import InputError, nearest
 from vitlens.faithfulness.metrics import CURVES, METRICS
 from vitlens.results.result import Result
@@ -50,20 +51,27 @@ class Faithfulness(Result):
         values = self.curves if wanted == "probability" else self.correct
         return self.shares[at, there].tolist(), values[:, at][..., there]
 
-    def table(self, level: float = 0.95, n: int = 1000) -> pd.DataFrame:
+    @checked
+    def summary(self, *, level: float = 0.95, n_draws: int = 1000, seed: int = 0) -> pd.DataFrame:
         """One row a method; for each metric the mean over pictures and the ends of its bootstrap interval.
 
-        `table()["deletion"]` has the columns mean, lower and upper; `definitions()` says what the metrics are.
+        `summary()["deletion"]` has the columns mean, low and high; `definitions()` says what the metrics are.
         """
-        numbers = {name: bootstrap(self._by_picture(name), level=level, n_draws=n) for name in self.axes["method"]}
-        columns = pd.MultiIndex.from_product([self.axes["metric"], ["mean", "lower", "upper"]], names=["metric", ""])
+        numbers = {
+            name: bootstrap(self._by_picture(name), level=level, n_draws=n_draws, seed=seed)
+            for name in self.axes["method"]
+        }
+        columns = pd.MultiIndex.from_product([self.axes["metric"], ["mean", "low", "high"]], names=["metric", ""])
         return pd.DataFrame(
             [np.stack(ends, axis=1).flatten() for ends in numbers.values()],
             index=pd.Index(list(numbers), name="method"),
             columns=columns,
         )
 
-    def paired(self, method_a: str, method_b: str, level: float = 0.95, n: int = 1000) -> pd.DataFrame:
+    @checked
+    def paired(
+        self, method_a: str, method_b: str, *, level: float = 0.95, n_draws: int = 1000, seed: int = 0
+    ) -> pd.DataFrame:
         """By how much method a differs from b, picture by picture: mean difference, its bootstrap interval, and which of
         them is better where the interval does not contain 0.
 
@@ -71,21 +79,23 @@ class Faithfulness(Result):
             InputError: a method that was not scored.
         """
         names = (method_a, method_b)
-        mean, lower, upper = bootstrap(self._by_picture(method_a) - self._by_picture(method_b), level=level, n_draws=n)
+        mean, low, high = bootstrap(
+            self._by_picture(method_a) - self._by_picture(method_b), level=level, n_draws=n_draws, seed=seed
+        )
         sign = np.array([1 if METRICS[name].higher_is_better else -1 for name in self.axes["metric"]])
-        better = np.where((lower > 0) | (upper < 0), np.where(mean * sign > 0, *names), "")
+        better = np.where((low > 0) | (high < 0), np.where(mean * sign > 0, *names), "")
         return pd.DataFrame(
-            {"difference": mean, "lower": lower, "upper": upper, "better": better},
+            {"difference": mean, "low": low, "high": high, "better": better},
             index=pd.Index(self.axes["metric"], name="metric"),
         )
 
-    def summary(self, level: float = 0.95) -> str:
-        """The table as text, and below it what each metric is."""
-        numbers = self.table(level)
+    def sentence(self, level: float = 0.95) -> str:
+        """The summary as text, and below it what each metric is."""
+        numbers = self.summary(level=level)
         cells = {
             METRICS[metric].title: [
-                "–" if np.isnan(mean) else f"{mean:.3f} [{lower:.3f}, {upper:.3f}]"
-                for mean, lower, upper in numbers[metric].to_numpy()
+                "–" if np.isnan(mean) else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+                for mean, low, high in numbers[metric].to_numpy()
             ]
             for metric in self.axes["metric"]
         }
@@ -102,7 +112,7 @@ class Faithfulness(Result):
         return ", ".join(facts)
 
     def __str__(self) -> str:
-        return self.summary()
+        return self.sentence()
 
     def _by_picture(self, method: str) -> Float[np.ndarray, "image metric"]:
         if method not in self.axes["method"]:

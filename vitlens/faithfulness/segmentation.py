@@ -22,6 +22,7 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.result import Result
+from vitlens.statistics import bootstrap_weights
 
 #: Pixels of the object above the threshold, beside it above, of the object below, beside it below.
 COUNTS = ("true_positive", "false_positive", "false_negative", "true_negative")
@@ -38,24 +39,25 @@ DEFINITION = (
 class Segmentation(Result):
     """`values` [method, number, image]: the counts of pixels, the average precision and the AUROC of each picture.
 
-    Pixel accuracy and mIoU are of the counts of all pictures together: `table()` has them, with intervals.
+    Pixel accuracy and mIoU are of the counts of all pictures together: `summary()` has them, with intervals.
     """
 
-    def table(self, level: float = 0.95, n: int = 1000, seed: int = 0) -> pd.DataFrame:
+    @checked
+    def summary(self, *, level: float = 0.95, n_draws: int = 1000, seed: int = 0) -> pd.DataFrame:
         """One row a method; for each measure its value and the ends of its bootstrap interval over pictures."""
         n_images = len(self.axes["image"])
-        drawn = np.random.default_rng(seed).multinomial(n_images, np.full(n_images, 1 / n_images), size=n)
+        drawn = np.stack(list(bootstrap_weights(n_images, n_draws, seed)))
         rows = []
         for values in self.values.double().cpu().numpy():
             value = _measures(values, np.ones((1, n_images)))[0]
-            lower, upper = np.nanquantile(_measures(values, drawn), [(1 - level) / 2, (1 + level) / 2], axis=0)
-            rows.append(np.stack([value, lower, upper], axis=1).flatten())
-        columns = pd.MultiIndex.from_product([MEASURES, ["mean", "lower", "upper"]], names=["metric", ""])
+            low, high = np.nanquantile(_measures(values, drawn), [(1 - level) / 2, (1 + level) / 2], axis=0)
+            rows.append(np.stack([value, low, high], axis=1).flatten())
+        columns = pd.MultiIndex.from_product([MEASURES, ["mean", "low", "high"]], names=["metric", ""])
         return pd.DataFrame(rows, index=pd.Index(self.axes["method"], name="method"), columns=columns)
 
-    def summary(self, level: float = 0.95) -> str:
-        """The table as text, and below it the protocol."""
-        table = self.table(level)
+    def sentence(self, level: float = 0.95) -> str:
+        """The summary as text, and below it the protocol."""
+        table = self.summary(level=level)
         cells = {
             f"{name} ↑": [f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, low, high in table[name].to_numpy()]
             for name in MEASURES
@@ -65,7 +67,7 @@ class Segmentation(Result):
         return f"{self.settings['model']}, {n} pictures [{level:.0%} interval]\n\n{shown.to_string()}\n\n{DEFINITION}"
 
     def __str__(self) -> str:
-        return self.summary()
+        return self.sentence()
 
 
 @leaves_state
@@ -98,7 +100,7 @@ def evaluate_segmentation(
         progress: show bars; by default on a terminal.
 
     Returns:
-        Segmentation with axes method, number, image; `table()` has the measures.
+        Segmentation with axes method, number, image; `summary()` has the measures.
 
     Raises:
         InputError: masks or maps of another shape, an unknown method.

@@ -89,7 +89,7 @@ class Linear(nn.Module):
         return pre
 
 
-KINDS = ("relu", "jumprelu", "topk", "batchtopk", "tanh-relu", "linear")
+NONLINEARITIES = ("relu", "jumprelu", "topk", "batchtopk", "tanh-relu", "linear")
 
 
 def nonlinearity(kind: str, n_features: int, *, k: int | None = None, threshold: Any = None, like: Tensor) -> nn.Module:
@@ -121,4 +121,4 @@ def nonlinearity(kind: str, n_features: int, *, k: int | None = None, threshold:
                 f"threshold is one number or one for each of {n_features} features, not {list(values.shape)}"
             )
         return JumpRelu(values.expand(n_features).clone())
-    raise InputError(f"the activation is one of {', '.join(KINDS)}, not {kind!r}")
+    raise InputError(f"the activation is one of {', '.join(NONLINEARITIES)}, not {kind!r}")

@@ -13,7 +13,7 @@ from vitlens.features.saelens import read_safetensors
 from vitlens.model.weights.checks import check_weights
 
 DICTIONARY_NORMS = ("l2", "max_l2", "l1", "max_l1", "identity")
-HOW_TO_SAVE = "torch.save(sae.eval().state_dict(), path)"
+HOW_TO_SAVE_SAE = "torch.save(sae.eval().state_dict(), path)"
 LINEAR = ("encoder.final_block.0.weight", "encoder.final_block.0.bias")
 UNTIED = ("encoder.weight", "encoder.bias")
 TIED = ("encoder.tied_to._weights", "encoder.tied_to.multiplier", "encoder.bias")
@@ -76,7 +76,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty: save a state_dict with {HOW_TO_SAVE}")
+        raise InputError(f"{path} is empty: save a state_dict with {HOW_TO_SAVE_SAE}")
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (
@@ -91,10 +91,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     ):
         raise InputError(
             f"{path} holds more than tensors (a pickled module, perhaps), and loading it could run anything: load it in "
-            f"Overcomplete and save its weights with {HOW_TO_SAVE}"
+            f"Overcomplete and save its weights with {HOW_TO_SAVE_SAE}"
         ) from None
     if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
-        raise InputError(f"{path} is no state_dict: save one with {HOW_TO_SAVE}")
+        raise InputError(f"{path} is no state_dict: save one with {HOW_TO_SAVE_SAE}")
     return found
 
 
@@ -110,7 +110,7 @@ def _dictionary(left: dict[str, Tensor], path: Path, norm: str | None) -> Tensor
     W, C, relax = (left.pop(name) for name in ARCHETYPAL)
     if (W < 0).any() or not torch.allclose(W.sum(dim=-1), torch.ones_like(W[:, 0]), atol=1e-4):
         raise InputError(
-            f"{path} was saved between steps of its training: save it with {HOW_TO_SAVE}, which settles the dictionary"
+            f"{path} was saved between steps of its training: save it with {HOW_TO_SAVE_SAE}, which settles the dictionary"
         )
     return (W @ C + relax) * multiplier
 

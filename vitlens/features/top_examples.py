@@ -23,7 +23,7 @@ from vitlens.results.result import Result
 
 N_BINS = 40
 #: Pictures of top patches that a result keeps.
-MOST_PICTURES = 64
+MOST_SHOWN = 64
 
 
 @dataclass(frozen=True, repr=False)
@@ -232,7 +232,7 @@ def _pixels_of(
     model: HookedViT, batches: PictureBatches, images: Int[Tensor, "feature rank"]
 ) -> dict[int, UInt8[Tensor, "height width 3"]]:
     """The pictures of top patches by number; none where the source was an iterator, of other sizes none but the first."""
-    wanted = [number for number in dict.fromkeys(images.flatten().tolist()) if number >= 0][:MOST_PICTURES]
+    wanted = [number for number in dict.fromkeys(images.flatten().tolist()) if number >= 0][:MOST_SHOWN]
     found: dict[int, Tensor] = {}
     with suppress(InputError):
         for number, image in batches.again(wanted):

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -17,14 +18,14 @@ from vitlens.data.pictures import Pictures
 from vitlens.description.artefacts import artefact_sentences, artefact_tokens
 from vitlens.errors import InputError, nearest
 from vitlens.heatmaps.registry import METHODS, PARTS, Method
-from vitlens.heatmaps.shared.precision import careful, require_finite, require_finite_logits
+from vitlens.heatmaps.shared.precision import careful, require_finite_logits, require_finite_maps
 from vitlens.heatmaps.shared.rows import MOST_PICTURES, rows_at_once
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.gradients import outside_inference
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.patching.whole_runs import logits_of
-from vitlens.results.result import Result
+from vitlens.results.result import Result, as_array
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,8 +58,8 @@ class Heatmap(Result):
         """The method, and of a class-specific one the class."""
         return f"{self.method.title}: {self.class_label(image)}" if self.classes is not None else self.method.title
 
-    def top(self, k: int = 10, image: int = 0) -> list[tuple[int, int]]:
-        """Row and column of the k most important patches; of all, where there are no more.
+    def top(self, k: int = 10, image: int = 0) -> pd.DataFrame:
+        """The k most important patches, of all where there are no more: row, column, importance.
 
         Raises:
             InputError: k is less than 1, or there is no such picture.
@@ -68,8 +69,10 @@ class Heatmap(Result):
             raise InputError(f"the most important patches are 1 or more (k), not {k}")
         if not -len(self.values) <= image < len(self.values):
             raise InputError(f"there is no picture {image}: the maps are of {len(self.values)}")
-        order = self.patches()[image].argsort(descending=True, stable=True)[:k].tolist()
-        return [divmod(patch, self.values.shape[-1]) for patch in order]
+        values = self.patches()[image].detach().cpu()
+        order = values.argsort(descending=True, stable=True)[:k]
+        places = [divmod(patch, self.values.shape[-1]) for patch in order.tolist()]
+        return pd.DataFrame(places, columns=["row", "column"]).assign(importance=as_array(values[order]))
 
 
 @leaves_state
@@ -210,7 +213,7 @@ def _check_importances(
         return
     if model.unembed is not None:
         require_finite_logits(model, model(pictures), first)
-    require_finite(
+    require_finite_maps(
         found,
         f"the map {method.name}",
         "numbers overflowed on the way, as very large weights or pixels make them",

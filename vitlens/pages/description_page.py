@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from vitlens.arguments import checked
 from vitlens.description.result import Description
 from vitlens.files import check_writable
 from vitlens.pages.page import Section, write_page
@@ -18,6 +19,7 @@ from vitlens.plots.description_heads import (
 )
 
 
+@checked
 def write_description_page(
     description: Description,
     *,

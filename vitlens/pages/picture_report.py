@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vitlens.arguments import checked
 from vitlens.attribution.direct import direct_logit_attribution
 from vitlens.choose.tokens import box
 from vitlens.data.class_names import short_name
@@ -43,6 +44,7 @@ from vitlens.results.axes import patch_label
 MOST_BOXES = 7
 
 
+@checked
 def write_picture_report(
     model: HookedViT,
     images: str | Path,

@@ -25,7 +25,7 @@ from vitlens.patching.sources import Activations, Given, Noise, OtherRun, Source
 from vitlens.patching.sweep import Plan, run_sweep
 from vitlens.patching.whole_runs import known_values, make_result, run_alone
 
-REPLACEMENTS = ("zero", "mean", "other", "noise")
+ACTIVATION_REPLACEMENTS = ("zero", "mean", "other", "noise")
 
 
 @leaves_state
@@ -189,7 +189,8 @@ def _as_given(replacement: Any) -> Tensor | Mapping[Any, Tensor]:
     for value in tensors:
         if not isinstance(value, Tensor) or value.dtype == torch.bool or value.is_complex():
             raise InputError(
-                f"replacement is one of {', '.join(REPLACEMENTS)}, or tensors that fit the activations, not {short(value)}"
+                f"replacement is one of {', '.join(ACTIVATION_REPLACEMENTS)}, or tensors that fit the activations, not "
+                f"{short(value)}"
             )
         # Scores of −∞ cut an edge: only NaN is no value to write.
         if value.isnan().any():
@@ -223,5 +224,6 @@ def _source(
     if replacement == "noise":
         return Noise(float(noise_scale), seed)
     raise InputError(
-        f"replacement is one of {', '.join(REPLACEMENTS)}, or tensors that fit the activations, not {replacement!r}"
+        f"replacement is one of {', '.join(ACTIVATION_REPLACEMENTS)}, or tensors that fit the activations, not "
+        f"{replacement!r}"
     )

@@ -30,7 +30,7 @@ from vitlens.patching.results import Patching
 from vitlens.patching.whole_runs import WholeRuns, make_result, run_pair
 
 PICTURES_AT_ONCE = 2
-METHODS = ("gradient", "integrated_inputs")
+EDGE_METHODS = ("gradient", "integrated_inputs")
 
 
 @leaves_state
@@ -68,7 +68,7 @@ def edge_attribution_patching(
 
     Source: Syed, Rager & Conmy 2023 (EAP); Hanna, Pezzelle & Belinkov 2024 (EAP-IG).
     """
-    check_method(method, METHODS, n_steps)
+    check_method(method, EDGE_METHODS, n_steps)
     graph = Graph(model)
     runs = run_pair(model, clean, corrupted, classes, baseline_classes, metric, direction)
     check_per_picture(runs.measures)

@@ -26,7 +26,7 @@ from vitlens.patching.sweep import Plan
 from vitlens.patching.whole_runs import WholeRuns, make_result, run_pair
 
 PICTURES_AT_ONCE = 8
-METHODS = ("gradient", "integrated_inputs", "integrated_activations", "atp_star")
+ATTRIBUTION_METHODS = ("gradient", "integrated_inputs", "integrated_activations", "atp_star")
 Activations = dict[str, Tensor]
 
 
@@ -74,7 +74,7 @@ def attribution_patching(
 
     Source: Nanda 2023 (attribution patching); Hanna et al. 2024 (EAP-IG); Kramár et al. 2024 (AtP*), section 3.1.
     """
-    check_method(method, METHODS, n_steps)
+    check_method(method, ATTRIBUTION_METHODS, n_steps)
     runs = run_pair(model, clean, corrupted, classes, baseline_classes, metric, direction)
     check_per_picture(runs.measures)
     plan = Plan.make(

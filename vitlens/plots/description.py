@@ -66,8 +66,8 @@ def norms_by_block(description: Description) -> go.Figure:
     finish(
         figure,
         "Norms of tokens",
-        f"{about(description)}; outliers have more than {description.settings['outlier_threshold']:g} times the median "
-        "norm of their picture's patches",
+        f"{about(description)}; outliers have more than {description.settings['outlier_threshold']:g} times "
+        "the median norm of their picture's patches",
         height=460,
         margin={"l": 60, "r": 20, "t": 104, "b": 90},
     )

@@ -94,7 +94,7 @@ def faithfulness_table(result: Faithfulness, level: float = 0.95) -> go.Figure:
     """
     metrics = [METRICS[name] for name in result.axes["metric"]]
     return _score_table(
-        result.table(level),
+        result.summary(level=level),
         {metric.name: metric.higher_is_better for metric in metrics},
         "How faithful the maps are",
         result.protocol(),
@@ -107,7 +107,7 @@ def segmentation_table(result: Segmentation, level: float = 0.95) -> go.Figure:
     """Methods × measures: how well each map outlines the object, with its interval, coloured within each column."""
     protocol = f"{result.settings['model']}, {len(result.axes['image'])} pictures, foreground above the map's mean"
     return _score_table(
-        result.table(level), dict.fromkeys(MEASURES, True), "How well the maps outline the object", protocol, level,
+        result.summary(level=level), dict.fromkeys(MEASURES, True), "How well the maps outline the object", protocol, level,
         len(result.axes["image"]),
     )  # fmt: skip
 
@@ -209,25 +209,25 @@ def _goodness(means: np.ndarray, higher_is_better: bool) -> np.ndarray:
 
 
 def _wins(cells: np.ndarray, higher_is_better: bool) -> np.ndarray:
-    """Whether the interval of a row [mean, lower, upper] lies on the better side of all others'."""
-    lower, upper = (cells[:, 1], cells[:, 2]) if higher_is_better else (-cells[:, 2], -cells[:, 1])
-    known = np.flatnonzero(~np.isnan(lower))
+    """Whether the interval of a row [mean, low, high] lies on the better side of all others'."""
+    low, high = (cells[:, 1], cells[:, 2]) if higher_is_better else (-cells[:, 2], -cells[:, 1])
+    known = np.flatnonzero(~np.isnan(low))
     wins = np.zeros(len(cells), dtype=bool)
     if len(known) > 1:
-        best = known[np.argmax(lower[known])]
-        wins[best] = lower[best] > max(upper[other] for other in known if other != best)
+        best = known[np.argmax(low[known])]
+        wins[best] = low[best] > max(high[other] for other in known if other != best)
     return wins
 
 
 def _cell(ends: np.ndarray, bold: bool, places: int, several: bool) -> str:
-    mean, lower, upper = ends
+    mean, low, high = ends
     if np.isnan(mean):
         return "–"
     number = _number(mean, 3)
     if not several:
         # The interval of a single picture is a point.
         return number
-    interval = f"[{_number(lower, places)}, {_number(upper, places)}]"
+    interval = f"[{_number(low, places)}, {_number(high, places)}]"
     return f"{f'<b>{number}</b>' if bold else number}<br><span style='font-size:9px'>{interval}</span>"
 
 

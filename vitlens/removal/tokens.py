@@ -66,7 +66,7 @@ class TokenAblation(Result):
 
 
 @dataclass(frozen=True)
-class KeptRun:
+class KeptRanks:
     """One forward's pictures without some patches, as `TokenAblation` has them; `classes` [image] are those ranked."""
 
     logits: Float[Tensor, "image class"]
@@ -169,18 +169,18 @@ def _replaced(
     stand_in: Float[Tensor, "#image patch d"],
     classes: Int[Tensor, "image"],
     grid: tuple[int, int],
-) -> KeptRun:
+) -> KeptRanks:
     """The run with other embeddings in the place of the patches that go."""
     hook = ("hook_patch_embed", lambda x, hook: torch.where(gone[..., None], stand_in, x))
     stream = model.run_with_hooks(pictures, fwd_hooks=[hook], stop_at_layer=0)
     run = kept_ranks(model, stream, torch.ones_like(gone), classes, grid)
-    return KeptRun(run.logits, classes, ~gone, run.ranks.masked_fill(gone, -1), run.class_token_ranks)
+    return KeptRanks(run.logits, classes, ~gone, run.ranks.masked_fill(gone, -1), run.class_token_ranks)
 
 
-def _joined(batches: Sequence[KeptRun]) -> KeptRun:
+def _joined(batches: Sequence[KeptRanks]) -> KeptRanks:
     """The runs of several batches as one."""
     of_class_token = [batch.class_token_ranks for batch in batches if batch.class_token_ranks is not None]
-    return KeptRun(
+    return KeptRanks(
         torch.cat([batch.logits for batch in batches]),
         torch.cat([batch.classes for batch in batches]),
         torch.cat([batch.kept for batch in batches]),
@@ -195,7 +195,7 @@ def kept_ranks(
     keep: Bool[Tensor, "image patch"],
     classes: Int[Tensor, "image"],
     grid: tuple[int, int] | None = None,
-) -> KeptRun:
+) -> KeptRanks:
     """The run on the patches that are kept, from the stream that enters block 0, and the class in its last tokens."""
     n_prefix = model.cfg.n_prefix_tokens
     run = model.forward_kept(stream, keep, grid)
@@ -212,7 +212,7 @@ def kept_ranks(
     here = found[:, n_prefix:].where(run.valid, torch.full_like(found[:, n_prefix:], -1))
     ranks.scatter_(1, run.patches, here)
     class_token = found[:, model.cfg.prefix_tokens.index("class")] if model.cfg.has_class_token else None
-    return KeptRun(run.logits, classes, keep.to(ranks.device), ranks, class_token)
+    return KeptRanks(run.logits, classes, keep.to(ranks.device), ranks, class_token)
 
 
 def _stand_in(model: HookedViT, source: Tensor, replacement: str) -> Float[Tensor, "image patch d"]:

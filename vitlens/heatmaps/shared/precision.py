@@ -73,7 +73,7 @@ def _widened_pictures(
     return restored.where(are_levels[:, None, None, None], images.float())
 
 
-def require_finite(values: Float[Tensor, "image *rest"], what: str, why: str, first: int = 0) -> None:
+def require_finite_maps(values: Float[Tensor, "image *rest"], what: str, why: str, first: int = 0) -> None:
     """Raises InputError with the first picture at which `what` is not a number; `first` is the first picture's number."""
     bad = ~values.isfinite().flatten(1).all(dim=1)
     if bad.any():
@@ -82,7 +82,7 @@ def require_finite(values: Float[Tensor, "image *rest"], what: str, why: str, fi
 
 def require_finite_logits(model: HookedViT, logits: Float[Tensor, "image classes"], first: int = 0) -> None:
     """Raises InputError where the model's answer to a picture is not a number, of which nothing follows."""
-    require_finite(
+    require_finite_maps(
         logits,
         f"what {model.cfg.model_name} answers (its logits)",
         "look at its weights (model.named_parameters()), and whether the pictures went through model.to_images",

@@ -8,7 +8,7 @@ import torch
 from vitlens.paper.experiment import Arrays, Batch, Experiment, Tables, no_grad_forward
 from vitlens.paper.figures.interventions import intervention_bars
 from vitlens.paper.store import Records
-from vitlens.removal.tokens import TOKEN_REPLACEMENTS, KeptRun, TokenAblation, ablate_tokens, kept_ranks
+from vitlens.removal.tokens import TOKEN_REPLACEMENTS, KeptRanks, TokenAblation, ablate_tokens, kept_ranks
 
 SETS = ("context", "object")
 
@@ -43,7 +43,7 @@ class ContextRemoval(Experiment):
                     found[self.own(f"{name}/{how}/class_token_first")] = (run.class_token_ranks == 0).float()
         return found
 
-    def _ablate(self, batch: Batch, tokens: torch.Tensor, how: str, others: torch.Tensor) -> TokenAblation | KeptRun:
+    def _ablate(self, batch: Batch, tokens: torch.Tensor, how: str, others: torch.Tensor) -> TokenAblation | KeptRanks:
         if tokens.any():
             return ablate_tokens(
                 self.model,
