@@ -5,7 +5,7 @@ import timm
 import torch
 
 from vitlens import HookedViT, InputError, direct_logit_attribution
-from vitlens.parity.measure import measure, relative_difference
+from vitlens.parity.measure import measure_port, relative_difference
 from vitlens.parity.reduced import build_reduced, randomise
 
 SMALL = {"embed_dim": 64, "num_heads": 2, "depth": 2, "num_classes": 5, "patch_size": 4, "pos_embed_grid_size": (4, 4)}
@@ -50,7 +50,7 @@ def test_pictures_of_any_size(kind, size):
     module = small(**KINDS[kind])
     model = HookedViT.from_timm(module)
     images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for rows in measure(module, model, images).values():
+    for rows in measure_port(module, model, images).values():
         assert max(rows.values()) <= 1e-9
     _, cache = model.run_with_cache(images)
     assert cache.grid_size == (size[0] // 4, size[1] // 4)
@@ -62,7 +62,7 @@ def test_patches_of_several_sizes_in_one_batch(kind):
     module = small(**KINDS[kind] | {"embed_proj_type": "linear"})
     model = HookedViT.from_timm(module)
     batch = patch_batch()
-    for rows in measure(module, model, batch).values():
+    for rows in measure_port(module, model, batch).values():
         assert max(rows.values()) <= 1e-9
     logits, cache = model.run_with_cache(batch)
     assert relative_difference(logits, module(batch)) <= 1e-9

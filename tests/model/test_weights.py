@@ -11,7 +11,7 @@ from torch import nn
 from variants import build
 
 from vitlens import HookedViT, InputError
-from vitlens.model.checkpoints.files import as_path
+from vitlens.files import as_path
 from vitlens.model.placement import read_device, read_dtype
 
 NAME = "vit_tiny_patch16_224"
