@@ -22,7 +22,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vitlens.cli.shared import run
+from vitlens.cli import run
 from vitlens.data.imagenet_s import is_imagenet_s
 from vitlens.errors import InputError
 

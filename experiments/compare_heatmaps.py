@@ -24,23 +24,22 @@ from rich.table import Table
 from tqdm import tqdm
 
 from vitlens import __version__, evaluate_heatmaps
-from vitlens.cli.options import Timm
-from vitlens.cli.shared import DEMO, load_model, run
+from vitlens.cli import DEMO, Timm, load_model, run
+from vitlens.data import open_pictures
 from vitlens.data.picture_list import list_pictures
-from vitlens.data.picture_sets import open_pictures
-from vitlens.faithfulness.data_set import HeatmapEvaluation, evaluate_heatmaps_over_data
+from vitlens.faithfulness import HeatmapEvaluation, evaluate_heatmaps_over_data
 from vitlens.faithfulness.metrics import METRICS, find_metrics
 from vitlens.faithfulness.segmentation import DEFINITION
 from vitlens.files import write_whole
 from vitlens.heatmaps.registry import METHODS
 from vitlens.heatmaps.run import find_method
-from vitlens.model.hooked_vit import HookedViT
+from vitlens.model import HookedViT
 from vitlens.model.provenance import page_facts
 from vitlens.pages.page import Section, write_page
 from vitlens.paper.run_facts import model_facts
 from vitlens.paper.store import Store
 from vitlens.planted import PLANTED, planted
-from vitlens.plots.faithfulness import faithfulness_curves, faithfulness_table
+from vitlens.plots import faithfulness_curves, faithfulness_table
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 #: Baselines are added to every table by `faithfulness` itself.

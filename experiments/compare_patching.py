@@ -23,18 +23,20 @@ from rich.table import Table
 from scipy import stats
 from torch import Tensor
 
-from vitlens.cli.options import Timm
-from vitlens.cli.shared import DEMO, load_model, run
+from vitlens.cli import DEMO, Timm, load_model, run
 from vitlens.demo import load_demo_pictures
 from vitlens.errors import InputError
 from vitlens.files import check_writable, write_whole
-from vitlens.model.graph import Graph
-from vitlens.model.hooked_vit import HookedViT
-from vitlens.patching.activation import activation_patching
-from vitlens.patching.edges import EDGE_METHODS, edge_attribution_patching
-from vitlens.patching.gradients import ATTRIBUTION_METHODS, attribution_patching
-from vitlens.patching.paths import path_patching
-from vitlens.patching.results import Patching
+from vitlens.model import Graph, HookedViT
+from vitlens.patching import (
+    Patching,
+    activation_patching,
+    attribution_patching,
+    edge_attribution_patching,
+    path_patching,
+)
+from vitlens.patching.edges import EDGE_METHODS
+from vitlens.patching.gradients import ATTRIBUTION_METHODS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 SITES = ("resid_pre", "mlp_out", "z", "q", "k", "v")

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from vitlens import plots
-from vitlens.cli.shared import run
+from vitlens.cli import run
 from vitlens.errors import InputError
 from vitlens.files import check_writable
 from vitlens.model.provenance import RANDOM

@@ -16,8 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from vitlens import HookedViT, InputError
-from vitlens.cli.options import Timm
-from vitlens.cli.shared import read_keywords, run
+from vitlens.cli import Timm, read_keywords, run
 from vitlens.model.checkpoints.timm_models import build_timm
 from vitlens.parity import verify_port
 

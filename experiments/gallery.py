@@ -24,19 +24,19 @@ from tqdm import tqdm
 
 import vitlens
 from vitlens import plots
-from vitlens.cli.options import Timm
-from vitlens.cli.shared import DEMO, is_watched, load_model, run
+from vitlens.cli import DEMO, Timm, is_watched, load_model, run
 from vitlens.demo import load_demo_pictures
-from vitlens.faithfulness.run import evaluate_heatmaps
+from vitlens.faithfulness import evaluate_heatmaps
 from vitlens.files import check_writable
-from vitlens.model.hooked_vit import HookedViT
+from vitlens.model import HookedViT
 from vitlens.model.provenance import page_facts
 from vitlens.pages.evidence import remove
 from vitlens.pages.page import Section, write_page
+from vitlens.paper import run_study
 from vitlens.paper.figures import interventions as paper_interventions
 from vitlens.paper.figures import lens as paper_lens
 from vitlens.paper.figures import memories as paper_memories
-from vitlens.paper.run import EXPERIMENTS, run_study
+from vitlens.paper.run import EXPERIMENTS
 from vitlens.plots import faithfulness as faithfulness_plots
 from vitlens.plots.description import KINDS
 
@@ -93,6 +93,10 @@ def lens(subject: Subject) -> Figures:
         "mosaic": lambda: plots.class_mosaic(found),
         "mosaic of a middle block": lambda: plots.class_mosaic(found, block=model.cfg.n_layers // 2),
         "one token": lambda: plots.token_classes(found, token=middle),
+        "without some patches": lambda: plots.removal_map(
+            vitlens.ablate_tokens(model, subject.images[:1], first[0], tokens=vitlens.choose.box(0, 0, 1, 2))
+        ),
+        "attention cut": lambda: plots.knockout_bars(vitlens.knockout_attention(model, subject.images[:1])),
         "trace": lambda: plots.trace_curves(vitlens.lens.class_trace(model, subject.images, subject.labels)),
         "probes": lambda: plots.probe_norms(_probes(subject)),
     }

@@ -15,10 +15,11 @@ import typer
 from readme_table import renew
 from tqdm import tqdm
 
-from vitlens.cli.shared import run
+from vitlens.cli import run
 from vitlens.files import write_whole
+from vitlens.parity import supported_models
 from vitlens.parity.reduced import family_names
-from vitlens.parity.supported import COLUMNS, TABLE, family_table, measure_name, supported_models
+from vitlens.parity.supported import COLUMNS, TABLE, family_table, measure_name
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 ROOT = Path(__file__).parents[1]

@@ -30,24 +30,22 @@ from rich.table import Table
 from torch import Tensor
 
 from vitlens import __version__
-from vitlens.choose.metrics import class_metric
-from vitlens.choose.tokens import Box, select_tokens
-from vitlens.cli.options import Timm
-from vitlens.cli.shared import DEMO, load_model, run
+from vitlens.choose import Box, class_metric, select_tokens
+from vitlens.cli import DEMO, Timm, load_model, run
+from vitlens.data import replace_context
 from vitlens.data.class_names import short_name
-from vitlens.data.counterfactuals import CONTEXT_REPLACEMENTS, replace_context
+from vitlens.data.counterfactuals import CONTEXT_REPLACEMENTS
 from vitlens.demo import load_demo_pictures
 from vitlens.errors import InputError
 from vitlens.files import make_folder, only_process_in, write_whole
+from vitlens.model import HookedViT
 from vitlens.model.fingerprint import fingerprint
-from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import page_facts
 from vitlens.pages.page import Section, write_page
-from vitlens.patching.activation import activation_patching
-from vitlens.patching.results import Patching
+from vitlens.patching import Patching, activation_patching
 from vitlens.plots import patching_board, patching_maps, picture_with_grid
 from vitlens.plots.patching import caution
-from vitlens.results.result import load_result
+from vitlens.results import load_result
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 #: Kept with a part: what it depends on.

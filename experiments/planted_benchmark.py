@@ -31,18 +31,20 @@ from scipy import stats
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.attribution.direct import direct_logit_attribution
-from vitlens.cli.shared import run
+from vitlens.attribution import direct_logit_attribution
+from vitlens.cli import run
 from vitlens.errors import InputError
 from vitlens.files import check_writable, write_whole
-from vitlens.heatmaps.run import heatmap
-from vitlens.model.graph import Graph
-from vitlens.patching.ablation import activation_ablation
-from vitlens.patching.activation import activation_patching
-from vitlens.patching.edges import edge_attribution_patching
-from vitlens.patching.gradients import attribution_patching
-from vitlens.patching.paths import path_patching
-from vitlens.patching.results import Intervention
+from vitlens.heatmaps import heatmap
+from vitlens.model import Graph
+from vitlens.patching import (
+    Intervention,
+    activation_ablation,
+    activation_patching,
+    attribution_patching,
+    edge_attribution_patching,
+    path_patching,
+)
 from vitlens.planted import PLANTED, PlantedPictures, PlantedViT, planted
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)

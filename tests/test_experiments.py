@@ -238,3 +238,47 @@ def test_a_share_is_told_only_where_it_is_one():
     turned = found([3.0, 3.0], [-3.0, -4.0])
     assert turned.endswith("goes from +3.00 to -3.50 logits (won: 100% of the pairs before, 0% after).")
     assert "carries" not in found([0.0, 0.0], [-3.0, -4.0])
+
+
+#: What scripts read behind the face, and why: the benchmarks and the tools that make the project's own tables look inside;
+#: pages and stores of a script's own are written with the parts that vitlens' pages and studies are made of.
+INSIDE = {
+    "benchmarks/dataset_pass.py": {"faithfulness.perturbation", "heatmaps.methods.baselines", "lens.measures", "lens.trace"},
+    "benchmarks/explorer.py": {"pages.explorer.page"},
+    "benchmarks/run_footprint.py": {"cli.main"},
+    "check_published.py": {"data.imagenet_s"},
+    "compare_heatmaps.py": {
+        "data.picture_list", "faithfulness.metrics", "faithfulness.segmentation", "heatmaps.registry", "heatmaps.run",
+        "model.provenance", "pages.page", "paper.run_facts", "paper.store",
+    },
+    "compare_patching.py": {"patching.edges", "patching.gradients"},
+    "compare_runs.py": {"model.provenance", "pages.page", "paper.figures", "plots.shared.series"},
+    "compare_with_timm.py": {"model.checkpoints.timm_models"},
+    "gallery.py": {"model.provenance", "pages.evidence", "pages.page", "paper.figures", "paper.run", "plots.description"},
+    "measure_parity.py": {"parity.reduced", "parity.supported"},
+    "paper.py": {"cli.main"},
+    "patch_context.py": {
+        "data.class_names", "data.counterfactuals", "model.fingerprint", "model.provenance", "pages.page", "plots.patching",
+    },
+    "train_demo_model.py": {"results.tensor_files"},
+}  # fmt: skip
+FOLDER = SCRIPT.parent
+SCRIPTS = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.py"))
+
+
+def behind_the_face(source: str) -> set[str]:
+    """The modules below a chapter that some code imports from; figures by module are part of the face."""
+    named = re.findall(r"^\s*(?:from|import) vitlens\.([a-z_]+\.[a-z_.]+)", source, re.MULTILINE)
+    return {name for name in named if name not in ("patching.transformer_lens", "plots.faithfulness")}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_use_the_public_face(script):
+    assert behind_the_face((FOLDER / script).read_text()) == INSIDE.get(script, set())
+
+
+@pytest.mark.parametrize("notebook", sorted(FOLDER.glob("notebooks/*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_use_the_public_face(notebook):
+    cells = json.loads(notebook.read_text())["cells"]
+    deep = set().union(*(behind_the_face("".join(cell["source"])) for cell in cells if cell["cell_type"] == "code"))
+    assert deep <= {"paper.figures"}

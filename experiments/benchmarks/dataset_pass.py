@@ -19,9 +19,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vitlens.cli.shared import check_device, run
-from vitlens.faithfulness.perturbation import perturbation_test, removal_steps
+from vitlens.cli import check_device, run
+from vitlens.faithfulness import perturbation_test
+from vitlens.faithfulness.perturbation import removal_steps
 from vitlens.heatmaps.methods.baselines import random_importance
+from vitlens.lens import ProbeFit
 from vitlens.lens.measures import (
     change_values,
     composition_values,
@@ -30,9 +32,8 @@ from vitlens.lens.measures import (
     picture_means,
     sublayer_change_values,
 )
-from vitlens.lens.probes import ProbeFit
 from vitlens.lens.trace import FULL_SITES, TraceObserver
-from vitlens.model.hooked_vit import HookedViT
+from vitlens.model import HookedViT
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 

@@ -21,7 +21,7 @@ from rich.table import Table
 from torch import Tensor
 
 from vitlens import HookedViT, evaluate_heatmaps
-from vitlens.cli.shared import check_device, run
+from vitlens.cli import check_device, run
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 METRICS = ("deletion", "insertion", "negative", "positive", "pixel_positive", "road_morf", "sensitivity_n", "saco")

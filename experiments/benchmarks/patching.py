@@ -22,9 +22,9 @@ from rich.table import Table
 from torch import Tensor
 from transformer_lens.patching import generic_activation_patch, layer_pos_patch_setter, make_df_from_ranges
 
-from vitlens.cli.shared import check_device, run
-from vitlens.model.hooked_vit import HookedViT
-from vitlens.patching.activation import activation_patching
+from vitlens.cli import check_device, run
+from vitlens.model import HookedViT
+from vitlens.patching import activation_patching
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 

@@ -19,8 +19,8 @@ from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 from rich.console import Console
 
-from vitlens.cli.shared import run
-from vitlens.data.picture_sets import open_pictures
+from vitlens.cli import run
+from vitlens.data import open_pictures
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 FEATURES = Features({"image": Image(), "mask": Image(), "label": Value("int64")})

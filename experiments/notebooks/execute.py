@@ -19,7 +19,7 @@ from nbformat import NotebookNode
 from tqdm import tqdm
 from traitlets.config import Config
 
-from vitlens.cli.shared import is_watched, run
+from vitlens.cli import is_watched, run
 from vitlens.files import write_whole
 
 FOLDER = Path(__file__).parent

@@ -1,0 +1,9 @@
+"""The command line, and what scripts share with it: options, the model that they mean, and how errors end.
+
+`run(app)` runs a typer application as `vitlens` itself runs: what is wrong with the input is one sentence on stderr and exit
+code 2. `load_model` makes the model that the common options mean.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
