@@ -84,7 +84,7 @@ def notebook_page(path: Path) -> str:
 
 def example_explorer() -> str:
     model, images, _, _ = vitlens.load_demo()
-    return vitlens.explore(model, images[4:6], names=["agreeing", "conflicting"], progress=False).to_html()
+    return vitlens.explore(model, images[4:6], image_names=["agreeing", "conflicting"], progress=False).to_html()
 
 
 def heatmap_methods() -> str:

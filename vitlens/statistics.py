@@ -160,7 +160,7 @@ def _check_draws(n_draws: int, seed: int) -> None:
     require_whole(n_draws=n_draws)
     require_seed(seed)
     if n_draws < 1:
-        raise InputError(f"chance is drawn at least once (n_draws), not {n_draws} times")
+        raise InputError(f"n_draws is a whole number of at least 1, not {n_draws}")
 
 
 def _numbers(values: Any, name: str) -> np.ndarray:

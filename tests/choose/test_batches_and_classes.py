@@ -335,7 +335,7 @@ def test_probabilities_in_half_precision_are_those_of_its_logits(images_of):
 def test_a_measure_of_blocks_that_were_not_watched_is_refused(plain, images_of):
     images = images_of(plain, 2)
     trace = class_trace(plain, images, 1)
-    assert "of 3 blocks" in repr(trace), "what leaves the last block enters none"
+    assert "block 3" in repr(trace), "what leaves the last block enters none"
     for lens in (class_lens(plain, images, 1, blocks=[0, 2]), class_trace(plain, images, 1, blocks=[0, 2])):
         with pytest.raises(InputError, match="two blocks that follow each other"):
             class_similarity_change_rate(lens)
