@@ -8,6 +8,7 @@ import errno
 import logging
 import os
 import re
+import reprlib
 import secrets
 import stat
 import sys
@@ -15,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vitlens.arguments import short
 from vitlens.errors import InputError
 
 with suppress(ImportError):
@@ -78,7 +78,7 @@ def check_writable(path: str | Path) -> None:
 def as_path(path: object, name: str = "path") -> Path:
     """Raises InputError for what is no path: a number would be taken for an open descriptor."""
     if not isinstance(path, (str, os.PathLike)):
-        raise InputError(f"{name} is the path of a file, not {short(path)}")
+        raise InputError(f"{name} is the path of a file, not {reprlib.repr(path)}")
     return Path(path)
 
 

@@ -105,7 +105,7 @@ WRONG = [
     (["lens", AGREEING, "--out", "."], "--out . should end in"),
     (["attribute", AGREEING, "--unit", "heads"], "unit is one of component, head, "),
     (["attribute", AGREEING, "--against-class", "bags"], "the nearest names are bag"),
-    (["heatmap", AGREEING, "--method", "tokenmask"], "did you mean token_mask"),
+    (["heatmap", AGREEING, "--method", "tokenmask"], "the nearest are token_mask"),
     (["heatmap", AGREEING, "--method", "raw_attention", "--class", "sneakers"], "the nearest names are sneaker"),
     (["patch", AGREEING], "a second picture, or --replace-context"),
     (["patch", AGREEING, "missing.png"], "there is no file missing.png"),
