@@ -7,7 +7,7 @@ from timm.models import create_model
 
 from vitlens import HookedViT, InputError, class_lens, replace_context
 from vitlens.choose import select_tokens
-from vitlens.data.decoding import reduce_mask
+from vitlens.data.decoded_batches import reduce_mask
 from vitlens.data.patches import PatchGrid, as_patch_grid
 from vitlens.heatmaps.shared.pixels import pixels_of, sum_over_patches
 

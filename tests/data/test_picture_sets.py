@@ -14,7 +14,7 @@ from timm.data.readers.reader_image_folder import find_images_and_targets
 from timm.models import create_model
 
 from vitlens import HookedViT, InputError
-from vitlens.data.decoding import PictureBatch, decode_rows, reduce_mask
+from vitlens.data.decoded_batches import PictureBatch, decode_rows, reduce_mask
 from vitlens.data.imagenet_s import EXCLUDED
 from vitlens.data.picture_sets import open_pictures
 from vitlens.demo import demo_folder, load_demo_model

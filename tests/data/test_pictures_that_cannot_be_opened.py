@@ -12,7 +12,7 @@ from datasets import Dataset
 from PIL import Image, PngImagePlugin
 
 from vitlens import InputError
-from vitlens.data.decoding import PictureBatch, decode_rows
+from vitlens.data.decoded_batches import PictureBatch, decode_rows
 from vitlens.data.picture_sets import open_pictures
 from vitlens.data.pictures import load_picture
 from vitlens.demo import load_demo_model

@@ -21,7 +21,7 @@ from vitlens.pages.evidence import Removal, evidence
 from vitlens.pages.evidence import told as told_of
 from vitlens.pages.page import Section, made, write_page
 from vitlens.pages.picture_report import picture_sections, write_picture_report
-from vitlens.pages.seen import seen_part
+from vitlens.pages.seen_part import seen_part
 from vitlens.paper.run import EXPERIMENTS
 from vitlens.plots import refusal
 

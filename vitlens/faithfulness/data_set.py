@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vitlens.arguments import bar_hidden, checked
-from vitlens.data.decoding import PictureBatch, Skipped, decode_rows
+from vitlens.data.decoded_batches import PictureBatch, Skipped, decode_rows
 from vitlens.data.picture_list import as_digest, list_rows
 from vitlens.data.picture_sets import PictureRow, PictureSet, open_pictures
 from vitlens.errors import InputError

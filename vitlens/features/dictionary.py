@@ -111,7 +111,7 @@ class SparseAutoencoder(FiniteWeights):
         Raises:
             InputError: another estimator, or one that is not fitted.
         """
-        from vitlens.features.fitted import FittedDictionary
+        from vitlens.features.from_sklearn import FittedDictionary
 
         return FittedDictionary(estimator, hook)
 

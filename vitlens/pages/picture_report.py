@@ -22,7 +22,7 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import page_facts
 from vitlens.pages.evidence import evidence
 from vitlens.pages.page import Section, write_page
-from vitlens.pages.seen import picture_fact
+from vitlens.pages.seen_part import picture_fact
 from vitlens.patching.activation import activation_patching
 from vitlens.patching.results import Patching
 from vitlens.plots import (

@@ -62,6 +62,8 @@ class Experiment:
 
     name: str
     title: str
+    #: What it asks, as its section of the page begins.
+    question: str
     #: Whether masks are made use of, and whether there is nothing to do without them.
     uses_masks = False
     needs_masks = False

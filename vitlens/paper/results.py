@@ -1,7 +1,5 @@
 """From the numbers of all pictures to what a reader opens: tables as Parquet, figures as JSON and on one page."""
 
-import inspect
-
 import pandas as pd
 import plotly.graph_objects as go
 from rich.console import Console
@@ -28,7 +26,7 @@ def write_results(store: Store, experiments: list[Experiment], records: Records,
         for name, figure in figures.items():
             store.write_table(f"figures/{name}.json", str(figure.to_json()).encode())
         shown: list[go.Figure | tuple[go.Figure, go.Figure]] = list(figures.values())
-        sections.append(Section(experiment.title, _first_line(experiment), shown))
+        sections.append(Section(experiment.title, experiment.question, shown))
         tables |= found
     skipped = pd.DataFrame([(item.path, item.reason) for item in records.skipped], columns=["path", "reason"])
     store.write_table("skipped.parquet", skipped.to_parquet(index=False))
@@ -59,7 +57,3 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return "" if pd.isna(value) else f"{value:.4g}"
     return str(value)
-
-
-def _first_line(experiment: Experiment) -> str:
-    return str(inspect.getdoc(inspect.getmodule(type(experiment)))).splitlines()[0]

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vitlens.arguments import checked
-from vitlens.data.decoding import PictureBatch, Skipped, decode_rows
+from vitlens.data.decoded_batches import PictureBatch, Skipped, decode_rows
 from vitlens.data.picture_list import list_pictures
 from vitlens.data.picture_sets import PictureRow, PictureSet, open_pictures
 from vitlens.data.pictures import Preprocessing

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vitlens.data.decoding import Skipped
+from vitlens.data.decoded_batches import Skipped
 from vitlens.data.picture_list import as_digest, changed, keep_list, list_rows
 from vitlens.data.picture_sets import PictureRow
 from vitlens.errors import InputError

@@ -15,7 +15,7 @@ from torch import nn
 from vitlens.errors import InputError, nearest, reason
 from vitlens.files import as_path
 from vitlens.model.checkpoints.files import read_checkpoint
-from vitlens.model.checkpoints.fit import first_keywords, fit, other_keywords
+from vitlens.model.checkpoints.fit_to_model import first_keywords, fit, other_keywords
 
 # What timm looks for in a repository or a folder, in its order.
 WEIGHT_FILES = (

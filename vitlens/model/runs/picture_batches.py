@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vitlens.arguments import bar_hidden
-from vitlens.data.decoding import PictureBatch, Skipped, decode_rows
+from vitlens.data.decoded_batches import PictureBatch, Skipped, decode_rows
 from vitlens.data.picture_sets import PictureSet
 from vitlens.data.pictures import Pictures, as_list
 from vitlens.errors import InputError

@@ -17,7 +17,7 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.pages.explorer.explorer import Explorer
 from vitlens.pages.explorer.measure import check_page_size, measure_picture
-from vitlens.pages.seen import picture_fact
+from vitlens.pages.seen_part import picture_fact
 from vitlens.patching.whole_runs import logits_of
 
 # What Chromium, Firefox and Safari all still open: their longest string is about twice as long.

@@ -14,6 +14,7 @@ GROUPS = ("class token", "patches")
 class ClassChange(Experiment):
     name = "class_change"
     title = "Class-similarity change"
+    question = "Where the logit of the class rises: from block to block, and by what attention and the MLP write."
 
     def measure(self, batch: Batch) -> Arrays:
         compat = self.settings.paper_compat

@@ -15,6 +15,7 @@ from vitlens.paper.store import Records
 class ClassIdentifiability(Experiment):
     name = "class_identifiability"
     title = "Class identifiability"
+    question = "How well the true class can be read off every token, block by block, beside re-initialised models."
     uses_random_models = True
 
     def measure(self, batch: Batch) -> Arrays:

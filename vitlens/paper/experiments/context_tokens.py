@@ -23,6 +23,9 @@ PARTS = ("attn_out", "mlp_out")
 class ContextTokens(Experiment):
     name = "context_tokens"
     title = "Object and context"
+    question = (
+        "Tokens of the object against tokens of its context: where the class is, and where the class token looks."
+    )
     uses_masks = needs_masks = True
 
     def hooks(self, labels: Int[Tensor, "image"]) -> Hooks:

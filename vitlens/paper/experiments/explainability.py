@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from vitlens.data.class_names import short_name
-from vitlens.data.decoding import decode_rows
+from vitlens.data.decoded_batches import decode_rows
 from vitlens.faithfulness.perturbation import area, removal_steps, remove_in_order
 from vitlens.heatmaps.methods.baselines import random_importance
 from vitlens.heatmaps.methods.projection_gradient import ProjectionGradientObserver
@@ -29,6 +29,7 @@ METHODS = ("projection_gradient", "gradient_rollout")
 class Explainability(Experiment):
     name = "explainability"
     title = "Which patches the class came from"
+    question = "Heatmaps by projection-gradient and gradient rollout, and what removing patches in their order does."
 
     def hooks(self, labels: Int[Tensor, "image"]) -> Hooks:
         self._observer = ProjectionGradientObserver(self.model)

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
-from vitlens.data.decoding import decode_rows
+from vitlens.data.decoded_batches import decode_rows
 from vitlens.data.picture_list import keep_list, list_pictures
 from vitlens.data.picture_sets import PictureSet, open_pictures
 from vitlens.errors import InputError
@@ -32,6 +32,7 @@ FILE, PICTURES = "probes.safetensors", "training_pictures.parquet"
 class LinearProbe(Experiment):
     name = "linear_probe"
     title = "Linear probes"
+    question = "Linear probes at every site, block and token, against the class projection at the same place."
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)

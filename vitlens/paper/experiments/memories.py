@@ -33,6 +33,7 @@ NAMED_MEMORIES = 20
 class MemoriesOfClasses(Experiment):
     name = "memories"
     title = "Layers as key-value memories"
+    question = "Attention and MLP as key-value memories of classes."
     uses_random_models = True
 
     def __init__(self, context: Context) -> None:
