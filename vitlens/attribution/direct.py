@@ -126,7 +126,6 @@ def _attribute(
             for chosen in _class_chunks(selection, baseline, readouts)
         ]
     split = splits[0] if len(splits) == 1 else _side_by_side(splits)
-    has_grid = "grid" in UNITS[unit].result.__dataclass_fields__
     return UNITS[unit].result(
         values=split.values,
         axes={"image": list(range(len(pictures))), "class": selection.labels, **split.axes},
@@ -139,7 +138,7 @@ def _attribute(
         class_names=model.class_names,
         pixels=small_pictures(model, pictures),
         settings={"model": model.cfg.model_name, "unit": unit, "norm": "statistics frozen"},
-        **({"grid": grid} if has_grid else {}),
+        grid=grid,
     )
 
 

@@ -22,12 +22,14 @@ class Attribution(Result):
     The components of a row sum to `logits` [image, class]; `residual` is what is left over, rounding alone.
     With `baseline_classes` both are differences of two classes' logits. Units finer than components have axes of their
     own after "class"; what they do not split is in `elsewhere` [image, class, part], whose parts are `elsewhere_names`.
+    `grid` [rows, columns] are the patches.
     """
 
     logits: Float[Tensor, "image class"]
     baseline_names: list[str] | None = None
     elsewhere: Float[Tensor, "image class part"] | None = None
     elsewhere_names: list[ComponentLabel] | None = None
+    grid: tuple[int, int] | list[int] = (0, 0)
 
     @property
     def residual(self) -> Float[Tensor, "image class"]:
@@ -105,8 +107,6 @@ class PatchAttribution(Attribution):
     unit="head" (together with the part "L3H5 bias" of `elsewhere`, where a norm with a bias stands behind the heads).
     """
 
-    grid: tuple[int, int] | list[int] = (0, 0)
-
     def maps(
         self, image: int = 0, class_position: int = 0, block: int | None = None, head: int | None = None
     ) -> Float[Tensor, "rows columns"]:
@@ -163,8 +163,6 @@ class TokenAttribution(Attribution):
     Summed over tokens they are the shares at unit="component"; a class-token model reads a single token. The constant,
     and the MLP of attention pooling, belong to no token: they are in `elsewhere`. `grid` [rows, columns] are the patches.
     """
-
-    grid: tuple[int, int] | list[int] = (0, 0)
 
     @property
     def by_token(self) -> Float[Tensor, "image class token"]:
