@@ -47,7 +47,7 @@ def read_maps(
     """
     require_whole(n_draws=n_draws)
     if baselines and n_draws < 1:
-        raise InputError(f"the random baseline takes at least one draw (n_draws), not {n_draws}")
+        raise InputError(f"n_draws is a whole number of at least 1, not {n_draws}")
     found = {name: [_read(bench, name, value, progress)] for name, value in _named(heatmaps).items()}
     if baselines:
         if not set(RANDOM) & set(found):
