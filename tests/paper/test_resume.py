@@ -289,7 +289,7 @@ def test_names_and_numbers_that_no_run_can_have_are_sentences(model, settings, t
         tmp_path / "file": "is no folder",
         tmp_path / "file" / "out": "cannot be made",
         tmp_path / ("x" * 300): "cannot be made: File name too long",
-        "out\0put": "cannot be made",
+        "out\0put": "is the path of a file or folder",
     }.items():
         with pytest.raises(InputError, match=sentence):
             run_study(model, settings, experiments=NAMES, path=out, progress=False)

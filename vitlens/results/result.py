@@ -133,7 +133,8 @@ class Result(Drawable):
         """
         check_ending(as_path(path))
         tensors, rest = pack(self.content())
-        save_tensors(tensors, path, {"kind": _name(type(self)), "fields": rest})
+        # One entry: safetensors writes several in any order, and equal results are equal files.
+        save_tensors(tensors, path, {_name(type(self)): rest})
 
     def content(self) -> dict[str, Any]:
         """What a file keeps of it, and makes it again: the arguments of its class."""
@@ -174,13 +175,14 @@ def load_result(path: str | Path, expected: type[Kind] = Result) -> Kind:  # typ
         InputError: there is no such file, it is cut off, or it holds no result or one of another kind.
     """
     tensors, metadata = read_tensors(path)
-    kind = _kind(metadata.get("kind"))
-    if kind is None or "fields" not in metadata:
+    name, fields = next(iter(metadata.items()), (None, ""))
+    kind = _kind(name)
+    if kind is None:
         raise InputError(f"{path} is no saved vitlens result")
     if not issubclass(kind, expected):
         raise InputError(f"{path} holds a {kind.__name__}, not a {expected.__name__}")
     try:
-        return kind(**unpack(tensors, metadata["fields"]))
+        return kind(**unpack(tensors, fields))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path} holds a {kind.__name__} of another version of vitlens, or a broken one: {error}"
