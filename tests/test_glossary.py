@@ -79,11 +79,6 @@ PAIRS = {("add_test_time_registers", "neurons"), ("register_shift", "neurons")}
 #: Pictures that are no subject: of a check on a model that is said by its name; a second one that a page may show.
 BY_NAME = {"verify_port": {"images"}, "write_picture_report": {"corrupted"}}
 
-#: What is not yet said so, by call: it must shrink, and the test fails where an entry is no longer needed.
-NOT_YET: dict[str, set[str]] = {
-    "HookedViT.class_index": {"words"},
-}
-
 
 def parameters(function: Callable) -> list[inspect.Parameter]:
     found = inspect.signature(function).parameters.values()
@@ -191,14 +186,12 @@ RULES = {
 @pytest.mark.parametrize("name", sorted(CALLS))
 def test_calls_speak_by_the_glossary(name):
     broken = {rule for rule, check in RULES.items() if (rule != "places" or name in FUNCTIONS) and check(name)}
-    allowed = NOT_YET.get(name, set())
-    said = {rule: RULES[rule](name) for rule in broken - allowed}
+    said = {rule: RULES[rule](name) for rule in broken}
     assert not said, f"{name}: {said}"
-    assert not allowed - broken, f"{name} keeps to {', '.join(sorted(allowed - broken))} by now: shorten NOT_YET"
 
 
 def test_lists_name_calls_that_there_are():
-    lists = {*NOT_YET, *SUBJECTS, *RUN_ONE_BY_ONE, *BY_NAME, *(name for name, _ in PAIRS)}
+    lists = {*SUBJECTS, *RUN_ONE_BY_ONE, *BY_NAME, *(name for name, _ in PAIRS)}
     assert lists <= set(CALLS)
 
 

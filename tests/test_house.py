@@ -161,8 +161,8 @@ SAY_AGAIN = {"cli", "planted"}
 
 #: Two things of one name that are still to be told apart; none may be added.
 STILL_TWICE = {
-    "ADAPTERS", "Activations", "DASHES", "Found", "GROUPS", "Given", "KINDS", "LABELS", "LEAST", "MARGIN", "METHODS",
-    "METRICS", "Masks", "PARTS", "PICTURES_AT_ONCE", "PORTS", "Part", "Pictures", "RANDOM", "SITES",
+    "ADAPTERS", "GROUPS", "KINDS", "LABELS", "LEAST", "MARGIN",
+    "PARTS", "PORTS", "Part", "RANDOM",
     "as_masks", "checked", "read_tensors", "text",
 }  # fmt: skip
 

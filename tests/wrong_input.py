@@ -275,7 +275,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
     methods: dict[str, tuple[Callable, dict[str, Any]]] = {
         "model.block_index": (model.block_index, {"block": 0}),
         "model.block_indices": (model.block_indices, {"blocks": [0]}),
-        "model.class_index": (model.class_index, {"wanted": 0}),
+        "model.class_index": (model.class_index, {"class_index": 0}),
         "model.as_images": (model.as_images, {"images": images}),
         "model.to_images": (model.to_images, {"images": [np.zeros((8, 8, 3), dtype=np.uint8)]}),
         "model.to_masks": (model.to_masks, {"masks": [np.zeros((8, 8), dtype=bool)]}),
@@ -315,7 +315,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
 ELSEWHERE: dict[tuple[str, str], list[Any]] = {
     ("model.block_index", "layer"): ONE_PLACE,
     ("model.block_indices", "layers"): PLACES,
-    ("model.class_index", "wanted"): [None, *CLASSES],
+    ("model.class_index", "class_index"): [None, *CLASSES],
     ("model.to_images", "pictures"): PICTURES,
     ("model.to_masks", "masks"): [5, 1.7, True, NAN, "nonsense.png", [], [None], Thing(), {}],
     ("model.cache_size", "images"): [None, 1.7, True, NAN, 0, -1, "nonsense.png", [], Thing()],

@@ -25,7 +25,7 @@ from vitlens.patching.results import Patching
 from vitlens.patching.whole_runs import WholeRuns, make_result, run_pair
 from vitlens.statistics import bootstrap
 
-Masks = Bool[Tensor, "circuit writer reader"]
+EdgeMasks = Bool[Tensor, "circuit writer reader"]
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -219,7 +219,7 @@ def _sizes(graph: Graph, sizes: int | Sequence[int] | None) -> list[int]:
     return sorted(set(sizes))
 
 
-def _random_circuits(graph: Graph, n_edges: list[int], method: str, generator: torch.Generator) -> Masks:
+def _random_circuits(graph: Graph, n_edges: list[int], method: str, generator: torch.Generator) -> EdgeMasks:
     """Circuits of random edges, each within the next, that have at least so many edges on paths."""
     scores = torch.rand(graph.exists.shape, generator=generator, dtype=torch.float64)
     ranked = list(rank_edges(graph, scores, method))
@@ -232,7 +232,7 @@ def _random_circuits(graph: Graph, n_edges: list[int], method: str, generator: t
 
 
 def _measured(
-    graph: Graph, whole: WholeRuns, runs: Masks, batch_size: int | None, progress: bool | None, description: str
+    graph: Graph, whole: WholeRuns, runs: EdgeMasks, batch_size: int | None, progress: bool | None, description: str
 ) -> Float[Tensor, "circuit image"]:
     """The metric of every run."""
     logits = run_edges(

@@ -17,7 +17,7 @@ from vitlens.cli.options import (
     Json,
     Model,
     Out,
-    Pictures,
+    PictureFiles,
     RandomWeights,
     Timm,
     WantedClass,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def attribute(
-    pictures: Pictures,
+    pictures: PictureFiles,
     unit: Annotated[
         str, typer.Option(help=f"split the logit by {', '.join(UNITS)}", autocompletion=one_of(*UNITS))
     ] = "component",

@@ -13,7 +13,7 @@ from vitlens.cli.options import (
     Dtype,
     Json,
     Model,
-    Pictures,
+    PictureFiles,
     RandomWeights,
     Timm,
     WantedClass,
@@ -24,7 +24,7 @@ from vitlens.files import check_writable
 
 
 def explore(
-    pictures: Pictures,
+    pictures: PictureFiles,
     wanted_class: WantedClass = None,
     block: Blocks = None,
     model: Model = DEMO,

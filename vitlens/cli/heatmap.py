@@ -16,7 +16,7 @@ from vitlens.cli.options import (
     Json,
     Model,
     Out,
-    Pictures,
+    PictureFiles,
     RandomWeights,
     Timm,
     WantedClass,
@@ -37,7 +37,7 @@ ALL = "all"
 
 
 def heatmap(
-    pictures: Pictures,
+    pictures: PictureFiles,
     method: Annotated[
         list[str] | None,
         typer.Option(

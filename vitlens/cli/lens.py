@@ -18,7 +18,7 @@ from vitlens.cli.options import (
     Json,
     Model,
     Out,
-    Pictures,
+    PictureFiles,
     RandomWeights,
     Timm,
 )
@@ -37,7 +37,7 @@ MOST_LINES = 6
 
 
 def lens(
-    pictures: Pictures,
+    pictures: PictureFiles,
     site: Annotated[
         list[str] | None,
         typer.Option(

@@ -7,7 +7,7 @@ import typer
 
 from vitlens.cli.names import class_names, dtype_names, model_names
 
-Pictures = Annotated[list[Path], typer.Argument(metavar="PICTURE...", help="the pictures", show_default=False)]
+PictureFiles = Annotated[list[Path], typer.Argument(metavar="PICTURE...", help="the pictures", show_default=False)]
 Model = Annotated[
     str,
     typer.Option(help='a timm name such as vit_base_patch16_224, or "demo"', autocompletion=model_names),

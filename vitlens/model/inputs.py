@@ -161,13 +161,13 @@ def check_images(model: "HookedViT", images: Any) -> Any:
     return check_batch(images, model.cfg, model.dtype, pads=model.embed.pads)
 
 
-def class_index(model: "HookedViT", wanted: int | str | np.integer) -> int:
+def class_index(model: "HookedViT", class_index: int | str | np.integer) -> int:
     """The index of a class given by index or name.
 
     Raises:
         InputError: no such class (the nearest names are listed), or several.
     """
-    return find_class(wanted, model.class_names, model.cfg.n_classes)
+    return find_class(class_index, model.class_names, model.cfg.n_classes)
 
 
 def class_label(model: "HookedViT", index: int) -> str:

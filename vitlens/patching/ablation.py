@@ -21,7 +21,7 @@ from vitlens.model.hooks.hook_points import Hooks
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_run import PictureRun
 from vitlens.patching.results import Ablation
-from vitlens.patching.sources import Activations, Given, Noise, OtherRun, Source, Zeros, mean_activations
+from vitlens.patching.sources import ActivationTable, GivenValues, Noise, OtherRun, Source, Zeros, mean_activations
 from vitlens.patching.sweep import Plan, run_sweep
 from vitlens.patching.whole_runs import known_values, make_result, run_alone
 
@@ -161,7 +161,7 @@ def _places(places: Any, unit: str | None) -> list[tuple[int, int]]:
 @torch.no_grad()
 def _activations(
     model: HookedViT, source: Source, names: list[str], images: Tensor, batch_size: int | None, progress: bool | None
-) -> Activations:
+) -> ActivationTable:
     """What stands in at these hook points, for all pictures; sources that run the model are read in batches."""
     if not isinstance(source, (OtherRun, Noise)):
         return source.activations(model, names, images, slice(0, len(images)))
@@ -212,13 +212,13 @@ def _source(
     if others is not None and not (isinstance(replacement, str) and replacement == "other"):
         raise InputError('others= goes with replacement="other": another replacement would not read them')
     if not isinstance(replacement, str):
-        return Given(_as_given(replacement))
+        return GivenValues(_as_given(replacement))
     if replacement == "zero":
         return Zeros()
     if replacement == "mean":
         sites = [cells.site.name for cells in plan.sites]
         about: dict[str, Any] = {"sites": sites, "blocks": plan.blocks, "batch_size": batch_size, "progress": progress}
-        return Given(mean_activations(model, images, **about))
+        return GivenValues(mean_activations(model, images, **about))
     if replacement == "other":
         return OtherRun(model.as_partners(others, images))
     if replacement == "noise":

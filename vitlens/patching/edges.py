@@ -29,7 +29,7 @@ from vitlens.patching.gradients import (
 from vitlens.patching.results import Patching
 from vitlens.patching.whole_runs import WholeRuns, make_result, run_pair
 
-PICTURES_AT_ONCE = 2
+EDGE_PICTURES = 2
 EDGE_METHODS = ("gradient", "integrated_inputs")
 
 
@@ -73,7 +73,7 @@ def edge_attribution_patching(
     runs = run_pair(model, clean, corrupted, classes, baseline_classes, metric, direction)
     check_per_picture(runs.measures)
     points = [0.0] if method == "gradient" else midpoints(n_steps)
-    batches = picture_batches(len(runs.target), batch_size or PICTURES_AT_ONCE)
+    batches = picture_batches(len(runs.target), batch_size or EDGE_PICTURES)
     hidden = bar_hidden(progress, len(batches))
     shift = torch.cat(
         [

@@ -18,14 +18,14 @@ from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_batches import PictureBatches, PictureSource, length_of
 from vitlens.model.runs.picture_run import default_batch_size
 
-Activations = Mapping[str, Tensor]
+ActivationTable = Mapping[str, Tensor]
 
 
 @runtime_checkable
 class Source(Protocol):
     """Gives, for hook points of the run on `target`, what may stand there instead: [image or 1, …] each."""
 
-    def activations(self, model: HookedViT, names: list[str], target: Tensor, images: slice) -> Activations: ...
+    def activations(self, model: HookedViT, names: list[str], target: Tensor, images: slice) -> ActivationTable: ...
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class OtherRun:
 
     pictures: Float[Tensor, "image channels height width"]
 
-    def activations(self, model: HookedViT, names: list[str], target: Tensor, images: slice) -> Activations:
+    def activations(self, model: HookedViT, names: list[str], target: Tensor, images: slice) -> ActivationTable:
         return model.run_with_cache(self.pictures[images], names_filter=names)[1].cache_dict
 
 
@@ -42,7 +42,7 @@ class OtherRun:
 class Zeros:
     """Zero ablation."""
 
-    def activations(self, model: HookedViT, names: list[str], target: Tensor, images: slice) -> Activations:
+    def activations(self, model: HookedViT, names: list[str], target: Tensor, images: slice) -> ActivationTable:
         return {name: torch.zeros((), dtype=model.dtype, device=model.device) for name in names}
 
 
@@ -56,7 +56,7 @@ class Noise:
     scale: float = 1.0
     seed: int = 0
 
-    def activations(self, model: HookedViT, names: list[str], target: Tensor, images: slice) -> Activations:
+    def activations(self, model: HookedViT, names: list[str], target: Tensor, images: slice) -> ActivationTable:
         clean = model.run_with_cache(target, names_filter=names)[1]
         return {name: value + self.scale * self._noise(name, value, images) for name, value in clean.items()}
 
@@ -70,12 +70,12 @@ class Noise:
 
 
 @dataclass(frozen=True)
-class Given:
+class GivenValues:
     """The user's own: a tensor for every block, or a mapping from blocks or hook names to tensors."""
 
     values: Tensor | Mapping[Any, Tensor]
 
-    def activations(self, model: HookedViT, names: list[str], target: Tensor, images: slice) -> Activations:
+    def activations(self, model: HookedViT, names: list[str], target: Tensor, images: slice) -> ActivationTable:
         shapes = {
             name: value.shape[1:] for name, value in model.run_with_cache(target[:1], names_filter=names)[1].items()
         }

@@ -25,7 +25,7 @@ from vitlens.data.masks import MaskInput
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.suffix import forward_suffix, last_block_is_watched
-from vitlens.patching.sources import Activations, Source
+from vitlens.patching.sources import ActivationTable, Source
 
 #: Rows of a forward on a processor, where nothing else is asked for: at least 4, which the matrix products need to be
 #: efficient, and more while the activations stay near the caches. On a GPU they may take a quarter of what is free.
@@ -240,8 +240,8 @@ def _patched(
     site: Site,
     block: int,
     grid: tuple[int, int],
-    of_target: Activations,
-    of_source: Activations,
+    of_target: ActivationTable,
+    of_source: ActivationTable,
     inside: Bool[Tensor, "cell image ..."],
     whole: bool,
 ) -> Float[Tensor, "cell image classes"]:

@@ -1,7 +1,7 @@
 """The runs that interventions are measured against: the one that is patched into, and the one activations come from."""
 
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -14,9 +14,7 @@ from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.gradients import outside_inference
 from vitlens.model.runs.small_pictures import small_pictures
-from vitlens.patching.results import Intervention
-
-Found = TypeVar("Found", bound=Intervention)
+from vitlens.patching.results import Found, Intervention
 
 
 @dataclass(frozen=True)

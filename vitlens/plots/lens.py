@@ -20,7 +20,7 @@ from vitlens.plots.shared.picture import map_tiles
 from vitlens.plots.shared.series import legend_below, line
 from vitlens.plots.shared.style import COLOURS, SEQUENTIAL, array, colorbar, diverging, finish, symmetric, text
 
-DASHES = ("solid", "dot", "dash", "longdash", "dashdot", "longdashdot")
+CLASS_DASHES = ("solid", "dot", "dash", "longdash", "dashdot", "longdashdot")
 
 
 def predictions(
@@ -85,7 +85,7 @@ def lens_trajectory(
                     line={
                         "color": COLOURS[class_position % len(COLOURS)],
                         "width": 3 if class_position == 0 else 1.8,
-                        "dash": DASHES[tokens.index(place) % len(DASHES)],
+                        "dash": CLASS_DASHES[tokens.index(place) % len(CLASS_DASHES)],
                     },
                     hovertemplate=f"{name}<br>block %{{x}}: {quantity} %{{y:.4~g}}<extra></extra>",
                 ),

@@ -7,7 +7,7 @@ from torch import Tensor
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 
-METRICS = ("logit", "probability", "identifiability")
+PROJECTION_METRICS = ("logit", "probability", "identifiability")
 
 
 def class_projection(
@@ -33,8 +33,8 @@ def class_projection(
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 3; METHODS.md A1, A2.
     """
-    if metric not in METRICS:
-        raise InputError(f"metric is one of {', '.join(METRICS)}, not {metric!r}")
+    if metric not in PROJECTION_METRICS:
+        raise InputError(f"metric is one of {', '.join(PROJECTION_METRICS)}, not {metric!r}")
     model.require_classifier()
     if metric != "logit":
         model.require_choice("a probability" if metric == "probability" else "a rank")

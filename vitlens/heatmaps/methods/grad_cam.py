@@ -15,7 +15,7 @@ from vitlens.model.hooks.hook_points import hook_name
 from vitlens.model.runs.gradients import gradients_enabled, gradients_of
 
 #: Where activations may be taken: what the block's attention reads, and the hook points of the block that have tokens.
-SITES = ("attn_in", "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+GRAD_CAM_SITES = ("attn_in", "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 
 
 def grad_cam(
@@ -43,8 +43,8 @@ def grad_cam(
 
     Source: Selvaraju et al. 2017, equations 1 and 2; the site and the dropped prefix tokens follow the package grad-cam.
     """
-    if site not in SITES:
-        raise InputError(f"Grad-CAM reads one of {', '.join(SITES)}, not {site!r}")
+    if site not in GRAD_CAM_SITES:
+        raise InputError(f"Grad-CAM reads one of {', '.join(GRAD_CAM_SITES)}, not {site!r}")
     if site == "resid_mid" and not model.blocks[0].has_middle:
         raise InputError("a parallel block has no stream in the middle: take the site resid_pre or resid_post")
     model.require_classifier()

@@ -15,7 +15,7 @@ from vitlens.model.parts.positions import Layout
 
 # What timm's NaFlex collator makes: patches [B, N, P·P·C], their coordinates [B, N, 2], and which are no padding [B, N].
 PATCH_INPUT = ("patches", "patch_coord", "patch_valid")
-Pictures = Tensor | dict[str, Tensor]
+PatchesOrPictures = Tensor | dict[str, Tensor]
 
 
 class NaFlexEmbedding(Embedding):
@@ -35,7 +35,7 @@ class NaFlexEmbedding(Embedding):
     def has_positions(self) -> bool:
         return self.patch_embed.pos_embed_type != "none"
 
-    def patches(self, images: Pictures) -> Float[Tensor, "batch patches d"]:
+    def patches(self, images: PatchesOrPictures) -> Float[Tensor, "batch patches d"]:
         """As timm's NaFlexEmbeds, without its positions and prefix tokens, which are hook points of their own."""
         embeds = self.patch_embed
         if isinstance(images, dict):
@@ -55,7 +55,7 @@ class NaFlexEmbedding(Embedding):
         cut = cut.flatten(2)
         return embeds.norm(embeds.proj(cut if embeds.norm_input is None else embeds.norm_input(cut)))
 
-    def positions(self, images: Pictures) -> Float[Tensor, "batch tokens d"]:
+    def positions(self, images: PatchesOrPictures) -> Float[Tensor, "batch tokens d"]:
         if not isinstance(images, dict):
             return self.positions_of_grid(self.grid(*images.shape[-2:]))
         embeds = self.patch_embed
@@ -78,7 +78,7 @@ class NaFlexEmbedding(Embedding):
         add(positions, grid_size=list(grid))
         return F.pad(positions, (0, 0, self.n_prefix_tokens, 0))
 
-    def layout(self, images: Pictures) -> Layout:
+    def layout(self, images: PatchesOrPictures) -> Layout:
         if not isinstance(images, dict):
             return super().layout(images)
         valid = images["patch_valid"]

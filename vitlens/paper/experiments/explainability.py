@@ -23,7 +23,7 @@ from vitlens.plots.heatmaps import heatmap_comparison
 from vitlens.plots.perturbation import perturbation_curves
 
 N_EXAMPLES = 3
-METHODS = ("projection_gradient", "gradient_rollout")
+PAPER_METHODS = ("projection_gradient", "gradient_rollout")
 
 
 class Explainability(Experiment):
@@ -56,7 +56,7 @@ class Explainability(Experiment):
         return found
 
     def tables(self, records: Records) -> Tables:
-        curves = curve_tables(self, records, METHODS, self.settings.n_random_orders)
+        curves = curve_tables(self, records, PAPER_METHODS, self.settings.n_random_orders)
         return {"perturbation_curves": curves[0], "perturbation_areas": curves[1]}
 
     def figures(self, tables: Tables) -> dict[str, go.Figure]:
@@ -66,7 +66,9 @@ class Explainability(Experiment):
     def examples(self, records: Records) -> dict[str, go.Figure]:
         """The maps of the first pictures that could be read."""
         settings = self.settings
-        maps = next(records.chunks("key", "label", "prediction", *[self.own(f"map/{method}") for method in METHODS]))
+        maps = next(
+            records.chunks("key", "label", "prediction", *[self.own(f"map/{method}") for method in PAPER_METHODS])
+        )
         chunk = int(maps["key"][0]) // settings.batch_size
         rows = next(rows for number, rows in self.context.pictures.chunks(settings.batch_size) if number == chunk)
         batch = decode_rows(
@@ -79,9 +81,9 @@ class Explainability(Experiment):
         assert not isinstance(batch, list)
         found = {}
         for i in range(min(N_EXAMPLES, len(batch.images))):
-            values = np.stack([maps[self.own(f"map/{method}")][i] for method in METHODS]).astype(np.float32)
+            values = np.stack([maps[self.own(f"map/{method}")][i] for method in PAPER_METHODS]).astype(np.float32)
             target = maps["label" if settings.heatmap_classes == "label" else "prediction"][i]
-            methods = [find_method(name) for name in METHODS]
+            methods = [find_method(name) for name in PAPER_METHODS]
             on_grid = torch.from_numpy(values).unflatten(-1, self.model.cfg.grid_size)
             found[f"heatmaps_{i}"] = heatmap_comparison(
                 self.model.to_pixels(batch.images[i : i + 1])[0],
