@@ -30,13 +30,6 @@ class ChosenReadout:
         pooled = torch.einsum("igt,it...->ig...", self.weights, written[:, self.tokens])
         return torch.einsum("igcd,ig...d->ic...", self.directions, pooled)
 
-    def head_share(
-        self, z: Float[Tensor, "image tokens head d_head"], W_O: Float[Tensor, "head d_head d"]
-    ) -> Float[Tensor, "image class head"]:
-        """`share` of every head's z W_O; pooled first, so that nothing of size [tokens, heads, d] is made."""
-        pooled = torch.einsum("igt,ithe->ighe", self.weights, z[:, self.tokens])
-        return torch.einsum("igcd,ighe,hed->ich", self.directions, pooled, W_O)
-
 
 @dataclass(frozen=True)
 class LinearReadout:
