@@ -1,5 +1,6 @@
 """Tests import the helpers beside them; every variant of the port by name; one browser for all."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from vitlens import HookedViT
 __all__ = ["browser", "open_page", "planted"]
 
 ASSETS = Path(__file__).parents[1].parent / "shared" / "assets"
+
+# A suite that runs in the background inherits that interrupts are ignored; some tests are about interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The models are tiny: threads would wait for each other longer than they compute.
 torch.set_num_threads(1)
