@@ -7,23 +7,9 @@ import typer
 
 from vitlens.cli.given import artefacts_on_page, called, in_batches, name_pictures
 from vitlens.cli.names import UNITS, one_of
-from vitlens.cli.options import (
-    AgainstClass,
-    BatchSize,
-    Checkpoint,
-    ClassNames,
-    Device,
-    Dtype,
-    Json,
-    Model,
-    Out,
-    PictureFiles,
-    RandomWeights,
-    Timm,
-    WantedClass,
-)
+from vitlens.cli.options import AgainstClass, BatchSize, Json, ModelOptions, Out, PictureFiles, WantedClass, with_model
 from vitlens.cli.output import MOST_ON_PAGE, Answer, check_out, hand_over
-from vitlens.cli.shared import DEMO, load_model, require_classes
+from vitlens.cli.shared import require_classes
 from vitlens.errors import printable
 
 if TYPE_CHECKING:
@@ -33,6 +19,7 @@ if TYPE_CHECKING:
     from vitlens.pages.page import Section
 
 
+@with_model
 def attribute(
     pictures: PictureFiles,
     unit: Annotated[
@@ -41,13 +28,8 @@ def attribute(
     wanted_class: WantedClass = None,
     against_class: AgainstClass = None,
     top: Annotated[int, typer.Option(min=1, help="how many of the largest shares to show")] = 15,
-    model: Model = DEMO,
-    checkpoint: Checkpoint = None,
-    timm: Timm = None,
-    random_weights: RandomWeights = False,
-    class_names: ClassNames = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
+    *,
+    model: ModelOptions,
     batch_size: BatchSize = 16,
     out: Out = None,
     as_json: Json = False,
@@ -58,7 +40,7 @@ def attribute(
     from vitlens.attribution.direct import direct_logit_attribution
 
     check_out(out)
-    hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
+    hooked = model.load()
     require_classes(hooked)
     found, marked, shares, totals, elsewhere = [], [], [], [], []
     for start, images in in_batches(hooked, pictures, batch_size, "attribution"):

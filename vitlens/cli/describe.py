@@ -5,20 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitlens.cli.options import (
-    BatchSize,
-    Checkpoint,
-    ClassNames,
-    Device,
-    Dtype,
-    Json,
-    Model,
-    Out,
-    RandomWeights,
-    Timm,
-)
+from vitlens.cli.options import BatchSize, Json, ModelOptions, Out, with_model
 from vitlens.cli.output import Answer, check_out, hand_over
-from vitlens.cli.shared import DEMO, is_watched, load_model
+from vitlens.cli.shared import DEMO, is_watched
 from vitlens.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -27,6 +16,7 @@ if TYPE_CHECKING:
     from vitlens.pages.page import Section
 
 
+@with_model
 def describe(
     pictures: Annotated[
         list[Path] | None, typer.Argument(metavar="[PICTURE...]", help="the pictures", show_default=False)
@@ -37,13 +27,8 @@ def describe(
     n_images: Annotated[
         int | None, typer.Option(min=1, help="only the first so many pictures", show_default=False)
     ] = None,
-    model: Model = DEMO,
-    checkpoint: Checkpoint = None,
-    timm: Timm = None,
-    random_weights: RandomWeights = False,
-    class_names: ClassNames = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
+    *,
+    model: ModelOptions,
     batch_size: BatchSize = 16,
     out: Out = None,
     as_json: Json = False,
@@ -53,7 +38,7 @@ def describe(
 
     check_out(out)
     files = _files(pictures or [], data)[:n_images]
-    hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
+    hooked = model.load()
     source = files if pictures else _as_set(files, str(data))
     description = look(hooked, source, batch_size=batch_size, progress=is_watched())
     n_left_out = len(files) - description.n_images

@@ -5,35 +5,19 @@ from typing import Annotated
 
 import typer
 
-from vitlens.cli.options import (
-    Blocks,
-    Checkpoint,
-    ClassNames,
-    Device,
-    Dtype,
-    Json,
-    Model,
-    PictureFiles,
-    RandomWeights,
-    Timm,
-    WantedClass,
-)
+from vitlens.cli.options import Blocks, Json, ModelOptions, PictureFiles, WantedClass, with_model
 from vitlens.cli.output import hand_over_page
-from vitlens.cli.shared import DEMO, is_watched, load_model, require_classes
+from vitlens.cli.shared import is_watched, require_classes
 from vitlens.files import check_writable
 
 
+@with_model
 def explore(
     pictures: PictureFiles,
     wanted_class: WantedClass = None,
     block: Blocks = None,
-    model: Model = DEMO,
-    checkpoint: Checkpoint = None,
-    timm: Timm = None,
-    random_weights: RandomWeights = False,
-    class_names: ClassNames = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
+    *,
+    model: ModelOptions,
     out: Annotated[Path, typer.Option("-o", "--out", help="the page to write")] = Path("explorer.html"),
     as_json: Json = False,
 ) -> None:
@@ -41,7 +25,7 @@ def explore(
     from vitlens.pages.explorer.run import write_explorer
 
     check_writable(out)
-    hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
+    hooked = model.load()
     require_classes(hooked)
     write_explorer(hooked, pictures, path=out, classes=wanted_class, progress=is_watched(), blocks=block or None)
     hand_over_page("explore", hooked.cfg.model_name, out, as_json)

@@ -8,21 +8,9 @@ import typer
 
 from vitlens.cli.given import called, name_pictures
 from vitlens.cli.names import HEATMAP_METHODS, one_of
-from vitlens.cli.options import (
-    Checkpoint,
-    ClassNames,
-    Device,
-    Dtype,
-    Json,
-    Model,
-    Out,
-    PictureFiles,
-    RandomWeights,
-    Timm,
-    WantedClass,
-)
+from vitlens.cli.options import Json, ModelOptions, Out, PictureFiles, WantedClass, with_model
 from vitlens.cli.output import MOST_ON_PAGE, Answer, check_out, hand_over
-from vitlens.cli.shared import DEMO, load_model, require_classes
+from vitlens.cli.shared import require_classes
 from vitlens.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -36,6 +24,7 @@ if TYPE_CHECKING:
 ALL = "all"
 
 
+@with_model
 def heatmap(
     pictures: PictureFiles,
     method: Annotated[
@@ -51,13 +40,8 @@ def heatmap(
     ] = False,
     n_steps: Annotated[int, typer.Option(min=1, help="of --faithfulness: steps of each curve")] = 50,
     top: Annotated[int, typer.Option(min=1, help="how many of the most important patches to show")] = 5,
-    model: Model = DEMO,
-    checkpoint: Checkpoint = None,
-    timm: Timm = None,
-    random_weights: RandomWeights = False,
-    class_names: ClassNames = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
+    *,
+    model: ModelOptions,
     batch_size: Annotated[
         int | None,
         typer.Option(min=1, help="pictures of one forward [default: as many as memory holds]", show_default=False),
@@ -70,7 +54,7 @@ def heatmap(
 
     check_out(out)
     chosen = _choose(method)
-    hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
+    hooked = model.load()
     if faithfulness:
         require_classes(hooked)
     if wanted_class is not None and hooked.unembed is not None:

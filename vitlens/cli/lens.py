@@ -8,22 +8,9 @@ import typer
 
 from vitlens.cli.given import TOKENS_HELP, artefacts_on_page, called, in_batches, name_pictures, read_tokens
 from vitlens.cli.names import LENS_SITES, TOKENS, class_names, one_of
-from vitlens.cli.options import (
-    BatchSize,
-    Blocks,
-    Checkpoint,
-    ClassNames,
-    Device,
-    Dtype,
-    Json,
-    Model,
-    Out,
-    PictureFiles,
-    RandomWeights,
-    Timm,
-)
+from vitlens.cli.options import BatchSize, Blocks, Json, ModelOptions, Out, PictureFiles, with_model
 from vitlens.cli.output import MOST_ON_PAGE, Answer, check_out, hand_over
-from vitlens.cli.shared import DEMO, load_model, require_classes
+from vitlens.cli.shared import require_classes
 from vitlens.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -36,6 +23,7 @@ if TYPE_CHECKING:
 MOST_LINES = 6
 
 
+@with_model
 def lens(
     pictures: PictureFiles,
     site: Annotated[
@@ -61,13 +49,8 @@ def lens(
         ),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="how many of the first classes to name")] = 5,
-    model: Model = DEMO,
-    checkpoint: Checkpoint = None,
-    timm: Timm = None,
-    random_weights: RandomWeights = False,
-    class_names: ClassNames = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
+    *,
+    model: ModelOptions,
     batch_size: BatchSize = 16,
     out: Out = None,
     as_json: Json = False,
@@ -81,7 +64,7 @@ def lens(
     chosen = None if tokens is None else read_tokens(tokens)
     if isinstance(chosen, str) and chosen in ("object", "context"):
         raise InputError(f"a lens reads the same tokens of every picture, not the {chosen}: try --tokens box:4,4,6,6")
-    hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
+    hooked = model.load()
     require_classes(hooked)
     if chosen is None:
         chosen = "class" if hooked.cfg.pool == "token" and not hooked.is_distilled else "pooled"

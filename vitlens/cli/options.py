@@ -1,11 +1,19 @@
 """The arguments and options that commands share: one name, one meaning, one sentence of help for each."""
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vitlens.cli.names import class_names, dtype_names, model_names
+from vitlens.cli.shared import DEMO, load_model
+
+if TYPE_CHECKING:
+    from vitlens.model.hooked_vit import HookedViT
 
 PictureFiles = Annotated[list[Path], typer.Argument(metavar="PICTURE...", help="the pictures", show_default=False)]
 Model = Annotated[
@@ -55,3 +63,53 @@ Blocks = Annotated[
     typer.Option("--block", help="a block, -1 is the last; several times [default: all]", show_default=False),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="pictures of one forward")]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model a command is about: the same options in every command, by `with_model`."""
+
+    model: Model = DEMO
+    checkpoint: Checkpoint = None
+    timm: Timm = None
+    random_weights: RandomWeights = False
+    class_names: ClassNames = None
+    device: Device = "cpu"
+    dtype: Dtype = "float32"
+
+    def load(self) -> "HookedViT":
+        """The model.
+
+        Raises:
+            InputError: as `load_model`.
+        """
+        return load_model(
+            self.model, self.checkpoint, self.random_weights, self.device, self.dtype, self.class_names, self.timm
+        )
+
+
+def with_model(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameter `model: ModelOptions` is an option for each of its fields, in its place."""
+    names = [item.name for item in fields(ModelOptions)]
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        model = ModelOptions(**{name: given.pop(name) for name in names})
+        command(model=model, **given)
+
+    options = [
+        Parameter(item.name, Parameter.KEYWORD_ONLY, default=item.default, annotation=item.type)
+        for item in fields(ModelOptions)
+    ]
+    parameters: list[Parameter] = []
+    for parameter in signature(command).parameters.values():
+        parameters += options if parameter.annotation is ModelOptions else [parameter]
+    set_parameters(run, parameters)
+    return run
+
+
+def set_parameters(command: Callable[..., None], parameters: Iterable[Parameter]) -> None:
+    """The parameters that typer makes a command's arguments and options of."""
+    said = Signature([parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in parameters])
+    command.__signature__ = said  # type: ignore[attr-defined]
+    command.__annotations__ = {name: parameter.annotation for name, parameter in said.parameters.items()}

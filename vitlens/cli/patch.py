@@ -8,23 +8,9 @@ import typer
 
 from vitlens.cli.given import TOKENS_HELP, read_tokens
 from vitlens.cli.names import DIRECTIONS, METRICS, PATCHING_SITES, PATCHING_TOKENS, REPLACEMENTS, one_of
-from vitlens.cli.options import (
-    AgainstClass,
-    Blocks,
-    Checkpoint,
-    ClassNames,
-    Device,
-    Dtype,
-    Json,
-    Model,
-    ObjectId,
-    Out,
-    RandomWeights,
-    Timm,
-    WantedClass,
-)
+from vitlens.cli.options import AgainstClass, Blocks, Json, ModelOptions, ObjectId, Out, WantedClass, with_model
 from vitlens.cli.output import Answer, check_out, hand_over
-from vitlens.cli.shared import DEMO, complain, is_watched, load_model, require_classes
+from vitlens.cli.shared import complain, is_watched, require_classes
 from vitlens.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -49,6 +35,7 @@ class Pair:
     mask: "Masks | None"
 
 
+@with_model
 def patch(
     clean: Annotated[Path, typer.Argument(help="the picture whose decision is traced", show_default=False)],
     corrupted: Annotated[
@@ -92,13 +79,8 @@ def patch(
         ),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="how many of the largest effects to show")] = 15,
-    model: Model = DEMO,
-    checkpoint: Checkpoint = None,
-    timm: Timm = None,
-    random_weights: RandomWeights = False,
-    class_names: ClassNames = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
+    *,
+    model: ModelOptions,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="rows of one forward [default: as many as are fast]", show_default=False)
     ] = None,
@@ -114,7 +96,7 @@ def patch(
     from vitlens.plots.patching import caution
 
     check_out(out)
-    hooked = load_model(model, checkpoint, random_weights, device, dtype, class_names, timm)
+    hooked = model.load()
     require_classes(hooked)
     pair = _pair(hooked, clean, corrupted, mask, object_id, replace_context)
     with warnings.catch_warnings():

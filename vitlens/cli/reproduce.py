@@ -1,22 +1,19 @@
 """`vitlens reproduce`: the paper's experiments over a data set, with an option for each of the study's settings."""
 
 from dataclasses import Field, fields
-from inspect import Parameter, Signature
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from vitlens.cli.options import Checkpoint, ClassNames, Device, Dtype, Json, Model, ObjectId, RandomWeights, Timm
+from vitlens.cli.options import Device, Json, ModelOptions, ObjectId, set_parameters
 from vitlens.cli.output import print_json, say, terminal
-from vitlens.cli.shared import check_device, check_dtype, complain, flag, in_options, load_model
+from vitlens.cli.shared import check_device, check_dtype, complain, flag, in_options
 from vitlens.paper.settings import StudySettings
 
 #: Settings that are the same option in every command.
-EVERYWHERE = {
-    "model": Model, "checkpoint": Checkpoint, "timm": Timm, "random_weights": RandomWeights, "dtype": Dtype,
-    "class_names": ClassNames, "object_id": ObjectId,
-}  # fmt: skip
+EVERYWHERE: dict[str, Any] = {item.name: item.type for item in fields(ModelOptions)} | {"object_id": ObjectId}
 
 
 def reproduce(
@@ -47,10 +44,8 @@ def reproduce(
     check_device(device)
     settings = StudySettings(**{name: _plain(value) for name, value in given.items()})
     settings.check()
-    model = load_model(
-        settings.model, given["checkpoint"], settings.random_weights, device, settings.dtype, given["class_names"],
-        settings.timm,
-    )  # fmt: skip
+    of_model = {item.name: given[item.name] for item in fields(ModelOptions) if item.name in given}
+    model = ModelOptions(**of_model, device=device).load()
     try:
         outcome = run_study(model, settings, experiments=experiment, path=out, workers=workers)
     except (Stopped, WorkerLost) as stopped:
@@ -85,20 +80,11 @@ def _option(item: Field, kind: Any) -> Parameter:
     return Parameter(item.name, Parameter.KEYWORD_ONLY, default=item.default, annotation=option)
 
 
-def _with_settings(signature: Signature) -> Signature:
-    """The command's own options, with those of the settings before them."""
+def _parameters() -> list[Parameter]:
+    """An option for each of the settings, and then the command's own."""
     kinds = get_type_hints(StudySettings)
-    own = [
-        parameter.replace(kind=Parameter.KEYWORD_ONLY)
-        for parameter in signature.parameters.values()
-        if parameter.kind is not Parameter.VAR_KEYWORD
-    ]
-    return signature.replace(parameters=[*(_option(item, kinds[item.name]) for item in fields(StudySettings)), *own])
+    own = [each for each in signature(reproduce).parameters.values() if each.kind is not Parameter.VAR_KEYWORD]
+    return [*(_option(item, kinds[item.name]) for item in fields(StudySettings)), *own]
 
 
-# typer makes a command's options of its function's signature.
-reproduce.__signature__ = _with_settings(Signature.from_callable(reproduce))  # type: ignore[attr-defined]
-reproduce.__annotations__ = {
-    name: parameter.annotation
-    for name, parameter in reproduce.__signature__.parameters.items()  # type: ignore[attr-defined]
-}
+set_parameters(reproduce, _parameters())
