@@ -10,12 +10,13 @@ import pytest
 
 from vitlens import InputError
 from vitlens.results import writing
-from vitlens.results.writing import IMAGES, require_kaleido, ending_of, write_figure, write_table
+from vitlens.results.writing import IMAGES, ending_of, require_kaleido, write_figure, write_table
 
 FIGURE = go.Figure(go.Scatter(y=[1, 2]))
 BEGINS = {".png": b"\x89PNG", ".svg": b"<svg", ".pdf": b"%PDF"}
 can_draw = pytest.mark.skipif(
-    not importlib.util.find_spec("kaleido") or not shutil.which("chromium"), reason="kaleido or Chromium is not installed"
+    not importlib.util.find_spec("kaleido") or not shutil.which("chromium"),
+    reason="kaleido or Chromium is not installed",
 )
 
 
@@ -38,7 +39,7 @@ def test_a_kaleido_that_does_not_run_is_a_sentence(with_kaleido, monkeypatch, tm
 
     monkeypatch.setattr(go.Figure, "to_image", to_image)
     for call in (lambda: write_figure(FIGURE, tmp_path / "figure.png"), require_kaleido):
-        with pytest.raises(InputError, match="kaleido cannot draw .* here: Kaleido requires Google Chrome"):
+        with pytest.raises(InputError, match=r"kaleido cannot draw .* here: Kaleido requires Google Chrome"):
             call()
     assert not list(tmp_path.iterdir())
 

@@ -39,7 +39,8 @@ Dtype = Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16"
 Out = Annotated[
     Path | None,
     typer.Option(
-        "-o", "--out",
+        "-o",
+        "--out",
         help="write a page (.html), its first figure (.png, .svg, .pdf) or the table (.csv, .parquet, .json)",
         show_default=False,
     ),

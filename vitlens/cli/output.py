@@ -1,6 +1,5 @@
 """What a command found, and how it is handed over: tables on a terminal, JSON, a page, a figure, a table in a file."""
 
-import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -8,12 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from vitlens.errors import printable
 from vitlens.files import is_stream, write_whole
-from vitlens.results.writing import IMAGES, PAGES, TABLES, require_kaleido, ending_of, to_json, write_figure, write_table
+from vitlens.results.frames import rich_table
+from vitlens.results.writing import (
+    IMAGES,
+    PAGES,
+    TABLES,
+    ending_of,
+    require_kaleido,
+    to_json,
+    write_figure,
+    write_table,
+)
 from vitlens.version import __version__
 
 if TYPE_CHECKING:
@@ -143,19 +150,3 @@ def say_written(out: Path) -> None:
         Console(stderr=True).print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)
         return
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)")
-
-
-def rich_table(frame: "pd.DataFrame") -> Table:
-    """A data frame for a terminal: numbers to four digits, lists of names in one cell."""
-    table = Table()
-    for name, kind in zip(frame.columns, frame.dtypes, strict=True):
-        table.add_column(Text(str(name)), justify="right" if kind.kind in "iuf" else "left", overflow="fold")
-    for row in frame.itertuples(index=False):
-        table.add_row(*[Text(_cell(value)) for value in row])
-    return table
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return "–" if math.isnan(value) else f"{value:.4g}"
-    return printable(", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value))

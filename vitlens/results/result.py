@@ -17,6 +17,7 @@ from torch import Tensor
 from vitlens.arguments import checked
 from vitlens.errors import InputError
 from vitlens.results.files import pack, unpack
+from vitlens.results.frames import Frame
 from vitlens.results.tensor_files import read_tensors, save_tensors
 from vitlens.results.writing import IMAGES, PAGES, RESULTS, TABLES, ending_of, write_figure, write_table
 
@@ -72,10 +73,10 @@ class Result(Drawable):
         return {self.quantity: self.values}
 
     def to_frame(self) -> pd.DataFrame:
-        """A tidy table: one row per value, one column per axis."""
+        """A tidy table: one row per value, one column per axis; it prints all its columns."""
         index = pd.MultiIndex.from_product(list(self.axes.values()), names=list(self.axes))
         flat = {name: as_array(tensor.flatten()) for name, tensor in self.columns().items()}
-        frame = pd.DataFrame(flat, index=index).reset_index()
+        frame = Frame(flat, index=index).reset_index()
         if self.classes is not None and {"image", "class"} <= set(self.axes):
             image = frame["image"].map({label: i for i, label in enumerate(self.axes["image"])})
             position = frame["class"].map({label: i for i, label in enumerate(self.axes["class"])})
