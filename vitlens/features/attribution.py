@@ -104,7 +104,7 @@ def feature_attribution(
     Raises:
         InputError: an unknown method or class; a dictionary of another width; "direct" where there is no direct path.
 
-    Source: Marks et al. 2024 (Sparse Feature Circuits), equations 2 and 4; METHODS.md for the frozen readout.
+    Source: Marks et al. 2024 (Sparse Feature Circuits), equations 2 and 4; Methods for the frozen readout.
     """
     if method not in FEATURE_METHODS:
         raise InputError(f"no method is called {method!r}; the nearest names are {nearest(method, FEATURE_METHODS)}")
