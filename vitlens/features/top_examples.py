@@ -146,7 +146,7 @@ def top_patches(
     features: int | Sequence[int] | None = None,
     k: int = 9,
     hook_out: HookName | None = None,
-    tokens: TokenSet | None = "patches",
+    tokens: TokenSet = "patches",
     n_features: int = 12,
     one_per_image: bool = False,
     batch_size: int | None = None,

@@ -53,9 +53,8 @@ def rich_table(frame: pd.DataFrame, *, short: int = 0, **style: Any) -> Table:
 def _has_long_text(frame: pd.DataFrame) -> bool:
     """Whether pandas would cut a cell."""
     text = frame.select_dtypes(exclude="number").head(pd.get_option("display.max_rows") or len(frame))
-    return any(
-        len(cell) > pd.get_option("display.max_colwidth") for cell in text.to_numpy().flat if isinstance(cell, str)
-    )
+    longest = pd.get_option("display.max_colwidth") or math.inf
+    return any(len(cell) > longest for cell in text.to_numpy().flat if isinstance(cell, str))
 
 
 def _folded(frame: pd.DataFrame, width: int) -> str:
