@@ -63,3 +63,9 @@ def test_tables_of_the_library_explain_themselves():
 def test_pandas_may_be_told_not_to_cut():
     with pd.option_context("display.max_colwidth", None):
         assert "zebra" in repr(Frame({"why": [LONG]}))
+
+
+def test_a_notebook_shows_a_table_once(monkeypatch, capsys):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert "zebra" in repr(Frame({"why": [LONG]}))
+    assert capsys.readouterr().out == ""

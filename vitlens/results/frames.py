@@ -62,7 +62,8 @@ def _folded(frame: pd.DataFrame, width: int) -> str:
     most = pd.get_option("display.max_rows") or len(frame)
     written = io.StringIO()
     style: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "padding": (0, 1, 0, 0)}
-    console = Console(file=written, width=width, color_system=None, legacy_windows=False)
+    # In a notebook rich would show the table itself, and write nothing.
+    console = Console(file=written, width=width, color_system=None, legacy_windows=False, force_jupyter=False)
     console.print(rich_table(shown.head(most), short=SHORT, **style))
     lines = [line.rstrip() for line in written.getvalue().splitlines()]
     return "\n".join([*lines, *([f"… {len(frame)} rows"] if len(frame) > most else [])])
