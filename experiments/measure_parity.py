@@ -1,7 +1,8 @@
 """Measures every plain vision transformer of timm against its port, and writes the table of supported models.
 
 Each name is built small and randomised (vitlens/parity/reduced.py) and compared in float64, fused and eager: logits,
-every block's output, the gradient of the pictures. With --renew only the table in docs/pages/model.md is renewed from the file.
+every block's output, the gradient of the pictures. With --renew only the table in
+docs/pages/model.md is renewed from the file.
 
     python experiments/measure_parity.py          # about two minutes on two cores
     python experiments/measure_parity.py --renew  # only the page's table, from what was measured

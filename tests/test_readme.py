@@ -12,11 +12,11 @@ from doc_pages import check_call, links
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-PRINTED = "#> "
+PRINTED = "# > "
 
 
 def statements(block: str) -> list[tuple[str, str]]:
-    """The statements of a block of code, each with what the lines "#> …" below it say that it prints."""
+    """The statements of a block of code, each with what the lines "# > …" below it say that it prints."""
     lines = block.splitlines()
     found = []
     for statement in ast.parse(block).body:
@@ -59,6 +59,8 @@ def test_every_call_that_is_named_exists():
         check_call(name)
 
 
-@pytest.mark.parametrize("path", sorted({*links(README), *re.findall(r"`((?:experiments|assets|tests)/[\w./]+)`", README)}))
+@pytest.mark.parametrize(
+    "path", sorted({*links(README), *re.findall(r"`((?:experiments|assets|tests)/[\w./]+)`", README)})
+)
 def test_every_file_that_is_named_exists(path):
     assert (REPOSITORY / path).exists()

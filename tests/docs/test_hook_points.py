@@ -11,7 +11,9 @@ from vitlens import HookedViT
 
 ROW = re.compile(r"^\| `([\w.]+)` \| .+ \| (\[.+\]) \|$", re.MULTILINE)
 #: The page's shapes by hook point: one, or two where differential attention has another.
-SHAPES = {name: re.findall(r"\[(.+?)\]", shapes) for name, shapes in ROW.findall((PAGES / "hook_points.md").read_text())}
+SHAPES = {
+    name: re.findall(r"\[(.+?)\]", shapes) for name, shapes in ROW.findall((PAGES / "hook_points.md").read_text())
+}
 MODELS = VARIANTS | OTHERS
 
 
@@ -38,8 +40,8 @@ def test_values_have_the_shapes_of_the_page(variant):
     with torch.no_grad():
         _, cache = model.run_with_cache(pictures(cfg, 2).to(model.dtype))
     sizes = {
-        "B": 2, "T": cache["hook_embed"].shape[1], "P": cache["hook_patch_embed"].shape[1], "H": cfg.n_heads, "2H": 2 * cfg.n_heads,
-        "d": cfg.d_model, "d_h": cfg.d_head, "d_h/2": cfg.d_head // 2, "d_mlp": cfg.d_mlp, "C": cfg.n_classes, "1": 1,
+        "B": 2, "T": cache["hook_embed"].shape[1], "P": cache["hook_patch_embed"].shape[1], "1": 1,
+        "H": cfg.n_heads, "2H": 2 * cfg.n_heads, "d": cfg.d_model, "d_h": cfg.d_head, "d_h/2": cfg.d_head // 2, "d_mlp": cfg.d_mlp, "C": cfg.n_classes,
     }  # fmt: skip
     if "pool.hook_k" in cache:
         sizes["R"] = cache["pool.hook_k"].shape[1]
