@@ -39,10 +39,9 @@ def test_values_have_the_shapes_of_the_page(variant):
     cfg = model.cfg
     with torch.no_grad():
         _, cache = model.run_with_cache(pictures(cfg, 2).to(model.dtype))
-    sizes = {
-        "B": 2, "T": cache["hook_embed"].shape[1], "P": cache["hook_patch_embed"].shape[1], "1": 1,
-        "H": cfg.n_heads, "2H": 2 * cfg.n_heads, "d": cfg.d_model, "d_h": cfg.d_head, "d_h/2": cfg.d_head // 2, "d_mlp": cfg.d_mlp, "C": cfg.n_classes,
-    }  # fmt: skip
+    sizes = {"B": 2, "T": cache["hook_embed"].shape[1], "P": cache["hook_patch_embed"].shape[1], "1": 1}
+    sizes |= {"H": cfg.n_heads, "2H": 2 * cfg.n_heads, "d_h": cfg.d_head, "d_h/2": cfg.d_head // 2}
+    sizes |= {"d": cfg.d_model, "d_mlp": cfg.d_mlp, "C": cfg.n_classes}
     if "pool.hook_k" in cache:
         sizes["R"] = cache["pool.hook_k"].shape[1]
     for name, value in cache.items():
