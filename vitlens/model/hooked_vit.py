@@ -155,7 +155,7 @@ class HookedViT(FiniteWeights, NamedHooks):
 
     @checked
     def with_fresh_weights(self, seed: int = 0) -> "HookedViT":
-        """The same architecture with freshly initialised weights: the random baseline (METHODS.md A4).
+        """The same architecture with freshly initialised weights: the random baseline (Methods A4).
 
         The weights are timm's initialisation under this seed; a classifier that timm would start at zero is drawn too, for
         it would rank no class before another.

@@ -71,7 +71,7 @@ def activation_ablation(
     Raises:
         InputError: as `activation_patching`; an unknown replacement; `others` missing; tensors that do not fit.
 
-    Source: METHODS.md B2; Chan et al. 2022 (resampling).
+    Source: Methods B2; Chan et al. 2022 (resampling).
     """
     model.require_classifier()
     images = model.as_images(images)
@@ -118,7 +118,7 @@ def ablation_hooks(
     Raises:
         InputError: as `activation_ablation`; no places.
 
-    Source: METHODS.md B1, B2.
+    Source: Methods B1, B2.
     """
     images = model.as_images(images)
     unit = find_site(model, site).unit
