@@ -62,6 +62,7 @@ def describe(
             },
             [(f"{description.n_images} pictures: norms of tokens, and means over heads", _shown(description))],
             lambda: _sections(description),
+            description.plot,
             f"Tokens and heads of {hooked.cfg.model_name}",
             facts={"pictures": f"{description.n_images:,}"},
             notes=notes,

@@ -94,6 +94,7 @@ def heatmap(
             ]
             + ([] if scores is None else [(f"faithfulness: {scores.protocol()}", _shown_scores(scores))]),
             lambda: _sections(hooked, images, pictures, maps, scores),
+            lambda: _sections(hooked, images, pictures, maps, scores)[0].figures[0],
             f"Heatmaps of {called(pictures)}, {hooked.cfg.model_name}",
             facts={"pictures": str(len(pictures)), "methods": str(len(maps))},
             notes=[

@@ -69,7 +69,12 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
 Dtype = Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16", autocompletion=dtype_names)]
 Out = Annotated[
     Path | None,
-    typer.Option("-o", "--out", help="write a page (.html) or the table (.csv, .parquet, .json)", show_default=False),
+    typer.Option(
+        "-o",
+        "--out",
+        help="write a page (.html), its first figure (.png, .svg, .pdf) or the table (.csv, .parquet, .json)",
+        show_default=False,
+    ),
 ]
 TableOut = Annotated[
     Path | None, typer.Option("-o", "--out", help="write the table (.csv, .parquet, .json)", show_default=False)

@@ -160,6 +160,7 @@ def patch(
             },
             [(f"{pair.names[0]} against {pair.names[1]}: effect of patching {site}", _shown(result, largest))],
             lambda: _sections(hooked, pair, result),
+            result.plot,
             f"What brings “{short_name(str(classes[0]))}” back: {pair.names[0]} against {pair.names[1]}",
             facts=facts,
             notes=[_meaning(result, metric, classes), *filter(None, [caution(result) if result.complete else None])],

@@ -74,7 +74,7 @@ def feature_attribution(
     method: str = "gradient",
     n_steps: int = 10,
     hook_out: HookName | None = None,
-    tokens: TokenSet | None = None,
+    tokens: TokenSet = "all",
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> FeatureAttribution:
@@ -94,7 +94,7 @@ def feature_attribution(
         method: "gradient", "integrated" (midpoint rule with `n_steps` points) or "direct" (hook points that write to the
             stream).
         hook_out: what a transcoder predicts, see `with_sae`; its features are those of the prediction.
-        tokens: the tokens whose features count, see `select_tokens`; None for all.
+        tokens: the tokens whose features count, see `select_tokens`; all by default.
         batch_size: pictures of a forward and backward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
 
@@ -156,7 +156,7 @@ class _Attributor:
         sae: SparseAutoencoder,
         source: HookPlace,
         target: HookPlace,
-        tokens: TokenSet | None,
+        tokens: TokenSet,
         images: Float[Tensor, "image channels height width"],
         classes: ClassSelection | None,
     ) -> None:

@@ -54,7 +54,7 @@ def top_memory_patches(
     part: str = "mlp",
     memories: int | Sequence[int] | None = None,
     k: int = 9,
-    tokens: TokenSet | None = "patches",
+    tokens: TokenSet = "patches",
     n_memories: int = 12,
     one_per_image: bool = False,
     batch_size: int | None = None,
