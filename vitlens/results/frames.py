@@ -53,9 +53,8 @@ def rich_table(frame: pd.DataFrame, *, short: int = 0, **style: Any) -> Table:
 def _has_long_text(frame: pd.DataFrame) -> bool:
     """Whether pandas would cut a cell."""
     text = frame.select_dtypes(exclude="number").head(pd.get_option("display.max_rows") or len(frame))
-    return any(
-        len(cell) > pd.get_option("display.max_colwidth") for cell in text.to_numpy().flat if isinstance(cell, str)
-    )
+    longest = pd.get_option("display.max_colwidth") or math.inf
+    return any(len(cell) > longest for cell in text.to_numpy().flat if isinstance(cell, str))
 
 
 def _folded(frame: pd.DataFrame, width: int) -> str:
@@ -63,7 +62,8 @@ def _folded(frame: pd.DataFrame, width: int) -> str:
     most = pd.get_option("display.max_rows") or len(frame)
     written = io.StringIO()
     style: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "padding": (0, 1, 0, 0)}
-    console = Console(file=written, width=width, color_system=None, legacy_windows=False)
+    # In a notebook rich would show the table itself, and write nothing.
+    console = Console(file=written, width=width, color_system=None, legacy_windows=False, force_jupyter=False)
     console.print(rich_table(shown.head(most), short=SHORT, **style))
     lines = [line.rstrip() for line in written.getvalue().splitlines()]
     return "\n".join([*lines, *([f"… {len(frame)} rows"] if len(frame) > most else [])])
