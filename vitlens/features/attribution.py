@@ -84,7 +84,7 @@ def feature_attribution(
     first-order estimate of what ablating the feature would do. "integrated" takes the gradient's mean on the way on which
     all features grow from 0 to what they are, bias and error staying: the features then sum to what removing all of them
     would do. "direct" follows the stream straight to the classifier and past all blocks, the last norm's statistics (and
-    what else is not linear in the readout) frozen: exact, and at the last `resid_post` the whole of the logit, `rest`
+    what else is not linear in the readout) frozen: exact, and at the last block's "resid_post" the whole of the logit, `rest`
     being the readout's constant.
 
     Args:
@@ -105,6 +105,20 @@ def feature_attribution(
         InputError: an unknown method or class; a dictionary of another width; "direct" where there is no direct path.
 
     Source: Marks et al. 2024 (Sparse Feature Circuits), equations 2 and 4; Methods for the frozen readout.
+
+    Examples:
+        >>> import torch
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> identity = torch.eye(model.cfg.d_model)
+        >>> both = torch.cat([identity, -identity])
+        >>> sae = vitlens.features.SparseAutoencoder.from_arrays(both.T, None, both, None, hook="resid_post5")
+        >>> shares = vitlens.features.feature_attribution(model, images[4:5], "T-shirt", sae=sae)
+        >>> list(shares.axes)
+        ['image', 'class', 'feature']
+        >>> total = shares.values.sum(dim=-1) + shares.error + shares.bias + shares.rest
+        >>> bool((total - shares.logits).abs().max() < 1e-3)  # the shares sum to the logit
+        True
     """
     if method not in FEATURE_METHODS:
         raise InputError(f"no method is called {method!r}; the nearest names are {nearest(method, FEATURE_METHODS)}")

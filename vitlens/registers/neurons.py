@@ -109,7 +109,7 @@ def find_register_neurons(
     """The MLP neurons that make outliers: those that fire more at outlier patches than at the others.
 
     Outliers are the patches whose stream behind a late block has a norm above `outlier_threshold` times the median of its
-    picture's patches. A neuron's score is its mean |activation| (`hook_post`) at these places, less that at all other
+    picture's patches. A neuron's score is its mean |activation| (after the nonlinearity) at these places, less that at all other
     patches. The paper scores by the first mean alone, at norms above a number chosen for each model; the difference
     leaves out neurons that fire everywhere, and the median fits every model.
 
@@ -131,6 +131,13 @@ def find_register_neurons(
             block that does not exist; a outlier_threshold that is not above 1; more neurons than there are.
 
     Source: Jiang et al. 2025 (arXiv:2506.08010).
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> neurons = vitlens.registers.find_register_neurons(model, images[:8], k=3, outlier_threshold=1.5)
+        >>> neurons.pairs()  # (block, neuron), the highest score first
+        [(1, 199), (1, 30), (1, 319)]
     """
     if outlier_threshold <= 1:
         raise InputError(
@@ -217,6 +224,15 @@ def add_test_time_registers(model: HookedViT, neurons: Neurons, *, n_registers: 
             (relative), a NaFlexVit; a neuron that does not exist; no register to add.
 
     Source: Jiang et al. 2025 (arXiv:2506.08010).
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> registered = vitlens.registers.add_test_time_registers(model, [(1, 199), (1, 30)])
+        >>> registered.cfg.prefix_tokens
+        ('class', 'register 1')
+        >>> registered(images[:2]).shape
+        torch.Size([2, 10])
     """
     name = model.cfg.model_name
     if isinstance(model, RegisteredViT):
@@ -266,6 +282,15 @@ def register_shift(
         InputError: as `add_test_time_registers`; a block that does not exist.
 
     Source: Jiang et al. 2025 (arXiv:2506.08010).
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> shift = vitlens.registers.register_shift(model, images[:4], neurons=[(1, 199), (1, 30)])
+        >>> shift.values.shape  # run, image, block, patch
+        torch.Size([2, 4, 6, 196])
+        >>> bool(shift.after.amax() < shift.before.amax())
+        True
     """
     block = model.block_index(attention_block)
     extended = add_test_time_registers(model, neurons, n_registers=n_registers)
