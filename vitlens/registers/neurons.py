@@ -1,8 +1,8 @@
-"""Test-time registers: the neurons that make outlier patches, and a model in which an added token takes over from them.
+"""Test-time registers: finds the neurons that make outlier patches, and moves their activations to an added token.
 
-A few patches of a large vision transformer come to hold many times the norm of the others, draw the attention to
-themselves and say little about their place. A handful of MLP neurons writes these norms; what they fire can be moved to a
-token that stands outside the picture, without training.
+In a large vision transformer a few patches have many times the norm of the others, receive much of the attention and hold
+little information about their place. A few MLP neurons write these norms; their activations can be moved to an extra
+token outside the picture, without training.
 
 Source: Jiang, Dravid, Efros & Gandelsman 2025 (Vision Transformers Don't Need Trained Registers, arXiv:2506.08010).
 """
@@ -106,19 +106,19 @@ def find_register_neurons(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> RegisterNeurons:
-    """The MLP neurons that make outliers: those that fire more at outlier patches than at the others.
+    """Finds the MLP neurons that make outlier patches: those that fire more there than at the other patches.
 
-    Outliers are the patches whose stream behind a late block has a norm above `outlier_threshold` times the median of its
-    picture's patches. A neuron's score is its mean |activation| (after the nonlinearity) at these places, less that at all other
-    patches. The paper scores by the first mean alone, at norms above a number chosen for each model; the difference
-    leaves out neurons that fire everywhere, and the median fits every model.
+    An outlier is a patch whose residual stream after a late block has a norm above `outlier_threshold` times the median of
+    its picture's patches. A neuron's score is its mean |activation| (after the nonlinearity) at the outliers minus that at
+    all other patches. The paper takes the first mean alone, and norms above a number chosen for each model; the
+    difference excludes neurons that fire everywhere, and the median fits every model.
 
     Args:
         images: pictures; a few dozen are enough where every picture has outliers.
-        k: how many neurons to return, best first. The paper's code moves 10 in a ViT-B/16 of OpenCLIP and 50 in
-            DINOv2-L; of a ViT-Ti/16 three are enough.
+        k: how many neurons to return, best first. The paper's code moves 10 in OpenCLIP's ViT-B/16 and 50 in
+            DINOv2-L; in a ViT-Ti/16 three are enough.
         outlier_threshold: how many times the median norm makes an outlier.
-        late_block: behind which block outliers are looked for; by default the last but one, as the last may rescale.
+        late_block: the block after which outliers are looked for; by default the last but one, as the last may rescale.
         up_to_block: the last block whose neurons are scored; by default the one at which outliers appear.
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
@@ -128,7 +128,7 @@ def find_register_neurons(
 
     Raises:
         InputError: these pictures have no outliers (the sentence says how far the largest norm is from being one); a
-            block that does not exist; a outlier_threshold that is not above 1; more neurons than there are.
+            block that does not exist; an outlier_threshold that is not above 1; more neurons than there are.
 
     Source: Jiang et al. 2025 (arXiv:2506.08010).
 
