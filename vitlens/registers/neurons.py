@@ -8,11 +8,10 @@ Source: Jiang, Dravid, Efros & Gandelsman 2025 (Vision Transformers Don't Need T
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from vitlens.arguments import checked, is_whole, short
@@ -23,72 +22,7 @@ from vitlens.model.hooks.hook_points import hook_name
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_run import PictureRun
 from vitlens.registers.extra_registers import RegisteredViT, add_registers
-from vitlens.results.result import Result
-
-
-@dataclass(frozen=True, repr=False)
-class RegisterNeurons(Result):
-    """MLP neurons that fire where outliers are, best first: `values` [rank] is each one's score.
-
-    score = `at_outliers` − `elsewhere`: the mean |activation| at the outliers, and at the other patches of all pictures.
-    `outlier_block` is the first block of which the output shows at least half of the outliers.
-    """
-
-    blocks: Int[Tensor, "rank"]
-    neurons: Int[Tensor, "rank"]
-    at_outliers: Float[Tensor, "rank"]
-    elsewhere: Float[Tensor, "rank"]
-    outlier_block: int
-    n_outliers: int
-
-    @property
-    def score(self) -> Float[Tensor, "rank"]:
-        return self.values
-
-    def pairs(self, k: int | None = None) -> list[tuple[int, int]]:
-        """(block, neuron) of the best k, by default of all: what `add_test_time_registers` also takes."""
-        return list(zip(self.blocks.tolist(), self.neurons.tolist(), strict=True))[:k]
-
-    def columns(self) -> dict[str, Tensor]:
-        return {
-            "block": self.blocks,
-            "neuron": self.neurons,
-            "score": self.values,
-            "at_outliers": self.at_outliers,
-            "elsewhere": self.elsewhere,
-        }
-
-    def __repr__(self) -> str:
-        first = ", ".join(
-            f"L{block}N{neuron} {score:.3g}"
-            for (block, neuron), score in zip(self.pairs(4), self.values.tolist(), strict=False)
-        )
-        more = ", …" if len(self.values) > 4 else ""
-        return f"RegisterNeurons({first}{more}; {self.n_outliers} outliers from block {self.outlier_block} on)"
-
-
-@dataclass(frozen=True, repr=False)
-class RegisterShift(Result):
-    """Runs without and with test-time registers: `values` [run, image, block, patch] are the norms of the patches'
-    streams behind each block.
-
-    `register_norms` are those of the added tokens, `logits` what the model answers (its features, where it has no
-    classifier), `attention` what the class token reads of each patch in the block `settings["attention_block"]`, mean
-    over its heads (empty, [run, image, 0], where there is no class token). Runs are "before" and "after".
-    """
-
-    register_norms: Float[Tensor, "image block register"]
-    logits: Float[Tensor, "run image class"]
-    attention: Float[Tensor, "run image attended"]
-
-    @property
-    def before(self) -> Float[Tensor, "image block patch"]:
-        return self.values[0]
-
-    @property
-    def after(self) -> Float[Tensor, "image block patch"]:
-        return self.values[1]
-
+from vitlens.registers.results import RegisterNeurons, RegisterShift
 
 Neurons = RegisterNeurons | Sequence[tuple[int, int]]
 
