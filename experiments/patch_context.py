@@ -31,7 +31,7 @@ from torch import Tensor
 
 from vitlens import __version__
 from vitlens.choose import Box, class_metric, select_tokens
-from vitlens.cli import DEMO, Timm, load_model, run
+from vitlens.cli import DEMO, ModelOptions, run, with_model
 from vitlens.data import replace_context
 from vitlens.data.class_names import short_name
 from vitlens.data.counterfactuals import CONTEXT_REPLACEMENTS
@@ -66,11 +66,9 @@ class Experiment:
 
 
 @app.command(help=__doc__)
+@with_model
 def main(
-    model: Annotated[str, typer.Option(help='a timm name, or "demo"')] = DEMO,
-    checkpoint: Annotated[Path | None, typer.Option(help="your own weights for the timm model")] = None,
-    timm: Timm = None,
-    random_weights: Annotated[bool, typer.Option("--random-weights", help="do not load any weights")] = False,
+    model: ModelOptions,
     clean: Annotated[Path | None, typer.Option(help="the clean picture [default: the demo's pairs]")] = None,
     corrupted: Annotated[
         Path | None,
@@ -102,19 +100,21 @@ def main(
     batch_size: Annotated[
         int | None, typer.Option(help="rows per forward [default: as many as are fast and fit]")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
     out: Annotated[Path, typer.Option(help="folder for page.html, table.parquet and settings.json")] = Path(
         "out/patch_context"
     ),
 ) -> None:
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
+    given = dataclasses.asdict(model) | {name: value for name, value in locals().items() if name != "model"}
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
     console = Console()
-    hooked = load_model(model, checkpoint, random_weights, device, timm=timm)
+    hooked = model.load()
     if clean is None:
-        if model != DEMO:
-            raise InputError(f"--model {model} needs --clean, the picture to work on (only the demo brings its own)")
-        given = {"--corrupted": corrupted, "--replace": replace, "--mask": mask, "--box": box}
-        for option, value in given.items():
+        if model.model != DEMO:
+            raise InputError(
+                f"--model {model.model} needs --clean, the picture to work on (only the demo brings its own)"
+            )
+        about_pictures = {"--corrupted": corrupted, "--replace": replace, "--mask": mask, "--box": box}
+        for option, value in about_pictures.items():
             if value is not None:
                 raise InputError(f"{option} goes with --clean; without it the demo's own pairs are used")
         experiment = demo_experiment(hooked, pairs)
