@@ -115,7 +115,6 @@ def patch(
     from vitlens.data.class_names import short_name
     from vitlens.patching.activation import activation_patching
     from vitlens.patching.sweep import InterruptedWarning
-    from vitlens.plots.patching import caution
 
     check_out(out)
     if mask is not None and box is not None:
@@ -161,12 +160,17 @@ def patch(
                 },
                 "top": largest,
             },
-            [(f"{pair.names[0]} against {pair.names[1]}: effect of patching {site}", _shown(result, largest))],
+            [
+                (
+                    f"{pair.names[0]} against {pair.names[1]}: {_quantity(result)} of patching {site}",
+                    _shown(result, largest),
+                )
+            ],
             lambda: _sections(hooked, pair, result),
             result.plot,
             f"What brings “{short_name(str(classes[0]))}” back: {pair.names[0]} against {pair.names[1]}",
             facts=facts,
-            notes=[_meaning(result, metric, classes), *filter(None, [caution(result) if result.complete else None])],
+            notes=[_meaning(result, metric, classes), *filter(None, [result.caution()])],
             settings=result.settings,
             hooked=hooked,
         ),
@@ -260,11 +264,11 @@ def _n_forwards(model: "HookedViT", site: str, sets: Any, blocks: list[int] | No
 
 
 def _largest(result: "Patching", top: int) -> list[dict[str, Any]]:
-    """The cells of the largest effects, by magnitude, as rows of the axes and the effect."""
+    """The cells of the largest effects, by magnitude: rows of the axes, the effect, and the shift in units of the metric."""
     import torch
 
     axes = {name: labels for name, labels in result.axes.items() if name != "image"}
-    effect = result.effect()
+    effect, shift = result.effect(), result.shift().mean(dim=-1)
     # Cells that an interrupted sweep did not reach come last, and are left out.
     order = effect.flatten().abs().nan_to_num(-1).argsort(descending=True, stable=True)
     order = order[~effect.flatten()[order].isnan()][:top]
@@ -273,26 +277,37 @@ def _largest(result: "Patching", top: int) -> list[dict[str, Any]]:
         {
             **{name: labels[i] for (name, labels), i in zip(axes.items(), place, strict=True)},
             "effect": effect[tuple(place)].item(),
+            "shift": shift[tuple(place)].item(),
         }
         for place in places
     ]
+
+
+def _quantity(result: "Patching") -> str:
+    """What a terminal gets: effects; where these are no shares of the difference between the runs, shifts of the metric."""
+    return "effect" if result.ill_conditioned() is None else "shift"
 
 
 def _shown(result: "Patching", largest: list[dict[str, Any]]) -> Any:
     """Block × token set, head or neuron where that is small, else the largest cells."""
     import pandas as pd
 
+    quantity = _quantity(result)
     columns = [name for name in result.axes if name not in ("block", "image")]
     if len(columns) == 1 and len(result.axes[columns[0]]) <= MOST_COLUMNS:
         labels = [str(label) for label in result.axes[columns[0]]]
-        rows = zip(result.axes["block"], result.effect().tolist(), strict=True)
+        values = result.effect() if quantity == "effect" else result.shift().mean(dim=-1)
+        rows = zip(result.axes["block"], values.tolist(), strict=True)
         return pd.DataFrame(
             [
                 {"block": block, **{name: "–" if x != x else f"{x:+.3f}" for name, x in zip(labels, row, strict=True)}}
                 for block, row in rows
             ]
         )
-    return pd.DataFrame([{**row, "effect": f"{row['effect']:+.4f}"} for row in largest])
+    places = [name for name in result.axes if name != "image"]
+    return pd.DataFrame(
+        [{**{name: row[name] for name in places}, quantity: f"{row[quantity]:+.4f}"} for row in largest]
+    )
 
 
 def _meaning(result: "Patching", metric: str, classes: list[str | None]) -> str:
