@@ -4,7 +4,19 @@ import ast
 
 import pytest
 import yaml
-from doc_pages import PAGES, REPOSITORY, check_call, documented, in_navigation, links, resolve, sources, table_calls
+from doc_pages import (
+    PAGES,
+    REPOSITORY,
+    anchors,
+    check_call,
+    documented,
+    in_navigation,
+    links,
+    links_to_places,
+    resolve,
+    sources,
+    table_calls,
+)
 from public import public
 
 import vitlens
@@ -24,6 +36,14 @@ def test_every_page_is_in_the_navigation_and_the_other_way_round():
 def test_links_lead_somewhere(name):
     for link in links(SOURCES[name]):
         assert link in SOURCES or link in MADE or (PAGES / link).exists(), link
+
+
+@pytest.mark.parametrize("name", [*SOURCES, "README.md"])
+def test_links_to_a_place_on_a_page_find_it(name):
+    text = SOURCES[name] if name in SOURCES else (REPOSITORY / name).read_text()
+    for page, anchor in links_to_places(text):
+        target = text if not page else SOURCES[page.removeprefix("docs/pages/")]
+        assert anchor in anchors(target), (page, anchor)
 
 
 def test_every_public_name_is_documented_once():

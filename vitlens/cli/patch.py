@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitlens.cli.given import TOKENS_HELP, read_tokens
+from vitlens.cli.given import TOKENS_HELP, read_tokens, say_cost
 from vitlens.cli.names import DIRECTIONS, METRICS, PATCHING_SITES, PATCHING_TOKENS, REPLACEMENTS, one_of
 from vitlens.cli.options import (
     AgainstClass,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 #: A board of blocks × more columns than these is told as its largest cells instead.
 MOST_COLUMNS = 12
+FASTER = "fewer cells (--block, --tokens, --head) are faster, and Ctrl-C keeps what was reached"
 
 
 @dataclass
@@ -114,7 +115,6 @@ def patch(
     from vitlens.data.class_names import short_name
     from vitlens.patching.activation import activation_patching
     from vitlens.patching.sweep import InterruptedWarning
-    from vitlens.plots.patching import caution
 
     check_out(out)
     if mask is not None and box is not None:
@@ -123,12 +123,14 @@ def patch(
     hooked = model.load()
     require_classes(hooked)
     pair = _pair(hooked, clean, corrupted, replace_context, lambda: _mask(hooked, mask, object_id, object_box))
+    sets = _token_sets(hooked, tokens, pair.mask, site)
+    say_cost(hooked, pair.clean, _n_forwards(hooked, site, sets, block, head), FASTER)
     with warnings.catch_warnings():
         # It says how to go on in Python.
         warnings.simplefilter("ignore", InterruptedWarning)
         result = activation_patching(
             hooked, pair.clean, pair.corrupted, wanted_class, baseline_classes=against_class, metric=metric, sites=site,
-            tokens=_token_sets(hooked, tokens, pair.mask, site), blocks=block or None, heads=head or None,
+            tokens=sets, blocks=block or None, heads=head or None,
             direction=direction, masks=pair.mask, batch_size=batch_size, progress=is_watched(),
         )  # fmt: skip
     classes = [
@@ -158,12 +160,17 @@ def patch(
                 },
                 "top": largest,
             },
-            [(f"{pair.names[0]} against {pair.names[1]}: effect of patching {site}", _shown(result, largest))],
+            [
+                (
+                    f"{pair.names[0]} against {pair.names[1]}: {_quantity(result)} of patching {site}",
+                    _shown(result, largest),
+                )
+            ],
             lambda: _sections(hooked, pair, result),
             result.plot,
             f"What brings “{short_name(str(classes[0]))}” back: {pair.names[0]} against {pair.names[1]}",
             facts=facts,
-            notes=[_meaning(result, metric, classes), *filter(None, [caution(result) if result.complete else None])],
+            notes=[_meaning(result, metric, classes), *filter(None, [result.caution()])],
             settings=result.settings,
             hooked=hooked,
         ),
@@ -246,12 +253,22 @@ def _token_sets(model: "HookedViT", tokens: list[str] | None, mask: "Masks | Non
     return {name: name for name in ("object", "context", *(["class"] if model.cfg.has_class_token else []))}
 
 
+def _n_forwards(model: "HookedViT", site: str, sets: Any, blocks: list[int] | None, heads: list[int] | None) -> int:
+    """How many forwards the cells are: on average, a cell runs the latter half of the blocks."""
+    from vitlens.choose.sites import find_site
+
+    unit = find_site(model, site).unit
+    n_units = {None: 1, "head": len(heads or range(model.cfg.n_heads)), "neuron": model.cfg.d_mlp or 1}[unit]
+    n_sets = len(sets) if isinstance(sets, dict) else model.cfg.n_ctx if unit is None or sets == "each" else 1
+    return len(blocks or range(model.cfg.n_layers)) * n_sets * n_units // 2
+
+
 def _largest(result: "Patching", top: int) -> list[dict[str, Any]]:
-    """The cells of the largest effects, by magnitude, as rows of the axes and the effect."""
+    """The cells of the largest effects, by magnitude: rows of the axes, the effect, and the shift in units of the metric."""
     import torch
 
     axes = {name: labels for name, labels in result.axes.items() if name != "image"}
-    effect = result.effect()
+    effect, shift = result.effect(), result.shift().mean(dim=-1)
     # Cells that an interrupted sweep did not reach come last, and are left out.
     order = effect.flatten().abs().nan_to_num(-1).argsort(descending=True, stable=True)
     order = order[~effect.flatten()[order].isnan()][:top]
@@ -260,26 +277,37 @@ def _largest(result: "Patching", top: int) -> list[dict[str, Any]]:
         {
             **{name: labels[i] for (name, labels), i in zip(axes.items(), place, strict=True)},
             "effect": effect[tuple(place)].item(),
+            "shift": shift[tuple(place)].item(),
         }
         for place in places
     ]
+
+
+def _quantity(result: "Patching") -> str:
+    """What a terminal gets: effects; where these are no shares of the difference between the runs, shifts of the metric."""
+    return "effect" if result.ill_conditioned() is None else "shift"
 
 
 def _shown(result: "Patching", largest: list[dict[str, Any]]) -> Any:
     """Block × token set, head or neuron where that is small, else the largest cells."""
     import pandas as pd
 
+    quantity = _quantity(result)
     columns = [name for name in result.axes if name not in ("block", "image")]
     if len(columns) == 1 and len(result.axes[columns[0]]) <= MOST_COLUMNS:
         labels = [str(label) for label in result.axes[columns[0]]]
-        rows = zip(result.axes["block"], result.effect().tolist(), strict=True)
+        values = result.effect() if quantity == "effect" else result.shift().mean(dim=-1)
+        rows = zip(result.axes["block"], values.tolist(), strict=True)
         return pd.DataFrame(
             [
                 {"block": block, **{name: "–" if x != x else f"{x:+.3f}" for name, x in zip(labels, row, strict=True)}}
                 for block, row in rows
             ]
         )
-    return pd.DataFrame([{**row, "effect": f"{row['effect']:+.4f}"} for row in largest])
+    places = [name for name in result.axes if name != "image"]
+    return pd.DataFrame(
+        [{**{name: row[name] for name in places}, quantity: f"{row[quantity]:+.4f}"} for row in largest]
+    )
 
 
 def _meaning(result: "Patching", metric: str, classes: list[str | None]) -> str:

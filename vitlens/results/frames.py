@@ -3,6 +3,8 @@
 import io
 import math
 import shutil
+import textwrap
+from html import escape
 from typing import Any
 
 import pandas as pd
@@ -20,7 +22,7 @@ SHORT = 24
 
 
 class Frame(pd.DataFrame):
-    """A pandas DataFrame that prints every column whole, in a terminal and in a notebook."""
+    """A pandas DataFrame that prints every column whole, in a terminal and in a notebook, and `attrs["note"]` below."""
 
     @property
     def _constructor(self) -> type["Frame"]:
@@ -29,11 +31,15 @@ class Frame(pd.DataFrame):
     def __repr__(self) -> str:
         width = shutil.get_terminal_size((WIDTH, 0)).columns
         with pd.option_context("display.width", width, "display.max_columns", None):
-            return _folded(self, width) if _has_long_text(self) else super().__repr__()
+            written = _folded(self, width) if _has_long_text(self) else super().__repr__()
+        note = self.attrs.get("note")
+        return f"{written}\n{textwrap.fill(note, width)}" if note else written
 
     def _repr_html_(self) -> str | None:
         with pd.option_context("display.max_colwidth", None, "display.max_columns", None):
-            return super()._repr_html_()
+            written = super()._repr_html_()
+        note = self.attrs.get("note")
+        return f"{written}<p>{escape(note)}</p>" if written and note else written
 
 
 def rich_table(frame: pd.DataFrame, *, short: int = 0, **style: Any) -> Table:
