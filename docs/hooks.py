@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 
 import pandas as pd
@@ -36,6 +37,7 @@ pd.set_option("display.max_colwidth", None)
 
 log = get_plugin_logger("vitlens")
 START = time.monotonic()
+PAGE = count(1)
 AT_ONCE = max(1, min(4, os.cpu_count() or 1))
 
 #: A citation of the page of methods, such as "Methods C1 to C5", and what shows links or code already.
@@ -62,7 +64,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Puts lists in the place of their marks; the page's examples run next."""
-    tell(f"page {page.file.src_uri}")
+    tell(f"page {next(PAGE)} of {len(files.documentation_pages())}, {page.file.src_uri}")
     return MARK.sub(lambda mark: GENERATED[mark[1]](), markdown)
 
 

@@ -5,14 +5,13 @@
     logits, cache = model.run_with_cache(images)
     vitlens.class_lens(model, images, labels)
 
-The names used most are here; the rest is in chapters: `vitlens.lens`, `.attribution`, `.patching`, `.circuits`, `.removal`,
-`.memories`, `.features`, `.description`, `.registers`, `.heatmaps`, `.faithfulness`, `.paper`, `.pages`, `.plots`, and below
-them `.data`, `.model`, `.choose`, `.results`, `.statistics`. Names load when they are first used, so `import vitlens` costs
-next to nothing.
+The names used most are here; the rest is in chapters: `vitlens.patterns`, `.lens`, `.attribution`, `.patching`, `.circuits`,
+`.removal`, `.memories`, `.features`, `.description`, `.registers`, `.heatmaps`, `.faithfulness`, `.paper`, `.pages`,
+`.plots`, and below them `.data`, `.model`, `.choose`, `.results`, `.statistics`. Names load when they are first used, so
+`import vitlens` costs next to nothing.
 """
 
-import lazy_loader
-
+from vitlens.lazy import attach
 from vitlens.version import __version__ as __version__
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -47,6 +47,7 @@ def makers():
         return fit.solve()
 
     return {
+        "AttentionMaps": lambda: vitlens.attention(**about, head=["L0H1", "L2H3"]),
         "ClassLens": lambda: vitlens.class_lens(**about, classes=[0, 3]),
         "ClassTrace": lambda: vitlens.lens.class_trace(**about, classes=2),
         "Probes": probes,

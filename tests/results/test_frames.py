@@ -58,3 +58,14 @@ def test_tables_of_the_library_explain_themselves():
         assert table[column].iloc[-1].split()[-1] in printed
     lens = vitlens.class_lens(model, images[:1]).to_frame()
     assert all(column in repr(lens) for column in lens)
+
+
+def test_pandas_may_be_told_not_to_cut():
+    with pd.option_context("display.max_colwidth", None):
+        assert "zebra" in repr(Frame({"why": [LONG]}))
+
+
+def test_a_notebook_shows_a_table_once(monkeypatch, capsys):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert "zebra" in repr(Frame({"why": [LONG]}))
+    assert capsys.readouterr().out == ""

@@ -191,6 +191,16 @@ def find_circuit(
             metrics, or not complete; nothing is left.
 
     Source: Hanna et al. 2024 (Have Faith in Faithfulness; both ways, and the pruning); Conmy et al. 2023.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> scores = vitlens.patching.edge_attribution_patching(model, images[4:5], images[5:6])
+        >>> circuit = vitlens.find_circuit(model, scores, n_edges=20, method="greedy")
+        >>> circuit
+        Circuit(fashion_in_context_vit: 17 edges between 8 nodes)
+        >>> circuit.nodes[0], circuit.nodes[-1]
+        ('input', 'logits')
     """
     if (n_edges is None) == (min_score is None):
         raise InputError("pass either n_edges= or min_score=: how many edges the circuit takes, or from which score on")
@@ -340,9 +350,14 @@ def parse_edge(edge: str) -> tuple[Node, Node]:
     """The writer and the reader of an edge's name.
 
     Raises:
-        InputError: it is no name of an edge.
+        InputError: it is no name of an edge, or the edge runs backwards.
     """
     ends = _EDGE.fullmatch(edge) if isinstance(edge, str) else None
     if ends is None:
         raise InputError(f"{edge!r} is no name of an edge: they look like 'L0H2->L3H1<v>' or 'L2 mlp->logits'")
-    return Node.of(ends[1]), Node.of(ends[2])
+    writer, reader = Node.of(ends[1]), Node.of(ends[2])
+    # In any wiring: heads read earlier blocks alone, an MLP at most the heads of its own.
+    is_own = reader.kind == "mlp" and writer.kind == "head" and writer.block == reader.block
+    if reader.kind != "logits" and writer.block >= reader.block and not is_own:
+        raise InputError(f"the edge {edge!r} runs backwards: {writer} writes after {reader} has read")
+    return writer, reader

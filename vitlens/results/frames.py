@@ -3,6 +3,8 @@
 import io
 import math
 import shutil
+import textwrap
+from html import escape
 from typing import Any
 
 import pandas as pd
@@ -20,7 +22,7 @@ SHORT = 24
 
 
 class Frame(pd.DataFrame):
-    """A pandas DataFrame that prints every column whole, in a terminal and in a notebook."""
+    """A pandas DataFrame that prints every column whole, in a terminal and in a notebook, and `attrs["note"]` below."""
 
     @property
     def _constructor(self) -> type["Frame"]:
@@ -29,11 +31,15 @@ class Frame(pd.DataFrame):
     def __repr__(self) -> str:
         width = shutil.get_terminal_size((WIDTH, 0)).columns
         with pd.option_context("display.width", width, "display.max_columns", None):
-            return _folded(self, width) if _has_long_text(self) else super().__repr__()
+            written = _folded(self, width) if _has_long_text(self) else super().__repr__()
+        note = self.attrs.get("note")
+        return f"{written}\n{textwrap.fill(note, width)}" if note else written
 
     def _repr_html_(self) -> str | None:
         with pd.option_context("display.max_colwidth", None, "display.max_columns", None):
-            return super()._repr_html_()
+            written = super()._repr_html_()
+        note = self.attrs.get("note")
+        return f"{written}<p>{escape(note)}</p>" if written and note else written
 
 
 def rich_table(frame: pd.DataFrame, *, short: int = 0, **style: Any) -> Table:
@@ -53,9 +59,8 @@ def rich_table(frame: pd.DataFrame, *, short: int = 0, **style: Any) -> Table:
 def _has_long_text(frame: pd.DataFrame) -> bool:
     """Whether pandas would cut a cell."""
     text = frame.select_dtypes(exclude="number").head(pd.get_option("display.max_rows") or len(frame))
-    return any(
-        len(cell) > pd.get_option("display.max_colwidth") for cell in text.to_numpy().flat if isinstance(cell, str)
-    )
+    longest = pd.get_option("display.max_colwidth") or math.inf
+    return any(len(cell) > longest for cell in text.to_numpy().flat if isinstance(cell, str))
 
 
 def _folded(frame: pd.DataFrame, width: int) -> str:
@@ -63,7 +68,8 @@ def _folded(frame: pd.DataFrame, width: int) -> str:
     most = pd.get_option("display.max_rows") or len(frame)
     written = io.StringIO()
     style: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "padding": (0, 1, 0, 0)}
-    console = Console(file=written, width=width, color_system=None, legacy_windows=False)
+    # In a notebook rich would show the table itself, and write nothing.
+    console = Console(file=written, width=width, color_system=None, legacy_windows=False, force_jupyter=False)
     console.print(rich_table(shown.head(most), short=SHORT, **style))
     lines = [line.rstrip() for line in written.getvalue().splitlines()]
     return "\n".join([*lines, *([f"… {len(frame)} rows"] if len(frame) > most else [])])
