@@ -1,7 +1,8 @@
 """How often the types and shapes of arguments and results are checked, which takes longer than what it checks.
 
-`make test-all` checks every call of every test. `make test` checks the first CALLS calls of a test; and where a test has many
-cases, as where it runs on every model, of CASES of them, spread over all. A test that is marked `all_types` is checked whole.
+`make test-all` checks every call of every test. `make test` checks the first CALLS calls of a test. Where a test has many
+cases, as where it runs on every model, it checks CASES of them, spread over all. A test that is marked `all_types` is
+checked whole.
 """
 
 from collections import defaultdict
