@@ -5,6 +5,6 @@ indices or None (the predicted class) into one set of classes for each picture. 
 `classes`, `site` and `metric` arguments through these, so they accept the same things everywhere.
 """
 
-import lazy_loader
+from vitlens.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

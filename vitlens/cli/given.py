@@ -3,12 +3,13 @@
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from vitlens.cli.output import MOST_ON_PAGE
-from vitlens.cli.shared import is_watched
+from vitlens.cli.shared import is_watched, note
 from vitlens.errors import InputError, printable
 from vitlens.results.writing import IMAGES, PAGES
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from vitlens.choose.tokens import TokenSet
     from vitlens.model.hooked_vit import HookedViT
 
+#: Work of fewer seconds is not announced.
+LONG = 20
 TOKENS_HELP = "patch:ROW,COLUMN, box:ROW,COLUMN,HEIGHT,WIDTH, or the token's number"
 
 
@@ -72,6 +75,24 @@ def name_pictures(frame: "pd.DataFrame", pictures: list[Path], first: int = 0) -
     frame = frame.assign(image=frame["image"] + first)
     frame.insert(list(frame.columns).index("image") + 1, "picture", [printable(pictures[i]) for i in frame["image"]])
     return frame
+
+
+def say_cost(model: "HookedViT", images: "Tensor", n_forwards: int, shorter: str) -> None:
+    """Where somebody watches and work is long: about how long it takes on this machine, and how to make it shorter."""
+    import torch
+
+    if not is_watched():
+        return
+    with torch.no_grad():
+        # The first forward of a process is slower than others.
+        model(images[:1])
+        start = perf_counter()
+        model(images[:1]).sum().item()
+        seconds = n_forwards * (perf_counter() - start)
+    if seconds >= LONG:
+        time = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+        note(f"this takes about as long as {n_forwards:,} forwards of a picture: {time} on {model.device}")
+        note(shorter)
 
 
 def called(pictures: list[Path]) -> str:

@@ -40,16 +40,15 @@ WIDE = 220
 class Answer:
     """What a command found.
 
-    `rows` is the tidy table, `summary` holds the short ones by name; `shown` is what a terminal gets of them, each under its
-    title, followed by `notes`. The page has `title`, `facts` and `sections`, an image `figure` alone; they are drawn only
-    for a file.
+    `rows` is the tidy table, `summary` holds the short ones by name. A terminal gets `shown`, tables and drawings each under
+    its title, and then `notes`. The page has `title`, `facts` and `sections`, which are drawn only where it is asked for.
     """
 
     command: str
     model: str
     rows: "pd.DataFrame"
     summary: dict[str, Any]
-    shown: "Sequence[tuple[str, pd.DataFrame]]"
+    shown: "Sequence[tuple[str, pd.DataFrame | str]]"
     sections: "Callable[[], list[Section]]"
     figure: "Callable[[], Figure]"
     title: str
@@ -97,12 +96,17 @@ def hand_over(answer: Answer, out: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(answer.document())
         return
-    for title, frame in answer.shown:
+    for title, found in answer.shown:
         say(title)
-        terminal().print(rich_table(frame))
+        if isinstance(found, str):
+            say(found)
+        else:
+            terminal().print(rich_table(found))
     for note in [*filter(None, [answer.warning]), *answer.notes]:
         say(note)
-    if out is not None:
+    if out is None:
+        say("figures: the same command with --out page.html writes them")
+    else:
         say_written(out)
 
 

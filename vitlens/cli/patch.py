@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitlens.cli.given import TOKENS_HELP, read_tokens
+from vitlens.cli.given import TOKENS_HELP, read_tokens, say_cost
 from vitlens.cli.names import DIRECTIONS, METRICS, PATCHING_SITES, PATCHING_TOKENS, REPLACEMENTS, one_of
 from vitlens.cli.options import (
     AgainstClass,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 #: A board of blocks × more columns than these is told as its largest cells instead.
 MOST_COLUMNS = 12
+FASTER = "fewer cells (--block, --tokens, --head) are faster, and Ctrl-C keeps what was reached"
 
 
 @dataclass
@@ -122,12 +123,14 @@ def patch(
     hooked = model.load()
     require_classes(hooked)
     pair = _pair(hooked, clean, corrupted, replace_context, lambda: _mask(hooked, mask, object_id, object_box))
+    sets = _token_sets(hooked, tokens, pair.mask, site)
+    say_cost(hooked, pair.clean, _n_forwards(hooked, site, sets, block, head), FASTER)
     with warnings.catch_warnings():
         # It says how to go on in Python.
         warnings.simplefilter("ignore", InterruptedWarning)
         result = activation_patching(
             hooked, pair.clean, pair.corrupted, wanted_class, baseline_classes=against_class, metric=metric, sites=site,
-            tokens=_token_sets(hooked, tokens, pair.mask, site), blocks=block or None, heads=head or None,
+            tokens=sets, blocks=block or None, heads=head or None,
             direction=direction, masks=pair.mask, batch_size=batch_size, progress=is_watched(),
         )  # fmt: skip
     classes = [
@@ -248,6 +251,16 @@ def _token_sets(model: "HookedViT", tokens: list[str] | None, mask: "Masks | Non
     if mask is None or find_site(model, site).unit is not None:
         return None
     return {name: name for name in ("object", "context", *(["class"] if model.cfg.has_class_token else []))}
+
+
+def _n_forwards(model: "HookedViT", site: str, sets: Any, blocks: list[int] | None, heads: list[int] | None) -> int:
+    """How many forwards the cells are: on average, a cell runs the latter half of the blocks."""
+    from vitlens.choose.sites import find_site
+
+    unit = find_site(model, site).unit
+    n_units = {None: 1, "head": len(heads or range(model.cfg.n_heads)), "neuron": model.cfg.d_mlp or 1}[unit]
+    n_sets = len(sets) if isinstance(sets, dict) else model.cfg.n_ctx if unit is None or sets == "each" else 1
+    return len(blocks or range(model.cfg.n_layers)) * n_sets * n_units // 2
 
 
 def _largest(result: "Patching", top: int) -> list[dict[str, Any]]:

@@ -113,9 +113,15 @@ def find_class(wanted: int | str | np.integer, names: Sequence[str] | None, n_cl
             f"this model has no class names, so {wanted!r} cannot be looked up: "
             f"give the index (0 to {n_classes - 1}), or class_names= when the model is loaded"
         )
-    synonyms = {synonym: None for name in names for synonym in _synonyms(name)}
-    near = nearest(wanted.strip().casefold(), synonyms)
-    raise InputError(f"no class is called {wanted!r}; the nearest names are {near}")
+    raise InputError(f"no class is called {wanted!r}; the nearest names are {_near(wanted.strip().casefold(), names)}")
+
+
+def _near(wanted: str, names: Sequence[str]) -> str:
+    """Names with the word that is wanted ("cat": tabby cat, tiger cat, …), else with its letters, else of like spelling."""
+    synonyms = list(dict.fromkeys(synonym for name in names for synonym in _synonyms(name)))
+    with_word = [synonym for synonym in synonyms if re.search(rf"\b{re.escape(wanted)}\b", synonym)]
+    holding = with_word or [synonym for synonym in synonyms if len(wanted) > 2 and wanted in synonym]
+    return ", ".join(holding[:8]) if wanted and holding else nearest(wanted, synonyms)
 
 
 def named(wanted: str, names: Sequence[str]) -> list[int]:

@@ -5,6 +5,6 @@ corrupts heatmaps. `SinkRule` says when a head counts as an attention sink. `art
 shows artefact tokens.
 """
 
-import lazy_loader
+from vitlens.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

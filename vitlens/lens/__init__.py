@@ -5,6 +5,6 @@ the same over many pictures. `identifiability`, `residual_composition` and the o
 `ProbeFit` trains linear probes where the classifier's own projection does not fit.
 """
 
-import lazy_loader
+from vitlens.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -25,7 +25,18 @@ TokenValues = dict[str, dict[int, Float[Tensor, "image token"]]]
 @leaves_state
 @checked
 def identifiability(lens: ClassLens | ClassTrace | SiteTables, *, site: str = "resid_post") -> pd.DataFrame:
-    """A2: 1 − rank/C of the class, mean over pictures (and over patches), by block."""
+    """A2: 1 − rank/C of the class, mean over pictures (and over patches), by block.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> trace = vitlens.lens.class_trace(model, images[:8], labels[:8])
+        >>> table = vitlens.lens.identifiability(trace)
+        >>> table[table["block"] == 5].round(2)
+            block       tokens  identifiability
+        5       5  class token             0.99
+        11      5      patches             0.94
+    """
     return _table(as_tables(lens), identifiability_values(as_tables(lens), site))
 
 
@@ -42,6 +53,15 @@ def identifiability_rate(
 
     The released code takes the first token for a class token in every model: with `paper_compat` the first patch of a
     model without one is left out.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> trace = vitlens.lens.class_trace(model, images[:8], labels[:8])
+        >>> vitlens.lens.identifiability_rate(trace).round(1)
+        rate_percent                70.6
+        images_with_one_percent    100.0
+        dtype: float64
     """
     trace = as_tables(lens)
     rate, any_first = identifiability_rates(trace, block, site, paper_compat)
@@ -56,7 +76,17 @@ def identifiability_rate(
 @leaves_state
 @checked
 def class_similarity_change_rate(lens: ClassLens | ClassTrace | SiteTables) -> pd.DataFrame:
-    """A5: share of tokens whose logit of the class rises from one block's output to the next, for blocks ≥ 1."""
+    """A5: share of tokens whose logit of the class rises from one block's output to the next, for blocks ≥ 1.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> trace = vitlens.lens.class_trace(model, images[:8], labels[:8])
+        >>> vitlens.lens.class_similarity_change_rate(trace).round(2).tail(2)
+           block   tokens  change_rate
+        8      4  patches         0.37
+        9      5  patches         0.94
+    """
     return _table(as_tables(lens), change_values(as_tables(lens)))
 
 
@@ -66,6 +96,14 @@ def class_change_by_sublayer(lens: ClassLens | ClassTrace | SiteTables, *, paper
     """A6: share of tokens for which the sublayer's output alone has a larger logit of the class than its own input has.
 
     The released code compares the MLP's output with the block's input, not with its own: `paper_compat` does so too.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> trace = vitlens.lens.class_trace(model, images[:8], labels[:8])
+        >>> vitlens.lens.class_change_by_sublayer(trace).round(1).tail(1)
+            block   tokens  attention  mlp
+        11      5  patches        0.9  0.1
     """
     return _table(as_tables(lens), sublayer_change_values(as_tables(lens), paper_compat))
 
@@ -77,6 +115,14 @@ def residual_composition(lens: ClassLens | ClassTrace | SiteTables, *, paper_com
     and of none of the three ("composed").
 
     The released code leaves the MLP out of the last: `paper_compat` does so too.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> trace = vitlens.lens.class_trace(model, images[:8], labels[:8])
+        >>> vitlens.lens.residual_composition(trace).round(1).tail(1)
+            block   tokens  attention   mlp  previous  composed
+        11      5  patches       72.3  12.7      30.3       3.8
     """
     return _table(as_tables(lens), composition_values(as_tables(lens), paper_compat))
 

@@ -172,6 +172,17 @@ def class_trace(
             with a single output, which has no rank; logits that are not finite.
 
     Source: Vilas, Schaumlöffel & Roig 2023; Methods A1, A2.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> trace = vitlens.lens.class_trace(model, images[:8], labels[:8])
+        >>> list(trace.axes)
+        ['site', 'block', 'image', 'token']
+        >>> vitlens.lens.identifiability(trace).round(1).tail(2)
+            block   tokens  identifiability
+        10      4  patches              0.7
+        11      5  patches              0.9
     """
     model.require_choice("a rank", LOGIT_ALONE)
     run = PictureRun(model, images, batch_size, progress, "class trace")

@@ -5,6 +5,6 @@ compare them with what the keys respond to and with the class predicted. `top_me
 excite a memory.
 """
 
-import lazy_loader
+from vitlens.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -158,7 +158,8 @@ def key_value_agreement(
 
     Args:
         classes: one per picture, such as the labels; by default the predicted class.
-        orientation: "classes_of_keys" (paper's text) or "memories_of_class" (its code); see `Memories.agree`.
+        orientation: "classes_of_keys": the class is among the top classes of a memory that fires (the paper's text);
+            "memories_of_class": a memory that fires is among the top memories of the class (its code).
         coefficients: of an MLP, "post" or "pre" the nonlinearity (attention's are its z).
         k: how many memories count as those that fire most, and how many classes as a memory's top ones.
         paper_compat: "memories_of_class", "pre", and bare output matrices, as in the released code.
@@ -166,13 +167,22 @@ def key_value_agreement(
         progress: show a bar; by default on a terminal only.
 
     Returns:
-        One row per block and part: `agreement` and `class_token_agreement` (C2), `composition` (C4) in percent.
+        One row per block and part, in percent: the columns agreement and class_token_agreement (C2), composition (C4).
 
     Raises:
         InputError: an unknown orientation or coefficient; several classes for a picture; a model without a classifier, or
             with a single output, to which every memory would belong; logits that are not finite.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 5; Methods C2, C4.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> table = vitlens.memories.key_value_agreement(model, images[:8], labels[:8], k=2)
+        >>> table.round(1).tail(2)
+            block  part  agreement  class_token_agreement  composition
+        10      5  attn       99.7                   87.5         78.1
+        11      5   mlp       38.8                  100.0         63.9
     """
     if coefficients not in COEFFICIENTS["mlp"]:
         raise InputError(f'the coefficients of an MLP are taken "post" or "pre" its nonlinearity, not {coefficients!r}')
@@ -243,12 +253,20 @@ def class_value_agreement(
 ) -> pd.DataFrame:
     """C1: the largest cosine between a class's embedding and any value vector, by block, part and class.
 
-    `chance` is what random directions would give (`extreme_value_baseline`).
-
     Returns:
-        One row per block, part and class: block, part, class_index, score, chance.
+        One row per block, part and class, with the columns block, part, class_index, score, and chance: the expected score
+        of as many random directions.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 5; Methods C1.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> table = vitlens.memories.class_value_agreement(model, blocks=-1)
+        >>> table.round(2).head(2)
+           block  part  class_index  score  chance
+        0      5  attn            0   0.78    0.25
+        1      5  attn            1   0.63    0.25
     """
     model.require_classifier()
     tables = []
@@ -327,6 +345,14 @@ def read_memories(
 
     Raises:
         InputError: no such block, part or memory.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> vitlens.memories.read_memories(model, block=-1, memories=3, k=2).round(2)
+           memory  place  class_index class_name  logit
+        0       3      1            2   pullover   0.11
+        1       3      2            7    sneaker   0.08
     """
     model.require_classifier()
     with torch.no_grad():

@@ -5,6 +5,6 @@ reads and writes by name, `porting` takes timm apart, `checkpoints` reads weight
 weights, `class_space` projects onto the classes, `runs` runs parts of the model and batches of pictures.
 """
 
-import lazy_loader
+from vitlens.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -26,7 +26,7 @@ from vitlens.model.hooks.hook_points import NO_TOKENS, expose, hook_point
 from vitlens.model.placement import read_device, read_dtype
 from vitlens.model.porting import Parts, move, port
 from vitlens.model.provenance import IN_HAND, RANDOM, Provenance, weights_of
-from vitlens.model.runs import kept_tokens
+from vitlens.model.runs import features, kept_tokens
 from vitlens.model.runs.caching import NamedHooks
 from vitlens.model.runs.finite import require_finite
 from vitlens.model.runs.forward import blocks_to_run, classify, embed_images, pool, run_blocks
@@ -267,7 +267,7 @@ class HookedViT(FiniteWeights, NamedHooks):
     read_out, linear_readouts = projection.read_out, projection.linear_readouts
 
     process_weights_ = processing.process_weights_
-    forward_kept = kept_tokens.forward_kept
+    forward_kept, patch_features = kept_tokens.forward_kept, features.patch_features
     capabilities = what_is_exact.capabilities
     cache_size = sizes.cache_size
 

@@ -6,6 +6,6 @@ parts by zero, a mean, noise or other pictures. `transformer_lens` has Transform
 their names.
 """
 
-import lazy_loader
+from vitlens.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

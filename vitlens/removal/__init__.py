@@ -4,6 +4,6 @@
 tokens; `knockout_hooks` gives the same as hooks for runs of your own.
 """
 
-import lazy_loader
+from vitlens.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

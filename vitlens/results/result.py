@@ -184,6 +184,13 @@ def load_result(path: str | Path, expected: type[Kind] = Result) -> Kind:  # typ
 
     Raises:
         InputError: there is no such file, it is cut off, or it holds no result or one of another kind.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> vitlens.class_lens(model, images[:1], "bag").save("bag.safetensors")
+        >>> vitlens.load_result("bag.safetensors").axes["class"]
+        ['bag']
     """
     tensors, metadata = read_tensors(path)
     name, fields = next(iter(metadata.items()), (None, ""))

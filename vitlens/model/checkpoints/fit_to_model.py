@@ -123,18 +123,18 @@ def fit(state: State, module: Any, path: Any, name: str) -> None:
         if key in given and key in state and key in expected and given[key].ndim == expected[key].ndim:
             same = given[key].shape == expected[key].shape
             state[key] = given[key] if same or key == STEM else state[key]
-    problems = [
-        f"{key} is {_shape(state[key])} in the file, {_shape(expected[key])} in the model"
-        for key in expected
-        if key in state and state[key].shape != expected[key].shape
-    ]
-    problems += [f"{key} is missing in the file" for key in expected if key not in state]
-    problems += [f"{key} is not in the model" for key in state if key not in expected]
-    if problems:
-        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise InputError(
-            f"{path} does not fit {name}: {'; '.join(problems[:3])}{more}{_what_would_fit(state, expected, module)}"
-        )
+    problems = {
+        "": [
+            f"{key} is {_shape(state[key])} in the file, {_shape(expected[key])} in the model"
+            for key in expected
+            if key in state and state[key].shape != expected[key].shape
+        ],
+        "the file lacks ": [key for key in expected if key not in state],
+        "the model lacks ": [key for key in state if key not in expected],
+    }
+    if any(problems.values()):
+        listed = "; ".join(f"{what}{_some(found)}" for what, found in problems.items() if found)
+        raise InputError(f"{path} does not fit {name}: {listed}{_what_would_fit(state, expected, module)}")
     check_weights(((key, state[key]) for key in expected if expected[key].is_floating_point()), str(path))
     module.load_state_dict(state)
 
@@ -161,6 +161,10 @@ def _what_would_fit(state: State, expected: State, module: Any) -> str:
     if "cls_token" in expected and "cls_token" not in state:
         hints.append('it has no class token: pass class_token=False, global_pool="avg"')
     return "".join(f". {hint[0].upper()}{hint[1:]}" for hint in hints)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" (and {len(names) - 3} more)" if len(names) > 3 else "")
 
 
 def n_blocks(state: State) -> int:
