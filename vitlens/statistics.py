@@ -22,7 +22,7 @@ class PermutationTest(NamedTuple):
 def permutation_test(
     inside: np.ndarray, outside: np.ndarray, *, n_draws: int = 300, seed: int = 0, paper_compat: bool = False
 ) -> PermutationTest:
-    """Mean of `inside` minus mean of `outside`, against `n_draws` shuffles of which value belongs where (A8).
+    """Mean of `inside` minus mean of `outside`, against `n_draws` shuffles of which value belongs where (Methods A8).
 
     Values of one picture are no independent draws, so over many pictures almost any difference is significant by this
     test: `bootstrap` over pictures says how certain it is.
