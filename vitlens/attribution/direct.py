@@ -92,6 +92,20 @@ def direct_logit_attribution(
 
     Source: Methods, notation, TransformerLens' logit_attrs with the affine norm and pooling included;
     Elhage et al. 2021 (A Mathematical Framework for Transformer Circuits) for virtual heads.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> shares = vitlens.direct_logit_attribution(model, images[4:5], "T-shirt", unit="head")
+        >>> shares.top(2).round(1)  # the parts that write most of the logit
+          component  logit
+        0      L5H1    1.7
+        1    L0 mlp    0.8
+        >>> print(shares.sentence(2))
+        T-shirt: logit +5.67
+        L5H1: +1.74
+        L0 mlp: +0.84
+        all else: +3.08
     """
     if unit not in UNITS:
         raise InputError(f"unit is one of {', '.join(UNITS)}, not {unit!r}")

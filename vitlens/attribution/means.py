@@ -152,6 +152,13 @@ def attribution_means(
 
     Source: Gandelsman, Efros & Steinhardt 2024 (Interpreting CLIP's Image Representation via Text-Based Decomposition),
     section 4, for mean shares of heads over a data set; Methods, notation.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> means = vitlens.attribution.attribution_means(model, images[:8], labels[:8], unit="head", progress=False)
+        >>> means
+        AttributionMeans(mean logit [class 1, component 39], -0.168 to 0.987)
     """
     model.require_classifier()
     if isinstance(images, tuple) and classes is None and all(isinstance(part, Tensor) for part in images):

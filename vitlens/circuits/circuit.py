@@ -191,6 +191,16 @@ def find_circuit(
             metrics, or not complete; nothing is left.
 
     Source: Hanna et al. 2024 (Have Faith in Faithfulness; both ways, and the pruning); Conmy et al. 2023.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> scores = vitlens.patching.edge_attribution_patching(model, images[4:5], images[5:6])
+        >>> circuit = vitlens.find_circuit(model, scores, n_edges=20, method="greedy")
+        >>> circuit
+        Circuit(fashion_in_context_vit: 17 edges between 8 nodes)
+        >>> circuit.nodes[0], circuit.nodes[-1]
+        ('input', 'logits')
     """
     if (n_edges is None) == (min_score is None):
         raise InputError("pass either n_edges= or min_score=: how many edges the circuit takes, or from which score on")

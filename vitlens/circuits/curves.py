@@ -100,6 +100,17 @@ def evaluate_circuits(
     Source: Wang et al. 2023 (Interpretability in the Wild), section 4: faithfulness, and completeness for the subset K = C
         (|F(∅) − F(M ∖ C)|); normalised as in Hanna et al. 2024 (Have Faith in Faithfulness); edges resampled as
         in Conmy et al. 2023 (ACDC).
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> clean, corrupted = images[4:5], images[5:6]
+        >>> scores = vitlens.patching.edge_attribution_patching(model, clean, corrupted)
+        >>> curve = vitlens.circuits.evaluate_circuits(model, clean, corrupted, scores=scores, sizes=[20, 400], n_draws=1)
+        >>> curve.axes["run"]
+        ['circuit', 'complement', 'random 1']
+        >>> curve.faithfulness().shape  # one number for each size
+        torch.Size([2])
     """
     graph = Graph(model)
     _check_metric(metric)
@@ -165,13 +176,25 @@ def minimality(
         level, seed: of the bootstrap interval over pictures.
 
     Returns:
-        A table with the columns edge, drop, low, high, faithfulness (of the circuit without the edge), largest drop first;
-        `attrs["faithfulness"]` is that of the whole circuit.
+        A table with the columns edge, drop, low, high, faithfulness (of the circuit without the edge), largest drop first.
+        The faithfulness of the whole circuit is in the table's attrs["faithfulness"].
 
     Raises:
         InputError: an empty circuit, or one of another architecture; as `activation_patching`; several metrics.
 
     Source: Wang et al. 2023, section 4 (minimality, of edges instead of heads and with K = ∅); Conmy et al. 2023.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> clean, corrupted = images[4:5], images[5:6]
+        >>> scores = vitlens.patching.edge_attribution_patching(model, clean, corrupted)
+        >>> circuit = vitlens.find_circuit(model, scores, n_edges=8, method="greedy")
+        >>> table = vitlens.circuits.minimality(model, clean, corrupted, circuit=circuit)
+        >>> list(table.columns)
+        ['edge', 'drop', 'low', 'high', 'faithfulness']
+        >>> len(table) == len(circuit)
+        True
     """
     graph = Graph(model)
     if not len(circuit):

@@ -54,6 +54,13 @@ def artefact_warning(
             above 1.
 
     Source: after Darcet et al. 2024 (Vision Transformers Need Registers, arXiv:2309.16588).
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> maps = vitlens.heatmap(model, images[:2], method="raw_attention").values
+        >>> vitlens.description.artefact_warning(model, images[:2], values=maps)
+        [None, None]
     """
     if isinstance(images, dict):
         raise InputError("artefacts are looked for in pictures of one size: pass a tensor, not a dictionary of patches")

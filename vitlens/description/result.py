@@ -13,6 +13,7 @@ from vitlens.description.token_norms import STATISTICS
 from vitlens.description.warnings import heatmap_warnings
 from vitlens.errors import InputError
 from vitlens.model.provenance import page_facts
+from vitlens.results.frames import Frame
 from vitlens.results.result import Result
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Description(Result):
         n_blocks, n_heads, n_facts = self.values.shape
         index = pd.MultiIndex.from_product([range(n_blocks), range(n_heads)], names=["block", "head"])
         flat = self.values.reshape(-1, n_facts).cpu().numpy()
-        frame = pd.DataFrame(flat, index=index, columns=self.facts).reset_index()
+        frame = Frame(flat, index=index, columns=self.facts).reset_index()
         for kind, events in zip(SINK_KINDS, self.sink_events, strict=True):
             frame[f"{kind}_share"] = events.flatten().numpy() / self.n_images
         frame["sink"] = [kind for row in self.sink_kind() for kind in row]
@@ -108,7 +109,7 @@ class Description(Result):
         columns["outliers_per_image"] = (self.outlier_counts.sum(dim=(1, 2)) / self.n_images).numpy()
         for j, name in enumerate(self.facts):
             columns[f"mean_{name}"] = self.values[..., j].mean(dim=1).numpy()
-        return pd.DataFrame(columns)
+        return Frame(columns)
 
     def redundant_heads(self, k: int | None = 20) -> pd.DataFrame:
         """The k pairs of heads of most similar patterns, most similar first; None: all."""

@@ -142,7 +142,7 @@ def stream_activations(
     """The activations of a hook point over many pictures, in constant memory: what a dictionary is trained on.
 
     Of each picture only the blocks up to the hook point run. What has an axis of heads (or of heads and keys) is one row
-    per token, head behind head, as SAELens trains on `hook_z`; with join_heads=False one row per token and head.
+    per token, head behind head, as SAELens trains on "hook_z"; with join_heads=False one row per token and head.
 
     Args:
         images: a tensor or pictures; a picture set (`open_pictures`); batches (a list or DataLoader of tensors, or of
@@ -160,6 +160,16 @@ def stream_activations(
 
     Raises:
         InputError: no such hook point, or several; an unknown token set; pictures that do not fit the model.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> stream = vitlens.features.stream_activations(model, images[:2], hook="resid_post3")
+        >>> stream
+        ActivationStream(blocks.3.hook_resid_post, tokens: all, pictures: 2)
+        >>> rows = stream.sample(100)
+        >>> rows["activations"].shape
+        torch.Size([100, 96])
     """
     place = place_of(model, hook)
     return ActivationStream(model, PictureBatches(model, images, batch_size), place, tokens, join_heads, progress)

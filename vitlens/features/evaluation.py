@@ -129,6 +129,17 @@ def evaluate_sae(
         InputError: a dictionary of another width; no pictures; labels of another number.
 
     Source: Bricken et al. 2023; Gao et al. 2024, section 4.
+
+    Examples:
+        >>> import torch
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> identity = torch.eye(model.cfg.d_model)
+        >>> both = torch.cat([identity, -identity])
+        >>> sae = vitlens.features.SparseAutoencoder.from_arrays(both.T, None, both, None, hook="resid_post3")
+        >>> quality = vitlens.features.evaluate_sae(model, images[:8], sae=sae, labels=labels[:8])
+        >>> round(quality["explained_variance"], 2), round(quality["loss_recovered_mean"], 2)
+        (1.0, 1.0)
     """
     source, target = ends(model, hook, sae, hook_out)
     batches = PictureBatches(model, images, batch_size)

@@ -48,6 +48,18 @@ def load_sae(
             finite floats or would not be in `dtype`, a device that is not there.
 
     Source: the formats of SAELens 3 to 6 and Overcomplete 0.3.
+
+    Examples:
+        >>> import torch
+        >>> import vitlens
+        >>> W_enc, W_dec = torch.randn(8, 32), torch.randn(32, 8)
+        >>> sae = vitlens.features.SparseAutoencoder.from_arrays(W_enc, None, W_dec, None, activation="topk", k=4)
+        >>> sae.save("my_sae")
+        >>> vitlens.load_sae("my_sae")
+        SparseAutoencoder(
+          8 → 32 features → 8
+          (activation): TopK(k=4)
+        )
     """
     path = as_path(path, "path")
     target, precision = read_device(device), read_dtype(dtype)

@@ -106,7 +106,7 @@ def with_sae(
 
     Args:
         hook: where the dictionary reads; None for the hook point it was trained on, where that is known.
-        hook_out: what a transcoder predicts; by default what it was trained on, else its block's `hook_mlp_out`.
+        hook_out: what a transcoder predicts; by default what it was trained on, else its block's "mlp_out".
         error_term: add x − x̂ of the unedited run, as a constant: without an edit the output does not change at all, and
             with one only what the edit does. Gradients go through the features.
         tokens: only these tokens' activations, see `select_tokens`; all by default.
@@ -118,6 +118,20 @@ def with_sae(
 
     Raises:
         InputError: a dictionary of another width, a hook point that does not exist or is not said.
+
+    Examples:
+        >>> import torch
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> identity = torch.eye(model.cfg.d_model)
+        >>> both = torch.cat([identity, -identity])  # each direction of the stream with both signs: nothing is lost
+        >>> sae = vitlens.features.SparseAutoencoder.from_arrays(both.T, None, both, None)
+        >>> with vitlens.with_sae(model, "resid_post3", sae, record=True) as spliced:
+        ...     logits = model(images[:2])
+        >>> spliced.features.shape  # image, token, feature
+        torch.Size([2, 197, 192])
+        >>> torch.allclose(logits, model(images[:2]), atol=1e-3)
+        True
     """
     source, target = ends(model, hook, sae, hook_out)
     spliced = SplicedDictionary(model, sae, source, target, tokens, error_term, edit, record)
@@ -134,6 +148,18 @@ def with_saes(
 
     Raises:
         InputError: as `with_sae`.
+
+    Examples:
+        >>> import torch
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> identity = torch.eye(model.cfg.d_model)
+        >>> both = torch.cat([identity, -identity])
+        >>> sae = vitlens.features.SparseAutoencoder.from_arrays(both.T, None, both, None)
+        >>> with vitlens.features.with_saes(model, {"resid_post1": sae, "resid_post3": sae}, record=True) as spliced:
+        ...     logits = model(images[:2])
+        >>> {hook: handle.features.shape for hook, handle in spliced.items()}
+        {'resid_post1': torch.Size([2, 197, 192]), 'resid_post3': torch.Size([2, 197, 192])}
     """
     if not isinstance(saes, Mapping) or not saes:
         raise InputError(f"saes is a mapping from hook points to dictionaries, at least one, not {short(saes)}")

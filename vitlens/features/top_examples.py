@@ -173,6 +173,18 @@ def top_patches(
 
     Raises:
         InputError: a feature that does not exist; a dictionary of another width; no pictures.
+
+    Examples:
+        >>> import torch
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> identity = torch.eye(model.cfg.d_model)
+        >>> sae = vitlens.features.SparseAutoencoder.from_arrays(identity, None, identity, None, hook="resid_post3")
+        >>> found = vitlens.features.top_patches(model, images[:8], sae=sae, features=[7], k=3)
+        >>> found.images[0].tolist()  # in which pictures feature 7 is strongest
+        [1, 7, 6]
+        >>> [found.patch(7, rank) for rank in range(3)]  # and on which patches, as (row, column)
+        [(11, 11), (6, 13), (10, 1)]
     """
     if k < 1 or n_features < 1:
         raise InputError(f"k and n_features are at least 1, not {k} and {n_features}")

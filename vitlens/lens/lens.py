@@ -46,7 +46,7 @@ class ClassLens(Result):
 
     @property
     def identifiability(self) -> Float[Tensor, "site block image token class"]:
-        """1 − rank / C, in (0, 1]: 1 where the class is the token's first, 0.5 in expectation by chance (A2)."""
+        """1 − rank / C, in (0, 1]: 1 where the class is the token's top-1, 0.5 on average by chance (Methods A2)."""
         return 1 - self.ranks / self.n_classes
 
     def columns(self) -> dict[str, Tensor]:
@@ -120,24 +120,25 @@ def class_lens(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> ClassLens:
-    """Projects hidden states onto the class embeddings: p(v) = E ν(v) + b, with the statistics of v itself (A1).
+    """Projects hidden states onto the class embeddings: p(v) = E ν(v) + b, with the statistics of v itself (Methods A1).
 
-    ν is the norm between stream and classifier (`norm`, or `fc_norm` where the model pools first); on a sublayer's output
-    it is applied to that output alone, as in the paper. A distilled model's class token is read by its own classifier,
-    the distillation token by the other, patches by the mean of both. Nothing larger than one site's logits is ever kept.
+    ν is the norm between stream and classifier: the final norm, or the one after pooling in a model that pools first. On a
+    sublayer's output it is applied to that output alone, as in the paper. In a distilled model the class token is projected
+    by its own classifier, the distillation token by the other one, and patches by the mean of both. No tensor larger than
+    the logits of one site is kept.
 
-    Pictures are run once, in batches; where the classes are not given, once more before, to predict them.
+    Each picture is run once; twice where no classes are given, to predict them first.
 
     Args:
         images: pictures as a tensor, or anything `model.to_images` reads.
-        classes: whose logit, rank and probability to keep (indices, names, or a tensor [image] of each
-            picture's own); by default the predicted class.
+        classes: the classes whose logit, rank and probability are kept: indices, names, or a tensor [image] with one class
+            for each picture; by default the predicted class.
         sites: of "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post", or "all".
         blocks: which blocks; by default all.
-        tokens: a token set, the same for all pictures; or "pooled": read each site as the model reads its last one, so
-            that "resid_post" of the last block gives the model's own logits whatever its pooling.
+        tokens: a token set, the same for all pictures; or "pooled": pool each site as the model pools its last one, so that
+            "resid_post" of the last block gives the model's own logits, whatever its pooling.
         masks: object masks, for token sets that need them.
-        k: how many top classes to keep; no more than there are.
+        k: how many top classes to keep for each token.
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
 
@@ -149,6 +150,17 @@ def class_lens(
             which has no rank; logits that are not finite.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 3; Methods A1, A2.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> lens = vitlens.class_lens(model, images[4:5], "T-shirt", tokens="class")
+        >>> lens.values.shape  # site, block, image, token, class
+        torch.Size([1, 6, 1, 1, 1])
+        >>> lens.ranks[0, :, 0, 0, 0].tolist()  # the class token's rank of the class after each block, 0 is best
+        [0, 0, 0, 0, 0, 0]
+        >>> lens.top_names(block=-1)[:2]
+        ['T-shirt', 'dress']
     """
     model.require_choice("a rank or probability", LOGIT_ALONE)
     run = PictureRun(model, images, batch_size, progress, "class lens")

@@ -60,7 +60,7 @@ def top_memory_patches(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> TopPatches:
-    """The k tokens on which each memory fires most, and the classes that its value vector promotes: E · v (C5).
+    """The k tokens on which each memory fires most, and the classes that its value vector promotes: E · v (Methods C5).
 
     A memory of an MLP is a hidden unit (a neuron), of attention a dimension of a head. In one pass and constant memory.
 
@@ -81,6 +81,17 @@ def top_memory_patches(
         InputError: a block, part or memory that does not exist; no pictures.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 5; Methods C5.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> found = vitlens.memories.top_memory_patches(model, images[:8], block=5, memories=[3, 7], k=2)
+        >>> found.values.shape  # memory, rank
+        torch.Size([2, 2])
+        >>> found.patch(3, rank=0)  # row and column in the picture
+        (6, 6)
+        >>> int(found.images[0, 0])  # of this number
+        5
     """
     layer = LayerMemories(model, block, part)
     found = top_patches(

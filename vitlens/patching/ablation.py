@@ -74,6 +74,15 @@ def activation_ablation(
         InputError: as `activation_patching`; an unknown replacement; `others` missing; tensors that do not fit.
 
     Source: Methods B2; Chan et al. 2022 (resampling).
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> ablated = vitlens.activation_ablation(model, images[:4], labels[:4], sites="z", replacement="mean")
+        >>> list(ablated.axes)
+        ['block', 'head', 'image']
+        >>> ablated.effect().shape  # the mean change of the logit, by block and head
+        torch.Size([6, 4])
     """
     model.require_classifier()
     images = model.as_images(images)
@@ -121,6 +130,13 @@ def ablation_hooks(
         InputError: as `activation_ablation`; no places.
 
     Source: Methods B1, B2.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> hooks = vitlens.patching.ablation_hooks(model, images[:2], site="z", places=["L3H1", "L5H0"])
+        >>> model.run_with_hooks(images[:2], fwd_hooks=hooks).shape  # the logits without two heads
+        torch.Size([2, 10])
     """
     images = model.as_images(images)
     unit = find_site(model, site).unit

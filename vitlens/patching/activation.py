@@ -73,6 +73,16 @@ def activation_patching(
             set, a metric that returns the wrong shape or NaN, a batch that does not fit in memory.
 
     Source: Methods B3; Vig et al. 2020; Meng et al. 2022.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> clean, corrupted = images[4:5], images[5:6]  # a T-shirt on two textures
+        >>> patched = vitlens.activation_patching(model, clean, corrupted, tokens=["class", "patches"])
+        >>> list(patched.axes)
+        ['block', 'tokens', 'image']
+        >>> [round(effect, 1) for effect in patched.effect()[-1].tolist()]  # of the class token and the patches, last block
+        [0.7, 0.4]
     """
     runs = run_pair(model, clean, corrupted, classes, baseline_classes, metric, direction)
     plan = Plan.make(

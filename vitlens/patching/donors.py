@@ -38,6 +38,14 @@ def confusing_donors(
 
     Raises:
         InputError: all others are predicted to be of the picture's own class.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> donors = vitlens.patching.confusing_donors(model, images[:2], labels[:2], others=images[2:40])
+        >>> corrupted = images[2:40][donors]
+        >>> corrupted.shape
+        torch.Size([2, 3, 56, 56])
     """
     with torch.no_grad():
         own_logits, of_others = (

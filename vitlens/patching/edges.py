@@ -67,6 +67,15 @@ def edge_attribution_patching(
         InputError: as `path_patching`; an unknown method; a metric that is one number for all pictures.
 
     Source: Syed, Rager & Conmy 2023 (EAP); Hanna, Pezzelle & Belinkov 2024 (EAP-IG).
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> scores = vitlens.patching.edge_attribution_patching(model, images[4:5], images[5:6])
+        >>> list(scores.axes)
+        ['sender', 'receiver', 'image']
+        >>> scores.axes["sender"][:3], scores.axes["receiver"][-2:]
+        (['input', 'L0H0', 'L0H1'], ['L5 mlp', 'logits'])
     """
     check_method(method, EDGE_METHODS, n_steps)
     graph = Graph(model)

@@ -73,6 +73,15 @@ def attribution_patching(
         InputError: as `activation_patching`; an unknown method; a metric that is one number for all pictures.
 
     Source: Nanda 2023 (attribution patching); Hanna et al. 2024 (EAP-IG); Kramár et al. 2024 (AtP*), section 3.1.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> estimate = vitlens.attribution_patching(model, images[4:5], images[5:6], sites="z")
+        >>> estimate.effect().shape  # block, head
+        torch.Size([6, 4])
+        >>> estimate.settings["method"]
+        'gradient'
     """
     check_method(method, ATTRIBUTION_METHODS, n_steps)
     runs = run_pair(model, clean, corrupted, classes, baseline_classes, metric, direction)

@@ -72,6 +72,15 @@ def path_patching(
             heads that do not write by themselves.
 
     Source: Wang et al. 2023 (Interpretability in the Wild), section 3; Goldowsky-Dill et al. 2023.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> direct = vitlens.path_patching(model, images[4:5], images[5:6], senders="L5H*", receivers="logits")
+        >>> direct.axes["sender"]
+        ['L5H0', 'L5H1', 'L5H2', 'L5H3']
+        >>> direct.effect().shape  # sender, receiver
+        torch.Size([4, 1])
     """
     graph = Graph(model)
     runs = run_pair(model, clean, corrupted, classes, baseline_classes, metric, direction)

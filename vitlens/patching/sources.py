@@ -127,6 +127,13 @@ def mean_activations(
 
     Raises:
         InputError: an unknown site; no pictures.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> means = vitlens.patching.mean_activations(model, images[:8], sites="z", blocks=[3])
+        >>> {name: mean.shape for name, mean in means.items()}
+        {'blocks.3.attn.hook_z': torch.Size([1, 197, 4, 24])}
     """
     chosen = [find_site(model, name) for name in ([sites] if isinstance(sites, str) else sites)]
     names = [site.hook(block) for site in chosen for block in model.block_indices(blocks)]

@@ -89,6 +89,15 @@ def knockout_hooks(
             `others` that are missing or of another number.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 4; Methods B1.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> hooks = vitlens.removal.knockout_hooks(model, images[:2], edges="self_only")
+        >>> with model.hooks(fwd_hooks=hooks):
+        ...     lens = vitlens.class_lens(model, images[:2], labels[:2], tokens="class")
+        >>> lens.probabilities[0, -1].shape
+        torch.Size([2, 1, 1])
     """
     run = PictureRun(model, images, batch_size, progress, "patterns")
     cuts, replacement = _chosen_edges(edges, replacement)
@@ -127,6 +136,13 @@ def knockout_attention(
         Knockout with axes image, class.
 
     Source: Methods B1.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> blind = vitlens.knockout_attention(model, images[:4], edges="no_cls")
+        >>> blind.values.shape  # the logits [image, class] when patches do not see the class token
+        torch.Size([4, 10])
     """
     model.require_classifier()
     run = PictureRun(model, images, batch_size, progress, "knockout")

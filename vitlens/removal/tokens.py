@@ -39,7 +39,7 @@ class TokenAblation(Result):
 
     @property
     def rate(self) -> Float[Tensor, "image"]:
-        """A3 of what stayed: the share of its patches at rank 0; NaN where nothing stayed."""
+        """Methods A3 of what stayed: the share of its patches at rank 0; NaN where nothing stayed."""
         return ((self.ranks == 0) & self.kept).sum(dim=1) / self.kept.sum(dim=1)
 
     @property
@@ -116,6 +116,13 @@ def ablate_tokens(
             model without a classifier, or with a single output, which has no rank; logits that are not finite.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 4; Methods B2.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> alone = vitlens.ablate_tokens(model, images[:2], labels[:2], tokens="context", masks=masks[:2])
+        >>> alone
+        TokenAblation(2 pictures, 80% of the patches ablated, the class predicted for 0%)
     """
     model.require_choice("a rank or a prediction", "run model.forward_kept for the logit")
     if replacement not in TOKEN_REPLACEMENTS:
