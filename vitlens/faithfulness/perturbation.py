@@ -1,4 +1,4 @@
-"""The perturbation test: patches removed in the order of their importance, and what is left of the decision (D3)."""
+"""The perturbation test: accuracy while patches are removed in the order of their importance (Methods D3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,7 +80,7 @@ def perturbation_test(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> Perturbation:
-    """D3: patches are really removed, after their positions were added, and the shorter sequence is run.
+    """Removes patches in the order of their importance, after their positions were added, and runs the shorter sequence.
 
     The pictures of a batch are run together, at each step with equally many patches.
 
