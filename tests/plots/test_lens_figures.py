@@ -59,7 +59,7 @@ def test_maps_are_the_patches(subject, lens):
     assert len(figure.layout.images) == len(shown)
     probable = class_maps(lens, image=1, quantity="probability")
     assert probable.layout.coloraxis.cmin == 0
-    assert not probable.layout.coloraxis.autocolorscale
+    assert probable.layout.coloraxis.colorscale is not None, "not that of signed values"
     # Patches are as high and wide as in the picture.
     height, width = subject.pixels.shape[1:3]
     ratio = (height / subject.grid[0]) / (width / subject.grid[1])

@@ -46,7 +46,7 @@ class ClassLens(Result):
 
     @property
     def identifiability(self) -> Float[Tensor, "site block image token class"]:
-        """1 − rank / C, in (0, 1]: 1 where the class is the token's first, 0.5 in expectation by chance (A2)."""
+        """1 − rank / C, in (0, 1]: 1 where the class is the token's top-1, 0.5 on average by chance (Methods A2)."""
         return 1 - self.ranks / self.n_classes
 
     def columns(self) -> dict[str, Tensor]:
@@ -120,7 +120,7 @@ def class_lens(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> ClassLens:
-    """Projects hidden states onto the class embeddings: p(v) = E ν(v) + b, with the statistics of v itself (A1).
+    """Projects hidden states onto the class embeddings: p(v) = E ν(v) + b, with the statistics of v itself (Methods A1).
 
     ν is the norm between stream and classifier: the final norm, or the one after pooling in a model that pools first. On a
     sublayer's output it is applied to that output alone, as in the paper. In a distilled model the class token is projected

@@ -87,7 +87,7 @@ class TraceObserver:
         self._finite: dict[tuple[str, int], Tensor] = {}
 
     def hooks(self, blocks: Sequence[int] | None = None, sites: Sequence[str] = FULL_SITES) -> Hooks:
-        """The hooks to run with. With all sites and blocks the trace holds all that A2 to A7 need."""
+        """The hooks to run with. With all sites and blocks the trace holds what Methods A2 to A7 need."""
         chosen = range(self.model.cfg.n_layers) if blocks is None else blocks
         hooks: Hooks = [(hook_name(block, site), self._full(site, block)) for block in chosen for site in sites]
         if set(sites) == set(FULL_SITES):
@@ -152,7 +152,7 @@ def class_trace(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> ClassTrace:
-    """The class lens of one class per picture at every token of the chosen blocks: all that the measures A2 to A7 need.
+    """The class lens of one class per picture at every token of the chosen blocks: what Methods A2 to A7 need.
 
     Where `class_lens` keeps probabilities and top classes of any site, this keeps three numbers a token.
 

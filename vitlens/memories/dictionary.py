@@ -60,7 +60,7 @@ def top_memory_patches(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> TopPatches:
-    """The k tokens on which each memory fires most, and the classes that its value vector promotes: E · v (C5).
+    """The k tokens on which each memory fires most, and the classes that its value vector promotes: E · v (Methods C5).
 
     A memory of an MLP is a hidden unit (a neuron), of attention a dimension of a head. In one pass and constant memory.
 

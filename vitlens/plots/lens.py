@@ -16,6 +16,7 @@ from vitlens.lens.lens import ClassLens
 from vitlens.lens.measures import identifiability
 from vitlens.lens.probes import Probes
 from vitlens.lens.trace import ClassTrace
+from vitlens.plots.mosaic import class_mosaic
 from vitlens.plots.shared.picture import map_tiles
 from vitlens.plots.shared.series import legend_below, line
 from vitlens.plots.shared.style import COLOURS, SEQUENTIAL, array, colorbar, diverging, finish, symmetric, text
@@ -213,7 +214,7 @@ def probe_norms(probes: Probes, site: str | None = None) -> go.Figure:
 
 
 FIGURES = {
-    ClassLens: {"trajectory": lens_trajectory, "maps": class_maps},
+    ClassLens: {"trajectory": lens_trajectory, "maps": class_maps, "mosaic": class_mosaic},
     ClassTrace: trace_curves,
     Probes: probe_norms,
 }

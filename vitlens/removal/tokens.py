@@ -39,7 +39,7 @@ class TokenAblation(Result):
 
     @property
     def rate(self) -> Float[Tensor, "image"]:
-        """A3 of what stayed: the share of its patches at rank 0; NaN where nothing stayed."""
+        """Methods A3 of what stayed: the share of its patches at rank 0; NaN where nothing stayed."""
         return ((self.ranks == 0) & self.kept).sum(dim=1) / self.kept.sum(dim=1)
 
     @property

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def project(
     model: "HookedViT", x: Float[Tensor, "*batch tokens d"], tokens: Sequence[int]
 ) -> Float[Tensor, "*batch tokens classes"]:
-    """The class projection p(v) = E ν(v) + b of hidden states at the tokens named, past all hook points (A1).
+    """The class projection p(v) = E ν(v) + b of hidden states at the tokens named, past all hook points (Methods A1).
 
     p(v) is what the model would answer if every token that it reads were v: ν is the norm between stream and
     classifier, and with attention pooling also the value path and the MLP of the pool. Of a distilled model the

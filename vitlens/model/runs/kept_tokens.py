@@ -46,7 +46,7 @@ def forward_kept(
     keep: Bool[Tensor, "batch patches"],
     grid: tuple[int, int] | None = None,
 ) -> KeptRun:
-    """Runs the blocks and the classifier on the patches that are kept and all prefix tokens (B2, D3).
+    """Runs the blocks and the classifier on the patches that are kept and all prefix tokens (Methods B2, D3).
 
     The work shrinks with the tokens. Pictures that keep different numbers are padded, and no token attends to padding
     or to what is removed. Where positions are biases of each block's own, removed patches stay in the sequence and
@@ -97,7 +97,7 @@ def forward_masked(
     mask: Float[Tensor, "batch patches"],
     grid: tuple[int, int] | None = None,
 ) -> Float[Tensor, "batch classes"]:
-    """The logits when patch j is present only to the extent m_j: every head's A[q, j] ∝ m_j exp(s[q, j]) (D4).
+    """The logits when patch j is present only to the extent m_j: every head's A[q, j] ∝ m_j exp(s[q, j]) (Methods D4).
 
     The limit m_j = 0 is the removal of the patch, as in `forward_kept`; 1 leaves it as it is; between them lies a smooth
     path, along which gradients can be taken. What pools patches weighs them in the same way. Prefix tokens are whole.

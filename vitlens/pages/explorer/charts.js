@@ -65,7 +65,6 @@ class Board extends Chart {
       zmin: -end,
       zmax: end,
       zmid: 0,
-      autocolorscale: true,
       xgap: 1,
       ygap: 1,
       x: blocks.map((_, i) => i),
