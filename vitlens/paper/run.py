@@ -86,8 +86,8 @@ def run_study(
     are shared among the processes; only the first one returns the outcome.
 
     Args:
-        experiments: names of experiments, as `vitlens reproduce --help` lists them; None: all that data and model allow, the others
-            are logged with the reason.
+        experiments: names of experiments, as `vitlens reproduce --help` lists them; None: all that data and model allow;
+            the others are logged with the reason.
         path: the folder.
         workers: threads that decode pictures.
         progress: a bar with rate and time left; by default on a terminal.
