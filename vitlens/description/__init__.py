@@ -1,7 +1,7 @@
-"""A description of a model over many pictures: token norms, attention distance, sinks, similarity of heads.
+"""Describes a model over many pictures: token norms, attention distances, sinks, similarity of heads.
 
-`describe` streams any number of pictures once; `Description` has tables of heads and blocks, and warnings of what
-corrupts heatmaps. `SinkRule` says when a head counts as an attention sink. `artefact_warning` says where a heatmap
+`describe` goes through any number of pictures once. `Description` has tables of heads and blocks, and warnings about
+what distorts heatmaps. `SinkRule` defines when a head has an attention sink. `artefact_warning` says whether a heatmap
 shows artefact tokens.
 """
 
