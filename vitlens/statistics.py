@@ -33,6 +33,14 @@ def permutation_test(
 
     Raises:
         InputError: an empty group, NaN or infinite values, groups that are no lists of numbers, fewer than one shuffle.
+
+    Examples:
+        >>> import numpy as np
+        >>> import vitlens
+        >>> inside, outside = np.array([2.0, 3.0, 4.0]), np.array([1.0, 1.0, 2.0])
+        >>> test = vitlens.statistics.permutation_test(inside, outside)
+        >>> round(test.difference, 2), round(test.p, 1)
+        (1.67, 0.1)
     """
     inside, outside = (_numbers(group, name) for group, name in ((inside, "inside"), (outside, "outside")))
     for group, name in ((inside, "inside"), (outside, "outside")):
@@ -122,6 +130,14 @@ def bootstrap(
     Raises:
         InputError: no pictures, infinite values, counts or clusters of another shape, fewer than one draw, or a level
             outside (0, 1).
+
+    Examples:
+        >>> import numpy as np
+        >>> import vitlens
+        >>> accuracy_of_each = np.array([1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0])
+        >>> mean, low, high = vitlens.statistics.bootstrap(accuracy_of_each)
+        >>> float(mean), float(low) < 0.75 < float(high)
+        (0.75, True)
     """
     _check_draws(n_draws, seed)
     sums = _numbers(sums, "sums")

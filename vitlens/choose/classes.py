@@ -59,6 +59,16 @@ def select_classes(
     Raises:
         InputError: no such class, or one named twice; a tensor that has not one row of indices per picture; logits that are
             not finite, of which no class is the predicted one.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> predict = lambda: model(images[:2])
+        >>> vitlens.choose.select_classes(model, ["coat", "bag"], 2, predict).labels  # The same for both pictures.
+        ['coat', 'bag']
+        >>> vitlens.choose.select_classes(model, labels[:2], 2, predict).indices  # The class of each picture.
+        tensor([[0],
+                [0]])
     """
     model.require_classifier()
     if classes is None:

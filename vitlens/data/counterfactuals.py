@@ -40,6 +40,14 @@ def replace_context(
     Raises:
         InputError: an unknown replacement, other pictures that are missing, masks of another shape, patches that do not
             tile the picture.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> changed = vitlens.replace_context(images[:1], masks[:1], replacement="mean")
+        >>> same = (changed == images[:1]).all(dim=1)
+        >>> bool(same[masks[:1]].all()), bool(same[~masks[:1]].all())
+        (True, False)
     """
     if replacement not in CONTEXT_REPLACEMENTS:
         raise InputError(f"a context is replaced by one of {', '.join(CONTEXT_REPLACEMENTS)}, not {replacement!r}")

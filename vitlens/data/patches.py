@@ -16,7 +16,7 @@ class PatchGrid:
 
     `grid` counts rows and columns, `patch_size` is the height and width of a patch in pixels. Where patches do not fill the
     picture (384 pixels by patches of 14), the rest at its right and lower edge is not read; where they stick out of it
-    (`dynamic_img_pad`), the model adds zeros there.
+    ("dynamic_img_pad"), the model adds zeros there.
     """
 
     grid: tuple[int, int]

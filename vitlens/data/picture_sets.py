@@ -28,7 +28,7 @@ SPLITS = ("validation", "val", "test", "train")
 PictureRow = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PictureSet:
     """Rows {"image", "label", "path"}, and "mask" (with "mask_value" or "object_id") where `has_masks`; `chunks` reads them.
 
@@ -44,6 +44,10 @@ class PictureSet:
     label_names: list[str] | None = None
     per_class: int | None = None
     first: int | None = None
+
+    def __repr__(self) -> str:
+        length = "a stream of pictures" if self.n is None else f"{self.n:,} pictures"
+        return f"PictureSet({self.name}: {length}{', with masks' if self.has_masks else ''})"
 
     def rows(self, places: Sequence[int]) -> list[PictureRow] | None:
         """The rows at these places, and no others are read; None of a stream, which has no places."""
@@ -127,6 +131,12 @@ def open_pictures(
     Raises:
         InputError: nothing there, columns or labels that cannot be told, labels outside the model's classes, fewer
             pictures of a class than asked for, masks that are missing.
+
+    Examples:
+        >>> import vitlens
+        >>> model = vitlens.demo.load_demo_model()
+        >>> vitlens.open_pictures("demo", model.class_names, model.cfg.n_classes, per_class=2)
+        PictureSet(demo: 20 pictures, with masks)
     """
     name = str(source)
     real_names: dict[str, str] = {}

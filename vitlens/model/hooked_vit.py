@@ -125,6 +125,14 @@ class HookedViT(FiniteWeights, NamedHooks):
                 that does not fit, impossible preprocessing, an architecture that is not ported, a device that is not
                 there, a module that is compiled, quantised, hooked by torch, changed so that it contradicts itself, or in a
                 training mode that matters.
+
+        Examples:
+            >>> import vitlens
+            >>> model = vitlens.HookedViT.from_timm("vit_tiny_patch16_224", pretrained=False, num_classes=7)
+            >>> model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_model, model.cfg.n_classes
+            (12, 3, 192, 7)
+            >>> model.preprocessing
+            Preprocessing(224 × 224 pixels, bicubic, center crop 0.9, mean 0.5, std 0.5)
         """
         target, precision = read_device(device), read_dtype(dtype)
         keywords = timm_kwargs

@@ -36,9 +36,9 @@ PACKAGES = ("torch", "timm", "transformer-lens")
 class ParityReport:
     """Relative differences max |vitlens − timm| / max |timm|, by precision, mode and site.
 
-    `rows`: dtype, mode, site ("block 0" …, "logits", "gradient"), `difference` to timm in the same precision, and what the
-    precision itself costs: the differences from timm in float64, of the port (`to_float64`) and of timm
-    (`timm_to_float64`).
+    `rows`: dtype, mode, site ("block 0" …, "logits", "gradient"), the difference to timm in the same precision, and what
+    the precision itself costs: the differences from timm in float64, of the port ("to_float64") and of timm
+    ("timm_to_float64").
     """
 
     model: str
@@ -109,6 +109,12 @@ def verify_port(
 
     Raises:
         InputError: an unknown dtype, and whatever `HookedViT.from_timm` raises.
+
+    Examples:
+        >>> import vitlens
+        >>> report = vitlens.parity.verify_port("vit_tiny_patch16_224", pretrained=False, img_size=32, depth=1)
+        >>> report.exact
+        True
     """
     for dtype in dtypes:
         if dtype not in LIMITS:

@@ -53,7 +53,17 @@ class NamedHooks(HookedRootModule):
 
     @leaves_state
     def run_with_hooks(self, *model_args: Any, **keywords: Any) -> Any:
-        """TransformerLens' `run_with_hooks`; a run that fails or is stopped leaves none of its hooks behind."""
+        """TransformerLens' `run_with_hooks`; a run that fails or is stopped leaves none of its hooks behind.
+
+        Examples:
+            >>> import vitlens
+            >>> model, images, labels, masks = vitlens.load_demo()
+            >>> def without_head_1(z, hook):
+            ...     z[:, :, 1] = 0
+            >>> logits = model.run_with_hooks(images[:2], fwd_hooks=[("z3", without_head_1)])
+            >>> bool((logits == model(images[:2])).all())
+            False
+        """
         return super().run_with_hooks(*model_args, **keywords)
 
     @leaves_state
@@ -74,7 +84,7 @@ class NamedHooks(HookedRootModule):
 
         Args:
             images: as `forward`.
-            names_filter: what to keep: None (everything, `hook_result` included), a name or shorthand, a collection,
+            names_filter: what to keep: None (everything, the results of heads included), a name or shorthand, a collection,
                 a predicate. The last is what saves memory: for ViT-B/16 the patterns alone are 22 MB a picture.
             device: where to keep the activations; by default where they are.
             remove_batch_dim: drop the batch axis (one picture only).
@@ -83,6 +93,15 @@ class NamedHooks(HookedRootModule):
 
         Raises:
             InputError: a name that matches nothing, or one that this run did not reach.
+
+        Examples:
+            >>> import vitlens
+            >>> model, images, labels, masks = vitlens.load_demo()
+            >>> logits, cache = model.run_with_cache(images[:2])
+            >>> cache["resid_post", 3].shape, cache["pattern", -1].shape
+            (torch.Size([2, 197, 96]), torch.Size([2, 4, 197, 197]))
+            >>> cache.patches("resid_post3").shape
+            torch.Size([2, 14, 14, 96])
         """
         pictures = next(iter(images.values()), None) if isinstance(images, dict) else images
         if remove_batch_dim and isinstance(pictures, Tensor) and pictures.ndim and len(pictures) != 1:
