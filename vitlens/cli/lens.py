@@ -103,7 +103,7 @@ def lens(
             lambda: _sections(found, marked, pictures)[0].figures[0],
             f"Class lens of {called(pictures)} through {hooked.cfg.model_name}",
             facts={"pictures": str(len(pictures)), "tokens": where, "sites": ", ".join(first.axes["site"])},
-            notes=["rank: how many classes have a larger logit"],
+            notes=["rank: how many classes have a larger logit, 0 is best"],
             settings=first.settings | {"sites": first.axes["site"], "tokens": tokens or str(chosen)},
             hooked=hooked,
         ),

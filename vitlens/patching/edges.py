@@ -7,9 +7,8 @@ import torch
 from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
-from vitlens.arguments import bar_hidden, checked
+from vitlens.arguments import checked
 from vitlens.choose.classes import Classes
 from vitlens.choose.metrics import Metrics
 from vitlens.data.pictures import Pictures
@@ -17,6 +16,7 @@ from vitlens.model.graph import Graph, Writings
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.gradients import gradients_disabled
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.patching.gradients import (
     Activations,
     check_method,
@@ -83,14 +83,12 @@ def edge_attribution_patching(
     check_per_picture(runs.measures)
     points = [0.0] if method == "gradient" else midpoints(n_steps)
     batches = picture_batches(len(runs.target), batch_size or EDGE_PICTURES)
-    hidden = bar_hidden(progress, len(batches))
-    shift = torch.cat(
-        [
-            _estimate(graph, runs, images, points)
-            for images in tqdm(batches, desc=f"edge attribution ({method})", unit="batch", disable=hidden)
-        ],
-        dim=-1,
-    )
+    estimates = []
+    with ProgressBar(len(runs.target), f"edge attribution ({method})", "pair", progress, len(batches)) as bar:
+        for images in batches:
+            estimates.append(_estimate(graph, runs, images, points))
+            bar.update(images.stop - images.start)
+    shift = torch.cat(estimates, dim=-1)
     patched = runs.found["target"][:, None, None] + shift
     cells: dict[str, list] = {"sender": list(graph.writer_index), "receiver": list(graph.reader_index)}
     settings = {"site": "path", "method": method}

@@ -8,10 +8,9 @@ import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm import tqdm
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.arguments import bar_hidden, checked
+from vitlens.arguments import checked
 from vitlens.choose.classes import Classes
 from vitlens.choose.metrics import Metrics
 from vitlens.choose.tokens import TokenSet, select_tokens
@@ -22,6 +21,7 @@ from vitlens.model.graph import Graph, Node, NodeNames, Writings
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Hooks
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.model.runs.suffix import forward_suffix
 from vitlens.patching.results import Patching
 from vitlens.patching.sweep import Interrupts, open_values, picture_chunks, rows_per_forward
@@ -150,11 +150,10 @@ def _run_paths(
     n_runs = int(todo.sum())
     grid = model.embed.grid(*runs.target.shape[-2:])
     rows = rows_per_forward(model, at.shape[1], batch_size, False)
-    hidden = bar_hidden(progress, -(-n_runs // rows))
     with (
         torch.no_grad(),
         Interrupts(values) as interrupts,
-        tqdm(total=n_runs, desc="path patching", unit="run", disable=hidden) as bar,
+        ProgressBar(n_runs, "path patching", "run", progress, -(-n_runs // rows)) as bar,
     ):
         for images in picture_chunks(len(runs.target), rows, batch_size, measures.need_all_at_once):
             here = todo[..., images].any(dim=-1)

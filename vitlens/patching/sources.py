@@ -8,14 +8,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
-from vitlens.arguments import bar_hidden, checked
+from vitlens.arguments import checked
 from vitlens.choose.sites import find_site
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.model.runs.picture_batches import PictureBatches, PictureSource, length_of
+from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
 from vitlens.model.runs.picture_run import default_batch_size
 
 ActivationTable = Mapping[str, Tensor]
@@ -138,13 +137,10 @@ def mean_activations(
     chosen = [find_site(model, name) for name in ([sites] if isinstance(sites, str) else sites)]
     names = [site.hook(block) for site in chosen for block in model.block_indices(blocks)]
     batches = PictureBatches(model, images, batch_size or default_batch_size(model))
-    n_batches = length_of(batches)
     sums: dict[str, Tensor] = {}
     n_seen = 0
     with torch.no_grad():
-        for batch in tqdm(
-            batches, total=n_batches, desc="mean activations", unit="batch", disable=bar_hidden(progress, n_batches)
-        ):
+        for batch in batches.with_bar("mean activations", progress):
             n_seen += len(batch.images)
             for name, value in model.run_with_cache(batch.images, names_filter=names)[1].items():
                 # Thousands of pictures in single precision would round each other away.

@@ -14,16 +14,15 @@ import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm import tqdm
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.arguments import bar_hidden
 from vitlens.choose.metrics import Measures
 from vitlens.choose.sites import EDGE_SITES, Cells, Site, TokenSets, find_site, make_cells
 from vitlens.choose.tokens import TokenSet
 from vitlens.data.masks import MaskInput
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.model.runs.suffix import forward_suffix, last_block_is_watched
 from vitlens.patching.sources import ActivationTable, Source
 
@@ -156,8 +155,7 @@ def sweep(
     chunks = picture_chunks(len(target), rows, batch_size, all_at_once)
     description = "patching " + ", ".join(cells.site.name for cells in sites)
     n_runs = int(todo.sum())
-    hidden = bar_hidden(progress, -(-n_runs // rows))
-    with tqdm(total=n_runs, desc=description, unit="run", disable=hidden) as bar:
+    with ProgressBar(n_runs, description, "run", progress, -(-n_runs // rows)) as bar:
         for images in chunks:
             here = todo[..., images].any(dim=-1)
             needed = [(i, j) for i in range(len(sites)) for j in range(len(blocks)) if here[i, j].any()]

@@ -10,14 +10,13 @@ import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
-from vitlens.arguments import bar_hidden
 from vitlens.data.decoded_batches import PictureBatch, Skipped, decode_rows
 from vitlens.data.picture_sets import PictureSet
 from vitlens.data.pictures import Pictures, as_list
 from vitlens.errors import InputError
 from vitlens.model.runs.batch_size import default_batch_size
+from vitlens.model.runs.progress_bar import ProgressBar
 
 if TYPE_CHECKING:
     from vitlens.model.hooked_vit import HookedViT
@@ -94,9 +93,13 @@ class PictureBatches:
             yield from self._of_batches()
 
     def with_bar(self, what: str, progress: bool | None) -> Iterator[ImageBatch]:
-        """The batches, and a bar that counts them."""
-        n = length_of(self)
-        return iter(tqdm(self, desc=what, unit="batch", total=n, disable=bar_hidden(progress, n)))
+        """The batches, and a bar that counts pictures; where their number is not known, batches."""
+        n_batches, n_pictures = length_of(self), self.n_pictures
+        unit, total = ("batch", n_batches) if n_pictures is None else ("picture", n_pictures)
+        with ProgressBar(total, what, unit, progress, n_batches) as bar:
+            for batch in self:
+                yield batch
+                bar.update(1 if n_pictures is None else len(batch.images))
 
     def by_number(self, numbers: Collection[int]) -> Iterator[tuple[int, Float[Tensor, "channels height width"]]]:
         """Some of the pictures, with their numbers, where a number means the same picture each time.

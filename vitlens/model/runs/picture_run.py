@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from tqdm import tqdm
 
-from vitlens.arguments import bar_hidden, check_count, is_whole
+from vitlens.arguments import check_count, is_whole
 from vitlens.data.pictures import Pictures, as_list
 from vitlens.errors import InputError
 from vitlens.model.runs.batch_size import default_batch_size
 from vitlens.model.runs.picture_batches import PictureBatches
+from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.result import MOST_KEPT
 
@@ -62,8 +62,8 @@ class PictureRun:
         return torch.cat(self._kept)
 
     def __iter__(self) -> Iterator[tuple[slice, Float[Tensor, "image channels height width"]]]:
-        hidden = bar_hidden(self.progress, -(-self.n // self.batch_size))
-        with tqdm(total=self.n, desc=self.what, unit="picture", disable=hidden) as bar:
+        n_batches = -(-self.n // self.batch_size)
+        with ProgressBar(self.n, self.what, "picture", self.progress, n_batches) as bar:
             for batch in PictureBatches(self.model, self.source, self.batch_size):
                 first = int(batch.ids[0])
                 if first == sum(map(len, self._kept)) < MOST_KEPT:
