@@ -1,7 +1,7 @@
 """Registers: the neurons that make high-norm artefact tokens, and extra tokens that take these activations over.
 
-`find_register_neurons` finds the neurons. `register_shift` moves their activations to an extra token and measures what
-changes. `add_test_time_registers` returns a model with such tokens.
+`find_register_neurons` finds the neurons. `register_shift` moves their activations to an extra token and
+measures what changes. `add_test_time_registers` returns a model with such tokens.
 """
 
 from vitlens.lazy import attach
