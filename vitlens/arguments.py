@@ -1,7 +1,7 @@
-"""The arguments of public functions, checked when a call begins: by what their annotation says, or by what their name means.
+"""Checks the arguments of public functions when a call begins, by their annotation or by their name.
 
-Only what no model and no picture could make right is refused here: text where a number goes, block 1.7, a batch of 0.
-Whether a model has such a block, class or hook point is said where it is looked up.
+Only what is wrong for every model and every picture is refused here: text instead of a number, block 1.7, a batch of 0.
+Whether a model has a certain block, class or hook point is checked where it is looked up.
 """
 
 import functools

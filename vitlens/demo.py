@@ -56,7 +56,7 @@ def load_demo_model() -> HookedViT:
 class DemoPictures:
     """100 pictures, in pairs: the same garment at the same place on its own class's texture and on another's.
 
-    `contexts` is the class whose texture lies behind the garment; picture 2i agrees, picture 2i + 1 conflicts.
+    `contexts` is the class of the background's texture: in picture 2i it agrees with the garment, in 2i + 1 it conflicts.
     """
 
     images: Float[Tensor, "picture 3 height width"]

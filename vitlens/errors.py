@@ -17,8 +17,8 @@ class InputError(ValueError):
 
 
 def reason(error: BaseException) -> str:
-    """What an error of another library says, on one line and not at length; its kind where it says nothing."""
-    said = " ".join(str(error).split())
+    """The message of another library's error on one line, shortened; its class if it has no message."""
+    said = " ".join(str(getattr(error, "strerror", None) or error).split())
     return (said if len(said) <= 300 else f"{said[:297]}…") or type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""Tests and intervals for differences over pictures: seeded, and honest about which values are independent."""
+"""Bootstrap intervals and permutation tests for differences over pictures, seeded."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple

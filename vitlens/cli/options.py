@@ -1,4 +1,4 @@
-"""The arguments and options that commands share: one name, one meaning, one sentence of help for each."""
+"""The arguments and options that commands share, each with one name, one meaning and one sentence of help."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields

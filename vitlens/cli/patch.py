@@ -1,4 +1,4 @@
-"""`vitlens patch`: which activations of one picture bring its decision into the run on another."""
+"""`vitlens patch`: activation patching between two pictures."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from vitlens.pages.page import Section
     from vitlens.patching.results import Patching
 
-#: A board of blocks × more columns than these is told as its largest cells instead.
+#: A table of blocks with more columns than these is shown as its largest cells.
 MOST_COLUMNS = 12
 FASTER = "fewer cells (--block, --tokens, --head) are faster, and Ctrl-C keeps what was reached"
 
@@ -206,7 +206,7 @@ def _pair(
             "--replace-context keeps the object and changes the rest: say where it is with --mask FILE or --box"
         )
     if replacement == "other" and other is None:
-        raise InputError("--replace-context other takes the context of a second picture: name it behind the clean one")
+        raise InputError("--replace-context other takes the context of a second picture: name it after the clean one")
     if replacement != "other" and other is not None:
         raise InputError(
             f"--replace-context {replacement} makes the corrupted picture itself: leave {corrupted} out, or say "

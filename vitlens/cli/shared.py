@@ -1,4 +1,4 @@
-"""What the commands and the experiments' scripts share: which model is meant, and how errors end them."""
+"""What the commands and the experiments' scripts share: loading the model, and printing errors."""
 
 import ast
 import re
@@ -102,7 +102,7 @@ def read_keywords(given: Sequence[str] | None) -> dict[str, Any]:
     """Keywords written KEY=VALUE: the value is a Python literal (384, None, (224, 448)), true or false, or else a text.
 
     Raises:
-        InputError: written otherwise, said twice, or something that has an option of its own.
+        InputError: not written so, given twice, or something that has an option of its own.
     """
     keywords: dict[str, Any] = {}
     for text in given or []:
@@ -110,7 +110,7 @@ def read_keywords(given: Sequence[str] | None) -> dict[str, Any]:
         if not equals or not key.isidentifier() or not value:
             raise InputError(f"--timm is written KEY=VALUE, such as --timm img_size=384, not {text!r}")
         if key in keywords:
-            raise InputError(f"--timm {key} is said twice")
+            raise InputError(f"--timm {key} is given twice")
         if key in _arguments() and key != "use_ema":
             raise InputError(
                 f"--timm takes keywords of timm's models; {key} has an option of its own, or none from a shell"

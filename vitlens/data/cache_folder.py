@@ -1,4 +1,4 @@
-"""Where the library `datasets` keeps its tables: its own folder, or a passing one where that cannot be written."""
+"""The folder of the library `datasets` for its tables: its own, or a temporary one if that cannot be written."""
 
 import atexit
 import shutil

@@ -1,4 +1,4 @@
-"""Class names: where they come from, and how a user may say a class."""
+"""Class names: finds those of a model, and the class of an index or a name."""
 
 import operator
 import re
@@ -12,7 +12,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
 from vitlens.arguments import is_whole, short
-from vitlens.errors import InputError, nearest
+from vitlens.errors import InputError, nearest, reason
 
 NUMBER = re.compile(r"\s*-?\d+\s*")
 
@@ -46,7 +46,7 @@ def read_class_names(path: Path, n_classes: int) -> list[str]:
     try:
         names = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as class names: {error}") from None
+        raise InputError(f"{path} cannot be read as class names: {reason(error)}") from None
     if len(names) != n_classes or not all(name.strip() for name in names):
         raise InputError(
             f"{path} has {len(names)} lines, and the model {n_classes} classes: one name per line is expected"

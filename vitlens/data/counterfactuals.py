@@ -117,7 +117,7 @@ def _shuffled(
     cut: PatchGrid,
     seed: int,
 ) -> Float[Tensor, "batch channels height width"]:
-    """The patches that hold nothing but context, dealt out anew within each picture."""
+    """Shuffles, within each picture, the patches that hold nothing but context."""
     grid = {"r": cut.grid[0], "c": cut.grid[1]}
     patches = rearrange(cut.fit(images), "b k (r y) (c x) -> b (r c) k y x", **grid)
     outside = rearrange(cut.fit(context), "b (r y) (c x) -> b (r c) (y x)", **grid).all(dim=-1)

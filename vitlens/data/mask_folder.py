@@ -1,4 +1,4 @@
-"""A folder of masks beside a folder of pictures: which mask is whose."""
+"""Finds the mask of each picture in a folder of masks."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Pixels and patches: the one place that knows which pixels a patch is made of."""
+"""Maps pixels to patches and back."""
 
 from dataclasses import dataclass
 

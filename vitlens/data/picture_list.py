@@ -1,4 +1,4 @@
-"""Which pictures a run is about, by what they hold: files may be exchanged under their names while a run is stopped."""
+"""Lists the pictures of a run by their content, because files may change while a run is stopped."""
 
 import hashlib
 import io

@@ -119,8 +119,8 @@ def open_pictures(
             a folder in ImageNet-S' layout; a Parquet file; or a name on the Hugging Face hub.
         split: of a source with several; by default validation, test or train, whichever there is first.
         streaming: read rows as they come, never the whole table.
-        n_images: only the first so many pictures.
-        per_class: only the first so many pictures of each class, in the order of their paths.
+        n_images: at most this many pictures, the first ones.
+        per_class: at most this many pictures of each class, in the order of their paths.
         drop_incomplete: leave out classes that have fewer than `per_class` pictures, instead of refusing.
         masks: a folder of mask pictures, at the same relative path as the pictures (any picture ending), with or without the
             folder of the split; without the folders of the classes where file names tell which mask is whose.
@@ -130,7 +130,7 @@ def open_pictures(
 
     Raises:
         InputError: nothing there, columns or labels that cannot be told, labels outside the model's classes, fewer
-            pictures of a class than asked for, masks that are missing.
+            pictures of a class than `per_class`, masks that are missing.
 
     Examples:
         >>> import vitlens
@@ -236,7 +236,7 @@ def _load(name: str, split: str | None, streaming: bool) -> tuple[Dataset | Iter
         if not path.is_file():
             raise InputError(f"there is no file {name}")
         kind, files = "parquet", {"data_files": name}
-    elif path.suffix or name.startswith((".", "/")):
+    elif path.suffix or name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1:
         raise InputError(f"{name} is neither a folder, nor a Parquet file, nor a name on the hub")
     inside = list(path.rglob("*")) if path.is_dir() else []
     has_odd_names = any(printable(entry) != str(entry) for entry in inside)
@@ -315,7 +315,7 @@ def _choose(
         label, found = next(iter(short.items()))
         called = class_names[label] if class_names else f"class {label}"
         raise InputError(
-            f"{per_class} pictures per class were asked for, and {len(short)} classes have fewer (“{called}” has "
+            f"{per_class} pictures per class are wanted, and {len(short)} classes have fewer (“{called}” has "
             f"{len(found)}): ask for fewer, or leave these classes out with drop_incomplete=True"
         )
     chosen = {i for label, found in by_class.items() if label not in short for i in found[:per_class]}

@@ -1,4 +1,4 @@
-"""Reads picture files and arrays, and turns them as their EXIF tag says."""
+"""Opens picture files and arrays, and turns them upright by their EXIF tag."""
 
 import io
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What the architecture is: TransformerLens' configuration, and what only a vision transformer has."""
+"""The configuration of a model: TransformerLens' fields, and those that only a vision transformer has."""
 
 from dataclasses import dataclass, field
 

@@ -77,7 +77,7 @@ class Graph:
     """Writers, readers, and which reads which, of one architecture.
 
     Raises:
-        InputError: heads do not write to the stream by themselves (a norm or gate stands behind them).
+        InputError: heads do not write to the stream by themselves (a norm or gate follows them).
     """
 
     def __init__(self, model: HookedViT) -> None:

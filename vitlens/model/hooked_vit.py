@@ -1,4 +1,4 @@
-"""HookedViT: a timm vision transformer, every intermediate value readable and writable by name."""
+"""HookedViT: a timm vision transformer whose intermediate values can be read and edited by name."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -71,7 +71,7 @@ class HookedViT(FiniteWeights, NamedHooks):
             self.hook_pooled_dist = hook_point(NO_TOKENS)
         self.hook_logits = hook_point(NO_TOKENS)
         self.preprocessing = Preprocessing(self.cfg.data_config)
-        #: Builds a module of this architecture with weights drawn anew; None for a module that came ready-made.
+        #: Builds a module of this architecture with re-initialised weights; None if the model was made from a timm module.
         self.architecture: Callable[[], nn.Module] | None = None
         #: Where the weights came from, for pages.
         self.provenance = IN_HAND
@@ -101,7 +101,7 @@ class HookedViT(FiniteWeights, NamedHooks):
         dtype: str | torch.dtype | None = None,
         **timm_kwargs: Any,
     ) -> "HookedViT":
-        """A HookedViT from a timm name or a timm module in hand, whose parameters it then shares.
+        """Makes a HookedViT from a timm name, or from a timm module, whose parameters it then shares.
 
         Args:
             name_or_module: e.g. "vit_base_patch16_224", "hf-hub:owner/name", "local-dir:folder", or a timm
@@ -149,7 +149,7 @@ class HookedViT(FiniteWeights, NamedHooks):
             }
             given = [*timm_kwargs, *(name for name, is_given in of_a_name.items() if is_given)]
             if given:
-                raise InputError(f"a timm module in hand is taken as it is: {', '.join(given)} goes with a model name")
+                raise InputError(f"a timm module is taken as it is: {', '.join(given)} goes with a model name")
             module = name_or_module
         if target is not None or precision is not None:
             module = move(module, target, precision)
@@ -178,11 +178,11 @@ class HookedViT(FiniteWeights, NamedHooks):
         it would rank no class before another.
 
         Raises:
-            InputError: the model was made from a module in hand: set `model.architecture` to what makes such a module.
+            InputError: the model was made from a timm module: set `model.architecture` to a function that makes one.
         """
         if self.architecture is None:
             raise InputError(
-                f"{self.cfg.model_name} was made from a module in hand, which cannot be built anew: set "
+                f"{self.cfg.model_name} was made from a timm module, which cannot be built again: set "
                 "model.architecture to a function without arguments that makes such a module"
             )
         with torch.random.fork_rng(devices=[]):
@@ -309,7 +309,7 @@ class HookedViT(FiniteWeights, NamedHooks):
 
     @property
     def classifiers(self) -> list[Classifier]:
-        """The classifier, or the two whose mean a distilled model answers with.
+        """The classifier, or both classifiers of a distilled model, whose logits are averaged.
 
         Raises:
             InputError: the model has none.
@@ -335,7 +335,7 @@ class HookedViT(FiniteWeights, NamedHooks):
 
     @property
     def is_distilled(self) -> bool:
-        """Whether the distillation token is read beside the class token; the logits are then the mean of both."""
+        """Whether the model also reads a distillation token; the logits are then the mean of two classifiers."""
         return self.pool_dist is not None
 
     @property
@@ -362,7 +362,7 @@ class HookedViT(FiniteWeights, NamedHooks):
         """Stays in evaluation mode.
 
         Raises:
-            InputError: training mode was asked for.
+            InputError: `mode` is True.
         """
         if mode:
             raise InputError(

@@ -1,6 +1,6 @@
-"""What a user has in hand, as what the model reads: pictures, masks, classes, blocks.
+"""Converts what users give (pictures, masks, classes, blocks) into what the model reads.
 
-Each is a method of a HookedViT; everything goes through the model's own preprocessing.
+Each function is a method of HookedViT. Files and arrays go through the model's own preprocessing.
 """
 
 from collections.abc import Iterable, Sequence
@@ -43,8 +43,8 @@ def to_masks(
 ) -> Bool[Tensor, "batch height width"]:
     """Object masks through the geometry of the pictures' preprocessing: which pixels are the object's.
 
-    What the values of a mask mean is written in `vitlens.data.masks`; pixels that are void are not the object's here,
-    and `read_masks` tells them apart.
+    What the values of a mask mean is written in `vitlens.data.masks`; pixels that are void are not the object's here;
+    `read_masks` keeps them apart.
 
     Args:
         object_id: of masks of class ids, the object's; by default all but 0.
@@ -70,7 +70,7 @@ def read_masks(model: "HookedViT", masks: Picture | Sequence[Picture], *, object
 
 
 def as_masks(model: "HookedViT", masks: MaskInput) -> Masks:
-    """Masks from whatever a user has in hand: paths and PIL pictures go through the geometry of the pictures'
+    """Reads masks of any kind: paths and PIL pictures go through the geometry of the pictures'
     preprocessing, tensors and arrays [image, height, width] or [height, width] are taken as they stand.
 
     Raises:
@@ -116,7 +116,7 @@ def to_pixels(model: "HookedViT", images: Pictures) -> Float[Tensor, "batch cove
 def as_images(
     model: "HookedViT", images: Tensor | Picture | Sequence[Picture]
 ) -> Float[Tensor, "batch channels height width"]:
-    """A batch of checked pictures from whatever a user has in hand: a tensor is taken as preprocessed.
+    """Reads pictures of any kind into a checked batch; a tensor is taken as preprocessed.
 
     Raises:
         InputError: as `to_images` and `check_images`; a batch without pictures.

@@ -1,4 +1,4 @@
-"""What TransformerLens' tools ask of a model, so that they run on a HookedViT: names, labels, biases and directions.
+"""The names, labels, biases and directions that TransformerLens' tools need from a model, for a HookedViT.
 
 Each is a method of a HookedViT, with classes where there were tokens.
 """
@@ -30,7 +30,7 @@ def accumulated_bias(
     """
     last = len(model.blocks) - mlp_input
     if not 0 <= as_whole(layer, "a block") <= last:
-        raise InputError(f"the biases before block {layer} were asked for: the model has blocks 0 to {last}")
+        raise InputError(f"there is no block {layer}: the model has blocks 0 to {last}")
     chosen = list(model.blocks[:layer])
     biases = [block.attn.b_O for block in chosen]
     if include_mlp_biases:

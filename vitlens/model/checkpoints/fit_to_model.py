@@ -1,4 +1,4 @@
-"""Whether a state dict fits a timm module, what it says about how the module is to be built, and what would make it fit."""
+"""Loads a state dict into a timm module, and reads from it how the module must be built."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""Other classes for a model: the embeddings of a probe, of texts, or of anything else in place of its classifier."""
+"""Replaces a model's classifier by class embeddings: of a probe, of texts, or of anything else."""
 
 from collections.abc import Sequence
 from copy import copy

@@ -1,4 +1,4 @@
-"""Hidden states in class space: what the classifier says of a token, and of a whole last stream."""
+"""Projects hidden states onto the classes: single tokens, or a whole last residual stream."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

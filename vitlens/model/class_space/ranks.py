@@ -1,4 +1,4 @@
-"""The rank of a class among all classes: how many have a strictly larger logit. 0 is best; equals share a rank."""
+"""The rank of a class: how many classes have a strictly larger logit. 0 is top-1; equal logits share a rank."""
 
 import torch
 from jaxtyping import Float, Int
@@ -26,7 +26,7 @@ def check_logits(largest: Float[Tensor, "..."], where: str) -> None:
 
 
 def no_rank(where: str, dtype: torch.dtype) -> InputError:
-    """What is said of logits that are not finite."""
+    """The error for logits that are not finite."""
     remedy = "check the weights and pictures" if dtype.itemsize > 2 else "compute in float32"
     kind = str(dtype).removeprefix("torch.")
     return InputError(f"{where} has logits that are NaN or infinite in {kind}, which have no rank: {remedy}")

@@ -1,4 +1,4 @@
-"""The way from the last residual stream to the logits as a linear map, everything nonlinear in it frozen."""
+"""The map from the last residual stream to the logits as a linear map: norms and attention of the pooling are frozen."""
 
 from dataclasses import dataclass, field, replace
 

@@ -1,4 +1,4 @@
-"""How large a cache will be, before it is made."""
+"""Computes the size of a cache before it is made."""
 
 from dataclasses import dataclass
 from typing import Any

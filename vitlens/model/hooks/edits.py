@@ -1,4 +1,4 @@
-"""Where hooks of the user change what passes: an analysis that works a value out again would not see it there."""
+"""Finds hooks of the user that edit activations: an analysis that recomputes a value would miss such an edit."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

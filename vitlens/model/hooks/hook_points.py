@@ -1,4 +1,4 @@
-"""How hook points are made, handed tensors, and found by name."""
+"""Hook points: the class, how an activation passes through one, and how names are resolved."""
 
 import difflib
 import re

@@ -1,4 +1,4 @@
-"""From the tokens of the last stream to the one vector that the classifier reads."""
+"""Pools the tokens of the last residual stream into the vector that the classifier reads."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""What blocks know about where tokens stand: rotary angles, relative positions, padding."""
+"""The positions of tokens as blocks use them: rotary angles, relative positions, padding."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a module must not be in the middle of when it is ported: hooked, quantised, training."""
+"""Refuses modules that are hooked, quantised or in training mode when they are ported."""
 
 import warnings
 from typing import Any

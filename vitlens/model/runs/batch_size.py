@@ -1,4 +1,4 @@
-"""How many pictures one forward has where nobody says."""
+"""The default batch size of a forward pass."""
 
 from typing import TYPE_CHECKING
 

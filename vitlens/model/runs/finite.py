@@ -1,4 +1,4 @@
-"""What a run ends in is a number, or the run says where it stopped being one."""
+"""Checks that the output of a run is finite, and says in which block it stopped being finite."""
 
 import warnings
 from collections.abc import Sequence

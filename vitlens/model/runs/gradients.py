@@ -1,4 +1,4 @@
-"""Autograd inside whatever surrounds a call: evaluation loops run under no_grad or inference_mode."""
+"""Computes gradients even if the call is made under no_grad or inference_mode, as evaluation loops do."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ def outside_inference(x: Tensor) -> Tensor:
 
 
 def gradients_of(output: Tensor, wanted: Sequence[Tensor], weights: Tensor | None = None) -> tuple[Tensor, ...]:
-    """∂ Σ weights · output / ∂ each of `wanted`; zeros where the output does not depend on it, e.g. behind an ablation.
+    """∂ Σ weights · output / ∂ each of `wanted`; zeros if the output does not depend on it, e.g. after an ablation.
 
     Args:
         weights: in the shape of the output; by default ones.

@@ -1,4 +1,4 @@
-"""A forward in which patches are missing, whole or in part: after their positions were added, many pictures at once."""
+"""A forward pass without some patches, which are removed after their positions were added; many selections at once."""
 
 from contextvars import ContextVar
 from dataclasses import dataclass, replace

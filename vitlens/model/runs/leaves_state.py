@@ -1,4 +1,4 @@
-"""What a call changes outside of itself while it runs is put back however it ends: gradients, hooks, random numbers."""
+"""Restores what a call changes outside of itself, however it ends: gradients, hooks, random numbers."""
 
 import functools
 import inspect

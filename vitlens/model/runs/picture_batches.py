@@ -1,4 +1,4 @@
-"""Pictures batch by batch from whatever holds them, with their places: tensors, files, picture sets, loaders."""
+"""Reads pictures batch by batch from tensors, files, picture sets and data loaders."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
@@ -162,7 +162,7 @@ class PictureBatches:
         if iter(source) is source and not callable(self.source):
             if self._is_used_up:
                 raise InputError(
-                    "this iterator of batches was gone through once and cannot start anew: pass a list, a DataLoader, or "
+                    "this iterator of batches was used up once and cannot start again: pass a list, a DataLoader, or "
                     "a function that makes the iterator"
                 )
             self._is_used_up = True

@@ -1,4 +1,4 @@
-"""The pictures of an analysis in batches: one rule for how many at once, one bar, and where each batch lies."""
+"""Goes through the pictures of an analysis in batches, with one rule for the batch size and one progress bar."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any

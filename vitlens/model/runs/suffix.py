@@ -1,4 +1,4 @@
-"""The rest of a forward, from the stream that enters a block: only what is read of it, for many runs at once."""
+"""The rest of a forward pass, from the residual stream that enters a block; many runs at once."""
 
 from typing import TYPE_CHECKING
 

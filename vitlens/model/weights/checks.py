@@ -1,4 +1,4 @@
-"""What a tensor of weights must be, wherever it comes from: plain, dense, of floats, and finite in its dtype."""
+"""Checks weights from any source: plain dense tensors of finite floats."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

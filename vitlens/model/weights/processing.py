@@ -1,4 +1,4 @@
-"""Exact rewrites of the weights: the logits stay, what each matrix means becomes simpler.
+"""Exact rewrites of the weights: the logits stay the same, and each matrix becomes simpler to read.
 
 Each rewrite reads the weights in TransformerLens' layout and installs new ones in plain maps of the model's own, so the
 timm module that the model was ported from keeps its parameters.
@@ -57,7 +57,7 @@ def process_weights_(
 
     Raises:
         InputError: a rewrite that is not exact for this architecture, with the reason; weights processed before;
-            class embeddings set before; nothing asked for.
+            class embeddings set before; no rewrite is named.
 
     Source: TransformerLens' ProcessWeights; Elhage et al. 2021.
     """
@@ -91,7 +91,7 @@ def process_weights_(
 
 def _check_processing(model: "HookedViT", chosen: list[str]) -> None:
     if not chosen:
-        raise InputError(f"no processing was asked for: pass one of {', '.join(REFUSALS)} as True")
+        raise InputError(f"no rewrite is named: pass one of {', '.join(REFUSALS)} as True")
     if model.cfg.processed:
         raise InputError(
             f"the weights were processed already ({', '.join(model.cfg.processed)}), and a second time need not be "
