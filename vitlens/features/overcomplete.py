@@ -1,4 +1,4 @@
-"""Overcomplete's checkpoints: the state_dict of one of its sparse autoencoders."""
+"""Reads Overcomplete's checkpoints: the state_dict of one of its sparse autoencoders."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The engine of interventions: every cell of a sweep is one patched run, and runs share all that they have in common."""
+"""Runs a sweep: one patched run for each cell, with the computation before the patch shared."""
 
 import signal
 import threading
@@ -186,7 +186,7 @@ def open_values(
 
 
 class InterruptedWarning(UserWarning):
-    """A sweep was stopped, and its result is not complete."""
+    """A sweep was interrupted, so its result is not complete."""
 
 
 class Interrupts:
