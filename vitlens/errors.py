@@ -10,7 +10,7 @@ ODD_LETTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class InputError(ValueError):
-    """Wrong input. The message is one sentence (or two) for the person at the prompt; the CLI prints it as it is."""
+    """Wrong input. The message is one sentence (or two) for the user; the command line prints it."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(printable(sentence))

@@ -123,7 +123,7 @@ def make_folder(path: str | Path) -> Path:
 
 @contextmanager
 def only_process_in(folder: str | Path) -> Iterator[None]:
-    """While entered, no other process that asks for it works in this folder; a killed one does not stay in the way.
+    """Locks a folder: no other process that also locks it works there. A killed process does not keep the lock.
 
     Raises:
         InputError: another process is there, or the folder cannot be written to.
@@ -140,7 +140,7 @@ def only_process_in(folder: str | Path) -> Iterator[None]:
 
 
 def is_stream(path: str | Path) -> bool:
-    """Whether what is written there passes on to somebody, as through a pipe or to standard output."""
+    """Whether this is a stream, such as a pipe or standard output."""
     try:
         state = _state(Path(path))
     except (OSError, InputError):

@@ -84,7 +84,7 @@ class Answer:
 
 
 def check_out(out: Path | None, endings: Sequence[str] = (*PAGES, *IMAGES, *TABLES)) -> None:
-    """Raises InputError before any work is done, where the file could not be written at its end."""
+    """Raises InputError before any work is done if the file could not be written at the end."""
     if out is not None and ending_of(out, endings, "--out") in IMAGES:
         require_kaleido()
 
@@ -144,7 +144,7 @@ def terminal() -> Console:
 
 
 def say(sentence: str) -> None:
-    """A line as it is: file and class names may look like rich's markup."""
+    """Prints a line without markup: file and class names may look like rich's."""
     terminal().print(printable(sentence), highlight=False, markup=False, soft_wrap=True)
 
 

@@ -109,7 +109,7 @@ def patch(
     out: Out = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Put activations of one picture into the run on another, cell by cell: which of them bring the decision with them?"""
+    """Activation patching: put activations of one picture into the run on another, and see which change its prediction."""
     import warnings
 
     from vitlens.data.class_names import short_name
@@ -254,7 +254,7 @@ def _token_sets(model: "HookedViT", tokens: list[str] | None, mask: "Masks | Non
 
 
 def _n_forwards(model: "HookedViT", site: str, sets: Any, blocks: list[int] | None, heads: list[int] | None) -> int:
-    """How many forwards the cells are: on average, a cell runs the latter half of the blocks."""
+    """The number of forward passes of the cells: on average, a cell runs half of the blocks."""
     from vitlens.choose.sites import find_site
 
     unit = find_site(model, site).unit

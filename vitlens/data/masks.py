@@ -45,7 +45,7 @@ COLOUR_NOISE = 8
 
 
 class Labels(NamedTuple):
-    """Of every pixel, whether it is the object's, and whether it is void."""
+    """For every pixel, whether it belongs to the object, and whether it is void."""
 
     inside: Bool[np.ndarray, "*image height width"]
     void: Bool[np.ndarray, "*image height width"]
@@ -74,14 +74,14 @@ class Masks:
 
 
 def read_mask(mask: object, object_id: int | None = None) -> Labels:
-    """What a mask says of its pixels, by the rule above.
+    """Reads object and void pixels of a mask, by the rule of this module.
 
     Args:
         mask: a path, a PIL picture, or an array or tensor [height, width] or [image, height, width].
         object_id: of class ids, the object's.
 
     Raises:
-        InputError: values that the rule does not know; a file that is no picture; another shape.
+        InputError: values that the rule does not cover; a file that is no picture; another shape.
     """
     if object_id is not None and (isinstance(object_id, bool) or not isinstance(object_id, (int, np.integer))):
         raise InputError(f"the object's class id is a whole number, not {object_id!r}")
@@ -98,7 +98,7 @@ def read_mask(mask: object, object_id: int | None = None) -> Labels:
 def preprocessed(
     labels: Labels, preprocessing: Preprocessing
 ) -> tuple[Bool[Tensor, "height width"], Bool[Tensor, "height width"]]:
-    """Object and void of one mask through the geometry of its picture's preprocessing."""
+    """Resizes and crops one mask as its picture is preprocessed."""
     kept = preprocessing.mask(labels.inside + 2 * labels.void.astype(np.uint8))
     return kept == 1, kept == 2
 

@@ -13,7 +13,7 @@ Row = tuple[str, str, str]
 
 
 def capabilities(model: Any) -> pd.DataFrame:
-    """One row per analysis of a HookedViT: `analysis`, `status` ("exact", "approximate", "impossible") and `why`."""
+    """A table with one row per analysis: `analysis`, `status` ("exact", "approximate", "impossible") and `why`."""
     rows: list[Row] = [("hooks, caches and edits of every hook point", EXACT, "each is tested to be live")]
     rows += [*_class_space(model), *_patching(model), *_circuits(model), *_transformer_lens(model)]
     for name, refusal in REFUSALS.items():

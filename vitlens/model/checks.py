@@ -57,7 +57,7 @@ def check_stream(stream: Any, cfg: HookedViTConfig, dtype: torch.dtype) -> Tenso
 
 
 def check_dense(x: Tensor, device: torch.device) -> None:
-    """Raises InputError for tensors that hold no rectangle of numbers, or none that a model on `device` could read."""
+    """Raises InputError for tensors that hold no rectangle of numbers, or that a model on `device` cannot read."""
     kind = "nested" if x.is_nested else "sparse" if x.layout != torch.strided else None
     if x.is_meta and device.type != "meta":
         kind = "meta"

@@ -38,7 +38,7 @@ class HookedViTConfig(TransformerLensConfig):
 
     @property
     def n_prefix_tokens(self) -> int:
-        """How many tokens stand before the patches: class, distillation and register tokens."""
+        """The number of tokens before the patches: class, distillation and register tokens."""
         return len(self.prefix_tokens)
 
     @property

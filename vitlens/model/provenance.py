@@ -53,7 +53,7 @@ def weights_of(
 
 
 def page_facts(model: "HookedViT") -> dict[str, str]:
-    """What pages say of a model: its name, weights, classes and preprocessing."""
+    """The facts about a model on pages: its name, weights, classes and preprocessing."""
     facts = {"model": model.cfg.model_name, "weights": model.provenance.weights}
     rewritten = ", ".join(model.cfg.processed)
     if rewritten:
@@ -62,7 +62,7 @@ def page_facts(model: "HookedViT") -> dict[str, str]:
 
 
 def class_source(model: "HookedViT") -> str:
-    """How many classes there are, and whose names they have."""
+    """The number of classes and the source of their names."""
     n, names = model.cfg.n_classes, model.class_names
     if not n:
         return "none"

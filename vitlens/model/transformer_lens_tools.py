@@ -83,7 +83,7 @@ def all_head_labels(model: "HookedViT") -> list[str]:
 
 
 def all_composition_scores(model: "HookedViT", mode: str) -> Float[Tensor, "layers heads layers heads"]:
-    """How much each head's output enters the `mode` ("Q", "K" or "V") input of each later head; 0 for the others.
+    """Composition of each head with the `mode` ("Q", "K" or "V") input of each later head; 0 for the other pairs.
 
     ‖W_OV^left M^right‖ / (‖W_OV^left‖ ‖M^right‖), M being the right head's W_QK, its transpose, or its W_OV.
 

@@ -66,7 +66,7 @@ class Weights:
         return {key.removeprefix(self.inner): value for key, value in self.around.items() if key.startswith(self.inner)}
 
     def left_out(self, others: "list[Weights]") -> list[str]:
-        """What stands around it and belongs to none of the others."""
+        """The tensors around it that belong to no other model of the file."""
         known = (self.inner, *(other.inner for other in others if other.around is self.around))
         return [key for key in self.around if not key.startswith(known)]
 

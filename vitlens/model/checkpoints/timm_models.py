@@ -165,7 +165,7 @@ def _is_here(repository: str, files: tuple[str, ...], revision: str | None = Non
 
 
 def _check_network(what: str, instead: str) -> None:
-    """Says at once what the hub's client would say only after a minute of retries."""
+    """Fails at once if there is no network; the hub's client would retry for a minute."""
     try:
         urllib.request.urlopen(constants.ENDPOINT, timeout=5).close()
     except urllib.error.HTTPError:

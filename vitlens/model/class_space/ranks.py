@@ -17,9 +17,9 @@ def rank_of(logits: Float[Tensor, "*rest classes"], of_class: Float[Tensor, "*re
 
 
 def check_logits(largest: Float[Tensor, "..."], where: str) -> None:
-    """Raises InputError where the largest of a token's logits is NaN or infinite.
+    """Raises InputError if the largest logit of a token is NaN or infinite.
 
-    Beside NaN every class would have rank 0, the best. A class of logit −∞ alone is last and has the probability 0.
+    With a NaN, every class would have rank 0, top-1. A class with the logit −∞ is last and has the probability 0.
     """
     if not largest.isfinite().all():
         raise no_rank(where, largest.dtype)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def require_classifier(model: "HookedViT") -> None:
-    """Raises InputError where there is no classifier, before any work is done."""
+    """Raises InputError if there is no classifier, before any work is done."""
     model.classifiers  # noqa: B018
 
 

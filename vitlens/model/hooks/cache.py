@@ -97,7 +97,7 @@ class ViTActivationCache(ActivationCache):
         has_batch_dim: bool = True,
         recompute_ln: bool = False,
     ) -> Float[Tensor, "components *batch_and_tokens d"]:
-        """The share of each component in what a norm returns, its scale frozen at the run's (TransformerLens' name).
+        """The share of each component in a norm's output, the scale frozen at the run's value (TransformerLens' name).
 
         TransformerLens' own leaves out the norm's weight, which is right after fold_ln alone, and has no norm after
         the pooling; here the weight is part of the share, and a pooled vector's scale is that of all its tokens. The

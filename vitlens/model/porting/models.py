@@ -43,7 +43,7 @@ COMMON = {"patch_embed", "norm_pre", "blocks", "norm", "attn_pool", "fc_norm", "
 
 @dataclass
 class Parts:
-    """What HookedViT is assembled from; `None` where the architecture has no such part."""
+    """The parts of a HookedViT; `None` if the architecture has no such part."""
 
     cfg: HookedViTConfig
     embedding: Embedding

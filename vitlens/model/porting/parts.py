@@ -105,7 +105,7 @@ def _full_name(module: Any) -> str:
 
 
 def refuse_unknown(module: nn.Module, known: set[str], where: str) -> None:
-    """Nothing that holds weights or computes may be left out without a word."""
+    """Raises InputError for parts with weights or computations that are not ported."""
     parts = {name for name, _ in module.named_children()}
     parts |= {name for name, _ in module.named_parameters(recurse=False)}
     parts |= {name for name, _ in module.named_buffers(recurse=False)}

@@ -19,7 +19,7 @@ from vitlens.model.runs.leaves_state import leaves_state
 
 
 class NamedHooks(HookedRootModule):
-    """TransformerLens' HookedRootModule, whose hook points may be named by shorthands, keys, collections, predicates."""
+    """TransformerLens' HookedRootModule, with hook points named by shorthands, keys, collections or predicates."""
 
     def add_hook(self, name: NamesFilter, hook: Callable, *args: Any, **kwargs: Any) -> None:
         """TransformerLens' add_hook; `name` may be a shorthand, a collection or a predicate."""
@@ -34,7 +34,7 @@ class NamedHooks(HookedRootModule):
         reset_hooks_end: bool = True,
         clear_contexts: bool = False,
     ) -> Iterator["NamedHooks"]:
-        """TransformerLens' `hooks`, for the thread that enters it: runs of other threads neither see nor lose them."""
+        """TransformerLens' `hooks`, for the thread that enters it: runs of other threads are not affected."""
         added: list[tuple[OwnedHookPoint, LensHandle]] = []
         directions: tuple[tuple[Direction, Iterable], ...] = (("fwd", fwd_hooks), ("bwd", bwd_hooks))
         try:

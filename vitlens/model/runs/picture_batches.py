@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vitlens.model.hooked_vit import HookedViT
 
 # A tensor, files, PIL images or arrays; a picture set; an iterable of pictures or of batches (tensors, or tuples that begin
-# with pictures and labels), or a function that starts it anew.
+# with pictures and labels), or a function that returns such an iterable.
 PictureSource = Pictures | PictureSet | Iterable[Any] | Callable[[], Iterable[Any]]
 
 
@@ -36,7 +36,7 @@ class ImageBatch:
 
 
 class PictureBatches:
-    """Batches of a source, as often as it is gone through; never more than one batch of pictures is held.
+    """Batches of a source of pictures; each pass reads it again, and only one batch is held in memory.
 
     Files that cannot be read are left out of a picture set and noted in `skipped`.
     """

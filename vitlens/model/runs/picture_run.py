@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class PictureRun:
-    """All `n` pictures of an analysis in batches, as often as it is gone through; files are read when their batch comes.
+    """The `n` pictures of an analysis in batches; each pass over it reads the files again, batch by batch.
 
     Gives (places, images): where the batch lies in the whole, and its pictures as the model reads them. `grid` is the rows
     and columns of patches.

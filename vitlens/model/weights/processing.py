@@ -39,15 +39,15 @@ def process_weights_(
     fold_value_biases: bool = False,
     refactor_factored_attn_matrices: bool = False,
 ) -> "HookedViT":
-    """Rewrites the weights of this model; logits stay as they are but for rounding. The timm module is not touched.
+    """Rewrites the weights of this model in place; the logits change by rounding only. The timm module is not changed.
 
     Args:
         fold_ln: the affine part (w, c) of ln1, ln2 and of the norm before the classifier moves into the maps that
-            read it: W ← diag(w) W, b ← b + c W. Left where no linear map follows: norm_pre, q/k norms, and the final
+            read it: W ← diag(w) W, b ← b + c W. Kept if no linear map follows: norm_pre, q/k norms, and the final
             norm of a model without a classifier.
         fold_layer_scale: γ moves into W_O, b_O, W_out, b_out: W ← W diag(γ), b ← γ b.
-        center_writing_weights: what writes to the stream loses its mean over d_model, which every norm that reads
-            the stream forgets: W ← W − mean_d(W). LayerScale is folded with it.
+        center_writing_weights: subtract the mean over d_model from everything that writes to the stream; every norm that
+            reads the stream removes it anyway: W ← W − mean_d(W). LayerScale is folded with it.
         fold_value_biases: b_O ← b_O + Σ_heads b_V W_O, b_V ← 0, since each row of a pattern sums to 1.
         refactor_factored_attn_matrices: from the singular values of each head, W_Q W_Kᵀ = (U √S)(√S Vᵀ) with biases,
             and W_V W_O = (U S) Vᵀ, so that a head's dimensions are ordered and orthogonal.
