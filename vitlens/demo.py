@@ -54,9 +54,9 @@ def load_demo_model() -> HookedViT:
 
 @dataclass(frozen=True)
 class DemoPictures:
-    """100 pictures, in pairs: the same garment at the same place on its own class's texture and on another's.
+    """100 pictures in pairs: the same garment at the same place, on its own class's texture and on another class's.
 
-    `contexts` is the class whose texture lies behind the garment; picture 2i agrees, picture 2i + 1 conflicts.
+    `contexts` is the class of the background's texture: in picture 2i it agrees with the garment, in 2i + 1 it conflicts.
     """
 
     images: Float[Tensor, "picture 3 height width"]
@@ -77,7 +77,7 @@ class DemoPictures:
 @leaves_state
 @checked
 def load_demo_pictures(model: HookedViT) -> DemoPictures:
-    """The demo's pictures as the demo model reads them, with everything that is known about them.
+    """The demo's pictures, preprocessed, with labels, masks, background classes and paths.
 
     Examples:
         >>> import vitlens

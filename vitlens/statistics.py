@@ -1,4 +1,4 @@
-"""Tests and intervals for differences over pictures: seeded, and honest about which values are independent."""
+"""Bootstrap intervals and permutation tests for differences over pictures, seeded."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ __all__ = ["bootstrap", "permutation_test"]
 
 
 class PermutationTest(NamedTuple):
-    """A difference of two groups' means, and the one-sided p of one as large under shuffled groups."""
+    """The difference of two groups' means, and its one-sided p value."""
 
     difference: float
     p: float
@@ -22,7 +22,7 @@ class PermutationTest(NamedTuple):
 def permutation_test(
     inside: np.ndarray, outside: np.ndarray, *, n_draws: int = 300, seed: int = 0, paper_compat: bool = False
 ) -> PermutationTest:
-    """Mean of `inside` minus mean of `outside`, against `n_draws` shuffles of which value belongs where (Methods A8).
+    """Tests the difference of two groups' means against `n_draws` shuffles of their values (Methods A8).
 
     Values of one picture are no independent draws, so over many pictures almost any difference is significant by this
     test: `bootstrap` over pictures says how certain it is.
@@ -116,7 +116,7 @@ def bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and confidence interval over pictures, by drawing whole pictures (or clusters of them) with replacement.
+    """Bootstrap mean and confidence interval over pictures: draws whole pictures (or clusters) with replacement.
 
     Args:
         sums: [picture, …]: each picture's value, or with `counts` the sum of its values; NaN where it has none.
@@ -125,7 +125,7 @@ def bootstrap(
 
     Returns:
         mean, low and high end, each of the shape […]. The ends are NaN where fewer than two pictures (or clusters) have a
-        value: one value says nothing about how others scatter.
+        value: one value does not show how much values vary.
 
     Raises:
         InputError: no pictures, infinite values, counts or clusters of another shape, fewer than one draw, or a level

@@ -1,4 +1,4 @@
-"""Which classes an analysis is about: what `classes=` may be, in one place for all of them."""
+"""Selects the classes of an analysis: what `classes=` may be, for all of them."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -142,7 +142,7 @@ def read_labels(model: HookedViT, labels: Any) -> Int[Tensor, "image"]:
     """The pictures' own classes: one whole number for each, as data sets give them.
 
     Raises:
-        InputError: something else, or a class that the model has not.
+        InputError: something else, or a class that the model does not have.
     """
     numbers = items(labels)
     is_row = isinstance(labels, (list, tuple)) or (isinstance(labels, (Tensor, np.ndarray)) and labels.ndim == 1)
@@ -157,7 +157,7 @@ def read_labels(model: HookedViT, labels: Any) -> Int[Tensor, "image"]:
 
 
 def class_labels(model: HookedViT, indices: Sequence[int]) -> list[str]:
-    """Names of classes that tell them apart: of classes called the same (ImageNet has two cranes), each with its index."""
+    """Unique names of classes: classes of the same name (ImageNet has two cranes) get their index."""
     names = [model.class_label(index) for index in indices]
     count = Counter(names)
     return [name if count[name] == 1 else f"{name} ({index})" for name, index in zip(names, indices, strict=True)]

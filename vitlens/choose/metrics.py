@@ -1,4 +1,4 @@
-"""What a patching experiment measures on the logits: a number per picture."""
+"""The metrics of patching: a number for each picture, computed from its logits."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Token sets said in the picture's terms: the class token, a patch, a box, the object and its context."""
+"""Selects tokens by what they are in the picture: the class token, a patch, a box, the object, its context."""
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Runs in which every edge of the graph is kept or resampled: what a circuit computes when the rest says nothing new."""
+"""Runs the model with a set of edges kept and all others resampled from the corrupted run."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""What users of ViTs ask of tokens and heads first, from one pass over the pictures whose memory does not grow."""
+"""Describes tokens and heads in one pass over the pictures, with memory that does not grow with their number."""
 
 from collections.abc import Iterator
 from itertools import tee

@@ -1,6 +1,6 @@
 """Layers as key-value memories: which classes their value vectors promote, and when they fire (Methods C1 to C5).
 
-A memory of an MLP is a hidden unit: its coefficient is the unit's activation, its value vector what the unit writes.
+A memory of an MLP is a hidden unit: its coefficient is the unit's activation, its value vector the unit's output weights.
 A memory of attention is a dimension of a head: its coefficient is that entry of z, its value vector a row of W_O.
 """
 
@@ -160,8 +160,8 @@ def key_value_agreement(
         classes: one per picture, such as the labels; by default the predicted class.
         orientation: "classes_of_keys": the class is among the top classes of a memory that fires (the paper's text);
             "memories_of_class": a memory that fires is among the top memories of the class (its code).
-        coefficients: of an MLP, "post" or "pre" the nonlinearity (attention's are its z).
-        k: how many memories count as those that fire most, and how many classes as a memory's top ones.
+        coefficients: an MLP's activations "post" (after) or "pre" (before) the nonlinearity; attention always uses z.
+        k: how many memories count as firing at a token, and how many classes as a memory's top classes.
         paper_compat: "memories_of_class", "pre", and bare output matrices, as in the released code.
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
@@ -339,10 +339,11 @@ def read_memories(
     """The classes that value vectors promote most, by name (Methods C5).
 
     Args:
-        memories: which; by default all, those that promote a class most strongly first.
+        memories: indices of memories; by default all, sorted by their largest logit.
 
     Returns:
-        One row per memory and place: memory, place (1 is first), class_index, class_name, logit (E · v).
+        One row per memory and class, with the columns memory, place (1 is the top-1 class), class_index, class_name, and
+        logit (E · v).
 
     Raises:
         InputError: no such block, part or memory.

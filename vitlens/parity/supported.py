@@ -1,4 +1,4 @@
-"""Which timm names are ported, and how exactly: a table measured by experiments/measure_parity.py."""
+"""The table of ported timm names and their measured differences from timm (by experiments/measure_parity.py)."""
 
 import re
 from fnmatch import fnmatch

@@ -1,4 +1,4 @@
-"""A parity report: one model at full size, in several precisions and modes, site by site."""
+"""Compares the port of one model at full size with timm, in several precisions and modes, and at every site."""
 
 import copy
 import json
@@ -101,7 +101,7 @@ def verify_port(
 
     Args:
         name: a timm name.
-        pretrained: timm's weights; False draws every parameter anew (`seed`), so that none stands at 0 or 1.
+        pretrained: timm's weights; False re-initialises every parameter (`seed`), so that none is 0 or 1.
         checkpoint_path: your own weights.
         dtypes: of "float64", "float32", "bfloat16", "float16". Gradients are compared in the first two.
         images: what both models read; without them `n_images` pictures of seeded noise.

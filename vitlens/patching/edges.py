@@ -1,4 +1,4 @@
-"""Edge attribution patching: every direct path's effect estimated at once, from two forwards and a backward."""
+"""Edge attribution patching: estimates the effect of every direct path from two forwards and a backward."""
 
 from functools import partial
 from typing import Any
@@ -50,14 +50,16 @@ def edge_attribution_patching(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> Patching:
-    """What `path_patching` would find for every edge, estimated: ⟨sender's change, ∂metric/∂(what the receiver reads)⟩.
+    """Estimates the effect of every edge, as `path_patching` measures it, with gradients.
+
+    effect ≈ ⟨change of the sender's output, ∂metric/∂(what the receiver reads)⟩
 
     Args:
         method: "gradient": at the target run (EAP); "integrated_inputs": the gradient averaged over runs whose stream into
             block 0 lies between target's and source's (EAP-IG).
         n_steps: points of the midpoint rule, for "integrated_inputs".
         classes, baseline_classes, metric, direction: as in `activation_patching`.
-        batch_size: pictures of a forward and backward, by default 2: what all parts write is in memory together.
+        batch_size: pictures of a forward and backward; by default 2, since the outputs of all parts are in memory together.
         progress: show a bar; by default on a terminal only.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Attribution patching: every cell's effect estimated from two forwards and a backward, by gradient × difference."""
+"""Attribution patching: estimates the effect of every cell from two forwards and a backward (gradient × difference)."""
 
 from collections.abc import Sequence
 
@@ -54,7 +54,9 @@ def attribution_patching(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> Patching:
-    """What `activation_patching` would find, estimated for all cells at once: Σ (source − target) · ∂metric/∂activation.
+    """Estimates the effects of all cells at once, as `activation_patching` measures them, with gradients.
+
+    effect ≈ Σ (source − target) · ∂metric/∂activation
 
     Args:
         method: "gradient": at the target run; "integrated_inputs": the gradient averaged over runs whose stream into block 0

@@ -1,4 +1,4 @@
-"""What an intervention writes in place of an activation: another run's, a mean, zeros, noise, or a tensor of the user's."""
+"""Provides what replaces an activation: that of another run, a mean, zeros, noise, or the user's own tensor."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -97,7 +97,7 @@ class GivenValues:
         for key in (name, int(name.split(".")[1])):
             if key in self.values:
                 return self.values[key]
-        raise InputError(f"the tensors given hold none for {name}: their keys are block numbers or hook names")
+        raise InputError(f"replacement has no tensor for {name}: its keys are block numbers or hook names")
 
 
 @leaves_state
@@ -111,9 +111,9 @@ def mean_activations(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> dict[str, Float[Tensor, "1 ..."]]:
-    """The mean of a site's activations over pictures, position by position: what mean ablation writes.
+    """The mean activations of a site over pictures, at each position, for mean ablation.
 
-    Streams: memory does not grow with the number of pictures.
+    Memory does not grow with the number of pictures.
 
     Args:
         images: pictures of any kind that `model.to_images` reads; a picture set (`open_pictures`); or batches of them.
@@ -122,7 +122,7 @@ def mean_activations(
         progress: show a bar; by default on a terminal only.
 
     Returns:
-        Hook name → [1, tokens, …], which `activation_ablation(replacement=…)` takes.
+        A dictionary from hook names to means [1, tokens, …], for `activation_ablation(replacement=…)`.
 
     Raises:
         InputError: an unknown site; no pictures.

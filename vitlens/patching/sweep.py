@@ -1,4 +1,4 @@
-"""The engine of interventions: every cell of a sweep is one patched run, and runs share all that they have in common."""
+"""Runs a sweep: one patched run for each cell, with the computation before the patch shared."""
 
 import signal
 import threading
@@ -63,7 +63,7 @@ class Plan:
         if not found:
             raise InputError("the list of sites is empty")
         if len({site.unit for site in found}) > 1:
-            raise InputError("sites by token, by head and by neuron need a sweep each: their cells are different ones")
+            raise InputError("sites by token, by head and by neuron cannot share a sweep: run one sweep for each kind")
         grid = model.embed.grid(*images.shape[-2:])
         chosen = model.block_indices(blocks)
         cells = [
@@ -186,7 +186,7 @@ def open_values(
 
 
 class InterruptedWarning(UserWarning):
-    """A sweep was stopped, and its result is not complete."""
+    """A sweep was interrupted, so its result is not complete."""
 
 
 class Interrupts:

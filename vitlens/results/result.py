@@ -1,4 +1,4 @@
-"""What every analysis returns: a tensor whose axes have names and labels, that knows how to become a table or a figure."""
+"""The base class of results: a tensor with named and labelled axes, and its table, figure and file."""
 
 import dataclasses
 from contextlib import suppress

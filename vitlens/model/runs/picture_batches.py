@@ -1,4 +1,4 @@
-"""Pictures batch by batch from whatever holds them, with their places: tensors, files, picture sets, loaders."""
+"""Reads pictures batch by batch from tensors, files, picture sets and data loaders."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vitlens.model.hooked_vit import HookedViT
 
 # A tensor, files, PIL images or arrays; a picture set; an iterable of pictures or of batches (tensors, or tuples that begin
-# with pictures and labels), or a function that starts it anew.
+# with pictures and labels), or a function that returns such an iterable.
 PictureSource = Pictures | PictureSet | Iterable[Any] | Callable[[], Iterable[Any]]
 
 
@@ -36,7 +36,7 @@ class ImageBatch:
 
 
 class PictureBatches:
-    """Batches of a source, as often as it is gone through; never more than one batch of pictures is held.
+    """Batches of a source of pictures; each pass reads it again, and only one batch is held in memory.
 
     Files that cannot be read are left out of a picture set and noted in `skipped`.
     """
@@ -162,7 +162,7 @@ class PictureBatches:
         if iter(source) is source and not callable(self.source):
             if self._is_used_up:
                 raise InputError(
-                    "this iterator of batches was gone through once and cannot start anew: pass a list, a DataLoader, or "
+                    "this iterator of batches was used up once and cannot start again: pass a list, a DataLoader, or "
                     "a function that makes the iterator"
                 )
             self._is_used_up = True

@@ -1,4 +1,4 @@
-"""The pictures of an analysis in batches: one rule for how many at once, one bar, and where each batch lies."""
+"""Goes through the pictures of an analysis in batches, with one rule for the batch size and one progress bar."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class PictureRun:
-    """All `n` pictures of an analysis in batches, as often as it is gone through; files are read when their batch comes.
+    """The `n` pictures of an analysis in batches; each pass over it reads the files again, batch by batch.
 
     Gives (places, images): where the batch lies in the whole, and its pictures as the model reads them. `grid` is the rows
     and columns of patches.
