@@ -1,4 +1,4 @@
-"""Whose first class the stream takes over after each block: attention's, the MLP's, its own before, or a new one."""
+"""Which sublayer's top-1 class becomes the residual stream's: attention's, the MLP's, the stream's own, or a new one."""
 
 import pandas as pd
 import plotly.graph_objects as go
