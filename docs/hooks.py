@@ -23,6 +23,7 @@ from nbconvert import MarkdownExporter
 from plotly.offline import get_plotlyjs
 
 import vitlens
+from vitlens import plots
 from vitlens.heatmaps.registry import METHODS
 from vitlens.planted import PLANTED, planted
 from vitlens.plots.shared.style import TEMPLATES
@@ -133,6 +134,15 @@ def planted_models() -> str:
     return "\n".join(rows)
 
 
+def figures() -> str:
+    """Every function of `vitlens.plots`, with the first sentence of its docstring."""
+    rows = ["| `vitlens.plots.` | the figure |", "|---|---|"]
+    for name in plots.__all__:
+        sentence = (getattr(plots, name).__doc__ or "").split("\n\n")[0].replace("\n", " ")
+        rows.append(f"| `{name}` | {' '.join(sentence.split())} |")
+    return "\n".join(rows)
+
+
 def commands() -> str:
     """The help of every command, as typer writes it."""
     command = [sys.executable, "-m", "typer", "vitlens.cli.main", "utils", "docs", "--name", "vitlens"]
@@ -144,4 +154,5 @@ GENERATED: dict[str, Callable[[], str]] = {
     "heatmap methods": heatmap_methods,
     "planted models": planted_models,
     "commands": commands,
+    "figures": figures,
 }

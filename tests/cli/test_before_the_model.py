@@ -29,7 +29,7 @@ def test_the_preprocessing_is_set_and_said(run):
         (["--mean", "0.1,0.2"], "mean is one number or one for each of the 3 channels"),
         (["--std", "58"], "divide those of 0 to 255 by 255"),
         (["--crop-pct", "90"], "--crop-pct is the part of the resized picture's side that is kept"),
-        (["--interpolation", "bicubik"], "interpolation is one of bicubic"),
+        (["--interpolation", "bicubik"], "interpolation is one of nearest, bilinear, bicubic"),
         (["--timm", "mean=0.5"], "mean has an option of its own"),
     ],
 )

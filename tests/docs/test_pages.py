@@ -1,6 +1,7 @@
 """Every page is in the navigation, every link leads somewhere, and every call that a page names exists."""
 
 import ast
+import re
 
 import pytest
 import yaml
@@ -59,6 +60,14 @@ def test_calls_in_tables_exist(name):
     assert len(calls) > 10
     for call in calls:
         check_call(call)
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if not name.startswith("notebooks/")])
+def test_calls_that_are_named_exist(name):
+    named = re.findall(r"`(vitlens\.[^`…]+)`", SOURCES[name])
+    for call in named:
+        # Of "f(…).plot()" the call of f.
+        check_call(re.sub(r"(\))\.\w+\(\)$", r"\1", " ".join(call.split())).rstrip("="))
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,7 @@ def test_metrics_that_are_functions_of_their_own(plain, images_of, monkeypatch):
         score(plain, images, metrics=["deletion", "covered"])
     names = score(plain, images, None, {"mine": maps}, metrics="all").axes["metric"]
     assert names == [name for name in METRICS if not METRICS[name].needs_masks and name != "randomisation"]
-    with pytest.raises(InputError, match="module in hand"):
+    with pytest.raises(InputError, match="was made from a timm module"):
         score(plain, images, None, {"mine": maps}, metrics="randomisation")
 
 

@@ -287,7 +287,7 @@ def test_the_corners_of_a_trained_model(assets):
 
 def test_pictures_without_outliers_are_refused(plain, images_of):
     with pytest.raises(
-        InputError, match=r"no outliers: behind block 1 .* is 1\.\d\d times .* outlier_threshold=5 times"
+        InputError, match=r"no outliers: after block 1 .* is 1\.\d\d times .* outlier_threshold=5 times"
     ):
         find_register_neurons(plain, images_of(plain, 2), progress=False)
 

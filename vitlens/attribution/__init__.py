@@ -1,7 +1,7 @@
-"""Direct logit attribution: which heads, MLPs, neurons, tokens and paths wrote the logit of a class.
+"""Direct logit attribution: how much each head, MLP, neuron, token or path adds to the logit of a class.
 
-`direct_logit_attribution` splits one logit into a sum of terms, exactly; `unit=` says into which. `attribution_means`
-averages the terms over a data set, class by class.
+`direct_logit_attribution` splits a logit into terms that sum to it exactly; `unit=` chooses the terms.
+`attribution_means` averages the terms over a data set, class by class.
 """
 
 from vitlens.lazy import attach

@@ -1,4 +1,4 @@
-"""How a call says which tokens, which classes, which sites and which metric it is about.
+"""Selects the tokens, classes, sites and metric of a call.
 
 `select_tokens` turns "class token", `patch(row, column)`, `box(…)` or a mask into tokens; `select_classes` turns names,
 indices or None (the predicted class) into one set of classes for each picture. Every analysis reads its `tokens`,

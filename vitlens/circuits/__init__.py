@@ -1,7 +1,7 @@
-"""Circuits: the few edges of the model's graph that a behaviour needs.
+"""Circuits: small sets of edges of the model's graph that explain a behaviour.
 
-`find_circuit` keeps the edges with the highest scores, `evaluate_circuits` runs the model on the circuit alone and
-gives the curve of faithfulness over size, `minimality` removes one edge after the other.
+`find_circuit` keeps the edges with the highest scores. `evaluate_circuits` runs the model on the circuit alone
+and gives its faithfulness over its size. `minimality` removes one edge after the other.
 """
 
 from vitlens.lazy import attach

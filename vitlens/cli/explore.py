@@ -1,4 +1,4 @@
-"""`vitlens explore`: a page to click through what a model makes of pictures."""
+"""`vitlens explore`: an interactive page about one or several pictures."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""What users write on a command line, as the library takes it."""
+"""Converts what users write on a command line into arguments of the library."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -52,7 +52,7 @@ def read_tokens(text: str) -> "TokenSet":
 def in_batches(
     model: "HookedViT", pictures: list[Path], batch_size: int, description: str
 ) -> Iterator[tuple[int, "Tensor"]]:
-    """The pictures as the model reads them, so many at a time, with the number of the first; a bar over several batches."""
+    """The pictures as the model reads them, batch by batch, with the number of the first; a bar over several batches."""
     starts = range(0, len(pictures), batch_size)
     for start in tqdm(starts, desc=description, unit="batch", disable=len(starts) < 2 or not is_watched()):
         yield start, model.to_images(pictures[start : start + batch_size])
@@ -71,7 +71,7 @@ def artefacts_on_page(
 
 
 def name_pictures(frame: "pd.DataFrame", pictures: list[Path], first: int = 0) -> "pd.DataFrame":
-    """The table with the file of each picture beside its number, which counts from `first`."""
+    """Adds the file of each picture to the table, and counts pictures from `first`."""
     frame = frame.assign(image=frame["image"] + first)
     frame.insert(list(frame.columns).index("image") + 1, "picture", [printable(pictures[i]) for i in frame["image"]])
     return frame

@@ -1,4 +1,4 @@
-"""`vitlens heatmap`: which patches the class came from, by one method or many, and how faithful the maps are."""
+"""`vitlens heatmap`: heatmaps of a class by one method or many, and how faithful they are."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ALL = "all"
 #: Measured: what a map costs at most methods, in forwards of its picture, and what each step of its curves costs.
 METHOD_FORWARDS, CURVE_FORWARDS = 100, 18
-#: A terminal shows the maps of so many pictures and methods.
+#: A terminal shows the maps of at most this many pictures and methods.
 MOST_DRAWN = 4
 #: From no importance to the largest.
 SHADES = " ░▒▓█"

@@ -41,7 +41,7 @@ class Answer:
     """What a command found.
 
     `rows` is the tidy table, `summary` holds the short ones by name. A terminal gets `shown`, tables and drawings each under
-    its title, and then `notes`. The page has `title`, `facts` and `sections`, which are drawn only where it is asked for.
+    its title, and then `notes`. The page has `title`, `facts` and `sections`, which are drawn only if it is written.
     """
 
     command: str
@@ -55,18 +55,18 @@ class Answer:
     facts: dict[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     settings: dict[str, Any] = field(default_factory=dict)
-    #: The model, for what is said of its weights, classes and preprocessing.
+    #: The model, whose weights, classes and preprocessing are named.
     hooked: "HookedViT | None" = None
 
     def provenance(self) -> dict[str, str]:
-        """What is said of the model."""
+        """The facts about the model."""
         from vitlens.model.provenance import page_facts
 
         return {"model": self.model} if self.hooked is None else page_facts(self.hooked)
 
     @property
     def warning(self) -> str | None:
-        """What is said above everything else, such as that the weights are random."""
+        """A warning that comes first, such as that the weights are random."""
         return None if self.hooked is None else self.hooked.provenance.warning
 
     def document(self) -> dict[str, Any]:
@@ -84,13 +84,13 @@ class Answer:
 
 
 def check_out(out: Path | None, endings: Sequence[str] = (*PAGES, *IMAGES, *TABLES)) -> None:
-    """Raises InputError before any work is done, where the file could not be written at its end."""
+    """Raises InputError before any work is done if the file could not be written at the end."""
     if out is not None and ending_of(out, endings, "--out") in IMAGES:
         require_kaleido()
 
 
 def hand_over(answer: Answer, out: Path | None, as_json: bool) -> None:
-    """Writes the file that was asked for, then prints: JSON alone, or tables, notes and what was written."""
+    """Writes the file of --out, then prints: JSON alone, or tables, notes and what was written."""
     if out is not None:
         _write(answer, out)
     if as_json:
@@ -144,7 +144,7 @@ def terminal() -> Console:
 
 
 def say(sentence: str) -> None:
-    """A line as it is: file and class names may look like rich's markup."""
+    """Prints a line without markup: file and class names may look like rich's."""
     terminal().print(printable(sentence), highlight=False, markup=False, soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""`vitlens patch`: which activations of one picture bring its decision into the run on another."""
+"""`vitlens patch`: activation patching between two pictures."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from vitlens.pages.page import Section
     from vitlens.patching.results import Patching
 
-#: A board of blocks × more columns than these is told as its largest cells instead.
+#: A table of blocks with more columns than these is shown as its largest cells.
 MOST_COLUMNS = 12
 FASTER = "fewer cells (--block, --tokens, --head) are faster, and Ctrl-C keeps what was reached"
 
@@ -109,7 +109,7 @@ def patch(
     out: Out = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Put activations of one picture into the run on another, cell by cell: which of them bring the decision with them?"""
+    """Activation patching: put activations of one picture into the run on another, and see which change its prediction."""
     import warnings
 
     from vitlens.data.class_names import short_name
@@ -206,7 +206,7 @@ def _pair(
             "--replace-context keeps the object and changes the rest: say where it is with --mask FILE or --box"
         )
     if replacement == "other" and other is None:
-        raise InputError("--replace-context other takes the context of a second picture: name it behind the clean one")
+        raise InputError("--replace-context other takes the context of a second picture: name it after the clean one")
     if replacement != "other" and other is not None:
         raise InputError(
             f"--replace-context {replacement} makes the corrupted picture itself: leave {corrupted} out, or say "
@@ -254,7 +254,7 @@ def _token_sets(model: "HookedViT", tokens: list[str] | None, mask: "Masks | Non
 
 
 def _n_forwards(model: "HookedViT", site: str, sets: Any, blocks: list[int] | None, heads: list[int] | None) -> int:
-    """How many forwards the cells are: on average, a cell runs the latter half of the blocks."""
+    """The number of forward passes of the cells: on average, a cell runs half of the blocks."""
     from vitlens.choose.sites import find_site
 
     unit = find_site(model, site).unit

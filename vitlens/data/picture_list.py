@@ -1,4 +1,4 @@
-"""Which pictures a run is about, by what they hold: files may be exchanged under their names while a run is stopped."""
+"""Lists the pictures of a run by their content, because files may change while a run is stopped."""
 
 import hashlib
 import io
@@ -80,7 +80,7 @@ def keep_list(path: Path, listed: pd.DataFrame, must_exist: bool = False) -> Non
 
 
 def changed(before: Iterable[Sequence[Any]], now: Iterable[Sequence[Any]]) -> str | None:
-    """The first thing in which two lists of pictures differ, as text; None where they agree."""
+    """The first difference between two lists of pictures, as text; None if they agree."""
     old, new = list(before), list(now)
     old_paths, new_paths = [row[0] for row in old], [row[0] for row in new]
     for paths, others, what in ((old_paths, new_paths, "is gone"), (new_paths, old_paths, "is new")):

@@ -1,8 +1,8 @@
-"""A description of a model over many pictures: token norms, attention distance, sinks, similarity of heads.
+"""Describes a model over many pictures: token norms, attention distances, sinks, similarity of heads.
 
-`describe` streams any number of pictures once; `Description` has tables of heads and blocks, and warnings of what
-corrupts heatmaps. `SinkRule` says when a head counts as an attention sink. `artefact_warning` says where a heatmap
-shows artefact tokens.
+`describe` goes through any number of pictures once. `Description` has tables of heads and blocks, and warnings
+about what distorts heatmaps. `SinkRule` defines when a head has an attention sink. `artefact_warning` says
+whether a heatmap shows artefact tokens.
 """
 
 from vitlens.lazy import attach

@@ -1,4 +1,4 @@
-"""What users of ViTs ask of tokens and heads first, from one pass over the pictures whose memory does not grow."""
+"""Describes tokens and heads in one pass over the pictures, with memory that does not grow with their number."""
 
 from collections.abc import Iterator
 from itertools import tee
@@ -6,9 +6,8 @@ from itertools import tee
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
-from vitlens.arguments import bar_hidden, checked
+from vitlens.arguments import checked
 from vitlens.description.observer import Observer, read_states
 from vitlens.description.result import Description, description_of
 from vitlens.description.similarity import MinibatchCKA
@@ -21,6 +20,7 @@ from vitlens.model.hooks.hook_points import Reader, hook_name
 from vitlens.model.runs.batch_size import default_batch_size
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_batches import PictureBatches, PictureSource, length_of
+from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.model.runs.small_pictures import small_pictures
 
 
@@ -105,8 +105,7 @@ def describe(
     examples: list[Tensor] = []
     pixels: list[Tensor] = []
     of_blocks, of_models = MinibatchCKA(cka_rows), MinibatchCKA(cka_rows)
-    hidden = bar_hidden(progress, length_of(readers[0]))
-    with tqdm(total=readers[0].n_pictures, desc="describe", unit="picture", disable=hidden) as bar:
+    with ProgressBar(readers[0].n_pictures, "describe", "picture", progress, length_of(readers[0])) as bar:
         for batch in _together(readers):
             if observer is None:
                 layouts = [token_layout(each, *part.shape[-2:]) for each, part in zip(both, batch, strict=True)]

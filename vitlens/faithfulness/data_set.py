@@ -91,6 +91,16 @@ def evaluate_heatmaps_over_data(
     Raises:
         InputError: an unknown method or metric, other classes, and what `evaluate_heatmaps` raises; pictures of which none
             can be read; a folder with files of another run.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> pictures = vitlens.open_pictures("demo", model.class_names, 10, n_images=2)
+        >>> found = vitlens.faithfulness.evaluate_heatmaps_over_data(
+        ...     model, pictures, folder="scores", methods="gradient_rollout", metrics="deletion", baselines=False, n_steps=2
+        ... )
+        >>> found.faithfulness.axes
+        {'method': ['gradient_rollout'], 'metric': ['deletion'], 'image': [0, 1]}
     """
     if classes not in CLASSES:
         raise InputError(f"the class is the {' one or the '.join(CLASSES)}, not {classes!r}")

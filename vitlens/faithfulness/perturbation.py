@@ -1,4 +1,4 @@
-"""The perturbation test: patches removed in the order of their importance, and what is left of the decision (D3)."""
+"""The perturbation test: accuracy while patches are removed in the order of their importance (Methods D3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,7 +80,7 @@ def perturbation_test(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> Perturbation:
-    """D3: patches are really removed, after their positions were added, and the shorter sequence is run.
+    """Removes patches in the order of their importance, after their positions were added, and runs the shorter sequence.
 
     The pictures of a batch are run together, at each step with equally many patches.
 
@@ -101,6 +101,17 @@ def perturbation_test(
             unknown perturbation; several classes a picture; a single output; no pictures; logits that are not finite.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 6; Methods D3.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> heat = vitlens.heatmap(model, images[:4], method="gradient_rollout")
+        >>> test = vitlens.faithfulness.perturbation_test(model, images[:4], importance=heat.values, n_steps=2)
+        >>> test.axes["perturbation"], test.axes["removed"]
+        (['negative', 'positive'], [0.0, 0.5, 1.0])
+        >>> test.values.mean(dim=1)
+        tensor([[1., 1., 0.],
+                [1., 0., 0.]])
     """
     model.require_choice("whether the class is still predicted")
     pictures = model.as_images(images)

@@ -50,8 +50,10 @@ def randomisation(bench: Bench, masks: Masks | None = None, *, seed: int = 0) ->
 
 @dataclass(frozen=True, repr=False)
 class Randomisation(Result):
-    """`values` [method, depth, image]: |Spearman's ρ| of each map with that of the trained model, the labels of the axis
-    `depth` saying what was drawn anew, from nothing to everything."""
+    """`values` [method, depth, image]: |Spearman's ρ| of each map with that of the trained model.
+
+    The labels of the axis "depth" say which parts were re-initialised, from nothing to everything.
+    """
 
 
 @leaves_state
@@ -86,6 +88,16 @@ def randomisation_test(
             `heatmap` refuses.
 
     Source: Adebayo et al. 2018 (Sanity Checks for Saliency Maps), section 3.1.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> test = vitlens.faithfulness.randomisation_test(model, images[:1], methods="gradient_rollout")
+        >>> for depth, likeness in zip(test.axes["depth"][:3], test.values[0, :, 0]):
+        ...     print(f"{depth} {likeness:.1f}")
+        nothing 1.0
+        classifier 0.6
+        block 5 and behind 0.5
     """
     methods = [find_method(name).name for name in ([methods] if isinstance(methods, str) else methods)]
     if not methods:

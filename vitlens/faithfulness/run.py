@@ -90,6 +90,23 @@ def evaluate_heatmaps(
         InputError: an unknown metric, replacement or method; a map of another shape or with NaN; no masks where they are
             needed; fewer than one step; a model without classifier, or a single output, whose probability and accuracy are
             1 whatever is removed; no pictures; logits that are not finite.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> scores = vitlens.evaluate_heatmaps(
+        ...     model,
+        ...     images[:4],
+        ...     heatmaps=["gradient_rollout", "random_map"],
+        ...     metrics=["deletion", "insertion"],
+        ...     baselines=False,
+        ...     n_steps=4,
+        ... )
+        >>> print(scores.summary()["deletion"]["mean"].round(1))
+        method
+        gradient_rollout    0.7
+        random_map          0.8
+        Name: mean, dtype: float64
     """
     model.require_classifier()
     chosen = find_metrics(metrics, masks is not None, model.architecture is not None)

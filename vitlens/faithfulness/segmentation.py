@@ -106,6 +106,18 @@ def evaluate_segmentation(
 
     Source: Chefer, Gur & Wolf 2021 (Transformer Interpretability Beyond Attention Visualization), section 4.2, and its
     released evaluation: enlarged bilinearly, threshold at the mean, average precision over both classes.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> scores = vitlens.faithfulness.evaluate_segmentation(
+        ...     model, images[:2], masks=masks[:2], heatmaps=["gradient_rollout", "random_map"], baselines=False
+        ... )
+        >>> print(scores.summary()["mIoU"]["mean"].round(1))
+        method
+        gradient_rollout    0.8
+        random_map          0.3
+        Name: mean, dtype: float64
     """
     model.require_classifier()
     pictures = model.as_images(images)

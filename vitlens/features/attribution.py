@@ -1,4 +1,4 @@
-"""Which features a logit comes from: each feature's activation times how much the logit would move with it."""
+"""Attributes logits to features: each feature's activation times the gradient of the logit along its direction."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -124,8 +124,17 @@ METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
 
 def heatmap_methods() -> pd.DataFrame:
-    """All heatmap methods: title, whether they know the class and have a sign, what they can keep apart (`keep`), their
-    options and defaults, their source."""
+    """A table of all heatmap methods.
+
+    Its columns are the title, whether the map depends on the class and has a sign, the parts of the model that can be kept
+    apart (the argument `heatmap` calls keep), the options with their defaults, and the source.
+
+    Examples:
+        >>> import vitlens
+        >>> methods = vitlens.heatmaps.heatmap_methods()
+        >>> methods.loc["grad_cam", "title"], methods.loc["grad_cam", "source"]
+        ('Grad-CAM', 'Selvaraju et al. 2017')
+    """
     return Frame(
         {
             "title": method.title,

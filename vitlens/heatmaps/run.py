@@ -113,6 +113,18 @@ def heatmap(
         InputError: an unknown method or option, a part that the method cannot keep, more than one class a picture, a
             class-specific method and no classifier; a softmax over a single output; no pictures; importances or logits that
             are not finite.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> heat = vitlens.heatmap(model, images[4:5], ["T-shirt"], method="gradient_rollout")
+        >>> heat.values.shape
+        torch.Size([1, 14, 14])
+        >>> print(heat.top(2).round(2))
+           row  column  importance
+        0   11       9        0.08
+        1    7       9        0.0...
+        >>> figure = heat.plot()
     """
     chosen = find_method(method)
     check_options(chosen, options)

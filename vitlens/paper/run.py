@@ -86,7 +86,8 @@ def run_study(
     are shared among the processes; only the first one returns the outcome.
 
     Args:
-        experiments: names of `EXPERIMENTS`; None: all that data and model allow, the others are logged with the reason.
+        experiments: names of experiments, as `vitlens reproduce --help` lists them; None: all that data and model allow;
+            the others are logged with the reason.
         path: the folder.
         workers: threads that decode pictures.
         progress: a bar with rate and time left; by default on a terminal.
@@ -95,6 +96,14 @@ def run_study(
         InputError: unknown experiments; a folder of another run, of one on other pictures, or in which another process is at
             work; data or model without what an experiment needs.
         Stopped: interrupted, or another process was lost.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> settings = vitlens.paper.StudySettings(n_images=2, n_random_models=0)
+        >>> outcome = vitlens.run_study(model, settings, experiments=["class_identifiability"], path="study", workers=1)
+        >>> list(outcome.tables), outcome.n_pictures
+        (['identifiability', 'identifiability_rate'], 2)
     """
     settings.check()
     for name in experiments or []:

@@ -1,4 +1,4 @@
-"""Proof that a port computes what timm computes.
+"""Measures how exactly a port computes what timm computes.
 
 `supported_models` lists the timm names that can be ported; `verify_port` runs timm's module and its port side by side
 and reports every difference.

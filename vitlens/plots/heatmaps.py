@@ -61,7 +61,7 @@ def heatmap_overlay(
     keep_shape(figure, pixels, grid)
     if warning is not None:
         _warn(figure, warning, 1, 2, letters=36)
-    meaning = "red speaks for it, blue against" if signed else "own colour scale"
+    meaning = "positive speaks for it, negative against" if signed else "own colour scale"
     figure = finish(
         figure,
         text(title, longest=120),
@@ -161,7 +161,7 @@ def heatmap_comparison(
             _warn(figure, warning, tile // columns + 1, tile % columns + 1, letters=width_of_tile // 7)
     about = "the class came from" if class_name is None else f"“{text(class_name)}” came from"
     subtitle = "every map on its own scale, whose ends stand under its name" + (
-        "; where there are signs, red speaks for the class and blue against" if set(signed) & set(maps) else ""
+        "; where there are signs, positive speaks for the class and negative against" if set(signed) & set(maps) else ""
     )
     figure = finish(
         figure,
@@ -224,7 +224,7 @@ def _by_part(heatmap: Heatmap, image: int) -> go.Figure:
     return finish(
         figure,
         f"Which patches “{name}” came from: {text(heatmap.method.title)}",
-        f"{text(heatmap.settings['model'])}; red: speaks for the class, blue: against it",
+        f"{text(heatmap.settings['model'])}; positive: speaks for the class, negative: against it",
         margin={"l": 10, "r": 20, "t": 92, "b": 10},
     )
 

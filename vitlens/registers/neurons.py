@@ -97,8 +97,8 @@ def find_register_neurons(
             outside[block] = outside[block] + fired[block][~outlier].sum(dim=0, dtype=torch.float64).cpu()
     if not n_outliers:
         raise InputError(
-            f"these pictures have no outliers: behind block {late} of {model.cfg.model_name} the largest norm of a patch "
-            f"is {largest:.2f} times its picture's median, and outlier_threshold={outlier_threshold:g} times was asked for"
+            f"these pictures have no outliers: after block {late} of {model.cfg.model_name} the largest norm of a patch "
+            f"is {largest:.2f} times its picture's median, below outlier_threshold={outlier_threshold:g} times"
         )
     outlier_block = int((2 * already >= n_outliers).nonzero()[0])
     scored = range((outlier_block if last_scored is None else last_scored) + 1)
@@ -133,18 +133,18 @@ def find_register_neurons(
 @leaves_state
 @checked
 def add_test_time_registers(model: HookedViT, neurons: Neurons, *, n_registers: int = 1) -> RegisteredViT:
-    """A new model with untrained tokens that take over what these neurons fire at the patches.
+    """Returns a model with extra, untrained tokens that take over the activations of these neurons from the patches.
 
-    The tokens are zeros without a position, after the class, distillation and register tokens that the model has. At
-    every neuron their activation is set to that of largest magnitude over the patches and themselves, and the patches'
-    to zero; the model's own prefix tokens keep theirs, as in the paper's code. Several new tokens are all alike, and
-    together draw more attention. They are prefix tokens like all others: "register k" in `cfg.prefix_tokens`, part of the
-    token set "registers", skipped by grids, maps, rotary positions, and by a classifier that pools patches; one that
-    pools all tokens reads them too.
+    The new tokens are zeros without a position, after the model's class, distillation and register tokens. At each neuron
+    their activation becomes the largest one (by magnitude) over the patches and themselves, and the patches' activations
+    become zero; the model's own prefix tokens keep theirs, as in the paper's code. Several new tokens are identical, and
+    together receive more attention. They are prefix tokens: "register k" in `cfg.prefix_tokens`, part of the token set
+    "registers", left out of grids, maps, rotary positions and of pooling over patches; pooling over all tokens includes
+    them.
 
-    The move is part of the model: caches show it, later hooks find it done, `reset_hooks()` leaves it. Parameters are
-    shared with `model`, which is not touched, and whose hooks the new one does not have. Without neurons the tokens
-    merely take part: each head then gives some of its attention to a token that says nothing of the picture.
+    The move is part of the model: caches show it, later hooks see its result, and `reset_hooks()` keeps it. Parameters are
+    shared with `model`, which does not change; its hooks are not copied. Without neurons the tokens have no content, and
+    each head gives some of its attention to them.
 
     Args:
         neurons: from `find_register_neurons`, or pairs (block, neuron).
@@ -200,12 +200,12 @@ def register_shift(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> RegisterShift:
-    """What test-time registers change: norms of the patches, the logits, and what the class token attends to.
+    """Measures what test-time registers change: norms of patches, logits, and the class token's attention.
 
     Args:
-        model: the model without them.
+        model: the model without test-time registers.
         neurons, n_registers: as `add_test_time_registers`.
-        attention_block: of which block the class token's attention is kept.
+        attention_block: the block whose attention of the class token is kept.
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
 

@@ -1,4 +1,4 @@
-"""What the analyses of registers return: the neurons that were found, and the runs with and without registers."""
+"""The results of register analyses: the neurons found, and the runs with and without registers."""
 
 from dataclasses import dataclass
 

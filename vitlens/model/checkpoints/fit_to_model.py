@@ -1,4 +1,4 @@
-"""Whether a state dict fits a timm module, what it says about how the module is to be built, and what would make it fit."""
+"""Loads a state dict into a timm module, and reads from it how the module must be built."""
 
 import re
 import sys
@@ -26,7 +26,7 @@ TOLD_BY_PRESENCE: dict[str, dict[str, Any]] = {
 
 
 def first_keywords(state: State) -> dict[str, Any]:
-    """What the shapes say whatever the architecture: classes and channels."""
+    """The numbers of classes and channels, as the shapes show them for every architecture."""
     found: dict[str, Any] = {}
     if "head.weight" in state:
         # A fine-tuned model has its own number of classes; the checkpoint knows it.
@@ -40,7 +40,7 @@ def first_keywords(state: State) -> dict[str, Any]:
 
 
 def other_keywords(state: State, module: Any, path: Any) -> dict[str, Any]:
-    """What else the tensors say for certain about how the module is built, where it is built otherwise.
+    """Other keywords that the tensors determine, if the module was built differently.
 
     Raises:
         InputError: positions of a picture size that they do not tell.
@@ -64,7 +64,7 @@ def other_keywords(state: State, module: Any, path: Any) -> dict[str, Any]:
 
 
 def _positions(state: State, expected: State, module: Any, path: Any) -> dict[str, Any]:
-    """The picture size that the positions were trained at, where the module's is another."""
+    """The picture size of the positions, if it differs from the module's."""
     stem: Any = getattr(module, "patch_embed", None)
     name = next((key for key in expected if key == "pos_embed" or key.endswith("relative_position_bias_table")), None)
     if getattr(stem, "grid_size", None) is None or name is None or name not in state or state[name].ndim < 2:

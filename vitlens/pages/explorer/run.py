@@ -59,6 +59,14 @@ def explore(
             browser can open.
 
     Source: Vilas et al. 2023 for the lens; Elhage et al. 2021 for the heads' direct contributions.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> explorer = vitlens.explore(model, images[:1])
+        >>> explorer
+        Explorer(fashion_in_context_vit: 1 pictures × 6 blocks × 4 heads, ...; .save(path) writes the page)
+        >>> explorer.save("explorer.html")
     """
     model.require_choice("a rank or probability", "take direct_logit_attribution for the logit")
     pictures = model.as_images(images)
