@@ -32,7 +32,7 @@ def identifiability_boxes(tables: ByModel) -> go.Figure:
         finish(
             figure,
             "How well the class can be read off the tokens",
-            f"{BOX}<br>dashed: chance; * patches above a freshly initialised model (Wilcoxon over pictures, p < 0.05)",
+            f"{BOX}<br>dashed: chance; * patches above a re-initialised model (Wilcoxon over pictures, p < 0.05)",
             margin={"l": 60, "r": 20, "t": 120, "b": 80},
         )
     )
@@ -92,8 +92,8 @@ def sublayer_changes(tables: ByModel) -> go.Figure:
 
 
 def composition_curves(tables: ByModel, tokens: str = "patches") -> go.Figure:
-    """Figure 5, right: whose top-1 class the stream has after a block. Sources may agree with one another, so their shares are
-    lines of their own and do not sum to a whole."""
+    """Figure 5, right: whose top-1 class the stream has after a block. Sources may agree with one another, so their shares
+    do not sum to 1 and are lines of their own."""
     figure = panels(tables)
     for col, table in enumerate(tables.values(), start=1):
         for i, source in enumerate(("previous", "attention", "mlp", "composed")):
