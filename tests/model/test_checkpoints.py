@@ -7,7 +7,7 @@ import warnings
 import pytest
 import timm
 import torch
-from timm.models import save_for_hf
+from timm.models._hub import save_for_hf
 from torch import nn
 
 from vitlens import HookedViT, InputError

@@ -48,7 +48,8 @@ class OwnedHookPoint(HookPoint):
         if owner is not None and dir == "fwd":
             called = _in_thread(owner, called)
         with _CHANGING:
-            handle = super().add_hook(called, dir, is_permanent, level, prepend, alias_names)
+            super().add_hook(called, dir, is_permanent, level, prepend, alias_names)
+            handle = (self.fwd_hooks if dir == "fwd" else self.bwd_hooks)[0 if prepend else -1]
             handle.user_hook = hook
             handle.owner = owner  # type: ignore[attr-defined]
         return handle

@@ -7,7 +7,6 @@ from timm.models.beit import Block as BeitBlock
 from timm.models.eva import EvaBlock, EvaBlockPostNorm
 from timm.models.vision_transformer import Block as TimmBlock
 from timm.models.vision_transformer import (
-    DiffParallelScalingBlock,
     ParallelScalingBlock,
     ParallelThingsBlock,
     ResPostBlock,
@@ -33,6 +32,7 @@ from vitlens.model.porting.parts import (
     refuse_unknown,
     require_norm,
 )
+from vitlens.model.porting.timm_classes import DiffParallelScalingBlock
 
 
 def port_block(block: Any, where: str, given: Given) -> AnyBlock:
@@ -91,7 +91,7 @@ def _parallel_scaling(block: Any, where: str, given: Given) -> ParallelBlock:
     qkv = LinearSlice(in_proj, rows=slice(n_hidden, None))
     attn_out: LinearMap
     mlp_out: LinearMap
-    if block.out_proj is not None:
+    if getattr(block, "out_proj", None) is not None:
         out_proj = port_linear(block.out_proj, f"{where}.out_proj")
         # One bias for both: it is counted as the attention's.
         attn_out = LinearSlice(out_proj, columns=slice(0, d_model))
