@@ -17,6 +17,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from mkdocs.utils import get_relative_url
 from nbconvert import MarkdownExporter
 from plotly.offline import get_plotlyjs
 
@@ -37,6 +38,9 @@ log = get_plugin_logger("vitlens")
 START = time.monotonic()
 AT_ONCE = max(1, min(4, os.cpu_count() or 1))
 
+#: A citation of the page of methods, such as "Methods C1 to C5", and what shows links or code already.
+CITATION = re.compile(r"\bMethods(?:, notation| [A-E]\d(?:(?:, | and | to )[A-E]\d)*)")
+LINK_OR_CODE = re.compile(r"(<(a|pre)\b.*?</\2>)", re.DOTALL)
 MARK = re.compile(r"^<!-- generated: (.+) -->$", re.MULTILINE)
 WITHOUT_HEADING = "    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n"
 
@@ -60,6 +64,21 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Puts lists in the place of their marks; the page's examples run next."""
     tell(f"page {page.file.src_uri}")
     return MARK.sub(lambda mark: GENERATED[mark[1]](), markdown)
+
+
+def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Lets citations lead to the page of methods: "Methods A5" in a docstring."""
+    methods = get_relative_url("methods.html", page.url)
+    link = f'<a href="{methods}#{{}}">{{}}</a>'
+
+    def linked(citation: re.Match[str]) -> str:
+        if "notation" in citation[0]:
+            return link.format("notation", citation[0])
+        return re.sub(r"(?:Methods )?([A-E]\d)", lambda code: link.format(code[1].lower(), code[0]), citation[0])
+
+    parts = LINK_OR_CODE.split(content)
+    # In turn: text, a link or code, and which of the two it is.
+    return "".join(CITATION.sub(linked, part) if i % 3 == 0 else part for i, part in enumerate(parts) if i % 3 < 2)
 
 
 def on_post_build(config: MkDocsConfig) -> None:

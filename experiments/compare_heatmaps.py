@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-from readme_table import markdown, renew
+from page_table import markdown, renew
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
@@ -78,14 +78,14 @@ def main(
     chunk_size: Annotated[int, typer.Option(help="pictures worked on together")] = 25,
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
     out: Annotated[Path, typer.Option("-o", "--out", help="folder for scores, table and page")] = Path("out/heatmaps"),
-    readme: Annotated[bool, typer.Option("--readme", help="renew the README's table")] = False,
+    renew_page: Annotated[bool, typer.Option("--renew", help="renew the table in docs/pages/faithfulness.md")] = False,
 ) -> None:
     methods = [find_method(name).name for name in method] if method else EVERY_METHOD
     if planted_models:
         table = planted_table(methods, n_draws, 24 if limit is None else limit)
         show(table, "AUROC of the patches that planted models read")
-        if readme:
-            renew("planted heatmaps", as_markdown(table))
+        if renew_page:
+            renew("faithfulness.md", "planted heatmaps", as_markdown(table))
         return
     hooked = load_model(model, checkpoint, random_weights, device, timm=timm)
     pictures = open_pictures(
@@ -137,8 +137,8 @@ def main(
     for item in scores.skipped[:10]:
         print(f"skipped {item.path}: {item.reason}")
     print(f"wrote table.md, table.csv and report.html to {out}")
-    if readme:
-        renew("compared heatmaps", as_markdown(table))
+    if renew_page:
+        renew("faithfulness.md", "compared heatmaps", as_markdown(table))
 
 
 def cells_of(scores: HeatmapEvaluation) -> pd.DataFrame:

@@ -131,10 +131,15 @@ def attention(subject: Subject) -> Figures:
     pattern = torch.stack([cache["pattern", block][0] for block in range(cfg.n_layers)])
     about = (subject.pixels[0], subject.grid, cfg.prefix_tokens)
     token = cfg.n_prefix_tokens + subject.grid[1] * (subject.grid[0] // 2) + subject.grid[1] // 3
-    query = cfg.prefix_tokens[0] if cfg.prefix_tokens else "first patch"
+    query = f"the {cfg.prefix_tokens[0]} token" if cfg.prefix_tokens else "patch (0, 0)"
     rollout = vitlens.heatmap(model, subject.images[:1], method="attention_rollout").values[0]
     block = cfg.n_layers // 2
+    about_picture = (model, subject.images[:1])
     return {
+        "one head of a result": lambda: vitlens.attention(*about_picture, head="L0H1").plot(),
+        "heads of a result": lambda: plots.attention_figure(
+            vitlens.attention(*about_picture, block=block, queries=token)
+        ),
         "one head": lambda: plots.attention_overlay(
             pattern[-1, 0, 0], *about, f"L{cfg.n_layers - 1}H0", query, cfg.model_name
         ),

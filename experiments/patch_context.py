@@ -31,7 +31,7 @@ from torch import Tensor
 
 from vitlens import __version__
 from vitlens.choose import Box, class_metric, select_tokens
-from vitlens.cli import DEMO, Timm, load_model, run
+from vitlens.cli import DEMO, ModelOptions, run, with_model
 from vitlens.data import replace_context
 from vitlens.data.class_names import short_name
 from vitlens.data.counterfactuals import CONTEXT_REPLACEMENTS
@@ -44,7 +44,6 @@ from vitlens.model.provenance import page_facts
 from vitlens.pages.page import Section, write_page
 from vitlens.patching import Patching, activation_patching
 from vitlens.plots import patching_board, patching_maps, picture_with_grid
-from vitlens.plots.patching import caution
 from vitlens.results import load_result
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
@@ -66,11 +65,9 @@ class Experiment:
 
 
 @app.command(help=__doc__)
+@with_model
 def main(
-    model: Annotated[str, typer.Option(help='a timm name, or "demo"')] = DEMO,
-    checkpoint: Annotated[Path | None, typer.Option(help="your own weights for the timm model")] = None,
-    timm: Timm = None,
-    random_weights: Annotated[bool, typer.Option("--random-weights", help="do not load any weights")] = False,
+    model: ModelOptions,
     clean: Annotated[Path | None, typer.Option(help="the clean picture [default: the demo's pairs]")] = None,
     corrupted: Annotated[
         Path | None,
@@ -102,19 +99,21 @@ def main(
     batch_size: Annotated[
         int | None, typer.Option(help="rows per forward [default: as many as are fast and fit]")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
     out: Annotated[Path, typer.Option(help="folder for page.html, table.parquet and settings.json")] = Path(
         "out/patch_context"
     ),
 ) -> None:
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in locals().items()}
+    given = dataclasses.asdict(model) | {name: value for name, value in locals().items() if name != "model"}
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
     console = Console()
-    hooked = load_model(model, checkpoint, random_weights, device, timm=timm)
+    hooked = model.load()
     if clean is None:
-        if model != DEMO:
-            raise InputError(f"--model {model} needs --clean, the picture to work on (only the demo brings its own)")
-        given = {"--corrupted": corrupted, "--replace": replace, "--mask": mask, "--box": box}
-        for option, value in given.items():
+        if model.model != DEMO:
+            raise InputError(
+                f"--model {model.model} needs --clean, the picture to work on (only the demo brings its own)"
+            )
+        about_pictures = {"--corrupted": corrupted, "--replace": replace, "--mask": mask, "--box": box}
+        for option, value in about_pictures.items():
             if value is not None:
                 raise InputError(f"{option} goes with --clean; without it the demo's own pairs are used")
         experiment = demo_experiment(hooked, pairs)
@@ -334,13 +333,13 @@ def describe(experiment: Experiment, results: dict[str, Patching]) -> str:
 
 def _brought(by_tokens: Patching) -> str:
     """What context and object tokens bring with them into the first block, in logits, and as shares where these are."""
-    warned = caution(by_tokens)
+    warned = by_tokens.caution()
     start = by_tokens.target.mean().item()
     lead = dict(zip(by_tokens.axes["tokens"], by_tokens.patched[0].mean(dim=-1).tolist(), strict=True))
     effect = dict(zip(by_tokens.axes["tokens"], by_tokens.effect()[0].tolist(), strict=True))
     parts = []
     for name in ("context", "object"):
-        is_share = 0 <= effect[name] <= 1 and not (warned or "").startswith("ill-conditioned")
+        is_share = 0 <= effect[name] <= 1 and by_tokens.ill_conditioned() is None
         share = f" ({effect[name]:.0%} of the difference)" if is_share else ""
         parts.append(f"{name} tokens to {lead[name]:+.2f}{share}")
     more = f" ({warned})" if warned else ""
@@ -372,9 +371,13 @@ def page_sections(
 
 
 def _rich_table(result: Patching) -> Table:
-    table = Table("block", *result.axes["tokens"], title="effect of patching resid_pre (0: none, 1: all)")
-    for block, effects in zip(result.axes["block"], result.effect().tolist(), strict=True):
-        table.add_row(str(block), *[f"{effect:+.3f}" for effect in effects])
+    if result.ill_conditioned() is None:
+        values, title = result.effect(), "effect of patching resid_pre (0: none, 1: all)"
+    else:
+        values, title = result.shift().mean(dim=-1), "logits by which patching resid_pre moves the lead"
+    table = Table("block", *result.axes["tokens"], title=title)
+    for block, row in zip(result.axes["block"], values.tolist(), strict=True):
+        table.add_row(str(block), *[f"{value:+.3f}" for value in row])
     return table
 
 

@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 import typer
 from jaxtyping import Bool, Float
-from readme_table import markdown, renew
+from page_table import markdown, renew
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
@@ -58,7 +58,7 @@ def main(
     seeds: Annotated[int, typer.Option(help="how often each model is built anew")] = 3,
     pairs: Annotated[int, typer.Option(help="pairs of pictures for each")] = 24,
     out: Annotated[Path | None, typer.Option(help="also write every number to this Parquet file")] = None,
-    readme: Annotated[bool, typer.Option("--readme", help="renew the README's table")] = False,
+    renew_page: Annotated[bool, typer.Option("--renew", help="renew the table in docs/pages/planted.md")] = False,
 ) -> None:
     if seeds < 1:
         raise InputError(f"--seeds is at least 1, not {seeds}")
@@ -81,8 +81,8 @@ def main(
         write_whole(out, frame.to_parquet(index=False))
     table = frame.pivot_table(index=["find", "method"], columns="model", values="auroc", sort=False)[model]
     show(table, f"AUROC of the true components, mean of {seeds} builds, {pairs} pairs of pictures each")
-    if readme:
-        renew("planted benchmark", as_markdown(table))
+    if renew_page:
+        renew("planted.md", "planted benchmark", as_markdown(table))
 
 
 def true_components(vit: PlantedViT, pictures: PlantedPictures, what: str) -> Bool[Tensor, "..."]:

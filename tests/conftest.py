@@ -17,6 +17,8 @@ from variants import VARIANTS, pictures
 
 from vitlens import HookedViT
 
+pytest_plugins = ["type_checks"]
+
 __all__ = ["browser", "open_page", "planted"]
 
 ASSETS = Path(__file__).parents[1].parent / "shared" / "assets"

@@ -258,7 +258,7 @@ INSIDE = {
     "measure_parity.py": {"parity.reduced", "parity.supported"},
     "paper.py": {"cli.main"},
     "patch_context.py": {
-        "data.class_names", "data.counterfactuals", "model.fingerprint", "model.provenance", "pages.page", "plots.patching",
+        "data.class_names", "data.counterfactuals", "model.fingerprint", "model.provenance", "pages.page",
     },
     "train_demo_model.py": {"results.tensor_files"},
 }  # fmt: skip

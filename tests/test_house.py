@@ -20,7 +20,7 @@ ORDER = [
     ["data"],
     ["model"],
     ["demo", "choose"],
-    ["lens"],
+    ["patterns", "lens"],
     ["attribution"],
     ["patching"],
     ["circuits", "removal"],

@@ -1,40 +1,66 @@
-"""The README's IPython session runs and shows what the README shows; its commands and files exist."""
+"""The README is short, its example prints what it shows, and what it names and links to exists."""
 
+import ast
 import re
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
+from doc_pages import check_call, links
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PRINTED = "# > "
 
 
-def session() -> list[tuple[str, str | None]]:
-    block = re.search(r"```\n(In \[1\].*?)```", README, re.DOTALL)
-    assert block is not None
-    cells = re.split(r"^In \[\d+\]: ", block[1], flags=re.MULTILINE)[1:]
-    parts = [re.split(r"^Out\[\d+\]: ", cell, flags=re.MULTILINE) for cell in cells]
-    return [(part[0].strip(), part[1].strip() if len(part) > 1 else None) for part in parts]
+def statements(block: str) -> list[tuple[str, str]]:
+    """The statements of a block of code, each with what the lines "# > …" below it say that it prints."""
+    lines = block.splitlines()
+    found = []
+    for statement in ast.parse(block).body:
+        assert statement.end_lineno is not None
+        shown = []
+        for line in lines[statement.end_lineno :]:
+            if not line.startswith(PRINTED):
+                break
+            shown.append(line.removeprefix(PRINTED))
+        found.append(("\n".join(lines[statement.lineno - 1 : statement.end_lineno]), "\n".join(shown)))
+    return found
 
 
-def test_the_session_shows_what_the_readme_shows():
-    cells = session()
-    assert 8 <= len(cells) <= 14
-    shell = InteractiveShell.instance()
-    for code, shown in cells:
-        outcome = shell.run_cell(code)
-        outcome.raise_error()
-        assert shown == (None if outcome.result is None else repr(outcome.result)), code
+def test_it_is_short():
+    assert len(README.encode()) <= 8192
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"(?:experiments|assets|tests)/[\w./]+\w", README))))
-def test_every_file_that_is_named_exists(path):
-    assert (REPOSITORY / path).exists()
+def test_the_example_prints_what_the_readme_shows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    code = statements(BLOCKS[0])
+    assert len(code) == 12
+    for source, shown in code:
+        with redirect_stdout(StringIO()) as printed:
+            exec(source, names)
+        assert printed.getvalue().strip() == shown.strip(), source
+    assert list(tmp_path.iterdir())
+
+
+def test_the_calls_on_your_own_model_fit_their_signatures():
+    calls = [ast.unparse(node) for node in ast.walk(ast.parse(BLOCKS[1])) if isinstance(node, ast.Call)]
+    checked = [call for call in calls if re.fullmatch(r"(vitlens|model)[\w.]*\(.*", call) and ".plot()" not in call]
+    assert len(checked) == 4
+    for call in checked:
+        check_call(call)
 
 
 def test_every_call_that_is_named_exists():
-    import vitlens
+    for name in re.findall(r"`((?:vitlens|model)\.[\w.]+)`", README):
+        check_call(name)
 
-    for name in re.findall(r"vitlens\.(\w+)", README):
-        assert hasattr(vitlens, name), name
+
+@pytest.mark.parametrize(
+    "path", sorted({*links(README), *re.findall(r"`((?:experiments|assets|tests)/[\w./]+)`", README)})
+)
+def test_every_file_that_is_named_exists(path):
+    assert (REPOSITORY / path).exists()

@@ -191,6 +191,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "bootstrap": {"sums": numbers, "n_draws": 20},
         "box": {"row": 0, "column": 0, "height": 1, "width": 1},
         "class_change_by_sublayer": {"lens": lens},
+        "attention": {**about, "block": 0, "queries": "object", "masks": masks, **quiet},
         "class_lens": {**about, "tokens": "object", "masks": masks},
         "class_similarity_change_rate": {"lens": lens},
         "class_trace": about,
@@ -327,6 +328,7 @@ ELSEWHERE: dict[tuple[str, str], list[Any]] = {
     ("read_memories", "block"): ONE_PLACE,
     ("evaluate_heatmaps_over_data", "classes"): [None, *CLASSES],
     ("top_memory_patches", "block"): ONE_PLACE,
+    ("attention", "head"): [5, 1.7, True, NAN, "nonsense", [], ["nonsense"], [None], Thing(), (9, 0), (0, 9), (0, 1.7)],
     ("identifiability_rate", "block"): ONE_PLACE,
     ("ablation_hooks", "places"): [
         None, 5, 1.7, True, "nonsense", [], Thing(), (0, 9), (9, 0), (0, 1.7), (True, 0), [(0, 1, 2)], [None],

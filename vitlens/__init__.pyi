@@ -14,6 +14,7 @@ from . import pages as pages
 from . import paper as paper
 from . import parity as parity
 from . import patching as patching
+from . import patterns as patterns
 from . import planted as planted
 from . import plots as plots
 from . import registers as registers
@@ -41,6 +42,7 @@ from .patching import activation_ablation as activation_ablation
 from .patching import activation_patching as activation_patching
 from .patching import attribution_patching as attribution_patching
 from .patching import path_patching as path_patching
+from .patterns import attention as attention
 from .removal import ablate_tokens as ablate_tokens
 from .removal import knockout_attention as knockout_attention
 from .results import Result as Result

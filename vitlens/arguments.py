@@ -171,11 +171,12 @@ def text(name: str, value: Any) -> None:
 def made_by(kinds: tuple[type, ...]) -> Check:
     """An object of vitlens' own."""
     named = " or ".join(sorted(kind.__name__ for kind in kinds))
-    makers = sorted({MAKERS[kind.__name__] for kind in kinds if kind.__name__ in MAKERS})
-    made = f", as {' or '.join(makers)} makes it" if makers else ""
 
     def check(name: str, value: Any) -> None:
         if not isinstance(value, kinds):
+            by_kind = {MAKERS[kind.__name__] for kind in kinds if kind.__name__ in MAKERS}
+            makers = [MAKERS[name]] if name in MAKERS else sorted(by_kind)
+            made = f", as {' or '.join(makers)} makes it" if makers else ""
             raise InputError(f"{name} is a {named}{made}, not {short(value)}")
 
     return check
@@ -270,7 +271,7 @@ BY_NAME: dict[str, Check] = {
     "masks": masks,
     "path": path,
 }
-#: Who makes what an argument is.
+#: Which call makes what an argument is, by the name of its class or of the argument.
 MAKERS = {
     "HookedViT": "HookedViT.from_timm",
     "ClassLens": "class_lens",
@@ -278,4 +279,5 @@ MAKERS = {
     "Patching": "activation_patching",
     "Circuit": "find_circuit",
     "SparseAutoencoder": "load_sae",
+    "scores": "path_patching(…, receivers=None) or edge_attribution_patching",
 }

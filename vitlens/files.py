@@ -27,6 +27,14 @@ LOG = logging.getLogger(__name__)
 PARTIAL = ".partial"
 #: The file that a process holds while it works in a folder. The system lets go of it when the process ends, however it does.
 LOCK = ".lock"
+#: What is no regular file, by what `stat` says.
+OTHER_FILES = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 #: Links that lead in a circle end after so many steps, as in the kernel.
 MOST_LINKS = 40
 
@@ -80,6 +88,20 @@ def as_path(path: object, name: str = "path") -> Path:
     if not isinstance(path, (str, os.PathLike)):
         raise InputError(f"{name} is the path of a file, not {reprlib.repr(path)}")
     return Path(path)
+
+
+def check_picture_file(path: str | Path) -> None:
+    """Raises InputError unless a regular file is there: opening a pipe would wait for its writer."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"there is no file {path}") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} is not a picture that Pillow can read ({why})") from None
+    if not stat.S_ISREG(mode):
+        kind = OTHER_FILES.get(stat.S_IFMT(mode), "no regular file")
+        raise InputError(f"{path} is not a picture that Pillow can read (it is {kind})")
 
 
 def make_folder(path: str | Path) -> Path:

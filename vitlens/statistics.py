@@ -116,7 +116,8 @@ def bootstrap(
         clusters: [picture]: e.g. the class of each picture, to draw classes.
 
     Returns:
-        mean, low and high end, each of the shape […].
+        mean, low and high end, each of the shape […]. The ends are NaN where fewer than two pictures (or clusters) have a
+        value: one value says nothing about how others scatter.
 
     Raises:
         InputError: no pictures, infinite values, counts or clusters of another shape, fewer than one draw, or a level
@@ -143,10 +144,17 @@ def bootstrap(
         for i, weight in enumerate(bootstrap_weights(len(top), n_draws, seed)):
             draws[i] = (weight @ top) / (weight @ bottom)
         mean = top.sum(0) / bottom.sum(0)
-    known = ~np.isnan(draws).all(axis=0)
+    known = (bottom != 0).sum(axis=0) > 1
     ends = np.full((2, top.shape[1]), np.nan)
     ends[:, known] = np.nanquantile(draws[:, known], [(1 - level) / 2, (1 + level) / 2], axis=0)
     return mean.reshape(shape), ends[0].reshape(shape), ends[1].reshape(shape)
+
+
+def with_interval(value: float, low: float, high: float) -> str:
+    """A value and its interval as text, "0.812 [0.700, 0.904]"; without the interval where there is none."""
+    if np.isnan(value):
+        return "–"
+    return f"{value:.3f}" + ("" if np.isnan(low) else f" [{low:.3f}, {high:.3f}]")
 
 
 def bootstrap_weights(n_pictures: int, n_draws: int, seed: int = 0) -> Iterator[np.ndarray]:

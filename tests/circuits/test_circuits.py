@@ -132,6 +132,9 @@ def test_files(tmp_path, scored):
         ('{"edges": "input->logits", "model_name": "m"}', "holds no circuit"),
         ('{"edges": ["input"], "model_name": "m"}', "'input' is no name of an edge"),
         ('{"edges": [3], "model_name": "m"}', "'3' is no name of an edge"),
+        ('{"edges": ["L2H1->L2H0<q>"], "model_name": "m"}', "runs backwards: L2H1 writes after"),
+        ('{"edges": ["L2 mlp->L2 mlp"], "model_name": "m"}', "runs backwards"),
+        ('{"edges": ["L3H1->L2 mlp"], "model_name": "m"}', "runs backwards"),
         ('{"edges": [], "model_name": "m", "scores": {"input->logits": "much"}}', "holds no circuit"),
         ('{"edges": [], "model_name": "m", "scores": [1]}', "holds no circuit"),
         ('{"edges": [], "model_name": "m", "settings": [1]}', "holds no circuit"),
@@ -313,8 +316,8 @@ def test_wrong_sizes_and_circuits(scored):
         minimality(
             *shown, circuit=Circuit(frozenset({"L9H0->logits", "input->L0 mlp"}), "deep"), metric="logit", **QUIET
         )
-    with pytest.raises(InputError, match=r"has no edge 'L1H0->L0 mlp'"):
-        Circuit(frozenset({"L1H0->L0 mlp"}), "backwards").mask(Graph(model))
+    with pytest.raises(InputError, match="runs backwards: L1H0 writes after L0 mlp has read"):
+        Circuit(frozenset({"L1H0->L0 mlp"}), "backwards")
 
 
 # ---- figures -----------------------------------------------------------------------------------------------------------

@@ -4,13 +4,14 @@ import os
 import shutil
 
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 import timm
 import torch
 from cli.conftest import AGREEING, CONFLICTING, DEMO, MASK, TIMM
 from safetensors.torch import save_file
 
-from vitlens.cli.output import to_json
+from vitlens.results.writing import to_json
 
 ANALYSES = {
     "lens": ["lens", AGREEING],
@@ -40,6 +41,17 @@ def test_the_same_result_as_page_and_as_tables(run, tmp_path, name):
     assert f"wrote {tmp_path / 'table.parquet'}" in done.stdout
     table = pd.read_parquet(tmp_path / "table.parquet")
     assert to_json(table) == to_json(page.json["rows"])
+
+
+@pytest.mark.parametrize("name", list(ANALYSES))
+def test_the_first_figure_as_an_image(run, tmp_path, monkeypatch, name):
+    drawn = []
+    monkeypatch.setattr("vitlens.results.writing.find_spec", lambda name: name)
+    monkeypatch.setattr(go.Figure, "to_image", lambda figure, **options: drawn.append(figure) or b"an image")
+    done = run(*ANALYSES[name], "--out", tmp_path / "figure.png")
+    assert (done.code, (tmp_path / "figure.png").read_bytes()) == (0, b"an image")
+    # An empty one comes first, so that nothing is computed for an image that cannot be drawn.
+    assert [bool(figure.data) for figure in drawn] == [False, True]
 
 
 def test_tables_as_csv_and_json(run, tmp_path):
@@ -92,7 +104,7 @@ WRONG = [
       for command in ("lens", "attribute", "heatmap", "explore", "report")],
     *[([command, AGREEING, "--model", "vit_small_patch16_dinov3", "--random-weights"], "no classifier")
       for command in ("lens", "attribute", "heatmap", "explore")],
-    *[([command, AGREEING, "--out", "table.txt"], "should end in .html, .htm, .csv, .parquet or .json")
+    *[([command, AGREEING, "--out", "table.txt"], "should end in .html, .htm, .png, .svg, .pdf, .csv, .parquet or .json")
       for command in ("lens", "attribute", "heatmap", "describe")],
     (["lens", AGREEING, "--site", "resid_pots"], "the nearest names are resid_post"),
     (["lens", AGREEING, "--tokens", "clas"], "the nearest names are class"),

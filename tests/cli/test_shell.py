@@ -1,10 +1,12 @@
 """A command in its shell: interrupts, too little memory, help that is instant, completion of what is typed."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import torch
 from cli.conftest import AGREEING, CONFLICTING, TIMM
@@ -15,7 +17,9 @@ from vitlens.choose.metrics import LOGIT_METRICS as LIBRARY_METRICS
 from vitlens.choose.sites import SITES as LIBRARY_SITES
 from vitlens.cli import names
 from vitlens.data.counterfactuals import CONTEXT_REPLACEMENTS
+from vitlens.data.preprocessing import INTERPOLATIONS
 from vitlens.lens.lens import LENS_SITES as LIBRARY_LENS_SITES
+from vitlens.paper.run import EXPERIMENTS
 
 ENTRY = "import sys; sys.argv[0] = 'vitlens'; from vitlens.cli.main import main; main()"
 
@@ -58,8 +62,9 @@ def test_an_interrupted_command_says_so(run, monkeypatch):
     assert (done.code, done.stdout, done.stderr) == (130, "", "error: interrupted\n")
 
 
-def test_an_interrupted_sweep_says_so_and_writes_nothing(run, monkeypatch, tmp_path):
-    """Ctrl-C in a sweep gives a result with NaN, which is none."""
+@pytest.mark.parametrize("ending", ["page.html", "table.csv"])
+def test_an_interrupted_sweep_says_so_and_keeps_what_it_reached(run, monkeypatch, tmp_path, ending):
+    """Ctrl-C in a sweep gives a result with NaN: cells that are shown and written as empty."""
     from vitlens.patching import sweep
 
     original, calls = sweep._patched, []
@@ -71,10 +76,16 @@ def test_an_interrupted_sweep_says_so_and_writes_nothing(run, monkeypatch, tmp_p
         return original(*arguments, **keywords)
 
     monkeypatch.setattr(sweep, "_patched", patched)
-    done = run("patch", AGREEING, CONFLICTING, "--out", tmp_path / "page.html")
+    done = run("patch", AGREEING, CONFLICTING, "--out", tmp_path / ending)
     assert len(calls) == 3
-    assert (done.code, done.stdout, done.stderr) == (130, "", "error: interrupted\n")
-    assert list(tmp_path.iterdir()) == []
+    assert done.code == 130
+    assert re.fullmatch(r"error: interrupted: \d+% of the cells were reached, the others are empty\n", done.stderr)
+    assert "nan" not in done.stdout
+    assert (tmp_path / ending).stat().st_size > 1000
+    if ending == "table.csv":
+        effects = pd.read_csv(tmp_path / ending)["effect"]
+        assert effects.isna().any()
+        assert effects.notna().any()
 
 
 def shell(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
@@ -127,6 +138,8 @@ def test_without_arguments_help_is_shown():
         (["attribute", "x.png", "--unit", "head"], ["head", "head_patch"]),
         (["patch", "a.png", "b.png", "--site", "attn"], ["attn_out", "attn_scores"]),
         (["lens", "x.png", "--dtype", "b"], ["bfloat16"]),
+        (["lens", "x.png", "--interpolation", "bic"], ["bicubic"]),
+        (["reproduce", "--experiment", "context"], ["context_tokens", "context_removal"]),
     ],
 )
 def test_a_shell_completes(words, offered):
@@ -151,6 +164,8 @@ def test_names_that_are_completed_are_the_librarys():
     assert tuple(LIBRARY_UNITS) == names.UNITS
     assert names.METRICS == LIBRARY_METRICS
     assert names.REPLACEMENTS == CONTEXT_REPLACEMENTS
+    assert names.INTERPOLATIONS == INTERPOLATIONS
+    assert tuple(EXPERIMENTS) == names.EXPERIMENTS
     table = vitlens.supported_models()
     assert names.model_names("") == ["demo", *table["name"][table["refused"] == ""]]
     assert names.model_names("vit_tiny_patch16_3") == ["vit_tiny_patch16_384"]

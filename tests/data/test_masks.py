@@ -12,7 +12,7 @@ from vitlens import HookedViT, InputError, class_lens, evaluate_heatmaps, replac
 from vitlens.choose import select_tokens
 from vitlens.data.masks import MOST_IDS, Masks, read_mask
 from vitlens.data.patches import PatchGrid, object_and_context
-from vitlens.data.pictures import Preprocessing
+from vitlens.data.preprocessing import Preprocessing
 from vitlens.faithfulness import evaluate_segmentation
 from vitlens.faithfulness.localisation import patch_auroc, pointing_game
 from vitlens.faithfulness.maps import ScoredMap

@@ -11,7 +11,7 @@ from torchvision import transforms
 from variants import build
 
 from vitlens import HookedViT, InputError
-from vitlens.data.pictures import Preprocessing
+from vitlens.data.preprocessing import Preprocessing
 
 
 @pytest.fixture(scope="module")

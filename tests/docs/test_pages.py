@@ -1,44 +1,18 @@
 """Every page is in the navigation, every link leads somewhere, and every call that a page names exists."""
 
 import ast
-import inspect
 
 import pytest
 import yaml
-from doc_pages import PAGES, REPOSITORY, documented, in_navigation, links, resolve, sources, table_calls
+from doc_pages import PAGES, REPOSITORY, check_call, documented, in_navigation, links, resolve, sources, table_calls
 from public import public
 
 import vitlens
-from vitlens.faithfulness.metrics import find_metrics
-from vitlens.heatmaps.run import find_method
 
 SOURCES = sources()
 TABLES = sorted(name for name in SOURCES if name.startswith("from_"))
 #: Made while the site is built (docs/hooks.py).
 MADE = {"example_explorer.html"}
-
-
-def check_call(call: str) -> None:
-    """Raises where a name does not exist, or a function cannot be called like this."""
-    expression = ast.parse(call, mode="eval").body
-    if isinstance(expression, ast.Subscript):
-        resolve(expression.value)
-        return
-    if not isinstance(expression, ast.Call):
-        resolve(expression)
-        return
-    function = resolve(expression.func)
-    if function is vitlens.HookedViT:
-        function = vitlens.HookedViT.forward
-    # What is found on a class still wants its instance; a classmethod has its class already.
-    wants_instance = ast.unparse(expression.func).split(".")[0] in ("model", "cache") and not inspect.ismethod(function)
-    given = [None] * (len(expression.args) + wants_instance)
-    inspect.signature(function).bind_partial(*given, **{keyword.arg: None for keyword in expression.keywords})
-    for keyword in expression.keywords:
-        if function is vitlens.heatmap and keyword.arg == "method":
-            find_method(ast.literal_eval(keyword.value))
-        if function is vitlens.evaluate_heatmaps and keyword.arg == "metrics":
-            find_metrics(ast.literal_eval(keyword.value), has_masks=True)
 
 
 def test_every_page_is_in_the_navigation_and_the_other_way_round():

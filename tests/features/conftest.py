@@ -1,8 +1,10 @@
-"""Small dictionaries of any width."""
+"""Small dictionaries of any width; `classifier` is one of the composed models here, and each variant in make test-all."""
 
 import pytest
 import torch
-from ported import build
+from ported import build, derived_classifier
+
+__all__ = ["derived_classifier"]
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ def test_evaluation_of_some_tokens_of_heads_and_before_the_blocks(plain, images_
     images = images_of(plain, 4)
     for hook, width in (("z1", 32), ("z1", 8), ("hook_embed", 32), ("hook_pooled", 32)):
         sae = sae_of(width)
-        tokens = None if hook == "hook_pooled" else "patches"
+        tokens = "all" if hook == "hook_pooled" else "patches"
         result = evaluate_sae(plain, images, hook=hook, sae=sae, tokens=tokens, batch_size=3, progress=False)
         with torch.no_grad():
             clean = plain(images)
@@ -232,7 +232,12 @@ def test_promoted_classes_rank_as_the_linear_readout(variant, images_of, sae_of,
         else:
             assert similarity > 1 - 1e-9
     elsewhere = top_patches(
-        classifier, images, hook="pattern1", sae=sae_of(_pattern_width(classifier, images)), tokens=None, progress=False
+        classifier,
+        images,
+        hook="pattern1",
+        sae=sae_of(_pattern_width(classifier, images)),
+        tokens="all",
+        progress=False,
     )
     assert elsewhere.promoted.shape[1] == 0
 

@@ -242,7 +242,7 @@ def overcomplete(monkeypatch):
 def trained(overcomplete, plain, images_of):
     """Trains one of Overcomplete's on streamed activations, for a few steps."""
     rows = (
-        stream_activations(plain, images_of(plain, 8), hook="resid_post1", progress=False)
+        stream_activations(plain, images_of(plain, 8), hook="resid_post1", tokens="patches", progress=False)
         .sample(64)["activations"]
         .float()
     )
@@ -287,6 +287,22 @@ def test_overcomplete_gives_the_same_features(trained, tmp_path, kind, ending):
     assert (codes > 0).any(dim=0).sum() > 5
     assert torch.allclose(loaded.encode(rows), codes, atol=1e-5)
     assert torch.allclose(loaded(rows), reconstruction, atol=1e-5)
+
+
+def test_overcomplete_saved_right_after_training(trained, tmp_path):
+    sae, rows = trained("TopKSAE", top_k=5)
+    # A small step moves the atoms off length 1; a forward in training normalises them again.
+    sae.eval().train()
+    sae.dictionary._weights.data *= torch.linspace(0.995, 1.005, 40)[:, None]
+    torch.save(sae.state_dict(), tmp_path / "sae.pt")
+    loaded = load_sae(tmp_path / "sae.pt", activation="topk", k=5)
+    with torch.no_grad():
+        assert torch.allclose(loaded(rows), sae(rows)[2], atol=1e-5)
+    assert torch.allclose(loaded.W_dec.norm(dim=-1), torch.ones(40), atol=1e-6)
+    sae.dictionary._weights.data *= 1.02
+    torch.save(sae.state_dict(), tmp_path / "sae.pt")
+    with pytest.raises(InputError, match=r"lengths of 1\.02 to 1\.02, not 1"):
+        load_sae(tmp_path / "sae.pt", activation="topk", k=5)
 
 
 @pytest.mark.parametrize("how", ["tied", "untied"])
@@ -370,11 +386,54 @@ def test_what_overcomplete_files_may_not_be(overcomplete, tmp_path):
         load_sae(path, activation="relu")
 
 
+# ---- our own files ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("normalisation", ["none", "layer_norm"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"activation": "topk", "k": 4}, {"activation": "jumprelu", "threshold": 0.2}, {"activation": "tanh-relu"}],
+)
+def test_a_saved_dictionary_is_read_as_it_was(x, weights_of, tmp_path, options, normalisation):
+    about = {"centred": True, "hook": "blocks.1.hook_resid_post", "normalisation": normalisation}
+    sae = SparseAutoencoder.from_arrays(**weights_of(D, F), **options, **about)
+    sae.save(tmp_path / "sae")
+    again = load_sae(tmp_path / "sae")
+    assert torch.equal(again.encode(x), sae.encode(x))
+    assert torch.equal(again(x), sae(x))
+    assert (again.hook, again.source) == (sae.hook, str(tmp_path / "sae"))
+    sae.save(tmp_path / "sae")
+    assert {path.name for path in (tmp_path / "sae").iterdir()} == {"cfg.json", "sae_weights.safetensors"}
+
+
+def test_saved_transcoders_and_gates(x, save, weights_of, tmp_path):
+    w = weights_of(D, F)
+    skip = torch.randn(D, D, dtype=torch.float64)
+    gate = {"b_gate": w["b_enc"], "b_mag": -w["b_enc"], "r_mag": w["b_enc"] / 2}
+    matrices = {name: w[name] for name in ("W_enc", "W_dec", "b_dec")}
+    for folder in (
+        save({**matrices, **gate}, "gated", architecture="gated", **V6),
+        save(
+            {**w, "W_skip": skip}, "skip", architecture="skip_transcoder", hook_name_out="blocks.1.hook_mlp_out", **V6
+        ),
+        save({**w, "threshold": w["b_enc"].abs()}, "jump", architecture="jumprelu_transcoder", **V6),
+    ):
+        sae = load_sae(folder)
+        sae.save(tmp_path / "again")
+        again = load_sae(tmp_path / "again")
+        assert torch.equal(again(x), sae(x))
+        assert (type(again), again.hook) == (type(sae), sae.hook)
+        assert getattr(again, "hook_out", None) == getattr(sae, "hook_out", None)
+    linear = SparseAutoencoder.from_arrays(**w, activation="linear")
+    with pytest.raises(InputError, match="with the activation Linear has no format in SAELens"):
+        linear.save(tmp_path / "linear")
+
+
 # ---- scikit-learn and arrays --------------------------------------------------------------------------------------
 
 
 def test_scikit_learn_trained_on_a_stream(plain, images_of):
-    stream = stream_activations(plain, images_of(plain, 8), hook=("resid_post", 1), progress=False)
+    stream = stream_activations(plain, images_of(plain, 8), hook=("resid_post", 1), tokens="patches", progress=False)
     rows = stream.sample(60)["activations"]
     options = {"n_components": 20, "transform_algorithm": "omp", "transform_n_nonzero_coefs": 4, "random_state": 0}
     estimator = MiniBatchDictionaryLearning(**options, max_iter=5, batch_size=20).fit(rows.numpy())

@@ -7,7 +7,7 @@ from PIL import Image
 
 from vitlens import InputError
 from vitlens.data.picture_sets import open_pictures
-from vitlens.features import stream_activations
+from vitlens.features import SparseAutoencoder, evaluate_sae, stream_activations, with_sae
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*")
 
@@ -55,7 +55,7 @@ def test_tokens_are_counted_in_the_whole_sequence(variant, images_of):
     model = variant("registers")
     images = images_of(model, 2)
     tokens = {
-        hook: stream_activations(model, images, hook=hook, progress=False).sample(3)["token"].min()
+        hook: stream_activations(model, images, hook=hook, tokens="patches", progress=False).sample(3)["token"].min()
         for hook in ("hook_patch_embed", "resid_post0")
     }
     assert min(tokens.values()) >= 5
@@ -63,6 +63,33 @@ def test_tokens_are_counted_in_the_whole_sequence(variant, images_of):
     assert only["token"].tolist() == [0, 0]
     patch_rows = gathered(stream_activations(model, images, hook="hook_patch_embed", progress=False))
     assert patch_rows["token"][:9].tolist() == list(range(5, 14))
+
+
+def test_a_dictionary_is_judged_on_the_tokens_it_was_trained_on(variant, images_of):
+    """The defaults agree: the principal components of a default stream explain its rows, and are judged on the same."""
+    model = variant("class_token")
+    images = images_of(model, 4)
+    stream = stream_activations(model, images, hook="resid_post1", progress=False)
+    assert repr(stream) == "ActivationStream(blocks.1.hook_resid_post, tokens: all, pictures: 4)"
+    rows = gathered(stream)["activations"]
+    assert len(rows) == 4 * 10, "the class token and nine patches"
+    mean = rows.mean(dim=0)
+    components = torch.linalg.svd(rows - mean, full_matrices=False).Vh[:3]
+    both = torch.cat([components, -components])
+    sae = SparseAutoencoder.from_arrays(both.T, None, both, mean, centred=True, hook=stream.hook)
+    result = evaluate_sae(model, images, sae=sae, progress=False)
+    explained = 1 - (rows - sae(rows)).pow(2).sum() / (rows - mean).pow(2).sum()
+    assert result["explained_variance"] == pytest.approx(float(explained), abs=1e-9)
+    assert result.settings["rows"] == len(rows)
+    assert "tokens: all; explained_variance" in repr(result)
+    with with_sae(model, None, sae, record=True) as spliced:
+        model(images)
+    assert spliced.tokens.tolist() == list(range(10))
+    patches = stream_activations(model, images, hook="resid_post1", tokens="patches", progress=False)
+    assert "tokens: patches" in repr(patches)
+    some = evaluate_sae(model, images, sae=sae, tokens=patches.tokens, downstream=False, progress=False)
+    assert "tokens: patches" in repr(some)
+    assert some.settings["rows"] == 36
 
 
 def test_heads_may_stand_apart(plain, images_of):
@@ -91,15 +118,13 @@ def test_blocks_behind_the_hook_point_do_not_run(plain, images_of):
 
 def test_a_sample_is_uniform_and_does_not_depend_on_batches(plain, images_of):
     images = images_of(plain, 6)
-    samples = [
-        stream_activations(plain, images, hook="resid_post0", batch_size=size, progress=False).sample(11, seed=3)
-        for size in (1, 4)
-    ]
+    about = {"hook": "resid_post0", "tokens": "patches", "progress": False}
+    samples = [stream_activations(plain, images, batch_size=size, **about).sample(11, seed=3) for size in (1, 4)]
     for name in samples[0]:
         assert torch.allclose(samples[0][name].double(), samples[1][name].double(), atol=1e-12), name
     order = (samples[0]["image"] * 100 + samples[0]["token"]).tolist()
     assert order == sorted(set(order)), "without replacement, in order"
-    stream = stream_activations(plain, images, hook="resid_post0", progress=False)
+    stream = stream_activations(plain, images, hook="resid_post0", tokens="patches", progress=False)
     assert stream.sample(54)["image"].tolist() == [i for i in range(6) for _ in range(9)]
     drawn = np.zeros(54)
     for seed in range(60):

@@ -1,10 +1,15 @@
 """Hook names and their shorthands, the cache, and TransformerLens' own ways of hooking."""
 
+import ast
+
 import pytest
 import torch
+from IPython.core.completer import IPCompleter
+from IPython.core.interactiveshell import InteractiveShell
 from variants import VARIANTS, build, pictures
 
 from vitlens import HookedViT, InputError, ViTActivationCache
+from vitlens.model.hooks.hook_points import resolve_names, shortest_key
 
 
 @pytest.fixture
@@ -24,8 +29,10 @@ def test_blocks_are_counted_in_the_model_not_in_what_was_cached(small, images):
     last = small.cfg.n_layers - 1
     _, cache = small.run_with_cache(images, names_filter=[f"pattern{last}"])
     assert cache["pattern", last] is cache["pattern", -1] is cache[f"blocks.{last}.attn.hook_pattern"]
-    with pytest.raises(InputError, match="no hook point is called"):
+    with pytest.raises(InputError, match=rf'no hook point is called .*; the nearest names are \("pattern", {last}\)'):
         cache["pattern", 0]
+    with pytest.raises(InputError, match="no hook point is called 'pattern0'; the nearest names are pattern"):
+        cache["pattern0"]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +111,7 @@ def test_cache_shorthands(small, images):
     assert cache["pattern", -1] is cache["blocks.2.attn.hook_pattern"]
     assert cache["pattern0"] is cache["blocks.0.attn.hook_pattern"]
     assert cache["logits"] is cache["hook_logits"]
-    with pytest.raises(InputError, match="stands for 3 activations"):
+    with pytest.raises(InputError, match="names 3 activations"):
         cache["pattern"]
     with pytest.raises(InputError, match="nearest names"):
         cache["patern", 0]
@@ -302,3 +309,55 @@ def test_wrong_arguments_of_a_forward(small, images, arguments, sentence):
 def test_streams_that_no_block_can_read(small, stream, sentence):
     with pytest.raises(InputError, match=sentence):
         small(stream, start_at_layer=1)
+
+
+@pytest.mark.parametrize("key", ["resid_post", "scale", "pattern", "normalized", ("scale", 1), ("normalized", -1)])
+def test_advice_on_a_key_of_several_activations_works(small, images, key):
+    _, cache = small.run_with_cache(images)
+    with pytest.raises(InputError, match="name one of them, as in") as refused:
+        cache[key]
+    advised = str(refused.value).split("as in ")[1]
+    assert torch.is_tensor(eval(advised, {"cache": cache}))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["resid_psot", "resid_psot2", "patern1", "attn_weights", "features", "logts", ("attn_weights", 1), ("scale", 0, "ln7"),
+     ("out", -1), "blocks.1", "blocks.1.hook_resid_pots", "q3x"],
+)  # fmt: skip
+def test_the_nearest_names_are_names(small, images, wrong):
+    """Each of them is found, as it is written, and those of a name with a block keep the block."""
+    _, cache = small.run_with_cache(images)
+    with pytest.raises(InputError, match="the nearest names are") as refused:
+        cache[wrong]
+    near = str(refused.value).split("the nearest names are ")[1]
+    keys = list(ast.literal_eval(f"[{near}]")) if near.startswith("(") else near.split(", ")
+    for key in keys:
+        names = resolve_names(key, cache.cache_dict, 3)
+        assert names
+        if wrong in ("resid_psot2", "patern1"):
+            assert {name.split(".")[1] for name in names} == {wrong[-1]}
+
+
+def test_shortest_keys_mean_their_hook_point(model):
+    _, cache = model.run_with_cache(pictures(model.cfg, 1))
+    for full in cache:
+        assert cache[shortest_key(full, cache.cache_dict)] is cache[full]
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ('cache["', {"resid_post", "pattern", "logits", "blocks.0.hook_resid_post"}),
+        ('cache["resid_po', {"resid_post"}),
+        ("cache['patt", {"pattern"}),
+        ('cache["resid_post", ', {"0", "1", "2"}),
+        ('cache["scale", 1, "', {"ln1", "ln2"}),
+        ('cache["blocks.2.attn.hook_pa', {"blocks.2.attn.hook_pattern"}),
+    ],
+)
+def test_ipython_completes_names_of_activations(small, images, typed, offered):
+    _, cache = small.run_with_cache(images)
+    completer = IPCompleter(shell=InteractiveShell.instance(), namespace={"cache": cache}, use_jedi=False)
+    found = {text.strip("\"'], ").split('"')[-1] for text in completer.complete(None, typed, len(typed))[1]}
+    assert offered <= found

@@ -8,8 +8,8 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from timm.layers import GatedMlp
-from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
+from timm.layers import GatedMlp, SwiGLU
+from timm.models.vision_transformer import Block, ParallelThingsBlock, VisionTransformer, checkpoint_filter_fn
 from torch import nn
 from variants import SMALL, build, pictures
 
@@ -38,6 +38,8 @@ class Custom(VisionTransformer):
         (partial(build, depth=0), "no transformer blocks"),
         (partial(build, norm_layer="layernormfp32"), "LayerNormFp32"),
         (partial(build, mlp_layer=GatedMlp), "GatedMlp"),
+        (partial(build, block_fn=ParallelThingsBlock, mlp_layer=SwiGLU), "ffns.mlp is a SwiGLU"),
+        (partial(build, block_fn=ParallelThingsBlock, attn_layer="diff"), "attns.attn is a DiffAttention"),
         (partial(nn.Linear, 3, 3), "Linear"),
     ],
 )

@@ -160,9 +160,12 @@ def test_keys_of_a_cache(model, images):
     assert torch.equal(cache.prefix(("resid_post", 1)), cache["resid_post", 1][:, :1])
     refuses(
         [
-            (lambda: cache["scale", 1], "blocks.1.ln1.hook_scale, blocks.1.ln2.hook_scale.: say which by its name"),
-            (lambda: cache["resid_post"], r"say the block, as in cache\['resid_post', 0\]"),
-            (lambda: cache["resid_post", [1, 2]], "a key with one block"),
+            (lambda: cache["scale", 1], r'name one of them, as in cache\["scale", 1, "ln1"\]'),
+            (lambda: cache["resid_post"], r'name one of them, as in cache\["resid_post", 0\]'),
+            (
+                lambda: cache["resid_post", [1, 2]],
+                r'for several blocks use \[cache\["resid_post", block\] for block in',
+            ),
             (lambda: cache["resid_post", 1.0], "a key with one block"),
             (lambda: cache["resid_post", True], "a key with one block"),
             (lambda: cache[5], "a hook point is named by"),

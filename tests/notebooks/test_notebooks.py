@@ -42,7 +42,7 @@ def test_there_are_notebooks_in_their_order():
 
 
 @pytest.mark.parametrize("path", TO_RUN)
-def test_a_notebook_runs_and_says_what_was_learnt(path):
+def test_a_notebook_runs_and_says_what_we_learned(path):
     done = execute(path)
     warnings = [
         output["text"]
@@ -53,7 +53,7 @@ def test_a_notebook_runs_and_says_what_was_learnt(path):
     assert not warnings
     assert any(FIGURE in output["data"] for output in displayed(done))
     *_, heading, last = slim(done)["cells"]
-    assert heading["source"].endswith("## What was learnt")
+    assert heading["source"].endswith("## What we learned")
     assert len(re.findall(r"\d", written(last))) >= 5
     assert len(nbformat.writes(done).encode()) < LARGEST
 

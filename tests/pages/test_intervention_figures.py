@@ -7,7 +7,7 @@ import torch
 
 from vitlens import InputError, activation_ablation, activation_patching, attribution_patching, load_demo, path_patching
 from vitlens.pages.page import Section, write_page
-from vitlens.plots.patching import caution, patching_board
+from vitlens.plots.patching import patching_board
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +62,15 @@ def test_effects_beyond_their_ends_and_small_differences_are_told(results):
         changed = torch.full_like(heads.patched, patched)
         return dataclasses.replace(heads, target=numbers[0], source=numbers[1], patched=changed, values=changed * 0)
 
-    assert caution(made(-3.5, 3.1, 0.0)) is None
-    assert caution(made(-3.5, 3.1, 3.1)) is None
-    assert caution(made(-3.5, 3.1, 4.0)) == "an effect above 1 goes beyond the source run"
-    assert caution(made(-3.5, 3.1, -4.5)) == "an effect below 0 goes away from it"
-    small = "ill-conditioned: effects are divided by a difference of 0.1 between values of about 10"
-    assert caution(made(10.0, 10.1, 12.0)) == small
+    assert made(-3.5, 3.1, 0.0).caution() is None
+    assert made(-3.5, 3.1, 3.1).caution() is None
+    assert made(-3.5, 3.1, 4.0).caution() == "an effect above 1 goes beyond the source run"
+    assert made(-3.5, 3.1, -4.5).caution() == "an effect below 0 goes away from it"
+    small = (
+        "ill-conditioned: the two runs differ by 0.1 in logit difference, and patching one cell alone moves it by 2, so "
+        "effects are no shares of that difference"
+    )
+    assert made(10.0, 10.1, 12.0).caution() == made(10.0, 10.1, 12.0).ill_conditioned() == small
     assert "ill-conditioned" in patching_board(made(10.0, 10.1, 12.0)).layout.title.subtitle.text
 
 

@@ -114,7 +114,7 @@ def test_random_weights_are_told_on_every_page(picture, tmp_path):
     model = small(num_classes=3)
     images = model.to_images(picture)
     description = describe(model, images, progress=False)
-    answer = Answer("x", "m", None, {}, [], lambda: [], "title", hooked=model)
+    answer = Answer("x", "m", None, {}, [], lambda: [], lambda: None, "title", hooked=model)
     _write(answer, tmp_path / "command.html")
     write_picture_report(model, picture, path=tmp_path / "report.html", progress=False)
     explore(model, [picture], n_classes=2, progress=False).save(tmp_path / "explorer.html")

@@ -22,9 +22,9 @@ def test_the_list_is_the_registry():
     assert table["difference"].astype(float).between(0, 1e-9).all()
 
 
-def test_the_readme_shows_the_list():
-    readme = (ROOT / "README.md").read_text()
-    assert family_table(supported_models()) in readme
+def test_the_page_of_models_shows_the_list():
+    page = (ROOT / "docs" / "pages" / "model.md").read_text()
+    assert family_table(supported_models()) in page
 
 
 @pytest.mark.parametrize("name", ["vit_base_patch16_dinov3", "vit_base_patch16_siglip_224", "beit_base_patch16_224"])

@@ -10,7 +10,6 @@ from ported import build
 import vitlens
 from vitlens import InputError, activation_ablation, activation_patching, knockout_attention
 from vitlens.choose import box, patch
-from vitlens.model.runs.suffix import forward_suffix
 from vitlens.patching import ablation_hooks, confusing_donors, mean_activations
 from vitlens.patching import sweep as engine
 from vitlens.removal import Edges
@@ -20,18 +19,6 @@ QUIET = {"progress": False}
 
 def pair(images_of, model, n=2):
     return images_of(model, n, seed=1), images_of(model, n, seed=2)
-
-
-def test_a_suffix_equals_the_whole_forward(classifier, images_of):
-    images = images_of(classifier, 2)
-    grid = classifier.embed.grid(*images.shape[-2:])
-    with torch.no_grad():
-        logits = classifier(images)
-        for block in (0, 1, classifier.cfg.n_layers - 1):
-            stream = classifier(images, stop_at_layer=block)
-            for whole in (False, True):
-                got = forward_suffix(classifier, stream, block, grid, whole=whole)
-                torch.testing.assert_close(got, logits, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("site", ["resid_pre", "resid_post", "mlp_out", "z", "v", "pattern", "post"])

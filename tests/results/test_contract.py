@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 import torch
@@ -14,6 +15,8 @@ import vitlens
 from vitlens import HookedViT, Result, load_result
 
 QUIET = {"progress": False}
+#: By ending, what reads a table that was saved.
+READERS = {"csv": pd.read_csv, "parquet": pd.read_parquet, "json": pd.read_json}
 #: What others are made of, and no analysis returns as such.
 BASES = {"Result", "Intervention"}
 
@@ -44,6 +47,7 @@ def makers():
         return fit.solve()
 
     return {
+        "AttentionMaps": lambda: vitlens.attention(**about, head=["L0H1", "L2H3"]),
         "ClassLens": lambda: vitlens.class_lens(**about, classes=[0, 3]),
         "ClassTrace": lambda: vitlens.lens.class_trace(**about, classes=2),
         "Probes": probes,
@@ -138,6 +142,21 @@ def test_files_give_back_what_was_saved(result, tmp_path):
         same(getattr(again, field.name), getattr(result, field.name))
     for axis, labels in result.axes.items():
         assert [type(label) for label in again.axes[axis]] == [type(label) for label in labels]
+
+
+def test_the_ending_decides_what_is_written(result, tmp_path):
+    frame = result.to_frame()
+    for ending, read in READERS.items():
+        result.save(tmp_path / f"result.{ending}")
+        again = read(tmp_path / f"result.{ending}")
+        assert list(again.columns) == list(frame.columns), ending
+        for name in frame.select_dtypes("number"):
+            column = again[name].astype(float).to_numpy()
+            np.testing.assert_allclose(column, frame[name].to_numpy(dtype=float), rtol=1e-6, err_msg=f"{ending} {name}")
+        # Read by others, too.
+        assert (tmp_path / f"result.{ending}").stat().st_mode & 0o444 == 0o444
+    result.save(tmp_path / "result.html")
+    assert "plotly-graph-div" in (tmp_path / "result.html").read_text()
 
 
 def test_pictures_are_small_bytes(result):

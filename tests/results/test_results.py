@@ -94,14 +94,16 @@ def test_settings_and_labels_are_read_as_what_they_were(tmp_path):
 
 
 def test_what_cannot_be_saved_is_a_sentence_and_nothing_is_left(tmp_path):
+    endings = r"should end in \.safetensors, \.csv, \.parquet, \.json, \.html, \.htm, \.png, \.svg or \.pdf"
     wrong = {
-        "lens.csv": "to_frame",
-        "lens.png": "plot",
-        "lens.pt": "save",
+        "lens.pt": endings,
+        "lens": endings,
+        "lens.gz": endings,
         "none/lens.safetensors": "there is no folder",
-        "x" * 300: "too long",
-        ".": "is a folder",
+        "x" * 300 + ".csv": "too long",
+        "folder.csv": "is a folder",
     }
+    (tmp_path / "folder.csv").mkdir()
     for name, sentence in wrong.items():
         with pytest.raises(InputError, match=sentence):
             result().save(tmp_path / name)
@@ -109,14 +111,15 @@ def test_what_cannot_be_saved_is_a_sentence_and_nothing_is_left(tmp_path):
         InputError, match=r"settings\['how'\]\[1\] is a builtin_function_or_method, which no file keeps"
     ):
         result(how=[1, len]).save(tmp_path / "lens.safetensors")
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.csv"]
 
 
 def test_equal_results_are_equal_files(tmp_path):
     """Also after other processes: safetensors writes several entries of metadata in any order."""
-    for name in "ab":
-        result(how="as before").save(tmp_path / name)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
+    for path in (one, other):
+        result(how="as before").save(path)
+    assert one.read_bytes() == other.read_bytes()
 
 
 def test_what_is_no_result_is_a_sentence(tmp_path):

@@ -90,7 +90,7 @@ def direct_logit_attribution(
             Under `model.hooks` the run is attributed as it is hooked, a head of zeros gets nothing from anywhere, and
             what no component wrote (an edited residual stream) is refused.
 
-    Source: METHODS.md notation, TRANSFORMERLENS' direct_logit_attribution with the affine norm and pooling included;
+    Source: Methods, notation, TransformerLens' logit_attrs with the affine norm and pooling included;
     Elhage et al. 2021 (A Mathematical Framework for Transformer Circuits) for virtual heads.
     """
     if unit not in UNITS:

@@ -151,7 +151,7 @@ def attribution_means(
         InputError: pictures without classes, classes that the model has not, no pictures at all.
 
     Source: Gandelsman, Efros & Steinhardt 2024 (Interpreting CLIP's Image Representation via Text-Based Decomposition),
-    section 4, for mean shares of heads over a data set; METHODS.md notation.
+    section 4, for mean shares of heads over a data set; Methods, notation.
     """
     model.require_classifier()
     if isinstance(images, tuple) and classes is None and all(isinstance(part, Tensor) for part in images):

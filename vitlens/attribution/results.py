@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitlens.errors import InputError
+from vitlens.errors import InputError, nearest
 from vitlens.results.axes import ComponentLabel, head_label, neuron_label
 from vitlens.results.result import Result, as_array
 
@@ -47,8 +47,8 @@ class Attribution(Result):
             return self.values[..., self.axes["component"].index(name)]
         names: Sequence[str] = self.elsewhere_names or []
         if self.elsewhere is None or name not in names:
-            known = names or self.axes.get("component", [])
-            raise InputError(f"this attribution has no part {name!r}; it has {', '.join(known[:40])}")
+            known = [*self.axes.get("component", []), *names]
+            raise InputError(f"this attribution has no part {name!r}; the nearest names are {nearest(name, known)}")
         return self.elsewhere[..., names.index(name)]
 
     def head_map(self, image: int = 0, class_position: int = 0) -> Float[Tensor, "block head"]:
@@ -180,7 +180,8 @@ class TokenAttribution(Attribution):
         shares = self.by_token[image, class_position]
         if component is not None:
             if component not in self.axes["component"]:
-                raise InputError(f"there is no component {component!r}: {', '.join(self.axes['component'][:40])}")
+                near = nearest(component, self.axes["component"])
+                raise InputError(f"there is no component {component!r}; the nearest names are {near}")
             shares = self.values[image, class_position, self.axes["component"].index(component)]
         if len(shares) < self.grid[0] * self.grid[1]:
             raise InputError(

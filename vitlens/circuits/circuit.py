@@ -340,9 +340,14 @@ def parse_edge(edge: str) -> tuple[Node, Node]:
     """The writer and the reader of an edge's name.
 
     Raises:
-        InputError: it is no name of an edge.
+        InputError: it is no name of an edge, or the edge runs backwards.
     """
     ends = _EDGE.fullmatch(edge) if isinstance(edge, str) else None
     if ends is None:
         raise InputError(f"{edge!r} is no name of an edge: they look like 'L0H2->L3H1<v>' or 'L2 mlp->logits'")
-    return Node.of(ends[1]), Node.of(ends[2])
+    writer, reader = Node.of(ends[1]), Node.of(ends[2])
+    # In any wiring: heads read earlier blocks alone, an MLP at most the heads of its own.
+    is_own = reader.kind == "mlp" and writer.kind == "head" and writer.block == reader.block
+    if reader.kind != "logits" and writer.block >= reader.block and not is_own:
+        raise InputError(f"the edge {edge!r} runs backwards: {writer} writes after {reader} has read")
+    return writer, reader

@@ -102,7 +102,8 @@ def evaluate_circuits(
         in Conmy et al. 2023 (ACDC).
     """
     graph = Graph(model)
-    whole = _run_pair(model, clean, corrupted, classes, baseline_classes, metric)
+    _check_metric(metric)
+    whole = run_pair(model, clean, corrupted, classes, baseline_classes, metric, "denoise")
     if isinstance(scores, Patching):
         asked = _sizes(graph, sizes)
         effect = edge_effects(graph, scores)
@@ -176,7 +177,8 @@ def minimality(
     if not len(circuit):
         raise InputError("the circuit is empty: there is no edge that it could need")
     mask = circuit.mask(graph)
-    whole = _run_pair(model, clean, corrupted, classes, baseline_classes, metric)
+    _check_metric(metric)
+    whole = run_pair(model, clean, corrupted, classes, baseline_classes, metric, "denoise")
     places = mask.nonzero()
     without = mask.repeat(len(places), 1, 1)
     without[torch.arange(len(places)), places[:, 0], places[:, 1]] = False
@@ -194,17 +196,10 @@ def minimality(
     return table
 
 
-def _run_pair(
-    model: HookedViT,
-    clean: Pictures,
-    corrupted: Pictures,
-    classes: Classes,
-    baseline_classes: Classes,
-    metric: Metrics,
-) -> WholeRuns:
+def _check_metric(metric: Metrics) -> None:
+    """Raises InputError for several metrics."""
     if several(metric):
         raise InputError("circuits are evaluated by one metric at a time")
-    return run_pair(model, clean, corrupted, classes, baseline_classes, metric, "denoise")
 
 
 def _sizes(graph: Graph, sizes: int | Sequence[int] | None) -> list[int]:

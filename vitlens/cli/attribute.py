@@ -71,6 +71,7 @@ def attribute(
                 for rows, total in zip(shares, totals, strict=True)
             ],
             lambda: _sections(found, marked, pictures),
+            lambda: _sections(found, marked, pictures)[0].figures[0],
             f"Who writes the {first.quantity} of {called(pictures)}, {hooked.cfg.model_name}",
             facts={"pictures": str(len(pictures)), "unit": unit},
             notes=[_sum(total, first.quantity, len(pictures) > 1) for total in totals],

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitlens.cli.options import BatchSize, Json, ModelOptions, Out, with_model
+from vitlens.cli.options import BatchSize, Json, ModelOptions, Out, files_are_there, with_model
 from vitlens.cli.output import Answer, check_out, hand_over
 from vitlens.cli.shared import DEMO, is_watched
 from vitlens.errors import InputError, printable
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 @with_model
 def describe(
     pictures: Annotated[
-        list[Path] | None, typer.Argument(metavar="[PICTURE...]", help="the pictures", show_default=False)
+        list[Path] | None,
+        typer.Argument(metavar="[PICTURE...]", help="the pictures", show_default=False, callback=files_are_there),
     ] = None,
     data: Annotated[
         str | None, typer.Option(help='instead: a folder, with all pictures in it, or "demo"', show_default=False)
@@ -61,6 +62,7 @@ def describe(
             },
             [(f"{description.n_images} pictures: norms of tokens, and means over heads", _shown(description))],
             lambda: _sections(description),
+            description.plot,
             f"Tokens and heads of {hooked.cfg.model_name}",
             facts={"pictures": f"{description.n_images:,}"},
             notes=notes,

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from vitlens.cli.output import MOST_ON_PAGE, PAGES
+from vitlens.cli.output import MOST_ON_PAGE
 from vitlens.cli.shared import is_watched
 from vitlens.errors import InputError, printable
+from vitlens.results.writing import IMAGES, PAGES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +59,7 @@ def artefacts_on_page(
     model: "HookedViT", images: "Tensor", start: int, out: Path | None, batch_size: int
 ) -> list["Tensor"]:
     """The artefact tokens [image, row, column] of a batch that a page is going to show, to be hatched in its maps."""
-    if out is None or out.suffix.lower() not in PAGES or start >= MOST_ON_PAGE:
+    if out is None or out.suffix.lower() not in (*PAGES, *IMAGES) or start >= MOST_ON_PAGE:
         return []
     from vitlens.description.artefacts import artefact_tokens
 

@@ -94,6 +94,7 @@ def heatmap(
             ]
             + ([] if scores is None else [(f"faithfulness: {scores.protocol()}", _shown_scores(scores))]),
             lambda: _sections(hooked, images, pictures, maps, scores),
+            lambda: _sections(hooked, images, pictures, maps, scores)[0].figures[0],
             f"Heatmaps of {called(pictures)}, {hooked.cfg.model_name}",
             facts={"pictures": str(len(pictures)), "methods": str(len(maps))},
             notes=[
@@ -203,11 +204,12 @@ def _scores(scores: "Faithfulness") -> list[dict[str, Any]]:
 def _shown_scores(scores: "Faithfulness") -> Any:
     import pandas as pd
 
+    from vitlens.statistics import with_interval
+
     by_method: dict[str, dict[str, str]] = {}
     for row in _scores(scores):
-        # Of a single picture the interval is a point.
-        interval = "" if len(scores.axes["image"]) == 1 else f" [{row['low']:.3f}, {row['high']:.3f}]"
-        by_method.setdefault(row["method"], {})[row["metric"]] = f"{row['mean']:.3f}{interval}"
+        number = with_interval(row["mean"], row["low"], row["high"])
+        by_method.setdefault(row["method"], {})[row["metric"]] = number
     return pd.DataFrame([{"method": method, **cells} for method, cells in by_method.items()])
 
 

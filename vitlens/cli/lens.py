@@ -100,6 +100,7 @@ def lens(
                 for picture, rows in blocks.groupby("picture", sort=False)
             ],
             lambda: _sections(found, marked, pictures),
+            lambda: _sections(found, marked, pictures)[0].figures[0],
             f"Class lens of {called(pictures)} through {hooked.cfg.model_name}",
             facts={"pictures": str(len(pictures)), "tokens": where, "sites": ", ".join(first.axes["site"])},
             notes=["rank: how many classes have a larger logit"],

@@ -1,6 +1,6 @@
 """The command `vitlens`. Errors of the user's are one sentence on stderr and exit code 2."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -17,6 +17,7 @@ from vitlens.cli.reproduce import reproduce
 from vitlens.cli.shared import complain, run
 from vitlens.cli.verify import verify
 from vitlens.errors import InputError, nearest
+from vitlens.version import __version__
 
 
 class Commands(TyperGroup):
@@ -42,11 +43,23 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
+def _say_version(wanted: bool) -> bool:
+    if wanted:
+        print(f"vitlens {__version__}")
+        raise typer.Exit
+    return wanted
+
+
 @app.callback()
-def vitlens() -> None:
+def vitlens(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="print the version, and end")
+    ] = False,
+) -> None:
     """See how a vision transformer builds its decision."""
 
 

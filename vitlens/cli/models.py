@@ -7,7 +7,8 @@ from rich.table import Table
 
 from vitlens.cli.names import model_names
 from vitlens.cli.options import Json, TableOut
-from vitlens.cli.output import TABLES, check_out, print_json, say, say_written, terminal, write_table
+from vitlens.cli.output import check_out, print_json, say, say_written, terminal
+from vitlens.results.writing import TABLES, write_table
 
 
 def models(

@@ -25,10 +25,15 @@ PATCHING_SITES = (
     "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "attn_scores", "pattern", "pre",
     "post",
 )  # fmt: skip
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 UNITS = ("component", "head", "head_patch", "neuron", "token", "path")
 METRICS = ("logit_difference", "logit", "probability")
 DIRECTIONS = ("denoise", "noise")
 REPLACEMENTS = ("other", "mean", "zero", "blur", "shuffle")
+EXPERIMENTS = (
+    "class_identifiability", "class_change", "residual_composition", "context_tokens", "attention_knockout",
+    "context_removal", "memories", "explainability", "linear_probe",
+)  # fmt: skip
 TOKENS = ("class", "registers", "prefix", "patches", "all", "pooled")
 PATCHING_TOKENS = ("each", "class", "registers", "prefix", "patches", "object", "context", "all")
 

@@ -9,13 +9,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitlens.cli.names import class_names, dtype_names, model_names
+from vitlens.cli.names import INTERPOLATIONS, class_names, dtype_names, model_names, one_of
 from vitlens.cli.shared import DEMO, load_model
+from vitlens.files import check_picture_file
 
 if TYPE_CHECKING:
     from vitlens.model.hooked_vit import HookedViT
 
-PictureFiles = Annotated[list[Path], typer.Argument(metavar="PICTURE...", help="the pictures", show_default=False)]
+
+def files_are_there(paths: Any) -> Any:
+    """Paths of pictures, each a regular file: what is missing is found before a model is loaded."""
+    for path in paths if isinstance(paths, (list, tuple)) else [paths]:
+        if path is not None:
+            check_picture_file(path)
+    return paths
+
+
+PictureFiles = Annotated[
+    list[Path],
+    typer.Argument(metavar="PICTURE...", help="the pictures", show_default=False, callback=files_are_there),
+]
 Model = Annotated[
     str,
     typer.Option(help='a timm name such as vit_base_patch16_224, or "demo"', autocompletion=model_names),
@@ -30,6 +43,24 @@ Timm = Annotated[
         help="a keyword of timm's model, such as img_size=384, global_pool=avg or in_chans=1; several times",
     ),
 ]  # fmt: skip
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        help="mean of the colours in [0, 1] that the model was trained with: one number, or R,G,B", show_default=False
+    ),
+]
+Std = Annotated[str | None, typer.Option(help="their standard deviation: one number, or R,G,B", show_default=False)]
+CropPct = Annotated[
+    float | None, typer.Option(help="the part of the resized picture that the crop keeps", show_default=False)
+]
+Interpolation = Annotated[
+    str | None,
+    typer.Option(
+        help=f"how pictures are resized: {', '.join(INTERPOLATIONS)}",
+        autocompletion=one_of(*INTERPOLATIONS),
+        show_default=False,
+    ),
+]
 RandomWeights = Annotated[bool, typer.Option("--random-weights", help="do not load any weights")]
 ClassNames = Annotated[
     Path | None, typer.Option(help="file with the names of the model's classes, one per line", show_default=False)
@@ -38,7 +69,12 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")]
 Dtype = Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16", autocompletion=dtype_names)]
 Out = Annotated[
     Path | None,
-    typer.Option("-o", "--out", help="write a page (.html) or the table (.csv, .parquet, .json)", show_default=False),
+    typer.Option(
+        "-o",
+        "--out",
+        help="write a page (.html), its first figure (.png, .svg, .pdf) or the table (.csv, .parquet, .json)",
+        show_default=False,
+    ),
 ]
 TableOut = Annotated[
     Path | None, typer.Option("-o", "--out", help="write the table (.csv, .parquet, .json)", show_default=False)
@@ -72,6 +108,10 @@ class ModelOptions:
     model: Model = DEMO
     checkpoint: Checkpoint = None
     timm: Timm = None
+    mean: Mean = None
+    std: Std = None
+    crop_pct: CropPct = None
+    interpolation: Interpolation = None
     random_weights: RandomWeights = False
     class_names: ClassNames = None
     device: Device = "cpu"
@@ -84,7 +124,14 @@ class ModelOptions:
             InputError: as `load_model`.
         """
         return load_model(
-            self.model, self.checkpoint, self.random_weights, self.device, self.dtype, self.class_names, self.timm
+            self.model,
+            self.checkpoint,
+            self.random_weights,
+            self.device,
+            self.dtype,
+            self.class_names,
+            self.timm,
+            {"mean": self.mean, "std": self.std, "crop_pct": self.crop_pct, "interpolation": self.interpolation},
         )
 
 

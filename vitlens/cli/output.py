@@ -1,8 +1,5 @@
-"""What a command found, and the four ways to hand it over: a terminal's tables, JSON, a page, a table's file."""
+"""What a command found, and how it is handed over: tables on a terminal, JSON, a page, a figure, a table in a file."""
 
-import io
-import json
-import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,20 +7,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from vitlens.errors import InputError, printable
-from vitlens.files import check_writable, is_stream, write_whole
+from vitlens.errors import printable
+from vitlens.files import is_stream, write_whole
+from vitlens.results.frames import rich_table
+from vitlens.results.writing import (
+    IMAGES,
+    PAGES,
+    TABLES,
+    ending_of,
+    require_kaleido,
+    to_json,
+    write_figure,
+    write_table,
+)
 from vitlens.version import __version__
 
 if TYPE_CHECKING:
     import pandas as pd
+    from plotly.graph_objects import Figure
 
     from vitlens.model.hooked_vit import HookedViT
     from vitlens.pages.page import Section
 
-PAGES, TABLES = (".html", ".htm"), (".csv", ".parquet", ".json")
 #: A page with the figures of more pictures than this would be too heavy to open.
 MOST_ON_PAGE = 12
 #: A table that is piped into a file or another command must not be cut to the width of a terminal.
@@ -35,7 +41,8 @@ class Answer:
     """What a command found.
 
     `rows` is the tidy table, `summary` holds the short ones by name; `shown` is what a terminal gets of them, each under its
-    title, followed by `notes`. The page has `title`, `facts` and `sections`, which are drawn only where it is asked for.
+    title, followed by `notes`. The page has `title`, `facts` and `sections`, an image `figure` alone; they are drawn only
+    for a file.
     """
 
     command: str
@@ -44,6 +51,7 @@ class Answer:
     summary: dict[str, Any]
     shown: "Sequence[tuple[str, pd.DataFrame]]"
     sections: "Callable[[], list[Section]]"
+    figure: "Callable[[], Figure]"
     title: str
     facts: dict[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
@@ -76,15 +84,10 @@ class Answer:
         }
 
 
-def check_out(out: Path | None, endings: Sequence[str] = (*PAGES, *TABLES)) -> None:
+def check_out(out: Path | None, endings: Sequence[str] = (*PAGES, *IMAGES, *TABLES)) -> None:
     """Raises InputError before any work is done, where the file could not be written at its end."""
-    if out is None:
-        return
-    if out.suffix.lower() not in endings:
-        raise InputError(
-            f"--out {out} should end in {', '.join(endings[:-1])} or {endings[-1]}, which says what to write"
-        )
-    check_writable(out)
+    if out is not None and ending_of(out, endings, "--out") in IMAGES:
+        require_kaleido()
 
 
 def hand_over(answer: Answer, out: Path | None, as_json: bool) -> None:
@@ -110,25 +113,12 @@ def _write(answer: Answer, out: Path) -> None:
     if ending in PAGES:
         facts = {**answer.provenance(), **answer.facts}
         write_page(out, answer.title, facts, answer.sections(), warning=answer.warning)
+    elif ending in IMAGES:
+        write_figure(answer.figure(), out)
     elif ending == ".json":
         write_whole(out, to_json(answer.document()).encode())
     else:
         write_table(answer.rows, out)
-
-
-def write_table(table: "pd.DataFrame", out: Path) -> None:
-    """Writes a table as the kind of file that its ending says."""
-    ending = out.suffix.lower()
-    table = table.map(lambda value: printable(value) if isinstance(value, str) else value)
-    if ending == ".json":
-        content = to_json(table).encode()
-    elif ending == ".csv":
-        content = table.to_csv(index=False).encode()
-    else:
-        buffer = io.BytesIO()
-        table.to_parquet(buffer, index=False)
-        content = buffer.getvalue()
-    write_whole(out, content)
 
 
 def hand_over_page(command: str, model: str, out: Path, as_json: bool) -> None:
@@ -141,27 +131,8 @@ def hand_over_page(command: str, model: str, out: Path, as_json: bool) -> None:
         say_written(out)
 
 
-def to_json(document: Any) -> str:
-    """Strict JSON: what is not a finite number is null."""
-    return json.dumps(_plain(document), indent=1, allow_nan=False) + "\n"
-
-
 def print_json(document: Any) -> None:
     sys.stdout.write(to_json(document))
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "to_dict"):
-        return [_plain(row) for row in value.to_dict("records")]
-    if isinstance(value, dict):
-        return {printable(str(name)): _plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return printable(value) if isinstance(value, (str, Path)) else value
 
 
 def terminal() -> Console:
@@ -179,19 +150,3 @@ def say_written(out: Path) -> None:
         Console(stderr=True).print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)
         return
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)")
-
-
-def rich_table(frame: "pd.DataFrame") -> Table:
-    """A data frame for a terminal: numbers to four digits, lists of names in one cell."""
-    table = Table()
-    for name, kind in zip(frame.columns, frame.dtypes, strict=True):
-        table.add_column(Text(str(name)), justify="right" if kind.kind in "iuf" else "left", overflow="fold")
-    for row in frame.itertuples(index=False):
-        table.add_row(*[Text(_cell(value)) for value in row])
-    return table
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return "–" if math.isnan(value) else f"{value:.4g}"
-    return printable(", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value))

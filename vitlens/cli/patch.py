@@ -8,14 +8,27 @@ import typer
 
 from vitlens.cli.given import TOKENS_HELP, read_tokens
 from vitlens.cli.names import DIRECTIONS, METRICS, PATCHING_SITES, PATCHING_TOKENS, REPLACEMENTS, one_of
-from vitlens.cli.options import AgainstClass, Blocks, Json, ModelOptions, ObjectId, Out, WantedClass, with_model
+from vitlens.cli.options import (
+    AgainstClass,
+    Blocks,
+    Json,
+    ModelOptions,
+    ObjectId,
+    Out,
+    WantedClass,
+    files_are_there,
+    with_model,
+)
 from vitlens.cli.output import Answer, check_out, hand_over
 from vitlens.cli.shared import complain, is_watched, require_classes
 from vitlens.errors import InputError, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
+    from vitlens.choose.tokens import TokenSet
     from vitlens.data.masks import Masks
     from vitlens.model.hooked_vit import HookedViT
     from vitlens.pages.page import Section
@@ -37,9 +50,12 @@ class Pair:
 
 @with_model
 def patch(
-    clean: Annotated[Path, typer.Argument(help="the picture whose decision is traced", show_default=False)],
+    clean: Annotated[
+        Path, typer.Argument(help="the picture whose decision is traced", show_default=False, callback=files_are_there)
+    ],
     corrupted: Annotated[
-        Path | None, typer.Argument(help="the picture to compare it with", show_default=False)
+        Path | None,
+        typer.Argument(help="the picture to compare it with", show_default=False, callback=files_are_there),
     ] = None,
     site: Annotated[
         str, typer.Option(help=", ".join(PATCHING_SITES), autocompletion=one_of(*PATCHING_SITES))
@@ -67,14 +83,19 @@ def patch(
         Path | None,
         typer.Option(
             help="the object's mask in the clean picture: black and white, class ids, or an alpha channel",
-            show_default=False,
+            show_default=False, callback=files_are_there,
         ),
+    ] = None,
+    box: Annotated[
+        str | None,
+        typer.Option(help="instead of a mask, the object's patches: ROW,COLUMN,HEIGHT,WIDTH", show_default=False),
     ] = None,
     object_id: ObjectId = None,
     replace_context: Annotated[
         str | None,
         typer.Option(
-            help=f"make the corrupted picture: around the object {', '.join(REPLACEMENTS)} (of CORRUPTED); needs --mask",
+            help=f"make the corrupted picture: around the object {', '.join(REPLACEMENTS)} (of CORRUPTED); needs --mask or "
+            "--box",
             autocompletion=one_of(*REPLACEMENTS), show_default=False,
         ),
     ] = None,
@@ -93,23 +114,22 @@ def patch(
     from vitlens.data.class_names import short_name
     from vitlens.patching.activation import activation_patching
     from vitlens.patching.sweep import InterruptedWarning
-    from vitlens.plots.patching import caution
 
     check_out(out)
+    if mask is not None and box is not None:
+        raise InputError("--mask and --box both say where the object is: choose one of them")
+    object_box = None if box is None else read_tokens(f"box:{box}")
     hooked = model.load()
     require_classes(hooked)
-    pair = _pair(hooked, clean, corrupted, mask, object_id, replace_context)
+    pair = _pair(hooked, clean, corrupted, replace_context, lambda: _mask(hooked, mask, object_id, object_box))
     with warnings.catch_warnings():
         # It says how to go on in Python.
         warnings.simplefilter("ignore", InterruptedWarning)
         result = activation_patching(
             hooked, pair.clean, pair.corrupted, wanted_class, baseline_classes=against_class, metric=metric, sites=site,
-            tokens=_token_sets(hooked, tokens, mask, site), blocks=block or None, heads=head or None, direction=direction,
-            masks=pair.mask, batch_size=batch_size, progress=is_watched(),
+            tokens=_token_sets(hooked, tokens, pair.mask, site), blocks=block or None, heads=head or None,
+            direction=direction, masks=pair.mask, batch_size=batch_size, progress=is_watched(),
         )  # fmt: skip
-    if not result.complete:
-        complain("interrupted")
-        raise typer.Exit(130)
     classes = [
         None if of_each is None else hooked.class_label(int(of_each[0, 0]))
         for of_each in (result.classes, result.baseline_classes)
@@ -137,40 +157,51 @@ def patch(
                 },
                 "top": largest,
             },
-            [(f"{pair.names[0]} against {pair.names[1]}: effect of patching {site}", _shown(result, largest))],
+            [
+                (
+                    f"{pair.names[0]} against {pair.names[1]}: {_quantity(result)} of patching {site}",
+                    _shown(result, largest),
+                )
+            ],
             lambda: _sections(hooked, pair, result),
+            result.plot,
             f"What brings “{short_name(str(classes[0]))}” back: {pair.names[0]} against {pair.names[1]}",
             facts=facts,
-            notes=[_meaning(result, metric, classes), *filter(None, [caution(result)])],
+            notes=[_meaning(result, metric, classes), *filter(None, [result.caution()])],
             settings=result.settings,
             hooked=hooked,
         ),
         out,
         as_json,
     )
+    if not result.complete:
+        reached = 1 - result.patched.isnan().double().mean().item()
+        complain(f"interrupted: {reached:.0%} of the cells were reached, the others are empty")
+        raise typer.Exit(130)
 
 
 def _pair(
     model: "HookedViT",
     clean: Path,
     corrupted: Path | None,
-    mask: Path | None,
-    object_id: int | None,
     replacement: str | None,
+    read_object: "Callable[[], Masks | None]",
 ) -> Pair:
     from vitlens.data.counterfactuals import replace_context
 
     images = model.to_images(clean)
     other = None if corrupted is None else model.to_images(corrupted)
-    inside = None if mask is None else model.read_masks(mask, object_id=object_id)
+    inside = read_object()
     if replacement is None:
         if other is None:
             raise InputError(
-                "say what the clean picture is compared with: a second picture, or --replace-context HOW --mask FILE"
+                "say what the clean picture is compared with: a second picture, or --replace-context HOW with --mask FILE"
             )
         return Pair(images, other, (printable(clean.name), printable(Path(str(corrupted)).name)), inside)
     if inside is None:
-        raise InputError("--replace-context keeps the object and changes the rest: say where it is with --mask FILE")
+        raise InputError(
+            "--replace-context keeps the object and changes the rest: say where it is with --mask FILE or --box"
+        )
     if replacement == "other" and other is None:
         raise InputError("--replace-context other takes the context of a second picture: name it behind the clean one")
     if replacement != "other" and other is not None:
@@ -185,7 +216,24 @@ def _pair(
     return Pair(images, made, (clean.name, f"{clean.name} ({around})"), inside)
 
 
-def _token_sets(model: "HookedViT", tokens: list[str] | None, mask: Path | None, site: str) -> Any:
+def _mask(model: "HookedViT", file: Path | None, object_id: int | None, box: "TokenSet | None") -> "Masks | None":
+    """Where the object is, from a file or as a box of patches."""
+    import torch
+
+    from vitlens.choose.tokens import select_tokens
+    from vitlens.data.masks import Masks
+
+    if file is not None:
+        return model.read_masks(file, object_id=object_id)
+    if box is None:
+        return None
+    cut = model.patch_grid()
+    patches = select_tokens(model, box, 1)[:, model.cfg.n_prefix_tokens :].unflatten(1, cut.grid)
+    inside = cut.pixels_of(patches, *model.cfg.image_size)
+    return Masks(inside, torch.zeros_like(inside))
+
+
+def _token_sets(model: "HookedViT", tokens: list[str] | None, mask: "Masks | None", site: str) -> Any:
     from vitlens.choose.sites import find_site
 
     if tokens:
@@ -193,7 +241,9 @@ def _token_sets(model: "HookedViT", tokens: list[str] | None, mask: Path | None,
         if "each" in sets and len(sets) > 1:
             raise InputError("--tokens each patches every token by itself: leave the other token sets out")
         if mask is None and {"object", "context"} & set(sets):
-            raise InputError("the token sets object and context need --mask FILE, which says where the object is")
+            raise InputError(
+                "the token sets object and context need --mask FILE or --box, which say where the object is"
+            )
         return "each" if "each" in sets else sets
     if mask is None or find_site(model, site).unit is not None:
         return None
@@ -201,37 +251,50 @@ def _token_sets(model: "HookedViT", tokens: list[str] | None, mask: Path | None,
 
 
 def _largest(result: "Patching", top: int) -> list[dict[str, Any]]:
-    """The cells of the largest effects, by magnitude, as rows of the axes and the effect."""
+    """The cells of the largest effects, by magnitude: rows of the axes, the effect, and the shift in units of the metric."""
     import torch
 
     axes = {name: labels for name, labels in result.axes.items() if name != "image"}
-    effect = result.effect()
-    order = effect.flatten().abs().argsort(descending=True, stable=True)[:top]
+    effect, shift = result.effect(), result.shift().mean(dim=-1)
+    # Cells that an interrupted sweep did not reach come last, and are left out.
+    order = effect.flatten().abs().nan_to_num(-1).argsort(descending=True, stable=True)
+    order = order[~effect.flatten()[order].isnan()][:top]
     places = torch.stack(torch.unravel_index(order, effect.shape), dim=1).tolist()
     return [
         {
             **{name: labels[i] for (name, labels), i in zip(axes.items(), place, strict=True)},
             "effect": effect[tuple(place)].item(),
+            "shift": shift[tuple(place)].item(),
         }
         for place in places
     ]
+
+
+def _quantity(result: "Patching") -> str:
+    """What a terminal gets: effects; where these are no shares of the difference between the runs, shifts of the metric."""
+    return "effect" if result.ill_conditioned() is None else "shift"
 
 
 def _shown(result: "Patching", largest: list[dict[str, Any]]) -> Any:
     """Block × token set, head or neuron where that is small, else the largest cells."""
     import pandas as pd
 
+    quantity = _quantity(result)
     columns = [name for name in result.axes if name not in ("block", "image")]
     if len(columns) == 1 and len(result.axes[columns[0]]) <= MOST_COLUMNS:
         labels = [str(label) for label in result.axes[columns[0]]]
-        rows = zip(result.axes["block"], result.effect().tolist(), strict=True)
+        values = result.effect() if quantity == "effect" else result.shift().mean(dim=-1)
+        rows = zip(result.axes["block"], values.tolist(), strict=True)
         return pd.DataFrame(
             [
-                {"block": block, **{name: f"{x:+.3f}" for name, x in zip(labels, row, strict=True)}}
+                {"block": block, **{name: "–" if x != x else f"{x:+.3f}" for name, x in zip(labels, row, strict=True)}}
                 for block, row in rows
             ]
         )
-    return pd.DataFrame([{**row, "effect": f"{row['effect']:+.4f}"} for row in largest])
+    places = [name for name in result.axes if name != "image"]
+    return pd.DataFrame(
+        [{**{name: row[name] for name in places}, quantity: f"{row[quantity]:+.4f}"} for row in largest]
+    )
 
 
 def _meaning(result: "Patching", metric: str, classes: list[str | None]) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vitlens.cli.options import Json, ModelOptions, WantedClass, with_model
+from vitlens.cli.options import Json, ModelOptions, WantedClass, files_are_there, with_model
 from vitlens.cli.output import hand_over_page
 from vitlens.cli.shared import is_watched
 from vitlens.files import check_writable
@@ -13,14 +13,18 @@ from vitlens.files import check_writable
 
 @with_model
 def report(
-    picture: Annotated[Path, typer.Argument(help="the picture to explain", show_default=False)],
+    picture: Annotated[
+        Path, typer.Argument(help="the picture to explain", show_default=False, callback=files_are_there)
+    ],
     wanted_class: WantedClass = None,
     head: Annotated[
         str | None, typer.Option(help="head to show large, as L9H3 [default: the one that writes most]")
     ] = None,
     against: Annotated[
         Path | None,
-        typer.Option(help="a second picture: patch this picture's activations into the run on it"),
+        typer.Option(
+            help="a second picture: patch this picture's activations into the run on it", callback=files_are_there
+        ),
     ] = None,
     *,
     model: ModelOptions,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from vitlens.cli.names import EXPERIMENTS, one_of
 from vitlens.cli.options import Device, Json, ModelOptions, ObjectId, set_parameters
 from vitlens.cli.output import print_json, say, terminal
 from vitlens.cli.shared import check_device, check_dtype, complain, flag, in_options
@@ -19,7 +20,13 @@ EVERYWHERE: dict[str, Any] = {item.name: item.type for item in fields(ModelOptio
 def reproduce(
     device: Device = "cpu",
     workers: Annotated[int, typer.Option(min=1, help="threads that decode pictures")] = 4,
-    experiment: Annotated[list[str] | None, typer.Option(help="only these experiments; several times")] = None,
+    experiment: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"only these experiments: {', '.join(EXPERIMENTS)}; several times",
+            autocompletion=one_of(*EXPERIMENTS), show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path,
         typer.Option(
@@ -29,7 +36,7 @@ def reproduce(
     ] = Path("out/study"),
     as_json: Json = False,
     **given: Any,
-) -> None:
+) -> None:  # fmt: skip
     """Run the paper's experiments over a data set, in one pass: tables, figures, a page.
 
     The same command goes on where it was stopped; under torchrun several processes share the pictures.

@@ -4,7 +4,7 @@ import ast
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,11 +46,13 @@ def load_model(
     dtype: str = "float32",
     class_names: Path | None = None,
     timm: Sequence[str] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
 ) -> "HookedViT":
     """The model that the common options mean.
 
     Args:
         timm: timm's keywords, each as `read_keywords` reads it.
+        preprocessing: mean, std, crop_pct and interpolation, where they are not timm's; numbers of channels as text.
 
     Raises:
         InputError: as `HookedViT.from_timm`; a device or precision that cannot be used; not one name for each class.
@@ -65,12 +67,18 @@ def load_model(
     check_device(device)
     precision = getattr(torch, dtype)
     keywords = read_keywords(timm)
+    prepared = {key: value for key, value in (preprocessing or {}).items() if value is not None}
+    prepared |= {key: _numbers(prepared[key], flag(key)) for key in ("mean", "std") if key in prepared}
     check_one_source(checkpoint, random_weights)
     if name == DEMO:
         if checkpoint is not None or random_weights:
             raise InputError("the demo model comes with its weights: --checkpoint needs --model with a timm name")
         if keywords:
             raise InputError("the demo model is as it is: --timm needs --model with a timm name")
+        if prepared:
+            raise InputError(
+                f"the demo model comes with its preprocessing: {flag(next(iter(prepared)))} needs --model with a timm name"
+            )
         hooked = load_demo_model().to(device).to(precision)
     else:
         # The same command has the same random weights every time.
@@ -82,6 +90,7 @@ def load_model(
                 checkpoint_path=checkpoint,
                 device=device,
                 dtype=precision,
+                **prepared,
                 **keywords,
             )
     if class_names is not None:
@@ -114,6 +123,14 @@ def check_one_source(checkpoint: Path | None, random_weights: bool) -> None:
     """Raises InputError where weights are given and none are wanted."""
     if checkpoint is not None and random_weights:
         raise InputError("--checkpoint gives weights and --random-weights asks for none: choose one of them")
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    """Numbers of channels, written 0.5 or 0.485,0.456,0.406."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} is a number, or numbers such as 0.485,0.456,0.406, not {text!r}") from None
 
 
 def _literal(value: str) -> Any:

@@ -3,4 +3,4 @@ from .masks import Masks as Masks
 from .patches import PatchGrid as PatchGrid
 from .picture_sets import PictureSet as PictureSet
 from .picture_sets import open_pictures as open_pictures
-from .pictures import Preprocessing as Preprocessing
+from .preprocessing import Preprocessing as Preprocessing

@@ -16,7 +16,8 @@ from vitlens.data.imagenet_s import VOID_NUMBER
 from vitlens.data.masks import Labels, Masks, preprocessed, read_mask
 from vitlens.data.patches import REDUCTIONS, PatchGrid, as_patch_grid, object_and_context
 from vitlens.data.picture_sets import PictureRow
-from vitlens.data.pictures import Preprocessing, load_picture
+from vitlens.data.pictures import load_picture
+from vitlens.data.preprocessing import Preprocessing
 from vitlens.errors import InputError, printable
 
 

@@ -27,7 +27,8 @@ from jaxtyping import Bool
 from PIL import Image
 from torch import Tensor
 
-from vitlens.data.pictures import Preprocessing, as_list, is_wide, load_picture
+from vitlens.data.pictures import as_list, is_wide, load_picture
+from vitlens.data.preprocessing import Preprocessing
 from vitlens.errors import InputError
 
 # Whatever is taken as masks=: read already, a tensor or array at the pictures' size, files and PIL pictures to preprocess.

@@ -45,6 +45,11 @@ class PictureSet:
     per_class: int | None = None
     first: int | None = None
 
+    def rows(self, places: Sequence[int]) -> list[PictureRow] | None:
+        """The rows at these places, and no others are read; None of a stream, which has no places."""
+        table = self.table
+        return [self.to_row(table[i], i) for i in places] if isinstance(table, Dataset) else None
+
     def chunks(self, size: int, rank: int = 0, world_size: int = 1) -> Iterator[tuple[int, list[PictureRow]]]:
         """The rows by chunks of `size`, with the number of each: those of one process out of `world_size`.
 
@@ -56,8 +61,7 @@ class PictureSet:
             plan: Any = Dataset.from_dict({"chunk": list(range(-(-len(table) // size)))})
             for entry in split_dataset_by_node(plan, rank, world_size):
                 first = entry["chunk"] * size
-                places = range(first, min(first + size, len(table)))
-                yield entry["chunk"], [self.to_row(table[i], i) for i in places]
+                yield entry["chunk"], self.rows(range(first, min(first + size, len(table)))) or []
             return
         plan = IterableDataset.from_generator(self._stream, gen_kwargs={"size": size})
         for entry in split_dataset_by_node(plan, rank, world_size):

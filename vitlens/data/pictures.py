@@ -1,22 +1,16 @@
-"""Pictures in, tensors out: reading files and arrays, and the preprocessing that a model was trained with."""
+"""Reads picture files and arrays, and turns them as their EXIF tag says."""
 
 import io
-import os
-import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, UInt8
 from PIL import ExifTags, Image, ImageOps
-from timm.data import create_transform
-from timm.data.transforms import CenterCropOrPad, ResizeKeepRatio
 from torch import Tensor
-from torchvision import transforms
 
 from vitlens.errors import InputError
+from vitlens.files import check_picture_file
 
 Picture = str | Path | Image.Image | np.ndarray
 # Whatever an analysis accepts as pictures: a preprocessed tensor, or files, PIL images and arrays to preprocess.
@@ -24,14 +18,6 @@ Pictures = Tensor | Picture | Sequence[Picture]
 
 #: How the names of files end that are looked for in folders.
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
-#: What is no regular file, by what `stat` says.
-OTHER_FILES = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
 
 
 def open_picture(picture: Picture, n_channels: int = 3) -> Image.Image:
@@ -79,7 +65,7 @@ def load_picture(picture: object, expected: str = "a picture is a path or a PIL 
     if not isinstance(picture, (str, Path, bytes, Image.Image)):
         raise InputError(f"{expected}, not {type(picture).__name__}")
     if isinstance(picture, (str, Path)):
-        _check_regular(picture)
+        check_picture_file(picture)
     try:
         if isinstance(picture, Image.Image):
             image = picture
@@ -95,18 +81,6 @@ def load_picture(picture: object, expected: str = "a picture is a path or a PIL 
         # Pillow's decoders raise whatever they come across: OSError, SyntaxError, struct.error, ValueError, MemoryError …
         kind = "cannot be read" if isinstance(picture, Image.Image) else "is not a picture that Pillow can read"
         raise InputError(f"{_name(picture)} {kind} ({_why(error)})") from None
-
-
-def _check_regular(path: str | Path) -> None:
-    try:
-        mode = os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"there is no file {path}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not a picture that Pillow can read ({_why(error)})") from None
-    if not stat.S_ISREG(mode):
-        kind = OTHER_FILES.get(stat.S_IFMT(mode), "no regular file")
-        raise InputError(f"{path} is not a picture that Pillow can read (it is {kind})")
 
 
 def orientation(image: Image.Image) -> int:
@@ -159,56 +133,6 @@ def _from_array(array: np.ndarray) -> Image.Image:
     elif array.dtype != np.uint8:
         raise InputError(f"a picture array is uint8 or float, not {array.dtype}")
     return Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 and array.ndim == 3 else array)
-
-
-class Preprocessing:
-    """The evaluation transform of timm's data configuration, for pictures and, geometry only, for their masks."""
-
-    def __init__(self, data_config: dict[str, Any]) -> None:
-        self.data_config = data_config
-        self.transform = create_transform(**data_config, is_training=False)
-        n_channels = data_config["input_size"][0]
-        self.mean = torch.tensor(data_config["mean"]).expand(n_channels)
-        self.std = torch.tensor(data_config["std"]).expand(n_channels)
-
-    def image(self, source: Picture) -> Float[Tensor, "channels height width"]:
-        return self.transform(open_picture(source, self.data_config["input_size"][0]))
-
-    def mask(self, values: np.ndarray) -> UInt8[Tensor, "image_height image_width"]:
-        """Numbers of a picture's pixels [height, width], through its resizing and cropping by nearest neighbour; 0 where
-        pixels are added around it.
-
-        Raises:
-            InputError: another shape; a transform whose geometry is not known.
-        """
-        if values.ndim != 2 or values.size == 0:
-            raise InputError(f"a mask has the shape [height, width], this one {values.shape}")
-        image = Image.fromarray(values.astype(np.uint8))
-        for step in self.transform.transforms:
-            if isinstance(step, transforms.Resize):
-                image = transforms.Resize(step.size, transforms.InterpolationMode.NEAREST)(image)
-            elif isinstance(step, ResizeKeepRatio):
-                image = ResizeKeepRatio(step.size, step.longest, "nearest")(image)
-            elif isinstance(step, transforms.CenterCrop):
-                image = step(image)
-            elif isinstance(step, CenterCropOrPad):
-                # Without its fill: what is added around a picture is outside of its mask.
-                image = CenterCropOrPad(step.size)(image)
-            elif type(step).__name__ in ("ToTensor", "MaybeToTensor", "MaybePILToTensor"):
-                return torch.from_numpy(np.array(image))
-            else:
-                raise InputError(
-                    f"masks cannot follow the transform step {type(step).__name__}: "
-                    "pass masks as a bool tensor [batch, height, width] of the model's image size"
-                )
-        raise AssertionError("the transform has no ToTensor step")
-
-    def undo(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch height width 3"]:
-        """What the model sees, back in [0, 1] and channels last, to be shown."""
-        mean, std = (x.to(images)[:, None, None] for x in (self.mean, self.std))
-        pixels = (images * std + mean).clamp(0, 1)
-        shown = pixels if pixels.shape[1] == 3 else pixels[:, :1].expand(-1, 3, -1, -1)
-        return shown.permute(0, 2, 3, 1)
 
 
 def as_list(pictures: Any, what: str = "pictures") -> list[Any]:

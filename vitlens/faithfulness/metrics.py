@@ -25,6 +25,7 @@ from vitlens.faithfulness.maps import MapScorer
 from vitlens.faithfulness.perturbation import area
 from vitlens.faithfulness.randomisation import randomisation
 from vitlens.faithfulness.subsets import infidelity, saco, sensitivity_n
+from vitlens.results.frames import Frame
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,7 @@ def find_metrics(
 
 def faithfulness_metrics() -> pd.DataFrame:
     """All metrics: which way is better, whether they need masks, and their protocol."""
-    return pd.DataFrame(
+    return Frame(
         {"better": metric.arrow, "needs_masks": metric.needs_masks, "definition": metric.definition}
         for metric in METRICS.values()
     ).set_index(pd.Index(list(METRICS), name="metric"))

@@ -100,7 +100,7 @@ def perturbation_test(
         InputError: an importance of another shape, with NaN, or the same for all patches, which puts them in no order; an
             unknown perturbation; several classes a picture; a single output; no pictures; logits that are not finite.
 
-    Source: Vilas, Schaumlöffel & Roig 2023, section 6; METHODS.md D3.
+    Source: Vilas, Schaumlöffel & Roig 2023, section 6; Methods D3.
     """
     model.require_choice("whether the class is still predicted")
     pictures = model.as_images(images)

@@ -11,7 +11,7 @@ from vitlens.arguments import checked
 from vitlens.errors import InputError, nearest
 from vitlens.faithfulness.metrics import CURVES, METRICS
 from vitlens.results.result import Result
-from vitlens.statistics import bootstrap
+from vitlens.statistics import bootstrap, with_interval
 
 
 @dataclass(frozen=True, repr=False)
@@ -93,10 +93,7 @@ class Faithfulness(Result):
         """The summary as text, and below it what each metric is."""
         numbers = self.summary(level=level)
         cells = {
-            METRICS[metric].title: [
-                "–" if np.isnan(mean) else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
-                for mean, low, high in numbers[metric].to_numpy()
-            ]
+            METRICS[metric].title: [with_interval(mean, low, high) for mean, low, high in numbers[metric].to_numpy()]
             for metric in self.axes["metric"]
         }
         shown = pd.DataFrame(cells, index=numbers.index).rename_axis(None)

@@ -22,7 +22,7 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.result import Result
-from vitlens.statistics import bootstrap_weights
+from vitlens.statistics import bootstrap_weights, with_interval
 
 #: Pixels of the object above the threshold, beside it above, of the object below, beside it below.
 COUNTS = ("true_positive", "false_positive", "false_negative", "true_negative")
@@ -51,6 +51,8 @@ class Segmentation(Result):
         for values in self.values.double().cpu().numpy():
             value = _measures(values, np.ones((1, n_images)))[0]
             low, high = np.nanquantile(_measures(values, drawn), [(1 - level) / 2, (1 + level) / 2], axis=0)
+            if n_images == 1:
+                low = high = np.full_like(value, np.nan)
             rows.append(np.stack([value, low, high], axis=1).flatten())
         columns = pd.MultiIndex.from_product([MEASURES, ["mean", "low", "high"]], names=["metric", ""])
         return pd.DataFrame(rows, index=pd.Index(self.axes["method"], name="method"), columns=columns)
@@ -58,10 +60,7 @@ class Segmentation(Result):
     def sentence(self, level: float = 0.95) -> str:
         """The summary as text, and below it the protocol."""
         table = self.summary(level=level)
-        cells = {
-            f"{name} ↑": [f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, low, high in table[name].to_numpy()]
-            for name in MEASURES
-        }
+        cells = {f"{name} ↑": [with_interval(*numbers) for numbers in table[name].to_numpy()] for name in MEASURES}
         shown = pd.DataFrame(cells, index=table.index).rename_axis(None)
         n = len(self.axes["image"])
         return f"{self.settings['model']}, {n} pictures [{level:.0%} interval]\n\n{shown.to_string()}\n\n{DEFINITION}"

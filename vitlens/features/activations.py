@@ -17,7 +17,7 @@ from torch import Tensor
 from vitlens.arguments import checked
 from vitlens.choose.tokens import TokenSet
 from vitlens.errors import InputError
-from vitlens.features.places import HookPlace, chosen_rows, place_of, read_places
+from vitlens.features.places import HookPlace, chosen_rows, place_of, read_places, tokens_in_words
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import HookName
 from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
@@ -37,12 +37,17 @@ class ActivationStream:
         model: HookedViT,
         pictures: PictureBatches,
         place: HookPlace,
-        tokens: TokenSet | None,
+        tokens: TokenSet,
         join_heads: bool,
         progress: bool | None,
     ) -> None:
         self.model, self.pictures, self.place = model, pictures, place
         self.tokens, self.join_heads, self.progress = tokens, join_heads, progress
+
+    def __repr__(self) -> str:
+        n = self.pictures.n_pictures
+        pictures = "" if n is None else f", pictures: {n:,}"
+        return f"ActivationStream({self.hook}, tokens: {tokens_in_words(self.tokens)}{pictures})"
 
     @property
     def hook(self) -> str:
@@ -129,7 +134,7 @@ def stream_activations(
     images: PictureSource,
     *,
     hook: HookName,
-    tokens: TokenSet | None = "patches",
+    tokens: TokenSet = "all",
     join_heads: bool = True,
     batch_size: int | None = None,
     progress: bool | None = None,
@@ -143,8 +148,9 @@ def stream_activations(
         images: a tensor or pictures; a picture set (`open_pictures`); batches (a list or DataLoader of tensors, or of
             tuples that begin with pictures), or a function that starts them. An iterator can be gone through once.
         hook: a full name, a shorthand or a key: "blocks.5.hook_resid_post", "resid_post5", ("resid_post", 5).
-        tokens: which of each picture's tokens, see `select_tokens`: "patches", "all", "class", "registers", a patch or
-            box, indices. Of no matter where the hook point has no tokens; those rows have token −1.
+        tokens: which of each picture's tokens, see `select_tokens`: "all", as by default in `evaluate_sae` and `with_sae`;
+            "patches", "class", "registers", a patch or box, indices. A hook point without tokens gives one row for each
+            picture, of token −1.
         join_heads: one row for all heads of a token; False: one row for each.
         batch_size: the most pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.

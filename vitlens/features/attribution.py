@@ -74,7 +74,7 @@ def feature_attribution(
     method: str = "gradient",
     n_steps: int = 10,
     hook_out: HookName | None = None,
-    tokens: TokenSet | None = None,
+    tokens: TokenSet = "all",
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> FeatureAttribution:
@@ -94,7 +94,7 @@ def feature_attribution(
         method: "gradient", "integrated" (midpoint rule with `n_steps` points) or "direct" (hook points that write to the
             stream).
         hook_out: what a transcoder predicts, see `with_sae`; its features are those of the prediction.
-        tokens: the tokens whose features count, see `select_tokens`; None for all.
+        tokens: the tokens whose features count, see `select_tokens`; all by default.
         batch_size: pictures of a forward and backward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
 
@@ -104,7 +104,7 @@ def feature_attribution(
     Raises:
         InputError: an unknown method or class; a dictionary of another width; "direct" where there is no direct path.
 
-    Source: Marks et al. 2024 (Sparse Feature Circuits), equations 2 and 4; METHODS.md for the frozen readout.
+    Source: Marks et al. 2024 (Sparse Feature Circuits), equations 2 and 4; Methods for the frozen readout.
     """
     if method not in FEATURE_METHODS:
         raise InputError(f"no method is called {method!r}; the nearest names are {nearest(method, FEATURE_METHODS)}")
@@ -156,7 +156,7 @@ class _Attributor:
         sae: SparseAutoencoder,
         source: HookPlace,
         target: HookPlace,
-        tokens: TokenSet | None,
+        tokens: TokenSet,
         images: Float[Tensor, "image channels height width"],
         classes: ClassSelection | None,
     ) -> None:

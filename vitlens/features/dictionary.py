@@ -1,5 +1,6 @@
 """Dictionaries of features: sparse autoencoders and transcoders, whoever trained them."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -114,6 +115,17 @@ class SparseAutoencoder(FiniteWeights):
         from vitlens.features.from_sklearn import FittedDictionary
 
         return FittedDictionary(estimator, hook)
+
+    @checked
+    def save(self, path: str | Path) -> None:
+        """Writes a folder in SAELens' format (cfg.json, sae_weights.safetensors), which `load_sae` reads again.
+
+        Raises:
+            InputError: SAELens has no such dictionary (a linear one, or one of scikit-learn); the folder cannot be written.
+        """
+        from vitlens.features.saving import save_saelens
+
+        save_saelens(self, path)
 
     @property
     def d_in(self) -> int:

@@ -14,7 +14,7 @@ from vitlens.choose.classes import read_labels
 from vitlens.choose.tokens import TokenSet
 from vitlens.errors import InputError
 from vitlens.features.dictionary import SparseAutoencoder
-from vitlens.features.places import HookPlace, chosen_rows, read_places, split_rows, suffix_of
+from vitlens.features.places import HookPlace, chosen_rows, read_places, split_rows, suffix_of, tokens_in_words
 from vitlens.features.splice import SplicedDictionary, ends, paired_rows
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import HookName, Hooks
@@ -23,6 +23,8 @@ from vitlens.model.runs.picture_batches import ImageBatch, PictureBatches, Pictu
 from vitlens.results.result import Result
 
 EVALUATED_RUNS = ("clean", "sae", "zero", "mean")
+#: The measures that a printout names; the others are in the table.
+PRINTED = ("explained_variance", "l0", "dead_share", "kl_sae", "agreement_sae", "loss_recovered_mean")
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,6 +45,10 @@ class DictionaryEvaluation(Result):
         if measure not in self.axes["measure"]:
             raise InputError(f"this evaluation has {', '.join(self.axes['measure'])}, not {measure!r}")
         return float(self.values[self.axes["measure"].index(measure)])
+
+    def __repr__(self) -> str:
+        found = [f"{name} {self[name]:.3g}" for name in PRINTED if name in self.axes["measure"]]
+        return f"DictionaryEvaluation({self.settings['hook']}, tokens: {self.settings['tokens']}; {', '.join(found)})"
 
 
 @dataclass
@@ -94,7 +100,7 @@ def evaluate_sae(
     hook: HookName | None = None,
     labels: Tensor | None = None,
     hook_out: HookName | None = None,
-    tokens: TokenSet | None = None,
+    tokens: TokenSet = "all",
     downstream: bool = True,
     batch_size: int | None = None,
     progress: bool | None = None,
@@ -110,7 +116,8 @@ def evaluate_sae(
         hook: where it reads; None for the hook point it was trained on.
         labels: the class of each picture, in order; by default those that come with the pictures, if any do.
         hook_out: what a transcoder predicts, see `with_sae`; its reconstruction is compared with that.
-        tokens: which tokens are reconstructed, see `select_tokens`; None for all.
+        tokens: which tokens are reconstructed, see `select_tokens`; all by default, as in `stream_activations`: pass the
+            tokens that the dictionary was trained on.
         downstream: also run the model with the dictionary in place; left out where the model has no classifier.
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
@@ -150,7 +157,13 @@ def evaluate_sae(
         torch.tensor(list(measures.values()), dtype=torch.float64),
         {"measure": list(measures)},
         "value",
-        settings={"model": model.cfg.model_name, "hook": source.name, "dictionary": sae.source, "rows": sums.n_rows},
+        settings={
+            "model": model.cfg.model_name,
+            "hook": source.name,
+            "dictionary": sae.source,
+            "tokens": tokens_in_words(tokens),
+            "rows": sums.n_rows,
+        },
         density=sums.fired / sums.n_rows,
         mean_activation=sums.total / sums.n_rows,
     )

@@ -1,6 +1,5 @@
 """Overcomplete's checkpoints: the state_dict of one of its sparse autoencoders."""
 
-import pickle
 from pathlib import Path
 
 import torch
@@ -10,9 +9,12 @@ from vitlens.errors import InputError
 from vitlens.features.dictionary import SparseAutoencoder, complete_weights
 from vitlens.features.nonlinearities import nonlinearity
 from vitlens.features.saelens import read_safetensors
+from vitlens.model.checkpoints.files import READ_ERRORS
 from vitlens.model.weights.checks import check_weights
 
 DICTIONARY_NORMS = ("l2", "max_l2", "l1", "max_l1", "identity")
+#: How far from 1 the lengths of atoms are by rounding, and at most after a step of training.
+ROUNDING, AFTER_A_STEP = 1e-5, 1e-2
 HOW_TO_SAVE_SAE = "torch.save(sae.eval().state_dict(), path)"
 LINEAR = ("encoder.final_block.0.weight", "encoder.final_block.0.bias")
 UNTIED = ("encoder.weight", "encoder.bias")
@@ -79,16 +81,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path} is empty: save a state_dict with {HOW_TO_SAVE_SAE}")
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        OSError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        LookupError,
-        AttributeError,
-        TypeError,
-    ):
+    except READ_ERRORS:
         raise InputError(
             f"{path} holds more than tensors (a pickled module, perhaps), and loading it could run anything: load it in "
             f"Overcomplete and save its weights with {HOW_TO_SAVE_SAE}"
@@ -117,14 +110,16 @@ def _dictionary(left: dict[str, Tensor], path: Path, norm: str | None) -> Tensor
 
 def _normed(rows: Tensor, norm: str | None, path: Path) -> Tensor:
     if norm is None:
-        lengths = rows.norm(dim=-1)
-        if not torch.allclose(lengths, torch.ones_like(lengths), atol=1e-3):
+        lengths = rows.norm(dim=-1, keepdim=True)
+        off = float((lengths - 1).abs().max())
+        if off > AFTER_A_STEP:
             raise InputError(
                 f"the atoms in {path} have lengths of {float(lengths.min()):.3g} to {float(lengths.max()):.3g}, not 1: say "
                 f'how the dictionary is normalised, dictionary_norm="identity" for not at all '
                 f"({', '.join(DICTIONARY_NORMS)})"
             )
-        return rows
+        # Overcomplete normalises before each forward, so a step of training leaves atoms that are nearly of length 1.
+        return rows if off < ROUNDING else rows / lengths
     if norm not in DICTIONARY_NORMS:
         raise InputError(f"dictionary_norm is one of {', '.join(DICTIONARY_NORMS)}, not {norm!r}")
     if norm == "identity":

@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.choose.tokens import TokenSet, select_tokens
+from vitlens.arguments import short
+from vitlens.choose.tokens import Box, TokenSet, select_tokens
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import NO_TOKENS, HookName, Hooks, Reader, block_and_site, resolve_names
@@ -106,14 +107,14 @@ def wrong_width(width: int, found: int, name: str, heads: Sequence[int] | None =
 
 
 def chosen_rows(
-    model: HookedViT, place: HookPlace, tokens: TokenSet | None, n_rows: int, grid: tuple[int, int] | None = None
+    model: HookedViT, place: HookPlace, tokens: TokenSet, n_rows: int, grid: tuple[int, int] | None = None
 ) -> Int[Tensor, "row"]:
-    """Which of the rows of a picture belong to the tokens named: the same for every picture; None means all.
+    """Which of a picture's rows belong to these tokens: the same rows for every picture.
 
     Raises:
         InputError: an unknown set, one that differs between pictures, or that is empty at this hook point.
     """
-    if tokens is None or not place.has_tokens:
+    if not place.has_tokens or (isinstance(tokens, str) and tokens == "all"):
         return torch.arange(n_rows)
     if grid is None:
         n_patches = place.first_token + n_rows - model.cfg.n_prefix_tokens
@@ -124,12 +125,18 @@ def chosen_rows(
     ids = place.ids(n_rows)
     if int(ids.max()) >= len(inside):
         raise InputError(
-            f"{place.name} has {n_rows} rows a picture, which are not its {len(inside)} tokens: pass tokens=None"
+            f"{place.name} has {n_rows} rows for each picture, and not one for each of its {len(inside)} tokens: pass "
+            'tokens="all"'
         )
     found = inside[ids].nonzero()[:, 0]
     if not len(found):
         raise InputError(f"{place.name} holds none of the tokens {tokens!r}")
     return found
+
+
+def tokens_in_words(tokens: TokenSet) -> str:
+    """What a printout calls the tokens."""
+    return str(tokens) if isinstance(tokens, (str, Box)) else short(tokens)
 
 
 def read_places(

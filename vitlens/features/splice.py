@@ -33,7 +33,7 @@ class SplicedDictionary:
         sae: SparseAutoencoder,
         source: HookPlace,
         target: HookPlace,
-        tokens: TokenSet | None,
+        tokens: TokenSet,
         error_term: bool,
         edit: Edit | None,
         record: bool,
@@ -95,7 +95,7 @@ def with_sae(
     *,
     hook_out: HookName | None = None,
     error_term: bool = False,
-    tokens: TokenSet | None = None,
+    tokens: TokenSet = "all",
     edit: Edit | None = None,
     record: bool = False,
 ) -> Iterator[SplicedDictionary]:
@@ -109,7 +109,7 @@ def with_sae(
         hook_out: what a transcoder predicts; by default what it was trained on, else its block's `hook_mlp_out`.
         error_term: add x − x̂ of the unedited run, as a constant: without an edit the output does not change at all, and
             with one only what the edit does. Gradients go through the features.
-        tokens: only these tokens' activations, see `select_tokens`; None for all.
+        tokens: only these tokens' activations, see `select_tokens`; all by default.
         edit: from features to features, [image, token, feature].
         record: keep features and error of the last run in the handle.
 
@@ -174,7 +174,7 @@ def paired_rows(
     source: HookPlace,
     target: HookPlace,
     found: Mapping[str, Tensor],
-    tokens: TokenSet | None,
+    tokens: TokenSet,
     grid: tuple[int, int],
 ) -> tuple[Float[Tensor, "image token *heads d_in"], Float[Tensor, "image token *heads d_out"], Int[Tensor, "token"]]:
     """What the dictionary reads, what it shall give, and the tokens, out of rows that `read_places` found."""

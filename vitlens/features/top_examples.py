@@ -1,7 +1,6 @@
 """Where a dictionary's features are strongest: the top patches of each, over any number of pictures."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -52,10 +51,13 @@ class TopPatches(Result):
             InputError: the result does not keep it.
         """
         if self.pixels is None or image not in self.kept:
-            raise InputError(
-                f"picture {image} is not among the {len(self.kept)} that the result keeps: pass pixels_of=, a function from "
-                "the number of a picture to its colours"
+            why = (
+                f"picture {image} is not among the {len(self.kept)} that the result keeps"
+                if self.kept
+                else "this result keeps no pictures, as its source cannot be asked for one again (a data loader, a function "
+                "or a stream)"
             )
+            raise InputError(f"{why}: pass pixels_of=, a function from the number of a picture to its colours")
         return self.pixels[self.kept.index(image)]
 
     @checked
@@ -146,7 +148,7 @@ def top_patches(
     features: int | Sequence[int] | None = None,
     k: int = 9,
     hook_out: HookName | None = None,
-    tokens: TokenSet | None = "patches",
+    tokens: TokenSet = "patches",
     n_features: int = 12,
     one_per_image: bool = False,
     batch_size: int | None = None,
@@ -231,14 +233,14 @@ def top_patches(
 def _pixels_of(
     model: HookedViT, batches: PictureBatches, images: Int[Tensor, "feature rank"]
 ) -> dict[int, UInt8[Tensor, "height width 3"]]:
-    """The pictures of top patches by number; none where the source was an iterator, of other sizes none but the first."""
+    """The pictures of top patches by number, as far as the source can be asked for them; of several sizes those of the
+    first picture's size."""
     wanted = [number for number in dict.fromkeys(images.flatten().tolist()) if number >= 0][:MOST_SHOWN]
     found: dict[int, Tensor] = {}
-    with suppress(InputError):
-        for number, image in batches.again(wanted):
-            small = small_pictures(model, image[None])[0]
-            if not found or small.shape == next(iter(found.values())).shape:
-                found[number] = small
+    for number, image in batches.by_number(wanted):
+        small = small_pictures(model, image[None])[0]
+        if not found or small.shape == next(iter(found.values())).shape:
+            found[number] = small
     return found
 
 

@@ -23,6 +23,7 @@ from vitlens.heatmaps.methods.raw_attention import raw_attention
 from vitlens.heatmaps.methods.relevance import relevance_propagation
 from vitlens.heatmaps.methods.token_mask import completeness_gap, token_mask
 from vitlens.heatmaps.methods.transition_attention import transition_attention
+from vitlens.results.frames import Frame
 
 #: What a map may be kept apart by, in the order of the axes.
 PARTS = ("block", "head")
@@ -125,7 +126,7 @@ METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 def heatmap_methods() -> pd.DataFrame:
     """All heatmap methods: title, whether they know the class and have a sign, what they can keep apart (`keep`), their
     options and defaults, their source."""
-    return pd.DataFrame(
+    return Frame(
         {
             "title": method.title,
             "class_specific": method.class_specific,

@@ -1,4 +1,4 @@
-"""The class lens: any hidden state projected onto the class embeddings (METHODS.md A1, A2)."""
+"""The class lens: any hidden state projected onto the class embeddings (Methods A1, A2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -148,7 +148,7 @@ def class_lens(
         InputError: a site, block, token or class that does not exist; a model without a classifier, or with a single output,
             which has no rank; logits that are not finite.
 
-    Source: Vilas, Schaumlöffel & Roig 2023, section 3; METHODS.md A1, A2.
+    Source: Vilas, Schaumlöffel & Roig 2023, section 3; Methods A1, A2.
     """
     model.require_choice("a rank or probability", LOGIT_ALONE)
     run = PictureRun(model, images, batch_size, progress, "class lens")

@@ -3,7 +3,7 @@
 Each takes what `class_trace` gives for the pictures' true classes, or the same as a `class_lens(…, labels, sites="all")`,
 and returns a table with one row per block and token group ("class token", "patches"; others such as registers are left
 out). `picture_means` gives the same numbers picture by picture, which is what a run over a data set keeps.
-`paper_compat=True` does what the paper's released code does where that differs: see each function, and METHODS.md.
+`paper_compat=True` does what the paper's released code does where that differs: see each function, and Methods.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Linear probes at every site and token from one pass over the training pictures (METHODS.md E1).
+"""Linear probes at every site and token from one pass over the training pictures (Methods E1).
 
 Ridge regression needs of the features only their second moments and their sums by class, so these are accumulated while
 pictures stream by, and all probes are solved together at the end.

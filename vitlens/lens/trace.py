@@ -171,7 +171,7 @@ def class_trace(
         InputError: a block or class that does not exist, or several classes for a picture; a model without a classifier, or
             with a single output, which has no rank; logits that are not finite.
 
-    Source: Vilas, Schaumlöffel & Roig 2023; METHODS.md A1, A2.
+    Source: Vilas, Schaumlöffel & Roig 2023; Methods A1, A2.
     """
     model.require_choice("a rank", LOGIT_ALONE)
     run = PictureRun(model, images, batch_size, progress, "class trace")

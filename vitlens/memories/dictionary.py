@@ -19,7 +19,7 @@ from vitlens.model.runs.picture_batches import PictureSource
 
 
 class LayerMemories(Transcoder):
-    """Features are the positive part of a layer's coefficients, W_dec its value vectors (METHODS.md C).
+    """Features are the positive part of a layer's coefficients, W_dec its value vectors (Methods, C).
 
     W_enc is the identity, with which nothing needs to be multiplied.
     """
@@ -54,7 +54,7 @@ def top_memory_patches(
     part: str = "mlp",
     memories: int | Sequence[int] | None = None,
     k: int = 9,
-    tokens: TokenSet | None = "patches",
+    tokens: TokenSet = "patches",
     n_memories: int = 12,
     one_per_image: bool = False,
     batch_size: int | None = None,
@@ -80,7 +80,7 @@ def top_memory_patches(
     Raises:
         InputError: a block, part or memory that does not exist; no pictures.
 
-    Source: Vilas, Schaumlöffel & Roig 2023, section 5; METHODS.md C5.
+    Source: Vilas, Schaumlöffel & Roig 2023, section 5; Methods C5.
     """
     layer = LayerMemories(model, block, part)
     found = top_patches(

@@ -1,4 +1,4 @@
-"""Layers as key-value memories: which classes their value vectors promote, and when they fire (METHODS.md C1 to C5).
+"""Layers as key-value memories: which classes their value vectors promote, and when they fire (Methods C1 to C5).
 
 A memory of an MLP is a hidden unit: its coefficient is the unit's activation, its value vector what the unit writes.
 A memory of attention is a dimension of a head: its coefficient is that entry of z, its value vector a row of W_O.
@@ -172,7 +172,7 @@ def key_value_agreement(
         InputError: an unknown orientation or coefficient; several classes for a picture; a model without a classifier, or
             with a single output, to which every memory would belong; logits that are not finite.
 
-    Source: Vilas, Schaumlöffel & Roig 2023, section 5; METHODS.md C2, C4.
+    Source: Vilas, Schaumlöffel & Roig 2023, section 5; Methods C2, C4.
     """
     if coefficients not in COEFFICIENTS["mlp"]:
         raise InputError(f'the coefficients of an MLP are taken "post" or "pre" its nonlinearity, not {coefficients!r}')
@@ -248,7 +248,7 @@ def class_value_agreement(
     Returns:
         One row per block, part and class: block, part, class_index, score, chance.
 
-    Source: Vilas, Schaumlöffel & Roig 2023, section 5; METHODS.md C1.
+    Source: Vilas, Schaumlöffel & Roig 2023, section 5; Methods C1.
     """
     model.require_classifier()
     tables = []

@@ -6,6 +6,7 @@ import pandas as pd
 
 from vitlens.model.parts.pooling import AttentionPool, MaxPool
 from vitlens.model.weights.processing_limits import REFUSALS
+from vitlens.results.frames import Frame
 
 EXACT, APPROXIMATE, IMPOSSIBLE = "exact", "approximate", "impossible"
 Row = tuple[str, str, str]
@@ -18,7 +19,7 @@ def capabilities(model: Any) -> pd.DataFrame:
     for name, refusal in REFUSALS.items():
         reason = refusal(model)
         rows.append((name, EXACT if reason is None else IMPOSSIBLE, reason or "the logits stay as they are"))
-    return pd.DataFrame(rows, columns=["analysis", "status", "why"])
+    return Frame(rows, columns=["analysis", "status", "why"])
 
 
 def _class_space(model: Any) -> list[Row]:

@@ -12,7 +12,7 @@ from transformer_lens import FactoredMatrix
 
 from vitlens.arguments import checked
 from vitlens.data.class_names import check_class_names, infer_class_names
-from vitlens.data.pictures import Preprocessing
+from vitlens.data.preprocessing import Preprocessing, changed_config
 from vitlens.errors import InputError
 from vitlens.model import capabilities as what_is_exact
 from vitlens.model import inputs
@@ -89,6 +89,10 @@ class HookedViT(FiniteWeights, NamedHooks):
         checkpoint_path: str | Path | None = None,
         use_ema: bool = True,
         class_names: Sequence[str] | None = None,
+        mean: float | Sequence[float] | None = None,
+        std: float | Sequence[float] | None = None,
+        crop_pct: float | None = None,
+        interpolation: str | None = None,
         fold_ln: bool = False,
         fold_layer_scale: bool = False,
         center_writing_weights: bool = False,
@@ -109,6 +113,9 @@ class HookedViT(FiniteWeights, NamedHooks):
             use_ema: of a checkpoint that also holds the running average of its weights take the average, as timm does.
             class_names: one per class; by default those that timm saved with the weights, or its ImageNet names where the
                 number of classes fits.
+            mean, std, crop_pct, interpolation: the preprocessing, where it is not timm's for this model: mean and standard
+                deviation of colours in [0, 1], one number or one for each channel; the part of the resized picture that the
+                crop keeps; "bicubic", "bilinear", …. `model.preprocessing` shows it; `img_size=` sets the size.
             fold_ln, fold_layer_scale, center_writing_weights, fold_value_biases, refactor_factored_attn_matrices: exact
                 rewrites of the weights, see `process_weights_`; by default the weights are timm's own.
             dtype: torch's, or its name; float32, float64, bfloat16 or float16.
@@ -116,8 +123,9 @@ class HookedViT(FiniteWeights, NamedHooks):
 
         Raises:
             InputError: unknown name, no weights, weights that are not finite floats or would not be in `dtype`, a checkpoint
-                that does not fit, an architecture that is not ported, a device that is not there, a module that is compiled,
-                quantised, hooked by torch, changed so that it contradicts itself, or in a training mode that matters.
+                that does not fit, impossible preprocessing, an architecture that is not ported, a device that is not
+                there, a module that is compiled, quantised, hooked by torch, changed so that it contradicts itself, or in a
+                training mode that matters.
         """
         target, precision = read_device(device), read_dtype(dtype)
         keywords = timm_kwargs
@@ -139,6 +147,7 @@ class HookedViT(FiniteWeights, NamedHooks):
         if target is not None or precision is not None:
             module = move(module, target, precision)
         parts = port(module)
+        parts.cfg.data_config = changed_config(parts.cfg.data_config, mean, std, crop_pct, interpolation)
         model = cls(parts, class_names if class_names is not None else infer_class_names(module, parts.cfg.n_classes))
         check_computes_the_same(module, model)
         model.provenance = weights_of(name_or_module, module, pretrained, checkpoint_path)
@@ -157,7 +166,7 @@ class HookedViT(FiniteWeights, NamedHooks):
 
     @checked
     def with_fresh_weights(self, seed: int = 0) -> "HookedViT":
-        """The same architecture with freshly initialised weights: the random baseline (METHODS.md A4).
+        """The same architecture with freshly initialised weights: the random baseline (Methods A4).
 
         The weights are timm's initialisation under this seed; a classifier that timm would start at zero is drawn too, for
         it would rank no class before another.
@@ -176,6 +185,7 @@ class HookedViT(FiniteWeights, NamedHooks):
             given = isinstance(self.unembed, ClassEmbeddings)
             names = None if given else self.class_names
             fresh = HookedViT.from_timm(module.to(self.device, self.dtype), class_names=names)
+            fresh.cfg.data_config, fresh.preprocessing = self.cfg.data_config, self.preprocessing
             if given:
                 embeddings.read_like(fresh, self)
             for head in fresh.classifiers:

@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vitlens.arguments import as_whole
+from vitlens.arguments import as_whole, short
 from vitlens.data.class_names import find_class
 from vitlens.data.masks import MaskInput, Masks, preprocessed, read_mask
 from vitlens.data.masks import as_masks as read_any
 from vitlens.data.patches import PatchGrid
-from vitlens.data.pictures import Picture, as_list
+from vitlens.data.pictures import Picture, Pictures, as_list
 from vitlens.errors import InputError
 from vitlens.model.checks import check_batch, check_dense
 from vitlens.model.parts.naflex import NaFlexEmbedding, check_patch_input
@@ -85,14 +85,28 @@ def patch_grid(model: "HookedViT", height: int | None = None, width: int | None 
     return PatchGrid((int(rows), int(columns)), model.cfg.patch_size)
 
 
-def to_pixels(
-    model: "HookedViT", images: Float[Tensor, "batch channels height width"]
-) -> Float[Tensor, "batch covered_height covered_width 3"]:
-    """Preprocessed pictures back as colours in [0, 1], channels last: what the figures lay their maps over.
+def to_pixels(model: "HookedViT", images: Pictures) -> Float[Tensor, "batch covered_height covered_width 3"]:
+    """The colours of pictures in [0, 1], channels last, as the model sees them: figures show maps over these.
 
-    They are cut to what the patches cover, and filled up as the model fills them up, so that a map of patches lies over
-    the pixels that it is about.
+    Args:
+        images: preprocessed pictures [batch, channels, height, width], or one without the batch axis; or paths, PIL images
+            and arrays, which are preprocessed first.
+
+    The colours are cut to what the patches cover, and padded as the model pads them, so that a map of patches lies over the
+    pixels that it is about.
+
+    Raises:
+        InputError: as `to_images`; a tensor of another shape.
     """
+    if not isinstance(images, Tensor):
+        images = model.to_images(images)
+    if images.ndim == 3:
+        images = images[None]
+    if images.ndim != 4 or images.shape[1] != model.cfg.n_channels:
+        raise InputError(
+            f"to_pixels takes preprocessed pictures [batch, {model.cfg.n_channels}, height, width], or files and arrays, "
+            f"not {short(images)}"
+        )
     height, width = images.shape[-2:]
     if model.cfg.dynamic_img_size or (height, width) == model.cfg.image_size:
         images = model.patch_grid(height, width).fit(images)

@@ -58,7 +58,7 @@ def page_facts(model: "HookedViT") -> dict[str, str]:
     rewritten = ", ".join(model.cfg.processed)
     if rewritten:
         facts["weights rewritten by"] = rewritten
-    return facts | {"classes": class_source(model), "preprocessing": preprocessing(model)}
+    return facts | {"classes": class_source(model), "preprocessing": str(model.preprocessing)}
 
 
 def class_source(model: "HookedViT") -> str:
@@ -75,21 +75,6 @@ def class_source(model: "HookedViT") -> str:
             return f"{n:,}, timm's names of {LISTS[n]}{by_hand}"
     ends = f"{names[0]} … {names[-1]}" if n > 1 else names[0]
     return f"{n:,}, own names ({ends}){by_hand}"
-
-
-def preprocessing(model: "HookedViT") -> str:
-    """Size, crop, interpolation and normalisation, as timm's data configuration has them."""
-    config = model.preprocessing.data_config
-    size = " × ".join(map(str, config["input_size"][1:]))
-    mean, std = (", ".join(f"{value:.3g}" for value in _short(config[name])) for name in ("mean", "std"))
-    crop = f"{config['crop_mode']} crop {config['crop_pct']:.4g}"
-    return f"{size} pixels, {config['interpolation']}, {crop}, mean {mean}, std {std}"
-
-
-def _short(values: Any) -> list[float]:
-    """Once, where all channels are alike."""
-    several = list(values)
-    return several[:1] if len(set(several)) == 1 else several
 
 
 def _sha256(path: Path) -> str:

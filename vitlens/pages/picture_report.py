@@ -215,7 +215,7 @@ def _heads_section(
     # Token-pooled models decide at the class token; else the mean over all queries that are pooled says what is read.
     rows = [cache["pattern", b][0][:, model.read_tokens].mean(dim=1) for b in range(cfg.n_layers)]
     attention = torch.stack(rows)
-    query = "class" if cfg.pool == "token" else "average pooled"
+    query = "the class token" if cfg.pool == "token" else "the pooled tokens (mean)"
     shown, why = head, "the head asked for."
     if head is None and index is not None:
         shown = _strongest_head(direct_logit_attribution(model, images, index, unit="head").head_map())

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vitlens.data.picture_sets import PictureSet
-from vitlens.data.pictures import Preprocessing
+from vitlens.data.preprocessing import Preprocessing
 from vitlens.errors import InputError
 from vitlens.lens.trace import SiteTables
 from vitlens.model.hooked_vit import HookedViT

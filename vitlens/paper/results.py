@@ -32,9 +32,8 @@ def write_results(store: Store, experiments: list[Experiment], records: Records,
     store.write_table("skipped.parquet", skipped.to_parquet(index=False))
     facts = page_facts(model) | {
         "pictures": f"{len(records):,} of {settings.data}" + (f", {len(skipped)} unreadable" if len(skipped) else ""),
-        "definitions": "as in the paper's released code"
-        if settings.paper_compat
-        else "corrected, where the released code errs",
+        "definitions": "docs/pages/methods.md"
+        + (", as in the paper's released code where that differs" if settings.paper_compat else ""),
     }
     title = "Class embedding space"
     write_page(store.folder / "report.html", title, facts, sections, warning=model.provenance.warning)

@@ -17,7 +17,7 @@ from vitlens.arguments import checked
 from vitlens.data.decoded_batches import PictureBatch, Skipped, decode_rows
 from vitlens.data.picture_list import list_pictures
 from vitlens.data.picture_sets import PictureRow, PictureSet, open_pictures
-from vitlens.data.pictures import Preprocessing
+from vitlens.data.preprocessing import Preprocessing
 from vitlens.errors import InputError
 from vitlens.files import as_path
 from vitlens.lens.trace import TraceObserver

@@ -81,7 +81,7 @@ def architecture_facts(cfg: HookedViTConfig) -> dict[str, Any]:
 
 
 def family_table(table: pd.DataFrame) -> str:
-    """The README's table: one row per file of timm."""
+    """The table of docs/pages/model.md: one row per file of timm."""
     lines = [
         "| timm's file | names | ported | block wirings | positions | pooling | largest difference |",
         "|---|---|---|---|---|---|---|",

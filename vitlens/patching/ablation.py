@@ -25,6 +25,8 @@ from vitlens.patching.sources import ActivationTable, GivenValues, Noise, OtherR
 from vitlens.patching.sweep import Plan, run_sweep
 from vitlens.patching.whole_runs import known_values, make_result, run_alone
 
+#: How a place is given, by the unit of the site.
+PLACES = {None: "a block", "head": "(block, head) or a name such as 'L2H1'", "neuron": "(block, neuron)"}
 ACTIVATION_REPLACEMENTS = ("zero", "mean", "other", "noise")
 
 
@@ -71,7 +73,7 @@ def activation_ablation(
     Raises:
         InputError: as `activation_patching`; an unknown replacement; `others` missing; tensors that do not fit.
 
-    Source: METHODS.md B2; Chan et al. 2022 (resampling).
+    Source: Methods B2; Chan et al. 2022 (resampling).
     """
     model.require_classifier()
     images = model.as_images(images)
@@ -118,7 +120,7 @@ def ablation_hooks(
     Raises:
         InputError: as `activation_ablation`; no places.
 
-    Source: METHODS.md B1, B2.
+    Source: Methods B1, B2.
     """
     images = model.as_images(images)
     unit = find_site(model, site).unit
@@ -152,9 +154,7 @@ def _places(places: Any, unit: str | None) -> list[tuple[int, int]]:
     for place in wanted:
         is_pair = isinstance(place, (tuple, list)) and len(place) == 2 and all(is_whole(number) for number in place)
         if not (is_whole(place) if unit is None else is_pair):
-            raise InputError(
-                f"a place is {'a block' if unit is None else f'(block, {unit})'} at this site, not {short(place)}"
-            )
+            raise InputError(f"a place is {PLACES[unit]} at this site, not {short(place)}")
     return [(int(place), 0) if unit is None else (int(place[0]), int(place[1])) for place in wanted]
 
 

@@ -1,4 +1,4 @@
-"""Activation patching: activations of one picture put into the run on another, cell by cell (METHODS.md B3)."""
+"""Activation patching: activations of one picture put into the run on another, cell by cell (Methods B3)."""
 
 from collections.abc import Sequence
 
@@ -72,7 +72,7 @@ def activation_patching(
         InputError: pairs of different shape, an unknown site or direction, a hook name in place of a site, an empty token
             set, a metric that returns the wrong shape or NaN, a batch that does not fit in memory.
 
-    Source: METHODS.md B3; Vig et al. 2020; Meng et al. 2022.
+    Source: Methods B3; Vig et al. 2020; Meng et al. 2022.
     """
     runs = run_pair(model, clean, corrupted, classes, baseline_classes, metric, direction)
     plan = Plan.make(

@@ -9,11 +9,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitlens.arguments import checked
-from vitlens.errors import InputError
+from vitlens.errors import InputError, nearest
+from vitlens.results.frames import Frame
 from vitlens.results.result import Result
 from vitlens.statistics import bootstrap
 
 Found = TypeVar("Found", bound="Intervention")
+#: See `Patching.ill_conditioned`.
+MOST_SHIFTED, STANDARD_ERRORS = 2.0, 2.0
+#: Effects beyond 0 and 1 by more than this are explained.
+BEYOND = 0.05
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -68,7 +73,8 @@ class Intervention(Result):
             if axis not in axes or axis == "image":
                 raise InputError(f"there is no axis {axis!r} to select from: the axes are {', '.join(list(axes)[:-1])}")
             if label not in axes[axis] and not (isinstance(label, int) and -len(axes[axis]) <= label < len(axes[axis])):
-                raise InputError(f"{axis} has no {label!r}: it has {', '.join(map(str, axes[axis][:8]))}, …")
+                near = nearest(str(label), map(str, axes[axis]))
+                raise InputError(f"the axis {axis} has no {label!r}; the nearest labels are {near}")
             place = axes[axis].index(label) if label in axes[axis] else label
             dim = list(axes).index(axis)
             fields |= {name: fields[name].select(dim, place) for name in ("values", "patched")}
@@ -97,7 +103,8 @@ class Intervention(Result):
     def summary(self, *, level: float = 0.95, n_draws: int = 1000, seed: int = 0) -> pd.DataFrame:
         """The effect over pictures with its bootstrap interval: one row per cell, sorted as the axes are.
 
-        Whole pairs of pictures are drawn; with few of them an interval says little (of one pair it is a point).
+        Whole pairs of pictures are drawn; with few of them an interval says little, and of one pair there is none (NaN).
+        A note below the table says where effects are no shares (`Patching.ill_conditioned`).
 
         Raises:
             InputError: a level outside (0, 1).
@@ -111,8 +118,15 @@ class Intervention(Result):
             [labels for axis, labels in self.axes.items() if axis != "image"],
             names=[axis for axis in self.axes if axis != "image"],
         )
-        table = pd.DataFrame({self.quantity: mean.ravel(), "low": low.ravel(), "high": high.ravel()}, index=index)
-        return table.reset_index()
+        table = Frame(
+            {self.quantity: mean.ravel(), "low": low.ravel(), "high": high.ravel()}, index=index
+        ).reset_index()
+        table.attrs["note"] = self.ill_conditioned()
+        return table
+
+    def ill_conditioned(self) -> str | None:
+        """Why effects are no shares of a difference, as a sentence; None where they are, or are not meant to be."""
+        return None
 
     def __repr__(self) -> str:
         axes = ", ".join(f"{name} {len(labels)}" for name, labels in self.axes.items())
@@ -120,7 +134,8 @@ class Intervention(Result):
         span = "{:.3g} to {:.3g}".format(*(x.item() for x in torch.aminmax(effects))) if effects.numel() else "nothing"
         open_cells = "" if self.complete else f", {self.patched.isnan().double().mean():.0%} not reached"
         site = self.settings["site"]
-        return f"{type(self).__name__}({site}, {self.metric_name} [{axes}], {self.quantity} {span}{open_cells})"
+        warned = "" if self.ill_conditioned() is None else "; ill-conditioned, see ill_conditioned()"
+        return f"{type(self).__name__}({site}, {self.metric_name} [{axes}], {self.quantity} {span}{open_cells}{warned})"
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -137,6 +152,50 @@ class Patching(Intervention):
     def gap(self) -> Float[Tensor, "... image"]:
         """What an effect of 1 is: how far the source's metric is from the target's."""
         return self.over_cells(self.source - self.target)
+
+    def ill_conditioned(self) -> str | None:
+        """Why effects are no shares of the difference between the two runs, as a sentence; None where they are.
+
+        An effect divides a mean shift of the metric by the mean difference of the two runs. It is no share where
+
+        - patching one cell moves the metric more than `MOST_SHIFTED` times as far as the two runs differ: large shifts then
+          cancel in the difference, and the ratio is set by the little that is left; or
+        - the mean difference lies within `STANDARD_ERRORS` standard errors of 0, over several pairs: its very sign is not
+          known, and a ratio by it has no bounded interval (Fieller 1954).
+
+        Read `shift()` instead, which is in units of the metric.
+        """
+        difference = (self.source - self.target).double()
+        n_pairs = difference.shape[-1]
+        mean = difference.mean(dim=-1).abs()
+        error = difference.std(dim=-1) / n_pairs**0.5 if n_pairs > 1 else torch.zeros_like(mean)
+        shift = self.shift().double().mean(dim=-1).abs().nan_to_num()
+        largest = shift.reshape(*mean.shape, -1).amax(dim=-1)
+        for name, size, spread, moved in zip(
+            self.metric_name.split(", "), mean.reshape(-1), error.reshape(-1), largest.reshape(-1), strict=False
+        ):
+            of_metric = f"the two runs differ by {size:.2g} in {name.replace('_', ' ')}"
+            if moved > MOST_SHIFTED * size:
+                return (
+                    f"ill-conditioned: {of_metric}, and patching one cell alone moves it by {moved:.2g}, so effects are no "
+                    "shares of that difference"
+                )
+            if size < STANDARD_ERRORS * spread:
+                return (
+                    f"ill-conditioned: over {n_pairs} pairs {of_metric}, with a standard error of {spread:.2g}, so effects "
+                    "are no shares of that difference"
+                )
+        return None
+
+    def caution(self) -> str | None:
+        """What to know before effects are read: that they are no shares, or leave the way from 0 to 1."""
+        warned = self.ill_conditioned()
+        if warned is not None:
+            return warned
+        effect = self.effect()
+        over, under = bool((effect > 1 + BEYOND).any()), bool((effect < -BEYOND).any())
+        said = ["above 1 goes beyond the source run"] * over + ["below 0 goes away from it"] * under
+        return f"an effect {', one '.join(said)}" if said else None
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)

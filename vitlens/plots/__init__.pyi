@@ -1,7 +1,3 @@
-from .attention import attention_blocks as attention_blocks
-from .attention import attention_grid as attention_grid
-from .attention import attention_mosaic as attention_mosaic
-from .attention import attention_overlay as attention_overlay
 from .attribution import attribution_head_map as attribution_head_map
 from .attribution import attribution_map as attribution_map
 from .attribution import attribution_means_board as attribution_means_board
@@ -30,6 +26,11 @@ from .mosaic import class_mosaic as class_mosaic
 from .patching import patching_board as patching_board
 from .patching import patching_maps as patching_maps
 from .patching import path_board as path_board
+from .patterns import attention_blocks as attention_blocks
+from .patterns import attention_figure as attention_figure
+from .patterns import attention_grid as attention_grid
+from .patterns import attention_mosaic as attention_mosaic
+from .patterns import attention_overlay as attention_overlay
 from .perturbation import perturbation_curves as perturbation_curves
 from .perturbation import perturbation_of_batch as perturbation_of_batch
 from .registers import register_board as register_board

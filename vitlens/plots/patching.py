@@ -1,16 +1,10 @@
 """Figures of interventions: effects over the picture, and by block and token set, head or neuron."""
 
 import plotly.graph_objects as go
-import torch
 
 from vitlens.patching.results import Intervention, Patching, require_axes
 from vitlens.plots.shared.picture import map_tiles
 from vitlens.plots.shared.style import array, colorbar, diverging, finish, text
-
-#: A difference between the runs below this share of the values themselves is too small to divide effects by.
-ILL_CONDITIONED = 0.05
-#: Effects beyond 0 and 1 by more than this are explained.
-BEYOND = 0.05
 
 
 def patching_maps(result: Intervention, image: int = 0) -> go.Figure:
@@ -143,25 +137,12 @@ def _meaning(result: Intervention) -> str:
         return f"{model}; replaced by {with_what}, {pictures}<br>{metric}: change from {target:+.2f} (not ablated)"
     way = {"denoise": "clean into corrupted", "noise": "corrupted into clean"}[result.settings["direction"]]
     estimate = "" if result.settings["method"] == "exact" else f", estimated by {text(result.settings['method'])}"
-    warned = caution(result)
+    warned = result.caution()
     return (
         f"{model}; {way}, {n_images} pair{'s' * (n_images != 1)}{estimate}<br>"
         f"{metric}: effect 0 = {target:+.2f} (unpatched), 1 = {result.source.mean().item():+.2f} (source run)"
         + (f"<br>{warned}" if warned else "")
     )
-
-
-def caution(result: Patching) -> str | None:
-    """What must be said of effects before they are read: that they are divided by a small difference, or leave 0 … 1."""
-    target, source = result.target.double(), result.source.double()
-    difference = (source - target).mean().abs().item()
-    size = torch.cat([target, source]).abs().mean().item()
-    if difference < ILL_CONDITIONED * size:
-        return f"ill-conditioned: effects are divided by a difference of {difference:.2g} between values of about {size:.2g}"
-    effect = result.effect()
-    over, under = bool((effect > 1 + BEYOND).any()), bool((effect < -BEYOND).any())
-    said = ["above 1 goes beyond the source run"] * over + ["below 0 goes away from it"] * under
-    return f"an effect {', one '.join(said)}" if said else None
 
 
 FIGURES = {Intervention: patching_figure}

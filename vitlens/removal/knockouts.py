@@ -1,4 +1,4 @@
-"""Attention knockouts: chosen edges of the attention pattern cut, or replaced (METHODS.md B1)."""
+"""Attention knockouts: chosen edges of the attention pattern cut, or replaced (Methods B1)."""
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -88,7 +88,7 @@ def knockout_hooks(
         InputError: an unknown name, block, head or token; no class token to cut; a query that would be left without a key;
             `others` that are missing or of another number.
 
-    Source: Vilas, Schaumlöffel & Roig 2023, section 4; METHODS.md B1.
+    Source: Vilas, Schaumlöffel & Roig 2023, section 4; Methods B1.
     """
     run = PictureRun(model, images, batch_size, progress, "patterns")
     cuts, replacement = _chosen_edges(edges, replacement)
@@ -126,7 +126,7 @@ def knockout_attention(
     Returns:
         Knockout with axes image, class.
 
-    Source: METHODS.md B1.
+    Source: Methods B1.
     """
     model.require_classifier()
     run = PictureRun(model, images, batch_size, progress, "knockout")

@@ -1,4 +1,4 @@
-"""Tokens removed or replaced: what of the decision, and of the class in the other tokens, is left (METHODS.md B2)."""
+"""Tokens removed or replaced: what of the decision, and of the class in the other tokens, is left (Methods B2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -115,7 +115,7 @@ def ablate_tokens(
         InputError: prefix tokens, unknown names, masks or other pictures that are missing; several classes for a picture; a
             model without a classifier, or with a single output, which has no rank; logits that are not finite.
 
-    Source: Vilas, Schaumlöffel & Roig 2023, section 4; METHODS.md B2.
+    Source: Vilas, Schaumlöffel & Roig 2023, section 4; Methods B2.
     """
     model.require_choice("a rank or a prediction", "run model.forward_kept for the logit")
     if replacement not in TOKEN_REPLACEMENTS:

@@ -16,21 +16,6 @@ TUPLE, PAIRS, TENSOR, ARRAY, LABEL = MARKS = ("<tuple>", "<pairs>", "<tensor>", 
 LABELS = {kind.__name__: kind for kind in (TokenLabel, ComponentLabel)}
 
 
-def check_ending(path: Path) -> None:
-    """Raises InputError for a name that says that the file is a picture, a page or a table."""
-    instead = {
-        ".csv": "to_frame().to_csv(…)", ".parquet": "to_frame().to_parquet(…)", ".json": "to_frame().to_json(…)",
-        ".html": "plot().write_html(…)", ".htm": "plot().write_html(…)",
-        **dict.fromkeys((".png", ".jpg", ".jpeg", ".svg", ".pdf"), "plot().write_image(…)"),
-        **dict.fromkeys((".pt", ".pth", ".pkl", ".npy", ".npz"), "save(….safetensors)"),
-    }  # fmt: skip
-    if path.suffix.lower() in instead:
-        raise InputError(
-            f"a result is saved as a safetensors file, and {path.name} is called after another kind: end its name in "
-            f".safetensors, or use {instead[path.suffix.lower()]}"
-        )
-
-
 def pack(fields: dict[str, Any]) -> tuple[dict[str, Tensor], str]:
     """The tensors of a result by name, and the rest of its fields as JSON.
 

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from vitlens.arguments import checked
 from vitlens.errors import InputError
-from vitlens.files import as_path
-from vitlens.results.files import check_ending, pack, unpack
+from vitlens.results.files import pack, unpack
+from vitlens.results.frames import Frame
 from vitlens.results.tensor_files import read_tensors, save_tensors
+from vitlens.results.writing import IMAGES, PAGES, RESULTS, TABLES, ending_of, write_figure, write_table
 
 if TYPE_CHECKING:
     import xarray
@@ -72,10 +73,10 @@ class Result(Drawable):
         return {self.quantity: self.values}
 
     def to_frame(self) -> pd.DataFrame:
-        """A tidy table: one row per value, one column per axis."""
+        """A tidy table: one row per value, one column per axis; it prints all its columns."""
         index = pd.MultiIndex.from_product(list(self.axes.values()), names=list(self.axes))
         flat = {name: as_array(tensor.flatten()) for name, tensor in self.columns().items()}
-        frame = pd.DataFrame(flat, index=index).reset_index()
+        frame = Frame(flat, index=index).reset_index()
         if self.classes is not None and {"image", "class"} <= set(self.axes):
             image = frame["image"].map({label: i for i, label in enumerate(self.axes["image"])})
             position = frame["class"].map({label: i for i, label in enumerate(self.axes["class"])})
@@ -125,16 +126,26 @@ class Result(Drawable):
         return self.pixels[image]
 
     def save(self, path: str | Path) -> None:
-        """One safetensors file: tensors as they are, everything else as JSON in its metadata.
+        """Writes a file; its ending says which. An existing file is replaced as a whole.
+
+        - .safetensors: everything, for `load_result`
+        - .csv, .parquet, .json: the table, `to_frame()`
+        - .html: the figure, `plot()`, as a page that needs no network
+        - .png, .svg, .pdf: the figure as an image, by kaleido (`pip install 'vitlens[figures]'`)
 
         Raises:
-            InputError: the file cannot be written, its name says that it is of another kind, or a setting is something that
-                no file keeps.
+            InputError: another ending; the file cannot be written; kaleido is missing or does not run; a setting is
+                something that no file keeps.
         """
-        check_ending(as_path(path))
-        tensors, rest = pack(self.content())
-        # One entry: safetensors writes several in any order, and equal results are equal files.
-        save_tensors(tensors, path, {_name(type(self)): rest})
+        ending = ending_of(path, (*RESULTS, *TABLES, *PAGES, *IMAGES))
+        if ending in TABLES:
+            write_table(self.to_frame(), path)
+        elif ending in (*PAGES, *IMAGES):
+            write_figure(self.plot(), path)
+        else:
+            tensors, rest = pack(self.content())
+            # One entry: safetensors writes several in any order, and equal results are equal files.
+            save_tensors(tensors, path, {_name(type(self)): rest})
 
     def content(self) -> dict[str, Any]:
         """What a file keeps of it, and makes it again: the arguments of its class."""

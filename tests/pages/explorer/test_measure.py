@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from pages.explorer.conftest import unpack
-from ported import CLASSIFIERS
+from ported import DERIVED
 
 from vitlens import InputError, class_lens, direct_logit_attribution, explore
 from vitlens.pages.explorer.quantise import attention_codes, cosine_codes
@@ -25,7 +25,7 @@ def as_cosines(codes: np.ndarray, n_tokens: int) -> np.ndarray:
     return square
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("name", DERIVED)
 def test_every_number_is_the_analyses_own(name, variant):
     model, images = variant(name, 1)
     explorer = explore(model, images, [3], progress=False)

@@ -31,7 +31,7 @@ def class_projection(
         InputError: a block or metric that does not exist, a model without a classifier, a probability or rank of a
             single output.
 
-    Source: Vilas, Schaumlöffel & Roig 2023, section 3; METHODS.md A1, A2.
+    Source: Vilas, Schaumlöffel & Roig 2023, section 3; Methods A1, A2.
     """
     if metric not in PROJECTION_METRICS:
         raise InputError(f"metric is one of {', '.join(PROJECTION_METRICS)}, not {metric!r}")

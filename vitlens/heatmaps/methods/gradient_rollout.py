@@ -27,7 +27,7 @@ def gradient_rollout(
     Raises:
         InputError: a model without a classifier.
 
-    Source: Chefer, Gur & Wolf 2021 (Generic Attention-model Explainability), equations 5 and 6; METHODS.md D2.
+    Source: Chefer, Gur & Wolf 2021 (Generic Attention-model Explainability), equations 5 and 6; Methods D2.
     """
     model.require_classifier()
     patterns: list[Float[Tensor, "image head query key"]] = []

@@ -33,7 +33,7 @@ def head_patch(
     Raises:
         InputError: there is no such block; a class is its own baseline, so that there is no difference to explain.
 
-    Source: METHODS.md notation; Elhage et al. 2021 for the OV circuit.
+    Source: Methods, notation; Elhage et al. 2021 for the OV circuit.
     """
     maps = head_patch_by_head(model, images, classes, blocks=blocks, baseline_classes=baseline_classes)
     return maps.sum(dim=(1, 2))

@@ -43,7 +43,7 @@ def occlusion(
         InputError: an unknown replacement or metric, a window that does not fit the grid, fewer than one row, no classifier,
             a probability of a single output.
 
-    Source: Zeiler & Fergus 2014, section 4.2 (a grey square, the probability); "remove" as METHODS.md D3 removes.
+    Source: Zeiler & Fergus 2014, section 4.2 (a grey square, the probability); "remove" as Methods D3 removes.
     """
     rows, columns = grid = model.embed.grid(*images.shape[-2:])
     if replacement not in (*EMPTY, REMOVE):

@@ -37,7 +37,7 @@ def patching_effect(
         InputError: a block or metric that does not exist, corrupted pictures of another shape, no classifier, a
             probability of a single output.
 
-    Source: METHODS.md B3; Vig et al. 2020; Meng et al. 2022.
+    Source: Methods B3; Vig et al. 2020; Meng et al. 2022.
     """
     check_metric(model, metric)
     others = _corrupted(model, images, replacement)

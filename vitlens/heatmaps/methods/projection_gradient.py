@@ -42,7 +42,7 @@ def projection_gradient(
     Raises:
         InputError: an unknown loss or block; a model without a classifier, or a softmax of its single output.
 
-    Source: Vilas, Schaumlöffel & Roig 2023, section 6; METHODS.md D1.
+    Source: Vilas, Schaumlöffel & Roig 2023, section 6; Methods D1.
     """
     maps = projection_gradient_by_head(model, images, classes, blocks=blocks, loss=loss, paper_compat=paper_compat)
     return maps.sum(dim=(1, 2))

@@ -53,7 +53,7 @@ def token_mask(
     Raises:
         InputError: an unknown metric, a probability of a single output, fewer than one step, interval or row.
 
-    Source: METHODS.md D4; the path integral is that of Sundararajan, Taly & Yan 2017, equation 1.
+    Source: Methods D4; the path integral is that of Sundararajan, Taly & Yan 2017, equation 1.
     """
     check_metric(model, metric)
     if n_steps < 1:

@@ -9,7 +9,7 @@ from transformer_lens import ActivationCache
 from transformer_lens.utilities import Slice, SliceInput
 
 from vitlens.errors import InputError
-from vitlens.model.hooks.hook_points import HookName, resolve_names
+from vitlens.model.hooks.hook_points import HookName, resolve_names, shortest_key, typed_key
 
 
 class ViTActivationCache(ActivationCache):
@@ -38,16 +38,17 @@ class ViTActivationCache(ActivationCache):
             return self.cache_dict[key]
         names = resolve_names(key, self.cache_dict, self.model.cfg.n_layers)
         if len(names) > 1:
-            blocks = {name.split(".")[1] for name in names if name.startswith("blocks.")}
-            needs_block = isinstance(key, str) and len(blocks) > 1
-            advice = (
-                f"the block, as in cache[{key!r}, 0], or use stack_activation" if needs_block else "which by its name"
-            )
-            shown = ", ".join(names[:4])
+            shown = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
             raise InputError(
-                f"{key!r} stands for {len(names)} activations ({shown}{', …' if len(names) > 4 else ''}): say {advice}"
+                f"{key!r} names {len(names)} activations ({shown}): name one of them, as in "
+                f"cache[{typed_key(shortest_key(names[0], self.cache_dict))}]"
             )
         return self.cache_dict[names[0]]
+
+    def _ipython_key_completions_(self) -> list[HookName]:
+        """What IPython and Jupyter offer after `cache["`: the shortest keys first, then the full names."""
+        keys = {key: None for full in self.cache_dict for key in (shortest_key(full, self.cache_dict), full)}
+        return sorted(keys, key=lambda key: isinstance(key, str) and key in self.cache_dict)
 
     def __repr__(self) -> str:
         size = sum(x.numel() * x.element_size() for x in self.cache_dict.values())

@@ -1,5 +1,6 @@
 """How hook points are made, handed tensors, and found by name."""
 
+import difflib
 import re
 import threading
 from collections.abc import Callable, Collection, Iterable
@@ -189,7 +190,7 @@ def resolve_names(names: NamesFilter, available: Collection[str], n_blocks: int 
                 "the hook filter accepts none of this model's hook points; "
                 f"they look like {', '.join(list(available)[:4])}"
             )
-    elif isinstance(names, str) or _is_key(names) or not isinstance(names, Iterable):
+    elif isinstance(names, str) or _begins_like_key(names) or not isinstance(names, Iterable):
         return _matches(cast(HookName, names), available, n_blocks)
     else:
         chosen = {match for name in names for match in _matches(cast(HookName, name), available, n_blocks)}
@@ -206,6 +207,17 @@ def _is_key(names: object) -> bool:
         and isinstance(names[0], str)
         and isinstance(names[1], Integral)
         and not isinstance(names[1], bool)
+        and (len(names) == 2 or names[2] is None or isinstance(names[2], str))
+    )
+
+
+def _begins_like_key(names: object) -> bool:
+    """A key, or what was meant as one: ("resid_post", [1, 2]) is no list of names."""
+    return (
+        isinstance(names, tuple)
+        and len(names) > 1
+        and isinstance(names[0], str)
+        and not isinstance(names[1], (str, tuple))
     )
 
 
@@ -216,7 +228,7 @@ def _matches(name: HookName, available: Collection[str], n_blocks: int | None) -
     if not isinstance(name, str) and not _is_key(name):
         raise InputError(
             'a hook point is named by its full name, a shorthand ("resid_post", "resid_post5"), or a key with one block '
-            f'("resid_post", 5), not by {name!r}'
+            f'("resid_post", 5), not by {name!r}{_several(name)}'
         )
     block: int | None
     if isinstance(name, tuple):
@@ -233,10 +245,54 @@ def _matches(name: HookName, available: Collection[str], n_blocks: int | None) -
         candidates = [full for full in available if full.startswith(f"blocks.{block % n_blocks}.")]
     found = [full for full in candidates if _is_short_for(shorthand, full)]
     if not found:
-        short = {full.rsplit("hook_", 1)[-1] for full in available}
-        near = nearest(shorthand, [*sorted(short), *available])
-        raise InputError(f"no hook point is called {name!r}; the nearest names are {near}")
+        raise InputError(
+            f"no hook point is called {name!r}; the nearest names are {_near(name, candidates, available)}"
+        )
     return found
+
+
+def _near(name: HookName, candidates: list[str], available: Collection[str]) -> str:
+    """Names like the one that matches nothing, in its spelling; each of them matches."""
+    if isinstance(name, str) and "." in name:
+        return nearest(name, available)
+    shorthand, block = (name[0], name[1]) if isinstance(name, tuple) else _split_block(name, available)
+    # A cache may hold nothing of that block.
+    pool = candidates or list(available)
+    by_site: dict[str, list[str]] = {}
+    for full in pool:
+        by_site.setdefault(full.rsplit("hook_", 1)[-1], []).append(full)
+    close = [shorthand] if shorthand in by_site else difflib.get_close_matches(shorthand, by_site, n=5, cutoff=0.5)
+    close = close or list(by_site)
+    if isinstance(name, str) and (block is None or not candidates):
+        return ", ".join(close)
+    if isinstance(name, str):
+        return ", ".join(f"{site}{block}" for site in close)
+    return ", ".join(f"({typed_key(shortest_key(full, available))})" for site in close for full in by_site[site][:4])
+
+
+def shortest_key(full: str, available: Collection[str]) -> HookName:
+    """The shortest key that means this hook point and no other: ("resid_post", 3), ("scale", 3, "ln1"), "logits"."""
+    place, _, site = full.rpartition("hook_")
+    parts = place.rstrip(".").split(".")
+    if parts[0] != "blocks":
+        return site if len(_matches(site, available, None)) == 1 else full.replace("hook_", "")
+    block = int(parts[1])
+    in_block = [other for other in available if other.startswith(f"blocks.{block}.")]
+    alone = sum(_is_short_for(site, other) for other in in_block) == 1
+    return (site, block) if alone else (site, block, ".".join(parts[2:]))
+
+
+def typed_key(key: HookName) -> str:
+    """A key as one types it between the brackets of a cache."""
+    parts = key if isinstance(key, tuple) else (key,)
+    return ", ".join(f'"{part}"' if isinstance(part, str) else str(part) for part in parts if part is not None)
+
+
+def _several(key: object) -> str:
+    """For who asks for several blocks at once."""
+    if not (isinstance(key, tuple) and isinstance(key[1], Iterable)):
+        return ""
+    return f': for several blocks use [cache["{key[0]}", block] for block in ...] or cache.stack_activation("{key[0]}")'
 
 
 def _split_block(name: str, available: Collection[str]) -> tuple[str, int | None]:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from timm.layers import Attention as TimmAttention
+from timm.layers import Mlp as TimmMlp
 from timm.models.beit import Block as BeitBlock
 from timm.models.eva import EvaBlock, EvaBlockPostNorm
 from timm.models.vision_transformer import Block as TimmBlock
@@ -140,8 +142,12 @@ def _parallel_things(block: Any, where: str, given: Given) -> Block:
     for inner in (first.q_norm, first.k_norm, first.ln_z, first.gate, mlps[0].ln):
         if inner is not None:
             raise InputError(f"{where} has norms inside its parallel branches, which vitlens does not port")
+    # Heads and neurons of all branches become those of one plain attention and one plain MLP.
     for branch in block.attns:
+        refuse_other_class(branch.attn, (TimmAttention,), f"{where}.attns.attn")
         refuse_other_class(branch.attn.qkv, (nn.Linear,), f"{where}.attns.attn.qkv")
+    for branch in block.ffns:
+        refuse_other_class(branch.mlp, (TimmMlp,), f"{where}.ffns.mlp")
     width = block.attns[0].attn.qkv.out_features // 3
     q, k, v = (
         ParallelIn(norms, [LinearSlice(branch.attn.qkv, slice(i * width, (i + 1) * width)) for branch in block.attns])

@@ -98,34 +98,48 @@ class PictureBatches:
         n = length_of(self)
         return iter(tqdm(self, desc=what, unit="batch", total=n, disable=bar_hidden(progress, n)))
 
-    def again(self, wanted: Collection[int]) -> Iterator[tuple[int, Float[Tensor, "channels height width"]]]:
-        """Some of the pictures by their numbers, in order; of what is indexed no others are read.
+    def by_number(self, numbers: Collection[int]) -> Iterator[tuple[int, Float[Tensor, "channels height width"]]]:
+        """Some of the pictures, with their numbers, where a number means the same picture each time.
 
-        Raises:
-            InputError: the source was an iterator, which cannot start anew.
+        Of a tensor, files, a list of batches and a picture set that is no stream; nothing else is read of them, save that
+        a list of batches is gone through up to the last of these pictures. A data loader may shuffle, and a function, a
+        stream or an iterator may give other pictures the second time: these give none.
         """
+        wanted = sorted(numbers)
         if isinstance(self.source, PictureSet):
-            size = self.batch_size
-            chunks = {number // size for number in wanted}
-            batches = self._of_set(self.source, chunks)
+            yield from self._rows_of_set(self.source, wanted)
         elif _holds_pictures(self.source):
             pictures = _as_sequence(self.source)
-            for number in sorted(wanted):
+            for number in wanted:
                 yield number, self.model.as_images(pictures[number : number + 1])[0]
-            return
-        else:
-            batches = self._of_batches()
-        for batch in batches:
-            for number, image in zip(batch.ids.tolist(), batch.images, strict=True):
-                if number in wanted:
-                    yield number, image
+        elif isinstance(self.source, (list, tuple)):
+            places = iter(wanted)
+            place = next(places, None)
+            for batch in self._of_batches() if wanted else ():
+                for number, image in zip(batch.ids.tolist(), batch.images, strict=True):
+                    if number == place:
+                        yield number, image
+                        place = next(places, None)
+                if place is None:
+                    return
 
-    def _of_set(self, pictures: PictureSet, only: Collection[int] | None = None) -> Iterator[ImageBatch]:
+    def _rows_of_set(
+        self, pictures: PictureSet, numbers: Sequence[int]
+    ) -> Iterator[tuple[int, Float[Tensor, "channels height width"]]]:
+        for start in range(0, len(numbers), self.batch_size):
+            some = numbers[start : start + self.batch_size]
+            rows = pictures.rows(some)
+            if rows is None:
+                return
+            decoded = decode_rows(rows, 0, self.model.preprocessing, self.model.patch_grid(), with_masks=False)
+            if isinstance(decoded, PictureBatch):
+                images = decoded.images.to(self.model.device, self.model.dtype)
+                yield from zip([some[i] for i in decoded.keys], images, strict=True)
+
+    def _of_set(self, pictures: PictureSet) -> Iterator[ImageBatch]:
         self.skipped = []
         cut = self.model.patch_grid()
         for chunk, rows in pictures.chunks(self.batch_size):
-            if only is not None and chunk not in only:
-                continue
             first = chunk * self.batch_size
             decoded = decode_rows(rows, first, self.model.preprocessing, cut, with_masks=False)
             if not isinstance(decoded, PictureBatch):

@@ -1,10 +1,11 @@
 """The documentation's pages as they are written: links, documented names, tables of calls."""
 
 import ast
+import inspect
 import re
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[1]
 PAGES = REPOSITORY / "docs" / "pages"
 NOTEBOOKS = REPOSITORY / "experiments" / "notebooks"
 #: What stands for what in the tables: a model, its cache.
@@ -57,3 +58,30 @@ def resolve(node: ast.expr) -> object:
     if node.id != "vitlens":
         raise AttributeError(f"{node.id} is no name of vitlens")
     return vitlens
+
+
+def check_call(call: str) -> None:
+    """Raises where a name does not exist, or a function cannot be called like this."""
+    import vitlens
+    from vitlens.faithfulness.metrics import find_metrics
+    from vitlens.heatmaps.run import find_method
+
+    expression = ast.parse(call, mode="eval").body
+    if isinstance(expression, ast.Subscript):
+        resolve(expression.value)
+        return
+    if not isinstance(expression, ast.Call):
+        resolve(expression)
+        return
+    function = resolve(expression.func)
+    if function is vitlens.HookedViT:
+        function = vitlens.HookedViT.forward
+    # What is found on a class still wants its instance; a classmethod has its class already.
+    wants_instance = ast.unparse(expression.func).split(".")[0] in ("model", "cache") and not inspect.ismethod(function)
+    given = [None] * (len(expression.args) + wants_instance)
+    inspect.signature(function).bind_partial(*given, **{keyword.arg: None for keyword in expression.keywords})
+    for keyword in expression.keywords:
+        if function is vitlens.heatmap and keyword.arg == "method":
+            find_method(ast.literal_eval(keyword.value))
+        if function is vitlens.evaluate_heatmaps and keyword.arg == "metrics":
+            find_metrics(ast.literal_eval(keyword.value), has_masks=True)

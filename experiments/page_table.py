@@ -1,4 +1,5 @@
-"""Tables between marks in the README, "<!-- NAME: begin -->" and "<!-- NAME: end -->": for the scripts that measure them."""
+"""Tables between marks on the documentation's pages, "<!-- NAME: begin -->" and "<!-- NAME: end -->": for the scripts that
+measure them."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -7,7 +8,7 @@ from pathlib import Path
 from vitlens.errors import InputError
 from vitlens.files import write_whole
 
-README = Path(__file__).parents[1] / "README.md"
+PAGES = Path(__file__).parents[1] / "docs" / "pages"
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -15,15 +16,16 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def renew(name: str, content: str) -> None:
-    """Puts a table in the place of the one that stands there.
+def renew(page: str, name: str, content: str) -> None:
+    """Replaces a table of a page, such as "model.md".
 
     Raises:
-        InputError: the README has no such marks.
+        InputError: the page has no such marks.
     """
+    path = PAGES / page
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    text = README.read_text()
+    text = path.read_text()
     if begin not in text or end not in text:
-        raise InputError(f"README.md has no marks {begin} and {end}")
+        raise InputError(f"{path} has no marks {begin} and {end}")
     renewed = re.sub(f"{begin}.*{end}", lambda _: f"{begin}\n{content}\n{end}", text, flags=re.DOTALL)
-    write_whole(README, renewed.encode())
+    write_whole(path, renewed.encode())

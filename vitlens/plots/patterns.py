@@ -10,11 +10,37 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from vitlens.errors import InputError
+from vitlens.model.runs.picture_run import check_index
+from vitlens.patterns.maps import AttentionMaps
 from vitlens.plots.shared.picture import Pixels, add_picture, aspect, keep_shape, map_tiles, patch_heatmap, picture_uri
 from vitlens.plots.shared.style import OUTLINE, SEQUENTIAL, array, colorbar, finish, text
 
 #: Which way attention is followed from a token: to what it attends to, or to what attends to it.
 DIRECTIONS = ("to", "by")
+MEAN = "mean of heads"
+#: More queries than these would cover the picture with outlines.
+MOST_OUTLINED = 9
+
+
+def attention_figure(attention: AttentionMaps, image: int = 0) -> go.Figure:
+    """The attention over one picture: of a single head large, of several a tile for each and their mean.
+
+    Patches that are queries are outlined, up to the nine of a small box.
+    """
+    check_index(image, len(attention.values), "picture")
+    pixels, grid = attention.picture(image), tuple(attention.grid)
+    prefix = [str(label) for label in attention.axes["token"][: attention.n_prefix_tokens]]
+    rows, heads = attention.values[image], attention.axes["head"]
+    query, model_name = attention.settings["queries"], attention.settings["model"]
+    outlined = attention.queries[image, len(prefix) :].nonzero()[:, 0].tolist()
+    outlined = outlined if len(outlined) <= MOST_OUTLINED else []
+    if len(heads) == 1:
+        figure = attention_overlay(rows[0], pixels, grid, prefix, heads[0], query, model_name)
+        return _outline(figure, outlined, grid)
+    figure = _boards(torch.cat([rows, rows.mean(dim=0, keepdim=True)]), [*heads, MEAN], pixels, grid, prefix)
+    blocks = {head.block for head in heads}
+    where = "in the attention pool" if None in blocks else f"in block {heads[0].block}" if len(blocks) == 1 else ""
+    return _told(_outline(figure, outlined, grid), query, where, model_name, "to", bool(outlined))
 
 
 def attention_overlay(
@@ -26,7 +52,14 @@ def attention_overlay(
     query: str,
     model_name: str,
 ) -> go.Figure:
-    """What one head reads for one query token, beside the picture; the prefix tokens' share stands in the subtitle."""
+    """What a query attends to in one head, over the picture; the prefix tokens' shares stand in the subtitle.
+
+    Args:
+        attention: a row of the pattern: `cache["pattern", block][0, head, token]`.
+        prefix: the prefix tokens' names, `model.cfg.prefix_tokens`.
+        head: its name, such as "L9H0".
+        query: what the query is called in the title, such as "the class token".
+    """
     n_prefix = len(prefix)
     figure = make_subplots(1, 2, horizontal_spacing=0.02)
     for col in (1, 2):
@@ -48,7 +81,7 @@ def attention_overlay(
     shares = ", ".join(f"{label} {share:.1%}" for label, share in zip(prefix, attention.tolist(), strict=False))
     return finish(
         figure,
-        f"What head {head} reads for the {query} token",
+        f"What {text(query)} attends to in head {head}",
         f"{text(model_name)}; own colour scale" + (f"; to prefix tokens: {shares}" if shares else ""),
         height=int(130 + 340 * aspect(pixels)),
     )
@@ -78,9 +111,8 @@ def attention_grid(
     """
     rows = _followed(pattern, token, direction)
     rows = torch.cat([rows, rows.mean(dim=0, keepdim=True)])
-    names = [*(f"L{block}H{head}" for head in range(len(pattern))), "mean of heads"]
-    figure = _boards(rows, names, pixels, grid, prefix, token)
-    return _told(figure, f"in block {block}", grid, prefix, model_name, token, direction)
+    names = [*(f"L{block}H{head}" for head in range(len(pattern))), MEAN]
+    return _of_token(rows, names, f"in block {block}", pixels, grid, prefix, model_name, token, direction)
 
 
 def attention_blocks(
@@ -112,14 +144,15 @@ def attention_blocks(
         missing = rollout.new_zeros(len(prefix))
         rows = torch.cat([rows, torch.cat([missing, rollout.flatten()])[None].to(rows)])
         names.append("rollout")
-    figure = _boards(rows, names, pixels, grid, prefix, token)
-    return _told(figure, "block by block (mean of heads)", grid, prefix, model_name, token, direction)
+    where = "block by block (mean of heads)"
+    return _of_token(rows, names, where, pixels, grid, prefix, model_name, token, direction)
 
 
 def attention_mosaic(attention: Float[Tensor, "block head rows columns"], query: str, model_name: str) -> go.Figure:
-    """Every head's attention from one query token to the patches, as one array: blocks across, heads down.
+    """Every head's attention from one query to the patches, as one array: blocks across, heads down.
 
-    Each tile is divided by its own largest value, else the few heads that look at single patches hide the rest.
+    `query` is what it is called in the title, such as "the class token". Each tile is divided by its own
+    largest value, else the few heads that look at single patches hide the rest.
     """
     n_blocks, n_heads, rows, columns = attention.shape
     scaled = attention / attention.amax(dim=(-2, -1), keepdim=True).clamp(min=1e-12)
@@ -155,7 +188,7 @@ def attention_mosaic(attention: Float[Tensor, "block head rows columns"], query:
     height = 130 + int(980 * n_heads * rows / (n_blocks * columns))
     return finish(
         figure,
-        f"What every head reads for the {query} token",
+        f"What {text(query)} attends to, in every head",
         f"{text(model_name)}; patches only, every head on its own scale (hover gives the attention)",
         height=min(1200, max(300, height)),
         margin={"l": 50, "r": 20, "t": 100, "b": 20},
@@ -173,13 +206,31 @@ def _followed(pattern: Float[Tensor, "map query key"], token: int, direction: st
     return pattern[:, token] if direction == "to" else pattern[:, :, token]
 
 
+def _of_token(
+    rows: Float[Tensor, "map token"],
+    names: Sequence[str],
+    where: str,
+    pixels: Pixels,
+    grid: Sequence[int],
+    prefix: Sequence[str],
+    model_name: str,
+    token: int,
+    direction: str,
+) -> go.Figure:
+    """Boards of one token's attention; a patch is outlined."""
+    is_patch = token >= len(prefix)
+    place = token - len(prefix)
+    name = f"patch {divmod(place, grid[1])}" if is_patch else f"the {prefix[token]} token"
+    figure = _outline(_boards(rows, names, pixels, grid, prefix), [place] if is_patch else [], grid)
+    return _told(figure, name, where, model_name, direction, is_patch)
+
+
 def _boards(
     rows: Float[Tensor, "map token"],
     names: Sequence[str],
     pixels: Pixels,
     grid: Sequence[int],
     prefix: Sequence[str],
-    token: int,
 ) -> go.Figure:
     """A tile for each row, divided by its own largest value over the patches, which stands in its title."""
     maps = rows[:, len(prefix) :].unflatten(1, tuple(grid)).float()
@@ -191,8 +242,12 @@ def _boards(
     )  # fmt: skip
     for trace, exact in zip(figure.data, maps, strict=True):
         trace.customdata = array(exact)
-    if token >= len(prefix):
-        row, column = divmod(token - len(prefix), grid[1])
+    return figure
+
+
+def _outline(figure: go.Figure, patches: Sequence[int], grid: Sequence[int]) -> go.Figure:
+    """Marks these patches on every map of a figure."""
+    for row, column in (divmod(patch, grid[1]) for patch in patches):
         for trace in figure.data:
             figure.add_shape(
                 type="rect", x0=column - 0.5, x1=column + 0.5, y0=row - 0.5, y1=row + 0.5,
@@ -201,22 +256,16 @@ def _boards(
     return figure
 
 
-def _told(
-    figure: go.Figure,
-    where: str,
-    grid: Sequence[int],
-    prefix: Sequence[str],
-    model_name: str,
-    token: int,
-    direction: str,
-) -> go.Figure:
+def _told(figure: go.Figure, query: str, where: str, model_name: str, direction: str, is_outlined: bool) -> go.Figure:
     """Title and subtitle of boards of attention."""
-    is_patch = token >= len(prefix)
-    name = f"patch {divmod(token - len(prefix), grid[1])}" if is_patch else f"the {text(prefix[token])} token"
+    title = f"What {text(query)} attends to" if direction == "to" else f"What attends to {text(query)}"
     return finish(
         figure,
-        f"What {name} attends to, {where}" if direction == "to" else f"What attends to {name}, {where}",
+        f"{title}, {where}" if where else title,
         f"{text(model_name)}; patches only, every map on its own scale from 0 to the number above it"
-        + ("; the patch is outlined" if is_patch else ""),
+        + ("; queries are outlined" if is_outlined else ""),
         margin={"l": 10, "r": 20, "t": 104, "b": 10},
     )
+
+
+FIGURES = {AttentionMaps: attention_figure}

@@ -81,17 +81,18 @@ def test_tokens_and_directions_that_do_not_exist(subject, pattern):
 
 
 def test_one_head_large(subject, pattern):
-    figure = attention_overlay(pattern[0, 1, 0], *about(subject), "L0H1", "first", "<i>m</i>")
+    figure = attention_overlay(pattern[0, 1, 0], *about(subject), "L0H1", "the first token", "<i>m</i>")
     shown = maps_of(figure)
     np.testing.assert_allclose(shown[1].z, on_grid(subject, pattern[0, 1, 0]).numpy())
     assert shown[1].zmin == 0
+    assert figure.layout.title.text == "What the first token attends to in head L0H1"
     share = pattern[0, 1, 0, 0].item()
     assert f"{subject.model.cfg.prefix_tokens[0]} {share:.1%}" in figure.layout.title.subtitle.text
 
 
 def test_every_head_at_once(subject, pattern):
     maps = on_grid(subject, pattern[:, :, 0])
-    figure = attention_mosaic(maps, "first", "m")
+    figure = attention_mosaic(maps, "the first token", "m")
     rows, columns = subject.grid
     exact = np.asarray(figure.data[0].customdata)
     assert exact.shape == (maps.shape[1] * (rows + 1) - 1, maps.shape[0] * (columns + 1) - 1)

@@ -1,0 +1,2 @@
+from .maps import AttentionMaps as AttentionMaps
+from .run import attention as attention
