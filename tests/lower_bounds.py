@@ -1,4 +1,4 @@
-"""Prints pip's constraints for the oldest versions that a pyproject.toml allows: python tests/lower_bounds.py pyproject.toml"""
+"""Prints the oldest versions that a pyproject.toml allows, as constraints for pip: lower_bounds.py pyproject.toml"""
 
 import re
 import sys
