@@ -6,6 +6,10 @@ import pytest
 import timm
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "verified_timm: true of the verified timm alone, of its registry or messages")
+
+
 def _lacks(error: Exception) -> str | None:
     """Why this timm cannot do what a test asked of it; None if the error has another cause."""
     # Not above: jaxtyping checks the types of what is imported after pytest is configured.
@@ -14,16 +18,18 @@ def _lacks(error: Exception) -> str | None:
     if timm.__version__ == VERIFIED:
         return None
     said = str(error)
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    refused = f"install timm {VERIFIED}" in said
-    unknown = "Unknown model" in said or said.startswith("timm knows no model")
-    keyword = isinstance(error, TypeError) and "unexpected keyword argument" in said and "/timm/" in frame.filename
+    by_timm = "/timm/" in traceback.extract_tb(error.__traceback__)[-1].filename
+    refused = f"install timm {VERIFIED}" in said or said.startswith(("timm knows no", "timm cannot build"))
     placeholder = isinstance(error, TypeError) and said.endswith("() takes no arguments")
-    return f"timm {timm.__version__}: {said}" if refused or unknown or keyword or placeholder else None
+    return f"timm {timm.__version__}: {said or type(error).__name__}" if by_timm or refused or placeholder else None
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item):
+    from vitlens.model.porting.timm_versions import VERIFIED
+
+    if item.get_closest_marker("verified_timm") and timm.__version__ != VERIFIED:
+        pytest.skip(f"timm {timm.__version__} is not the verified {VERIFIED}")
     return (yield from _skipping())
 
 

@@ -194,6 +194,7 @@ def test_a_folder_that_timm_saved(tmp_path):
         HookedViT.from_timm(f"local-dir:{tmp_path}")
 
 
+@pytest.mark.verified_timm
 def test_names_on_the_hub_without_network(monkeypatch):
     def unreachable(*args, **kwargs):
         raise urllib.error.URLError("no network")

@@ -1,4 +1,4 @@
-"""How hook points are made, handed tensors, and found by name."""
+"""Hook points: the class, how an activation passes through one, and how names are resolved."""
 
 import difflib
 import re
@@ -49,8 +49,7 @@ class OwnedHookPoint(HookPoint):
         if owner is not None and dir == "fwd":
             called = _in_thread(owner, called)
         with _CHANGING:
-            super().add_hook(called, dir, is_permanent, level, prepend, alias_names)
-            handle = (self.fwd_hooks if dir == "fwd" else self.bwd_hooks)[0 if prepend else -1]
+            handle = super().add_hook(called, dir, is_permanent, level, prepend, alias_names)
             handle.user_hook = hook
             handle.owner = owner  # type: ignore[attr-defined]
         return handle
