@@ -68,7 +68,7 @@ $(INSTALLED_DOCS): $(INSTALLED)
 
 # The site in out/docs, offline and strict: examples and notebooks run while it is built, and a broken link stops it.
 docs: $(INSTALLED_DOCS)
-	@echo "building the site: about two minutes on two cores"
+	@echo "building the site: about three minutes on two cores"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
 	@echo "open out/docs/index.html"
 

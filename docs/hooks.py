@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 
 import pandas as pd
@@ -22,6 +23,7 @@ from nbconvert import MarkdownExporter
 from plotly.offline import get_plotlyjs
 
 import vitlens
+from vitlens import plots
 from vitlens.heatmaps.registry import METHODS
 from vitlens.planted import PLANTED, planted
 from vitlens.plots.shared.style import TEMPLATES
@@ -36,6 +38,7 @@ pd.set_option("display.max_colwidth", None)
 
 log = get_plugin_logger("vitlens")
 START = time.monotonic()
+PAGE = count(1)
 AT_ONCE = max(1, min(4, os.cpu_count() or 1))
 
 #: A citation of the page of methods, such as "Methods C1 to C5", and what shows links or code already.
@@ -62,7 +65,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Puts lists in the place of their marks; the page's examples run next."""
-    tell(f"page {page.file.src_uri}")
+    tell(f"page {next(PAGE)} of {len(files.documentation_pages())}, {page.file.src_uri}")
     return MARK.sub(lambda mark: GENERATED[mark[1]](), markdown)
 
 
@@ -131,6 +134,15 @@ def planted_models() -> str:
     return "\n".join(rows)
 
 
+def figures() -> str:
+    """Every function of `vitlens.plots`, with the first sentence of its docstring."""
+    rows = ["| `vitlens.plots.` | the figure |", "|---|---|"]
+    for name in plots.__all__:
+        sentence = (getattr(plots, name).__doc__ or "").split("\n\n")[0].replace("\n", " ")
+        rows.append(f"| `{name}` | {' '.join(sentence.split())} |")
+    return "\n".join(rows)
+
+
 def commands() -> str:
     """The help of every command, as typer writes it."""
     command = [sys.executable, "-m", "typer", "vitlens.cli.main", "utils", "docs", "--name", "vitlens"]
@@ -142,4 +154,5 @@ GENERATED: dict[str, Callable[[], str]] = {
     "heatmap methods": heatmap_methods,
     "planted models": planted_models,
     "commands": commands,
+    "figures": figures,
 }

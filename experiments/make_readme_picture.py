@@ -12,7 +12,7 @@ from playwright.sync_api import sync_playwright
 
 from vitlens.files import write_whole
 
-FIGURES = ("Token-mask", "Who writes", "Patching resid_pre")
+FIGURES = ("Token-mask", "Patching resid_pre")
 
 
 def main(
@@ -23,7 +23,7 @@ def main(
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         shown = browser.new_page(viewport={"width": 1240, "height": 900})
         shown.goto(page.resolve().as_uri())
-        # Only the header and three figures; the page itself has all of them.
+        # Only the header and two rows of figures; the page itself has all of them.
         shown.evaluate(
             "titles => { document.querySelectorAll('.row').forEach(row => {"
             "const shows = [...row.querySelectorAll('.plotly-graph-div')].some(div =>"

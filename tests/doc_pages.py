@@ -32,6 +32,22 @@ def links(text: str) -> list[str]:
     return [link for link in found if "://" not in link]
 
 
+def links_to_places(text: str) -> list[tuple[str, str]]:
+    """The links of a page to a place on a page: the page's name, "" for the same, and the anchor."""
+    return [(page, anchor) for page, anchor in re.findall(r"\]\(([\w./]*)#([^)\s]+)\)", text)]
+
+
+def anchors(text: str) -> set[str]:
+    """What links can lead to on a page: its headings, as the site calls them, its marks, and the names it documents."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    plain = [re.sub(r"<[^>]+>|[^\w\s-]", "", heading).strip().lower() for heading in headings]
+    return (
+        {re.sub(r"[-\s]+", "-", heading) for heading in plain}
+        | set(re.findall(r'<a id="(.+?)"', text))
+        | {*documented(text)}
+    )
+
+
 def documented(text: str) -> list[str]:
     return re.findall(r"^::: (\S+)$", text, re.MULTILINE)
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 import vitlens
 from vitlens.demo import demo_folder
+from vitlens.heatmaps import Heatmap
 
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY / "experiments"))
@@ -111,6 +112,9 @@ def test_contexts_agree_and_conflict_as_asked():
 
 
 def test_everything_works_from_an_installed_wheel(tmp_path):
+    """Among it a result that another Python has saved, whose class nothing has imported."""
+    saved = Heatmap(torch.rand(1, 2, 2), {"image": [0], "row": [0, 1], "column": [0, 1]}, "importance")
+    saved.save(tmp_path / "map.safetensors")
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
     subprocess.run([*build, str(tmp_path), str(REPOSITORY)], check=True, capture_output=True)
     wheel = next(tmp_path.glob("vitlens-*.whl"))
@@ -118,7 +122,8 @@ def test_everything_works_from_an_installed_wheel(tmp_path):
         archive.extractall(tmp_path / "site")
     code = (
         "import vitlens; from vitlens.pages import page; page._environment().get_template('page.html.j2');"
-        "model, images, labels, masks = vitlens.load_demo(); print(vitlens.__file__, tuple(images.shape))"
+        "model, images, labels, masks = vitlens.load_demo(); print(vitlens.__file__, tuple(images.shape));"
+        "found = vitlens.load_result('map.safetensors'); print(type(found).__name__, found.settings)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -129,4 +134,5 @@ def test_everything_works_from_an_installed_wheel(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == f"{tmp_path / 'site' / 'vitlens' / '__init__.py'} (100, 3, 56, 56)"
+    loaded = f"{tmp_path / 'site' / 'vitlens' / '__init__.py'} (100, 3, 56, 56)"
+    assert done.stdout == f"{loaded}\nHeatmap {{}}\n"

@@ -13,7 +13,7 @@ ROOT = Path(vitlens.__file__).parent
 
 #: Each chapter may import those before it, and those of its own line; `__init__` of vitlens is the face of all.
 ORDER = [
-    ["version", "errors"],
+    ["version", "errors", "lazy"],
     ["arguments"],
     ["files"],
     ["statistics", "results"],

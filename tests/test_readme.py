@@ -5,6 +5,7 @@ import re
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from doc_pages import check_call, links
@@ -36,7 +37,7 @@ def test_it_is_short():
 
 def test_the_example_prints_what_the_readme_shows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     code = statements(BLOCKS[0])
     assert len(code) == 12
     for source, shown in code:
@@ -44,10 +45,13 @@ def test_the_example_prints_what_the_readme_shows(tmp_path, monkeypatch):
             exec(source, names)
         assert printed.getvalue().strip() == shown.strip(), source
     assert list(tmp_path.iterdir())
+    before = names["logits"]
+    exec(BLOCKS[1], names)
+    assert not names["logits"].equal(before)
 
 
 def test_the_calls_on_your_own_model_fit_their_signatures():
-    calls = [ast.unparse(node) for node in ast.walk(ast.parse(BLOCKS[1])) if isinstance(node, ast.Call)]
+    calls = [ast.unparse(node) for node in ast.walk(ast.parse(BLOCKS[2])) if isinstance(node, ast.Call)]
     checked = [call for call in calls if re.fullmatch(r"(vitlens|model)[\w.]*\(.*", call) and ".plot()" not in call]
     assert len(checked) == 4
     for call in checked:

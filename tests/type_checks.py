@@ -1,7 +1,8 @@
 """How often the types and shapes of arguments and results are checked, which takes longer than what it checks.
 
-`make test-all` checks every call of every test. `make test` checks every test function too, but where one function has many
-cases, as where it runs on every model, only CHECKED of them, spread over all, or all of those that are marked `all_types`.
+`make test-all` checks every call of every test. `make test` checks the first CALLS calls of a test. Where a test has many
+cases, as where it runs on every model, it checks CASES of them, spread over all. A test that is marked `all_types` is
+checked whole.
 """
 
 from collections import defaultdict
@@ -9,31 +10,44 @@ from collections import defaultdict
 import jaxtyping
 import pytest
 
-CHECKED = 4
+CALLS, CASES = 2000, 4
 _unchecked: set[str] = set()
 
 
+class FirstCalls(type(jaxtyping.config)):
+    """jaxtyping's settings; every call of a function that could be checked asks them whether it is."""
+
+    off = False
+    left = float("inf")
+
+    @property
+    def jaxtyping_disable(self) -> bool:
+        self.left -= 1
+        return self.off or self.left < 0
+
+    @jaxtyping_disable.setter
+    def jaxtyping_disable(self, off: bool) -> None:
+        self.off = off
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "all_types: types and shapes are checked in every case")
+    config.addinivalue_line("markers", "all_types: types and shapes are checked in every call and case")
+    jaxtyping.config.__class__ = FirstCalls
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Chosen by their places, so that every run of the same tests checks the same."""
-    if config.option.markexpr != "not slow":
-        return
     cases = defaultdict(list)
     for item in items:
-        if item.get_closest_marker("all_types") is None:
-            cases[item.nodeid.partition("[")[0]].append(item.nodeid)
+        cases[item.nodeid.partition("[")[0]].append(item.nodeid)
     for names in cases.values():
-        _unchecked.update(set(names) - {names[i * len(names) // CHECKED] for i in range(CHECKED)})
+        _unchecked.update(set(names) - {names[i * len(names) // CASES] for i in range(CASES)})
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item):
-    jaxtyping.config.update("jaxtyping_disable", item.nodeid in _unchecked)
-    try:
-        return (yield)
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.config.option.markexpr != "not slow" or item.get_closest_marker("all_types"):
+        jaxtyping.config.left = float("inf")
+    else:
+        jaxtyping.config.left = 0 if item.nodeid in _unchecked else CALLS

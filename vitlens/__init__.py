@@ -11,8 +11,7 @@ The names used most are here; the rest is in chapters: `vitlens.patterns`, `.len
 `import vitlens` costs next to nothing.
 """
 
-import lazy_loader
-
+from vitlens.lazy import attach
 from vitlens.version import __version__ as __version__
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

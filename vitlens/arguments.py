@@ -1,7 +1,7 @@
-"""The arguments of public functions, checked when a call begins: by what their annotation says, or by what their name means.
+"""Checks the arguments of public functions when a call begins, by their annotation or by their name.
 
-Only what no model and no picture could make right is refused here: text where a number goes, block 1.7, a batch of 0.
-Whether a model has such a block, class or hook point is said where it is looked up.
+Only what is wrong for every model and every picture is refused here: text instead of a number, block 1.7, a batch of 0.
+Whether a model has a certain block, class or hook point is checked where it is looked up.
 """
 
 import functools
@@ -26,7 +26,7 @@ Check = Callable[[str, Any], None]
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorates a public function: each argument is checked, as far as its annotation or its name says what it may be."""
+    """Decorates a public function: checks each argument by its annotation or by its name."""
     signature = inspect.signature(function)
     found = {name: check_of(parameter) for name, parameter in signature.parameters.items()}
     checks = {name: check for name, check in found.items() if check is not None}
@@ -47,7 +47,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def check_of(parameter: inspect.Parameter) -> Check | None:
-    """What is checked of a parameter; nothing where neither its type nor its name says enough."""
+    """The check of a parameter; None if neither its type nor its name says enough."""
     annotation, name = parameter.annotation, parameter.name
     is_union = get_origin(annotation) in (Union, UnionType)
     kinds = set(get_args(annotation)) if is_union else {annotation}
@@ -163,13 +163,13 @@ def flag(name: str, value: Any) -> None:
 
 
 def text(name: str, value: Any) -> None:
-    """One of some names; which, the function itself knows."""
+    """A name; the function itself checks which."""
     if not isinstance(value, str):
         raise InputError(f"{name} is a name, as text, not {short(value)}")
 
 
 def made_by(kinds: tuple[type, ...]) -> Check:
-    """An object of vitlens' own."""
+    """An object of a class of vitlens."""
     named = " or ".join(sorted(kind.__name__ for kind in kinds))
 
     def check(name: str, value: Any) -> None:
@@ -183,14 +183,14 @@ def made_by(kinds: tuple[type, ...]) -> Check:
 
 
 def items(value: Any) -> list[Any]:
-    """Those of a list, tuple, range, tensor or array; anything else as the only one."""
+    """The items of a list, tuple, range, tensor or array; anything else is the only item."""
     if isinstance(value, (Tensor, np.ndarray)):
         return value.tolist() if value.ndim == 1 and not getattr(value, "is_meta", False) else [value]
     return list(value) if isinstance(value, (list, tuple, range)) else [value]
 
 
 def numbers_of(name: str, value: Any) -> None:
-    """One or several whole numbers, by which the things that the argument is called by are counted."""
+    """One or several whole numbers."""
     if not all(is_whole(item) for item in items(value)):
         raise InputError(f"{name} are numbers, counted from 0: one of them or a list, not {short(value)}")
 
@@ -221,7 +221,7 @@ def metric(name: str, value: Any) -> None:
 
 
 def classes(name: str, value: Any) -> None:
-    """Indices or names; which there are, the model knows."""
+    """Indices or names; whether they exist is checked with the model."""
     wanted = [] if isinstance(value, (Tensor, np.ndarray)) else items(value)
     if not all(is_whole(item) or isinstance(item, str) for item in wanted):
         raise InputError(
@@ -246,7 +246,7 @@ def path(name: str, value: Any) -> None:
 
 
 def short(value: Any) -> str:
-    """A value as a sentence can hold it."""
+    """A value as short text for an error message."""
     if isinstance(value, Tensor) and value.is_nested:
         return "a nested Tensor"
     if isinstance(value, (Tensor, np.ndarray)) and value.ndim:
@@ -255,14 +255,14 @@ def short(value: Any) -> str:
     return f"{written[:57]}…" if len(written) > 60 else written
 
 
-#: The least of numbers that have one wherever an argument is called so.
+#: The least value of a number, by the name of the argument.
 LEAST = {
     **dict.fromkeys(("batch_size", "k", "n_rows", "n_steps", "n_images", "n_registers", "chunk_size"), 1),
     **dict.fromkeys(("n_memories", "n_features", "n_classes", "cka_rows", "workers"), 1),
     **dict.fromkeys(("similarity_queries", "height", "width"), 1),
     **dict.fromkeys(("n_examples", "n_draws", "seed", "row", "column", "noise_scale"), 0),
 }
-#: What an argument of several possible types may be, wherever it is called so.
+#: The check of an argument with several possible types, by its name.
 BY_NAME: dict[str, Check] = {
     **dict.fromkeys(("classes", "baseline_classes"), classes),
     **dict.fromkeys(("hook", "hook_out"), hook),

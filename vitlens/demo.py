@@ -25,7 +25,13 @@ __all__ = ["DemoPictures", "load_demo", "load_demo_model", "load_demo_pictures"]
 
 @leaves_state
 def load_demo_model() -> HookedViT:
-    """The demo's ViT, trained by experiments/train_demo_model.py."""
+    """The demo's ViT, trained by experiments/train_demo_model.py.
+
+    Examples:
+        >>> import vitlens
+        >>> vitlens.demo.load_demo_model()
+        HookedViT(fashion_in_context_vit: 6 blocks × 4 heads, ...)
+    """
     folder = demo_folder()
     description = json.loads((folder / "model.json").read_text())
 
@@ -48,9 +54,9 @@ def load_demo_model() -> HookedViT:
 
 @dataclass(frozen=True)
 class DemoPictures:
-    """100 pictures, in pairs: the same garment at the same place on its own class's texture and on another's.
+    """100 pictures in pairs: the same garment at the same place, on its own class's texture and on another class's.
 
-    `contexts` is the class whose texture lies behind the garment; picture 2i agrees, picture 2i + 1 conflicts.
+    `contexts` is the class of the background's texture: in picture 2i it agrees with the garment, in 2i + 1 it conflicts.
     """
 
     images: Float[Tensor, "picture 3 height width"]
@@ -71,7 +77,15 @@ class DemoPictures:
 @leaves_state
 @checked
 def load_demo_pictures(model: HookedViT) -> DemoPictures:
-    """The demo's pictures as the demo model reads them, with everything that is known about them."""
+    """The demo's pictures, preprocessed, with labels, masks, background classes and paths.
+
+    Examples:
+        >>> import vitlens
+        >>> model = vitlens.demo.load_demo_model()
+        >>> pictures = vitlens.demo.load_demo_pictures(model)
+        >>> model.class_label(int(pictures.labels[1])), model.class_label(int(pictures.contexts[1]))
+        ('T-shirt', 'ankle boot')
+    """
     folder = demo_folder()
     table = pd.read_csv(folder / "pictures.csv")
     paths = [folder / "pictures" / name for name in table["file"]]
@@ -95,6 +109,14 @@ def load_demo() -> tuple[
     """(model, images, labels, masks) of "Fashion in context": 100 pictures, 10 a class, in 50 pairs.
 
     Picture 2i shows a garment on its own class's texture, picture 2i + 1 the same garment on another class's.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> images.shape, masks.shape
+        (torch.Size([100, 3, 56, 56]), torch.Size([100, 56, 56]))
+        >>> [model.class_label(int(label)) for label in model(images[:60:20]).argmax(dim=-1)]
+        ['T-shirt', 'pullover', 'coat']
     """
     model = load_demo_model()
     pictures = load_demo_pictures(model)

@@ -10,15 +10,15 @@ ODD_LETTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class InputError(ValueError):
-    """Wrong input. The message is one sentence (or two) for the person at the prompt; the CLI prints it as it is."""
+    """Wrong input. The message is one sentence (or two) for the user; the command line prints it."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(printable(sentence))
 
 
 def reason(error: BaseException) -> str:
-    """What an error of another library says, on one line and not at length; its kind where it says nothing."""
-    said = " ".join(str(error).split())
+    """The message of another library's error on one line, shortened; its class if it has no message."""
+    said = " ".join(str(getattr(error, "strerror", None) or error).split())
     return (said if len(said) <= 300 else f"{said[:297]}…") or type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""Output goes where it was sent and nowhere else, and a file is there whole or not at all.
+"""Writes files whole or not at all, and only where they were meant to go.
 
 A regular file, or a new name, gets its content at once by renaming. What is no regular file is never renamed over: devices
 and pipes are written to, all else is refused. A symbolic link stays; what it points to is replaced.
@@ -23,7 +23,7 @@ with suppress(ImportError):
     import fcntl
 
 LOG = logging.getLogger(__name__)
-#: Ends the names of files that are being written; what a killed process leaves behind may be deleted.
+#: Ends the names of files that are being written; a killed process may leave some, which may be deleted.
 PARTIAL = ".partial"
 #: The file that a process holds while it works in a folder. The system lets go of it when the process ends, however it does.
 LOCK = ".lock"
@@ -35,7 +35,7 @@ OTHER_FILES = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-#: Links that lead in a circle end after so many steps, as in the kernel.
+#: Links that lead in a circle end after this many steps, as in the kernel.
 MOST_LINKS = 40
 
 
@@ -123,7 +123,7 @@ def make_folder(path: str | Path) -> Path:
 
 @contextmanager
 def only_process_in(folder: str | Path) -> Iterator[None]:
-    """While entered, no other process that asks for it works in this folder; a killed one does not stay in the way.
+    """Locks a folder: no other process that also locks it works there. A killed process does not keep the lock.
 
     Raises:
         InputError: another process is there, or the folder cannot be written to.
@@ -133,14 +133,14 @@ def only_process_in(folder: str | Path) -> Iterator[None]:
         yield
     finally:
         if descriptor is not None:
-            # The name goes first: who opens it anew meets a file that nobody holds.
+            # The name goes first: another process that opens it again gets a file that nobody holds.
             with suppress(OSError):
                 os.unlink(Path(folder) / LOCK)
             os.close(descriptor)
 
 
 def is_stream(path: str | Path) -> bool:
-    """Whether what is written there passes on to somebody, as through a pipe or to standard output."""
+    """Whether this is a stream, such as a pipe or standard output."""
     try:
         state = _state(Path(path))
     except (OSError, InputError):
@@ -223,7 +223,7 @@ def _refuse_others(path: Path, state: os.stat_result | None) -> None:
 def _open_descriptor(path: Path) -> int | None:
     """The descriptor of this process that a path such as /dev/stdout, or a link to it, stands for.
 
-    What is written to it must go through it: a file opened anew would begin at its start, over what was written before.
+    What is written to it must go through it: a file opened again would begin at its start, over what was written before.
     """
     name = os.path.abspath(path)
     for _ in range(MOST_LINKS):
@@ -250,7 +250,7 @@ def _open_stream(path: Path) -> int:
 
 
 def _write_to(descriptor: int, content: bytes) -> None:
-    """Writes all of it behind what was printed before, and closes the descriptor."""
+    """Writes all of it after what was printed before, and closes the descriptor."""
     with os.fdopen(descriptor, "wb") as stream:
         if sys.stdout is not None:
             sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Tests and intervals for differences over pictures: seeded, and honest about which values are independent."""
+"""Bootstrap intervals and permutation tests for differences over pictures, seeded."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ __all__ = ["bootstrap", "permutation_test"]
 
 
 class PermutationTest(NamedTuple):
-    """A difference of two groups' means, and the one-sided p of one as large under shuffled groups."""
+    """The difference of two groups' means, and its one-sided p value."""
 
     difference: float
     p: float
@@ -22,7 +22,7 @@ class PermutationTest(NamedTuple):
 def permutation_test(
     inside: np.ndarray, outside: np.ndarray, *, n_draws: int = 300, seed: int = 0, paper_compat: bool = False
 ) -> PermutationTest:
-    """Mean of `inside` minus mean of `outside`, against `n_draws` shuffles of which value belongs where (A8).
+    """Tests the difference of two groups' means against `n_draws` shuffles of their values (Methods A8).
 
     Values of one picture are no independent draws, so over many pictures almost any difference is significant by this
     test: `bootstrap` over pictures says how certain it is.
@@ -33,6 +33,14 @@ def permutation_test(
 
     Raises:
         InputError: an empty group, NaN or infinite values, groups that are no lists of numbers, fewer than one shuffle.
+
+    Examples:
+        >>> import numpy as np
+        >>> import vitlens
+        >>> inside, outside = np.array([2.0, 3.0, 4.0]), np.array([1.0, 1.0, 2.0])
+        >>> test = vitlens.statistics.permutation_test(inside, outside)
+        >>> round(test.difference, 2), round(test.p, 1)
+        (1.67, 0.1)
     """
     inside, outside = (_numbers(group, name) for group, name in ((inside, "inside"), (outside, "outside")))
     for group, name in ((inside, "inside"), (outside, "outside")):
@@ -108,7 +116,7 @@ def bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and confidence interval over pictures, by drawing whole pictures (or clusters of them) with replacement.
+    """Bootstrap mean and confidence interval over pictures: draws whole pictures (or clusters) with replacement.
 
     Args:
         sums: [picture, …]: each picture's value, or with `counts` the sum of its values; NaN where it has none.
@@ -117,11 +125,19 @@ def bootstrap(
 
     Returns:
         mean, low and high end, each of the shape […]. The ends are NaN where fewer than two pictures (or clusters) have a
-        value: one value says nothing about how others scatter.
+        value: one value does not show how much values vary.
 
     Raises:
         InputError: no pictures, infinite values, counts or clusters of another shape, fewer than one draw, or a level
             outside (0, 1).
+
+    Examples:
+        >>> import numpy as np
+        >>> import vitlens
+        >>> accuracy_of_each = np.array([1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0])
+        >>> mean, low, high = vitlens.statistics.bootstrap(accuracy_of_each)
+        >>> float(mean), float(low) < 0.75 < float(high)
+        (0.75, True)
     """
     _check_draws(n_draws, seed)
     sums = _numbers(sums, "sums")

@@ -1,8 +1,8 @@
 """What a pass over a data set costs beside the forwards that nobody watches: ratios measured side by side in one run.
 
-1. the measures A2 to A7 at all blocks and the three sites, over the plain forward of the same pictures;
-2. the perturbation test (D3) in batches, over one picture and one step at a time as the released code runs it;
-3. the linear probes (E1): pictures run through the network, over running it once per token and site.
+1. the measures of Methods A2 to A7 at all blocks and the three sites, over the plain forward of the same pictures;
+2. the perturbation test (Methods D3) in batches, over one picture and one step at a time as the released code runs it;
+3. the linear probes (Methods E1): pictures run through the network, over running it once per token and site.
 
     python experiments/benchmarks/dataset_pass.py
     python experiments/benchmarks/dataset_pass.py --model vit_base_patch32_224 --repeats 7
@@ -61,7 +61,7 @@ def main(
 
 
 def measures_row(name: str, batch_size: int, repeats: int, device: str) -> tuple[str, ...]:
-    """The pass with A2 to A7 over the plain forward of timm's own module."""
+    """The pass with Methods A2 to A7 over the plain forward of timm's own module."""
     model = HookedViT.from_timm(name, pretrained=False, device=device)
     assert model.architecture is not None
     plain = model.architecture().eval().to(device)
@@ -78,14 +78,14 @@ def measures_row(name: str, batch_size: int, repeats: int, device: str) -> tuple
 
     with torch.no_grad():
         slow, fast = side_by_side(measured, lambda: plain(images), repeats, device)
-    what = f"A2–A7, {len(FULL_SITES)} sites × {model.cfg.n_layers} blocks, {model.cfg.n_classes} classes"
+    what = f"Methods A2 to A7, {len(FULL_SITES)} sites × {model.cfg.n_layers} blocks, {model.cfg.n_classes} classes"
     return what, name, f"{slow:.3f}", f"timm's forward {fast:.3f}", f"{slow / fast:.2f} × the forward"
 
 
 def removal_row(
     name: str, batch_size: int, steps: int, repeats: int, device: str, as_released: bool
 ) -> tuple[str, ...]:
-    """One curve of D3 for a batch of pictures, over the same curve one picture and one step at a time.
+    """One curve of Methods D3 for a batch of pictures, over the same curve one picture and one step at a time.
 
     The released code's model keeps the patterns, z and the projected attention output of every block in these runs too:
     `as_released` does the same, without it the runs are our model's own, unwatched.
@@ -127,7 +127,7 @@ def removal_row(
     fast, slow = side_by_side(batched, one_by_one, max(1, repeats // 2), device)
     worst = (found["batched"] - found["one by one"]).abs().max().item()
     assert worst < 1e-4, f"the curves differ by {worst}"
-    what = f"D3, {len(counts)} steps, {batch_size} pictures (curves agree to {worst:.0e})"
+    what = f"Methods D3, {len(counts)} steps, {batch_size} pictures (curves agree to {worst:.0e})"
     how = "one by one, as released" if as_released else "one by one, unwatched"
     return what, name, f"{fast:.3f}", f"{how} {slow:.3f}", f"{slow / fast:.1f} × faster"
 
@@ -146,7 +146,7 @@ def probe_row(name: str, n_pictures: int, device: str) -> tuple[str, ...]:
         fit.add(images, torch.arange(n_pictures, device=device) % 4)
     sites = len(FULL_SITES) * model.cfg.n_layers
     per_token = n_pictures * sites * model.cfg.n_ctx
-    what = f"E1, {sites} sites × {model.cfg.n_ctx} tokens, {n_pictures} pictures"
+    what = f"Methods E1, {sites} sites × {model.cfg.n_ctx} tokens, {n_pictures} pictures"
     return what, name, f"{seen[0]} forwards", f"per site and token {per_token:,}", f"{per_token // seen[0]} × fewer"
 
 

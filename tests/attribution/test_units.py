@@ -362,7 +362,7 @@ def test_token_shares_of_a_pooled_model(images_of):
 def test_what_has_no_map_or_part_says_so(plain, images_of):
     tokens = direct_logit_attribution(plain, images_of(plain, 1), unit="token")
     assert tokens.axes["token"] == ["class"]
-    with pytest.raises(InputError, match=r"reads class and no patches.*head_patch"):
+    with pytest.raises(InputError, match=r"pools class and no patches.*head_patch"):
         tokens.maps()
     with pytest.raises(InputError, match="no part 'L9 mlp'"):
         tokens.part("L9 mlp")

@@ -1,9 +1,12 @@
 """Options of the preprocessing, the version, and mistakes that are found before a model is loaded."""
 
+import re
+
 import pytest
 from cli.conftest import AGREEING, CONFLICTING, MASK, TIMM
 
 import vitlens
+from vitlens.cli import given
 from vitlens.cli.options import ModelOptions
 from vitlens.paper.run_facts import difference
 from vitlens.paper.settings import StudySettings
@@ -26,7 +29,7 @@ def test_the_preprocessing_is_set_and_said(run):
         (["--mean", "0.1,0.2"], "mean is one number or one for each of the 3 channels"),
         (["--std", "58"], "divide those of 0 to 255 by 255"),
         (["--crop-pct", "90"], "--crop-pct is the part of the resized picture's side that is kept"),
-        (["--interpolation", "bicubik"], "interpolation is one of bicubic"),
+        (["--interpolation", "bicubik"], "interpolation is one of nearest, bilinear, bicubic"),
         (["--timm", "mean=0.5"], "mean has an option of its own"),
     ],
 )
@@ -92,3 +95,38 @@ def test_a_box_is_a_mask(run):
         (["--box", "4,4,6,6", "--mask", MASK], "--mask and --box both say where the object is"),
     ):
         assert sentence in run(*options, *wrong).stderr
+
+
+def test_a_terminal_sees_the_map_and_how_to_get_figures(run):
+    done = run("heatmap", AGREEING, "--method", "centre_prior")
+    lines = done.stdout.splitlines()
+    start = lines.index(f"{AGREEING}: centre_prior")
+    drawn = [line.ljust(28) for line in lines[start + 1 : start + 15]]
+    assert set("".join(drawn)) == set(" ░▒▓█")
+    # The prior is the same from left to right and from top to bottom.
+    assert drawn == drawn[::-1] == [line[::-1] for line in drawn]
+    assert "█" in drawn[6]
+    for command in (["heatmap", AGREEING], ["lens", AGREEING], ["patch", AGREEING, CONFLICTING, "--block", "1"]):
+        assert run(*command).stdout.splitlines()[-1] == "figures: the same command with --out page.html writes them"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["patch", AGREEING, CONFLICTING, "--block", "1", "--tokens", "class"],
+        ["heatmap", AGREEING, "--method", "raw_attention"],
+        ["report", AGREEING],
+        ["explore", AGREEING],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_long_work_says_what_it_costs_where_somebody_watches(run, monkeypatch, tmp_path, arguments):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(given, "is_watched", lambda: True)
+    monkeypatch.setattr(given, "LONG", 0)
+    cost, shorter = run(*arguments).stderr.splitlines()[:2]
+    assert re.fullmatch(r"note: this takes about as long as [\d,]+ forwards of a picture: \d+ \w+ on cpu", cost)
+    assert shorter.startswith("note: ")
+    monkeypatch.setattr(given, "is_watched", lambda: False)
+    if arguments[0] in ("patch", "heatmap"):
+        assert run(*arguments).stderr == ""

@@ -40,7 +40,7 @@ def test_values_are_python_literals_or_texts():
         (["=3"], "--timm is written KEY=VALUE"),
         (["img_size="], "--timm is written KEY=VALUE"),
         (["img-size=3"], "--timm is written KEY=VALUE"),
-        (["depth=1", "depth=2"], "--timm depth is said twice"),
+        (["depth=1", "depth=2"], "--timm depth is given twice"),
         (["pretrained=False"], "pretrained has an option of its own"),
         (["checkpoint_path=x.pth"], "checkpoint_path has an option of its own"),
     ):

@@ -26,6 +26,9 @@ def test_one_class_many_ways(imagenet, wanted):
     ("wanted", "sentence"),
     [
         ("taby", "nearest names are.*tabby"),
+        ("cat", "nearest names are tabby cat, tiger cat, persian cat, siamese cat, egyptian cat"),
+        ("terrier", "nearest names are (.* terrier, ){7}.*terrier$"),
+        ("retriev", "nearest names are .*golden retriever"),
         ("crane", "2 classes are called 'crane'.*134 or 517"),
         (1000, "classes 0 to 999"),
         (-1, "classes 0 to 999"),

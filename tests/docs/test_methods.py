@@ -1,6 +1,8 @@
 """Every code that is cited, such as "Methods A5", has its place on the page of methods, once."""
 
+import ast
 import re
+from pathlib import Path
 
 from doc_pages import PAGES, REPOSITORY
 
@@ -35,3 +37,20 @@ def test_every_cited_code_has_its_place():
 
 def test_nothing_cites_a_document_that_readers_do_not_have():
     assert not [path for path in FILES if re.search(r"METHODS(\.md| [A-E]\d)", path.read_text())]
+
+
+def test_codes_are_cited_as_methods():
+    """A bare "A5" leads nowhere on the site."""
+    found = {}
+    for path in sorted((REPOSITORY / "vitlens").rglob("*.py")):
+        sentences = [text for text in docstrings(path) if re.search(rf"\b{CODE}\b", CITATION.sub("", text))]
+        if sentences:
+            found[path.name] = sentences
+    assert not found
+
+
+def docstrings(path: Path) -> list[str]:
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return [
+        ast.get_docstring(node) or "" for node in nodes if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+    ]

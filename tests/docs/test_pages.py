@@ -1,10 +1,23 @@
 """Every page is in the navigation, every link leads somewhere, and every call that a page names exists."""
 
 import ast
+import re
 
 import pytest
 import yaml
-from doc_pages import PAGES, REPOSITORY, check_call, documented, in_navigation, links, resolve, sources, table_calls
+from doc_pages import (
+    PAGES,
+    REPOSITORY,
+    anchors,
+    check_call,
+    documented,
+    in_navigation,
+    links,
+    links_to_places,
+    resolve,
+    sources,
+    table_calls,
+)
 from public import public
 
 import vitlens
@@ -26,6 +39,14 @@ def test_links_lead_somewhere(name):
         assert link in SOURCES or link in MADE or (PAGES / link).exists(), link
 
 
+@pytest.mark.parametrize("name", [*SOURCES, "README.md"])
+def test_links_to_a_place_on_a_page_find_it(name):
+    text = SOURCES[name] if name in SOURCES else (REPOSITORY / name).read_text()
+    for page, anchor in links_to_places(text):
+        target = text if not page else SOURCES[page.removeprefix("docs/pages/")]
+        assert anchor in anchors(target), (page, anchor)
+
+
 def test_every_public_name_is_documented_once():
     named = [name for text in SOURCES.values() for name in documented(text)]
     assert len(named) == len(set(named))
@@ -39,6 +60,14 @@ def test_calls_in_tables_exist(name):
     assert len(calls) > 10
     for call in calls:
         check_call(call)
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if not name.startswith("notebooks/")])
+def test_calls_that_are_named_exist(name):
+    named = re.findall(r"`(vitlens\.[^`…]+)`", SOURCES[name])
+    for call in named:
+        # Of "f(…).plot()" the call of f.
+        check_call(re.sub(r"(\))\.\w+\(\)$", r"\1", " ".join(call.split())).rstrip("="))
 
 
 @pytest.mark.parametrize(

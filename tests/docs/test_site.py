@@ -59,6 +59,11 @@ def test_all_heatmap_methods_and_commands_are_described(site):
         assert f"vitlens {command}" in commands
 
 
+def test_citations_in_docstrings_lead_to_the_definitions(site):
+    assert 'href="methods.html#a5">Methods A5</a>' in (site / "lens.html").read_text()
+    assert 'id="a5"' in (site / "methods.html").read_text()
+
+
 def test_pages_work_without_a_network_in_both_themes(site, browser):
     context = browser.new_context(offline=True, viewport={"width": 1366, "height": 900})
     page = context.new_page()

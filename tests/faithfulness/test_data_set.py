@@ -1,12 +1,11 @@
 """Scores over a data set: chunk by chunk, resumed where a run was stopped, equal to one call; the experiment's script."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from in_process import run_script
 
 from vitlens import InputError, evaluate_heatmaps, load_demo
 from vitlens.data.picture_sets import open_pictures
@@ -112,25 +111,12 @@ def test_bad_input(model, tmp_path):
 
 
 def script(*options):
-    command = [sys.executable, ROOT / "experiments" / "compare_heatmaps.py", *map(str, options)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return run_script(ROOT / "experiments" / "compare_heatmaps.py", *options)
 
 
 def test_the_script_writes_its_table_and_refuses_other_settings(tmp_path):
-    given = [
-        "--limit",
-        2,
-        "--n-steps",
-        2,
-        "--n-draws",
-        1,
-        "--method",
-        "legrad",
-        "--metric",
-        "deletion",
-        "--out",
-        tmp_path / "o",
-    ]
+    given = ["--limit", 2, "--n-steps", 2, "--n-draws", 1, "--method", "legrad", "--metric", "deletion"]
+    given += ["--out", tmp_path / "o"]
     done = script(*given)
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "o" / "table.md").read_text().splitlines()

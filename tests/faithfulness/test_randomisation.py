@@ -116,7 +116,7 @@ def test_one_method_may_be_named_alone(model, images):
 
 
 def test_what_cannot_be_randomised(plain, images_of, model, images):
-    with pytest.raises(InputError, match="module in hand"):
+    with pytest.raises(InputError, match="was made from a timm module"):
         randomisation_test(plain, images_of(plain, 1), progress=False)
     with pytest.raises(InputError, match="the nearest are token_mask"):
         randomisation_test(model, images, 1, methods=["token_masks"], progress=False)

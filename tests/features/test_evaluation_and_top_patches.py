@@ -198,7 +198,7 @@ def test_places_and_saving_of_top_patches(variant, images_of, sae_of, tmp_path):
     again = load_result(tmp_path / "tops.safetensors")
     assert again.patch(feature) == result.patch(feature)
     assert {"image", "token", "activation"} <= set(again.to_frame().columns)
-    with pytest.raises(InputError, match="was not looked for"):
+    with pytest.raises(InputError, match="is not in this result"):
         only.patch(feature + 1)
     with pytest.raises(InputError, match="no feature 24"):
         top_patches(model, images_of(model, 3), hook=HOOK, sae=sae_of(32), features=[24], progress=False)

@@ -69,7 +69,7 @@ def test_crops_keep_their_size_at_the_edge(found):
     assert {decoded(image.source).shape for image in small.layout.images} == {(48, 48, 3)}
     with pytest.raises(InputError, match="pixels of 1 pictures"):
         feature_card(result, feature, pixels_of=torch.zeros(1, 48, 48, 3))
-    with pytest.raises(InputError, match="was not looked for"):
+    with pytest.raises(InputError, match="is not in this result"):
         feature_card(result, 99, pixels_of=pixels_of)
 
 

@@ -211,7 +211,7 @@ def test_mistakes_are_said_in_a_sentence(plain, images_of):
         stream_activations(plain, images, hook="z1", batch_size=0, progress=False)
     once = stream_activations(plain, iter([images]), hook="resid_post1", progress=False)
     assert len(list(once)) == 1
-    with pytest.raises(InputError, match="gone through once"):
+    with pytest.raises(InputError, match="used up once"):
         list(once)
     with pytest.raises(InputError, match="not a dictionary"):
         list(stream_activations(plain, [{"pixels": images}], hook="resid_post1", progress=False))

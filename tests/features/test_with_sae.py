@@ -156,7 +156,7 @@ def test_a_transcoder_predicts_what_comes_later(plain, images_of, weights_of):
     transcoder = Transcoder(**weights_of(32), activation=Relu())
     with (
         with_sae(plain, "resid_post1", transcoder, hook_out="mlp_out0"),
-        pytest.raises(InputError, match="computed after"),
+        pytest.raises(InputError, match="which the model computes later"),
     ):
         plain(images_of(plain, 1))
     with pytest.raises(InputError, match="pass hook_out="), with_sae(plain, "hook_embed", transcoder):
@@ -186,7 +186,7 @@ def test_another_width_is_refused_by_both_widths_and_the_hook(plain, images_of, 
         with_sae(plain, "resid_mid1", transcoder),
     ):
         pass
-    with pytest.raises(InputError, match="name one"), with_sae(plain, None, sae_of(32)):
+    with pytest.raises(InputError, match="pass hook="), with_sae(plain, None, sae_of(32)):
         pass
     with (
         pytest.raises(InputError, match="of the shape it was given"),

@@ -28,7 +28,7 @@ def test_limits_are_named_with_their_reason():
     assert status(parallel, 'activation_patching(sites="resid_mid")') == IMPOSSIBLE
     post_norm = HookedViT.from_timm(OTHERS["post_norm"]()).capabilities().set_index("analysis")
     assert post_norm.loc["fold_ln", "status"] == IMPOSSIBLE
-    assert "norms stand behind" in post_norm.loc["fold_ln", "why"]
+    assert "norms follow" in post_norm.loc["fold_ln", "why"]
     pooled = HookedViT.from_timm(OTHERS["attention_pool"]())
     assert status(pooled, "direct_logit_attribution by head") == EXACT
     assert status(pooled, "cache.apply_ln_to_stack and logit_attrs") == IMPOSSIBLE

@@ -213,3 +213,16 @@ def test_names_on_the_hub_without_network(monkeypatch):
     ):
         with pytest.raises(InputError, match=sentence):
             HookedViT.from_timm(name)
+
+
+def test_what_does_not_fit_is_named_on_both_sides(load):
+    """Keys of another library: the sentence says which the file has, and which the model waits for."""
+    state = make().state_dict()
+    state["encoder.norm.weight"] = state.pop("norm.weight")
+    with pytest.raises(InputError, match=r": the file lacks norm\.weight; the model lacks encoder\.norm\.weight"):
+        load(state)
+    state = prefixed(
+        "vit.encoder.layer.0.", {"attention.query.weight": torch.zeros(3, 3), "dense.weight": torch.zeros(3)}
+    )
+    with pytest.raises(InputError, match=r"No name agrees: its tensors are called vit\.encoder\.layer\.0\.attention"):
+        load(state)

@@ -36,6 +36,17 @@ def test_logits_and_every_block_in_float64(module, model, names):
     assert relative(model(images), module(images)) <= 1e-9
 
 
+def test_patch_features_are_timms_normalised_patch_tokens(module, model):
+    """DINO's x_norm_patchtokens, on the grid."""
+    images = pictures(model.cfg, 2)
+    theirs = module.forward_features(images)
+    theirs = theirs["patches"] if isinstance(theirs, dict) else theirs[:, model.cfg.n_prefix_tokens :]
+    ours = model.patch_features(images)
+    assert ours.shape == (2, *model.embed.grid(*images.shape[-2:]), model.cfg.d_model)
+    assert relative(ours.flatten(1, 2), theirs) <= 1e-9
+    assert torch.equal(model.patch_features(images[0])[0], model.patch_features(images[:1])[0])
+
+
 @pytest.mark.parametrize("watched", [None, "pattern", lambda name: True], ids=["fused", "eager", "all"])
 def test_gradients_of_pictures_and_parameters_in_float64(module, model, watched):
     images = pictures(model.cfg, 2).requires_grad_()

@@ -108,7 +108,7 @@ def test_copies_keep_it(changed, picture):
         ({"crop_pct": 90}, "crop_pct is the part of .*, above 0 and at most 1, not 90"),
         ({"crop_pct": 0}, "crop_pct is the part"),
         ({"crop_pct": "0.9"}, "crop_pct is the part"),
-        ({"interpolation": "bicubik"}, "interpolation is one of bicubic, .*, not 'bicubik'"),
+        ({"interpolation": "bicubik"}, "interpolation is one of nearest, .*, not 'bicubik'"),
         ({"interpolation": 3}, "interpolation is one of"),
     ],
 )

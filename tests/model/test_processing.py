@@ -130,7 +130,7 @@ def test_mistakes():
     model = HookedViT.from_timm(build(), fold_ln=True)
     with pytest.raises(InputError, match=r"processed already \(fold_ln\)"):
         model.process_weights_(center_writing_weights=True)
-    with pytest.raises(InputError, match="no processing was asked for"):
+    with pytest.raises(InputError, match="no rewrite is named"):
         HookedViT.from_timm(build()).process_weights_()
     with pytest.raises(InputError, match="fold_ln moved the last norm's affine part"):
         model.set_class_embeddings(torch.randn(3, 32))

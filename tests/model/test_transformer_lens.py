@@ -122,7 +122,7 @@ def test_norms_behind_the_branches_are_refused_by_name():
     _, cache = model.run_with_cache(reduced_images(model.cfg))
     close(cache.decompose_resid().sum(0), cache["resid_post", -1])
     for call in (cache.stack_head_results, lambda: cache.stack_neuron_results(-1), cache.get_full_resid_decomposition):
-        with pytest.raises(InputError, match="a norm stands behind"):
+        with pytest.raises(InputError, match="a norm follows"):
             call()
     with pytest.raises(InputError, match="read the stream without a norm"):
         cache.decompose_resid(1, apply_ln=True)

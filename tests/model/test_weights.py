@@ -122,7 +122,7 @@ def test_what_is_no_model_and_no_path_is_a_sentence(tmp_path):
             # Past the checker of types that tests run under.
             inspect.unwrap(HookedViT.from_timm.__func__)(HookedViT, thing)
     for keyword, value in (("pretrained", False), ("use_ema", False), ("checkpoint_path", "x.pth"), ("img_size", 3)):
-        with pytest.raises(InputError, match=f"module in hand is taken as it is: {keyword} goes with a model name"):
+        with pytest.raises(InputError, match=f"a timm module is taken as it is: {keyword} goes with a model name"):
             HookedViT.from_timm(build(), **{keyword: value})
     with pytest.raises(InputError, match=r"use_ema=False.* goes with checkpoint_path="):
         HookedViT.from_timm(NAME, pretrained=False, use_ema=False)

@@ -47,8 +47,9 @@ def test_every_method_stands_on_its_own_scale(pixels, maps):
         elif name != "nothing":
             assert (tile.zmin, tile.zmax) == pytest.approx((values.min().item(), values.max().item()))
             assert tile.zmid is None
-    colours = {name: (tile.autocolorscale, tile.colorscale) for tile, name in zip(tiles, maps, strict=True)}
-    assert colours["occlusion"] == colours["patching"] != colours["attention"] == colours["nothing"]
+    colours = {name: tile.colorscale for tile, name in zip(tiles, maps, strict=True)}
+    assert colours["occlusion"] == colours["patching"] is None, "that of the theme"
+    assert colours["attention"] == colours["nothing"] is not None
 
 
 def test_titles_say_what_is_needed(pixels, maps):
@@ -58,8 +59,8 @@ def test_titles_say_what_is_needed(pixels, maps):
     )
     subtitle = figure.layout.title.subtitle.text
     assert subtitle.startswith("&lt;i&gt;vit&lt;/i&gt;; every map on its own scale")
-    assert "red speaks for the class" in subtitle
-    assert "red" not in comparison(pixels, {"attention": maps["attention"]}).layout.title.subtitle.text
+    assert "positive speaks for the class" in subtitle
+    assert "positive" not in comparison(pixels, {"attention": maps["attention"]}).layout.title.subtitle.text
     texts = [annotation.text for annotation in figure.layout.annotations]
     assert texts[0] == "the picture"
     for name, written in zip(maps, texts[1:18], strict=True):
@@ -82,7 +83,7 @@ def test_a_warning_lies_on_its_own_tile(pixels, maps):
 def test_one_map_over_its_picture(pixels, maps):
     figure = heatmap_overlay(pixels, maps["occlusion"], f"Occlusion: {RISKY}", signed=True, subtitle="a < b")
     assert figure.layout.title.text.startswith("Occlusion: &lt;b&gt;tabby")
-    assert figure.layout.title.subtitle.text == "a &lt; b; red speaks for it, blue against"
+    assert figure.layout.title.subtitle.text == "a &lt; b; positive speaks for it, negative against"
     shown = heatmaps(figure)[1]
     np.testing.assert_array_equal(shown.z, maps["occlusion"].numpy())
     assert shown.zmid == 0

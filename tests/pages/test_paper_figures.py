@@ -96,10 +96,10 @@ def test_figures_show_the_tables(tables, demo):
         assert "class token" not in part.lower()
     # Red speaks for the class only where a map has a sign.
     signed, unsigned = figures["11 blocks"], figures["11 sum"]
-    assert signed.layout.coloraxis.autocolorscale
-    assert "red: speaks for the class" in signed.layout.title.subtitle.text
+    assert signed.layout.coloraxis.cmid == 0
+    assert "positive: speaks for the class" in signed.layout.title.subtitle.text
     assert unsigned.data[-1].zmin == torch.as_tensor(unsigned.data[-1].z).min() >= 0
-    assert "red" not in unsigned.layout.title.subtitle.text
+    assert "positive" not in unsigned.layout.title.subtitle.text
     # One or a few wrong pictures are no comparison.
     right_or_wrong = figures["9"]
     n_wrong = usual(tables["key_value_correct"])["n_wrong"].iloc[0]

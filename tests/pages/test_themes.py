@@ -8,7 +8,9 @@ from vitlens.plots.shared.style import DARK, LIGHT
 # What each figure shows: background, text, the middle of a scale of signed values, and the number of drawn traces.
 LOOK = """() => [...document.querySelectorAll('.plotly-graph-div')].map(div => {
   const layout = div._fullLayout;
-  const scales = [...div._fullData, layout.coloraxis ?? {}].filter(part => part.autocolorscale && part.colorscale);
+  const around0 = (low, high) => low < 0 && low === -high;
+  const signed = part => part.colorscale && (around0(part.zmin, part.zmax) || around0(part.cmin, part.cmax));
+  const scales = [...div._fullData, layout.coloraxis ?? {}].filter(signed);
   return {
     paper: layout.paper_bgcolor, plot: layout.plot_bgcolor, ink: layout.font.color, title: layout.title.font.color,
     muted: layout.title.subtitle.font.color, text: layout.title.text,

@@ -50,7 +50,7 @@ def test_where_weights_come_from(tmp_path):
     assert re.fullmatch(r"mine\.pth, sha256 [0-9a-f]{12}", loaded.provenance.weights)
     assert loaded.provenance.warning is None
     assert loaded.with_fresh_weights().provenance == RANDOM
-    assert HookedViT.from_timm(build()).provenance.weights == "of a module in hand"
+    assert HookedViT.from_timm(build()).provenance.weights == "of a given timm module"
     model.load_state_dict(loaded.state_dict())
     assert model.provenance.weights == "put in with load_state_dict"
     assert model.provenance.warning is None

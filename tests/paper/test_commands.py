@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -61,28 +59,16 @@ def test_every_setting_is_an_option_of_its_name():
         assert options[setting.name].help
 
 
-def test_reproduce_runs_what_the_data_allows_and_says_what_it_left_out(tmp_path):
+def test_reproduce_runs_what_the_data_allows_and_says_what_it_left_out(tmp_path, caplog):
     folder = tmp_path / "pictures"
     for path in sorted((demo_folder() / "pictures").iterdir())[:6]:
         (folder / path.name[0]).mkdir(parents=True, exist_ok=True)
         shutil.copy(path, folder / path.name[0])
     (folder / "0" / "broken.png").write_bytes(b"nothing")
-    # In a process of its own: what is left out is logged, and pytest takes logs away from stderr.
-    command = [
-        sys.executable,
-        "-m",
-        "vitlens.cli.main",
-        "reproduce",
-        *QUICK[2:],
-        "--data",
-        folder,
-        "--out",
-        tmp_path / "out",
-    ]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    done = reproduce(*QUICK[2:], "--data", folder, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    assert "left out context_tokens: context_tokens asks which patches belong to the object" in done.stderr
-    assert "left out linear_probe: linear_probe needs pictures to train on" in done.stderr
+    assert "left out context_tokens: context_tokens asks which patches belong to the object" in caplog.text
+    assert "left out linear_probe: linear_probe needs pictures to train on" in caplog.text
     assert "broken.png" in done.stdout
     assert "6 pictures, 1 could not be read" in done.stdout
     description = json.loads((tmp_path / "out" / "settings.json").read_text())

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from in_process import run_script
 from PIL import Image as PILImage
 
 from vitlens import HookedViT, InputError, ablate_tokens, heatmap, knockout_attention
@@ -22,6 +23,7 @@ from vitlens.demo import demo_folder, load_demo_model, load_demo_pictures
 from vitlens.faithfulness import perturbation_test
 from vitlens.lens import class_trace, identifiability, residual_composition
 from vitlens.memories import key_value_agreement
+from vitlens.paper import run as study_run
 from vitlens.paper.run import EXPERIMENTS, run_study
 from vitlens.paper.settings import StudySettings
 
@@ -133,6 +135,21 @@ def same_bytes(one: Path, other: Path) -> None:
         assert filecmp.cmp(path, other / path.relative_to(one), shallow=False), path.name
 
 
+def test_two_processes_share_the_pictures_and_write_what_one_writes(tmp_path):
+    arguments = ("--n-images", 8, "--batch-size", 2, "--n-bootstrap", 20)
+    one = run_script(SCRIPT, "class_change", *arguments, "--out", tmp_path / "one")
+    assert one.returncode == 0, one.stderr
+    command = script("class_change", *arguments, "--out", tmp_path / "two", processes=2)
+    both = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert both.returncode == 0, both.stderr
+    assert len(list((tmp_path / "two" / "records").iterdir())) == 4
+    for path in (tmp_path / "one" / "tables").iterdir():
+        tables = (pd.read_parquet(tmp_path / name / "tables" / path.name) for name in ("one", "two"))
+        # What ran before in this process may have chosen kernels that round otherwise.
+        pd.testing.assert_frame_equal(*tables, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_a_killed_run_resumes_and_two_processes_agree_to_the_last_byte(tmp_path, monkeypatch):
     # The same bytes are promised for the same number of threads, and torchrun gives each process one.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -165,7 +182,8 @@ def test_a_killed_run_resumes_and_two_processes_agree_to_the_last_byte(tmp_path,
     same_bytes(tmp_path / "whole", tmp_path / "two")
 
 
-def test_an_interrupted_run_says_what_it_keeps(tmp_path):
+@pytest.mark.slow
+def test_ctrl_c_in_a_shell_says_what_a_run_keeps(tmp_path):
     out = tmp_path / "out"
     command = script("explainability", "--batch-size", 2, "--out", out)
     with subprocess.Popen(
@@ -183,6 +201,23 @@ def test_an_interrupted_run_says_what_it_keeps(tmp_path):
     assert "Traceback" not in errors
 
 
+def test_an_interrupted_run_says_what_it_keeps(tmp_path, monkeypatch):
+    out, original = tmp_path / "out", study_run.measure
+
+    def measured(*arguments, **options):
+        if list(out.glob("records/*.parquet")):
+            signal.raise_signal(signal.SIGINT)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(study_run, "measure", measured)
+    stopped = run_script(SCRIPT, "class_change", "--batch-size", 2, "--out", out)
+    assert stopped.returncode == 130
+    assert "stopped: " in stopped.stderr
+    assert "give the same command again to go on" in " ".join(stopped.stderr.split())
+    assert "Traceback" not in stopped.stderr
+
+
+@pytest.mark.slow
 def test_a_lost_process_ends_the_run_with_a_sentence_and_what_was_done_stays(tmp_path):
     out = tmp_path / "out"
     command = script("explainability", "--batch-size", 2, "--n-steps", 20, "--out", out, processes=2)

@@ -104,10 +104,13 @@ def test_in_dark_it_is_the_same_figure(every_figure):
 def test_signed_values_take_the_themes_scale(every_figure):
     n_signed = 0
     for name, figure in every_figure.items():
-        scales = [trace for trace in figure.data if trace.type == "heatmap" and trace.autocolorscale]
+        own = [trace for trace in figure.data if trace.type == "heatmap" and trace.coloraxis is None]
+        scales = [trace for trace in own if trace.colorscale is None and trace.opacity != 0]
         ends = [(trace.zmin, trace.zmax, trace.zmid) for trace in scales]
         axis = figure.layout.coloraxis
-        ends += [(axis.cmin, axis.cmax, axis.cmid)] if axis.autocolorscale else []
+        ends += [(axis.cmin, axis.cmax, axis.cmid)] if axis.cmax is not None and axis.colorscale is None else []
+        # Chosen by plotly itself, a scale could not be changed.
+        assert "autocolorscale" not in figure.to_json(), name
         for low, high, middle in ends:
             assert low == -high < 0, name
             assert middle == 0, name

@@ -26,7 +26,7 @@ def named(subject, index):
 def test_trajectories_of_classes_and_tokens(subject, lens):
     figure = lens_trajectory(lens, image=1, token=[0, 5])
     titles = [note.text for note in figure.layout.annotations]
-    assert titles == ["probability", "rank among 10 (1 is best)", "logit"]
+    assert titles == ["probability", "rank among 10 (0 is best)", "logit"]
     assert len(figure.data) == 2 * 2 * 3
     expected = {"probability": lens.probabilities, "rank": lens.ranks + 1, "logit": lens.values}
     for trace, (token, position, quantity) in zip(
@@ -35,9 +35,14 @@ def test_trajectories_of_classes_and_tokens(subject, lens):
         np.testing.assert_array_equal(trace.x, lens.axes["block"])
         np.testing.assert_allclose(trace.y, expected[quantity][1, :, 1, token, position].float().cpu().numpy())
         assert trace.name == f"{named(subject, (1, 3)[position])}, {lens.axes['token'][token]} token"
-        assert f"{quantity} %{{y" in trace.hovertemplate
+        # Ranks begin at 0 in tables, in JSON and in what a figure says; on its logarithmic axis 0 stands at 1.
+        told = expected[quantity] - int(quantity == "rank")
+        np.testing.assert_allclose(trace.customdata, told[1, :, 1, token, position].float().cpu().numpy())
+        assert f"{quantity} %{{customdata" in trace.hovertemplate
         assert trace.line.color == COLOURS[position]
         assert trace.line.dash == ("solid" if token == 0 else "dot")
+    assert figure.layout.yaxis2.ticktext[:2] == ("0", "1")
+    assert figure.layout.yaxis2.tickvals[:2] == (1, 2)
     assert [trace.showlegend for trace in figure.data] == [True, False, False] * 4
     one = lens_trajectory(lens, token=2, site="attn_out")
     np.testing.assert_allclose(one.data[2].y, lens.values[0, :, 0, 2, 0].float().cpu().numpy())
@@ -54,7 +59,7 @@ def test_maps_are_the_patches(subject, lens):
     assert len(figure.layout.images) == len(shown)
     probable = class_maps(lens, image=1, quantity="probability")
     assert probable.layout.coloraxis.cmin == 0
-    assert not probable.layout.coloraxis.autocolorscale
+    assert probable.layout.coloraxis.colorscale is not None, "not that of signed values"
     # Patches are as high and wide as in the picture.
     height, width = subject.pixels.shape[1:3]
     ratio = (height / subject.grid[0]) / (width / subject.grid[1])

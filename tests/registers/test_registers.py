@@ -10,8 +10,9 @@ from vitlens import HookedViT, InputError, direct_logit_attribution
 from vitlens.choose import select_tokens
 from vitlens.model.runs.suffix import forward_suffix
 from vitlens.plots import register_board
-from vitlens.registers.neurons import RegisterShift, find_register_neurons, register_shift
 from vitlens.registers.neurons import add_test_time_registers as with_registers
+from vitlens.registers.neurons import find_register_neurons, register_shift
+from vitlens.registers.results import RegisterShift
 from vitlens.results.result import load_result
 
 NEURONS = [(0, 3), (1, 5), (1, 11), (-1, 2)]
@@ -286,7 +287,7 @@ def test_the_corners_of_a_trained_model(assets):
 
 def test_pictures_without_outliers_are_refused(plain, images_of):
     with pytest.raises(
-        InputError, match=r"no outliers: behind block 1 .* is 1\.\d\d times .* outlier_threshold=5 times"
+        InputError, match=r"no outliers: after block 1 .* is 1\.\d\d times .* outlier_threshold=5 times"
     ):
         find_register_neurons(plain, images_of(plain, 2), progress=False)
 

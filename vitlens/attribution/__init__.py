@@ -1,9 +1,9 @@
-"""Direct logit attribution: which heads, MLPs, neurons, tokens and paths wrote the logit of a class.
+"""Direct logit attribution: how much each head, MLP, neuron, token or path adds to the logit of a class.
 
-`direct_logit_attribution` splits one logit into a sum of terms, exactly; `unit=` says into which. `attribution_means`
-averages the terms over a data set, class by class.
+`direct_logit_attribution` splits a logit into terms that sum to it exactly; `unit=` chooses the terms.
+`attribution_means` averages the terms over a data set, class by class.
 """
 
-import lazy_loader
+from vitlens.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

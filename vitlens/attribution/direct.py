@@ -1,4 +1,4 @@
-"""Direct logit attribution: what each part of the network wrote into the logit of a class, summing to it exactly."""
+"""Direct logit attribution: splits the logit of a class exactly into what each part of the network writes."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -53,15 +53,15 @@ def direct_logit_attribution(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> Attribution:
-    """Splits the logit of a class into what each component wrote directly, the final norm's statistics frozen.
+    """Splits the logit of a class into the direct contributions of all components, with the final norm's statistics frozen.
 
-    logit_c = Σ_components Σ_t w_t ⟨u_c, component_t⟩ + constant_c, where u_c is the class embedding pulled back through
-    the norm's affine part and centring, and w_t the pooling weight over the norm's scale. Exact, not approximate: all
-    shares sum to the logit up to rounding, and `result.residual` says by how much they miss. Attention pooling is linear
-    with its pattern frozen, and its MLP one component; of a maximum over tokens the place is frozen, feature by feature.
+    logit_c = Σ_components Σ_t w_t ⟨u_c, component_t⟩ + constant_c, where u_c is the class embedding multiplied back through
+    the norm's gain and centring, and w_t the pooling weight divided by the norm's scale. The shares sum to the logit up to
+    rounding; `result.residual` is the difference. In attention pooling the pattern is frozen and its MLP is one component;
+    in max pooling the position of each feature's maximum is frozen.
 
-    Finer units freeze what else is not linear on their way (patterns, gates, norms behind heads or MLPs, and for paths the
-    norm before the head), and are exact in the same way:
+    Finer units also freeze what else is not linear on their path (patterns, gates, norms after heads or MLPs, and for
+    "path" the norm before the head). Their shares sum to the logit too:
 
         head_patch   Σ_q w_q A_qj ⟨v_j, W_O u_c⟩        of source j through a head
         neuron       Σ_t w_t post_tn ⟨W_out[n], u_c⟩
@@ -71,11 +71,11 @@ def direct_logit_attribution(
     Args:
         images: pictures as a tensor, or anything `model.to_images` reads.
         classes: indices, names, or a tensor [image] of each picture's own; by default each picture's predicted class.
-        baseline_classes: attribute logit(class) − logit(baseline) instead, position by position.
-        unit: "component": embedding, positions, each block's attention and MLP, the constant; "head": attention split
-            into its heads, its output bias apart; "head_patch": the heads by the token that they read; "neuron": MLPs
-            by neuron, their output bias apart; "token": the components by the token at which they wrote; "path": the
-            heads by what wrote the values that they moved.
+        baseline_classes: attribute logit(class) − logit(baseline class) instead, for each position of `classes`.
+        unit: "component": embedding, positions, each block's attention and MLP, and the constant; "head": attention split
+            into heads and its output bias; "head_patch": heads split by the token that they attend to; "neuron": MLPs
+            split into neurons and their output bias; "token": components split by the token at which they write; "path":
+            heads split by the component that wrote the values they move.
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
 
@@ -86,12 +86,26 @@ def direct_logit_attribution(
         PathAttribution for the finer units; what these do not split is in their `elsewhere`, by the same labels.
 
     Raises:
-        InputError: an unknown unit or class, a model without a classifier; a hook that edits what this unit cannot see.
-            Under `model.hooks` the run is attributed as it is hooked, a head of zeros gets nothing from anywhere, and
-            what no component wrote (an edited residual stream) is refused.
+        InputError: an unknown unit or class; a model without a classifier; a hook that edits an activation which this unit
+            does not include. Under `model.hooks` the hooked run is attributed: a head that a hook sets to zero has no
+            share, and an edit of the residual stream, which no component wrote, is refused.
 
     Source: Methods, notation, TransformerLens' logit_attrs with the affine norm and pooling included;
     Elhage et al. 2021 (A Mathematical Framework for Transformer Circuits) for virtual heads.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> shares = vitlens.direct_logit_attribution(model, images[4:5], "T-shirt", unit="head")
+        >>> shares.top(2).round(1)  # the parts that write most of the logit
+          component  logit
+        0      L5H1    1.7
+        1    L0 mlp    0.8
+        >>> print(shares.sentence(2))
+        T-shirt: logit +5.67
+        L5H1: +1.74
+        L0 mlp: +0.84
+        all else: +3.08
     """
     if unit not in UNITS:
         raise InputError(f"unit is one of {', '.join(UNITS)}, not {unit!r}")
@@ -145,7 +159,7 @@ def _attribute(
 def _class_chunks(
     selection: ClassSelection, baseline: ClassSelection | None, readouts: list[LinearReadout]
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Classes and their baselines, so many at once that their directions stay small: a maximum has one for each token."""
+    """Yields chunks of classes small enough that the direction tensor fits in memory (max pooling needs one per token)."""
     n_images, n_classes = selection.indices.shape
     largest = max(
         (readout.shares.shape[1] if isinstance(readout, MaxReadout) and readout.shares is not None else 1)

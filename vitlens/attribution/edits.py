@@ -1,4 +1,4 @@
-"""Hooks of the user in an attributed run: which edits the shares contain, which they cannot, and what zeros mean."""
+"""Checks the user's hooks during an attributed run: which edits the shares include, and which must be refused."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Which parts of the network write for which classes: direct logit attribution averaged over a data set, class by class."""
+"""Averages direct logit attribution over a data set: which parts of the network write for which classes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -129,29 +129,36 @@ def attribution_means(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> AttributionMeans:
-    """The mean share of every component in the logit of each class, over the pictures of that class.
+    """Averages each component's share of a class's logit over the pictures of that class, for all classes of a data set.
 
-    mean_c(component) = 1/n_c Σ_{pictures of class c} share(component, logit_c), each share that of
-    `direct_logit_attribution`. Pictures stream by: what is held are the sums of the classes that were seen.
+    mean_c(component) = 1/n_c Σ_{pictures of class c} share(component, logit_c), with the shares of
+    `direct_logit_attribution`. Memory grows with the number of classes in the data, not with the number of pictures.
 
     Args:
         images: a tensor of pictures with `classes`, or a pair of both; a picture set (`open_pictures`); or batches
             (pictures, labels), such as a data loader's.
-        classes: the class of each picture, where `images` does not say it.
-        unit: as in `direct_logit_attribution`; of finer units each component is named as in its `top`.
-        baseline_classes: of differences of logits, as there: a single class.
-        n_images: stop after so many pictures.
+        classes: the class of each picture, if `images` has no labels.
+        unit: as in `direct_logit_attribution`.
+        baseline_classes: a single class, whose logit is subtracted.
+        n_images: the most pictures to use.
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
 
     Returns:
-        AttributionMeans with axes class (those that were seen, in the order of their indices), component.
+        AttributionMeans with axes class (those in the data, sorted by index), component.
 
     Raises:
-        InputError: pictures without classes, classes that the model has not, no pictures at all.
+        InputError: pictures without classes, classes that the model does not have, no pictures.
 
     Source: Gandelsman, Efros & Steinhardt 2024 (Interpreting CLIP's Image Representation via Text-Based Decomposition),
     section 4, for mean shares of heads over a data set; Methods, notation.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> means = vitlens.attribution.attribution_means(model, images[:8], labels[:8], unit="head", progress=False)
+        >>> means
+        AttributionMeans(mean logit [class 1, component 39], -0.168 to 0.987)
     """
     model.require_classifier()
     if isinstance(images, tuple) and classes is None and all(isinstance(part, Tensor) for part in images):

@@ -1,4 +1,4 @@
-"""Paths of length two: what each part of the network wrote into the values of a head, and the head into the logit."""
+"""Paths of length two: what each part of the network adds to the logit through the values of a later head."""
 
 from collections.abc import Sequence
 

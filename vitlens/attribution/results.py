@@ -1,4 +1,4 @@
-"""What a direct logit attribution returns: shares of a logit by unit, that sum to it."""
+"""The results of direct logit attribution: shares of a logit by unit, which sum to the logit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from vitlens.results.result import Result, as_array
 class Attribution(Result):
     """`values` [image, class, component]: each component's share of the logit, in logits.
 
-    The components of a row sum to `logits` [image, class]; `residual` is what is left over, rounding alone.
-    With `baseline_classes` both are differences of two classes' logits. Units finer than components have axes of their
-    own after "class"; what they do not split is in `elsewhere` [image, class, part], whose parts are `elsewhere_names`.
-    `grid` [rows, columns] are the patches.
+    The shares of a picture and class sum to `logits` [image, class]; `residual` is the rounding error. With
+    `baseline_classes` both are differences of two logits. Finer units have their own axes after "class"; parts that they
+    do not split are in `elsewhere` [image, class, part], with the names `elsewhere_names`. `grid` is (rows, columns) of
+    patches.
     """
 
     logits: Float[Tensor, "image class"]
@@ -33,7 +33,7 @@ class Attribution(Result):
 
     @property
     def residual(self) -> Float[Tensor, "image class"]:
-        """sum of all shares − logit: how far the decomposition is from exact."""
+        """Sum of all shares minus the logit: the rounding error."""
         rest = 0.0 if self.elsewhere is None else self.elsewhere.sum(dim=-1)
         return self.values.flatten(2).sum(dim=-1) + rest - self.logits
 
@@ -101,7 +101,7 @@ class Attribution(Result):
 
 @dataclass(frozen=True, repr=False)
 class PatchAttribution(Attribution):
-    """`values` [image, class, block, head, source]: what each source token wrote through each head into the logit.
+    """`values` [image, class, block, head, source]: the share of each source token through each head.
 
     Sources are the prefix tokens and then the patches, row by row on `grid`. A head's shares sum to its share at
     unit="head" (together with the part "L3H5 bias" of `elsewhere`, where a norm with a bias stands behind the heads).
@@ -147,7 +147,7 @@ class PatchAttribution(Attribution):
 
 @dataclass(frozen=True, repr=False)
 class NeuronAttribution(Attribution):
-    """`values` [image, class, block, neuron]: what each neuron of each MLP wrote into the logit.
+    """`values` [image, class, block, neuron]: the share of each neuron of each MLP.
 
     A block's neurons and its part "L3 mlp bias" of `elsewhere` sum to "L3 mlp" at unit="component".
     """
@@ -158,10 +158,10 @@ class NeuronAttribution(Attribution):
 
 @dataclass(frozen=True, repr=False)
 class TokenAttribution(Attribution):
-    """`values` [image, class, component, token]: what each component wrote at each token that the classifier reads.
+    """`values` [image, class, component, token]: the share of each component at each token that the classifier pools.
 
-    Summed over tokens they are the shares at unit="component"; a class-token model reads a single token. The constant,
-    and the MLP of attention pooling, belong to no token: they are in `elsewhere`. `grid` [rows, columns] are the patches.
+    Summed over tokens they are the shares at unit="component"; a class-token model uses a single token. The constant and
+    the MLP of attention pooling belong to no token: they are in `elsewhere`. `grid` is (rows, columns) of patches.
     """
 
     @property
@@ -185,7 +185,7 @@ class TokenAttribution(Attribution):
             shares = self.values[image, class_position, self.axes["component"].index(component)]
         if len(shares) < self.grid[0] * self.grid[1]:
             raise InputError(
-                f"this classifier reads {', '.join(self.axes['token'][:3])} and no patches: for what patches wrote there "
+                f"this classifier pools {', '.join(self.axes['token'][:3])} and no patches: for the shares of patches "
                 'through the heads use unit="head_patch"'
             )
         return _on_grid(shares, self.grid)
@@ -202,10 +202,10 @@ class TokenAttribution(Attribution):
 
 @dataclass(frozen=True, repr=False)
 class PathAttribution(Attribution):
-    """`values` [image, class, block, head, writer]: what each writer put into the values that a head then wrote.
+    """`values` [image, class, block, head, writer]: the share of each writer through the values of a later head.
 
-    Writers are the embedding, earlier heads (virtual heads: "L2H1 → L9H3"), earlier MLPs, the biases, and the reading
-    head's own "value bias"; they sum to the head's share at unit="head". Writers that stand behind the head are 0.
+    Writers are the embedding, earlier heads (virtual heads: "L2H1 → L9H3"), earlier MLPs, the biases, and the head's own
+    "value bias"; they sum to the head's share at unit="head". Writers after the head have share 0.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""One forward and what a direct logit attribution needs of it: what everything wrote, and where attention read."""
+"""Runs the model once and keeps what direct logit attribution needs: all outputs, and the attention patterns."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How each unit of a direct logit attribution splits the logit: what it keeps of the forward, and its shares."""
+"""Defines, for each unit of attribution, which activations are kept and how the logit is split."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The way of a block's values to the logit, its pattern, norms and gates frozen: what heads fetched from where."""
+"""Follows the values of one block to the logit, with attention pattern, norms and gates frozen."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ class ValueRoute:
 
     share_h = Σ_j ⟨directions_h, reach_hj ∘ v_hj⟩ with reach_hj = Σ_q opening_hq pattern_hqj. `pattern` is A, over the
     scale of differential attention's own norm where there is one. `opening` is the weight of the query in the logit, over
-    the scales that divide behind the heads, times the gate: its last axis is 1 where there is none. Where a norm over all
-    heads `centres`, a head loses what the mean over heads fetched.
+    the scales that divide behind the heads, times the gate: its last axis is 1 where there is none. If the norm
+    after the heads `centres`, each head loses its share of the mean over heads.
     """
 
     pattern: Float[Tensor, "image head query source"]
@@ -123,7 +123,7 @@ def through_sub_norm(attn: Attention, values: Float[Tensor, "*rest d_head"]) -> 
 def _openings(
     block: AnyBlock, index: int, kept: Kept, reader: ChosenReadout
 ) -> Float[Tensor, "image group 1 query"]:  # fmt: skip
-    """What each query counts in the logit, over the scale of a norm behind the attention."""
+    """The weight of each query in the logit, divided by the scale of a norm after the attention."""
     weights = reader.weights
     if block.norms_behind:
         scale = kept[hook_name(index, "ln1.scale")][:, reader.tokens]

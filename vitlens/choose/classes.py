@@ -1,4 +1,4 @@
-"""Which classes an analysis is about: what `classes=` may be, in one place for all of them."""
+"""Selects the classes of an analysis: what `classes=` may be, for all of them."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -59,6 +59,16 @@ def select_classes(
     Raises:
         InputError: no such class, or one named twice; a tensor that has not one row of indices per picture; logits that are
             not finite, of which no class is the predicted one.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> predict = lambda: model(images[:2])
+        >>> vitlens.choose.select_classes(model, ["coat", "bag"], 2, predict).labels  # The same for both pictures.
+        ['coat', 'bag']
+        >>> vitlens.choose.select_classes(model, labels[:2], 2, predict).indices  # The class of each picture.
+        tensor([[0],
+                [0]])
     """
     model.require_classifier()
     if classes is None:
@@ -132,7 +142,7 @@ def read_labels(model: HookedViT, labels: Any) -> Int[Tensor, "image"]:
     """The pictures' own classes: one whole number for each, as data sets give them.
 
     Raises:
-        InputError: something else, or a class that the model has not.
+        InputError: something else, or a class that the model does not have.
     """
     numbers = items(labels)
     is_row = isinstance(labels, (list, tuple)) or (isinstance(labels, (Tensor, np.ndarray)) and labels.ndim == 1)
@@ -147,7 +157,7 @@ def read_labels(model: HookedViT, labels: Any) -> Int[Tensor, "image"]:
 
 
 def class_labels(model: HookedViT, indices: Sequence[int]) -> list[str]:
-    """Names of classes that tell them apart: of classes called the same (ImageNet has two cranes), each with its index."""
+    """Unique names of classes: classes of the same name (ImageNet has two cranes) get their index."""
     names = [model.class_label(index) for index in indices]
     count = Counter(names)
     return [name if count[name] == 1 else f"{name} ({index})" for name, index in zip(names, indices, strict=True)]

@@ -1,4 +1,4 @@
-"""What a patching experiment measures on the logits: a number per picture."""
+"""The metrics of patching: a number for each picture, computed from its logits."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,6 +55,14 @@ def class_metric(
     Raises:
         InputError: an unknown name; more than one class per picture; a difference of a class with itself, or a probability,
             where the model has one output only.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> clean, corrupted = model(images[:1]), model(images[1:2])
+        >>> metric = vitlens.choose.class_metric(model, clean, corrupted, "T-shirt", baseline_classes="shirt")
+        >>> [round(metric(logits).item(), 1) for logits in (clean, corrupted)]
+        [4.0, 2.3]
     """
     if metric not in LOGIT_METRICS:
         raise InputError(

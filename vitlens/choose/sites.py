@@ -1,4 +1,4 @@
-"""Where an intervention takes place: a site, the same in every block, and the cells it is patched by."""
+"""Selects where an intervention takes place: a site, the same in every block, and its cells."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ TokenSets = TokenSet | Mapping[str, TokenSet] | Sequence[TokenSet] | None
 
 @dataclass(frozen=True)
 class Site:
-    """A hook point that every block has; `unit` is what its activations consist of beside tokens."""
+    """A hook point that every block has; `unit` is the other axis of its activations: head or neuron."""
 
     name: str
     path: str
@@ -52,7 +52,7 @@ def find_site(model: HookedViT, name: str) -> Site:
         InputError: no such site, the name of a hook point, or a site that this architecture does not have.
     """
     if not isinstance(name, str):
-        raise InputError(f"a site is said by its name, such as 'resid_pre' (blocks= chooses blocks), not {name!r}")
+        raise InputError(f"a site is given by its name, such as 'resid_pre' (blocks= chooses blocks), not {name!r}")
     if name not in SITES:
         if name in model.hook_dict or name.startswith("blocks."):
             parts = name.split(".")

@@ -1,4 +1,4 @@
-"""Token sets said in the picture's terms: the class token, a patch, a box, the object and its context."""
+"""Selects tokens by what they are in the picture: the class token, a patch, a box, the object, its context."""
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
@@ -37,13 +37,31 @@ NAMED_SETS = ("all", "class", "prefix", "registers", "patches", "object", "conte
 
 @checked
 def patch(row: int, column: int) -> Box:
-    """The patch at (row, column), counted from the upper left."""
+    """The patch at (row, column), counted from the upper left.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> corner = vitlens.choose.patch(0, 0)
+        >>> vitlens.choose.select_tokens(model, corner, n_images=1).nonzero()  # The class token is token 0.
+        tensor([[0, 1]])
+    """
     return Box(row, column)
 
 
 @checked
 def box(row: int, column: int, height: int, width: int) -> Box:
-    """A rectangle of patches."""
+    """A rectangle of patches.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> middle = vitlens.choose.box(4, 4, 6, 6)
+        >>> print(middle)
+        rows 4–9, columns 4–9
+        >>> vitlens.ablate_tokens(model, images[:2], tokens=middle).axes["image"]
+        [0, 1]
+    """
     return Box(row, column, height, width)
 
 
@@ -61,8 +79,8 @@ def select_tokens(
 
     Args:
         tokens: "all", "class", "prefix", "registers", "patches"; "object" (patches of which at least half lies inside the
-            picture's mask) or "context" (the other patches; those that are mostly void are neither, see
-            `object_and_context`); a token index or several, whole numbers, the last ones also from -1 down; a `patch` or
+            picture's mask) or "context" (the other patches; those that are mostly void are
+            neither); a token index or several, whole numbers, the last ones also from -1 down; a `patch` or
             `box`; bools, as a list [tokens], or as tensor or array [tokens] or [image, tokens]; or a mask of its own, bool
             [rows, columns] of patches or [height, width] of pixels (patches of which at least half lies inside).
         masks: object masks, for "object" and "context": paths, PIL pictures, tensors or arrays at the pictures' size
@@ -74,6 +92,14 @@ def select_tokens(
     Raises:
         InputError: an unknown name, what is no token set, a set that is empty or outside the grid, masks that are missing or
             of another shape.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> vitlens.choose.select_tokens(model, "patches", n_images=2).shape
+        torch.Size([2, 197])
+        >>> vitlens.choose.select_tokens(model, "object", n_images=2, masks=masks[:2]).sum(dim=1)
+        tensor([40, 40])
     """
     grid = model.cfg.grid_size if grid is None else (int(grid[0]), int(grid[1]))
     n_prefix = model.cfg.n_prefix_tokens

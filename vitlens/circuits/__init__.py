@@ -1,9 +1,9 @@
-"""Circuits: the few edges of the model's graph that a behaviour needs.
+"""Circuits: small sets of edges of the model's graph that explain a behaviour.
 
-`find_circuit` keeps the edges with the highest scores, `evaluate_circuits` runs the model on the circuit alone and
-gives the curve of faithfulness over size, `minimality` removes one edge after the other.
+`find_circuit` keeps the edges with the highest scores. `evaluate_circuits` runs the model on the circuit alone
+and gives its faithfulness over its size. `minimality` removes one edge after the other.
 """
 
-import lazy_loader
+from vitlens.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -1,4 +1,4 @@
-"""Circuits: sets of edges of a model's graph, found from edge scores."""
+"""Finds circuits, sets of edges of a model's graph, from the scores of edges."""
 
 import heapq
 import json
@@ -29,16 +29,15 @@ _EDGE = re.compile(r"(input|L\d+H\d+|L\d+ mlp)->(L\d+H\d+<[qkv]>|L\d+ mlp|logits
 
 @dataclass(frozen=True, repr=False, eq=False, init=False)
 class Circuit(Result):
-    """A set of edges, named as in `vitlens.model.graph`: "L0H2->L3H1<v>". `values` [edge] are the (signed) effects that they
-    were chosen by, NaN where there are none; `settings` say how.
+    """A set of edges with names such as "L0H2->L3H1<v>". `values` [edge] are their signed effects, NaN if unknown.
 
-    `save` and `load_result` keep it like every result; `to_json` and `from_json` are for circuits that people write.
+    `save` and `load_result` work as for every result; `to_json` and `from_json` are for circuits that people write by hand.
 
     Args:
-        edges: their names.
-        model_name: whose they are.
-        scores: the effect of each edge, where it is known.
-        settings: how it was found.
+        edges: the names of the edges.
+        model_name: the name of the model.
+        scores: the effect of each edge, if known.
+        settings: how the circuit was found.
 
     Raises:
         InputError: something that is no name of an edge.
@@ -176,21 +175,32 @@ def find_circuit(
     method: str = "threshold",
     signed: bool = False,
 ) -> Circuit:
-    """The circuit of the best edges, without those on no path from the input to the logits.
+    """Keeps the edges with the highest scores, and removes those that lie on no path from the input to the logits.
 
     Args:
         scores: of every edge: `path_patching(…, receivers=None)` or `edge_attribution_patching`.
-        n_edges: take this many edges before those on no path go; or
-        min_score: take the edges that score at least this.
-        method: "threshold": the best edges anywhere; "greedy": from the logits backwards, always the best edge into a
-            node that is there already, so that no edge is taken that leads nowhere.
-        signed: rank edges by their effect; by default by its size, so that edges against the clean answer count too.
+        n_edges: how many edges to take, before those on no path are removed; or
+        min_score: take all edges with at least this score.
+        method: "threshold": the best edges anywhere; "greedy": starting at the logits, always the best edge into a node
+            that is already in the circuit, so that every edge leads to the logits.
+        signed: rank edges by their signed effect; by default by its magnitude, so that edges against the clean class count
+            too.
 
     Raises:
         InputError: neither or both of n_edges and min_score; more edges than there are; scores of other edges, of several
             metrics, or not complete; nothing is left.
 
     Source: Hanna et al. 2024 (Have Faith in Faithfulness; both ways, and the pruning); Conmy et al. 2023.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> scores = vitlens.patching.edge_attribution_patching(model, images[4:5], images[5:6])
+        >>> circuit = vitlens.find_circuit(model, scores, n_edges=20, method="greedy")
+        >>> circuit
+        Circuit(fashion_in_context_vit: 17 edges between 8 nodes)
+        >>> circuit.nodes[0], circuit.nodes[-1]
+        ('input', 'logits')
     """
     if (n_edges is None) == (min_score is None):
         raise InputError("pass either n_edges= or min_score=: how many edges the circuit takes, or from which score on")
@@ -244,7 +254,9 @@ def edge_effects(graph: Graph, scores: Patching) -> Float[Tensor, "writer reader
             "path_patching(…, receivers=None)"
         )
     if not scores.complete:
-        raise InputError("the scores were interrupted and not all edges have one: make them again with resume=scores")
+        raise InputError(
+            "the sweep of the scores was interrupted, so some edges have none: finish it with resume=scores"
+        )
     return scores.effect().detach().cpu().double()
 
 

@@ -1,4 +1,4 @@
-"""How well circuits explain a model: what they compute alone, what is left without them, and which edges they need."""
+"""Evaluates circuits: faithfulness and completeness over size, and how much each edge is needed."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -30,11 +30,11 @@ EdgeMasks = Bool[Tensor, "circuit writer reader"]
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class CircuitCurve(Patching):
-    """What circuits of growing size recover of the metric: 0 is the corrupted run, 1 the clean run.
+    """How much of the metric circuits of growing size recover: 0 is the corrupted run, 1 the clean run.
 
     Axes are run, size, image. The runs are "circuit" (C: its edges are kept, all others resampled), "complement" (M ∖ C:
-    the reverse), and "random 1", … (random circuits as large as C). `size` is the number of edges asked for; `n_edges`,
-    run by run, that of the edges of C, or of the random circuit, after those on no path from input to logits have gone.
+    the reverse), and "random 1", … (random circuits as large as C). `size` is the number of edges before those on no path
+    from input to logits are removed; `n_edges` is, for each run, the number after that.
     """
 
     n_edges: dict[str, list[int]]
@@ -75,17 +75,17 @@ def evaluate_circuits(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> CircuitCurve:
-    """Faithfulness and completeness of the circuits that edge scores lead to, beside random circuits of the same sizes.
+    """Measures faithfulness and completeness of circuits of several sizes, and of random circuits of the same sizes.
 
-    Faithfulness is m(C), completeness m(M ∖ C), each as a share of the way from the corrupted to the clean run: in M ∖ C
-    the circuit's edges are resampled and all others kept. Measure on other pictures than those the scores come from.
+    Faithfulness is m(C) and completeness m(M ∖ C), both on a scale where the corrupted run is 0 and the clean run is 1: in
+    M ∖ C the circuit's edges are resampled and all others kept. Use other pictures than those the scores come from.
 
     Args:
         scores: of every edge, as `find_circuit` takes them; or circuits to evaluate as they are.
         sizes: numbers of edges; by default about ten, evenly spaced by their logarithm, up to all edges.
         method, signed: as in `find_circuit`, for each size.
-        n_draws: random circuits for each size. They are made as the others, from random scores, and cut where as many
-            edges are left on paths from the input to the logits as in the circuit they stand beside.
+        n_draws: random circuits for each size. They are made like the others, from random scores, and have as many edges on
+            paths from the input to the logits as the circuit that they are compared with.
         classes, baseline_classes, metric: as in `activation_patching`, one metric.
         batch_size: pictures of a forward, counted once for every run; by default as many as are fast and fit.
         progress: show a bar; by default on a terminal only.
@@ -100,6 +100,17 @@ def evaluate_circuits(
     Source: Wang et al. 2023 (Interpretability in the Wild), section 4: faithfulness, and completeness for the subset K = C
         (|F(∅) − F(M ∖ C)|); normalised as in Hanna et al. 2024 (Have Faith in Faithfulness); edges resampled as
         in Conmy et al. 2023 (ACDC).
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> clean, corrupted = images[4:5], images[5:6]
+        >>> scores = vitlens.patching.edge_attribution_patching(model, clean, corrupted)
+        >>> curve = vitlens.circuits.evaluate_circuits(model, clean, corrupted, scores=scores, sizes=[20, 400], n_draws=1)
+        >>> curve.axes["run"]
+        ['circuit', 'complement', 'random 1']
+        >>> curve.faithfulness().shape  # one number for each size
+        torch.Size([2])
     """
     graph = Graph(model)
     _check_metric(metric)
@@ -111,7 +122,7 @@ def evaluate_circuits(
         circuits = torch.stack([prune(graph, as_mask(graph, ranked[:size])) for size in asked])
     else:
         if sizes is not None:
-            raise InputError("sizes= cuts circuits from scores: leave it out where the circuits are given")
+            raise InputError("sizes= goes with scores, not with given circuits: leave it out")
         given: list[Any] = list(scores) if isinstance(scores, (list, tuple)) else [scores]
         if not given:
             raise InputError("the list of circuits is empty")
@@ -156,26 +167,38 @@ def minimality(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> pd.DataFrame:
-    """How much faithfulness falls when each edge of the circuit alone is resampled too: a circuit has none to spare.
+    """Measures how much faithfulness falls when each edge of the circuit is resampled: a minimal circuit needs all of them.
 
-    One run per edge, so it is for circuits, not for whole graphs.
+    It runs the model once per edge, so it is meant for circuits and not for whole graphs.
 
     Args:
         classes, baseline_classes, metric: as in `activation_patching`, one metric.
         level, seed: of the bootstrap interval over pictures.
 
     Returns:
-        A table with the columns edge, drop, low, high, faithfulness (of the circuit without the edge), largest drop first;
-        `attrs["faithfulness"]` is that of the whole circuit.
+        A table with the columns edge, drop, low, high, faithfulness (of the circuit without the edge), largest drop first.
+        The faithfulness of the whole circuit is in the table's attrs["faithfulness"].
 
     Raises:
         InputError: an empty circuit, or one of another architecture; as `activation_patching`; several metrics.
 
     Source: Wang et al. 2023, section 4 (minimality, of edges instead of heads and with K = ∅); Conmy et al. 2023.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> clean, corrupted = images[4:5], images[5:6]
+        >>> scores = vitlens.patching.edge_attribution_patching(model, clean, corrupted)
+        >>> circuit = vitlens.find_circuit(model, scores, n_edges=8, method="greedy")
+        >>> table = vitlens.circuits.minimality(model, clean, corrupted, circuit=circuit)
+        >>> list(table.columns)
+        ['edge', 'drop', 'low', 'high', 'faithfulness']
+        >>> len(table) == len(circuit)
+        True
     """
     graph = Graph(model)
     if not len(circuit):
-        raise InputError("the circuit is empty: there is no edge that it could need")
+        raise InputError("the circuit is empty, so there is no edge to remove")
     mask = circuit.mask(graph)
     _check_metric(metric)
     whole = run_pair(model, clean, corrupted, classes, baseline_classes, metric, "denoise")

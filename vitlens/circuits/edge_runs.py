@@ -1,4 +1,4 @@
-"""Runs in which every edge of the graph is kept or resampled: what a circuit computes when the rest says nothing new."""
+"""Runs the model with a set of edges kept and all others resampled from the corrupted run."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,13 +7,12 @@ import torch
 from einops import einsum, rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm import tqdm
 
-from vitlens.arguments import bar_hidden
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.graph import Graph, Writings
 from vitlens.model.hooks.hook_points import hook_name
+from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.model.runs.suffix import forward_suffix
 from vitlens.patching.sweep import bytes_per_row, rows_per_forward
 
@@ -57,9 +56,9 @@ def run_edges(
     rows = _rows(graph, clean, batch_size)
     per_chunk = min(rows, len(clean))
     at_once = max(1, rows // per_chunk)
-    hidden = bar_hidden(progress, -(-len(kept) * len(clean) // rows))
+    n_runs = len(kept) * len(clean)
     logits = []
-    with tqdm(total=len(kept) * len(clean), desc=description, unit="run", disable=hidden) as bar:
+    with ProgressBar(n_runs, description, "run", progress, -(-n_runs // rows)) as bar:
         for ours, theirs in zip(clean.split(per_chunk), corrupted.split(per_chunk), strict=True):
             pair = _Pair.make(graph, ours, theirs)
             of_chunk = []

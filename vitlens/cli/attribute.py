@@ -1,4 +1,4 @@
-"""`vitlens attribute`: who wrote the logit."""
+"""`vitlens attribute`: how much each part of the model adds to the logit of a class."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any

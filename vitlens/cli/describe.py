@@ -1,4 +1,4 @@
-"""`vitlens describe`: norms, attention and sinks of a model over many pictures, and what to mind in its heatmaps."""
+"""`vitlens describe`: token norms, attention and sinks of a model over many pictures."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,7 +26,7 @@ def describe(
         str | None, typer.Option(help='instead: a folder, with all pictures in it, or "demo"', show_default=False)
     ] = None,
     n_images: Annotated[
-        int | None, typer.Option(min=1, help="only the first so many pictures", show_default=False)
+        int | None, typer.Option(min=1, help="at most this many pictures, the first ones", show_default=False)
     ] = None,
     *,
     model: ModelOptions,
@@ -97,7 +97,7 @@ def _files(pictures: list[Path], data: str | None) -> list[Path]:
 
 
 def _as_set(files: list[Path], name: str) -> "PictureSet":
-    """The files as a set whose unreadable pictures are left out; labels are not asked for."""
+    """The files as a picture set without labels, whose unreadable pictures are left out."""
     from datasets import Dataset
 
     from vitlens.data.picture_sets import PictureSet

@@ -1,14 +1,15 @@
-"""What users write on a command line, as the library takes it."""
+"""Converts what users write on a command line into arguments of the library."""
 
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from vitlens.cli.output import MOST_ON_PAGE
-from vitlens.cli.shared import is_watched
+from vitlens.cli.shared import is_watched, note
 from vitlens.errors import InputError, printable
 from vitlens.results.writing import IMAGES, PAGES
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from vitlens.choose.tokens import TokenSet
     from vitlens.model.hooked_vit import HookedViT
 
+#: Work of fewer seconds is not announced.
+LONG = 20
 TOKENS_HELP = "patch:ROW,COLUMN, box:ROW,COLUMN,HEIGHT,WIDTH, or the token's number"
 
 
@@ -49,7 +52,7 @@ def read_tokens(text: str) -> "TokenSet":
 def in_batches(
     model: "HookedViT", pictures: list[Path], batch_size: int, description: str
 ) -> Iterator[tuple[int, "Tensor"]]:
-    """The pictures as the model reads them, so many at a time, with the number of the first; a bar over several batches."""
+    """The pictures as the model reads them, batch by batch, with the number of the first; a bar over several batches."""
     starts = range(0, len(pictures), batch_size)
     for start in tqdm(starts, desc=description, unit="batch", disable=len(starts) < 2 or not is_watched()):
         yield start, model.to_images(pictures[start : start + batch_size])
@@ -68,10 +71,28 @@ def artefacts_on_page(
 
 
 def name_pictures(frame: "pd.DataFrame", pictures: list[Path], first: int = 0) -> "pd.DataFrame":
-    """The table with the file of each picture beside its number, which counts from `first`."""
+    """Adds the file of each picture to the table, and counts pictures from `first`."""
     frame = frame.assign(image=frame["image"] + first)
     frame.insert(list(frame.columns).index("image") + 1, "picture", [printable(pictures[i]) for i in frame["image"]])
     return frame
+
+
+def say_cost(model: "HookedViT", images: "Tensor", n_forwards: int, shorter: str) -> None:
+    """Where somebody watches and work is long: about how long it takes on this machine, and how to make it shorter."""
+    import torch
+
+    if not is_watched():
+        return
+    with torch.no_grad():
+        # The first forward of a process is slower than others.
+        model(images[:1])
+        start = perf_counter()
+        model(images[:1]).sum().item()
+        seconds = n_forwards * (perf_counter() - start)
+    if seconds >= LONG:
+        time = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+        note(f"this takes about as long as {n_forwards:,} forwards of a picture: {time} on {model.device}")
+        note(shorter)
 
 
 def called(pictures: list[Path]) -> str:

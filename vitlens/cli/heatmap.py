@@ -1,4 +1,4 @@
-"""`vitlens heatmap`: which patches the class came from, by one method or many, and how faithful the maps are."""
+"""`vitlens heatmap`: heatmaps of a class by one method or many, and how faithful they are."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitlens.cli.given import called, name_pictures
+from vitlens.cli.given import called, name_pictures, say_cost
 from vitlens.cli.names import HEATMAP_METHODS, one_of
 from vitlens.cli.options import Json, ModelOptions, Out, PictureFiles, WantedClass, with_model
 from vitlens.cli.output import MOST_ON_PAGE, Answer, check_out, hand_over
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from vitlens.pages.page import Section
 
 ALL = "all"
+#: Measured: what a map costs at most methods, in forwards of its picture, and what each step of its curves costs.
+METHOD_FORWARDS, CURVE_FORWARDS = 100, 18
+#: A terminal shows the maps of at most this many pictures and methods.
+MOST_DRAWN = 4
+#: From no importance to the largest.
+SHADES = " ░▒▓█"
 
 
 @with_model
@@ -61,6 +67,10 @@ def heatmap(
         # Methods that know no class ignore it, but an unknown one is a mistake.
         hooked.class_index(wanted_class)
     images = hooked.to_images(pictures)
+    per_map = METHOD_FORWARDS + (CURVE_FORWARDS * n_steps if faithfulness else 0)
+    say_cost(
+        hooked, images, per_map * len(chosen) * len(images), "fewer methods, pictures or steps (--n-steps) are faster"
+    )
     maps, left_out = _maps(hooked, images, wanted_class, chosen, batch_size, ALL in (method or []))
     scores = None
     if faithfulness:
@@ -91,6 +101,11 @@ def heatmap(
                     _shown(largest, facts, printable(picture)),
                 )
                 for picture in dict.fromkeys(pictures)
+            ]
+            + [
+                (f"{printable(picture)}: {name}", _drawn(maps[name], image))
+                for image, picture in enumerate(pictures[:MOST_DRAWN])
+                for name in list(maps)[:MOST_DRAWN]
             ]
             + ([] if scores is None else [(f"faithfulness: {scores.protocol()}", _shown_scores(scores))]),
             lambda: _sections(hooked, images, pictures, maps, scores),
@@ -143,6 +158,16 @@ def _maps(
                 raise
             left_out.append(f"left out {name}: {refusal}")
     return maps, left_out
+
+
+def _drawn(one: "Heatmap", image: int) -> str:
+    """A map in letters: the darker a patch, the more it counts; what speaks against the class is left white."""
+    values = one.values[image].float().cpu()
+    above = (values - (0 if one.method.signed else values.min())).clamp(min=0)
+    share = above / above.max().clamp(min=1e-30)
+    n_letters = 2 if share.shape[1] <= 40 else 1
+    rows = (share * (len(SHADES) - 1)).round().int().tolist()
+    return "\n".join("".join(SHADES[shade] * n_letters for shade in row) for row in rows)
 
 
 def _largest(method: str, one: "Heatmap", pictures: list[Path], top: int) -> list[dict[str, Any]]:

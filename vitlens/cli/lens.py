@@ -1,4 +1,4 @@
-"""`vitlens lens`: what every block would answer, read off its tokens."""
+"""`vitlens lens`: the class lens, which shows what the model would predict from the tokens after each block."""
 
 from collections import Counter
 from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vitlens.lens.lens import ClassLens
     from vitlens.pages.page import Section
 
-#: Lines of as many tokens are told apart in one figure.
+#: One figure shows the lines of at most this many tokens.
 MOST_LINES = 6
 
 
@@ -103,7 +103,7 @@ def lens(
             lambda: _sections(found, marked, pictures)[0].figures[0],
             f"Class lens of {called(pictures)} through {hooked.cfg.model_name}",
             facts={"pictures": str(len(pictures)), "tokens": where, "sites": ", ".join(first.axes["site"])},
-            notes=["rank: how many classes have a larger logit"],
+            notes=["rank: how many classes have a larger logit, 0 is best"],
             settings=first.settings | {"sites": first.axes["site"], "tokens": tokens or str(chosen)},
             hooked=hooked,
         ),

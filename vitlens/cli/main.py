@@ -1,4 +1,4 @@
-"""The command `vitlens`. Errors of the user's are one sentence on stderr and exit code 2."""
+"""The command `vitlens`. Wrong input is answered by one sentence on stderr and exit code 2."""
 
 from typing import Annotated, Any
 

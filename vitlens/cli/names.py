@@ -1,4 +1,4 @@
-"""What a shell completes: names that are known without importing what computes, which takes seconds.
+"""The names that a shell completes, which are known without importing torch (that would take seconds).
 
 Names of methods, units, sites and metrics are written out here for that reason; a test holds them to the library's.
 """

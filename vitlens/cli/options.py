@@ -1,4 +1,4 @@
-"""The arguments and options that commands share: one name, one meaning, one sentence of help for each."""
+"""The arguments and options that commands share, each with one name, one meaning and one sentence of help."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def files_are_there(paths: Any) -> Any:
-    """Paths of pictures, each a regular file: what is missing is found before a model is loaded."""
+    """Checks that paths are files, so that a missing picture is found before the model is loaded."""
     for path in paths if isinstance(paths, (list, tuple)) else [paths]:
         if path is not None:
             check_picture_file(path)
@@ -103,7 +103,7 @@ BatchSize = Annotated[int, typer.Option(min=1, help="pictures of one forward")]
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which model a command is about: the same options in every command, by `with_model`."""
+    """The options that name a command's model, the same in every command (`with_model`)."""
 
     model: Model = DEMO
     checkpoint: Checkpoint = None

@@ -40,34 +40,33 @@ WIDE = 220
 class Answer:
     """What a command found.
 
-    `rows` is the tidy table, `summary` holds the short ones by name; `shown` is what a terminal gets of them, each under its
-    title, followed by `notes`. The page has `title`, `facts` and `sections`, an image `figure` alone; they are drawn only
-    for a file.
+    `rows` is the tidy table, `summary` holds the short ones by name. A terminal gets `shown`, tables and drawings each under
+    its title, and then `notes`. The page has `title`, `facts` and `sections`, which are drawn only if it is written.
     """
 
     command: str
     model: str
     rows: "pd.DataFrame"
     summary: dict[str, Any]
-    shown: "Sequence[tuple[str, pd.DataFrame]]"
+    shown: "Sequence[tuple[str, pd.DataFrame | str]]"
     sections: "Callable[[], list[Section]]"
     figure: "Callable[[], Figure]"
     title: str
     facts: dict[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     settings: dict[str, Any] = field(default_factory=dict)
-    #: The model, for what is said of its weights, classes and preprocessing.
+    #: The model, whose weights, classes and preprocessing are named.
     hooked: "HookedViT | None" = None
 
     def provenance(self) -> dict[str, str]:
-        """What is said of the model."""
+        """The facts about the model."""
         from vitlens.model.provenance import page_facts
 
         return {"model": self.model} if self.hooked is None else page_facts(self.hooked)
 
     @property
     def warning(self) -> str | None:
-        """What is said above everything else, such as that the weights are random."""
+        """A warning that comes first, such as that the weights are random."""
         return None if self.hooked is None else self.hooked.provenance.warning
 
     def document(self) -> dict[str, Any]:
@@ -85,24 +84,29 @@ class Answer:
 
 
 def check_out(out: Path | None, endings: Sequence[str] = (*PAGES, *IMAGES, *TABLES)) -> None:
-    """Raises InputError before any work is done, where the file could not be written at its end."""
+    """Raises InputError before any work is done if the file could not be written at the end."""
     if out is not None and ending_of(out, endings, "--out") in IMAGES:
         require_kaleido()
 
 
 def hand_over(answer: Answer, out: Path | None, as_json: bool) -> None:
-    """Writes the file that was asked for, then prints: JSON alone, or tables, notes and what was written."""
+    """Writes the file of --out, then prints: JSON alone, or tables, notes and what was written."""
     if out is not None:
         _write(answer, out)
     if as_json:
         print_json(answer.document())
         return
-    for title, frame in answer.shown:
+    for title, found in answer.shown:
         say(title)
-        terminal().print(rich_table(frame))
+        if isinstance(found, str):
+            say(found)
+        else:
+            terminal().print(rich_table(found))
     for note in [*filter(None, [answer.warning]), *answer.notes]:
         say(note)
-    if out is not None:
+    if out is None:
+        say("figures: the same command with --out page.html writes them")
+    else:
         say_written(out)
 
 
@@ -140,7 +144,7 @@ def terminal() -> Console:
 
 
 def say(sentence: str) -> None:
-    """A line as it is: file and class names may look like rich's markup."""
+    """Prints a line without markup: file and class names may look like rich's."""
     terminal().print(printable(sentence), highlight=False, markup=False, soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""`vitlens patch`: which activations of one picture bring its decision into the run on another."""
+"""`vitlens patch`: activation patching between two pictures."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitlens.cli.given import TOKENS_HELP, read_tokens
+from vitlens.cli.given import TOKENS_HELP, read_tokens, say_cost
 from vitlens.cli.names import DIRECTIONS, METRICS, PATCHING_SITES, PATCHING_TOKENS, REPLACEMENTS, one_of
 from vitlens.cli.options import (
     AgainstClass,
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from vitlens.pages.page import Section
     from vitlens.patching.results import Patching
 
-#: A board of blocks × more columns than these is told as its largest cells instead.
+#: A table of blocks with more columns than these is shown as its largest cells.
 MOST_COLUMNS = 12
+FASTER = "fewer cells (--block, --tokens, --head) are faster, and Ctrl-C keeps what was reached"
 
 
 @dataclass
@@ -108,7 +109,7 @@ def patch(
     out: Out = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Put activations of one picture into the run on another, cell by cell: which of them bring the decision with them?"""
+    """Activation patching: put activations of one picture into the run on another, and see which change its prediction."""
     import warnings
 
     from vitlens.data.class_names import short_name
@@ -122,12 +123,14 @@ def patch(
     hooked = model.load()
     require_classes(hooked)
     pair = _pair(hooked, clean, corrupted, replace_context, lambda: _mask(hooked, mask, object_id, object_box))
+    sets = _token_sets(hooked, tokens, pair.mask, site)
+    say_cost(hooked, pair.clean, _n_forwards(hooked, site, sets, block, head), FASTER)
     with warnings.catch_warnings():
         # It says how to go on in Python.
         warnings.simplefilter("ignore", InterruptedWarning)
         result = activation_patching(
             hooked, pair.clean, pair.corrupted, wanted_class, baseline_classes=against_class, metric=metric, sites=site,
-            tokens=_token_sets(hooked, tokens, pair.mask, site), blocks=block or None, heads=head or None,
+            tokens=sets, blocks=block or None, heads=head or None,
             direction=direction, masks=pair.mask, batch_size=batch_size, progress=is_watched(),
         )  # fmt: skip
     classes = [
@@ -203,7 +206,7 @@ def _pair(
             "--replace-context keeps the object and changes the rest: say where it is with --mask FILE or --box"
         )
     if replacement == "other" and other is None:
-        raise InputError("--replace-context other takes the context of a second picture: name it behind the clean one")
+        raise InputError("--replace-context other takes the context of a second picture: name it after the clean one")
     if replacement != "other" and other is not None:
         raise InputError(
             f"--replace-context {replacement} makes the corrupted picture itself: leave {corrupted} out, or say "
@@ -248,6 +251,16 @@ def _token_sets(model: "HookedViT", tokens: list[str] | None, mask: "Masks | Non
     if mask is None or find_site(model, site).unit is not None:
         return None
     return {name: name for name in ("object", "context", *(["class"] if model.cfg.has_class_token else []))}
+
+
+def _n_forwards(model: "HookedViT", site: str, sets: Any, blocks: list[int] | None, heads: list[int] | None) -> int:
+    """The number of forward passes of the cells: on average, a cell runs half of the blocks."""
+    from vitlens.choose.sites import find_site
+
+    unit = find_site(model, site).unit
+    n_units = {None: 1, "head": len(heads or range(model.cfg.n_heads)), "neuron": model.cfg.d_mlp or 1}[unit]
+    n_sets = len(sets) if isinstance(sets, dict) else model.cfg.n_ctx if unit is None or sets == "each" else 1
+    return len(blocks or range(model.cfg.n_layers)) * n_sets * n_units // 2
 
 
 def _largest(result: "Patching", top: int) -> list[dict[str, Any]]:

@@ -5,10 +5,14 @@ from typing import Annotated
 
 import typer
 
+from vitlens.cli.given import say_cost
 from vitlens.cli.options import Json, ModelOptions, WantedClass, files_are_there, with_model
 from vitlens.cli.output import hand_over_page
 from vitlens.cli.shared import is_watched
 from vitlens.files import check_writable
+
+#: Measured: what a page costs, in forwards of its picture.
+REPORT_FORWARDS, AGAINST_FORWARDS = 170, 130
 
 
 @with_model
@@ -36,6 +40,10 @@ def report(
 
     check_writable(out)
     hooked = model.load()
+    n_forwards = REPORT_FORWARDS + (0 if against is None else AGAINST_FORWARDS)
+    say_cost(
+        hooked, hooked.to_images(picture), n_forwards, "vitlens lens and vitlens heatmap each give a part of it sooner"
+    )
     write_picture_report(
         hooked, picture, path=out, classes=wanted_class, head=head, corrupted=against, progress=is_watched()
     )

@@ -1,4 +1,4 @@
-"""What the commands and the experiments' scripts share: which model is meant, and how errors end them."""
+"""What the commands and the experiments' scripts share: loading the model, and printing errors."""
 
 import ast
 import re
@@ -48,7 +48,7 @@ def load_model(
     timm: Sequence[str] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
 ) -> "HookedViT":
-    """The model that the common options mean.
+    """Loads the model of the common options.
 
     Args:
         timm: timm's keywords, each as `read_keywords` reads it.
@@ -102,7 +102,7 @@ def read_keywords(given: Sequence[str] | None) -> dict[str, Any]:
     """Keywords written KEY=VALUE: the value is a Python literal (384, None, (224, 448)), true or false, or else a text.
 
     Raises:
-        InputError: written otherwise, said twice, or something that has an option of its own.
+        InputError: not written so, given twice, or something that has an option of its own.
     """
     keywords: dict[str, Any] = {}
     for text in given or []:
@@ -110,7 +110,7 @@ def read_keywords(given: Sequence[str] | None) -> dict[str, Any]:
         if not equals or not key.isidentifier() or not value:
             raise InputError(f"--timm is written KEY=VALUE, such as --timm img_size=384, not {text!r}")
         if key in keywords:
-            raise InputError(f"--timm {key} is said twice")
+            raise InputError(f"--timm {key} is given twice")
         if key in _arguments() and key != "use_ema":
             raise InputError(
                 f"--timm takes keywords of timm's models; {key} has an option of its own, or none from a shell"
@@ -120,7 +120,7 @@ def read_keywords(given: Sequence[str] | None) -> dict[str, Any]:
 
 
 def check_one_source(checkpoint: Path | None, random_weights: bool) -> None:
-    """Raises InputError where weights are given and none are wanted."""
+    """Raises InputError if both --checkpoint and --random-weights are given."""
     if checkpoint is not None and random_weights:
         raise InputError("--checkpoint gives weights and --random-weights asks for none: choose one of them")
 
@@ -164,7 +164,7 @@ def flag(argument: str) -> str:
 
 
 def in_options(sentence: str, arguments: Iterable[str] = ("class_names",)) -> str:
-    """A sentence of the library for somebody at a prompt, who gives `arguments` as options of these names."""
+    """Replaces the names of arguments in a sentence of the library by those of options."""
     for argument, option in OPTIONS.items():
         sentence = sentence.replace(argument, option)
     sentence = re.sub(rf"(?<![\w-])({'|'.join(KEYWORDS)})=", r"--timm \1=", sentence)
@@ -180,7 +180,7 @@ def in_options(sentence: str, arguments: Iterable[str] = ("class_names",)) -> st
 
 
 def note(sentence: str) -> None:
-    """Something to know, on stderr."""
+    """Prints a note on stderr."""
     Console(stderr=True, soft_wrap=True).print(f"note: {sentence}", highlight=False, markup=False)
 
 
@@ -198,7 +198,7 @@ def check_device(device: str) -> None:
 
 
 def require_classes(model: "HookedViT") -> None:
-    """Raises InputError where the model has no classifier, before any work is done."""
+    """Raises InputError if the model has no classifier, before any work is done."""
     if model.unembed is None:
         raise InputError(
             f"{model.cfg.model_name} has no classifier, so there is no class to ask for: give weights that have one with "
@@ -212,7 +212,7 @@ def is_watched() -> bool:
 
 
 def complain(sentence: str) -> None:
-    """An error, on stderr."""
+    """Prints an error on stderr."""
     Console(stderr=True, soft_wrap=True).print(f"error: {sentence}", style="red", highlight=False, markup=False)
 
 

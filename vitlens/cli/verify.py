@@ -1,4 +1,4 @@
-"""`vitlens verify`: the proof that one model's port computes what timm computes."""
+"""`vitlens verify`: compares the port of one model with timm."""
 
 import sys
 from dataclasses import asdict
@@ -25,7 +25,7 @@ def verify(
     name: Annotated[str, typer.Argument(help="a timm name", show_default=False, autocompletion=model_names)],
     checkpoint: Checkpoint = None,
     timm: Timm = None,
-    random_weights: Annotated[bool, typer.Option("--random-weights", help="draw every parameter anew")] = False,
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="re-initialise every parameter")] = False,
     dtype: Annotated[
         list[str] | None,
         typer.Option(help="float64, float32, bfloat16, float16; several times", autocompletion=dtype_names),

@@ -5,6 +5,6 @@ pictures: the object stays and its surroundings are replaced. `Masks` says where
 Every call that takes `masks=` reads paths, PIL images, arrays and tensors as well.
 """
 
-import lazy_loader
+from vitlens.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

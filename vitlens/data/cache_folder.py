@@ -1,4 +1,4 @@
-"""Where the library `datasets` keeps its tables: its own folder, or a passing one where that cannot be written."""
+"""The folder of the library `datasets` for its tables: its own, or a temporary one if that cannot be written."""
 
 import atexit
 import shutil
@@ -11,9 +11,9 @@ import datasets
 
 @cache
 def cache_folder() -> str | None:
-    """None for the library's own folder; otherwise a folder that goes when this process ends.
+    """None for the library's own folder; otherwise a temporary folder, which is deleted when this process ends.
 
-    A home folder that cannot be written, or is full, does not end a run over pictures that lie elsewhere.
+    So a home folder that is full or cannot be written does not end a run over pictures in other folders.
     """
     usual = Path(datasets.config.HF_DATASETS_CACHE)
     try:

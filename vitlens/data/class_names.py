@@ -1,4 +1,4 @@
-"""Class names: where they come from, and how a user may say a class."""
+"""Class names: finds those of a model, and the class of an index or a name."""
 
 import operator
 import re
@@ -12,7 +12,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
 from vitlens.arguments import is_whole, short
-from vitlens.errors import InputError, nearest
+from vitlens.errors import InputError, nearest, reason
 
 NUMBER = re.compile(r"\s*-?\d+\s*")
 
@@ -20,7 +20,7 @@ NUMBER = re.compile(r"\s*-?\d+\s*")
 def infer_class_names(module: nn.Module, n_classes: int) -> list[str] | None:
     """The names that timm saved with the weights, or its ImageNet names where there are as many classes, else None.
 
-    A classifier that was put in by hand has classes of its own: `module.num_classes` then is what it was before.
+    A classifier that was replaced by hand has its own classes; `module.num_classes` is then still the old number.
     """
     if not n_classes or getattr(module, "num_classes", None) != n_classes:
         return None
@@ -38,7 +38,7 @@ def infer_class_names(module: nn.Module, n_classes: int) -> list[str] | None:
 
 
 def read_class_names(path: Path, n_classes: int) -> list[str]:
-    """Class names from a text file, one per line; a byte order mark before the first is none of its letters.
+    """Class names from a text file, one per line; a byte order mark at the start is ignored.
 
     Raises:
         InputError: no such file, or not one name for each class.
@@ -46,7 +46,7 @@ def read_class_names(path: Path, n_classes: int) -> list[str]:
     try:
         names = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as class names: {error}") from None
+        raise InputError(f"{path} cannot be read as class names: {reason(error)}") from None
     if len(names) != n_classes or not all(name.strip() for name in names):
         raise InputError(
             f"{path} has {len(names)} lines, and the model {n_classes} classes: one name per line is expected"
@@ -55,8 +55,8 @@ def read_class_names(path: Path, n_classes: int) -> list[str]:
 
 
 def check_class_names(names: Any, n_classes: int) -> list[str]:
-    """A list of names, one for each class. Two classes may have the same name, as ImageNet's cranes have: who asks for it is
-    told of both.
+    """A list of names, one for each class. Two classes may have the same name, as ImageNet's cranes have; `find_class` then
+    names both.
 
     Raises:
         InputError: no list, something in it that is no name, or not one for each class.
@@ -81,9 +81,9 @@ def as_names(names: Any) -> list[str]:
 def find_class(wanted: int | str | np.integer, names: Sequence[str] | None, n_classes: int) -> int:
     """The index of a class given by index or by name; one of a class's synonyms ("tabby") is enough.
 
-    A number is an index. A text is a name; one that is no class's name and is a number is an index too. Where a text is the
-    name of one class and the index of another, as with classes that are called by numbers, the name counts, and a warning
-    names both.
+    A number is an index. A text is a name, or an index if no class has that name and it is a number. If a text is the name
+    of one class and the index of another, as with classes that are named by numbers, the name counts, and a warning names
+    both.
 
     Raises:
         InputError: no class, or more than one, is called so; or the index is out of range; or it is neither index nor name.
@@ -113,9 +113,15 @@ def find_class(wanted: int | str | np.integer, names: Sequence[str] | None, n_cl
             f"this model has no class names, so {wanted!r} cannot be looked up: "
             f"give the index (0 to {n_classes - 1}), or class_names= when the model is loaded"
         )
-    synonyms = {synonym: None for name in names for synonym in _synonyms(name)}
-    near = nearest(wanted.strip().casefold(), synonyms)
-    raise InputError(f"no class is called {wanted!r}; the nearest names are {near}")
+    raise InputError(f"no class is called {wanted!r}; the nearest names are {_near(wanted.strip().casefold(), names)}")
+
+
+def _near(wanted: str, names: Sequence[str]) -> str:
+    """Names that contain the word ("cat": tabby cat, tiger cat, …), else its letters, else names of similar spelling."""
+    synonyms = list(dict.fromkeys(synonym for name in names for synonym in _synonyms(name)))
+    with_word = [synonym for synonym in synonyms if re.search(rf"\b{re.escape(wanted)}\b", synonym)]
+    holding = with_word or [synonym for synonym in synonyms if len(wanted) > 2 and wanted in synonym]
+    return ", ".join(holding[:8]) if wanted and holding else nearest(wanted, synonyms)
 
 
 def named(wanted: str, names: Sequence[str]) -> list[int]:

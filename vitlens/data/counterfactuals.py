@@ -26,20 +26,28 @@ def replace_context(
     patch_size: tuple[int, int] | PatchGrid = (16, 16),
     seed: int = 0,
 ) -> Float[Tensor, "batch channels height width"]:
-    """Replaces the pixels of the context and keeps the others, in the model's preprocessed space.
+    """Replaces the context's pixels of preprocessed pictures, and keeps all others.
 
     Args:
         masks: where the object is, at the pictures' size: a tensor or array [batch, height, width], a list of them, or what
             `model.read_masks` makes of files. The context is what is neither the object nor void.
         replacement: "other": the pixels of `others` at the same place; "mean": each picture's own mean colour of its
             context; "zero": 0, the mean colour of the training data; "blur": the picture blurred, σ = 1/16 of its height;
-            "shuffle": the picture's patches that lie wholly in the context change places.
-        patch_size: the patches' height and width for "shuffle"; or `model.patch_grid(height, width)`, which also knows
+            "shuffle": the patches that lie wholly in the context are shuffled.
+        patch_size: the patches' height and width for "shuffle"; or `model.patch_grid(height, width)`, which also covers
             patches that do not fill the picture.
 
     Raises:
         InputError: an unknown replacement, other pictures that are missing, masks of another shape, patches that do not
             tile the picture.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> changed = vitlens.replace_context(images[:1], masks[:1], replacement="mean")
+        >>> same = (changed == images[:1]).all(dim=1)
+        >>> bool(same[masks[:1]].all()), bool(same[~masks[:1]].all())
+        (True, False)
     """
     if replacement not in CONTEXT_REPLACEMENTS:
         raise InputError(f"a context is replaced by one of {', '.join(CONTEXT_REPLACEMENTS)}, not {replacement!r}")
@@ -109,7 +117,7 @@ def _shuffled(
     cut: PatchGrid,
     seed: int,
 ) -> Float[Tensor, "batch channels height width"]:
-    """The patches that hold nothing but context, dealt out anew within each picture."""
+    """Shuffles, within each picture, the patches that hold nothing but context."""
     grid = {"r": cut.grid[0], "c": cut.grid[1]}
     patches = rearrange(cut.fit(images), "b k (r y) (c x) -> b (r c) k y x", **grid)
     outside = rearrange(cut.fit(context), "b (r y) (c x) -> b (r c) (y x)", **grid).all(dim=-1)
@@ -125,7 +133,7 @@ def _shuffled(
 
 
 def blurred(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
-    """Pictures out of focus: σ = 1/16 of their height."""
+    """Blurs pictures with σ = 1/16 of their height."""
     sigma = images.shape[-2] / 16
     kernel = 2 * round(2 * sigma) + 1
     return gaussian_blur(images, [kernel, kernel], [sigma, sigma])

@@ -1,4 +1,4 @@
-"""From undecoded rows to a batch for the model: pictures, labels, object patches; what cannot be read is noted."""
+"""Decodes rows of a picture set into a batch for the model: pictures, labels, object patches; unreadable ones are listed."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -64,7 +64,7 @@ def decode_rows(
             at its centre does (as published). See `object_and_context`.
 
     Raises:
-        InputError: a row without a mask where masks are asked for; an unknown reduction.
+        InputError: a row without a mask if masks are read; an unknown reduction.
     """
     if mask_reduction not in REDUCTIONS:
         raise InputError(f"masks are reduced by {' or '.join(REDUCTIONS)}, not {mask_reduction!r}")

@@ -1,4 +1,4 @@
-"""Where the demo's files are; imports nothing heavy, for the command line completes the demo's classes from them."""
+"""Finds the files of the demo; imports nothing heavy, because shell completion uses it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Which class of the model each label of a data set is: by name, by number, or by a map that the user gives."""
+"""Matches the labels of a data set with the classes of a model: by name, by number, or by a map that the user gives."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from timm.data import ImageNetInfo
 from timm.utils.misc import natural_key
 
 from vitlens.data.class_names import find_class, named
-from vitlens.errors import InputError
+from vitlens.errors import InputError, reason
 
 
 def match_classes(
@@ -68,7 +68,9 @@ def read_class_map(path: Path, label_names: list[str] | None, class_names: Seque
             pairs = list(zip(frame[0], frame[1], strict=True))
         table = {str(key): value for key, value in pairs}
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise InputError(f"{path} is no map from labels to classes (JSON object or two-column CSV): {error}") from None
+        raise InputError(
+            f"{path} is no map from labels to classes (JSON object or two-column CSV): {reason(error)}"
+        ) from None
     if len(table) < len(pairs):
         keys = [str(key) for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)

@@ -1,4 +1,4 @@
-"""A folder of masks beside a folder of pictures: which mask is whose."""
+"""Finds the mask of each picture in a folder of masks."""
 
 import os
 from pathlib import Path
@@ -11,8 +11,8 @@ from vitlens.errors import InputError
 class MaskFolder:
     """Masks at the same relative path as their pictures, whatever their ending.
 
-    The path counts from the folder of the pictures. Where nothing is there, its first folders are left out one after the
-    other: that of a split, and of the class, for masks that lie flat. No two pictures share a mask.
+    The path is relative to the folder of the pictures. If no mask is there, its first folders are left out one by one: that
+    of the split, then that of the class. No two pictures share a mask.
     """
 
     def __init__(self, folder: Path, pictures: Path | None) -> None:

@@ -1,11 +1,11 @@
-"""Where the object is: one rule for what a mask's values mean, for the API, the command line, data sets and scores.
+"""Reads object masks: one rule for what their values mean, for the API, the command line, data sets and scores.
 
 A mask says of each pixel whether it belongs to the object, to its context, or to neither (void). It is one of:
 
 - bool, {0, 1} or {0, 255}, and {0, 65535} in 16 bits: not 0 is the object.
-- Class ids: whole numbers, as in a palette image ("P"). The object is the id that was asked for, else every id but 0.
-  255 beside other ids is void (PASCAL VOC, COCO), in ids that fit into 8 bits. In what is no palette image, 255 may also
-  be the white of a mask with soft edges: ids beside it lie below 100, else the values are grey.
+- Class ids: whole numbers, as in a palette image ("P"). The object is the given id, else every id but 0.
+  255 together with other ids is void (PASCAL VOC, COCO), in ids that fit into 8 bits. In images without a palette, 255 may
+  also be the white of a mask with soft edges: the other ids must then be below 100, else the values are grey.
 - Grey of 8 bits with soft edges, or noise as JPEG leaves it: at least 80 % of the pixels lie within 32 of black or white;
   128 and more is the object.
 - Floats in [0, 1]: .5 and more is the object.
@@ -13,7 +13,7 @@ A mask says of each pixel whether it belongs to the object, to its context, or t
 - A colour image of greys alone: as that grey.
 
 All else is refused with what was found: NaN, floats outside [0, 1] such as logits, negative numbers, colours, photographs,
-several ids of which none is 0 and none was asked for.
+several ids of which none is 0 and none is given.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ from vitlens.errors import InputError
 MaskInput = Union["Masks", Tensor, np.ndarray, str, Path, Image.Image, Sequence[Any]]
 
 VOID = 255
-#: 255 beside numbers from here on is taken for white, not for void: COCO's ids of things end at 90.
+#: 255 together with numbers from here on means white, not void: COCO's ids of things end at 90.
 MOST_IDS_BESIDE_VOID = 100
 #: No picture's class ids are that many; the levels of a photograph are.
 MOST_IDS = 64
@@ -45,7 +45,7 @@ COLOUR_NOISE = 8
 
 
 class Labels(NamedTuple):
-    """Of every pixel, whether it is the object's, and whether it is void."""
+    """For every pixel, whether it belongs to the object, and whether it is void."""
 
     inside: Bool[np.ndarray, "*image height width"]
     void: Bool[np.ndarray, "*image height width"]
@@ -74,14 +74,14 @@ class Masks:
 
 
 def read_mask(mask: object, object_id: int | None = None) -> Labels:
-    """What a mask says of its pixels, by the rule above.
+    """Reads object and void pixels of a mask, by the rule of this module.
 
     Args:
         mask: a path, a PIL picture, or an array or tensor [height, width] or [image, height, width].
         object_id: of class ids, the object's.
 
     Raises:
-        InputError: values that the rule does not know; a file that is no picture; another shape.
+        InputError: values that the rule does not cover; a file that is no picture; another shape.
     """
     if object_id is not None and (isinstance(object_id, bool) or not isinstance(object_id, (int, np.integer))):
         raise InputError(f"the object's class id is a whole number, not {object_id!r}")
@@ -98,13 +98,13 @@ def read_mask(mask: object, object_id: int | None = None) -> Labels:
 def preprocessed(
     labels: Labels, preprocessing: Preprocessing
 ) -> tuple[Bool[Tensor, "height width"], Bool[Tensor, "height width"]]:
-    """Object and void of one mask through the geometry of its picture's preprocessing."""
+    """Resizes and crops one mask as its picture is preprocessed."""
     kept = preprocessing.mask(labels.inside + 2 * labels.void.astype(np.uint8))
     return kept == 1, kept == 2
 
 
 def as_masks(masks: MaskInput, from_picture: Callable[[Any], Masks]) -> Masks:
-    """Masks from whatever a user has in hand.
+    """Reads masks of any kind.
 
     Args:
         masks: `Masks`; a tensor or array [image, height, width] or [height, width] at the pictures' size; a path or PIL

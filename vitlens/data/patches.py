@@ -1,4 +1,4 @@
-"""Pixels and patches: the one place that knows which pixels a patch is made of."""
+"""Maps pixels to patches and back."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ class PatchGrid:
 
     `grid` counts rows and columns, `patch_size` is the height and width of a patch in pixels. Where patches do not fill the
     picture (384 pixels by patches of 14), the rest at its right and lower edge is not read; where they stick out of it
-    (`dynamic_img_pad`), the model adds zeros there.
+    ("dynamic_img_pad"), the model adds zeros there.
     """
 
     grid: tuple[int, int]
@@ -36,7 +36,7 @@ class PatchGrid:
         return F.pad(pixels, (0, self.size[1] - width, 0, self.size[0] - height))
 
     def sums(self, pixels: Num[Tensor, "*batch height width"]) -> Num[Tensor, "*batch rows columns"]:
-        """The sum over the pixels that each patch is made of; pixels that no patch is made of count for none."""
+        """The sum over the pixels of each patch; pixels of no patch are left out."""
         rows, columns = self.grid
         down, across = self.patch_size
         return self.fit(pixels).unflatten(-1, (columns, across)).unflatten(-3, (rows, down)).sum(dim=(-3, -1))
@@ -44,7 +44,7 @@ class PatchGrid:
     def pixels_of(
         self, patches: Bool[Tensor, "*batch rows columns"], height: int, width: int
     ) -> Bool[Tensor, "*batch height width"]:
-        """The pixels that these patches are made of, in pictures of this size."""
+        """The pixels of these patches, in pictures of this size."""
         spread = patches.repeat_interleave(self.patch_size[0], dim=-2).repeat_interleave(self.patch_size[1], dim=-1)
         return F.pad(spread, (0, width - spread.shape[-1], 0, height - spread.shape[-2]))
 

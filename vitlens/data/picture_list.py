@@ -1,4 +1,4 @@
-"""Which pictures a run is about, by what they hold: files may be exchanged under their names while a run is stopped."""
+"""Lists the pictures of a run by their content, because files may change while a run is stopped."""
 
 import hashlib
 import io
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from vitlens.arguments import bar_hidden
 from vitlens.data.picture_sets import PictureRow, PictureSet
 from vitlens.errors import InputError
 from vitlens.files import write_whole
@@ -22,7 +23,7 @@ UNREADABLE = "unreadable"
 AT_ONCE = 256
 
 
-def list_pictures(pictures: PictureSet, workers: int = 4, progress: bool = False) -> pd.DataFrame | None:
+def list_pictures(pictures: PictureSet, workers: int = 4, progress: bool | None = False) -> pd.DataFrame | None:
     """One row for each picture: path, label, and hashes of what picture and mask hold; None for a stream.
 
     All files are read once, which takes a small part of the time that decoding them takes.
@@ -31,7 +32,7 @@ def list_pictures(pictures: PictureSet, workers: int = 4, progress: bool = False
         return None
     found = []
     chunks = (rows for _, rows in pictures.chunks(AT_ONCE))
-    with tqdm(total=pictures.n, desc="reading pictures", unit="picture", disable=not progress) as bar:
+    with tqdm(total=pictures.n, desc="reading pictures", unit="picture", disable=bar_hidden(progress, None)) as bar:
         for rows in chunks:
             found.append(list_rows(rows, workers))
             bar.update(len(rows))
@@ -80,7 +81,7 @@ def keep_list(path: Path, listed: pd.DataFrame, must_exist: bool = False) -> Non
 
 
 def changed(before: Iterable[Sequence[Any]], now: Iterable[Sequence[Any]]) -> str | None:
-    """The first thing in which two lists of pictures differ, as text; None where they agree."""
+    """The first difference between two lists of pictures, as text; None if they agree."""
     old, new = list(before), list(now)
     old_paths, new_paths = [row[0] for row in old], [row[0] for row in new]
     for paths, others, what in ((old_paths, new_paths, "is gone"), (new_paths, old_paths, "is new")):

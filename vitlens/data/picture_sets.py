@@ -28,7 +28,7 @@ SPLITS = ("validation", "val", "test", "train")
 PictureRow = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PictureSet:
     """Rows {"image", "label", "path"}, and "mask" (with "mask_value" or "object_id") where `has_masks`; `chunks` reads them.
 
@@ -45,16 +45,19 @@ class PictureSet:
     per_class: int | None = None
     first: int | None = None
 
+    def __repr__(self) -> str:
+        length = "a stream of pictures" if self.n is None else f"{self.n:,} pictures"
+        return f"PictureSet({self.name}: {length}{', with masks' if self.has_masks else ''})"
+
     def rows(self, places: Sequence[int]) -> list[PictureRow] | None:
         """The rows at these places, and no others are read; None of a stream, which has no places."""
         table = self.table
         return [self.to_row(table[i], i) for i in places] if isinstance(table, Dataset) else None
 
     def chunks(self, size: int, rank: int = 0, world_size: int = 1) -> Iterator[tuple[int, list[PictureRow]]]:
-        """The rows by chunks of `size`, with the number of each: those of one process out of `world_size`.
+        """Yields chunks of `size` rows with their numbers, for one process out of `world_size`.
 
-        What is split among processes are whole chunks, so a chunk holds the same pictures however many processes share
-        the work.
+        Whole chunks are shared among processes, so a chunk holds the same pictures for any number of processes.
         """
         table = self.table
         if isinstance(table, Dataset):
@@ -113,20 +116,26 @@ def open_pictures(
     Args:
         source: "demo"; a folder with one folder per class, or of files that begin with the class's index ("0042_x.jpg");
             a folder in ImageNet-S' layout; a Parquet file; or a name on the Hugging Face hub.
-        split: of a source with several; by default validation, test or train, whichever there is first.
+        split: which split of the source; by default the first that exists of validation, test and train.
         streaming: read rows as they come, never the whole table.
-        n_images: only the first so many pictures.
-        per_class: only the first so many pictures of each class, in the order of their paths.
+        n_images: at most this many pictures, the first ones.
+        per_class: at most this many pictures of each class, in the order of their paths.
         drop_incomplete: leave out classes that have fewer than `per_class` pictures, instead of refusing.
         masks: a folder of mask pictures, at the same relative path as the pictures (any picture ending), with or without the
             folder of the split; without the folders of the classes where file names tell which mask is whose.
         object_id: of masks of class ids, the object's; by default all but 0. See `vitlens.data.masks`.
         class_map: a JSON or two-column CSV file, from the data set's label (name or number) to the model's class.
-        image_column, label_column: where the names of a table's columns do not tell.
+        image_column, label_column: the columns of pictures and labels, if their names do not show them.
 
     Raises:
-        InputError: nothing there, columns or labels that cannot be told, labels outside the model's classes, fewer
-            pictures of a class than asked for, masks that are missing.
+        InputError: nothing there, columns or labels that cannot be found, labels outside the model's classes, fewer
+            pictures of a class than `per_class`, masks that are missing.
+
+    Examples:
+        >>> import vitlens
+        >>> model = vitlens.demo.load_demo_model()
+        >>> vitlens.open_pictures("demo", model.class_names, model.cfg.n_classes, per_class=2)
+        PictureSet(demo: 20 pictures, with masks)
     """
     name = str(source)
     real_names: dict[str, str] = {}
@@ -212,7 +221,7 @@ def _demo_rows(split: str | None) -> Dataset:
 
 
 def _load(name: str, split: str | None, streaming: bool) -> tuple[Dataset | IterableDataset, dict[str, str]]:
-    """The table, and of paths that are no UTF-8 what they really are: tables cannot hold them."""
+    """The table, and the real paths of files whose names are no UTF-8, which tables cannot hold."""
     path = Path(name)
     kind = name
     files: dict[str, Any] = {}
@@ -226,7 +235,7 @@ def _load(name: str, split: str | None, streaming: bool) -> tuple[Dataset | Iter
         if not path.is_file():
             raise InputError(f"there is no file {name}")
         kind, files = "parquet", {"data_files": name}
-    elif path.suffix or name.startswith((".", "/")):
+    elif path.suffix or name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1:
         raise InputError(f"{name} is neither a folder, nor a Parquet file, nor a name on the hub")
     inside = list(path.rglob("*")) if path.is_dir() else []
     has_odd_names = any(printable(entry) != str(entry) for entry in inside)
@@ -305,7 +314,7 @@ def _choose(
         label, found = next(iter(short.items()))
         called = class_names[label] if class_names else f"class {label}"
         raise InputError(
-            f"{per_class} pictures per class were asked for, and {len(short)} classes have fewer (“{called}” has "
+            f"{per_class} pictures per class are wanted, and {len(short)} classes have fewer (“{called}” has "
             f"{len(found)}): ask for fewer, or leave these classes out with drop_incomplete=True"
         )
     chosen = {i for label, found in by_class.items() if label not in short for i in found[:per_class]}

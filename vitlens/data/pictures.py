@@ -1,4 +1,4 @@
-"""Reads picture files and arrays, and turns them as their EXIF tag says."""
+"""Opens picture files and arrays, and turns them upright by their EXIF tag."""
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
@@ -51,12 +51,11 @@ def open_picture(picture: Picture, n_channels: int = 3) -> Image.Image:
 
 
 def load_picture(picture: object, expected: str = "a picture is a path or a PIL image") -> tuple[Image.Image, bool]:
-    """The one place where picture files are opened: the picture, decoded and turned as its EXIF tag says, and whether its
-    file was compressed with loss (JPEG).
+    """Opens a picture file: returns the picture, decoded and turned as its EXIF tag says, and whether the file is a JPEG.
 
     Args:
         picture: a path, the bytes of a file, or a PIL picture.
-        expected: how the sentence begins that says of something else what it is not.
+        expected: the beginning of the error's sentence for anything else.
 
     Raises:
         InputError: no such file, something that is no regular file (a pipe would be waited for), or whatever Pillow raises:

@@ -15,7 +15,7 @@ from torchvision import transforms
 
 from vitlens.arguments import short
 from vitlens.data.pictures import Picture, open_picture
-from vitlens.errors import InputError, nearest
+from vitlens.errors import InputError
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
@@ -45,8 +45,7 @@ def changed_config(
         changed["crop_pct"] = float(crop_pct)
     if interpolation is not None:
         if interpolation not in INTERPOLATIONS:
-            near = nearest(str(interpolation), INTERPOLATIONS, len(INTERPOLATIONS))
-            raise InputError(f"interpolation is one of {near}, not {interpolation!r}")
+            raise InputError(f"interpolation is one of {', '.join(INTERPOLATIONS)}, not {interpolation!r}")
         changed["interpolation"] = interpolation
     return changed
 

@@ -1,10 +1,10 @@
-"""A description of a model over many pictures: token norms, attention distance, sinks, similarity of heads.
+"""Describes a model over many pictures: token norms, attention distances, sinks, similarity of heads.
 
-`describe` streams any number of pictures once; `Description` has tables of heads and blocks, and warnings of what
-corrupts heatmaps. `SinkRule` says when a head counts as an attention sink. `artefact_warning` says where a heatmap
-shows artefact tokens.
+`describe` goes through any number of pictures once. `Description` has tables of heads and blocks, and warnings
+about what distorts heatmaps. `SinkRule` defines when a head has an attention sink. `artefact_warning` says
+whether a heatmap shows artefact tokens.
 """
 
-import lazy_loader
+from vitlens.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -1,4 +1,4 @@
-"""Whether a heatmap shows the model's artefact tokens rather than the picture: the sentence to draw on it."""
+"""Checks whether a heatmap shows the model's artefact tokens, and writes the warning for it."""
 
 from typing import Any
 
@@ -29,31 +29,38 @@ def artefact_warning(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> list[str | None]:
-    """For every picture a sentence where artefact tokens lead its heatmap or carry much of it, else None.
+    """Warns, for each picture, if artefact tokens are among the strongest patches of a heatmap or carry much of it.
 
-    Artefact tokens are patches whose stream behind a late block has a norm above `outlier_threshold` times the median of
-    their picture's patches, as in `find_register_neurons`. The share that they carry is Σ_artefacts |value| / Σ |value|.
-    They lead a map where one of them is among its strongest patches, which readers look at first. One forward with one hook.
+    Artefact tokens are patches whose residual stream after a late block has a norm above `outlier_threshold` times the
+    median of their picture's patches, as in `find_register_neurons`. Their share of a map is
+    Σ_artefacts |value| / Σ |value|.
 
     Args:
         values: importances of the patches, [image, patch] row by row or [image, row, column]; signs do not matter.
         outlier_threshold: how many times the median norm makes an artefact.
-        late_block: behind which block norms are read; by default the last but one.
-        least_share: the least share of the map that is worth a warning.
-        times: how many times their share of the patches artefacts must carry.
-        among: of how many strongest patches, by magnitude, none may be an artefact.
+        late_block: the block after which norms are taken; by default the last but one.
+        least_share: the smallest share of the map that gives a warning.
+        times: warn if the share of the map is at least this many times the artefacts' share of the patches.
+        among: warn if an artefact is among this many strongest patches, by magnitude.
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
 
     Returns:
-        One entry a picture, such as "4 artefact tokens (2.0% of the patches) carry 37% of this map" or "2 of the 5
-        strongest patches are artefact tokens: (0, 0), (13, 13)", or both.
+        One sentence or None for each picture, such as "4 artefact tokens (2.0% of the patches) carry 37% of this map" or
+        "2 of the 5 strongest patches are artefact tokens: (0, 0), (13, 13)", or both.
 
     Raises:
         InputError: maps that do not fit the pictures or their grid, a block that does not exist, a threshold that is not
             above 1.
 
     Source: after Darcet et al. 2024 (Vision Transformers Need Registers, arXiv:2309.16588).
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> maps = vitlens.heatmap(model, images[:2], method="raw_attention").values
+        >>> vitlens.description.artefact_warning(model, images[:2], values=maps)
+        [None, None]
     """
     if isinstance(images, dict):
         raise InputError("artefacts are looked for in pictures of one size: pass a tensor, not a dictionary of patches")

@@ -1,4 +1,4 @@
-"""How far, how evenly and at which kind of token every head looks: numbers of one head in one picture."""
+"""Measures each head's attention: its distance, its entropy, and how much goes to each kind of token."""
 
 import torch
 from einops import einsum

@@ -1,4 +1,4 @@
-"""The hooks of a description: every activation is reduced while the forward runs, and let go."""
+"""The hooks of a description: each activation is reduced to numbers during the forward and not kept."""
 
 from dataclasses import dataclass, field
 from functools import partial

@@ -1,4 +1,4 @@
-"""What `describe` returns: tables of heads and of blocks, likenesses, warnings, figures, a page."""
+"""The result of `describe`: tables of heads and of blocks, similarities and warnings."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from vitlens.description.token_norms import STATISTICS
 from vitlens.description.warnings import heatmap_warnings
 from vitlens.errors import InputError
 from vitlens.model.provenance import page_facts
+from vitlens.results.frames import Frame
 from vitlens.results.result import Result
 
 if TYPE_CHECKING:
@@ -23,13 +24,14 @@ if TYPE_CHECKING:
 class Description(Result):
     """`values` [block, head, fact] are means over pictures: distance in pixels, entropies in nats, shares of attention.
 
-    `token_norms` [block, kind, statistic] are norms behind every block by kind of token: the means over pictures of mean
-    and median within a picture, and the largest of all. `outlier_counts` [block, row, column] count the pictures in which
-    that patch is an outlier, `norm_histogram` [block, bin] the patches by norm / median. `example_norms` [example, block,
-    row, column] are the patches' norms in the first pictures. `sink_events` [kind, block, head] count pictures in which
-    the head has a no-op, broadcast or other sink; `sink_tokens` [block, head, kind] what kind of token its strongest key is.
-    `head_similarity` [map, map] is the mean cosine of the patterns of every two heads, block by block; `cka` [block,
-    block] the likeness of blocks (None below 4 pictures), `cka_against` [block, other] that to another model's.
+    `token_norms` [block, kind, statistic] are norms after each block by kind of token: mean and median within a picture,
+    averaged over pictures, and the maximum of all. `outlier_counts` [block, row, column] counts the pictures in which a
+    patch is an outlier, `norm_histogram` [block, bin] the patches by norm / median. `example_norms` [example, block, row,
+    column] are the patches' norms in the first pictures. `sink_events` [kind, block, head] counts the pictures in which a
+    head has a no-op, broadcast or other sink, `sink_tokens` [block, head, kind] the kind of its strongest key.
+    `head_similarity` [map, map] is the mean cosine between the patterns of two heads, with heads in the order of blocks;
+    `cka` [block, block] is the similarity of blocks (None below 4 pictures), `cka_against` [block, other] that with the
+    blocks of another model.
     """
 
     token_norms: Float[Tensor, "block kind statistic"]
@@ -61,11 +63,11 @@ class Description(Result):
         return self.values[..., self.facts.index(name)]
 
     def outlier_share(self) -> Float[Tensor, "block"]:
-        """The share of outliers among all patches of all pictures, behind every block."""
+        """The share of outliers among all patches of all pictures, after each block."""
         return self.outlier_counts.double().mean(dim=(1, 2)) / self.n_images
 
     def sink_kind(self) -> list[list[str]]:
-        """Of every head [block][head]: the kind of sink that it has in at least half of the pictures, else "none"."""
+        """For each head [block][head], the kind of sink that it has in at least half of the pictures, else "none"."""
         share = self.sink_events.double() / self.n_images
         kind = share.argmax(dim=0)
         often = share.sum(dim=0) >= 0.5
@@ -75,17 +77,17 @@ class Description(Result):
         ]
 
     def sink_token(self) -> list[list[str]]:
-        """Of every head [block][head]: the kind of token that most often is its strongest key."""
+        """For each head [block][head], the kind of token that is most often its strongest key."""
         names = self.settings["sink_token_kinds"]
         return [[names[i] for i in row] for row in self.sink_tokens.argmax(dim=-1).tolist()]
 
     @property
     def heads(self) -> pd.DataFrame:
-        """A row per head: its facts, its sink, and the head of the model that it resembles most."""
+        """One row per head: its facts, its sink, and the head with the most similar pattern."""
         n_blocks, n_heads, n_facts = self.values.shape
         index = pd.MultiIndex.from_product([range(n_blocks), range(n_heads)], names=["block", "head"])
         flat = self.values.reshape(-1, n_facts).cpu().numpy()
-        frame = pd.DataFrame(flat, index=index, columns=self.facts).reset_index()
+        frame = Frame(flat, index=index, columns=self.facts).reset_index()
         for kind, events in zip(SINK_KINDS, self.sink_events, strict=True):
             frame[f"{kind}_share"] = events.flatten().numpy() / self.n_images
         frame["sink"] = [kind for row in self.sink_kind() for kind in row]
@@ -99,7 +101,7 @@ class Description(Result):
 
     @property
     def blocks(self) -> pd.DataFrame:
-        """A row per block: norms by kind of token, outliers, and means over its heads."""
+        """One row per block: norms by kind of token, outliers, and means over its heads."""
         columns: dict[str, Any] = {"block": self.axes["block"]}
         for i, kind in enumerate(self.settings["kinds"]):
             for j, statistic in enumerate(STATISTICS):
@@ -108,7 +110,7 @@ class Description(Result):
         columns["outliers_per_image"] = (self.outlier_counts.sum(dim=(1, 2)) / self.n_images).numpy()
         for j, name in enumerate(self.facts):
             columns[f"mean_{name}"] = self.values[..., j].mean(dim=1).numpy()
-        return pd.DataFrame(columns)
+        return Frame(columns)
 
     def redundant_heads(self, k: int | None = 20) -> pd.DataFrame:
         """The k pairs of heads of most similar patterns, most similar first; None: all."""
@@ -126,7 +128,7 @@ class Description(Result):
 
     @property
     def warnings(self) -> list[str]:
-        """What corrupts heatmaps of this model on these pictures, one sentence each; empty where nothing does."""
+        """One sentence for each fact that distorts heatmaps of this model on these pictures; empty if there is none."""
         return heatmap_warnings(self)
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""What users of ViTs ask of tokens and heads first, from one pass over the pictures whose memory does not grow."""
+"""Describes tokens and heads in one pass over the pictures, with memory that does not grow with their number."""
 
 from collections.abc import Iterator
 from itertools import tee
@@ -6,9 +6,8 @@ from itertools import tee
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
-from vitlens.arguments import bar_hidden, checked
+from vitlens.arguments import checked
 from vitlens.description.observer import Observer, read_states
 from vitlens.description.result import Description, description_of
 from vitlens.description.similarity import MinibatchCKA
@@ -21,6 +20,7 @@ from vitlens.model.hooks.hook_points import Reader, hook_name
 from vitlens.model.runs.batch_size import default_batch_size
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_batches import PictureBatches, PictureSource, length_of
+from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.model.runs.small_pictures import small_pictures
 
 
@@ -41,34 +41,42 @@ def describe(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> Description:
-    """Norms of tokens, attention and sinks of every head, likeness of heads and of blocks, over many pictures.
+    """Describes a model's tokens and heads over many pictures: norms, attention, sinks, similarity of heads and of blocks.
 
-    Pictures stream: hooks reduce every activation at once, and what is kept does not grow with their number. The numbers
-    are means over pictures, and do not depend on `batch_size`. Definitions: `attention_facts` for distance, entropy and
-    masses, `sink_facts` and `SinkRule` for sinks, `outlier_patches` for outliers, `pattern_cosines` for the likeness of
-    heads, `MinibatchCKA` for that of blocks. Patterns of differential attention, which may be negative, count as
-    |A_ij| / Σ_j |A_ij| in all that speaks of masses, entropies and distances.
+    All numbers are means over pictures and do not depend on `batch_size`. Pictures are streamed: memory does not grow with
+    their number. For a pattern A [query i, key j] of one head:
+
+    - distance: Σ_j A_ij |p_i − p_j| / Σ_j A_ij over patches j with centres p, in pixels, mean over patches i
+    - entropy: −Σ_j A_ij ln A_ij, in nats, of the patches' rows (mean) and of the class token's row
+    - attention from patches, and from the class token, to each kind of token, to themselves, to the 8 neighbours
+    - sinks: keys that receive much of the attention, see `vitlens.description.SinkRule`
+    - outliers: patches whose norm exceeds `outlier_threshold` times the median of their picture's patches
+    - similarity of heads: the mean cosine of their patterns; of blocks: CKA, estimated on minibatches
+
+    A pattern with negative entries (differential attention) counts as |A_ij| / Σ_j |A_ij| in distances, entropies and
+    shares.
 
     Args:
         images: a preprocessed tensor, files, PIL images, arrays; a picture set (`open_pictures`); or any iterable of
             pictures or of batches of them, such as a generator or a data loader (of pairs of pictures and labels, the
-            pictures are taken). Files are read when their turn comes.
-        other_model: a second model that sees the same pictures, for CKA between its blocks and these. Files go through each
-            model's own preprocessing, tensors to both as they are. Widths and depths may differ.
+            pictures are used). Files are read batch by batch.
+        other_model: a second model, for CKA between its blocks and these on the same pictures. Files go through each
+            model's own preprocessing, tensors go to both as they are. Widths and depths may differ.
         outlier_threshold: how many times the median norm of its picture's patches makes a patch an outlier.
-        late_block: behind which block outliers are looked for; by default the last but one, as the last may rescale.
+        late_block: the block after which outliers are counted; by default the last but one, as the last may rescale.
         sink_rule: which heads have a sink, and of which kind; by default `SinkRule()`.
         cka_tokens: what stands for a picture: "class", the class token, or "patches", the mean over the patches. By default
             the class token where (both) models have one.
-        cka_rows: how many pictures are a minibatch of CKA's estimator. With all pictures in one it is the full formula.
-        similarity_queries: at most so many rows of each pattern, evenly spaced, are compared between heads.
-        n_examples: of how many pictures, the first ones, the norms of every patch are kept, to be shown.
+        cka_rows: pictures in a minibatch of CKA's estimator. With all pictures in one minibatch it is the full formula.
+        similarity_queries: the most rows of each pattern, evenly spaced, that are compared between heads.
+        n_examples: for how many of the first pictures the norms of all patches are kept, for figures.
         batch_size: the most pictures of a forward, by default 64; fewer where the patterns of all heads would take more
             than 512 MB.
         progress: show a bar; by default on a terminal only.
 
     Returns:
-        Description, with values [block, head, fact]; `to_frame()`, `blocks`, `warnings`, `plot()` and `page(path)` show it.
+        Description, with values [block, head, fact]. `heads` and `blocks` are its tables, `warnings` its sentences,
+        `plot()` its figures; `vitlens.pages.write_description_page` writes it as a page.
 
     Raises:
         InputError: no pictures, pictures of several sizes, a block that does not exist, a parameter out of range, class
@@ -76,6 +84,15 @@ def describe(
 
     Source: Darcet et al. 2024 (registers), Raghu et al. 2021 (distances, CKA of ViTs), Nguyen et al. 2021 (minibatch CKA),
     Fesser, Jacobs et al. 2026 (sinks).
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> description = vitlens.describe(model, images[:8], progress=False)
+        >>> print(description)
+        Description(fashion_in_context_vit: 6 blocks × 4 heads, 20 facts, 8 pictures, 1 warnings)
+        >>> description.heads.shape
+        (24, 29)
     """
     late = max(model.cfg.n_layers - 2, 0) if late_block is None else model.block_index(late_block)
     _check(outlier_threshold, cka_rows, similarity_queries)
@@ -88,8 +105,7 @@ def describe(
     examples: list[Tensor] = []
     pixels: list[Tensor] = []
     of_blocks, of_models = MinibatchCKA(cka_rows), MinibatchCKA(cka_rows)
-    hidden = bar_hidden(progress, length_of(readers[0]))
-    with tqdm(total=readers[0].n_pictures, desc="describe", unit="picture", disable=hidden) as bar:
+    with ProgressBar(readers[0].n_pictures, "describe", "picture", progress, length_of(readers[0])) as bar:
         for batch in _together(readers):
             if observer is None:
                 layouts = [token_layout(each, *part.shape[-2:]) for each, part in zip(both, batch, strict=True)]

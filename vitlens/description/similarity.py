@@ -1,4 +1,4 @@
-"""Which heads look alike, and which blocks, of one model or of two, represent pictures alike."""
+"""Measures which heads have similar patterns, and which blocks, of one model or two, similar representations."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""Attention sinks told apart: heads that park attention where nothing is read, and heads that broadcast one vector."""
+"""Finds attention sinks and their kind: no-op (keys that write almost nothing) or broadcast (one vector for all tokens)."""
 
 import math
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ SINK_KINDS = ("no-op", "broadcast", "other")
 
 @dataclass(frozen=True)
 class SinkRule:
-    """When a head has a sink in a picture, and of which kind.
+    """Decides whether a head has a sink in a picture, and of which kind.
 
-    The sink's keys are the key that receives most attention and, of the next ones up to the share `keys` of all tokens,
-    those that receive at least `times` the median key's. There is a sink where at least the share `queries` of all tokens
-    give at least `attention` to these keys together. It is a "no-op" where what the keys write is on average at most
-    `no_op` times as long as what the others write: attention is parked there so that nothing is written. It is a
-    "broadcast" where that ratio is at least `broadcast` and the head's output has a stable rank of at most `rank`: one
-    vector is handed to all tokens. Else it is "other".
+    The sink's keys are the key that receives most attention, and those of the next keys (up to the share `keys` of all
+    tokens) that receive at least `times` the attention of the median key. There is a sink if at least the share `queries` of
+    all tokens give at least `attention` to these keys together. It is a "no-op" if the output of these keys is on average
+    at most `no_op` times as long as that of the other keys: the head then writes almost nothing. It is a "broadcast" if that
+    ratio is at least `broadcast` and the head's output has a stable rank of at most `rank`: all tokens receive the same
+    vector. Otherwise it is "other".
 
-    With `keys=0.0` the sink is a single key, as in the paper; trained ViTs share one no-op among several outlier patches,
-    such as the four corners of the ImageNet ViT-Ti/16, which no single key shows.
+    With `keys=0.0` the sink is a single key, as in the paper. In trained ViTs one no-op can be shared by several outlier
+    patches, such as the four corners in the ImageNet ViT-Ti/16, which no single key shows.
 
     Source: Fesser, Jacobs et al. 2026 (arXiv:2606.08105), definition 1 with ε = 0.5 for 90 % of the queries, and the
     thresholds of its code; sets of keys are ours.

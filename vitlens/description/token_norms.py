@@ -1,4 +1,4 @@
-"""Norms of the stream behind every block by kind of token, and where patches of outlying norm sit."""
+"""Norms of the residual stream after each block by kind of token, and the places of outlier patches."""
 
 from dataclasses import dataclass, field
 

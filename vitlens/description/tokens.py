@@ -1,4 +1,4 @@
-"""Which kinds of tokens a model has, where its patches lie, and which patches are outliers."""
+"""The kinds of tokens that a model has, the places of its patches, and the rule for outlier patches."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What a description warns of: tokens and heads that draw themselves into every heatmap that follows attention."""
+"""Writes the warnings of a description: tokens and heads that show up in every heatmap based on attention."""
 
 from typing import TYPE_CHECKING
 

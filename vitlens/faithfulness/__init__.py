@@ -6,6 +6,6 @@ compares them with masks; `randomisation_test` compares them with those of a re-
 removes patches in order. `faithfulness_metrics()` lists the metrics.
 """
 
-import lazy_loader
+from vitlens.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -169,7 +169,7 @@ def insertion(bench: Bench, importance: Float[Tensor, "image patch"]) -> ClassOu
 
 
 def token_removal(bench: Bench, importance: Float[Tensor, "image patch"], perturbation: str) -> ClassOutcome:
-    """D3, see `perturbation_test`."""
+    """The perturbation test (Methods D3), see `perturbation_test`."""
     found = remove_in_order(
         bench.model, bench.images, importance, bench.classes,
         n_steps=bench.n_steps, perturbations=[perturbation], batch_size=bench.batch_size,

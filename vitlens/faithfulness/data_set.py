@@ -11,9 +11,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from vitlens.arguments import bar_hidden, checked
+from vitlens.arguments import checked
 from vitlens.data.decoded_batches import PictureBatch, Skipped, decode_rows
 from vitlens.data.picture_list import as_digest, list_rows
 from vitlens.data.picture_sets import PictureRow, PictureSet, open_pictures
@@ -29,6 +28,7 @@ from vitlens.heatmaps.shared.rows import rows_at_once
 from vitlens.model.fingerprint import fingerprint
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.results.result import MOST_KEPT, Result, load_result
 
 LOG = logging.getLogger(__name__)
@@ -91,6 +91,16 @@ def evaluate_heatmaps_over_data(
     Raises:
         InputError: an unknown method or metric, other classes, and what `evaluate_heatmaps` raises; pictures of which none
             can be read; a folder with files of another run.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> pictures = vitlens.open_pictures("demo", model.class_names, 10, n_images=2)
+        >>> found = vitlens.faithfulness.evaluate_heatmaps_over_data(
+        ...     model, pictures, folder="scores", methods="gradient_rollout", metrics="deletion", baselines=False, n_steps=2
+        ... )
+        >>> found.faithfulness.axes
+        {'method': ['gradient_rollout'], 'metric': ['deletion'], 'image': [0, 1]}
     """
     if classes not in CLASSES:
         raise InputError(f"the class is the {' one or the '.join(CLASSES)}, not {classes!r}")
@@ -105,7 +115,7 @@ def evaluate_heatmaps_over_data(
     run = {"methods": names, "metrics": metrics, "classes": classes, "weights": fingerprint(model), **settings}
     skipped: list[Skipped] = []
     parts: list[tuple[Faithfulness, Segmentation | None]] = []
-    with tqdm(total=pictures.n, desc="pictures", unit="picture", disable=bar_hidden(progress, n_chunks)) as bar:
+    with ProgressBar(pictures.n, "heatmap scores", "picture", progress, n_chunks) as bar:
         for chunk, rows in pictures.chunks(chunk_size):
             files = [folder / f"{chunk:06d}.{kind}.safetensors" for kind in KINDS]
             origin = _origin(run, rows, workers)

@@ -232,7 +232,17 @@ def find_metrics(
 
 
 def faithfulness_metrics() -> pd.DataFrame:
-    """All metrics: which way is better, whether they need masks, and their protocol."""
+    """All metrics: which way is better, whether they need masks, and their protocol.
+
+    Examples:
+        >>> import vitlens
+        >>> metrics = vitlens.faithfulness.faithfulness_metrics()
+        >>> print(metrics["better"].head(2))
+        metric
+        deletion     ↓
+        insertion    ↑
+        Name: better, dtype: ...
+    """
     return Frame(
         {"better": metric.arrow, "needs_masks": metric.needs_masks, "definition": metric.definition}
         for metric in METRICS.values()

@@ -1,4 +1,4 @@
-"""The perturbation test: patches removed in the order of their importance, and what is left of the decision (D3)."""
+"""The perturbation test: accuracy while patches are removed in the order of their importance (Methods D3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,9 +7,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
-from vitlens.arguments import bar_hidden, checked, require_whole
+from vitlens.arguments import checked, require_whole
 from vitlens.choose.classes import Classes, classes_by_batch
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
@@ -17,6 +16,7 @@ from vitlens.heatmaps.shared.precision import careful, require_finite_logits
 from vitlens.heatmaps.shared.rows import rows_at_once
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.result import Result
 
@@ -80,7 +80,7 @@ def perturbation_test(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> Perturbation:
-    """D3: patches are really removed, after their positions were added, and the shorter sequence is run.
+    """Removes patches in the order of their importance, after their positions were added, and runs the shorter sequence.
 
     The pictures of a batch are run together, at each step with equally many patches.
 
@@ -101,6 +101,17 @@ def perturbation_test(
             unknown perturbation; several classes a picture; a single output; no pictures; logits that are not finite.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 6; Methods D3.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> heat = vitlens.heatmap(model, images[:4], method="gradient_rollout")
+        >>> test = vitlens.faithfulness.perturbation_test(model, images[:4], importance=heat.values, n_steps=2)
+        >>> test.axes["perturbation"], test.axes["removed"]
+        (['negative', 'positive'], [0.0, 0.5, 1.0])
+        >>> test.values.mean(dim=1)
+        tensor([[1., 1., 0.],
+                [1., 0., 0.]])
     """
     model.require_choice("whether the class is still predicted")
     pictures = model.as_images(images)
@@ -149,13 +160,13 @@ def remove_in_order(
         # Predicted classes are known once the pictures are run.
         given = None if classes is None else classes_by_batch(able, classes, len(copies), "a perturbation test")
         size = rows_at_once(able, copies, batch_size, gradients=False)
-        chunks = range(0, len(copies), size)
-        for start in tqdm(
-            chunks, "perturbation", disable=bar_hidden(progress, len(chunks)), unit_scale=size, unit=" pictures"
-        ):
-            some = slice(start, start + size)
-            about = None if given is None else given(some, copies[some]).indices[:, 0]
-            parts.append(_curves(able, copies[some], importance[some], about, steps, perturbations))
+        starts = range(0, len(copies), size)
+        with ProgressBar(len(copies), "perturbation test", "picture", progress, len(starts)) as bar:
+            for start in starts:
+                some = slice(start, start + size)
+                about = None if given is None else given(some, copies[some]).indices[:, 0]
+                parts.append(_curves(able, copies[some], importance[some], about, steps, perturbations))
+                bar.update(len(copies[some]))
         accuracy, probability = (torch.cat(values, dim=1) for values in zip(*parts, strict=True))
     n_patches = importance.shape[1]
     return Perturbation(

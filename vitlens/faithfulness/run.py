@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
-from vitlens.arguments import bar_hidden, checked, require_whole
+from vitlens.arguments import checked, require_whole
 from vitlens.choose.classes import Classes, select_classes
 from vitlens.data.masks import MaskInput, Masks
 from vitlens.data.pictures import Pictures
@@ -23,6 +22,7 @@ from vitlens.heatmaps.shared.precision import careful, require_finite_logits
 from vitlens.heatmaps.shared.rows import rows_at_once
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.model.runs.small_pictures import small_pictures
 
 DEFAULT_METRICS = ("deletion", "insertion", "negative", "positive")
@@ -90,6 +90,23 @@ def evaluate_heatmaps(
         InputError: an unknown metric, replacement or method; a map of another shape or with NaN; no masks where they are
             needed; fewer than one step; a model without classifier, or a single output, whose probability and accuracy are
             1 whatever is removed; no pictures; logits that are not finite.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> scores = vitlens.evaluate_heatmaps(
+        ...     model,
+        ...     images[:4],
+        ...     heatmaps=["gradient_rollout", "random_map"],
+        ...     metrics=["deletion", "insertion"],
+        ...     baselines=False,
+        ...     n_steps=4,
+        ... )
+        >>> print(scores.summary()["deletion"]["mean"].round(1))
+        method
+        gradient_rollout    0.7
+        random_map          0.8
+        Name: mean, dtype: float64
     """
     model.require_classifier()
     chosen = find_metrics(metrics, masks is not None, model.architecture is not None)
@@ -150,9 +167,8 @@ def _scores(
     }
     n_parts = sum(map(len, maps.values())) * (len(curve_names) + len(scorers))
     found: dict[str, MapScores] = {}
-    with tqdm(total=n_parts, desc="scores", unit="curve", disable=bar_hidden(progress, n_parts)) as bar:
+    with ProgressBar(n_parts, "scores", "curve", progress, n_parts) as bar:
         for name, several in maps.items():
-            bar.set_postfix_str(name)
             found[name] = _mean([_score(bench, chosen, curve_names, scorers, one, bar) for one in several])
     return found
 
@@ -200,12 +216,12 @@ def _score(
     curve_names: list[str],
     scorers: Mapping[str, MapScorer],
     scored: ScoredMap,
-    bar: tqdm,
+    bar: ProgressBar,
 ) -> MapScores:
     outcomes: dict[str, ClassOutcome] = {}
     for name in curve_names:
         outcomes[name] = CURVES[name].run(bench, scored.importance)
-        bar.update()
+        bar.update(1)
     values = []
     for metric in chosen:
         if metric.combine is not None:
@@ -214,7 +230,7 @@ def _score(
             values.append(metric.combine(*followed, shares))
         else:
             values.append(scorers[metric.name](scored).double())
-            bar.update()
+            bar.update(1)
     even = (scored.importance == scored.importance[:, :1]).all(dim=1)
     for metric, value in zip(chosen, values, strict=True):
         if metric.needs_order:

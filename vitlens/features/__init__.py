@@ -1,10 +1,10 @@
-"""Features by dictionary learning: activations to train on, and trained dictionaries at work in a model.
+"""Features from dictionary learning: activations to train on, and trained dictionaries inside a model.
 
-`load_sae` reads SAELens, Overcomplete and our own files; `with_sae` puts a dictionary in place of an activation;
-`evaluate_sae` says what it costs the model; `feature_attribution` and `top_patches` say what each feature does and
-sees. `stream_activations` yields activations to train a dictionary on.
+`stream_activations` yields activations to train a dictionary on, and `load_sae` reads a trained one (SAELens,
+Overcomplete, or saved here). `with_sae` puts it in place of an activation, `evaluate_sae` measures what that
+costs the model, and `feature_attribution` and `top_patches` show what each feature does and where it is active.
 """
 
-import lazy_loader
+from vitlens.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

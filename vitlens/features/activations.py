@@ -1,4 +1,4 @@
-"""Activations of a hook point as a stream of rows, each with the picture and the token that it came from."""
+"""Streams the activations of a hook point as rows, each with its picture and token."""
 
 import atexit
 import shutil
@@ -26,9 +26,9 @@ Rows = dict[str, Tensor]
 
 
 class ActivationStream:
-    """Batches {"activations" [n, d], "image" [n], "token" [n]}, and "head" [n] where heads stand apart.
+    """Batches {"activations" [n, d], "image" [n], "token" [n]}, and "head" [n] if heads are separate rows.
 
-    Go through it as often as you like: pictures run anew each time, and only one batch is held. Make one with
+    It can be iterated several times: the pictures are run again each time, and only one batch is in memory. Make one with
     `stream_activations`.
     """
 
@@ -64,7 +64,7 @@ class ActivationStream:
     def _rows(self, found: Tensor, images: Tensor, tokens: Tensor) -> Rows:
         n_images, n_tokens = found.shape[:2]
         if not self.join_heads and found.ndim != 4:
-            raise InputError(f"{self.hook} has no heads to stand apart: leave join_heads=True")
+            raise InputError(f"{self.hook} has no heads, so they cannot be separate rows: leave join_heads=True")
         n_heads = 1 if self.join_heads else found.shape[2]
         rows = {
             "activations": found.reshape(n_images * n_tokens * n_heads, -1),
@@ -75,9 +75,9 @@ class ActivationStream:
 
     @checked
     def sample(self, n_rows: int, *, seed: int = 0) -> Rows:
-        """So many rows drawn uniformly without replacement, in the order of the stream; the whole stream is never held.
+        """Draws rows uniformly without replacement, in the order of the stream; the whole stream is never in memory.
 
-        The draw depends on the seed alone, not on the size of the batches: the rows with the smallest random keys.
+        The draw depends on the seed and not on the batch size.
 
         Raises:
             InputError: the stream has fewer rows.
@@ -94,7 +94,7 @@ class ActivationStream:
             kept = {name: values[best.to(values.device)] for name, values in kept.items()}
         if seen < n_rows:
             raise InputError(
-                f"{n_rows} activations were asked for, and the pictures give {seen}: take fewer, or more pictures"
+                f"the pictures give {seen} activations, fewer than n_rows={n_rows}: use more pictures, or fewer rows"
             )
         kept.pop("key")
         return kept
@@ -139,19 +139,19 @@ def stream_activations(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> ActivationStream:
-    """The activations of a hook point over many pictures, in constant memory: what a dictionary is trained on.
+    """Streams the activations of a hook point over many pictures, in constant memory, to train a dictionary on.
 
-    Of each picture only the blocks up to the hook point run. What has an axis of heads (or of heads and keys) is one row
-    per token, head behind head, as SAELens trains on `hook_z`; with join_heads=False one row per token and head.
+    Only the blocks up to the hook point run. An activation with an axis of heads (or of heads and keys) becomes one row per
+    token with all heads concatenated, as SAELens trains on "hook_z"; with join_heads=False one row per token and head.
 
     Args:
         images: a tensor or pictures; a picture set (`open_pictures`); batches (a list or DataLoader of tensors, or of
-            tuples that begin with pictures), or a function that starts them. An iterator can be gone through once.
+            tuples that begin with pictures), or a function that returns an iterator of batches. An iterator works once.
         hook: a full name, a shorthand or a key: "blocks.5.hook_resid_post", "resid_post5", ("resid_post", 5).
         tokens: which of each picture's tokens, see `select_tokens`: "all", as by default in `evaluate_sae` and `with_sae`;
             "patches", "class", "registers", a patch or box, indices. A hook point without tokens gives one row for each
             picture, of token −1.
-        join_heads: one row for all heads of a token; False: one row for each.
+        join_heads: one row for all heads of a token; False: one row per head.
         batch_size: the most pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
 
@@ -160,12 +160,22 @@ def stream_activations(
 
     Raises:
         InputError: no such hook point, or several; an unknown token set; pictures that do not fit the model.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> stream = vitlens.features.stream_activations(model, images[:2], hook="resid_post3")
+        >>> stream
+        ActivationStream(blocks.3.hook_resid_post, tokens: all, pictures: 2)
+        >>> rows = stream.sample(100)
+        >>> rows["activations"].shape
+        torch.Size([100, 96])
     """
     place = place_of(model, hook)
     return ActivationStream(model, PictureBatches(model, images, batch_size), place, tokens, join_heads, progress)
 
 
 def _plain(values: Tensor) -> np.ndarray:
-    """As NumPy; half precision, which it has not in both kinds, as float32."""
+    """As NumPy; float16 and bfloat16 become float32, since NumPy has no bfloat16."""
     values = values.detach().cpu()
     return (values.float() if values.dtype in (torch.float16, torch.bfloat16) else values).numpy()

@@ -1,4 +1,4 @@
-"""Which features a logit comes from: each feature's activation times how much the logit would move with it."""
+"""Attributes logits to features: each feature's activation times the gradient of the logit along its direction."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,7 +33,8 @@ class FeatureAttribution(Result):
     """`values` [image, class, feature]: each feature's share of the logit, summed over tokens.
 
     `error` is the share of what the dictionary does not reconstruct, `bias` of what it reconstructs without any feature
-    (decoder bias, a row's mean, a skip connection), `rest` of everything else: features + error + bias + rest = `logits`.
+    (decoder bias, a row's mean, a skip connection). `rest` is whatever else the logit comes from, such as later blocks and
+    the readout's constant (`feature_attribution` says more): features + error + bias + rest = `logits`.
     """
 
     error: Float[Tensor, "image class"]
@@ -80,12 +81,18 @@ def feature_attribution(
 ) -> FeatureAttribution:
     """Attributes logits to a dictionary's features: share_f = Σ_tokens f ⟨W_dec[f], ∂logit/∂x̂⟩.
 
-    x = Σ_f f W_dec[f] + bias + error, and the logit's gradient at x splits along the same sum. With "gradient" this is the
-    first-order estimate of what ablating the feature would do. "integrated" takes the gradient's mean on the way on which
-    all features grow from 0 to what they are, bias and error staying: the features then sum to what removing all of them
-    would do. "direct" follows the stream straight to the classifier and past all blocks, the last norm's statistics (and
-    what else is not linear in the readout) frozen: exact, and at the last `resid_post` the whole of the logit, `rest`
-    being the readout's constant.
+    An activation is x = Σ_f f W_dec[f] + bias + error, and ⟨∂logit/∂x, x⟩ splits along this sum. The gradient is, by method:
+
+    - "gradient": that of the run. Shares are first-order estimates of what ablating a feature does.
+    - "integrated": its mean while all features grow from 0 to their values, bias and error fixed. The features' shares
+      then sum to what removing all features does.
+    - "direct": the direction in which the classifier reads the stream, past all later blocks, with the statistics of the
+      last norm (and whatever else is not linear in the readout) frozen. Shares are exact, of the direct path alone.
+
+    `FeatureAttribution.rest` is what is left of the logit: logit − features − error − bias. It holds the readout's constant,
+    what other tokens contribute, what parts after the hook point add of their own (their biases, or with "direct" all
+    that later blocks write), and what a linear estimate misses. Early in the network it is large, and that is no error; for
+    "direct" at the last block's "resid_post" it is the readout's constant alone.
 
     Args:
         classes: indices, names, or a tensor [image] of each picture's own; None for each picture's predicted class.
@@ -105,6 +112,20 @@ def feature_attribution(
         InputError: an unknown method or class; a dictionary of another width; "direct" where there is no direct path.
 
     Source: Marks et al. 2024 (Sparse Feature Circuits), equations 2 and 4; Methods for the frozen readout.
+
+    Examples:
+        >>> import torch
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> identity = torch.eye(model.cfg.d_model)
+        >>> both = torch.cat([identity, -identity])
+        >>> sae = vitlens.features.SparseAutoencoder.from_arrays(both.T, None, both, None, hook="resid_post5")
+        >>> shares = vitlens.features.feature_attribution(model, images[4:5], "T-shirt", sae=sae)
+        >>> list(shares.axes)
+        ['image', 'class', 'feature']
+        >>> total = shares.values.sum(dim=-1) + shares.error + shares.bias + shares.rest
+        >>> bool((total - shares.logits).abs().max() < 1e-3)  # the shares sum to the logit
+        True
     """
     if method not in FEATURE_METHODS:
         raise InputError(f"no method is called {method!r}; the nearest names are {nearest(method, FEATURE_METHODS)}")

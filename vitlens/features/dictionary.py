@@ -1,4 +1,4 @@
-"""Dictionaries of features: sparse autoencoders and transcoders, whoever trained them."""
+"""Dictionaries of features: sparse autoencoders and transcoders from any library."""
 
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale")
 class SparseAutoencoder(FiniteWeights):
     """x ≈ x̂ = f W_dec + b_dec with f = act((x − b_dec) W_enc + b_enc); b_dec is taken off first only where `centred`.
 
-    Where `normalisation` is not "none", x is normalised row by row before all this and x̂ is brought back by the same
-    row's statistics: `decode` then needs the x. Weights are buffers: they move and cast with `.to`, and are not trained.
+    If `normalisation` is not "none", each row x is normalised first, and x̂ is scaled back by the statistics of the same row:
+    `decode` then needs x. Weights are buffers: they move and cast with `.to`, and are not trained.
     Make one with `load_sae`, `SparseAutoencoder.from_arrays` or `SparseAutoencoder.from_sklearn`.
 
     Source: Bricken et al. 2023; Cunningham et al. 2023.
@@ -157,7 +157,7 @@ class SparseAutoencoder(FiniteWeights):
     def decode(
         self, features: Float[Tensor, "*batch feature"], x: Float[Tensor, "*batch d_in"] | None = None
     ) -> Float[Tensor, "*batch d_out"]:
-        """The activations that features stand for; `x` is needed where the dictionary normalises each row by itself.
+        """The reconstructed activations; `x` is needed if the dictionary normalises each row.
 
         Raises:
             InputError: `x` is needed and missing.
@@ -201,7 +201,7 @@ class SparseAutoencoder(FiniteWeights):
 
     def _given(self, x: Tensor | None) -> Tensor:
         if x is None:
-            raise InputError("this dictionary decodes with the activation itself at hand: call decode(features, x)")
+            raise InputError("this dictionary needs the activation x to decode: call decode(features, x)")
         return x.to(self.W_enc)
 
     def _check_width(self, x: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""How good a dictionary is: what it reconstructs, how sparsely, and what the model still says with it in place."""
+"""Evaluates a dictionary: reconstruction, sparsity, and the model's predictions with it in place."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,10 +31,10 @@ PRINTED = ("explained_variance", "l0", "dead_share", "kl_sae", "agreement_sae", 
 class DictionaryEvaluation(Result):
     """`values` [measure]; `density` [feature], the share of rows in which each feature is not 0; `mean_activation`.
 
-    Measures of the reconstruction: "mse" (per entry), "explained_variance", "cosine" (mean over rows), "l0" (features on
-    per row), "dead_share" (features that were never on). Of the model with the dictionary in place ("sae"), with zeros or
-    with the mean activation: "kl_…" from the clean answer in nats, "agreement_…" with the clean prediction; with labels
-    also "loss_…" and "accuracy_…" (of the clean run too), and "loss_recovered_…".
+    Measures of the reconstruction: "mse" (per entry), "explained_variance", "cosine" (mean over rows), "l0" (active features
+    per row), "dead_share" (features that are never active). Measures of the model with the dictionary in place ("sae"),
+    with zeros or with the mean activation: "kl_…" from the clean prediction in nats, "agreement_…" with the clean top-1
+    class; with labels also "loss_…" and "accuracy_…" (of the clean run too), and "loss_recovered_…".
     """
 
     density: Float[Tensor, "feature"]
@@ -105,10 +105,11 @@ def evaluate_sae(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> DictionaryEvaluation:
-    """Reconstruction, sparsity and what the model's answer loses, over any number of pictures in constant memory.
+    """Measures reconstruction and sparsity of a dictionary, and how the model's predictions change with it in place.
 
     explained variance = 1 − Σ‖x − x̂‖² / Σ‖x − x̄‖²; loss recovered = (L_ablated − L_sae) / (L_ablated − L_clean), where
-    ablated means zeros or the mean activation x̄ at the same tokens. The pictures are gone through twice: x̄ must be known.
+    ablated means zeros or the mean activation x̄ at the same tokens. The pictures are run twice, since x̄ must be known
+    first, and memory does not grow with their number.
 
     Args:
         images: as `stream_activations`.
@@ -129,6 +130,17 @@ def evaluate_sae(
         InputError: a dictionary of another width; no pictures; labels of another number.
 
     Source: Bricken et al. 2023; Gao et al. 2024, section 4.
+
+    Examples:
+        >>> import torch
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> identity = torch.eye(model.cfg.d_model)
+        >>> both = torch.cat([identity, -identity])
+        >>> sae = vitlens.features.SparseAutoencoder.from_arrays(both.T, None, both, None, hook="resid_post3")
+        >>> quality = vitlens.features.evaluate_sae(model, images[:8], sae=sae, labels=labels[:8])
+        >>> round(quality["explained_variance"], 2), round(quality["loss_recovered_mean"], 2)
+        (1.0, 1.0)
     """
     source, target = ends(model, hook, sae, hook_out)
     batches = PictureBatches(model, images, batch_size)

@@ -1,4 +1,4 @@
-"""Dictionaries of scikit-learn, whose codes are solutions of an optimisation."""
+"""Wraps scikit-learn's fitted dictionaries, whose codes come from an optimisation instead of a layer."""
 
 import warnings
 from typing import Any

@@ -1,4 +1,4 @@
-"""Sparse autoencoders and transcoders from files, in the formats of SAELens and Overcomplete."""
+"""Loads sparse autoencoders and transcoders from files in the formats of SAELens and Overcomplete."""
 
 from pathlib import Path
 
@@ -26,28 +26,40 @@ def load_sae(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
 ) -> SparseAutoencoder:
-    """A sparse autoencoder or transcoder from a SAELens folder or an Overcomplete state_dict; nothing is unpickled.
+    """Loads a sparse autoencoder or transcoder from a SAELens folder or an Overcomplete state_dict, without unpickling.
 
     Args:
         path: a folder with cfg.json and sae_weights.safetensors (SAELens: standard, gated, jumprelu, topk, batchtopk,
             transcoder, skip_transcoder, jumprelu_transcoder, jumprelu_skip_transcoder), or a file with the state_dict of an
             Overcomplete SAE, TopKSAE, BatchTopKSAE, JumpSAE, RATopKSAE or RAJumpSAE (.safetensors, or .pt of tensors).
-        activation, k, threshold: of an Overcomplete state_dict, which does not hold them: "relu"; "topk" with k;
+        activation, k, threshold: for an Overcomplete state_dict, which does not contain them: "relu"; "topk" with k;
             "batchtopk" with threshold=sae.running_threshold.
-        dictionary_norm: of an Overcomplete dictionary whose atoms are not of length 1: "max_l2", "l1", "max_l1" or
-            "identity".
-        scaling_factor: what a SAELens SAE's activations were multiplied by in training ("expected_average_only_in"), where
-            its folder has no activation_scaler.json and its weights do not hold it already.
+        dictionary_norm: for an Overcomplete dictionary whose atoms do not have length 1 (within 1 %): "max_l2", "l1",
+            "max_l1" or "identity".
+        scaling_factor: the factor of a SAELens SAE's activations in training ("expected_average_only_in"), if its folder
+            has no activation_scaler.json and its weights do not include it.
         dtype: torch's, or its name; by default that of the file (SAELens: that of cfg.json).
 
     Returns:
         SparseAutoencoder, or its subclass Transcoder.
 
     Raises:
-        InputError: nothing there, a format, architecture or weight that is not known, a pickled module, weights that are not
-            finite floats or would not be in `dtype`, a device that is not there.
+        InputError: no such file; an unknown format, architecture or weight; a pickled module; weights that are not finite
+            floats, or not in `dtype`; a device that is not available.
 
     Source: the formats of SAELens 3 to 6 and Overcomplete 0.3.
+
+    Examples:
+        >>> import torch
+        >>> import vitlens
+        >>> W_enc, W_dec = torch.randn(8, 32), torch.randn(32, 8)
+        >>> sae = vitlens.features.SparseAutoencoder.from_arrays(W_enc, None, W_dec, None, activation="topk", k=4)
+        >>> sae.save("my_sae")
+        >>> vitlens.load_sae("my_sae")
+        SparseAutoencoder(
+          8 → 32 features → 8
+          (activation): TopK(k=4)
+        )
     """
     path = as_path(path, "path")
     target, precision = read_device(device), read_dtype(dtype)
@@ -57,7 +69,7 @@ def load_sae(
         named = [name for name, value in given.items() if value is not None]
         if named:
             raise InputError(
-                f"{folder} says itself what {', '.join(named)} is: these go with an Overcomplete state_dict"
+                f"the {CONFIG} of {folder} sets {', '.join(named)}: these arguments go with an Overcomplete state_dict"
             )
         sae = load_saelens(folder, scaling_factor, precision)
     elif path.is_file():

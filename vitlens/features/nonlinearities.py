@@ -1,4 +1,4 @@
-"""From a dictionary's pre-activations to its features: the kinds that SAELens and Overcomplete train."""
+"""The activation functions of dictionaries, as SAELens and Overcomplete train them."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A hook point's activations as rows: which axis runs over tokens, what a row is, and which blocks must run to see it."""
+"""The activation of a hook point as rows: its token axis, its row width, and the blocks that must run."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""SAELens' folders: cfg.json beside sae_weights.safetensors, of version 6 and of those before."""
+"""Reads SAELens' folders (cfg.json and sae_weights.safetensors), of version 6 and of earlier versions."""
 
 import json
 import warnings

@@ -1,4 +1,4 @@
-"""Runs in which a dictionary's reconstruction stands in for an activation, and its features can be read and edited."""
+"""Runs the model with a dictionary's reconstruction in place of an activation; features can be read and edited."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -20,11 +20,11 @@ Edit = Callable[[Float[Tensor, "..."]], Float[Tensor, "..."]]
 
 
 class SplicedDictionary:
-    """A dictionary at work in a model: what `with_sae` gives.
+    """The handle of `with_sae`: a dictionary inside a model.
 
-    `edit` may be set at any time, also while the context is open. `features` and `error` are those of the last run, where
-    they are recorded: features [image, token, feature] after the edit (with a head axis before the last where the dictionary
-    reads heads), error x − x̂ [image, token, d] before it; of the tokens chosen, whose places are `tokens`.
+    `edit` can be set at any time, also while the context is open. If recorded, `features` [image, token, feature] (after the
+    edit; with a head axis before the last one if the dictionary reads heads) and `error` x − x̂ [image, token, d] (before the
+    edit) are those of the last run, at the tokens with the positions `tokens`.
     """
 
     def __init__(
@@ -59,7 +59,10 @@ class SplicedDictionary:
         rows = self.target.split(activation)
         read = rows if self.source == self.target else self._read
         if read is None:
-            raise InputError(f"{self.source.name} is computed after {self.target.name}, which it shall predict")
+            raise InputError(
+                f"a transcoder predicts {self.target.name} from {self.source.name}, which the model computes later: swap "
+                "hook= and hook_out="
+            )
         self._read = None
         chosen = chosen_rows(self.model, self.target, self.chosen_tokens, rows.shape[1]).to(rows.device)
         x = split_rows(read, self.sae.d_in, self.source.name)[:, chosen]
@@ -99,25 +102,39 @@ def with_sae(
     edit: Edit | None = None,
     record: bool = False,
 ) -> Iterator[SplicedDictionary]:
-    """A context in which every run of the model has x̂ = decode(encode(x)) in place of the activation x.
+    """A context in which every run of the model uses x̂ = decode(encode(x)) in place of the activation x.
 
-    A transcoder reads one hook point and its prediction stands in for another, usually an MLP's output. Contexts may be
-    nested; hooks of your own stay. With `edit` features are ablated or steered: `lambda f: f.index_fill(-1, unit, 0)`.
+    A transcoder reads one hook point and replaces another by its prediction, usually an MLP's output. Contexts can be
+    nested, and your own hooks stay. With `edit` features are ablated or steered: `lambda f: f.index_fill(-1, unit, 0)`.
 
     Args:
         hook: where the dictionary reads; None for the hook point it was trained on, where that is known.
-        hook_out: what a transcoder predicts; by default what it was trained on, else its block's `hook_mlp_out`.
-        error_term: add x − x̂ of the unedited run, as a constant: without an edit the output does not change at all, and
-            with one only what the edit does. Gradients go through the features.
+        hook_out: what a transcoder predicts; by default what it was trained on, else its block's "mlp_out".
+        error_term: add the error x − x̂ of the unedited run as a constant, so that only the edit changes the output.
+            Gradients go through the features.
         tokens: only these tokens' activations, see `select_tokens`; all by default.
         edit: from features to features, [image, token, feature].
-        record: keep features and error of the last run in the handle.
+        record: keep the features and the error of the last run.
 
     Yields:
         SplicedDictionary, whose `edit` may be set, and which holds `features`, `error` and `tokens` if recorded.
 
     Raises:
         InputError: a dictionary of another width, a hook point that does not exist or is not said.
+
+    Examples:
+        >>> import torch
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> identity = torch.eye(model.cfg.d_model)
+        >>> both = torch.cat([identity, -identity])  # each direction of the stream with both signs: nothing is lost
+        >>> sae = vitlens.features.SparseAutoencoder.from_arrays(both.T, None, both, None)
+        >>> with vitlens.with_sae(model, "resid_post3", sae, record=True) as spliced:
+        ...     logits = model(images[:2])
+        >>> spliced.features.shape  # image, token, feature
+        torch.Size([2, 197, 192])
+        >>> torch.allclose(logits, model(images[:2]), atol=1e-3)
+        True
     """
     source, target = ends(model, hook, sae, hook_out)
     spliced = SplicedDictionary(model, sae, source, target, tokens, error_term, edit, record)
@@ -130,10 +147,22 @@ def with_sae(
 def with_saes(
     model: HookedViT, saes: Mapping[HookName, SparseAutoencoder], **options: Any
 ) -> Iterator[dict[HookName, SplicedDictionary]]:
-    """`with_sae` for several hook points at once, with the same options; the handles by the names given.
+    """`with_sae` for several hook points at once, with the same options; yields a dictionary from hook to handle.
 
     Raises:
         InputError: as `with_sae`.
+
+    Examples:
+        >>> import torch
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> identity = torch.eye(model.cfg.d_model)
+        >>> both = torch.cat([identity, -identity])
+        >>> sae = vitlens.features.SparseAutoencoder.from_arrays(both.T, None, both, None)
+        >>> with vitlens.features.with_saes(model, {"resid_post1": sae, "resid_post3": sae}, record=True) as spliced:
+        ...     logits = model(images[:2])
+        >>> {hook: handle.features.shape for hook, handle in spliced.items()}
+        {'resid_post1': torch.Size([2, 197, 192]), 'resid_post3': torch.Size([2, 197, 192])}
     """
     if not isinstance(saes, Mapping) or not saes:
         raise InputError(f"saes is a mapping from hook points to dictionaries, at least one, not {short(saes)}")
@@ -151,7 +180,7 @@ def ends(
     """
     hook = sae.hook if hook is None else hook
     if hook is None:
-        raise InputError("this dictionary does not say which hook point it belongs to: name one")
+        raise InputError("this dictionary has no hook point of its own: pass hook=")
     source = place_of(model, hook)
     check_width(model, source, sae.d_in)
     if not isinstance(sae, Transcoder):
@@ -161,7 +190,7 @@ def ends(
     hook_out = hook_out or sae.hook_out
     if hook_out is None:
         if source.block is None:
-            raise InputError(f"this transcoder does not say what it predicts from {source.name}: pass hook_out=")
+            raise InputError(f"this transcoder has no hook point that it predicts from {source.name}: pass hook_out=")
         hook_out = hook_name(source.block, "mlp_out")
     target = place_of(model, hook_out)
     check_width(model, target, sae.d_out)
@@ -177,7 +206,7 @@ def paired_rows(
     tokens: TokenSet,
     grid: tuple[int, int],
 ) -> tuple[Float[Tensor, "image token *heads d_in"], Float[Tensor, "image token *heads d_out"], Int[Tensor, "token"]]:
-    """What the dictionary reads, what it shall give, and the tokens, out of rows that `read_places` found."""
+    """What the dictionary reads, what it should predict, and the tokens, from the rows that `read_places` found."""
     chosen = chosen_rows(model, target, tokens, found[target.name].shape[1], grid)
     ids = target.ids(found[target.name].shape[1])[chosen]
     chosen = chosen.to(found[target.name].device)

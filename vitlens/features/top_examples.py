@@ -1,4 +1,4 @@
-"""Where a dictionary's features are strongest: the top patches of each, over any number of pictures."""
+"""Finds the patches on which each feature of a dictionary is most active, over any number of pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,13 +27,13 @@ MOST_SHOWN = 64
 
 @dataclass(frozen=True, repr=False)
 class TopPatches(Result):
-    """`values` [feature, rank]: the largest activations of each feature, of the token `tokens` in the picture `images`.
+    """`values` [feature, rank]: the largest activations of each feature, at token `tokens` of picture `images`.
 
-    Where a feature is positive on fewer tokens than there are ranks, the rest are 0, with picture and token −1. `counts`
-    [feature, bin] is the histogram of its positive activations, in bins of the width `bin_width` from 0 on; `density` the
-    share of tokens that have it. `promoted` [feature, class] is what one unit of the feature would add to the logits,
-    up to a positive factor per feature, empty where the hook point does not write to the stream. `pixels` are the pictures
-    of the numbers `kept`: those of the top patches, at most 64, the first features' first.
+    Rank 0 is the largest. If a feature is positive on fewer tokens than there are ranks, the other values are 0, with
+    picture and token −1. `counts` [feature, bin] is the histogram of positive activations, with bins of width `bin_width`
+    from 0 up, and `density` the share of tokens with a positive activation. `promoted` [feature, class] is what the feature
+    adds to the logits, up to a positive factor per feature; it is empty if the hook point does not write to the residual
+    stream. `pixels` are the top patches' pictures, at most 64; their numbers are `kept`.
     """
 
     images: Int[Tensor, "feature rank"]
@@ -65,12 +65,12 @@ class TopPatches(Result):
         """The position of a feature on the first axis.
 
         Raises:
-            InputError: it is not among those looked for.
+            InputError: the result has no such feature.
         """
         if feature not in self.axes["feature"]:
             some = ", ".join(map(str, self.axes["feature"][:8]))
             raise InputError(
-                f"feature {feature} was not looked for: there are {some}{', …' * (len(self.axes['feature']) > 8)}"
+                f"feature {feature} is not in this result, which has {some}{', …' * (len(self.axes['feature']) > 8)}"
             )
         return self.axes["feature"].index(feature)
 
@@ -154,17 +154,17 @@ def top_patches(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> TopPatches:
-    """The k tokens on which each feature is largest, with picture and place, in one pass and constant memory.
+    """Finds the k tokens on which each feature is largest, in one pass over the pictures and constant memory.
 
     Args:
-        images: as `stream_activations`; the pictures' numbers are their places in it.
+        images: as `stream_activations`; a picture's number is its position in it.
         sae: the dictionary.
         hook: where it reads; None for the hook point it was trained on.
-        features: which; None for the `n_features` that are most active in sum.
-        k: how many tokens each; fewer where fewer were seen.
+        features: indices of features; None for the `n_features` with the largest summed activations.
+        k: how many tokens for each feature.
         hook_out: what a transcoder predicts, see `with_sae`.
-        tokens: which tokens count, see `select_tokens`.
-        one_per_image: of each picture only the strongest token, for ranks that show different pictures.
+        tokens: the tokens that count, see `select_tokens`.
+        one_per_image: count only the strongest token of each picture, so that all ranks show different pictures.
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
 
@@ -173,6 +173,18 @@ def top_patches(
 
     Raises:
         InputError: a feature that does not exist; a dictionary of another width; no pictures.
+
+    Examples:
+        >>> import torch
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> identity = torch.eye(model.cfg.d_model)
+        >>> sae = vitlens.features.SparseAutoencoder.from_arrays(identity, None, identity, None, hook="resid_post3")
+        >>> found = vitlens.features.top_patches(model, images[:8], sae=sae, features=[7], k=3)
+        >>> found.images[0].tolist()  # in which pictures feature 7 is strongest
+        [1, 7, 6]
+        >>> [found.patch(7, rank) for rank in range(3)]  # and on which patches, as (row, column)
+        [(11, 11), (6, 13), (10, 1)]
     """
     if k < 1 or n_features < 1:
         raise InputError(f"k and n_features are at least 1, not {k} and {n_features}")

@@ -5,6 +5,6 @@ can; `heatmap_methods()` lists the methods, their options and sources. The metho
 what several of them need is in `shared/`.
 """
 
-import lazy_loader
+from vitlens.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

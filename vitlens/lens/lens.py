@@ -1,4 +1,4 @@
-"""The class lens: any hidden state projected onto the class embeddings (Methods A1, A2)."""
+"""The class lens: projects any hidden state onto the class embeddings (Methods A1, A2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,10 +30,10 @@ LOGIT_ALONE = "the logit alone is model.project(cache[site, block], tokens)"
 
 @dataclass(frozen=True, repr=False)
 class ClassLens(Result):
-    """Logits, ranks and probabilities of the chosen classes, and the top classes, at every site, block and token.
+    """Logits, ranks and probabilities of the target classes, and the top classes, at every site, block and token.
 
-    `values`, `ranks`, `probabilities` [site, block, image, token, class]; `top_classes`, `top_logits`
-    [site, block, image, token, k], best first. Rank 0 is best: the number of classes with a strictly larger logit.
+    `values` (logits), `ranks`, `probabilities` [site, block, image, token, class]; `top_classes`, `top_logits`
+    [site, block, image, token, k], best first. A rank is the number of classes with a strictly larger logit: 0 is best.
     """
 
     ranks: Int[Tensor, "site block image token class"]
@@ -46,7 +46,7 @@ class ClassLens(Result):
 
     @property
     def identifiability(self) -> Float[Tensor, "site block image token class"]:
-        """1 − rank / C, in (0, 1]: 1 where the class is the token's first, 0.5 in expectation by chance (A2)."""
+        """1 − rank / C, in (0, 1]: 1 where the class is the token's top-1, 0.5 on average by chance (Methods A2)."""
         return 1 - self.ranks / self.n_classes
 
     def columns(self) -> dict[str, Tensor]:
@@ -76,7 +76,7 @@ class ClassLens(Result):
     def maps(
         self, quantity: str = "logit", site: str | None = None, image: int = 0, class_position: int = 0
     ) -> Float[Tensor, "block rows columns"]:
-        """A class over the patches, block by block, on the picture's grid.
+        """A quantity of one class at every patch, for each block, on the picture's grid.
 
         Raises:
             InputError: the lens was not taken at all patches, or has no such quantity, site, picture or class.
@@ -87,7 +87,7 @@ class ClassLens(Result):
         return chosen.unflatten(-1, tuple(self.grid)).float()
 
     def patch_places(self) -> list[int]:
-        """Where the patches are on the axis of tokens.
+        """The positions of the patches on the token axis.
 
         Raises:
             InputError: the lens was not taken at all patches.
@@ -98,7 +98,7 @@ class ClassLens(Result):
         return patches
 
     def top_names(self, block: int, token: int = 0, image: int = 0, site: str | None = None) -> list[str]:
-        """The names of the top classes of one token, where block, token and image are places on their axes."""
+        """The names of the top classes of one token; block, token and image are positions on their axes."""
         for place, axis in ((block, "block"), (token, "token"), (image, "image")):
             check_index(place, len(self.axes[axis]), f"place on the axis {axis!r}")
         indices = self.top_classes[self.site_index(site), block, image, token].tolist()
@@ -120,24 +120,25 @@ def class_lens(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> ClassLens:
-    """Projects hidden states onto the class embeddings: p(v) = E ν(v) + b, with the statistics of v itself (A1).
+    """Projects hidden states onto the class embeddings: p(v) = E ν(v) + b, with the statistics of v itself (Methods A1).
 
-    ν is the norm between stream and classifier (`norm`, or `fc_norm` where the model pools first); on a sublayer's output
-    it is applied to that output alone, as in the paper. A distilled model's class token is read by its own classifier,
-    the distillation token by the other, patches by the mean of both. Nothing larger than one site's logits is ever kept.
+    ν is the norm between stream and classifier: the final norm, or the one after pooling in a model that pools first. On a
+    sublayer's output it is applied to that output alone, as in the paper. In a distilled model the class token is projected
+    by its own classifier, the distillation token by the other one, and patches by the mean of both. No tensor larger than
+    the logits of one site is kept.
 
-    Pictures are run once, in batches; where the classes are not given, once more before, to predict them.
+    Each picture is run once; twice where no classes are given, to predict them first.
 
     Args:
         images: pictures as a tensor, or anything `model.to_images` reads.
-        classes: whose logit, rank and probability to keep (indices, names, or a tensor [image] of each
-            picture's own); by default the predicted class.
+        classes: the classes whose logit, rank and probability are kept: indices, names, or a tensor [image] with one class
+            for each picture; by default the predicted class.
         sites: of "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post", or "all".
         blocks: which blocks; by default all.
-        tokens: a token set, the same for all pictures; or "pooled": read each site as the model reads its last one, so
-            that "resid_post" of the last block gives the model's own logits whatever its pooling.
+        tokens: a token set, the same for all pictures; or "pooled": pool each site as the model pools its last one, so that
+            "resid_post" of the last block gives the model's own logits, whatever its pooling.
         masks: object masks, for token sets that need them.
-        k: how many top classes to keep; no more than there are.
+        k: how many top classes to keep for each token.
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
 
@@ -149,6 +150,17 @@ def class_lens(
             which has no rank; logits that are not finite.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 3; Methods A1, A2.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> lens = vitlens.class_lens(model, images[4:5], "T-shirt", tokens="class")
+        >>> lens.values.shape  # site, block, image, token, class
+        torch.Size([1, 6, 1, 1, 1])
+        >>> lens.ranks[0, :, 0, 0, 0].tolist()  # the class token's rank of the class after each block, 0 is best
+        [0, 0, 0, 0, 0, 0]
+        >>> lens.top_names(block=-1)[:2]
+        ['T-shirt', 'dress']
     """
     model.require_choice("a rank or probability", LOGIT_ALONE)
     run = PictureRun(model, images, batch_size, progress, "class lens")

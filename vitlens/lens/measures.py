@@ -1,4 +1,4 @@
-"""The paper's measures of class projections: identifiability, its rate, change rates, composition (A2, A3, A5–A7).
+"""The paper's measures of class projections (Methods A2, A3, A5 to A7): identifiability, change rates, composition.
 
 Each takes what `class_trace` gives for the pictures' true classes, or the same as a `class_lens(…, labels, sites="all")`,
 and returns a table with one row per block and token group ("class token", "patches"; others such as registers are left
@@ -25,7 +25,18 @@ TokenValues = dict[str, dict[int, Float[Tensor, "image token"]]]
 @leaves_state
 @checked
 def identifiability(lens: ClassLens | ClassTrace | SiteTables, *, site: str = "resid_post") -> pd.DataFrame:
-    """A2: 1 − rank/C of the class, mean over pictures (and over patches), by block."""
+    """How well the class can be read off the tokens: mean of 1 − rank/C over pictures, by block (Methods A2).
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> trace = vitlens.lens.class_trace(model, images[:8], labels[:8])
+        >>> table = vitlens.lens.identifiability(trace)
+        >>> table[table["block"] == 5].round(2)
+            block       tokens  identifiability
+        5       5  class token             0.99
+        11      5      patches             0.94
+    """
     return _table(as_tables(lens), identifiability_values(as_tables(lens), site))
 
 
@@ -38,10 +49,19 @@ def identifiability_rate(
     site: str = "resid_post",
     paper_compat: bool = False,
 ) -> pd.Series:
-    """A3: percent of patch tokens whose first class is the class, and percent of pictures with at least one such token.
+    """Percentage of patch tokens whose top-1 class is the class, and of pictures with such a token (Methods A3).
 
     The released code takes the first token for a class token in every model: with `paper_compat` the first patch of a
     model without one is left out.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> trace = vitlens.lens.class_trace(model, images[:8], labels[:8])
+        >>> vitlens.lens.identifiability_rate(trace).round(1)
+        rate_percent                70.6
+        images_with_one_percent    100.0
+        dtype: float64
     """
     trace = as_tables(lens)
     rate, any_first = identifiability_rates(trace, block, site, paper_compat)
@@ -56,16 +76,34 @@ def identifiability_rate(
 @leaves_state
 @checked
 def class_similarity_change_rate(lens: ClassLens | ClassTrace | SiteTables) -> pd.DataFrame:
-    """A5: share of tokens whose logit of the class rises from one block's output to the next, for blocks ≥ 1."""
+    """Share of tokens whose logit of the class rises from one block's output to the next (Methods A5), for blocks ≥ 1.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> trace = vitlens.lens.class_trace(model, images[:8], labels[:8])
+        >>> vitlens.lens.class_similarity_change_rate(trace).round(2).tail(2)
+           block   tokens  change_rate
+        8      4  patches         0.37
+        9      5  patches         0.94
+    """
     return _table(as_tables(lens), change_values(as_tables(lens)))
 
 
 @leaves_state
 @checked
 def class_change_by_sublayer(lens: ClassLens | ClassTrace | SiteTables, *, paper_compat: bool = False) -> pd.DataFrame:
-    """A6: share of tokens for which the sublayer's output alone has a larger logit of the class than its own input has.
+    """Share of tokens where a sublayer's output has a larger logit of the class than its own input has (Methods A6).
 
     The released code compares the MLP's output with the block's input, not with its own: `paper_compat` does so too.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> trace = vitlens.lens.class_trace(model, images[:8], labels[:8])
+        >>> vitlens.lens.class_change_by_sublayer(trace).round(1).tail(1)
+            block   tokens  attention  mlp
+        11      5  patches        0.9  0.1
     """
     return _table(as_tables(lens), sublayer_change_values(as_tables(lens), paper_compat))
 
@@ -73,10 +111,18 @@ def class_change_by_sublayer(lens: ClassLens | ClassTrace | SiteTables, *, paper
 @leaves_state
 @checked
 def residual_composition(lens: ClassLens | ClassTrace | SiteTables, *, paper_compat: bool = False) -> pd.DataFrame:
-    """A7: percent of tokens whose first class after the block is that of attn_out, of mlp_out, of the block's input,
-    and of none of the three ("composed").
+    """Percentage of tokens whose top-1 class after the block is that of attn_out, of mlp_out, of the block's input, or of
+    none of the three ("composed"; Methods A7).
 
     The released code leaves the MLP out of the last: `paper_compat` does so too.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> trace = vitlens.lens.class_trace(model, images[:8], labels[:8])
+        >>> vitlens.lens.residual_composition(trace).round(1).tail(1)
+            block   tokens  attention   mlp  previous  composed
+        11      5  patches       72.3  12.7      30.3       3.8
     """
     return _table(as_tables(lens), composition_values(as_tables(lens), paper_compat))
 
@@ -92,7 +138,7 @@ def identifiability_values(trace: SiteTables, site: str = "resid_post") -> Token
 def identifiability_rates(
     trace: SiteTables, block: int = -1, site: str = "resid_post", paper_compat: bool = False
 ) -> tuple[Float[Tensor, "image"], Bool[Tensor, "image"]]:
-    """A3 by picture: the share of its patches at rank 0, and whether there is one."""
+    """By picture, the share of its patches at rank 0, and whether there is one (Methods A3)."""
     first = trace.ranks[site, _chosen_block(block, _blocks(trace, site))] == 0
     groups = token_groups(trace, paper_compat)
     if "patches" not in groups:
@@ -220,7 +266,7 @@ def _table(trace: SiteTables, values: TokenValues) -> pd.DataFrame:
     blocks = list(next(iter(values.values())))
     if not blocks:
         raise InputError(
-            "this measure compares what leaves a block with what enters it: the lens needs two blocks that follow each "
+            "this measure compares the output of a block with its input: the lens needs two blocks that follow each "
             'other, or sites="all"'
         )
     means = {key: table.mean(dim=0).tolist() for key, table in picture_means(trace, values).items()}

@@ -1,7 +1,7 @@
-"""Linear probes at every site and token from one pass over the training pictures (Methods E1).
+"""Trains linear probes at every site and token in one pass over the training pictures (Methods E1).
 
-Ridge regression needs of the features only their second moments and their sums by class, so these are accumulated while
-pictures stream by, and all probes are solved together at the end.
+Ridge regression needs only the second moments of the features and their sums for each class. These are accumulated batch
+by batch, and all probes are solved together at the end.
 """
 
 import math
@@ -52,7 +52,7 @@ class Probes(Result):
     def logits(
         self, site: SiteOfBlock, activation: Float[Tensor, "image all_tokens d"]
     ) -> Float[Tensor, "image token class"]:
-        """What the probes of a site (its name, its block) answer."""
+        """The logits of the probes at one site, given as (name, block)."""
         at = self.axes["site"].index(site[0]), self.axes["block"].index(site[1])
         read = activation[:, self.tokens]
         return einsum(read, self.values[at], "b t d, t d c -> b t c") + self.biases[at]
@@ -112,7 +112,7 @@ class ProbeFit:
         batch_size: int | None = None,
         progress: bool | None = None,
     ) -> None:
-        """Runs pictures once, whose features join the moments.
+        """Runs pictures once and adds their features to the moments.
 
         Args:
             labels: the class of each picture.
@@ -142,7 +142,7 @@ class ProbeFit:
 
     def _check_open(self) -> None:
         if self._is_solved:
-            raise InputError("these moments were given back when they were solved: make another ProbeFit")
+            raise InputError("solve() frees the moments, so it can be called only once: make another ProbeFit")
 
     def _add(self, pictures: Float[Tensor, "image channels height width"], labels: Int[Tensor, "image"]) -> None:
         one_hot = torch.nn.functional.one_hot(labels, self.model.cfg.n_classes).to(self.dtype)
@@ -168,7 +168,7 @@ class ProbeFit:
     def solve(self, alpha: float = 1.0) -> Probes:
         """The ridge solutions with intercept for targets −1 and +1: (Xᵀ X + α I) w = Xᵀ y, X and y centred.
 
-        The moments are given back on the way, so this can be called once.
+        It frees the moments, so it can be called only once.
 
         Raises:
             InputError: no pictures, or pictures of one class only; an α that is no positive number; activations that are not

@@ -1,4 +1,4 @@
-"""What every site says about one class, token by token: logit, rank and first class, at a fraction of a lens' cost."""
+"""Streams the class lens of one class for each picture: logit, rank and top-1 class of every token."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,11 +39,10 @@ class SiteTables:
 
 @dataclass(frozen=True, repr=False)
 class ClassTrace(Result):
-    """Of one class per picture its logit (`values`), its rank (`ranks`, 0 is best) and the first class (`first`), all
+    """For one class per picture: its logit (`values`), its rank (`ranks`, 0 is best), and the top-1 class (`first`), all
     [site, block, image, token].
 
-    Of the sites "resid_pre" and "resid_mid" a block has what the measures compare with, no more: where nothing was watched
-    logits are NaN, ranks and classes −1.
+    "resid_pre" and "resid_mid" hold only what the measures compare with; elsewhere logits are NaN, ranks and classes −1.
     """
 
     ranks: Int[Tensor, "site block image token"]
@@ -87,7 +86,7 @@ class TraceObserver:
         self._finite: dict[tuple[str, int], Tensor] = {}
 
     def hooks(self, blocks: Sequence[int] | None = None, sites: Sequence[str] = FULL_SITES) -> Hooks:
-        """The hooks to run with. With all sites and blocks the trace holds all that A2 to A7 need."""
+        """The hooks to run with. With all sites and blocks the trace holds what Methods A2 to A7 need."""
         chosen = range(self.model.cfg.n_layers) if blocks is None else blocks
         hooks: Hooks = [(hook_name(block, site), self._full(site, block)) for block in chosen for site in sites]
         if set(sites) == set(FULL_SITES):
@@ -152,14 +151,14 @@ def class_trace(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> ClassTrace:
-    """The class lens of one class per picture at every token of the chosen blocks: all that the measures A2 to A7 need.
+    """The class lens of one class per picture at every token, for many pictures: all that Methods A2 to A7 need.
 
-    Where `class_lens` keeps probabilities and top classes of any site, this keeps three numbers a token.
+    It keeps three numbers per token (logit, rank, top-1 class), where `class_lens` also keeps probabilities and top classes.
 
     Args:
         images: pictures as a tensor, or anything `model.to_images` reads.
-        classes: one per picture, such as the labels; by default the predicted class.
-        blocks: which blocks; by default all.
+        classes: one for each picture, such as the labels; by default the predicted class.
+        blocks: one or several; by default all.
         sites: of "attn_out", "mlp_out", "resid_post".
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
@@ -172,6 +171,17 @@ def class_trace(
             with a single output, which has no rank; logits that are not finite.
 
     Source: Vilas, Schaumlöffel & Roig 2023; Methods A1, A2.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> trace = vitlens.lens.class_trace(model, images[:8], labels[:8])
+        >>> list(trace.axes)
+        ['site', 'block', 'image', 'token']
+        >>> vitlens.lens.identifiability(trace).round(1).tail(2)
+            block   tokens  identifiability
+        10      4  patches              0.7
+        11      5  patches              0.9
     """
     model.require_choice("a rank", LOGIT_ALONE)
     run = PictureRun(model, images, batch_size, progress, "class trace")

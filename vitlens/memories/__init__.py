@@ -1,10 +1,10 @@
-"""Key-value memories: the classes that MLP neurons and attention values stand for.
+"""Key-value memories: the classes that the value vectors of MLP neurons and of attention promote.
 
-`read_memories` projects the value of every memory onto the classes; `key_value_agreement` and `class_value_agreement`
-compare them with what the keys respond to and with the class predicted. `top_memory_patches` shows the patches that
-excite a memory.
+`read_memories` projects value vectors onto the classes. `class_value_agreement` compares them with the class
+embeddings, `key_value_agreement` with the memories that fire on pictures of a class. `top_memory_patches` shows
+the patches on which a memory fires most.
 """
 
-import lazy_loader
+from vitlens.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -1,4 +1,4 @@
-"""The memories of a layer as a dictionary: hidden units of an MLP, or dimensions of its heads, with what they write."""
+"""Treats the memories of a layer as a dictionary of features: its hidden units or head dimensions, and their outputs."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -60,17 +60,18 @@ def top_memory_patches(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> TopPatches:
-    """The k tokens on which each memory fires most, and the classes that its value vector promotes: E · v (C5).
+    """Finds the k tokens on which each memory fires most, and the classes that its value vector promotes (Methods C5).
 
-    A memory of an MLP is a hidden unit (a neuron), of attention a dimension of a head. In one pass and constant memory.
+    A memory of an MLP is a hidden unit (a neuron), a memory of attention a dimension of a head; it promotes classes by
+    E · v. The pictures are run once, and memory does not grow with their number.
 
     Args:
         images: as `top_patches`.
         part: "mlp" or "attn".
-        memories: which; None for the `n_memories` whose coefficients are largest in sum.
-        k: how many tokens each; fewer where fewer were seen.
-        tokens: which tokens count, see `select_tokens`.
-        one_per_image: of each picture only the strongest token.
+        memories: indices of memories; None for the `n_memories` with the largest summed coefficients.
+        k: how many tokens for each memory.
+        tokens: the tokens that count, see `select_tokens`.
+        one_per_image: count only the strongest token of each picture.
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
 
@@ -81,6 +82,17 @@ def top_memory_patches(
         InputError: a block, part or memory that does not exist; no pictures.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 5; Methods C5.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> found = vitlens.memories.top_memory_patches(model, images[:8], block=5, memories=[3, 7], k=2)
+        >>> found.values.shape  # memory, rank
+        torch.Size([2, 2])
+        >>> found.patch(3, rank=0)  # row and column in the picture
+        (6, 6)
+        >>> int(found.images[0, 0])  # of this number
+        5
     """
     layer = LayerMemories(model, block, part)
     found = top_patches(

@@ -1,6 +1,6 @@
 """Layers as key-value memories: which classes their value vectors promote, and when they fire (Methods C1 to C5).
 
-A memory of an MLP is a hidden unit: its coefficient is the unit's activation, its value vector what the unit writes.
+A memory of an MLP is a hidden unit: its coefficient is the unit's activation, its value vector the unit's output weights.
 A memory of attention is a dimension of a head: its coefficient is that entry of z, its value vector a row of W_O.
 """
 
@@ -77,7 +77,7 @@ class Memories:
     def of(
         cls, model: HookedViT, *, blocks: int | Sequence[int] | None = None, k: int = 5, paper_compat: bool = False
     ) -> "Memories":
-        """Reads them off the weights: E · v, not normalised (C2)."""
+        """Reads them off the weights: E · v, not normalised (Methods C2)."""
         model.require_classifier()
         classes, memories = {}, {}
         with torch.no_grad():
@@ -95,7 +95,7 @@ class Memories:
         labels: Int[Tensor, "image"],
         orientation: str = "classes_of_keys",
     ) -> Tensor:
-        """C2, [image, token]: whether the class is among the top classes of one of the memories that fired (as the paper's
+        """Methods C2, [image, token]: whether the class is among the top classes of a memory that fired (as the paper's
         text has it), or one of these is among the class's top memories (as its code has it)."""
         if orientation not in ORIENTATIONS:
             raise InputError(f"an agreement is one of {', '.join(ORIENTATIONS)}, not {orientation!r}")
@@ -106,7 +106,7 @@ class Memories:
     def composed(
         self, key: tuple[str, int], fired: Int[Tensor, "image token k"], first: Int[Tensor, "image token"]
     ) -> Tensor:
-        """C4, [image, token]: whether the layer's own first class is the top class of one of the memories that fired."""
+        """Methods C4, [image, token]: whether the layer's own top-1 class is the top class of a memory that fired."""
         return (self.top_classes[key][..., 0][fired] == first[..., None]).any(dim=-1)
 
 
@@ -154,25 +154,36 @@ def key_value_agreement(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> pd.DataFrame:
-    """C2 and C4 of pictures: percent of tokens at which one of the k memories that fire most has to do with the class.
+    """Percentage of tokens at which one of the k strongest memories promotes the class (Methods C2, C4).
 
     Args:
         classes: one per picture, such as the labels; by default the predicted class.
-        orientation: "classes_of_keys" (paper's text) or "memories_of_class" (its code); see `Memories.agree`.
-        coefficients: of an MLP, "post" or "pre" the nonlinearity (attention's are its z).
-        k: how many memories count as those that fire most, and how many classes as a memory's top ones.
+        orientation: "classes_of_keys": the class is among the top classes of a memory that fires (the paper's text);
+            "memories_of_class": a memory that fires is among the top memories of the class (its code).
+        coefficients: an MLP's activations "post" (after) or "pre" (before) the nonlinearity; attention always uses z.
+        k: how many memories count as firing at a token, and how many classes as a memory's top classes.
         paper_compat: "memories_of_class", "pre", and bare output matrices, as in the released code.
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
 
     Returns:
-        One row per block and part: `agreement` and `class_token_agreement` (C2), `composition` (C4) in percent.
+        One row per block and part, in percent: the columns agreement, class_token_agreement and
+        composition (Methods C2, C4).
 
     Raises:
         InputError: an unknown orientation or coefficient; several classes for a picture; a model without a classifier, or
             with a single output, to which every memory would belong; logits that are not finite.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 5; Methods C2, C4.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> table = vitlens.memories.key_value_agreement(model, images[:8], labels[:8], k=2)
+        >>> table.round(1).tail(2)
+            block  part  agreement  class_token_agreement  composition
+        10      5  attn       99.7                   87.5         78.1
+        11      5   mlp       38.8                  100.0         63.9
     """
     if coefficients not in COEFFICIENTS["mlp"]:
         raise InputError(f'the coefficients of an MLP are taken "post" or "pre" its nonlinearity, not {coefficients!r}')
@@ -241,14 +252,22 @@ def _agreement(
 def class_value_agreement(
     model: HookedViT, *, blocks: int | Sequence[int] | None = None, paper_compat: bool = False
 ) -> pd.DataFrame:
-    """C1: the largest cosine between a class's embedding and any value vector, by block, part and class.
-
-    `chance` is what random directions would give (`extreme_value_baseline`).
+    """The largest cosine between a class's embedding and any value vector, by block, part and class (Methods C1).
 
     Returns:
-        One row per block, part and class: block, part, class_index, score, chance.
+        One row per block, part and class, with the columns block, part, class_index, score, and chance: the expected score
+        of as many random directions.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 5; Methods C1.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> table = vitlens.memories.class_value_agreement(model, blocks=-1)
+        >>> table.round(2).head(2)
+           block  part  class_index  score  chance
+        0      5  attn            0   0.78    0.25
+        1      5  attn            1   0.63    0.25
     """
     model.require_classifier()
     tables = []
@@ -274,7 +293,7 @@ def class_value_agreement(
 
 
 def compare_with_random(scores: pd.DataFrame, random_scores: pd.DataFrame) -> pd.DataFrame:
-    """C1's test: are classes' scores above those of a freshly initialised model? Wilcoxon's signed-rank over classes.
+    """Whether classes' scores are above those of a re-initialised model, by a signed-rank test over classes (Methods C1).
 
     Args:
         scores, random_scores: two tables of `class_value_agreement`.
@@ -317,16 +336,25 @@ def extreme_value_baseline(n_values: int, d: int) -> float:
 def read_memories(
     model: HookedViT, block: int, *, part: str = "mlp", memories: int | Sequence[int] | None = None, k: int = 5
 ) -> pd.DataFrame:
-    """C5: the classes that value vectors promote most, by name.
+    """The classes that value vectors promote most, by name (Methods C5).
 
     Args:
-        memories: which; by default all, those that promote a class most strongly first.
+        memories: indices of memories; by default all, sorted by their largest logit.
 
     Returns:
-        One row per memory and place: memory, place (1 is first), class_index, class_name, logit (E · v).
+        One row per memory and class, with the columns memory, place (1 is the top-1 class), class_index, class_name, and
+        logit (E · v).
 
     Raises:
         InputError: no such block, part or memory.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> vitlens.memories.read_memories(model, block=-1, memories=3, k=2).round(2)
+           memory  place  class_index class_name  logit
+        0       3      1            2   pullover   0.11
+        1       3      2            7    sneaker   0.08
     """
     model.require_classifier()
     with torch.no_grad():

@@ -1,10 +1,10 @@
 """The vision transformer with named hook points, and everything that loads, runs and rewrites it.
 
-`HookedViT.from_timm` makes one from a timm name, a checkpoint or a module in hand. Folders: `parts` computes, `hooks`
-reads and writes by name, `porting` takes timm apart, `checkpoints` reads weight files, `weights` stacks and rewrites
-weights, `class_space` projects onto the classes, `runs` runs parts of the model and batches of pictures.
+`HookedViT.from_timm` makes one from a timm name, a checkpoint or a timm module. Folders: `parts` computes, `hooks`
+reads and edits by name, `porting` converts timm modules, `checkpoints` reads weight files, `weights` stacks and
+rewrites weights, `class_space` projects onto the classes, `runs` runs parts of the model and batches of pictures.
 """
 
-import lazy_loader
+from vitlens.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

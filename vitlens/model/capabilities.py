@@ -1,4 +1,4 @@
-"""What can be asked of an architecture: which analyses are exact, which approximate, which impossible, and why."""
+"""Lists which analyses are exact, approximate or impossible for an architecture, and why."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ Row = tuple[str, str, str]
 
 
 def capabilities(model: Any) -> pd.DataFrame:
-    """One row per analysis of a HookedViT: `analysis`, `status` ("exact", "approximate", "impossible") and `why`."""
+    """A table with one row per analysis: `analysis`, `status` ("exact", "approximate", "impossible") and `why`."""
     rows: list[Row] = [("hooks, caches and edits of every hook point", EXACT, "each is tested to be live")]
     rows += [*_class_space(model), *_patching(model), *_circuits(model), *_transformer_lens(model)]
     for name, refusal in REFUSALS.items():
@@ -36,7 +36,7 @@ def _class_space(model: Any) -> list[Row]:
     else:
         lens = "a token is read as the model reads the last ones, with statistics of its own"
         linear = "linear with the norms' scales frozen"
-    heads = "the norm behind the heads is frozen too" if model.cfg.wiring == "post-norm" else linear
+    heads = "the norm after the heads is frozen too" if model.cfg.wiring == "post-norm" else linear
     if any(block.attn.subtracts_patterns for block in model.blocks):
         heads = f"{linear}; a head's two softmaxes count as one"
     return [(names[0], EXACT, lens), (names[1], EXACT, linear), (names[2], EXACT, heads)]
@@ -63,9 +63,9 @@ def paths_refused(model: Any) -> str | None:
     """Why the outputs of heads and MLPs do not simply add up to the stream, if they do not."""
     attn = model.blocks[0].attn
     if model.cfg.wiring == "post-norm":
-        return "a norm stands behind every branch"
+        return "a norm follows every branch"
     if attn.ln_z is not None or attn.subtracts_patterns:
-        return "a norm stands behind the heads"
+        return "a norm follows the heads"
     return "the heads have a gate that reads the stream too" if attn.gate is not None else None
 
 
@@ -90,7 +90,7 @@ def _transformer_lens(model: Any) -> list[Row]:
     rows = [("cache.decompose_resid, accumulated_resid", EXACT, "the components sum to the stream")]
     name = "cache.stack_head_results, stack_neuron_results, get_full_resid_decomposition"
     if model.cfg.wiring == "post-norm":
-        rows.append((name, IMPOSSIBLE, "a norm stands behind heads and neurons: their results are not what they add"))
+        rows.append((name, IMPOSSIBLE, "a norm follows heads and neurons: their results are not what they add"))
     else:
         rows.append((name, EXACT, "the components sum to the stream"))
     mean = not isinstance(model.pool, (AttentionPool, MaxPool))

@@ -1,4 +1,4 @@
-"""What a HookedViT may be given: each check raises the sentence that tells what was wrong."""
+"""Checks the tensors that a HookedViT is given; each check says what was wrong."""
 
 from typing import Any
 
@@ -18,7 +18,8 @@ def check_batch(images: Any, cfg: HookedViTConfig, dtype: torch.dtype, pads: boo
     if not isinstance(images, Tensor):
         raise InputError(f"a model reads tensors, not {type(images).__name__}: use model.to_images on pictures")
     if images.ndim != 4:
-        raise InputError(f"pictures have the shape [batch, {channels}, height, width], not {list(images.shape)}")
+        one = ": images[None] makes a batch of one" if images.ndim == 3 else ""
+        raise InputError(f"pictures have the shape [batch, {channels}, height, width], not {list(images.shape)}{one}")
     if len(images) == 0:
         raise InputError("there are no pictures in the batch")
     if images.shape[1] != channels:
@@ -56,7 +57,7 @@ def check_stream(stream: Any, cfg: HookedViTConfig, dtype: torch.dtype) -> Tenso
 
 
 def check_dense(x: Tensor, device: torch.device) -> None:
-    """Raises InputError for tensors that hold no rectangle of numbers, or none that a model on `device` could read."""
+    """Raises InputError for tensors that hold no rectangle of numbers, or that a model on `device` cannot read."""
     kind = "nested" if x.is_nested else "sparse" if x.layout != torch.strided else None
     if x.is_meta and device.type != "meta":
         kind = "meta"

@@ -1,4 +1,4 @@
-"""What the architecture is: TransformerLens' configuration, and what only a vision transformer has."""
+"""The configuration of a model: TransformerLens' fields, and those that only a vision transformer has."""
 
 from dataclasses import dataclass, field
 
@@ -38,7 +38,7 @@ class HookedViTConfig(TransformerLensConfig):
 
     @property
     def n_prefix_tokens(self) -> int:
-        """How many tokens stand before the patches: class, distillation and register tokens."""
+        """The number of tokens before the patches: class, distillation and register tokens."""
         return len(self.prefix_tokens)
 
     @property

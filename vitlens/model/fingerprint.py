@@ -1,4 +1,4 @@
-"""A hash of all weights: two checkpoints under one name are two models."""
+"""Computes a hash of all weights, which distinguishes two checkpoints of one name."""
 
 import hashlib
 

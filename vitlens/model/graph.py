@@ -74,10 +74,10 @@ class Node:
 
 
 class Graph:
-    """Writers, readers, and which reads which, of one architecture.
+    """The graph of one architecture: what writes to the residual stream, what reads it, and the edges between.
 
     Raises:
-        InputError: heads do not write to the stream by themselves (a norm or gate stands behind them).
+        InputError: heads do not write to the stream by themselves (a norm or gate follows them).
     """
 
     def __init__(self, model: HookedViT) -> None:
@@ -102,7 +102,7 @@ class Graph:
         return {node.label: i for i, node in enumerate(self.readers)}
 
     def n_before(self, reader: Node) -> int:
-        """How many of the writers (which are in order) a reader sees."""
+        """The number of writers before a reader, in the order of the network."""
         per_block = self.model.cfg.n_heads + 1
         if reader.kind == "logits":
             return len(self.writers)
@@ -111,7 +111,7 @@ class Graph:
 
     @cached_property
     def exists(self) -> Bool[Tensor, "writer reader"]:
-        """Which edges there are."""
+        """Which pairs of writer and reader are edges."""
         places = torch.arange(len(self.writers))[:, None]
         return places < torch.tensor([self.n_before(reader) for reader in self.readers])
 
@@ -194,7 +194,7 @@ def _require_separate_heads(model: HookedViT) -> None:
 
 @dataclass(frozen=True)
 class Writings:
-    """What every writer adds to the stream in a run, in a compact form: heads are multiplied by W_O when asked."""
+    """What every writer adds to the stream in a run, in a compact form: W_O is applied to heads only when they are read."""
 
     model: HookedViT
     values: dict[str, Tensor]

@@ -1,4 +1,4 @@
-"""HookedViT: a timm vision transformer, every intermediate value readable and writable by name."""
+"""HookedViT: a timm vision transformer whose intermediate values can be read and edited by name."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -27,7 +27,7 @@ from vitlens.model.placement import read_device, read_dtype
 from vitlens.model.porting import Parts, move, port
 from vitlens.model.porting.timm_versions import check_computes_the_same
 from vitlens.model.provenance import IN_HAND, RANDOM, Provenance, weights_of
-from vitlens.model.runs import kept_tokens
+from vitlens.model.runs import features, kept_tokens
 from vitlens.model.runs.caching import NamedHooks
 from vitlens.model.runs.finite import require_finite
 from vitlens.model.runs.forward import blocks_to_run, classify, embed_images, pool, run_blocks
@@ -72,7 +72,7 @@ class HookedViT(FiniteWeights, NamedHooks):
             self.hook_pooled_dist = hook_point(NO_TOKENS)
         self.hook_logits = hook_point(NO_TOKENS)
         self.preprocessing = Preprocessing(self.cfg.data_config)
-        #: Builds a module of this architecture with weights drawn anew; None for a module that came ready-made.
+        #: Builds a module of this architecture with re-initialised weights; None if the model was made from a timm module.
         self.architecture: Callable[[], nn.Module] | None = None
         #: Where the weights came from, for pages.
         self.provenance = IN_HAND
@@ -102,19 +102,19 @@ class HookedViT(FiniteWeights, NamedHooks):
         dtype: str | torch.dtype | None = None,
         **timm_kwargs: Any,
     ) -> "HookedViT":
-        """A HookedViT from a timm name or a timm module in hand, whose parameters it then shares.
+        """Makes a HookedViT from a timm name, or from a timm module, whose parameters it then shares.
 
         Args:
             name_or_module: e.g. "vit_base_patch16_224", "hf-hub:owner/name", "local-dir:folder", or a timm
                 VisionTransformer; `vitlens.supported_models()` lists what can be ported.
             pretrained: fetch timm's weights; False for random ones.
-            checkpoint_path: your own weights (safetensors, or a .pth of tensors). What they tell about the model is read
-                off them: the numbers of classes, channels and registers, the picture size where patches make a square.
-            use_ema: of a checkpoint that also holds the running average of its weights take the average, as timm does.
+            checkpoint_path: your own weights (safetensors, or a .pth of tensors). The numbers of classes,
+                channels and registers, and the picture size if it is a square, are read from them.
+            use_ema: if a checkpoint also holds the running average (EMA) of its weights, take the average, as timm does.
             class_names: one per class; by default those that timm saved with the weights, or its ImageNet names where the
                 number of classes fits.
-            mean, std, crop_pct, interpolation: the preprocessing, where it is not timm's for this model: mean and standard
-                deviation of colours in [0, 1], one number or one for each channel; the part of the resized picture that the
+            mean, std, crop_pct, interpolation: the preprocessing, if it differs from timm's: mean and standard deviation
+                of colours in [0, 1], one number or one for each channel; the part of the resized picture that the
                 crop keeps; "bicubic", "bilinear", …. `model.preprocessing` shows it; `img_size=` sets the size.
             fold_ln, fold_layer_scale, center_writing_weights, fold_value_biases, refactor_factored_attn_matrices: exact
                 rewrites of the weights, see `process_weights_`; by default the weights are timm's own.
@@ -126,6 +126,14 @@ class HookedViT(FiniteWeights, NamedHooks):
                 that does not fit, impossible preprocessing, an architecture that is not ported, a device that is not
                 there, a module that is compiled, quantised, hooked by torch, changed so that it contradicts itself, or in a
                 training mode that matters.
+
+        Examples:
+            >>> import vitlens
+            >>> model = vitlens.HookedViT.from_timm("vit_tiny_patch16_224", pretrained=False, num_classes=7)
+            >>> model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_model, model.cfg.n_classes
+            (12, 3, 192, 7)
+            >>> model.preprocessing
+            Preprocessing(224 × 224 pixels, bicubic, center crop 0.9, mean 0.5, std 0.5)
         """
         target, precision = read_device(device), read_dtype(dtype)
         keywords = timm_kwargs
@@ -142,7 +150,7 @@ class HookedViT(FiniteWeights, NamedHooks):
             }
             given = [*timm_kwargs, *(name for name, is_given in of_a_name.items() if is_given)]
             if given:
-                raise InputError(f"a timm module in hand is taken as it is: {', '.join(given)} goes with a model name")
+                raise InputError(f"a timm module is taken as it is: {', '.join(given)} goes with a model name")
             module = name_or_module
         if target is not None or precision is not None:
             module = move(module, target, precision)
@@ -168,15 +176,15 @@ class HookedViT(FiniteWeights, NamedHooks):
     def with_fresh_weights(self, seed: int = 0) -> "HookedViT":
         """The same architecture with freshly initialised weights: the random baseline (Methods A4).
 
-        The weights are timm's initialisation under this seed; a classifier that timm would start at zero is drawn too, for
-        it would rank no class before another.
+        The weights are timm's initialisation under this seed; a classifier that timm initialises to zero gets random
+        weights too, because all its classes would have one rank.
 
         Raises:
-            InputError: the model was made from a module in hand: set `model.architecture` to what makes such a module.
+            InputError: the model was made from a timm module: set `model.architecture` to a function that makes one.
         """
         if self.architecture is None:
             raise InputError(
-                f"{self.cfg.model_name} was made from a module in hand, which cannot be built anew: set "
+                f"{self.cfg.model_name} was made from a timm module, which cannot be built again: set "
                 "model.architecture to a function without arguments that makes such a module"
             )
         with torch.random.fork_rng(devices=[]):
@@ -215,7 +223,7 @@ class HookedViT(FiniteWeights, NamedHooks):
                 reads, [batch, d_model]), or None.
             start_at_layer: first block to run, from the stream given; may be negative, or the number of blocks.
             stop_at_layer: return the stream that would enter this block, and run no further.
-            grid: rows and columns of patches of a stream given, where they are not the model's own (rotary positions).
+            grid: rows and columns of patches of the given stream, if they differ from the model's own (rotary positions).
 
         Raises:
             InputError: wrong size or channels, NaN, a block that does not exist, or blocks that run backwards; labels that
@@ -269,7 +277,7 @@ class HookedViT(FiniteWeights, NamedHooks):
     read_out, linear_readouts = projection.read_out, projection.linear_readouts
 
     process_weights_ = processing.process_weights_
-    forward_kept = kept_tokens.forward_kept
+    forward_kept, patch_features = kept_tokens.forward_kept, features.patch_features
     capabilities = what_is_exact.capabilities
     cache_size = sizes.cache_size
 
@@ -278,7 +286,7 @@ class HookedViT(FiniteWeights, NamedHooks):
     class_ids, to_single_token, to_tokens = tools.class_ids, tools.to_single_token, tools.to_tokens
     all_head_labels, all_composition_scores = tools.all_head_labels, tools.all_composition_scores
 
-    # ---- what a model shows ---------------------------------------------------------------------------------------
+    # ---- weights and facts ---------------------------------------------------------------------------------------
 
     #: Of every block [L, H, d, d_h], W_O [L, H, d_h, d], W_in [L, d, d_mlp], W_out [L, d_mlp, d], and their biases. What
     #: writes to the stream includes LayerScale; keys and values that heads share are shown once for each of these heads.
@@ -293,17 +301,17 @@ class HookedViT(FiniteWeights, NamedHooks):
 
     @property
     def QK(self) -> FactoredMatrix:
-        """W_Q W_Kᵀ of every head [L, H, d, d]: which token a head looks for (before any q/k norm)."""
+        """W_Q W_Kᵀ of every head [L, H, d, d]: to which tokens a head attends (before any q/k norm)."""
         return stacked.qk_circuits(self)
 
     @property
     def OV(self) -> FactoredMatrix:
-        """W_V W_O of every head [L, H, d, d]: what a head writes for what it reads."""
+        """W_V W_O of every head [L, H, d, d]: what a head writes, as a linear map of what it reads."""
         return FactoredMatrix(self.W_V, self.W_O)
 
     @property
     def classifiers(self) -> list[Classifier]:
-        """The classifier, or the two whose mean a distilled model answers with.
+        """The classifier, or both classifiers of a distilled model, whose logits are averaged.
 
         Raises:
             InputError: the model has none.
@@ -329,7 +337,7 @@ class HookedViT(FiniteWeights, NamedHooks):
 
     @property
     def is_distilled(self) -> bool:
-        """Whether the distillation token is read beside the class token; the logits are then the mean of both."""
+        """Whether the model also reads a distillation token; the logits are then the mean of two classifiers."""
         return self.pool_dist is not None
 
     @property
@@ -348,7 +356,7 @@ class HookedViT(FiniteWeights, NamedHooks):
     # ---- torch's own ----------------------------------------------------------------------------------------------
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """torch's; the weights are then no longer those that the model was made with."""
+        """torch's method; `provenance` then says that the weights were replaced."""
         self.provenance = Provenance("put in with load_state_dict")
         return super().load_state_dict(state_dict, *args, **kwargs)
 
@@ -356,7 +364,7 @@ class HookedViT(FiniteWeights, NamedHooks):
         """Stays in evaluation mode.
 
         Raises:
-            InputError: training mode was asked for.
+            InputError: `mode` is True.
         """
         if mode:
             raise InputError(

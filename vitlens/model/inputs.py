@@ -1,6 +1,6 @@
-"""What a user has in hand, as what the model reads: pictures, masks, classes, blocks.
+"""Converts what users give (pictures, masks, classes, blocks) into what the model reads.
 
-Each is a method of a HookedViT; everything goes through the model's own preprocessing.
+Each function is a method of HookedViT. Files and arrays go through the model's own preprocessing.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def to_images(model: "HookedViT", images: Picture | Sequence[Picture]) -> Float[Tensor, "batch channels height width"]:
-    """Pictures (paths, PIL images, arrays, or a list of them) through the model's own preprocessing.
+    """Reads and preprocesses pictures: paths, PIL images, arrays, or a list of them.
 
     Raises:
         InputError: a file that is missing or no picture, an array of another shape.
@@ -41,22 +41,22 @@ def to_images(model: "HookedViT", images: Picture | Sequence[Picture]) -> Float[
 def to_masks(
     model: "HookedViT", masks: Picture | Sequence[Picture], *, object_id: int | None = None
 ) -> Bool[Tensor, "batch height width"]:
-    """Object masks through the geometry of the pictures' preprocessing: which pixels are the object's.
+    """Reads object masks and resizes and crops them as their pictures: True where a pixel belongs to the object.
 
-    What the values of a mask mean is written in `vitlens.data.masks`; pixels that are void are not the object's here,
-    and `read_masks` tells them apart.
+    `vitlens.data.masks` says what the values of a mask mean; pixels that are void are not the object's here;
+    `read_masks` keeps them apart.
 
     Args:
         object_id: of masks of class ids, the object's; by default all but 0.
 
     Raises:
-        InputError: a mask whose values say nothing of an object, a file that is missing or no picture.
+        InputError: a mask whose values do not show an object, a file that is missing or no picture.
     """
     return model.read_masks(masks, object_id=object_id).inside
 
 
 def read_masks(model: "HookedViT", masks: Picture | Sequence[Picture], *, object_id: int | None = None) -> Masks:
-    """As `to_masks`, with what is void: neither object nor context. Goes wherever `masks=` is taken.
+    """As `to_masks`, and also which pixels are void (neither object nor context). The result fits every `masks=`.
 
     Raises:
         InputError: as `to_masks`.
@@ -70,7 +70,7 @@ def read_masks(model: "HookedViT", masks: Picture | Sequence[Picture], *, object
 
 
 def as_masks(model: "HookedViT", masks: MaskInput) -> Masks:
-    """Masks from whatever a user has in hand: paths and PIL pictures go through the geometry of the pictures'
+    """Reads masks of any kind: paths and PIL pictures go through the geometry of the pictures'
     preprocessing, tensors and arrays [image, height, width] or [height, width] are taken as they stand.
 
     Raises:
@@ -116,7 +116,7 @@ def to_pixels(model: "HookedViT", images: Pictures) -> Float[Tensor, "batch cove
 def as_images(
     model: "HookedViT", images: Tensor | Picture | Sequence[Picture]
 ) -> Float[Tensor, "batch channels height width"]:
-    """A batch of checked pictures from whatever a user has in hand: a tensor is taken as preprocessed.
+    """Reads pictures of any kind into a checked batch; a tensor is taken as preprocessed.
 
     Raises:
         InputError: as `to_images` and `check_images`; a batch without pictures.
@@ -134,7 +134,7 @@ def as_pair(
     clean: Tensor | Picture | Sequence[Picture],
     corrupted: Tensor | Picture | Sequence[Picture],
 ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch channels height width"]]:
-    """Clean and corrupted pictures, one by one.
+    """Reads clean and corrupted pictures, which pair up one by one.
 
     Raises:
         InputError: their numbers or sizes differ.
@@ -152,7 +152,7 @@ def as_partners(
     others: Tensor | Picture | Sequence[Picture] | None,
     images: Float[Tensor, "batch channels height width"],
 ) -> Float[Tensor, "batch channels height width"]:
-    """Other pictures, one for each of `images`, to take something from.
+    """Reads other pictures, one for each of `images`.
 
     Raises:
         InputError: they are missing, or of another number or size.

@@ -1,4 +1,4 @@
-"""Where and how precisely a model computes: devices and dtypes as a user may say them."""
+"""Reads the device and the dtype that a user gives for a model."""
 
 from typing import Any
 

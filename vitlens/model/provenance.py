@@ -1,4 +1,4 @@
-"""Where a model's weights, classes and preprocessing came from: what every page about it has to say."""
+"""Where the weights, classes and preprocessing of a model came from, as every page about it states."""
 
 import hashlib
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ LISTS = {1000: "imagenet-1k", 11821: "imagenet-12k", 21841: "imagenet-22k", 2184
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where weights came from, in words, and what must be said on top of a page where nothing was learnt."""
+    """Where weights came from, as text, and the warning on top of a page about a model that was not trained."""
 
     weights: str
     warning: str | None = None
 
 
-IN_HAND = Provenance("of a module in hand")
+IN_HAND = Provenance("of a given timm module")
 RANDOM = Provenance("random", "random weights: nothing on this page was learnt")
 
 
@@ -53,7 +53,7 @@ def weights_of(
 
 
 def page_facts(model: "HookedViT") -> dict[str, str]:
-    """What pages say of a model: its name, weights, classes and preprocessing."""
+    """The facts about a model on pages: its name, weights, classes and preprocessing."""
     facts = {"model": model.cfg.model_name, "weights": model.provenance.weights}
     rewritten = ", ".join(model.cfg.processed)
     if rewritten:
@@ -62,7 +62,7 @@ def page_facts(model: "HookedViT") -> dict[str, str]:
 
 
 def class_source(model: "HookedViT") -> str:
-    """How many classes there are, and whose names they have."""
+    """The number of classes and the source of their names."""
     n, names = model.cfg.n_classes, model.class_names
     if not n:
         return "none"

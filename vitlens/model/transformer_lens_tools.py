@@ -1,4 +1,4 @@
-"""What TransformerLens' tools ask of a model, so that they run on a HookedViT: names, labels, biases and directions.
+"""The names, labels, biases and directions that TransformerLens' tools need from a model, for a HookedViT.
 
 Each is a method of a HookedViT, with classes where there were tokens.
 """
@@ -30,7 +30,7 @@ def accumulated_bias(
     """
     last = len(model.blocks) - mlp_input
     if not 0 <= as_whole(layer, "a block") <= last:
-        raise InputError(f"the biases before block {layer} were asked for: the model has blocks 0 to {last}")
+        raise InputError(f"there is no block {layer}: the model has blocks 0 to {last}")
     chosen = list(model.blocks[:layer])
     biases = [block.attn.b_O for block in chosen]
     if include_mlp_biases:
@@ -83,7 +83,7 @@ def all_head_labels(model: "HookedViT") -> list[str]:
 
 
 def all_composition_scores(model: "HookedViT", mode: str) -> Float[Tensor, "layers heads layers heads"]:
-    """How much each head's output enters the `mode` ("Q", "K" or "V") input of each later head; 0 for the others.
+    """Composition of each head with the `mode` ("Q", "K" or "V") input of each later head; 0 for the other pairs.
 
     ‖W_OV^left M^right‖ / (‖W_OV^left‖ ‖M^right‖), M being the right head's W_QK, its transpose, or its W_OV.
 

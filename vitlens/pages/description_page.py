@@ -34,6 +34,12 @@ def write_description_page(
 
     Raises:
         InputError: the folder does not exist or cannot be written to.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> description = vitlens.describe(model, images[:2])
+        >>> vitlens.pages.write_description_page(description, path="description.html")
     """
     check_writable(path)
     settings = description.settings

@@ -67,6 +67,13 @@ def write_picture_report(
 
     Raises:
         InputError: picture, class, head or output file that cannot be.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> from torchvision.utils import save_image
+        >>> save_image(model.to_pixels(images[0])[0].movedim(-1, 0), "picture.png")
+        >>> vitlens.pages.write_picture_report(model, "picture.png", path="report.html")
     """
     check_writable(path)
     one = model.to_images(images)

@@ -1,9 +1,9 @@
-"""Proof that a port computes what timm computes.
+"""Measures how exactly a port computes what timm computes.
 
 `supported_models` lists the timm names that can be ported; `verify_port` runs timm's module and its port side by side
 and reports every difference.
 """
 
-import lazy_loader
+from vitlens.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -1,4 +1,4 @@
-"""How far a port is from its timm module: at the logits, after every block, and in the gradient of the pictures."""
+"""Measures the difference of a port from its timm module: logits, every block, and the gradient of the pictures."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

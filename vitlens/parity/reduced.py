@@ -1,4 +1,4 @@
-"""Small models of every timm name, all parameters drawn anew, so that nothing is left at 0 or 1, where bugs hide."""
+"""Builds a small model of every timm name with random parameters, none of them 0 or 1, where bugs would hide."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def family_names() -> dict[str, str]:
 
 
 def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Float64, evaluation mode, every parameter drawn anew: norms and LayerScale around 1, all others around 0."""
+    """Re-initialises every parameter, norms and LayerScale around 1, all others around 0; float64 and evaluation mode."""
     generator = torch.Generator().manual_seed(seed)
     module = module.double().eval()
     with torch.no_grad():

@@ -1,5 +1,6 @@
-"""Which timm names are ported, and how exactly: a table measured by experiments/measure_parity.py."""
+"""The table of ported timm names and their measured differences from timm (by experiments/measure_parity.py)."""
 
+import re
 from fnmatch import fnmatch
 from importlib.resources import files
 from typing import Any
@@ -28,19 +29,26 @@ def supported_models(pattern: str = "*") -> pd.DataFrame:
         pattern: shell wildcards on names; a bare word means names that contain it.
 
     Returns:
-        One row per name: `file` (of timm), `model` (class), `blocks` (pre-norm, post-norm, parallel), `norm`, `mlp`,
-        `heads`, `depth`, `d_model`, `prefix_tokens`, `patches`, `positions`, `pooling`, `classes` (0: no classifier),
-        `difference` (the largest relative difference from timm in float64 of logits, of any block's output and of the
-        pictures' gradient, fused or eager, of a small randomised model), `refused` (the reason, where it is not ported).
+        One row per name: file (of timm), model (class), blocks (pre-norm, post-norm, parallel), norm, mlp, heads, depth,
+        d_model, prefix_tokens, patches, positions, pooling, classes (0: no classifier), difference (the largest relative
+        difference from timm in float64 of logits, of any block's output and of the pictures' gradient, fused or eager, of
+        a small randomised model), refused (the reason, where it is not ported).
 
     Raises:
         InputError: no name matches.
+
+    Examples:
+        >>> import vitlens
+        >>> table = vitlens.supported_models("*small*reg4_dinov2")
+        >>> print(table[["name", "prefix_tokens", "patches"]].to_string(index=False))
+        name                          prefix_tokens        patches
+        vit_small_patch14_reg4_dinov2 class + 4 registers  37 × 37
     """
     table = pd.read_csv(files("vitlens.parity") / TABLE, keep_default_na=False)
     wildcard = pattern if any(mark in pattern for mark in "*?[") else f"*{pattern}*"
     chosen = table[[fnmatch(name, wildcard) for name in table["name"]]]
     if chosen.empty:
-        near = nearest(pattern, list(table["name"]))
+        near = nearest(re.sub(r"[*?]", "", pattern), list(table["name"]))
         raise InputError(f"no supported model matches {pattern!r}; the nearest names are {near}")
     return chosen.reset_index(drop=True)
 

@@ -1,4 +1,4 @@
-"""A parity report: one model at full size, in several precisions and modes, site by site."""
+"""Compares the port of one model at full size with timm, in several precisions and modes, and at every site."""
 
 import copy
 import json
@@ -36,9 +36,9 @@ PACKAGES = ("torch", "timm", "transformer-lens")
 class ParityReport:
     """Relative differences max |vitlens − timm| / max |timm|, by precision, mode and site.
 
-    `rows`: dtype, mode, site ("block 0" …, "logits", "gradient"), `difference` to timm in the same precision, and what the
-    precision itself costs: the differences from timm in float64, of the port (`to_float64`) and of timm
-    (`timm_to_float64`).
+    `rows`: dtype, mode, site ("block 0" …, "logits", "gradient"), the difference to timm in the same precision, and what
+    the precision itself costs: the differences from timm in float64, of the port ("to_float64") and of timm
+    ("timm_to_float64").
     """
 
     model: str
@@ -101,7 +101,7 @@ def verify_port(
 
     Args:
         name: a timm name.
-        pretrained: timm's weights; False draws every parameter anew (`seed`), so that none stands at 0 or 1.
+        pretrained: timm's weights; False re-initialises every parameter (`seed`), so that none is 0 or 1.
         checkpoint_path: your own weights.
         dtypes: of "float64", "float32", "bfloat16", "float16". Gradients are compared in the first two.
         images: what both models read; without them `n_images` pictures of seeded noise.
@@ -109,6 +109,12 @@ def verify_port(
 
     Raises:
         InputError: an unknown dtype, and whatever `HookedViT.from_timm` raises.
+
+    Examples:
+        >>> import vitlens
+        >>> report = vitlens.parity.verify_port("vit_tiny_patch16_224", pretrained=False, img_size=32, depth=1)
+        >>> report.exact
+        True
     """
     for dtype in dtypes:
         if dtype not in LIMITS:

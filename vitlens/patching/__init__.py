@@ -1,11 +1,11 @@
-"""Causes: run the model with activations of another picture, of the mean, or of nothing.
+"""Causes: runs the model with activations from another picture, with means, with noise or with zeros.
 
-`activation_patching` puts clean activations into a corrupted run, `path_patching` only along one path,
-`attribution_patching` and `edge_attribution_patching` estimate the same by gradients, `activation_ablation` replaces
-parts by zero, a mean, noise or other pictures. `transformer_lens` has TransformerLens' own patching functions, by
-their names.
+`activation_patching` copies clean activations into a corrupted run, `path_patching` along one path only.
+`attribution_patching` and `edge_attribution_patching` estimate the same effects with gradients.
+`activation_ablation` replaces activations by zeros, a mean, noise or those of other pictures.
+`transformer_lens` holds TransformerLens' own patching functions under their names.
 """
 
-import lazy_loader
+from vitlens.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

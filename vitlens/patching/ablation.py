@@ -1,4 +1,4 @@
-"""Ablation sweeps: what the decision loses without a token, head or neuron, one cell at a time."""
+"""Ablates tokens, heads or neurons one at a time, and measures how the metric changes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -54,18 +54,17 @@ def activation_ablation(
     progress: bool | None = None,
     resume: Ablation | None = None,
 ) -> Ablation:
-    """Ablates a site, one (block, token set), (block, head) or (block, neuron) at a time: how much does the metric change?
+    """Ablates one cell at a time, a (block, token set), (block, head) or (block, neuron), and measures the metric's change.
 
-    Runs on the engine of `activation_patching`, whose arguments not named here mean the same: it is the same sweep with
-    another source.
+    Arguments that are not listed here mean the same as in `activation_patching`.
 
     Args:
-        classes: the class of interest of each picture, by default the predicted one.
-        metric: a "logit_difference" is by default against the runner-up.
-        replacement: what stands in the place of the activation: "zero"; "mean" over `images`, position by position; what
-            `mean_activations` returns, for the mean over a data set; "other": that of `others`, picture by picture;
-            "noise": itself with Gaussian noise of `noise_scale` standard deviations; or a tensor, or tensors by block or
-            hook name, that fit the activation ([image, …], [1, …] or without pictures).
+        classes: the target class of each picture; by default the predicted class.
+        metric: by default the logit; a "logit_difference" subtracts the logit of the runner-up by default.
+        replacement: what replaces the activation: "zero"; "mean", its mean over `images` at each position; the result of
+            `mean_activations`, its mean over a data set; "other", the activation of `others`, picture by picture;
+            "noise", itself plus Gaussian noise of `noise_scale` standard deviations; or a tensor, or tensors by block or
+            hook name, of the activation's shape ([image, …], [1, …] or without the axis of pictures).
 
     Returns:
         Ablation with axes (metric), (site), block, tokens and/or head or neuron, image.
@@ -74,6 +73,15 @@ def activation_ablation(
         InputError: as `activation_patching`; an unknown replacement; `others` missing; tensors that do not fit.
 
     Source: Methods B2; Chan et al. 2022 (resampling).
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> ablated = vitlens.activation_ablation(model, images[:4], labels[:4], sites="z", replacement="mean")
+        >>> list(ablated.axes)
+        ['block', 'head', 'image']
+        >>> ablated.effect().shape  # the mean change of the logit, by block and head
+        torch.Size([6, 4])
     """
     model.require_classifier()
     images = model.as_images(images)
@@ -104,13 +112,13 @@ def ablation_hooks(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> Hooks:
-    """Hooks that ablate many places at once, for `model.hooks(…)`, `run_with_hooks` or an analysis run inside them.
+    """Makes hooks that ablate several places at once, for `model.hooks(…)`, `run_with_hooks` or an analysis inside them.
 
     Args:
-        images: the pictures of the run (their number and size are what is read, and for means and noise their values).
+        images: the pictures of the run; only their number and size matter, except for "mean" and "noise".
         places: (block, head), also as "L2H1", or (block, neuron); block numbers for a site without heads and neurons; one or
             several; -1 is the last.
-        tokens: at which tokens; `keys`: of patterns and scores, at which keys.
+        tokens: the tokens at which the site is ablated; `keys`: for patterns and scores, the keys.
         batch_size: pictures of a forward, where activations are read; by default 64, or fewer where these would take much
             memory.
         progress: show a bar over these forwards; by default on a terminal only.
@@ -121,6 +129,13 @@ def ablation_hooks(
         InputError: as `activation_ablation`; no places.
 
     Source: Methods B1, B2.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> hooks = vitlens.patching.ablation_hooks(model, images[:2], site="z", places=["L3H1", "L5H0"])
+        >>> model.run_with_hooks(images[:2], fwd_hooks=hooks).shape  # the logits without two heads
+        torch.Size([2, 10])
     """
     images = model.as_images(images)
     unit = find_site(model, site).unit

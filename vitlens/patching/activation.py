@@ -1,4 +1,4 @@
-"""Activation patching: activations of one picture put into the run on another, cell by cell (Methods B3)."""
+"""Activation patching: copies activations of one run into another, one cell at a time (Methods B3)."""
 
 from collections.abc import Sequence
 
@@ -39,17 +39,21 @@ def activation_patching(
     progress: bool | None = None,
     resume: Patching | None = None,
 ) -> Patching:
-    """Patches a site, one (block, token set), (block, head) or (block, neuron) at a time: how far does the metric move?
+    """Patches one cell at a time, a (block, token set), (block, head) or (block, neuron), and measures the metric's shift.
 
-    Equal to running the whole network once per cell. The run before the patch is shared, cells of a block share forwards,
-    and in the last block only what the classifier reads is computed. Memory does not grow with the number of pairs. A
-    sweep that is interrupted (Ctrl-C, Jupyter's stop) returns what it has, NaN elsewhere; `resume` goes on from there.
+    The effect of a cell is (metric of the patched run − target) / (source − target): 0 means that patching it changes
+    nothing, 1 that it restores the whole difference between the two runs.
+
+    The result is equal to one run of the whole network for each cell. Blocks before the patch are computed once, cells of
+    a block share forwards, and the last block computes only the tokens that the classifier reads. Memory does not grow
+    with the number of pairs. An interrupted sweep (Ctrl-C, Jupyter's stop) returns the cells it has, NaN elsewhere;
+    `resume` continues it.
 
     Args:
-        clean, corrupted: equally many pictures, pair by pair; tensors, or anything `model.to_images` reads.
-        classes: the class of interest of each pair, by default the clean prediction.
-        baseline_classes: what a logit difference compares it with, by default the corrupted prediction, or the runner-up
-            where that is the same.
+        clean, corrupted: the pictures of each pair, in the same order; tensors, or anything `model.to_images` reads.
+        classes: the target class of each pair; by default the class predicted for the clean picture.
+        baseline_classes: the class that a logit difference subtracts; by default the class predicted for the corrupted
+            picture, or the runner-up if that is the same class.
         metric: "logit_difference", "logit", "probability", or a function of the logits [image, classes] that returns
             [image] or a single number. Several at once: a list of names, or a mapping from names to names or functions.
         sites: "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out" by token set; "z", "q", "k", "v",
@@ -58,10 +62,10 @@ def activation_patching(
         tokens: "each" token by itself; one token set; a list of them; or a mapping from names to them. For heads and
             neurons the tokens at which they are patched (queries of the pattern), by default all; several give an axis.
         blocks, heads, neurons: one or several, by default all; -1 is the last.
-        keys: of "attn_scores" and "pattern", at which keys, one token set; by default all.
+        keys: one token set, the keys at which "attn_scores" and "pattern" are patched; by default all.
         direction: "denoise": clean into corrupted; "noise": corrupted into clean.
         masks: object masks, for the token sets "object" and "context", see `select_tokens`.
-        batch_size: pictures of a forward, counted once for every cell that is run; by default as many as are fast and fit.
+        batch_size: rows of a forward, one for each picture and cell; by default as many as are fast and fit in memory.
         progress: show a bar; by default on a terminal only.
         resume: the partial result of the same call.
 
@@ -73,6 +77,16 @@ def activation_patching(
             set, a metric that returns the wrong shape or NaN, a batch that does not fit in memory.
 
     Source: Methods B3; Vig et al. 2020; Meng et al. 2022.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> clean, corrupted = images[4:5], images[5:6]  # a T-shirt on two textures
+        >>> patched = vitlens.activation_patching(model, clean, corrupted, tokens=["class", "patches"])
+        >>> list(patched.axes)
+        ['block', 'tokens', 'image']
+        >>> [round(effect, 1) for effect in patched.effect()[-1].tolist()]  # of the class token and the patches, last block
+        [0.7, 0.4]
     """
     runs = run_pair(model, clean, corrupted, classes, baseline_classes, metric, direction)
     plan = Plan.make(

@@ -1,4 +1,4 @@
-"""Donors of counterfactuals: for each picture, one of the class that the model takes it for most readily."""
+"""Finds, for each picture, another picture of the class that the model confuses it with most."""
 
 import torch
 from jaxtyping import Int
@@ -24,20 +24,31 @@ def confusing_donors(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> Int[Tensor, "image"]:
-    """Which of the others to pair each picture with: that of the class with the highest logit beside the picture's own.
+    """Chooses for each picture one of `others`: of the class that the model confuses the picture with most.
 
-    Among the others that are predicted to be of another class, the classes rank by the picture's own logits; of a class the
-    picture that the model is surest of is taken. `others[indices]` are then the corrupted pictures of
-    `activation_patching`, or the others of `replace_context`.
+    Only others that are predicted as another class than the picture's own count. The picture's logits rank their classes,
+    and from the best class the picture with the highest predicted probability is chosen. `others[indices]` can be the
+    corrupted pictures of `activation_patching`, or the others of `replace_context`.
 
     Args:
         classes: the pictures' own classes, one each; by default the predicted ones.
-        others: the pictures to choose from, as many as there are.
+        others: the pictures to choose from, any number.
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
 
+    Returns:
+        The index of the chosen picture in `others`, for each picture.
+
     Raises:
-        InputError: all others are predicted to be of the picture's own class.
+        InputError: all others are predicted as the picture's own class.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> donors = vitlens.patching.confusing_donors(model, images[:2], labels[:2], others=images[2:40])
+        >>> corrupted = images[2:40][donors]
+        >>> corrupted.shape
+        torch.Size([2, 3, 56, 56])
     """
     with torch.no_grad():
         own_logits, of_others = (

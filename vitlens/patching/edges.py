@@ -1,4 +1,4 @@
-"""Edge attribution patching: every direct path's effect estimated at once, from two forwards and a backward."""
+"""Edge attribution patching: estimates the effect of every direct path from two forwards and a backward."""
 
 from functools import partial
 from typing import Any
@@ -7,9 +7,8 @@ import torch
 from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
-from vitlens.arguments import bar_hidden, checked
+from vitlens.arguments import checked
 from vitlens.choose.classes import Classes
 from vitlens.choose.metrics import Metrics
 from vitlens.data.pictures import Pictures
@@ -17,6 +16,7 @@ from vitlens.model.graph import Graph, Writings
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.gradients import gradients_disabled
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.patching.gradients import (
     Activations,
     check_method,
@@ -50,14 +50,16 @@ def edge_attribution_patching(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> Patching:
-    """What `path_patching` would find for every edge, estimated: ⟨sender's change, ∂metric/∂(what the receiver reads)⟩.
+    """Estimates the effect of every edge, as `path_patching` measures it, with gradients.
+
+    effect ≈ ⟨change of the sender's output, ∂metric/∂(what the receiver reads)⟩
 
     Args:
         method: "gradient": at the target run (EAP); "integrated_inputs": the gradient averaged over runs whose stream into
             block 0 lies between target's and source's (EAP-IG).
         n_steps: points of the midpoint rule, for "integrated_inputs".
         classes, baseline_classes, metric, direction: as in `activation_patching`.
-        batch_size: pictures of a forward and backward, by default 2: what all parts write is in memory together.
+        batch_size: pictures of a forward and backward; by default 2, since the outputs of all parts are in memory together.
         progress: show a bar; by default on a terminal only.
 
     Returns:
@@ -67,6 +69,15 @@ def edge_attribution_patching(
         InputError: as `path_patching`; an unknown method; a metric that is one number for all pictures.
 
     Source: Syed, Rager & Conmy 2023 (EAP); Hanna, Pezzelle & Belinkov 2024 (EAP-IG).
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> scores = vitlens.patching.edge_attribution_patching(model, images[4:5], images[5:6])
+        >>> list(scores.axes)
+        ['sender', 'receiver', 'image']
+        >>> scores.axes["sender"][:3], scores.axes["receiver"][-2:]
+        (['input', 'L0H0', 'L0H1'], ['L5 mlp', 'logits'])
     """
     check_method(method, EDGE_METHODS, n_steps)
     graph = Graph(model)
@@ -74,14 +85,12 @@ def edge_attribution_patching(
     check_per_picture(runs.measures)
     points = [0.0] if method == "gradient" else midpoints(n_steps)
     batches = picture_batches(len(runs.target), batch_size or EDGE_PICTURES)
-    hidden = bar_hidden(progress, len(batches))
-    shift = torch.cat(
-        [
-            _estimate(graph, runs, images, points)
-            for images in tqdm(batches, desc=f"edge attribution ({method})", unit="batch", disable=hidden)
-        ],
-        dim=-1,
-    )
+    estimates = []
+    with ProgressBar(len(runs.target), f"edge attribution ({method})", "pair", progress, len(batches)) as bar:
+        for images in batches:
+            estimates.append(_estimate(graph, runs, images, points))
+            bar.update(images.stop - images.start)
+    shift = torch.cat(estimates, dim=-1)
     patched = runs.found["target"][:, None, None] + shift
     cells: dict[str, list] = {"sender": list(graph.writer_index), "receiver": list(graph.reader_index)}
     settings = {"site": "path", "method": method}

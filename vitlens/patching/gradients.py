@@ -1,4 +1,4 @@
-"""Attribution patching: every cell's effect estimated from two forwards and a backward, by gradient × difference."""
+"""Attribution patching: estimates the effect of every cell from two forwards and a backward (gradient × difference)."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,9 @@ import torch
 from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.arguments import bar_hidden, checked
+from vitlens.arguments import checked
 from vitlens.choose.classes import Classes
 from vitlens.choose.metrics import Measures, Metrics
 from vitlens.choose.sites import EDGE_SITES, Cells, TokenSets
@@ -21,6 +20,7 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Hooks
 from vitlens.model.runs.gradients import gradients_disabled
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.patching.results import Patching
 from vitlens.patching.sweep import Plan
 from vitlens.patching.whole_runs import WholeRuns, make_result, run_pair
@@ -54,7 +54,9 @@ def attribution_patching(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> Patching:
-    """What `activation_patching` would find, estimated for all cells at once: Σ (source − target) · ∂metric/∂activation.
+    """Estimates the effects of all cells at once, as `activation_patching` measures them, with gradients.
+
+    effect ≈ Σ (source − target) · ∂metric/∂activation
 
     Args:
         method: "gradient": at the target run; "integrated_inputs": the gradient averaged over runs whose stream into block 0
@@ -73,6 +75,15 @@ def attribution_patching(
         InputError: as `activation_patching`; an unknown method; a metric that is one number for all pictures.
 
     Source: Nanda 2023 (attribution patching); Hanna et al. 2024 (EAP-IG); Kramár et al. 2024 (AtP*), section 3.1.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> estimate = vitlens.attribution_patching(model, images[4:5], images[5:6], sites="z")
+        >>> estimate.effect().shape  # block, head
+        torch.Size([6, 4])
+        >>> estimate.settings["method"]
+        'gradient'
     """
     check_method(method, ATTRIBUTION_METHODS, n_steps)
     runs = run_pair(model, clean, corrupted, classes, baseline_classes, metric, direction)
@@ -81,14 +92,12 @@ def attribution_patching(
         model, runs.target, sites, blocks, tokens=tokens, heads=heads, neurons=neurons, keys=keys, masks=masks
     )
     batches = picture_batches(len(runs.target), batch_size or PICTURES_AT_ONCE)
-    hidden = bar_hidden(progress, len(batches))
-    shift = torch.cat(
-        [
-            _estimate(model, runs, plan, images, method, n_steps)
-            for images in tqdm(batches, desc=f"attribution patching ({method})", unit="batch", disable=hidden)
-        ],
-        dim=-1,
-    )
+    estimates = []
+    with ProgressBar(len(runs.target), f"attribution patching ({method})", "pair", progress, len(batches)) as bar:
+        for images in batches:
+            estimates.append(_estimate(model, runs, plan, images, method, n_steps))
+            bar.update(images.stop - images.start)
+    shift = torch.cat(estimates, dim=-1)
     sizes = [len(labels) for labels in plan.axes.values()]
     of_target = runs.found["target"].reshape(len(shift), *[1] * len(sizes), -1)
     patched = of_target + shift.reshape(len(shift), *sizes, -1)

@@ -1,4 +1,4 @@
-"""Path patching: what one part tells another directly, all other paths frozen."""
+"""Path patching: changes what one part writes for one reader only, with all other paths frozen."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,10 +8,9 @@ import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm import tqdm
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.arguments import bar_hidden, checked
+from vitlens.arguments import checked
 from vitlens.choose.classes import Classes
 from vitlens.choose.metrics import Metrics
 from vitlens.choose.tokens import TokenSet, select_tokens
@@ -22,6 +21,7 @@ from vitlens.model.graph import Graph, Node, NodeNames, Writings
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Hooks
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.model.runs.suffix import forward_suffix
 from vitlens.patching.results import Patching
 from vitlens.patching.sweep import Interrupts, open_values, picture_chunks, rows_per_forward
@@ -48,30 +48,39 @@ def path_patching(
     progress: bool | None = None,
     resume: Patching | None = None,
 ) -> Patching:
-    """The effect of what each sender tells each receiver directly, every other path frozen as in the target run.
+    """Measures the effect of each sender on each receiver along the direct path, with all other paths frozen.
 
-    In the run on the target (denoising: the corrupted pictures) the receiver reads the stream with the sender's output
-    replaced by that of the source run; nothing between the two reacts. What the receiver then writes, the rest of the
-    network reads as it comes. The receiver "logits" is the classifier: the sender's direct effect. Receivers of a group read
-    what they would read one by one, and the classifier what all of them have written.
+    In the target run (the corrupted pictures when denoising) the receiver reads the residual stream with the sender's output
+    replaced by that of the source run; parts between the two do not react. The rest of the network then reads what the
+    receiver writes. The receiver "logits" is the classifier, which gives the sender's direct effect. Receivers of a group
+    each read the change, and their outputs change together.
 
     Args:
         senders: "input", "L3H1" or (3, 1) (block 3, head 1), "L3 mlp"; one, a list, patterns such as "L3H*", by default
             (None) all.
-        receivers: "L5H0<q>", "<k>", "<v>" (a head's inputs; without a part all three), "L5 mlp", "logits"; or a mapping from
-            names to several, which then receive together; None: all.
-        tokens: at which tokens the sender's output is replaced.
+        receivers: "L5H0<q>", "L5H0<k>", "L5H0<v>" (the inputs of a head; "L5H0" means all three), "L5 mlp", "logits"; or a
+            mapping from names to groups of receivers; None: all.
+        tokens: the tokens at which the sender's output is replaced.
         classes, baseline_classes, metric, direction, masks, batch_size, progress, resume: as in `activation_patching`.
 
     Returns:
-        Patching with axes (metric), sender, receiver, image. Where no path leads from sender to
-        receiver, since the receiver stands before the sender, the effect is 0.
+        Patching with axes (metric), sender, receiver, image. Among several senders and receivers, the effect is 0 where the
+        receiver comes before the sender.
 
     Raises:
-        InputError: as `activation_patching`; an unknown sender or receiver, or one that no path leads from or to;
-            heads that do not write by themselves.
+        InputError: as `activation_patching`; an unknown sender or receiver; a path that runs backwards; heads whose outputs
+            do not simply add up (behind a norm or a gate).
 
     Source: Wang et al. 2023 (Interpretability in the Wild), section 3; Goldowsky-Dill et al. 2023.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> direct = vitlens.path_patching(model, images[4:5], images[5:6], senders="L5H*", receivers="logits")
+        >>> direct.axes["sender"]
+        ['L5H0', 'L5H1', 'L5H2', 'L5H3']
+        >>> direct.effect().shape  # sender, receiver
+        torch.Size([4, 1])
     """
     graph = Graph(model)
     runs = run_pair(model, clean, corrupted, classes, baseline_classes, metric, direction)
@@ -105,10 +114,10 @@ def _check_paths(
     places = {str(node): graph.writer_index[str(node)] for node in chosen}
     for sender, place in places.items() if _are_named(senders) else ():
         if place >= max(last_heard.values()):
-            raise InputError(f"no path leads from {sender} to {', '.join(list(groups)[:3])}, which stands before it")
+            raise InputError(f"no path leads from {sender} to {', '.join(list(groups)[:3])}, which comes before it")
     for receiver, n_before in last_heard.items() if _are_named(receivers) else ():
         if min(places.values()) >= n_before:
-            raise InputError(f"no path leads to {receiver} from {', '.join(list(places)[:3])}, which stands behind it")
+            raise InputError(f"no path leads to {receiver} from {', '.join(list(places)[:3])}, which comes after it")
 
 
 def _are_named(names: Any) -> bool:
@@ -141,11 +150,10 @@ def _run_paths(
     n_runs = int(todo.sum())
     grid = model.embed.grid(*runs.target.shape[-2:])
     rows = rows_per_forward(model, at.shape[1], batch_size, False)
-    hidden = bar_hidden(progress, -(-n_runs // rows))
     with (
         torch.no_grad(),
         Interrupts(values) as interrupts,
-        tqdm(total=n_runs, desc="path patching", unit="run", disable=hidden) as bar,
+        ProgressBar(n_runs, "path patching", "run", progress, -(-n_runs // rows)) as bar,
     ):
         for images in picture_chunks(len(runs.target), rows, batch_size, measures.need_all_at_once):
             here = todo[..., images].any(dim=-1)

@@ -1,4 +1,4 @@
-"""What every sweep of interventions returns: the metric of each patched run, its shift, its effect, its interval."""
+"""The results of patching and ablation: the metric of each patched run, its shift, its effect and its interval."""
 
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -23,11 +23,11 @@ BEYOND = 0.05
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class Intervention(Result):
-    """The metric of every patched run, `patched`, and of the run without: `target` [image].
+    """The metric of every patched run, `patched`, and of the run without a patch, `target` [image].
 
-    Axes are (metric), (site), block, tokens and/or head or neuron, image; those in brackets where several were asked for.
-    Cells of an interrupted sweep that were not reached are NaN. `classes` and `baseline_classes` [image, 1] are those that a
-    metric of vitlens is about; None of a function of the user's.
+    Axes are (metric), (site), block, tokens and/or head or neuron, image; those in brackets only if several were given.
+    Cells that an interrupted sweep did not reach are NaN. `classes` and `baseline_classes` [image, 1] are the classes of the
+    metric; None if the metric is the user's own function.
     """
 
     patched: Float[Tensor, "..."]
@@ -50,19 +50,19 @@ class Intervention(Result):
         return per_image.reshape(*per_image.shape[:-1], *[1] * n_between, per_image.shape[-1])
 
     def shift(self) -> Float[Tensor, "... image"]:
-        """How far the metric moved from that of the run without."""
+        """The metric of the patched run minus that of the run without a patch."""
         return self.patched - self.over_cells(self.target)
 
     def gap(self) -> Float[Tensor, "... image"]:
-        """What counts as 1, for each picture: the shift itself is reported."""
+        """The shift that counts as an effect of 1, for each picture; here 1, so that effects are shifts."""
         return torch.ones_like(self.over_cells(self.target))
 
     def effect(self) -> Float[Tensor, "..."]:
-        """Over all pictures: the mean shift over the mean gap, so that a picture with a tiny gap does not drown others."""
+        """The effect over all pictures: mean shift / mean gap, so that a picture with a tiny gap does not dominate."""
         return self.shift().mean(dim=-1) / self.gap().mean(dim=-1)
 
     def select(self: Found, **labels: Any) -> Found:
-        """The part with one label of some of the axes, such as `select(metric="logit", head="H3")`; numbers count labels.
+        """The part of the result at one label of some axes, such as `select(metric="logit", head=3)`.
 
         Raises:
             InputError: no such axis or label.
@@ -103,8 +103,8 @@ class Intervention(Result):
     def summary(self, *, level: float = 0.95, n_draws: int = 1000, seed: int = 0) -> pd.DataFrame:
         """The effect over pictures with its bootstrap interval: one row per cell, sorted as the axes are.
 
-        Whole pairs of pictures are drawn; with few of them an interval says little, and of one pair there is none (NaN).
-        A note below the table says where effects are no shares (`Patching.ill_conditioned`).
+        Whole pairs of pictures are resampled. An interval from few pairs says little; one pair has none (NaN). A note below
+        the table says when effects are ill-conditioned (`Patching.ill_conditioned`).
 
         Raises:
             InputError: a level outside (0, 1).
@@ -140,17 +140,17 @@ class Intervention(Result):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class Patching(Intervention):
-    """The effect of patching each cell, picture by picture: how far the metric moved from target (0) to source (1).
+    """The effect of patching each cell, for each picture: 0 is the metric of the target run, 1 that of the source run.
 
-    `patched` is the metric of the patched runs; `target` and `source` [image] that of the run that was patched into and of
-    the one the activations came from. Denoising patches clean activations into the corrupted run, noising the reverse.
-    `settings["method"]` is "exact" where every cell was run, else the name of the estimate.
+    `patched` is the metric of the patched runs, `target` and `source` [image] the metric of the run that is patched into and
+    of the run that activations come from. Denoising patches clean activations into the corrupted run, noising the reverse.
+    `settings["method"]` is "exact" if every cell was run, else the name of the estimate.
     """
 
     source: Float[Tensor, "*metric image"]
 
     def gap(self) -> Float[Tensor, "... image"]:
-        """What an effect of 1 is: how far the source's metric is from the target's."""
+        """The shift that counts as an effect of 1: the metric of the source run minus that of the target run."""
         return self.over_cells(self.source - self.target)
 
     def ill_conditioned(self) -> str | None:
@@ -188,7 +188,7 @@ class Patching(Intervention):
         return None
 
     def caution(self) -> str | None:
-        """What to know before effects are read: that they are no shares, or leave the way from 0 to 1."""
+        """What to know before reading effects: that they are ill-conditioned, or lie outside 0 to 1; else None."""
         warned = self.ill_conditioned()
         if warned is not None:
             return warned
@@ -200,7 +200,7 @@ class Patching(Intervention):
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class Ablation(Intervention):
-    """What the metric changes by when a cell is ablated: `values`, `patched` minus `target`, in units of the metric."""
+    """The change of the metric when a cell is ablated: `values` are `patched` − `target`, in units of the metric."""
 
 
 def require_axes(result: Intervention, *axes: str) -> None:

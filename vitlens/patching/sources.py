@@ -1,4 +1,4 @@
-"""What an intervention writes in place of an activation: another run's, a mean, zeros, noise, or a tensor of the user's."""
+"""Provides what replaces an activation: that of another run, a mean, zeros, noise, or the user's own tensor."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,14 +8,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
-from vitlens.arguments import bar_hidden, checked
+from vitlens.arguments import checked
 from vitlens.choose.sites import find_site
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.model.runs.picture_batches import PictureBatches, PictureSource, length_of
+from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
 from vitlens.model.runs.picture_run import default_batch_size
 
 ActivationTable = Mapping[str, Tensor]
@@ -98,7 +97,7 @@ class GivenValues:
         for key in (name, int(name.split(".")[1])):
             if key in self.values:
                 return self.values[key]
-        raise InputError(f"the tensors given hold none for {name}: their keys are block numbers or hook names")
+        raise InputError(f"replacement has no tensor for {name}: its keys are block numbers or hook names")
 
 
 @leaves_state
@@ -112,9 +111,9 @@ def mean_activations(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> dict[str, Float[Tensor, "1 ..."]]:
-    """The mean of a site's activations over pictures, position by position: what mean ablation writes.
+    """The mean activations of a site over pictures, at each position, for mean ablation.
 
-    Streams: memory does not grow with the number of pictures.
+    Memory does not grow with the number of pictures.
 
     Args:
         images: pictures of any kind that `model.to_images` reads; a picture set (`open_pictures`); or batches of them.
@@ -123,21 +122,25 @@ def mean_activations(
         progress: show a bar; by default on a terminal only.
 
     Returns:
-        Hook name → [1, tokens, …], which `activation_ablation(replacement=…)` takes.
+        A dictionary from hook names to means [1, tokens, …], for `activation_ablation(replacement=…)`.
 
     Raises:
         InputError: an unknown site; no pictures.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> means = vitlens.patching.mean_activations(model, images[:8], sites="z", blocks=[3])
+        >>> {name: mean.shape for name, mean in means.items()}
+        {'blocks.3.attn.hook_z': torch.Size([1, 197, 4, 24])}
     """
     chosen = [find_site(model, name) for name in ([sites] if isinstance(sites, str) else sites)]
     names = [site.hook(block) for site in chosen for block in model.block_indices(blocks)]
     batches = PictureBatches(model, images, batch_size or default_batch_size(model))
-    n_batches = length_of(batches)
     sums: dict[str, Tensor] = {}
     n_seen = 0
     with torch.no_grad():
-        for batch in tqdm(
-            batches, total=n_batches, desc="mean activations", unit="batch", disable=bar_hidden(progress, n_batches)
-        ):
+        for batch in batches.with_bar("mean activations", progress):
             n_seen += len(batch.images)
             for name, value in model.run_with_cache(batch.images, names_filter=names)[1].items():
                 # Thousands of pictures in single precision would round each other away.

@@ -1,4 +1,4 @@
-"""The engine of interventions: every cell of a sweep is one patched run, and runs share all that they have in common."""
+"""Runs a sweep: one patched run for each cell, with the computation before the patch shared."""
 
 import signal
 import threading
@@ -14,16 +14,15 @@ import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm import tqdm
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.arguments import bar_hidden
 from vitlens.choose.metrics import Measures
 from vitlens.choose.sites import EDGE_SITES, Cells, Site, TokenSets, find_site, make_cells
 from vitlens.choose.tokens import TokenSet
 from vitlens.data.masks import MaskInput
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.model.runs.suffix import forward_suffix, last_block_is_watched
 from vitlens.patching.sources import ActivationTable, Source
 
@@ -64,7 +63,7 @@ class Plan:
         if not found:
             raise InputError("the list of sites is empty")
         if len({site.unit for site in found}) > 1:
-            raise InputError("sites by token, by head and by neuron need a sweep each: their cells are different ones")
+            raise InputError("sites by token, by head and by neuron cannot share a sweep: run one sweep for each kind")
         grid = model.embed.grid(*images.shape[-2:])
         chosen = model.block_indices(blocks)
         cells = [
@@ -156,8 +155,7 @@ def sweep(
     chunks = picture_chunks(len(target), rows, batch_size, all_at_once)
     description = "patching " + ", ".join(cells.site.name for cells in sites)
     n_runs = int(todo.sum())
-    hidden = bar_hidden(progress, -(-n_runs // rows))
-    with tqdm(total=n_runs, desc=description, unit="run", disable=hidden) as bar:
+    with ProgressBar(n_runs, description, "run", progress, -(-n_runs // rows)) as bar:
         for images in chunks:
             here = todo[..., images].any(dim=-1)
             needed = [(i, j) for i in range(len(sites)) for j in range(len(blocks)) if here[i, j].any()]
@@ -188,7 +186,7 @@ def open_values(
 
 
 class InterruptedWarning(UserWarning):
-    """A sweep was stopped, and its result is not complete."""
+    """A sweep was interrupted, so its result is not complete."""
 
 
 class Interrupts:

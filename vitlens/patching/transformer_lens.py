@@ -1,9 +1,9 @@
-"""TransformerLens' activation patching, by its names and with its results, on pictures.
+"""TransformerLens' activation patching for pictures, under the same names and with the same results.
 
-`transformer_lens.patching` reads the number of positions off the last axis of its input, which of a picture is the width:
-its sweeps by position would stop there or run on. The functions here call the same code with the number of tokens that
-the pictures really have. What has no axis of positions is TransformerLens' own. For sweeps over token sets, pairs and
-directions, and for speed, use `vitlens.activation_patching`.
+`transformer_lens.patching` takes the number of positions from the last axis of its input, which for a picture is the
+width. The functions here call the same code with the number of tokens of the pictures. Functions without an axis of
+positions are TransformerLens' own. `vitlens.activation_patching` is faster, and patches token sets, pairs and both
+directions.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""The runs that interventions are measured against: the one that is patched into, and the one activations come from."""
+"""The two runs without patches, which effects are measured against: the target run and the source run."""
 
 from dataclasses import dataclass, replace
 from typing import Any

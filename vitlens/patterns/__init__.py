@@ -4,6 +4,6 @@
 for the class token or any other set of queries; `.plot()` shows it over the picture.
 """
 
-import lazy_loader
+from vitlens.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -37,7 +37,7 @@ def attribution_waterfall(attribution: Attribution, image: int = 0, class_positi
     unit = attribution.settings["unit"]
     return finish(
         figure,
-        f"Who writes “{_name(attribution, image, class_position)}”: direct attribution by {UNIT_NAMES[unit]}",
+        f"Who writes {_name(attribution, image, class_position)}: direct attribution by {UNIT_NAMES[unit]}",
         _exactness(attribution, image, class_position, logit),
         height=460,
         showlegend=False,
@@ -65,7 +65,7 @@ def attribution_head_map(attribution: Attribution, image: int = 0, class_positio
     figure.update_yaxes(title="head", autorange="reversed")
     return finish(
         figure,
-        f"Which heads write “{_name(attribution, image, class_position)}”",
+        f"Which heads write {_name(attribution, image, class_position)}",
         f"heads {heads.sum().item():+.3f}, all else {rest:+.3f}; {_exactness(attribution, image, class_position, logit)}",
         height=190 + 30 * max(4, heads.shape[1]),
     )
@@ -87,7 +87,7 @@ def attribution_map(
     )
     return finish(
         figure,
-        f"What each patch {how} for “{_name(attribution, image, class_position)}”",
+        f"What each patch {how} for {_name(attribution, image, class_position)}",
         f"patches {shares.sum().item():+.3f}; "
         f"{_exactness(attribution, image, class_position, attribution.logits[image, class_position].item())}",
         height=430,
@@ -121,7 +121,7 @@ def attribution_patches(
     )
     return finish(
         figure,
-        f"What patches write for “{_name(attribution, image, class_position)}”, through which heads",
+        f"What patches write for {_name(attribution, image, class_position)}, through which heads",
         f"{len(places)} of {sums.numel()} heads, {sums[order].sum().item():+.3f} of {sums.sum().item():+.3f} from all; "
         f"{_exactness(attribution, image, class_position, attribution.logits[image, class_position].item())}",
         margin=TILES,
@@ -173,18 +173,18 @@ def _steps(attribution: Attribution, image: int, class_position: int, k: int) ->
 
 
 def _name(attribution: Attribution, image: int, class_position: int) -> str:
-    return text(short_name(attribution.class_label(image, class_position)))
+    """The class in quotation marks; of a difference, both classes."""
+    name = f"“{text(short_name(attribution.class_label(image, class_position)))}”"
+    others = attribution.baseline_names
+    if others is None:
+        return name
+    return f"{name} rather than “{text(short_name(others[min(class_position, len(others) - 1)]))}”"
 
 
 def _exactness(attribution: Attribution, image: int, class_position: int, logit: float) -> str:
-    against = ""
-    if attribution.baseline_names is not None:
-        against = (
-            f" against {text(attribution.baseline_names[min(class_position, len(attribution.baseline_names) - 1)])}"
-        )
     residual = attribution.residual[image, class_position].item()
     return (
-        f"{text(attribution.settings['model'])}{against}; {attribution.quantity} {logit:+.3f}, "
+        f"{text(attribution.settings['model'])}; {attribution.quantity} {logit:+.3f}, "
         f"sum − {attribution.quantity} = {residual:+.1e}; norm statistics frozen"
     )
 

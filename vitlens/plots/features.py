@@ -38,7 +38,7 @@ def feature_card(
         n_classes: how many of the classes that the feature raises most, and lowers most, are named.
 
     Raises:
-        InputError: the feature was not looked for, or a picture is missing.
+        InputError: the feature is not in the result, or a picture is missing.
     """
     feature = result.axes["feature"][0] if feature is None else feature
     row = result.row_of(feature)

@@ -15,7 +15,16 @@ from vitlens.errors import InputError
 from vitlens.heatmaps.registry import PARTS
 from vitlens.heatmaps.run import Heatmap
 from vitlens.plots.shared.artefacts import hatch
-from vitlens.plots.shared.picture import Pixels, add_picture, aspect, keep_shape, map_tiles, patch_heatmap, picture_uri
+from vitlens.plots.shared.picture import (
+    Pixels,
+    add_picture,
+    as_pixels,
+    aspect,
+    keep_shape,
+    map_tiles,
+    patch_heatmap,
+    picture_uri,
+)
 from vitlens.plots.shared.style import (
     LABEL_ON_PICTURE,
     SEQUENTIAL,
@@ -50,7 +59,7 @@ def heatmap_overlay(
         warning: drawn on the map, such as what artefact tokens carry.
         artefacts: patches that are hatched.
     """
-    grid = values.shape
+    pixels, grid = as_pixels(pixels), values.shape
     figure = make_subplots(1, 2, horizontal_spacing=0.02)
     for col in (1, 2):
         shown = {"opacity": 0.0, "showscale": False} if col == 1 else {"colorbar": colorbar("importance")}
@@ -61,7 +70,7 @@ def heatmap_overlay(
     keep_shape(figure, pixels, grid)
     if warning is not None:
         _warn(figure, warning, 1, 2, letters=36)
-    meaning = "red speaks for it, blue against" if signed else "own colour scale"
+    meaning = "positive speaks for it, negative against" if signed else "own colour scale"
     figure = finish(
         figure,
         text(title, longest=120),
@@ -120,10 +129,11 @@ def heatmap_comparison(
         columns: tiles in a row; by default at most 6.
 
     Raises:
-        InputError: no map, or maps of different grids.
+        InputError: no map, maps of different grids, or something that is no picture.
     """
-    if len({tuple(values.shape) for values in maps.values()}) != 1:
-        raise InputError("a comparison takes at least one map, all [rows, columns] on one grid")
+    pixels = as_pixels(pixels)
+    if not isinstance(maps, Mapping) or len({tuple(values.shape) for values in maps.values()}) != 1:
+        raise InputError("maps are given by name, {name: map [rows, columns], …}, at least one and all on one grid")
     n_tiles = len(maps) + 1
     columns = columns or min(6, n_tiles)
     rows = -(-n_tiles // columns)
@@ -161,7 +171,7 @@ def heatmap_comparison(
             _warn(figure, warning, tile // columns + 1, tile % columns + 1, letters=width_of_tile // 7)
     about = "the class came from" if class_name is None else f"“{text(class_name)}” came from"
     subtitle = "every map on its own scale, whose ends stand under its name" + (
-        "; where there are signs, red speaks for the class and blue against" if set(signed) & set(maps) else ""
+        "; where there are signs, positive speaks for the class and negative against" if set(signed) & set(maps) else ""
     )
     figure = finish(
         figure,
@@ -224,7 +234,7 @@ def _by_part(heatmap: Heatmap, image: int) -> go.Figure:
     return finish(
         figure,
         f"Which patches “{name}” came from: {text(heatmap.method.title)}",
-        f"{text(heatmap.settings['model'])}; red: speaks for the class, blue: against it",
+        f"{text(heatmap.settings['model'])}; positive: speaks for the class, negative: against it",
         margin={"l": 10, "r": 20, "t": 92, "b": 10},
     )
 

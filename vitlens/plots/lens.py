@@ -16,6 +16,7 @@ from vitlens.lens.lens import ClassLens
 from vitlens.lens.measures import identifiability
 from vitlens.lens.probes import Probes
 from vitlens.lens.trace import ClassTrace
+from vitlens.plots.mosaic import class_mosaic
 from vitlens.plots.shared.picture import map_tiles
 from vitlens.plots.shared.series import legend_below, line
 from vitlens.plots.shared.style import COLOURS, SEQUENTIAL, array, colorbar, diverging, finish, symmetric, text
@@ -62,7 +63,7 @@ def lens_trajectory(
         token: one or several, by their places among the lens' tokens.
     """
     tokens = [token] if isinstance(token, int) else list(token)
-    titles = ["probability", f"rank among {lens.n_classes:,} (1 is best)", "logit"]
+    titles = ["probability", f"rank among {lens.n_classes:,} (0 is best)", "logit"]
     figure = make_subplots(1, 3, subplot_titles=titles, horizontal_spacing=0.07)
     blocks = np.asarray(lens.axes["block"])
     index = lens.site_index(site)
@@ -71,12 +72,15 @@ def lens_trajectory(
         name = text(short_name(lens.class_label(image, class_position)))
         name = name if len(tokens) == 1 else f"{name}, {label}"
         at = (index, slice(None), image, place, class_position)
-        values = [array(lens.probabilities[at]), array(lens.ranks[at]) + 1, array(lens.values[at])]
-        for col, (quantity, curve) in enumerate(zip(("probability", "rank", "logit"), values, strict=True), start=1):
+        curves = {"probability": lens.probabilities, "rank": lens.ranks, "logit": lens.values}
+        for col, (quantity, values) in enumerate(curves.items(), start=1):
+            curve = array(values[at])
             figure.add_trace(
                 go.Scatter(
                     x=blocks,
-                    y=curve,
+                    # Rank 0 stands at 1 of the logarithmic axis.
+                    y=curve + (quantity == "rank"),
+                    customdata=curve,
                     name=name,
                     legendgroup=name,
                     showlegend=col == 1,
@@ -87,16 +91,18 @@ def lens_trajectory(
                         "width": 3 if class_position == 0 else 1.8,
                         "dash": CLASS_DASHES[tokens.index(place) % len(CLASS_DASHES)],
                     },
-                    hovertemplate=f"{name}<br>block %{{x}}: {quantity} %{{y:.4~g}}<extra></extra>",
+                    hovertemplate=f"{name}<br>block %{{x}}: {quantity} %{{customdata:.4~g}}<extra></extra>",
                 ),
                 row=1,
                 col=col,
             )
     figure.update_xaxes(title="block", dtick=1 if len(blocks) <= 8 else 2)
     figure.update_yaxes(rangemode="tozero", row=1, col=1)
-    powers = [value for value in (1, 2, 5, 10, 100, 1000, 10_000) if value <= lens.n_classes]
-    ticks = powers if lens.n_classes <= 10 else [value for value in powers if value not in (2, 5)]
-    figure.update_yaxes(type="log", tickvals=ticks, range=[math.log10(lens.n_classes * 1.15), -0.06], row=1, col=2)
+    ticks = [rank for rank in (0, 1, 2, 5, 10, 100, 1000, 10_000) if rank < lens.n_classes]
+    figure.update_yaxes(
+        type="log", tickvals=[1 + rank for rank in ticks], ticktext=[f"{rank:,}" for rank in ticks],
+        range=[math.log10(lens.n_classes * 1.15), -0.06], row=1, col=2,
+    )  # fmt: skip
     for title in figure.layout.annotations:
         title.update(font={"size": 13})
     where = f"the {places[0]}" if len(places) == 1 else f"{len(places)} tokens"
@@ -208,7 +214,7 @@ def probe_norms(probes: Probes, site: str | None = None) -> go.Figure:
 
 
 FIGURES = {
-    ClassLens: {"trajectory": lens_trajectory, "maps": class_maps},
+    ClassLens: {"trajectory": lens_trajectory, "maps": class_maps, "mosaic": class_mosaic},
     ClassTrace: trace_curves,
     Probes: probe_norms,
 }

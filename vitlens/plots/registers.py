@@ -6,7 +6,7 @@ from plotly.subplots import make_subplots
 
 from vitlens.plots.shared.picture import add_picture, patch_heatmap, picture_uri
 from vitlens.plots.shared.style import COLOURS, SEQUENTIAL, array, colorbar, finish, text
-from vitlens.registers.neurons import RegisterNeurons, RegisterShift
+from vitlens.registers.results import RegisterNeurons, RegisterShift
 
 RUNS = ("without", "with")
 

@@ -1,9 +1,9 @@
-"""Registers: the neurons that make artefact tokens, and extra tokens that take their place.
+"""Registers: the neurons that make high-norm artefact tokens, and extra tokens that take these activations over.
 
-`find_register_neurons` finds the neurons that write high-norm tokens, `register_shift` moves what they write to an
-extra token and says what changes, `add_test_time_registers` gives the model such tokens for good.
+`find_register_neurons` finds the neurons. `register_shift` moves their activations to an extra token and
+measures what changes. `add_test_time_registers` returns a model with such tokens.
 """
 
-import lazy_loader
+from vitlens.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

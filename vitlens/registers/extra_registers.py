@@ -1,4 +1,4 @@
-"""A HookedViT with tokens that were never trained: they take over what chosen MLP neurons fire at the patches."""
+"""A HookedViT with extra tokens that were not trained, to which the activations of chosen MLP neurons are moved."""
 
 import copy
 from collections.abc import Mapping, Sequence

@@ -1,18 +1,17 @@
-"""Test-time registers: the neurons that make outlier patches, and a model in which an added token takes over from them.
+"""Test-time registers: finds the neurons that make outlier patches, and moves their activations to an added token.
 
-A few patches of a large vision transformer come to hold many times the norm of the others, draw the attention to
-themselves and say little about their place. A handful of MLP neurons writes these norms; what they fire can be moved to a
-token that stands outside the picture, without training.
+In a large vision transformer a few patches have many times the norm of the others, receive much of the attention and hold
+little information about their place. A few MLP neurons write these norms; their activations can be moved to an extra
+token outside the picture, without training.
 
 Source: Jiang, Dravid, Efros & Gandelsman 2025 (Vision Transformers Don't Need Trained Registers, arXiv:2506.08010).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from vitlens.arguments import checked, is_whole, short
@@ -23,72 +22,7 @@ from vitlens.model.hooks.hook_points import hook_name
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_run import PictureRun
 from vitlens.registers.extra_registers import RegisteredViT, add_registers
-from vitlens.results.result import Result
-
-
-@dataclass(frozen=True, repr=False)
-class RegisterNeurons(Result):
-    """MLP neurons that fire where outliers are, best first: `values` [rank] is each one's score.
-
-    score = `at_outliers` − `elsewhere`: the mean |activation| at the outliers, and at the other patches of all pictures.
-    `outlier_block` is the first block of which the output shows at least half of the outliers.
-    """
-
-    blocks: Int[Tensor, "rank"]
-    neurons: Int[Tensor, "rank"]
-    at_outliers: Float[Tensor, "rank"]
-    elsewhere: Float[Tensor, "rank"]
-    outlier_block: int
-    n_outliers: int
-
-    @property
-    def score(self) -> Float[Tensor, "rank"]:
-        return self.values
-
-    def pairs(self, k: int | None = None) -> list[tuple[int, int]]:
-        """(block, neuron) of the best k, by default of all: what `add_test_time_registers` also takes."""
-        return list(zip(self.blocks.tolist(), self.neurons.tolist(), strict=True))[:k]
-
-    def columns(self) -> dict[str, Tensor]:
-        return {
-            "block": self.blocks,
-            "neuron": self.neurons,
-            "score": self.values,
-            "at_outliers": self.at_outliers,
-            "elsewhere": self.elsewhere,
-        }
-
-    def __repr__(self) -> str:
-        first = ", ".join(
-            f"L{block}N{neuron} {score:.3g}"
-            for (block, neuron), score in zip(self.pairs(4), self.values.tolist(), strict=False)
-        )
-        more = ", …" if len(self.values) > 4 else ""
-        return f"RegisterNeurons({first}{more}; {self.n_outliers} outliers from block {self.outlier_block} on)"
-
-
-@dataclass(frozen=True, repr=False)
-class RegisterShift(Result):
-    """Runs without and with test-time registers: `values` [run, image, block, patch] are the norms of the patches'
-    streams behind each block.
-
-    `register_norms` are those of the added tokens, `logits` what the model answers (its features, where it has no
-    classifier), `attention` what the class token reads of each patch in the block `settings["attention_block"]`, mean
-    over its heads (empty, [run, image, 0], where there is no class token). Runs are "before" and "after".
-    """
-
-    register_norms: Float[Tensor, "image block register"]
-    logits: Float[Tensor, "run image class"]
-    attention: Float[Tensor, "run image attended"]
-
-    @property
-    def before(self) -> Float[Tensor, "image block patch"]:
-        return self.values[0]
-
-    @property
-    def after(self) -> Float[Tensor, "image block patch"]:
-        return self.values[1]
-
+from vitlens.registers.results import RegisterNeurons, RegisterShift
 
 Neurons = RegisterNeurons | Sequence[tuple[int, int]]
 
@@ -106,19 +40,19 @@ def find_register_neurons(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> RegisterNeurons:
-    """The MLP neurons that make outliers: those that fire more at outlier patches than at the others.
+    """Finds the MLP neurons that make outlier patches: those that fire more there than at the other patches.
 
-    Outliers are the patches whose stream behind a late block has a norm above `outlier_threshold` times the median of its
-    picture's patches. A neuron's score is its mean |activation| (`hook_post`) at these places, less that at all other
-    patches. The paper scores by the first mean alone, at norms above a number chosen for each model; the difference
-    leaves out neurons that fire everywhere, and the median fits every model.
+    An outlier is a patch whose residual stream after a late block has a norm above `outlier_threshold` times the median of
+    its picture's patches. A neuron's score is its mean |activation| (after the nonlinearity) at the outliers minus that at
+    all other patches. The paper takes the first mean alone, and norms above a number chosen for each model; the
+    difference excludes neurons that fire everywhere, and the median fits every model.
 
     Args:
         images: pictures; a few dozen are enough where every picture has outliers.
-        k: how many neurons to return, best first. The paper's code moves 10 in a ViT-B/16 of OpenCLIP and 50 in
-            DINOv2-L; of a ViT-Ti/16 three are enough.
+        k: how many neurons to return, best first. The paper's code moves 10 in OpenCLIP's ViT-B/16 and 50 in
+            DINOv2-L; in a ViT-Ti/16 three are enough.
         outlier_threshold: how many times the median norm makes an outlier.
-        late_block: behind which block outliers are looked for; by default the last but one, as the last may rescale.
+        late_block: the block after which outliers are looked for; by default the last but one, as the last may rescale.
         up_to_block: the last block whose neurons are scored; by default the one at which outliers appear.
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
@@ -128,9 +62,16 @@ def find_register_neurons(
 
     Raises:
         InputError: these pictures have no outliers (the sentence says how far the largest norm is from being one); a
-            block that does not exist; a outlier_threshold that is not above 1; more neurons than there are.
+            block that does not exist; an outlier_threshold that is not above 1; more neurons than there are.
 
     Source: Jiang et al. 2025 (arXiv:2506.08010).
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> neurons = vitlens.registers.find_register_neurons(model, images[:8], k=3, outlier_threshold=1.5)
+        >>> neurons.pairs()  # (block, neuron), the highest score first
+        [(1, 199), (1, 30), (1, 319)]
     """
     if outlier_threshold <= 1:
         raise InputError(
@@ -156,8 +97,8 @@ def find_register_neurons(
             outside[block] = outside[block] + fired[block][~outlier].sum(dim=0, dtype=torch.float64).cpu()
     if not n_outliers:
         raise InputError(
-            f"these pictures have no outliers: behind block {late} of {model.cfg.model_name} the largest norm of a patch "
-            f"is {largest:.2f} times its picture's median, and outlier_threshold={outlier_threshold:g} times was asked for"
+            f"these pictures have no outliers: after block {late} of {model.cfg.model_name} the largest norm of a patch "
+            f"is {largest:.2f} times its picture's median, below outlier_threshold={outlier_threshold:g} times"
         )
     outlier_block = int((2 * already >= n_outliers).nonzero()[0])
     scored = range((outlier_block if last_scored is None else last_scored) + 1)
@@ -192,18 +133,18 @@ def find_register_neurons(
 @leaves_state
 @checked
 def add_test_time_registers(model: HookedViT, neurons: Neurons, *, n_registers: int = 1) -> RegisteredViT:
-    """A new model with untrained tokens that take over what these neurons fire at the patches.
+    """Returns a model with extra, untrained tokens that take over the activations of these neurons from the patches.
 
-    The tokens are zeros without a position, after the class, distillation and register tokens that the model has. At
-    every neuron their activation is set to that of largest magnitude over the patches and themselves, and the patches'
-    to zero; the model's own prefix tokens keep theirs, as in the paper's code. Several new tokens are all alike, and
-    together draw more attention. They are prefix tokens like all others: "register k" in `cfg.prefix_tokens`, part of the
-    token set "registers", skipped by grids, maps, rotary positions, and by a classifier that pools patches; one that
-    pools all tokens reads them too.
+    The new tokens are zeros without a position, after the model's class, distillation and register tokens. At each neuron
+    their activation becomes the largest one (by magnitude) over the patches and themselves, and the patches' activations
+    become zero; the model's own prefix tokens keep theirs, as in the paper's code. Several new tokens are identical, and
+    together receive more attention. They are prefix tokens: "register k" in `cfg.prefix_tokens`, part of the token set
+    "registers", left out of grids, maps, rotary positions and of pooling over patches; pooling over all tokens includes
+    them.
 
-    The move is part of the model: caches show it, later hooks find it done, `reset_hooks()` leaves it. Parameters are
-    shared with `model`, which is not touched, and whose hooks the new one does not have. Without neurons the tokens
-    merely take part: each head then gives some of its attention to a token that says nothing of the picture.
+    The move is part of the model: caches show it, later hooks see its result, and `reset_hooks()` keeps it. Parameters are
+    shared with `model`, which does not change; its hooks are not copied. Without neurons the tokens have no content, and
+    each head gives some of its attention to them.
 
     Args:
         neurons: from `find_register_neurons`, or pairs (block, neuron).
@@ -217,6 +158,15 @@ def add_test_time_registers(model: HookedViT, neurons: Neurons, *, n_registers: 
             (relative), a NaFlexVit; a neuron that does not exist; no register to add.
 
     Source: Jiang et al. 2025 (arXiv:2506.08010).
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> registered = vitlens.registers.add_test_time_registers(model, [(1, 199), (1, 30)])
+        >>> registered.cfg.prefix_tokens
+        ('class', 'register 1')
+        >>> registered(images[:2]).shape
+        torch.Size([2, 10])
     """
     name = model.cfg.model_name
     if isinstance(model, RegisteredViT):
@@ -250,12 +200,12 @@ def register_shift(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> RegisterShift:
-    """What test-time registers change: norms of the patches, the logits, and what the class token attends to.
+    """Measures what test-time registers change: norms of patches, logits, and the class token's attention.
 
     Args:
-        model: the model without them.
+        model: the model without test-time registers.
         neurons, n_registers: as `add_test_time_registers`.
-        attention_block: of which block the class token's attention is kept.
+        attention_block: the block whose attention of the class token is kept.
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
 
@@ -266,6 +216,15 @@ def register_shift(
         InputError: as `add_test_time_registers`; a block that does not exist.
 
     Source: Jiang et al. 2025 (arXiv:2506.08010).
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> shift = vitlens.registers.register_shift(model, images[:4], neurons=[(1, 199), (1, 30)])
+        >>> shift.values.shape  # run, image, block, patch
+        torch.Size([2, 4, 6, 196])
+        >>> bool(shift.after.amax() < shift.before.amax())
+        True
     """
     block = model.block_index(attention_block)
     extended = add_test_time_registers(model, neurons, n_registers=n_registers)

@@ -1,9 +1,9 @@
-"""What is left of the decision without these tokens, or without these attention edges.
+"""Removal: what the model predicts without some tokens, or without some attention edges.
 
-`ablate_tokens` takes tokens out of the sequence or replaces them; `knockout_attention` cuts attention between sets of
-tokens; `knockout_hooks` gives the same as hooks for runs of your own.
+`ablate_tokens` removes tokens from the sequence or replaces them. `knockout_attention` cuts attention between
+sets of tokens, and `knockout_hooks` returns the hooks for runs of your own.
 """
 
-import lazy_loader
+from vitlens.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

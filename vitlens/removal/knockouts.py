@@ -1,4 +1,4 @@
-"""Attention knockouts: chosen edges of the attention pattern cut, or replaced (Methods B1)."""
+"""Attention knockouts: cuts chosen edges of the attention pattern, or replaces their values (Methods B1)."""
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -29,10 +29,10 @@ CHECKED_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Edges:
-    """Attention edges: which queries do not see which keys, in which blocks and heads (one or several; None: in all; -1 is
-    the last).
+    """Attention edges to cut: the queries that no longer see the keys, in these blocks and heads (one or several; None: all;
+    -1 is the last).
 
-    `except_self` leaves every token its view of itself.
+    With `except_self` every token still attends to itself.
     """
 
     queries: TokenSet = "all"
@@ -68,27 +68,36 @@ def knockout_hooks(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> Hooks:
-    """The hooks that cut attention edges, for `model.hooks(…)`, `run_with_hooks` or any analysis run inside them.
+    """Makes hooks that cut attention edges, for `model.hooks(…)`, `run_with_hooks` or any analysis inside them.
 
     Args:
-        images: the pictures of the run (their number and size are what is read, and for "mean" their patterns).
+        images: the pictures of the run; only their number and size matter, except for replacement="mean".
         edges: "self_only" (every patch attends to itself only, with weight 1; the class token's row is untouched),
             "no_cls" (patches do not see the class token), or any `Edges`, one or several.
-        replacement: "zero": set to 0 after softmax, the rest as it was (paper); "renormalise": −∞ before softmax; "mean":
-            the mean pattern over the pictures; "other": the pattern of `others`. By default "zero", and for "self_only"
-            "renormalise", which is what makes the one weight that is left 1.
+        replacement: "zero": set to 0 after the softmax, other weights unchanged (paper); "renormalise": −∞ before the
+            softmax; "mean": the mean pattern over the pictures; "other": the pattern of `others`. By default "zero", and for
+            "self_only" "renormalise", which gives the single remaining weight the value 1.
         masks: object masks, for edges between "object" and "context".
         others: one picture for each of `images`.
         batch_size: pictures of a forward, where patterns are read; by default 64, or fewer where these take much memory.
         progress: show a bar over these forwards; by default on a terminal only.
 
-    Hooks for edges that differ from picture to picture (masks, "other") fit runs of as many pictures only, in this order.
+    Hooks for edges that differ between pictures (masks, "other") work only in runs on the same pictures in this order.
 
     Raises:
         InputError: an unknown name, block, head or token; no class token to cut; a query that would be left without a key;
             `others` that are missing or of another number.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 4; Methods B1.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> hooks = vitlens.removal.knockout_hooks(model, images[:2], edges="self_only")
+        >>> with model.hooks(fwd_hooks=hooks):
+        ...     lens = vitlens.class_lens(model, images[:2], labels[:2], tokens="class")
+        >>> lens.probabilities[0, -1].shape
+        torch.Size([2, 1, 1])
     """
     run = PictureRun(model, images, batch_size, progress, "patterns")
     cuts, replacement = _chosen_edges(edges, replacement)
@@ -117,7 +126,7 @@ def knockout_attention(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> Knockout:
-    """The logits with attention edges knocked out: arguments and errors as `knockout_hooks`.
+    """The logits of a run with attention edges cut; arguments and errors as `knockout_hooks`.
 
     Args:
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
@@ -127,6 +136,13 @@ def knockout_attention(
         Knockout with axes image, class.
 
     Source: Methods B1.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> blind = vitlens.knockout_attention(model, images[:4], edges="no_cls")
+        >>> blind.values.shape  # the logits [image, class] when patches do not see the class token
+        torch.Size([4, 10])
     """
     model.require_classifier()
     run = PictureRun(model, images, batch_size, progress, "knockout")

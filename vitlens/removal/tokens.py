@@ -1,4 +1,4 @@
-"""Tokens removed or replaced: what of the decision, and of the class in the other tokens, is left (Methods B2)."""
+"""Removes or replaces tokens, and measures the prediction and the class in the other tokens (Methods B2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,8 +26,9 @@ TOKEN_REPLACEMENTS = ("remove", "zero", "mean", "blur", "other")
 
 @dataclass(frozen=True, repr=False)
 class TokenAblation(Result):
-    """The run without some patches: of those that stayed (`kept`) the rank of the chosen class in the last stream, `values`
-    [image, patch], −1 for those that did not; `logits` [image, class]; the class token's ranks, `class_token_ranks`."""
+    """A run without some patches. `values` [image, patch] are the ranks of the target class at the patches that stayed
+    (`kept`), in the last block's residual stream (0 is best, −1 for removed patches); `logits` [image, class];
+    `class_token_ranks` [image]."""
 
     logits: Float[Tensor, "image classes"]
     kept: Bool[Tensor, "image patch"]
@@ -39,7 +40,7 @@ class TokenAblation(Result):
 
     @property
     def rate(self) -> Float[Tensor, "image"]:
-        """A3 of what stayed: the share of its patches at rank 0; NaN where nothing stayed."""
+        """Methods A3 of what stayed: the share of its patches at rank 0; NaN where nothing stayed."""
         return ((self.ranks == 0) & self.kept).sum(dim=1) / self.kept.sum(dim=1)
 
     @property
@@ -94,15 +95,15 @@ def ablate_tokens(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> TokenAblation:
-    """Runs the model without a set of patches: removed from the sequence after the positions were added, or replaced there.
+    """Runs the model without a set of patches: removes them after the positions are added, or replaces their embeddings.
 
     Args:
-        classes: one per picture, such as the labels; by default the one predicted for the whole picture.
-        tokens: which patches go, as a token set: "context", "object", a box, a bool tensor … Prefix tokens stay. A picture
-            that has none of them stays whole, as long as another has some.
-        replacement: "remove" (paper); or the patch's embedding, before its position, replaced: "zero" by zeros, "mean" by
-            the mean over the pictures at each position, "blur" by that of the same patch of the blurred picture, "other" by
-            that of the same patch of `others`.
+        classes: one for each picture, such as the labels; by default the class predicted for the whole picture.
+        tokens: the patches to ablate, as a token set: "context", "object", a box, a bool tensor … Prefix tokens stay. A
+            picture without such patches stays whole, as long as another picture has some.
+        replacement: "remove" (paper), or what replaces a patch's embedding before its position is added: "zero", "mean"
+            (over the pictures, at each position), "blur" (the same patch of the blurred picture), "other" (the same patch
+            of `others`).
         masks: object masks, for "object" and "context".
         others: one picture for each of `images`.
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
@@ -116,6 +117,13 @@ def ablate_tokens(
             model without a classifier, or with a single output, which has no rank; logits that are not finite.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 4; Methods B2.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> alone = vitlens.ablate_tokens(model, images[:2], labels[:2], tokens="context", masks=masks[:2])
+        >>> alone
+        TokenAblation(2 pictures, 80% of the patches ablated, the class predicted for 0%)
     """
     model.require_choice("a rank or a prediction", "run model.forward_kept for the logit")
     if replacement not in TOKEN_REPLACEMENTS:

@@ -1,10 +1,10 @@
-"""What analyses return: tensors whose axes have names and labels, that become tables, figures and files.
+"""What analyses return: tensors with named and labelled axes, which become tables, figures and files.
 
-`Result` is the base of all: `values`, `axes`, `to_frame()`, `to_xarray()`, `plot()`, `save(path)`;
-`load_result(path)` reads what was saved. Labels of axes are text that knows what it names: `TokenLabel`,
-`ComponentLabel`.
+`Result` is the base class: `values`, `axes`, `to_frame()`, `to_xarray()`, `plot()`, `save(path)`;
+`load_result(path)` reads a saved result. Labels of axes are strings with attributes, such as the row and column
+of a patch: `TokenLabel`, `ComponentLabel`.
 """
 
-import lazy_loader
+from vitlens.lazy import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -1,4 +1,4 @@
-"""The labels of axes: text that knows what it names, so that nobody has to read it off the text again."""
+"""Labels of axes: strings that carry what they name (row, column, block, head), so that no code parses the text."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""A result's fields as a file's tensors and text, and back: what was a tuple, a number or a dictionary is one again."""
+"""Converts the fields of a result to tensors and JSON for a file, and back to the same types."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What every analysis returns: a tensor whose axes have names and labels, that knows how to become a table or a figure."""
+"""The base class of results: a tensor with named and labelled axes, and its table, figure and file."""
 
 import dataclasses
 from contextlib import suppress
@@ -35,15 +35,33 @@ Kind = TypeVar("Kind", bound="Result")
 class Drawable:
     """What has a figure of its own in `vitlens.plots`."""
 
-    def plot(self, kind: str | None = None, **options: Any) -> "Figure":
-        """The figure for this result, from vitlens.plots; of results with several, the one called `kind`.
+    def plot(
+        self,
+        kind: str | None = None,
+        *,
+        title: str | None = None,
+        colorscale: Any = None,
+        width: int | None = None,
+        height: int | None = None,
+        **options: Any,
+    ) -> "Figure":
+        """A plotly figure of this result.
 
         Args:
-            options: those of the figure's own function: `image`, `class_position`, `block` …
+            kind: of results that have several figures, which one; by default the first.
+            title: in place of the figure's own.
+            colorscale: a name of plotly's, such as "Cividis", or a list of colours, for maps and boards of numbers.
+            width, height: in pixels.
+            options: those of the figure's own function in `vitlens.plots`, such as `image` and `class_position` (places on
+                the axes). An option that the figure does not have gives an error that lists those it has.
+
+        Raises:
+            InputError: no such kind, option or colour scale; a figure without a colour scale.
         """
         from vitlens.plots.figure_of import plot
 
-        return plot(self, kind, **options)
+        about: dict[str, Any] = {"title": title, "colorscale": colorscale, "width": width, "height": height}
+        return plot(self, kind, **about, **options)
 
 
 @dataclass(frozen=True, repr=False)
@@ -184,6 +202,13 @@ def load_result(path: str | Path, expected: type[Kind] = Result) -> Kind:  # typ
 
     Raises:
         InputError: there is no such file, it is cut off, or it holds no result or one of another kind.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> vitlens.class_lens(model, images[:1], "bag").save("bag.safetensors")
+        >>> vitlens.load_result("bag.safetensors").axes["class"]
+        ['bag']
     """
     tensors, metadata = read_tensors(path)
     name, fields = next(iter(metadata.items()), (None, ""))

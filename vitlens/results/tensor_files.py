@@ -1,4 +1,4 @@
-"""Tensors in safetensors files: written whole, and read with a sentence where a file is none."""
+"""Reads and writes tensors in safetensors files; a broken file gives one clear sentence."""
 
 from pathlib import Path
 

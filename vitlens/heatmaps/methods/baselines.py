@@ -50,8 +50,8 @@ def centre_prior(
 def random_importance(
     keys: Sequence[int], n_patches: int, seed: int = 0, shared: bool = False
 ) -> Float[Tensor, "image patch"]:
-    """The baseline of D3: a random order for every picture, drawn from its key and the seed (`shared`: one for all, as
-    published), so that it does not depend on which pictures share a batch.
+    """The baseline of Methods D3: a random order for every picture, drawn from its key and the seed, so that it does not
+    depend on which pictures share a batch (`shared`: one for all, as published).
 
     Raises:
         InputError: a seed that is negative or no whole number, no pictures, fewer than one patch.

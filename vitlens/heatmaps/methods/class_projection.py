@@ -18,14 +18,14 @@ def class_projection(
     block: int | None = -1,
     metric: str = "logit",
 ) -> Float[Tensor, "image patch"]:
-    """A1: the class's entry of p(v) = E ν(v) + b for every patch token v of a block's `resid_post`.
+    """The class's logit in p(v) = E ν(v) + b for every patch token v of a block's `resid_post` (Methods A1).
 
     p(v) is what the model would answer if every token that it reads were v (`HookedViT.project`).
 
     Args:
         block: whose output is projected; None: the sum over all blocks.
         metric: "logit" p(v)_c, which has a sign; "probability" softmax(p(v))_c; or "identifiability" 1 − rank / C, with
-            rank the number of classes whose logit exceeds that of c (A2).
+            rank the number of classes whose logit exceeds that of c (Methods A2).
 
     Raises:
         InputError: a block or metric that does not exist, a model without a classifier, a probability or rank of a

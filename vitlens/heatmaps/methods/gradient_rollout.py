@@ -1,4 +1,4 @@
-"""Rollout of attention weighted by its gradient: the generic relevancy of Chefer, Gur & Wolf (D2)."""
+"""Rollout of attention weighted by its gradient: the generic relevancy of Chefer, Gur & Wolf (Methods D2)."""
 
 import torch
 from einops import einsum

@@ -22,7 +22,7 @@ def patching_effect(
     metric: str = "logit",
     batch_size: int | None = None,
 ) -> Float[Tensor, "image patch"]:
-    """f(clean) − f(clean, but `resid_pre` of patch j as in the corrupted picture): B3 by noising, patch by patch.
+    """f(clean) − f(clean, but `resid_pre` of patch j as in the corrupted picture): noising (Methods B3), patch by patch.
 
     The sweep is that of `vitlens.activation_patching` with direction="noise": equal to one whole run for each patch.
 

@@ -1,4 +1,4 @@
-"""Projection-gradient: how much each patch, through each head's pattern, lowers the loss of the class (D1)."""
+"""Projection-gradient: how much each patch, through each head's pattern, lowers the loss of the class (Methods D1)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +27,7 @@ def projection_gradient(
     loss: str = "cross_entropy",
     paper_compat: bool = False,
 ) -> Float[Tensor, "image patch"]:
-    """−Σ_blocks Σ_heads ∂ℓ/∂A[h, read row, j], ℓ the loss of the class in each attention's own projection (D1).
+    """−Σ_blocks Σ_heads ∂ℓ/∂A[h, read row, j], ℓ the loss of the class in each attention's projection (Methods D1).
 
     For each block the attention output at the class token is projected onto the classes; the importance of patch j in head
     h is −∂ℓ/∂A[h, class token, j], which is −⟨∂ℓ/∂z[h], v[h, j]⟩: one einsum for all heads and pictures. Models that pool
@@ -71,7 +71,7 @@ def projection_gradient_by_head(
 
 
 class ProjectionGradientObserver:
-    """Hooks that keep, of a forward, what the closed form of D1 needs: the values, and z of the tokens that are read."""
+    """Hooks that keep what the closed form of Methods D1 needs: the values, and z of the tokens that are read."""
 
     def __init__(self, model: HookedViT) -> None:
         self.model = model
@@ -101,7 +101,7 @@ class ProjectionGradientObserver:
     def importance(
         self, classes: Int[Tensor, "image class"], loss: str = "cross_entropy"
     ) -> Float[Tensor, "image class block head patch"]:
-        """D1 of what was seen."""
+        """The importances (Methods D1) of the run that was watched."""
         n_prefix = self.model.cfg.n_prefix_tokens
         maps = []
         for index in sorted(self.values):

@@ -1,4 +1,4 @@
-"""Token-mask integrated gradients: what the class gains while the patches come into the sequence (D4, ours)."""
+"""Token-mask integrated gradients: what the class gains while the patches enter the sequence (Methods D4, ours)."""
 
 import math
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def token_mask(
     n_scanned: int = 32,
     batch_size: int | None = None,
 ) -> Float[Tensor, "image patch"]:
-    """D4: ∫₀¹ ∂f(α·1)/∂m_j dα, where the mask m multiplies the weight of key j in every head: A[q, j] ∝ m_j exp(s[q, j]).
+    """∫₀¹ ∂f(α·1)/∂m_j dα, where the mask m multiplies the weight of key j in every head: A[q, j] ∝ m_j exp(s[q, j]).
 
     m_j = 0 is the removal of patch j from the sequence and m_j = 1 the untouched model, so the path from none to all of the
     patches needs no baseline picture. A softmax turns from the prefix tokens to the patches where α is about
@@ -100,7 +100,7 @@ def completeness_gap(
     *,
     metric: str = "probability",
 ) -> Float[Tensor, "image"]:
-    """Σ_j importance_j − (f(1) − f(0⁺)): by how much D4 misses the difference that it divides among the patches.
+    """Σ_j importance_j − (f(1) − f(0⁺)): by how much they miss the difference that is divided among the patches.
 
     f(0⁺), the limit of equal masks, is f(no patch) where prefix tokens alone are read. Where patches are pooled, it is what
     they say when each of them attends to the prefix tokens only.

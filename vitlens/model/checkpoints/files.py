@@ -1,8 +1,8 @@
-"""From a file of weights to one state dict: which of those it holds, and the keys as the model calls them.
+"""Reads one state dict from a file of weights, with the keys that the model uses.
 
-A training run saves the weights under a name ("state_dict", "model", "teacher", …), beside their running average and an
-optimiser, and wrapped, so that every key begins with "module." or "model.". All this is one thing, a prefix of dotted
-keys: the weights of a vision transformer are where a block 0 is.
+A training run saves the weights under a name ("state_dict", "model", "teacher", …), together with their running average and
+an optimiser, and often wrapped, so that every key begins with "module." or "model.". All of these are prefixes of dotted
+keys: the weights of a vision transformer are under the prefix that has a block 0.
 """
 
 import argparse
@@ -66,7 +66,7 @@ class Weights:
         return {key.removeprefix(self.inner): value for key, value in self.around.items() if key.startswith(self.inner)}
 
     def left_out(self, others: "list[Weights]") -> list[str]:
-        """What stands around it and belongs to none of the others."""
+        """The tensors around it that belong to no other model of the file."""
         known = (self.inner, *(other.inner for other in others if other.around is self.around))
         return [key for key in self.around if not key.startswith(known)]
 

@@ -1,4 +1,4 @@
-"""Whether a state dict fits a timm module, what it says about how the module is to be built, and what would make it fit."""
+"""Loads a state dict into a timm module, and reads from it how the module must be built."""
 
 import re
 import sys
@@ -26,7 +26,7 @@ TOLD_BY_PRESENCE: dict[str, dict[str, Any]] = {
 
 
 def first_keywords(state: State) -> dict[str, Any]:
-    """What the shapes say whatever the architecture: classes and channels."""
+    """The numbers of classes and channels, as the shapes show them for every architecture."""
     found: dict[str, Any] = {}
     if "head.weight" in state:
         # A fine-tuned model has its own number of classes; the checkpoint knows it.
@@ -40,7 +40,7 @@ def first_keywords(state: State) -> dict[str, Any]:
 
 
 def other_keywords(state: State, module: Any, path: Any) -> dict[str, Any]:
-    """What else the tensors say for certain about how the module is built, where it is built otherwise.
+    """Other keywords that the tensors determine, if the module was built differently.
 
     Raises:
         InputError: positions of a picture size that they do not tell.
@@ -64,7 +64,7 @@ def other_keywords(state: State, module: Any, path: Any) -> dict[str, Any]:
 
 
 def _positions(state: State, expected: State, module: Any, path: Any) -> dict[str, Any]:
-    """The picture size that the positions were trained at, where the module's is another."""
+    """The picture size of the positions, if it differs from the module's."""
     stem: Any = getattr(module, "patch_embed", None)
     name = next((key for key in expected if key == "pos_embed" or key.endswith("relative_position_bias_table")), None)
     if getattr(stem, "grid_size", None) is None or name is None or name not in state or state[name].ndim < 2:
@@ -123,18 +123,18 @@ def fit(state: State, module: Any, path: Any, name: str) -> None:
         if key in given and key in state and key in expected and given[key].ndim == expected[key].ndim:
             same = given[key].shape == expected[key].shape
             state[key] = given[key] if same or key == STEM else state[key]
-    problems = [
-        f"{key} is {_shape(state[key])} in the file, {_shape(expected[key])} in the model"
-        for key in expected
-        if key in state and state[key].shape != expected[key].shape
-    ]
-    problems += [f"{key} is missing in the file" for key in expected if key not in state]
-    problems += [f"{key} is not in the model" for key in state if key not in expected]
-    if problems:
-        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise InputError(
-            f"{path} does not fit {name}: {'; '.join(problems[:3])}{more}{_what_would_fit(state, expected, module)}"
-        )
+    problems = {
+        "": [
+            f"{key} is {_shape(state[key])} in the file, {_shape(expected[key])} in the model"
+            for key in expected
+            if key in state and state[key].shape != expected[key].shape
+        ],
+        "the file lacks ": [key for key in expected if key not in state],
+        "the model lacks ": [key for key in state if key not in expected],
+    }
+    if any(problems.values()):
+        listed = "; ".join(f"{what}{_some(found)}" for what, found in problems.items() if found)
+        raise InputError(f"{path} does not fit {name}: {listed}{_what_would_fit(state, expected, module)}")
     check_weights(((key, state[key]) for key in expected if expected[key].is_floating_point()), str(path))
     module.load_state_dict(state)
 
@@ -161,6 +161,10 @@ def _what_would_fit(state: State, expected: State, module: Any) -> str:
     if "cls_token" in expected and "cls_token" not in state:
         hints.append('it has no class token: pass class_token=False, global_pool="avg"')
     return "".join(f". {hint[0].upper()}{hint[1:]}" for hint in hints)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" (and {len(names) - 3} more)" if len(names) > 3 else "")
 
 
 def n_blocks(state: State) -> int:

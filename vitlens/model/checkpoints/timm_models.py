@@ -1,4 +1,4 @@
-"""A timm module from a name: weights through timm, from a checkpoint file, or random; every failure one sentence."""
+"""Builds a timm module from a name, with timm's weights, those of a checkpoint file, or random ones."""
 
 import json
 import urllib.error
@@ -38,7 +38,7 @@ def build_timm(
     timm_kwargs: dict[str, Any],
     use_ema: bool = True,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """timm's model of that name with the weights that were asked for, and the keywords that build it anew.
+    """timm's model of that name with its weights, and the keywords that build it again.
 
     The keywords are those given, and what a checkpoint says about how its model is built.
 
@@ -166,7 +166,7 @@ def _is_here(repository: str, files: tuple[str, ...], revision: str | None = Non
 
 
 def _check_network(what: str, instead: str) -> None:
-    """Says at once what the hub's client would say only after a minute of retries."""
+    """Fails at once if there is no network; the hub's client would retry for a minute."""
     try:
         urllib.request.urlopen(constants.ENDPOINT, timeout=5).close()
     except urllib.error.HTTPError:

@@ -1,4 +1,4 @@
-"""A classifier: the model's own, or any embeddings that are put in its place."""
+"""The classifier of a model: its own linear layer, or class embeddings in its place."""
 
 from typing import NamedTuple
 

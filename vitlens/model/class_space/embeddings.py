@@ -1,4 +1,4 @@
-"""Other classes for a model: the embeddings of a probe, of texts, or of anything else in place of its classifier."""
+"""Replaces a model's classifier by class embeddings: of a probe, of texts, or of anything else."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -28,7 +28,7 @@ def set_class_embeddings(
     normalise: bool = False,
     space: str | None = None,
 ) -> None:
-    """Makes any linear or zero-shot classifier the class space: of the logits, lens, attribution and metrics.
+    """Replaces the model's classes by those of any linear or zero-shot classifier, for every analysis.
 
     logit_c = scale ⟨w_c, f⟩ + b_c. f is what the model's classifier reads ("features", where `weight` is as wide as
     `d_model`) or what its head returns ("output": a CLIP tower's projection into the joint space).
@@ -77,7 +77,7 @@ def with_class_embeddings(
     normalise: bool = False,
     space: str | None = None,
 ) -> "HookedViT":
-    """This model, read with any directions in place of its class embeddings: for lens, attribution, patching, heatmaps.
+    """The same model with other class embeddings, for lens, attribution, patching and heatmaps.
 
     Weights and hook points are shared with this model, which keeps its own classes.
 
@@ -106,7 +106,7 @@ def with_class_embeddings(
 
 
 def read_the_stream(model: "HookedViT") -> None:
-    """Takes away what stands between the residual stream and the classifier."""
+    """Removes everything between the residual stream and the classifier."""
     model.reads_stream = True
     model.ln_final, model.fc_norm = None, None
     if not isinstance(model.pool, MeanPool):
@@ -114,7 +114,7 @@ def read_the_stream(model: "HookedViT") -> None:
 
 
 def read_like(model: "HookedViT", other: "HookedViT") -> None:
-    """Takes over the class embeddings that another model of this architecture was given."""
+    """Copies the class embeddings that were set on another model of this architecture."""
     if other.reads_stream:
         read_the_stream(model)
     model.unembed, model.unembed_dist = other.unembed, other.unembed_dist
@@ -123,7 +123,7 @@ def read_like(model: "HookedViT", other: "HookedViT") -> None:
 
 
 def choose_projection(head: Classifier | None, n_features: int, d_model: int, space: str | None) -> nn.Linear | None:
-    """The linear map that stands before new class embeddings of width `n_features`: the model's head, or none.
+    """The linear map in front of new class embeddings of width `n_features`: the model's head, or none.
 
     Raises:
         InputError: the width fits neither the pooled vector nor the head's output, or both.

@@ -1,4 +1,4 @@
-"""Hidden states in class space: what the classifier says of a token, and of a whole last stream."""
+"""Projects hidden states onto the classes: single tokens, or a whole last residual stream."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def project(
     model: "HookedViT", x: Float[Tensor, "*batch tokens d"], tokens: Sequence[int]
 ) -> Float[Tensor, "*batch tokens classes"]:
-    """The class projection p(v) = E ν(v) + b of hidden states at the tokens named, past all hook points (A1).
+    """Projects hidden states of the given tokens onto the classes, past all hook points: p(v) = E ν(v) + b (Methods A1).
 
     p(v) is what the model would answer if every token that it reads were v: ν is the norm between stream and
     classifier, and with attention pooling also the value path and the MLP of the pool. Of a distilled model the
@@ -34,7 +34,7 @@ def project(
 def project_chosen(
     model: "HookedViT", x: Float[Tensor, "batch tokens d"], tokens: Sequence[int], classes: Int[Tensor, "batch"]
 ) -> Float[Tensor, "batch tokens"]:
-    """`project` for one class per picture; a plain linear classifier costs one product a token, not one a class."""
+    """`project` for one class per picture: for a linear classifier, one product per token instead of one per class."""
     unembed = model.unembed
     if model.is_distilled or not isinstance(unembed, nn.Linear):
         logits = model.project(x, tokens)
@@ -52,7 +52,7 @@ def _before_classifier(model: "HookedViT", x: Float[Tensor, "*batch d"]) -> Floa
 
 
 def read_out(model: "HookedViT", resid: Float[Tensor, "batch tokens d"]) -> Float[Tensor, "batch classes"]:
-    """The logits that the model would give if this were its last residual stream, past all hook points."""
+    """The logits for this last residual stream, without passing hook points."""
     unembed, *dist_heads = model.classifiers
     if model.ln_final is not None:
         resid = model.ln_final.normalise(resid)
@@ -64,7 +64,7 @@ def read_out(model: "HookedViT", resid: Float[Tensor, "batch tokens d"]) -> Floa
 
 
 def linear_readouts(model: "HookedViT", resid: Float[Tensor, "batch tokens d"]) -> list[LinearReadout]:
-    """Linear maps of the last residual stream, everything nonlinear frozen, whose sum is exactly the logits.
+    """Linear maps of the last residual stream whose sum is exactly the logits; everything nonlinear is frozen.
 
     One for most models, two for a distilled one. `resid` [batch, tokens, d] is the last `resid_post`.
     """

@@ -1,4 +1,4 @@
-"""The rank of a class among all classes: how many have a strictly larger logit. 0 is best; equals share a rank."""
+"""The rank of a class: how many classes have a strictly larger logit. 0 is top-1; equal logits share a rank."""
 
 import torch
 from jaxtyping import Float, Int
@@ -17,16 +17,16 @@ def rank_of(logits: Float[Tensor, "*rest classes"], of_class: Float[Tensor, "*re
 
 
 def check_logits(largest: Float[Tensor, "..."], where: str) -> None:
-    """Raises InputError where the largest of a token's logits is NaN or infinite.
+    """Raises InputError if the largest logit of a token is NaN or infinite.
 
-    Beside NaN every class would have rank 0, the best. A class of logit −∞ alone is last and has the probability 0.
+    With a NaN, every class would have rank 0, top-1. A class with the logit −∞ is last and has the probability 0.
     """
     if not largest.isfinite().all():
         raise no_rank(where, largest.dtype)
 
 
 def no_rank(where: str, dtype: torch.dtype) -> InputError:
-    """What is said of logits that are not finite."""
+    """The error for logits that are not finite."""
     remedy = "check the weights and pictures" if dtype.itemsize > 2 else "compute in float32"
     kind = str(dtype).removeprefix("torch.")
     return InputError(f"{where} has logits that are NaN or infinite in {kind}, which have no rank: {remedy}")

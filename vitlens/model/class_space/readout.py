@@ -1,4 +1,4 @@
-"""The way from the last residual stream to the logits as a linear map, everything nonlinear in it frozen."""
+"""The map from the last residual stream to the logits as a linear map: norms and attention of the pooling are frozen."""
 
 from dataclasses import dataclass, field, replace
 
@@ -87,8 +87,8 @@ class LinearReadout:
 class MaxReadout(LinearReadout):
     """A readout through a maximum over tokens: every token has its own share of every feature.
 
-    `weights` [batch, 1, read] is what divides in the norm before the pooling, `directions` [1, classes, d] stand behind
-    the pooling, `shares` [batch, read, d] is what each token counts in each feature.
+    `weights` [batch, 1, read] are 1 / scale of the norm before the pooling, `directions` [1, classes, d] are those after the
+    pooling, `shares` [batch, read, d] are the share of each token in each feature.
     """
 
     shares: Float[Tensor, "batch read d"] | None = None

@@ -1,4 +1,4 @@
-"""What a question about classes needs of a model, said before any work is done."""
+"""Checks, before any work is done, that a model has the classes that an analysis needs."""
 
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def require_classifier(model: "HookedViT") -> None:
-    """Raises InputError where there is no classifier, before any work is done."""
+    """Raises InputError if there is no classifier, before any work is done."""
     model.classifiers  # noqa: B018
 
 
@@ -17,7 +17,7 @@ def require_choice(model: "HookedViT", quantity: str, instead: str = 'ask for th
     """Raises InputError unless the model chooses among at least two classes, as `quantity` ("a rank") needs.
 
     The softmax over one output is 1 and its rank is 0 whatever the model computes, and so are all ranks among classes
-    that are all the same. `instead` is what can be asked for of a single output.
+    that are all the same. `instead` is what a single output does allow.
     """
     model.require_classifier()
     if model.cfg.n_classes < 2:

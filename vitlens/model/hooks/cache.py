@@ -1,4 +1,4 @@
-"""The activations of one run, by name: TransformerLens' cache, that knows tokens and patches."""
+"""The activations of one run by name: TransformerLens' cache with the tokens and patches of a picture."""
 
 from typing import Any, Literal
 
@@ -97,14 +97,14 @@ class ViTActivationCache(ActivationCache):
         has_batch_dim: bool = True,
         recompute_ln: bool = False,
     ) -> Float[Tensor, "components *batch_and_tokens d"]:
-        """The share of each component in what a norm returns, its scale frozen at the run's (TransformerLens' name).
+        """The share of each component in a norm's output, the scale frozen at the run's value (TransformerLens' name).
 
-        TransformerLens' own leaves out the norm's weight, which is right after fold_ln alone, and knows no norm behind
+        TransformerLens' own leaves out the norm's weight, which is right after fold_ln alone, and has no norm after
         the pooling; here the weight is part of the share, and a pooled vector's scale is that of all its tokens. The
         norm's bias is no component's. `recompute_ln` gives each component statistics of its own, as a lens does.
 
         Raises:
-            InputError: a block whose norms stand behind attention and MLP; two norms in a row before the classifier.
+            InputError: a block whose norms follow attention and MLP; two norms in a row before the classifier.
         """
         cut, cut_batch = _as_slice(pos_slice), _as_slice(batch_slice)
         if has_batch_dim:
@@ -130,7 +130,7 @@ class ViTActivationCache(ActivationCache):
         if layer not in (None, -1, model.cfg.n_layers):
             if model.cfg.wiring == "post-norm":
                 raise InputError(
-                    f"the blocks of {model.cfg.model_name} read the stream without a norm: theirs stand behind attention "
+                    f"the blocks of {model.cfg.model_name} read the stream without a norm: theirs follow attention "
                     "and MLP"
                 )
             name = "ln2" if mlp_input and hasattr(model.blocks[layer], "ln2") else "ln1"
@@ -175,7 +175,7 @@ class ViTActivationCache(ActivationCache):
         """TransformerLens' method.
 
         Raises:
-            InputError: heads behind which a norm stands (post-norm blocks), so that their results are not what they add.
+            InputError: heads that a norm follows (post-norm blocks), so that their results are not what they add.
         """
         self._require_results_to_be_written("head")
         return super().stack_head_results(layer, *args, **options)
@@ -184,7 +184,7 @@ class ViTActivationCache(ActivationCache):
         """TransformerLens' method.
 
         Raises:
-            InputError: neurons behind which a norm stands (post-norm blocks).
+            InputError: neurons that a norm follows (post-norm blocks).
         """
         self._require_results_to_be_written("neuron")
         return super().stack_neuron_results(layer, *args, **options)
@@ -192,7 +192,7 @@ class ViTActivationCache(ActivationCache):
     def _require_results_to_be_written(self, unit: str) -> None:
         if self.model.cfg.wiring == "post-norm":
             raise InputError(
-                f"a norm stands behind attention and MLP of {self.model.cfg.model_name}, so a {unit}'s result is not "
+                f"a norm follows attention and MLP of {self.model.cfg.model_name}, so a {unit}'s result is not "
                 'what it adds to the stream: vitlens.direct_logit_attribution(unit="head") freezes that norm'
             )
 

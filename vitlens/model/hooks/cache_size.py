@@ -1,4 +1,4 @@
-"""How large a cache will be, before it is made."""
+"""Computes the size of a cache before it is made."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from vitlens.model.hooks.hook_points import NamesFilter, resolve_names
 
 @dataclass(frozen=True)
 class CacheSize:
-    """`bytes` of each hook point's activation, by its full name; `total` of all."""
+    """The size of a cache: `bytes` of each activation by its full name, and their `total`."""
 
     bytes: dict[str, int]
 

@@ -1,4 +1,4 @@
-"""Where hooks of the user change what passes: an analysis that works a value out again would not see it there."""
+"""Finds hooks of the user that edit activations: an analysis that recomputes a value would miss such an edit."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,19 +11,19 @@ from transformer_lens.hook_points import HookPoint, LensHandle
 
 from vitlens.model.hooks.hook_points import OwnedHookPoint, Reader
 
-#: By the name of a hook point, its activation before and after the hooks that changed it.
+#: For each hook point by name: its activation before and after the hooks that changed it.
 Edits = dict[str, tuple[Tensor, Tensor]]
 
 
 def may_be_edited(point: nn.Module) -> bool:
-    """Whether a run in this thread calls a hook here that is no mere reader."""
+    """Whether a run in this thread calls a hook here that may edit the activation."""
     assert isinstance(point, OwnedHookPoint)
     return any(point.is_called_here(handle) and not isinstance(handle.user_hook, Reader) for handle in point.fwd_hooks)
 
 
 @contextmanager
 def watch_edits(model: HookedRootModule, names: Iterable[str]) -> Iterator[Edits]:
-    """What hooks change at these hook points in the last run inside; hooks that only look change nothing."""
+    """Records what hooks change at these hook points in the last run inside; hooks that only read change nothing."""
     edits: Edits = {}
     before: dict[str, Tensor] = {}
     added: list[tuple[OwnedHookPoint, LensHandle]] = []

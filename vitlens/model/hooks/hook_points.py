@@ -30,9 +30,9 @@ Direction = Literal["fwd", "bwd"]
 
 
 class OwnedHookPoint(HookPoint):
-    """A hook point whose temporary hooks belong to the thread that set them: other threads may run the same model.
+    """A hook point whose temporary hooks belong to the thread that set them, so that several threads can run one model.
 
-    Temporary are the hooks of `model.hooks` and of a run; `add_hook` changes the model, for every thread.
+    Hooks of `model.hooks` and of a run are temporary; `add_hook` changes the model, for every thread.
     """
 
     def add_hook(
@@ -124,14 +124,14 @@ def set_hooks(model: HookedRootModule) -> list[tuple[OwnedHookPoint, LensHandle]
 
 
 def hook_point(token_axis: int = -2) -> HookPoint:
-    """A hook point that knows which axis of its activation runs over tokens (`pos_slice` cuts there)."""
+    """Makes a hook point with the token axis of its activation, which `pos_slice` cuts."""
     point = OwnedHookPoint()
     point.pos_dim = token_axis
     return point
 
 
 def expose(point: HookPoint, activation: Tensor) -> Tensor:
-    """Passes an activation that is still needed as it is through its hook point, as a copy if it might be edited.
+    """Passes an activation through its hook point, as a copy if a hook may edit it and the original is still needed.
 
     Needed because it shares memory with another activation or a parameter, or because its gradient is computed from
     it. A hook may then edit in place, and the edit reaches what follows and nothing else. Caches only read.
@@ -148,13 +148,13 @@ def hook_name(block: int, site: str) -> str:
 
 
 def block_and_site(name: str) -> tuple[int, str] | None:
-    """The block and the site of which `hook_name` makes this name; None of what stands outside the blocks."""
+    """The block and the site of a hook name, the inverse of `hook_name`; None outside the blocks."""
     found = re.fullmatch(r"blocks\.(\d+)\.(.*?)hook_(\w+)", name)
     return (int(found[1]), found[2] + found[3]) if found else None
 
 
 class Reader:
-    """A hook that reads its activation and never edits it, so that it can be handed the original."""
+    """A hook that reads its activation and never edits it, so no copy is needed."""
 
     def __init__(self, read: Callable[[Tensor, HookPoint], None]) -> None:
         self.read = read
@@ -168,7 +168,7 @@ class Reader:
 
 
 def resolve_names(names: NamesFilter, available: Collection[str], n_blocks: int | None = None) -> list[str]:
-    """The full hook names that a filter stands for, in the order of the forward pass.
+    """The full names of the hook points that a filter names, in the order of the forward pass.
 
     Args:
         names: None (all), a full name, a shorthand ("resid_post": every block's, "resid_post5", "logits",
@@ -211,7 +211,7 @@ def _is_key(names: object) -> bool:
 
 
 def _begins_like_key(names: object) -> bool:
-    """A key, or what was meant as one: ("resid_post", [1, 2]) is no list of names."""
+    """Whether this is a key or was meant as one: ("resid_post", [1, 2]) is no list of names."""
     return (
         isinstance(names, tuple)
         and len(names) > 1
@@ -251,7 +251,7 @@ def _matches(name: HookName, available: Collection[str], n_blocks: int | None) -
 
 
 def _near(name: HookName, candidates: list[str], available: Collection[str]) -> str:
-    """Names like the one that matches nothing, in its spelling; each of them matches."""
+    """The names nearest to one that matches nothing, in its spelling; each of them matches."""
     if isinstance(name, str) and "." in name:
         return nearest(name, available)
     shorthand, block = (name[0], name[1]) if isinstance(name, tuple) else _split_block(name, available)
@@ -282,13 +282,13 @@ def shortest_key(full: str, available: Collection[str]) -> HookName:
 
 
 def typed_key(key: HookName) -> str:
-    """A key as one types it between the brackets of a cache."""
+    """A key as it is typed between the brackets of a cache."""
     parts = key if isinstance(key, tuple) else (key,)
     return ", ".join(f'"{part}"' if isinstance(part, str) else str(part) for part in parts if part is not None)
 
 
 def _several(key: object) -> str:
-    """For who asks for several blocks at once."""
+    """Advice for a key that names several blocks."""
     if not (isinstance(key, tuple) and isinstance(key[1], Iterable)):
         return ""
     return f': for several blocks use [cache["{key[0]}", block] for block in ...] or cache.stack_activation("{key[0]}")'

@@ -1,4 +1,4 @@
-"""What a user's hook must be and give back, said at the hook: a wrong tensor would fail elsewhere, or be broadcast."""
+"""Checks a user's hook and what it returns, at the hook itself: a wrong tensor would fail later, or be broadcast."""
 
 import inspect
 from collections.abc import Callable

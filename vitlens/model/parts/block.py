@@ -14,7 +14,7 @@ Part = Literal["attn", "mlp"]
 
 
 class AnyBlock(nn.Module):
-    """What the wiring says of a block's norms: which stand before attention and MLP, and which behind."""
+    """Where the wiring puts the norms of a block: before attention and MLP, or after them."""
 
     wiring: str
     norms_behind = False
@@ -47,7 +47,7 @@ class AnyBlock(nn.Module):
         """units', W and b with Σ units' W + b = hook_attn_out or hook_mlp_out: what each head (`units` are its z) or each
         neuron (its `hook_post`) adds to the stream, and what all of them add.
 
-        Where a norm stands behind them, `scale`, its `hook_scale` in the run, is frozen, and its linear part goes into W.
+        If a norm follows them, `scale`, its `hook_scale` in the run, is frozen, and its linear part goes into W.
         """
         weight, bias = (self.attn.W_O, self.attn.b_O) if part == "attn" else (self.mlp.W_out, self.mlp.b_out)
         n_axes = weight.ndim - 1
@@ -99,7 +99,7 @@ class Block(AnyBlock):
 class PostNormBlock(AnyBlock):
     """resid_mid = resid_pre + ln1(attn(resid_pre)), resid_post = resid_mid + ln2(mlp(resid_mid)).
 
-    The norms stand behind the branches: `hook_result` sums to what `ln1` reads, `hook_attn_out` is what it returns.
+    The norms follow the branches: `hook_result` sums to the input of `ln1`, `hook_attn_out` is its output.
     """
 
     wiring = "post-norm"

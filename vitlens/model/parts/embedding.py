@@ -1,4 +1,4 @@
-"""From pictures to the stream that enters block 0: patches, prefix tokens, positions."""
+"""Computes the residual stream that enters block 0 from pictures: patches, prefix tokens, positions."""
 
 from typing import Any
 
@@ -92,7 +92,7 @@ class Embedding(nn.Module):
         return F.pad(positions, (0, 0, self.n_prefix_tokens, 0)) if self.no_embed_class else positions
 
     def layout(self, images: Tensor) -> Layout:
-        """What the blocks are told about the positions of the tokens of these pictures."""
+        """What the blocks need to know about the positions of the tokens of these pictures."""
         return self.layout_of_grid(self.grid(*images.shape[-2:]))
 
     def layout_of_grid(self, grid: Grid) -> Layout:

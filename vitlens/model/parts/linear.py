@@ -1,4 +1,4 @@
-"""Linear maps that share the weights of larger or several ones, so that packed layouts of timm show as plain ones."""
+"""Linear maps that share parts of timm's packed weights, so that every layout looks like plain linear layers."""
 
 from typing import Any
 
@@ -48,7 +48,7 @@ class LinearSlice(nn.Module):
 
 
 class ParallelIn(nn.Module):
-    """Several linear maps side by side, each behind its own affine part of one norm: y = [A_b (w_b · x̂ + c_b) + a_b]_b.
+    """Several linear maps side by side, each after its own affine part of one norm: y = [A_b (w_b · x̂ + c_b) + a_b]_b.
 
     x̂ is the normalised input that they share, so the affine parts belong to the weight and bias shown here.
     """

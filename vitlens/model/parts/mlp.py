@@ -1,4 +1,4 @@
-"""The perceptron of a block: pre → activation (times the linear part, where gated) → post → out."""
+"""The MLP of a block: pre → activation (times the linear part if it is gated) → post → out."""
 
 from jaxtyping import Float
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""NaFlexVit's embedding: pictures of any size, or patches cut beforehand, of several sizes in one batch."""
+"""NaFlexVit's embedding of pictures of any size, or of patches that were cut before, with several sizes in one batch."""
 
 from typing import Any
 

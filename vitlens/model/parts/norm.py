@@ -1,4 +1,4 @@
-"""Normalisation with its two steps open: the scale that divides, and what comes out before the affine part."""
+"""Normalisation with hook points at the scale that divides and at the result before the affine part."""
 
 from typing import Any
 

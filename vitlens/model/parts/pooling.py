@@ -1,4 +1,4 @@
-"""From the tokens of the last stream to the one vector that the classifier reads."""
+"""Pools the tokens of the last residual stream into the vector that the classifier reads."""
 
 import torch
 import torch.nn.functional as F
@@ -28,13 +28,13 @@ class Pool(nn.Module):
         raise NotImplementedError
 
     def read(self, x: Float[Tensor, "batch tokens d"], valid: Valid = None) -> Float[Tensor, "batch d"]:
-        """The pooled vector past all hook points."""
+        """The pooled vector, without passing hook points."""
         return self(x, valid)
 
     def masked(
         self, x: Float[Tensor, "batch tokens d"], mask: Float[Tensor, "batch tokens"]
     ) -> Float[Tensor, "batch d"]:
-        """The pooled vector, past all hook points, when tokens are present only in part: 0 not at all, 1 as ever."""
+        """The pooled vector when each token counts only in part (0: removed, 1: whole), without passing hook points."""
         raise NotImplementedError
 
     def of_one(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
@@ -60,7 +60,7 @@ class MeanPool(Pool):
         return einsum(present / present.sum(dim=1, keepdim=True), x[:, self.tokens], "b t, b t d -> b d")
 
     def weights(self, read: Float[Tensor, "batch read d"], valid: Valid = None) -> Float[Tensor, "batch read"]:
-        """What each token counts."""
+        """The weight of each token."""
         counted = read.new_ones(read.shape[:2]) if valid is None else valid.to(read.dtype)
         return counted / counted.sum(dim=1, keepdim=True).clamp(min=1)
 
@@ -86,7 +86,7 @@ class MaxPool(Pool):
         return (1 - self.mean_share) * highest + self.mean_share * mean if self.mean_share else highest
 
     def weights(self, read: Float[Tensor, "batch read d"], valid: Valid = None) -> Float[Tensor, "batch read d"]:
-        """What each token counts in each feature, ties shared as the maximum's gradient does."""
+        """The weight of each token in each feature; tokens that tie share it, as in the gradient of the maximum."""
         counted = read if valid is None else read.masked_fill(~valid[..., None], torch.finfo(read.dtype).min)
         highest = counted == counted.amax(dim=1, keepdim=True)
         weights = highest / highest.sum(dim=1, keepdim=True).to(read.dtype)
@@ -167,7 +167,7 @@ class AttentionPool(Pool):
         return self._with_mlp(self.proj(self.kv(x).chunk(2, dim=-1)[1]))
 
     def pattern(self, x: Float[Tensor, "batch tokens d"], valid: Valid = None) -> Float[Tensor, "batch heads read"]:
-        """How much each head reads each token, past all hook points."""
+        """The attention of each head to each token, without passing hook points."""
         q, k, _ = self._normed(x[:, self.tokens])
         return self._scores(q, k, valid).softmax(dim=-1)[:, :, 0]
 

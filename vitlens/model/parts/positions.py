@@ -1,4 +1,4 @@
-"""What blocks know about where tokens stand: rotary angles, relative positions, padding."""
+"""The positions of tokens as blocks use them: rotary angles, relative positions, padding."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the tokens of one run stand: made once by the embedding, read by every block and by the pooling.
+    """The positions of one run's tokens; the embedding makes them once, every block and the pooling use them.
 
     `angles` are the rotary positions, one tensor for all blocks or [blocks, …]; `bias` is added to every block's scores;
     `valid` tells patches from padding where pictures of several sizes share a batch.

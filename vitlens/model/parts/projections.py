@@ -1,4 +1,4 @@
-"""From the input of an attention to its queries, keys and values, for each way in which timm packs the weights."""
+"""Computes queries, keys and values from the input of an attention, for each way in which timm packs the weights."""
 
 import torch
 import torch.nn.functional as F

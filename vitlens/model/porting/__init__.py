@@ -1,4 +1,4 @@
-"""From a timm module to the parts of a HookedViT: every parameter adopted, every unknown part refused by name.
+"""Converts a timm module into the parts of a HookedViT: it shares every parameter, and unknown parts are refused by name.
 
 One file per level: `models` (one function per class of timm models), `blocks` (one per class of blocks), `attention`,
 `mlp`, `pooling`, and `parts` (norms, linear maps, and how the unknown is refused).

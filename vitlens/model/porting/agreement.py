@@ -1,4 +1,4 @@
-"""What a module's parts are, against what its attributes say: a part that was put in by hand leaves them as they were.
+"""Compares the parts of a timm module with its attributes: a part that was replaced by hand leaves these unchanged.
 
 Sizes are read off the parts. Where timm's forward goes by an attribute that the parts contradict, the module is refused.
 """
@@ -62,7 +62,7 @@ def check_embedding(embedding: Embedding, channels: int) -> int:
         raise InputError(
             f"patch_embed makes {made.shape[1]} patches of a picture of {height} × {width}, and its attributes say "
             f"{grid[0]} × {grid[1]} of {patch[0]} × {patch[1]}: change sizes with "
-            "module.set_input_size(img_size, patch_size), or build the model anew"
+            "module.set_input_size(img_size, patch_size), or build the model again"
         )
     d_model = int(made.shape[2])
     for token in embedding.prefix:

@@ -1,4 +1,4 @@
-"""One function per class of timm's blocks."""
+"""Ports blocks: one function for each of timm's classes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -39,7 +39,7 @@ from vitlens.model.porting.timm_versions import VERIFIED
 
 
 def port_block(block: Any, where: str, given: Given) -> AnyBlock:
-    """A timm block of a model that gives it so much."""
+    """Ports a timm block, with what its model passes to blocks."""
     if type(block) not in PORTS:
         known = ", ".join(dict.fromkeys(kind.__name__ for kind in PORTS))
         raise InputError(f"{where} is a {type(block).__name__}, a block that vitlens does not port (it ports {known})")

@@ -1,4 +1,4 @@
-"""The architecture of a timm model, read off its ported parts."""
+"""Reads the configuration of a model from its ported parts."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""One function per class of timm's MLPs."""
+"""Ports MLPs: one function for each of timm's classes."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""One function per class of timm's models, and the one that chooses among them."""
+"""Ports whole models: one function for each of timm's classes, and `port`, which chooses among them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ COMMON = {"patch_embed", "norm_pre", "blocks", "norm", "attn_pool", "fc_norm", "
 
 @dataclass
 class Parts:
-    """What HookedViT is assembled from; `None` where the architecture has no such part."""
+    """The parts of a HookedViT; `None` if the architecture has no such part."""
 
     cfg: HookedViTConfig
     embedding: Embedding
@@ -60,7 +60,7 @@ class Parts:
 
 
 def port(module: Any) -> Parts:
-    """Takes a timm model of the plain vision-transformer family apart, sharing every parameter with it.
+    """Converts a timm model of the plain vision-transformer family into parts that share its parameters.
 
     Raises:
         InputError: the class, or a part of it, is one that vitlens does not port exactly; the message names it.

@@ -1,4 +1,4 @@
-"""The small parts of timm's modules, and how the unknown is refused."""
+"""Ports the small parts of timm's modules, and refuses unknown ones."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ NORMS: dict[type, type[Norm]] = {
     TimmRmsNorm: RMSNorm,
     TimmSimpleNorm: SimpleNorm,
 }
-# How peft, loralib and their like call what they put beside a weight; and who replaces linear maps by quantised ones.
+# The names that peft, loralib and others give to adapters, and libraries that replace linear layers by quantised ones.
 ADAPTERS = ("lora_", "base_layer", "modules_to_save", "hada_")
 QUANTISERS = ("bitsandbytes", "torchao", "gptqmodel", "auto_gptq", "awq", "optimum", "quanto", "hqq")
 # Parts of timm's modules that are the identity at evaluation time.
@@ -64,7 +64,7 @@ def port_linear(linear: Any, where: str) -> nn.Linear:
 
 
 def port_classifier(head: Any, where: str = "head") -> nn.Linear | None:
-    """The linear map of a classifier, None where there is none; what only trains beside it is left out."""
+    """The linear map of a classifier, None where there is none; what is only used in training is left out."""
     if type(head) is nn.Sequential:
         layers = [
             (name, layer) for name, layer in head.named_children() if not isinstance(layer, (nn.Dropout, nn.Identity))
@@ -93,7 +93,7 @@ def refuse_other_class(module: Any, known: tuple[type, ...], where: str) -> None
 
 
 def is_adapted(module: Any) -> bool:
-    """Whether an adapter such as LoRA stands beside the weights of the module, or of a part of it."""
+    """Whether the module, or a part of it, has an adapter such as LoRA."""
     if not isinstance(module, nn.Module):
         return False
     names = (name for name, _ in [*module.named_modules(), *module.named_parameters()])
@@ -105,7 +105,7 @@ def _full_name(module: Any) -> str:
 
 
 def refuse_unknown(module: nn.Module, known: set[str], where: str) -> None:
-    """Nothing that holds weights or computes may be left out without a word."""
+    """Raises InputError for parts with weights or computations that are not ported."""
     parts = {name for name, _ in module.named_children()}
     parts |= {name for name, _ in module.named_parameters(recurse=False)}
     parts |= {name for name, _ in module.named_buffers(recurse=False)}

@@ -1,4 +1,4 @@
-"""How timm's models pool the tokens of the last stream."""
+"""Ports the pooling of timm's models."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a module must not be in the middle of when it is ported: hooked, quantised, training."""
+"""Refuses modules that are hooked, quantised or in training mode when they are ported."""
 
 import warnings
 from typing import Any
@@ -15,7 +15,7 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 
 def check_state(module: Any) -> None:
-    """Raises InputError for a module whose forward is more, or less, than its code and parameters say."""
+    """Raises InputError for a module whose forward is changed by hooks, quantisation or training mode."""
     for name, part in module.named_modules():
         where = name or "the model"
         if any(getattr(part, hooks) for hooks in HOOKS):

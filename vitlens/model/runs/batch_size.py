@@ -1,4 +1,4 @@
-"""How many pictures one forward has where nobody says."""
+"""The default batch size of a forward pass."""
 
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ MOST_PICTURES = 64
 
 
 def default_batch_size(model: "HookedViT", n_tokens: int | None = None, n_kept: int = 1) -> int:
-    """How many pictures a forward has where nobody says: 64, or fewer, so that its largest tensors take 256 MiB at most.
+    """The default number of pictures per forward pass: 64, or fewer, so that its largest tensors take 256 MiB at most.
 
     The largest are attention patterns, hidden units of the MLP, and the logits of all tokens. The rule reads the model's
     shape and not what memory is free, so that two machines compute the same.

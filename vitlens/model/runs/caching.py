@@ -1,4 +1,4 @@
-"""Hooks and caches by name: TransformerLens' `hooks` and `run_with_cache`, with shorthands and a cache that knows tokens."""
+"""TransformerLens' `hooks`, `run_with_hooks` and `run_with_cache`, which also take shorthands of hook names."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from vitlens.model.runs.leaves_state import leaves_state
 
 
 class NamedHooks(HookedRootModule):
-    """TransformerLens' HookedRootModule, whose hook points may be named by shorthands, keys, collections, predicates."""
+    """TransformerLens' HookedRootModule, with hook points named by shorthands, keys, collections or predicates."""
 
     def add_hook(self, name: NamesFilter, hook: Callable, *args: Any, **kwargs: Any) -> None:
         """TransformerLens' add_hook; `name` may be a shorthand, a collection or a predicate."""
@@ -34,7 +34,7 @@ class NamedHooks(HookedRootModule):
         reset_hooks_end: bool = True,
         clear_contexts: bool = False,
     ) -> Iterator["NamedHooks"]:
-        """TransformerLens' `hooks`, for the thread that enters it: runs of other threads neither see nor lose them."""
+        """TransformerLens' `hooks`, for the thread that enters it: runs of other threads are not affected."""
         added: list[tuple[OwnedHookPoint, LensHandle]] = []
         directions: tuple[tuple[Direction, Iterable], ...] = (("fwd", fwd_hooks), ("bwd", bwd_hooks))
         try:
@@ -53,7 +53,17 @@ class NamedHooks(HookedRootModule):
 
     @leaves_state
     def run_with_hooks(self, *model_args: Any, **keywords: Any) -> Any:
-        """TransformerLens' `run_with_hooks`; a run that fails or is stopped leaves none of its hooks behind."""
+        """TransformerLens' `run_with_hooks`; a run that fails or is stopped removes its hooks too.
+
+        Examples:
+            >>> import vitlens
+            >>> model, images, labels, masks = vitlens.load_demo()
+            >>> def without_head_1(z, hook):
+            ...     z[:, :, 1] = 0
+            >>> logits = model.run_with_hooks(images[:2], fwd_hooks=[("z3", without_head_1)])
+            >>> bool((logits == model(images[:2])).all())
+            False
+        """
         return super().run_with_hooks(*model_args, **keywords)
 
     @leaves_state
@@ -74,7 +84,7 @@ class NamedHooks(HookedRootModule):
 
         Args:
             images: as `forward`.
-            names_filter: what to keep: None (everything, `hook_result` included), a name or shorthand, a collection,
+            names_filter: what to keep: None (everything, the results of heads included), a name or shorthand, a collection,
                 a predicate. The last is what saves memory: for ViT-B/16 the patterns alone are 22 MB a picture.
             device: where to keep the activations; by default where they are.
             remove_batch_dim: drop the batch axis (one picture only).
@@ -83,6 +93,15 @@ class NamedHooks(HookedRootModule):
 
         Raises:
             InputError: a name that matches nothing, or one that this run did not reach.
+
+        Examples:
+            >>> import vitlens
+            >>> model, images, labels, masks = vitlens.load_demo()
+            >>> logits, cache = model.run_with_cache(images[:2])
+            >>> cache["resid_post", 3].shape, cache["pattern", -1].shape
+            (torch.Size([2, 197, 96]), torch.Size([2, 4, 197, 197]))
+            >>> cache.patches("resid_post3").shape
+            torch.Size([2, 14, 14, 96])
         """
         pictures = next(iter(images.values()), None) if isinstance(images, dict) else images
         if remove_batch_dim and isinstance(pictures, Tensor) and pictures.ndim and len(pictures) != 1:
@@ -100,7 +119,7 @@ class NamedHooks(HookedRootModule):
         missed = [name for name in names if name not in cache]
         if missed and names_filter is not None:
             raise InputError(
-                f"{missed[0]} was asked for, but this run did not reach it "
+                f"names_filter names {missed[0]}, but this run did not reach it "
                 "(start_at_layer and stop_at_layer choose the blocks that run)"
             )
         return output, ViTActivationCache(cache, self, not remove_batch_dim, _grid_of(self, images))

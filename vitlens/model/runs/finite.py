@@ -1,4 +1,4 @@
-"""What a run ends in is a number, or the run says where it stopped being one."""
+"""Checks that the output of a run is finite, and says in which block it stopped being finite."""
 
 import warnings
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def require_finite(
     output: Tensor, what: str, model: "HookedViT", stream: Tensor, layout: Layout, blocks: Sequence[int]
 ) -> Tensor:
-    """The output of a run through `blocks` from `stream`, which must be finite.
+    """Checks that the output of a run through `blocks` from `stream` is finite, and returns it.
 
     A run that the user's own hooks edit may be meant to overflow: it only warns.
 

@@ -1,4 +1,4 @@
-"""The steps of a forward: every run of a model, whole or in part, is made of these."""
+"""The steps of a forward pass: embed, run blocks, pool, classify."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,7 @@ def run_blocks(
     blocks: Sequence[int] | None = None,
     n_read: int | None = None,
 ) -> Float[Tensor, "batch read d"]:
-    """The stream behind these blocks, by default all; of the model's last block, if there is `n_read`, at the first
+    """The residual stream after these blocks, by default all; of the model's last block, if there is `n_read`, at the first
     tokens only."""
     last = model.cfg.n_layers - 1
     for index in range(last + 1) if blocks is None else blocks:

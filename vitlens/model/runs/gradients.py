@@ -1,4 +1,4 @@
-"""Autograd inside whatever surrounds a call: evaluation loops run under no_grad or inference_mode."""
+"""Computes gradients even if the call is made under no_grad or inference_mode, as evaluation loops do."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @contextmanager
 def gradients_enabled() -> Iterator[None]:
-    """Autograd works inside, although no_grad or inference_mode stands around; what stood there comes back afterwards.
+    """Turns autograd on inside, also under no_grad or inference_mode; the state before is restored afterwards.
 
     Tensors that were made under inference_mode still cannot take part: pass them through `outside_inference` first.
     """
@@ -19,7 +19,7 @@ def gradients_enabled() -> Iterator[None]:
 
 @contextmanager
 def gradients_disabled() -> Iterator[None]:
-    """No graph is kept, and what is computed inside can take part in one later, although inference_mode stands around."""
+    """Turns autograd off inside, so that results can take part in a graph later, also under inference_mode."""
     with torch.inference_mode(False), torch.no_grad():
         yield
 
@@ -33,7 +33,7 @@ def outside_inference(x: Tensor) -> Tensor:
 
 
 def gradients_of(output: Tensor, wanted: Sequence[Tensor], weights: Tensor | None = None) -> tuple[Tensor, ...]:
-    """∂ Σ weights · output / ∂ each of `wanted`; zeros where the output does not depend on it, e.g. behind an ablation.
+    """∂ Σ weights · output / ∂ each of `wanted`; zeros if the output does not depend on it, e.g. after an ablation.
 
     Args:
         weights: in the shape of the output; by default ones.

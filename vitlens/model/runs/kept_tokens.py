@@ -1,4 +1,4 @@
-"""A forward in which patches are missing, whole or in part: after their positions were added, many pictures at once."""
+"""A forward pass without some patches, which are removed after their positions were added; many selections at once."""
 
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ class FollowsTokens:
 
 @dataclass(frozen=True)
 class KeptRun:
-    """The last stream of the tokens that stayed, prefix tokens first, and where its patches came from.
+    """The last residual stream of the kept tokens, prefix tokens first, and the places of its patches.
 
     Pictures that keep fewer patches than others are padded: `valid` is False there.
     """
@@ -46,13 +46,13 @@ def forward_kept(
     keep: Bool[Tensor, "batch patches"],
     grid: tuple[int, int] | None = None,
 ) -> KeptRun:
-    """Runs the blocks and the classifier on the patches that are kept and all prefix tokens (B2, D3).
+    """Runs the blocks and the classifier on the patches that are kept and all prefix tokens (Methods B2, D3).
 
     The work shrinks with the tokens. Pictures that keep different numbers are padded, and no token attends to padding
     or to what is removed. Where positions are biases of each block's own, removed patches stay in the sequence and
-    nobody reads them, which gives the same values at the full cost; so they do where hooks edit blocks, since a hook
-    counts on every token being at its place. A model that reads patches only and has none
-    left answers what its classifier says of a pooled vector of zeros.
+    no token attends to them, which gives the same values at the full cost; so they do where hooks edit blocks, since a hook
+    counts on every token being at its place. If a model pools patches only and
+    none is left, its classifier gets a pooled vector of zeros.
 
     Args:
         stream: what enters block 0, `model(images, stop_at_layer=0)`: so it is computed once for many choices.
@@ -97,7 +97,7 @@ def forward_masked(
     mask: Float[Tensor, "batch patches"],
     grid: tuple[int, int] | None = None,
 ) -> Float[Tensor, "batch classes"]:
-    """The logits when patch j is present only to the extent m_j: every head's A[q, j] ∝ m_j exp(s[q, j]) (D4).
+    """The logits when patch j is present only to the extent m_j: every head's A[q, j] ∝ m_j exp(s[q, j]) (Methods D4).
 
     The limit m_j = 0 is the removal of the patch, as in `forward_kept`; 1 leaves it as it is; between them lies a smooth
     path, along which gradients can be taken. What pools patches weighs them in the same way. Prefix tokens are whole.
@@ -140,7 +140,7 @@ def _logits_of_kept(
 
 
 def _blocks_are_edited(model: "HookedViT") -> bool:
-    """Whether hooks that know nothing of missing tokens may edit the blocks."""
+    """Whether hooks may edit the blocks that are not written for missing tokens."""
     points = [point for block in model.blocks for point in block.modules() if isinstance(point, HookPoint)]
     hooks = [handle.user_hook for point in points if may_be_edited(point) for handle in point.fwd_hooks]
     return any(not isinstance(hook, (Reader, FollowsTokens)) for hook in hooks)

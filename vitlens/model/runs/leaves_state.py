@@ -1,4 +1,4 @@
-"""What a call changes outside of itself while it runs is put back however it ends: gradients, hooks, random numbers."""
+"""Restores what a call changes outside of itself, however it ends: gradients, hooks, random numbers."""
 
 import functools
 import inspect
@@ -15,7 +15,7 @@ R = TypeVar("R")
 
 
 def leaves_state(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorates a public function.
+    """Decorates a public function: it restores hooks, gradients and random numbers, also after Ctrl-C.
 
     Ctrl-C between two bytecodes of `torch.no_grad`, or of any other context manager written in Python, skips its exit.
     Then gradients would stay off in the whole process, or hooks on the model. Only `try` and `finally` in the frame

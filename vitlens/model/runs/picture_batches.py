@@ -1,4 +1,4 @@
-"""Pictures batch by batch from whatever holds them, with their places: tensors, files, picture sets, loaders."""
+"""Reads pictures batch by batch from tensors, files, picture sets and data loaders."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
@@ -10,20 +10,19 @@ import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
-from vitlens.arguments import bar_hidden
 from vitlens.data.decoded_batches import PictureBatch, Skipped, decode_rows
 from vitlens.data.picture_sets import PictureSet
 from vitlens.data.pictures import Pictures, as_list
 from vitlens.errors import InputError
 from vitlens.model.runs.batch_size import default_batch_size
+from vitlens.model.runs.progress_bar import ProgressBar
 
 if TYPE_CHECKING:
     from vitlens.model.hooked_vit import HookedViT
 
 # A tensor, files, PIL images or arrays; a picture set; an iterable of pictures or of batches (tensors, or tuples that begin
-# with pictures and labels), or a function that starts it anew.
+# with pictures and labels), or a function that returns such an iterable.
 PictureSource = Pictures | PictureSet | Iterable[Any] | Callable[[], Iterable[Any]]
 
 
@@ -37,7 +36,7 @@ class ImageBatch:
 
 
 class PictureBatches:
-    """Batches of a source, as often as it is gone through; never more than one batch of pictures is held.
+    """Batches of a source of pictures; each pass reads it again, and only one batch is held in memory.
 
     Files that cannot be read are left out of a picture set and noted in `skipped`.
     """
@@ -94,9 +93,13 @@ class PictureBatches:
             yield from self._of_batches()
 
     def with_bar(self, what: str, progress: bool | None) -> Iterator[ImageBatch]:
-        """The batches, and a bar that counts them."""
-        n = length_of(self)
-        return iter(tqdm(self, desc=what, unit="batch", total=n, disable=bar_hidden(progress, n)))
+        """The batches, and a bar that counts pictures; where their number is not known, batches."""
+        n_batches, n_pictures = length_of(self), self.n_pictures
+        unit, total = ("batch", n_batches) if n_pictures is None else ("picture", n_pictures)
+        with ProgressBar(total, what, unit, progress, n_batches) as bar:
+            for batch in self:
+                yield batch
+                bar.update(1 if n_pictures is None else len(batch.images))
 
     def by_number(self, numbers: Collection[int]) -> Iterator[tuple[int, Float[Tensor, "channels height width"]]]:
         """Some of the pictures, with their numbers, where a number means the same picture each time.
@@ -159,7 +162,7 @@ class PictureBatches:
         if iter(source) is source and not callable(self.source):
             if self._is_used_up:
                 raise InputError(
-                    "this iterator of batches was gone through once and cannot start anew: pass a list, a DataLoader, or "
+                    "this iterator of batches was used up once and cannot start again: pass a list, a DataLoader, or "
                     "a function that makes the iterator"
                 )
             self._is_used_up = True

@@ -1,4 +1,4 @@
-"""The pictures of an analysis in batches: one rule for how many at once, one bar, and where each batch lies."""
+"""Goes through the pictures of an analysis in batches, with one rule for the batch size and one progress bar."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from tqdm import tqdm
 
-from vitlens.arguments import bar_hidden, check_count, is_whole
+from vitlens.arguments import check_count, is_whole
 from vitlens.data.pictures import Pictures, as_list
 from vitlens.errors import InputError
 from vitlens.model.runs.batch_size import default_batch_size
 from vitlens.model.runs.picture_batches import PictureBatches
+from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.result import MOST_KEPT
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class PictureRun:
-    """All `n` pictures of an analysis in batches, as often as it is gone through; files are read when their batch comes.
+    """The `n` pictures of an analysis in batches; each pass over it reads the files again, batch by batch.
 
     Gives (places, images): where the batch lies in the whole, and its pictures as the model reads them. `grid` is the rows
     and columns of patches.
@@ -62,8 +62,8 @@ class PictureRun:
         return torch.cat(self._kept)
 
     def __iter__(self) -> Iterator[tuple[slice, Float[Tensor, "image channels height width"]]]:
-        hidden = bar_hidden(self.progress, -(-self.n // self.batch_size))
-        with tqdm(total=self.n, desc=self.what, unit="picture", disable=hidden) as bar:
+        n_batches = -(-self.n // self.batch_size)
+        with ProgressBar(self.n, self.what, "picture", self.progress, n_batches) as bar:
             for batch in PictureBatches(self.model, self.source, self.batch_size):
                 first = int(batch.ids[0])
                 if first == sum(map(len, self._kept)) < MOST_KEPT:

@@ -1,4 +1,4 @@
-"""The small pictures that a result keeps, so that its figures can lie over what it is about."""
+"""Makes the small pictures that a result keeps for its figures."""
 
 from typing import TYPE_CHECKING
 

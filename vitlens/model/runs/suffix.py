@@ -1,4 +1,4 @@
-"""The rest of a forward, from the stream that enters a block: only what is read of it, for many runs at once."""
+"""The rest of a forward pass, from the residual stream that enters a block; many runs at once."""
 
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,7 @@ def forward_suffix(
 ) -> Float[Tensor, "batch classes"]:
     """The logits of a run that starts at `block`: `model(stream, start_at_layer=block)`, with less work.
 
-    In the last block only the tokens that the classifier reads ask what others hold and pass the MLP. Hooks on its
+    In the last block, only the tokens that the classifier reads are used as queries and go through the MLP. Hooks on its
     queries, pattern and outputs then see those tokens alone.
 
     Args:
@@ -43,7 +43,7 @@ def forward_suffix(
 
 
 def last_block_is_watched(model: "HookedViT") -> bool:
-    """Whether somebody's hooks count on all tokens of the last block, or of what follows it."""
+    """Whether hooks need all tokens of the last block, or of the layers after it."""
     parts = [part for part in (model.blocks[-1], model.ln_final) if part is not None]
     points = [point for part in parts for point in part.modules() if isinstance(point, HookPoint)]
     return any(point.has_hooks() for point in points)

@@ -1,4 +1,4 @@
-"""What a tensor of weights must be, wherever it comes from: plain, dense, of floats, and finite in its dtype."""
+"""Checks weights from any source: plain dense tensors of finite floats."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -58,7 +58,7 @@ def _check_finite(name: str, tensor: Tensor, source: str) -> None:
 
 
 def check_range(tensors: Named, dtype: torch.dtype) -> None:
-    """Raises InputError, by the tensor's name, where finite weights would be infinite in `dtype`."""
+    """Raises InputError with the tensor's name if finite weights would be infinite in `dtype`."""
     for name, tensor in tensors:
         if tensor.is_floating_point() and tensor.dtype != dtype and not _fits(tensor.detach(), dtype):
             raise InputError(
@@ -79,7 +79,7 @@ def named_tensors(module: nn.Module) -> Named:
 
 
 class FiniteWeights(nn.Module):
-    """A module that refuses to be cast (`to`, `half`, …) where finite weights would become infinite; it stays as it was."""
+    """A module that refuses a cast (`to`, `half`, …) in which finite weights would become infinite, and stays unchanged."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         for dtype in {tensor.dtype for _, tensor in named_tensors(self) if tensor.is_floating_point()}:

@@ -1,4 +1,4 @@
-"""Exact rewrites of the weights: the logits stay, what each matrix means becomes simpler.
+"""Exact rewrites of the weights: the logits stay the same, and each matrix becomes simpler to read.
 
 Each rewrite reads the weights in TransformerLens' layout and installs new ones in plain maps of the model's own, so the
 timm module that the model was ported from keeps its parameters.
@@ -39,15 +39,15 @@ def process_weights_(
     fold_value_biases: bool = False,
     refactor_factored_attn_matrices: bool = False,
 ) -> "HookedViT":
-    """Rewrites the weights of this model; logits stay as they are but for rounding. The timm module is not touched.
+    """Rewrites the weights of this model in place; the logits change by rounding only. The timm module is not changed.
 
     Args:
         fold_ln: the affine part (w, c) of ln1, ln2 and of the norm before the classifier moves into the maps that
-            read it: W ← diag(w) W, b ← b + c W. Left where no linear map follows: norm_pre, q/k norms, and the final
+            read it: W ← diag(w) W, b ← b + c W. Kept if no linear map follows: norm_pre, q/k norms, and the final
             norm of a model without a classifier.
         fold_layer_scale: γ moves into W_O, b_O, W_out, b_out: W ← W diag(γ), b ← γ b.
-        center_writing_weights: what writes to the stream loses its mean over d_model, which every norm that reads
-            the stream forgets: W ← W − mean_d(W). LayerScale is folded with it.
+        center_writing_weights: subtract the mean over d_model from everything that writes to the stream; every norm that
+            reads the stream removes it anyway: W ← W − mean_d(W). LayerScale is folded with it.
         fold_value_biases: b_O ← b_O + Σ_heads b_V W_O, b_V ← 0, since each row of a pattern sums to 1.
         refactor_factored_attn_matrices: from the singular values of each head, W_Q W_Kᵀ = (U √S)(√S Vᵀ) with biases,
             and W_V W_O = (U S) Vᵀ, so that a head's dimensions are ordered and orthogonal.
@@ -57,7 +57,7 @@ def process_weights_(
 
     Raises:
         InputError: a rewrite that is not exact for this architecture, with the reason; weights processed before;
-            class embeddings set before; nothing asked for.
+            class embeddings set before; no rewrite is named.
 
     Source: TransformerLens' ProcessWeights; Elhage et al. 2021.
     """
@@ -91,7 +91,7 @@ def process_weights_(
 
 def _check_processing(model: "HookedViT", chosen: list[str]) -> None:
     if not chosen:
-        raise InputError(f"no processing was asked for: pass one of {', '.join(REFUSALS)} as True")
+        raise InputError(f"no rewrite is named: pass one of {', '.join(REFUSALS)} as True")
     if model.cfg.processed:
         raise InputError(
             f"the weights were processed already ({', '.join(model.cfg.processed)}), and a second time need not be "

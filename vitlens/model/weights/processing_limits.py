@@ -1,4 +1,4 @@
-"""Where a rewrite of the weights would not be exact, and why: one sentence for each obstacle, None where there is none."""
+"""Says why a rewrite of the weights would not be exact: one sentence for each obstacle, None if it is exact."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from vitlens.model.parts.pooling import AttentionPool, MaxPool
 
 def fold_ln(model: Any) -> str | None:
     if model.blocks[0].norms_behind:
-        return "its norms stand behind attention and MLP, where no linear map reads them"
+        return "its norms follow attention and MLP, where no linear map reads them"
     if any(getattr(block.mlp, "ln_in", None) is not None for block in model.blocks):
         return "a norm of the MLP's own reads what ln2 returns"
     if model.ln_final is not None and model.fc_norm is not None:

@@ -1,4 +1,4 @@
-"""All blocks' weights in TransformerLens' layout, and which token each head looks for."""
+"""Stacks the weights of all blocks in TransformerLens' layout."""
 
 import warnings
 from typing import TYPE_CHECKING, Any

@@ -65,7 +65,6 @@ class Board extends Chart {
       zmin: -end,
       zmax: end,
       zmid: 0,
-      autocolorscale: true,
       xgap: 1,
       ygap: 1,
       x: blocks.map((_, i) => i),
@@ -101,7 +100,10 @@ class Board extends Chart {
   }
 }
 
-/** Curves over the blocks; ranks on a logarithmic axis, first at the top. */
+/** The ranks that are ticks; rank 0, the best, stands at 1 of the logarithmic axis. */
+const RANK_TICKS = [0, 1, 2, 5, 10, 100, 1000, 10000];
+
+/** Curves over the blocks; ranks on a logarithmic axis, the best at the top. */
 class Trajectory extends Chart {
   draw(title, curves, quantity, blocks, block) {
     const rank = quantity === "rank";
@@ -123,7 +125,8 @@ class Trajectory extends Chart {
         ticktext: blocks.map((b) => `L${b}`),
       },
       yaxis: {
-        title: { text: rank ? "1 + rank" : quantity },
+        title: { text: rank ? "rank (0 is best)" : quantity },
+        ...(rank && { tickvals: RANK_TICKS.map((value) => value + 1), ticktext: RANK_TICKS.map(String) }),
         type: rank ? "log" : "linear",
         autorange: rank ? "reversed" : true,
         rangemode: quantity === "probability" ? "tozero" : "normal",

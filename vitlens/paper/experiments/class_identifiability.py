@@ -67,7 +67,7 @@ class ClassIdentifiability(Experiment):
         return found
 
     def _rates(self, records: Records) -> pd.DataFrame:
-        """A3 in the last block; the model itself, then one row per random model."""
+        """Methods A3 in the last block; the model itself, then one row per random model."""
         rows = []
         for which in ["trained", *[f"random {seed}" for seed in range(len(self.context.random_models))]]:
             share = records[self.own(f"{which}/first/patches")][:, -1]

@@ -114,7 +114,7 @@ def curves_of(
     target: Int[Tensor, "image"],
     perturbations: tuple[str, ...] = ("negative", "positive"),
 ) -> Arrays:
-    """D3 of a chunk as records: by perturbation whether the target is predicted, and its probability, [image, removed]."""
+    """Methods D3 of a chunk: whether the target is predicted, and its probability, [image, removed], by perturbation."""
     # One map of thousands that is the same everywhere does not end the run: its patches go in reading order.
     test = remove_in_order(
         experiment.model,

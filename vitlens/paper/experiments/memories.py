@@ -109,7 +109,7 @@ class MemoriesOfClasses(Experiment):
         return tables
 
     def _difference(self, values: np.ndarray, correct: np.ndarray) -> pd.DataFrame:
-        """C3: percent among correctly minus percent among wrongly classified pictures."""
+        """The rate of correctly minus that of wrongly classified pictures, in percent (Methods C3)."""
         right, wrong = values[correct], values[~correct]
         rows = []
         for block in self.blocks:
@@ -139,7 +139,7 @@ class MemoriesOfClasses(Experiment):
         return pd.concat(tables, ignore_index=True)
 
     def _named(self) -> pd.DataFrame:
-        """C5: the strongest value vectors of the last blocks' MLPs, by the names of the classes they promote."""
+        """The strongest value vectors of the last blocks' MLPs, by the names of the classes they promote (Methods C5)."""
         blocks = self.blocks[-3:]
         tables = []
         for block in blocks:

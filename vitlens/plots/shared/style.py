@@ -93,13 +93,15 @@ def _template(theme: Theme) -> go.layout.Template:
                 "subtitle": {"font": {"size": 12, "color": theme.muted}},
             },
             "colorway": COLOURS,
-            "colorscale": {"diverging": signed},
+            # What has no colour scale of its own is signed: `SEQUENTIAL` is written into figures, in either theme.
+            "coloraxis": {"colorscale": signed},
             "hoverlabel": {"align": "left", "font": {"family": FONT}},
             "xaxis": axis,
             "yaxis": axis,
             "shapedefaults": {"line": {"color": theme.muted}},
         },
         data={
+            "heatmap": [{"colorscale": signed}],
             "bar": [{"marker": {"line": {"width": 0}}, "error_y": {"color": theme.ink}}],
             "waterfall": [
                 {
@@ -150,10 +152,10 @@ def symmetric(values: Tensor | np.ndarray) -> float:
 def diverging(values: Tensor | np.ndarray) -> dict[str, Any]:
     """Heatmap settings for signed values: blue below 0, the paper's colour at 0, red above, the ends equally far.
 
-    The colours are the template's: plotly takes its diverging scale where the ends lie on both sides of 0.
+    The colours are the template's, so that they change with the theme, until the figure is given a scale of its own.
     """
     end = symmetric(values)
-    return {"autocolorscale": True, "zmin": -end, "zmax": end, "zmid": 0}
+    return {"zmin": -end, "zmax": end, "zmid": 0}
 
 
 def colorbar(title: str) -> dict[str, Any]:

@@ -1,0 +1,42 @@
+"""Loads names when they are first used, and tells who asks for a wrong name which names are near and where they are."""
+
+import difflib
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import lazy_loader
+
+STUB = "__init__.pyi"
+
+
+def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """`__getattr__`, `__dir__` and `__all__` of a package whose names stand in its `__init__.pyi`."""
+    find, list_names, names = lazy_loader.attach_stub(package, file)
+
+    def get(name: str) -> Any:
+        if name in names or name.startswith("_"):
+            return find(name)
+        raise AttributeError(f"{package} has no {name!r}{_advice(package, name)}", name=name)
+
+    return get, list_names, names
+
+
+def _advice(package: str, name: str) -> str:
+    """Where a name is that this package has not, or which names are like it, those of this package first."""
+    top = package.split(".")[0]
+    folder = Path(str(import_module(top).__file__)).parent
+    chapters = [f"{top}.{stub.parent.name}" for stub in sorted(folder.glob(f"*/{STUB}"))]
+    places: dict[str, str] = {}
+    for place in dict.fromkeys((package, top, *chapters)):
+        for known in import_module(place).__all__:
+            places.setdefault(known, f"{place}.{known}")
+    if name in places:
+        return f": it is {places[name]}"
+    near = difflib.get_close_matches(name, places, n=3, cutoff=0.5)
+    return (
+        f"; the nearest names are {', '.join(places[known] for known in near)}"
+        if near
+        else f"; dir({package}) lists its names"
+    )

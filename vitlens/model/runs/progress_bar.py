@@ -1,0 +1,47 @@
+"""The bar of long work; a script, which shows no bar, is told once how long the work is going to take."""
+
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+from vitlens.arguments import bar_hidden
+
+#: Seconds that work may take before a script is told.
+LONG = 60.0
+
+
+class ProgressBar:
+    """A bar that counts `unit`s up to `total`, with how many there are and, from the first batch on, how long it takes.
+
+    By default (`progress=None`) it is shown on a terminal only. Elsewhere one line on stderr says the cost of work that
+    takes more than a minute, measured on its first batch; `progress=False` is silent.
+    """
+
+    def __init__(self, total: int | None, what: str, unit: str, progress: bool | None, n_batches: int | None) -> None:
+        self.total, self.what, self.unit = total, what, unit
+        self._bar = tqdm(total=total, desc=what, unit=unit, disable=bar_hidden(progress, n_batches))
+        self._tells = progress is None and self._bar.disable
+        self._begun = time.monotonic()
+
+    def update(self, n: int) -> None:
+        """Counts n more."""
+        self._bar.update(n)
+        if self._tells and n:
+            self._tells = False
+            self._tell(n)
+
+    def _tell(self, n: int) -> None:
+        seconds = (time.monotonic() - self._begun) * (self.total or 0) / n
+        if seconds > LONG:
+            cost = f"{self.total:,} {self.unit}s, about {seconds / 60:.0f} min"
+            print(f"{self.what}: {cost} (progress=True shows a bar, progress=False is silent)", file=sys.stderr)
+
+    def __enter__(self) -> "ProgressBar":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
