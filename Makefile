@@ -38,10 +38,10 @@ browser:
 		echo "no Chromium here and no right to install it: the browser tests will be skipped"
 
 test: $(INSTALLED) lint browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-all: $(INSTALLED_DOCS) lint browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 bench: $(INSTALLED)
 	$(BIN)/python experiments/benchmarks/forward.py

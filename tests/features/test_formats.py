@@ -379,7 +379,7 @@ def test_what_overcomplete_files_may_not_be(overcomplete, tmp_path):
     archetypal = overcomplete.RATopKSAE(8, 20, points=torch.randn(30, 8))
     archetypal.dictionary.W.data += 0.1
     torch.save(archetypal.state_dict(), path)
-    with pytest.raises(InputError, match="between steps of its training"):
+    with pytest.raises(InputError, match="was saved during training"):
         load_sae(path, activation="topk", k=2)
     torch.save(overcomplete.JumpSAE(8, 20).eval().state_dict(), path)
     with pytest.raises(InputError, match="JumpSAE"):

@@ -303,7 +303,7 @@ class FailsLate:
         ({"sites": "blocks.1.attn.hook_z"}, r'"z" with blocks=\[1\]'),
         ({"sites": "hook_embed"}, "name of a hook point"),
         ({"sites": "resid"}, "nearest names are resid_pre"),
-        ({"sites": ["z", "resid_pre"]}, "a sweep each"),
+        ({"sites": ["z", "resid_pre"]}, "cannot share a sweep"),
         ({"sites": []}, "list of sites is empty"),
         ({"sites": "mlp_out", "heads": [0]}, "mlp_out has no heads: patch z, q, k, v, attn_scores, pattern by head"),
         ({"sites": "z", "neurons": [0]}, "z has no neurons: patch pre, post by neuron"),
@@ -331,7 +331,7 @@ def test_a_metric_of_nan_names_the_cell(plain, images_of):
         ({"replacement": "nought"}, "replacement is one of zero"),
         ({"replacement": "other"}, "needs others="),
         ({"replacement": torch.zeros(7)}, "does not fit"),
-        ({"replacement": {5: torch.zeros(1)}}, "hold none for blocks.0"),
+        ({"replacement": {5: torch.zeros(1)}}, "has no tensor for blocks.0"),
         ({"tokens": box(0, 0, 9, 9)}, "outside the grid"),
     ],
 )

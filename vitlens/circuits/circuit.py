@@ -254,7 +254,9 @@ def edge_effects(graph: Graph, scores: Patching) -> Float[Tensor, "writer reader
             "path_patching(…, receivers=None)"
         )
     if not scores.complete:
-        raise InputError("the scores were interrupted and not all edges have one: make them again with resume=scores")
+        raise InputError(
+            "the sweep of the scores was interrupted, so some edges have none: finish it with resume=scores"
+        )
     return scores.effect().detach().cpu().double()
 
 

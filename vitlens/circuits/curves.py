@@ -122,7 +122,7 @@ def evaluate_circuits(
         circuits = torch.stack([prune(graph, as_mask(graph, ranked[:size])) for size in asked])
     else:
         if sizes is not None:
-            raise InputError("sizes= cuts circuits from scores: leave it out where the circuits are given")
+            raise InputError("sizes= goes with scores, not with given circuits: leave it out")
         given: list[Any] = list(scores) if isinstance(scores, (list, tuple)) else [scores]
         if not given:
             raise InputError("the list of circuits is empty")
@@ -198,7 +198,7 @@ def minimality(
     """
     graph = Graph(model)
     if not len(circuit):
-        raise InputError("the circuit is empty: there is no edge that it could need")
+        raise InputError("the circuit is empty, so there is no edge to remove")
     mask = circuit.mask(graph)
     _check_metric(metric)
     whole = run_pair(model, clean, corrupted, classes, baseline_classes, metric, "denoise")

@@ -26,7 +26,7 @@ Rows = dict[str, Tensor]
 
 
 class ActivationStream:
-    """Batches {"activations" [n, d], "image" [n], "token" [n]}, and "head" [n] where heads stand apart.
+    """Batches {"activations" [n, d], "image" [n], "token" [n]}, and "head" [n] if heads are separate rows.
 
     It can be iterated several times: the pictures are run again each time, and only one batch is in memory. Make one with
     `stream_activations`.
@@ -64,7 +64,7 @@ class ActivationStream:
     def _rows(self, found: Tensor, images: Tensor, tokens: Tensor) -> Rows:
         n_images, n_tokens = found.shape[:2]
         if not self.join_heads and found.ndim != 4:
-            raise InputError(f"{self.hook} has no heads to stand apart: leave join_heads=True")
+            raise InputError(f"{self.hook} has no heads, so they cannot be separate rows: leave join_heads=True")
         n_heads = 1 if self.join_heads else found.shape[2]
         rows = {
             "activations": found.reshape(n_images * n_tokens * n_heads, -1),

@@ -69,7 +69,7 @@ def load_sae(
         named = [name for name, value in given.items() if value is not None]
         if named:
             raise InputError(
-                f"{folder} says itself what {', '.join(named)} is: these go with an Overcomplete state_dict"
+                f"the {CONFIG} of {folder} sets {', '.join(named)}: these arguments go with an Overcomplete state_dict"
             )
         sae = load_saelens(folder, scaling_factor, precision)
     elif path.is_file():

@@ -103,7 +103,7 @@ def _dictionary(left: dict[str, Tensor], path: Path, norm: str | None) -> Tensor
     W, C, relax = (left.pop(name) for name in ARCHETYPAL)
     if (W < 0).any() or not torch.allclose(W.sum(dim=-1), torch.ones_like(W[:, 0]), atol=1e-4):
         raise InputError(
-            f"{path} was saved between steps of its training: save it with {HOW_TO_SAVE_SAE}, which settles the dictionary"
+            f"{path} was saved during training: save it with {HOW_TO_SAVE_SAE}, which fixes the dictionary"
         )
     return (W @ C + relax) * multiplier
 

@@ -266,7 +266,7 @@ def _table(trace: SiteTables, values: TokenValues) -> pd.DataFrame:
     blocks = list(next(iter(values.values())))
     if not blocks:
         raise InputError(
-            "this measure compares what leaves a block with what enters it: the lens needs two blocks that follow each "
+            "this measure compares the output of a block with its input: the lens needs two blocks that follow each "
             'other, or sites="all"'
         )
     means = {key: table.mean(dim=0).tolist() for key, table in picture_means(trace, values).items()}

@@ -142,7 +142,7 @@ class ProbeFit:
 
     def _check_open(self) -> None:
         if self._is_solved:
-            raise InputError("these moments were given back when they were solved: make another ProbeFit")
+            raise InputError("solve() frees the moments, so it can be called only once: make another ProbeFit")
 
     def _add(self, pictures: Float[Tensor, "image channels height width"], labels: Int[Tensor, "image"]) -> None:
         one_hot = torch.nn.functional.one_hot(labels, self.model.cfg.n_classes).to(self.dtype)

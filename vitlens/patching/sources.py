@@ -97,7 +97,7 @@ class GivenValues:
         for key in (name, int(name.split(".")[1])):
             if key in self.values:
                 return self.values[key]
-        raise InputError(f"the tensors given hold none for {name}: their keys are block numbers or hook names")
+        raise InputError(f"replacement has no tensor for {name}: its keys are block numbers or hook names")
 
 
 @leaves_state

@@ -63,7 +63,7 @@ class Plan:
         if not found:
             raise InputError("the list of sites is empty")
         if len({site.unit for site in found}) > 1:
-            raise InputError("sites by token, by head and by neuron need a sweep each: their cells are different ones")
+            raise InputError("sites by token, by head and by neuron cannot share a sweep: run one sweep for each kind")
         grid = model.embed.grid(*images.shape[-2:])
         chosen = model.block_indices(blocks)
         cells = [

@@ -98,7 +98,7 @@ def find_register_neurons(
     if not n_outliers:
         raise InputError(
             f"these pictures have no outliers: after block {late} of {model.cfg.model_name} the largest norm of a patch "
-            f"is {largest:.2f} times its picture's median, and outlier_threshold={outlier_threshold:g} times was asked for"
+            f"is {largest:.2f} times its picture's median, below outlier_threshold={outlier_threshold:g} times"
         )
     outlier_block = int((2 * already >= n_outliers).nonzero()[0])
     scored = range((outlier_block if last_scored is None else last_scored) + 1)
