@@ -39,7 +39,7 @@ browser:
 		echo "no Chromium here and no right to install it: the browser tests will be skipped"
 
 test: $(INSTALLED) lint browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 # The same suite on the lower bounds of pyproject.toml, in an environment of its own.
 test-oldest: browser
@@ -49,7 +49,7 @@ test-oldest: browser
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 -m "not slow"
 
 test-all: $(INSTALLED_DOCS) lint browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 bench: $(INSTALLED)
 	$(BIN)/python experiments/benchmarks/forward.py
