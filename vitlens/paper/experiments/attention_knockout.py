@@ -1,4 +1,4 @@
-"""How well the patches identify the class, and whether it is still predicted, when attention edges are cut."""
+"""Identifiability of the class and accuracy when attention edges are cut (Methods B1)."""
 
 import pandas as pd
 import plotly.graph_objects as go

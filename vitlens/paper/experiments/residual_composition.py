@@ -1,4 +1,4 @@
-"""Which sublayer's top-1 class becomes the residual stream's: attention's, the MLP's, the stream's own, or a new one."""
+"""Which sublayer's top-1 class becomes the residual stream's top-1 class, block by block (Methods A7)."""
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -15,7 +15,7 @@ class ResidualComposition(Experiment):
     name = "residual_composition"
     title = "Residual-stream composition"
     question = (
-        "Whose top-1 class the residual stream takes in each block: attention's, the MLP's, its own, or a new one."
+        "Which sublayer's top-1 class the residual stream takes in each block: attention's, the MLP's, its own, or a new one."
     )
 
     def measure(self, batch: Batch) -> Arrays:

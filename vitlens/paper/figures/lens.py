@@ -32,7 +32,7 @@ def identifiability_boxes(tables: ByModel) -> go.Figure:
         finish(
             figure,
             "How well the class can be read off the tokens",
-            f"{BOX}<br>dashed: chance; * patches above a freshly initialised model (Wilcoxon over pictures, p < 0.05)",
+            f"{BOX}<br>dashed: chance; * patches above a re-initialised model (Wilcoxon over pictures, p < 0.05)",
             margin={"l": 60, "r": 20, "t": 120, "b": 80},
         )
     )
