@@ -2,14 +2,31 @@
 
 import pytest
 import torch
-from variants import OTHERS, VARIANTS, build, pictures
+from composed import COMPOSED
+from ported import ALL
+from variants import build, pictures
 
 from vitlens import HookedViT, InputError, direct_logit_attribution
 from vitlens.attribution.units import UNITS
 from vitlens.patching import ablation_hooks
 
-KINDS = ["class_token", "norm_pre", "average_with_registers", "post_norm", "parallel", "differential", "sub_norms"]
-KINDS += ["gated_attention", "gated", "attention_pool"]
+KINDS = [
+    "norm_pre",
+    "sub_norms",
+    "pre-norm gated layer-norm no-positions maximum class+registers gated-mlp wide-picture",
+    "post-norm gated rms-norm no-positions attention-pool no-prefix gated-mlp square",
+    "parallel differential layer-norm learned average class+registers mlp wide-patches",
+]
+ONE_BY_ONE = [
+    "class_token",
+    "average_with_registers",
+    "post_norm",
+    "parallel",
+    "differential",
+    "gated_attention",
+    "gated",
+]
+KINDS += [pytest.param(kind, marks=pytest.mark.slow) for kind in (*ONE_BY_ONE, "attention_pool")]
 
 
 def attribute(model, images, unit):
@@ -22,7 +39,7 @@ def larger(x, hook):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_shares_sum_to_the_hooked_logit_or_the_hook_is_named(kind):
-    model = HookedViT.from_timm((VARIANTS | OTHERS)[kind]())
+    model = HookedViT.from_timm((ALL | COMPOSED)[kind]())
     images = pictures(model.cfg, 1)
     points = [name for name in model.hook_dict if not name.startswith(("blocks.0", "blocks.2"))]
     seen, named = {unit: set() for unit in UNITS}, {}
@@ -48,7 +65,7 @@ def test_shares_sum_to_the_hooked_logit_or_the_hook_is_named(kind):
 
 @pytest.mark.parametrize("kind", ["class_token", "sub_norms", "gated_attention", "differential", "post_norm"])
 def test_a_head_that_is_silent_gets_nothing_by_patch_or_by_path(kind):
-    model = HookedViT.from_timm((VARIANTS | OTHERS)[kind]())
+    model = HookedViT.from_timm(ALL[kind]())
     images = pictures(model.cfg, 2)
     free = {unit: attribute(model, images, unit) for unit in ("head_patch", "path")}
     with model.hooks(fwd_hooks=ablation_hooks(model, images, site="z", places=[(1, 2)], replacement="zero")):

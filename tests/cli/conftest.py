@@ -19,6 +19,8 @@ AGREEING = DEMO / "pictures" / "00_T-shirt_agreeing.png"
 CONFLICTING = DEMO / "pictures" / "00_T-shirt_conflicting.png"
 MASK = DEMO / "masks" / "00_T-shirt_agreeing.png"
 TIMM = "vit_tiny_patch16_224"
+#: A few blocks of it: what commands are asked does not depend on more.
+FEW_BLOCKS = ["--timm", "depth=4"]
 
 
 @dataclass
@@ -63,7 +65,7 @@ def demo():
 def checkpoint(tmp_path_factory) -> Path:
     """Weights of a timm model with seven classes, every parameter drawn."""
     torch.manual_seed(1)
-    module = timm.create_model(TIMM, pretrained=False, num_classes=7)
+    module = timm.create_model(TIMM, pretrained=False, num_classes=7, depth=4)
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     path = tmp_path_factory.mktemp("weights") / "mine.safetensors"
@@ -73,7 +75,7 @@ def checkpoint(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def mine(checkpoint):
-    return vitlens.HookedViT.from_timm(TIMM, checkpoint_path=checkpoint)
+    return vitlens.HookedViT.from_timm(TIMM, checkpoint_path=checkpoint, depth=4)
 
 
 @pytest.fixture(scope="session", params=["demo", "timm"])
@@ -81,4 +83,4 @@ def case(request, checkpoint):
     """A model, and the options that mean it."""
     if request.param == "demo":
         return request.getfixturevalue("demo"), []
-    return request.getfixturevalue("mine"), ["--model", TIMM, "--checkpoint", checkpoint]
+    return request.getfixturevalue("mine"), ["--model", TIMM, "--checkpoint", checkpoint, *FEW_BLOCKS]

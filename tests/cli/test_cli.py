@@ -33,11 +33,11 @@ def test_a_report_of_the_demo(tmp_path):
 
 def test_a_report_with_ones_own_checkpoint(tmp_path):
     torch.manual_seed(0)
-    mine = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=7)
+    mine = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=7, depth=2)
     save_file(mine.state_dict(), tmp_path / "mine.safetensors")
     done = run_vitlens(
         "report", PICTURE, "--model", "vit_tiny_patch16_224", "--checkpoint", tmp_path / "mine.safetensors",
-        "--class", 6, "--out", tmp_path / "page.html",
+        "--timm", "depth=2", "--class", 6, "--out", tmp_path / "page.html",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "class 6 (6)" in (tmp_path / "page.html").read_text()

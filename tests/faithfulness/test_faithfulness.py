@@ -11,6 +11,7 @@ from vitlens import HookedViT, InputError, heatmap
 from vitlens.data.counterfactuals import blurred
 from vitlens.faithfulness import perturbation_test
 from vitlens.faithfulness.metrics import CURVES, METRICS, FaithfulnessMetric, faithfulness_metrics
+from vitlens.faithfulness.result import few
 from vitlens.faithfulness.run import evaluate_heatmaps
 from vitlens.heatmaps.methods.baselines import centre_prior, random_map
 from vitlens.heatmaps.registry import METHODS
@@ -219,6 +220,12 @@ def test_the_tables_intervals_are_the_bootstraps(result):
             np.testing.assert_allclose(table.loc[method, metric].to_numpy(), ends, rtol=1e-12, atol=1e-12)
             assert table.loc[method, (metric, "mean")] == pytest.approx(values.mean())
     assert (table["deletion"]["low"] < table["deletion"]["high"]).all()
+
+
+def test_tables_of_few_pictures_say_so(result):
+    assert "intervals over 5 pictures are unreliable" in str(result)
+    assert few(1) == "; one picture has no interval"
+    assert few(10) == ""
 
 
 def test_pairs_of_methods(result):

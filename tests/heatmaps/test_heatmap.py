@@ -9,7 +9,8 @@ import vitlens
 from vitlens import InputError, direct_logit_attribution, heatmap, load_result
 from vitlens.heatmaps import heatmap_methods
 from vitlens.heatmaps.methods.head_patch import head_patch
-from vitlens.heatmaps.registry import METHODS
+from vitlens.heatmaps.registry import LITERATURE, METHODS
+from vitlens.heatmaps.run import find_method
 from vitlens.model.parts.attention import DifferentialAttention
 from vitlens.plots import heatmap_figure
 
@@ -138,3 +139,33 @@ def test_wrong_input(plain, images_of):
         heatmap(plain, images, [1, 2])
     with pytest.raises(InputError, match="there is no block 99"):
         heatmap(plain, images, method="head_patch", blocks=[99])
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("lrp", "relevance_propagation"),
+        ("chefer", "gradient_rollout or relevance_propagation"),
+        ("GradCAM", "grad_cam"),
+        ("ig", "integrated_gradients"),
+        ("Attn-LRP", "relevance_propagation"),
+        ("rollout", "attention_rollout"),
+    ],
+)
+def test_names_of_the_literature_are_led_to_the_method(name, meant):
+    with pytest.raises(InputError, match=f"no heatmap method '{name}'; it is called {meant}"):
+        find_method(name)
+
+
+def test_names_of_the_literature_name_methods_that_there_are():
+    for advice in LITERATURE.values():
+        methods = {word.strip(",") for word in advice.split() if "_" in word or word.strip(",") in METHODS}
+        assert methods
+        assert methods <= set(METHODS)
+
+
+def test_the_bar_counts_pictures(plain, images_of, capsys):
+    heatmap(plain, images_of(plain, 3), method="legrad", batch_size=2, progress=True)
+    last = capsys.readouterr().err.rstrip().split("\r")[-1]
+    assert "3/3" in last
+    assert "picture/s" in last

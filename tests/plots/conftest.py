@@ -58,9 +58,24 @@ def subject(request):
     return request.getfixturevalue(request.param)
 
 
-@pytest.fixture(scope="session")
-def every_figure(subject):
-    """The figures by "section: name"."""
+def figures_of(subject) -> dict[str, dict[str, Any]]:
+    """The gallery's figures by section and name."""
     with torch.no_grad():
-        found = {heading: gallery.drawn(heading, partial(group, subject)) for heading, group in gallery.GROUPS.items()}
+        return {heading: gallery.drawn(heading, partial(group, subject)) for heading, group in gallery.GROUPS.items()}
+
+
+@pytest.fixture(scope="session")
+def demo_figures(demo):
+    return figures_of(demo)
+
+
+@pytest.fixture(scope="session")
+def odd_figures(odd):
+    return figures_of(odd)
+
+
+@pytest.fixture(params=["demo", "odd"])
+def every_figure(request):
+    """The figures by "section: name"."""
+    found = request.getfixturevalue(f"{request.param}_figures")
     return {f"{heading}: {name}": figure for heading, figures in found.items() for name, figure in figures.items()}

@@ -9,6 +9,7 @@ from variants import build, pictures
 import vitlens
 from vitlens import HookedViT, InputError
 from vitlens.plots.figure_of import choose
+from vitlens.plots.shared.picture import as_pixels
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,13 @@ def test_unknown_colours_are_refused(results):
         results["heatmap"].plot(colorscale="Viridia")
     with pytest.raises(InputError, match="has no figure 'map'; it has"):
         choose({"maps": None}, results["lens"], "map")
+
+
+@pytest.mark.parametrize("wrong", ["picture.png", {"a": torch.ones(2, 2)}, torch.ones(3, 8, 8), torch.ones(2, 8, 8, 3)])
+def test_what_is_no_picture_is_refused_in_a_sentence(wrong):
+    with pytest.raises(InputError, match=r"pixels is one picture \[height, width, 3\].* model.to_pixels"):
+        as_pixels(wrong)
+    assert as_pixels(torch.ones(1, 8, 8, 3)).shape == (8, 8, 3)
 
 
 def test_plots_are_there_after_import():

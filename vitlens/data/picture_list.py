@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from vitlens.arguments import bar_hidden
 from vitlens.data.picture_sets import PictureRow, PictureSet
 from vitlens.errors import InputError
 from vitlens.files import write_whole
@@ -22,7 +23,7 @@ UNREADABLE = "unreadable"
 AT_ONCE = 256
 
 
-def list_pictures(pictures: PictureSet, workers: int = 4, progress: bool = False) -> pd.DataFrame | None:
+def list_pictures(pictures: PictureSet, workers: int = 4, progress: bool | None = False) -> pd.DataFrame | None:
     """One row for each picture: path, label, and hashes of what picture and mask hold; None for a stream.
 
     All files are read once, which takes a small part of the time that decoding them takes.
@@ -31,7 +32,7 @@ def list_pictures(pictures: PictureSet, workers: int = 4, progress: bool = False
         return None
     found = []
     chunks = (rows for _, rows in pictures.chunks(AT_ONCE))
-    with tqdm(total=pictures.n, desc="reading pictures", unit="picture", disable=not progress) as bar:
+    with tqdm(total=pictures.n, desc="reading pictures", unit="picture", disable=bar_hidden(progress, None)) as bar:
         for rows in chunks:
             found.append(list_rows(rows, workers))
             bar.update(len(rows))

@@ -11,9 +11,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from vitlens.arguments import bar_hidden, checked
+from vitlens.arguments import checked
 from vitlens.data.decoded_batches import PictureBatch, Skipped, decode_rows
 from vitlens.data.picture_list import as_digest, list_rows
 from vitlens.data.picture_sets import PictureRow, PictureSet, open_pictures
@@ -29,6 +28,7 @@ from vitlens.heatmaps.shared.rows import rows_at_once
 from vitlens.model.fingerprint import fingerprint
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.results.result import MOST_KEPT, Result, load_result
 
 LOG = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ def evaluate_heatmaps_over_data(
     run = {"methods": names, "metrics": metrics, "classes": classes, "weights": fingerprint(model), **settings}
     skipped: list[Skipped] = []
     parts: list[tuple[Faithfulness, Segmentation | None]] = []
-    with tqdm(total=pictures.n, desc="pictures", unit="picture", disable=bar_hidden(progress, n_chunks)) as bar:
+    with ProgressBar(pictures.n, "heatmap scores", "picture", progress, n_chunks) as bar:
         for chunk, rows in pictures.chunks(chunk_size):
             files = [folder / f"{chunk:06d}.{kind}.safetensors" for kind in KINDS]
             origin = _origin(run, rows, workers)

@@ -7,9 +7,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
-from vitlens.arguments import bar_hidden, checked, require_whole
+from vitlens.arguments import checked, require_whole
 from vitlens.choose.classes import Classes, classes_by_batch
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
@@ -17,6 +16,7 @@ from vitlens.heatmaps.shared.precision import careful, require_finite_logits
 from vitlens.heatmaps.shared.rows import rows_at_once
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.result import Result
 
@@ -160,13 +160,13 @@ def remove_in_order(
         # Predicted classes are known once the pictures are run.
         given = None if classes is None else classes_by_batch(able, classes, len(copies), "a perturbation test")
         size = rows_at_once(able, copies, batch_size, gradients=False)
-        chunks = range(0, len(copies), size)
-        for start in tqdm(
-            chunks, "perturbation", disable=bar_hidden(progress, len(chunks)), unit_scale=size, unit=" pictures"
-        ):
-            some = slice(start, start + size)
-            about = None if given is None else given(some, copies[some]).indices[:, 0]
-            parts.append(_curves(able, copies[some], importance[some], about, steps, perturbations))
+        starts = range(0, len(copies), size)
+        with ProgressBar(len(copies), "perturbation test", "picture", progress, len(starts)) as bar:
+            for start in starts:
+                some = slice(start, start + size)
+                about = None if given is None else given(some, copies[some]).indices[:, 0]
+                parts.append(_curves(able, copies[some], importance[some], about, steps, perturbations))
+                bar.update(len(copies[some]))
         accuracy, probability = (torch.cat(values, dim=1) for values in zip(*parts, strict=True))
     n_patches = importance.shape[1]
     return Perturbation(

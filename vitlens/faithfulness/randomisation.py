@@ -9,9 +9,8 @@ import torch
 from jaxtyping import Float
 from scipy.stats import rankdata
 from torch import Tensor
-from tqdm import tqdm
 
-from vitlens.arguments import bar_hidden, checked, require_seed
+from vitlens.arguments import checked, require_seed
 from vitlens.choose.classes import Classes, select_classes
 from vitlens.data.masks import Masks
 from vitlens.data.pictures import Pictures
@@ -23,6 +22,7 @@ from vitlens.heatmaps.shared.precision import careful, require_finite_logits
 from vitlens.heatmaps.shared.rows import MOST_PICTURES, rows_at_once
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.result import Result
 
@@ -116,7 +116,7 @@ def randomisation_test(
     values = torch.empty(len(methods), len(stages), len(pictures), dtype=torch.float64)
     trained: dict[str, Tensor] = {}
     n_maps = len(methods) * len(stages)
-    with tqdm(total=n_maps, desc="randomisation", unit="map", disable=bar_hidden(progress, n_maps)) as bar:
+    with ProgressBar(n_maps, "randomisation test", "map", progress, n_maps) as bar:
         for depth, parts in enumerate(stages.values()):
             mixed = _mixed(model, fresh, parts)
             for row, name in enumerate(methods):
@@ -130,7 +130,8 @@ def randomisation_test(
                     progress=False,
                 ).patches()
                 values[row, depth] = _likeness(trained.setdefault(name, found), found)
-                bar.update()
+            # Methods differ in cost: the estimate is of all of them.
+            bar.update(len(methods))
     return Randomisation(
         values,
         {"method": methods, "depth": list(stages), "image": list(range(len(pictures)))},

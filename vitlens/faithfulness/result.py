@@ -13,6 +13,16 @@ from vitlens.faithfulness.metrics import CURVES, METRICS
 from vitlens.results.result import Result
 from vitlens.statistics import bootstrap, with_interval
 
+#: Intervals over fewer pictures than these are usually too narrow.
+FEW = 10
+
+
+def few(n_images: int) -> str:
+    """What a table of few pictures says of its intervals."""
+    if n_images >= FEW:
+        return ""
+    return "; one picture has no interval" if n_images == 1 else f"; intervals over {n_images} pictures are unreliable"
+
 
 @dataclass(frozen=True, repr=False)
 class Faithfulness(Result):
@@ -98,7 +108,8 @@ class Faithfulness(Result):
         }
         shown = pd.DataFrame(cells, index=numbers.index).rename_axis(None)
         meaning = "\n".join(f"{name} {definition}" for name, definition in self.definitions().items())
-        return f"{self.protocol()}; mean over pictures [{level:.0%} interval]\n\n{shown.to_string()}\n\n{meaning}"
+        heading = f"{self.protocol()}; mean over pictures [{level:.0%} interval]{few(len(self.axes['image']))}"
+        return f"{heading}\n\n{shown.to_string()}\n\n{meaning}"
 
     def protocol(self) -> str:
         """Model, pictures, and the settings that metrics share."""

@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
-from vitlens.arguments import bar_hidden, checked, require_whole
+from vitlens.arguments import checked, require_whole
 from vitlens.choose.classes import Classes, select_classes
 from vitlens.data.masks import MaskInput, Masks
 from vitlens.data.pictures import Pictures
@@ -23,6 +22,7 @@ from vitlens.heatmaps.shared.precision import careful, require_finite_logits
 from vitlens.heatmaps.shared.rows import rows_at_once
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.model.runs.small_pictures import small_pictures
 
 DEFAULT_METRICS = ("deletion", "insertion", "negative", "positive")
@@ -167,9 +167,8 @@ def _scores(
     }
     n_parts = sum(map(len, maps.values())) * (len(curve_names) + len(scorers))
     found: dict[str, MapScores] = {}
-    with tqdm(total=n_parts, desc="scores", unit="curve", disable=bar_hidden(progress, n_parts)) as bar:
+    with ProgressBar(n_parts, "scores", "curve", progress, n_parts) as bar:
         for name, several in maps.items():
-            bar.set_postfix_str(name)
             found[name] = _mean([_score(bench, chosen, curve_names, scorers, one, bar) for one in several])
     return found
 
@@ -217,12 +216,12 @@ def _score(
     curve_names: list[str],
     scorers: Mapping[str, MapScorer],
     scored: ScoredMap,
-    bar: tqdm,
+    bar: ProgressBar,
 ) -> MapScores:
     outcomes: dict[str, ClassOutcome] = {}
     for name in curve_names:
         outcomes[name] = CURVES[name].run(bench, scored.importance)
-        bar.update()
+        bar.update(1)
     values = []
     for metric in chosen:
         if metric.combine is not None:
@@ -231,7 +230,7 @@ def _score(
             values.append(metric.combine(*followed, shares))
         else:
             values.append(scorers[metric.name](scored).double())
-            bar.update()
+            bar.update(1)
     even = (scored.importance == scored.importance[:, :1]).all(dim=1)
     for metric, value in zip(chosen, values, strict=True):
         if metric.needs_order:

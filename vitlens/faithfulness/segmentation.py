@@ -8,18 +8,19 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm import tqdm
 
-from vitlens.arguments import bar_hidden, checked
+from vitlens.arguments import checked
 from vitlens.choose.classes import Classes
 from vitlens.data.masks import MaskInput, Masks
 from vitlens.data.pictures import Pictures
 from vitlens.faithfulness.curves import Bench
 from vitlens.faithfulness.localisation import patch_auroc
 from vitlens.faithfulness.maps import Maps, MapScorer, ScoredMap, read_maps
+from vitlens.faithfulness.result import few
 from vitlens.faithfulness.run import bench_of, check_masks
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.result import Result
 from vitlens.statistics import bootstrap_weights, with_interval
@@ -63,7 +64,9 @@ class Segmentation(Result):
         cells = {f"{name} ↑": [with_interval(*numbers) for numbers in table[name].to_numpy()] for name in MEASURES}
         shown = pd.DataFrame(cells, index=table.index).rename_axis(None)
         n = len(self.axes["image"])
-        return f"{self.settings['model']}, {n} pictures [{level:.0%} interval]\n\n{shown.to_string()}\n\n{DEFINITION}"
+        pictures = f"{n} picture{'s' * (n != 1)}"
+        heading = f"{self.settings['model']}, {pictures} [{level:.0%} interval]{few(n)}"
+        return f"{heading}\n\n{shown.to_string()}\n\n{DEFINITION}"
 
     def __str__(self) -> str:
         return self.sentence()
@@ -129,8 +132,10 @@ def evaluate_segmentation(
         maps.setdefault("all_background", [ScoredMap(nothing)])
     auroc = patch_auroc(bench, inside)
     found = []
-    for several in tqdm(maps.values(), desc="segmentation", unit="map", disable=bar_hidden(progress, len(maps))):
-        found.append(torch.stack([_numbers(bench, scored, inside, auroc) for scored in several]).mean(dim=0))
+    with ProgressBar(len(maps), "segmentation", "map", progress, len(maps)) as bar:
+        for several in maps.values():
+            found.append(torch.stack([_numbers(bench, scored, inside, auroc) for scored in several]).mean(dim=0))
+            bar.update(1)
     return Segmentation(
         torch.stack(found),
         {

@@ -123,6 +123,29 @@ _ALL = [
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
 
+#: What others call these methods, in letters alone: an error says which one is meant.
+LITERATURE = {
+    **dict.fromkeys(("lrp", "layerwiserelevancepropagation", "transformerattribution"), "relevance_propagation"),
+    **dict.fromkeys(("chefer", "cheferattribution"), "gradient_rollout or relevance_propagation"),
+    **dict.fromkeys(("gae", "genericattention", "genericattentionmodelexplainability"), "gradient_rollout"),
+    **dict.fromkeys(("ig", "integratedgradient"), "integrated_gradients, or token_mask (integrated over the tokens)"),
+    **dict.fromkeys(("rollout", "attnrollout", "abnar"), "attention_rollout"),
+    **dict.fromkeys(("attention", "attn", "dino", "selfattention"), "raw_attention"),
+    **dict.fromkeys(("cam", "gradcampp", "layercam", "xgradcam", "scorecam"), "grad_cam"),
+    **dict.fromkeys(("saliency", "gradient", "gradients", "vanillagradient"), "smooth_grad or integrated_gradients"),
+    **dict.fromkeys(("attnlrp", "relprop"), "relevance_propagation"),
+    **dict.fromkeys(("tam", "transitionattentionmaps"), "transition_attention"),
+    **dict.fromkeys(("bi", "intuition"), "beyond_intuition"),
+    **dict.fromkeys(("vilas", "gradientprojection"), "projection_gradient or class_projection"),
+    **dict.fromkeys(("dla", "logitattribution", "directlogitattribution"), "head_patch"),
+    **dict.fromkeys(("patching", "activationpatching", "causaltracing"), "patching_effect"),
+    **dict.fromkeys(("perturbation", "slidingwindow", "ablation"), "occlusion"),
+    **dict.fromkeys(("lens", "logitlens", "classlens"), "class_projection"),
+    **dict.fromkeys(("centre", "center", "centerprior"), "centre_prior"),
+    "random": "random_map",
+}
+
+
 def heatmap_methods() -> pd.DataFrame:
     """A table of all heatmap methods.
 

@@ -10,19 +10,19 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
-from vitlens.arguments import bar_hidden, checked, require_whole
+from vitlens.arguments import checked, require_whole
 from vitlens.choose.classes import Classes, ClassSelection, select_classes
 from vitlens.data.pictures import Pictures
 from vitlens.description.artefacts import artefact_sentences, artefact_tokens
 from vitlens.errors import InputError, nearest
-from vitlens.heatmaps.registry import METHODS, PARTS, Method
+from vitlens.heatmaps.registry import LITERATURE, METHODS, PARTS, Method
 from vitlens.heatmaps.shared.precision import careful, require_finite_logits, require_finite_maps
 from vitlens.heatmaps.shared.rows import MOST_PICTURES, rows_at_once
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.gradients import outside_inference
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.patching.whole_runs import logits_of
 from vitlens.results.result import Result, as_array
@@ -135,24 +135,25 @@ def heatmap(
         size = rows_at_once(able, copies, batch_size, gradients=True, most=MOST_PICTURES)
         selection = _one_class_each(able, copies, classes, chosen, size) if chosen.class_specific else None
         maps, gaps, artefacts = [], [], []
-        chunks = range(0, len(copies), size)
-        hidden = bar_hidden(progress, len(chunks))
-        for start in tqdm(chunks, chosen.title, disable=hidden, unit_scale=size, unit=" pictures"):
-            some = slice(start, start + size)
-            about: tuple[Int[Tensor, "image"], ...] = (
-                () if selection is None else (outside_inference(selection.indices)[some, 0],)
-            )
-            given = {name: _of_chunk(value, some, len(copies)) for name, value in options.items()}
-            if batch_size is not None and chosen.takes_batch_size:
-                given["batch_size"] = batch_size
-            found = function(able, copies[some], *about, **given).detach()
-            _check_importances(able, copies[some], found, chosen, start)
-            maps.append(found)
-            if chosen.gap is not None:
-                wanted = {name: value for name, value in given.items() if name in chosen.gap_options}
-                gaps.append(chosen.gap(able, copies[some], *about, found, **wanted))
-            if warn:
-                artefacts.append(artefact_tokens(able, copies[some]))
+        starts = range(0, len(copies), size)
+        with ProgressBar(len(copies), chosen.title, "picture", progress, len(starts)) as bar:
+            for start in starts:
+                some = slice(start, start + size)
+                about: tuple[Int[Tensor, "image"], ...] = (
+                    () if selection is None else (outside_inference(selection.indices)[some, 0],)
+                )
+                given = {name: _of_chunk(value, some, len(copies)) for name, value in options.items()}
+                if batch_size is not None and chosen.takes_batch_size:
+                    given["batch_size"] = batch_size
+                found = function(able, copies[some], *about, **given).detach()
+                _check_importances(able, copies[some], found, chosen, start)
+                maps.append(found)
+                if chosen.gap is not None:
+                    wanted = {name: value for name, value in given.items() if name in chosen.gap_options}
+                    gaps.append(chosen.gap(able, copies[some], *about, found, **wanted))
+                if warn:
+                    artefacts.append(artefact_tokens(able, copies[some]))
+                bar.update(len(found))
         rows, columns = model.embed.grid(*pictures.shape[-2:])
         values = torch.cat(maps)
         blocks = {"block": sorted(set(model.block_indices(options.get("blocks"))))} if "block" in kept else {}
@@ -234,11 +235,21 @@ def _check_importances(
 
 
 def find_method(name: str) -> Method:
-    """Raises InputError with the nearest names where there is no such method."""
+    """The method of this name.
+
+    Raises:
+        InputError: there is none, with the one that the literature calls so, or the nearest names.
+    """
     asked = str(name).strip().lower().replace(" ", "_").replace("-", "_")
     if asked in METHODS:
         return METHODS[asked]
-    raise InputError(f"there is no heatmap method {name!r}: the nearest are {nearest(asked, METHODS, 3)}")
+    letters = "".join(letter for letter in asked if letter.isalnum())
+    meant = {method.replace("_", ""): method for method in METHODS} | LITERATURE
+    if letters in meant:
+        raise InputError(f"there is no heatmap method {name!r}; it is called {meant[letters]} here")
+    raise InputError(
+        f"there is no heatmap method {name!r}: the nearest are {nearest(asked, METHODS, 3)}; heatmap_methods() lists all"
+    )
 
 
 def check_options(method: Method, options: dict[str, Any]) -> None:

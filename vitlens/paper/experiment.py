@@ -36,7 +36,7 @@ class Context:
     preprocessing: Preprocessing
     random_models: list[HookedViT]
     workers: int = 4
-    progress: bool = False
+    progress: bool | None = False
 
 
 @dataclass

@@ -11,7 +11,6 @@ from pathlib import Path
 import datasets
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vitlens.arguments import checked
 from vitlens.data.decoded_batches import PictureBatch, Skipped, decode_rows
@@ -23,6 +22,7 @@ from vitlens.files import as_path
 from vitlens.lens.trace import TraceObserver
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.paper.experiment import Arrays, Batch, Context, Experiment, Tables
 from vitlens.paper.experiments.attention_knockout import AttentionKnockout
 from vitlens.paper.experiments.class_change import ClassChange
@@ -110,13 +110,12 @@ def run_study(
         if name not in EXPERIMENTS:
             raise InputError(f"no experiment is called {name!r}; there are {', '.join(EXPERIMENTS)}")
     model.require_classifier()
-    bar = sys.stderr.isatty() if progress is None else progress
-    if not bar:
+    if not (sys.stderr.isatty() if progress is None else progress):
         datasets.disable_progress_bars()
     team = Workers(str(model.device))
     wanted = EXPERIMENTS if experiments is None else experiments
     n_random = settings.n_random_models if any(EXPERIMENTS[name].uses_random_models for name in wanted) else 0
-    context = _context(model.to(team.device), settings, n_random, workers, bar and team.is_main)
+    context = _context(model.to(team.device), settings, n_random, workers, progress if team.is_main else False)
     chosen = _possible(context, team.is_main) if experiments is None else [EXPERIMENTS[n](context) for n in experiments]
     store = Store(as_path(path))
     try:
@@ -165,7 +164,7 @@ def _run(context: Context, experiments: list[Experiment], store: Store, team: Wo
     return Outcome(tables, len(records), records.skipped, store.folder)
 
 
-def _context(model: HookedViT, settings: StudySettings, n_random: int, workers: int, progress: bool) -> Context:
+def _context(model: HookedViT, settings: StudySettings, n_random: int, workers: int, progress: bool | None) -> Context:
     """Opens the pictures and draws the random models; a model without class names takes those of the data set."""
     pictures = _open(model, settings)
     if model.class_names is None and pictures.label_names and len(pictures.label_names) == model.cfg.n_classes:
@@ -183,15 +182,15 @@ def _pass(context: Context, experiments: list[Experiment], store: Store, team: W
     """This process' share of the pictures, chunk by chunk; the number behind its last chunk."""
     seen = 0
     with_masks = context.pictures.has_masks and any(experiment.uses_masks for experiment in experiments)
-    total = None if context.pictures.n is None else -(-context.pictures.n // context.settings.batch_size)
-    if total is not None:
-        total = -(-total // team.world_size)
-    with tqdm(total=total, unit="chunk", disable=not context.progress) as meter:
+    n_chunks = None if context.pictures.n is None else -(-context.pictures.n // context.settings.batch_size)
+    if n_chunks is not None:
+        n_chunks = -(-n_chunks // team.world_size)
+    with ProgressBar(n_chunks, "study", "chunk", context.progress, n_chunks) as bar:
         for chunk, rows, batch in _batches(context, store, team, with_masks):
             if batch is not None:
                 _measure_chunk(context, experiments, store, chunk, rows, batch)
             seen = chunk + 1
-            meter.update()
+            bar.update(1)
     return seen
 
 

@@ -15,7 +15,16 @@ from vitlens.errors import InputError
 from vitlens.heatmaps.registry import PARTS
 from vitlens.heatmaps.run import Heatmap
 from vitlens.plots.shared.artefacts import hatch
-from vitlens.plots.shared.picture import Pixels, add_picture, aspect, keep_shape, map_tiles, patch_heatmap, picture_uri
+from vitlens.plots.shared.picture import (
+    Pixels,
+    add_picture,
+    as_pixels,
+    aspect,
+    keep_shape,
+    map_tiles,
+    patch_heatmap,
+    picture_uri,
+)
 from vitlens.plots.shared.style import (
     LABEL_ON_PICTURE,
     SEQUENTIAL,
@@ -50,7 +59,7 @@ def heatmap_overlay(
         warning: drawn on the map, such as what artefact tokens carry.
         artefacts: patches that are hatched.
     """
-    grid = values.shape
+    pixels, grid = as_pixels(pixels), values.shape
     figure = make_subplots(1, 2, horizontal_spacing=0.02)
     for col in (1, 2):
         shown = {"opacity": 0.0, "showscale": False} if col == 1 else {"colorbar": colorbar("importance")}
@@ -120,10 +129,11 @@ def heatmap_comparison(
         columns: tiles in a row; by default at most 6.
 
     Raises:
-        InputError: no map, or maps of different grids.
+        InputError: no map, maps of different grids, or something that is no picture.
     """
-    if len({tuple(values.shape) for values in maps.values()}) != 1:
-        raise InputError("a comparison takes at least one map, all [rows, columns] on one grid")
+    pixels = as_pixels(pixels)
+    if not isinstance(maps, Mapping) or len({tuple(values.shape) for values in maps.values()}) != 1:
+        raise InputError("maps are given by name, {name: map [rows, columns], …}, at least one and all on one grid")
     n_tiles = len(maps) + 1
     columns = columns or min(6, n_tiles)
     rows = -(-n_tiles // columns)

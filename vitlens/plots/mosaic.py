@@ -1,4 +1,4 @@
-"""The figure of what every patch says: its first class by name, as tiles in the place of the patches."""
+"""The figure of what every patch says: its top-1 class by name, as tiles in the place of the patches."""
 
 import textwrap
 from collections import Counter
@@ -63,7 +63,7 @@ def class_mosaic(lens: ClassLens, block: int = -1, image: int = 0, site: str | N
         figure,
         "What each patch says first",
         f"{text(lens.settings['model'])}; {place}; {len(said)} of {lens.n_classes:,} classes, the commonest coloured"
-        + (f"<br>first class of the other tokens: {others}" if others else ""),
+        + (f"<br>top-1 class of the other tokens: {others}" if others else ""),
         height=int(130 + 60 + high),
         margin={"l": 10, "r": 10, "t": 110, "b": 80},
         legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},

@@ -12,7 +12,16 @@ from torch import Tensor
 from vitlens.errors import InputError
 from vitlens.model.runs.picture_run import check_index
 from vitlens.patterns.maps import AttentionMaps
-from vitlens.plots.shared.picture import Pixels, add_picture, aspect, keep_shape, map_tiles, patch_heatmap, picture_uri
+from vitlens.plots.shared.picture import (
+    Pixels,
+    add_picture,
+    as_pixels,
+    aspect,
+    keep_shape,
+    map_tiles,
+    patch_heatmap,
+    picture_uri,
+)
 from vitlens.plots.shared.style import OUTLINE, SEQUENTIAL, array, colorbar, finish, text
 
 #: Which way attention is followed from a token: to what it attends to, or to what attends to it.
@@ -60,7 +69,7 @@ def attention_overlay(
         head: its name, such as "L9H0".
         query: what the query is called in the title, such as "the class token".
     """
-    n_prefix = len(prefix)
+    pixels, n_prefix = as_pixels(pixels), len(prefix)
     figure = make_subplots(1, 2, horizontal_spacing=0.02)
     for col in (1, 2):
         figure.add_trace(
@@ -233,7 +242,7 @@ def _boards(
     prefix: Sequence[str],
 ) -> go.Figure:
     """A tile for each row, divided by its own largest value over the patches, which stands in its title."""
-    maps = rows[:, len(prefix) :].unflatten(1, tuple(grid)).float()
+    pixels, maps = as_pixels(pixels), rows[:, len(prefix) :].unflatten(1, tuple(grid)).float()
     largest = maps.amax(dim=(1, 2))
     titles = [f"{name}, up to {top:.2g}" for name, top in zip(names, largest.tolist(), strict=True)]
     figure = map_tiles(

@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from vitlens.arguments import bar_hidden, checked, short
+from vitlens.arguments import checked, short
 from vitlens.choose.classes import Classes, select_classes
 from vitlens.data.pictures import Picture, Pictures, as_list
 from vitlens.errors import InputError, printable
 from vitlens.files import check_writable
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.pages.explorer.explorer import Explorer
 from vitlens.pages.explorer.measure import check_page_size, measure_picture
 from vitlens.pages.seen_part import picture_fact
@@ -83,12 +83,11 @@ def explore(
     wanted = select_classes(
         model, classes, len(pictures), lambda: torch.cat([logits_of(model, picture[None]) for picture in pictures])
     ).indices.tolist()
-    measured = [
-        measure_picture(model, pictures[i : i + 1], name, wanted[i], chosen_blocks, n_classes)
-        for i, name in enumerate(
-            tqdm(labels, desc="pictures", unit="picture", disable=bar_hidden(progress, len(labels)))
-        )
-    ]
+    measured = []
+    with ProgressBar(len(labels), "explorer", "picture", progress, len(labels)) as bar:
+        for i, name in enumerate(labels):
+            measured.append(measure_picture(model, pictures[i : i + 1], name, wanted[i], chosen_blocks, n_classes))
+            bar.update(1)
     for picture, found in zip(_given(images, len(pictures)), measured, strict=True):
         found.facts["file"] = picture_fact(model, picture) if isinstance(picture, (str, Path)) else None
     return Explorer(model, pictures, measured, chosen_blocks)

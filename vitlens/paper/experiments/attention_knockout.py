@@ -1,4 +1,4 @@
-"""What is left of the class in the patches, and of the decision, when attention edges are cut."""
+"""Identifiability of the class and accuracy when attention edges are cut (Methods B1)."""
 
 import pandas as pd
 import plotly.graph_objects as go

@@ -1,4 +1,4 @@
-"""How well the true class can be read off every token, block by block, beside freshly initialised models."""
+"""How well the true class can be read off every token, block by block, compared with re-initialised models."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""What is left of the class and of the decision without the context, or without the object."""
+"""Identifiability of the class and accuracy without the context, or without the object (Methods B2)."""
 
 import numpy as np
 import pandas as pd

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
+from vitlens.arguments import bar_hidden
 from vitlens.data.decoded_batches import decode_rows
 from vitlens.data.picture_list import keep_list, list_pictures
 from vitlens.data.picture_sets import PictureSet, open_pictures
@@ -93,7 +94,9 @@ class LinearProbe(Experiment):
         fit = ProbeFit(self.model, tokens=self.tokens)
         total = None if pictures.n is None else -(-pictures.n // settings.batch_size)
         chunks = pictures.chunks(settings.batch_size)
-        for chunk, rows in tqdm(chunks, "training probes", total, unit="chunk", disable=not self.context.progress):
+        for chunk, rows in tqdm(
+            chunks, "training probes", total, unit="chunk", disable=bar_hidden(self.context.progress, total)
+        ):
             batch = decode_rows(
                 rows, chunk * settings.batch_size, self.context.preprocessing, self.model.patch_grid(),
                 with_masks=False, workers=self.context.workers,

@@ -1,4 +1,4 @@
-"""Whose first class the stream takes over after each block: attention's, the MLP's, its own before, or a new one."""
+"""Which sublayer's top-1 class becomes the residual stream's top-1 class, block by block (Methods A7)."""
 
 import pandas as pd
 import plotly.graph_objects as go

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -11,10 +12,29 @@ from PIL import Image
 from plotly.subplots import make_subplots
 from torch import Tensor
 
+from vitlens.arguments import short
+from vitlens.errors import InputError
 from vitlens.plots.shared.style import GRID_ON_PICTURE, OUTLINE, array, colorbar, finish, text
 
 #: Colours in [0, 1], or the bytes that a result keeps.
 Pixels = Float[Tensor, "height width 3"] | UInt8[Tensor, "height width 3"]
+
+
+def as_pixels(pixels: Any) -> Pixels:
+    """A picture as the model sees it; a batch of one is its picture.
+
+    A file is refused: a model may have cut the picture, and the map would lie over the wrong places.
+
+    Raises:
+        InputError: anything that is no picture [height, width, 3].
+    """
+    if isinstance(pixels, Tensor):
+        one = pixels[0] if pixels.ndim == 4 and len(pixels) == 1 else pixels
+        if one.ndim == 3 and one.shape[2] == 3:
+            return one
+    raise InputError(
+        f"pixels is one picture [height, width, 3] as the model sees it, model.to_pixels(images)[0], not {short(pixels)}"
+    )
 
 
 def picture_uri(pixels: Pixels, grey: bool = False, longest: int = 448) -> str:
@@ -79,6 +99,7 @@ def picture_with_grid(
     pictures: dict[str, Pixels], grid: Sequence[int], mask: Bool[Tensor, "rows columns"] | None = None
 ) -> go.Figure:
     """The pictures as the model sees them, cut into its patches; patches of the object outlined where a mask is given."""
+    pictures = {name: as_pixels(pixels) for name, pixels in pictures.items()}
     figure = make_subplots(1, len(pictures), subplot_titles=[text(name) for name in pictures])
     rows, columns = grid
     for col, pixels in enumerate(pictures.values(), start=1):

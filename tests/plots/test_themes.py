@@ -21,9 +21,12 @@ LOOK = """() => [...document.querySelectorAll('.plotly-graph-div')].map(div => {
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    path = tmp_path_factory.mktemp("gallery") / "gallery.html"
-    gallery.main(None, out=path)
+def page(tmp_path_factory, demo_figures):
+    """The gallery's page of the figures that the other tests of figures look at, and of the paper's."""
+    path, draw = tmp_path_factory.mktemp("gallery") / "gallery.html", gallery.drawn
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gallery, "drawn", lambda heading, group: demo_figures.get(heading) or draw(heading, group))
+        gallery.main(None, out=path)
     return path
 
 
