@@ -92,8 +92,8 @@ def sublayer_changes(tables: ByModel) -> go.Figure:
 
 
 def composition_curves(tables: ByModel, tokens: str = "patches") -> go.Figure:
-    """Figure 5, right: whose top-1 class the stream has after a block. Sources may agree with one another, so their shares are
-    lines of their own and do not sum to a whole."""
+    """Figure 5, right: whose top-1 class the stream has after a block. Sources may agree with one another, so their shares
+    are lines of their own and do not sum to a whole."""
     figure = panels(tables)
     for col, table in enumerate(tables.values(), start=1):
         for i, source in enumerate(("previous", "attention", "mlp", "composed")):
