@@ -60,8 +60,8 @@ def main(
     ] = DEMO,
     split: Annotated[str | None, typer.Option(help="which split of it")] = None,
     masks: Annotated[Path | None, typer.Option(help="folder of object masks, named as the pictures")] = None,
-    limit: Annotated[int | None, typer.Option(help="only the first so many pictures")] = None,
-    per_class: Annotated[int | None, typer.Option(help="only the first so many pictures of each class")] = None,
+    limit: Annotated[int | None, typer.Option(help="only this many pictures, the first ones")] = None,
+    per_class: Annotated[int | None, typer.Option(help="only this many pictures of each class, the first ones")] = None,
     planted_models: Annotated[
         bool, typer.Option("--planted", help="the planted models instead: AUROC of the patches that they read")
     ] = False,

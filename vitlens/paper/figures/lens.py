@@ -92,8 +92,10 @@ def sublayer_changes(tables: ByModel) -> go.Figure:
 
 
 def composition_curves(tables: ByModel, tokens: str = "patches") -> go.Figure:
-    """Figure 5, right: whose top-1 class the stream has after a block. Sources may agree with one another, so their shares
-    do not sum to 1 and are lines of their own."""
+    """Figure 5, right: which sublayer's top-1 class the stream has after a block.
+
+    Sources may agree with one another, so their shares are separate lines, not parts of a whole.
+    """
     figure = panels(tables)
     for col, table in enumerate(tables.values(), start=1):
         for i, source in enumerate(("previous", "attention", "mlp", "composed")):
@@ -104,7 +106,7 @@ def composition_curves(tables: ByModel, tokens: str = "patches") -> go.Figure:
     return legend_below(
         finish(
             figure,
-            "Whose top-1 class the residual stream takes",
+            "Which sublayer's top-1 class the residual stream takes over",
             f"{tokens}; sources may agree with one another, “composed” agrees with none",
             margin=_margin(),
         )
