@@ -1,12 +1,13 @@
 # Every target makes its own virtual environment in .venv and reuses it.
 PYTHON ?= python3
 VENV := .venv
+OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DOCS := $(VENV)/.installed-docs
 OUT ?= out/demo
 
-.PHONY: demo test test-all bench lint browser docs clean
+.PHONY: demo test test-oldest test-all bench lint browser docs clean
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "vitlens needs Python 3.11 or newer, set PYTHON=")'
@@ -40,6 +41,13 @@ browser:
 test: $(INSTALLED) lint browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
+# The same suite on the lower bounds of pyproject.toml, in an environment of its own.
+test-oldest: browser
+	$(PYTHON) -m venv $(OLDEST)
+	$(PYTHON) tests/lower_bounds.py pyproject.toml >$(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint $(OLDEST)/constraints.txt
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 -m "not slow"
+
 test-all: $(INSTALLED_DOCS) lint browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
@@ -65,4 +73,4 @@ docs: $(INSTALLED_DOCS)
 	@echo "open out/docs/index.html"
 
 clean:
-	rm -rf $(VENV) out build dist
+	rm -rf $(VENV) $(OLDEST) out build dist

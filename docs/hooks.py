@@ -114,7 +114,7 @@ def heatmap_methods() -> str:
     parts = ["## The methods\n"]
     for name, method in METHODS.items():
         facts = [
-            "knows the class" if method.class_specific else "knows no class",
+            "class-specific" if method.class_specific else "not class-specific",
             "signed" if method.signed else "unsigned",
             *(f'`keep="{part}"`' for part in method.keeps),
         ]

@@ -24,7 +24,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from vitlens import __version__, evaluate_heatmaps
-from vitlens.cli import DEMO, Timm, load_model, run
+from vitlens.cli import DEMO, ModelOptions, run, with_model
 from vitlens.data import open_pictures
 from vitlens.data.picture_list import list_pictures
 from vitlens.faithfulness import HeatmapEvaluation, evaluate_heatmaps_over_data
@@ -52,18 +52,16 @@ DEFAULT_METRICS = [
 
 
 @app.command(help=__doc__)
+@with_model
 def main(
-    model: Annotated[str, typer.Option(help='a timm name, or "demo"')] = DEMO,
-    checkpoint: Annotated[Path | None, typer.Option(help="your own weights for the timm model")] = None,
-    timm: Timm = None,
-    random_weights: Annotated[bool, typer.Option("--random-weights", help="do not load any weights")] = False,
+    model: ModelOptions,
     data: Annotated[
         str, typer.Option(help='a folder of pictures, a Parquet file, a name on the hub, ImageNet-S, or "demo"')
     ] = DEMO,
     split: Annotated[str | None, typer.Option(help="which split of it")] = None,
     masks: Annotated[Path | None, typer.Option(help="folder of object masks, named as the pictures")] = None,
-    limit: Annotated[int | None, typer.Option(help="only the first so many pictures")] = None,
-    per_class: Annotated[int | None, typer.Option(help="only the first so many pictures of each class")] = None,
+    limit: Annotated[int | None, typer.Option(help="only this many pictures, the first ones")] = None,
+    per_class: Annotated[int | None, typer.Option(help="only this many pictures of each class, the first ones")] = None,
     planted_models: Annotated[
         bool, typer.Option("--planted", help="the planted models instead: AUROC of the patches that they read")
     ] = False,
@@ -76,7 +74,6 @@ def main(
     replacement: Annotated[str, typer.Option(help="what replaces pixels: blur, mean, zero, black")] = "blur",
     n_draws: Annotated[int, typer.Option(help="random maps for each picture; builds of each planted model")] = 3,
     chunk_size: Annotated[int, typer.Option(help="pictures worked on together")] = 25,
-    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
     out: Annotated[Path, typer.Option("-o", "--out", help="folder for scores, table and page")] = Path("out/heatmaps"),
     renew_page: Annotated[bool, typer.Option("--renew", help="renew the table in docs/pages/faithfulness.md")] = False,
 ) -> None:
@@ -87,7 +84,7 @@ def main(
         if renew_page:
             renew("faithfulness.md", "planted heatmaps", as_markdown(table))
         return
-    hooked = load_model(model, checkpoint, random_weights, device, timm=timm)
+    hooked = model.load()
     pictures = open_pictures(
         data, hooked.class_names, hooked.cfg.n_classes, split=split, n_images=limit, per_class=per_class, masks=masks
     )
@@ -98,7 +95,7 @@ def main(
     settings = {"classes": classes, "n_steps": n_steps, "replacement": replacement, "n_draws": n_draws}
     settings |= {"chunk_size": chunk_size}
     given = {
-        "timm": sorted(timm) if timm else None,
+        "timm": sorted(model.timm) if model.timm else None,
         "data": data,
         "split": split,
         "masks": str(masks),

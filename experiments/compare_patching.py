@@ -23,7 +23,7 @@ from rich.table import Table
 from scipy import stats
 from torch import Tensor
 
-from vitlens.cli import DEMO, Timm, load_model, run
+from vitlens.cli import DEMO, ModelOptions, run, with_model
 from vitlens.demo import load_demo_pictures
 from vitlens.errors import InputError
 from vitlens.files import check_writable, write_whole
@@ -44,11 +44,9 @@ EDGES = "edges"
 
 
 @app.command(help=__doc__)
+@with_model
 def main(
-    model: Annotated[str, typer.Option(help='a timm name, or "demo"')] = DEMO,
-    checkpoint: Annotated[Path | None, typer.Option(help="your own weights for the timm model")] = None,
-    timm: Timm = None,
-    random_weights: Annotated[bool, typer.Option("--random-weights", help="do not load any weights")] = False,
+    model: ModelOptions,
     pictures: Annotated[
         Path | None, typer.Option(help="folder of pictures, by name clean and corrupted in turn [default: the demo's]")
     ] = None,
@@ -56,7 +54,6 @@ def main(
     sites: Annotated[list[str], typer.Option("--site", help=f"{', '.join((*SITES, EDGES))}")] = [*SITES, EDGES],  # noqa: B006
     steps: Annotated[int, typer.Option(help="steps of the integrated methods")] = 5,
     worst: Annotated[int, typer.Option(help="how many disagreements to list for each site")] = 2,
-    device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="also write every cell to this Parquet file")] = None,
 ) -> None:
     unknown = [site for site in sites if site not in (*SITES, EDGES)]
@@ -64,8 +61,8 @@ def main(
         raise InputError(f"--site is one of {', '.join((*SITES, EDGES))}, not {unknown[0]!r}")
     if out is not None:
         check_writable(out)
-    hooked = load_model(model, checkpoint, random_weights, device, timm=timm)
-    clean, corrupted, about = load_pairs(hooked, model == DEMO, pictures, pairs)
+    hooked = model.load()
+    clean, corrupted, about = load_pairs(hooked, model.model == DEMO, pictures, pairs)
     quiet = {"progress": sys.stderr.isatty(), **about}
     table = Table(title=f"{hooked.cfg.model_name}, {pairs} pairs: estimates beside the exact effects")
     for column in ("site", "cells", "method", "Pearson", "Spearman", "largest error", "exact, s", "estimate, s"):

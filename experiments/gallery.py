@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 import vitlens
 from vitlens import plots
-from vitlens.cli import DEMO, Timm, is_watched, load_model, run
+from vitlens.cli import DEMO, ModelOptions, is_watched, run, with_model
 from vitlens.demo import load_demo_pictures
 from vitlens.faithfulness import evaluate_heatmaps
 from vitlens.files import check_writable
@@ -387,22 +387,22 @@ def demo_tables(model: HookedViT) -> dict[str, pd.DataFrame]:
 
 
 @app.command(help=__doc__)
+@with_model
 def main(
     pictures: Annotated[list[Path] | None, typer.Argument(help="two or more pictures [default: the demo's]")] = None,
-    model: Annotated[str, typer.Option(help='a timm name, or "demo"')] = DEMO,
-    checkpoint: Annotated[Path | None, typer.Option(help="your own weights for the timm model")] = None,
-    timm: Timm = None,
+    *,
+    model: ModelOptions,
     out: Annotated[Path, typer.Option(help="the page")] = Path("gallery.html"),
 ) -> None:
     check_writable(out)
-    hooked = load_model(model, checkpoint, False, timm=timm)
+    hooked = model.load()
     hooked.require_classifier()
     if pictures is not None and len(pictures) < 2:
         raise vitlens.InputError(
             "a gallery needs two pictures or more, as one's activations are put into another's run"
         )
-    if pictures is None and model != DEMO:
-        raise vitlens.InputError(f"name two pictures or more for {model} to look at")
+    if pictures is None and model.model != DEMO:
+        raise vitlens.InputError(f"name two pictures or more for {model.model} to look at")
     if pictures is None:
         demo = load_demo_pictures(hooked)
         subject = Subject(hooked, demo.images, demo.labels, demo.masks)
@@ -413,7 +413,7 @@ def main(
     sections = []
     for heading, group in tqdm(GROUPS.items(), disable=not is_watched()):
         sections.append(Section(heading, "", list(drawn(heading, partial(group, subject)).values())))
-    if model == DEMO:
+    if model.model == DEMO:
         figures = drawn("The paper's figures", lambda: paper(demo_tables(hooked), hooked.cfg.model_name))
         sections.append(Section("The paper's figures", "", list(figures.values())))
     n = sum(len(section.figures) for section in sections)

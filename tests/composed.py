@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from timm.layers import GluMlp, LayerNorm, RmsNorm, SimpleNorm, SwiGLU, SwiGLUPacked
 from timm.models.vision_transformer import (
-    DiffParallelScalingBlock,
     ParallelScalingBlock,
     ParallelThingsBlock,
     ResPostBlock,
@@ -18,6 +17,8 @@ from timm.models.vision_transformer import (
 from timm.models.vision_transformer_relpos import RelPosBlock, ResPostRelPosBlock
 from torch import nn
 from variants import GatedAttention, build
+
+from vitlens.model.porting.timm_classes import DiffParallelScalingBlock
 
 
 class Properties(NamedTuple):

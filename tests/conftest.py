@@ -17,7 +17,7 @@ from variants import VARIANTS, pictures
 
 from vitlens import HookedViT
 
-pytest_plugins = ["type_checks"]
+pytest_plugins = ["type_checks", "older_timm"]
 
 __all__ = ["browser", "open_page", "planted"]
 

@@ -6,15 +6,16 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import Attention, GluMlp, SwiGLU, SwiGLUPacked
+from timm.layers import GluMlp, SwiGLU, SwiGLUPacked
 from timm.models.vision_transformer import (
-    DiffParallelScalingBlock,
     ParallelScalingBlock,
     ParallelThingsBlock,
     ResPostBlock,
 )
 from torch import nn
 
+from vitlens.model.porting.timm_classes import DiffParallelScalingBlock
+from vitlens.model.porting.timm_classes import TimmAttention as Attention
 from vitlens.parity.reduced import build_reduced, randomise, reduced_images
 
 N_CLASSES = 10

@@ -74,7 +74,7 @@ def _by_type(name: str, kinds: set[Any]) -> Check | None:
 
 def is_whole(value: Any) -> bool:
     """Whether a value is a whole number: 3, also NumPy's or a tensor's, but not 3.0, True or "3"."""
-    if isinstance(value, bool) or (isinstance(value, Tensor) and (value.ndim or value.dtype == torch_bool)):
+    if isinstance(value, (bool, np.bool_)) or (isinstance(value, Tensor) and (value.ndim or value.dtype == torch_bool)):
         return False
     try:
         operator.index(value)

@@ -1,4 +1,4 @@
-"""Maps of models whose weights are drawn anew: the metric, the cascade from the classifier down, and rank correlation."""
+"""Maps of models with re-initialised weights: the metric, the cascade from the classifier down, and rank correlation."""
 
 import pytest
 import torch
@@ -81,7 +81,7 @@ def test_the_cascade_goes_from_the_classifier_to_everything(model, images):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     found = randomisation_test(model, images, [1], methods=methods, seed=5, progress=False)
     assert found.axes["depth"] == [
-        "nothing", "classifier", "block 2 and behind", "block 1 and behind", "block 0 and behind", "everything",
+        "nothing", "classifier", "blocks 2 and later", "blocks 1 and later", "blocks 0 and later", "everything",
     ]  # fmt: skip
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     close(found.values[:, 0], torch.ones(3, 2, dtype=torch.float64))

@@ -273,7 +273,7 @@ def test_without_a_classifier(headless, images_of):
 def test_gradients_that_are_zero_by_construction_are_refused(plain, images_of):
     images = images_of(plain, 2)
     for site in ("attn_out", "resid_mid", "mlp_out", "resid_post"):
-        with pytest.raises(InputError, match=f"behind {site} of block 2 nothing reads the patch tokens"):
+        with pytest.raises(InputError, match=f"after {site} of block 2 nothing reads the patch tokens"):
             grad_cam(plain, images, CLASSES, site=site)
 
 

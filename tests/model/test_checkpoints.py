@@ -7,7 +7,7 @@ import warnings
 import pytest
 import timm
 import torch
-from timm.models import save_for_hf
+from timm.models._hub import save_for_hf
 from torch import nn
 
 from vitlens import HookedViT, InputError
@@ -194,6 +194,7 @@ def test_a_folder_that_timm_saved(tmp_path):
         HookedViT.from_timm(f"local-dir:{tmp_path}")
 
 
+@pytest.mark.verified_timm
 def test_names_on_the_hub_without_network(monkeypatch):
     def unreachable(*args, **kwargs):
         raise urllib.error.URLError("no network")

@@ -138,6 +138,7 @@ def test_what_is_no_model_and_no_path_is_a_sentence(tmp_path):
             HookedViT.from_timm(NAME, checkpoint_path=tmp_path / name)
 
 
+@pytest.mark.verified_timm
 def test_a_classifier_that_timm_draws_beside_its_weights_is_told(state, tmp_path, monkeypatch):
     torch.save(state, tmp_path / "timms.pth")
     monkeypatch.setattr("vitlens.model.checkpoints.timm_models._check_weights_are_within_reach", lambda name: None)

@@ -64,7 +64,7 @@ def test_the_browser_shows_pythons_numbers(open_page, page_file, described):
 
     same(shown("Norms of tokens", 3, "y"), described.token_norms[:, 1, 2])
     same(shown("Norms of tokens", 4, "y"), described.outlier_share())
-    same(shown("Outlier patches behind block 4", 0, "z"), described.outlier_counts[4] / 12)
+    same(shown("Outlier patches after block 4", 0, "z"), described.outlier_counts[4] / 12)
     same(shown("How far heads look", 0, "y"), described.fact("distance"))
     same(shown("How far and how evenly", 1, "z"), described.fact("patch_entropy").T)
     same(shown("What heads look at", 0, "z"), described.fact("patch_to_class").T)
@@ -128,7 +128,7 @@ def test_few_pictures_and_no_outliers(open_page, demo, tmp_path):
 def test_every_figure_by_name(described):
     for name in KINDS:
         assert described.plot(name).to_json()
-    assert described.plot("outliers", block=1).layout.title.text == "Outlier patches behind block 1"
+    assert described.plot("outliers", block=1).layout.title.text == "Outlier patches after block 1"
 
 
 def test_the_output_place_is_checked_first(described, tmp_path):

@@ -96,7 +96,7 @@ def test_one_map_over_its_picture(pixels, maps):
 def test_maps_that_do_not_fit_each_other(pixels):
     with pytest.raises(InputError, match="on one grid"):
         heatmap_comparison(pixels, {"a": torch.zeros(2, 2), "b": torch.zeros(3, 2)})
-    with pytest.raises(InputError, match="at least one map"):
+    with pytest.raises(InputError, match="at least one and all on one grid"):
         heatmap_comparison(pixels, {})
 
 

@@ -93,6 +93,7 @@ def test_attributions_sum_to_the_logit(port):
         assert relative_difference(result.values.sum(-1), expected[:, [0, 3]] - expected[:, [1, 2]]) <= 1e-9
 
 
+@pytest.mark.verified_timm
 def test_the_registry_is_what_the_readme_says():
     assert len(NAMES) >= 306
     with warnings.catch_warnings():

@@ -15,6 +15,7 @@ from vitlens.parity.supported import family_table, measure_name
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.verified_timm
 def test_the_list_is_the_registry():
     table = supported_models()
     assert list(table["name"]) == list(family_names())
@@ -27,6 +28,7 @@ def test_the_page_of_models_shows_the_list():
     assert family_table(supported_models()) in page
 
 
+@pytest.mark.verified_timm
 @pytest.mark.parametrize("name", ["vit_base_patch16_dinov3", "vit_base_patch16_siglip_224", "beit_base_patch16_224"])
 def test_rows_are_what_is_measured(name):
     """The architecture exactly; the difference is rounding, which another machine may round otherwise."""

@@ -1,7 +1,7 @@
 """The command line, and what scripts share with it: options, the model that they mean, and how errors end.
 
 `run(app)` runs a typer application as `vitlens` itself runs: what is wrong with the input is one sentence on stderr and exit
-code 2. `load_model` makes the model that the common options mean.
+code 2. A parameter `model: ModelOptions` of a command decorated by `with_model` is an option for each of its fields.
 """
 
 from vitlens.lazy import attach

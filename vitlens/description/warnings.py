@@ -27,7 +27,7 @@ def _outliers(description: "Description") -> list[str]:
     per_image = description.outlier_counts[late].sum().item() / description.n_images
     sentences = [
         f"{share:.1%} of the patches ({per_image:.1f} a picture) have norms above {settings['outlier_threshold']:g} times "
-        f"their picture's median behind block {late}, most of them from block {first} on: such register-like tokens show in "
+        f"their picture's median after block {late}, most of them from block {first} on: such register-like tokens show in "
         "heatmaps that follow attention or norms, whatever the picture shows there"
     ]
     often = description.outlier_counts[late] / description.n_images

@@ -1,4 +1,4 @@
-"""Does a heatmap tell the truth about the model? Curves, correlations and checks that score it.
+"""Measures how faithful heatmaps are to the model: deletion, insertion, sanity checks and other metrics.
 
 `evaluate_heatmaps` scores heatmaps on the same pictures by every metric, with intervals, and
 `evaluate_heatmaps_over_data` a whole data set, chunk by chunk; `evaluate_segmentation`

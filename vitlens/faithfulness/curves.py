@@ -1,4 +1,4 @@
-"""Curves of deletion, insertion, token removal and imputation: the class while a picture's parts go in a map's order."""
+"""Deletion, insertion, token-removal and imputation curves: the class while parts are removed in the order of a map."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -155,14 +155,14 @@ def follow(bench: Bench, make: Callable[[Tensor, Tensor], Tensor], n_steps: int 
 
 
 def deletion(bench: Bench, importance: Float[Tensor, "image patch"]) -> ClassOutcome:
-    """The most important patches' pixels are replaced first: from the whole picture to the filling."""
+    """Deletion: the pixels of the most important patches are replaced first, from the whole picture to the filling."""
     place, inner = places(importance), bench.counts[1:-1]
     between = follow(bench, lambda image, step: bench.hide(image, place[image] < inner[step][:, None]), len(inner))
     return _joined(bench.whole, between, bench.empty)
 
 
 def insertion(bench: Bench, importance: Float[Tensor, "image patch"]) -> ClassOutcome:
-    """The most important patches' pixels come first into the filling: from there to the whole picture."""
+    """Insertion: the pixels of the most important patches are inserted first, from the filling to the whole picture."""
     place, inner = places(importance), bench.counts[1:-1]
     between = follow(bench, lambda image, step: bench.hide(image, place[image] >= inner[step][:, None]), len(inner))
     return _joined(bench.empty, between, bench.whole)

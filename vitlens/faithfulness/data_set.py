@@ -1,4 +1,4 @@
-"""Heatmaps evaluated over a data set: chunk by chunk, each kept in a file, so that a stopped run goes on where it was."""
+"""Evaluates heatmaps over a data set, chunk by chunk; each chunk is kept in a file, so a stopped run can be resumed."""
 
 import hashlib
 import json
@@ -221,7 +221,7 @@ def _origin(run: dict[str, Any], rows: list[PictureRow], workers: int) -> str:
 
 
 def _is_done(files: list[Path], origin: str, with_masks: bool) -> bool:
-    """Whether a chunk's files are there and whole; damaged ones are computed again, and that is said."""
+    """Whether a chunk's files are there and whole; damaged ones are computed again, with a warning in the log."""
     kinds: tuple[type[Result], ...] = (Segmentation, Faithfulness)
     for file, kind in zip(files, kinds, strict=True):
         if kind is Segmentation and not with_masks:

@@ -1,4 +1,4 @@
-"""Does a map point at the object? What needs a mask of it, picture by picture."""
+"""Measures whether a map points at the object: the pointing game and the AUROC of patches, which need masks."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -50,7 +50,7 @@ def _is_near(mask: Bool[Tensor, "height width"], y: Tensor, x: Tensor, reach: fl
 
 
 def patch_auroc(bench: Bench, masks: MaskInput) -> MapScorer:
-    """How often a patch of the object is more important than one beside it, ties counted as half: the area under the ROC.
+    """How often a patch of the object is more important than one of the context, ties counted as half (area under the ROC).
 
     A patch belongs to the object where at least half of its pixels do; void is left out, see `object_and_context`. NaN for a
     picture without a patch of either kind.

@@ -1,4 +1,4 @@
-"""The maps to be scored, from whatever a user has in hand, and the baselines that stand beside them."""
+"""Reads the maps that are evaluated (methods, heatmaps, tensors) and adds the baselines they are compared with."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

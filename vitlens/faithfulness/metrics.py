@@ -1,4 +1,4 @@
-"""The list of metrics: which curve each is taken from, which way is better, and its protocol in one sentence."""
+"""The list of faithfulness metrics: the curve each is computed from, whether higher is better, and its protocol."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -124,14 +124,14 @@ _ROAD = (
 _ALL = [
     FaithfulnessMetric(
         "deletion", False,
-        f"Patches' pixels are replaced, most important first; probability of the class, {_TRAPEZOID} "
+        f"Deletion: patches' pixels are replaced, most important first; probability of the class, {_TRAPEZOID} "
         "(Petsiuk et al. 2018).",
         ("deletion",), combine=_area,
     ),
     FaithfulnessMetric(
         "insertion", True,
-        f"Patches' pixels come into the replacement, most important first; probability of the class, {_TRAPEZOID} "
-        "(Petsiuk et al. 2018).",
+        f"Insertion: patches' pixels are inserted into the replacement, most important first; probability of the class, "
+        f"{_TRAPEZOID} (Petsiuk et al. 2018).",
         ("insertion",), combine=_area,
     ),
     FaithfulnessMetric(
@@ -187,7 +187,7 @@ _ALL = [
     ),
     FaithfulnessMetric(
         "randomisation", False,
-        "Size of Spearman's rank correlation with the same method's map when all weights are drawn anew "
+        "Size of Spearman's rank correlation with the same method's map when all weights are re-initialised "
         "(Adebayo et al. 2018).",
         scorer=randomisation, needs_architecture=True, needs_choice=False,
     ),

@@ -88,7 +88,7 @@ def perturbation_test(
         classes: one per picture, whose prediction is followed: the labels, or by default the predicted class.
         importance: of each patch, [image, patch] or on the grid [image, rows, columns]; of equals the first patch counts as
             the less important.
-        n_steps: so many equal steps; by default every patch is a step.
+        n_steps: how many equal steps; by default each patch is a step.
         perturbations: "negative" (the least important first), "positive" (the most important first) or both.
         batch_size: pictures of one forward; by default at most 64, and what is free holds.
         progress: show a bar; by default on a terminal, where there is more than one batch.

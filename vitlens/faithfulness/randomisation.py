@@ -1,4 +1,4 @@
-"""Does a map depend on what the model learnt? The sanity check: the same method, with re-initialised weights."""
+"""Cascading randomisation: compares maps with those of the same method on re-initialised weights (a sanity check)."""
 
 import copy
 import functools
@@ -28,7 +28,7 @@ from vitlens.results.result import Result
 
 
 def randomisation(bench: Bench, masks: Masks | None = None, *, seed: int = 0) -> MapScorer:
-    """|Spearman's ρ| of the map with that of the same method when all weights are drawn anew, the class kept.
+    """|Spearman's ρ| of the map with the same method's map after all weights are re-initialised, for the same class.
 
     Near 0 where the map depends on what was learnt, 1 where it does not; 0 where the other map is the same everywhere. NaN
     for a map that is itself the same everywhere, and so has no order, and for a map of which it is not known how it was
@@ -97,7 +97,7 @@ def randomisation_test(
         ...     print(f"{depth} {likeness:.1f}")
         nothing 1.0
         classifier 0.6
-        block 5 and behind 0.5
+        blocks 5 and later 0.5
     """
     methods = [find_method(name).name for name in ([methods] if isinstance(methods, str) else methods)]
     if not methods:
@@ -162,14 +162,14 @@ def _likeness(
 
 
 def _stages(model: HookedViT) -> dict[str, range]:
-    """Which parts are drawn anew at each depth, numbered as in `_part_of`."""
+    """Which parts are re-initialised at each depth, numbered as in `_part_of`."""
     n = model.cfg.n_layers
-    blocks = {f"block {block} and behind": range(block, n + 1) for block in reversed(range(n))}
+    blocks = {f"blocks {block} and later": range(block, n + 1) for block in reversed(range(n))}
     return {"nothing": range(0), "classifier": range(n, n + 1), **blocks, "everything": range(-1, n + 1)}
 
 
 def _part_of(name: str, n_layers: int) -> int:
-    """A parameter's block; behind the last, with the classifier, what stands there; −1 what stands before the first."""
+    """The block of a parameter; n_layers for what follows the last block (norm, pool, classifier), −1 for the embedding."""
     first, *rest = name.split(".")
     if first == "blocks":
         return int(rest[0])

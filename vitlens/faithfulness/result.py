@@ -1,4 +1,4 @@
-"""What `evaluate_heatmaps` returns: every metric of every map on every picture, with intervals, and the curves."""
+"""The result of `evaluate_heatmaps`: every metric of every map on every picture, with intervals, and the curves."""
 
 from dataclasses import dataclass
 

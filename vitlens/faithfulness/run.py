@@ -1,4 +1,4 @@
-"""One call to measure heatmaps: does what a map calls important matter to the model, more than in a random map?"""
+"""Evaluates heatmaps: does the model depend on the patches that a map calls important, more than on random ones?"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ def evaluate_heatmaps(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> Faithfulness:
-    """How faithful heatmaps are to the model, by the metrics of `faithfulness_metrics()`, beside three baselines.
+    """How faithful heatmaps are to the model, by the metrics of `faithfulness_metrics()`, compared with three baselines.
 
     A map orders the patches; of equally important ones the first in reading order counts as the first to go, in either
     direction. Only the order matters to the metrics that take patches away. A curve of n_steps costs about as many

@@ -1,4 +1,4 @@
-"""A heatmap as a segmentation of the object: how well its high values cover the mask."""
+"""Evaluates a heatmap as a segmentation of the object: how well its high values cover the mask."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.result import Result
 from vitlens.statistics import bootstrap_weights, with_interval
 
-#: Pixels of the object above the threshold, beside it above, of the object below, beside it below.
+#: Pixels of the object above the threshold, of the background above, of the object below, of the background below.
 COUNTS = ("true_positive", "false_positive", "false_negative", "true_negative")
 MEASURES = ("pixel_accuracy", "mIoU", "mAP", "patch_auroc")
 DEFINITION = (
@@ -88,8 +88,8 @@ def evaluate_segmentation(
 ) -> Segmentation:
     """How well heatmaps outline the object: pixel accuracy, mIoU and mAP as in Chefer 2021, and AUROC of its patches.
 
-    Beside the maps stand "random", "centre_prior", "raw_attention" and "all_background", a map that says nothing: where
-    objects are small, it has a high pixel accuracy and half of an mIoU.
+    Baselines are "random", "centre_prior", "raw_attention" and "all_background", a map that is 0 everywhere: where objects
+    are small, it has a high pixel accuracy and half of an mIoU.
 
     Args:
         classes: one per picture: indices, names, or a tensor [image] of each picture's own; by default

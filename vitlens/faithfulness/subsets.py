@@ -1,4 +1,4 @@
-"""Does a map say by how much? Its sums over sets of patches beside what the class loses without these patches."""
+"""Compares sums of importances over sets of patches with the probability that the class loses without these patches."""
 
 from collections.abc import Sequence
 

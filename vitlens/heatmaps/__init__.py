@@ -1,4 +1,4 @@
-"""Which patches of the picture a class came from: one call for every method.
+"""Heatmaps: how much each patch of the picture contributed to a class, by 18 methods in one call.
 
 `heatmap(model, images, method="…")` gives a `Heatmap`, with `keep=("block", "head")` by block and head where the method
 can; `heatmap_methods()` lists the methods, their options and sources. The methods are in `methods/`, one file each;

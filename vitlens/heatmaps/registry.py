@@ -1,4 +1,4 @@
-"""The list of heatmap methods: what each is called, whether it knows the class, whether it has a sign, where it is from."""
+"""The list of heatmap methods: name, whether it is class-specific, whether it has a sign, and its source."""
 
 import inspect
 from collections.abc import Callable
@@ -31,7 +31,7 @@ PARTS = ("block", "head")
 
 @dataclass(frozen=True)
 class Method:
-    """A heatmap method: `function(model, images, classes, **options)`, without `classes` where it knows no class.
+    """A heatmap method: `function(model, images, classes, **options)`, without `classes` where it is not class-specific.
 
     `gap` says by how much its importances miss the difference that they divide, for methods that divide one. `by_head`
     gives the terms [image, block, head, patch] of a method that is a sum over blocks and heads.
@@ -56,7 +56,7 @@ class Method:
 
     @property
     def takes_batch_size(self) -> bool:
-        """Whether it runs a picture many times, so many rows at once."""
+        """Whether it runs a picture many times, `batch_size` rows at once."""
         return "batch_size" in keyword_only(self.function)
 
     @property

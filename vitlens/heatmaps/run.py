@@ -1,4 +1,4 @@
-"""One call for all heatmaps: which patches of the picture the class came from, by the method of your choice."""
+"""Computes a heatmap, the importance of each patch for a class, by any of the methods."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,7 +96,7 @@ def heatmap(
 
     Args:
         classes: one per picture: indices, names, or a tensor [image] of each picture's own; by default
-            the predicted class. Methods that know no class ignore it.
+            the predicted class. Methods that are not class-specific ignore it.
         method: a name, or several words as a person would say it ("token mask").
         keep: "block", "head" or both: axes of the result, over which the map is else summed. For the methods that are sums
             over blocks and heads: projection_gradient and head_patch.
@@ -271,7 +271,7 @@ def _one_class_each(
         free = ", ".join(name for name, other in METHODS.items() if not other.class_specific)
         raise InputError(
             f"{method.name} explains a class, and {model.cfg.model_name} has no classifier: give it one with "
-            f"model.set_class_embeddings(weight, names), or use a method that knows no class ({free})"
+            f"model.set_class_embeddings(weight, names), or use a method that is not class-specific ({free})"
         )
     selection = select_classes(model, classes, len(pictures), lambda: logits_of(model, pictures, batch_size))
     if selection.indices.shape[1] != 1:

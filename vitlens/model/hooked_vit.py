@@ -25,6 +25,7 @@ from vitlens.model.hooks import cache_size as sizes
 from vitlens.model.hooks.hook_points import NO_TOKENS, expose, hook_point
 from vitlens.model.placement import read_device, read_dtype
 from vitlens.model.porting import Parts, move, port
+from vitlens.model.porting.timm_versions import check_computes_the_same
 from vitlens.model.provenance import IN_HAND, RANDOM, Provenance, weights_of
 from vitlens.model.runs import features, kept_tokens
 from vitlens.model.runs.caching import NamedHooks
@@ -156,6 +157,7 @@ class HookedViT(FiniteWeights, NamedHooks):
         parts = port(module)
         parts.cfg.data_config = changed_config(parts.cfg.data_config, mean, std, crop_pct, interpolation)
         model = cls(parts, class_names if class_names is not None else infer_class_names(module, parts.cfg.n_classes))
+        check_computes_the_same(module, model)
         model.provenance = weights_of(name_or_module, module, pretrained, checkpoint_path)
         processing = {
             "fold_ln": fold_ln,

@@ -1,4 +1,4 @@
-"""The page of a description: tokens, heads and blocks of one model over many pictures, and what to mind."""
+"""Writes the page of a description: facts about tokens, heads and blocks over many pictures, and warnings."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Where an answer came from, and whether that is true: a heatmap beside what removing patches in its order does."""
+"""Shows a heatmap of the predicted class, and tests it by removing patches in its order."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The one-picture page: what a model says about a picture, how that builds up, who writes it, and where it looks."""
+"""Writes the page about one picture: prediction, heatmap, class lens, attribution and attention."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -129,7 +129,7 @@ def picture_sections(
     """The sections of the page for one picture [1, channels, height, width] and one class."""
     if index is None:
         model_name = model.cfg.model_name
-        nothing = f"Not drawn: {model_name} was loaded without a classifier, so there is no answer to explain."
+        nothing = f"Not drawn: {model_name} was loaded without a classifier, so there is no prediction to explain."
         return [
             _picture_section(model, images, None, name),
             Section("What it answers, where that comes from, and who writes it", nothing),
@@ -156,7 +156,7 @@ def picture_sections(
 
 
 def _picture_section(model: HookedViT, images: Tensor, index: int | None, name: str) -> Section:
-    """The picture, and beside it the classes that the model chooses among."""
+    """The picture, and the top classes of the model."""
     picture = picture_with_grid({name: model.to_pixels(images)[0]}, model.embed.grid(*images.shape[-2:]))
     if index is None:
         return Section("The picture", figures=[picture])
@@ -198,7 +198,7 @@ def _reading_section(lens: ClassLens, artefacts: Tensor) -> Section:
         "What each patch reads as by itself",
         "The stream of every patch, read as if it were the one that the classifier reads. It is a reading and not a "
         "location: a patch far from the object may read as the class, and the answer need not come from where it does "
-        "(removal in its order stands beside the heatmap above).",
+        "(the heatmap above has the test of removing patches in its order).",
         [hatch(class_maps(lens), artefacts)],
     )
 
@@ -223,7 +223,7 @@ def _heads_section(
     rows = [cache["pattern", b][0][:, model.read_tokens].mean(dim=1) for b in range(cfg.n_layers)]
     attention = torch.stack(rows)
     query = "the class token" if cfg.pool == "token" else "the pooled tokens (mean)"
-    shown, why = head, "the head asked for."
+    shown, why = head, "the head that you chose."
     if head is None and index is not None:
         shown = _strongest_head(direct_logit_attribution(model, images, index, unit="head").head_map())
         why = f"of all heads it writes most for “{short_name(model.class_label(index))}”."

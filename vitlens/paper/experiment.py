@@ -1,4 +1,4 @@
-"""What an experiment is: what it watches in the shared forward, what it keeps of every picture, its tables and figures."""
+"""The base class of experiments: hooks in the shared forward, records of each picture, tables and figures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

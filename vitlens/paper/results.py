@@ -1,4 +1,4 @@
-"""From the numbers of all pictures to what a reader opens: tables as Parquet, figures as JSON and on one page."""
+"""Writes the results of a run: tables as Parquet, figures as JSON and on one page."""
 
 import pandas as pd
 import plotly.graph_objects as go

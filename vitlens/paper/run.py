@@ -1,4 +1,4 @@
-"""A run over a data set: one pass over the pictures for all experiments, resumable, on one process or several."""
+"""Runs all experiments in one pass over a data set; resumable, on one process or several."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""What a run depends on: written beside its results, and compared before results are added to them."""
+"""What a run depends on: it is saved with the results, and compared before a run is resumed."""
 
 import hashlib
 import platform
@@ -50,7 +50,7 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
         if old != new:
             return f"pictures were prepared with {name} {old!r}, and now with {new!r}"
     if before["experiments"] != now["experiments"]:
-        return f"it holds {', '.join(before['experiments'])}, and now {', '.join(now['experiments'])} are asked for"
+        return f"it holds {', '.join(before['experiments'])}, and now {', '.join(now['experiments'])} are to be run"
     for name, old in before["versions"].items():
         if old != now["versions"].get(name):
             return f"{name} was {old} and is now {now['versions'].get(name)}"

@@ -1,4 +1,4 @@
-"""The settings of a study, each said once: its default, its help on the command line, and what it may be.
+"""The settings of a study: for each its default, its help on the command line, and its allowed values.
 
 Nothing here imports torch, for the command line makes its options of these fields.
 """
@@ -31,8 +31,8 @@ class StudySettings:
     data: str = setting("demo", 'a folder of pictures, a Parquet file, a name on the hub, ImageNet-S, or "demo"')
     split: str | None = setting(None, "which split of the data")
     streaming: bool = setting(False, "read pictures as they come")
-    n_images: int | None = setting(None, "only the first so many pictures", least=1)
-    per_class: int | None = setting(None, "only the first so many pictures of each class", least=1)
+    n_images: int | None = setting(None, "only this many pictures, the first ones", least=1)
+    per_class: int | None = setting(None, "only this many pictures of each class, the first ones", least=1)
     drop_incomplete: bool = setting(False, "leave out classes with fewer pictures than per_class asks for")
     masks: str | None = setting(None, "folder of object masks, named as the pictures")
     object_id: int | None = setting(None, "of masks of class ids, the object's")
@@ -46,15 +46,15 @@ class StudySettings:
     seed: int = setting(0, "of everything that is drawn", least=0)
     paper_compat: bool = setting(False, "compute as the paper's released code does, quirks and all")
     n_random_models: int = setting(2, "re-initialised models to compare with", least=0)
-    n_bootstrap: int = setting(1000, "draws of pictures behind each interval", least=10)
-    n_permutations: int = setting(300, "shuffles behind each permutation test", least=10)
+    n_bootstrap: int = setting(1000, "bootstrap draws for each interval", least=10)
+    n_permutations: int = setting(300, "shuffles for each permutation test", least=10)
     heatmap_classes: str = setting("label", "which class heatmaps explain", choices=("label", "predicted"))
     n_steps: int | None = setting(None, "steps of the removal of patches; by default each patch is one", least=1)
     n_random_orders: int = setting(3, "random orders to compare the removal of patches with", least=1)
     train_data: str | None = setting(None, "pictures that probes are trained on")
     train_split: str | None = setting(None, "which split of them")
     train_per_class: int = setting(10, "training pictures per class", least=1)
-    n_probe_tokens: int | None = setting(None, "probes at so many tokens; by default at all", least=1)
+    n_probe_tokens: int | None = setting(None, "how many tokens have a probe; by default all", least=1)
 
     def check(self) -> None:
         """Raises InputError for values that no run can have."""

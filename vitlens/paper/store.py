@@ -1,4 +1,4 @@
-"""What a run keeps: one Parquet file per chunk of pictures, written whole or not at all, and read column by column."""
+"""Keeps the records of a run: one Parquet file per chunk of pictures, written whole or not at all."""
 
 import hashlib
 import json
@@ -240,5 +240,5 @@ def _whole_notes(file: Path) -> dict[str, Any] | None:
 
 
 def _is_passing(entry: Path) -> bool:
-    """What a process leaves behind that was killed before it had written anything."""
+    """Files of a process that was killed before it had written anything."""
     return entry.name.endswith(PARTIAL) or entry.name == LOCK

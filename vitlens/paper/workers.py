@@ -1,4 +1,4 @@
-"""Several processes, as torchrun starts them: who does what, and what happens when one is lost."""
+"""Shares the work among the processes that torchrun starts, and handles the loss of one."""
 
 import os
 import platform

@@ -6,15 +6,13 @@ from importlib.resources import files
 from typing import Any
 
 import pandas as pd
-import timm
-import torch
 
 from vitlens.arguments import checked
 from vitlens.errors import InputError, nearest
 from vitlens.model.config import HookedViTConfig
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.parity.measure import measure_port
-from vitlens.parity.reduced import build_reduced, family_names, reduced_images
+from vitlens.parity.reduced import build_reduced, build_without_values, family_names, reduced_images
 
 TABLE = "supported.csv"
 COLUMNS = [
@@ -58,8 +56,7 @@ def supported_models(pattern: str = "*") -> pd.DataFrame:
 def measure_name(name: str) -> dict[str, Any]:
     """One row of the table: the architecture at its full size, the difference of a small randomised one."""
     row: dict[str, Any] = dict.fromkeys(COLUMNS, "") | {"name": name, "file": family_names()[name]}
-    with torch.device("meta"):
-        full = timm.create_model(name, pretrained=False).eval()
+    full = build_without_values(name).eval()
     row["model"] = type(full).__name__
     try:
         row |= architecture_facts(HookedViT.from_timm(full).cfg)

@@ -1,4 +1,4 @@
-"""Shape and colour stand on two patches; a memory of sixteen neurons, one for each pair, knows the class."""
+"""A planted model with shape and colour on two patches; sixteen MLP neurons, one for each pair, write the class."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""A marked cue somewhere in the picture says which of four keyed patches counts: two heads, one telling the other."""
+"""A planted model whose marked cue says which of four keyed patches counts: two heads, one feeding the other."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""One head copies the class glyph of the marked patch: alone, with a backup, or beside a token of very large norm."""
+"""A planted model: one head copies the class glyph of the marked patch; alone, with a backup, or with an outlier token."""
 
 from functools import partial
 

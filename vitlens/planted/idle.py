@@ -1,4 +1,4 @@
-"""Everything outside the circuit: heads that attend sharply and neurons that fire, to no effect on the class.
+"""The parts outside the circuit: heads that attend sharply and neurons that fire, without effect on the class.
 
 Idle components read whatever the stream holds, the circuit's own features included, and write only into idle directions,
 which the circuit never reads. They act on the logits through LayerNorm's scale and through the dust in the weights alone.

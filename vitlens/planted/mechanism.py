@@ -1,4 +1,4 @@
-"""What a mechanism has to say: which features there are, the circuit that uses them, and the pictures that need it."""
+"""What a mechanism defines: its features, the circuit that uses them, and the pictures that need it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

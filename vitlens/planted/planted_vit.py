@@ -1,4 +1,4 @@
-"""What a planted model consists of: the model, its pictures, and the truth about both."""
+"""The parts of a planted model: the model, its pictures, and the known mechanism."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Pictures as a table of which pattern shows how strongly on which patch, and how they become pixels."""
+"""Pictures as tables (which pattern is on which patch, how strongly), and their conversion to pixels."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Named directions of the residual stream, and how a component behind a LayerNorm reads them."""
+"""Named directions of the residual stream, and how a component reads them through a LayerNorm."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""One function per figure: results in, plotly figures out. `plot(result)` chooses the one that fits.
+"""Plotly figures of results, one function for each; `plot(result)` chooses the one that fits.
 
 Figures are light; `dark(figure)` gives the same one for a dark background.
 """

@@ -27,7 +27,7 @@ from vitlens.plots.shared.style import COLOURS, SEQUENTIAL, array, colorbar, fin
 
 
 def norms_by_block(description: Description) -> go.Figure:
-    """The norm of the stream behind every block, by kind of token, and the share of outliers among the patches."""
+    """The norm of the stream after every block, by kind of token, and the share of outliers among the patches."""
     figure = make_subplots(
         1, 2, subplot_titles=["norm of the stream", "outliers among the patches"], horizontal_spacing=0.09
     )
@@ -75,7 +75,7 @@ def norms_by_block(description: Description) -> go.Figure:
 
 
 def outlier_map(description: Description, block: int | None = None) -> go.Figure:
-    """Where outliers sit behind a block, by default the late one, and how the patches' norms are distributed there."""
+    """Where outliers are after a block, by default the late one, and how the patches' norms are distributed there."""
     block = description.settings["late_block"] if block is None else description.axes["block"][block]
     rows, columns = description.settings["grid"]
     figure = make_subplots(
@@ -113,7 +113,7 @@ def outlier_map(description: Description, block: int | None = None) -> go.Figure
     figure.update_yaxes(type="log", dtick=1, title="share of patches", exponentformat="power", row=1, col=2)
     return finish(
         figure,
-        f"Outlier patches behind block {block}",
+        f"Outlier patches after block {block}",
         f"{about(description)}; {rows} × {columns} patches; outliers are right of the dashed line (logarithmic axes)",
         height=440,
         margin={"l": 40, "r": 20, "t": 104, "b": 50},
@@ -121,7 +121,7 @@ def outlier_map(description: Description, block: int | None = None) -> go.Figure
 
 
 def example_norms(description: Description, n_blocks: int = 5) -> go.Figure:
-    """The first pictures, and their patches' norms behind some blocks, the late one among them, in times of the median.
+    """The first pictures, and their patches' norms after some blocks, the late one among them, in times of the median.
 
     Raises:
         InputError: the description kept no examples.

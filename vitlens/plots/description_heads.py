@@ -234,7 +234,7 @@ def _likeness(
     return finish(
         figure,
         title,
-        f"{about(description)}; linear CKA of the stream behind each block ({what}), unbiased, minibatches of "
+        f"{about(description)}; linear CKA of the stream after each block ({what}), unbiased, minibatches of "
         f"{min(description.settings['cka_rows'], description.n_images)}",
         height=540,
     )

@@ -1,4 +1,4 @@
-"""Figures of how faithful heatmaps are: curves behind the metrics, tables of methods × metrics, randomised weights."""
+"""Figures of faithfulness: deletion, insertion and other curves, tables of methods × metrics, cascading randomisation."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -113,7 +113,7 @@ def segmentation_table(result: Segmentation, level: float = 0.95) -> go.Figure:
 
 
 def randomisation_curves(result: Randomisation) -> go.Figure:
-    """How alike each map stays to that of the trained model while weights are drawn anew from the classifier down."""
+    """Cascading randomisation: the rank correlation of each map with the trained model's, from the classifier down."""
     looks, figure = _looks(result.axes["method"]), go.Figure()
     depths = list(range(len(result.axes["depth"])))
     for row, method in enumerate(result.axes["method"]):
@@ -121,7 +121,7 @@ def randomisation_curves(result: Randomisation) -> go.Figure:
         table = pd.DataFrame({"depth": depths, "mean": mean, "low": low, "high": high})
         colour, dash = looks[method]
         line(figure, table, "depth", _readable(method), colour, dash=dash)
-    figure.update_xaxes(title="drawn anew", tickvals=depths, ticktext=result.axes["depth"])
+    figure.update_xaxes(title="re-initialised", tickvals=depths, ticktext=result.axes["depth"])
     figure.update_yaxes(title="size of the rank correlation", range=[0, 1.03])
     return legend_below(
         finish(

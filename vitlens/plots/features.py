@@ -1,4 +1,4 @@
-"""The figure of one feature: where it is strongest, how it is distributed, and which classes it speaks for."""
+"""The figure of one feature: where it is strongest, how it is distributed, and which classes it raises or lowers."""
 
 from collections.abc import Callable
 
@@ -71,7 +71,7 @@ def feature_card(
 
 
 def feature_bars(attribution: FeatureAttribution, k: int = 15, image: int = 0, class_position: int = 0) -> go.Figure:
-    """The k features that weigh most in a logit, and beside them what the dictionary does not explain."""
+    """The k features that weigh most in a logit, and the part that the dictionary does not explain."""
     table = attribution.top(k, image, class_position)
     named = attribution.values[image, class_position].sum().item() - float(table["logit"].sum())
     others = {

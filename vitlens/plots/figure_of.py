@@ -1,4 +1,4 @@
-"""`plot(result)`: the figure of a result is one of its chapter's, and no other chapter is imported for it."""
+"""Chooses the figure of a result: that of its chapter, without importing other chapters."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence

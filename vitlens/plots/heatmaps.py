@@ -50,7 +50,7 @@ def heatmap_overlay(
     warning: str | None = None,
     artefacts: Bool[Tensor, "rows columns"] | None = None,
 ) -> go.Figure:
-    """One map beside and over its picture, on its own scale; signed maps diverge around 0.
+    """The picture, and one map over it, on its own scale; signed maps diverge around 0.
 
     Args:
         title: the method and the class.
@@ -90,7 +90,7 @@ def heatmap_figure(heatmap: Heatmap, image: int = 0) -> go.Figure:
         return _by_part(heatmap, image)
     facts = [str(heatmap.settings["model"])]
     if not heatmap.method.class_specific:
-        facts.append("knows no class")
+        facts.append("not class-specific")
     if heatmap.completeness_gap is not None:
         sum_, gap = heatmap.patches()[image].sum().item(), heatmap.completeness_gap[image].item()
         facts.append(f"sum {sum_:+.3f} of {sum_ - gap:+.3f}")
@@ -122,7 +122,7 @@ def heatmap_comparison(
     Args:
         maps: by what is to stand above each.
         signed: the names of those that speak for and against the class, around 0.
-        class_free: the names of those that know no class, which stands under them.
+        class_free: the names of those that are not class-specific; the tiles say so.
         warnings: sentences to draw on the tiles of these names.
         artefacts: patches that are hatched.
         class_name: what the maps are about.
@@ -200,7 +200,7 @@ def _ends(values: Float[Tensor, "rows columns"]) -> tuple[float, float]:
 def _tile_title(name: str, values: Float[Tensor, "rows columns"], class_free: bool) -> str:
     low, high = _ends(values)
     ends = f"{low:.3g} … {high:.3g}" if high > low else f"{low:.3g} everywhere"
-    ends += "; knows no class" if class_free else ""
+    ends += "; not class-specific" if class_free else ""
     return f"{text(name, longest=34)}<br><span style='font-size:10px'>{ends.replace('-', '−')}</span>"
 
 

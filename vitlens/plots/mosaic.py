@@ -1,4 +1,4 @@
-"""The figure of what every patch says: its first class by name, as tiles in the place of the patches."""
+"""The figure of the top-1 class of every patch, by name, as tiles in the place of the patches."""
 
 import textwrap
 from collections import Counter
@@ -19,7 +19,7 @@ SIDE, SIZES = 720, (13, 12, 11, 10, 9, 8)
 
 
 def class_mosaic(lens: ClassLens, block: int = -1, image: int = 0, site: str | None = None) -> go.Figure:
-    """The class that each patch says first, by name, beside the picture; the commonest classes have colours.
+    """The top-1 class of each patch, by name, next to the picture; the most frequent classes have colours.
 
     Args:
         lens: with every patch: `class_lens(model, images)`.
@@ -61,9 +61,9 @@ def class_mosaic(lens: ClassLens, block: int = -1, image: int = 0, site: str | N
     place = f"{lens.axes['site'][index]} of block {lens.axes['block'][block]}"
     return finish(
         figure,
-        "What each patch says first",
+        "The top-1 class of each patch",
         f"{text(lens.settings['model'])}; {place}; {len(said)} of {lens.n_classes:,} classes, the commonest coloured"
-        + (f"<br>first class of the other tokens: {others}" if others else ""),
+        + (f"<br>top-1 class of the other tokens: {others}" if others else ""),
         height=int(130 + 60 + high),
         margin={"l": 10, "r": 10, "t": 110, "b": 80},
         legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},

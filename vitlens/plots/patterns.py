@@ -135,7 +135,7 @@ def attention_blocks(
     direction: str = "to",
     rollout: Float[Tensor, "rows columns"] | None = None,
 ) -> go.Figure:
-    """The heads' mean attention of every block over the picture, and rollout beside it where it is given.
+    """The heads' mean attention of every block over the picture, and attention rollout if it is given.
 
     Args:
         pattern: of one picture: `cache.stack_activation("pattern")[:, 0]`.

@@ -12,7 +12,7 @@ RUNS = ("without", "with")
 
 
 def register_board(result: RegisterShift, image: int = 0, block: int = -1) -> go.Figure:
-    """A picture, the norms of its patches behind a block and the class token's attention, without and with registers.
+    """A picture, the norms of its patches after a block and the class token's attention, without and with registers.
 
     Both norm maps are on one colour scale, and both attention maps. Below the picture: how the largest norm grows over
     the blocks.
@@ -74,7 +74,7 @@ def register_board(result: RegisterShift, image: int = 0, block: int = -1) -> go
         figure,
         f"Outlier patches without and with {settings['n_registers']} test-time register"
         + "s" * (settings["n_registers"] > 1),
-        f"{text(settings['model'])}; norms behind block {labels[block]}, the class token's attention in block "
+        f"{text(settings['model'])}; norms after block {labels[block]}, the class token's attention in block "
         f"{attention_block} (mean over heads)<br>neurons moved: {shown or 'none'}",
         height=820,
         margin={"l": 60, "r": 20, "t": 130, "b": 80},

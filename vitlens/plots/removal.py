@@ -1,4 +1,4 @@
-"""What is left of a class while patches are removed in the order of maps, beside random orders."""
+"""The probability of a class while patches are removed in the order of maps or in random orders."""
 
 from collections.abc import Mapping, Sequence
 
@@ -80,7 +80,7 @@ def knockout_bars(result: Knockout, image: int = 0, k: int = 8) -> go.Figure:
     """What the model says with the edges cut: its top classes and their probabilities."""
     names = [result.class_label(image, i) for i in range(result.values.shape[1])]
     said = predictions(result.values[image].float().softmax(dim=-1), names, result.settings["model"], k)
-    return said.update_layout(title_text="What the model says without these edges")
+    return said.update_layout(title_text="What the model predicts without these edges")
 
 
 FIGURES = {TokenAblation: removal_map, Knockout: knockout_bars}

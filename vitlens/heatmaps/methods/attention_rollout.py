@@ -1,4 +1,4 @@
-"""Attention rollout: attention patterns multiplied through the blocks, whatever the class."""
+"""Attention rollout: attention patterns multiplied through the blocks, not class-specific."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Maps that know nothing of the model: random numbers, and nearness to the centre. What a method must beat."""
+"""Baseline maps that do not use the model: random numbers, and nearness to the centre of the picture."""
 
 import math
 from collections.abc import Sequence

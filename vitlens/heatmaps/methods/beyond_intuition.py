@@ -1,4 +1,4 @@
-"""Beyond Intuition: how tokens came together in what is read (perception), times what the class gains by it (feedback)."""
+"""Beyond Intuition: the tokens' share of the pooled representation (perception) times the class's gradient (feedback)."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,4 @@
-"""The class projection of the patch tokens: what each would answer by itself."""
+"""Class projection: the logit of the class at each patch token, projected onto the class embeddings."""
 
 import torch
 from jaxtyping import Float, Int

@@ -34,7 +34,7 @@ def grad_cam(
     Args:
         block: whose activations.
         site: "attn_in" is what the block's attention reads: the output of its first norm (`norm1`, usual for vision
-            transformers), and where norms stand behind the branches the stream itself. Or "resid_pre", "attn_out",
+            transformers), and where norms follow the branches the stream itself. Or "resid_pre", "attn_out",
             "resid_mid", "mlp_out", "resid_post".
 
     Raises:
@@ -60,7 +60,7 @@ def grad_cam(
     gradient, activation = gradient[:, n_prefix:], seen[0].detach()[:, n_prefix:]
     if not gradient.any():
         raise InputError(
-            f"behind {site} of block {index} nothing reads the patch tokens, so all their gradients are zero and Grad-CAM "
+            f"after {site} of block {index} nothing reads the patch tokens, so all their gradients are zero and Grad-CAM "
             "is blank: after the last attention only what is pooled reaches the classifier; take an earlier block or site"
         )
     return einsum(gradient.mean(dim=1), activation, "b d, b p d -> b p").clamp(min=0)

@@ -1,4 +1,4 @@
-"""What each patch wrote into the class logit through the heads, directly: the exact attribution, summed to a map (ours)."""
+"""Head × patch attribution: what each patch wrote directly into the class logit through the heads (ours)."""
 
 from collections.abc import Sequence
 

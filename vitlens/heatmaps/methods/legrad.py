@@ -1,4 +1,4 @@
-"""LeGrad: how the class score of each block's own output reacts to that block's attention."""
+"""LeGrad: the gradient of each block's own class score with respect to that block's attention."""
 
 import torch
 from einops import rearrange

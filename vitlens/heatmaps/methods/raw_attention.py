@@ -1,4 +1,4 @@
-"""Raw attention: the row of a pattern that is read, whatever the class."""
+"""Raw attention: the attention of the class token (or of the pooled tokens) to each patch, not class-specific."""
 
 from typing import Any
 

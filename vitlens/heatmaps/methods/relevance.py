@@ -162,7 +162,7 @@ def relevance_before_head(
     normed = last if model.ln_final is None else model.ln_final.normalise(last)
     pools = [pool for pool in (model.pool, model.pool_dist) if pool is not None]
     pooled = [pool.read(normed) for pool in pools]
-    # The norm behind the pool belongs to the first classifier alone.
+    # The norm after the pool belongs to the first classifier alone.
     features = [pooled[0] if model.fc_norm is None else model.fc_norm.normalise(pooled[0]), *pooled[1:]]
     logits = [
         classifier(x).gather(1, classes[:, None]) for classifier, x in zip(model.classifiers, features, strict=True)
@@ -219,7 +219,7 @@ def _through_attention_pool(
 
 
 def _normed_queries_and_keys(pool: AttentionPool, seen: Seen) -> Seen:
-    """The pool has no hook points behind its norms of q and k."""
+    """The pool has no hook points after its norms of q and k."""
     norms = {"q": pool.q_norm, "k": pool.k_norm}
     return {
         f"hook_{name}_normed": norm.normalise(seen[f"hook_{name}"]) for name, norm in norms.items() if norm is not None

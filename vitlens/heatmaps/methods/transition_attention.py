@@ -1,4 +1,4 @@
-"""Transition attention maps: attention as a Markov chain from what is read, times integrated gradients of the last one."""
+"""Transition attention maps: attention as a Markov chain from the pooled tokens, times integrated gradients of the last."""
 
 from einops import einsum
 from jaxtyping import Float, Int

@@ -1,4 +1,4 @@
-"""The number of the logits that a heatmap divides among the patches: the options that are called `metric`."""
+"""The number that a heatmap attributes to the patches (the option `metric`): logit, probability or a difference."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Where maps are made: outside inference_mode and autocast, in single precision or better, with numbers or a refusal."""
+"""Runs methods outside inference_mode and autocast, in single precision or better, and refuses maps with NaN."""
 
 import copy
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""How much each token counts in what the classifier reads: where methods that follow attention backwards start."""
+"""The weight of each token in the pooled representation, from which attention is followed backwards."""
 
 import torch
 from jaxtyping import Float

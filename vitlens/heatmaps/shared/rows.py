@@ -1,4 +1,4 @@
-"""How many rows of a forward are held at once: as many as asked, or what is free."""
+"""How many rows one forward has: as given, or as many as the free memory holds."""
 
 import psutil
 import torch

@@ -27,7 +27,9 @@ class Rotation:
     ) -> Float[Tensor, "batch tokens heads d_head"]:
         x = rearrange(x, "b t h e -> b h t e")
         prefix, patches = x[:, :, : self.n_prefix_tokens], x[:, :, self.n_prefix_tokens :]
-        turned = torch.cat([prefix, apply_rot_embed_cat(patches, angles, half=self.half)], dim=2).type_as(x)
+        # Older versions of timm know no half.
+        rotated = apply_rot_embed_cat(patches, angles, **({"half": True} if self.half else {}))
+        turned = torch.cat([prefix, rotated], dim=2).type_as(x)
         return rearrange(turned, "b h t e -> b t h e")
 
 

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from timm.models.naflexvit import batch_patchify, create_attention_mask
 from torch import Tensor
 
 from vitlens.errors import InputError
@@ -24,8 +23,10 @@ class NaFlexEmbedding(Embedding):
     def __init__(self, module: Any) -> None:
         embeds = module.embeds
         prefix = [token for token in (embeds.cls_token, embeds.reg_token) if token is not None]
-        super().__init__(embeds, prefix, dynamic_img_size=True, rope=module.rope, rope_per_block=module.rope_is_mixed)
-        self.key_only_mask = module.use_key_only_attn_mask
+        # The first versions of NaFlexVit have no rotary positions.
+        rope, per_block = getattr(module, "rope", None), getattr(module, "rope_is_mixed", False)
+        super().__init__(embeds, prefix, dynamic_img_size=True, rope=rope, rope_per_block=per_block)
+        self.key_only_mask = getattr(module, "use_key_only_attn_mask", False)
 
     @property
     def patch_embed_weight(self) -> Tensor:
@@ -45,6 +46,8 @@ class NaFlexEmbedding(Embedding):
                 weights = embeds.proj.weight, embeds.proj.bias
                 return embeds.norm(embeds.patch_interpolator(cut, *weights, patch_size=size, is_linear=True))
         elif embeds.is_linear:
+            from timm.models.naflexvit import batch_patchify  # older versions of timm have no NaFlexVit
+
             cut, _ = batch_patchify(
                 images, embeds.patch_size, pad=embeds.dynamic_img_pad, channels_last=embeds.channels_last
             )
@@ -82,6 +85,8 @@ class NaFlexEmbedding(Embedding):
         if not isinstance(images, dict):
             return super().layout(images)
         valid = images["patch_valid"]
+        from timm.models.naflexvit import create_attention_mask
+
         bias = create_attention_mask(
             valid,
             num_prefix_tokens=self.n_prefix_tokens,

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from timm.layers import Attention as TimmAttention
-from timm.layers import AttentionRope, DiffAttention, RelPosBias, RelPosMlp
+from timm.layers import RelPosBias, RelPosMlp
 from timm.models.beit import Attention as BeitAttention
 from timm.models.eva import EvaAttention
 from timm.models.vision_transformer_relpos import RelPosAttention
@@ -15,6 +14,7 @@ from vitlens.model.parts.linear import LinearMap
 from vitlens.model.parts.positions import RelPosModule, RelPosTable
 from vitlens.model.parts.projections import FusedProjection, Projection, SplitProjection
 from vitlens.model.porting.parts import Given, port_linear, port_norm, refuse_other_class, refuse_unknown, require_norm
+from vitlens.model.porting.timm_classes import AttentionRope, DiffAttention, TimmAttention
 
 NORMED = {"q_norm", "k_norm", "norm"}
 
@@ -63,7 +63,7 @@ def _rotary(attention: Any, gamma: nn.Parameter | None, where: str, given: Given
     else:
         project = _with_separate_biases(attention, where)
     proj = port_linear(attention.proj, f"{where}.proj")
-    rotation = Rotation(attention.num_prefix_tokens, attention.rotate_half) if given.rotary else None
+    rotation = Rotation(attention.num_prefix_tokens, getattr(attention, "rotate_half", False)) if given.rotary else None
     return Attention(project, proj, rotation=rotation, **_common(attention, gamma, where))
 
 

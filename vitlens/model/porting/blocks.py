@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from timm.layers import Attention as TimmAttention
+import timm
 from timm.layers import Mlp as TimmMlp
 from timm.models.beit import Block as BeitBlock
 from timm.models.eva import EvaBlock, EvaBlockPostNorm
 from timm.models.vision_transformer import Block as TimmBlock
 from timm.models.vision_transformer import (
-    DiffParallelScalingBlock,
     ParallelScalingBlock,
     ParallelThingsBlock,
     ResPostBlock,
@@ -35,6 +34,8 @@ from vitlens.model.porting.parts import (
     refuse_unknown,
     require_norm,
 )
+from vitlens.model.porting.timm_classes import DiffParallelScalingBlock, TimmAttention
+from vitlens.model.porting.timm_versions import VERIFIED
 
 
 def port_block(block: Any, where: str, given: Given) -> AnyBlock:
@@ -87,13 +88,15 @@ def _parallel_scaling(block: Any, where: str, given: Given) -> ParallelBlock:
         lambdas = {"lambda_a", "lambda_b"} | {f"lambda_{x}{i}" for x in "qk" for i in (1, 2)}
         refuse_unknown(block, known | lambdas | {"sub_norm", "out_proj"}, where)
     else:
+        if getattr(block, "qkv_bias", None) is not None:
+            raise InputError(f"{where}: timm {timm.__version__} adds the biases otherwise, install timm {VERIFIED}")
         refuse_unknown(block, known | {"out_proj", "attn_out_proj", "mlp_out_proj"}, where)
     n_hidden, d_model = block.in_split[:2]
     in_proj = port_linear(block.in_proj, f"{where}.in_proj")
     qkv = LinearSlice(in_proj, rows=slice(n_hidden, None))
     attn_out: LinearMap
     mlp_out: LinearMap
-    if block.out_proj is not None:
+    if getattr(block, "out_proj", None) is not None:
         out_proj = port_linear(block.out_proj, f"{where}.out_proj")
         # One bias for both: it is counted as the attention's.
         attn_out = LinearSlice(out_proj, columns=slice(0, d_model))

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import timm
 from timm.layers import HybridEmbed, PatchEmbed
 from timm.models.beit import Beit
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva
-from timm.models.naflexvit import NaFlexEmbeds, NaFlexVit
 from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from torch import nn
@@ -36,6 +36,8 @@ from vitlens.model.porting.parts import (
 )
 from vitlens.model.porting.pooling import port_pool
 from vitlens.model.porting.state import check_one_dtype, check_state
+from vitlens.model.porting.timm_classes import NaFlexEmbeds, NaFlexVit
+from vitlens.model.porting.timm_versions import VERIFIED
 
 # Parts that all of these models may have.
 COMMON = {"patch_embed", "norm_pre", "blocks", "norm", "attn_pool", "fc_norm", "head", "cls_token", "pos_embed"}
@@ -121,15 +123,20 @@ def _assemble(module: Any, embedding: Embedding, prefix: dict[str, Any], **disti
 
 
 def _pools_prefix(module: Any) -> bool:
-    # Eva has no option for it: its attention pool reads all tokens, its other pools the patches.
-    return module.attn_pool is not None if isinstance(module, Eva) else getattr(module, "pool_include_prefix", False)
+    # Where timm has no option for it (Eva, and older versions), an attention pool reads all tokens, other pools the patches.
+    return getattr(module, "pool_include_prefix", getattr(module, "attn_pool", None) is not None)
 
 
 def _embedding(module: Any, prefix: dict[str, Any], *rotary: Any) -> Embedding:
     """Of the classes that share VisionTransformer's options."""
     tokens = [token for token in prefix.values() if token is not None]
     return Embedding(
-        module.patch_embed, tokens, module.pos_embed, module.no_embed_class, module.dynamic_img_size, *rotary
+        module.patch_embed,
+        tokens,
+        module.pos_embed,
+        getattr(module, "no_embed_class", False),
+        module.dynamic_img_size,
+        *rotary,
     )
 
 
@@ -162,7 +169,7 @@ def _eva(module: Any) -> Parts:
     refuse_unknown(module, COMMON | {"reg_token", "rope"}, "the model")
     refuse_other_class(module.patch_embed, (PatchEmbed,), "patch_embed")
     prefix = {"class": module.cls_token, "register": module.reg_token}
-    return _assemble(module, _embedding(module, prefix, module.rope, module.rope_mixed), prefix)
+    return _assemble(module, _embedding(module, prefix, module.rope, getattr(module, "rope_mixed", False)), prefix)
 
 
 def _beit(module: Any) -> Parts:
@@ -185,6 +192,8 @@ def _rel_pos(module: Any) -> Parts:
 def _naflex(module: Any) -> Parts:
     refuse_unknown(module, (COMMON - {"patch_embed"}) | {"embeds", "rope"}, "the model")
     refuse_other_class(module.embeds, (NaFlexEmbeds,), "embeds")
+    if not hasattr(module.embeds, "channels_last"):
+        raise InputError(f"the NaFlexVit of timm {timm.__version__} is not ported: install timm {VERIFIED}")
     known = {"cls_token", "reg_token", "norm_input", "proj", "norm", "pos_embed", "pos_embed_y", "pos_embed_x"}
     refuse_unknown(module.embeds, known | {"patch_interpolator"}, "embeds")
     prefix = {"class": module.embeds.cls_token, "register": module.embeds.reg_token}

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from timm.layers import LayerNorm as TimmLayerNorm
-from timm.layers import LayerScale
 from timm.layers import RmsNorm as TimmRmsNorm
 from timm.layers import SimpleNorm as TimmSimpleNorm
 from torch import nn
 
 from vitlens.errors import InputError
 from vitlens.model.parts.norm import LayerNorm, Norm, RMSNorm, SimpleNorm
+from vitlens.model.porting.timm_classes import LAYER_SCALES
 
 # timm's modules carry their configuration as plain attributes that no type checker knows: they are typed Any here.
 NORMS: dict[type, type[Norm]] = {
@@ -54,7 +54,7 @@ def require_norm(norm: Any, where: str, token_axis: int = -2) -> Norm:
 def port_layer_scale(scale: Any, where: str) -> nn.Parameter | None:
     if isinstance(scale, nn.Identity):
         return None
-    refuse_other_class(scale, (LayerScale,), where)
+    refuse_other_class(scale, LAYER_SCALES, where)
     return scale.gamma
 
 

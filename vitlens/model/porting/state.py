@@ -4,10 +4,11 @@ import warnings
 from typing import Any
 
 import torch
-from timm.layers import DropPath, PatchDropout, PatchDropoutWithIndices
+from timm.layers import DropPath, PatchDropout
 from torch import nn
 
 from vitlens.errors import InputError
+from vitlens.model.porting.timm_classes import PatchDropoutWithIndices
 from vitlens.model.weights.checks import check_plain, check_range, check_weights, named_tensors
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

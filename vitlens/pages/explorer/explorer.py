@@ -1,4 +1,4 @@
-"""The explorer as an object: what was measured, what is chosen, and how it is shown."""
+"""The object that `explore` returns: measurements, the current selection, and ways to show it."""
 
 import html
 from collections.abc import Sequence

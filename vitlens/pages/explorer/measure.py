@@ -46,7 +46,7 @@ def measure_picture(
     blocks: Sequence[int],
     n_classes: int,
 ) -> Measured:
-    """Measures one picture for the wanted classes and those that lead, at these blocks."""
+    """Measures one picture at these blocks, for the given classes and the top ones."""
     classes = _choose_classes(model, image, wanted, n_classes)
     chosen = torch.tensor([classes])
     lens = class_lens(model, image, chosen, blocks=blocks)
@@ -70,10 +70,10 @@ def measure_picture(
 
 
 def _choose_classes(model: HookedViT, image: Tensor, wanted: Sequence[int], n_classes: int) -> list[int]:
-    """The wanted classes, the first ones of the answer, and those that led after earlier blocks."""
+    """The given classes, the top classes of the prediction, and those that led after earlier blocks."""
     tops = class_lens(model, image, tokens="pooled", k=n_classes).top_classes[0, :, 0, 0]
     answer, led_before = tops[-1].tolist(), tops[:-1, 0].flip(0).tolist()
-    # Half of the places are for the answer's first classes before those that led earlier get theirs.
+    # Half of the places are for the top classes of the prediction before those that led earlier get theirs.
     ordered = dict.fromkeys([*wanted, *answer[: (n_classes + 1) // 2], *led_before, *answer])
     return list(ordered)[: max(n_classes, len(set(wanted)))]
 

@@ -1,4 +1,4 @@
-"""What is left of the class in the patches, and of the decision, when attention edges are cut."""
+"""Identifiability of the class and accuracy when attention edges are cut (Methods B1)."""
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -15,7 +15,9 @@ from vitlens.removal.knockouts import Edges, knockout_hooks
 class AttentionKnockout(Experiment):
     name = "attention_knockout"
     title = "Attention knockouts"
-    question = "What is left of the class in the patches, and of the decision, when attention edges are cut."
+    question = (
+        "How well the patches identify the class, and whether it is still predicted, when attention edges are cut."
+    )
     uses_masks = True
 
     @property

@@ -1,4 +1,4 @@
-"""Where the class rises: from block to block, and by what attention and MLP write."""
+"""How the class's identifiability changes from block to block, and by what attention and MLP write."""
 
 import pandas as pd
 import plotly.graph_objects as go

@@ -1,4 +1,4 @@
-"""How well the true class can be read off every token, block by block, beside freshly initialised models."""
+"""How identifiable the true class is at every token, block by block, compared with re-initialised models."""
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from vitlens.paper.store import Records
 class ClassIdentifiability(Experiment):
     name = "class_identifiability"
     title = "Class identifiability"
-    question = "How well the true class can be read off every token, block by block, beside re-initialised models."
+    question = "How identifiable the true class is at every token, block by block, compared with re-initialised models."
     uses_random_models = True
 
     def measure(self, batch: Batch) -> Arrays:

@@ -1,4 +1,4 @@
-"""What is left of the class and of the decision without the context, or without the object."""
+"""Identifiability of the class and accuracy without the context, or without the object (Methods B2)."""
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ SETS = ("context", "object")
 class ContextRemoval(Experiment):
     name = "context_removal"
     title = "Context and object removed or replaced"
-    question = "What is left of the class and of the decision without the context, or without the object."
+    question = "How the class and the prediction change without the context, or without the object."
     uses_masks = needs_masks = True
 
     def measure(self, batch: Batch) -> Arrays:

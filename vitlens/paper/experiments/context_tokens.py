@@ -1,4 +1,4 @@
-"""Tokens of the object against tokens of its context: where the class is, and where the class token looks."""
+"""Compares tokens of the object with tokens of its context: class identifiability and attention of the class token."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,9 +23,7 @@ PARTS = ("attn_out", "mlp_out")
 class ContextTokens(Experiment):
     name = "context_tokens"
     title = "Object and context"
-    question = (
-        "Tokens of the object against tokens of its context: where the class is, and where the class token looks."
-    )
+    question = "Compares tokens of the object and its context: class identifiability, and attention of the class token."
     uses_masks = needs_masks = True
 
     def hooks(self, labels: Int[Tensor, "image"]) -> Hooks:

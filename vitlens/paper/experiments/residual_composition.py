@@ -1,4 +1,4 @@
-"""Whose first class the stream takes over after each block: attention's, the MLP's, its own before, or a new one."""
+"""Which sublayer's top-1 class becomes the residual stream's top-1 class, block by block (Methods A7)."""
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -14,9 +14,7 @@ SOURCES = ("previous", "attention", "mlp", "composed")
 class ResidualComposition(Experiment):
     name = "residual_composition"
     title = "Residual-stream composition"
-    question = (
-        "Whose top-1 class the residual stream takes in each block: attention's, the MLP's, its own, or a new one."
-    )
+    question = "Which sublayer's top-1 class the residual stream takes in each block: attention's, the MLP's, its own or a new one."
 
     def measure(self, batch: Batch) -> Arrays:
         compat = self.settings.paper_compat

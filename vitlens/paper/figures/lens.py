@@ -32,7 +32,7 @@ def identifiability_boxes(tables: ByModel) -> go.Figure:
         finish(
             figure,
             "How well the class can be read off the tokens",
-            f"{BOX}<br>dashed: chance; * patches above a freshly initialised model (Wilcoxon over pictures, p < 0.05)",
+            f"{BOX}<br>dashed: chance; * patches above a re-initialised model (Wilcoxon over pictures, p < 0.05)",
             margin={"l": 60, "r": 20, "t": 120, "b": 80},
         )
     )
@@ -92,8 +92,10 @@ def sublayer_changes(tables: ByModel) -> go.Figure:
 
 
 def composition_curves(tables: ByModel, tokens: str = "patches") -> go.Figure:
-    """Figure 5, right: whose first class the stream has after a block. Sources may agree with one another, so their shares
-    are lines of their own and no parts of a whole."""
+    """Figure 5, right: which sublayer's top-1 class the stream has after a block.
+
+    Sources may agree with one another, so their shares are separate lines, not parts of a whole.
+    """
     figure = panels(tables)
     for col, table in enumerate(tables.values(), start=1):
         for i, source in enumerate(("previous", "attention", "mlp", "composed")):
@@ -104,7 +106,7 @@ def composition_curves(tables: ByModel, tokens: str = "patches") -> go.Figure:
     return legend_below(
         finish(
             figure,
-            "Whose first class the stream takes over",
+            "Which sublayer's top-1 class the residual stream takes over",
             f"{tokens}; sources may agree with one another, “composed” agrees with none",
             margin=_margin(),
         )

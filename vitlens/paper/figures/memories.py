@@ -144,7 +144,7 @@ def composition_lines(tables: ByModel) -> go.Figure:
         finish(
             figure,
             "Predictions that one memory explains",
-            "the layer's first class is the first of one of its five strongest memories",
+            "the layer's top-1 class is the top-1 class of one of its five strongest memories",
             margin=MARGIN,
         )
     )

@@ -1,4 +1,4 @@
-"""Pictures under and beside maps: every map is drawn in patch units, over the picture that it is about."""
+"""Draws maps in units of patches, over the picture they are about."""
 
 import base64
 import io

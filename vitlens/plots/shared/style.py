@@ -1,4 +1,4 @@
-"""How every figure looks: two templates, scales for signed values and for the others, text that is only text.
+"""The common look of figures: templates, colour scales for signed and other values, escaping of text.
 
 What depends on the theme (text, background, grid, reference lines, the scale of signed values) stands in plotly's
 templates "vitlens" and "vitlens_dark" and nowhere else, so a figure changes its theme by changing its template.
