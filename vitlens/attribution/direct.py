@@ -122,7 +122,7 @@ def direct_logit_attribution(
 def _attribute(
     model: HookedViT, pictures: Tensor, classes: Classes, baseline_classes: Classes, unit: str
 ) -> Attribution:
-    """One forward's pictures."""
+    """The attribution of one batch."""
     grid = model.embed.grid(*pictures.shape[-2:])
     tokens = _token_names(model, grid)
     with torch.no_grad():
@@ -175,13 +175,13 @@ def _class_chunks(
 
 
 def _side_by_side(splits: list[Split]) -> Split:
-    """The same pictures' classes."""
+    """Joins results of the same pictures for different classes."""
     elsewhere = {name: torch.cat([split.elsewhere[name] for split in splits], dim=1) for name in splits[0].elsewhere}
     return Split(torch.cat([split.values for split in splits], dim=1), splits[0].axes, elsewhere)
 
 
 def _joined(batches: list[Attribution]) -> Attribution:
-    """The results of several batches of pictures as one."""
+    """Joins the results of several batches of pictures."""
     first = batches[0]
     elsewhere = [batch.elsewhere for batch in batches if batch.elsewhere is not None]
     return replace(
@@ -196,7 +196,7 @@ def _joined(batches: list[Attribution]) -> Attribution:
 
 
 def _of_batch(classes: Classes, where: slice) -> Classes:
-    """What a tensor of classes says of some of the pictures; anything else is meant for all."""
+    """The rows of a tensor of classes for some of the pictures; anything else applies to all pictures."""
     return classes[where] if isinstance(classes, (Tensor, np.ndarray)) else classes
 
 

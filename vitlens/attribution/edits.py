@@ -26,13 +26,13 @@ UNSEEN = {
     "path": [BEHIND_HEADS, BEHIND_VALUES, BEFORE_VALUES],
     "neuron": [BEHIND_NEURONS],
 }
-#: The norms that stand behind heads and behind neurons where blocks are post-norm.
+#: The norms after heads and after neurons in post-norm blocks.
 BEHIND_BRANCH = {"head": "ln1", "head_patch": "ln1", "path": "ln1", "neuron": "ln2"}
 Z = r"blocks\.\d+\.attn\.hook_z"
 
 
 def watched(model: HookedViT, unit: str) -> list[str]:
-    """The hook points at which an edit must be refused, or understood."""
+    """The hook points at which edits are checked: each is refused or taken into account."""
     patterns = [STREAM, *UNSEEN[unit]]
     if model.cfg.wiring == "post-norm" and unit in BEHIND_BRANCH:
         patterns.append(rf"blocks\.\d+\.{BEHIND_BRANCH[unit]}\.hook_normalized")
@@ -42,12 +42,12 @@ def watched(model: HookedViT, unit: str) -> list[str]:
 
 
 def splits_z(unit: str) -> bool:
-    """Whether what heads wrote is worked out again from their patterns and values."""
+    """Whether the unit computes the outputs of heads from their patterns and values."""
     return unit in ("head_patch", "path")
 
 
 def silenced(edits: Edits, unit: str, tokens: slice) -> dict[str, Float[Tensor, "image token head d_head"]]:
-    """By block's `hook_gate`, 0 where a hook at z put zeros in place of what was fetched, and 1 elsewhere.
+    """For each block's `hook_gate`, 0 where a hook set z to zero, and 1 elsewhere.
 
     Raises:
         InputError: any other edit of z, or an edit that the unit cannot see.

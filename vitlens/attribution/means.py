@@ -27,8 +27,8 @@ from vitlens.results.result import Result
 class AttributionMeans(Result):
     """`values` [class, component]: each component's mean share of a class's logit over that class's pictures.
 
-    `n` counts the pictures of each class, `logits` are their mean logits: each row of `values` sums to its logit, with
-    `elsewhere` [class, part] where the unit does not split everything. `spread` is the standard deviation over pictures.
+    `n` counts the pictures of each class and `logits` are their mean logits. Each row of `values`, plus `elsewhere`
+    [class, part] if the unit does not split everything, sums to its logit. `spread` is the standard deviation over pictures.
     """
 
     n: Int[Tensor, "class"]
@@ -48,12 +48,12 @@ class AttributionMeans(Result):
         return {**super().columns(), "spread": self.spread, "n": n}
 
     def specific(self) -> Float[Tensor, "class component"]:
-        """How much more each component writes for a class than it writes for a class on average."""
+        """Each component's mean share minus its average over classes."""
         return self.values - self.values.mean(dim=0)
 
     @checked
     def top_heads(self, class_index: int | str, k: int = 10, specific: bool = True) -> pd.DataFrame:
-        """The heads that write most for a class, by magnitude; `specific`: more than for a class on average.
+        """The heads with the largest mean shares for a class, by magnitude; `specific`: minus the average over classes.
 
         Raises:
             InputError: a class of which there were no pictures; no heads among the components.
@@ -67,7 +67,7 @@ class AttributionMeans(Result):
     def top(
         self, class_index: int | str, k: int = 10, specific: bool = True, among: list[int] | None = None
     ) -> pd.DataFrame:
-        """The components (or those `among` them) that write most for a class, by magnitude.
+        """The components (or those `among` them) with the largest mean shares for a class, by magnitude.
 
         Raises:
             InputError: a class of which there were no pictures.
@@ -80,7 +80,7 @@ class AttributionMeans(Result):
 
     @checked
     def top_classes(self, component: str, k: int = 10, specific: bool = True) -> pd.DataFrame:
-        """The classes for which a component (a head: "L9H3") writes most; negative shares come last.
+        """The classes to which a component, such as the head "L9H3", adds most; negative shares come last.
 
         Raises:
             InputError: there is no such component.
@@ -186,7 +186,7 @@ def attribution_means(
 
 
 class _Sums:
-    """Sums of shares, and of their squares, by class: as large as the classes that were seen, however many pictures."""
+    """Sums of shares and of their squares for each class; memory does not grow with the number of pictures."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -242,7 +242,7 @@ def _unit_axes(found: Attribution) -> dict[str, list]:
 
 
 class _Pairs:
-    """Pictures and their classes, batch by batch; files are read when their turn comes."""
+    """Pictures and their classes, batch by batch; files are read batch by batch."""
 
     def __init__(self, model: HookedViT, images: Any, labels: Int[Tensor, "image"], batch_size: int) -> None:
         if isinstance(images, Tensor):

@@ -61,7 +61,7 @@ class Attribution(Result):
         return self.values[image, class_position, heads].unflatten(0, (n_blocks, -1))
 
     def top(self, k: int = 10, image: int = 0, class_position: int = 0) -> pd.DataFrame:
-        """The k units that weigh most, by magnitude: their names, their places on the axes, their shares."""
+        """The k units with the largest shares, by magnitude: names, positions on the axes, shares."""
         axes, shares = self._ranked()
         flat = shares[image, class_position].detach().cpu().flatten()
         order = flat.abs().argsort(descending=True, stable=True)[:k]
@@ -80,7 +80,7 @@ class Attribution(Result):
         return [self._name(dict(zip(axes, place, strict=True))) for place in product(*axes.values())]
 
     def sentence(self, k: int = 10, image: int = 0, class_position: int = 0) -> str:
-        """The k units that weigh most and all else, one a line, e.g. "L9H3 ← patch (5, 7): +1.82"."""
+        """The k units with the largest shares and the sum of all others, one per line, e.g. "L9H3 ← patch (5, 7): +1.82"."""
         table = self.top(k, image, class_position)
         logit = self.logits[image, class_position].item()
         label = (
@@ -104,26 +104,26 @@ class PatchAttribution(Attribution):
     """`values` [image, class, block, head, source]: the share of each source token through each head.
 
     Sources are the prefix tokens and then the patches, row by row on `grid`. A head's shares sum to its share at
-    unit="head" (together with the part "L3H5 bias" of `elsewhere`, where a norm with a bias stands behind the heads).
+    unit="head" (together with the part "L3H5 bias" of `elsewhere`, if a norm with a bias follows the heads).
     """
 
     def maps(
         self, image: int = 0, class_position: int = 0, block: int | None = None, head: int | None = None
     ) -> Float[Tensor, "rows columns"]:
-        """The patches' shares on the picture's grid, summed over the blocks and heads that are not chosen."""
+        """The patches' shares on the picture's grid, summed over all blocks and heads or those chosen."""
         return _on_grid(self._of(self.values[image, class_position], block, head), self.grid)
 
     def prefix(
         self, image: int = 0, class_position: int = 0, block: int | None = None, head: int | None = None
     ) -> dict[str, float]:
-        """The shares of the source tokens that are no patches, by name."""
+        """The shares of the prefix tokens as sources, by name."""
         shares = self._of(self.values[image, class_position], block, head).tolist()
         n_prefix = len(shares) - self.grid[0] * self.grid[1]
         return dict(zip(self.axes["source"][:n_prefix], shares[:n_prefix], strict=True))
 
     @property
     def by_head(self) -> Float[Tensor, "image class block head"]:
-        """Summed over the sources; with the heads' biases, where there are any, the shares at unit="head"."""
+        """The sum over sources plus the heads' biases, if any: the shares at unit="head"."""
         summed = self.values.sum(dim=-1)
         names = self.elsewhere_names or []
         places = [i for i, name in enumerate(names) if name.head is not None]
@@ -166,7 +166,7 @@ class TokenAttribution(Attribution):
 
     @property
     def by_token(self) -> Float[Tensor, "image class token"]:
-        """Summed over components: each token's share of the logit."""
+        """The sum over components: each token's share of the logit."""
         return self.values.sum(dim=2)
 
     def maps(
@@ -210,7 +210,7 @@ class PathAttribution(Attribution):
 
     @property
     def by_head(self) -> Float[Tensor, "image class block head"]:
-        """Summed over the writers: the shares at unit="head"."""
+        """The sum over writers: the shares at unit="head"."""
         return self.values.sum(dim=-1)
 
     def head_map(self, image: int = 0, class_position: int = 0) -> Float[Tensor, "block head"]:

@@ -80,7 +80,7 @@ class Circuit(Result):
 
     @property
     def nodes(self) -> list[str]:
-        """The nodes that the edges connect, from "input" to "logits"; a head counts once, whatever it reads by."""
+        """The nodes that the edges connect, from "input" to "logits"; a head counts once for its three inputs."""
         ends = {node.owner for edge in self.edges for node in parse_edge(edge)}
         last = {"input": -1, "logits": 1}
         order = sorted(ends, key=lambda node: (last.get(node.kind, 0), node.block, node.kind == "mlp", node.head))
@@ -235,7 +235,7 @@ def find_circuit(
 
 
 def edge_effects(graph: Graph, scores: Patching) -> Float[Tensor, "writer reader"]:
-    """The effect of every edge over pictures, on the processor.
+    """The effect of every edge over all pictures, on the CPU.
 
     Raises:
         InputError: scores of other edges, of several metrics, or not complete.
@@ -261,7 +261,7 @@ def edge_effects(graph: Graph, scores: Patching) -> Float[Tensor, "writer reader
 
 
 def rank_edges(graph: Graph, scores: Float[Tensor, "writer reader"], method: str) -> Iterator[tuple[int, int]]:
-    """Edges, as places of writer and reader in the graph, in the order in which a growing circuit takes them.
+    """Edges, as (writer index, reader index), in the order in which a growing circuit adds them.
 
     Raises:
         InputError: an unknown method.
@@ -301,15 +301,15 @@ def _from_logits(graph: Graph, scores: Float[Tensor, "writer reader"]) -> Iterat
 
 
 def reader_nodes(graph: Graph) -> Tensor:
-    """For every reader the place among the writers of the node that it is an input of; logits stand behind all writers."""
+    """For every reader the index, among the writers, of the node that it belongs to; logits come after all writers."""
     return torch.tensor([graph.writer_index.get(str(node.owner), len(graph.writers)) for node in graph.readers])
 
 
 def prune(graph: Graph, kept: Bool[Tensor, "writer reader"]) -> Bool[Tensor, "writer reader"]:
-    """The kept edges that lie on a path from the input to the logits: the others change nothing of what comes out.
+    """The kept edges that lie on a path from the input to the logits; other edges do not change the output.
 
-    A node is on a path if an edge into any of its inputs is. Nodes are in the order of the network, so one way through
-    them forwards finds all that the input reaches, one backwards all that reaches the logits, and nothing more falls away.
+    A node is on a path if an edge into any of its inputs is. Nodes are sorted as in the network, so one forward pass finds
+    the nodes that the input reaches, and one backward pass the nodes that reach the logits.
     """
     kept, owners, logits = kept & graph.exists, reader_nodes(graph), len(graph.writers)
     leads = torch.zeros(logits, logits + 1, dtype=torch.int).index_add_(1, owners, kept.int()) > 0
@@ -323,7 +323,7 @@ def prune(graph: Graph, kept: Bool[Tensor, "writer reader"]) -> Bool[Tensor, "wr
 
 
 def as_mask(graph: Graph, edges: list[tuple[int, int]]) -> Bool[Tensor, "writer reader"]:
-    """The mask of edges given by their places."""
+    """The mask of edges given by their indices."""
     kept = torch.zeros_like(graph.exists)
     if edges:
         kept[tuple(torch.tensor(edges).T)] = True
@@ -331,14 +331,14 @@ def as_mask(graph: Graph, edges: list[tuple[int, int]]) -> Bool[Tensor, "writer 
 
 
 def check_size(graph: Graph, size: int, name: str) -> None:
-    """Raises InputError unless the graph has so many edges."""
+    """Raises InputError unless size is between 1 and the number of edges."""
     n_all = int(graph.exists.sum())
     if not is_whole(size) or not 1 <= size <= n_all:
         raise InputError(f"{name} is between 1 and {n_all}, the number of edges of the model, not {short(size)}")
 
 
 def architecture(graph: Graph) -> dict[str, Any]:
-    """What must be equal for a circuit of one model to be one of another."""
+    """The facts that two models must share for a circuit of one to be a circuit of the other."""
     cfg = graph.model.cfg
     return {"n_layers": cfg.n_layers, "n_heads": cfg.n_heads, "wiring": cfg.wiring}
 

@@ -238,7 +238,7 @@ def _sizes(graph: Graph, sizes: int | Sequence[int] | None) -> list[int]:
 
 
 def _random_circuits(graph: Graph, n_edges: list[int], method: str, generator: torch.Generator) -> EdgeMasks:
-    """Circuits of random edges, each within the next, that have at least so many edges on paths."""
+    """Nested circuits of random edges, each with at least the given number of edges on paths."""
     scores = torch.rand(graph.exists.shape, generator=generator, dtype=torch.float64)
     ranked = list(rank_edges(graph, scores, method))
 

@@ -92,7 +92,7 @@ def artefact_sentences(
     times: float = 3.0,
     among: int = 5,
 ) -> list[str | None]:
-    """`artefact_warning` of artefact tokens that are known, on a grid of so many columns."""
+    """`artefact_warning` for known artefact tokens, on a grid with this number of columns."""
     size = values.detach().abs().flatten(1).double().cpu()
     artefact = artefact.cpu()
     n_patches = size.shape[1]

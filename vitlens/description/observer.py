@@ -16,7 +16,7 @@ from vitlens.description.tokens import OUTLIER, TokenLayout, at_least_single
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Reader, hook_name
 
-#: The patterns of a forward, which head similarity holds together, take at most so many bytes.
+#: The most bytes for the patterns of one forward, which head similarity needs in memory together.
 PATTERN_BYTES = 512 * 2**20
 
 

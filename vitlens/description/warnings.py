@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vitlens.description.result import Description
 
-#: Places that are outliers in at least this share of the pictures are named, up to so many.
+#: Positions that are outliers in at least this share of the pictures are named, up to this many.
 FIXED_SHARE, MOST_PLACES = 0.5, 4
-#: So many heads of a kind are named.
+#: The most heads of a kind that are named.
 MOST_HEADS = 6
-#: Outliers that get at least this many times their share of a row's attention are worth a sentence.
+#: Outliers with at least this many times their share of a row's attention get a sentence.
 DRAWN = 2.0
 
 

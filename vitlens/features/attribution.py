@@ -199,7 +199,7 @@ class _Attributor:
             decoded = sae.decode(features, x).to(y)
             bias = sae.decode(torch.zeros_like(features), x).to(y)
         self.parts = _Parts(seen[target.name], x, features, decoded, bias, y - decoded)
-        # A run that starts behind the last block has no last stream; the direct way is not asked for there.
+        # A run that starts after the last block has no last stream; "direct" does not need it there.
         self.final = seen.get(final)
         self.selection = select_classes(model, None, len(logits), lambda: logits) if classes is None else classes
         self.logits = self.selection.take(logits)

@@ -74,7 +74,7 @@ def load_sae(
         sae = load_saelens(folder, scaling_factor, precision)
     elif path.is_file():
         if path.name == WEIGHTS:
-            raise InputError(f"{path} needs the {CONFIG} that SAELens saved beside it")
+            raise InputError(f"{path} needs the {CONFIG} that SAELens saved in the same folder")
         if scaling_factor is not None:
             raise InputError(f"scaling_factor= goes with a SAELens folder, not with {path}")
         sae = load_overcomplete(

@@ -22,7 +22,7 @@ CONFIG, WEIGHTS, SPARSITY, SCALER = (
     "sparsity.safetensors",
     "activation_scaler.json",
 )
-# The weights of each architecture beside W_enc, W_dec and b_dec.
+# The weights of each architecture besides W_enc, W_dec and b_dec.
 ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "standard": ("b_enc",),
     "gated": ("b_gate", "b_mag", "r_mag"),
@@ -101,7 +101,7 @@ def _nonlinearity(weights: dict[str, Tensor], cfg: dict[str, Any]) -> nn.Module:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """The settings, what version 6 keeps under "metadata" beside the others, in version 6's spelling."""
+    """The settings with version 6's names, including those that version 6 keeps under "metadata"."""
     found = _read_json(folder / CONFIG)
     cfg = {**(found.get("metadata") or {}), **found}
     cfg = {OLD_NAMES.get(name, name): value for name, value in cfg.items()}

@@ -54,8 +54,8 @@ class TopPatches(Result):
             why = (
                 f"picture {image} is not among the {len(self.kept)} that the result keeps"
                 if self.kept
-                else "this result keeps no pictures, as its source cannot be asked for one again (a data loader, a function "
-                "or a stream)"
+                else "this result keeps no pictures, since its source cannot give a picture again (a data loader, a "
+                "function or a stream)"
             )
             raise InputError(f"{why}: pass pixels_of=, a function from the number of a picture to its colours")
         return self.pixels[self.kept.index(image)]
@@ -212,7 +212,7 @@ def top_patches(
         )
         numbers = [wanted[i] if wanted is not None else i for i in chosen.tolist()]
         promoted = promoted_classes(model, target, sae, numbers)
-    # Of fewer tokens than k, or pictures with one_per_image, there are only so many ranks.
+    # There are no more ranks than tokens (or pictures, with one_per_image).
     ranks = slice(min(k, tops.n_offered))
     values = tops.best[ranks].T[chosen].cpu()
     found_any = values > 0
@@ -245,8 +245,7 @@ def top_patches(
 def _pixels_of(
     model: HookedViT, batches: PictureBatches, images: Int[Tensor, "feature rank"]
 ) -> dict[int, UInt8[Tensor, "height width 3"]]:
-    """The pictures of top patches by number, as far as the source can be asked for them; of several sizes those of the
-    first picture's size."""
+    """The pictures of top patches by number, if the source can give them again; only those of the first picture's size."""
     wanted = [number for number in dict.fromkeys(images.flatten().tolist()) if number >= 0][:MOST_SHOWN]
     found: dict[int, Tensor] = {}
     for number, image in batches.by_number(wanted):
@@ -259,10 +258,10 @@ def _pixels_of(
 def promoted_classes(
     model: HookedViT, place: HookPlace, sae: SparseAutoencoder, features: Sequence[int]
 ) -> Float[Tensor, "feature classes"]:
-    """What each feature's direction says in class space: E ν(W_dec) − E ν(0), the linear part of the way to the logits.
+    """Each feature's direction projected onto the classes: E ν(W_dec) − E ν(0).
 
-    The norm ν divides by the direction's own spread, so the numbers rank a feature's classes and do not compare features.
-    Empty where the direction is no direction of the stream, or there is no classifier.
+    The norm ν divides by the direction's own standard deviation, so the numbers rank the classes of one feature and do not
+    compare features. Empty if the hook point does not write to the residual stream, or the model has no classifier.
     """
     kind = place.name.rsplit("hook_", 1)[-1]
     if place.block is None or kind not in STREAM_WIDE or model.unembed is None:

@@ -223,7 +223,7 @@ def _lens_of(
 
 
 def check_sites(sites: str | Sequence[str], known: Sequence[str] = LENS_SITES) -> list[str]:
-    """One site or several, each once, in the order asked for.
+    """One site or several, each once, in the given order.
 
     Raises:
         InputError: an unknown site, or none.

@@ -18,7 +18,7 @@ from vitlens.lens.lens import ClassLens
 from vitlens.lens.trace import ClassTrace, SiteTables
 from vitlens.model.runs.leaves_state import leaves_state
 
-#: What a measure says of every token: by column, then by block [image, token].
+#: The values of a measure for every token: by column, then by block [image, token].
 TokenValues = dict[str, dict[int, Float[Tensor, "image token"]]]
 
 

@@ -99,7 +99,7 @@ class ProbeFit:
 
     @staticmethod
     def bytes_needed(model: HookedViT, n_sites: int, n_tokens: int) -> int:
-        """What the moments of so many sites and tokens take."""
+        """The memory of the moments for these numbers of sites and tokens."""
         d, classes = model.cfg.d_model, model.cfg.n_classes
         dtype = torch.promote_types(model.dtype, torch.float32)
         return n_sites * n_tokens * (d * d + classes * d) * torch.empty(0, dtype=dtype).element_size()

@@ -53,7 +53,7 @@ class ClassTrace(Result):
         return {"logit": self.values, "rank": self.ranks, "first_class": self.first}
 
     def tables(self) -> SiteTables:
-        """What was watched, by (site, block), as the measures read it."""
+        """The recorded values by (site, block), as the measures read them."""
         places = list(product(enumerate(self.axes["site"]), enumerate(self.axes["block"])))
         logits, ranks, first = (
             {
@@ -99,10 +99,10 @@ class TraceObserver:
         return hooks
 
     def trace(self) -> SiteTables:
-        """What was seen. What enters a block is what left the one before.
+        """The tables of the last forward; the input of a block is the output of the previous one.
 
         Raises:
-            InputError: logits that are NaN or infinite, beside which every class would have rank 0.
+            InputError: logits that are NaN or infinite, which have no rank.
         """
         for (site, block), finite in self._finite.items():
             if not finite:

@@ -38,7 +38,7 @@ ORIENTATIONS = ("classes_of_keys", "memories_of_class")
 def value_vectors(
     model: HookedViT, block: int, part: str, paper_compat: bool = False
 ) -> Float[Tensor, "memory d"]:  # fmt: skip
-    """What one unit of each memory adds to the stream: LayerScale and the gain of a post-norm are part of it.
+    """What each memory adds to the residual stream per unit of its coefficient, with LayerScale and a post-norm's gain.
 
     Args:
         part: "attn" (memories in the order of heads, then head dimensions) or "mlp".
@@ -59,8 +59,8 @@ def value_vectors(
 
 @dataclass(frozen=True, repr=False)
 class Memories:
-    """Of every watched (part, block): the classes that each value vector promotes most, best first, and the memories that
-    promote each class most."""
+    """For each (part, block): the classes that each value vector promotes most, best first, and the memories that promote
+    each class most."""
 
     top_classes: dict[tuple[str, int], Int[Tensor, "memory k"]]
     top_memories: dict[tuple[str, int], Int[Tensor, "classes k"]]
@@ -111,10 +111,10 @@ class Memories:
 
 
 class MemoryObserver:
-    """Hooks that note, at every token, which memories fired most: `fired[part, block, coefficient]` [image, token, k].
+    """Hooks that record the memories that fire most at every token: `fired[part, block, coefficient]` [image, token, k].
 
-    "Most" is the largest signed coefficient, as published: a memory with a large negative one promotes what its value
-    vector opposes, and is not chosen.
+    These are the memories with the largest signed coefficients, as published: memories with large negative coefficients are
+    not chosen.
     """
 
     def __init__(self, model: HookedViT, k: int = 5) -> None:
@@ -324,7 +324,7 @@ def extreme_value_baseline(n_values: int, d: int) -> float:
     """The expected largest of `n_values` cosines between random directions in `d` dimensions.
 
     (cosine + 1)/2 of random directions is Beta((d − 1)/2, (d − 1)/2), and the largest of n has the mean 1 − ∫ F(x)ⁿ dx.
-    A random model shows this number and no more, so it says how much of a score is due to the count of values alone.
+    A random model reaches this number, so it is the part of a score that the number of values alone explains.
     """
     x = np.linspace(-1, 1, 200_001)
     below = stats.beta((d - 1) / 2, (d - 1) / 2).cdf((x + 1) / 2)

@@ -126,7 +126,7 @@ def check_per_picture(measures: Measures) -> None:
 def _estimate(
     model: HookedViT, runs: WholeRuns, plan: Plan, images: slice, method: str, n_steps: int
 ) -> Float[Tensor, "metric site block cell image"]:
-    """The shift of the metric that patching each cell is expected to make."""
+    """The estimated shift of the metric for each cell."""
     softmax = {cells.site.name for cells in plan.sites} & ({"q", "k"} if method == "atp_star" else set())
     others = [cells for cells in plan.sites if cells.site.name not in softmax]
     by_site: dict[str, Float[Tensor, "metric block cell image"]] = {}
@@ -228,7 +228,7 @@ def gradients_at(
 
 
 def _gradients(value: Tensor, reached: Activations, names: list[str], again: bool) -> Activations:
-    # What stands behind the last thing that is read (a patch in the last block) has no gradient: it counts for nothing.
+    # What the classifier does not read (a patch in the last block) has no gradient: its effect is 0.
     found = torch.autograd.grad(value, [reached[name] for name in names], retain_graph=again, allow_unused=True)
     return {
         name: torch.zeros_like(reached[name]) if gradient is None else gradient
@@ -245,7 +245,7 @@ def _along_the_sites(
     images: slice,
     n_steps: int,
 ) -> list[Activations]:
-    """Gradients averaged while one block's site goes from target to source, the blocks one after the other."""
+    """Gradients averaged along the path of one block's site from target to source, one block at a time."""
     total: list[Activations] = [{} for _ in measures.metrics]
     streams = {int(name.split(".")[1]): f"blocks.{name.split('.')[1]}.hook_resid_pre" for name in change}
     starts = run_and_keep(model, target, list(streams.values()))

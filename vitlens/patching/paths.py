@@ -106,9 +106,9 @@ def _groups(graph: Graph, receivers: NodeNames | Mapping[str, NodeNames]) -> dic
 def _check_paths(
     graph: Graph, senders: NodeNames, receivers: Any, chosen: list[Node], groups: dict[str, list[Node]]
 ) -> None:
-    """Raises InputError for a sender named that none of the receivers hears, or a receiver named that hears no sender.
+    """Raises InputError for a named sender that no receiver can read, or a named receiver that can read no sender.
 
-    Of all senders or receivers, and of patterns, some stand before or behind the others: that is no mistake.
+    With all senders or receivers, and with patterns, some pairs run backwards: that is no mistake.
     """
     last_heard = {name: max(graph.n_before(node) for node in nodes) for name, nodes in groups.items()}
     places = {str(node): graph.writer_index[str(node)] for node in chosen}
@@ -126,7 +126,7 @@ def _are_named(names: Any) -> bool:
 
 @dataclass(frozen=True)
 class Frozen:
-    """The runs that stay as they are: streams of the target, and what the source writes instead."""
+    """The frozen runs: the streams of the target run, and the difference of what the source run writes."""
 
     streams: dict[str, Tensor]
     change: Writings
@@ -198,7 +198,7 @@ def _run(
     index = [graph.writer_index[str(node)] for node in senders]
 
     def read(node: Node) -> Float[Tensor, "row tokens d"]:
-        # Of a writer that stands behind the reader nothing can be read.
+        # A reader cannot read a writer that comes after it.
         seen = torch.tensor([place < graph.n_before(node) for place in index], device=change.device)
         stream = frozen.streams[graph.stream_of(node)]
         return rearrange(stream + change * seen[:, None, None, None], "s i t d -> (s i) t d")

@@ -22,7 +22,7 @@ ActivationTable = Mapping[str, Tensor]
 
 @runtime_checkable
 class Source(Protocol):
-    """Gives, for hook points of the run on `target`, what may stand there instead: [image or 1, …] each."""
+    """Gives, for hook points of the run on `target`, the activations that replace theirs: [image or 1, …] each."""
 
     def activations(self, model: HookedViT, names: list[str], target: Tensor, images: slice) -> ActivationTable: ...
 

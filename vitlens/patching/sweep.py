@@ -179,7 +179,7 @@ def sweep(
 def open_values(
     model: HookedViT, shape: Sequence[int], known: Float[Tensor, "metric ..."] | None
 ) -> Float[Tensor, "metric ..."]:
-    """Values to fill: NaN, but for those that are known."""
+    """Values to fill: NaN, except those that are known."""
     if known is not None:
         return known.reshape(tuple(shape)).to(model.device, model.dtype, copy=True)
     return torch.full(tuple(shape), torch.nan, dtype=model.dtype, device=model.device)
@@ -190,9 +190,9 @@ class InterruptedWarning(UserWarning):
 
 
 class Interrupts:
-    """A first Ctrl-C (Jupyter's stop) inside only sets `asked`, so that every step is whole and no hook stays behind.
+    """A first Ctrl-C (Jupyter's stop) inside only sets `asked`, so that the current step is finished and hooks are removed.
 
-    A second one ends the block at once. What of `values` is still NaN then is said in a warning. Threads other than the main
+    A second one ends the block at once. A warning then says how much of `values` is still NaN. Threads other than the main
     one are never interrupted, nor are processes that ignore the signal (as started by nohup).
     """
 
@@ -271,7 +271,7 @@ def _write(activation: Tensor, hook: HookPoint, inside: Tensor, replacement: Ten
 
 
 def picture_chunks(n_images: int, rows: int, batch_size: int | None, all_at_once: bool) -> list[slice]:
-    """The pictures that share their runs on source and target, where forwards have so many rows.
+    """Slices of pictures that share their runs on source and target, for forwards with this number of rows.
 
     Raises:
         InputError: all pictures are needed at once, and `batch_size` rows are fewer.
@@ -310,7 +310,7 @@ def rows_per_forward(model: HookedViT, n_tokens: int, asked: int | None, watches
 
 
 def bytes_per_row(model: HookedViT, n_tokens: int, watches_pattern: bool = False) -> int:
-    """What the activations of one row take while a block runs, by generous count."""
+    """The memory of one row's activations while a block runs, estimated generously."""
     d_mlp = model.blocks[0].mlp.W_out.shape[0]
     per_token = 10 * model.cfg.d_model + 3 * d_mlp
     if watches_pattern or not model.blocks[0].attn.fused:

@@ -93,7 +93,7 @@ def _over_tokens(theirs: Sweep, name: str, axes: tuple[str, ...]) -> Sweep:
 
 
 def _finite(metric: Any) -> Any:
-    """The same metric, or metrics by name, which say so where they come to NaN or an infinite value.
+    """The same metric, or metrics by name, with an error for NaN or infinite values.
 
     Raises:
         InputError: it is no function of the logits, nor a mapping to such functions.

@@ -19,10 +19,10 @@ from vitlens.patching.results import Found, Intervention
 
 @dataclass(frozen=True)
 class WholeRuns:
-    """Runs without intervention, the metrics to compare with them, and what those came to.
+    """The runs without intervention, and their metrics.
 
-    `target` are the pictures that are patched into, `source` those that activations come from (of ablations the same);
-    `shown` are those that figures show. `found` holds the metrics [metric, image] of "target" and "source".
+    `target` are the pictures that are patched into, `source` those that activations come from (the same for ablations),
+    `shown` those that figures show. `found` holds the metrics [metric, image] of "target" and "source".
     """
 
     model: HookedViT
@@ -92,7 +92,7 @@ def make_result(
     settings: dict[str, Any],
     **fields: Any,
 ) -> Found:
-    """The result of this kind: axes are the cells' between metrics and pictures, `values` its shifts over its gaps."""
+    """Builds the result: its axes are metric, the axes of the cells, and image; its `values` are shift / gap."""
     axes: dict[str, list] = {"metric": list(runs.measures.metrics)} if several(runs.metric) else {}
     axes |= {**cells, "image": list(range(patched.shape[-1]))}
     per_metric = {"patched": patched, **runs.found}
@@ -117,7 +117,7 @@ def make_result(
 def known_values(
     resume: Intervention | None, runs: WholeRuns, cells: dict[str, list], settings: dict[str, Any]
 ) -> Float[Tensor, "metric ..."] | None:
-    """What a partial result of the same sweep has already.
+    """The values that a partial result of the same sweep has already.
 
     Raises:
         InputError: it is the result of another sweep.
@@ -159,7 +159,7 @@ def logits_of(
 
 
 def _check_gap(name: str, gap: Float[Tensor, "image"]) -> None:
-    """Raises InputError where the metric does not tell clean from corrupted: every effect is a share of that difference."""
+    """Raises InputError if the metric is the same on clean and corrupted pictures: effects are shares of the difference."""
     same = (gap == 0).nonzero()[:, 0].tolist()
     if len(same) == len(gap):
         raise InputError(

@@ -53,9 +53,11 @@ class RegisterEmbedding(Embedding):
 
 
 class RegisteredViT(HookedViT):
-    """What `add_registers` makes. The move is a permanent hook on the `hook_post` of each block that has such neurons, so
-    `reset_hooks()` leaves it, and caches and other hooks see the edited activations; only
-    `reset_hooks(including_permanent=True)` takes it away, and leaves tokens of zeros that merely take part."""
+    """A model with test-time registers, made by `add_registers`.
+
+    The move is a permanent hook on `hook_post` of each block with such neurons: `reset_hooks()` keeps it, and caches and
+    other hooks see the edited activations. Only
+    `reset_hooks(including_permanent=True)` removes it, and leaves extra tokens without content."""
 
     n_registers = 0
     #: The neurons that are moved, by block.
@@ -70,11 +72,11 @@ class RegisteredViT(HookedViT):
 
 @dataclass(frozen=True)
 class MoveToRegisters(FollowsTokens):
-    """A hook on `hook_post`: each neuron's largest activation over patches and registers stands at the registers, and
-    zeros at the patches.
+    """A hook on `hook_post`: sets each neuron's activation at the registers to its largest one over patches and registers,
+    and at the patches to zero.
 
-    A register's own activation counts, because one neuron sets off the next: a register that took over an earlier
-    block's neuron is where a later block's neuron fires, and no longer the patch.
+    The register's own activation counts too: once an earlier neuron is moved to a register, later neurons fire at the
+    register and no longer at the patch.
     """
 
     neurons: list[int]
@@ -105,7 +107,7 @@ class MoveToRegisters(FollowsTokens):
 def add_registers(model: HookedViT, neurons: Mapping[int, Sequence[int]], n_registers: int) -> RegisteredViT:
     """A model with `n_registers` more prefix tokens, to which the neurons of each block are moved.
 
-    Every parameter is the old model's own. Modules and hook points are new ones, without the hooks of the old.
+    Parameters are shared with the old model. Modules and hook points are new, without the hooks of the old model.
     """
     shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     fresh = {id(point): hook_point(point.pos_dim or NO_TOKENS) for point in model.hook_dict.values()}
@@ -141,7 +143,7 @@ def add_registers(model: HookedViT, neurons: Mapping[int, Sequence[int]], n_regi
 
 
 def _skip_registers(pool: Pool, n_trained: int, n_registers: int) -> None:
-    """A pooling of patches goes on reading patches alone; one of all tokens reads the new ones too."""
+    """Pooling over patches still pools patches only; pooling over all tokens includes the new ones."""
     start, stop = pool.tokens.start or 0, pool.tokens.stop
     if stop is None and start >= n_trained:
         pool.tokens = slice(start + n_registers, None)

@@ -171,7 +171,7 @@ def knockout_attention(
 
 @dataclass(frozen=True)
 class _Part:
-    """What one `Edges` cuts. Queries and keys have a single row where all pictures are alike."""
+    """The edges of one `Edges`. Queries and keys have a single row if they are the same for all pictures."""
 
     queries: Bool[Tensor, "#image query"]
     keys: Bool[Tensor, "#image key"]
@@ -191,7 +191,7 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Cut:
-    """The edges of one block that are cut. They are laid out when a run comes to the block, and not kept."""
+    """The edges of one block that are cut; their mask is built when the block runs, and not kept."""
 
     parts: list[_Part]
     n_images: int
@@ -222,7 +222,7 @@ def _other_batch(made_for: int, n_images: int) -> InputError:
 
 
 def _chosen_edges(edges: str | Edges | Sequence[Edges], replacement: str | None) -> tuple[list[Edges], str]:
-    """What is cut, and what stands in for it."""
+    """The edges to cut, and their replacement."""
     usual = "zero"
     if isinstance(edges, str):
         if edges not in PUBLISHED:

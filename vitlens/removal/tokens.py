@@ -40,7 +40,7 @@ class TokenAblation(Result):
 
     @property
     def rate(self) -> Float[Tensor, "image"]:
-        """Methods A3 of what stayed: the share of its patches at rank 0; NaN where nothing stayed."""
+        """The share of the remaining patches at rank 0 (Methods A3); NaN if none remain."""
         return ((self.ranks == 0) & self.kept).sum(dim=1) / self.kept.sum(dim=1)
 
     @property
@@ -53,7 +53,7 @@ class TokenAblation(Result):
         return {"rank": self.values, "kept": self.kept}
 
     def maps(self, image: int = 0) -> Float[Tensor, "rows columns"]:
-        """1 − rank / C of the class at each patch that stayed, NaN at the others."""
+        """1 − rank / C of the class at each remaining patch, NaN at the others."""
         rows, columns = grid_of(self.axes["patch"])
         said = 1 - self.values[image].double() / self.logits.shape[1]
         return said.masked_fill(~self.kept[image], torch.nan).unflatten(0, (rows, columns))
@@ -162,7 +162,7 @@ def ablate_tokens(
 def _patches(
     model: HookedViT, tokens: TokenSet, run: PictureRun, masks: MaskInput | None
 ) -> Bool[Tensor, "image patch"]:
-    """The patches that go."""
+    """The patches to ablate."""
     n_prefix = model.cfg.n_prefix_tokens
     gone = select_tokens(model, tokens, run.n, masks=masks, grid=run.grid, some_may_be_empty=True)
     if gone[:, :n_prefix].any():
@@ -178,7 +178,7 @@ def _replaced(
     classes: Int[Tensor, "image"],
     grid: tuple[int, int],
 ) -> KeptRanks:
-    """The run with other embeddings in the place of the patches that go."""
+    """The run with the embeddings of these patches replaced."""
     hook = ("hook_patch_embed", lambda x, hook: torch.where(gone[..., None], stand_in, x))
     stream = model.run_with_hooks(pictures, fwd_hooks=[hook], stop_at_layer=0)
     run = kept_ranks(model, stream, torch.ones_like(gone), classes, grid)
@@ -186,7 +186,7 @@ def _replaced(
 
 
 def _joined(batches: Sequence[KeptRanks]) -> KeptRanks:
-    """The runs of several batches as one."""
+    """Joins the runs of several batches."""
     of_class_token = [batch.class_token_ranks for batch in batches if batch.class_token_ranks is not None]
     return KeptRanks(
         torch.cat([batch.logits for batch in batches]),
@@ -224,7 +224,7 @@ def kept_ranks(
 
 
 def _stand_in(model: HookedViT, source: Tensor, replacement: str) -> Float[Tensor, "image patch d"]:
-    """What stands in the place of a patch's embedding."""
+    """The embeddings that replace those of the patches."""
     if replacement == "zero":
         return torch.zeros_like(_embedded(model, source[:1]))
     return _embedded(model, blurred(source) if replacement == "blur" else source)
