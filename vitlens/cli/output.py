@@ -10,7 +10,6 @@ from rich.console import Console
 
 from vitlens.errors import printable
 from vitlens.files import is_stream, write_whole
-from vitlens.results.frames import rich_table
 from vitlens.results.writing import (
     IMAGES,
     PAGES,
@@ -96,6 +95,9 @@ def hand_over(answer: Answer, out: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(answer.document())
         return
+    # Help imports this module, and pandas takes longer than it does.
+    from vitlens.results.frames import rich_table
+
     for title, found in answer.shown:
         say(title)
         if isinstance(found, str):
