@@ -10,7 +10,6 @@ from rich.console import Console
 
 from vitlens.errors import printable
 from vitlens.files import is_stream, write_whole
-from vitlens.results.frames import rich_table
 from vitlens.results.writing import (
     IMAGES,
     PAGES,
@@ -91,6 +90,9 @@ def check_out(out: Path | None, endings: Sequence[str] = (*PAGES, *IMAGES, *TABL
 
 def hand_over(answer: Answer, out: Path | None, as_json: bool) -> None:
     """Writes the file of --out, then prints: JSON alone, or tables, notes and what was written."""
+    # It imports pandas, which help and completion must not wait for.
+    from vitlens.results.frames import rich_table
+
     if out is not None:
         _write(answer, out)
     if as_json:
