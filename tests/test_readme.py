@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -56,6 +57,13 @@ def test_the_calls_on_your_own_model_fit_their_signatures():
     assert len(checked) == 4
     for call in checked:
         check_call(call)
+
+
+def test_it_states_the_oldest_versions_that_serve():
+    bounds = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    oldest = {name: re.search(rf"{name}>=([\d.]+)", " ".join(bounds["dependencies"])) for name in ("torch", "timm")}
+    assert f"Python {bounds['requires-python'].removeprefix('>=')}" in README
+    assert all(version is not None and f"{name} {version[1]}" in README for name, version in oldest.items())
 
 
 def test_every_call_that_is_named_exists():

@@ -284,7 +284,7 @@ def test_scores_of_something_else(scored, images_of):
             find_circuit(model, wrong, n_edges=30)
     assert len(find_circuit(model, two.select(metric="logit"), n_edges=30))
     scores.patched[0, 0] = torch.nan
-    with pytest.raises(InputError, match="were interrupted"):
+    with pytest.raises(InputError, match="was interrupted"):
         find_circuit(model, scores, n_edges=30)
 
 

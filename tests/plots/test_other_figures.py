@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from plots.conftest import gallery
+from typer.testing import CliRunner
 
 import vitlens
 from vitlens.data.class_names import short_name
@@ -164,10 +165,13 @@ def test_the_card_of_a_memory(subject):
 def test_the_gallery_refuses_what_it_cannot_show(tmp_path):
     one = tmp_path / "a.png"
     Image.new("RGB", (8, 8)).save(one)
-    with pytest.raises(vitlens.InputError, match="two pictures or more"):
-        gallery.main([one], out=tmp_path / "page.html")
-    with pytest.raises(vitlens.InputError, match="there is no folder"):
-        gallery.main(None, out=tmp_path / "nowhere" / "page.html")
+    for arguments, sentence in (
+        ([one, "--out", tmp_path / "page.html"], "two pictures or more"),
+        (["--out", tmp_path / "nowhere" / "page.html"], "there is no folder"),
+    ):
+        refused = CliRunner().invoke(gallery.app, list(map(str, arguments))).exception
+        assert isinstance(refused, vitlens.InputError)
+        assert sentence in str(refused)
 
 
 def array_of(values):

@@ -124,13 +124,13 @@ _ROAD = (
 _ALL = [
     FaithfulnessMetric(
         "deletion", False,
-        f"Deletion: patches' pixels are replaced, most important first; probability of the class, {_TRAPEZOID} "
+        f"Patches' pixels are replaced, most important first; probability of the class, {_TRAPEZOID} "
         "(Petsiuk et al. 2018).",
         ("deletion",), combine=_area,
     ),
     FaithfulnessMetric(
         "insertion", True,
-        f"Insertion: patches' pixels are inserted into the replacement, most important first; probability of the class, "
+        f"Patches' pixels are inserted into the replacement, most important first; probability of the class, "
         f"{_TRAPEZOID} (Petsiuk et al. 2018).",
         ("insertion",), combine=_area,
     ),

@@ -126,7 +126,7 @@ def randomisation_curves(result: Randomisation) -> go.Figure:
     return legend_below(
         finish(
             figure,
-            "Do the maps show what was learnt?",
+            "Cascading randomisation: do the maps show what was learnt?",
             f"{text(result.settings['model'])}, {len(result.axes['image'])} pictures; with the trained model's maps, mean "
             "and 95 % interval;<br>near 0: the map depends on the weights, 1: it does not",
             height=520,

@@ -14,7 +14,10 @@ SOURCES = ("previous", "attention", "mlp", "composed")
 class ResidualComposition(Experiment):
     name = "residual_composition"
     title = "Residual-stream composition"
-    question = "Which sublayer's top-1 class the residual stream takes in each block: attention's, the MLP's, its own or a new one."
+    question = (
+        "Which sublayer's top-1 class the residual stream takes in each block: attention's, the MLP's, its own or a "
+        "new one."
+    )
 
     def measure(self, batch: Batch) -> Arrays:
         compat = self.settings.paper_compat
