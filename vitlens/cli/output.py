@@ -99,7 +99,6 @@ def hand_over(answer: Answer, out: Path | None, as_json: bool) -> None:
         print_json(answer.document())
         return
     # Help imports this module, and pandas takes longer than it does.
-    from vitlens.results.frames import rich_table
 
     for title, found in answer.shown:
         say(title)
