@@ -90,13 +90,15 @@ def check_out(out: Path | None, endings: Sequence[str] = (*PAGES, *IMAGES, *TABL
 
 def hand_over(answer: Answer, out: Path | None, as_json: bool) -> None:
     """Writes the file of --out, then prints: JSON alone, or tables, notes and what was written."""
+    # It imports pandas, which help and completion must not wait for.
+    from vitlens.results.frames import rich_table
+
     if out is not None:
         _write(answer, out)
     if as_json:
         print_json(answer.document())
         return
     # Help imports this module, and pandas takes longer than it does.
-    from vitlens.results.frames import rich_table
 
     for title, found in answer.shown:
         say(title)
