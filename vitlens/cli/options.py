@@ -141,7 +141,7 @@ def with_model(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(**given: Any) -> None:
-        model = ModelOptions(**{name: given.pop(name) for name in names})
+        model = ModelOptions(**{name: given.pop(name) for name in names if name in given})
         command(model=model, **given)
 
     options = [
