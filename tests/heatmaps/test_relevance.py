@@ -148,7 +148,7 @@ class PlainBlock:
         self.q, self.k = attn.q_norm(q), attn.k_norm(k)
         self.pattern = (self.q @ self.k.mT * attn.scale).softmax(dim=-1)
         # Older versions of timm have neither norm nor gate here.
-        self.z = getattr(attn, "norm", nn.Identity())(merged(self.pattern @ self.v))
+        self.z = getattr(attn, "norm", torch.nn.Identity())(merged(self.pattern @ self.v))
         if getattr(attn, "gate", None) is not None:
             self.z = self.z * attn.gate(self.read).sigmoid()
         self.attn_out = behind[0](self.gammas[0] * attn.proj(self.z))
@@ -264,7 +264,7 @@ def test_the_first_blocks_can_be_left_out(plain, images_of):
 def plain_pool_relevance(module, x, wanted):
     """Relevance of the stream and of the pattern behind `norm`, with timm's attention pooling, one picture."""
     pool, n_heads = module.attn_pool, module.attn_pool.num_heads
-    first = 0 if getattr(module, "pool_include_prefix", False) else module.num_prefix_tokens
+    first = 0 if getattr(module, "pool_include_prefix", True) else module.num_prefix_tokens
     with torch.no_grad():
         read = module.norm(x)[first:]
         q = pool.q_norm(heads_of(pool.q(pool.latent[0]), n_heads))
