@@ -226,9 +226,9 @@ def test_single_precision_beside_double(plain, images_of, sae_of):
 
 def test_a_dictionary_in_another_place_than_its_own_is_warned_of(plain, weights_of):
     sae = SparseAutoencoder.from_arrays(**weights_of(32), hook="blocks.0.hook_resid_post")
-    with pytest.warns(UserWarning, match=r"trained on blocks\.0\.hook_resid_post, and here it reads blocks\.1\."):
-        with with_sae(plain, "resid_post1", sae):
-            pass
+    sentence = r"trained on blocks\.0\.hook_resid_post, and here it reads blocks\.1\."
+    with pytest.warns(UserWarning, match=sentence), with_sae(plain, "resid_post1", sae):
+        pass
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         # The stream before block 1 is that after block 0.
