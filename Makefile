@@ -46,7 +46,7 @@ test-oldest: browser
 	$(PYTHON) -m venv $(OLDEST)
 	$(PYTHON) tests/lower_bounds.py pyproject.toml >$(OLDEST)/constraints.txt
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint $(OLDEST)/constraints.txt
-	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-all: $(INSTALLED_DOCS) lint browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal

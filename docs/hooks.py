@@ -31,12 +31,13 @@ from vitlens.plots.shared.style import TEMPLATES
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments" / "notebooks"))
 
 from execute import FIGURE, displayed, execute, notebooks, without_bars
-from shown import html
+from shown import html, showing_results
 
 # Sentences in tables are shown whole.
 pd.set_option("display.max_colwidth", None)
 
 log = get_plugin_logger("vitlens")
+EXPLORER = "example_explorer.html"
 START = time.monotonic()
 PAGE = count(1)
 AT_ONCE = max(1, min(4, os.cpu_count() or 1))
@@ -44,6 +45,8 @@ AT_ONCE = max(1, min(4, os.cpu_count() or 1))
 #: A citation of the page of methods, such as "Methods C1 to C5", and what shows links or code already.
 CITATION = re.compile(r"\bMethods(?:, notation| [A-E]\d(?:(?:, | and | to )[A-E]\d)*)")
 LINK_OR_CODE = re.compile(r"(<(a|pre)\b.*?</\2>)", re.DOTALL)
+#: A link to a notebook as it lies in the repository; on the site it is a page.
+NOTEBOOK = re.compile(r"\]\(\.\./\.\./experiments/(notebooks/\w+)\.ipynb\)")
 MARK = re.compile(r"^<!-- generated: (.+) -->$", re.MULTILINE)
 WITHOUT_HEADING = "    options:\n      show_root_heading: false\n      show_root_toc_entry: false\n"
 
@@ -56,7 +59,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         for path, content in zip(notebooks(), pool.map(notebook_page, notebooks()), strict=True):
             files.append(File.generated(config, f"notebooks/{path.stem}.md", content=content))
     tell("measuring the explorer's example")
-    files.append(File.generated(config, "example_explorer.html", content=example_explorer()))
+    files.append(File.generated(config, EXPLORER, content=example_explorer()))
     files.append(File.generated(config, "plotly.min.js", content=get_plotlyjs()))
     themes = json.dumps({theme: pio.templates[name].to_plotly_json() for theme, name in TEMPLATES.items()})
     files.append(File.generated(config, "themes.js", content=f"const themes = {themes};\n"))
@@ -64,8 +67,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Puts lists in the place of their marks; the page's examples run next."""
+    """Puts lists in the place of their marks, and lets links lead to the site's notebooks; the page's examples run next."""
     tell(f"page {next(PAGE)} of {len(files.documentation_pages())}, {page.file.src_uri}")
+    markdown = NOTEBOOK.sub(r"](\1.md)", showing_results(markdown))
     return MARK.sub(lambda mark: GENERATED[mark[1]](), markdown)
 
 
@@ -107,6 +111,12 @@ def notebook_page(path: Path) -> str:
 def example_explorer() -> str:
     model, images, _, _ = vitlens.load_demo()
     return vitlens.explore(model, images[4:6], image_names=["agreeing", "conflicting"], progress=False).to_html()
+
+
+def explorer() -> str:
+    """The explorer's example in a frame."""
+    frame = 'title="the explorer on two pictures of the demo" class="explorer"'
+    return f'<iframe src="{EXPLORER}" {frame}></iframe>\n\n[The same on a page of its own]({EXPLORER})'
 
 
 def heatmap_methods() -> str:
@@ -151,6 +161,7 @@ def commands() -> str:
 
 
 GENERATED: dict[str, Callable[[], str]] = {
+    "explorer": explorer,
     "heatmap methods": heatmap_methods,
     "planted models": planted_models,
     "commands": commands,

@@ -35,6 +35,7 @@ ORDER = [
     ["pages"],
     ["paper"],
     ["cli"],
+    ["__main__"],
 ]
 FLOOR = {chapter: floor for floor, chapters in enumerate(ORDER) for chapter in chapters}
 

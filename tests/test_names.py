@@ -24,6 +24,12 @@ import vitlens
             "find_circuit",
             r"vitlens\.lens has no 'find_circuit': it is vitlens\.(circuits\.)?find_circuit$",
         ),
+        (vitlens, "attention_rollout", r": it is a heatmap method, vitlens\.heatmap\(.*method='attention_rollout'\)$"),
+        (
+            vitlens.patching,
+            "get_act_patch_resid_pre",
+            r": it is vitlens\.patching\.transformer_lens\.get_act_patch_resid_pre$",
+        ),
         (vitlens.circuits, "xqzw", r"vitlens\.circuits has no 'xqzw'; dir\(vitlens\.circuits\) lists its names"),
     ],
 )
@@ -44,3 +50,16 @@ def test_advice_loads_nothing_that_computes():
 def test_private_names_are_refused_as_ever():
     assert not hasattr(vitlens, "_repr_html_")
     assert not hasattr(vitlens.lens, "__wrapped__")
+
+
+def test_a_wrong_keyword_gets_advice_in_one_traceback():
+    with pytest.raises(
+        TypeError, match=r"attention\(\) got an unexpected keyword argument 'heads'; .*\bhead\b"
+    ) as caught:
+        vitlens.attention(None, None, heads=3)
+    assert caught.value.__context__ is None
+
+
+def test_the_package_runs_as_the_command():
+    done = subprocess.run([sys.executable, "-m", "vitlens", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"vitlens {vitlens.__version__}"

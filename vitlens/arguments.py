@@ -9,16 +9,16 @@ import inspect
 import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
-from math import isfinite
+from math import isfinite, log
 from types import NoneType, UnionType
 from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 from torch import bool as torch_bool
 
-from vitlens.errors import InputError
+from vitlens.errors import InputError, nearest
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,14 +36,30 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         try:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError:
-            # Python's own sentence for an argument too many or too few names the function.
+            given = None
+        if given is None:
+            # After the handler, so that the user sees one traceback. Python's own sentence names the function.
+            _refuse_unknown(function.__name__, signature, kwargs)
             return function(*args, **kwargs)
         for name, check in checks.items():
             if name in given:
                 check(name, given[name])
+        if "masks" in given:
+            check_mask_shapes(given.get("images", given.get("clean")), given["masks"])
         return function(*args, **kwargs)
 
     return at_the_door
+
+
+def _refuse_unknown(function: str, signature: inspect.Signature, keywords: Mapping[str, Any]) -> None:
+    """Raises TypeError for a keyword that the function does not have, with the nearest that it has."""
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+    for name in keywords:
+        if not takes_any and name not in signature.parameters:
+            known = [other for other in signature.parameters if other != "self"]
+            raise TypeError(
+                f"{function}() got an unexpected keyword argument {name!r}; the nearest are {nearest(name, known)}"
+            )
 
 
 def check_of(parameter: inspect.Parameter) -> Check | None:
@@ -238,6 +254,39 @@ def masks(name: str, value: Any) -> None:
         raise InputError(
             f"{name} are a bool tensor [image, height, width], or a picture of the mask for each, not {short(value)}"
         )
+
+
+def check_mask_shapes(images: Any, masks: Any) -> None:
+    """Raises InputError if a mask has another shape than its picture, where both are files or PIL pictures.
+
+    They may differ in size, up to rounding in their ratio of width to height: both are resized and cropped alike.
+    """
+    for picture, mask in zip(items(images), items(masks), strict=False):
+        size, mask_size = _size_of(picture), _size_of(mask)
+        if size is None or mask_size is None:
+            continue
+        (width, height), (mask_width, mask_height) = size, mask_size
+        rounding = 0.02 + 0.5 / min(mask_width, mask_height)
+        if abs(log((mask_width * height) / (mask_height * width))) > rounding:
+            raise InputError(
+                f"the mask is {mask_width} × {mask_height} pixels, its picture {width} × {height}: a mask has the shape "
+                "of its picture"
+            )
+
+
+def _size_of(picture: Any) -> tuple[int, int] | None:
+    """Width and height of a file or PIL picture, turned as its tag says; None for anything else, or if it is no picture."""
+    if not isinstance(picture, (str, os.PathLike, Image.Image)):
+        return None
+    try:
+        if not isinstance(picture, Image.Image):
+            with Image.open(picture) as image:
+                return _size_of(image)
+        turned = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    except Exception:
+        # Pillow raises many kinds of errors, and reading the file says what is wrong with it.
+        return None
+    return (picture.height, picture.width) if turned else picture.size
 
 
 def path(name: str, value: Any) -> None:

@@ -8,6 +8,9 @@ from collections.abc import Iterable
 #: Control characters, and what stands for half a letter or for a byte that is no UTF-8.
 ODD_LETTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
+#: So many names are read at a glance.
+AT_A_GLANCE = 16
+
 
 class InputError(ValueError):
     """Wrong input. The message is one sentence (or two) for the user; the command line prints it."""
@@ -23,10 +26,10 @@ def reason(error: BaseException) -> str:
 
 
 def nearest(name: str, choices: Iterable[str], n: int = 5) -> str:
-    """The choices that look most like `name`, as text for an error message."""
+    """The choices that look most like `name`, as text for an error message; if none does, all of a few."""
     choices = list(choices)
     close = difflib.get_close_matches(name, choices, n=n, cutoff=0.4)
-    return ", ".join(close or choices[:n])
+    return ", ".join(close or (choices if len(choices) <= AT_A_GLANCE else choices[:n]))
 
 
 def printable(name: str | os.PathLike[str]) -> str:

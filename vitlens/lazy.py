@@ -1,6 +1,7 @@
 """Loads names when they are first used, and tells who asks for a wrong name which names are near and where they are."""
 
 import difflib
+import re
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -34,9 +35,18 @@ def _advice(package: str, name: str) -> str:
             places.setdefault(known, f"{place}.{known}")
     if name in places:
         return f": it is {places[name]}"
+    if _defines(folder / "patching" / "transformer_lens.py", name):
+        return f": it is {top}.patching.transformer_lens.{name}"
+    if any(_defines(file, name) for file in (folder / "heatmaps" / "methods").glob("*.py")):
+        return f": it is a heatmap method, {top}.heatmap(model, images, method={name!r})"
     near = difflib.get_close_matches(name, places, n=3, cutoff=0.5)
     return (
         f"; the nearest names are {', '.join(places[known] for known in near)}"
         if near
         else f"; dir({package}) lists its names"
     )
+
+
+def _defines(file: Path, name: str) -> bool:
+    """Whether a module defines this public name; its text is read, because importing it takes seconds."""
+    return re.search(rf"^(def )?{re.escape(name)}\b[ :=(]", file.read_text(encoding="utf-8"), re.MULTILINE) is not None

@@ -4,6 +4,7 @@ import re
 
 import pytest
 from cli.conftest import AGREEING, CONFLICTING, MASK, TIMM
+from PIL import Image
 
 import vitlens
 from vitlens.cli import given
@@ -130,3 +131,25 @@ def test_long_work_says_what_it_costs_where_somebody_watches(run, monkeypatch, t
     monkeypatch.setattr(given, "is_watched", lambda: False)
     if arguments[0] in ("patch", "heatmap"):
         assert run(*arguments).stderr == ""
+
+
+def test_numbers_apart_from_their_option_are_no_files(run):
+    done = run("lens", AGREEING, *SMALL, "--mean", "0.485", "0.456", "0.406")
+    assert (done.code, done.stdout) == (2, "")
+    assert "there is no file 0.456" in done.stderr
+    assert "with commas, as in --mean 0.485,0.456,0.406" in done.stderr
+
+
+def test_a_file_of_weights_is_no_model(run):
+    done = run("lens", AGREEING, "--model", "mine.pth")
+    assert done.code == 2
+    assert "'mine.pth' is a file of weights" in done.stderr
+    assert "--checkpoint" in done.stderr
+
+
+def test_a_mask_of_another_shape_than_the_picture_is_refused(run, tmp_path):
+    mask = tmp_path / "mask.png"
+    Image.new("L", (100, 50), 255).save(mask)
+    done = run("patch", AGREEING, "--mask", mask, "--replace-context", "blur")
+    assert done.code == 2
+    assert "the mask is 100 × 50 pixels" in done.stderr

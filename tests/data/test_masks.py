@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from variants import build
 
-from vitlens import HookedViT, InputError, class_lens, evaluate_heatmaps, replace_context
+from vitlens import HookedViT, InputError, ablate_tokens, class_lens, evaluate_heatmaps, replace_context
 from vitlens.choose import select_tokens
 from vitlens.data.masks import MOST_IDS, Masks, read_mask
 from vitlens.data.patches import PatchGrid, object_and_context
@@ -169,9 +169,8 @@ def test_masks_are_taken_in_every_form(unchecked, model, files):
     direct = torch.from_numpy(TRUTH)
     expected = select_tokens(model, "object", 2, masks=torch.stack([direct, direct]))
     for masks in (
-        files / "plain.png",
-        str(files / "plain.png"),
-        Image.open(files / "plain.png"),
+        [files / "plain.png", str(files / "plain.png")],
+        [Image.open(files / "plain.png")] * 2,
         [files / "plain.png", coded(0, 255)],
         [direct, direct],
         direct,
@@ -180,9 +179,14 @@ def test_masks_are_taken_in_every_form(unchecked, model, files):
         model.read_masks([files / "plain.png", files / "plain.png"]),
     ):
         assert torch.equal(select_tokens(model, "object", 2, masks=masks), expected)
+    one = files / "plain.png"
+    for masks in (one, str(one), Image.open(one), [one], direct[None], model.read_masks(one)):
+        assert torch.equal(select_tokens(model, "object", 1, masks=masks), expected[:1])
+        with pytest.raises(InputError, match=r"\[2, height, width\], one per picture, not \[1, 48, 48\]"):
+            select_tokens(model, "object", 2, masks=masks)
     images = torch.randn(2, 3, 48, 48, dtype=torch.float64)
     both = [files / "plain.png", files / "void.png"]
-    lens = class_lens(model, images, tokens="object", masks=files / "plain.png")
+    lens = class_lens(model, images, tokens="object", masks=[one, one])
     assert lens.axes["token"] == [model.cfg.token_label(i) for i in expected[0].nonzero()[:, 0].tolist()]
     scores = evaluate_heatmaps(
         model, images, 1, heatmaps="raw_attention", metrics="patch_auroc", masks=both, baselines=False, progress=False
@@ -207,6 +211,37 @@ def test_masks_are_taken_in_every_form(unchecked, model, files):
     for nothing, sentence in (([], "no masks"), (3, "not 3"), ({}, "not {}")):
         with pytest.raises(InputError, match=sentence):
             select_tokens(model, "object", 2, masks=nothing)
+
+
+def test_a_mask_at_the_models_size_is_one_after_the_crop():
+    model = HookedViT.from_timm(build(depth=1))
+    for mask in (TRUTH, torch.from_numpy(TRUTH), coded(0, 255), TRUTH[None]):
+        assert torch.equal(model.read_masks(mask).inside[0], torch.from_numpy(TRUTH))
+        assert torch.equal(model.to_masks(mask)[0], torch.from_numpy(TRUTH))
+    assert (model.to_masks([TRUTH, TRUTH])[1] == model.as_masks(TRUTH).inside).all()
+    cropped = model.read_masks(Image.fromarray(coded(0, 255))).inside[0]
+    assert torch.equal(model.read_masks(coded(0, 255).repeat(2, 0).repeat(2, 1)).inside[0], cropped)
+    assert cropped.sum() > TRUTH.sum()
+
+
+def test_a_mask_file_has_the_shape_of_its_picture_file(plain, tmp_path):
+    pictures, masks = [], []
+    for i, (picture, mask) in enumerate([((341, 256), (171, 128)), ((341, 256), (100, 50))]):
+        pictures.append(tmp_path / f"{i}.jpg")
+        masks.append(tmp_path / f"{i}.png")
+        Image.new("RGB", picture, (9, 99, 200)).save(pictures[-1])
+        shown = np.zeros(mask[::-1], dtype=np.uint8)
+        shown[mask[1] // 4 : -mask[1] // 4, mask[0] // 4 : -mask[0] // 4] = 255
+        Image.fromarray(shown).save(masks[-1])
+    ablate_tokens(plain, pictures[:1], tokens="context", masks=masks[:1], progress=False)
+    opened = [Image.open(pictures[0]), Image.open(pictures[1])]
+    for images in (pictures, opened):
+        with pytest.raises(InputError, match="the mask is 100 × 50 pixels, its picture 341 × 256"):
+            ablate_tokens(plain, images, tokens="context", masks=masks, progress=False)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (128, 171)).save(tmp_path / "turned.jpg", exif=turned)
+    ablate_tokens(plain, [tmp_path / "turned.jpg"], tokens="context", masks=masks[:1], progress=False)
 
 
 def test_void_patches_are_neither_object_nor_context():

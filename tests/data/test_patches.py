@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from timm.models import create_model
 
 from vitlens import HookedViT, InputError, class_lens, replace_context
@@ -69,8 +70,9 @@ def test_a_patch_is_made_of_the_pixels_that_it_reads(size, keywords):
 def test_masks_of_a_model_that_leaves_pixels_unread(unchecked):
     """SigLIP's 384 pixels by patches of 14: what the model's own functions make is taken."""
     model = HookedViT.from_timm(create_model("vit_so400m_patch14_siglip_384", **SMALL))
-    mask = np.zeros((384, 384), np.uint8)
-    mask[100:200, 100:200] = 1
+    array = np.zeros((384, 384), np.uint8)
+    array[100:200, 100:200] = 1
+    mask = Image.fromarray(array)
     lens = class_lens(model, torch.randn(1, 3, 384, 384), tokens="object", masks=model.to_masks(mask))
     # The preprocessing crops to 90 %: the object begins at pixel 90, in patch 6, of whose corner it has too little.
     assert lens.axes["token"][0] == "(6, 7)"

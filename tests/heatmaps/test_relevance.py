@@ -147,8 +147,9 @@ class PlainBlock:
         q, k, self.v = (heads_of(part, self.n_heads) for part in attn.qkv(self.read).chunk(3, dim=-1))
         self.q, self.k = attn.q_norm(q), attn.k_norm(k)
         self.pattern = (self.q @ self.k.mT * attn.scale).softmax(dim=-1)
-        self.z = attn.norm(merged(self.pattern @ self.v))
-        if attn.gate is not None:
+        # Older versions of timm have neither norm nor gate here.
+        self.z = getattr(attn, "norm", nn.Identity())(merged(self.pattern @ self.v))
+        if getattr(attn, "gate", None) is not None:
             self.z = self.z * attn.gate(self.read).sigmoid()
         self.attn_out = behind[0](self.gammas[0] * attn.proj(self.z))
         self.middle = x + self.attn_out
@@ -187,7 +188,7 @@ def plain_classifiers(module, x):
     if module.global_pool == "token":
         shares[0] = 1
     else:
-        first = 0 if module.pool_include_prefix else n_prefix
+        first = 0 if getattr(module, "pool_include_prefix", False) else n_prefix
         shares[first:] = 1 / (len(x) - first)
     return [(module.fc_norm(shares @ normed), module.head, shares)]
 
@@ -263,7 +264,7 @@ def test_the_first_blocks_can_be_left_out(plain, images_of):
 def plain_pool_relevance(module, x, wanted):
     """Relevance of the stream and of the pattern behind `norm`, with timm's attention pooling, one picture."""
     pool, n_heads = module.attn_pool, module.attn_pool.num_heads
-    first = 0 if module.pool_include_prefix else module.num_prefix_tokens
+    first = 0 if getattr(module, "pool_include_prefix", False) else module.num_prefix_tokens
     with torch.no_grad():
         read = module.norm(x)[first:]
         q = pool.q_norm(heads_of(pool.q(pool.latent[0]), n_heads))

@@ -215,7 +215,8 @@ def test_no_traces_are_left(plain, images_of, name, path):
     plain.requires_grad_(False)
     with torch.no_grad():
         found = method(classes)
-    assert torch.equal(found, expected)
+    # Not to the last bit: kernels differ with and without gradients.
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
     assert not found.requires_grad
     assert not images.requires_grad
     assert all(parameter.grad is None for parameter in plain.parameters())

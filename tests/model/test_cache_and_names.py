@@ -29,10 +29,12 @@ def test_blocks_are_counted_in_the_model_not_in_what_was_cached(small, images):
     last = small.cfg.n_layers - 1
     _, cache = small.run_with_cache(images, names_filter=[f"pattern{last}"])
     assert cache["pattern", last] is cache["pattern", -1] is cache[f"blocks.{last}.attn.hook_pattern"]
-    with pytest.raises(InputError, match=rf'no hook point is called .*; the nearest names are \("pattern", {last}\)'):
+    with pytest.raises(InputError, match=r"\('pattern', 0\) is a hook point of the model, but it is not in this cache"):
         cache["pattern", 0]
-    with pytest.raises(InputError, match="no hook point is called 'pattern0'; the nearest names are pattern"):
+    with pytest.raises(InputError, match="'pattern0' is a hook point of the model, but it is not in this cache"):
         cache["pattern0"]
+    with pytest.raises(InputError, match=rf'no hook point is called .*; the nearest names are \("pattern", {last}\)'):
+        cache["patern", last]
 
 
 @pytest.mark.parametrize(
@@ -361,3 +363,12 @@ def test_ipython_completes_names_of_activations(small, images, typed, offered):
     completer = IPCompleter(shell=InteractiveShell.instance(), namespace={"cache": cache}, use_jedi=False)
     found = {text.strip("\"'], ").split('"')[-1] for text in completer.complete(None, typed, len(typed))[1]}
     assert offered <= found
+
+
+def test_what_a_cache_was_not_to_keep_is_said_to_be_the_models(small, images):
+    _, cache = small.run_with_cache(images, names_filter="pattern")
+    for key in (("resid_pre", 1), "blocks.1.hook_resid_pre", "resid_pre1"):
+        with pytest.raises(InputError, match=r"hook point of the model, but it is not in this cache.*names_filter="):
+            cache[key]
+    with pytest.raises(InputError, match="no hook point is called"):
+        cache["resid_prae", 1]

@@ -252,3 +252,23 @@ def test_a_trained_backbone_in_half_precision_is_what_timm_makes_of_it(assets):
         torch.testing.assert_close(model(images), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
         watched, _ = model.run_with_cache(images, names_filter=["pattern", "scale", "result"])
         torch.testing.assert_close(watched, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+def test_a_file_of_weights_is_no_name_of_a_model(tmp_path):
+    with pytest.raises(InputError, match=r"'mine\.pth' is a file of weights.*as checkpoint_path="):
+        HookedViT.from_timm("mine.pth")
+    (tmp_path / "weights").write_bytes(b"any")
+    with pytest.raises(InputError, match="is a file of weights"):
+        HookedViT.from_timm(str(tmp_path / "weights"))
+
+
+def test_a_wrong_keyword_is_refused_before_weights_are_missed(monkeypatch):
+    def missed(what, instead):
+        raise AssertionError("the network was looked for")
+
+    monkeypatch.setattr("vitlens.model.checkpoints.timm_models._is_here", lambda *args: False)
+    monkeypatch.setattr("vitlens.model.checkpoints.timm_models._check_network", missed)
+    for keyword, value in (("checkpoint", "mine.pth"), ("checkpoints", {"a": torch.zeros(99, 99)})):
+        with pytest.raises(InputError, match=r"the nearest keyword is checkpoint_path=$") as caught:
+            HookedViT.from_timm("vit_tiny_patch16_224", **{keyword: value})
+        assert len(str(caught.value)) < 300

@@ -1,5 +1,7 @@
 """What a run cannot be given, and hooks that give back what cannot go on: a sentence each, and never a number."""
 
+import warnings
+
 import jaxtyping
 import numpy as np
 import pytest
@@ -212,3 +214,14 @@ def test_class_embeddings_are_finite_rows_that_point_somewhere(model):
     plain = model.with_class_embeddings(weight, names, scale=torch.tensor(2.0), bias=[1, 0, 0])
     assert plain.class_names == names
     assert plain.cfg.n_classes == 3
+
+
+def test_colours_from_0_to_255_are_not_taken_for_preprocessed(plain):
+    colours = torch.randint(0, 256, (1, 3, *plain.cfg.image_size), dtype=torch.uint8)
+    with pytest.raises(InputError, match=r"uint8, the model computes in .*: use model\.to_images$"):
+        plain(colours)
+    with pytest.warns(UserWarning, match=r"values up to 25\d, .* use model\.to_images"):
+        plain(colours.to(plain.dtype))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plain(colours.to(plain.dtype) / 50)

@@ -152,7 +152,7 @@ def test_what_a_model_refuses_is_said_in_its_place(picture, tmp_path):
     none = small(num_classes=0)
     write_picture_report(none, picture, path=tmp_path / "none.html", progress=False)
     page = (tmp_path / "none.html").read_text()
-    assert "without a classifier, so there is no answer to explain" in page
+    assert "without a classifier, so there is no prediction to explain" in page
     assert "attends to, in every head" in page
     write_picture_report(one, picture, path=tmp_path / "one.html", corrupted=picture, progress=False)
     assert "the same on the clean and the corrupted pictures" in (tmp_path / "one.html").read_text()

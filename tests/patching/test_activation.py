@@ -261,3 +261,10 @@ def test_patching_leaves_no_hook_behind(plain, images_of):
         )
     activation_patching(plain, images_of(plain, 1, 1), images_of(plain, 1, 2), tokens=[0], progress=False)
     assert plain.list_hooks() == {}
+
+
+def test_masks_that_no_token_set_reads_are_refused(plain, images_of):
+    images = images_of(plain, 2)
+    masks = torch.ones(2, *plain.cfg.image_size, dtype=torch.bool)
+    with pytest.raises(InputError, match=r"masks= are read by the token sets .object. and .context. alone"):
+        activation_patching(plain, images[:1], images[1:], sites="z", blocks=0, masks=masks[:1], progress=False)

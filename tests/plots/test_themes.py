@@ -26,7 +26,7 @@ def page(tmp_path_factory, demo_figures):
     path, draw = tmp_path_factory.mktemp("gallery") / "gallery.html", gallery.drawn
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gallery, "drawn", lambda heading, group: demo_figures.get(heading) or draw(heading, group))
-        gallery.main(None, out=path)
+        gallery.main(pictures=None, out=path)
     return path
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from vitlens.arguments import index_of, items
-from vitlens.choose.tokens import Box, TokenSet, select_tokens
+from vitlens.choose.tokens import Box, TokenSet, check_masks_are_used, select_tokens
 from vitlens.data.masks import MaskInput
 from vitlens.errors import InputError, nearest
 from vitlens.model.hooked_vit import HookedViT
@@ -135,7 +135,8 @@ def make_cells(
         keys: of patterns and scores, the keys that are patched; by default all.
 
     Raises:
-        InputError: heads or neurons of a site without; a number that does not exist; an empty list or token set.
+        InputError: heads or neurons of a site without; a number that does not exist; an empty list or token set; masks that
+            no token set reads.
     """
     asked = {"head": heads, "neuron": neurons}
     for unit, wanted in asked.items():
@@ -144,6 +145,7 @@ def make_cells(
             raise InputError(f"{site.name} has no {unit}s: patch {having} by {unit}")
     if keys is not None and site.name not in EDGE_SITES:
         raise InputError(f"{site.name} has no keys: patch {' or '.join(EDGE_SITES)} by queries (tokens=) and keys")
+    check_masks_are_used(masks, [keys, *(tokens.values() if isinstance(tokens, Mapping) else items(tokens))])
     labels, sets = _token_sets(model, tokens, site, n_images, masks, grid)
     axes: dict[str, list] = {}
     if site.unit is None or labels is not None:

@@ -1,6 +1,6 @@
 """Selects tokens by what they are in the picture: the class token, a patch, a box, the object, its context."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,8 +84,8 @@ def select_tokens(
             `box`; bools, as a list [tokens], or as tensor or array [tokens] or [image, tokens]; or a mask of its own, bool
             [rows, columns] of patches or [height, width] of pixels (patches of which at least half lies inside).
         masks: object masks, for "object" and "context": paths, PIL pictures, tensors or arrays at the pictures' size
-            [image, height, width], a list of them, or `model.read_masks`. What their values mean is written in
-            `vitlens.data.masks`.
+            [image, height, width], a list of them, or `model.read_masks`: one for each picture. One tensor or array
+            [height, width] stands for all pictures. What their values mean is written in `vitlens.data.masks`.
         grid: rows and columns of patches, where they differ from the model's own (dynamic image size).
         some_may_be_empty: allow pictures that have no such token, as long as one picture has.
 
@@ -120,6 +120,14 @@ def select_tokens(
         image = int((~found).nonzero()[0])
         raise InputError(f"the token set {_describe(tokens)} is empty for picture {image}")
     return chosen
+
+
+def check_masks_are_used(masks: MaskInput | None, sets: Iterable[Any]) -> None:
+    """Raises InputError if masks are given, and none of the token sets reads them."""
+    if masks is not None and not any(isinstance(tokens, str) and tokens in ("object", "context") for tokens in sets):
+        raise InputError(
+            'masks= are read by the token sets "object" and "context" alone: name one of them, or leave masks= out'
+        )
 
 
 def _as_tensor(tokens: Any) -> Tensor:
@@ -225,7 +233,9 @@ def _object_patches(
     if masks is None:
         raise InputError('the token sets "object" and "context" need masks=, one mask [height, width] per picture')
     read = model.as_masks(masks)
-    if len(read) not in (1, n_images):
+    # Only a single array without an axis of pictures says that it is meant for all of them.
+    is_for_all = isinstance(masks, (Tensor, np.ndarray)) and masks.ndim == 2
+    if len(read) != n_images and not is_for_all:
         raise InputError(
             f"masks have the shape [{n_images}, height, width], one per picture, not {[len(read), *read.size]}"
         )
@@ -233,7 +243,7 @@ def _object_patches(
         size = PatchGrid(grid, model.cfg.patch_size).size
         raise InputError(
             f"masks of {read.size[0]} × {read.size[1]} do not fit pictures of {size[0]} × {size[1]} "
-            f"({grid[0]} × {grid[1]} patches): bring them to the pictures' size with model.to_masks"
+            f"({grid[0]} × {grid[1]} patches): bring them to the model's size with model.to_masks"
         )
     inside, around = _by_patch(model, read, grid)
     return inside.expand(n_images, -1), around.expand(n_images, -1)

@@ -1,5 +1,6 @@
 """The arguments and options that commands share, each with one name, one meaning and one sentence of help."""
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -11,17 +12,26 @@ import typer
 
 from vitlens.cli.names import INTERPOLATIONS, class_names, dtype_names, model_names, one_of
 from vitlens.cli.shared import DEMO, load_model
+from vitlens.errors import InputError
 from vitlens.files import check_picture_file
 
 if TYPE_CHECKING:
     from vitlens.model.hooked_vit import HookedViT
 
+NUMBER = re.compile(r"\d*\.\d+")
+
 
 def files_are_there(paths: Any) -> Any:
     """Checks that paths are files, so that a missing picture is found before the model is loaded."""
     for path in paths if isinstance(paths, (list, tuple)) else [paths]:
-        if path is not None:
-            check_picture_file(path)
+        if path is None:
+            continue
+        if NUMBER.fullmatch(str(path)) and not path.exists():
+            raise InputError(
+                f"there is no file {path}: several numbers of one option are written with commas, as in "
+                "--mean 0.485,0.456,0.406"
+            )
+        check_picture_file(path)
     return paths
 
 
@@ -141,7 +151,7 @@ def with_model(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(**given: Any) -> None:
-        model = ModelOptions(**{name: given.pop(name) for name in names})
+        model = ModelOptions(**{name: given.pop(name) for name in names if name in given})
         command(model=model, **given)
 
     options = [

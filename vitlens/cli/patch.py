@@ -112,6 +112,7 @@ def patch(
     """Activation patching: put activations of one picture into the run on another, and see which change its prediction."""
     import warnings
 
+    from vitlens.arguments import check_mask_shapes
     from vitlens.data.class_names import short_name
     from vitlens.patching.activation import activation_patching
     from vitlens.patching.sweep import InterruptedWarning
@@ -122,8 +123,11 @@ def patch(
     object_box = None if box is None else read_tokens(f"box:{box}")
     hooked = model.load()
     require_classes(hooked)
+    if mask is not None:
+        check_mask_shapes(clean, mask)
     pair = _pair(hooked, clean, corrupted, replace_context, lambda: _mask(hooked, mask, object_id, object_box))
     sets = _token_sets(hooked, tokens, pair.mask, site)
+    reads_mask = isinstance(sets, dict) and not {"object", "context"}.isdisjoint(sets)
     say_cost(hooked, pair.clean, _n_forwards(hooked, site, sets, block, head), FASTER)
     with warnings.catch_warnings():
         # It says how to go on in Python.
@@ -131,7 +135,7 @@ def patch(
         result = activation_patching(
             hooked, pair.clean, pair.corrupted, wanted_class, baseline_classes=against_class, metric=metric, sites=site,
             tokens=sets, blocks=block or None, heads=head or None,
-            direction=direction, masks=pair.mask, batch_size=batch_size, progress=is_watched(),
+            direction=direction, masks=pair.mask if reads_mask else None, batch_size=batch_size, progress=is_watched(),
         )  # fmt: skip
     classes = [
         None if of_each is None else hooked.class_label(int(of_each[0, 0]))

@@ -10,7 +10,7 @@ from transformer_lens.hook_points import HookPoint
 
 from vitlens.arguments import check_count, checked
 from vitlens.choose.classes import Classes, ClassSelection, classes_by_batch
-from vitlens.choose.tokens import TokenSet, select_tokens
+from vitlens.choose.tokens import TokenSet, check_masks_are_used, select_tokens
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
@@ -245,6 +245,7 @@ def _choose_tokens(
     model: HookedViT, tokens: TokenSet, n_images: int, masks: MaskInput | None, grid: tuple[int, int]
 ) -> tuple[list[int] | None, list[TokenLabel]]:
     """Token indices and labels; None for "pooled"."""
+    check_masks_are_used(masks, [tokens])
     if isinstance(tokens, str) and tokens == MODEL_READING:
         return None, [TokenLabel(MODEL_READING, "set")]
     mask = select_tokens(model, tokens, n_images, masks=masks, grid=grid)

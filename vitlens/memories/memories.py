@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
-from scipy import stats
+from scipy import integrate, stats
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
@@ -328,7 +328,7 @@ def extreme_value_baseline(n_values: int, d: int) -> float:
     """
     x = np.linspace(-1, 1, 200_001)
     below = stats.beta((d - 1) / 2, (d - 1) / 2).cdf((x + 1) / 2)
-    return float(1 - np.trapezoid(below**n_values, x))
+    return float(1 - integrate.trapezoid(below**n_values, x))
 
 
 @leaves_state

@@ -1,5 +1,6 @@
 """Checks the tensors that a HookedViT is given; each check says what was wrong."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -41,6 +42,20 @@ def check_batch(images: Any, cfg: HookedViTConfig, dtype: torch.dtype, pads: boo
         )
     _check_values(images, "pictures", dtype)
     return for_autograd(images)
+
+
+def warn_unless_normalised(images: Tensor, mean: Tensor, std: Tensor) -> None:
+    """Warns where values are ten times what the preprocessing makes of colours: they are colours from 0 to 255."""
+    if images.is_meta or torch.compiler.is_compiling():
+        return
+    usual = (torch.maximum(mean, 1 - mean) / std).max().item()
+    largest = images.detach().abs().max().item()
+    if largest > 10 * usual:
+        warnings.warn(
+            f"the pictures hold values up to {largest:.3g}, and preprocessed ones lie within {usual:.2g} of 0: "
+            "use model.to_images, which normalises colours",
+            stacklevel=4,
+        )
 
 
 def check_stream(stream: Any, cfg: HookedViTConfig, dtype: torch.dtype) -> Tensor:
@@ -111,6 +126,8 @@ def check_labels(labels: Any, n_images: int, n_classes: int, device: torch.devic
 def _check_values(x: Tensor, what: str, dtype: torch.dtype) -> None:
     # Autocast converts by itself.
     if x.dtype != dtype and not (x.is_floating_point() and torch.is_autocast_enabled(x.device.type)):
-        raise InputError(f"the {what} are {x.dtype}, the model computes in {dtype}: use model.to_images, or .to(dtype)")
+        # Whole numbers are colours from 0 to 255, which another dtype alone does not normalise.
+        how = "use model.to_images, or .to(dtype)" if x.is_floating_point() else "use model.to_images"
+        raise InputError(f"the {what} are {x.dtype}, the model computes in {dtype}: {how}")
     if not (x.is_meta or torch.compiler.is_compiling()) and not x.isfinite().all():
         raise InputError(f"the {what} contain NaN or infinite values")

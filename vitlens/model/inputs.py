@@ -18,7 +18,7 @@ from vitlens.data.masks import as_masks as read_any
 from vitlens.data.patches import PatchGrid
 from vitlens.data.pictures import Picture, Pictures, as_list
 from vitlens.errors import InputError
-from vitlens.model.checks import check_batch, check_dense
+from vitlens.model.checks import check_batch, check_dense, warn_unless_normalised
 from vitlens.model.parts.naflex import NaFlexEmbedding, check_patch_input
 
 if TYPE_CHECKING:
@@ -39,9 +39,12 @@ def to_images(model: "HookedViT", images: Picture | Sequence[Picture]) -> Float[
 
 
 def to_masks(
-    model: "HookedViT", masks: Picture | Sequence[Picture], *, object_id: int | None = None
+    model: "HookedViT", masks: Tensor | Picture | Sequence[Any], *, object_id: int | None = None
 ) -> Bool[Tensor, "batch height width"]:
-    """Reads object masks and resizes and crops them as their pictures: True where a pixel belongs to the object.
+    """Reads object masks as the model sees their pictures: True where a pixel belongs to the object.
+
+    Files and PIL pictures are at their picture's size, before the crop, and are resized and cropped as the picture. An
+    array or tensor that already has the model's size is taken as it stands; one of another size is treated as a file.
 
     `vitlens.data.masks` says what the values of a mask mean; pixels that are void are not the object's here;
     `read_masks` keeps them apart.
@@ -55,18 +58,29 @@ def to_masks(
     return model.read_masks(masks, object_id=object_id).inside
 
 
-def read_masks(model: "HookedViT", masks: Picture | Sequence[Picture], *, object_id: int | None = None) -> Masks:
+def read_masks(model: "HookedViT", masks: Tensor | Picture | Sequence[Any], *, object_id: int | None = None) -> Masks:
     """As `to_masks`, and also which pixels are void (neither object nor context). The result fits every `masks=`.
 
     Raises:
         InputError: as `to_masks`.
     """
-    chosen = list(masks) if isinstance(masks, Tensor) and masks.ndim == 3 else as_list(masks, "masks")
+    if isinstance(masks, (Tensor, np.ndarray)):
+        several = masks.ndim == 3 and (isinstance(masks, Tensor) or masks.shape[1:] == tuple(model.cfg.image_size))
+        chosen = list(masks) if several else [masks]
+    else:
+        chosen = as_list(masks, "masks")
     if not chosen:
         raise InputError("there are no masks in the list")
-    read = [preprocessed(read_mask(mask, object_id), model.preprocessing) for mask in chosen]
+    read = [_one_mask(model, mask, object_id) for mask in chosen]
     inside, void = (torch.stack(parts).to(model.device) for parts in zip(*read, strict=True))
     return Masks(inside, void)
+
+
+def _one_mask(model: "HookedViT", mask: Any, object_id: int | None) -> tuple[Tensor, Tensor]:
+    labels = read_mask(mask, object_id)
+    if isinstance(mask, (Tensor, np.ndarray)) and labels.inside.shape == tuple(model.cfg.image_size):
+        return torch.from_numpy(np.array(labels.inside)), torch.from_numpy(np.array(labels.void))
+    return preprocessed(labels, model.preprocessing)
 
 
 def as_masks(model: "HookedViT", masks: MaskInput) -> Masks:
@@ -172,7 +186,9 @@ def check_images(model: "HookedViT", images: Any) -> Any:
         return check_patch_input(images, model.dtype)
     if isinstance(images, Tensor):
         check_dense(images, model.device)
-    return check_batch(images, model.cfg, model.dtype, pads=model.embed.pads)
+    batch = check_batch(images, model.cfg, model.dtype, pads=model.embed.pads)
+    warn_unless_normalised(batch, model.preprocessing.mean, model.preprocessing.std)
+    return batch
 
 
 def class_index(model: "HookedViT", class_index: int | str | np.integer) -> int:

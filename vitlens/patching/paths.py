@@ -13,7 +13,7 @@ from transformer_lens.hook_points import HookPoint
 from vitlens.arguments import checked
 from vitlens.choose.classes import Classes
 from vitlens.choose.metrics import Metrics
-from vitlens.choose.tokens import TokenSet, select_tokens
+from vitlens.choose.tokens import TokenSet, check_masks_are_used, select_tokens
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
@@ -87,6 +87,7 @@ def path_patching(
     chosen = graph.find_writers(senders)
     groups = _groups(graph, receivers)
     _check_paths(graph, senders, receivers, chosen, groups)
+    check_masks_are_used(masks, [tokens])
     at = select_tokens(model, tokens, len(runs.target), masks=masks, grid=model.embed.grid(*runs.target.shape[-2:]))
     cells: dict[str, list] = {"sender": [node.label for node in chosen], "receiver": list(groups)}
     settings = {"site": "path", "method": "exact", "tokens": str(tokens) if isinstance(tokens, str) else "given"}

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from vitlens.arguments import checked, index_of, items, short
-from vitlens.choose.tokens import Box, TokenSet, select_tokens
+from vitlens.choose.tokens import Box, TokenSet, check_masks_are_used, select_tokens
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
@@ -146,6 +146,7 @@ def _pool_head(number: int) -> ComponentLabel:
 def _queries(
     model: HookedViT, queries: TokenSet | None, run: PictureRun, masks: MaskInput | None
 ) -> Bool[Tensor, "image token"]:
+    check_masks_are_used(masks, [queries])
     if queries is not None:
         return select_tokens(model, queries, run.n, masks=masks, grid=run.grid)
     if model.cfg.has_class_token:

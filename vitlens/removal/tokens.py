@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vitlens.arguments import checked
 from vitlens.choose.classes import Classes, classes_by_batch
-from vitlens.choose.tokens import TokenSet, select_tokens
+from vitlens.choose.tokens import TokenSet, check_masks_are_used, select_tokens
 from vitlens.data.counterfactuals import blurred
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
@@ -163,6 +163,7 @@ def _patches(
     model: HookedViT, tokens: TokenSet, run: PictureRun, masks: MaskInput | None
 ) -> Bool[Tensor, "image patch"]:
     """The patches to ablate."""
+    check_masks_are_used(masks, [tokens])
     n_prefix = model.cfg.n_prefix_tokens
     gone = select_tokens(model, tokens, run.n, masks=masks, grid=run.grid, some_may_be_empty=True)
     if gone[:, :n_prefix].any():

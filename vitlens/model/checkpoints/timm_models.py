@@ -1,6 +1,8 @@
 """Builds a timm module from a name, with timm's weights, those of a checkpoint file, or random ones."""
 
+import difflib
 import json
+import re
 import urllib.error
 import urllib.request
 import warnings
@@ -12,6 +14,7 @@ from huggingface_hub import constants, try_to_load_from_cache
 from timm.models import get_pretrained_cfg, parse_model_name
 from torch import nn
 
+from vitlens.arguments import short
 from vitlens.errors import InputError, nearest, reason
 from vitlens.files import as_path
 from vitlens.model.checkpoints.files import read_checkpoint
@@ -27,6 +30,11 @@ WEIGHT_FILES = (
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
     "open_clip_pytorch_model.pth",
+)
+#: What from_timm takes, and the keywords of timm's models that are used most.
+KEYWORDS = (
+    *("pretrained", "checkpoint_path", "class_names", "mean", "std", "crop_pct", "interpolation", "device", "dtype"),
+    *("img_size", "patch_size", "num_classes", "in_chans", "reg_tokens", "global_pool", "dynamic_img_size"),
 )
 WEIGHT_ENDINGS = (".safetensors", ".pth", ".pth.tar", ".bin")
 
@@ -46,6 +54,10 @@ def build_timm(
         InputError: unknown name or keyword; weights that cannot be had; a checkpoint of another architecture.
     """
     path = None if checkpoint_path is None else as_path(checkpoint_path, "checkpoint_path")
+    if name.endswith((*WEIGHT_ENDINGS, ".pt", ".ckpt")) or Path(name).is_file():
+        raise InputError(
+            f"{name!r} is a file of weights: pass the name of its architecture, and the file as checkpoint_path="
+        )
     source, model_id = _read_name(name)
     if source == "local-dir":
         folder = _check_folder(Path(model_id))
@@ -61,7 +73,7 @@ def build_timm(
     if path is not None:
         return _with_checkpoint(name, path, timm_kwargs, use_ema)
     if pretrained and source is None:
-        _check_weights_are_within_reach(name)
+        _check_weights_are_within_reach(name, timm_kwargs)
     module = create(name, timm_kwargs, pretrained)
     if pretrained:
         _tell_new_classifier(module, name)
@@ -77,12 +89,21 @@ def create(name: str, timm_kwargs: dict[str, Any], pretrained: bool = False) -> 
     try:
         return timm.create_model(name, pretrained=pretrained, **timm_kwargs)
     except (TypeError, AssertionError, ValueError, LookupError, ZeroDivisionError) as error:
-        raise InputError(f"timm cannot build {name!r} with {timm_kwargs}: {reason(error)}") from error
+        given = ", ".join(f"{key!r}: {short(value)}" for key, value in timm_kwargs.items())
+        near = difflib.get_close_matches(_unknown_keyword(error), KEYWORDS, n=1)
+        advice = f"; the nearest keyword is {near[0]}=" if near else ""
+        raise InputError(f"timm cannot build {name!r} with {{{given}}}: {reason(error)}{advice}") from error
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"timm could not get {name!r} with its weights ({reason(error)}): pass checkpoint_path= with a file "
             "that you have, or pretrained=False for random weights"
         ) from error
+
+
+def _unknown_keyword(error: Exception) -> str:
+    """The keyword that Python's error is about, or nothing."""
+    found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    return found[1] if found else ""
 
 
 def _read_name(name: str) -> tuple[str | None, str]:
@@ -150,9 +171,12 @@ def _check_hub(name: str, model_id: str, needs_weights: bool) -> None:
         )
 
 
-def _check_weights_are_within_reach(name: str) -> None:
+def _check_weights_are_within_reach(name: str, timm_kwargs: dict[str, Any]) -> None:
     cfg = get_pretrained_cfg(name)
     if cfg is not None and cfg.hf_hub_id and not _is_here(cfg.hf_hub_id, WEIGHT_FILES[:2]):
+        if timm_kwargs:
+            # A wrong keyword is to be refused before the weights are fetched or missed.
+            create(name, timm_kwargs)
         _check_network(f"the weights of {name!r} are", "them:")
 
 

@@ -36,7 +36,15 @@ class ViTActivationCache(ActivationCache):
     def __getitem__(self, key: str | tuple) -> Tensor:
         if isinstance(key, str) and key in self.cache_dict:
             return self.cache_dict[key]
-        names = resolve_names(key, self.cache_dict, self.model.cfg.n_layers)
+        try:
+            names = resolve_names(key, self.cache_dict, self.model.cfg.n_layers)
+        except InputError:
+            if self._is_of_model(key):
+                raise InputError(
+                    f"{key!r} is a hook point of the model, but it is not in this cache: run_with_cache keeps it if "
+                    "names_filter= names it"
+                ) from None
+            raise
         if len(names) > 1:
             shown = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
             raise InputError(
@@ -44,6 +52,12 @@ class ViTActivationCache(ActivationCache):
                 f"cache[{typed_key(shortest_key(names[0], self.cache_dict))}]"
             )
         return self.cache_dict[names[0]]
+
+    def _is_of_model(self, key: str | tuple) -> bool:
+        try:
+            return bool(resolve_names(key, self.model.hook_dict))
+        except InputError:
+            return False
 
     def _ipython_key_completions_(self) -> list[HookName]:
         """What IPython and Jupyter offer after `cache["`: the shortest keys first, then the full names."""
