@@ -100,7 +100,7 @@ class Intervention(Result):
         """
         return self.on_grid(self.effect())
 
-    def on_grid(self, cells: Float[Tensor, "..."]) -> Float[Tensor, "block rows columns"]:
+    def on_grid(self, values: Float[Tensor, "..."]) -> Float[Tensor, "block rows columns"]:
         """Values over all pictures, such as those of `effect`, on the picture's grid.
 
         Raises:
@@ -111,7 +111,7 @@ class Intervention(Result):
         if len(patches) != self.grid[0] * self.grid[1]:
             raise InputError('a map needs every patch by itself: run the sweep with tokens="each"')
         require_axes(self, "block", "tokens")
-        return cells[:, patches].unflatten(-1, tuple(self.grid))
+        return values[:, patches].unflatten(-1, tuple(self.grid))
 
     @checked
     def summary(self, *, level: float = 0.95, n_draws: int = 1000, seed: int = 0) -> pd.DataFrame:

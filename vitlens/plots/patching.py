@@ -11,7 +11,7 @@ from vitlens.plots.shared.picture import map_tiles
 from vitlens.plots.shared.style import array, colorbar, diverging, finish, text
 
 #: Letters of a subtitle's line, which a figure 600 pixels wide holds.
-LONGEST = 90
+LONGEST_LINE = 90
 
 
 def patching_maps(result: Intervention, image: int = 0) -> go.Figure:
@@ -160,8 +160,8 @@ def _meaning(result: Intervention) -> str:
             f"{metric}: {ends[0]} {target:+.2f} (unpatched), {ends[1]} {result.source.mean().item():+.2f} (source run)",
             *filter(None, [result.caution()]),
         ]
-    lines = [line for sentence in sentences for line in textwrap.wrap(sentence, LONGEST)]
-    return "<br>".join(text(line, longest=LONGEST) for line in lines)
+    lines = [line for sentence in sentences for line in textwrap.wrap(sentence, LONGEST_LINE)]
+    return "<br>".join(text(line, longest=LONGEST_LINE) for line in lines)
 
 
 def _of_classes(result: Intervention) -> str:
