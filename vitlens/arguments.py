@@ -208,7 +208,8 @@ def items(value: Any) -> list[Any]:
 def numbers_of(name: str, value: Any) -> None:
     """One or several whole numbers."""
     if not all(is_whole(item) for item in items(value)):
-        raise InputError(f"{name} are numbers, counted from 0: one of them or a list, not {short(value)}")
+        hint = ": head L9H0 is blocks=9, heads=0" if name == "heads" else ""
+        raise InputError(f"{name} are numbers, counted from 0: one of them or a list, not {short(value)}{hint}")
 
 
 def hook(name: str, value: Any) -> None:

@@ -197,10 +197,12 @@ def test_pictures_that_cannot_be_read_keep_the_others_numbers(plain, tmp_path):
     assert [skipped.path.endswith("1.png") for skipped in stream.pictures.skipped] == [True]
 
 
-def test_mistakes_are_said_in_a_sentence(plain, images_of):
+def test_mistakes_are_said_in_a_sentence(plain, images_of, tmp_path):
     images = images_of(plain, 2)
     with pytest.raises(InputError, match="stands for 3 hook points"):
         stream_activations(plain, images, hook="resid_post", progress=False)
+    with pytest.raises(InputError, match=r"is a folder: pass vitlens\.open_pictures"):
+        stream_activations(plain, str(tmp_path), hook="resid_post0")
     with pytest.raises(InputError, match="no hook point is called"):
         stream_activations(plain, images, hook="resid_pots1", progress=False)
     with pytest.raises(InputError, match="no token set is called"):

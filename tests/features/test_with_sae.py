@@ -1,5 +1,7 @@
 """A dictionary in place of an activation: what it writes is what the model goes on with, and nothing else changes."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -220,3 +222,16 @@ def test_single_precision_beside_double(plain, images_of, sae_of):
         assert torch.allclose(plain(images), single, atol=1e-4)
     with with_sae(plain, HOOK, sae.float(), error_term=True):
         assert torch.equal(plain(images), plain(images))
+
+
+def test_a_dictionary_in_another_place_than_its_own_is_warned_of(plain, weights_of):
+    sae = SparseAutoencoder.from_arrays(**weights_of(32), hook="blocks.0.hook_resid_post")
+    sentence = r"trained on blocks\.0\.hook_resid_post, and here it reads blocks\.1\."
+    with pytest.warns(UserWarning, match=sentence), with_sae(plain, "resid_post1", sae):
+        pass
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # The stream before block 1 is that after block 0.
+        for hook in (None, "resid_post0", "resid_pre1"):
+            with with_sae(plain, hook, sae):
+                pass

@@ -9,7 +9,7 @@ import vitlens
 from vitlens import InputError, direct_logit_attribution, heatmap, load_result
 from vitlens.heatmaps import heatmap_methods
 from vitlens.heatmaps.methods.head_patch import head_patch
-from vitlens.heatmaps.registry import LITERATURE, METHODS
+from vitlens.heatmaps.registry import LITERATURE, METHODS, NOT_INCLUDED
 from vitlens.heatmaps.run import find_method
 from vitlens.model.parts.attention import DifferentialAttention
 from vitlens.plots import heatmap_figure
@@ -113,7 +113,8 @@ def test_a_heatmap_can_be_saved_ranked_and_drawn(plain, images_of, tmp_path):
     assert len(frame) == found.values.numel()
     figure = found.plot(image=1)
     assert figure.to_dict() == heatmap_figure(found, 1).to_dict()
-    assert "sum" in figure.layout.title.subtitle.text
+    assert "patches sum to " in figure.layout.title.subtitle.text
+    assert " in probability" in figure.layout.title.subtitle.text
     assert found.plot().layout.images
 
 
@@ -148,7 +149,6 @@ def test_wrong_input(plain, images_of):
         ("chefer", "gradient_rollout or relevance_propagation"),
         ("GradCAM", "grad_cam"),
         ("ig", "integrated_gradients"),
-        ("Attn-LRP", "relevance_propagation"),
         ("rollout", "attention_rollout"),
     ],
 )
@@ -157,8 +157,22 @@ def test_names_of_the_literature_are_led_to_the_method(name, meant):
         find_method(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("Attn-LRP", "relevance_propagation"),
+        ("saliency", "smooth_grad or integrated_gradients"),
+        ("layercam", "grad_cam"),
+    ],
+)
+def test_methods_that_are_not_included_are_not_given_the_name_of_another(name, near):
+    with pytest.raises(InputError, match=f"the heatmap method '{name}' is not included; the nearest is {near}"):
+        find_method(name)
+
+
 def test_names_of_the_literature_name_methods_that_there_are():
-    for advice in LITERATURE.values():
+    assert not set(LITERATURE) & set(NOT_INCLUDED)
+    for advice in (*LITERATURE.values(), *NOT_INCLUDED.values()):
         methods = {word.strip(",") for word in advice.split() if "_" in word or word.strip(",") in METHODS}
         assert methods
         assert methods <= set(METHODS)

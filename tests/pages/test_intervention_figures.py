@@ -17,6 +17,7 @@ def results():
     quiet = {"progress": False, "classes": labels[0:4:2]}
     return {
         "patches": activation_patching(model, clean, corrupted, blocks=[0, 3], **quiet),
+        "one pair": activation_patching(model, clean[:1], corrupted[:1], classes=labels[:1], sites="z", progress=False),
         "estimated": attribution_patching(model, clean, corrupted, direction="noise", **quiet),
         "heads": activation_patching(model, clean, corrupted, sites="z", **quiet),
         "heads by token set": activation_patching(
@@ -65,13 +66,26 @@ def test_effects_beyond_their_ends_and_small_differences_are_told(results):
     assert made(-3.5, 3.1, 0.0).caution() is None
     assert made(-3.5, 3.1, 3.1).caution() is None
     assert made(-3.5, 3.1, 4.0).caution() == "an effect above 1 goes beyond the source run"
-    assert made(-3.5, 3.1, -4.5).caution() == "an effect below 0 goes away from it"
+    assert made(-3.5, 3.1, -4.5).caution() == "an effect below 0 moves the metric away from the source run"
     small = (
         "ill-conditioned: the two runs differ by 0.1 in logit difference, and patching one cell alone moves it by 2, so "
-        "effects are no shares of that difference"
+        "read shift(), not effect()"
     )
     assert made(10.0, 10.1, 12.0).caution() == made(10.0, 10.1, 12.0).ill_conditioned() == small
-    assert "ill-conditioned" in patching_board(made(10.0, 10.1, 12.0)).layout.title.subtitle.text
+    figure = patching_board(made(10.0, 10.1, 12.0))
+    lines = figure.layout.title.subtitle.text.split("<br>")
+    assert "ill-conditioned" in figure.layout.title.subtitle.text
+    assert max(map(len, lines)) <= 90
+    # Shifts are drawn, not their ratios.
+    assert torch.as_tensor(figure.data[0].z).float().unique().tolist() == [2.0]
+    assert figure.data[0].colorbar.title.text.startswith("shift")
+
+
+def test_figures_name_both_classes(results):
+    one = results["one pair"]
+    names = [one.class_names[int(index)] for index in (one.classes[0, 0], one.baseline_classes[0, 0])]
+    said = one.plot().layout.title.subtitle.text.replace("<br>", " ")
+    assert f"logit difference of “{names[0]}” over “{names[1]}”" in said
 
 
 def test_a_browser_draws_them(results, tmp_path, open_page):

@@ -38,11 +38,13 @@ def test_a_cell_that_moves_more_than_the_runs_differ(made):
     assert "; ill-conditioned, see ill_conditioned())" in repr(found)
     table = found.summary()
     assert table.attrs["note"] == found.ill_conditioned()
-    assert "no shares of that difference" in " ".join(repr(table).split())
-    assert "no shares of that difference" in table._repr_html_()
+    assert "read shift(), not effect()" in " ".join(repr(table).split())
+    assert "read shift(), not effect()" in table._repr_html_()
     well = made([6.5], [6.2], [0.1, -0.59])
     assert well.ill_conditioned() is None
-    assert well.caution() == "an effect above 1 goes beyond the source run, one below 0 goes away from it"
+    assert well.caution() == (
+        "an effect above 1 goes beyond the source run, one below 0 moves the metric away from the source run"
+    )
     assert "ill-conditioned" not in repr(well.summary())
 
 

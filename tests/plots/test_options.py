@@ -97,3 +97,16 @@ def test_plots_are_there_after_import():
     assert "plots" in dir(vitlens)
     assert torch.is_tensor(vitlens.load_demo()[1])
     assert callable(vitlens.plots.dark)
+
+
+def test_files_of_figures_take_the_options_of_the_figure(results, tmp_path):
+    path = tmp_path / "lens.html"
+    results["lens"].save(path, title="Figure 3a")
+    assert "Figure 3a" in path.read_text(encoding="utf-8")
+    with pytest.raises(InputError, match=r"title= is an option of figures, and a \.csv file holds numbers"):
+        results["lens"].save(tmp_path / "lens.csv", title="Figure 3a")
+
+
+def test_a_heatmap_of_a_picture_that_is_not_there(results):
+    with pytest.raises(InputError, match="there is no picture 7 to draw over"):
+        results["heatmap"].plot(image=7)

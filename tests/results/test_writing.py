@@ -28,7 +28,7 @@ def with_kaleido(monkeypatch):
 def test_images_need_kaleido(monkeypatch, tmp_path):
     monkeypatch.setattr(writing, "find_spec", lambda name: None)
     for ending in IMAGES:
-        with pytest.raises(InputError, match=r"kaleido, which is not installed: pip install 'vitlens\[figures\]'"):
+        with pytest.raises(InputError, match=r"kaleido, which is not installed: pip install kaleido"):
             write_figure(FIGURE, tmp_path / f"figure{ending}")
     assert not list(tmp_path.iterdir())
 

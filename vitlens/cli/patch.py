@@ -166,7 +166,7 @@ def patch(
             },
             [
                 (
-                    f"{pair.names[0]} against {pair.names[1]}: {_quantity(result)} of patching {site}",
+                    f"{pair.names[0]} against {pair.names[1]}: {result.shown()[0]} of patching {site}",
                     _shown(result, largest),
                 )
             ],
@@ -287,20 +287,14 @@ def _largest(result: "Patching", top: int) -> list[dict[str, Any]]:
     ]
 
 
-def _quantity(result: "Patching") -> str:
-    """What a terminal gets: effects; where these are no shares of the difference between the runs, shifts of the metric."""
-    return "effect" if result.ill_conditioned() is None else "shift"
-
-
 def _shown(result: "Patching", largest: list[dict[str, Any]]) -> Any:
     """Block × token set, head or neuron where that is small, else the largest cells."""
     import pandas as pd
 
-    quantity = _quantity(result)
+    quantity, values = result.shown()
     columns = [name for name in result.axes if name not in ("block", "image")]
     if len(columns) == 1 and len(result.axes[columns[0]]) <= MOST_COLUMNS:
         labels = [str(label) for label in result.axes[columns[0]]]
-        values = result.effect() if quantity == "effect" else result.shift().mean(dim=-1)
         rows = zip(result.axes["block"], values.tolist(), strict=True)
         return pd.DataFrame(
             [

@@ -1,5 +1,7 @@
 """Runs the model with a dictionary's reconstruction in place of an activation; features can be read and edited."""
 
+import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -108,7 +110,8 @@ def with_sae(
     nested, and your own hooks stay. With `edit` features are ablated or steered: `lambda f: f.index_fill(-1, unit, 0)`.
 
     Args:
-        hook: where the dictionary reads; None for the hook point it was trained on, where that is known.
+        hook: where the dictionary reads; None for the hook point it was trained on, where that is known. A warning says
+            that it was trained on another one.
         hook_out: what a transcoder predicts; by default what it was trained on, else its block's "mlp_out".
         error_term: add the error x − x̂ of the unedited run as a constant, so that only the edit changes the output.
             Gradients go through the features.
@@ -178,10 +181,15 @@ def ends(
     Raises:
         InputError: no such hook point, one that is not said, a dictionary of another width.
     """
-    hook = sae.hook if hook is None else hook
+    given, hook = hook, sae.hook if hook is None else hook
     if hook is None:
         raise InputError("this dictionary has no hook point of its own: pass hook=")
     source = place_of(model, hook)
+    if given is not None and sae.hook is not None and not _is_same(source.name, sae.hook):
+        warnings.warn(
+            f"this dictionary was trained on {sae.hook}, and here it reads {source.name}: leave hook= out for its own",
+            stacklevel=3,
+        )
     check_width(model, source, sae.d_in)
     if not isinstance(sae, Transcoder):
         if hook_out is not None:
@@ -195,6 +203,15 @@ def ends(
     target = place_of(model, hook_out)
     check_width(model, target, sae.d_out)
     return source, target
+
+
+def _is_same(read: str, trained: str) -> bool:
+    """Whether two hook points hold the same activation: the stream before a block is that after the block before it."""
+    names = [
+        re.sub(r"^blocks\.(\d+)\.hook_resid_pre$", lambda found: f"blocks.{int(found[1]) - 1}.hook_resid_post", name)
+        for name in (read, trained)
+    ]
+    return names[0] == names[1]
 
 
 def paired_rows(

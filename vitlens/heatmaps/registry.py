@@ -131,9 +131,8 @@ LITERATURE = {
     **dict.fromkeys(("ig", "integratedgradient"), "integrated_gradients, or token_mask (integrated over the tokens)"),
     **dict.fromkeys(("rollout", "attnrollout", "abnar"), "attention_rollout"),
     **dict.fromkeys(("attention", "attn", "dino", "selfattention"), "raw_attention"),
-    **dict.fromkeys(("cam", "gradcampp", "layercam", "xgradcam", "scorecam"), "grad_cam"),
-    **dict.fromkeys(("saliency", "gradient", "gradients", "vanillagradient"), "smooth_grad or integrated_gradients"),
-    **dict.fromkeys(("attnlrp", "relprop"), "relevance_propagation"),
+    "cam": "grad_cam",
+    "relprop": "relevance_propagation",
     **dict.fromkeys(("tam", "transitionattentionmaps"), "transition_attention"),
     **dict.fromkeys(("bi", "intuition"), "beyond_intuition"),
     **dict.fromkeys(("vilas", "gradientprojection"), "projection_gradient or class_projection"),
@@ -143,6 +142,13 @@ LITERATURE = {
     **dict.fromkeys(("lens", "logitlens", "classlens"), "class_projection"),
     **dict.fromkeys(("centre", "center", "centerprior"), "centre_prior"),
     "random": "random_map",
+}
+
+#: Methods of the literature that are not here, in letters alone, and those here that come nearest.
+NOT_INCLUDED = {
+    **dict.fromkeys(("gradcampp", "layercam", "xgradcam", "scorecam"), "grad_cam"),
+    **dict.fromkeys(("saliency", "gradient", "gradients", "vanillagradient"), "smooth_grad or integrated_gradients"),
+    "attnlrp": "relevance_propagation",
 }
 
 

@@ -16,7 +16,7 @@ from vitlens.choose.classes import Classes, ClassSelection, select_classes
 from vitlens.data.pictures import Pictures
 from vitlens.description.artefacts import artefact_sentences, artefact_tokens
 from vitlens.errors import InputError, nearest
-from vitlens.heatmaps.registry import LITERATURE, METHODS, PARTS, Method
+from vitlens.heatmaps.registry import LITERATURE, METHODS, NOT_INCLUDED, PARTS, Method
 from vitlens.heatmaps.shared.precision import careful, require_finite_logits, require_finite_maps
 from vitlens.heatmaps.shared.rows import MOST_PICTURES, rows_at_once
 from vitlens.model.hooked_vit import HookedViT
@@ -247,6 +247,8 @@ def find_method(name: str) -> Method:
     meant = {method.replace("_", ""): method for method in METHODS} | LITERATURE
     if letters in meant:
         raise InputError(f"there is no heatmap method {name!r}; it is called {meant[letters]} here")
+    if letters in NOT_INCLUDED:
+        raise InputError(f"the heatmap method {name!r} is not included; the nearest is {NOT_INCLUDED[letters]}")
     raise InputError(
         f"there is no heatmap method {name!r}: the nearest are {nearest(asked, METHODS, 3)}; heatmap_methods() lists all"
     )

@@ -86,8 +86,22 @@ class Intervention(Result):
             fields |= {"axes": {name: kept for name, kept in axes.items() if name != axis}, "settings": chosen}
         return type(self)(**fields)
 
+    def shown(self) -> tuple[str, Float[Tensor, "..."]]:
+        """What figures show over all pictures, and its name: effects, or mean shifts where effects are ill-conditioned."""
+        if self.ill_conditioned() is None:
+            return self.quantity, self.effect()
+        return "shift", self.shift().mean(dim=-1)
+
     def maps(self) -> Float[Tensor, "block rows columns"]:
         """The effect of single patches on the picture's grid.
+
+        Raises:
+            InputError: the sweep did not patch every patch by itself, or has other axes to select from first.
+        """
+        return self.on_grid(self.effect())
+
+    def on_grid(self, values: Float[Tensor, "..."]) -> Float[Tensor, "block rows columns"]:
+        """Values over all pictures, such as those of `effect`, on the picture's grid.
 
         Raises:
             InputError: the sweep did not patch every patch by itself, or has other axes to select from first.
@@ -97,7 +111,7 @@ class Intervention(Result):
         if len(patches) != self.grid[0] * self.grid[1]:
             raise InputError('a map needs every patch by itself: run the sweep with tokens="each"')
         require_axes(self, "block", "tokens")
-        return self.effect()[:, patches].unflatten(-1, tuple(self.grid))
+        return values[:, patches].unflatten(-1, tuple(self.grid))
 
     @checked
     def summary(self, *, level: float = 0.95, n_draws: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -177,13 +191,13 @@ class Patching(Intervention):
             of_metric = f"the two runs differ by {size:.2g} in {name.replace('_', ' ')}"
             if moved > MOST_SHIFTED * size:
                 return (
-                    f"ill-conditioned: {of_metric}, and patching one cell alone moves it by {moved:.2g}, so effects are no "
-                    "shares of that difference"
+                    f"ill-conditioned: {of_metric}, and patching one cell alone moves it by {moved:.2g}, so read "
+                    "shift(), not effect()"
                 )
             if size < STANDARD_ERRORS * spread:
                 return (
-                    f"ill-conditioned: over {n_pairs} pairs {of_metric}, with a standard error of {spread:.2g}, so effects "
-                    "are no shares of that difference"
+                    f"ill-conditioned: over {n_pairs} pairs {of_metric}, with a standard error of {spread:.2g}, so read "
+                    "shift(), not effect()"
                 )
         return None
 
@@ -194,7 +208,9 @@ class Patching(Intervention):
             return warned
         effect = self.effect()
         over, under = bool((effect > 1 + BEYOND).any()), bool((effect < -BEYOND).any())
-        said = ["above 1 goes beyond the source run"] * over + ["below 0 goes away from it"] * under
+        said = ["above 1 goes beyond the source run"] * over + [
+            "below 0 moves the metric away from the source run"
+        ] * under
         return f"an effect {', one '.join(said)}" if said else None
 
 

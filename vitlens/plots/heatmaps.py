@@ -86,6 +86,7 @@ def heatmap_figure(heatmap: Heatmap, image: int = 0) -> go.Figure:
 
     Where blocks or heads are kept apart: a map for each block (or head), and their sum.
     """
+    pixels = heatmap.picture(image)
     if heatmap.values.ndim > 3:
         return _by_part(heatmap, image)
     facts = [str(heatmap.settings["model"])]
@@ -93,9 +94,10 @@ def heatmap_figure(heatmap: Heatmap, image: int = 0) -> go.Figure:
         facts.append("not class-specific")
     if heatmap.completeness_gap is not None:
         sum_, gap = heatmap.patches()[image].sum().item(), heatmap.completeness_gap[image].item()
-        facts.append(f"sum {sum_:+.3f} of {sum_ - gap:+.3f}")
+        metric = str(heatmap.settings.get("metric", heatmap.method.options["metric"])).replace("_", " ")
+        facts.append(f"patches sum to {sum_:+.3f} of the class's gain {sum_ - gap:+.3f} in {metric}")
     return heatmap_overlay(
-        heatmap.picture(image),
+        pixels,
         heatmap.maps()[image].cpu(),
         heatmap.title(image),
         signed=heatmap.method.signed,

@@ -1,10 +1,17 @@
 """Figures of interventions: effects over the picture, and by block and token set, head or neuron."""
 
+import textwrap
+
 import plotly.graph_objects as go
 
+from vitlens.choose.metrics import LOGIT_METRICS
+from vitlens.data.class_names import short_name
 from vitlens.patching.results import Intervention, Patching, require_axes
 from vitlens.plots.shared.picture import map_tiles
 from vitlens.plots.shared.style import array, colorbar, diverging, finish, text
+
+#: Letters of a subtitle's line, which a figure 600 pixels wide holds.
+LONGEST_LINE = 90
 
 
 def patching_maps(result: Intervention, image: int = 0) -> go.Figure:
@@ -16,10 +23,10 @@ def patching_maps(result: Intervention, image: int = 0) -> go.Figure:
     Raises:
         InputError: not every patch was patched by itself, or there are other axes to select from first.
     """
-    maps = result.maps()
+    quantity, effect = result.shown()
+    maps = result.on_grid(effect)
     labels = result.axes["tokens"]
     prefix = [(label, i) for i, label in enumerate(labels) if label.kind != "patch"][:1]
-    effect = result.effect()
     titles = [
         ", ".join([f"block {block}", *[f"{text(label)} {effect[row, i]:+.2f}" for label, i in prefix]])
         for row, block in enumerate(result.axes["block"])
@@ -29,17 +36,20 @@ def patching_maps(result: Intervention, image: int = 0) -> go.Figure:
         maps,
         titles,
         result.picture(image),
-        f"{result.quantity} %{{z:+.4f}}",
-        result.quantity,
+        f"{quantity} %{{z:+.4f}}",
+        quantity,
         columns=min(4 if prefix else 6, len(titles)),
         **diverging(maps.cpu()),
     )
     what = "moves the decision" if isinstance(result, Patching) else "costs the decision"
+    meaning = _meaning(result)
+    more = _more(meaning)
     return finish(
         figure,
         f"Where {_deed(result)} {what}",
-        _meaning(result),
-        margin={"l": 10, "r": 20, "t": 112, "b": 10},
+        meaning,
+        height=figure.layout.height + more,
+        margin={"l": 10, "r": 20, "t": 112 + more, "b": 10},
     )
 
 
@@ -53,14 +63,14 @@ def patching_board(result: Intervention) -> go.Figure:
     shown = inner[-1] if inner else "tokens"
     require_axes(result, "block", shown)
     labels = result.axes[shown]
-    effect = result.effect()
+    quantity, effect = result.shown()
     figure = go.Figure(
         go.Heatmap(
             z=array(effect.T),
             x=[f"L{block}" for block in result.axes["block"]],
             y=[text(label) for label in labels],
             **diverging(effect.cpu()),
-            colorbar=colorbar(result.quantity),
+            colorbar=colorbar(quantity),
             texttemplate="%{z:.2f}" if effect.numel() <= 200 else None,
             hovertemplate="%{x}, %{y}: %{z:+.4f}<extra></extra>",
             xgap=1,
@@ -69,12 +79,14 @@ def patching_board(result: Intervention) -> go.Figure:
     )
     figure.update_xaxes(title="block")
     figure.update_yaxes(title=None if shown == "tokens" else shown, autorange="reversed")
+    meaning = _meaning(result)
+    more = _more(meaning)
     return finish(
         figure,
         f"{_deed(result).capitalize()}, block × {shown}",
-        _meaning(result),
-        height=210 + 32 * max(4, len(labels)),
-        margin={"l": 60, "r": 20, "t": 92, "b": 50},
+        meaning,
+        height=210 + 32 * max(4, len(labels)) + more,
+        margin={"l": 60, "r": 20, "t": 92 + more, "b": 50},
     )
 
 
@@ -85,7 +97,7 @@ def path_board(result: Intervention) -> go.Figure:
         InputError: there are other axes to select from first.
     """
     require_axes(result, "sender", "receiver")
-    effect = result.effect()
+    quantity, effect = result.shown()
     senders, receivers = (result.axes.get(axis, [result.settings.get(axis)]) for axis in ("sender", "receiver"))
     effect = effect.reshape(len(senders), len(receivers))
     figure = go.Figure(
@@ -94,19 +106,21 @@ def path_board(result: Intervention) -> go.Figure:
             x=[text(name) for name in receivers],
             y=[text(name) for name in senders],
             **diverging(effect.cpu()),
-            colorbar=colorbar(result.quantity),
+            colorbar=colorbar(quantity),
             texttemplate="%{z:.2f}" if effect.numel() <= 100 else None,
             hovertemplate="%{y} → %{x}: %{z:+.4f}<extra></extra>",
         )
     )
     figure.update_xaxes(title="receiver", type="category")
     figure.update_yaxes(title="sender", autorange="reversed", type="category")
+    meaning = _meaning(result)
+    more = _more(meaning)
     return finish(
         figure,
         "Direct paths",
-        _meaning(result),
-        height=210 + 16 * max(8, len(senders)),
-        margin={"l": 80, "r": 20, "t": 92, "b": 80},
+        meaning,
+        height=210 + 16 * max(8, len(senders)) + more,
+        margin={"l": 80, "r": 20, "t": 92 + more, "b": 80},
     )
 
 
@@ -126,23 +140,44 @@ def _deed(result: Intervention) -> str:
 
 
 def _meaning(result: Intervention) -> str:
-    """What the values are measured in, and over how many pictures."""
+    """What the values are measured in, and over how many pictures, in lines of a subtitle."""
     n_images = len(result.axes["image"])
-    metric = text(result.metric_name.replace("_", " "))
-    target = result.target.mean().item()
-    model = text(result.settings["model"])
+    metric = result.metric_name.replace("_", " ") + _of_classes(result)
+    target, model = result.target.mean().item(), result.settings["model"]
     if not isinstance(result, Patching):
-        with_what = text(result.settings["replacement"])
         pictures = f"{n_images} picture{'s' * (n_images != 1)}"
-        return f"{model}; replaced by {with_what}, {pictures}<br>{metric}: change from {target:+.2f} (not ablated)"
-    way = {"denoise": "clean into corrupted", "noise": "corrupted into clean"}[result.settings["direction"]]
-    estimate = "" if result.settings["method"] == "exact" else f", estimated by {text(result.settings['method'])}"
-    warned = result.caution()
-    return (
-        f"{model}; {way}, {n_images} pair{'s' * (n_images != 1)}{estimate}<br>"
-        f"{metric}: effect 0 = {target:+.2f} (unpatched), 1 = {result.source.mean().item():+.2f} (source run)"
-        + (f"<br>{warned}" if warned else "")
-    )
+        sentences = [
+            f"{model}; replaced by {result.settings['replacement']}, {pictures}",
+            f"{metric}: change from {target:+.2f} (not ablated)",
+        ]
+    else:
+        way = {"denoise": "clean into corrupted", "noise": "corrupted into clean"}[result.settings["direction"]]
+        estimate = "" if result.settings["method"] == "exact" else f", estimated by {result.settings['method']}"
+        quantity, _ = result.shown()
+        ends = ("effect 0 =", "1 =") if quantity == result.quantity else ("shift from", "towards")
+        sentences = [
+            f"{model}; {way}, {n_images} pair{'s' * (n_images != 1)}{estimate}",
+            f"{metric}: {ends[0]} {target:+.2f} (unpatched), {ends[1]} {result.source.mean().item():+.2f} (source run)",
+            *filter(None, [result.caution()]),
+        ]
+    lines = [line for sentence in sentences for line in textwrap.wrap(sentence, LONGEST_LINE)]
+    return "<br>".join(text(line, longest=LONGEST_LINE) for line in lines)
+
+
+def _of_classes(result: Intervention) -> str:
+    """The classes of the metric, where they are the same for all pictures."""
+    if result.classes is None or result.class_names is None or result.metric_name not in LOGIT_METRICS:
+        return ""
+    other = result.baseline_classes if result.metric_name == "logit_difference" else None
+    chosen = [result.classes] + ([] if other is None else [other])
+    if any(len(classes.unique()) > 1 for classes in chosen):
+        return " of each picture's own classes"
+    return " of " + " over ".join(f"“{short_name(result.class_names[int(classes[0, 0])])}”" for classes in chosen)
+
+
+def _more(meaning: str) -> int:
+    """Pixels for the lines of a subtitle beyond the second."""
+    return 18 * max(0, meaning.count("<br>") - 1)
 
 
 FIGURES = {Intervention: patching_figure}

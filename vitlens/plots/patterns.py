@@ -27,6 +27,8 @@ from vitlens.plots.shared.style import OUTLINE, SEQUENTIAL, array, colorbar, fin
 #: Which way attention is followed from a token: to what it attends to, or to what attends to it.
 DIRECTIONS = ("to", "by")
 MEAN = "mean of heads"
+#: What a colour says where every map is divided by its own largest value.
+OF_LARGEST = "of its largest"
 #: More queries than these would cover the picture with outlines.
 MOST_OUTLINED = 9
 
@@ -91,7 +93,8 @@ def attention_overlay(
     return finish(
         figure,
         f"What {text(query)} attends to in head {head}",
-        f"{text(model_name)}; own colour scale" + (f"; to prefix tokens: {shares}" if shares else ""),
+        f"{text(model_name)}; yellow is the largest attention to a patch"
+        + (f"; to prefix tokens: {shares}" if shares else ""),
         height=int(130 + 340 * aspect(pixels)),
     )
 
@@ -180,7 +183,7 @@ def attention_mosaic(attention: Float[Tensor, "block head rows columns"], query:
             zmin=0.0,
             zmax=1.0,
             hoverongaps=False,
-            colorbar=colorbar("share"),
+            colorbar={**colorbar(OF_LARGEST), "tickformat": ".0%"},
             hovertemplate="attention %{customdata:.4f}<extra></extra>",
         )
     )
@@ -246,12 +249,12 @@ def _boards(
     largest = maps.amax(dim=(1, 2))
     titles = [f"{name}, up to {top:.2g}" for name, top in zip(names, largest.tolist(), strict=True)]
     figure = map_tiles(
-        maps / largest.clamp(min=1e-12)[:, None, None], titles, pixels, "attention %{customdata:.4f}", "share",
+        maps / largest.clamp(min=1e-12)[:, None, None], titles, pixels, "attention %{customdata:.4f}", OF_LARGEST,
         columns=min(5, len(titles)), colorscale=SEQUENTIAL, zmin=0.0, zmax=1.0,
     )  # fmt: skip
     for trace, exact in zip(figure.data, maps, strict=True):
         trace.customdata = array(exact)
-    return figure
+    return figure.update_coloraxes(colorbar_tickformat=".0%")
 
 
 def _outline(figure: go.Figure, patches: Sequence[int], grid: Sequence[int]) -> go.Figure:

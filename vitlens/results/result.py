@@ -113,7 +113,7 @@ class Result(Drawable):
         try:
             import xarray
         except ImportError:
-            raise InputError("xarray is not installed: pip install 'vitlens[xarray]'") from None
+            raise InputError("xarray is not installed: pip install xarray") from None
         axes = list(self.axes)
         coordinates = {name: (name, _plain(labels)) for name, labels in self.axes.items()}
         columns = {
@@ -143,23 +143,31 @@ class Result(Drawable):
             )
         return self.pixels[image]
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, **options: Any) -> None:
         """Writes a file; its ending says which. An existing file is replaced as a whole.
 
         - .safetensors: everything, for `load_result`
         - .csv, .parquet, .json: the table, `to_frame()`
         - .html: the figure, `plot()`, as a page that needs no network
-        - .png, .svg, .pdf: the figure as an image, by kaleido (`pip install 'vitlens[figures]'`)
+        - .png, .svg, .pdf: the figure as an image, by kaleido (`pip install kaleido`)
+
+        Args:
+            options: of a figure, as `plot` takes them, such as `title` and `width`.
 
         Raises:
-            InputError: another ending; the file cannot be written; kaleido is missing or does not run; a setting is
-                something that no file keeps.
+            InputError: another ending; options, for a file that is no figure; the file cannot be written; kaleido is missing
+                or does not run; a setting is something that no file keeps.
         """
         ending = ending_of(path, (*RESULTS, *TABLES, *PAGES, *IMAGES))
+        if options and ending not in (*PAGES, *IMAGES):
+            raise InputError(
+                f"{next(iter(options))}= is an option of figures, and a {ending} file holds numbers: leave it out, "
+                "or end the path in .html, .png, .svg or .pdf"
+            )
         if ending in TABLES:
             write_table(self.to_frame(), path)
         elif ending in (*PAGES, *IMAGES):
-            write_figure(self.plot(), path)
+            write_figure(self.plot(**options), path)
         else:
             tensors, rest = pack(self.content())
             # One entry: safetensors writes several in any order, and equal results are equal files.

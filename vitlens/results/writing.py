@@ -42,7 +42,7 @@ def ending_of(path: str | Path, endings: Sequence[str], name: str = "path") -> s
         )
     if ending in IMAGES and find_spec("kaleido") is None:
         raise InputError(
-            f"a figure becomes a {ending} file by kaleido, which is not installed: pip install 'vitlens[figures]', or end "
+            f"a figure becomes a {ending} file by kaleido, which is not installed: pip install kaleido, or end "
             f"{name} in .html"
         )
     check_writable(path)

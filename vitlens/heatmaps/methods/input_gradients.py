@@ -143,6 +143,6 @@ def _captum() -> ModuleType:
         from captum import attr
     except ImportError:
         raise InputError(
-            "gradients at the pixels are taken by captum, which is not installed: pip install 'vitlens[captum]'"
+            "gradients at the pixels are taken by captum, which is not installed: pip install captum"
         ) from None
     return attr

@@ -53,6 +53,8 @@ class PictureBatches:
                 "pictures are a tensor, files, PIL images or arrays, a picture set, or batches of them, not "
                 f"{type(source).__name__}"
             )
+        if isinstance(source, (str, Path)) and Path(source).is_dir():
+            raise InputError(f"{source} is a folder: pass vitlens.open_pictures(folder), which reads its pictures")
         if isinstance(source, Tensor) and (source.is_nested or source.layout != torch.strided or source.is_meta):
             raise InputError("pictures are a dense tensor [batch, channels, height, width] with values")
         if isinstance(source, Sized) and len(source) == 0:

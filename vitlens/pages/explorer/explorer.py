@@ -189,7 +189,7 @@ class Explorer:
             InputError: anywidget is not installed.
         """
         if find_spec("anywidget") is None:
-            raise InputError("the live explorer needs anywidget: pip install 'vitlens[notebook]'")
+            raise InputError("the live explorer needs anywidget: pip install anywidget")
         from vitlens.pages.explorer.widget import ExplorerWidget
 
         return ExplorerWidget(self)
