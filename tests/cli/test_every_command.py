@@ -164,6 +164,7 @@ def test_heatmap_by_default_and_its_faithfulness(run, demo):
                 assert scores[method, metric][end] == pytest.approx(table.loc[method, (metric, end)], abs=1e-6)
 
 
+@pytest.mark.verified_timm
 def test_all_heatmaps_of_a_tower_leave_out_those_of_a_class(run):
     done = run(
         "heatmap", AGREEING, "--method", "all", "--model", "vit_small_patch16_dinov3", "--random-weights", "--json"

@@ -102,7 +102,8 @@ WRONG = [
       for command in ("lens", "attribute", "heatmap", "explore", "report")],
     *[([command, AGREEING, "--class", "12"], "the model has classes 0 to 9")
       for command in ("lens", "attribute", "heatmap", "explore", "report")],
-    *[([command, AGREEING, "--model", "vit_small_patch16_dinov3", "--random-weights"], "no classifier")
+    *[pytest.param([command, AGREEING, "--model", "vit_small_patch16_dinov3", "--random-weights"], "no classifier",
+                   marks=pytest.mark.verified_timm)
       for command in ("lens", "attribute", "heatmap", "explore")],
     *[([command, AGREEING, "--out", "table.txt"], "should end in .html, .htm, .png, .svg, .pdf, .csv, .parquet or .json")
       for command in ("lens", "attribute", "heatmap", "describe")],

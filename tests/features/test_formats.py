@@ -212,7 +212,7 @@ def test_what_saelens_folders_may_not_hold(tmp_path, save, weights_of):
     with pytest.raises(InputError, match="nothing for scaling_factor"):
         load_sae(folder, scaling_factor=2.0)
     (folder / "cfg.json").unlink()
-    with pytest.raises(InputError, match="beside it"):
+    with pytest.raises(InputError, match="in the same folder"):
         load_sae(folder / "sae_weights.safetensors")
     (folder / "cfg.json").write_text("{")
     with pytest.raises(InputError, match="JSON"):

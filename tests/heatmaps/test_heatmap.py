@@ -130,7 +130,7 @@ def test_the_table_of_methods_names_their_options():
 
 def test_wrong_input(plain, images_of):
     images = images_of(plain, 2)
-    with pytest.raises(InputError, match="the nearest are grad_cam"):
+    with pytest.raises(InputError, match="it is called grad_cam here"):
         heatmap(plain, images, method="gradcam")
     with pytest.raises(InputError, match="the nearest are token_mask, "):
         heatmap(plain, images, method="zzzz")

@@ -168,7 +168,7 @@ class PlainBlock:
         of_middle = kept + sum(through_linear(self.mlp_read, f.weight, of_hidden / len(factors)) for f in factors)
         kept, attended = through_sum([self.x, self.attn_out], of_middle)
         of_z = through_linear(self.z, attn.proj.weight * self.gammas[0][:, None], attended)
-        if attn.gate is not None:
+        if getattr(attn, "gate", None) is not None:
             of_z = of_z / 2
             kept = kept + through_linear(self.read, attn.gate.weight, of_z)
         of_pattern, of_v = through_product(self.pattern, self.v, heads_of(of_z, self.n_heads))
