@@ -141,7 +141,9 @@ def test_what_is_no_model_and_no_path_is_a_sentence(tmp_path):
 @pytest.mark.verified_timm
 def test_a_classifier_that_timm_draws_beside_its_weights_is_told(state, tmp_path, monkeypatch):
     torch.save(state, tmp_path / "timms.pth")
-    monkeypatch.setattr("vitlens.model.checkpoints.timm_models._check_weights_are_within_reach", lambda name: None)
+    monkeypatch.setattr(
+        "vitlens.model.checkpoints.timm_models._check_weights_are_within_reach", lambda name, timm_kwargs: None
+    )
     overlay = {"file": str(tmp_path / "timms.pth"), "num_classes": 3}
     keywords = {**KEYWORDS, "pretrained_cfg_overlay": overlay}
     with warnings.catch_warnings():

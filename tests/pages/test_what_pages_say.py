@@ -62,7 +62,9 @@ def test_pretrained_weights_are_named_by_their_tag_and_a_new_classifier_is_told(
         return timm.create_model(name, pretrained=False, **timm_kwargs)
 
     monkeypatch.setattr("vitlens.model.checkpoints.timm_models.create", create)
-    monkeypatch.setattr("vitlens.model.checkpoints.timm_models._check_weights_are_within_reach", lambda name: None)
+    monkeypatch.setattr(
+        "vitlens.model.checkpoints.timm_models._check_weights_are_within_reach", lambda name, timm_kwargs: None
+    )
     tiny = HookedViT.from_timm("vit_tiny_patch16_224", depth=1)
     assert tiny.provenance.weights == "timm's vit_tiny_patch16_224.augreg_in21k_ft_in1k"
     assert tiny.provenance.warning is None
