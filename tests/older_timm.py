@@ -19,7 +19,9 @@ def _lacks(error: Exception) -> str | None:
         return None
     said = str(error)
     by_timm = "/timm/" in traceback.extract_tb(error.__traceback__)[-1].filename
-    refused = f"install timm {VERIFIED}" in said or said.startswith(("timm knows no", "timm cannot build"))
+    refused = f"install timm {VERIFIED}" in said or said.startswith(
+        ("timm knows no", "timm cannot build", "timm could not get")
+    )
     placeholder = isinstance(error, TypeError) and said.endswith("() takes no arguments")
     return f"timm {timm.__version__}: {said or type(error).__name__}" if by_timm or refused or placeholder else None
 

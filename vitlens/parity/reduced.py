@@ -6,8 +6,8 @@ import timm
 import torch
 from timm.layers import HybridEmbed
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
+from vitlens.model.checkpoints.timm_models import build_without_values
 from vitlens.model.config import HookedViTConfig
 
 # timm's files of plain vision transformers, and what each adds to the first.
@@ -51,24 +51,9 @@ def build_reduced(name: str, depth: int = 2, **keywords: Any) -> nn.Module:
     return randomise(timm.create_model(name, pretrained=False, **{**reduction(name, depth), **keywords}))
 
 
-class _ZeroWithoutValue(TorchFunctionMode):
-    """Older versions of timm read numbers while they build (rates of drop path): of tensors without values they are zero."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (Tensor.item, Tensor.tolist) and args[0].is_meta:
-            return func(torch.zeros(args[0].shape, device="cpu"))
-        return func(*args, **(kwargs or {}))
-
-
-def build_without_values(name: str) -> Any:
-    """timm's model of that name, with shapes and no values: it takes no memory."""
-    with torch.device("meta"), _ZeroWithoutValue():
-        return timm.create_model(name, pretrained=False)
-
-
 def reduction(name: str, depth: int = 2) -> dict[str, Any]:
     """timm's keywords for a small model of that name."""
-    original = build_without_values(name)
+    original = build_without_values(name, {})
     stem = getattr(original, "patch_embed", None)
     if isinstance(stem, HybridEmbed):
         patch: Any = stem.feat_ratio(as_scalar=False)

@@ -9,10 +9,11 @@ import pandas as pd
 
 from vitlens.arguments import checked
 from vitlens.errors import InputError, nearest
+from vitlens.model.checkpoints.timm_models import build_without_values
 from vitlens.model.config import HookedViTConfig
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.parity.measure import measure_port
-from vitlens.parity.reduced import build_reduced, build_without_values, family_names, reduced_images
+from vitlens.parity.reduced import build_reduced, family_names, reduced_images
 
 TABLE = "supported.csv"
 COLUMNS = [
@@ -56,7 +57,7 @@ def supported_models(pattern: str = "*") -> pd.DataFrame:
 def measure_name(name: str) -> dict[str, Any]:
     """One row of the table: the architecture at its full size, the difference of a small randomised one."""
     row: dict[str, Any] = dict.fromkeys(COLUMNS, "") | {"name": name, "file": family_names()[name]}
-    full = build_without_values(name).eval()
+    full = build_without_values(name, {}).eval()
     row["model"] = type(full).__name__
     try:
         row |= architecture_facts(HookedViT.from_timm(full).cfg)

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from timm.models import get_pretrained_cfg, parse_model_name
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from vitlens.arguments import short
 from vitlens.errors import InputError, nearest, reason
@@ -100,6 +102,25 @@ def create(name: str, timm_kwargs: dict[str, Any], pretrained: bool = False) -> 
         ) from error
 
 
+class _ZeroWithoutValue(TorchFunctionMode):
+    """Older versions of timm read numbers while they build (rates of drop path): of tensors without values they are zero."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.item, Tensor.tolist) and args[0].is_meta:
+            return func(torch.zeros(args[0].shape, device="cpu"))
+        return func(*args, **(kwargs or {}))
+
+
+def build_without_values(name: str, timm_kwargs: dict[str, Any]) -> Any:
+    """timm's model of that name and keywords, with shapes and no values: it takes no memory.
+
+    Raises:
+        InputError: as `create`.
+    """
+    with torch.device("meta"), _ZeroWithoutValue():
+        return create(name, timm_kwargs)
+
+
 def _unknown_keyword(error: Exception) -> str:
     """The keyword that Python's error is about, or nothing."""
     found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
@@ -176,7 +197,7 @@ def _check_weights_are_within_reach(name: str, timm_kwargs: dict[str, Any]) -> N
     if cfg is not None and cfg.hf_hub_id and not _is_here(cfg.hf_hub_id, WEIGHT_FILES[:2]):
         if timm_kwargs:
             # A wrong keyword is to be refused before the weights are fetched or missed.
-            create(name, timm_kwargs)
+            build_without_values(name, timm_kwargs)
         _check_network(f"the weights of {name!r} are", "them:")
 
 
