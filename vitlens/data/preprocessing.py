@@ -76,6 +76,8 @@ class Preprocessing:
         n_channels = data_config["input_size"][0]
         self.mean = torch.tensor(data_config["mean"]).expand(n_channels)
         self.std = torch.tensor(data_config["std"]).expand(n_channels)
+        #: The largest magnitude that a colour has when it is normalised.
+        self.largest_value = (torch.maximum(self.mean, 1 - self.mean) / self.std).max().item()
 
     def __str__(self) -> str:
         """Size, interpolation, crop and normalisation, as timm's data configuration has them."""

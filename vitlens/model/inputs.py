@@ -18,7 +18,7 @@ from vitlens.data.masks import as_masks as read_any
 from vitlens.data.patches import PatchGrid
 from vitlens.data.pictures import Picture, Pictures, as_list
 from vitlens.errors import InputError
-from vitlens.model.checks import check_batch, check_dense, warn_unless_normalised
+from vitlens.model.checks import check_batch, check_dense
 from vitlens.model.parts.naflex import NaFlexEmbedding, check_patch_input
 
 if TYPE_CHECKING:
@@ -186,9 +186,7 @@ def check_images(model: "HookedViT", images: Any) -> Any:
         return check_patch_input(images, model.dtype)
     if isinstance(images, Tensor):
         check_dense(images, model.device)
-    batch = check_batch(images, model.cfg, model.dtype, pads=model.embed.pads)
-    warn_unless_normalised(batch, model.preprocessing.mean, model.preprocessing.std)
-    return batch
+    return check_batch(images, model.cfg, model.dtype, model.embed.pads, model.preprocessing.largest_value)
 
 
 def class_index(model: "HookedViT", class_index: int | str | np.integer) -> int:
