@@ -161,9 +161,8 @@ def test_hooks_fit_the_pictures_they_were_made_for(plain, images_of):
     images = images_of(plain, 3)
     masks = torch.zeros(3, 48, 48, dtype=torch.bool)
     masks[0, :16, :16] = masks[1, 16:] = masks[2, :, :32] = True
-    everywhere, by_picture = (
-        knockout_hooks(plain, images, edges=Edges("class", keys), masks=masks) for keys in ("patches", "object")
-    )
+    everywhere = knockout_hooks(plain, images, edges=Edges("class", "patches"))
+    by_picture = knockout_hooks(plain, images, edges=Edges("class", "object"), masks=masks)
     with plain.hooks(everywhere):
         same(class_trace(plain, images, 1, batch_size=2), class_trace(plain, images, 1, batch_size=3))
     with plain.hooks(by_picture):

@@ -12,7 +12,7 @@ from transformer_lens.hook_points import HookPoint
 
 from vitlens.arguments import checked
 from vitlens.choose.classes import class_labels
-from vitlens.choose.tokens import TokenSet, select_tokens
+from vitlens.choose.tokens import TokenSet, check_masks_are_used, select_tokens
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
@@ -86,7 +86,7 @@ def knockout_hooks(
 
     Raises:
         InputError: an unknown name, block, head or token; no class token to cut; a query that would be left without a key;
-            `others` that are missing or of another number.
+            `others` that are missing or of another number; masks that no edges read.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 4; Methods B1.
 
@@ -246,6 +246,7 @@ def _chosen_edges(edges: str | Edges | Sequence[Edges], replacement: str | None)
 
 
 def _cut_by_block(model: HookedViT, run: PictureRun, cuts: Sequence[Edges], masks: MaskInput | None) -> dict[int, _Cut]:
+    check_masks_are_used(masks, [side for edges in cuts for side in (edges.queries, edges.keys)])
     found: dict[int, _Cut] = {}
     for edges in cuts:
         if not isinstance(edges.except_self, bool):
