@@ -32,7 +32,7 @@ from vitlens.lens import (
 )
 from vitlens.memories import key_value_agreement
 from vitlens.model.runs.batch_size import MOST_BYTES, MOST_PICTURES, default_batch_size
-from vitlens.patching import confusing_donors
+from vitlens.patching import activation_ablation, confusing_donors
 from vitlens.removal import Edges, knockout_hooks
 
 MEASURES = (
@@ -401,6 +401,10 @@ def test_arguments_of_wrong_types_are_one_sentence(plain, images_of, any_type):
         (
             lambda: ProbeFit(plain, tokens=[0.5]),
             r"tokens are numbers, counted from 0: one of them or a list, not \[0.5\]",
+        ),
+        (
+            lambda: activation_ablation(plain, images, sites="z", heads="L9H0"),
+            "heads are numbers, counted from 0: one of them or a list, not 'L9H0': head L9H0 is blocks=9, heads=0",
         ),
         (lambda: key_value_agreement(plain, images, 0, k=0), "k is a whole number of at least 1"),
     ]:
