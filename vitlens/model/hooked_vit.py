@@ -23,6 +23,7 @@ from vitlens.model.class_space import embeddings, projection, requirements
 from vitlens.model.class_space.classifier import ClassEmbeddings, Classifier
 from vitlens.model.hooks import cache_size as sizes
 from vitlens.model.hooks.hook_points import NO_TOKENS, expose, hook_point
+from vitlens.model.other_names import OtherNames
 from vitlens.model.placement import read_device, read_dtype
 from vitlens.model.porting import Parts, move, port
 from vitlens.model.porting.timm_versions import check_computes_the_same
@@ -36,7 +37,7 @@ from vitlens.model.weights.checks import FiniteWeights
 from vitlens.model.weights.stacked import Stacked
 
 
-class HookedViT(FiniteWeights, NamedHooks):
+class HookedViT(OtherNames, FiniteWeights, NamedHooks):
     """A vision transformer whose parameters are timm's own and whose every step is a hook point.
 
     Make one with `HookedViT.from_timm`. Hook names, shapes and tools are TransformerLens': `run_with_cache`,
