@@ -97,7 +97,8 @@ def heatmap(
     Args:
         classes: one per picture: indices, names, or a tensor [image] of each picture's own; by default
             the predicted class. Methods that are not class-specific ignore it.
-        method: a name, or several words as a person would say it ("token mask").
+        method: a name, or several words as a person would say it ("token mask"). The default explains the probability, a
+            softmax over all classes; for a multi-label (sigmoid) head add metric="logit".
         keep: "block", "head" or both: axes of the result, over which the map is else summed. For the methods that are sums
             over blocks and heads: projection_gradient and head_patch.
         batch_size: pictures of one forward; of methods that run a picture many times, rows. By default at most 16 pictures

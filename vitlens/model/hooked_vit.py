@@ -220,8 +220,9 @@ class HookedViT(OtherNames, FiniteWeights, NamedHooks):
         Args:
             images: pictures; with `start_at_layer` the residual stream [batch, tokens, d_model] that enters that block.
                 A NaFlexVit also reads the dictionary of patches that timm's collator makes.
-            return_type: "logits", "probs", "loss" (mean cross-entropy against `labels`), "features" (what the classifier
-                reads, [batch, d_model]), or None.
+            return_type: "logits", "probs" (a softmax over all classes; for a multi-label head take the logits' sigmoid),
+                "loss" (mean cross-entropy against `labels`), "features" (what the classifier reads, [batch, d_model]), or
+                None.
             start_at_layer: first block to run, from the stream given; may be negative, or the number of blocks.
             stop_at_layer: return the stream that would enter this block, and run no further.
             grid: rows and columns of patches of the given stream, if they differ from the model's own (rotary positions).
