@@ -91,8 +91,8 @@ def heatmap(
 ) -> Heatmap:
     """How important each patch was, by one of the methods of `heatmap_methods()`.
 
-    It is computed in single precision at least, whatever the model's own, and also
-    under `torch.inference_mode` and autocast, which are left for the while.
+    It is computed in single precision at least, whatever the model's own precision is. `torch.inference_mode` and
+    autocast are switched off during the call.
 
     Args:
         classes: one per picture: indices, names, or a tensor [image] of each picture's own; by default
@@ -222,7 +222,7 @@ def _of_chunk(value: Any, some: slice, n_pictures: int) -> Any:
 def _check_importances(
     model: HookedViT, pictures: Tensor, found: Float[Tensor, "image *part patch"], method: Method, first: int
 ) -> None:
-    """Raises InputError where a map is not of numbers, with the reason: the model's own answer, or the method."""
+    """Raises InputError if a map has NaN or infinite values, and says whether the logits or the method caused them."""
     if found.isfinite().all():
         return
     if model.unembed is not None:

@@ -126,7 +126,7 @@ def check_labels(labels: Any, n_images: int, n_classes: int, device: torch.devic
 def _check_values(x: Tensor, what: str, dtype: torch.dtype) -> None:
     # Autocast converts by itself.
     if x.dtype != dtype and not (x.is_floating_point() and torch.is_autocast_enabled(x.device.type)):
-        # Whole numbers are colours from 0 to 255, which another dtype alone does not normalise.
+        # Whole numbers are colours from 0 to 255: a change of dtype does not normalise them.
         how = "use model.to_images, or .to(dtype)" if x.is_floating_point() else "use model.to_images"
         raise InputError(f"the {what} are {x.dtype}, the model computes in {dtype}: {how}")
     if not (x.is_meta or torch.compiler.is_compiling()) and not x.isfinite().all():

@@ -92,7 +92,7 @@ class Store:
 
     @property
     def run(self) -> str:
-        """What every record of this run carries, so that one of another run is told apart."""
+        """What every record of this run holds, so that a record of another run is recognised."""
         return hashlib.blake2b((self.folder / SETTINGS).read_bytes(), digest_size=8).hexdigest()
 
     def path_of(self, chunk: int) -> Path:
@@ -228,7 +228,7 @@ def _notes(file: Path) -> dict[str, Any]:
 
 
 def _whole_notes(file: Path) -> dict[str, Any] | None:
-    """The notes of a record of which every page is as it was written; None for one that is damaged."""
+    """The notes of a record whose pages are all as they were written; None for a damaged record."""
     try:
         with pq.ParquetFile(file, page_checksum_verification=True) as record:
             record.read()

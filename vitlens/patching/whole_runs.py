@@ -52,7 +52,7 @@ def run_pair(
     if direction not in ("denoise", "noise"):
         raise InputError(f'direction is "denoise" or "noise", not {direction!r}')
     model.require_classifier()
-    # Estimates take gradients, of which pictures made under inference_mode know nothing.
+    # Estimates take gradients, and pictures that were made under inference_mode cannot have any.
     clean, corrupted = (outside_inference(images) for images in model.as_pair(clean, corrupted))
     clean_logits, corrupted_logits = logits_of(model, clean), logits_of(model, corrupted)
     metrics = choose_metrics(model, metric, clean_logits, corrupted_logits, classes, baseline_classes)

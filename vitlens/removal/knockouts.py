@@ -48,7 +48,7 @@ class Knockout(Result):
     """`values` [image, class]: the logits of all classes with the edges cut."""
 
 
-#: The two knockouts of the paper: what is cut, and what stands in for it.
+#: The two knockouts of the paper: what is cut, and what replaces it.
 PUBLISHED = {
     "self_only": (Edges("patches", "all", except_self=True), "renormalise"),
     "no_cls": (Edges("patches", "class"), "zero"),
@@ -253,7 +253,7 @@ def _cut_by_block(model: HookedViT, run: PictureRun, cuts: Sequence[Edges], mask
             raise InputError(f"except_self is True or False, not {edges.except_self!r}")
         if isinstance(edges.keys, str) and edges.keys == "class" and not model.cfg.has_class_token:
             raise InputError(f"{model.cfg.model_name} has no class token whose attention could be knocked out")
-        # A picture that is all object has no context to be blind to: nothing of it is cut.
+        # A picture may have no such token (one that is all object has no context): nothing is cut in it.
         queries, keys = (
             select_tokens(model, tokens, run.n, masks=masks, grid=run.grid, some_may_be_empty=True)
             for tokens in (edges.queries, edges.keys)

@@ -1,4 +1,4 @@
-"""The bar of long work; a script, which shows no bar, is told once how long the work is going to take."""
+"""The progress bar of long work; in a script, which shows no bar, one line says how long the work takes."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from vitlens.arguments import bar_hidden
 
-#: Seconds that work may take before a script is told.
+#: Work that takes more seconds than this gets that line.
 LONG = 60.0
 
 
