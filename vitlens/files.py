@@ -154,7 +154,7 @@ def _require_folder(target: Path) -> None:
 
 
 def _lock(path: Path) -> int | None:
-    """The open and locked file; None where the file system knows no locks.
+    """The open and locked file; None if the file system has no locks.
 
     Raises:
         InputError: another process holds it, or it cannot be made.

@@ -13,7 +13,7 @@ STUB = "__init__.pyi"
 
 
 def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """`__getattr__`, `__dir__` and `__all__` of a package whose names stand in its `__init__.pyi`."""
+    """`__getattr__`, `__dir__` and `__all__` of a package whose names are listed in its `__init__.pyi`."""
     find, list_names, names = lazy_loader.attach_stub(package, file)
 
     def get(name: str) -> Any:

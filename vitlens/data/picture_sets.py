@@ -111,7 +111,7 @@ def open_pictures(
 
     Folders are matched with the classes by name. Without class names, folders that are called by numbers are the classes of
     these numbers where all of them are classes; else they count in timm's natural order (1, 2, 10), as timm counts when it
-    trains on such a folder. The numbers of a table are classes as they stand.
+    trains on such a folder. The numbers of a table are the classes' indices.
 
     Args:
         source: "demo"; a folder with one folder per class, or of files that begin with the class's index ("0042_x.jpg");

@@ -84,7 +84,7 @@ def randomisation_test(
         Randomisation with axes method, depth, image.
 
     Raises:
-        InputError: an unknown method or none, more than one class a picture, a model that cannot be built anew; what
+        InputError: an unknown method or none, more than one class a picture, a model that cannot be built again; what
             `heatmap` refuses.
 
     Source: Adebayo et al. 2018 (Sanity Checks for Saliency Maps), section 3.1.

@@ -239,7 +239,7 @@ def find_method(name: str) -> Method:
     """The method of this name.
 
     Raises:
-        InputError: there is none, with the one that the literature calls so, or the nearest names.
+        InputError: there is none; the sentence has the method that others call so, or the nearest names.
     """
     asked = str(name).strip().lower().replace(" ", "_").replace("-", "_")
     if asked in METHODS:

@@ -84,7 +84,7 @@ class Store:
             )  # fmt: skip
 
     def _tidy(self) -> None:
-        """Removes what killed processes were writing; nobody else is here."""
+        """Removes the partial files of killed processes; no other process works in this folder."""
         for folder in (self.folder, self.records):
             for entry in folder.iterdir():
                 if entry.name.endswith(PARTIAL) and entry.is_file():
@@ -99,7 +99,7 @@ class Store:
         return self.records / f"{chunk:06d}.parquet"
 
     def refuse_foreign(self, n_chunks: int | None) -> None:
-        """Raises InputError naming what lies among the records and is none of the run's `n_chunks` (None: not known)."""
+        """Raises InputError for a file that is of none of the `n_chunks` chunks (None: their number is not known)."""
         for entry in sorted(self.records.iterdir()):
             if entry.name.endswith(PARTIAL):
                 continue
