@@ -125,7 +125,7 @@ def _largest_value(x: Tensor, what: str, dtype: torch.dtype) -> float:
     """
     # Autocast converts by itself.
     if x.dtype != dtype and not (x.is_floating_point() and torch.is_autocast_enabled(x.device.type)):
-        # Whole numbers are colours from 0 to 255, which another dtype alone does not normalise.
+        # Whole numbers are colours from 0 to 255: a change of dtype does not normalise them.
         how = "use model.to_images, or .to(dtype)" if x.is_floating_point() else "use model.to_images"
         raise InputError(f"the {what} are {x.dtype}, the model computes in {dtype}: {how}")
     if x.is_meta or x.numel() == 0 or torch.compiler.is_compiling():

@@ -44,7 +44,7 @@ def to_masks(
     """Reads object masks as the model sees their pictures: True where a pixel belongs to the object.
 
     Files and PIL pictures are at their picture's size, before the crop, and are resized and cropped as the picture. An
-    array or tensor that already has the model's size is taken as it stands; one of another size is treated as a file.
+    array or tensor that already has the model's size is taken as it is; one of another size is treated as a file.
 
     `vitlens.data.masks` says what the values of a mask mean; pixels that are void are not the object's here;
     `read_masks` keeps them apart.
@@ -85,7 +85,7 @@ def _one_mask(model: "HookedViT", mask: Any, object_id: int | None) -> tuple[Ten
 
 def as_masks(model: "HookedViT", masks: MaskInput) -> Masks:
     """Reads masks of any kind: paths and PIL pictures go through the geometry of the pictures'
-    preprocessing, tensors and arrays [image, height, width] or [height, width] are taken as they stand.
+    preprocessing, tensors and arrays [image, height, width] or [height, width] are taken as they are.
 
     Raises:
         InputError: as `to_masks`; masks of several sizes.

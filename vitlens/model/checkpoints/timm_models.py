@@ -131,7 +131,7 @@ def _read_name(name: str) -> tuple[str | None, str]:
     """Where timm finds a model, and what it is called there: "hf-hub:owner/name", "local-dir:folder", or a timm name."""
     try:
         source, model_id = parse_model_name(name)
-        return (None if source == "timm" else source), model_id  # older versions of timm call their own names so
+        return (None if source == "timm" else source), model_id  # older versions of timm say "timm" for their own names
     except (ValueError, AssertionError) as error:
         raise InputError(f"timm knows no model {name!r}: {reason(error)}") from None
 
