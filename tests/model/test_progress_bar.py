@@ -6,7 +6,7 @@ import torch
 from vitlens.model.runs import progress_bar
 from vitlens.model.runs.picture_batches import PictureBatches
 from vitlens.model.runs.picture_run import PictureRun
-from vitlens.model.runs.progress_bar import ProgressBar, from_a_shell
+from vitlens.model.runs.progress_bar import ProgressBar
 
 
 @pytest.fixture
@@ -24,17 +24,7 @@ def test_a_script_is_told_once_what_long_work_costs(clock, capsys):
         clock[0] = 50.0
         bar.update(64)
     said = capsys.readouterr().err
-    assert said == (
-        "patching resid_pre: 2,364 runs, about 3 min (progress=True shows a bar, progress=False is silent)\n"
-    )
-
-
-def test_a_user_of_the_command_line_is_told_no_argument(clock, capsys):
-    with from_a_shell(), ProgressBar(300, "study", "chunk", None, 300) as bar:
-        clock[0] = 10.0
-        bar.update(1)
-    assert capsys.readouterr().err == "study: 300 chunks, about 50 min\n"
-    assert ProgressBar.advice
+    assert said == "patching resid_pre: 2,364 runs, about 3 min\n"
 
 
 @pytest.mark.parametrize(("progress", "seconds"), [(False, 500.0), (None, 0.1)])

@@ -42,7 +42,6 @@ def reproduce(
     The same command goes on where it was stopped; under torchrun several processes share the pictures.
     """
     # The command line is imported for every command: what computes is imported when it is needed.
-    from vitlens.model.runs.progress_bar import from_a_shell
     from vitlens.paper.results import print_tables
     from vitlens.paper.run import run_study
     from vitlens.paper.workers import Stopped, WorkerLost, make_sums_reproducible
@@ -55,8 +54,7 @@ def reproduce(
     of_model = {item.name: given[item.name] for item in fields(ModelOptions) if item.name in given}
     model = ModelOptions(**of_model, device=device).load()
     try:
-        with from_a_shell():
-            outcome = run_study(model, settings, experiments=experiment, path=out, workers=workers)
+        outcome = run_study(model, settings, experiments=experiment, path=out, workers=workers)
     except (Stopped, WorkerLost) as stopped:
         complain(str(stopped))
         raise typer.Exit(130) from None

@@ -2,8 +2,6 @@
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import TracebackType
 
 from tqdm import tqdm
@@ -20,9 +18,6 @@ class ProgressBar:
     By default (`progress=None`) it is shown on a terminal only. Elsewhere one line on stderr says the cost of work that
     takes more than a minute, measured on its first batch; `progress=False` is silent.
     """
-
-    #: How that line ends: what the caller of a function can do about it.
-    advice = " (progress=True shows a bar, progress=False is silent)"
 
     def __init__(self, total: int | None, what: str, unit: str, progress: bool | None, n_batches: int | None) -> None:
         self.total, self.what, self.unit = total, what, unit
@@ -41,7 +36,7 @@ class ProgressBar:
         seconds = (time.monotonic() - self._begun) * (self.total or 0) / n
         if seconds > LONG:
             cost = f"{self.total:,} {self.unit}s, about {seconds / 60:.0f} min"
-            print(f"{self.what}: {cost}{self.advice}", file=sys.stderr)
+            print(f"{self.what}: {cost}", file=sys.stderr)
 
     def __enter__(self) -> "ProgressBar":
         return self
@@ -50,13 +45,3 @@ class ProgressBar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
-
-
-@contextmanager
-def from_a_shell() -> Iterator[None]:
-    """A user of the command line cannot pass `progress=`, so the line about long work does not advise it."""
-    advice, ProgressBar.advice = ProgressBar.advice, ""
-    try:
-        yield
-    finally:
-        ProgressBar.advice = advice
