@@ -129,7 +129,7 @@ def _largest_value(x: Tensor, what: str, dtype: torch.dtype) -> float:
         how = "use model.to_images, or .to(dtype)" if x.is_floating_point() else "use model.to_images"
         raise InputError(f"the {what} are {x.dtype}, the model computes in {dtype}: {how}")
     if x.is_meta or x.numel() == 0 or torch.compiler.is_compiling():
-        return 0
+        return 0.0
     low, high = torch.stack(x.detach().aminmax()).tolist()
     largest = max(-low, high)
     # Both ends are NaN where one value is.
