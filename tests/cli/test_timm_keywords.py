@@ -132,6 +132,10 @@ def test_sentences_of_the_library_for_a_shell():
     assert in_options('say it with class_map="map.json".', names) == 'say it with --class-map "map.json".'
     assert in_options("with masks=, or drop_incomplete=True", names) == "with --masks, or --drop-incomplete"
     assert in_options("the masks of data/class_map.json", names) == "the masks of data/class_map.json"
+
+
+@pytest.mark.verified_timm
+def test_a_folder_that_is_not_there():
     with pytest.raises(InputError, match="there is no folder nowhere"):
         load_model("local-dir:nowhere", None, False)
 

@@ -295,8 +295,9 @@ def test_pictures_without_outliers_are_refused(plain, images_of):
 @pytest.mark.parametrize("name", REFUSED)
 def test_architectures_that_cannot_be_extended(name):
     message = "relative positions" if name in RELATIVE else "several sizes"
+    model = build(name)
     with pytest.raises(InputError, match=message):
-        with_registers(build(name), [(0, 0)])
+        with_registers(model, [(0, 0)])
 
 
 def test_bad_arguments(planted):

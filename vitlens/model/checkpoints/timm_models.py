@@ -142,7 +142,9 @@ def _read_name(name: str) -> tuple[str | None, str]:
         source, model_id = parse_model_name(name)
         return (None if source == "timm" else source), model_id  # older versions of timm say "timm" for their own names
     except (ValueError, AssertionError) as error:
-        raise InputError(f"timm knows no model {name!r}: {reason(error)}") from None
+        # Older versions of timm only know names and hubs, and say nothing of it.
+        why = reason(error) if str(error) else f"timm {timm.__version__} opens no such source, a newer one may"
+        raise InputError(f"timm knows no model {name!r}: {why}") from None
 
 
 def _check_registered(name: str) -> None:

@@ -67,5 +67,5 @@ def pool(model: "HookedViT", resid: Float[Tensor, "batch tokens d"], layout: Lay
 
 def classify(model: "HookedViT", features: list[Float[Tensor, "batch d"]]) -> Float[Tensor, "batch out"]:
     heads = (model.unembed, model.unembed_dist)
-    outputs = [x if head is None else head(x) for head, x in zip(heads, features, strict=False)]
+    outputs = [x if heads[i] is None else heads[i](x) for i, x in enumerate(features)]
     return outputs[0] if len(outputs) == 1 else (outputs[0] + outputs[1]) / 2
