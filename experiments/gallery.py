@@ -30,7 +30,7 @@ from vitlens.faithfulness import evaluate_heatmaps
 from vitlens.files import check_writable
 from vitlens.model import HookedViT
 from vitlens.model.provenance import page_facts
-from vitlens.pages.evidence import remove
+from vitlens.pages.explorer.measure.evidence import remove
 from vitlens.pages.page import Section, write_page
 from vitlens.paper import run_study
 from vitlens.paper.figures import interventions as paper_interventions

@@ -251,7 +251,10 @@ INSIDE = {
     "compare_patching.py": {"patching.edges", "patching.gradients"},
     "compare_runs.py": {"model.provenance", "pages.page", "paper.figures", "plots.shared.series"},
     "compare_with_timm.py": {"model.checkpoints.timm_models"},
-    "gallery.py": {"model.provenance", "pages.evidence", "pages.page", "paper.figures", "paper.run", "plots.description"},
+    "gallery.py": {
+        "model.provenance", "pages.explorer.measure.evidence", "pages.page", "paper.figures", "paper.run",
+        "plots.description",
+    },
     "measure_parity.py": {"parity.reduced", "parity.supported"},
     "paper.py": {"cli.main"},
     "patch_context.py": {

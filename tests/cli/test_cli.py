@@ -16,7 +16,7 @@ PICTURE = demo_folder() / "pictures" / "00_T-shirt_agreeing.png"
 
 
 def test_help_is_quick_to_read():
-    shown = run_vitlens("report", "--help")
+    shown = run_vitlens("open", "--help")
     assert shown.returncode == 0
     for option in ("--model", "--checkpoint", "--class", "--against", "--head", "--out"):
         assert option in shown.stdout

@@ -9,7 +9,6 @@ from pages.explorer.conftest import unpack
 
 from vitlens import class_lens, direct_logit_attribution, explore
 from vitlens.demo import load_demo_model
-from vitlens.pages.explorer.run import write_explorer
 
 VIEW = "document.getElementById('explorer').view"
 
@@ -255,7 +254,7 @@ def test_text_from_outside_stays_text(open_page, tmp_path, demo):
     picture = tmp_path / "<script>console.error('name')<∕script>%{x}.png"
     picture.write_bytes(demo[1][0].read_bytes())
     out = tmp_path / "page.html"
-    write_explorer(model, picture, path=out, classes=0)
+    explore(model, picture, 0, progress=False).save(out)
     opened = open_page(out)
     page = started(opened)
     click_patch(page, 7, 7)

@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from vitlens.data.class_names import short_name
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.files import check_writable, write_whole
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.provenance import page_facts
+from vitlens.pages.explorer.facts import page_facts_of
 from vitlens.pages.explorer.intervene import describe_effect, intervene
-from vitlens.pages.explorer.measure import Measured
-from vitlens.pages.explorer.page import explorer_page, looks, pack_measured
-from vitlens.pages.explorer.selection import Limits, Selection
-from vitlens.pages.page import made
+from vitlens.pages.explorer.measure.picture import Measured, Settings
+from vitlens.pages.explorer.page import explorer_page, pack_measured
+from vitlens.pages.explorer.selection import first_selection
 from vitlens.patching.results import Intervention
 
 if TYPE_CHECKING:
@@ -39,22 +37,15 @@ class Explorer:
         model: HookedViT,
         images: Float[Tensor, "image channels height width"],
         measured: Sequence[Measured],
-        blocks: list[int],
+        settings: Settings,
+        head: tuple[int, int] | None,
     ) -> None:
         self.model = model
         self.images = images
         self.pictures = [pack_measured(picture) for picture in measured]
         self.effect: dict[str, Any] | None = None
-        grid = model.embed.grid(*images.shape[-2:])
-        self.facts = _page_facts(model, [picture.facts for picture in measured], grid, blocks)
-        heads = measured[0].tensors["heads"][0]
-        block, head = divmod(int(heads.argmax()), heads.shape[1])
-        n_tokens = model.cfg.n_prefix_tokens + grid[0] * grid[1]
-        limits = Limits(
-            len(measured), n_tokens, blocks, model.cfg.n_heads, [picture.facts["classes"] for picture in measured]
-        )
-        token = 0 if model.cfg.n_prefix_tokens else int(measured[0].tensors["shares"][0].sum(axis=(0, 1)).argmax())
-        self.selection = Selection(limits, token=token, block=blocks[block], head=head)
+        self.facts = page_facts_of(model, measured, model.embed.grid(*images.shape[-2:]), settings)
+        self.selection = first_selection(model, measured, settings, head)
 
     # ---- what is chosen ------------------------------------------------------------------------------------------
 
@@ -96,9 +87,15 @@ class Explorer:
 
     @property
     def selected_class(self) -> int:
-        """The index of the chosen class."""
-        first = self.selection.limits.classes[self.selection.picture][0]
-        return first if self.selection.wanted_class is None else self.selection.wanted_class
+        """The index of the chosen class.
+
+        Raises:
+            InputError: there is none, in a model without a classifier.
+        """
+        if self.selection.wanted_class is not None:
+            return self.selection.wanted_class
+        self.model.require_classifier()
+        return self.selection.limits.classes[self.selection.picture][0]
 
     @selected_class.setter
     def selected_class(self, wanted: int | str) -> None:
@@ -216,33 +213,3 @@ class Explorer:
             f"Explorer({self.model.cfg.model_name}: {len(self.pictures)} pictures × {len(self.facts['blocks'])} blocks × "
             f"{self.model.cfg.n_heads} heads, {size:.1f} MiB; .save(path) writes the page)"
         )
-
-
-def _page_facts(
-    model: HookedViT, pictures: list[dict[str, Any]], grid: tuple[int, int], blocks: list[int]
-) -> dict[str, Any]:
-    """What scripts need to know besides the measurements."""
-    cfg = model.cfg
-    why = model.capabilities().set_index("analysis")["why"]
-    names: dict[int, str] = {}
-    for picture in pictures:
-        names |= picture["class_names"]
-    return {
-        "title": f"{cfg.model_name}, looked into",
-        "model": cfg.model_name,
-        "provenance": page_facts(model),
-        "warning": model.provenance.warning,
-        "made": made(),
-        "grid": list(grid),
-        "prefix": list(cfg.prefix_tokens),
-        "blocks": blocks,
-        "n_layers": cfg.n_layers,
-        "n_heads": cfg.n_heads,
-        "n_classes": cfg.n_classes,
-        "pooling": cfg.pool,
-        "pictures": [{key: value for key, value in picture.items() if key != "class_names"} for picture in pictures],
-        "class_names": {str(index): [short_name(name), name] for index, name in names.items()},
-        "lens_reads": why["class_lens"],
-        "heads_are": why["direct_logit_attribution by head"],
-        "looks": looks(),
-    }

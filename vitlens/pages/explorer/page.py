@@ -14,11 +14,16 @@ import safetensors.numpy
 from plotly.colors import sample_colorscale, unlabel_rgb
 from plotly.offline import get_plotlyjs
 
-from vitlens.pages.explorer.measure import Measured
+from vitlens.pages.explorer.measure.picture import Measured
 from vitlens.plots.shared.style import COLOURS, DARK, LIGHT, NEUTRAL, OUTLINE, SEQUENTIAL, TEMPLATES
 
 FOLDER = Path(__file__).parent
 PAGE_SHADES = 256
+#: The scripts in the order in which they make one module.
+SCRIPTS = (
+    "element", "colours", "measured", "state", "glossary", "stage", "layers", "strip", "board", "lines", "scatter", "bars",
+    "cards", "sentences", "search", "compare", "keyboard", "export", "view", "host",
+)  # fmt: skip
 
 
 def explorer_page(facts: dict[str, Any], pictures: list[bytes]) -> str:
@@ -52,9 +57,10 @@ def packed_plotly() -> bytes:
 @cache
 def script() -> str:
     """One ECMAScript module, the same for the page and the notebook."""
-    return "\n".join(
-        (FOLDER / f"{name}.js").read_text() for name in ("measured", "maps", "charts", "choices", "explorer", "host")
-    )
+    folder = FOLDER / "web"
+    names = SCRIPTS if folder.is_dir() else ("measured", "maps", "charts", "choices", "explorer", "host")
+    folder = folder if folder.is_dir() else FOLDER
+    return "\n".join((folder / f"{name}.js").read_text() for name in names if (folder / f"{name}.js").is_file())
 
 
 @cache

@@ -1,0 +1,82 @@
+"""What the page's scripts need to know besides the measurements: model, pictures, names of classes, sentences."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vitlens.data.class_names import short_name
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.provenance import page_facts
+from vitlens.pages.explorer.measure.picture import Measured, Settings
+from vitlens.pages.explorer.page import looks
+from vitlens.pages.page import made
+
+#: More names of classes than these would be most of the page.
+MOST_NAMES = 2000
+#: How many of the top classes the page's heading names.
+N_ANSWERS = 3
+
+
+def page_facts_of(
+    model: HookedViT, measured: Sequence[Measured], grid: tuple[int, int], settings: Settings
+) -> dict[str, Any]:
+    """As JSON can keep it."""
+    cfg = model.cfg
+    why = model.capabilities().set_index("analysis")["why"]
+    pictures = [picture.facts | {"answer": answer_of(picture)} for picture in measured]
+    return {
+        "title": page_title(model, pictures[0]),
+        "model": cfg.model_name,
+        "provenance": page_facts(model),
+        "warning": model.provenance.warning,
+        "made": made(),
+        "grid": list(grid),
+        "prefix": list(cfg.prefix_tokens),
+        "blocks": settings.blocks,
+        "n_layers": cfg.n_layers,
+        "n_heads": cfg.n_heads,
+        "n_classes": cfg.n_classes,
+        "all_classes": settings.holds_all_classes(model),
+        "pooling": cfg.pool,
+        "pictures": pictures,
+        "class_names": class_names_of(model, measured),
+        "layers_default": "heatmap" if pictures[0]["heatmaps"] else "from",
+        "lens_reads": why["class_lens"],
+        "heads_are": why["direct_logit_attribution by head"],
+        "looks": looks(),
+    }
+
+
+def answer_of(picture: Measured) -> list[list[float]]:
+    """The top classes and their probabilities, [[index, probability]]; of a single output, nothing."""
+    logits = picture.tensors.get("answer_logits")
+    if logits is None or len(logits) < 2:
+        return []
+    powers = np.exp(logits.astype(np.float64) - logits.max())
+    order = np.argsort(-logits, kind="stable")[:N_ANSWERS]
+    return [[int(index), float(powers[index] / powers.sum())] for index in order]
+
+
+def page_title(model: HookedViT, picture: dict[str, Any]) -> str:
+    """The answer to a picture, where there is one."""
+    if not picture["answer"]:
+        return f"{picture['name']} through {model.cfg.model_name}"
+    index, probability = picture["answer"][0]
+    return f"{short_name(model.class_label(int(index)))} {100 * probability:.0f} %"
+
+
+def class_names_of(model: HookedViT, measured: Sequence[Measured]) -> dict[str, list[str]]:
+    """Short and whole name, by index: of all classes, or of those that the page speaks of where they are very many."""
+    if model.unembed is None:
+        return {}
+    named = set(range(model.cfg.n_classes))
+    if len(named) > MOST_NAMES:
+        named = {index for picture in measured for index in picture.facts["classes"]}
+        named |= {int(index) for picture in measured for index in np.unique(picture.tensors.get("top_classes", []))}
+        named |= {
+            int(index) for picture in measured for index in np.unique(picture.tensors["effect_top"]) if index >= 0
+        }
+        named |= {int(index) for picture in measured for index, _ in answer_of(picture)}
+    names = {index: model.class_label(index) for index in sorted(named)}
+    return {str(index): [short_name(name), name] for index, name in names.items()}
