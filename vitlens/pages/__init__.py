@@ -1,7 +1,7 @@
 """HTML pages that need no network: one about pictures, one that describes a model.
 
-`explore` measures pictures, and shows them in a notebook or writes the interactive page; `write_description_page` writes the
-other.
+`explore` measures pictures, and shows them in a notebook or writes the interactive page; `write_description_page`
+writes the other.
 """
 
 from vitlens.lazy import attach
