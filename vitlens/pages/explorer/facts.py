@@ -9,7 +9,6 @@ from vitlens.data.class_names import short_name
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import page_facts
 from vitlens.pages.explorer.measure.picture import Measured, Settings
-from vitlens.pages.explorer.page import looks
 from vitlens.pages.page import made
 
 #: More names of classes than these would be most of the page.
@@ -44,18 +43,17 @@ def page_facts_of(
         "layers_default": "heatmap" if pictures[0]["heatmaps"] else "from",
         "lens_reads": why["class_lens"],
         "heads_are": why["direct_logit_attribution by head"],
-        "looks": looks(),
     }
 
 
-def answer_of(picture: Measured) -> list[list[float]]:
-    """The top classes and their probabilities, [[index, probability]]; of a single output, nothing."""
+def answer_of(picture: Measured) -> list[tuple[int, float]]:
+    """The top classes and their probabilities, best first; of a single output, nothing."""
     logits = picture.tensors.get("answer_logits")
     if logits is None or len(logits) < 2:
         return []
     powers = np.exp(logits.astype(np.float64) - logits.max())
     order = np.argsort(-logits, kind="stable")[:N_ANSWERS]
-    return [[int(index), float(powers[index] / powers.sum())] for index in order]
+    return [(int(index), float(powers[index] / powers.sum())) for index in order]
 
 
 def page_title(model: HookedViT, picture: dict[str, Any]) -> str:
