@@ -10,6 +10,7 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import page_facts
 from vitlens.pages.explorer.measure.picture import Measured, Settings
 from vitlens.pages.explorer.page import looks
+from vitlens.pages.explorer.sentences.compose import sentences_of
 from vitlens.pages.page import made
 
 #: More names of classes than these would be most of the page.
@@ -24,7 +25,10 @@ def page_facts_of(
     """As JSON can keep it."""
     cfg = model.cfg
     why = model.capabilities().set_index("analysis")["why"]
-    pictures = [picture.facts | {"answer": answer_of(picture)} for picture in measured]
+    pictures = [
+        picture.facts | {"answer": answer_of(picture), "sentences": sentences_of(model, picture, settings.blocks, grid)}
+        for picture in measured
+    ]
     return {
         "title": page_title(model, pictures[0]),
         "model": cfg.model_name,
@@ -48,14 +52,14 @@ def page_facts_of(
     }
 
 
-def answer_of(picture: Measured) -> list[list[float]]:
-    """The top classes and their probabilities, [[index, probability]]; of a single output, nothing."""
+def answer_of(picture: Measured) -> list[tuple[int, float]]:
+    """The top classes and their probabilities, best first; of a single output, nothing."""
     logits = picture.tensors.get("answer_logits")
     if logits is None or len(logits) < 2:
         return []
     powers = np.exp(logits.astype(np.float64) - logits.max())
     order = np.argsort(-logits, kind="stable")[:N_ANSWERS]
-    return [[int(index), float(powers[index] / powers.sum())] for index in order]
+    return [(int(index), float(powers[index] / powers.sum())) for index in order]
 
 
 def page_title(model: HookedViT, picture: dict[str, Any]) -> str:
