@@ -154,7 +154,9 @@ def test_the_widgets_script_follows_python_and_tells_it(explorer, browser, tmp_p
     assert page.evaluate("sent") == [{"ask": "ablate", "replacement": "zero"}]
     explorer.patch(blocks=[0, 5])
     page.evaluate("(effect) => model.set('effect', effect)", explorer.widget.effect)
-    drawn = page.evaluate("document.querySelector('.vitlens').view.panels.effectBars.shown.rows.map(row => row.values[0])")
+    drawn = page.evaluate(
+        "document.querySelector('.vitlens').view.panels.effectBars.shown.rows.map(row => row.values[0])"
+    )
     assert drawn == pytest.approx(explorer.effect["shift"])
     assert complaints == []
     page.close()

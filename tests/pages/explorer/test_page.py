@@ -125,7 +125,9 @@ def test_a_click_on_a_patch_shows_pythons_numbers(page, demo, explorer):
         np.testing.assert_allclose(curve, reading.at(quantity)[:, 0, 0, 0] + first, rtol=1e-4, atol=1e-5)
         patch = shown(page, "panels.lens.shown.curves.at(-1).values")
         np.testing.assert_allclose(patch, of_tokens[:, token], rtol=1e-4, atol=1e-5)
-    tops = page.locator("[data-card=patch] li[data-class]").evaluate_all("all => all.map(li => Number(li.dataset.class))")
+    tops = page.locator("[data-card=patch] li[data-class]").evaluate_all(
+        "all => all.map(li => Number(li.dataset.class))"
+    )
     assert tops == lens.top_classes[0, block, 0, token].tolist()[: len(tops)]
     listed = page.locator("[data-list=from] button").evaluate_all("all => all.map(one => Number(one.dataset.token))")
     assert listed == pattern[token].topk(5).indices.tolist()
@@ -179,7 +181,10 @@ def test_the_difference_of_two_classes_and_all_heads(page, demo, explorer):
 def test_hovering_tells_the_number_and_moves_nothing(page, demo):
     model, paths = demo
     choose(page, layer="from", block=2, head=1)
-    boxes = "[...document.querySelectorAll('#explorer *:not(.tip, .tip *)')].map(one => one.getBoundingClientRect().toJSON())"
+    boxes = (
+        "[...document.querySelectorAll('#explorer *:not(.tip, .tip *)')]"
+        ".map(one => one.getBoundingClientRect().toJSON())"
+    )
     before, chosen = page.evaluate(boxes), state(page)
     frame = page.locator("[data-panel=picture] .frame").first
     frame.hover(position=place(page, 6, 2))
@@ -292,7 +297,9 @@ def test_undo_search_and_the_address(page, browser, opened):
     other.wait_for_selector("#explorer[data-ready]", state="attached")
     assert state(other) == before
     # An address from elsewhere may say anything.
-    other.evaluate("location.hash = 'tokens=9999&block=<b>&head=7&picture=x&quantity=constructor&class=999&layer=__proto__'")
+    other.evaluate(
+        "location.hash = 'tokens=9999&block=<b>&head=7&picture=x&quantity=constructor&class=999&layer=__proto__'"
+    )
     other.wait_for_timeout(100)
     assert state(other) == before
     other.evaluate("location.hash = 'tokens=5&head=all'")

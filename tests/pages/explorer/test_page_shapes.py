@@ -17,8 +17,8 @@ OVERLAPS = """() => {
     [...one.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim()) &&
     one.checkVisibility({checkVisibilityCSS: true}) && !one.closest("select, title, .unseen, .tip, .entries, pre"));
   for (const panel of document.querySelectorAll("[data-panel], .top, .chosen, .sentences")) {
-    const texts = leaves(panel).flatMap((one) => [...one.childNodes].filter((node) => node.nodeType === 3 && node.textContent.trim())
-      .flatMap((node) => {
+    const texts = leaves(panel).flatMap((one) => [...one.childNodes]
+      .filter((node) => node.nodeType === 3 && node.textContent.trim()).flatMap((node) => {
         const range = document.createRange();
         range.selectNodeContents(node);
         return [...range.getClientRects()].map((box) => ({box, one, text: node.textContent.trim()}));
@@ -112,7 +112,15 @@ def test_twenty_pictures(open_page, tmp_path, demo):
 
 @pytest.mark.parametrize(
     "name",
-    ["registers", "distilled", "average_without_class_token", "wide_picture", "differential", "attention_pool", "no_classifier"],
+    [
+        "registers",
+        "distilled",
+        "average_without_class_token",
+        "wide_picture",
+        "differential",
+        "attention_pool",
+        "no_classifier",
+    ],
 )
 def test_other_architectures(open_page, tmp_path, variant, name):
     model, images = variant(name, 2)

@@ -9,6 +9,7 @@ from vitlens.data.class_names import short_name
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import page_facts
 from vitlens.pages.explorer.measure.picture import Measured, Settings
+from vitlens.pages.explorer.sentences.compose import sentences_of
 from vitlens.pages.page import made
 
 #: More names of classes than these would be most of the page.
@@ -23,7 +24,10 @@ def page_facts_of(
     """As JSON can keep it."""
     cfg = model.cfg
     why = model.capabilities().set_index("analysis")["why"]
-    pictures = [picture.facts | {"answer": answer_of(picture)} for picture in measured]
+    pictures = [
+        picture.facts | {"answer": answer_of(picture), "sentences": sentences_of(model, picture, settings.blocks, grid)}
+        for picture in measured
+    ]
     return {
         "title": page_title(model, pictures[0]),
         "model": cfg.model_name,

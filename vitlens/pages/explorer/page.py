@@ -19,7 +19,7 @@ SCRIPTS = (
     "series", "cards", "notes", "sentences", "search", "compare", "keyboard", "export", "picture", "panels", "head", "view",
     "host",
 )  # fmt: skip
-STYLES = ("style", "drawings")
+STYLES = ("style", "frame", "picture", "drawings", "cards", "widths")
 
 
 def explorer_page(facts: dict[str, Any], pictures: list[bytes]) -> str:

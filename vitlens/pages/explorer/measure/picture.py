@@ -104,7 +104,6 @@ class _Measuring:
             "heatmaps": [],
             "effects": None,
             "warnings": [],
-            "sentences": {},
             "missing": self.missing,
         }
 

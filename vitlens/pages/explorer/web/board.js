@@ -55,21 +55,42 @@ class Board {
     const y = (row) => top + row * ch + (row === this.nHeads ? 6 : 0);
     const height = y(this.nHeads) + ch + 2;
     this.readable = cw >= 33 && ch >= 17;
-    this.drawing = drawn("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "grid", "aria-label": "heads and MLPs of all blocks" });
+    this.drawing = drawn("svg", {
+      width,
+      height,
+      viewBox: `0 0 ${width} ${height}`,
+      role: "grid",
+      "aria-label": "heads and MLPs of all blocks",
+    });
     const every = Math.ceil(26 / cw);
     this.labels.forEach((label, i) => {
-      if (i % every === 0) this.drawing.append(drawn("text", { x: left + (i + 0.5) * cw, y: 12, class: "tick", "text-anchor": "middle" }, label));
+      if (i % every === 0)
+        this.drawing.append(
+          drawn("text", { x: left + (i + 0.5) * cw, y: 12, class: "tick", "text-anchor": "middle" }, label),
+        );
     });
     const rows = Math.ceil(13 / ch);
     this.cells = this.parts.flatMap((part, row) => {
       const line = drawn("g", { role: "row" });
       if (row % rows === 0 || part === "mlp")
-        line.append(drawn("text", { x: left - 6, y: y(row) + ch / 2 + 4, class: "tick", "text-anchor": "end" }, part === "mlp" ? "MLP" : `H${part}`));
+        line.append(
+          drawn(
+            "text",
+            { x: left - 6, y: y(row) + ch / 2 + 4, class: "tick", "text-anchor": "end" },
+            part === "mlp" ? "MLP" : `H${part}`,
+          ),
+        );
       const cells = this.labels.map((label, i) => {
         const [x, w, h] = [left + i * cw, cw - 1.5, ch - 1.5];
         const rect = drawn("rect", { x, y: y(row), width: w, height: h, rx: 2, class: "cell" });
         const text = drawn("text", { x: x + w / 2, y: y(row) + h / 2 + 4, "text-anchor": "middle", class: "value" });
-        const group = drawn("g", { role: "gridcell", "data-block": i, "data-part": part, tabindex: -1 }, drawn("rect", { x, y: y(row), width: w, height: h, rx: 2, class: "ground" }), rect, text);
+        const group = drawn(
+          "g",
+          { role: "gridcell", "data-block": i, "data-part": part, tabindex: -1 },
+          drawn("rect", { x, y: y(row), width: w, height: h, rx: 2, class: "ground" }),
+          rect,
+          text,
+        );
         return { group, rect, text };
       });
       line.append(...cells.map(({ group }) => group));
@@ -102,7 +123,10 @@ class Board {
         group.setAttribute("class", chosen ? "chosen" : i === block && part === null && each !== "mlp" ? "column" : "");
         group.setAttribute("aria-selected", chosen);
         group.setAttribute("tabindex", row === this.focus[0] && i === this.focus[1] ? 0 : -1);
-        group.setAttribute("aria-label", `${each === "mlp" ? `MLP of block ${label.slice(1)}` : `${label}H${each}`}: ${scale.show(value)}`);
+        group.setAttribute(
+          "aria-label",
+          `${each === "mlp" ? `MLP of block ${label.slice(1)}` : `${label}H${each}`}: ${scale.show(value)}`,
+        );
       }),
     );
     // What is outlined is drawn last, so that no neighbour covers its edge.
@@ -111,7 +135,9 @@ class Board {
     if (part === null) return;
     const box = group.querySelector(".cell");
     const at = Object.fromEntries(["x", "y", "width", "height"].map((name) => [name, Number(box.getAttribute(name))]));
-    this.drawing.append(drawn("rect", { class: "ring", x: at.x - 1, y: at.y - 1, width: at.width + 2, height: at.height + 2, rx: 3 }));
+    this.drawing.append(
+      drawn("rect", { class: "ring", x: at.x - 1, y: at.y - 1, width: at.width + 2, height: at.height + 2, rx: 3 }),
+    );
   }
 }
 

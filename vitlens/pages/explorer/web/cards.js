@@ -2,7 +2,8 @@
 
 /** A crop of the picture around a patch, in which the patch is framed. */
 function crop(grid, token, around = 1) {
-  if (token < grid.nPrefix) return element("span", { class: "crop prefix", "aria-hidden": "true" }, grid.name(token).slice(0, 3));
+  if (token < grid.nPrefix)
+    return element("span", { class: "crop prefix", "aria-hidden": "true" }, grid.name(token).slice(0, 3));
   const [row, column] = grid.place(token);
   const [rows, columns] = [Math.min(grid.rows, 2 * around + 1), Math.min(grid.columns, 2 * around + 1)];
   const [top, left] = [clamp(row - around, 0, grid.rows - rows), clamp(column - around, 0, grid.columns - columns)];
@@ -28,7 +29,10 @@ class PatchCard {
     const head = oneHead(state);
     const others = (values, leaveOut) => {
       const out = new Set(leaveOut);
-      return ranked(values, (value) => value).filter((token) => !out.has(token)).slice(0, 5).map((token) => [token, values[token]]);
+      return ranked(values, (value) => value)
+        .filter((token) => !out.has(token))
+        .slice(0, 5)
+        .map((token) => [token, values[token]]);
     };
     const from = measured.attention("from", state.block, head, subject);
     const to = measured.attention("to", state.block, head, subject);
@@ -37,16 +41,30 @@ class PatchCard {
       [`Is looked at by (${names.head})`, others(to, []), percent, "to"],
     ];
     if (measured.tensors.cosines)
-      lists.push([`Streams like it after block ${names.block} (cosine)`, others(measured.cosines(state.block, subject), subject), number, "similar"]);
+      lists.push([
+        `Streams like it after block ${names.block} (cosine)`,
+        others(measured.cosines(state.block, subject), subject),
+        number,
+        "similar",
+      ]);
     this.rows = lists;
     const lost = measured.lost(at.choice)?.patches;
     const patches = subject.filter((token) => token >= grid.nPrefix);
     const all = measured.writesOfAll(at.choice);
     const facts = [];
-    if (all) facts.push(["written from here, all heads", signed(patches.concat(subject.filter((token) => token < grid.nPrefix)).reduce((sum, token) => sum + all[token], 0))]);
+    if (all)
+      facts.push([
+        "written from here, all heads",
+        signed(
+          patches.concat(subject.filter((token) => token < grid.nPrefix)).reduce((sum, token) => sum + all[token], 0),
+        ),
+      ]);
     if (lost && patches.length) {
       const sum = patches.reduce((total, token) => total + lost[token - grid.nPrefix], 0);
-      facts.push(["lost without", (patches.length > 1 ? "≈ " : "") + signed(sum) + (patches.length > 1 ? " (sum of single removals)" : "")]);
+      facts.push([
+        "lost without",
+        (patches.length > 1 ? "≈ " : "") + signed(sum) + (patches.length > 1 ? " (sum of single removals)" : ""),
+      ]);
     }
     const hatched = patches.filter((token) => measured.outliers[token - grid.nPrefix]).length;
     if (hatched) facts.push(["artefact tokens", `${hatched} of ${patches.length}`]);
@@ -54,7 +72,11 @@ class PatchCard {
       element("h3", {}, names.Subject),
       this.crops(subject),
       this.reading(at),
-      element("dl", { class: "facts" }, ...facts.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value)))),
+      element(
+        "dl",
+        { class: "facts" },
+        ...facts.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))),
+      ),
       ...lists.map(([title, found, show, kind]) => this.list(title, found, show, kind)),
     );
   }
@@ -62,7 +84,12 @@ class PatchCard {
   crops(subject) {
     const shown = subject.length > 12 ? subject.slice(0, 11) : subject;
     const more = subject.length - shown.length;
-    return element("div", { class: "crops large" }, ...shown.map((token) => crop(this.grid, token)), more ? element("span", {}, `+ ${more}`) : null);
+    return element(
+      "div",
+      { class: "crops large" },
+      ...shown.map((token) => crop(this.grid, token)),
+      more ? element("span", {}, `+ ${more}`) : null,
+    );
   }
 
   /** What it would answer; of several tokens nothing that one could add up, so only how often each class comes first. */
@@ -71,7 +98,12 @@ class PatchCard {
     if (!tops[0]?.length) return "";
     const entries =
       subject.length === 1
-        ? tops[0].slice(0, 4).map(({ index, probability, logit }) => [index, Number.isNaN(probability) ? `logit ${number(logit)}` : percent(probability)])
+        ? tops[0]
+            .slice(0, 4)
+            .map(({ index, probability, logit }) => [
+              index,
+              Number.isNaN(probability) ? `logit ${number(logit)}` : percent(probability),
+            ])
         : tally(tops.map(([first]) => first.index))
             .slice(0, 4)
             .map(([index, n]) => [index, `${n} of ${subject.length}`]);
@@ -83,7 +115,12 @@ class PatchCard {
         "ul",
         {},
         ...entries.map(([index, text]) =>
-          element("li", { "data-class": index }, button(cut(names.short(index), 30), () => this.events.pickClass(index), { class: "plain" }), element("output", {}, text)),
+          element(
+            "li",
+            { "data-class": index },
+            button(cut(names.short(index), 30), () => this.events.pickClass(index), { class: "plain" }),
+            element("output", {}, text),
+          ),
         ),
       ),
     );
@@ -110,7 +147,12 @@ class PatchCard {
         ),
       ),
     );
-    return element("div", { class: "list", "data-list": kind }, element("h4", {}, title), element("ol", { class: "crops" }, ...entries));
+    return element(
+      "div",
+      { class: "list", "data-list": kind },
+      element("h4", {}, title),
+      element("ol", { class: "crops" }, ...entries),
+    );
   }
 
   table() {
@@ -153,7 +195,13 @@ class PartCard {
     const canvas = element("canvas", { width: this.grid.columns, height: this.grid.rows });
     const frame = element("span", { class: "small", "data-map": "true" }, image, canvas);
     const label = element("span", {});
-    return { image, canvas, frame, label, root: element("button", { type: "button", onclick: () => this.events.showLayer(layer) }, frame, label) };
+    return {
+      image,
+      canvas,
+      frame,
+      label,
+      root: element("button", { type: "button", onclick: () => this.events.showLayer(layer) }, frame, label),
+    };
   }
 
   setPicture({ uri, width, height }) {
@@ -167,7 +215,8 @@ class PartCard {
     const { measured, state, choice, names, readers, facts } = at;
     const { block, head } = state;
     const isHead = head !== "mlp" && head !== null;
-    this.heading.textContent = head === "mlp" ? `MLP of block ${names.block}` : isHead ? names.head : `All heads of block ${names.block}`;
+    this.heading.textContent =
+      head === "mlp" ? `MLP of block ${names.block}` : isHead ? names.head : `All heads of block ${names.block}`;
     for (const [name, label] of [
       ["writes", "what it writes, by patch"],
       ["from", `where ${names.readers} looks`],
@@ -181,12 +230,19 @@ class PartCard {
       text.textContent = label;
       frame.dataset.signed = Boolean(values) && layer.scale(own).both;
       root.setAttribute("aria-label", `${label}: lay it over the picture`);
-      if (values) paint(canvas, values.subarray(this.grid.nPrefix), layer.scale(own).stretched(largest(values.subarray(this.grid.nPrefix)), ""));
+      if (values)
+        paint(
+          canvas,
+          values.subarray(this.grid.nPrefix),
+          layer.scale(own).stretched(largest(values.subarray(this.grid.nPrefix)), ""),
+        );
       canvas.hidden = !values;
     }
     const known = this.known(at, isHead, block, head);
     this.facts = known;
-    this.list.replaceChildren(...known.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))));
+    this.list.replaceChildren(
+      ...known.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))),
+    );
     this.drawClasses(at, isHead, block, head);
     this.note.textContent = isHead ? this.sink(at, block, head) : "";
     this.note.hidden = !this.note.textContent;
@@ -200,16 +256,31 @@ class PartCard {
     const cell = block * facts.n_heads + head;
     if (isHead && heads) {
       const order = ranked(heads);
-      known.push([`writes for ${names.choice}`, signed(heads[cell])], ["by size", `${1 + order.indexOf(cell)}. of ${heads.length} heads`]);
+      known.push(
+        [`writes for ${names.choice}`, signed(heads[cell])],
+        ["by size", `${1 + order.indexOf(cell)}. of ${heads.length} heads`],
+      );
     } else if (head === "mlp" && mlps) known.push([`writes for ${names.choice}`, signed(mlps[block])]);
-    else if (heads) known.push([`write for ${names.choice}`, signed(heads.subarray(block * facts.n_heads, (block + 1) * facts.n_heads).reduce((sum, value) => sum + value, 0))]);
+    else if (heads)
+      known.push([
+        `write for ${names.choice}`,
+        signed(
+          heads.subarray(block * facts.n_heads, (block + 1) * facts.n_heads).reduce((sum, value) => sum + value, 0),
+        ),
+      ]);
     if (lost && head !== null) {
       const kind = isHead ? "heads" : "mlps";
       const estimated = measured.picture.effects?.[kind] === "estimated";
       known.push(["lost without it", `${estimated ? "≈ " : ""}${signed(lost[kind][isHead ? cell : block])}`]);
       const row = measured.nPatches + (isHead ? cell : measured.nBlocks * facts.n_heads + block);
       const without = measured.without(row, choice.class);
-      if (without) known.push(["the answer is then", without.first === choice.class ? `the same, ${percent(without.probability)}` : `${cut(names.short(without.first), 26)}; ${names.ofClass} has ${percent(without.probability)}`]);
+      if (without)
+        known.push([
+          "the answer is then",
+          without.first === choice.class
+            ? `the same, ${percent(without.probability)}`
+            : `${cut(names.short(without.first), 26)}; ${names.ofClass} has ${percent(without.probability)}`,
+        ]);
     }
     return known;
   }
@@ -227,7 +298,18 @@ class PartCard {
         "div",
         {},
         element("h4", {}, title),
-        element("ul", {}, ...pairs.map(([index, value]) => element("li", {}, button(cut(names.short(index), 24), () => this.events.pickClass(index), { class: "plain" }), element("output", {}, signed(value))))),
+        element(
+          "ul",
+          {},
+          ...pairs.map(([index, value]) =>
+            element(
+              "li",
+              {},
+              button(cut(names.short(index), 24), () => this.events.pickClass(index), { class: "plain" }),
+              element("output", {}, signed(value)),
+            ),
+          ),
+        ),
       );
     this.classes.replaceChildren(list("raises most", found.raised), list("lowers most", found.lowered));
   }
@@ -239,8 +321,10 @@ class PartCard {
     measured.outliers.forEach((is, patch) => (hatched += is ? values[grid.nPrefix + patch] : 0));
     const prefix = values.subarray(0, grid.nPrefix).reduce((sum, value) => sum + value, 0);
     const told = [];
-    if (hatched >= 0.2) told.push(`${percent(hatched)} of what ${names.readers} looks at are artefact tokens (hatched).`);
-    if (prefix >= 0.5) told.push(`${percent(prefix)} of what ${names.readers} looks at are prefix tokens, not the picture.`);
+    if (hatched >= 0.2)
+      told.push(`${percent(hatched)} of what ${names.readers} looks at are artefact tokens (hatched).`);
+    if (prefix >= 0.5)
+      told.push(`${percent(prefix)} of what ${names.readers} looks at are prefix tokens, not the picture.`);
     return told.join(" ");
   }
 

@@ -18,8 +18,20 @@ class Compare {
     this.difference.heading.textContent = "the first less the second";
     const both = shownOne.values && shownTwo.values;
     const values = both ? shownOne.values.map((value, token) => value - shownTwo.values[token]) : null;
-    const scale = new Scale({ end: shownOne.scale.end, signed: true, root: shownOne.scale.root, show: layer.name === "from" || layer.name === "to" ? percentSigned : signed, note: "" });
-    this.difference.draw({ ...shownOne, values, scale, outliers: [], absent: "no difference: one of the two has no such map" });
+    const scale = new Scale({
+      end: shownOne.scale.end,
+      signed: true,
+      root: shownOne.scale.root,
+      show: layer.name === "from" || layer.name === "to" ? percentSigned : signed,
+      note: "",
+    });
+    this.difference.draw({
+      ...shownOne,
+      values,
+      scale,
+      outliers: [],
+      absent: "no difference: one of the two has no such map",
+    });
     this.drawTable(one, two);
   }
 
@@ -27,12 +39,21 @@ class Compare {
     const rows = [one, two].map((at) => found(at));
     const names = [one, two].map(({ measured }) => cut(measured.picture.name, 40));
     this.table.replaceChildren(
-      element("thead", {}, element("tr", {}, element("td", {}), ...names.map((name) => element("th", { scope: "col" }, name)))),
+      element(
+        "thead",
+        {},
+        element("tr", {}, element("td", {}), ...names.map((name) => element("th", { scope: "col" }, name))),
+      ),
       element(
         "tbody",
         {},
         ...Object.keys(rows[0]).map((what) =>
-          element("tr", {}, element("th", { scope: "row" }, what), ...rows.map((row) => element("td", {}, row[what] ?? "–"))),
+          element(
+            "tr",
+            {},
+            element("th", { scope: "row" }, what),
+            ...rows.map((row) => element("td", {}, row[what] ?? "–")),
+          ),
         ),
       ),
     );
@@ -46,16 +67,29 @@ function found(at) {
   const { measured, choice, names, facts } = at;
   const answer = measured.answer();
   const leading = measured.leading(3).map((index) => `${cut(names.short(index), 24)} ${percent(answer[index])}`);
-  const rows = { "What does it answer?": leading.join(", "), [`${names.choice}: probability`]: percent(answer[choice.class]), [`${names.choice}: logit`]: signed(measured.answerLogit(choice)) };
+  const rows = {
+    "What does it answer?": leading.join(", "),
+    [`${names.choice}: probability`]: percent(answer[choice.class]),
+    [`${names.choice}: logit`]: signed(measured.answerLogit(choice)),
+  };
   const ranks = measured.reading("rank", choice.class);
   if (ranks) {
     let first = ranks.length;
     while (first > 0 && ranks[first - 1] === 1) first -= 1;
-    rows["When is it decided?"] = first < ranks.length ? `first from block ${facts.blocks[first]} on` : "it is not first at the end";
+    rows["When is it decided?"] =
+      first < ranks.length ? `first from block ${facts.blocks[first]} on` : "it is not first at the end";
   }
   const heads = measured.heads(choice);
-  if (heads) rows["Who writes it?"] = ranked(heads).slice(0, 3).map((cell) => `${names.cell(cell)} ${signed(heads[cell])}`).join(", ");
+  if (heads)
+    rows["Who writes it?"] = ranked(heads)
+      .slice(0, 3)
+      .map((cell) => `${names.cell(cell)} ${signed(heads[cell])}`)
+      .join(", ");
   const lost = measured.lost(choice);
-  if (lost) rows["What if it is removed?"] = ranked(lost.heads).slice(0, 3).map((cell) => `${names.cell(cell)} ${signed(lost.heads[cell])}`).join(", ");
+  if (lost)
+    rows["What if it is removed?"] = ranked(lost.heads)
+      .slice(0, 3)
+      .map((cell) => `${names.cell(cell)} ${signed(lost.heads[cell])}`)
+      .join(", ");
   return rows;
 }

@@ -36,7 +36,9 @@ function number(value) {
   const size = Math.abs(value);
   if (size < 0.0005) return "0";
   if (size >= 1e6) return trueMinus(value.toExponential(2));
-  return trueMinus(String(size >= 100 ? Math.round(value) : size >= 0.1 ? Number(value.toPrecision(3)) : value.toFixed(3)));
+  return trueMinus(
+    String(size >= 100 ? Math.round(value) : size >= 0.1 ? Number(value.toPrecision(3)) : value.toFixed(3)),
+  );
 }
 
 /** The sign is told by + and −, not by colour alone. */
@@ -54,7 +56,8 @@ function percent(share) {
   return `${trueMinus(String(Number(value.toFixed(1))))}\u00a0%`;
 }
 
-const wholePercent = (share) => (share >= 0.095 && share <= 0.995 ? `${Math.round(100 * share)}\u00a0%` : percent(share));
+const wholePercent = (share) =>
+  share >= 0.095 && share <= 0.995 ? `${Math.round(100 * share)}\u00a0%` : percent(share);
 
 // ---- Words ----------------------------------------------------------------------------------------------------------
 
@@ -63,7 +66,9 @@ const count = (n, one, many = `${one}s`) => `${n} ${n === 1 ? one : many}`;
 
 /** An index list of what is largest first, by a weight. */
 function ranked(values, weight = Math.abs) {
-  return [...values.keys()].filter((i) => Number.isFinite(values[i])).sort((a, b) => weight(values[b]) - weight(values[a]));
+  return [...values.keys()]
+    .filter((i) => Number.isFinite(values[i]))
+    .sort((a, b) => weight(values[b]) - weight(values[a]));
 }
 
 const clamp = (value, low, high) => Math.max(low, Math.min(high, value));

@@ -8,7 +8,12 @@ function panel(name, question, { term = null, source = null, extra = [], id = nu
   const root = element(
     "section",
     { class: `panel ${name}`, "data-panel": name, id, "aria-label": question, tabindex: -1 },
-    element("header", {}, element("h2", {}, question, term ? " " : null, term), element("div", { class: "extra" }, ...extra, source ? menu(name, source) : null)),
+    element(
+      "header",
+      {},
+      element("h2", {}, question, term ? " " : null, term),
+      element("div", { class: "extra" }, ...extra, source ? menu(name, source) : null),
+    ),
     ...content,
   );
   return root;
@@ -16,7 +21,11 @@ function panel(name, question, { term = null, source = null, extra = [], id = nu
 
 function menu(name, source) {
   const told = element("small", { role: "status" });
-  const details = element("details", { class: "menu" }, element("summary", { "aria-label": `take from “${name}”`, title: "copy or save" }, "⋯"));
+  const details = element(
+    "details",
+    { class: "menu" },
+    element("summary", { "aria-label": `take from “${name}”`, title: "copy or save" }, "⋯"),
+  );
   const entry = (label, act) =>
     button(label, async () => {
       try {
@@ -35,11 +44,19 @@ function menu(name, source) {
         return "copied";
       }),
       entry("save PNG", async () => save(await toPng(finished(source)), file("png"))),
-      entry("save SVG", () => save(new Blob([new XMLSerializer().serializeToString(finished(source))], { type: "image/svg+xml" }), file("svg"))),
+      entry("save SVG", () =>
+        save(
+          new Blob([new XMLSerializer().serializeToString(finished(source))], { type: "image/svg+xml" }),
+          file("svg"),
+        ),
+      ),
     );
   entries.push(entry("save numbers (CSV)", () => save(new Blob([toCsv(source)], { type: "text/csv" }), file("csv"))));
   details.append(element("div", { class: "entries" }, ...entries, told));
-  details.addEventListener("focusout", ({ relatedTarget }) => details.contains(relatedTarget) || relatedTarget === null || (details.open = false));
+  details.addEventListener(
+    "focusout",
+    ({ relatedTarget }) => details.contains(relatedTarget) || relatedTarget === null || (details.open = false),
+  );
   details.addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
     event.stopPropagation();
@@ -63,7 +80,19 @@ function toCsv(source) {
 
 // ---- Drawings that stand alone --------------------------------------------------------------------------------------
 
-const KEPT_STYLES = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-opacity", "opacity", "font-size", "font-weight", "font-family", "text-anchor"];
+const KEPT_STYLES = [
+  "fill",
+  "fill-opacity",
+  "stroke",
+  "stroke-width",
+  "stroke-dasharray",
+  "stroke-opacity",
+  "opacity",
+  "font-size",
+  "font-weight",
+  "font-family",
+  "text-anchor",
+];
 
 /** A copy with its styles written in, on white, with the caption below; always in the light theme, as paper is. */
 function finished(source) {
@@ -78,7 +107,8 @@ function finished(source) {
   const [from, to] = [original, copy].map((root) => [root, ...root.querySelectorAll("*")]);
   from.forEach((each, i) => {
     const style = getComputedStyle(each);
-    for (const name of KEPT_STYLES) if (style.getPropertyValue(name)) to[i].style.setProperty(name, style.getPropertyValue(name));
+    for (const name of KEPT_STYLES)
+      if (style.getPropertyValue(name)) to[i].style.setProperty(name, style.getPropertyValue(name));
     for (const name of ["class", "tabindex", "role", "aria-label"]) to[i].removeAttribute(name);
   });
   if (guest) original.remove();
@@ -90,7 +120,11 @@ function finished(source) {
   copy.setAttribute("x", 8);
   copy.setAttribute("y", 8);
   const style = "font: 11px Inter, 'Helvetica Neue', Arial, sans-serif; fill: #333a47";
-  whole.append(drawn("rect", { width: "100%", height: "100%", fill: "#fff" }), copy, ...lines.map((line, i) => drawn("text", { x: 8, y: height + 24 + 14 * i, style }, line)));
+  whole.append(
+    drawn("rect", { width: "100%", height: "100%", fill: "#fff" }),
+    copy,
+    ...lines.map((line, i) => drawn("text", { x: 8, y: height + 24 + 14 * i, style }, line)),
+  );
   return whole;
 }
 
@@ -122,15 +156,35 @@ function stageDrawing({ grid, image, size, shown }) {
   const height = Math.round((width * size[1]) / size[0]);
   const [cw, ch] = [width / grid.columns, height / grid.rows];
   const drawing = drawn("svg", { width: left + width, height: top + height + 34 });
-  drawing.append(drawn("image", { href: image.src, x: left, y: top, width, height, preserveAspectRatio: "none", style: `filter: ${getComputedStyle(image).filter}` }));
+  drawing.append(
+    drawn("image", {
+      href: image.src,
+      x: left,
+      y: top,
+      width,
+      height,
+      preserveAspectRatio: "none",
+      style: `filter: ${getComputedStyle(image).filter}`,
+    }),
+  );
   const { values, scale, opacity, threshold, outliers, selected } = shown;
   for (let token = grid.nPrefix; token < grid.nTokens; token++) {
     const [row, column] = grid.place(token);
     const box = { x: left + column * cw, y: top + row * ch, width: cw, height: ch };
-    const { colour, alpha } = values ? glaze(values[token], scale, { opacity: opacity / 100, threshold: threshold / 100 }) : { alpha: 0 };
-    if (alpha > 0) drawing.append(drawn("rect", { ...box, style: `fill: rgb(${colour}); fill-opacity: ${alpha.toFixed(3)}` }));
-    if (outliers[token - grid.nPrefix]) drawing.append(drawn("path", { d: `M${box.x} ${box.y + ch}l${cw} ${-ch}m${-cw} ${ch / 2}l${cw / 2} ${-ch / 2}m0 ${ch}l${cw / 2} ${-ch / 2}`, style: "stroke: #fff; stroke-width: 1.5; fill: none" }));
-    if (selected.includes(token)) drawing.append(drawn("rect", { ...box, style: `fill: none; stroke: ${PINK}; stroke-width: 2` }));
+    const { colour, alpha } = values
+      ? glaze(values[token], scale, { opacity: opacity / 100, threshold: threshold / 100 })
+      : { alpha: 0 };
+    if (alpha > 0)
+      drawing.append(drawn("rect", { ...box, style: `fill: rgb(${colour}); fill-opacity: ${alpha.toFixed(3)}` }));
+    if (outliers[token - grid.nPrefix])
+      drawing.append(
+        drawn("path", {
+          d: `M${box.x} ${box.y + ch}l${cw} ${-ch}m${-cw} ${ch / 2}l${cw / 2} ${-ch / 2}m0 ${ch}l${cw / 2} ${-ch / 2}`,
+          style: "stroke: #fff; stroke-width: 1.5; fill: none",
+        }),
+      );
+    if (selected.includes(token))
+      drawing.append(drawn("rect", { ...box, style: `fill: none; stroke: ${PINK}; stroke-width: 2` }));
   }
   const every = [1, 2, 5, 10].find((step) => step * Math.min(cw, ch) >= 17) ?? 20;
   const tick = (text, x, y, anchor) => drawn("text", { x, y, "text-anchor": anchor, style: "font-size: 10px" }, text);
@@ -139,8 +193,19 @@ function stageDrawing({ grid, image, size, shown }) {
   if (!values) return drawing;
   for (let i = 0; i < 60; i++) {
     const value = scale.at(scale.both ? i / 29.5 - 1 : i / 59);
-    drawing.append(drawn("rect", { x: left + i * 4, y: top + height + 8, width: 4, height: 9, style: `fill: rgb(${scale.colour(value)}); fill-opacity: ${Math.abs(scale.strength(value)).toFixed(3)}` }));
+    drawing.append(
+      drawn("rect", {
+        x: left + i * 4,
+        y: top + height + 8,
+        width: 4,
+        height: 9,
+        style: `fill: rgb(${scale.colour(value)}); fill-opacity: ${Math.abs(scale.strength(value)).toFixed(3)}`,
+      }),
+    );
   }
-  for (const [place, text] of scale.ticks()) drawing.append(tick(text, left + 240 * place, top + height + 29, place === 0 ? "start" : place === 1 ? "end" : "middle"));
+  for (const [place, text] of scale.ticks())
+    drawing.append(
+      tick(text, left + 240 * place, top + height + 29, place === 0 ? "start" : place === 1 ? "end" : "middle"),
+    );
   return drawing;
 }

@@ -22,7 +22,10 @@ class Head {
         this.beside,
         this.undo,
         this.redo,
-        button("?", () => view.keyboard.help.showModal(), { "aria-label": "keys and clicks", title: "keys and clicks (?)" }),
+        button("?", () => view.keyboard.help.showModal(), {
+          "aria-label": "keys and clicks",
+          title: "keys and clicks (?)",
+        }),
         this.theme,
       ),
     );
@@ -45,7 +48,10 @@ class Head {
     if (pictures.length < 2) return null;
     const select = element(
       "select",
-      { name: "beside", onchange: ({ target }) => view.choose({ beside: target.value === "" ? null : Number(target.value) }) },
+      {
+        name: "beside",
+        onchange: ({ target }) => view.choose({ beside: target.value === "" ? null : Number(target.value) }),
+      },
       element("option", { value: "" }, "nothing"),
       ...pictures.map(({ name }, i) => element("option", { value: i }, cut(name, 30))),
     );
@@ -59,7 +65,12 @@ class Head {
     this.buttons = pictures.map((picture, i) =>
       element(
         "button",
-        { type: "button", "aria-label": `picture ${picture.name}${this.told(picture)}`, title: picture.name, onclick: () => view.choose({ picture: i }) },
+        {
+          type: "button",
+          "aria-label": `picture ${picture.name}${this.told(picture)}`,
+          title: picture.name,
+          onclick: () => view.choose({ picture: i }),
+        },
         element("img", { src: picture.uri, alt: "", loading: "lazy" }),
         element("span", {}, this.told(picture, "") || picture.name),
       ),
@@ -96,20 +107,34 @@ class Head {
     const { picture } = measured;
     const answer = measured.answer();
     const [first, ...others] = Number.isFinite(answer[measured.classes[0]]) ? measured.leading(3) : [];
-    this.answer.textContent = first === undefined ? facts.title : `${view.className(first)} ${wholePercent(answer[first])}`;
+    this.answer.textContent =
+      first === undefined ? facts.title : `${view.className(first)} ${wholePercent(answer[first])}`;
     this.then.replaceChildren(
       ...others.flatMap((index, i) => [
         i ? ", " : "then ",
-        button(`${cut(view.className(index), 32)} ${wholePercent(answer[index])}`, () => view.choose({ class: index }), { class: "link" }),
+        button(
+          `${cut(view.className(index), 32)} ${wholePercent(answer[index])}`,
+          () => view.choose({ class: index }),
+          { class: "link" },
+        ),
       ]),
     );
     const [rows, columns] = facts.grid;
     const { model, weights } = facts.provenance;
     const seen = [picture.name, picture.file].filter(Boolean).join(", ");
-    const blocks = facts.blocks.length === facts.n_layers ? facts.n_layers : `${facts.blocks.length} of ${facts.n_layers}`;
-    const lines = [model, `weights ${weights}`, seen, `${rows} × ${columns} patches`, `${blocks} blocks × ${facts.n_heads} heads`];
+    const blocks =
+      facts.blocks.length === facts.n_layers ? facts.n_layers : `${facts.blocks.length} of ${facts.n_layers}`;
+    const lines = [
+      model,
+      `weights ${weights}`,
+      seen,
+      `${rows} × ${columns} patches`,
+      `${blocks} blocks × ${facts.n_heads} heads`,
+    ];
     this.line.replaceChildren(...lines.map((line) => element("span", {}, line)));
-    this.warning.replaceChildren(...(facts.warning ? [element("p", { class: "warning", role: "alert" }, `⚠ ${facts.warning}`)] : []));
+    this.warning.replaceChildren(
+      ...(facts.warning ? [element("p", { class: "warning", role: "alert" }, `⚠ ${facts.warning}`)] : []),
+    );
   }
 
   drawSentences(at) {
@@ -139,8 +164,15 @@ class Head {
         ? chip("head", "all its heads", null)
         : chip("head", state.head === "mlp" ? "its MLP" : `head ${names.head}`, { head: null }),
     );
-    chips.push(chip("tokens", state.tokens.length ? names.subject : `${names.subject} (nothing selected)`, state.tokens.length ? { tokens: [] } : null));
-    if (state.beside !== null) chips.push(chip("beside", `beside ${cut(facts.pictures[state.beside].name, 30)}`, { beside: null }));
+    chips.push(
+      chip(
+        "tokens",
+        state.tokens.length ? names.subject : `${names.subject} (nothing selected)`,
+        state.tokens.length ? { tokens: [] } : null,
+      ),
+    );
+    if (state.beside !== null)
+      chips.push(chip("beside", `beside ${cut(facts.pictures[state.beside].name, 30)}`, { beside: null }));
     this.chips.replaceChildren(...chips);
   }
 }

@@ -21,7 +21,11 @@ class Keyboard {
       "dialog",
       { class: "help", "aria-label": "keys" },
       element("h2", {}, "Keys and clicks"),
-      element("dl", {}, ...KEYS.map(([keys, what]) => element("div", {}, element("dt", {}, keys), element("dd", {}, what)))),
+      element(
+        "dl",
+        {},
+        ...KEYS.map(([keys, what]) => element("div", {}, element("dt", {}, keys), element("dd", {}, what))),
+      ),
       button("close", () => this.help.close()),
     );
     target.addEventListener("keydown", (event) => this.down(event));

@@ -39,7 +39,10 @@ const LAYERS = [
     present: ({ measured }) => Boolean(measured.tensors.effect_logits),
     values: ({ measured, grid, choice }) => overPatches(measured.lost(choice)?.patches, grid),
     scale: (at) => logits(at, "lost without the patch"),
-    caption: ({ names }) => [`What the logit of ${names.choice} loses when this one patch leaves the sequence (single removal).`, "single removal"],
+    caption: ({ names }) => [
+      `What the logit of ${names.choice} loses when this one patch leaves the sequence (single removal).`,
+      "single removal",
+    ],
     absent: ({ names }) => notStored(names),
   },
   {
@@ -58,7 +61,10 @@ const LAYERS = [
     present: () => true,
     values: ({ measured, state, subject }, block) => measured.attention("to", block, oneHead(state), subject),
     scale: shares,
-    caption: ({ names }) => [`How much each token looks at ${names.subject} (attention of ${names.head}).`, "attention"],
+    caption: ({ names }) => [
+      `How much each token looks at ${names.subject} (attention of ${names.head}).`,
+      "attention",
+    ],
   },
   {
     name: "writes",
@@ -81,7 +87,12 @@ const LAYERS = [
     values: ({ measured, state, choice }, block) => measured.lens(state.quantity, block, choice),
     scale: ({ measured, state, facts, choice }) => {
       if (choice.baseline !== null || state.quantity === "logit")
-        return new Scale({ end: measured.lensEnd(), signed: true, show: signed, note: "logit, the same scale for all blocks and classes" });
+        return new Scale({
+          end: measured.lensEnd(),
+          signed: true,
+          show: signed,
+          note: "logit, the same scale for all blocks and classes",
+        });
       if (state.quantity === "rank") return new RankScale(facts.n_classes);
       return new Scale({ end: 1, show: percent, note: "probability, always 0 to 100 %" });
     },
@@ -106,7 +117,10 @@ const LAYERS = [
         show: signed,
         note: "cosine, always −1 to +1",
       }),
-    caption: ({ names }) => [`Patches whose stream after block ${names.block} is like that of ${names.subject} (cosine similarity).`, "cosine similarity"],
+    caption: ({ names }) => [
+      `Patches whose stream after block ${names.block} is like that of ${names.subject} (cosine similarity).`,
+      "cosine similarity",
+    ],
   },
 ];
 
@@ -149,7 +163,14 @@ function scaleOf(layer, at) {
   const { scale: kind, block } = at.state;
   if (kind === "fixed" || (kind === "blocks" && !layer.blocks)) return scale;
   const blocks = kind === "map" ? [block] : at.facts.blocks.map((_, i) => i);
-  const most = Math.max(...blocks.map((each) => largest((layer.values(at, each) ?? []).subarray?.(at.grid.nPrefix).filter(Number.isFinite) ?? [])));
-  const note = kind === "map" ? "Stretched: ends at this map's strongest patch" : "Stretched: ends at the strongest patch of all blocks";
+  const most = Math.max(
+    ...blocks.map((each) =>
+      largest((layer.values(at, each) ?? []).subarray?.(at.grid.nPrefix).filter(Number.isFinite) ?? []),
+    ),
+  );
+  const note =
+    kind === "map"
+      ? "Stretched: ends at this map's strongest patch"
+      : "Stretched: ends at the strongest patch of all blocks";
   return scale.stretched(most, note);
 }

@@ -42,7 +42,9 @@ class Lines {
       });
     }
     tip.over(this.root, (event) => this.tell(event));
-    this.resized = new ResizeObserver(() => this.shown && this.root.clientWidth !== this.width && this.draw(this.shown));
+    this.resized = new ResizeObserver(
+      () => this.shown && this.root.clientWidth !== this.width && this.draw(this.shown),
+    );
     this.resized.observe(this.root);
   }
 
@@ -82,7 +84,13 @@ class Lines {
     Object.assign(this, { left, right });
     const x = (i) => left + (steps.length > 1 ? (i / (steps.length - 1)) * (right - left) : 0);
     const y = (value) => bottom - axis.place(value) * (bottom - top);
-    const drawing = drawn("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": this.summary() });
+    const drawing = drawn("svg", {
+      width,
+      height,
+      viewBox: `0 0 ${width} ${height}`,
+      role: "img",
+      "aria-label": this.summary(),
+    });
     let last = Infinity;
     for (const [value, text] of axis.ticks) {
       const at = y(value);
@@ -97,15 +105,30 @@ class Lines {
     steps.forEach((step, i) => {
       if (!shown.tick(step) || x(i) - before < 34) return;
       before = x(i);
-      drawing.append(drawn("text", { x: x(i), y: bottom + 15, class: "tick", "text-anchor": "middle" }, shown.tick(step)));
+      drawing.append(
+        drawn("text", { x: x(i), y: bottom + 15, class: "tick", "text-anchor": "middle" }, shown.tick(step)),
+      );
     });
-    if (this.xTitle) drawing.append(drawn("text", { x: (left + right) / 2, y: height - 3, class: "tick", "text-anchor": "middle" }, this.xTitle));
+    if (this.xTitle)
+      drawing.append(
+        drawn("text", { x: (left + right) / 2, y: height - 3, class: "tick", "text-anchor": "middle" }, this.xTitle),
+      );
     const order = ["faint", "other", "dashed", "main"];
     for (const curve of curves.toSorted((one, other) => order.indexOf(one.kind) - order.indexOf(other.kind))) {
-      const points = [...curve.values].map((value, i) => [x(i), y(value), value]).filter(([, , value]) => Number.isFinite(value));
+      const points = [...curve.values]
+        .map((value, i) => [x(i), y(value), value])
+        .filter(([, , value]) => Number.isFinite(value));
       const path = points.map(([px, py], i) => `${i ? "L" : "M"}${px.toFixed(1)} ${py.toFixed(1)}`).join("");
-      drawing.append(drawn("path", { d: path, class: `curve ${curve.kind}`, stroke: curve.colour ?? null, "data-name": curve.name ?? null }));
-      if (curve.kind === "main") for (const [px, py] of points) drawing.append(drawn("circle", { cx: px, cy: py, r: 2.5, fill: curve.colour }));
+      drawing.append(
+        drawn("path", {
+          d: path,
+          class: `curve ${curve.kind}`,
+          stroke: curve.colour ?? null,
+          "data-name": curve.name ?? null,
+        }),
+      );
+      if (curve.kind === "main")
+        for (const [px, py] of points) drawing.append(drawn("circle", { cx: px, cy: py, r: 2.5, fill: curve.colour }));
     }
     if (this.ends) this.nameEnds(drawing, curves, y, right, top, bottom, room);
     else this.nameInside(drawing, curves, right, top);
@@ -128,8 +151,20 @@ class Lines {
     for (const { curve, value, at } of ends) {
       const text = `${cut(curve.name, Math.floor((room - 56) / (curve.kind === "main" ? 7 : 6.3)))} ${this.shown.show(value)}`;
       drawing.append(
-        drawn("line", { x1: right, y1: y(value), x2: right + 8, y2: at - 4, class: `lead ${curve.kind}`, stroke: curve.colour ?? null }),
-        drawn("text", { x: right + 11, y: at, class: `end ${curve.kind}`, fill: curve.colour ?? null }, drawn("title", {}, curve.name), text),
+        drawn("line", {
+          x1: right,
+          y1: y(value),
+          x2: right + 8,
+          y2: at - 4,
+          class: `lead ${curve.kind}`,
+          stroke: curve.colour ?? null,
+        }),
+        drawn(
+          "text",
+          { x: right + 11, y: at, class: `end ${curve.kind}`, fill: curve.colour ?? null },
+          drawn("title", {}, curve.name),
+          text,
+        ),
       );
     }
   }

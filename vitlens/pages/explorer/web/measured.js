@@ -345,7 +345,8 @@ class Measured {
         const lost = this.lost(choice);
         more("patches", lost?.patches);
         for (const values of [this.heads(choice), this.mlps(choice)]) more("direct", values);
-        for (const values of [lost?.heads, lost?.mlps, lost?.patches, this.heads(choice), this.mlps(choice)]) more("lost", values);
+        for (const values of [lost?.heads, lost?.mlps, lost?.patches, this.heads(choice), this.mlps(choice)])
+          more("lost", values);
       }
       for (const scale of this.tensors.shares_scale?.data ?? []) most.patches = Math.max(most.patches, scale);
       return { patches: niceEnd(most.patches), direct: niceEnd(most.direct), lost: niceEnd(most.lost) };

@@ -36,11 +36,24 @@ function drawNotes(root, view, at) {
     element(
       "dl",
       {},
-      ...(facts.heads_are ? line("Who writes it", `Contributions are direct: ${facts.heads_are}. What a part moves for later parts counts where those read it. Norm statistics are frozen.`) : []),
-      ...(facts.lens_reads ? line("When it is decided", `${facts.lens_reads}. Early blocks were never trained to be read: a small probability there says little.`) : []),
+      ...(facts.heads_are
+        ? line(
+            "Who writes it",
+            `Contributions are direct: ${facts.heads_are}. What a part moves for later parts counts where those read it. Norm statistics are frozen.`,
+          )
+        : []),
+      ...(facts.lens_reads
+        ? line(
+            "When it is decided",
+            `${facts.lens_reads}. Early blocks were never trained to be read: a small probability there says little.`,
+          )
+        : []),
       ...(removed ? line("What if it is removed", removed) : []),
       ...Object.entries(missing ?? {}).flatMap(([part, why]) => line(`No ${part}`, why)),
-      ...line("Precision", `Attention is kept in one byte a weight: at most ${largestError} % of its row's largest away. Contributions of patches are kept in one byte, similarities and what stands for all classes in two bytes; the rest is single precision.`),
+      ...line(
+        "Precision",
+        `Attention is kept in one byte a weight: at most ${largestError} % of its row's largest away. Contributions of patches are kept in one byte, similarities and what stands for all classes in two bytes; the rest is single precision.`,
+      ),
       ...Object.entries(facts.provenance).flatMap(([name, value]) => line(name, String(value))),
     ),
     element("h3", {}, "What the words mean"),

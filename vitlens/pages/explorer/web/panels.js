@@ -13,28 +13,93 @@ class Panels {
       table: () => part.table(),
       caption: () => view.caption(text()),
     });
-    this.subtitles = Object.fromEntries(["answer", "when", "who", "cause"].map((name) => [name, element("p", { class: "subtitle" })]));
+    this.subtitles = Object.fromEntries(
+      ["answer", "when", "who", "cause"].map((name) => [name, element("p", { class: "subtitle" })]),
+    );
     this.all = {
       answer: make(
         "answer",
         "What does it answer?",
-        { source: source(this.removal, () => "Probability of the class while patches leave in the order of each map (removal curve).") },
-        element("div", { class: "pair" }, element("div", {}, this.subtitles.answer, this.answers.root), element("div", {}, this.removalText, this.removal.root)),
+        {
+          source: source(
+            this.removal,
+            () => "Probability of the class while patches leave in the order of each map (removal curve).",
+          ),
+        },
+        element(
+          "div",
+          { class: "pair" },
+          element("div", {}, this.subtitles.answer, this.answers.root),
+          element("div", {}, this.removalText, this.removal.root),
+        ),
       ),
-      when: make("when", "When is it decided?", { term: bracket(tip.term("class lens")), extra: [this.quantity], source: source(this.lens, () => "Class lens of the model's own reading after every block.") }, this.subtitles.when, this.lens.root),
-      who: make("who", "Who writes it?", { term: bracket(tip.term("direct logit attribution")), extra: [this.boardKind], source: source(this.boardSource, () => this.subtitles.who.textContent) }, this.subtitles.who, this.board.root, this.account),
+      when: make(
+        "when",
+        "When is it decided?",
+        {
+          term: bracket(tip.term("class lens")),
+          extra: [this.quantity],
+          source: source(this.lens, () => "Class lens of the model's own reading after every block."),
+        },
+        this.subtitles.when,
+        this.lens.root,
+      ),
+      who: make(
+        "who",
+        "Who writes it?",
+        {
+          term: bracket(tip.term("direct logit attribution")),
+          extra: [this.boardKind],
+          source: source(this.boardSource, () => this.subtitles.who.textContent),
+        },
+        this.subtitles.who,
+        this.board.root,
+        this.account,
+      ),
       cause: make(
         "cause",
         "What if it is removed?",
-        { term: bracket(tip.term("single ablation")), source: source(this.scatter, () => "What the logit loses without each part, against what the part writes directly.") },
+        {
+          term: bracket(tip.term("single ablation")),
+          source: source(
+            this.scatter,
+            () => "What the logit loses without each part, against what the part writes directly.",
+          ),
+        },
         this.subtitles.cause,
-        element("div", { class: "pair" }, element("div", {}, element("h4", {}, "Strongest effects"), this.barKey, this.bars.root), element("div", {}, element("h4", {}, "Cause against direct writing"), this.scatter.root, this.scatterKey)),
+        element(
+          "div",
+          { class: "pair" },
+          element("div", {}, element("h4", {}, "Strongest effects"), this.barKey, this.bars.root),
+          element("div", {}, element("h4", {}, "Cause against direct writing"), this.scatter.root, this.scatterKey),
+        ),
         this.liveEffect(),
       ),
-      head: make("head", "What does this part do?", { source: source(this.part, () => "Numbers of one part.", false) }, this.part.root),
-      patch: make("patch", "What does this patch hold?", { source: source(this.patch, () => "Tokens that the selection looks at, that look at it, and that are like it.", false) }, this.patch.root),
+      head: make(
+        "head",
+        "What does this part do?",
+        { source: source(this.part, () => "Numbers of one part.", false) },
+        this.part.root,
+      ),
+      patch: make(
+        "patch",
+        "What does this patch hold?",
+        {
+          source: source(
+            this.patch,
+            () => "Tokens that the selection looks at, that look at it, and that are like it.",
+            false,
+          ),
+        },
+        this.patch.root,
+      ),
     };
-    this.notes = element("details", { class: "panel notes", "data-panel": "notes", id: options.page ? "notes" : null, tabindex: -1 }, element("summary", {}, "Notes and limits"), (this.noteText = element("div", {})));
+    this.notes = element(
+      "details",
+      { class: "panel notes", "data-panel": "notes", id: options.page ? "notes" : null, tabindex: -1 },
+      element("summary", {}, "Notes and limits"),
+      (this.noteText = element("div", {})),
+    );
   }
 
   /** The reusable parts, each with what a click on it chooses. */
@@ -48,8 +113,20 @@ class Panels {
     this.removal = new Lines(tip, "removal", { height: 170, xTitle: "patches removed", ends: false });
     this.removalText = element("p", { class: "subtitle" });
     this.lens = new Lines(tip, "lens", { height: 190, pick: (block) => view.choose({ block }) });
-    this.quantity = segmented("which number", QUANTITIES.map((quantity) => [quantity, quantity]), (quantity) => view.choose({ quantity }));
-    this.boardKind = segmented("what the board shows", [["direct", "direct"], ["without", "without it"], ["attention", "attention to selection"]], (board) => view.choose({ board }));
+    this.quantity = segmented(
+      "which number",
+      QUANTITIES.map((quantity) => [quantity, quantity]),
+      (quantity) => view.choose({ quantity }),
+    );
+    this.boardKind = segmented(
+      "what the board shows",
+      [
+        ["direct", "direct"],
+        ["without", "without it"],
+        ["attention", "attention to selection"],
+      ],
+      (board) => view.choose({ board }),
+    );
     this.board = new Board(tip, view.labels, facts.n_heads, {
       pick: (block, part) => view.choose({ block, head: part }),
       tell: (block, part) => this.tellPart(block, part),
@@ -59,7 +136,11 @@ class Panels {
       table: () => {
         const { heads, mlps } = this.board.shown;
         const rows = [...(heads ?? [])].map((value, i) => [view.at().names.cell(i), value]);
-        return [["part", "value"], ...rows, ...[...(mlps ?? [])].map((value, i) => [`MLP of block ${facts.blocks[i]}`, value])];
+        return [
+          ["part", "value"],
+          ...rows,
+          ...[...(mlps ?? [])].map((value, i) => [`MLP of block ${facts.blocks[i]}`, value]),
+        ];
       },
     };
     this.account = element("p", { class: "account" });
@@ -67,13 +148,39 @@ class Panels {
       if (part.kind === "patch") return view.choose({ tokens: [part.token] });
       return view.choose({ block: part.block, head: part.kind === "mlp" ? "mlp" : part.head });
     };
-    const tellRow = ({ name, x, y, told }) => [name, `lost without it ${told}${signed(y)}`, `written directly ${signed(x)}`];
+    const tellRow = ({ name, x, y, told }) => [
+      name,
+      `lost without it ${told}${signed(y)}`,
+      `written directly ${signed(x)}`,
+    ];
     this.bars = new Bars(tip, "effects", ["lost without it", "written directly"], { pick: choosePart, tell: tellRow });
-    this.scatter = new Scatter(tip, "scatter", { pick: choosePart, tell: tellRow }, { x: "written directly (logit)", y: "lost without it (logit)" });
-    this.barKey = element("p", { class: "key" }, element("i", { class: "thick" }), "lost without it ", element("i", { class: "thin" }), "written directly");
-    this.scatterKey = element("p", { class: "key" }, "● head ■ MLP ▲ patch; on the dashed line the effect is the direct one");
-    this.part = new PartCard(grid, { pickClass: (index) => view.choose({ class: index }), showLayer: (layer) => view.choose({ layer }) });
-    this.patch = new PatchCard(grid, { pick: (token, add) => view.select([token], add), pickClass: (index) => view.choose({ class: index }) });
+    this.scatter = new Scatter(
+      tip,
+      "scatter",
+      { pick: choosePart, tell: tellRow },
+      { x: "written directly (logit)", y: "lost without it (logit)" },
+    );
+    this.barKey = element(
+      "p",
+      { class: "key" },
+      element("i", { class: "thick" }),
+      "lost without it ",
+      element("i", { class: "thin" }),
+      "written directly",
+    );
+    this.scatterKey = element(
+      "p",
+      { class: "key" },
+      "● head ■ MLP ▲ patch; on the dashed line the effect is the direct one",
+    );
+    this.part = new PartCard(grid, {
+      pickClass: (index) => view.choose({ class: index }),
+      showLayer: (layer) => view.choose({ layer }),
+    });
+    this.patch = new PatchCard(grid, {
+      pick: (token, add) => view.select([token], add),
+      pickClass: (index) => view.choose({ class: index }),
+    });
   }
 
   roots() {
@@ -89,11 +196,25 @@ class Panels {
     const { view } = this;
     this.effectTitle = element("h4", {});
     this.decision = element("p", { class: "decision" });
-    this.effectBars = new Bars(view.tip, "effect", ["change of the logit"], { pick: () => {}, tell: ({ name, values }) => [name, signed(values[0])] });
-    this.effectRoot = element("div", { class: "effect", "data-effect": true, hidden: true }, this.effectTitle, this.decision, this.effectBars.root);
+    this.effectBars = new Bars(view.tip, "effect", ["change of the logit"], {
+      pick: () => {},
+      tell: ({ name, values }) => [name, signed(values[0])],
+    });
+    this.effectRoot = element(
+      "div",
+      { class: "effect", "data-effect": true, hidden: true },
+      this.effectTitle,
+      this.decision,
+      this.effectBars.root,
+    );
     const ask = (replacement) => () => view.options.ablate(replacement);
     const live = view.options.ablate
-      ? element("div", { class: "live" }, button("ablate the selection", ask("zero")), button("replace it by its mean over the pictures", ask("mean")))
+      ? element(
+          "div",
+          { class: "live" },
+          button("ablate the selection", ask("zero")),
+          button("replace it by its mean over the pictures", ask("mean")),
+        )
       : null;
     return element("div", {}, ...(live ? [live] : []), this.effectRoot);
   }
@@ -108,7 +229,8 @@ class Panels {
     const lines = [isHead ? names.cell(cell) : `MLP of block ${facts.blocks[block]}`];
     if (direct !== undefined) lines.push(`writes ${signed(direct)} for ${names.choice}`);
     if (lost !== undefined) lines.push(`lost without it ${signed(lost)}`);
-    if (this.board.shown?.told && isHead) lines.push(`attention to ${names.subject}: ${percent(this.board.shown.heads[cell])}`);
+    if (this.board.shown?.told && isHead)
+      lines.push(`attention to ${names.subject}: ${percent(this.board.shown.heads[cell])}`);
     return lines;
   }
 
@@ -140,7 +262,12 @@ class Panels {
     const first = measured.leading(6);
     const shown = first.includes(choice.class) || choice.class === null ? first : [...first.slice(0, 5), choice.class];
     this.answers.draw({
-      rows: shown.map((index) => ({ name: at.names.short(index), index, values: [answer[index]], chosen: index === choice.class })),
+      rows: shown.map((index) => ({
+        name: at.names.short(index),
+        index,
+        values: [answer[index]],
+        chosen: index === choice.class,
+      })),
       scale: new Scale({ end: 1, root: 1, show: percent }),
     });
     this.subtitles.answer.textContent = "The most probable classes; a click asks about one.";
@@ -155,7 +282,11 @@ class Panels {
     if (!own) return;
     const curves = lensCurves(at, quantity);
     const values = curves.flatMap((curve) => [...curve.values]).filter(Number.isFinite);
-    const axis = { probability: () => AXES.odds(), rank: () => AXES.rank(facts.n_classes), logit: () => AXES.linear(values) }[quantity]();
+    const axis = {
+      probability: () => AXES.odds(),
+      rank: () => AXES.rank(facts.n_classes),
+      logit: () => AXES.linear(values),
+    }[quantity]();
     this.lens.draw({
       steps: facts.blocks,
       stepName: (block) => `after block ${block}`,
@@ -178,7 +309,12 @@ class Panels {
     const shown = {
       direct: () => ({ heads: measured.heads(choice), mlps: measured.mlps(choice), scale: logit(direct) }),
       without: () => ({ heads: lost.heads, mlps: lost.mlps, scale: logit(most) }),
-      attention: () => ({ heads: attentionTo(at), mlps: null, scale: new Scale({ end: 1, root: 3, show: percent }), told: true }),
+      attention: () => ({
+        heads: attentionTo(at),
+        mlps: null,
+        scale: new Scale({ end: 1, root: 3, show: percent }),
+        told: true,
+      }),
     }[kind]();
     this.board.draw({ ...shown, block: state.block, part: state.head });
     const effects = measured.picture.effects ?? {};
@@ -193,15 +329,22 @@ class Panels {
   drawCauses(at) {
     const { measured, choice, names, state, grid } = at;
     const lost = measured.lost(choice);
-    const missing = measured.picture.missing?.effects ?? (measured.tensors.effect_logits ? notStored(names) : "Single removals were not measured for this page.");
+    const missing =
+      measured.picture.missing?.effects ??
+      (measured.tensors.effect_logits ? notStored(names) : "Single removals were not measured for this page.");
     const [texts, ...pairs] = [this.subtitles.cause, ...this.all.cause.querySelectorAll(".pair")];
     for (const pair of pairs) pair.hidden = !lost;
     if (!lost) return void (texts.textContent = missing);
     const points = causePoints(at, lost);
     const scale = new Scale({ end: measured.ends().lost, signed: true, show: signed });
-    const chosen = (point) => (point.kind === "patch" ? state.tokens.length === 1 && state.tokens[0] === point.token : point.block === state.block && (point.kind === "mlp" ? state.head === "mlp" : state.head === point.head));
+    const chosen = (point) =>
+      point.kind === "patch"
+        ? state.tokens.length === 1 && state.tokens[0] === point.token
+        : point.block === state.block && (point.kind === "mlp" ? state.head === "mlp" : state.head === point.head);
     for (const point of points) point.chosen = chosen(point);
-    const strongest = ranked(points.map(({ y }) => y)).slice(0, 8).map((i) => points[i]);
+    const strongest = ranked(points.map(({ y }) => y))
+      .slice(0, 8)
+      .map((i) => points[i]);
     this.bars.draw({ rows: strongest.map((point) => ({ ...point, values: [point.y, point.x] })), scale });
     this.scatter.draw({ points, scale });
     const { effects } = measured.picture;
@@ -216,14 +359,21 @@ class Panels {
     const told = (pairs) => pairs.map(([index, share]) => `${this.view.className(index)} ${percent(share)}`).join(", ");
     this.decision.textContent = effect.before ? `Before: ${told(effect.before)}. After: ${told(effect.after)}.` : "";
     const end = niceEnd(largest(effect.shift));
-    this.effectBars.draw({ rows: effect.cells.map((name, i) => ({ name, values: [effect.shift[i]] })), scale: new Scale({ end, signed: true, root: 1, show: signed }) });
+    this.effectBars.draw({
+      rows: effect.cells.map((name, i) => ({ name, values: [effect.shift[i]] })),
+      scale: new Scale({ end, signed: true, root: 1, show: signed }),
+    });
   }
 }
 
 const bracket = (term) => element("span", { class: "bracket" }, "(", term, ")");
 
 function segmented(label, entries, choose) {
-  return element("div", { class: "segmented", role: "group", "aria-label": label }, ...entries.map(([value, text]) => button(text, () => choose(value), { "data-value": value })));
+  return element(
+    "div",
+    { class: "segmented", role: "group", "aria-label": label },
+    ...entries.map(([value, text]) => button(text, () => choose(value), { "data-value": value })),
+  );
 }
 
 function press(group, value, disabled = false) {

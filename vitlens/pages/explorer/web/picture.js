@@ -4,20 +4,34 @@ class PicturePanel {
   constructor(view) {
     this.view = view;
     const { grid, tip } = view;
-    this.stage = new Stage(grid, tip, this.events(() => view.at()), "the picture with its patches: arrow keys move over them, Shift adds");
+    this.stage = new Stage(
+      grid,
+      tip,
+      this.events(() => view.at()),
+      "the picture with its patches: arrow keys move over them, Shift adds",
+    );
     this.compare = new Compare(grid, tip, {
       other: this.events(() => view.at(view.beside)),
       difference: this.events(() => null),
     });
     this.strip = new Strip(grid, view.labels, (block) => view.choose({ block }));
-    this.layers = element("div", { class: "layers segmented", role: "group", "aria-label": "what lies on the picture" });
+    this.layers = element("div", {
+      class: "layers segmented",
+      role: "group",
+      "aria-label": "what lies on the picture",
+    });
     this.caption = element("p", { class: "caption" });
     this.maps = element("div", { class: "maps segmented", role: "group", "aria-label": "which heatmap" });
     this.selected = element("output", { class: "selected" });
     this.controls = this.buildControls();
     this.legend = element("div", { class: "legend" });
     this.stage.root.querySelector(".chips").append(this.selected);
-    this.stagesRow = element("div", { class: "stages" }, this.stage.root, ...this.compare.stages.map(({ root }) => root));
+    this.stagesRow = element(
+      "div",
+      { class: "stages" },
+      this.stage.root,
+      ...this.compare.stages.map(({ root }) => root),
+    );
     this.root = panel(
       "picture",
       "What does the model see?",
@@ -26,7 +40,10 @@ class PicturePanel {
         source: {
           drawing: () => stageDrawing(this.stage),
           table: () => this.table(),
-          caption: () => view.caption(`${layerOf(view.state.layer).label}: ${this.told} ${this.legend.lastChild?.textContent ?? ""}.`),
+          caption: () =>
+            view.caption(
+              `${layerOf(view.state.layer).label}: ${this.told} ${this.legend.lastChild?.textContent ?? ""}.`,
+            ),
         },
       },
       this.layers,
@@ -61,10 +78,14 @@ class PicturePanel {
     const values = at.measured === this.view.measured ? this.shown.values : this.compare.other.shown.values;
     const patch = token - grid.nPrefix;
     const lines = [grid.name(token)];
-    if (values && Number.isFinite(values[token])) lines.push(`${layerOf(at.state.layer).label.toLowerCase()}: ${this.shown.scale.show(values[token])}`);
+    if (values && Number.isFinite(values[token]))
+      lines.push(`${layerOf(at.state.layer).label.toLowerCase()}: ${this.shown.scale.show(values[token])}`);
     if (at.state.layer === "without" && patch >= 0) {
       const without = measured.without(patch, at.choice.class);
-      if (without) lines.push(`without it ${at.names.ofClass} has ${percent(without.probability)}; ${at.names.of(without.first)} is first`);
+      if (without)
+        lines.push(
+          `without it ${at.names.ofClass} has ${percent(without.probability)}; ${at.names.of(without.first)} is first`,
+        );
     }
     if (patch >= 0 && measured.outliers[patch]) lines.push("an artefact token (hatched)");
     return lines;
@@ -79,7 +100,10 @@ class PicturePanel {
         min: 0,
         max: name === "threshold" ? 95 : 100,
         title: tip,
-        oninput: ({ target }) => view.choose({ [name]: Number(target.value) }, { replace: this.sliding === name }).then(() => (this.sliding = name)),
+        oninput: ({ target }) =>
+          view
+            .choose({ [name]: Number(target.value) }, { replace: this.sliding === name })
+            .then(() => (this.sliding = name)),
         onchange: () => (this.sliding = null),
       });
       return element("label", {}, element("span", {}, label), input);
@@ -106,7 +130,10 @@ class PicturePanel {
       onkeydown: ({ key }) => (key === " " || key === "Enter") && view.keyboard.lift(true),
       onkeyup: () => view.keyboard.lift(false),
     });
-    this.several = button("add patches", () => this.setSeveral(!this.stage.several), { "aria-pressed": "false", title: "each click adds a patch, as with Shift" });
+    this.several = button("add patches", () => this.setSeveral(!this.stage.several), {
+      "aria-pressed": "false",
+      title: "each click adds a patch, as with Shift",
+    });
     return element(
       "div",
       { class: "controls" },
@@ -143,8 +170,14 @@ class PicturePanel {
     this.told = told;
     const text = told + this.warningOf(at, layer);
     view.once("caption", [text], () => this.caption.replaceChildren(`${text} `, view.tip.term(term, "What is this?")));
-    view.once("maps", [state.picture, state.layer, state.heatmap, state.quantity, state.baseline], () => this.drawChoices(at, layer));
-    view.once("legend", [scale.end, scale.note, state.layer, Boolean(this.shown.values), state.threshold, state.quantity], () => this.drawLegend(scale, state));
+    view.once("maps", [state.picture, state.layer, state.heatmap, state.quantity, state.baseline], () =>
+      this.drawChoices(at, layer),
+    );
+    view.once(
+      "legend",
+      [scale.end, scale.note, state.layer, Boolean(this.shown.values), state.threshold, state.quantity],
+      () => this.drawLegend(scale, state),
+    );
     this.opacity.lastChild.value = state.opacity;
     this.threshold.lastChild.value = state.threshold;
     this.scale.value = state.scale;
@@ -161,8 +194,18 @@ class PicturePanel {
   shownOn(layer, at, scale) {
     const { state, measured } = at;
     const values = layer.present(at) ? layer.values(at, state.block) : null;
-    const absent = values ? null : (measured.picture.missing?.[layer.name] ?? layer.absent?.(at) ?? "Not measured for this picture.");
-    return { values, scale, opacity: state.opacity, threshold: state.threshold, outliers: measured.outliers, selected: state.tokens, absent };
+    const absent = values
+      ? null
+      : (measured.picture.missing?.[layer.name] ?? layer.absent?.(at) ?? "Not measured for this picture.");
+    return {
+      values,
+      scale,
+      opacity: state.opacity,
+      threshold: state.threshold,
+      outliers: measured.outliers,
+      selected: state.tokens,
+      absent,
+    };
   }
 
   drawLayers(state) {
@@ -172,7 +215,9 @@ class PicturePanel {
       const present = view.layers();
       if (this.layers.children.length !== present.length)
         this.layers.replaceChildren(
-          ...present.map(({ name, label }, i) => button(label, () => view.choose({ layer: name }), { "data-layer": name, title: `key ${i + 1}` })),
+          ...present.map(({ name, label }, i) =>
+            button(label, () => view.choose({ layer: name }), { "data-layer": name, title: `key ${i + 1}` }),
+          ),
         );
       for (const each of this.layers.children) each.setAttribute("aria-pressed", each.dataset.layer === state.layer);
     });
@@ -189,20 +234,39 @@ class PicturePanel {
   /** What else there is to choose of a layer: which heatmap, or which number of the lens. */
   drawChoices({ measured, state }, layer) {
     const { view } = this;
-    const choice = (label, changes, pressed, disabled = false) => button(label, () => view.choose(changes), { "aria-pressed": pressed, disabled });
+    const choice = (label, changes, pressed, disabled = false) =>
+      button(label, () => view.choose(changes), { "aria-pressed": pressed, disabled });
     if (layer.name === "heatmap")
-      this.maps.replaceChildren(...measured.picture.heatmaps.map((map, i) => choice(mapName(map), { heatmap: i }, i === state.heatmap)));
+      this.maps.replaceChildren(
+        ...measured.picture.heatmaps.map((map, i) => choice(mapName(map), { heatmap: i }, i === state.heatmap)),
+      );
     else if (layer.name === "lens")
-      this.maps.replaceChildren(...QUANTITIES.map((quantity) => choice(quantity, { quantity }, (state.baseline === null ? state.quantity : "logit") === quantity, state.baseline !== null)));
+      this.maps.replaceChildren(
+        ...QUANTITIES.map((quantity) =>
+          choice(
+            quantity,
+            { quantity },
+            (state.baseline === null ? state.quantity : "logit") === quantity,
+            state.baseline !== null,
+          ),
+        ),
+      );
     else this.maps.replaceChildren();
   }
 
   drawLegend(scale, state) {
     const bar = element("div", { class: "bar", style: `background-image: ${scale.gradient()}` });
-    const ticks = element("div", { class: "ticks" }, ...scale.ticks().map(([place, text]) => element("span", { style: `left: ${100 * place}%` }, text)));
+    const ticks = element(
+      "div",
+      { class: "ticks" },
+      ...scale.ticks().map(([place, text]) => element("span", { style: `left: ${100 * place}%` }, text)),
+    );
     const hidden = state.threshold ? `; below ${scale.show(scale.at(state.threshold / 100))} hidden` : "";
     const both = element("div", { class: "ramp", "data-end": scale.end }, bar, ticks);
-    this.legend.replaceChildren(both, element("small", {}, `${scale.note[0]?.toUpperCase() ?? ""}${scale.note.slice(1)}${hidden}`));
+    this.legend.replaceChildren(
+      both,
+      element("small", {}, `${scale.note[0]?.toUpperCase() ?? ""}${scale.note.slice(1)}${hidden}`),
+    );
   }
 
   /** What the selection holds of the map on show. */

@@ -8,7 +8,9 @@ class Scatter {
     const pointOf = ({ target }) => this.shown?.points[target.dataset?.point];
     tip.over(this.root, (event) => (pointOf(event) ? events.tell(pointOf(event)) : null));
     this.root.addEventListener("click", (event) => pointOf(event) && events.pick(pointOf(event)));
-    this.resized = new ResizeObserver(() => this.shown && this.root.clientWidth !== this.width && this.draw(this.shown));
+    this.resized = new ResizeObserver(
+      () => this.shown && this.root.clientWidth !== this.width && this.draw(this.shown),
+    );
     this.resized.observe(this.root);
   }
 
@@ -20,11 +22,20 @@ class Scatter {
     const size = Math.min(this.width, 300);
     const [left, right, top, bottom] = [44, size - 8, 8, size - 34];
     const { points, scale } = shown;
-    const spread = Math.max(...points.map(({ x, y }) => Math.max(Math.abs(scale.strength(x)), Math.abs(scale.strength(y)))), 0.1);
+    const spread = Math.max(
+      ...points.map(({ x, y }) => Math.max(Math.abs(scale.strength(x)), Math.abs(scale.strength(y)))),
+      0.1,
+    );
     const most = Math.min(1, spread * 1.05);
     const x = (value) => left + ((scale.strength(value) / most + 1) / 2) * (right - left);
     const y = (value) => bottom - ((scale.strength(value) / most + 1) / 2) * (bottom - top);
-    const drawing = drawn("svg", { width: this.width, height: size, viewBox: `0 0 ${this.width} ${size}`, role: "img", "aria-label": this.summary() });
+    const drawing = drawn("svg", {
+      width: this.width,
+      height: size,
+      viewBox: `0 0 ${this.width} ${size}`,
+      role: "img",
+      "aria-label": this.summary(),
+    });
     for (const share of [-0.9, -0.45, 0, 0.45, 0.9]) {
       const value = Number(scale.at(share * most).toPrecision(1));
       const [tx, ty] = [x(value), y(value)];
@@ -39,7 +50,17 @@ class Scatter {
     drawing.append(
       drawn("line", { x1: left, y1: bottom, x2: right, y2: top, class: "equal" }),
       drawn("text", { x: (left + right) / 2, y: size - 4, class: "tick", "text-anchor": "middle" }, this.titles.x),
-      drawn("text", { x: 11, y: (top + bottom) / 2, class: "tick", "text-anchor": "middle", transform: `rotate(-90 11 ${(top + bottom) / 2})` }, this.titles.y),
+      drawn(
+        "text",
+        {
+          x: 11,
+          y: (top + bottom) / 2,
+          class: "tick",
+          "text-anchor": "middle",
+          transform: `rotate(-90 11 ${(top + bottom) / 2})`,
+        },
+        this.titles.y,
+      ),
     );
     points.forEach((point, i) => drawing.append(pointMark(point, x(point.x), y(point.y), i)));
     this.nameApart(drawing, points, x, y, right, top, bottom);
@@ -56,7 +77,9 @@ class Scatter {
       const px = x(point.x);
       const at = px + 8 + width > right ? px - 8 - width : px + 8;
       const box = { x: at, y: clamp(y(point.y) - 7, top, bottom - 14), width, height: 14 };
-      const free = taken.every((other) => box.x > other.x + other.width || other.x > box.x + box.width || Math.abs(box.y - other.y) > 14);
+      const free = taken.every(
+        (other) => box.x > other.x + other.width || other.x > box.x + box.width || Math.abs(box.y - other.y) > 14,
+      );
       if (!free) continue;
       taken.push(box);
       drawing.append(drawn("text", { x: box.x, y: box.y + 11, class: "named" }, point.short));
@@ -67,7 +90,9 @@ class Scatter {
   summary() {
     const { points } = this.shown;
     const apart = ranked(points.map((point) => point.y - point.x)).slice(0, 3);
-    const told = apart.map((i) => `${points[i].name}: ${signed(points[i].x)} directly, ${signed(points[i].y)} lost without it`);
+    const told = apart.map(
+      (i) => `${points[i].name}: ${signed(points[i].x)} directly, ${signed(points[i].y)} lost without it`,
+    );
     return `${this.titles.x} against ${this.titles.y} of ${points.length} parts; they disagree most for ${told.join("; ")}`;
   }
 

@@ -48,10 +48,14 @@ class Search {
           element("span", {}, item.label),
           element("small", {}, item.note ?? ""),
           item.second
-            ? button(item.second.label, (event) => {
-                event.stopPropagation();
-                this.choose(item.second.run);
-              }, { tabindex: -1, class: "second" })
+            ? button(
+                item.second.label,
+                (event) => {
+                  event.stopPropagation();
+                  this.choose(item.second.run);
+                },
+                { tabindex: -1, class: "second" },
+              )
             : null,
         ),
       ),
@@ -96,20 +100,34 @@ class Search {
 function meanings(view, text) {
   const { facts, grid } = view;
   const found = [];
-  const choose = (label, note, changes, panel) => found.push({ label, note, run: () => view.choose(changes).then(() => panel && view.show(panel)) });
+  const choose = (label, note, changes, panel) =>
+    found.push({ label, note, run: () => view.choose(changes).then(() => panel && view.show(panel)) });
   const block = (number) => facts.blocks.indexOf(Number(number));
   const head = /^l?(\d+)\s*[h.]\s*(\d+)$/i.exec(text);
   if (head && block(head[1]) >= 0 && Number(head[2]) < facts.n_heads)
-    choose(`head L${Number(head[1])}H${Number(head[2])}`, "head", { block: block(head[1]), head: Number(head[2]) }, "head");
+    choose(
+      `head L${Number(head[1])}H${Number(head[2])}`,
+      "head",
+      { block: block(head[1]), head: Number(head[2]) },
+      "head",
+    );
   const one = /^(?:l|block|layer)\s*(\d+)$/i.exec(text);
-  if (one && block(one[1]) >= 0) choose(`block ${Number(one[1])}`, "all its heads", { block: block(one[1]), head: null }, null);
+  if (one && block(one[1]) >= 0)
+    choose(`block ${Number(one[1])}`, "all its heads", { block: block(one[1]), head: null }, null);
   const mlp = /^(?:mlp\s*(?:of\s*)?(?:block\s*|l)?(\d+)|l(\d+)\s*mlp)$/i.exec(text);
-  if (mlp && block(mlp[1] ?? mlp[2]) >= 0) choose(`MLP of block ${Number(mlp[1] ?? mlp[2])}`, "MLP", { block: block(mlp[1] ?? mlp[2]), head: "mlp" }, "head");
+  if (mlp && block(mlp[1] ?? mlp[2]) >= 0)
+    choose(`MLP of block ${Number(mlp[1] ?? mlp[2])}`, "MLP", { block: block(mlp[1] ?? mlp[2]), head: "mlp" }, "head");
   const patch = /^(?:patch)?\s*\(?\s*(\d+)\s*[,; ]\s*(\d+)\s*\)?$/i.exec(text);
   if (patch && Number(patch[1]) < grid.rows && Number(patch[2]) < grid.columns)
-    choose(`patch (${Number(patch[1])}, ${Number(patch[2])})`, "row, column", { tokens: [grid.token(Number(patch[1]), Number(patch[2]))] }, "patch");
+    choose(
+      `patch (${Number(patch[1])}, ${Number(patch[2])})`,
+      "row, column",
+      { tokens: [grid.token(Number(patch[1]), Number(patch[2]))] },
+      "patch",
+    );
   for (let token = 0; text && token < grid.nPrefix; token++)
-    if (grid.name(token).includes(text.toLowerCase())) choose(grid.name(token), "prefix token", { tokens: [token] }, "patch");
+    if (grid.name(token).includes(text.toLowerCase()))
+      choose(grid.name(token), "prefix token", { tokens: [token] }, "patch");
   return [...found, ...classesLike(view, text)].slice(0, 12);
 }
 
@@ -134,6 +152,7 @@ function classesLike(view, text) {
       label: cut(view.className(index), 44),
       note: percent(answer[index]),
       run: () => view.choose({ class: index, ...(view.state.baseline === index ? { baseline: null } : {}) }),
-      second: index === view.state.class ? undefined : { label: "compare with", run: () => view.choose({ baseline: index }) },
+      second:
+        index === view.state.class ? undefined : { label: "compare with", run: () => view.choose({ baseline: index }) },
     }));
 }

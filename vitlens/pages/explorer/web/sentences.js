@@ -11,7 +11,12 @@ class Sentences {
   draw(sentences) {
     this.root.replaceChildren(
       ...sentences.map(({ kind, parts }) =>
-        element("li", { class: kind, "data-kind": kind }, ...(kind === "warning" ? [element("strong", {}, "⚠ ")] : []), ...parts.map((part) => this.part(part))),
+        element(
+          "li",
+          { class: kind, "data-kind": kind },
+          ...(kind === "warning" ? [element("strong", {}, "⚠ ")] : []),
+          ...parts.map((part) => this.part(part)),
+        ),
       ),
     );
   }
@@ -29,7 +34,12 @@ function plainSentences({ measured, choice, names }) {
   if (!Number.isFinite(answer)) return [];
   const place = measured.place(choice.class);
   const lead = measured.leading(1)[0];
-  const parts = [[`${names.of(choice.class)} has ${percent(answer)} and is number ${place} of ${measured.facts.n_classes}`, "answer"]];
+  const parts = [
+    [
+      `${names.of(choice.class)} has ${percent(answer)} and is number ${place} of ${measured.facts.n_classes}`,
+      "answer",
+    ],
+  ];
   if (place > 1) parts.push([`; ${names.of(lead)} leads with ${percent(measured.answer()[lead])}`, null]);
   parts.push([". ", null]);
   const sentences = [{ kind: "answer", parts }];
@@ -37,7 +47,13 @@ function plainSentences({ measured, choice, names }) {
   if (heads) {
     const [first, second] = ranked(heads);
     const name = (cell) => `${names.cell(cell)} (${signed(heads[cell])})`;
-    sentences.push({ kind: "who", parts: [[`${name(first)} and ${name(second)}`, "who"], [` write the most of its logit of ${signed(measured.answerLogit(choice))}.`, null]] });
+    sentences.push({
+      kind: "who",
+      parts: [
+        [`${name(first)} and ${name(second)}`, "who"],
+        [` write the most of its logit of ${signed(measured.answerLogit(choice))}.`, null],
+      ],
+    });
   }
   return sentences;
 }

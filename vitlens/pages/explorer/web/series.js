@@ -6,20 +6,33 @@ function lensCurves({ measured, choice, names, state, facts, grid }, quantity) {
   const curves = [];
   if (choice.baseline !== null) {
     const [one, other] = [choice.class, choice.baseline].map((index) => measured.reading("logit", index));
-    if (one && other) curves.push({ name: names.choice, values: one.map((value, i) => value - other[i]), kind: "main", colour: LINES[0] });
+    if (one && other)
+      curves.push({
+        name: names.choice,
+        values: one.map((value, i) => value - other[i]),
+        kind: "main",
+        colour: LINES[0],
+      });
   } else {
     const shown = classes.includes(choice.class) ? classes.slice(0, 6) : [...classes.slice(0, 5), choice.class];
     if (!shown.includes(choice.class)) shown[shown.length - 1] = choice.class;
     shown.forEach((index, i) => {
       const main = index === choice.class;
-      curves.push({ name: names.short(index), values: measured.reading(quantity, index), kind: main ? "main" : "other", colour: LINES[i % LINES.length] });
+      curves.push({
+        name: names.short(index),
+        values: measured.reading(quantity, index),
+        kind: main ? "main" : "other",
+        colour: LINES[i % LINES.length],
+      });
     });
   }
   if (state.tokens.length === 1 && measured.stores(choice)) {
     const [token] = state.tokens;
     const colour = curves.find(({ kind }) => kind === "main")?.colour;
     const values = Float64Array.from(facts.blocks, (_, block) => measured.lens(quantity, block, choice)[token]);
-    const same = curves.some((curve) => curve.kind === "main" && curve.values.every((value, i) => Math.abs(value - values[i]) < 1e-6));
+    const same = curves.some(
+      (curve) => curve.kind === "main" && curve.values.every((value, i) => Math.abs(value - values[i]) < 1e-6),
+    );
     if (!same) curves.push({ name: grid.name(token), values, kind: "dashed", colour });
   }
   return curves;
@@ -34,7 +47,17 @@ function causePoints({ measured, choice, names, grid, facts }, lost) {
   const mlps = measured.mlps(choice);
   const all = measured.writesOfAll(choice);
   const add = (kind, name, short, x, y, place) => {
-    if (Number.isFinite(x) && Number.isFinite(y)) points.push({ kind, name, short, label: name, x, y, told: told(`${kind}${kind === "patch" ? "es" : "s"}`), ...place });
+    if (Number.isFinite(x) && Number.isFinite(y))
+      points.push({
+        kind,
+        name,
+        short,
+        label: name,
+        x,
+        y,
+        told: told(`${kind}${kind === "patch" ? "es" : "s"}`),
+        ...place,
+      });
   };
   if (all)
     lost.patches.forEach((y, patch) => {
@@ -45,7 +68,9 @@ function causePoints({ measured, choice, names, grid, facts }, lost) {
     const place = { block: Math.floor(cell / facts.n_heads), head: cell % facts.n_heads };
     add("head", names.cell(cell), names.cell(cell), x, lost.heads[cell], place);
   });
-  mlps?.forEach((x, block) => add("mlp", `MLP of block ${facts.blocks[block]}`, `MLP ${facts.blocks[block]}`, x, lost.mlps[block], { block }));
+  mlps?.forEach((x, block) =>
+    add("mlp", `MLP of block ${facts.blocks[block]}`, `MLP ${facts.blocks[block]}`, x, lost.mlps[block], { block }),
+  );
   return points;
 }
 
@@ -77,7 +102,9 @@ function drawRemoval(panels, { measured, choice, names }) {
     curves: [
       ...random.map((values) => ({ values, kind: "faint" })),
       { name: "random", values: mean, kind: "dashed", colour: LINES[6] },
-      ...maps.map((values, i) => ({ name: titles[i], values, kind: i ? "other" : "main", colour: LINES[i] })).filter(({ values }) => values.every(Number.isFinite)),
+      ...maps
+        .map((values, i) => ({ name: titles[i], values, kind: i ? "other" : "main", colour: LINES[i] }))
+        .filter(({ values }) => values.every(Number.isFinite)),
     ],
     axis: AXES.share(),
     show: percent,

@@ -47,7 +47,12 @@ class Stage {
     this.chips = grid.prefix.map((name, token) =>
       element(
         "button",
-        { type: "button", class: "chip", "data-token": token, onclick: (event) => events.select([token], this.adds(event)) },
+        {
+          type: "button",
+          class: "chip",
+          "data-token": token,
+          onclick: (event) => events.select([token], this.adds(event)),
+        },
         element("i", { class: "swatch" }),
         grid.name(token),
         element("output", {}),
@@ -64,7 +69,11 @@ class Stage {
       this.lines,
     );
     const numbers = (n, name) =>
-      element("div", { class: name, "aria-hidden": "true" }, ...Array.from({ length: n }, (_, i) => element("span", {}, `${i}`)));
+      element(
+        "div",
+        { class: name, "aria-hidden": "true" },
+        ...Array.from({ length: n }, (_, i) => element("span", {}, `${i}`)),
+      );
     this.columns = numbers(grid.columns, "ticks columns");
     this.rows = numbers(grid.rows, "ticks rows");
     this.heading = element("div", { class: "stage-name" });
@@ -126,7 +135,10 @@ class Stage {
   /** The arrow keys move a cursor, with Shift they add what it goes over. */
   move(down, right, add) {
     const [row, column] = this.grid.place(this.cursor);
-    this.cursor = this.grid.token(clamp(row + down, 0, this.grid.rows - 1), clamp(column + right, 0, this.grid.columns - 1));
+    this.cursor = this.grid.token(
+      clamp(row + down, 0, this.grid.rows - 1),
+      clamp(column + right, 0, this.grid.columns - 1),
+    );
     this.events.select([this.cursor], add, true);
   }
 
@@ -147,7 +159,11 @@ class Stage {
     const { values, scale, opacity, threshold, selected } = shown;
     this.absent.hidden = Boolean(values);
     this.absent.textContent = shown.absent ?? "";
-    if (values) paint(this.map, values.subarray(this.grid.nPrefix), scale, { opacity: opacity / 100, threshold: threshold / 100 });
+    if (values)
+      paint(this.map, values.subarray(this.grid.nPrefix), scale, {
+        opacity: opacity / 100,
+        threshold: threshold / 100,
+      });
     else this.map.getContext("2d").clearRect(0, 0, this.map.width, this.map.height);
     this.frame.dataset.signed = Boolean(values) && scale.both;
     this.frame.dataset.map = Boolean(values);

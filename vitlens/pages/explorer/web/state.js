@@ -26,7 +26,10 @@ const SCALE_KINDS = ["fixed", "blocks", "map"];
 
 /** Whether there is anything to see of a class: the page has some in detail, and of all what is small. */
 function isKnown(facts, picture, index) {
-  return facts.pictures[picture].classes.includes(index) || (facts.all_classes && Number.isInteger(index) && index < facts.n_classes);
+  return (
+    facts.pictures[picture].classes.includes(index) ||
+    (facts.all_classes && Number.isInteger(index) && index < facts.n_classes)
+  );
 }
 
 /** The choices, changed and mended: a class that does not exist becomes the picture's first. */
@@ -52,7 +55,12 @@ function toHash(state, facts) {
     head: state.head ?? "all",
     tokens: state.tokens.join(".") || "none",
   };
-  return "#" + Object.entries(values).map(([name, value]) => `${name}=${value ?? "none"}`).join("&");
+  return (
+    "#" +
+    Object.entries(values)
+      .map(([name, value]) => `${name}=${value ?? "none"}`)
+      .join("&")
+  );
 }
 
 /** What an address says and is possible; anything else in it is left out. */
@@ -75,7 +83,8 @@ function fromHash(hash, facts, layers) {
   if (given.get("head") === "all") chosen.head = null;
   if (given.get("head") === "mlp") chosen.head = "mlp";
   for (const name of ["baseline", "beside"]) if (given.get(name) === "none") chosen[name] = null;
-  for (const [name, words] of Object.entries(WORDS)) if (words.includes(given.get(name))) chosen[name] = given.get(name);
+  for (const [name, words] of Object.entries(WORDS))
+    if (words.includes(given.get(name))) chosen[name] = given.get(name);
   if (layers.includes(given.get("layer"))) chosen.layer = given.get("layer");
   const block = facts.blocks.map(String).indexOf(given.get("block"));
   if (block >= 0) chosen.block = block;

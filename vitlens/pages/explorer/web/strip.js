@@ -12,7 +12,16 @@ class Strip {
     });
     for (const [i, { root, frame }] of this.maps.entries()) root.append(frame, element("span", {}, labels[i]));
     const columns = [12, 10, 9, 8].find((n) => labels.length % n === 0) ?? 12;
-    this.root = element("div", { class: "strip", style: `--n: ${Math.min(labels.length, columns)}`, role: "group", "aria-label": "the same map after every block" }, ...this.maps.map(({ root }) => root));
+    this.root = element(
+      "div",
+      {
+        class: "strip",
+        style: `--n: ${Math.min(labels.length, columns)}`,
+        role: "group",
+        "aria-label": "the same map after every block",
+      },
+      ...this.maps.map(({ root }) => root),
+    );
   }
 
   setPicture({ uri, width, height }) {

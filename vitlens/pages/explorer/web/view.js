@@ -14,7 +14,12 @@ class View {
     this.panels = new Panels(this);
     this.head = new Head(this);
     this.picture = new PicturePanel(this);
-    this.layout = element("div", { class: "layout" }, this.picture.root, element("div", { class: "right" }, ...this.panels.roots()));
+    this.layout = element(
+      "div",
+      { class: "layout" },
+      this.picture.root,
+      element("div", { class: "right" }, ...this.panels.roots()),
+    );
     root.append(...this.head.roots(), this.layout, this.panels.notes, this.live);
     this.keyboard = new Keyboard(this, options.keys);
     root.append(this.keyboard.help);
@@ -25,7 +30,11 @@ class View {
 
   /** The picture stays while the panels scroll; where it is higher than the window, its lower end does. */
   keepInView() {
-    const set = () => this.picture.root.style.setProperty("--stays", `${Math.min(8, innerHeight - this.picture.root.offsetHeight - 8)}px`);
+    const set = () =>
+      this.picture.root.style.setProperty(
+        "--stays",
+        `${Math.min(8, innerHeight - this.picture.root.offsetHeight - 8)}px`,
+      );
     new ResizeObserver(set).observe(this.picture.root);
     window.addEventListener("resize", set);
   }
@@ -55,7 +64,10 @@ class View {
   async choose(changes, { keep = true, replace = false } = {}) {
     const next = changed(this.state, changes, this.facts);
     this.state = next;
-    const [measured, beside] = await Promise.all([this.pictures.get(next.picture), next.beside === null ? null : this.pictures.get(next.beside)]);
+    const [measured, beside] = await Promise.all([
+      this.pictures.get(next.picture),
+      next.beside === null ? null : this.pictures.get(next.beside),
+    ]);
     if (this.state !== next) return;
     Object.assign(this, { measured, beside });
     if (!this.layers().some(({ name }) => name === next.layer)) next.layer = this.layers()[0].name;
@@ -79,7 +91,10 @@ class View {
     const found = this.root.querySelector(`[data-panel="${CSS.escape(name)}"]`);
     if (!found) return;
     if (found.tagName === "DETAILS") found.open = true;
-    found.scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+    found.scrollIntoView({
+      block: "nearest",
+      behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth",
+    });
     found.classList.remove("flash");
     void found.offsetWidth;
     found.classList.add("flash");
@@ -100,7 +115,10 @@ class View {
   /** All that layers and cards are asked with, for a picture. */
   at(measured = this.measured) {
     const { state, facts, grid } = this;
-    const readers = facts.pooling === "token" && grid.nPrefix ? [0] : Array.from({ length: grid.rows * grid.columns }, (_, i) => grid.nPrefix + i);
+    const readers =
+      facts.pooling === "token" && grid.nPrefix
+        ? [0]
+        : Array.from({ length: grid.rows * grid.columns }, (_, i) => grid.nPrefix + i);
     const subject = state.tokens.length ? state.tokens : readers;
     const choice = { class: state.class, baseline: state.baseline };
     return { measured, state, facts, grid, choice, subject, readers, names: this.names(subject, readers) };

@@ -1,0 +1,203 @@
+"""What the page says of a picture: true of models whose mechanism was planted, with numbers, and silent where they are."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from vitlens import HookedViT, activation_ablation, class_lens, direct_logit_attribution, explore
+from vitlens.demo import load_demo_model, load_demo_pictures
+from vitlens.pages.explorer.measure.picture import Settings, measure_picture
+from vitlens.pages.explorer.sentences.compose import sentences_about
+from vitlens.pages.explorer.sentences.subject import Subject, leading
+from vitlens.pages.explorer.sentences.words import listed, percent, signed, where_lie
+from vitlens.planted import PLANTED, planted
+
+PANELS = {"answer", "when", "who", "cause", "head", "patch", "notes", "picture"}
+LAYERS = {"heatmap", "without", "writes"}
+
+
+def told(explorer, picture: int = 0, position: int = 0) -> dict[str, str]:
+    """The text of every kind of sentence."""
+    facts = explorer.facts["pictures"][picture]
+    sentences = facts["sentences"][str(facts["classes"][position])]
+    return {sentence["kind"]: "".join(text for text, _ in sentence["parts"]) for sentence in sentences}
+
+
+@pytest.fixture(scope="module")
+def pages():
+    """Two pictures of every planted model, and what it is."""
+    found = {}
+    for name in PLANTED:
+        vit = planted(name)
+        pictures = vit.pictures(2)
+        found[name] = (explore(vit.model, pictures.images, pictures.labels, n_classes=2, progress=False), vit, pictures)
+    return found
+
+
+@pytest.mark.parametrize("picture", [0, 1])
+@pytest.mark.parametrize("name", PLANTED)
+def test_the_planted_heads_and_patches_are_named(pages, name, picture):
+    explorer, vit, pictures = pages[name]
+    said = told(explorer, picture)
+    grid = explorer.facts["grid"]
+    label = vit.model.class_label(int(pictures.labels[picture]))
+    assert said["answer"].startswith(f"“{label}” > 99.9 %")
+    for block, head in vit.truth.heads - vit.truth.backups:
+        assert f"L{block}H{head}" in said["who"] + said["cause"]
+    places = [divmod(patch, grid[1]) for patch in pictures.patches[picture].nonzero()[:, 0].tolist()]
+    assert any(f"patch {place} alone" in said["cause"] for place in places)
+    # The last of the parts decides: from its block on the class is first.
+    block = max(vit.truth.mlps, default=max(head[0] for head in vit.truth.heads - vit.truth.backups))
+    assert f"block {block}" in said["when"]
+
+
+def test_who_writes_and_who_acts_through_others(pages):
+    for name in ("evidence_copying", "large_distractor"):
+        explorer, vit, pictures = pages[name]
+        ((block, head),) = vit.truth.heads
+        patch = divmod(int(pictures.patches[0].nonzero()[0]), explorer.facts["grid"][1])
+        said = told(explorer)
+        assert said["who"].startswith("1 head writes almost all")
+        assert f"L{block}H{head} most" in said["who"]
+        assert f"100 % of it from patch {patch}" in said["who"]
+        assert "later parts" not in said["cause"]
+    explorer, vit, _ = pages["context_cue"]
+    first, second = sorted(vit.truth.heads)
+    assert f"L{second[0]}H{second[1]} most" in told(explorer)["who"]
+    assert re.search(rf"L{first[0]}H{first[1]} \(.*\) acts through later parts", told(explorer)["cause"])
+    explorer, vit, _ = pages["conjunction_memory"]
+    (block,) = vit.truth.mlps
+    assert f"the MLP of block {block} most" in told(explorer)["who"]
+    assert "act through later parts" in told(explorer)["cause"]
+
+
+def test_a_head_with_a_backup_is_told(pages):
+    explorer, vit, _ = pages["backup_head"]
+    ((block, head),) = vit.truth.heads - vit.truth.backups
+    said = told(explorer)
+    assert said["cause"].startswith("No single head is needed: without any one of the 16")
+    assert re.search(rf"L{block}H{head} \(.*\): later parts make up for it", said["cause"])
+
+
+def test_an_artefact_token_is_warned_of(pages):
+    explorer, _, _ = pages["large_distractor"]
+    assert re.match(r"1 patch is an artefact token, \(\d, \d\)", told(explorer)["warning"])
+    assert "warning" not in told(pages["evidence_copying"][0])
+
+
+def test_of_random_weights_nothing_is_claimed():
+    torch.manual_seed(0)
+    small = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
+    model = HookedViT.from_timm("vit_tiny_patch16_224", pretrained=False, num_classes=50, **small)
+    explorer = explore(model, torch.randn(1, 3, 32, 32), n_classes=3, progress=False)
+    for position in range(3):
+        said = told(explorer, position=position)
+        assert set(said) == {"answer", "when"}
+        assert said["when"] == "No block leads clearly to any class."
+    assert "a flat answer" in told(explorer)["answer"]
+
+
+def test_the_numbers_are_the_analyses_own(explorer, demo):
+    model, paths = demo
+    image = model.to_images(paths[0])
+    index = explorer.facts["pictures"][0]["classes"][0]
+    probabilities = model(image, return_type="probs")[0]
+    said = told(explorer)
+    assert f"“{model.class_label(index)}” {percent(probabilities[index].item())}" in said["answer"]
+    assert explorer.facts["title"] == f"{model.class_label(index)} {100 * probabilities[index].item():.0f} %"
+    heads = direct_logit_attribution(model, image, index, unit="head").head_map()
+    block, head = divmod(int(heads.argmax()), heads.shape[1])
+    assert f"L{block}H{head} most, {signed(heads.max().item())}" in said["who"]
+    ranks = class_lens(model, image, index, tokens="pooled").ranks[0, :, 0, 0, 0]
+    first = 1 + max([block for block, rank in enumerate(ranks.tolist()) if rank], default=-1)
+    assert f"block {first}" in said["when"] or f"block, {first}" in said["when"]
+    kept = activation_ablation(model, image, index, sites="z", metric="probability", progress=False).patched
+    assert percent(kept.min().item()) in said["cause"]
+
+
+def test_every_part_leads_to_a_panel_of_the_page(explorer):
+    for facts in explorer.facts["pictures"]:
+        assert list(facts["sentences"]) == [str(index) for index in facts["classes"]]
+        for sentences in facts["sentences"].values():
+            assert 2 <= len(sentences) <= 6
+            for sentence in sentences:
+                text = "".join(text for text, _ in sentence["parts"])
+                assert text.endswith(".")
+                assert "  " not in text
+                panels = [panel.partition(":") for _, panel in sentence["parts"] if panel is not None]
+                assert panels
+                assert all(panel in PANELS and layer in LAYERS | {""} for panel, _, layer in panels)
+
+
+@pytest.fixture(scope="module")
+def subject():
+    """A picture of the demo, whose measurements can be changed."""
+    model = load_demo_model()
+    image = model.to_images(load_demo_pictures(model).paths[0])
+    measured = measure_picture(model, image, "a", [int(model(image).argmax())], Settings(list(range(6)), 2, 1000))
+    return Subject(measured, 0, model.class_label, list(range(6)), (14, 14), ("class",))
+
+
+def changed(subject: Subject, **tensors: np.ndarray) -> dict[str, str]:
+    measured = replace(subject.measured, tensors=subject.tensors | tensors)
+    return {sentence.kind: sentence.text for sentence in sentences_about(replace(subject, measured=measured))}
+
+
+def test_a_map_that_is_no_better_than_random_is_told(subject):
+    curves = subject.tensors["removal_curves"].copy()
+    assert "random draws" not in changed(subject)["where"]
+    curves[0] = curves[2:].mean(axis=0)
+    assert "this map is no better than random here" in changed(subject, removal_curves=curves)["where"]
+    curves[0] = np.sort(curves[2:], axis=0)[0]
+    assert "1 of 5 random draws does as much" in changed(subject, removal_curves=curves)["where"]
+    curves[0] = np.nan
+    assert "shows no place" in changed(subject, removal_curves=curves)["where"]
+
+
+def test_what_was_not_measured_is_not_told(subject):
+    tensors = {name: value for name, value in subject.tensors.items() if not name.startswith(("effect", "removal"))}
+    said = [
+        each.kind for each in sentences_about(replace(subject, measured=replace(subject.measured, tensors=tensors)))
+    ]
+    assert said == ["answer", "when", "who"]
+    lse = np.full_like(subject.tensors["effect_lse"], np.nan)
+    estimated = changed(subject, effect_lse=np.where(np.arange(len(lse)) < 196, subject.tensors["effect_lse"], lse))
+    assert "its logit changes by" in estimated["cause"]
+    assert "(estimated)" in estimated["cause"]
+
+
+def test_an_incomplete_map_is_warned_of(subject):
+    facts = subject.measured.facts
+    maps = [facts["heatmaps"][0] | {"gap": 0.6}, *facts["heatmaps"][1:]]
+    measured = replace(subject.measured, facts=facts | {"heatmaps": maps})
+    said = {each.kind: each.text for each in sentences_about(replace(subject, measured=measured))}
+    assert said["warning"].startswith("The heatmap is not complete")
+
+
+def test_models_of_other_kinds(variant):
+    for name, first in (("registers", "answer"), ("average_without_class_token", "answer"), ("no_classifier", None)):
+        model, images = variant(name, 1)
+        explorer = explore(model, images, n_classes=3, progress=False)
+        sentences = explorer.facts["pictures"][0]["sentences"]
+        assert [each[0]["kind"] for each in sentences.values()] == ([first] * 3 if first else [])
+    one = model.with_class_embeddings(torch.randn(1, model.cfg.d_model, dtype=model.dtype))
+    said = told(explore(one, images, progress=False))
+    assert re.match(r"The model's single output is [+−]?\d", said["answer"])
+    assert "its logit" in said["cause"]
+    assert "when" not in said
+
+
+def test_how_numbers_and_places_are_said():
+    assert [percent(p) for p in (0, 0.0001, 0.002, 0.5725, 0.57, 0.9999, 1)] == [
+        "0 %", "< 0.1 %", "0.2 %", "57.2 %", "57 %", "> 99.9 %", "100 %",
+    ]  # fmt: skip
+    assert [signed(x) for x in (2.751, -0.3, 0.004, -0.004)] == ["+2.75", "−0.30", "0.00", "0.00"]
+    assert where_lie([17], (14, 14)) == "patch (1, 3)"
+    assert where_lie([17, 18, 31], (14, 14)) == "3 patches in rows 1 to 2, columns 3 to 4"
+    assert where_lie([195, 0], (14, 14)) == "2 scattered patches, (13, 13) first"
+    assert listed(["a"]) == "a"
+    assert listed(["a", "b", "c"]) == "a, b and c"
+    np.testing.assert_array_equal(leading(np.array([1.0, -9, 4, 3]), 0.5), [False, False, True, False])

@@ -1,0 +1,76 @@
+"""What the model answers and how sure it is, and from which block on the class leads."""
+
+import numpy as np
+
+from vitlens.pages.explorer.sentences.subject import Subject
+from vitlens.pages.explorer.sentences.words import Sentence, percent, quoted, signed
+
+
+def answer(subject: Subject) -> Sentence:
+    """The class, its probability, and the class that comes nearest."""
+    if len(subject.tensors["answer_logits"]) < 2:
+        return Sentence("answer", [(f"The model's single output is {signed(subject.logit)}.", "answer")])
+    rival = quoted(subject.name_of(subject.rival))
+    lead = subject.logit - float(subject.tensors["answer_logits"][subject.rival])
+    own = f"{quoted(subject.name)} {percent(subject.probability)}"
+    if subject.rank:
+        n_classes = len(subject.probabilities)
+        leader = f"{rival} {percent(subject.probabilities[subject.rival])}"
+        place = f" has rank {subject.rank + 1} of {n_classes:,}; {leader} leads by {signed(-lead)} logits."
+        return Sentence("answer", [(own, "answer"), (place, None)])
+    parts: list[tuple[str, str | None]] = [
+        (own, "answer"),
+        (f", {signed(lead)} logits before {rival} {percent(subject.probabilities[subject.rival])}", None),
+    ]
+    if subject.is_flat:
+        parts.append((": a flat answer, in which many classes are almost as likely, so little can be explained", None))
+    return Sentence("answer", [*parts, (".", None)])
+
+
+def when(subject: Subject) -> Sentence | None:
+    """From which block on the class stays first in the model's own reading of its stream."""
+    if "reading_rank" not in subject.tensors:
+        return None
+    ranks = subject.tensors["reading_rank"][:, subject.position]
+    probabilities = subject.tensors["reading_probability"][:, subject.position]
+    if subject.is_flat:
+        return Sentence("when", [("No block leads clearly", "when"), (" to any class.", None)])
+    if ranks[-1] > 0:
+        return _of_a_loser(subject, ranks)
+    first = first_for_good(ranks)
+    if first == 0:
+        start = f"It is first from block {subject.blocks[0]} on"
+    elif first == len(ranks) - 1:
+        start = f"It is first only after the last block, {subject.blocks[-1]}"
+    else:
+        start = f"From block {subject.blocks[first]} on it stays first"
+    parts: list[tuple[str, str | None]] = [(start, "when")]
+    if first < len(ranks) - 1:
+        parts.append((f", {percent(probabilities[first])} there", None))
+    if len(ranks) > 1:
+        gains = np.diff(probabilities)
+        block = int(gains.argmax())
+        if gains[block] > 0.05 and block + 1 != first:
+            parts.append((f"; block {subject.blocks[block + 1]} adds most ({100 * gains[block]:.0f} points)", "when"))
+    return Sentence("when", [*parts, (" (class lens).", None)])
+
+
+def _of_a_loser(subject: Subject, ranks: np.ndarray) -> Sentence:
+    led = [subject.blocks[i] for i in np.flatnonzero(ranks == 0)]
+    if not led:
+        best = int(ranks.argmin())
+        text = (
+            f"It leads after no block; it comes nearest after block {subject.blocks[best]}, rank {int(ranks[best]) + 1}"
+        )
+    elif len(led) == 1:
+        text = f"It leads after block {led[0]} alone, and is overtaken"
+    else:
+        together = led[-1] - led[0] == len(led) - 1
+        text = f"It leads after blocks {led[0]} to {led[-1]}{'' if together else ', not all of them'}, and is overtaken"
+    return Sentence("when", [(text, "when"), (" (class lens).", None)])
+
+
+def first_for_good(ranks: np.ndarray) -> int:
+    """The place of the block from which on the rank is 0 to the end."""
+    behind = np.flatnonzero(ranks > 0)
+    return int(behind[-1]) + 1 if len(behind) else 0

@@ -1,0 +1,80 @@
+"""Numbers and places as the sentences say them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Number = float | int | np.floating
+#: Heads that write or cost less than this many logits are not spoken of.
+WORTH_SAYING = 0.1
+#: Patches whose rows and columns frame more than this many times as many patches have no common place.
+SCATTERED = 4
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """Its parts are texts, each with the panel that shows it, or None."""
+
+    kind: str
+    parts: list[tuple[str, str | None]]
+
+    @property
+    def text(self) -> str:
+        return "".join(text for text, _ in self.parts)
+
+    def as_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "parts": [list(part) for part in self.parts]}
+
+
+def percent(probability: Number) -> str:
+    """With one decimal, which is left out where it says nothing: 57.2 %, 100 %, < 0.1 %."""
+    if 0 < probability < 0.0005:
+        return "< 0.1 %"
+    if 0.9995 <= probability < 1:
+        return "> 99.9 %"
+    return f"{100 * probability:.1f}".removesuffix(".0") + " %"
+
+
+def points(share: Number) -> str:
+    """A share in whole per cent."""
+    return f"{100 * share:.0f} %"
+
+
+def signed(logits: Number) -> str:
+    """With its sign: +2.75, −0.31; what rounds to nothing has none."""
+    text = f"{abs(logits):.2f}"
+    return text if float(text) == 0 else ("+" if logits > 0 else "−") + text
+
+
+def counted(n: int, noun: str) -> str:
+    """1 patch, 2 patches."""
+    plural = noun + ("es" if noun.endswith("ch") else "s")
+    return f"{n} {noun if n == 1 else plural}"
+
+
+def quoted(name: str) -> str:
+    return f"“{name}”"
+
+
+def where_lie(patches: Sequence[int], grid: Sequence[int]) -> str:
+    """Where patches lie, the strongest given first: "patch (3, 5)", "4 patches in rows 2 to 3, columns 5 to 6"."""
+    rows, columns = zip(*[divmod(int(patch), grid[1]) for patch in patches], strict=True)
+    first = f"({rows[0]}, {columns[0]})"
+    if len(patches) == 1:
+        return f"patch {first}"
+    framed = (max(rows) - min(rows) + 1) * (max(columns) - min(columns) + 1)
+    if framed > SCATTERED * len(patches):
+        return f"{len(patches)} scattered patches, {first} first"
+    return f"{len(patches)} patches in {_range('row', rows)}, {_range('column', columns)}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join([", ".join(names[:-1])] * (len(names) > 1) + [names[-1]])
+
+
+def _range(noun: str, numbers: Sequence[int]) -> str:
+    first, last = min(numbers), max(numbers)
+    return f"{noun} {first}" if first == last else f"{noun}s {first} to {last}"

@@ -1,0 +1,62 @@
+"""Which heads and MLPs write the class, and from which part of the picture."""
+
+import numpy as np
+
+from vitlens.pages.explorer.sentences.subject import Part, Subject, leading
+from vitlens.pages.explorer.sentences.words import WORTH_SAYING, Sentence, counted, listed, points, signed, where_lie
+
+#: Parts that together write this share of all that speaks for the class are counted; more than this share of all parts are
+#: not few.
+MOST, FEW = 0.5, 1 / 3
+#: A head reads from the patches that give this share of what it writes.
+READ = 0.5
+
+
+def who(subject: Subject) -> Sentence | None:
+    """How many parts write how much of the logit, and the strongest by name."""
+    if "heads" not in subject.tensors:
+        return None
+    parts = subject.parts
+    direct = np.array([part.direct for part in parts])
+    if direct.max() < WORTH_SAYING:
+        return Sentence("who", [("No head and no MLP speaks for it", "who"), (" by itself.", None)])
+    chosen = leading(direct, MOST)
+    share = f"{signed(direct[chosen].sum())} of {signed(direct[direct > 0].sum())} logits"
+    if chosen.sum() > max(1, FEW * len(parts)):
+        start = f"Many parts write it: {_counts(parts, chosen)} write half of what speaks for it"
+    elif chosen.sum() == 1 and direct[chosen].sum() > 0.9 * direct[direct > 0].sum():
+        start = f"{_counts(parts, chosen)} writes almost all that speaks for it"
+    else:
+        verb = "writes" if chosen.sum() == 1 else "write"
+        start = f"{_counts(parts, chosen)} {verb} half of what speaks for it"
+    told: list[tuple[str, str | None]] = [(start, "who"), (f", {share} (direct logit attribution)", None)]
+    best = parts[int(direct.argmax())]
+    told.append((f"; {best.name} most, {signed(best.direct)}", "head" if best.is_head else "who"))
+    strongest = max((part for part in parts if part.is_head), key=lambda part: part.direct)
+    if strongest.direct >= WORTH_SAYING:
+        if strongest is not best:
+            told.append((f"; of the heads {strongest.name}, {signed(strongest.direct)}", "head"))
+        told.append((f", {source_of(subject, strongest)}", "picture:writes"))
+    return Sentence("who", [*told, (".", None)])
+
+
+def source_of(subject: Subject, head: Part) -> str:
+    """From which tokens a head takes most of what it writes."""
+    shares = np.maximum(subject.shares(*head.place), 0)
+    n_prefix = len(subject.prefix)
+    of_prefix = shares[:n_prefix]
+    if of_prefix.sum() >= READ * shares.sum():
+        return (
+            f"{points(of_prefix.max() / shares.sum())} of it from the {subject.prefix[int(of_prefix.argmax())]} token"
+        )
+    patches = shares[n_prefix:]
+    chosen = np.flatnonzero(leading(patches, READ))
+    in_order = chosen[np.argsort(-patches[chosen], kind="stable")]
+    return f"{points(patches[chosen].sum() / shares.sum())} of it from {where_lie(in_order.tolist(), subject.grid)}"
+
+
+def _counts(parts: list[Part], chosen: np.ndarray) -> str:
+    """2 heads and 1 MLP."""
+    n_heads = sum(parts[i].is_head for i in np.flatnonzero(chosen))
+    counts = ((n_heads, "head"), (int(chosen.sum()) - n_heads, "MLP"))
+    return listed([counted(n, noun) for n, noun in counts if n])
