@@ -143,9 +143,10 @@ class Board {
 
 const partOf = (cell) => (cell.dataset.part === "mlp" ? "mlp" : Number(cell.dataset.part));
 
-/** In a cell: two digits are enough. */
+/** In a cell: as many decimals as the scale needs, and nothing where they would all be 0. */
 function short(value, scale) {
   if (!scale.both) return Math.abs(value) < 0.005 ? "" : `${Math.round(100 * value)}`;
-  if (Math.abs(value) < 0.05) return "";
-  return (value > 0 ? "+" : "−") + Math.abs(value).toFixed(Math.abs(value) >= 10 ? 0 : 1);
+  const decimals = scale.end < 1 ? 2 : Math.abs(value) >= 10 ? 0 : 1;
+  const text = Math.abs(value).toFixed(decimals);
+  return Number(text) === 0 ? "" : (value > 0 ? "+" : "−") + text;
 }

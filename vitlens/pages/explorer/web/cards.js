@@ -3,7 +3,7 @@
 /** A crop of the picture around a patch, in which the patch is framed. */
 function crop(grid, token, around = 1) {
   if (token < grid.nPrefix)
-    return element("span", { class: "crop prefix", "aria-hidden": "true" }, grid.name(token).slice(0, 3));
+    return element("span", { class: "crop prefix", "aria-hidden": "true" }, grid.name(token).replace(" token", ""));
   const [row, column] = grid.place(token);
   const [rows, columns] = [Math.min(grid.rows, 2 * around + 1), Math.min(grid.columns, 2 * around + 1)];
   const [top, left] = [clamp(row - around, 0, grid.rows - rows), clamp(column - around, 0, grid.columns - columns)];
@@ -37,12 +37,17 @@ class PatchCard {
     const from = measured.attention("from", state.block, head, subject);
     const to = measured.attention("to", state.block, head, subject);
     const lists = [
-      [`${names.Subject} ${names.looks} (${names.head})`, others(from, []), percent, "from"],
-      [`Is looked at by (${names.head})`, others(to, []), percent, "to"],
+      [
+        `${names.Subject} ${subject.length > 1 ? "look at, on average" : "looks at"} (${names.head})`,
+        others(from, []),
+        percent,
+        "from",
+      ],
+      [`Who looks at ${subject.length > 1 ? "them, summed" : "it"} (${names.head})`, others(to, []), percent, "to"],
     ];
     if (measured.tensors.cosines)
       lists.push([
-        `Streams like it after block ${names.block} (cosine)`,
+        `Streams like ${subject.length > 1 ? "theirs" : "its own"} after block ${names.block} (cosine)`,
         others(measured.cosines(state.block, subject), subject),
         number,
         "similar",
@@ -230,12 +235,7 @@ class PartCard {
       text.textContent = label;
       frame.dataset.signed = Boolean(values) && layer.scale(own).both;
       root.setAttribute("aria-label", `${label}: lay it over the picture`);
-      if (values)
-        paint(
-          canvas,
-          values.subarray(this.grid.nPrefix),
-          layer.scale(own).stretched(largest(values.subarray(this.grid.nPrefix)), ""),
-        );
+      if (values) paint(canvas, values.subarray(this.grid.nPrefix), layer.scale(own));
       canvas.hidden = !values;
     }
     const known = this.known(at, isHead, block, head);

@@ -12,7 +12,7 @@ class Compare {
   /** `one` and `two` are what layers are asked with, of the same choices; `layer` what is on show. */
   draw(one, two, layer, shownOne, shownTwo) {
     this.other.setPicture(two.measured.picture);
-    this.other.heading.textContent = two.measured.picture.name;
+    this.other.heading.textContent = `${two.measured.picture.name}: ${two.names.choice}`;
     this.other.draw(shownTwo);
     this.difference.setPicture(one.measured.picture);
     this.difference.heading.textContent = "the first less the second";
@@ -69,8 +69,9 @@ function found(at) {
   const leading = measured.leading(3).map((index) => `${cut(names.short(index), 24)} ${percent(answer[index])}`);
   const rows = {
     "What does it answer?": leading.join(", "),
-    [`${names.choice}: probability`]: percent(answer[choice.class]),
-    [`${names.choice}: logit`]: signed(measured.answerLogit(choice)),
+    Class: names.choice,
+    "Its probability": percent(answer[choice.class]),
+    "Its logit": signed(measured.answerLogit(choice)),
   };
   const ranks = measured.reading("rank", choice.class);
   if (ranks) {

@@ -26,19 +26,27 @@ function button(label, onclick, attributes = {}) {
   return element("button", { type: "button", onclick, ...attributes }, label);
 }
 
+/** A link inside of a sentence: it breaks over lines as words do, which buttons do not. */
+function link(text, onclick, attributes = {}) {
+  const key = (event) => {
+    if (event.key !== "Enter" && event.key !== " ") return;
+    event.preventDefault();
+    onclick(event);
+  };
+  return element("span", { class: "link", role: "link", tabindex: 0, onclick, onkeydown: key, ...attributes }, text);
+}
+
 // ---- Numbers --------------------------------------------------------------------------------------------------------
 
 const trueMinus = (text) => text.replace("-", "−");
 
-/** Three significant digits; a true minus, and no zero with a sign. */
+/** Three significant digits, two of very small ones; a true minus, and no zero with a sign. */
 function number(value) {
   if (!Number.isFinite(value)) return "–";
   const size = Math.abs(value);
-  if (size < 0.0005) return "0";
-  if (size >= 1e6) return trueMinus(value.toExponential(2));
-  return trueMinus(
-    String(size >= 100 ? Math.round(value) : size >= 0.1 ? Number(value.toPrecision(3)) : value.toFixed(3)),
-  );
+  if (size < 1e-9) return "0";
+  if (size >= 1e6 || size < 1e-5) return trueMinus(value.toExponential(1));
+  return trueMinus(String(size >= 100 ? Math.round(value) : Number(value.toPrecision(size < 0.01 ? 2 : 3))));
 }
 
 /** The sign is told by + and −, not by colour alone. */
@@ -62,6 +70,7 @@ const wholePercent = (share) =>
 // ---- Words ----------------------------------------------------------------------------------------------------------
 
 const cut = (text, length = 28) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
+const capital = (text) => text[0].toUpperCase() + text.slice(1);
 const count = (n, one, many = `${one}s`) => `${n} ${n === 1 ? one : many}`;
 
 /** An index list of what is largest first, by a weight. */

@@ -39,14 +39,16 @@ function menu(name, source) {
   if (source.drawing)
     entries.push(
       entry("copy picture", async () => {
-        const png = await toPng(finished(source));
+        const png = await toPng(finished(source, details.closest(".vitlens")));
         await navigator.clipboard.write([new ClipboardItem({ "image/png": png })]);
         return "copied";
       }),
-      entry("save PNG", async () => save(await toPng(finished(source)), file("png"))),
+      entry("save PNG", async () => save(await toPng(finished(source, details.closest(".vitlens"))), file("png"))),
       entry("save SVG", () =>
         save(
-          new Blob([new XMLSerializer().serializeToString(finished(source))], { type: "image/svg+xml" }),
+          new Blob([new XMLSerializer().serializeToString(finished(source, details.closest(".vitlens")))], {
+            type: "image/svg+xml",
+          }),
           file("svg"),
         ),
       ),
@@ -95,8 +97,7 @@ const KEPT_STYLES = [
 ];
 
 /** A copy with its styles written in, on white, with the caption below; always in the light theme, as paper is. */
-function finished(source) {
-  const themed = document.querySelector(".vitlens[data-theme]");
+function finished(source, themed) {
   const theme = themed.dataset.theme;
   themed.dataset.theme = "light";
   const original = source.drawing();

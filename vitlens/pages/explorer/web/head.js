@@ -39,7 +39,7 @@ class Head {
 
   roots() {
     const { top, line, thumbnails, warning, sentences, chips } = this;
-    return [top, line, warning, thumbnails, sentences.root, chips];
+    return [top, line, warning, sentences.root, element("div", { class: "about-row" }, chips, thumbnails)];
   }
 
   besideSelect() {
@@ -112,11 +112,7 @@ class Head {
     this.then.replaceChildren(
       ...others.flatMap((index, i) => [
         i ? ", " : "then ",
-        button(
-          `${cut(view.className(index), 32)} ${wholePercent(answer[index])}`,
-          () => view.choose({ class: index }),
-          { class: "link" },
-        ),
+        link(`${cut(view.className(index), 32)} ${wholePercent(answer[index])}`, () => view.choose({ class: index })),
       ]),
     );
     const [rows, columns] = facts.grid;
@@ -155,8 +151,8 @@ class Head {
       );
     const first = measured.classes[0];
     const chips = [element("span", { class: "lead" }, "All panels:")];
-    if (state.class !== null)
-      chips.push(chip("class", `class ${names.ofClass}`, state.class === first ? null : { class: first }));
+    if (first !== undefined)
+      chips.push(chip("class", `class ${names.ofClass}`, state.class === null ? null : { class: null }));
     if (state.baseline !== null) chips.push(chip("baseline", `minus ${names.of(state.baseline)}`, { baseline: null }));
     chips.push(chip("block", `block ${names.block}`, null));
     chips.push(

@@ -44,6 +44,7 @@ function render({ model, el }) {
   effect();
   show(view, { picture: (i) => model.get("pictures")[i], selection: model.get("selection") });
   return () => {
+    view.life.abort();
     model.off("change:selection", follow);
     model.off("change:effect", effect);
   };

@@ -30,7 +30,7 @@ class Keyboard {
     );
     target.addEventListener("keydown", (event) => this.down(event));
     target.addEventListener("keyup", ({ key }) => key === " " && this.lift(false));
-    window.addEventListener("blur", () => this.lift(false));
+    window.addEventListener("blur", () => this.lift(false), { signal: view.life.signal });
   }
 
   lift(up) {

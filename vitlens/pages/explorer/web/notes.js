@@ -45,7 +45,7 @@ function drawNotes(root, view, at) {
       ...(facts.lens_reads
         ? line(
             "When it is decided",
-            `${facts.lens_reads}. Early blocks were never trained to be read: a small probability there says little.`,
+            `${capital(facts.lens_reads)}. Early blocks were never trained to be read: a small probability there says little.`,
           )
         : []),
       ...(removed ? line("What if it is removed", removed) : []),

@@ -238,8 +238,8 @@ class Panels {
 
   draw(at) {
     const { view } = this;
-    const { picture, class: wanted, baseline, block, head, tokens, quantity, board } = at.state;
-    const about = [picture, wanted, baseline];
+    const { picture, baseline, block, head, tokens, quantity, board } = at.state;
+    const about = [picture, at.choice.class, baseline];
     view.once("answers", about, () => this.drawAnswers(at));
     view.once("lens", [...about, block, tokens, quantity], () => this.drawLens(at));
     view.once("board", [...about, block, head, board, board === "attention" ? tokens : null], () => this.drawBoard(at));

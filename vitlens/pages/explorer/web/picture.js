@@ -122,7 +122,7 @@ class PicturePanel {
       { name: "quantity", onchange: ({ target }) => view.choose({ quantity: target.value }) },
       ...QUANTITIES.map((quantity) => element("option", { value: quantity }, quantity)),
     );
-    const lift = button("lift the map", () => {}, {
+    const lift = button("lift map", () => {}, {
       title: "hold to see the picture; so does the Space key",
       onpointerdown: () => view.keyboard.lift(true),
       onpointerup: () => view.keyboard.lift(false),
@@ -165,7 +165,7 @@ class PicturePanel {
     const scale = scaleOf(layer, at);
     this.shown = this.shownOn(layer, at, scale);
     this.stage.draw(this.shown);
-    this.stage.heading.textContent = two ? at.measured.picture.name : "";
+    this.stage.heading.textContent = two ? `${at.measured.picture.name}: ${at.names.choice}` : "";
     const [told, term] = layer.caption(at);
     this.told = told;
     const text = told + this.warningOf(at, layer);

@@ -153,6 +153,8 @@ function classesLike(view, text) {
       note: percent(answer[index]),
       run: () => view.choose({ class: index, ...(view.state.baseline === index ? { baseline: null } : {}) }),
       second:
-        index === view.state.class ? undefined : { label: "compare with", run: () => view.choose({ baseline: index }) },
+        index === view.at().choice.class
+          ? undefined
+          : { label: "compare with", run: () => view.choose({ baseline: index }) },
     }));
 }

@@ -15,16 +15,18 @@ class Sentences {
           "li",
           { class: kind, "data-kind": kind },
           ...(kind === "warning" ? [element("strong", {}, "⚠ ")] : []),
-          ...parts.map((part) => this.part(part)),
+          ...parts.flatMap((part) => this.part(part)),
         ),
       ),
     );
   }
 
+  /** Punctuation before a link is no part of it. */
   part([text, panel]) {
-    if (!panel) return text;
+    if (!panel) return [text];
+    const [, before, words] = /^([\s.,;:]*)(.*)$/s.exec(text);
     const [name, layer] = panel.split(":");
-    return button(text, () => this.show(name, layer), { class: "link", "data-to": panel });
+    return [before, link(words, () => this.show(name, layer), { "data-to": panel })];
   }
 }
 

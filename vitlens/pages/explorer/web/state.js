@@ -32,13 +32,13 @@ function isKnown(facts, picture, index) {
   );
 }
 
-/** The choices, changed and mended: a class that does not exist becomes the picture's first. */
+/** The choices, changed and mended: without a class that exists each picture shows its own first. */
 function changed(state, changes, facts) {
   const next = { ...state, ...changes };
   const { classes } = facts.pictures[next.picture];
   const known = (index) => isKnown(facts, next.picture, index);
-  if (!known(next.class)) next.class = classes[0] ?? null;
-  if (!known(next.baseline) || next.baseline === next.class) next.baseline = null;
+  if (!known(next.class)) next.class = null;
+  if (!known(next.baseline) || next.baseline === (next.class ?? classes[0])) next.baseline = null;
   if (next.beside === next.picture || !facts.pictures[next.beside]) next.beside = null;
   next.tokens = [...new Set(next.tokens)].sort((one, other) => one - other);
   return next;
@@ -82,7 +82,7 @@ function fromHash(hash, facts, layers) {
   keep("threshold", whole(given.get("threshold"), 101));
   if (given.get("head") === "all") chosen.head = null;
   if (given.get("head") === "mlp") chosen.head = "mlp";
-  for (const name of ["baseline", "beside"]) if (given.get(name) === "none") chosen[name] = null;
+  for (const name of ["class", "baseline", "beside"]) if (given.get(name) === "none") chosen[name] = null;
   for (const [name, words] of Object.entries(WORDS))
     if (words.includes(given.get(name))) chosen[name] = given.get(name);
   if (layers.includes(given.get("layer"))) chosen.layer = given.get("layer");

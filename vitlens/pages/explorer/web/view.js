@@ -4,6 +4,8 @@ class View {
   /** `options`: {page} where there is an address, {changed, ablate} where there is Python, `keys`: who hears the keyboard. */
   constructor(root, facts, options) {
     Object.assign(this, { root, facts, options, state: firstState(facts), done: {}, effect: null });
+    // What listens to the window stops when a notebook throws the output away.
+    this.life = new AbortController();
     this.grid = new Grid(facts.grid, facts.prefix);
     this.labels = facts.blocks.map((block) => `L${block}`);
     root.classList.add("vitlens");
@@ -36,7 +38,7 @@ class View {
         `${Math.min(8, innerHeight - this.picture.root.offsetHeight - 8)}px`,
       );
     new ResizeObserver(set).observe(this.picture.root);
-    window.addEventListener("resize", set);
+    window.addEventListener("resize", set, { signal: this.life.signal });
   }
 
   stages() {
@@ -120,11 +122,11 @@ class View {
         ? [0]
         : Array.from({ length: grid.rows * grid.columns }, (_, i) => grid.nPrefix + i);
     const subject = state.tokens.length ? state.tokens : readers;
-    const choice = { class: state.class, baseline: state.baseline };
-    return { measured, state, facts, grid, choice, subject, readers, names: this.names(subject, readers) };
+    const choice = { class: state.class ?? measured.classes[0] ?? null, baseline: state.baseline };
+    return { measured, state, facts, grid, choice, subject, readers, names: this.names(subject, readers, choice) };
   }
 
-  names(subject, readers) {
+  names(subject, readers, choice) {
     const { state, facts, grid } = this;
     const block = facts.blocks[state.block];
     const head = oneHead(state);
@@ -133,14 +135,14 @@ class View {
     return {
       of,
       short: (index) => this.className(index),
-      choice: of(state.class) + (state.baseline === null ? "" : ` − ${of(state.baseline)}`),
-      ofClass: of(state.class),
+      choice: of(choice.class) + (state.baseline === null ? "" : ` − ${of(state.baseline)}`),
+      ofClass: of(choice.class),
       block,
       head: head === null ? `block ${block}, mean of its heads` : `L${block}H${head}`,
       heads: head === null ? `all heads of block ${block}` : `L${block}H${head}`,
       add: head === null ? "add" : "adds",
       subject: text,
-      Subject: text[0].toUpperCase() + text.slice(1),
+      Subject: capital(text),
       looks: subject.length > 1 ? "look on average" : "looks",
       readers: grid.names(readers),
       quantity: state.quantity,
@@ -189,7 +191,7 @@ class View {
 
   followTheme() {
     const wish = matchMedia("(prefers-color-scheme: dark)");
-    wish.addEventListener("change", () => this.setTheme(!wish.matches));
+    wish.addEventListener("change", () => this.setTheme(!wish.matches), { signal: this.life.signal });
     // JupyterLab has a theme of its own.
     const { jpThemeLight } = document.body.dataset;
     this.setTheme(jpThemeLight ? jpThemeLight === "true" : !wish.matches);
