@@ -9,7 +9,6 @@ from vitlens.data.class_names import short_name
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import page_facts
 from vitlens.pages.explorer.measure.picture import Measured, Settings
-from vitlens.pages.explorer.page import looks
 from vitlens.pages.explorer.sentences.compose import sentences_of
 from vitlens.pages.page import made
 
@@ -48,7 +47,6 @@ def page_facts_of(
         "layers_default": "heatmap" if pictures[0]["heatmaps"] else "from",
         "lens_reads": why["class_lens"],
         "heads_are": why["direct_logit_attribution by head"],
-        "looks": looks(),
     }
 
 

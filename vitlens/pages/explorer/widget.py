@@ -6,7 +6,7 @@ import anywidget
 import traitlets
 
 from vitlens.errors import InputError
-from vitlens.pages.explorer.page import packed_plotly, script, style
+from vitlens.pages.explorer.page import script, style
 from vitlens.pages.explorer.selection import Selection
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ class ExplorerWidget(anywidget.AnyWidget):
     _css = style()
     facts = traitlets.Dict().tag(sync=True)
     pictures = traitlets.List(traitlets.Bytes()).tag(sync=True)
-    plotly = traitlets.Bytes().tag(sync=True)
     selection = traitlets.Dict().tag(sync=True)
     effect = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
 
@@ -28,7 +27,6 @@ class ExplorerWidget(anywidget.AnyWidget):
         super().__init__(
             facts=explorer.facts,
             pictures=explorer.pictures,
-            plotly=packed_plotly(),
             selection=explorer.selection.as_json(),
             effect=explorer.effect,
         )

@@ -1,0 +1,202 @@
+// The page: what it is built of, the one way in which anything is chosen, and what is then drawn anew.
+
+class View {
+  /** `options`: {page} where there is an address, {changed, ablate} where there is Python, `keys`: who hears the keyboard. */
+  constructor(root, facts, options) {
+    Object.assign(this, { root, facts, options, state: firstState(facts), done: {}, effect: null });
+    this.grid = new Grid(facts.grid, facts.prefix);
+    this.labels = facts.blocks.map((block) => `L${block}`);
+    root.classList.add("vitlens");
+    root.replaceChildren();
+    this.tip = new Tip(root);
+    this.past = new Past((state) => this.choose(state, { keep: false }), options.page);
+    this.live = element("div", { class: "unseen", role: "status", "aria-live": "polite" });
+    this.panels = new Panels(this);
+    this.head = new Head(this);
+    this.picture = new PicturePanel(this);
+    this.layout = element(
+      "div",
+      { class: "layout" },
+      this.picture.root,
+      element("div", { class: "right" }, ...this.panels.roots()),
+    );
+    root.append(...this.head.roots(), this.layout, this.panels.notes, this.live);
+    this.keyboard = new Keyboard(this, options.keys);
+    root.append(this.keyboard.help);
+    this.search = this.head.search;
+    this.followTheme();
+    this.keepInView();
+  }
+
+  /** The picture stays while the panels scroll; where it is higher than the window, its lower end does. */
+  keepInView() {
+    const set = () =>
+      this.picture.root.style.setProperty(
+        "--stays",
+        `${Math.min(8, innerHeight - this.picture.root.offsetHeight - 8)}px`,
+      );
+    new ResizeObserver(set).observe(this.picture.root);
+    window.addEventListener("resize", set);
+  }
+
+  stages() {
+    return [this.picture.stage, ...this.picture.compare.stages];
+  }
+
+  /** The layers that this picture has. */
+  layers() {
+    return this.measured ? LAYERS.filter((layer) => layer.present({ measured: this.measured, facts: this.facts })) : [];
+  }
+
+  // ---- Choosing -----------------------------------------------------------------------------------------------------
+
+  async start(pictures, selection) {
+    this.pictures = pictures;
+    const names = LAYERS.map(({ name }) => name);
+    const said = this.options.page ? fromHash(location.hash, this.facts, names) : {};
+    await this.choose({ ...fromSelection(selection, this.facts), ...said });
+    if (this.options.page)
+      window.addEventListener("hashchange", () => this.choose(fromHash(location.hash, this.facts, names)));
+    this.root.dataset.ready = "true";
+  }
+
+  /** The one way in which anything is chosen: by the page, the address, the keyboard, Python, or undo. */
+  async choose(changes, { keep = true, replace = false } = {}) {
+    const next = changed(this.state, changes, this.facts);
+    this.state = next;
+    const [measured, beside] = await Promise.all([
+      this.pictures.get(next.picture),
+      next.beside === null ? null : this.pictures.get(next.beside),
+    ]);
+    if (this.state !== next) return;
+    Object.assign(this, { measured, beside });
+    if (!this.layers().some(({ name }) => name === next.layer)) next.layer = this.layers()[0].name;
+    if (keep) this.past.keep(next, toHash(next, this.facts), replace);
+    this.draw();
+    this.say();
+    this.options.changed?.(toSelection(next, this.facts));
+  }
+
+  /** Selects tokens; adding what is all selected takes it away. */
+  select(tokens, add) {
+    const { tokens: before } = this.state;
+    const all = add && tokens.every((token) => before.includes(token));
+    const next = all ? before.filter((token) => !tokens.includes(token)) : add ? [...before, ...tokens] : tokens;
+    return this.choose({ tokens: next });
+  }
+
+  /** Brings a panel into view and lets it flash. */
+  show(name, layer) {
+    if (layer) this.choose({ layer });
+    const found = this.root.querySelector(`[data-panel="${CSS.escape(name)}"]`);
+    if (!found) return;
+    if (found.tagName === "DETAILS") found.open = true;
+    found.scrollIntoView({
+      block: "nearest",
+      behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth",
+    });
+    found.classList.remove("flash");
+    void found.offsetWidth;
+    found.classList.add("flash");
+    found.focus({ preventScroll: true });
+  }
+
+  setEffect(effect) {
+    this.effect = effect;
+    if (this.measured) this.draw();
+  }
+
+  // ---- Names --------------------------------------------------------------------------------------------------------
+
+  className(index, long = false) {
+    return this.facts.class_names[index]?.[long ? 1 : 0] ?? `class ${index}`;
+  }
+
+  /** All that layers and cards are asked with, for a picture. */
+  at(measured = this.measured) {
+    const { state, facts, grid } = this;
+    const readers =
+      facts.pooling === "token" && grid.nPrefix
+        ? [0]
+        : Array.from({ length: grid.rows * grid.columns }, (_, i) => grid.nPrefix + i);
+    const subject = state.tokens.length ? state.tokens : readers;
+    const choice = { class: state.class, baseline: state.baseline };
+    return { measured, state, facts, grid, choice, subject, readers, names: this.names(subject, readers) };
+  }
+
+  names(subject, readers) {
+    const { state, facts, grid } = this;
+    const block = facts.blocks[state.block];
+    const head = oneHead(state);
+    const text = grid.names(subject);
+    const of = (index) => (index === null ? "no class" : `“${cut(this.className(index), 40)}”`);
+    return {
+      of,
+      short: (index) => this.className(index),
+      choice: of(state.class) + (state.baseline === null ? "" : ` − ${of(state.baseline)}`),
+      ofClass: of(state.class),
+      block,
+      head: head === null ? `block ${block}, mean of its heads` : `L${block}H${head}`,
+      heads: head === null ? `all heads of block ${block}` : `L${block}H${head}`,
+      add: head === null ? "add" : "adds",
+      subject: text,
+      Subject: text[0].toUpperCase() + text.slice(1),
+      looks: subject.length > 1 ? "look on average" : "looks",
+      readers: grid.names(readers),
+      quantity: state.quantity,
+      cell: (i) => `L${facts.blocks[Math.floor(i / facts.n_heads)]}H${i % facts.n_heads}`,
+    };
+  }
+
+  /** What stands below an exported panel. */
+  caption(what) {
+    const { facts, measured } = this;
+    const { names } = this.at();
+    return `${what} Model ${facts.model} (${facts.provenance.weights}); picture ${measured.picture.name}; class ${names.choice}. ${facts.made}`;
+  }
+
+  // ---- Drawing ------------------------------------------------------------------------------------------------------
+
+  draw() {
+    const at = this.at();
+    const two = this.beside ? this.at(this.beside) : null;
+    this.root.classList.toggle("comparing", Boolean(two));
+    this.once("picture", [this.state.picture], () => {
+      this.root.style.setProperty("--picture", `url("${at.measured.picture.uri}")`);
+      this.picture.setPicture(at.measured.picture);
+      this.panels.setPicture(at.measured.picture);
+    });
+    this.head.draw(at);
+    this.picture.draw(at, two);
+    this.panels.draw(at);
+  }
+
+  /** Draws only what something that it shows was changed of. */
+  once(name, key, draw) {
+    const text = JSON.stringify(key);
+    if (this.done[name] === text) return;
+    this.done[name] = text;
+    draw();
+  }
+
+  /** Says to those who do not see it what is on show now. */
+  say() {
+    const { names, state } = this.at();
+    this.live.textContent = `${layerOf(state.layer).label}; ${names.choice}; ${names.heads}; ${names.subject}`;
+  }
+
+  // ---- Theme --------------------------------------------------------------------------------------------------------
+
+  followTheme() {
+    const wish = matchMedia("(prefers-color-scheme: dark)");
+    wish.addEventListener("change", () => this.setTheme(!wish.matches));
+    // JupyterLab has a theme of its own.
+    const { jpThemeLight } = document.body.dataset;
+    this.setTheme(jpThemeLight ? jpThemeLight === "true" : !wish.matches);
+  }
+
+  setTheme(light) {
+    this.root.dataset.theme = light ? "light" : "dark";
+    this.head.setTheme(light);
+  }
+}
