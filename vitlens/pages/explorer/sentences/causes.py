@@ -5,7 +5,16 @@ from collections.abc import Callable
 import numpy as np
 
 from vitlens.pages.explorer.sentences.subject import Part, Subject
-from vitlens.pages.explorer.sentences.words import WORTH_SAYING, Sentence, listed, percent, quoted, signed
+from vitlens.pages.explorer.sentences.words import (
+    WORTH_SAYING,
+    Sentence,
+    Told,
+    at_least,
+    listed,
+    percent,
+    quoted,
+    signed,
+)
 
 #: Where every removal leaves at least this share of the probability, no single part is needed.
 NEEDED = 0.9
@@ -20,18 +29,13 @@ def cause(subject: Subject) -> Sentence | None:
         return None
     heads, mlps = ([part for part in subject.parts if part.is_head is kind] for kind in (True, False))
     worst, worst_mlp = max(heads, key=_harm(subject)), max(mlps, key=_harm(subject))
-    told: list[tuple[str, str | None]] = []
-    if _is_needed(subject, worst):
-        told.append((f"Without {worst.name} {_left(subject, worst)}", "head"))
-    else:
-        told.append((f"No single head is needed: {_least(subject, heads, 'any one of the')}", "cause"))
+    told: list[Told] = [("Without ", None), (worst.name, "cause"), (f" {_left(subject, worst)}", None)]
+    if not _is_needed(subject, worst):
+        told = [("No single head is needed", "cause"), (f": {_least(subject, heads)}", None)]
     if _is_needed(subject, worst_mlp):
-        told.append((f"; without {worst_mlp.name} {_left(subject, worst_mlp)}", "cause"))
-    told.append((f"; {_of_patches(subject)}", "picture:without"))
-    disagreement = _disagreement(heads)
-    if disagreement is not None:
-        told.append((f". {disagreement}", "cause"))
-    return Sentence("cause", [*told, (".", None)])
+        told += [("; without ", None), (worst_mlp.name, "cause"), (f" {_left(subject, worst_mlp)}", None)]
+    told += [("; ", None), *_of_patches(subject), (".", None), *_disagreement(heads)]
+    return Sentence("cause", told)
 
 
 def _harm(subject: Subject) -> Callable[[Part], float]:
@@ -57,14 +61,14 @@ def _left(subject: Subject, part: Part) -> str:
     return f"it goes from {percent(subject.probability)} to {percent(part.kept)}"
 
 
-def _least(subject: Subject, heads: list[Part], of: str) -> str:
+def _least(subject: Subject, heads: list[Part]) -> str:
     kept = [part.kept for part in heads if part.kept is not None]
     if not kept or subject.rank:
-        return f"without {of} {len(heads)} its logit loses at most {max(part.cost for part in heads):.2f}"
-    return f"without {of} {len(heads)} it keeps at least {percent(min(kept))}"
+        return f"without any one of the {len(heads)} its logit loses at most {max(part.cost for part in heads):.2f}"
+    return f"without any one of the {len(heads)} it keeps {at_least(min(kept))}"
 
 
-def _of_patches(subject: Subject) -> str:
+def _of_patches(subject: Subject) -> list[Told]:
     """The patch, or box of patches, whose removal costs most."""
     box, costs = subject.measured.facts["effects"]["box"], subject.costs[: subject.n_patches]
     kept = subject.kept[: subject.n_patches]
@@ -72,14 +76,14 @@ def _of_patches(subject: Subject) -> str:
     worst = int(costs.argmax() if by_logit else kept.argmin())
     row, column = divmod(worst, subject.grid[1])
     name = f"patch ({row}, {column})" if box == 1 else f"the {box} × {box} patches at ({row}, {column})"
-    if by_logit:
-        return f"without {name} its logit changes by {signed(-costs[worst])}"
-    if kept[worst] >= NEEDED * subject.probability:
-        return f"no single patch is needed: without any it keeps at least {percent(kept[worst])}"
-    return f"without {name} alone it goes to {percent(kept[worst])}"
+    if not by_logit and kept[worst] >= NEEDED * subject.probability:
+        none = ("no single patch is needed", "picture:without")
+        return [none, (f": without any it keeps {at_least(kept[worst])}", None)]
+    left = f"its logit changes by {signed(-costs[worst])}" if by_logit else f"it goes to {percent(kept[worst])}"
+    return [("without ", None), (name, "picture:without"), (f" alone {left}", None)]
 
 
-def _disagreement(heads: list[Part]) -> str | None:
+def _disagreement(heads: list[Part]) -> list[Told]:
     """The heads that write much and whose removal costs little, or those that cost much and write little: whichever kind is
     farther off."""
     most_direct, most_cost = max(abs(part.direct) for part in heads), max(abs(part.cost) for part in heads)
@@ -87,14 +91,15 @@ def _disagreement(heads: list[Part]) -> str | None:
     backed = [part for part in heads if part.direct >= much and part.cost < LITTLE * part.direct]
     indirect = [part for part in heads if part.cost >= dear and abs(part.direct) < LITTLE * part.cost]
     if not backed and not indirect:
-        return None
+        return []
     found = max(backed, indirect, key=lambda parts: max(map(_gap, parts), default=0))
     named = sorted(found, key=_gap, reverse=True)[:MOST_NAMED]
     several = len(named) > 1
     names = listed([f"{part.name} (writes {signed(part.direct)}, without it {signed(-part.cost)})" for part in named])
+    why = "act through later parts" if several else "acts through later parts"
     if found is backed:
-        return f"{names}: later parts make up for {'them' if several else 'it'}"
-    return f"{names} {'act' if several else 'acts'} through later parts"
+        why = f"may be backed up: later parts make up for {'them' if several else 'it'}"
+    return [(f" {names} ", None), (why, "cause"), (".", None)]
 
 
 def _gap(part: Part) -> float:

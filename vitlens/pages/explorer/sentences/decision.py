@@ -3,7 +3,7 @@
 import numpy as np
 
 from vitlens.pages.explorer.sentences.subject import Subject
-from vitlens.pages.explorer.sentences.words import Sentence, percent, quoted, signed
+from vitlens.pages.explorer.sentences.words import Sentence, Told, percent, quoted, signed
 
 
 def answer(subject: Subject) -> Sentence:
@@ -18,7 +18,7 @@ def answer(subject: Subject) -> Sentence:
         leader = f"{rival} {percent(subject.probabilities[subject.rival])}"
         place = f" has rank {subject.rank + 1} of {n_classes:,}; {leader} leads by {signed(-lead)} logits."
         return Sentence("answer", [(own, "answer"), (place, None)])
-    parts: list[tuple[str, str | None]] = [
+    parts: list[Told] = [
         (own, "answer"),
         (f", {signed(lead)} logits before {rival} {percent(subject.probabilities[subject.rival])}", None),
     ]
@@ -44,14 +44,14 @@ def when(subject: Subject) -> Sentence | None:
         start = f"It is first only after the last block, {subject.blocks[-1]}"
     else:
         start = f"From block {subject.blocks[first]} on it stays first"
-    parts: list[tuple[str, str | None]] = [(start, "when")]
+    parts: list[Told] = [(start, "when")]
     if first < len(ranks) - 1:
         parts.append((f", {percent(probabilities[first])} there", None))
     if len(ranks) > 1:
         gains = np.diff(probabilities)
         block = int(gains.argmax())
         if gains[block] > 0.05 and block + 1 != first:
-            parts.append((f"; block {subject.blocks[block + 1]} adds most ({100 * gains[block]:.0f} points)", "when"))
+            parts.append((f"; block {subject.blocks[block + 1]} adds most ({100 * gains[block]:.0f} points)", None))
     return Sentence("when", [*parts, (" (class lens).", None)])
 
 

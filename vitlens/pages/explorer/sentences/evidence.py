@@ -4,7 +4,7 @@ import numpy as np
 
 from vitlens.pages.explorer.sentences.decision import first_for_good
 from vitlens.pages.explorer.sentences.subject import Subject, softmax
-from vitlens.pages.explorer.sentences.words import Sentence, counted, listed, percent, quoted, signed
+from vitlens.pages.explorer.sentences.words import Sentence, Told, counted, listed, percent, quoted, signed
 
 #: The share of the patches that the sentence speaks of.
 TOLD = 0.1
@@ -29,7 +29,7 @@ def where(subject: Subject) -> Sentence | None:
         return Sentence(
             "where", [("The heatmap is the same everywhere", "picture:heatmap"), (": it shows no place.", None)]
         )
-    told: list[tuple[str, str | None]] = [
+    told: list[Told] = [
         (f"Without the {counted(n, 'patch')} that the heatmap marks most", "picture:heatmap"),
         (
             f", it goes from {percent(subject.probability)} to {percent(curve)}; without {counted(n, 'patch')} at random, "
@@ -39,7 +39,7 @@ def where(subject: Subject) -> Sentence | None:
     ]
     as_good = int((chance <= curve).sum())
     if as_good >= len(chance) / 2 or curve >= chance.mean():
-        told.append((": this map is no better than random here", "picture:heatmap"))
+        told += [(": ", None), ("this map is no better than random here", "answer")]
     elif as_good:
         told.append((f": {as_good} of {len(chance)} random draws {'does' if as_good == 1 else 'do'} as much", None))
     return Sentence("where", [*told, (".", None)])

@@ -13,12 +13,16 @@ WORTH_SAYING = 0.1
 SCATTERED = 4
 
 
+#: A text, and the panel that shows what it says; None for what stands between.
+Told = tuple[str, str | None]
+
+
 @dataclass(frozen=True)
 class Sentence:
-    """Its parts are texts, each with the panel that shows it, or None."""
+    """What is told of one thing, part by part."""
 
     kind: str
-    parts: list[tuple[str, str | None]]
+    parts: list[Told]
 
     @property
     def text(self) -> str:
@@ -35,6 +39,11 @@ def percent(probability: Number) -> str:
     if 0.9995 <= probability < 1:
         return "> 99.9 %"
     return f"{100 * probability:.1f}".removesuffix(".0") + " %"
+
+
+def at_least(probability: Number) -> str:
+    """At least 57 %, over 99.9 %."""
+    return f"at least {percent(probability)}".replace("at least >", "over")
 
 
 def points(share: Number) -> str:

@@ -3,7 +3,16 @@
 import numpy as np
 
 from vitlens.pages.explorer.sentences.subject import Part, Subject, leading
-from vitlens.pages.explorer.sentences.words import WORTH_SAYING, Sentence, counted, listed, points, signed, where_lie
+from vitlens.pages.explorer.sentences.words import (
+    WORTH_SAYING,
+    Sentence,
+    Told,
+    counted,
+    listed,
+    points,
+    signed,
+    where_lie,
+)
 
 #: Parts that together write this share of all that speaks for the class are counted; more than this share of all parts are
 #: not few.
@@ -29,30 +38,29 @@ def who(subject: Subject) -> Sentence | None:
     else:
         verb = "writes" if chosen.sum() == 1 else "write"
         start = f"{_counts(parts, chosen)} {verb} half of what speaks for it"
-    told: list[tuple[str, str | None]] = [(start, "who"), (f", {share} (direct logit attribution)", None)]
+    told: list[Told] = [(start, "who"), (f", {share} (direct logit attribution)", None)]
     best = parts[int(direct.argmax())]
-    told.append((f"; {best.name} most, {signed(best.direct)}", "head" if best.is_head else "who"))
+    told += [("; ", None), (best.name, "head" if best.is_head else "who"), (f" most, {signed(best.direct)}", None)]
     strongest = max((part for part in parts if part.is_head), key=lambda part: part.direct)
     if strongest.direct >= WORTH_SAYING:
         if strongest is not best:
-            told.append((f"; of the heads {strongest.name}, {signed(strongest.direct)}", "head"))
-        told.append((f", {source_of(subject, strongest)}", "picture:writes"))
+            told += [("; of the heads ", None), (strongest.name, "head"), (f", {signed(strongest.direct)}", None)]
+        part, source = source_of(subject, strongest)
+        told += [(f", {points(part)} of it from ", None), (source, "picture:writes")]
     return Sentence("who", [*told, (".", None)])
 
 
-def source_of(subject: Subject, head: Part) -> str:
-    """From which tokens a head takes most of what it writes."""
+def source_of(subject: Subject, head: Part) -> tuple[float, str]:
+    """How large a part of what a head writes comes from few tokens, and from which."""
     shares = np.maximum(subject.shares(*head.place), 0)
     n_prefix = len(subject.prefix)
     of_prefix = shares[:n_prefix]
     if of_prefix.sum() >= READ * shares.sum():
-        return (
-            f"{points(of_prefix.max() / shares.sum())} of it from the {subject.prefix[int(of_prefix.argmax())]} token"
-        )
+        return float(of_prefix.max() / shares.sum()), f"the {subject.prefix[int(of_prefix.argmax())]} token"
     patches = shares[n_prefix:]
     chosen = np.flatnonzero(leading(patches, READ))
     in_order = chosen[np.argsort(-patches[chosen], kind="stable")]
-    return f"{points(patches[chosen].sum() / shares.sum())} of it from {where_lie(in_order.tolist(), subject.grid)}"
+    return float(patches[chosen].sum() / shares.sum()), where_lie(in_order.tolist(), subject.grid)
 
 
 def _counts(parts: list[Part], chosen: np.ndarray) -> str:
