@@ -212,6 +212,7 @@ class Panels {
       ? element(
           "div",
           { class: "live" },
+          button("leave the selection out", ask("remove")),
           button("ablate the selection", ask("zero")),
           button("replace it by its mean over the pictures", ask("mean")),
         )
