@@ -74,8 +74,8 @@ def _of_patches(subject: Subject) -> list[Told]:
     kept = subject.kept[: subject.n_patches]
     by_logit = subject.rank > 0 or len(subject.tensors["answer_logits"]) < 2
     worst = int(costs.argmax() if by_logit else kept.argmin())
-    row, column = divmod(worst, subject.grid[1])
-    name = f"patch ({row}, {column})" if box == 1 else f"the {box} × {box} patches at ({row}, {column})"
+    row, column = (place - place % box for place in divmod(worst, subject.grid[1]))
+    name = f"patch ({row}, {column})" if box == 1 else f"the {box} × {box} patches from ({row}, {column}) on"
     if not by_logit and kept[worst] >= NEEDED * subject.probability:
         none = ("no single patch is needed", "picture:without")
         return [none, (f": without any it keeps {at_least(kept[worst])}", None)]
