@@ -3,10 +3,13 @@
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from vitlens.data.class_names import short_name
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
-from vitlens.patching.ablation import activation_ablation
+from vitlens.patching.ablation import ablation_hooks, activation_ablation
 from vitlens.patching.activation import activation_patching
 from vitlens.patching.results import Intervention
 from vitlens.patching.sources import mean_activations
@@ -39,6 +42,41 @@ def intervene(
     if source is None:
         return activation_ablation(explorer.model, image, replacement=replacement, **about)
     return activation_patching(explorer.model, source, image, **about)
+
+
+@torch.no_grad()
+def decision(
+    explorer: "Explorer", result: Intervention, source: Pictures | None, site: str, replacement: str
+) -> dict[str, Any]:
+    """The top classes of the picture before, and after the one change of the sweep that moves the logit most."""
+    model, number = explorer.model, explorer.selected_picture
+    image = explorer.images[number : number + 1]
+    shift = result.shift()
+    strongest = torch.unravel_index(shift.abs().flatten().argmax(), shift.shape)
+    cell = {axis: int(i) for axis, i in zip(result.axes, strongest, strict=True)}
+    block, unit = result.axes["block"][cell["block"]], next((name for name in ("head", "neuron") if name in cell), None)
+    values: Any = replacement
+    if source is None and replacement == "mean":
+        values = mean_activations(model, explorer.images, sites=site, progress=False)
+    hooks = ablation_hooks(
+        model,
+        image,
+        site=site,
+        places=[block] if unit is None else [(block, cell[unit])],
+        replacement=values if source is None else "other",
+        others=source,
+        tokens=explorer.marked_tokens or [explorer.selected_token],
+        progress=False,
+    )
+    at = f"block {block}" + ("" if unit is None else f", {unit} {cell[unit]}")
+    after = model.run_with_hooks(image, fwd_hooks=hooks)
+    return {"at": at, "before": _top(model(image)), "after": _top(after)}
+
+
+def _top(logits: Tensor) -> list[tuple[int, float]]:
+    """The three top classes and their probabilities."""
+    top = logits[0].softmax(dim=-1).topk(min(3, logits.shape[-1]))
+    return list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
 
 
 def describe_effect(explorer: "Explorer", result: Intervention, how: str) -> dict[str, Any]:
