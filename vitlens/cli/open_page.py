@@ -15,7 +15,7 @@ from vitlens.files import check_writable
 #: Its names: one command, whichever is typed.
 NAMES = ("open", "report", "explore")
 #: Measured: what a picture's part of the page costs in forwards, beside one for each patch and a half for each other part.
-PICTURE_FORWARDS = 200
+PICTURE_FORWARDS = 150
 
 
 @with_model

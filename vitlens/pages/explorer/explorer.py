@@ -15,11 +15,12 @@ from vitlens.errors import InputError
 from vitlens.files import check_writable, write_whole
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.pages.explorer.facts import page_facts_of
-from vitlens.pages.explorer.intervene import decision, describe_effect, intervene
+from vitlens.pages.explorer.intervene import decision, describe_effect, intervene, remove_marked
 from vitlens.pages.explorer.measure.picture import Measured, Settings
 from vitlens.pages.explorer.page import explorer_page, pack_measured
 from vitlens.pages.explorer.selection import first_selection
 from vitlens.patching.results import Intervention
+from vitlens.removal.tokens import TokenAblation
 
 if TYPE_CHECKING:
     from vitlens.pages.explorer.widget import ExplorerWidget
@@ -157,6 +158,20 @@ class Explorer:
         if not options.keys() - {"blocks", "tokens"}:
             told |= decision(self, result, source, site, replacement)
         self._show_effect(told)
+        return result
+
+    def remove(self) -> TokenAblation:
+        """What the model answers without the marked patches, which leave the sequence; the explorer shows it too.
+
+        Returns:
+            TokenAblation of the chosen class, as `ablate_tokens` gives it.
+
+        Raises:
+            InputError: a prefix token is marked, or chosen while nothing is marked; a model without a classifier, or with a
+                single output.
+        """
+        result, effect = remove_marked(self)
+        self._show_effect(effect)
         return result
 
     def _show_effect(self, effect: dict[str, Any]) -> None:

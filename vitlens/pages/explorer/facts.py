@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from vitlens.data.class_names import short_name
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import page_facts
 from vitlens.pages.explorer.measure.picture import Measured, Settings
 from vitlens.pages.explorer.sentences.compose import sentences_of
+from vitlens.pages.explorer.sentences.subject import softmax
 from vitlens.pages.page import made
 
 #: More names of classes than these would be most of the page.
@@ -51,13 +53,16 @@ def page_facts_of(
 
 
 def answer_of(picture: Measured) -> list[tuple[int, float]]:
-    """The top classes and their probabilities, best first; of a single output, nothing."""
-    logits = picture.tensors.get("answer_logits")
-    if logits is None or len(logits) < 2:
+    """The top classes of a picture; nothing without classes."""
+    return top_classes(picture.tensors.get("answer_logits", np.zeros(0)))
+
+
+def top_classes(logits: Float[np.ndarray, "class"]) -> list[tuple[int, float]]:
+    """Their indices and probabilities, best first; of a single output, nothing."""
+    if len(logits) < 2:
         return []
-    powers = np.exp(logits.astype(np.float64) - logits.max())
-    order = np.argsort(-logits, kind="stable")[:N_ANSWERS]
-    return [(int(index), float(powers[index] / powers.sum())) for index in order]
+    probabilities = softmax(logits)
+    return [(int(index), float(probabilities[index])) for index in np.argsort(-logits, kind="stable")[:N_ANSWERS]]
 
 
 def page_title(model: HookedViT, picture: dict[str, Any]) -> str:

@@ -43,10 +43,14 @@ class ExplorerWidget(anywidget.AnyWidget):
             self._explorer.selection.choose(name, value)
 
     def _answer(self, widget: Any, content: dict[str, Any], buffers: object) -> None:
-        """The page's button asks for an ablation of what is marked."""
+        """The page's button asks for an ablation of what is marked, or for its removal."""
         if content.get("ask") != "ablate":
             return
+        replacement = content.get("replacement", "zero")
         try:
-            self._explorer.patch(replacement=content.get("replacement", "zero"), site=content.get("site", "resid_pre"))
+            if replacement == "remove":
+                self._explorer.remove()
+            else:
+                self._explorer.patch(replacement=replacement, site=content.get("site", "resid_pre"))
         except InputError as error:
             self.effect = {"picture": self._explorer.selected_picture, "title": str(error), "cells": [], "shift": []}

@@ -214,6 +214,7 @@ class Panels {
       ? element(
           "div",
           { class: "live" },
+          button("leave the selection out", ask("remove")),
           button("ablate the selection", ask("zero")),
           button("replace it by its mean over the pictures", ask("mean")),
         )
@@ -364,7 +365,7 @@ class Panels {
     this.effectTitle.textContent = effect.title;
     const told = (pairs) => pairs.map(([index, share]) => `${this.view.className(index)} ${percent(share)}`).join(", ");
     this.decision.textContent = effect.before
-      ? `The answer before: ${told(effect.before)}; after the change at ${effect.at}: ${told(effect.after)}.`
+      ? `The answer before: ${told(effect.before)}; after${effect.at ? ` the change at ${effect.at}` : ""}: ${told(effect.after)}.`
       : "";
     const end = niceEnd(largest(effect.shift));
     this.effectBars.draw({
