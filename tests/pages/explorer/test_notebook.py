@@ -58,6 +58,18 @@ def test_patch_ablates_what_is_marked(explorer):
     assert explorer.effect["cells"] == ["L0", "L3"]
     assert explorer.effect["shift"] == pytest.approx(expected.shift().flatten().tolist())
     assert "3 tokens" in explorer.effect["title"]
+    # The decision before, and after the change that moves the logit most.
+    index, before = explorer.effect["before"][0]
+    assert (index, before) == (int(model(image).argmax()), pytest.approx(model(image).softmax(-1).max().item()))
+    strongest = [0, 3][int(expected.shift().flatten().abs().argmax())]
+    assert explorer.effect["at"] == f"block {strongest}"
+
+    def silence(stream, hook):
+        stream[:, [90, 91, 104]] = 0
+        return stream
+
+    after = model.run_with_hooks(image, fwd_hooks=[(f"resid_pre{strongest}", silence)])[0].softmax(-1)
+    assert explorer.effect["after"][0] == (int(after.argmax()), pytest.approx(after.max().item()))
     # Without marks it is the chosen token; with a source, patching; with a baseline, the difference.
     explorer.marked_tokens, explorer.selected_token, explorer.selected_baseline = [], 0, classes[1]
     result = explorer.patch(0, site="resid_post")
@@ -158,6 +170,8 @@ def test_the_widgets_script_follows_python_and_tells_it(explorer, browser, tmp_p
         "document.querySelector('.vitlens').view.panels.effectBars.shown.rows.map(row => row.values[0])"
     )
     assert drawn == pytest.approx(explorer.effect["shift"])
+    told = page.locator(".decision").inner_text()
+    assert told.startswith(f"The answer before: {explorer.model.class_label(explorer.effect['before'][0][0])}")
     assert complaints == []
     page.close()
 

@@ -144,7 +144,7 @@ def test_heatmap_and_removals_are_pythons(page, demo):
     keep = torch.ones(1, 196, dtype=torch.bool)
     keep[0, 59] = False
     without = model.forward_kept(model(image, stop_at_layer=0), keep, (14, 14)).logits[0]
-    assert on_stage(page)[60] == pytest.approx(float(logit[index] - without[index]), abs=1e-4)
+    assert on_stage(page)[60] == pytest.approx((logit[index] - without[index]).item(), abs=1e-4)
 
     def silence(z, hook):
         z[:, :, 1] = 0
@@ -153,7 +153,7 @@ def test_heatmap_and_removals_are_pythons(page, demo):
     silent = model.run_with_hooks(image, fwd_hooks=[("blocks.4.attn.hook_z", silence)])[0]
     choose(page, board="without", block=4, head=1)
     lost = shown(page, "panels.board.shown.heads")[4 * 4 + 1]
-    assert lost == pytest.approx(float(logit[index] - silent[index]), abs=1e-4)
+    assert lost == pytest.approx((logit[index] - silent[index]).item(), abs=1e-4)
     facts = page.locator("[data-card=part] .facts").inner_text()
     assert "LOST WITHOUT IT" in facts.upper()
 
@@ -306,6 +306,18 @@ def test_undo_search_and_the_address(page, browser, opened):
     other.wait_for_function(f"{VIEW}.state.tokens[0] === 5")
     assert state(other)["head"] is None
     context.close()
+
+
+def test_a_sentence_leads_to_its_panel(page):
+    links = page.locator(".sentences [role=link]")
+    assert links.count() >= 3
+    for link in links.all()[:4]:
+        target, _, layer = link.get_attribute("data-to").partition(":")
+        link.focus()
+        page.keyboard.press("Enter")
+        page.wait_for_function(f"document.activeElement.dataset.panel === '{target}'")
+        assert page.locator(f"[data-panel={target}]").evaluate("panel => panel.classList.contains('flash')")
+        assert not layer or state(page)["layer"] == layer
 
 
 def test_every_quantity_has_one_scale(page):

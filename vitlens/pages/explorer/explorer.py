@@ -16,7 +16,7 @@ from vitlens.errors import InputError
 from vitlens.files import check_writable, write_whole
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.pages.explorer.facts import joined_facts
-from vitlens.pages.explorer.intervene import describe_effect, intervene, remove_marked
+from vitlens.pages.explorer.intervene import decision, describe_effect, intervene, remove_marked
 from vitlens.pages.explorer.page import explorer_page
 from vitlens.pages.explorer.selection import Selection
 from vitlens.patching.results import Intervention
@@ -155,9 +155,10 @@ class Explorer:
             self.selection.limits.check("picture", source)
             source = self.images[source : source + 1]
         result = intervene(self, source, site, replacement, options)
-        self._show_effect(
-            describe_effect(self, result, "patched" if source is not None else f"replaced by {replacement}")
-        )
+        told = describe_effect(self, result, "patched" if source is not None else f"replaced by {replacement}")
+        if not options.keys() - {"blocks", "tokens"}:
+            told |= decision(self, result, source, site, replacement)
+        self._show_effect(told)
         return result
 
     def remove(self) -> TokenAblation:

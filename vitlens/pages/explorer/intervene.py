@@ -3,12 +3,14 @@
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from vitlens.data.class_names import short_name
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.pages.explorer.facts import top_classes
 from vitlens.pages.explorer.measure.quantise import as_numpy
-from vitlens.patching.ablation import activation_ablation
+from vitlens.patching.ablation import ablation_hooks, activation_ablation
 from vitlens.patching.activation import activation_patching
 from vitlens.patching.results import Intervention
 from vitlens.patching.sources import mean_activations
@@ -43,6 +45,35 @@ def intervene(
     if source is None:
         return activation_ablation(explorer.model, image, replacement=replacement, **about)
     return activation_patching(explorer.model, source, image, **about)
+
+
+@torch.no_grad()
+def decision(
+    explorer: "Explorer", result: Intervention, source: Pictures | None, site: str, replacement: str
+) -> dict[str, Any]:
+    """The top classes of the picture before, and after the one change of the sweep that moves the logit most."""
+    model, number = explorer.model, explorer.selected_picture
+    image = explorer.images[number : number + 1]
+    shift = result.shift()
+    strongest = torch.unravel_index(shift.abs().flatten().argmax(), shift.shape)
+    cell = {axis: int(i) for axis, i in zip(result.axes, strongest, strict=True)}
+    block, unit = result.axes["block"][cell["block"]], next((name for name in ("head", "neuron") if name in cell), None)
+    values: Any = replacement
+    if source is None and replacement == "mean":
+        values = mean_activations(model, explorer.images, sites=site, progress=False)
+    hooks = ablation_hooks(
+        model,
+        image,
+        site=site,
+        places=[block] if unit is None else [(block, cell[unit])],
+        replacement=values if source is None else "other",
+        others=source,
+        tokens=chosen_tokens(explorer),
+        progress=False,
+    )
+    at = f"block {block}" + ("" if unit is None else f", {unit} {cell[unit]}")
+    after = model.run_with_hooks(image, fwd_hooks=hooks)
+    return {"at": at, "before": top_classes(as_numpy(model(image)[0])), "after": top_classes(as_numpy(after[0]))}
 
 
 def describe_effect(explorer: "Explorer", result: Intervention, how: str) -> dict[str, Any]:

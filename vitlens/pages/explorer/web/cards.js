@@ -227,8 +227,8 @@ class PartCard {
       ["from", `where ${names.readers} looks`],
     ]) {
       const { canvas, frame, label: text, root } = this.small[name];
-      root.hidden = head === "mlp";
-      if (head === "mlp") continue;
+      root.hidden = head === "mlp" || !layerOf(name).present(at);
+      if (root.hidden) continue;
       const own = { ...at, subject: readers };
       const layer = layerOf(name);
       const values = layer.values(own, block);

@@ -26,8 +26,9 @@ const LAYERS = [
       });
     },
     caption: ({ measured, state, names }) => {
-      const { title } = mapOf(measured, state);
-      return [`How much each patch counts for ${names.choice} (${title}).`, "heatmap"];
+      const { title, class: of } = mapOf(measured, state);
+      const what = of === null ? "whatever the class: the method knows none" : `for ${names.choice}`;
+      return [`How much each patch counts ${what} (${title}).`, "heatmap"];
     },
     absent: ({ measured, names, state }) =>
       `This map was made for ${names.of(mapOf(measured, state).class)} alone, not for ${names.choice}.`,

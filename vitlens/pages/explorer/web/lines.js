@@ -80,7 +80,7 @@ class Lines {
     const { steps, curves, axis, chosen } = shown;
     const { width, height } = this;
     const room = !this.ends ? 18 : width < 420 ? 124 : 170;
-    const [left, right, top, bottom] = [48, width - room, 8, height - (this.xTitle ? 34 : 20)];
+    const [left, right, top, bottom] = [48, width - room, this.ends ? 8 : 26, height - (this.xTitle ? 34 : 20)];
     Object.assign(this, { left, right });
     const x = (i) => left + (steps.length > 1 ? (i / (steps.length - 1)) * (right - left) : 0);
     const y = (value) => bottom - axis.place(value) * (bottom - top);
@@ -131,7 +131,7 @@ class Lines {
         for (const [px, py] of points) drawing.append(drawn("circle", { cx: px, cy: py, r: 2.5, fill: curve.colour }));
     }
     if (this.ends) this.nameEnds(drawing, curves, y, right, top, bottom, room);
-    else this.nameInside(drawing, curves, right, top);
+    else this.nameAbove(drawing, curves, left);
     this.root.replaceChildren(drawing);
   }
 
@@ -169,16 +169,17 @@ class Lines {
     }
   }
 
-  /** Where all lines end in one place, names stand in the corner that they leave free. */
-  nameInside(drawing, curves, right, top) {
-    const named = curves.filter(({ name }) => name);
-    named.forEach((curve, i) => {
-      const at = top + 12 + 16 * i;
+  /** Where all lines end in one place, names stand above them. */
+  nameAbove(drawing, curves, left) {
+    let at = left;
+    for (const curve of curves.filter(({ name }) => name)) {
+      const text = cut(curve.name, 24);
       drawing.append(
-        drawn("text", { x: right - 30, y: at, class: `end ${curve.kind}`, "text-anchor": "end" }, cut(curve.name, 30)),
-        drawn("path", { d: `M${right - 24} ${at - 4}h22`, class: `curve ${curve.kind}`, stroke: curve.colour ?? null }),
+        drawn("path", { d: `M${at} 8h20`, class: `curve ${curve.kind}`, stroke: curve.colour ?? null }),
+        drawn("text", { x: at + 25, y: 12, class: `end ${curve.kind}` }, text),
       );
-    });
+      at += 40 + 7 * text.length;
+    }
   }
 
   summary() {

@@ -21,6 +21,7 @@ class Panels {
         "answer",
         "What does it answer?",
         {
+          term: bracket(tip.term("removal curve")),
           source: source(
             this.removal,
             () => "Probability of the class while patches leave in the order of each map (removal curve).",
@@ -78,13 +79,14 @@ class Panels {
       head: make(
         "head",
         "What does this part do?",
-        { source: source(this.part, () => "Numbers of one part.", false) },
+        { term: bracket(tip.term("head")), source: source(this.part, () => "Numbers of one part.", false) },
         this.part.root,
       ),
       patch: make(
         "patch",
         "What does this patch hold?",
         {
+          term: bracket(tip.term("token")),
           source: source(
             this.patch,
             () => "Tokens that the selection looks at, that look at it, and that are like it.",
@@ -253,7 +255,6 @@ class Panels {
     const effect = view.effect?.picture === picture ? view.effect : null;
     view.once("effect", [effect, picture], () => this.drawEffect(effect));
     press(this.quantity, baseline === null ? quantity : "logit", baseline !== null);
-    press(this.boardKind, board);
   }
 
   drawAnswers(at) {
@@ -297,14 +298,18 @@ class Panels {
       chosen: state.block,
       show: { probability: percent, rank: (rank) => `${Math.round(rank)}.`, logit: signed }[quantity],
     });
-    const patch = state.tokens.length === 1 && measured.stores(choice) ? `; dashed: ${grid.name(state.tokens[0])}` : "";
+    const dashed = curves.find(({ kind }) => kind === "dashed");
+    const patch = dashed ? `; dashed: ${dashed.name}` : "";
     this.subtitles.when.textContent = `The model's own reading of its stream after every block: ${quantity} of ${names.choice}${patch}. A click chooses the block.`;
   }
 
   drawBoard(at) {
     const { measured, choice, names, state, subject, facts } = at;
     const lost = measured.lost(choice);
-    const kind = state.board === "without" && !lost ? "direct" : state.board;
+    const has = { direct: measured.heads(choice), without: lost, attention: true };
+    const kind = has[state.board] ? state.board : has.direct ? "direct" : "attention";
+    press(this.boardKind, kind);
+    for (const each of this.boardKind.children) each.hidden = !has[each.dataset.value];
     const { direct, lost: most } = measured.ends();
     const logit = (end) => new Scale({ end, signed: true, show: signed });
     const shown = {
@@ -332,6 +337,7 @@ class Panels {
     const lost = measured.lost(choice);
     const missing =
       measured.picture.missing?.effects ??
+      measured.picture.missing?.answer ??
       (measured.tensors.effect_logits ? notStored(names) : "Single removals were not measured for this page.");
     const [texts, ...pairs] = [this.subtitles.cause, ...this.all.cause.querySelectorAll(".pair")];
     for (const pair of pairs) pair.hidden = !lost;
@@ -358,7 +364,9 @@ class Panels {
     if (!effect) return;
     this.effectTitle.textContent = effect.title;
     const told = (pairs) => pairs.map(([index, share]) => `${this.view.className(index)} ${percent(share)}`).join(", ");
-    this.decision.textContent = effect.before ? `Before: ${told(effect.before)}. After: ${told(effect.after)}.` : "";
+    this.decision.textContent = effect.before
+      ? `The answer before: ${told(effect.before)}; after${effect.at ? ` the change at ${effect.at}` : ""}: ${told(effect.after)}.`
+      : "";
     const end = niceEnd(largest(effect.shift));
     this.effectBars.draw({
       rows: effect.cells.map((name, i) => ({ name, values: [effect.shift[i]] })),

@@ -36,6 +36,7 @@ class PicturePanel {
       "picture",
       "What does the model see?",
       {
+        term: bracket(tip.term("patch")),
         id: view.options.page ? "picture" : null,
         source: {
           drawing: () => stageDrawing(this.stage),

@@ -33,7 +33,10 @@ class Sentences {
 /** What is said of a class for which no sentences are stored: its place, and what can still be seen of it. */
 function plainSentences({ measured, choice, names }) {
   const answer = measured.answer()[choice.class];
-  if (!Number.isFinite(answer)) return [];
+  if (!Number.isFinite(answer)) {
+    const why = measured.picture.missing?.answer;
+    return why ? [{ kind: "answer", parts: [[`${why}.`, null]] }] : [];
+  }
   const place = measured.place(choice.class);
   const lead = measured.leading(1)[0];
   const parts = [

@@ -113,6 +113,6 @@ function drawRemoval(panels, { measured, choice, names }) {
   const n = Math.round(steps[step] * measured.nPatches);
   const of = names.of(measured.classes[0]);
   panels.removalText.textContent =
-    `Is the heatmap right? Without the ${count(n, "patch", "patches")} that ${titles[0]} marks most, ${of} goes from ` +
-    `${percent(maps[0][0])} to ${percent(maps[0][step])}; without ${n} at random to ${percent(mean[step])} (${count(random.length, "draw")}).`;
+    `Is the heatmap right? Without the ${n === 1 ? "patch" : `${n} patches`} that ${titles[0]} marks most, ${of} goes from ` +
+    `${percent(maps[0][0])} to ${percent(maps[0][step])}; without ${n === 1 ? "one" : n} at random to ${percent(mean[step])} (mean of ${count(random.length, "draw")}).`;
 }
