@@ -270,7 +270,7 @@ def _sum_cells(cells: Cells, by_entry: Tensor, images: slice) -> Float[Tensor, "
     elif cells.site.name in EDGE_SITES:
         assert cells.units is not None
         seen = by_entry if cells.keys is None else by_entry * cells.keys[images, None, None]
-        # Scores of −∞, where padding stands, do not change: their difference is no number.
+        # Scores of −∞, those of padding, do not change, and their difference would be NaN.
         by_token = rearrange(seen.nan_to_num().sum(dim=-1)[:, cells.units], "i h t -> i t h")
     elif cells.site.unit == "head":
         by_token = by_entry.sum(dim=-1)[..., cells.units]
