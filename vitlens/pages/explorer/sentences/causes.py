@@ -134,7 +134,8 @@ def _disagreement(heads: list[Part]) -> list[Told]:
     names = listed([f"{part.name} (writes {signed(part.direct)}, without it {signed(-part.cost)})" for part in named])
     why = "act through later parts" if several else "acts through later parts"
     if found is backed:
-        why = f"may be backed up: later parts make up for {'them' if several else 'it'}"
+        # Held still, later parts explain half of these heads: a final norm that shrinks with the head does the rest.
+        why = f"may be backed up: later parts or the final norm make up for {'them' if several else 'it'}"
     return [(f" {names} ", None), (why, "cause"), (".", None)]
 
 
