@@ -84,7 +84,9 @@ def test_a_head_with_a_backup_is_told(pages):
     ((block, head),) = vit.truth.heads - vit.truth.backups
     said = told(explorer)
     assert said["cause"].startswith("No single head is needed: without any one of the 16")
-    assert re.search(rf"L{block}H{head} \(.*\) may be backed up: later parts or the final norm make up for it", said["cause"])
+    assert re.search(
+        rf"L{block}H{head} \(.*\) may be backed up: later parts or the final norm make up for it", said["cause"]
+    )
 
 
 def test_an_artefact_token_is_warned_of(pages):
@@ -160,6 +162,15 @@ def test_a_map_that_is_no_better_than_random_is_told(subject):
     assert "1 of 5 random draws does as much" in changed(subject, removal_curves=curves)["where"]
     curves[0] = np.nan
     assert "shows no place" in changed(subject, removal_curves=curves)["where"]
+
+
+def test_a_class_that_leads_in_a_block_that_is_not_shown(subject):
+    ranks = subject.tensors["reading_rank"].copy()
+    ranks[-1, 0] = 2
+    assert changed(subject, reading_rank=ranks)["when"].startswith("It is not yet first after block 5, the last that")
+    ranks[:] = 1
+    ranks[-1, 0] = 0
+    assert changed(subject, reading_rank=ranks)["when"].startswith("It is first only after the last block, 5")
 
 
 def test_what_was_not_measured_is_not_told(subject):

@@ -35,6 +35,9 @@ def when(subject: Subject) -> Sentence | None:
     probabilities = subject.tensors["reading_probability"][:, subject.position]
     if subject.is_flat:
         return Sentence("when", [("No block leads clearly", "when"), (" to any class.", None)])
+    if ranks[-1] > 0 and subject.rank == 0:
+        later = f"It is not yet first after block {subject.blocks[-1]}"
+        return Sentence("when", [(later, "when"), (", the last that is shown (class lens).", None)])
     if ranks[-1] > 0:
         return _of_a_loser(subject, ranks)
     first = first_for_good(ranks)
