@@ -44,7 +44,8 @@ def when(subject: Subject) -> Sentence | None:
     if first == 0:
         start = f"It is first from block {subject.blocks[0]} on"
     elif first == len(ranks) - 1:
-        start = f"It is first only after the last block, {subject.blocks[-1]}"
+        which = "last block" if subject.blocks[-1] == subject.n_layers - 1 else "last block shown"
+        start = f"It is first only after the {which}, {subject.blocks[-1]}"
     else:
         start = f"From block {subject.blocks[first]} on it stays first"
     parts: list[Told] = [(start, "when")]
