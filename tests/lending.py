@@ -25,7 +25,8 @@ def _state(module: nn.Module) -> list[Any]:
     """What a test may change: parts, their attributes and hooks, and weights by their sums (edits of .data included)."""
     state: list[Any] = [vars(module).get("class_names"), repr(vars(module).get("cfg"))]
     for name, part in module.named_modules():
-        attributes = {key: value for key, value in vars(part).items() if not key.startswith("_")}
+        # A port tells each of timm's modules its `name`.
+        attributes = {key: value for key, value in vars(part).items() if not key.startswith("_") and key != "name"}
         plain = {key: value for key, value in attributes.items() if isinstance(value, bool | int | float | str | None)}
         hooks = [len(part._forward_hooks), len(part._forward_pre_hooks), len(part._backward_hooks)]
         held = [len(getattr(part, kind, ())) for kind in ("fwd_hooks", "bwd_hooks")]

@@ -41,7 +41,7 @@ FLOOR = {chapter: floor for floor, chapters in enumerate(ORDER) for chapter in c
 
 #: The same inside of the model, by folder and file. Types may look up: functions of a model name what they are given.
 MODEL_ORDER = [
-    ["config", "placement", "hooks"],
+    ["config", "placement", "hooks", "other_names"],
     ["checks"],
     ["parts"],
     ["class_space", "inputs"],

@@ -5,10 +5,10 @@ import os
 import re
 from collections.abc import Iterable
 
-#: Control characters, and what stands for half a letter or for a byte that is no UTF-8.
+#: Control characters and lone surrogates, which stand for half a letter or for a byte that is no UTF-8.
 ODD_LETTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
-#: So many names are read at a glance.
+#: An error message lists all names if there are at most this many.
 AT_A_GLANCE = 16
 
 

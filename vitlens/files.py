@@ -19,13 +19,13 @@ from pathlib import Path
 from vitlens.errors import InputError
 
 with suppress(ImportError):
-    # Windows has none, and no locks here.
+    # Windows does not have this module, so folders are not locked there.
     import fcntl
 
 LOG = logging.getLogger(__name__)
 #: Ends the names of files that are being written; a killed process may leave some, which may be deleted.
 PARTIAL = ".partial"
-#: The file that a process holds while it works in a folder. The system lets go of it when the process ends, however it does.
+#: The file that a process locks while it works in a folder. The system unlocks it when the process ends for any reason.
 LOCK = ".lock"
 #: What is no regular file, by what `stat` says.
 OTHER_FILES = {
@@ -154,7 +154,7 @@ def _require_folder(target: Path) -> None:
 
 
 def _lock(path: Path) -> int | None:
-    """The open and locked file; None where the file system knows no locks.
+    """The open and locked file; None if the file system has no locks.
 
     Raises:
         InputError: another process holds it, or it cannot be made.
@@ -183,7 +183,7 @@ def _lock(path: Path) -> int | None:
 
 
 def _state(path: Path) -> os.stat_result | None:
-    """What the name, or what it links to, is; None where there is nothing yet.
+    """The status of what is at this path, links followed; None if there is nothing yet.
 
     Raises:
         InputError: no file can have this name.
@@ -258,7 +258,7 @@ def _write_to(descriptor: int, content: bytes) -> None:
 
 
 def _replace(target: Path, content: bytes, state: os.stat_result | None) -> None:
-    """Gives a file its content by renaming: the partial file has a name of its own, and goes whatever happens."""
+    """Writes a partial file and renames it to the target; the partial file is deleted if anything fails."""
     partial = target.with_name(f".{secrets.token_hex(8)}{PARTIAL}")
     try:
         with partial.open("xb") as file:
@@ -275,10 +275,10 @@ def _replace(target: Path, content: bytes, state: os.stat_result | None) -> None
 
 
 def _settle(descriptor: int) -> None:
-    """Content on the disk before the name: a machine that crashes must not leave an empty file under a finished name."""
+    """Brings content to the disk before the file is renamed: after a crash no file must be there without its content."""
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some file systems cannot.
+        # Some file systems do not support it.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise

@@ -1,4 +1,4 @@
-"""Loads names when they are first used, and tells who asks for a wrong name which names are near and where they are."""
+"""Loads names when they are first used; the error for a wrong name says which names are similar and where they are."""
 
 import difflib
 import re
@@ -13,7 +13,7 @@ STUB = "__init__.pyi"
 
 
 def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """`__getattr__`, `__dir__` and `__all__` of a package whose names stand in its `__init__.pyi`."""
+    """`__getattr__`, `__dir__` and `__all__` of a package whose names are listed in its `__init__.pyi`."""
     find, list_names, names = lazy_loader.attach_stub(package, file)
 
     def get(name: str) -> Any:
@@ -25,7 +25,7 @@ def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], 
 
 
 def _advice(package: str, name: str) -> str:
-    """Where a name is that this package has not, or which names are like it, those of this package first."""
+    """Where a name is that this package does not have, or which names are similar, those of this package first."""
     top = package.split(".")[0]
     folder = Path(str(import_module(top).__file__)).parent
     chapters = [f"{top}.{stub.parent.name}" for stub in sorted(folder.glob(f"*/{STUB}"))]

@@ -49,7 +49,7 @@ def main(
         "measure", "value", title=f"explorer, {model}, {pictures} picture(s), {torch.get_num_threads()} threads"
     )
     with tempfile.TemporaryDirectory() as folder:
-        page = Path(folder) / "explorer.html"
+        page = Path(folder) / "page.html"
         start = time.perf_counter()
         explorer = explore(hooked, files, progress=False)
         table.add_row("measuring", f"{time.perf_counter() - start:.1f} s")

@@ -31,7 +31,7 @@ from vitlens.lens import (
 )
 from vitlens.memories import key_value_agreement
 from vitlens.model.runs.batch_size import MOST_BYTES, MOST_PICTURES, default_batch_size
-from vitlens.patching import confusing_donors
+from vitlens.patching import activation_ablation, confusing_donors
 from vitlens.removal import Edges, knockout_hooks
 
 MEASURES = (
@@ -160,9 +160,8 @@ def test_hooks_fit_the_pictures_they_were_made_for(plain, images_of):
     images = images_of(plain, 3)
     masks = torch.zeros(3, 48, 48, dtype=torch.bool)
     masks[0, :16, :16] = masks[1, 16:] = masks[2, :, :32] = True
-    everywhere, by_picture = (
-        knockout_hooks(plain, images, edges=Edges("class", keys), masks=masks) for keys in ("patches", "object")
-    )
+    everywhere = knockout_hooks(plain, images, edges=Edges("class", "patches"))
+    by_picture = knockout_hooks(plain, images, edges=Edges("class", "object"), masks=masks)
     with plain.hooks(everywhere):
         same(class_trace(plain, images, 1, batch_size=2), class_trace(plain, images, 1, batch_size=3))
     with plain.hooks(by_picture):
@@ -400,6 +399,10 @@ def test_arguments_of_wrong_types_are_one_sentence(plain, images_of, any_type):
         (
             lambda: ProbeFit(plain, tokens=[0.5]),
             r"tokens are numbers, counted from 0: one of them or a list, not \[0.5\]",
+        ),
+        (
+            lambda: activation_ablation(plain, images, sites="z", heads="L9H0"),
+            "heads are numbers, counted from 0: one of them or a list, not 'L9H0': head L9H0 is blocks=9, heads=0",
         ),
         (lambda: key_value_agreement(plain, images, 0, k=0), "k is a whole number of at least 1"),
     ]:

@@ -12,6 +12,7 @@ import vitlens
 from vitlens.choose import patch
 from vitlens.choose.metrics import class_metric
 from vitlens.cli.main import app
+from vitlens.model.runs import progress_bar
 
 
 def column(rows: list[dict], name: str) -> list:
@@ -233,7 +234,18 @@ def test_open_by_another_name(run, tmp_path):
     """The same command whichever name is typed; what is shown first is as it was asked for."""
     commands = {info.name: info.callback for info in app.registered_commands}
     assert commands["open"] is commands["report"] is commands["explore"]
-    options = ["--class", 6, "--head", "l2h1", "--against", CONFLICTING, "--out", tmp_path / "page.html"]
+    options = [
+        "--class",
+        6,
+        "--head",
+        "l2h1",
+        "--against",
+        CONFLICTING,
+        "--n-runs",
+        16,
+        "--out",
+        tmp_path / "page.html",
+    ]
     assert (
         run(
             "report", AGREEING, "--model", TIMM, "--random-weights", *FEW_BLOCKS, "--timm", "img_size=64", *options
@@ -243,6 +255,7 @@ def test_open_by_another_name(run, tmp_path):
     facts = facts_of(tmp_path / "page.html")
     assert [picture["name"] for picture in facts["pictures"]] == [AGREEING.name, CONFLICTING.name]
     assert [picture["classes"][0] for picture in facts["pictures"]] == [6, 6]
+    assert facts["pictures"][0]["effects"]["heads"] == "estimated"
     assert (facts["selection"]["block"], facts["selection"]["head"]) == (2, 1)
 
 
@@ -266,11 +279,13 @@ def test_verify(run):
     assert {row["site"] for row in done.json["rows"]} >= {"block 3", "logits", "gradient"}
 
 
-def test_reproduce(run, tmp_path):
+def test_reproduce(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(progress_bar, "LONG", -1.0)
     done = run(
         "reproduce", "--n-images", 4, "--experiment", "class_change", "--n-bootstrap", 10, "--out", tmp_path, "--json"
     )
-    assert (done.code, done.stderr) == (0, "")
+    # Of long work it says how long, and names no argument: a shell has none.
+    assert (done.code, done.stderr) == (0, "study: 1 chunks, about 0 min\n")
     assert done.json["n_pictures"] == 4
     for name, rows in done.json["tables"].items():
         assert len(rows) == len(pd.read_parquet(tmp_path / "tables" / f"{name}.parquet"))

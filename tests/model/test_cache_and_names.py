@@ -1,6 +1,8 @@
 """Hook names and their shorthands, the cache, and TransformerLens' own ways of hooking."""
 
 import ast
+import operator
+import re
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from variants import VARIANTS, build, pictures
 
 from vitlens import HookedViT, InputError, ViTActivationCache
 from vitlens.model.hooks.hook_points import resolve_names, shortest_key
+from vitlens.model.other_names import CALLED_HERE
 
 
 @pytest.fixture
@@ -282,6 +285,35 @@ def test_language_model_calls_point_to_ours(small, images):
     _, cache = small.run_with_cache(images)
     with pytest.raises(InputError, match="class_lens"):
         cache.logit_lens()
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("from_pretrained", r"HookedViT has no 'from_pretrained': use HookedViT\.from_timm\(name\)$"),
+        ("W_E", r"HookedViT has no 'W_E': .* model\.embed\.patch_embed_weight$"),
+        ("to_single_str_token", r"model\.class_label\(index\)$"),
+        ("nonsense", "has no attribute 'nonsense'"),
+    ],
+)
+def test_names_of_other_libraries_say_what_is_here(small, name, sentence):
+    for owner in (small, HookedViT):
+        assert not hasattr(owner, name)
+        with pytest.raises(AttributeError, match=sentence) as caught:
+            getattr(owner, name)
+        assert caught.value.__context__ is None
+
+
+def test_what_is_advised_is_there(small):
+    for name, advice in CALLED_HERE.items():
+        assert not hasattr(small, name)
+        for path in re.findall(r"(?:model|HookedViT)((?:\.\w+)+)", advice):
+            assert operator.attrgetter(path[1:])(small) is not None
+    small.head = torch.nn.Identity()
+    try:
+        assert isinstance(small.head, torch.nn.Identity), "an attribute of the user's own"
+    finally:
+        del small.head
 
 
 @pytest.mark.parametrize(

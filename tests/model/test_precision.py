@@ -2,6 +2,7 @@
 
 import shutil
 
+import jaxtyping
 import pytest
 import torch
 from variants import OTHERS, VARIANTS, build, pictures
@@ -63,7 +64,9 @@ COMPILER = pytest.mark.skipif(
 # What goes wrong goes wrong while the graph is made; the real backend takes half a minute to compile it.
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=[pytest.mark.slow, COMPILER])])
 @pytest.mark.parametrize("name", ["class_token", "rotary"])
-def test_the_unwatched_forward_compiles(name, backend):
+def test_the_unwatched_forward_compiles(name, backend, monkeypatch):
+    # The compiler would trace the checks of types as well, and count them.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     model = HookedViT.from_timm(KINDS[name]())
     images = pictures(model.cfg, 2)
     with torch.no_grad():

@@ -47,6 +47,8 @@ def run_here(path: Path) -> nbformat.NotebookNode:
             cell["outputs"] = [nbformat.v4.new_output("stream", name=name, text=text) for name, text in streams.items()]
             cell["outputs"] += [nbformat.v4.new_output("display_data", data=shown.data) for shown in seen.outputs]
     shell.reset()
+    # Results print themselves otherwise where a shell is running.
+    InteractiveShell.clear_instance()
     return notebook
 
 

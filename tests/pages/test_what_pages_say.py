@@ -115,7 +115,8 @@ def test_random_weights_are_told_on_every_page(picture, tmp_path):
     description = describe(model, images, progress=False)
     answer = Answer("x", "m", None, {}, [], lambda: [], lambda: None, "title", hooked=model)
     _write(answer, tmp_path / "command.html")
-    explore(model, [picture], progress=False).save(tmp_path / "explorer.html")
+    explorer = explore(model, [picture], progress=False)
+    explorer.save(tmp_path / "explorer.html")
     write_description_page(description, path=tmp_path / "describe.html")
     for name in ("command", "explorer", "describe"):
         page = (tmp_path / f"{name}.html").read_text()
@@ -124,7 +125,8 @@ def test_random_weights_are_told_on_every_page(picture, tmp_path):
         assert RANDOM.warning in told, name
         assert "Made with vitlens 0." in page, name
         assert "bicubic, center crop 0.9" in page, name
-    assert "50 × 40 pixels, of which the middle 37 × 37 are seen" in (tmp_path / "explorer.html").read_text()
+    seen = "50 × 40 pixels, of which the middle 37 × 37 are seen"
+    assert explorer.facts["pictures"][0]["file"] == seen
     assert answer.provenance()["weights"] == "random"
 
 

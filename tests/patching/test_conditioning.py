@@ -57,6 +57,28 @@ def test_a_difference_whose_sign_is_not_known(made):
     assert made([0.0, 0.0, 0.0, 0.0], [1.0, 1.2, 1.1, 0.7], [0.01]).ill_conditioned() is None
 
 
+def test_results_name_the_classes_that_were_measured(plain, images_of):
+    images, names = images_of(plain, 4), plain.class_names
+    about = {"sites": "z", "blocks": [0], "progress": False}
+    plain.class_names = [f"<class> {i}" for i in range(plain.cfg.n_classes)]
+    try:
+        one = activation_patching(plain, images[:2], images[2:], classes=[1], baseline_classes=[2], **about)
+        each = activation_ablation(plain, images[:2], classes=torch.tensor([1, 2]), metric="logit", **about)
+    finally:
+        plain.class_names = names
+    assert one.settings["classes"] == "<class> 1"
+    assert one.settings["baseline_classes"] == "<class> 2"
+    assert repr(one).startswith("Patching(z, logit difference of “<class> 1” over “<class> 2” [block 1, ")
+    assert each.settings["classes"] == "each picture's own"
+    assert "baseline_classes" not in each.settings
+    assert repr(each).startswith("Ablation(z, logit of each picture's own classes [")
+    without = dataclasses.replace(one, class_names=None)
+    assert without.metric_with_classes() == "logit difference of “class 1” over “class 2”"
+    own = activation_ablation(plain, images[:2], metric={"mine": lambda logits: logits[:, 0]}, **about)
+    assert own.metric_with_classes() == "mine"
+    assert "classes" not in own.settings
+
+
 def test_one_pair_has_no_interval(made, plain, images_of):
     one = made([6.5], [3.2], [0.65, 0.9]).summary()
     assert one[["low", "high"]].isna().all(axis=None)

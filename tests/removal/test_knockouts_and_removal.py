@@ -99,6 +99,14 @@ def test_wrong_knockouts(plain, images_of, edges, replacement, sentence):
         knockout_attention(plain, images_of(plain, 1), edges=edges, replacement=replacement)
 
 
+def test_masks_that_no_edges_read_are_refused(plain, images_of):
+    images, masks = images_of(plain, 1), torch.ones(1, 48, 48, dtype=torch.bool)
+    for edges in ("no_cls", Edges("class", "patches")):
+        for call in (knockout_attention, knockout_hooks):
+            with pytest.raises(InputError, match="leave masks= out"):
+                call(plain, images, edges=edges, masks=masks)
+
+
 def test_removal_matches_the_shorter_sequence(plain, images_of):
     images, labels = images_of(plain, 2), torch.tensor([3, 1])
     gone = torch.zeros(2, 10, dtype=torch.bool)

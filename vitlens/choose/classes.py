@@ -57,7 +57,7 @@ def select_classes(
         predict: gives their logits; called for None only, so that classes that are given need no forward.
 
     Raises:
-        InputError: no such class, or one named twice; a tensor that has not one row of indices per picture; logits that are
+        InputError: no such class, or one named twice; a tensor without one row of indices per picture; logits that are
             not finite, of which no class is the predicted one.
 
     Examples:

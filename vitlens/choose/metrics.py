@@ -125,7 +125,7 @@ def choose_metrics(
 
 
 def _check_baseline_is_used(metrics: Sequence[str | Metric], baseline_classes: Classes) -> None:
-    """Raises InputError for baseline classes that no metric asks for: they would be ignored without a word."""
+    """Raises InputError for baseline classes that no metric compares with: they would be ignored silently."""
     if baseline_classes is not None and "logit_difference" not in metrics:
         raise InputError(
             'baseline_classes= are what metric="logit_difference" compares with, and no other metric has any: leave them '

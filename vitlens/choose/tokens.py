@@ -233,7 +233,7 @@ def _object_patches(
     if masks is None:
         raise InputError('the token sets "object" and "context" need masks=, one mask [height, width] per picture')
     read = model.as_masks(masks)
-    # Only a single array without an axis of pictures says that it is meant for all of them.
+    # One array [height, width] is meant for all pictures; all else has one mask for each picture.
     is_for_all = isinstance(masks, (Tensor, np.ndarray)) and masks.ndim == 2
     if len(read) != n_images and not is_for_all:
         raise InputError(

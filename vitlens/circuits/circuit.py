@@ -344,7 +344,7 @@ def architecture(graph: Graph) -> dict[str, Any]:
 
 
 def _in_words(of: Any) -> str:
-    # A file made by hand may say it in another way.
+    # In a file that was written by hand it may be something else than a dictionary.
     return ", ".join(f"{name} {value}" for name, value in of.items()) if isinstance(of, dict) else str(of)
 
 
@@ -358,7 +358,7 @@ def parse_edge(edge: str) -> tuple[Node, Node]:
     if ends is None:
         raise InputError(f"{edge!r} is no name of an edge: they look like 'L0H2->L3H1<v>' or 'L2 mlp->logits'")
     writer, reader = Node.of(ends[1]), Node.of(ends[2])
-    # In any wiring: heads read earlier blocks alone, an MLP at most the heads of its own.
+    # In every wiring a head reads earlier blocks only; an MLP may also read the heads of its own block.
     is_own = reader.kind == "mlp" and writer.kind == "head" and writer.block == reader.block
     if reader.kind != "logits" and writer.block >= reader.block and not is_own:
         raise InputError(f"the edge {edge!r} runs backwards: {writer} writes after {reader} has read")

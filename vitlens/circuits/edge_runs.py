@@ -70,7 +70,7 @@ def run_edges(
 
 
 def _rows(graph: Graph, pictures: Tensor, asked: int | None) -> int:
-    """Rows of a forward: fewer than elsewhere, for every writer's output is held until the run ends."""
+    """Rows of a forward: fewer than elsewhere, because every writer's output is kept until the run ends."""
     model = graph.model
     rows, columns = model.embed.grid(*pictures.shape[-2:])
     n_tokens = model.cfg.n_prefix_tokens + rows * columns

@@ -64,7 +64,7 @@ def heatmap(
     if faithfulness:
         require_classes(hooked)
     if wanted_class is not None and hooked.unembed is not None:
-        # Methods that know no class ignore it, but an unknown one is a mistake.
+        # Methods that are not class-specific ignore the class, but an unknown class is a mistake.
         hooked.class_index(wanted_class)
     images = hooked.to_images(pictures)
     per_map = METHOD_FORWARDS + (CURVE_FORWARDS * n_steps if faithfulness else 0)

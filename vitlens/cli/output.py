@@ -154,7 +154,7 @@ def say(sentence: str) -> None:
 
 def say_written(out: Path) -> None:
     if is_stream(out):
-        # Standard output may be what was written to: nothing joins it.
+        # The page may have been written to standard output, so nothing else is printed there.
         Console(stderr=True).print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)
         return
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)")

@@ -130,7 +130,7 @@ def patch(
     reads_mask = isinstance(sets, dict) and not {"object", "context"}.isdisjoint(sets)
     say_cost(hooked, pair.clean, _n_forwards(hooked, site, sets, block, head), FASTER)
     with warnings.catch_warnings():
-        # It says how to go on in Python.
+        # The warning says how to continue in Python, which is no help in a shell.
         warnings.simplefilter("ignore", InterruptedWarning)
         result = activation_patching(
             hooked, pair.clean, pair.corrupted, wanted_class, baseline_classes=against_class, metric=metric, sites=site,

@@ -174,7 +174,7 @@ def in_options(sentence: str, arguments: Iterable[str] = ("class_names",)) -> st
         sentence = re.sub(rf"{bare}=(?=[\w\"'])", f"{option} ", sentence)
         sentence = re.sub(rf"{bare}=", option, sentence)
         if "_" in argument:
-            # A single word may be any word; this one is no English.
+            # A name without "_" may be an English word of the sentence; one with "_" is always the argument.
             sentence = re.sub(rf"{bare}(?=[\s,;:)]|$)", option, sentence)
     return sentence
 

@@ -46,7 +46,7 @@ def _by_name(label_names: list[str], class_names: Sequence[str] | None, n_classe
             return [index[name] for name in label_names]
     if class_names is None:
         return None
-    # A folder's name cannot hold everything that a class's can.
+    # Folders are often named with "_" where the class's name has a space.
     found = [named(name, class_names) or named(name.replace("_", " "), class_names) for name in label_names]
     if all(len(classes) == 1 for classes in found):
         return [classes[0] for classes in found]

@@ -31,13 +31,13 @@ from vitlens.data.pictures import as_list, is_wide, load_picture
 from vitlens.data.preprocessing import Preprocessing
 from vitlens.errors import InputError
 
-# Whatever is taken as masks=: read already, a tensor or array at the pictures' size, files and PIL pictures to preprocess.
+# What masks= may be: masks already read, tensors or arrays at the pictures' size, files and PIL pictures to preprocess.
 MaskInput = Union["Masks", Tensor, np.ndarray, str, Path, Image.Image, Sequence[Any]]
 
 VOID = 255
 #: 255 together with numbers from here on means white, not void: COCO's ids of things end at 90.
 MOST_IDS_BESIDE_VOID = 100
-#: No picture's class ids are that many; the levels of a photograph are.
+#: A mask of class ids has at most this many different values; a photograph has more.
 MOST_IDS = 64
 NEAR_END, SHARE_NEAR_ENDS = 32, 0.8
 #: JPEG keeps a grey picture's colours equal up to this.
@@ -176,7 +176,7 @@ def _grey(image: Image.Image, noise: int) -> Image.Image:
 
 
 def _check_palette(image: Image.Image) -> None:
-    """Programs that save memory number the greys of a mask as they like: 0 may be its white."""
+    """Raises InputError if the number 0 of a palette of greys is not black: some programs number the greys in any order."""
     colours = np.array(image.getpalette() or [0, 0, 0]).reshape(-1, 3)
     used = colours[[i for i in _found(np.asarray(image)) if i < len(colours)]]
     if len(used) and (used == used[:, :1]).all() and colours[0].any():

@@ -116,7 +116,7 @@ def _entry(row: PictureRow) -> tuple[str, int, str, str]:
 
 
 def _hash(source: dict[str, Any]) -> str:
-    """Of an undecoded picture; one that cannot be read is skipped and listed by the run itself."""
+    """The hash of an undecoded picture; the run itself skips and lists a picture that cannot be read."""
     try:
         content = source.get("bytes") or Path(source["path"]).read_bytes()
     except (OSError, ValueError, TypeError):

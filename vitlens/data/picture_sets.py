@@ -111,7 +111,7 @@ def open_pictures(
 
     Folders are matched with the classes by name. Without class names, folders that are called by numbers are the classes of
     these numbers where all of them are classes; else they count in timm's natural order (1, 2, 10), as timm counts when it
-    trains on such a folder. The numbers of a table are classes as they stand.
+    trains on such a folder. The numbers of a table are the classes' indices.
 
     Args:
         source: "demo"; a folder with one folder per class, or of files that begin with the class's index ("0042_x.jpg");
@@ -180,7 +180,7 @@ def open_pictures(
     if object_id is not None and not has_masks:
         raise InputError(f"{name} has no masks in which the class id {object_id} could be the object's")
     if isinstance(to_class, list) and sorted(to_class) == list(range(n_classes)):
-        # In the order of the classes, whatever the data set's own.
+        # In the order of the model's classes, which may differ from the data set's.
         assert label_names is not None
         label_names = [name for _, name in sorted(zip(to_class, label_names, strict=True))]
     if isinstance(table, IterableDataset):
@@ -193,7 +193,7 @@ def open_pictures(
     if not chosen:
         raise InputError(f"{name} holds no pictures")
     if mask_files is not None:
-        # Said now, and not when the run comes to it.
+        # A missing mask is reported now, not in the middle of the run.
         names = table["path"] if "path" in table.column_names else _paths(table, image)
         for place in chosen:
             mask_files.of(real_names.get(names[place], names[place]))
@@ -241,7 +241,7 @@ def _load(name: str, split: str | None, streaming: bool) -> tuple[Dataset | Iter
     has_odd_names = any(printable(entry) != str(entry) for entry in inside)
     linked = next((entry for entry in inside if entry.is_symlink() and entry.is_dir()), None)
     if linked is not None:
-        # The loader passes over it without a word.
+        # The loader would skip it silently.
         raise InputError(
             f"{linked} is a link to a folder, which is not followed: copy the folder there, or link its files"
         )

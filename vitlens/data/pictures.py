@@ -74,7 +74,7 @@ def load_picture(picture: object, expected: str = "a picture is a path or a PIL 
         if image is not picture and limit is not None and image.width * image.height > limit:
             raise InputError(f"it has {image.width} × {image.height} pixels, more than {limit:,}: scale it down")
         image.load()
-        # A turned picture is another one, which knows no format.
+        # Turning makes a new picture, which no longer has the format of its file.
         return _turned(image), getattr(image, "format", None) in ("JPEG", "MPO")
     except Exception as error:
         # Pillow's decoders raise whatever they come across: OSError, SyntaxError, struct.error, ValueError, MemoryError …

@@ -76,6 +76,8 @@ class Preprocessing:
         n_channels = data_config["input_size"][0]
         self.mean = torch.tensor(data_config["mean"]).expand(n_channels)
         self.std = torch.tensor(data_config["std"]).expand(n_channels)
+        #: The largest magnitude that a colour has when it is normalised.
+        self.largest_value = (torch.maximum(self.mean, 1 - self.mean) / self.std).max().item()
 
     def __str__(self) -> str:
         """Size, interpolation, crop and normalisation, as timm's data configuration has them."""
@@ -109,7 +111,7 @@ class Preprocessing:
             elif isinstance(step, transforms.CenterCrop):
                 image = step(image)
             elif isinstance(step, CenterCropOrPad):
-                # Without its fill: what is added around a picture is outside of its mask.
+                # Filled with 0: what is added around a picture does not belong to the object.
                 image = CenterCropOrPad(step.size)(image)
             elif type(step).__name__ in ("ToTensor", "MaybeToTensor", "MaybePILToTensor"):
                 return torch.from_numpy(np.array(image))
@@ -129,6 +131,6 @@ class Preprocessing:
 
 
 def _short(values: Iterable[float]) -> list[float]:
-    """Once, where all channels are alike."""
+    """One value if all channels have the same, else all of them."""
     several = list(values)
     return several[:1] if len(set(several)) == 1 else several

@@ -135,7 +135,7 @@ def describe(
 
 
 def _readers(models: list[HookedViT], images: PictureSource, batch_size: int | None) -> list[PictureBatches]:
-    """For each model the same pictures; what can be gone through once is gone through by all at the same time."""
+    """The same pictures for each model; an iterator, which can be read only once, is copied for the models."""
     if batch_size is None:
         batch_size = min(map(default_batch_size, models))
     sources = list(tee(images, len(models))) if isinstance(images, Iterator) else [images] * len(models)
@@ -168,7 +168,7 @@ def _observer(
 def _states(
     model: HookedViT, images: Float[Tensor, "image channels height width"], layout: TokenLayout
 ) -> Float[Tensor, "image block kind d"]:
-    """What CKA compares of the other model, behind every block."""
+    """The states of the other model that CKA compares, after every block."""
     seen: list[Tensor] = []
     read = Reader(lambda resid, hook: seen.append(read_states(resid.detach(), layout)))
     names = [hook_name(block, "resid_post") for block in range(model.cfg.n_layers)]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vitlens.model.hooked_vit import HookedViT
 
-#: What the kind of an outlier patch is called where kinds of single tokens are told.
+#: The kind of token that a patch with an outlier norm counts as.
 OUTLIER = "outlier patch"
 
 

@@ -68,7 +68,7 @@ def _sinks(description: "Description") -> list[str]:
 
 
 def _of_queries(description: "Description", heads: list[tuple[int, int]]) -> str:
-    """How much of each head's attention goes to the sink, by who asks, and whose map of these heads shows it."""
+    """How much attention patches and class token give to the sink in each head, and which maps of these heads show it."""
     patches = description.fact("sink_patch_mass")
     has_class = "sink_class_mass" in description.facts
     of_class = description.fact("sink_class_mass") if has_class else None

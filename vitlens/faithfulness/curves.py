@@ -19,7 +19,7 @@ from vitlens.heatmaps.shared.pixels import EMPTY, emptied, pixels_of
 from vitlens.heatmaps.shared.precision import require_finite_logits
 from vitlens.model.hooked_vit import HookedViT
 
-#: What stands in a patch's place.
+#: What may replace a patch.
 REPLACEMENTS = (*EMPTY, "black")
 #: Tenths of the pixels that Chefer's test blackens.
 TENTHS = tuple(range(10))
@@ -223,6 +223,6 @@ def _outcome(logits: Float[Tensor, "row class"], classes: Int[Tensor, "row"]) ->
 
 
 def _joined(*outcomes: ClassOutcome) -> ClassOutcome:
-    """One after the other along the steps."""
+    """The outcomes joined along the axis of steps."""
     columns = [[x if x.ndim == 2 else x[:, None] for x in outcome] for outcome in outcomes]
     return ClassOutcome(*(torch.cat(values, dim=1) for values in zip(*columns, strict=True)))

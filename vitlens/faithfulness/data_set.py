@@ -206,7 +206,7 @@ def _score(
 
 
 def _refuse_foreign(folder: Path, n_chunks: int | None) -> None:
-    """Raises InputError naming what lies in the folder and is none of the run's `n_chunks` (None: not known)."""
+    """Raises InputError for a file that is not of one of the run's `n_chunks` chunks (None: their number is not known)."""
     for entry in sorted(folder.iterdir()):
         number = re.fullmatch(rf"(\d{{6,}})\.({'|'.join(KINDS)})\.safetensors", entry.name)
         if entry.name.endswith(PARTIAL) or (number and (n_chunks is None or int(number[1]) < n_chunks)):
@@ -215,7 +215,7 @@ def _refuse_foreign(folder: Path, n_chunks: int | None) -> None:
 
 
 def _origin(run: dict[str, Any], rows: list[PictureRow], workers: int) -> str:
-    """What a chunk's scores depend on, in sixteen letters."""
+    """A hash, of sixteen letters, of everything that a chunk's scores depend on."""
     text = json.dumps(run, sort_keys=True, default=repr) + as_digest(list_rows(rows, workers))
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 

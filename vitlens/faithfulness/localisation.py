@@ -71,6 +71,6 @@ def _auroc(
     judged = inside | beside
     ranks = torch.from_numpy(rankdata(importance[judged].cpu().numpy())).to(importance)
     n_inside, n_beside = inside.sum(), beside.sum()
-    # The Mann-Whitney statistic: of the ranks of the object's patches, what goes beyond those among themselves.
+    # The Mann-Whitney statistic: the sum of the ranks of the object's patches, minus the least that it can be.
     above = ranks[inside[judged]].sum() - n_inside * (n_inside + 1) / 2
     return above / (n_inside * n_beside)

@@ -95,7 +95,7 @@ def _mapped(
 
 
 def _remaker(bench: Bench, value: Heatmap) -> Callable[[HookedViT], Float[Tensor, "image patch"]] | None:
-    """None where an option of the map, such as a picture, was not kept in its settings."""
+    """Makes the map again for another model; None if an option, such as a picture, was not kept in the map's settings."""
     given = {name: value.settings[name] for name in value.method.options if name in value.settings}
     if {"Tensor", "ndarray"} & {option for option in given.values() if isinstance(option, str)}:
         return None
@@ -124,7 +124,7 @@ def _read(bench: Bench, name: str, value: Map, progress: bool | None) -> ScoredM
 
 
 def _check_class(bench: Bench, name: str, value: Heatmap) -> None:
-    """A map of one class says nothing of another one's curve."""
+    """Raises InputError if the map explains another class than the one that the curves follow."""
     if value.classes is None or len(value.classes) != len(bench.images):
         return
     if not torch.equal(value.classes[:, 0].to(bench.classes), bench.classes):

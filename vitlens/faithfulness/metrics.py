@@ -54,7 +54,7 @@ class FaithfulnessMetric:
     scorer: Callable[..., MapScorer] | None = None
     needs_masks: bool = False
     needs_architecture: bool = False
-    #: Whether it follows the class's probability or its place among others, which a model of one output has not.
+    #: Whether it follows the class's probability or rank, which a model with one output does not have.
     needs_choice: bool = True
     #: Whether it puts the patches in order, which a map that is the same everywhere does not.
     needs_order: bool = True

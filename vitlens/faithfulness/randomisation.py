@@ -37,7 +37,7 @@ def randomisation(bench: Bench, masks: Masks | None = None, *, seed: int = 0) ->
     Source: Adebayo et al. 2018 (Sanity Checks for Saliency Maps), section 3.1, all layers at once.
     """
     require_seed(seed)
-    # Made for the first map that can be made again, and for all others.
+    # Made only if a map can be made again, and once for all maps.
     fresh = functools.cache(lambda: bench.model.with_fresh_weights(seed))
 
     def score(scored: ScoredMap) -> Float[Tensor, "image"]:
@@ -84,7 +84,7 @@ def randomisation_test(
         Randomisation with axes method, depth, image.
 
     Raises:
-        InputError: an unknown method or none, more than one class a picture, a model that cannot be built anew; what
+        InputError: an unknown method or none, more than one class a picture, a model that cannot be built again; what
             `heatmap` refuses.
 
     Source: Adebayo et al. 2018 (Sanity Checks for Saliency Maps), section 3.1.

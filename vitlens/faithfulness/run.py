@@ -254,7 +254,7 @@ def _stacked(found: Mapping[str, MapScores], n_images: int, quantity: str) -> Fl
 
 
 def _padded(rows: list[Tensor], *of_each: int) -> Tensor:
-    """Rows [*of_each, step] stacked along a new first axis, those that end sooner filled up with NaN."""
+    """Rows [*of_each, step] stacked along a new first axis, shorter rows filled with NaN."""
     if not rows:
         return torch.empty(0, *of_each, 0)
     longest = max(row.shape[-1] for row in rows)

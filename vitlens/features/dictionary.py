@@ -191,7 +191,7 @@ class SparseAutoencoder(FiniteWeights):
         return (x - shift) / divisor
 
     def _statistics(self, x: Float[Tensor, "*batch d_in"]) -> tuple[Tensor, Tensor, Tensor]:
-        """What is taken off each row, what divides it, and what the reconstruction is multiplied by."""
+        """What is subtracted from each row, what divides it, and what the reconstruction is multiplied by."""
         if self.normalisation == "layer_norm":
             # The deviation is the unbiased one, and SAELens adds its 1e-5 on the way in only.
             deviation = x.std(dim=-1, keepdim=True)

@@ -182,7 +182,7 @@ def evaluate_sae(
 
 
 class _Answers:
-    """Sums over pictures of what the model says clean, with the dictionary, with zeros and with the mean."""
+    """Sums over pictures of the model's answers: unchanged, with the dictionary, with zeros and with the mean."""
 
     def __init__(self, model: HookedViT, spliced: SplicedDictionary, mean: Tensor) -> None:
         self.model, self.spliced = model, spliced

@@ -95,7 +95,7 @@ def _nonlinearity(weights: dict[str, Tensor], cfg: dict[str, Any]) -> nn.Module:
         return Gated(weights["b_gate"], weights["b_mag"], weights["r_mag"])
     threshold = weights.get("threshold", weights.get("topk_threshold"))
     kind = "jumprelu" if threshold is not None else cfg["activation_fn"]
-    # Of BatchTopK it is a mean over rows, which need not be whole, and the threshold stands in for it.
+    # In BatchTopK k is a mean over rows, perhaps not a whole number, and the threshold is used instead.
     k = cfg.get("k") if kind == "topk" else None
     return nonlinearity(kind, len(weights["W_dec"]), k=k, threshold=threshold, like=weights["W_enc"])
 
@@ -174,7 +174,7 @@ def _rename_and_check(weights: dict[str, Tensor], architecture: str, cfg: dict[s
 def _fold_input_scale(
     weights: dict[str, Tensor], cfg: dict[str, Any], folder: Path, scaling_factor: float | None
 ) -> None:
-    """Activations were multiplied by one number in training: into the weights with it, as SAELens folds it."""
+    """Folds the number that activations were multiplied by in training into the weights, as SAELens does."""
     if cfg["normalize_activations"] != "expected_average_only_in":
         if scaling_factor is not None:
             raise InputError(

@@ -176,7 +176,7 @@ def with_saes(
 def ends(
     model: HookedViT, hook: HookName | None, sae: SparseAutoencoder, hook_out: HookName | None = None
 ) -> tuple[HookPlace, HookPlace]:
-    """Where a dictionary reads, and what its reconstruction stands in for.
+    """Where a dictionary reads, and what its reconstruction replaces.
 
     Raises:
         InputError: no such hook point, one that is not said, a dictionary of another width.

@@ -91,13 +91,14 @@ def heatmap(
 ) -> Heatmap:
     """How important each patch was, by one of the methods of `heatmap_methods()`.
 
-    It is computed in single precision at least, whatever the model's own, and also
-    under `torch.inference_mode` and autocast, which are left for the while.
+    It is computed in single precision at least, whatever the model's own precision is. `torch.inference_mode` and
+    autocast are switched off during the call.
 
     Args:
         classes: one per picture: indices, names, or a tensor [image] of each picture's own; by default
             the predicted class. Methods that are not class-specific ignore it.
-        method: a name, or several words as a person would say it ("token mask").
+        method: a name, or several words as a person would say it ("token mask"). The default explains the probability, a
+            softmax over all classes; for a multi-label (sigmoid) head add metric="logit".
         keep: "block", "head" or both: axes of the result, over which the map is else summed. For the methods that are sums
             over blocks and heads: projection_gradient and head_patch.
         batch_size: pictures of one forward; of methods that run a picture many times, rows. By default at most 16 pictures
@@ -221,7 +222,7 @@ def _of_chunk(value: Any, some: slice, n_pictures: int) -> Any:
 def _check_importances(
     model: HookedViT, pictures: Tensor, found: Float[Tensor, "image *part patch"], method: Method, first: int
 ) -> None:
-    """Raises InputError where a map is not of numbers, with the reason: the model's own answer, or the method."""
+    """Raises InputError if a map has NaN or infinite values, and says whether the logits or the method caused them."""
     if found.isfinite().all():
         return
     if model.unembed is not None:
@@ -238,7 +239,7 @@ def find_method(name: str) -> Method:
     """The method of this name.
 
     Raises:
-        InputError: there is none, with the one that the literature calls so, or the nearest names.
+        InputError: there is none; the sentence has the method that others call so, or the nearest names.
     """
     asked = str(name).strip().lower().replace(" ", "_").replace("-", "_")
     if asked in METHODS:

@@ -269,7 +269,7 @@ def _measure(logits: Float[Tensor, "image token classes"], selection: ClassSelec
     chosen = selection.take(logits)
     # Counting larger logits gives the rank at a fraction of a sort's cost.
     ranks = torch.stack([rank_of(logits, chosen[..., i : i + 1]) for i in range(chosen.shape[-1])], dim=-1).long()
-    # In bfloat16 the normaliser alone would put the probabilities wrong by some percent.
+    # In bfloat16 the rounding of the normaliser alone would change the probabilities by some percent.
     wide = torch.promote_types(logits.dtype, torch.float32)
     log_normaliser = logits.to(wide).logsumexp(dim=-1, keepdim=True)
     top_logits, top_classes = logits.topk(k, dim=-1)

@@ -82,7 +82,7 @@ class TraceObserver:
         self.logits: dict[tuple[str, int], Tensor] = {}
         self.ranks: dict[tuple[str, int], Tensor] = {}
         self.first: dict[tuple[str, int], Tensor] = {}
-        # Looked at once, at the end: a GPU would have to be waited for at every site.
+        # Read once, at the end: reading it at every site would wait for the GPU each time.
         self._finite: dict[tuple[str, int], Tensor] = {}
 
     def hooks(self, blocks: Sequence[int] | None = None, sites: Sequence[str] = FULL_SITES) -> Hooks:
@@ -133,7 +133,7 @@ class TraceObserver:
         def read(activation: Tensor, hook: HookPoint) -> None:
             logits = self.model.project_chosen(activation, self.tokens, self.labels)
             self.logits[site, block] = logits
-            # A class of logit −∞ alone is last; NaN is smaller than nothing.
+            # −∞ is allowed (such a class is last); NaN is refused, because it compares as False.
             self._finite[site, block] = (logits < torch.inf).all()
 
         return Reader(read)

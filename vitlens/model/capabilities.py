@@ -78,7 +78,7 @@ def _circuits(model: Any) -> list[Row]:
     ]
     missing = [name for name, there in before if there]
     why = f"it leaves out {', '.join(missing)}" if missing else "q · k is bilinear in what the heads read"
-    # What keeps the values' biases from being folded is what stands between the values and W_O.
+    # The values' biases cannot be folded exactly if a norm or gate is between the values and W_O.
     if REFUSALS["fold_value_biases"](model) is None:
         ov = ("model.OV", EXACT, "what a head writes for what it reads")
     else:

@@ -1,6 +1,7 @@
 """Checks the tensors that a HookedViT is given; each check says what was wrong."""
 
 import warnings
+from math import isfinite
 from typing import Any
 
 import torch
@@ -10,10 +11,11 @@ from vitlens.errors import InputError
 from vitlens.model.config import HookedViTConfig
 
 
-def check_batch(images: Any, cfg: HookedViTConfig, dtype: torch.dtype, pads: bool) -> Tensor:
+def check_batch(images: Any, cfg: HookedViTConfig, dtype: torch.dtype, pads: bool, usual: float) -> Tensor:
     """Raises InputError unless `images` is [batch, channels, height, width] as the model reads it, and finite.
 
-    A model of dynamic size reads any size that whole patches fill, and if it `pads`, any at all.
+    A model of dynamic size reads any size that whole patches fill, and if it `pads`, any at all. Values ten times the
+    `usual` largest magnitude are colours from 0 to 255: it warns.
     """
     channels, (height, width) = cfg.n_channels, cfg.image_size
     if not isinstance(images, Tensor):
@@ -21,8 +23,8 @@ def check_batch(images: Any, cfg: HookedViTConfig, dtype: torch.dtype, pads: boo
     if images.ndim != 4:
         one = ": images[None] makes a batch of one" if images.ndim == 3 else ""
         raise InputError(f"pictures have the shape [batch, {channels}, height, width], not {list(images.shape)}{one}")
-    if len(images) == 0:
-        raise InputError("there are no pictures in the batch")
+    if images.numel() == 0:
+        raise InputError(f"there are no pictures in the batch: its shape is {list(images.shape)}")
     if images.shape[1] != channels:
         raise InputError(f"the pictures have {images.shape[1]} channels, {cfg.model_name} reads {channels}")
     size = tuple(images.shape[-2:])
@@ -40,22 +42,14 @@ def check_batch(images: Any, cfg: HookedViTConfig, dtype: torch.dtype, pads: boo
             f"the pictures are {size[0]} × {size[1]}, which patches of {cfg.patch_size[0]} × {cfg.patch_size[1]} "
             "do not fill: resize them, or load the model with dynamic_img_pad=True"
         )
-    _check_values(images, "pictures", dtype)
-    return for_autograd(images)
-
-
-def warn_unless_normalised(images: Tensor, mean: Tensor, std: Tensor) -> None:
-    """Warns where values are ten times what the preprocessing makes of colours: they are colours from 0 to 255."""
-    if images.is_meta or torch.compiler.is_compiling():
-        return
-    usual = (torch.maximum(mean, 1 - mean) / std).max().item()
-    largest = images.detach().abs().max().item()
+    largest = _largest_value(images, "pictures", dtype)
     if largest > 10 * usual:
         warnings.warn(
             f"the pictures hold values up to {largest:.3g}, and preprocessed ones lie within {usual:.2g} of 0: "
             "use model.to_images, which normalises colours",
             stacklevel=4,
         )
+    return for_autograd(images)
 
 
 def check_stream(stream: Any, cfg: HookedViTConfig, dtype: torch.dtype) -> Tensor:
@@ -67,7 +61,7 @@ def check_stream(stream: Any, cfg: HookedViTConfig, dtype: torch.dtype) -> Tenso
             f"start_at_layer takes the residual stream [batch, tokens, {cfg.d_model}] that enters the block, "
             f"not {list(stream.shape)}"
         )
-    _check_values(stream, "stream's values", dtype)
+    _largest_value(stream, "stream's values", dtype)
     return for_autograd(stream)
 
 
@@ -123,11 +117,22 @@ def check_labels(labels: Any, n_images: int, n_classes: int, device: torch.devic
     return chosen.to(device).long()
 
 
-def _check_values(x: Tensor, what: str, dtype: torch.dtype) -> None:
+def _largest_value(x: Tensor, what: str, dtype: torch.dtype) -> float:
+    """The largest magnitude, read once since an accelerator waits for it; 0 where no value can be read.
+
+    Raises:
+        InputError: another dtype; NaN or infinite values.
+    """
     # Autocast converts by itself.
     if x.dtype != dtype and not (x.is_floating_point() and torch.is_autocast_enabled(x.device.type)):
-        # Whole numbers are colours from 0 to 255, which another dtype alone does not normalise.
+        # Whole numbers are colours from 0 to 255: a change of dtype does not normalise them.
         how = "use model.to_images, or .to(dtype)" if x.is_floating_point() else "use model.to_images"
         raise InputError(f"the {what} are {x.dtype}, the model computes in {dtype}: {how}")
-    if not (x.is_meta or torch.compiler.is_compiling()) and not x.isfinite().all():
+    if x.is_meta or x.numel() == 0 or torch.compiler.is_compiling():
+        return 0.0
+    low, high = torch.stack(x.detach().aminmax()).tolist()
+    largest = max(-low, high)
+    # Both ends are NaN where one value is.
+    if not isfinite(largest):
         raise InputError(f"the {what} contain NaN or infinite values")
+    return largest

@@ -165,7 +165,7 @@ class Graph:
         return [nodes[i] for i in sorted(found)]
 
     def _written(self, item: Any, role: str) -> str:
-        """A node's name, of a head given as (block, head) too."""
+        """A node's name; a head may also be given as (block, head)."""
         if isinstance(item, str):
             return item
         if not _is_head(item):

@@ -23,6 +23,7 @@ from vitlens.model.class_space import embeddings, projection, requirements
 from vitlens.model.class_space.classifier import ClassEmbeddings, Classifier
 from vitlens.model.hooks import cache_size as sizes
 from vitlens.model.hooks.hook_points import NO_TOKENS, expose, hook_point
+from vitlens.model.other_names import OtherNames
 from vitlens.model.placement import read_device, read_dtype
 from vitlens.model.porting import Parts, move, port
 from vitlens.model.porting.timm_versions import check_computes_the_same
@@ -36,7 +37,7 @@ from vitlens.model.weights.checks import FiniteWeights
 from vitlens.model.weights.stacked import Stacked
 
 
-class HookedViT(FiniteWeights, NamedHooks):
+class HookedViT(OtherNames, FiniteWeights, NamedHooks):
     """A vision transformer whose parameters are timm's own and whose every step is a hook point.
 
     Make one with `HookedViT.from_timm`. Hook names, shapes and tools are TransformerLens': `run_with_cache`,
@@ -219,8 +220,9 @@ class HookedViT(FiniteWeights, NamedHooks):
         Args:
             images: pictures; with `start_at_layer` the residual stream [batch, tokens, d_model] that enters that block.
                 A NaFlexVit also reads the dictionary of patches that timm's collator makes.
-            return_type: "logits", "probs", "loss" (mean cross-entropy against `labels`), "features" (what the classifier
-                reads, [batch, d_model]), or None.
+            return_type: "logits", "probs" (a softmax over all classes; for a multi-label head take the logits' sigmoid),
+                "loss" (mean cross-entropy against `labels`), "features" (what the classifier reads, [batch, d_model]), or
+                None.
             start_at_layer: first block to run, from the stream given; may be negative, or the number of blocks.
             stop_at_layer: return the stream that would enter this block, and run no further.
             grid: rows and columns of patches of the given stream, if they differ from the model's own (rotary positions).

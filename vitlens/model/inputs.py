@@ -18,7 +18,7 @@ from vitlens.data.masks import as_masks as read_any
 from vitlens.data.patches import PatchGrid
 from vitlens.data.pictures import Picture, Pictures, as_list
 from vitlens.errors import InputError
-from vitlens.model.checks import check_batch, check_dense, warn_unless_normalised
+from vitlens.model.checks import check_batch, check_dense
 from vitlens.model.parts.naflex import NaFlexEmbedding, check_patch_input
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def to_masks(
     """Reads object masks as the model sees their pictures: True where a pixel belongs to the object.
 
     Files and PIL pictures are at their picture's size, before the crop, and are resized and cropped as the picture. An
-    array or tensor that already has the model's size is taken as it stands; one of another size is treated as a file.
+    array or tensor that already has the model's size is taken as it is; one of another size is treated as a file.
 
     `vitlens.data.masks` says what the values of a mask mean; pixels that are void are not the object's here;
     `read_masks` keeps them apart.
@@ -85,7 +85,7 @@ def _one_mask(model: "HookedViT", mask: Any, object_id: int | None) -> tuple[Ten
 
 def as_masks(model: "HookedViT", masks: MaskInput) -> Masks:
     """Reads masks of any kind: paths and PIL pictures go through the geometry of the pictures'
-    preprocessing, tensors and arrays [image, height, width] or [height, width] are taken as they stand.
+    preprocessing, tensors and arrays [image, height, width] or [height, width] are taken as they are.
 
     Raises:
         InputError: as `to_masks`; masks of several sizes.
@@ -186,9 +186,7 @@ def check_images(model: "HookedViT", images: Any) -> Any:
         return check_patch_input(images, model.dtype)
     if isinstance(images, Tensor):
         check_dense(images, model.device)
-    batch = check_batch(images, model.cfg, model.dtype, pads=model.embed.pads)
-    warn_unless_normalised(batch, model.preprocessing.mean, model.preprocessing.std)
-    return batch
+    return check_batch(images, model.cfg, model.dtype, model.embed.pads, model.preprocessing.largest_value)
 
 
 def class_index(model: "HookedViT", class_index: int | str | np.integer) -> int:

@@ -62,9 +62,9 @@ class Experiment:
 
     name: str
     title: str
-    #: What it asks, as its section of the page begins.
+    #: The question that it answers, with which its section of the page begins.
     question: str
-    #: Whether masks are made use of, and whether there is nothing to do without them.
+    #: Whether it uses masks, and whether it cannot run without them.
     uses_masks = False
     needs_masks = False
     uses_random_models = False
@@ -86,7 +86,7 @@ class Experiment:
         """What `prepare` left in the run's folder, for every process."""
 
     def hooks(self, labels: Int[Tensor, "image"]) -> Hooks:
-        """What this experiment watches in the forward that all share; called anew for every chunk."""
+        """What this experiment watches in the forward that all share; called again for every chunk."""
         return []
 
     def measure(self, batch: Batch) -> Arrays:

@@ -134,7 +134,7 @@ def run_study(
 
 
 def _opened(store: Store, context: Context, experiments: list[Experiment]) -> AbstractContextManager[None]:
-    """The run's folder, to which no other process has access; what all pictures hold belongs to the run."""
+    """Opens the run's folder, which no other process may use; a run is described by its settings and by its pictures."""
     description = run_facts(context.settings, context.model, [experiment.name for experiment in experiments])
     return store.opened(description, lambda: list_pictures(context.pictures, context.workers, context.progress))
 

@@ -84,7 +84,7 @@ class Store:
             )  # fmt: skip
 
     def _tidy(self) -> None:
-        """Removes what killed processes were writing; nobody else is here."""
+        """Removes the partial files of killed processes; no other process works in this folder."""
         for folder in (self.folder, self.records):
             for entry in folder.iterdir():
                 if entry.name.endswith(PARTIAL) and entry.is_file():
@@ -92,14 +92,14 @@ class Store:
 
     @property
     def run(self) -> str:
-        """What every record of this run carries, so that one of another run is told apart."""
+        """What every record of this run holds, so that a record of another run is recognised."""
         return hashlib.blake2b((self.folder / SETTINGS).read_bytes(), digest_size=8).hexdigest()
 
     def path_of(self, chunk: int) -> Path:
         return self.records / f"{chunk:06d}.parquet"
 
     def refuse_foreign(self, n_chunks: int | None) -> None:
-        """Raises InputError naming what lies among the records and is none of the run's `n_chunks` (None: not known)."""
+        """Raises InputError for a file that is of none of the `n_chunks` chunks (None: their number is not known)."""
         for entry in sorted(self.records.iterdir()):
             if entry.name.endswith(PARTIAL):
                 continue
@@ -228,7 +228,7 @@ def _notes(file: Path) -> dict[str, Any]:
 
 
 def _whole_notes(file: Path) -> dict[str, Any] | None:
-    """The notes of a record of which every page is as it was written; None for one that is damaged."""
+    """The notes of a record whose pages are all as they were written; None for a damaged record."""
     try:
         with pq.ParquetFile(file, page_checksum_verification=True) as record:
             record.read()

@@ -50,7 +50,7 @@ class Workers:
         if device == "cuda":
             self.device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
             torch.cuda.set_device(self.device)
-        # A process that has done its share waits for the others as long as that takes.
+        # A process that has finished its share waits for the others, however long they take.
         backend = "nccl" if self.device.startswith("cuda") else "gloo"
         dist.init_process_group(backend, timeout=timedelta(days=14))
         # torchrun ends the others with SIGTERM when one is lost.

@@ -177,7 +177,7 @@ def _places(places: Any, unit: str | None) -> list[tuple[int, int]]:
 def _activations(
     model: HookedViT, source: Source, names: list[str], images: Tensor, batch_size: int | None, progress: bool | None
 ) -> ActivationTable:
-    """What stands in at these hook points, for all pictures; sources that run the model are read in batches."""
+    """The replacements at these hook points, for all pictures; sources that run the model are read in batches."""
     if not isinstance(source, (OtherRun, Noise)):
         return source.activations(model, names, images, slice(0, len(images)))
     parts = [
@@ -207,7 +207,7 @@ def _as_given(replacement: Any) -> Tensor | Mapping[Any, Tensor]:
                 f"replacement is one of {', '.join(ACTIVATION_REPLACEMENTS)}, or tensors that fit the activations, not "
                 f"{short(value)}"
             )
-        # Scores of −∞ cut an edge: only NaN is no value to write.
+        # A score of −∞ is allowed, because it cuts an edge; NaN is not.
         if value.isnan().any():
             raise InputError("the tensors given as replacement contain NaN")
     return replacement

@@ -214,7 +214,7 @@ def _run(
         elif node.kind == "mlp":
             hooks.append((f"blocks.{node.block}.hook_mlp_out", _set(graph.mlp(node.block, read(node)))))
         else:
-            # Other receivers of the group have changed the stream by then: the sender's change joins theirs.
+            # Other receivers of the group have changed the stream before: the sender's change is added to theirs.
             hooks.append((f"blocks.{end - 1}.hook_resid_post", _add(rearrange(change, "s i t d -> (s i) t d"))))
     if first == end:
         logits = forward_suffix(model, read(readers[0]), end, grid)

@@ -9,6 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitlens.arguments import checked
+from vitlens.choose.metrics import LOGIT_METRICS
+from vitlens.data.class_names import short_name
 from vitlens.errors import InputError, nearest
 from vitlens.results.frames import Frame
 from vitlens.results.result import Result
@@ -19,6 +21,8 @@ Found = TypeVar("Found", bound="Intervention")
 MOST_SHIFTED, STANDARD_ERRORS = 2.0, 2.0
 #: Effects beyond 0 and 1 by more than this are explained.
 BEYOND = 0.05
+#: What is said in place of a class's name if pictures have different classes.
+EACH_ITS_OWN = "each picture's own"
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -27,7 +31,8 @@ class Intervention(Result):
 
     Axes are (metric), (site), block, tokens and/or head or neuron, image; those in brackets only if several were given.
     Cells that an interrupted sweep did not reach are NaN. `classes` and `baseline_classes` [image, 1] are the classes of the
-    metric; None if the metric is the user's own function.
+    metric; None if the metric is the user's own function. `settings` has their names under the same two words, or "each
+    picture's own".
     """
 
     patched: Float[Tensor, "..."]
@@ -85,6 +90,17 @@ class Intervention(Result):
             chosen = {**fields["settings"], axis: axes[axis][place]}
             fields |= {"axes": {name: kept for name, kept in axes.items() if name != axis}, "settings": chosen}
         return type(self)(**fields)
+
+    def metric_with_classes(self) -> str:
+        """The metric in words, with the classes that it measures: "logit difference of “T-shirt” over “shirt”"."""
+        name = self.metric_name.replace("_", " ")
+        compared = self.baseline_classes if self.metric_name == "logit_difference" else None
+        named = [name_of(classes, self.class_names) for classes in (self.classes, compared) if classes is not None]
+        if self.metric_name not in LOGIT_METRICS or not named:
+            return name
+        if EACH_ITS_OWN in named:
+            return f"{name} of each picture's own classes"
+        return f"{name} of {' over '.join(f'“{short_name(one)}”' for one in named)}"
 
     def shown(self) -> tuple[str, Float[Tensor, "..."]]:
         """What figures show over all pictures, and its name: effects, or mean shifts where effects are ill-conditioned."""
@@ -147,9 +163,9 @@ class Intervention(Result):
         effects = self.effect()[~self.effect().isnan()]
         span = "{:.3g} to {:.3g}".format(*(x.item() for x in torch.aminmax(effects))) if effects.numel() else "nothing"
         open_cells = "" if self.complete else f", {self.patched.isnan().double().mean():.0%} not reached"
-        site = self.settings["site"]
         warned = "" if self.ill_conditioned() is None else "; ill-conditioned, see ill_conditioned()"
-        return f"{type(self).__name__}({site}, {self.metric_name} [{axes}], {self.quantity} {span}{open_cells}{warned})"
+        head = f"{self.settings['site']}, {self.metric_with_classes()} [{axes}]"
+        return f"{type(self).__name__}({head}, {self.quantity} {span}{open_cells}{warned})"
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -217,6 +233,14 @@ class Patching(Intervention):
 @dataclass(frozen=True, repr=False, kw_only=True)
 class Ablation(Intervention):
     """The change of the metric when a cell is ablated: `values` are `patched` − `target`, in units of the metric."""
+
+
+def name_of(classes: Int[Tensor, "image class"], names: list[str] | None) -> str:
+    """The class by its name, or by its number if the model has no names; it has to be the same for all pictures."""
+    indices = classes.unique().tolist()
+    if len(indices) > 1:
+        return EACH_ITS_OWN
+    return f"class {indices[0]}" if names is None else names[indices[0]]
 
 
 def require_axes(result: Intervention, *axes: str) -> None:

@@ -26,7 +26,7 @@ from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.model.runs.suffix import forward_suffix, last_block_is_watched
 from vitlens.patching.sources import ActivationTable, Source
 
-#: Rows of a forward on a processor, where nothing else is asked for: at least 4, which the matrix products need to be
+#: Rows of a forward on a CPU if batch_size is not given: at least 4, which the matrix products need to be
 #: efficient, and more while the activations stay near the caches. On a GPU they may take a quarter of what is free.
 CPU_ROWS, CPU_BYTES = 4, 16 * 2**20
 PICTURES_PER_CHUNK = 32
@@ -289,7 +289,7 @@ def picture_chunks(n_images: int, rows: int, batch_size: int | None, all_at_once
 
 
 def rows_per_forward(model: HookedViT, n_tokens: int, asked: int | None, watches_pattern: bool) -> int:
-    """How many rows a forward has: as asked, where it fits in memory; else as many as are fast.
+    """How many rows a forward has: those that are asked for, if they fit in memory; by default as many as are fast.
 
     Raises:
         InputError: fewer than one row, or more than fit.

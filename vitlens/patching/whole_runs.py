@@ -14,7 +14,7 @@ from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.gradients import outside_inference
 from vitlens.model.runs.small_pictures import small_pictures
-from vitlens.patching.results import Found, Intervention
+from vitlens.patching.results import Found, Intervention, name_of
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def run_pair(
     if direction not in ("denoise", "noise"):
         raise InputError(f'direction is "denoise" or "noise", not {direction!r}')
     model.require_classifier()
-    # Estimates take gradients, of which pictures made under inference_mode know nothing.
+    # Estimates take gradients, and pictures that were made under inference_mode cannot have any.
     clean, corrupted = (outside_inference(images) for images in model.as_pair(clean, corrupted))
     clean_logits, corrupted_logits = logits_of(model, clean), logits_of(model, corrupted)
     metrics = choose_metrics(model, metric, clean_logits, corrupted_logits, classes, baseline_classes)
@@ -63,7 +63,7 @@ def run_pair(
     for name, gap in zip(metrics, of_source - of_target, strict=True):
         _check_gap(name, gap)
     found = {"target": of_target, "source": of_source}
-    settings = {"model": model.cfg.model_name, "direction": direction}
+    settings = {"model": model.cfg.model_name, "direction": direction} | _named_classes(model, measures)
     return WholeRuns(model, target[0], source[0], clean, metric, measures, found, settings)
 
 
@@ -79,7 +79,8 @@ def run_alone(
     logits = logits_of(model, images)
     measures = Measures(choose_metrics(model, metric, logits, logits, classes, baseline_classes), logits)
     found = {"target": measures(logits, "the pictures as they are")}
-    return WholeRuns(model, images, images, images, metric, measures, found, {"model": model.cfg.model_name})
+    settings = {"model": model.cfg.model_name} | _named_classes(model, measures)
+    return WholeRuns(model, images, images, images, metric, measures, found, settings)
 
 
 def make_result(
@@ -148,6 +149,12 @@ def _classes_of(measures: Measures) -> tuple[Int[Tensor, "image 1"] | None, Int[
     named = [metric for metric in measures.metrics.values() if isinstance(metric, ClassMetric)]
     baselines = [metric.baseline for metric in named if metric.baseline is not None]
     return named[0].classes[:, None] if named else None, baselines[0][:, None] if baselines else None
+
+
+def _named_classes(model: HookedViT, measures: Measures) -> dict[str, str]:
+    """The classes that the metrics are about, as settings; nothing for the user's own functions."""
+    found = dict(zip(("classes", "baseline_classes"), _classes_of(measures), strict=True))
+    return {name: name_of(classes, model.class_names) for name, classes in found.items() if classes is not None}
 
 
 def logits_of(

@@ -70,7 +70,7 @@ class PlantedViT:
         """`n` pairs of pictures, drawn by `seed` alone.
 
         Raises:
-            InputError: no pictures were asked for.
+            InputError: fewer than one picture.
         """
         if n < 1:
             raise InputError(f"{n} pictures cannot be drawn: ask for one or more")

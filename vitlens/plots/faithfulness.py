@@ -19,7 +19,7 @@ from vitlens.plots.shared.series import legend_below, line
 from vitlens.plots.shared.style import COLOURS, FEWEST, FIELD, NEUTRAL, ON_FIELD, PALE, finish, text
 from vitlens.statistics import bootstrap
 
-#: Baselines are grey, told apart by their dashes; methods have the other colours, and other dashes when these run out.
+#: Baselines are grey and differ in their dashes; methods have the other colours, and other dashes when these run out.
 GREY = COLOURS.index(NEUTRAL)
 BASELINE_DASHES = {"random": "dash", "random_map": "dash", "centre_prior": "dot", "raw_attention": "dashdot"}
 METHOD_COLOURS = [i for i in range(len(COLOURS)) if i != GREY]

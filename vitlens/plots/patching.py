@@ -4,8 +4,6 @@ import textwrap
 
 import plotly.graph_objects as go
 
-from vitlens.choose.metrics import LOGIT_METRICS
-from vitlens.data.class_names import short_name
 from vitlens.patching.results import Intervention, Patching, require_axes
 from vitlens.plots.shared.picture import map_tiles
 from vitlens.plots.shared.style import array, colorbar, diverging, finish, text
@@ -142,7 +140,7 @@ def _deed(result: Intervention) -> str:
 def _meaning(result: Intervention) -> str:
     """What the values are measured in, and over how many pictures, in lines of a subtitle."""
     n_images = len(result.axes["image"])
-    metric = result.metric_name.replace("_", " ") + _of_classes(result)
+    metric = result.metric_with_classes()
     target, model = result.target.mean().item(), result.settings["model"]
     if not isinstance(result, Patching):
         pictures = f"{n_images} picture{'s' * (n_images != 1)}"
@@ -162,17 +160,6 @@ def _meaning(result: Intervention) -> str:
         ]
     lines = [line for sentence in sentences for line in textwrap.wrap(sentence, LONGEST_LINE)]
     return "<br>".join(text(line, longest=LONGEST_LINE) for line in lines)
-
-
-def _of_classes(result: Intervention) -> str:
-    """The classes of the metric, where they are the same for all pictures."""
-    if result.classes is None or result.class_names is None or result.metric_name not in LOGIT_METRICS:
-        return ""
-    other = result.baseline_classes if result.metric_name == "logit_difference" else None
-    chosen = [result.classes] + ([] if other is None else [other])
-    if any(len(classes.unique()) > 1 for classes in chosen):
-        return " of each picture's own classes"
-    return " of " + " over ".join(f"“{short_name(result.class_names[int(classes[0, 0])])}”" for classes in chosen)
 
 
 def _more(meaning: str) -> int:

@@ -12,7 +12,7 @@ from transformer_lens.hook_points import HookPoint
 
 from vitlens.arguments import checked
 from vitlens.choose.classes import class_labels
-from vitlens.choose.tokens import TokenSet, select_tokens
+from vitlens.choose.tokens import TokenSet, check_masks_are_used, select_tokens
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
@@ -48,7 +48,7 @@ class Knockout(Result):
     """`values` [image, class]: the logits of all classes with the edges cut."""
 
 
-#: The two knockouts of the paper: what is cut, and what stands in for it.
+#: The two knockouts of the paper: what is cut, and what replaces it.
 PUBLISHED = {
     "self_only": (Edges("patches", "all", except_self=True), "renormalise"),
     "no_cls": (Edges("patches", "class"), "zero"),
@@ -86,7 +86,7 @@ def knockout_hooks(
 
     Raises:
         InputError: an unknown name, block, head or token; no class token to cut; a query that would be left without a key;
-            `others` that are missing or of another number.
+            `others` that are missing or of another number; masks that no edges read.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 4; Methods B1.
 
@@ -246,13 +246,14 @@ def _chosen_edges(edges: str | Edges | Sequence[Edges], replacement: str | None)
 
 
 def _cut_by_block(model: HookedViT, run: PictureRun, cuts: Sequence[Edges], masks: MaskInput | None) -> dict[int, _Cut]:
+    check_masks_are_used(masks, [side for edges in cuts for side in (edges.queries, edges.keys)])
     found: dict[int, _Cut] = {}
     for edges in cuts:
         if not isinstance(edges.except_self, bool):
             raise InputError(f"except_self is True or False, not {edges.except_self!r}")
         if isinstance(edges.keys, str) and edges.keys == "class" and not model.cfg.has_class_token:
             raise InputError(f"{model.cfg.model_name} has no class token whose attention could be knocked out")
-        # A picture that is all object has no context to be blind to: nothing of it is cut.
+        # A picture may have no such token (one that is all object has no context): nothing is cut in it.
         queries, keys = (
             select_tokens(model, tokens, run.n, masks=masks, grid=run.grid, some_may_be_empty=True)
             for tokens in (edges.queries, edges.keys)

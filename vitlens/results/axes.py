@@ -10,7 +10,7 @@ class Label(str):
     facts: tuple[str, ...] = ()
 
     def __getnewargs__(self) -> tuple[Any, ...]:
-        # Copies and pickles of a str know its text alone.
+        # By default, a copy or pickle of a str keeps only its text.
         return (str(self), *(getattr(self, fact) for fact in self.facts))
 
     def renamed(self, text: str) -> Any:

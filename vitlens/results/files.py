@@ -11,7 +11,7 @@ from torch import Tensor
 from vitlens.errors import InputError
 from vitlens.results.axes import ComponentLabel, Label, TokenLabel
 
-#: Marks, in the text, of what JSON has no word for.
+#: Marks in the text for values that JSON does not have.
 TUPLE, PAIRS, TENSOR, ARRAY, LABEL = MARKS = ("<tuple>", "<pairs>", "<tensor>", "<array>", "<label>")
 LABELS = {kind.__name__: kind for kind in (TokenLabel, ComponentLabel)}
 
@@ -43,7 +43,7 @@ def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Label):
         return {LABEL: [type(value).__name__, *value.__getnewargs__()]}
     if value is None or isinstance(value, (bool, int, float, str)):
-        # Numbers and words of their own types are kept as what they are.
+        # NumPy's numbers and texts become Python's.
         return value.item() if isinstance(value, np.generic) else value
     if isinstance(value, np.generic):
         return _pack(value.item(), place, tensors)

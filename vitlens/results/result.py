@@ -174,7 +174,7 @@ class Result(Drawable):
             save_tensors(tensors, path, {_name(type(self)): rest})
 
     def content(self) -> dict[str, Any]:
-        """What a file keeps of it, and makes it again: the arguments of its class."""
+        """What a file keeps: the arguments of the class, from which the result is made again."""
         return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
 
     def to(self: Kind, device: str | torch.device) -> Kind:
@@ -249,7 +249,7 @@ def as_array(tensor: Tensor) -> np.ndarray:
 
 
 def _ends(labels: list) -> str:
-    """The first and the last labels, as text of bearable length."""
+    """The first and the last labels, as short text."""
     shown = labels if len(labels) <= 4 else [*labels[:2], "…", labels[-1]]
     return ", ".join(text if len(text) <= 60 else text[:59] + "…" for text in map(str, shown))
 

@@ -1,8 +1,9 @@
-"""The removal of what is marked in an explorer: the analysis' own numbers, and the answer before and after."""
+"""The removal of what is marked in an explorer, and two runs on one page: the analyses' own numbers."""
 
 import numpy as np
 import pytest
 import torch
+from pages.explorer.conftest import unpack
 
 from vitlens import InputError, ablate_tokens, explore
 
@@ -48,3 +49,34 @@ def test_the_widgets_button_asks_for_it(explorer):
     explorer.marked_tokens = [0]
     explorer.widget._answer(explorer.widget, {"ask": "ablate", "replacement": "remove"}, [])
     assert "only patches" in explorer.widget.effect["title"]
+
+
+def test_a_run_before_and_after_an_edit(variant):
+    model, images = variant("class_token", 1)
+    about = {"classes": 3, "n_classes": 2, "n_runs": 1, "progress": False}
+    before = explore(model, images, **about)
+    with model.hooks(fwd_hooks=[("blocks.1.attn.hook_z", lambda z, hook: torch.zeros_like(z))]):
+        after = explore(model, images, **about)
+        logits = model(images)[0].detach()
+    both = before.beside(after)
+    assert [picture["name"] for picture in both.facts["pictures"]] == ["picture 0 (first)", "picture 0 (second)"]
+    assert both.pictures == before.pictures + after.pictures
+    np.testing.assert_allclose(unpack(both.pictures[1])["answer_logits"], logits, rtol=1e-5, atol=1e-6)
+    both.selected_picture = 1
+    with pytest.raises(InputError, match="two runs"):
+        both.remove()
+    with pytest.raises(InputError, match="two runs"):
+        both.patch()
+
+
+def test_two_models_on_one_page(variant):
+    (one, images), (other, _) = variant("class_token", 1), variant("layer_scale", 1)
+    about = {"n_classes": 2, "n_runs": 1, "progress": False}
+    other.cfg.model_name = "another"
+    both = explore(one, images, **about).beside(explore(other, images, **about))
+    assert both.facts["model"] == "vit_tiny_patch16_224 and another"
+    assert [picture["name"] for picture in both.facts["pictures"]] == [
+        "picture 0 (vit_tiny_patch16_224)", "picture 0 (another)",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="they differ in blocks"):
+        explore(one, images, **about).beside(explore(other, images, blocks=[0], **about))

@@ -119,6 +119,16 @@ def test_beyond_the_budget_heads_and_mlps_are_estimated(variant):
         np.testing.assert_allclose(held["effect_logits"][cell] - held["logits"], slope, rtol=0.02, atol=1e-3)
 
 
+def test_it_works_inside_inference_mode(variant):
+    model, images = variant("class_token", 1)
+    expected, _ = held_of(explore(model, images, 3, n_classes=2, n_runs=20, progress=False))
+    with torch.inference_mode():
+        held, facts = held_of(explore(model, images.clone(), 3, n_classes=2, n_runs=20, progress=False))
+    assert facts["missing"] == {}
+    for name, tensor in expected.items():
+        np.testing.assert_allclose(held[name], tensor, rtol=1e-5, atol=1e-6)
+
+
 def test_many_patches_leave_in_boxes(variant):
     box, owner = patch_boxes((3, 4), 5)
     assert box == 2

@@ -36,6 +36,7 @@ def integrated_gradients(
         replacement: x' is "zero", the grey that is 0 after normalisation; "blur", the picture blurred; or "mean", the
             picture's mean colour.
         metric: f is the class's "logit", "probability" or "log_probability".
+            The probability is a softmax over all classes; for a multi-label (sigmoid) head use "logit".
         batch_size: rows, pictures × steps, of one forward; by default at most 64, and what is free holds.
 
     Raises:

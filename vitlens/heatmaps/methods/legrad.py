@@ -83,7 +83,7 @@ def _block_map(
         if tokens == "read":
             scores = model.read_out(after).gather(1, classes[:, None])
         else:
-            # The number of a patch: in a distilled model both classifiers score what is of neither token alone.
+            # Projected as a patch is: in a distilled model both classifiers score the mean over tokens.
             scores = model.project_chosen(after.mean(dim=1, keepdim=True), [model.cfg.n_prefix_tokens], classes)
     positive = free.gradient(scores).clamp(min=0)
     return after.detach(), positive.mean(dim=(1, 2))[:, model.cfg.n_prefix_tokens :]

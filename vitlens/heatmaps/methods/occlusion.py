@@ -37,6 +37,7 @@ def occlusion(
             "blur", the picture blurred; or "remove": the patches leave the sequence, after their positions were added.
         window: rows and columns of patches that are hidden together.
         metric: f is the class's "probability", "log_probability" or "logit".
+            The probability is a softmax over all classes; for a multi-label (sigmoid) head use "logit".
         batch_size: rows, pictures × windows, of one forward; by default at most 64, and what is free holds.
 
     Raises:

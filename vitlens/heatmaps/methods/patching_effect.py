@@ -31,6 +31,7 @@ def patching_effect(
         replacement: the corrupted picture: "blur", the picture blurred; "mean", its mean colour; "zero", the grey that is
             0 after normalisation; or prepared pictures, one [channels, height, width] for all or one for each of `images`.
         metric: f is the class's "logit", "probability" or "log_probability".
+            The probability is a softmax over all classes; for a multi-label (sigmoid) head use "logit".
         batch_size: rows of one forward; by default as many as are fast and fit.
 
     Raises:

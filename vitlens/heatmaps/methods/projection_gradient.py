@@ -130,7 +130,7 @@ class ProjectionGradientObserver:
 
 
 def _attention_output(block: AnyBlock, mixed: Tensor, gate: Tensor | None) -> Float[Tensor, "image query d"]:
-    """What attention adds to the stream, from what its heads mixed, past all hook points."""
+    """What attention adds to the stream, computed from the mixed values of its heads without passing any hook point."""
     attn = block.attn
     if attn.head_norm is not None:
         mixed = attn.head_norm.normalise(mixed) * attn.head_factor

@@ -46,6 +46,7 @@ def token_mask(
 
     Args:
         metric: f is the class's "probability", "log_probability" or "logit".
+            The probability is a softmax over all classes; for a multi-label (sigmoid) head use "logit".
         n_steps: points of the integral, each a forward and a backward.
         n_scanned: intervals after which f is looked at to place them, each a forward.
         batch_size: rows, pictures × points, of one forward; by default at most 64, and what is free holds.

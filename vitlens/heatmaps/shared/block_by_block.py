@@ -17,7 +17,7 @@ from vitlens.model.runs.gradients import gradients_enabled, gradients_of
 class PartRun:
     """A part of the network that was run again, and the class's gradient in it.
 
-    `seen` has the activations that were asked for, by their hook names without the part's own ("attn.hook_v").
+    `seen` has the chosen activations, by their hook names without the part's own ("attn.hook_v").
     `of_pattern` is missing where no pattern was among them.
     """
 
@@ -68,7 +68,7 @@ def through_head(
     names: Sequence[str],
     grid: tuple[int, int],
 ) -> PartRun:
-    """The same for what stands behind the last block: the gradient of each picture's class, from its logit."""
+    """The same for what follows the last block: the gradient of each picture's class, from its logit."""
     with gradients_enabled():
         entered = stream.detach().requires_grad_()
         seen, hooks = _watch(model, "pool.", names)

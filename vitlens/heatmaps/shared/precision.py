@@ -20,12 +20,13 @@ HALF = (torch.float16, torch.bfloat16)
 def careful(
     model: HookedViT, images: Float[Tensor, "image channels height width"]
 ) -> Iterator[tuple[HookedViT, Float[Tensor, "image channels height width"]]]:
-    """The model and the pictures as maps are made of them, whatever stands around the call; it comes back afterwards.
+    """The model and pictures that maps are computed with: in single precision, outside autocast and inference_mode.
 
     A map is made of small differences, of gradients and of quotients. In half precision the differences drown (a map of
     occlusion in bfloat16 correlated at .65 with that of the same model in single precision, a token mask in float16 at
     .68), stabilisers vanish and numbers overflow. So a model in half precision lends its weights, as they are, to a copy
-    in single precision, and autocast does not reach inside. inference_mode is left, since gradients do not work there.
+    in single precision, and autocast does not reach inside. inference_mode is switched off, because gradients do not work
+    in it.
 
     Raises:
         InputError: there are no pictures.
@@ -60,9 +61,9 @@ def _widened(x: Tensor) -> Tensor:
 def _widened_pictures(
     model: HookedViT, images: Float[Tensor, "image channels height width"]
 ) -> Float[Tensor, "image channels height width"]:
-    """Of pictures in half precision the pixels that were rounded, where they are told apart: those of a file have 8 bits.
+    """Pictures in single precision; pixels that were rounded to half precision become the 8-bit colours that they were.
 
-    So what is drawn from a picture's pixels (`random_map`) is the same in every precision.
+    A random map, which depends on the picture's pixels, is therefore the same in every precision.
     """
     if images.dtype not in HALF:
         return images

@@ -89,7 +89,7 @@ def read_checkpoint(path: Path, use_ema: bool = True) -> State:
         for inner in dict.fromkeys(match[1] for match in map(BLOCK.match, holder) if match)
     ]
     if not found:
-        # No vision transformer as timm calls its parts: timm may know how to convert it.
+        # The names of the parts are not timm's, but timm may be able to convert them.
         state = clean_state_dict(holders[min(holders, key=_rank)])
         _refuse_adapters(state, path)
         return state
@@ -125,7 +125,7 @@ def read_tensors(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # timm's training script saves its arguments too, which are nothing that runs.
+        # timm's training script also saves its arguments, which are data and no code.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except READ_ERRORS as error:

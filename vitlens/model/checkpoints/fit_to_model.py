@@ -73,7 +73,7 @@ def _positions(state: State, expected: State, module: Any, path: Any) -> dict[st
     if name == "pos_embed":
         n_prefix = sum(_tokens(state, token) for token in ("cls_token", "dist_token", "reg_token"))
         without = getattr(module, "no_embed_class", False)
-        # A table with rows for the prefix tokens, or without: as the module has it, else as makes a square.
+        # Are there rows for the prefix tokens? As in the module, or else so that the patches make a square.
         sides = {alone: _side(state[name].shape[1] - (0 if alone else n_prefix)) for alone in (without, not without)}
         if state[name].shape[1] - (0 if without else n_prefix) == rows * columns:
             return {}

@@ -97,7 +97,7 @@ class OwnedHookPoint(HookPoint):
         ]
 
     def forward(self, x: Tensor) -> Tensor:
-        # Which run a backward hook belongs to cannot be told while it runs, in a thread of autograd.
+        # A backward hook runs in a thread of autograd, where it is not known which run it belongs to.
         if self.bwd_hooks and torch.is_grad_enabled() and not all(map(self.is_called_here, self.bwd_hooks)):
             raise InputError(
                 f"another thread has set backward hooks at {self.name}, which would also see this thread's gradients: "

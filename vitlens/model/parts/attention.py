@@ -27,7 +27,7 @@ class Rotation:
     ) -> Float[Tensor, "batch tokens heads d_head"]:
         x = rearrange(x, "b t h e -> b h t e")
         prefix, patches = x[:, :, : self.n_prefix_tokens], x[:, :, self.n_prefix_tokens :]
-        # Older versions of timm know no half.
+        # Older versions of timm do not have the argument `half`.
         rotated = apply_rot_embed_cat(patches, angles, **({"half": True} if self.half else {}))
         turned = torch.cat([prefix, rotated], dim=2).type_as(x)
         return rearrange(turned, "b h t e -> b t h e")
@@ -153,7 +153,7 @@ class Attention(nn.Module):
         bias: Tensor | None,
     ) -> Float[Tensor, "batch queries heads d_head"]:
         """softmax(scale · q kᵀ + bias) v: one fused kernel, unless somebody watches the scores or the pattern."""
-        # Plain transposes: each layer's share of einops' own time is felt in small models.
+        # Plain transposes: in small models the time that einops itself takes is noticeable.
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if self.fused and not (self.hook_attn_scores.has_hooks() or self.hook_pattern.has_hooks()):
             z = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.attn_scale)

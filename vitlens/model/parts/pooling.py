@@ -79,7 +79,7 @@ class MaxPool(Pool):
     def masked(
         self, x: Float[Tensor, "batch tokens d"], mask: Float[Tensor, "batch tokens"]
     ) -> Float[Tensor, "batch d"]:
-        # Like attention's scores: log m lowers a token, none where all are masked alike.
+        # As in attention's scores, log m lowers a token; if all tokens are masked alike, none is lowered.
         read, present = x[:, self.tokens], mask[:, self.tokens, None]
         highest = (read + (present / present.amax(dim=1, keepdim=True)).log()).amax(dim=1)
         mean = (present / present.sum(dim=1, keepdim=True) * read).sum(dim=1)

@@ -52,7 +52,7 @@ def check_embedding(embedding: Embedding, channels: int) -> int:
     (height, width), grid = read_geometry(embedding)
     stem, n_patches = embedding.patch_embed, grid[0] * grid[1]
     try:
-        # The stem itself says what it makes of a picture: no attribute is as sure.
+        # The stem is run, because its attributes need not say how many patches it makes.
         made = embedding.patches(embedding.patch_embed_weight.new_zeros(1, channels, height, width))
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         raise InputError(f"patch_embed cannot read {channels} × {height} × {width}: {reason(error)}") from None

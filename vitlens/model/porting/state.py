@@ -50,7 +50,7 @@ def move(module: nn.Module, device: torch.device | None, dtype: torch.dtype | No
 def _check_tensors(module: nn.Module) -> None:
     source = "the timm module"
     if all(parameter.is_meta for parameter in module.parameters()):
-        # A model without any weights is meant: its sizes and its memory can be told all the same.
+        # A model without any values is allowed: its sizes and its memory are known without them.
         return
     for name, tensor in named_tensors(module):
         check_plain(name, tensor, source)

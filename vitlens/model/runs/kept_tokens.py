@@ -173,7 +173,7 @@ def _take(layout: Layout, tokens: Int[Tensor, "batch kept_tokens"], patches: Int
 
 
 def _without_padding(layout: Layout, valid: Bool[Tensor, "batch kept"], n_prefix: int, dtype: torch.dtype) -> Layout:
-    """The layout with −∞ on the keys that are no tokens, and with the pooling told of them; as it is where all are."""
+    """The layout in which attention and pooling leave out padding; unchanged if there is none."""
     if valid.all() and valid.shape[1]:
         return layout
     # A row of −∞ has no softmax: pictures without any token attend to their padding, which nobody reads.

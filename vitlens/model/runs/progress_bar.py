@@ -1,4 +1,4 @@
-"""The bar of long work; a script, which shows no bar, is told once how long the work is going to take."""
+"""The progress bar of long work; in a script, which shows no bar, one line says how long the work takes."""
 
 import sys
 import time
@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from vitlens.arguments import bar_hidden
 
-#: Seconds that work may take before a script is told.
+#: Work that takes more seconds than this gets that line.
 LONG = 60.0
 
 
@@ -36,7 +36,7 @@ class ProgressBar:
         seconds = (time.monotonic() - self._begun) * (self.total or 0) / n
         if seconds > LONG:
             cost = f"{self.total:,} {self.unit}s, about {seconds / 60:.0f} min"
-            print(f"{self.what}: {cost} (progress=True shows a bar, progress=False is silent)", file=sys.stderr)
+            print(f"{self.what}: {cost}", file=sys.stderr)
 
     def __enter__(self) -> "ProgressBar":
         return self

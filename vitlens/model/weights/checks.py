@@ -44,7 +44,7 @@ def check_plain(name: str, tensor: Tensor, source: str) -> None:
 
 def _check_finite(name: str, tensor: Tensor, source: str) -> None:
     values = tensor.detach()
-    # Floats of 8 bits know no isfinite.
+    # torch has no isfinite for floats of 8 bits.
     values = values.float() if values.element_size() == 1 else values
     finite = values.isfinite()
     if finite.all():

@@ -71,7 +71,7 @@ def process_weights_(
     chosen = [name for name, wanted in asked.items() if wanted]
     _check_processing(model, chosen)
     for block in model.blocks:
-        # All of them write plain maps, in which LayerScale has no place of its own.
+        # All of these rewrites make plain linear maps, which have no separate LayerScale.
         _fold_layer_scale(block)
     if fold_ln:
         _fold_ln(model)
@@ -159,7 +159,7 @@ def _center_writing_weights(model: "HookedViT") -> None:
 
 
 def _take_affine(norm: Norm, like: Float[Tensor, "d"]) -> tuple[Float[Tensor, "d"], Float[Tensor, "d"]]:
-    """The norm's weight and bias, which it then has no more."""
+    """Takes the norm's weight and bias out of the norm."""
     scale = torch.ones_like(like) if norm.weight is None else norm.weight.detach()
     shift = torch.zeros_like(like) if norm.bias is None else norm.bias.detach()
     norm.weight = norm.bias = None

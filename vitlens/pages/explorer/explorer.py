@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,11 +15,10 @@ from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.files import check_writable, write_whole
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.pages.explorer.facts import page_facts_of
+from vitlens.pages.explorer.facts import joined_facts
 from vitlens.pages.explorer.intervene import decision, describe_effect, intervene, remove_marked
-from vitlens.pages.explorer.measure.picture import Measured, Settings
-from vitlens.pages.explorer.page import explorer_page, pack_measured
-from vitlens.pages.explorer.selection import first_selection
+from vitlens.pages.explorer.page import explorer_page
+from vitlens.pages.explorer.selection import Selection
 from vitlens.patching.results import Intervention
 from vitlens.removal.tokens import TokenAblation
 
@@ -37,16 +37,16 @@ class Explorer:
         self,
         model: HookedViT,
         images: Float[Tensor, "image channels height width"],
-        measured: Sequence[Measured],
-        settings: Settings,
-        head: tuple[int, int] | None,
+        pictures: list[bytes],
+        facts: dict[str, Any],
+        selection: Selection,
     ) -> None:
         self.model = model
         self.images = images
-        self.pictures = [pack_measured(picture) for picture in measured]
+        self.pictures = pictures
+        self.facts = facts
+        self.selection = selection
         self.effect: dict[str, Any] | None = None
-        self.facts = page_facts_of(model, measured, model.embed.grid(*images.shape[-2:]), settings)
-        self.selection = first_selection(model, measured, settings, head)
 
     # ---- what is chosen ------------------------------------------------------------------------------------------
 
@@ -150,6 +150,7 @@ class Explorer:
         Raises:
             InputError: as those functions.
         """
+        self._require_one_run()
         if isinstance(source, int):
             self.selection.limits.check("picture", source)
             source = self.images[source : source + 1]
@@ -170,14 +171,39 @@ class Explorer:
             InputError: a prefix token is marked, or chosen while nothing is marked; a model without a classifier, or with a
                 single output.
         """
+        self._require_one_run()
         result, effect = remove_marked(self)
         self._show_effect(effect)
         return result
+
+    def _require_one_run(self) -> None:
+        if len(self.images) != len(self.pictures):
+            raise InputError("this explorer shows two runs: patch and remove with the explorer of one of them")
 
     def _show_effect(self, effect: dict[str, Any]) -> None:
         self.effect = effect
         if "widget" in self.__dict__:
             self.widget.effect = effect
+
+    # ---- two runs ------------------------------------------------------------------------------------------------
+
+    def beside(self, other: "Explorer") -> "Explorer":
+        """One page of both, whose pictures can be compared: of a run before and after an edit, or of two models.
+
+        Args:
+            other: an explorer of the same grid, blocks, heads and classes, such as one made inside `model.hooks`.
+
+        Returns:
+            Explorer of the pictures of both; `patch` and `remove` are those of each by itself.
+
+        Raises:
+            InputError: explorers that differ in grid, blocks, heads or classes.
+        """
+        facts = joined_facts(self.facts, other.facts)
+        classes = [picture["classes"] for picture in facts["pictures"]]
+        limits = replace(self.selection.limits, n_pictures=len(classes), classes=classes)
+        pictures = [*self.pictures, *other.pictures]
+        return Explorer(self.model, self.images, pictures, facts, replace(self.selection, limits=limits))
 
     # ---- showing -------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,10 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.pages.explorer.explorer import Explorer
+from vitlens.pages.explorer.facts import page_facts_of
 from vitlens.pages.explorer.measure.picture import Settings, check_page_size, measure_picture
+from vitlens.pages.explorer.page import pack_measured
+from vitlens.pages.explorer.selection import first_selection
 from vitlens.pages.seen_part import picture_fact
 from vitlens.patching.whole_runs import logits_of
 
@@ -98,7 +101,13 @@ def explore(
             bar.update(1)
     for picture, found in zip(_given(images, len(pictures)), measured, strict=True):
         found.facts["file"] = picture_fact(model, picture) if isinstance(picture, (str, Path)) else None
-    return Explorer(model, pictures, measured, settings, first_head)
+    return Explorer(
+        model,
+        pictures,
+        [pack_measured(picture) for picture in measured],
+        page_facts_of(model, measured, (rows, columns), settings),
+        first_selection(model, measured, settings, first_head),
+    )
 
 
 def _wanted_classes(model: HookedViT, pictures: Tensor, classes: Classes) -> list[list[int]]:

@@ -40,7 +40,8 @@ class AttentionKnockout(Experiment):
         for name, edges in self.knockouts.items():
             observer = TraceObserver(self.model, batch.labels, batch.grid)
             masks = None
-            if batch.object_patches is not None and batch.context_patches is not None:
+            # The published knockouts read no masks.
+            if isinstance(edges, Edges) and batch.object_patches is not None and batch.context_patches is not None:
                 inside, around = batch.object_patches, batch.context_patches
                 masks = Masks(*(patches.unflatten(1, batch.grid) for patches in (inside, ~(inside | around))))
             cut = (

@@ -89,7 +89,7 @@ class ClassIdentifiability(Experiment):
 
 
 def _wilcoxon(trained: np.ndarray, random: np.ndarray) -> float:
-    """Pictures, not tokens, are what is paired: tokens of one picture are no independent draws."""
+    """Wilcoxon's test of paired pictures, not of tokens, because the tokens of one picture are not independent."""
     if len(trained) < 2 or not (trained != random).any():
         return 1.0
     return float(stats.wilcoxon(trained, random, alternative="greater").pvalue)

@@ -56,7 +56,7 @@ class ContextRemoval(Experiment):
                 batch_size=len(batch.images),
                 progress=False,
             )
-        # No picture of the chunk has such a patch: nothing goes.
+        # No picture of the chunk has such a patch, so nothing is removed.
         stream = no_grad_forward(self.model, batch.images, [], stop_at_layer=0)
         with torch.no_grad():
             return kept_ranks(

@@ -20,7 +20,7 @@ SEQUENTIAL = "Viridis"
 FONT = "Inter, 'Helvetica Neue', Arial, sans-serif"
 # Neither black nor white: seen on both backgrounds.
 NEUTRAL = "#7d8593"
-# Okabe & Ito's colours, told apart by everyone; their black gives way to the neutral grey.
+# Okabe & Ito's colours, which colour-blind readers can distinguish; their black is replaced by the neutral grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", NEUTRAL, "#F0E442")
 #: What raises and what lowers a value, where it is drawn as a bar or a line: the hues of the scale of signed values.
 RAISES, LOWERS = "#D6604D", "#4393C3"

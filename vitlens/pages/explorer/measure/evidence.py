@@ -99,5 +99,5 @@ def remove(
     found = perturbation_test(
         model, several, classes, importance=importance, n_steps=N_STEPS, perturbations="positive", progress=False
     )
-    curves = found.probabilities[0]
+    curves = found.probabilities[0].cpu()
     return Removal(found.axes["removed"], dict(zip(maps, curves, strict=False)), curves[len(maps) :])

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from vitlens.errors import InputError
 from vitlens.heatmaps.run import Heatmap
 from vitlens.heatmaps.shared.precision import require_finite_logits
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.gradients import gradients_disabled, outside_inference
 from vitlens.pages.explorer.measure.activations import activation_tensors
 from vitlens.pages.explorer.measure.attribution import attribution_of_all, attribution_tensors
 from vitlens.pages.explorer.measure.causes import effect_tensors
@@ -59,7 +59,7 @@ class Measured:
     tensors: dict[str, np.ndarray]
 
 
-@torch.no_grad()
+@gradients_disabled()
 def measure_picture(
     model: HookedViT,
     image: Float[Tensor, "1 channels height width"],
@@ -72,6 +72,7 @@ def measure_picture(
     Raises:
         InputError: logits that are not finite.
     """
+    image = outside_inference(image)
     classes = _classes(model, image, wanted, settings.n_classes)
     measuring = _Measuring(model, image, classes, settings)
     measuring.run()

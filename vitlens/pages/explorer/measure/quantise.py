@@ -10,7 +10,7 @@ COSINE_STEPS = 32767
 def attention_codes(
     pattern: Float[np.ndarray, "*head query key"],
 ) -> tuple[Integer[np.ndarray, "*head query key"], Float32[np.ndarray, "*head query"]]:
-    """One byte for each attention weight: the root of its share of its row's largest, so that small ones are told apart.
+    """One byte for each attention weight: the root of its share of its row's largest, so that small ones stay distinct.
 
     A code c stands for scale · sign(c) · (c / steps)², steps = 255, or 127 where there are negative weights (differential
     attention); what was coded is at most scale · (|c| + ¼) / steps² away.
