@@ -84,7 +84,9 @@ def test_a_head_with_a_backup_is_told(pages):
     ((block, head),) = vit.truth.heads - vit.truth.backups
     said = told(explorer)
     assert said["cause"].startswith("No single head is needed: without any one of the 16")
-    assert re.search(rf"L{block}H{head} \(.*\) may be backed up: later parts or the final norm make up for it", said["cause"])
+    assert re.search(
+        rf"L{block}H{head} \(.*\) may be backed up: later parts or the final norm make up for it", said["cause"]
+    )
 
 
 def test_an_artefact_token_is_warned_of(pages):
