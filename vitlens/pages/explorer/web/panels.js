@@ -367,10 +367,11 @@ class Panels {
     this.decision.textContent = effect.before
       ? `The answer before: ${told(effect.before)}; after${effect.at ? ` the change at ${effect.at}` : ""}: ${told(effect.after)}.`
       : "";
-    const end = niceEnd(largest(effect.shift));
+    // The scale of all removals, so that a small effect looks small.
+    const end = Math.max(niceEnd(largest(effect.shift)), this.view.measured.ends().lost);
     this.effectBars.draw({
       rows: effect.cells.map((name, i) => ({ name, values: [effect.shift[i]] })),
-      scale: new Scale({ end, signed: true, root: 1, show: signed }),
+      scale: new Scale({ end, signed: true, show: signed }),
     });
   }
 }
