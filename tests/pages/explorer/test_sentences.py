@@ -145,7 +145,7 @@ def subject():
     model = load_demo_model()
     image = model.to_images(load_demo_pictures(model).paths[0])
     measured = measure_picture(model, image, "a", [int(model(image).argmax())], Settings(list(range(6)), 2, 1000))
-    return Subject(measured, 0, model.class_label, list(range(6)), (14, 14), ("class",))
+    return Subject(measured, 0, model.class_label, list(range(6)), 6, (14, 14), ("class",))
 
 
 def changed(subject: Subject, **tensors: np.ndarray) -> dict[str, str]:
@@ -162,6 +162,19 @@ def test_a_map_that_is_no_better_than_random_is_told(subject):
     assert "1 of 5 random draws does as much" in changed(subject, removal_curves=curves)["where"]
     curves[0] = np.nan
     assert "shows no place" in changed(subject, removal_curves=curves)["where"]
+
+
+def test_a_class_that_leads_in_a_block_that_is_not_shown(subject):
+    ranks = subject.tensors["reading_rank"].copy()
+    ranks[-1, 0] = 2
+    assert changed(subject, reading_rank=ranks)["when"].startswith("It is not yet first after block 5, the last that")
+    ranks[:] = 1
+    ranks[-1, 0] = 0
+    assert changed(subject, reading_rank=ranks)["when"].startswith("It is first only after the last block, 5")
+
+    measured = replace(subject.measured, tensors=subject.tensors | {"reading_rank": ranks})
+    said = {each.kind: each.text for each in sentences_about(replace(subject, n_layers=9, measured=measured))}
+    assert said["when"].startswith("It is first only after the last block shown, 5")
 
 
 def test_what_was_not_measured_is_not_told(subject):
