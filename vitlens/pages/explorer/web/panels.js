@@ -260,7 +260,7 @@ class Panels {
   drawAnswers(at) {
     const { measured, choice, names } = at;
     const answer = measured.answer();
-    this.all.answer.hidden = !measured.classes.length;
+    this.all.answer.hidden = !measured.classes.length || at.facts.n_classes < 2;
     const first = measured.leading(6);
     const shown = first.includes(choice.class) || choice.class === null ? first : [...first.slice(0, 5), choice.class];
     this.answers.draw({
