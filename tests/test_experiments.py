@@ -242,7 +242,6 @@ def test_a_share_is_told_only_where_it_is_one():
 #: pages and stores of a script's own are written with the parts that vitlens' pages and studies are made of.
 INSIDE = {
     "benchmarks/dataset_pass.py": {"faithfulness.perturbation", "heatmaps.methods.baselines", "lens.measures", "lens.trace"},
-    "benchmarks/explorer.py": {"pages.explorer.page"},
     "benchmarks/run_footprint.py": {"cli.main"},
     "check_published.py": {"data.imagenet_s"},
     "compare_heatmaps.py": {

@@ -234,7 +234,18 @@ def test_open_by_another_name(run, tmp_path):
     """The same command whichever name is typed; what is shown first is as it was asked for."""
     commands = {info.name: info.callback for info in app.registered_commands}
     assert commands["open"] is commands["report"] is commands["explore"]
-    options = ["--class", 6, "--head", "l2h1", "--against", CONFLICTING, "--out", tmp_path / "page.html"]
+    options = [
+        "--class",
+        6,
+        "--head",
+        "l2h1",
+        "--against",
+        CONFLICTING,
+        "--n-runs",
+        16,
+        "--out",
+        tmp_path / "page.html",
+    ]
     assert (
         run(
             "report", AGREEING, "--model", TIMM, "--random-weights", *FEW_BLOCKS, "--timm", "img_size=64", *options
@@ -244,6 +255,7 @@ def test_open_by_another_name(run, tmp_path):
     facts = facts_of(tmp_path / "page.html")
     assert [picture["name"] for picture in facts["pictures"]] == [AGREEING.name, CONFLICTING.name]
     assert [picture["classes"][0] for picture in facts["pictures"]] == [6, 6]
+    assert facts["pictures"][0]["effects"]["heads"] == "estimated"
     assert (facts["selection"]["block"], facts["selection"]["head"]) == (2, 1)
 
 

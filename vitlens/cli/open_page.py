@@ -31,6 +31,10 @@ def open_page(
     against: Annotated[
         Path | None, typer.Option(help="one more picture, to compare the first one with", callback=files_are_there)
     ] = None,
+    n_runs: Annotated[
+        int,
+        typer.Option(min=1, help="most removals of a picture; beyond, parts are estimated and patches leave in boxes"),
+    ] = 1000,
     *,
     model: ModelOptions,
     out: Annotated[Path, typer.Option("-o", "--out", help="the page to write")] = Path("page.html"),
@@ -48,14 +52,10 @@ def open_page(
     images = hooked.to_images(pictures[0])
     n_patches = images.shape[-2] * images.shape[-1] // (hooked.cfg.patch_size[0] * hooked.cfg.patch_size[1])
     n_parts = hooked.cfg.n_layers * (hooked.cfg.n_heads + 1)
-    n_forwards = (PICTURE_FORWARDS + n_patches + n_parts // 2) * len(shown)
-    say_cost(
-        hooked,
-        images,
-        n_forwards,
-        "fewer pictures are faster; vitlens lens and vitlens heatmap give a part of it sooner",
-    )
-    explorer = explore(hooked, shown, wanted_class, head=head, progress=is_watched())
+    n_removals = n_patches + n_parts // 2 if n_patches + n_parts <= n_runs else min(n_patches, n_runs)
+    fewer = f"fewer pictures, or fewer removals (--n-runs {max(1, n_removals // 4)}), are faster"
+    say_cost(hooked, images, (PICTURE_FORWARDS + n_removals) * len(shown), fewer)
+    explorer = explore(hooked, shown, wanted_class, head=head, n_runs=n_runs, progress=is_watched())
     if first_block is not None:
         explorer.selected_block, explorer.selected_head = first_block, None
     explorer.save(out)

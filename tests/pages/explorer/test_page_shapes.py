@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import timm
+import torch
 from pages.explorer.conftest import unpack
 from pages.explorer.test_page import VIEW, choose, click_patch, on_stage, shown, state
 
-from vitlens import explore
+from vitlens import HookedViT, explore
 from vitlens.demo import load_demo_model
 
 #: Pairs of texts of one panel that lie on one another, and texts that are cut at the window's edge.
@@ -148,6 +150,20 @@ def test_other_architectures(open_page, tmp_path, variant, name):
     assert opened.complaints == []
     if name == "no_classifier":
         assert not page.locator("[data-panel=when]").is_visible()
+
+
+def test_a_single_output_has_no_probability(open_page, tmp_path):
+    module = timm.create_model("vit_tiny_patch16_224", num_classes=1, depth=2, img_size=48).eval()
+    model = HookedViT.from_timm(module)
+    explore(model, torch.randn(1, 3, 48, 48), progress=False).save(tmp_path / "page.html")
+    opened = open_page(tmp_path / "page.html")
+    page = opened.page
+    assert "%" not in page.locator("h1").inner_text()
+    assert not page.locator("[data-panel=answer]").is_visible()
+    assert not page.locator("[data-panel=when]").is_visible()
+    for layer in page.locator(".layers button").all():
+        layer.click()
+    assert opened.complaints == []
 
 
 def test_without_scripts_the_answer_is_there(browser, page_file):

@@ -23,7 +23,12 @@ def told(explorer, picture: int = 0, position: int = 0) -> dict[str, str]:
     """The text of every kind of sentence."""
     facts = explorer.facts["pictures"][picture]
     sentences = facts["sentences"][str(facts["classes"][position])]
-    return {sentence["kind"]: "".join(text for text, _ in sentence["parts"]) for sentence in sentences}
+    return {each["kind"]: plain("".join(text for text, _ in each["parts"])) for each in sentences}
+
+
+def plain(text: str) -> str:
+    """With the spaces of a keyboard."""
+    return text.replace("\N{NO-BREAK SPACE}", " ")
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +84,9 @@ def test_a_head_with_a_backup_is_told(pages):
     ((block, head),) = vit.truth.heads - vit.truth.backups
     said = told(explorer)
     assert said["cause"].startswith("No single head is needed: without any one of the 16")
-    assert re.search(rf"L{block}H{head} \(.*\) may be backed up: later parts make up for it", said["cause"])
+    assert re.search(
+        rf"L{block}H{head} \(.*\) may be backed up: later parts or the final norm make up for it", said["cause"]
+    )
 
 
 def test_an_artefact_token_is_warned_of(pages):
@@ -106,8 +113,8 @@ def test_the_numbers_are_the_analyses_own(explorer, demo):
     index = explorer.facts["pictures"][0]["classes"][0]
     probabilities = model(image, return_type="probs")[0]
     said = told(explorer)
-    assert f"“{model.class_label(index)}” {percent(probabilities[index].item())}" in said["answer"]
-    assert explorer.facts["title"] == f"{model.class_label(index)} {100 * probabilities[index].item():.0f} %"
+    assert f"“{model.class_label(index)}” {plain(percent(probabilities[index].item()))}" in said["answer"]
+    assert plain(explorer.facts["title"]) == f"{model.class_label(index)} {100 * probabilities[index].item():.0f} %"
     heads = direct_logit_attribution(model, image, index, unit="head").head_map()
     block, head = divmod(int(heads.argmax()), heads.shape[1])
     assert f"L{block}H{head} most, {signed(heads.max().item())}" in said["who"]
@@ -115,7 +122,7 @@ def test_the_numbers_are_the_analyses_own(explorer, demo):
     first = 1 + max([block for block, rank in enumerate(ranks.tolist()) if rank], default=-1)
     assert f"block {first}" in said["when"] or f"block, {first}" in said["when"]
     kept = activation_ablation(model, image, index, sites="z", metric="probability", progress=False).patched
-    assert percent(kept.min().item()) in said["cause"]
+    assert plain(percent(kept.min().item())) in said["cause"]
 
 
 def test_every_part_leads_to_a_panel_of_the_page(explorer):
@@ -138,12 +145,12 @@ def subject():
     model = load_demo_model()
     image = model.to_images(load_demo_pictures(model).paths[0])
     measured = measure_picture(model, image, "a", [int(model(image).argmax())], Settings(list(range(6)), 2, 1000))
-    return Subject(measured, 0, model.class_label, list(range(6)), (14, 14), ("class",))
+    return Subject(measured, 0, model.class_label, list(range(6)), 6, (14, 14), ("class",))
 
 
 def changed(subject: Subject, **tensors: np.ndarray) -> dict[str, str]:
     measured = replace(subject.measured, tensors=subject.tensors | tensors)
-    return {sentence.kind: sentence.text for sentence in sentences_about(replace(subject, measured=measured))}
+    return {sentence.kind: plain(sentence.text) for sentence in sentences_about(replace(subject, measured=measured))}
 
 
 def test_a_map_that_is_no_better_than_random_is_told(subject):
@@ -155,6 +162,19 @@ def test_a_map_that_is_no_better_than_random_is_told(subject):
     assert "1 of 5 random draws does as much" in changed(subject, removal_curves=curves)["where"]
     curves[0] = np.nan
     assert "shows no place" in changed(subject, removal_curves=curves)["where"]
+
+
+def test_a_class_that_leads_in_a_block_that_is_not_shown(subject):
+    ranks = subject.tensors["reading_rank"].copy()
+    ranks[-1, 0] = 2
+    assert changed(subject, reading_rank=ranks)["when"].startswith("It is not yet first after block 5, the last that")
+    ranks[:] = 1
+    ranks[-1, 0] = 0
+    assert changed(subject, reading_rank=ranks)["when"].startswith("It is first only after the last block, 5")
+
+    measured = replace(subject.measured, tensors=subject.tensors | {"reading_rank": ranks})
+    said = {each.kind: each.text for each in sentences_about(replace(subject, n_layers=9, measured=measured))}
+    assert said["when"].startswith("It is first only after the last block shown, 5")
 
 
 def test_what_was_not_measured_is_not_told(subject):
@@ -191,7 +211,7 @@ def test_models_of_other_kinds(variant):
 
 
 def test_how_numbers_and_places_are_said():
-    assert [percent(p) for p in (0, 0.0001, 0.002, 0.5725, 0.57, 0.9999, 1)] == [
+    assert [plain(percent(p)) for p in (0, 0.0001, 0.002, 0.5725, 0.57, 0.9999, 1)] == [
         "0 %", "< 0.1 %", "0.2 %", "57.2 %", "57 %", "> 99.9 %", "100 %",
     ]  # fmt: skip
     assert [signed(x) for x in (2.751, -0.3, 0.004, -0.004)] == ["+2.75", "−0.30", "0.00", "0.00"]

@@ -13,6 +13,7 @@ from vitlens.model.provenance import page_facts
 from vitlens.pages.explorer.measure.picture import Measured, Settings
 from vitlens.pages.explorer.sentences.compose import sentences_of
 from vitlens.pages.explorer.sentences.subject import softmax
+from vitlens.pages.explorer.sentences.words import points
 from vitlens.pages.page import made
 
 #: More names of classes than these would be most of the page.
@@ -109,7 +110,7 @@ def page_title(model: HookedViT, picture: dict[str, Any]) -> str:
     if not picture["answer"]:
         return f"{picture['name']} through {model.cfg.model_name}"
     index, probability = picture["answer"][0]
-    return f"{short_name(model.class_label(int(index)))} {100 * probability:.0f} %"
+    return f"{short_name(model.class_label(int(index)))} {points(probability)}"
 
 
 def class_names_of(model: HookedViT, measured: Sequence[Measured]) -> dict[str, list[str]]:

@@ -1,6 +1,7 @@
 """What the removal of single heads, MLPs and patches does to the class, and where that disagrees with what they write."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,21 +22,63 @@ NEEDED = 0.9
 #: A cost of less than this share of what is written directly is little; so is what is written beside the cost.
 LITTLE = 0.25
 MOST_NAMED = 2
+GOES, CHANGES = " it goes", " its logit changes"
+
+
+@dataclass(frozen=True)
+class Clause:
+    """Without a part, this is left: the words before, the verb, which is said once where it stays the same, and the rest."""
+
+    told: list[Told]
+    verb: str
+    rest: str
 
 
 def cause(subject: Subject) -> Sentence | None:
-    """The removal of the head, MLP and patch that costs most, and the heads whose cost is not what they write."""
+    """The removal of the head that writes most, of the head, MLP and patch that cost most, and where the two disagree."""
     if "effect_logits" not in subject.tensors or "heads" not in subject.tensors:
         return None
     heads, mlps = ([part for part in subject.parts if part.is_head is kind] for kind in (True, False))
-    worst, worst_mlp = max(heads, key=_harm(subject)), max(mlps, key=_harm(subject))
-    told: list[Told] = [("Without ", None), (worst.name, "cause"), (f" {_left(subject, worst)}", None)]
-    if not _is_needed(subject, worst):
-        told = [("No single head is needed", "cause"), (f": {_least(subject, heads)}", None)]
+    worst_mlp = max(mlps, key=_harm(subject))
+    clauses = _of_heads(subject, heads)
     if _is_needed(subject, worst_mlp):
-        told += [("; without ", None), (worst_mlp.name, "cause"), (f" {_left(subject, worst_mlp)}", None)]
-    told += [("; ", None), *_of_patches(subject), (".", None), *_disagreement(heads)]
-    return Sentence("cause", told)
+        clauses.append(_without(subject, worst_mlp, ""))
+    return Sentence("cause", [*_joined([*clauses, _of_patches(subject)]), *_disagreement(heads)])
+
+
+def _joined(clauses: list[Clause]) -> list[Told]:
+    """It goes to 33 %; without this, to 10 %."""
+    said = ""
+    parts: list[Told] = []
+    for i, clause in enumerate(clauses):
+        (text, panel), *rest = clause.told
+        start = (text[0].upper() + text[1:], panel) if i == 0 else (text, panel)
+        # After "which costs most," the comma is there already.
+        pause = "" if rest and rest[-1][0].endswith(",") else ","
+        parts += [start, *rest, (f"{pause if clause.verb == said else clause.verb} {clause.rest}", None)]
+        said = clause.verb
+        parts.append((".", None) if i == len(clauses) - 1 else ("; ", None))
+    return parts
+
+
+def _of_heads(subject: Subject, heads: list[Part]) -> list[Clause]:
+    worst, writer = max(heads, key=_harm(subject)), max(heads, key=lambda part: part.direct)
+    if not _is_needed(subject, worst):
+        return [Clause([("no single head is needed", "cause")], ":", _least(subject, heads))]
+    if writer is worst:
+        return [_without(subject, worst, "writes")]
+    written = [_without(subject, writer, "writes")] if writer.direct >= WORTH_SAYING else []
+    return [*written, _without(subject, worst, "costs")]
+
+
+def _without(subject: Subject, part: Part, most: str) -> Clause:
+    """What is left of the class without a part, which may be the one that writes or costs most."""
+    which = f", which {most} most," if most else ""
+    told: list[Told] = [("without ", None), (part.name, "cause"), *([(which, None)] if most else [])]
+    if part.kept is None or len(subject.tensors["answer_logits"]) < 2 or subject.rank:
+        return Clause(told, CHANGES, f"by {signed(-part.cost)}{'' if part.kept is not None else ' (estimated)'}")
+    other = f" and {quoted(subject.name_of(part.top or 0))} leads" if part.top != subject.index else ""
+    return Clause(told, GOES, f"to {percent(part.kept)}{other}")
 
 
 def _harm(subject: Subject) -> Callable[[Part], float]:
@@ -52,15 +95,6 @@ def _is_needed(subject: Subject, part: Part) -> bool:
     return part.top != subject.index or part.kept < NEEDED * subject.probability
 
 
-def _left(subject: Subject, part: Part) -> str:
-    """What is left of the class without a part."""
-    if part.kept is None or len(subject.tensors["answer_logits"]) < 2 or subject.rank:
-        return f"its logit changes by {signed(-part.cost)}{'' if part.kept is not None else ' (estimated)'}"
-    if part.top != subject.index:
-        return f"it goes to {percent(part.kept)} and {quoted(subject.name_of(part.top or 0))} leads"
-    return f"it goes from {percent(subject.probability)} to {percent(part.kept)}"
-
-
 def _least(subject: Subject, heads: list[Part]) -> str:
     kept = [part.kept for part in heads if part.kept is not None]
     if not kept or subject.rank:
@@ -68,7 +102,7 @@ def _least(subject: Subject, heads: list[Part]) -> str:
     return f"without any one of the {len(heads)} it keeps {at_least(min(kept))}"
 
 
-def _of_patches(subject: Subject) -> list[Told]:
+def _of_patches(subject: Subject) -> Clause:
     """The patch, or box of patches, whose removal costs most."""
     box, costs = subject.measured.facts["effects"]["box"], subject.costs[: subject.n_patches]
     kept = subject.kept[: subject.n_patches]
@@ -77,10 +111,12 @@ def _of_patches(subject: Subject) -> list[Told]:
     row, column = (place - place % box for place in divmod(worst, subject.grid[1]))
     name = f"patch ({row}, {column})" if box == 1 else f"the {box} × {box} patches from ({row}, {column}) on"
     if not by_logit and kept[worst] >= NEEDED * subject.probability:
-        none = ("no single patch is needed", "picture:without")
-        return [none, (f": without any it keeps {at_least(kept[worst])}", None)]
-    left = f"its logit changes by {signed(-costs[worst])}" if by_logit else f"it goes to {percent(kept[worst])}"
-    return [("without ", None), (name, "picture:without"), (f" alone {left}", None)]
+        none: Told = ("no single patch is needed", "picture:without")
+        return Clause([none], ":", f"without any it keeps {at_least(kept[worst])}")
+    told: list[Told] = [("without ", None), (name, "picture:without"), (" alone", None)]
+    if by_logit:
+        return Clause(told, CHANGES, f"by {signed(-costs[worst])}")
+    return Clause(told, GOES, f"to {percent(kept[worst])}")
 
 
 def _disagreement(heads: list[Part]) -> list[Told]:
@@ -98,7 +134,8 @@ def _disagreement(heads: list[Part]) -> list[Told]:
     names = listed([f"{part.name} (writes {signed(part.direct)}, without it {signed(-part.cost)})" for part in named])
     why = "act through later parts" if several else "acts through later parts"
     if found is backed:
-        why = f"may be backed up: later parts make up for {'them' if several else 'it'}"
+        # Held still, later parts explain half of these heads: a final norm that shrinks with the head does the rest.
+        why = f"may be backed up: later parts or the final norm make up for {'them' if several else 'it'}"
     return [(f" {names} ", None), (why, "cause"), (".", None)]
 
 

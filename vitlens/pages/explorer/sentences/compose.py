@@ -24,6 +24,7 @@ def sentences_of(
             position,
             lambda index: short_name(model.class_label(index)),
             blocks,
+            model.cfg.n_layers,
             grid,
             tuple(model.cfg.prefix_tokens),
         )

@@ -35,13 +35,17 @@ def when(subject: Subject) -> Sentence | None:
     probabilities = subject.tensors["reading_probability"][:, subject.position]
     if subject.is_flat:
         return Sentence("when", [("No block leads clearly", "when"), (" to any class.", None)])
+    if ranks[-1] > 0 and subject.rank == 0:
+        later = f"It is not yet first after block {subject.blocks[-1]}"
+        return Sentence("when", [(later, "when"), (", the last that is shown (class lens).", None)])
     if ranks[-1] > 0:
         return _of_a_loser(subject, ranks)
     first = first_for_good(ranks)
     if first == 0:
         start = f"It is first from block {subject.blocks[0]} on"
     elif first == len(ranks) - 1:
-        start = f"It is first only after the last block, {subject.blocks[-1]}"
+        which = "last block" if subject.blocks[-1] == subject.n_layers - 1 else "last block shown"
+        start = f"It is first only after the {which}, {subject.blocks[-1]}"
     else:
         start = f"From block {subject.blocks[first]} on it stays first"
     parts: list[Told] = [(start, "when")]

@@ -38,6 +38,7 @@ class Subject:
     position: int
     name_of: Callable[[int], str]
     blocks: list[int]
+    n_layers: int
     grid: tuple[int, int]
     prefix: tuple[str, ...]
 

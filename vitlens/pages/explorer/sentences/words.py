@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 Number = float | int | np.floating
+NBSP = "\N{NO-BREAK SPACE}"
 #: Heads that write or cost less than this many logits are not spoken of.
 WORTH_SAYING = 0.1
 #: Patches whose rows and columns frame more than this many times as many patches have no common place.
@@ -33,22 +34,22 @@ class Sentence:
 
 
 def percent(probability: Number) -> str:
-    """With one decimal, which is left out where it says nothing: 57.2 %, 100 %, < 0.1 %."""
+    """With one decimal, which is left out where it says nothing: 57.2 %, 100 %, < 0.1 %. Its parts stay on one line."""
     if 0 < probability < 0.0005:
-        return "< 0.1 %"
+        return f"<{NBSP}0.1{NBSP}%"
     if 0.9995 <= probability < 1:
-        return "> 99.9 %"
-    return f"{100 * probability:.1f}".removesuffix(".0") + " %"
+        return f">{NBSP}99.9{NBSP}%"
+    return f"{100 * probability:.1f}".removesuffix(".0") + f"{NBSP}%"
 
 
 def at_least(probability: Number) -> str:
     """At least 57 %, over 99.9 %."""
-    return f"at least {percent(probability)}".replace("at least >", "over")
+    return f"at least {percent(probability)}".replace(f"at least >{NBSP}", "over ")
 
 
 def points(share: Number) -> str:
     """A share in whole per cent."""
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.0f}{NBSP}%"
 
 
 def signed(logits: Number) -> str:

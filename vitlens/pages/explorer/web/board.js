@@ -118,7 +118,8 @@ class Board {
         // Where there is no room for the number, a strong cell still says its sign.
         const sign = !scale.both || Math.abs(strength) < 0.35 ? "" : value < 0 ? "−" : "+";
         text.textContent = !Number.isFinite(value) ? "" : this.readable ? short(value, scale) : sign;
-        text.setAttribute("class", Math.abs(strength) > 0.55 && scale.both ? "value on" : "value");
+        const size = scale.both ? Math.abs(strength) : 0;
+        text.setAttribute("class", `value ${size > 0.85 ? "on most" : size > 0.55 ? "on" : ""}`);
         const chosen = i === block && each === part;
         group.setAttribute("class", chosen ? "chosen" : i === block && part === null && each !== "mlp" ? "column" : "");
         group.setAttribute("aria-selected", chosen);

@@ -206,6 +206,7 @@ class Measured {
     const at = this.classes.indexOf(index);
     const { nBlocks } = this;
     if (at >= 0) {
+      if (!this.tensors.reading_logit) return null;
       const { data } = this.tensors[`reading_${quantity}`];
       const first = quantity === "rank" ? 1 : 0;
       return Float64Array.from({ length: nBlocks }, (_, block) => data[block * this.classes.length + at] + first);
@@ -255,7 +256,8 @@ class Measured {
   answer() {
     return this.once("answer", () => {
       const all = this.tensors.answer_logits;
-      if (all) return softmax(all.data);
+      // Of a single output the softmax is 1, whatever it is.
+      if (all && this.facts.n_classes > 1) return softmax(all.data);
       const last = this.nBlocks - 1;
       const found = new Float64Array(this.facts.n_classes).fill(NaN);
       const read = this.tensors.reading_probability?.data;
@@ -306,7 +308,7 @@ class Measured {
   without(cell, index) {
     const { effect_logits, effect_lse, effect_top } = this.tensors;
     const at = this.classes.indexOf(index);
-    if (!effect_lse || at < 0 || Number.isNaN(effect_lse.data[cell])) return null;
+    if (!effect_lse || at < 0 || this.facts.n_classes < 2 || Number.isNaN(effect_lse.data[cell])) return null;
     return {
       probability: Math.exp(effect_logits.data[cell * effect_logits.shape[1] + at] - effect_lse.data[cell]),
       first: effect_top.data[cell],

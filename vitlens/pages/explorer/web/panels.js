@@ -260,7 +260,7 @@ class Panels {
   drawAnswers(at) {
     const { measured, choice, names } = at;
     const answer = measured.answer();
-    this.all.answer.hidden = !measured.classes.length;
+    this.all.answer.hidden = !measured.classes.length || at.facts.n_classes < 2;
     const first = measured.leading(6);
     const shown = first.includes(choice.class) || choice.class === null ? first : [...first.slice(0, 5), choice.class];
     this.answers.draw({
@@ -367,10 +367,11 @@ class Panels {
     this.decision.textContent = effect.before
       ? `The answer before: ${told(effect.before)}; after${effect.at ? ` the change at ${effect.at}` : ""}: ${told(effect.after)}.`
       : "";
-    const end = niceEnd(largest(effect.shift));
+    // The scale of all removals, so that a small effect looks small.
+    const end = Math.max(niceEnd(largest(effect.shift)), this.view.measured.ends().lost);
     this.effectBars.draw({
       rows: effect.cells.map((name, i) => ({ name, values: [effect.shift[i]] })),
-      scale: new Scale({ end, signed: true, root: 1, show: signed }),
+      scale: new Scale({ end, signed: true, show: signed }),
     });
   }
 }
