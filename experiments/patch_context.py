@@ -44,6 +44,7 @@ from vitlens.model.provenance import page_facts
 from vitlens.pages.page import Section, write_page
 from vitlens.patching import Patching, activation_patching
 from vitlens.plots import patching_board, patching_maps, picture_with_grid
+from vitlens.plots.shared.style import true_minus
 from vitlens.results import load_result
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
@@ -318,7 +319,7 @@ def describe(experiment: Experiment, results: dict[str, Patching]) -> str:
         if before * after < 0:
             first += ", which turns the answer"
     else:
-        won = [f"{(lead > 0).float().mean():.0%}" for lead in (clean, corrupted)]
+        won = [f"{100 * (lead > 0).float().mean():.0f} %" for lead in (clean, corrupted)]
         start = f"Over {n_pairs} pairs"
         first = (
             f"the mean lead of {experiment.description} goes from {before:+.2f} to {after:+.2f} logits "
@@ -326,7 +327,7 @@ def describe(experiment: Experiment, results: dict[str, Patching]) -> str:
         )
     if experiment.same_object:
         share = (before - after) / before if before else math.nan
-        told = f"; the context carries {share:.0%} of the lead" if n_pairs > 1 and 0 <= share <= 1 else ""
+        told = f"; the context carries {100 * share:.0f} % of the lead" if n_pairs > 1 and 0 <= share <= 1 else ""
         return f"{start}, exchanging the context alone: {first}{told}."
     return f"{start}, {first}; {_brought(by_tokens)}."
 
@@ -340,7 +341,7 @@ def _brought(by_tokens: Patching) -> str:
     parts = []
     for name in ("context", "object"):
         is_share = 0 <= effect[name] <= 1 and by_tokens.ill_conditioned() is None
-        share = f" ({effect[name]:.0%} of the difference)" if is_share else ""
+        share = f" ({100 * effect[name]:.0f} % of the difference)" if is_share else ""
         parts.append(f"{name} tokens to {lead[name]:+.2f}{share}")
     more = f" ({warned})" if warned else ""
     return f"patched in at block {by_tokens.axes['block'][0]}, {' and '.join(parts)}, from {start:+.2f}{more}"
@@ -354,7 +355,9 @@ def page_sections(
     outline = experiment.sets["object"][0, model.cfg.n_prefix_tokens :].unflatten(0, grid)
     which = "the first of the pairs" if len(experiment.clean) > 1 else "the pair"
     return [
-        Section(headline, figures=[picture_with_grid({"clean": clean, "corrupted": corrupted}, grid, outline)]),
+        Section(
+            true_minus(headline), figures=[picture_with_grid({"clean": clean, "corrupted": corrupted}, grid, outline)]
+        ),
         Section(
             "By kind of token",
             "The stream that enters each block, at context, object or class token. What the context says is read off the "

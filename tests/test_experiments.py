@@ -232,9 +232,9 @@ def test_a_share_is_told_only_where_it_is_one():
     )
     assert found([3.0], [1.0]).endswith("goes from +3.00 to +1.00 logits.")
     shared = found([8.0, 8.0], [4.0, 6.0])
-    assert shared.endswith("(won: 100% of the pairs before, 100% after); the context carries 38% of the lead.")
+    assert shared.endswith("(won: 100 % of the pairs before, 100 % after); the context carries 38 % of the lead.")
     turned = found([3.0, 3.0], [-3.0, -4.0])
-    assert turned.endswith("goes from +3.00 to -3.50 logits (won: 100% of the pairs before, 0% after).")
+    assert turned.endswith("goes from +3.00 to -3.50 logits (won: 100 % of the pairs before, 0 % after).")
     assert "carries" not in found([0.0, 0.0], [-3.0, -4.0])
 
 
