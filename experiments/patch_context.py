@@ -25,6 +25,7 @@ from typing import Annotated, Any
 import pandas as pd
 import torch
 import typer
+from plotly.graph_objects import Figure
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -365,12 +366,18 @@ def page_sections(
             [patching_board(results["tokens"])],
         ),
         *[
-            Section(f"By head, {name.removeprefix('heads ')}", figures=[patching_board(result)])
+            Section(f"By head, {name.removeprefix('heads ')}", figures=[_board_of_heads(result, name)])
             for name, result in results.items()
             if name.startswith("heads")
         ],
         Section("By patch", f"Single patches, for {which}.", [patching_maps(results["patches"])]),
     ]
+
+
+def _board_of_heads(result: Patching, name: str) -> Figure:
+    """The board, which says at which tokens: several stand on the page."""
+    board = patching_board(result)
+    return board.update_layout(title_text=f"{board.layout.title.text} {name.removeprefix('heads ')}")
 
 
 def _rich_table(result: Patching) -> Table:
