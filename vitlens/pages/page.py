@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from vitlens.files import write_whole
 from vitlens.plots.shared.scales import one_range
-from vitlens.plots.shared.style import CONFIG, DARK, LIGHT, TEMPLATES
+from vitlens.plots.shared.style import CONFIG, DARK, LIGHT, TEMPLATES, true_minus
 from vitlens.version import __version__
 
 #: Pixels that a panel needs beside one or two others, and in a longer row: such a figure is wider than a phone and scrolled
@@ -65,7 +65,7 @@ def write_page(
             made=made(),
             sections=[
                 {
-                    "heading": section.heading,
+                    "heading": true_minus(section.heading),
                     "text": section.text,
                     "rows": [
                         [_shown(next(shared), f"figure-{i}-{j}-{k}") for k, _ in enumerate(_pair(row))]
