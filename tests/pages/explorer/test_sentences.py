@@ -206,6 +206,8 @@ def test_models_of_other_kinds(variant):
     one = model.with_class_embeddings(torch.randn(1, model.cfg.d_model, dtype=model.dtype))
     said = told(explore(one, images, progress=False))
     assert re.match(r"The model's single output is [+−]?\d", said["answer"])
+    # A probability among one class is always 1.
+    assert "%" not in said["cause"]
     assert "its logit" in said["cause"]
     assert "when" not in said
 

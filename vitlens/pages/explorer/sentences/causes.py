@@ -97,7 +97,7 @@ def _is_needed(subject: Subject, part: Part) -> bool:
 
 def _least(subject: Subject, heads: list[Part]) -> str:
     kept = [part.kept for part in heads if part.kept is not None]
-    if not kept or subject.rank:
+    if not kept or subject.rank or len(subject.tensors["answer_logits"]) < 2:
         return f"without any one of the {len(heads)} its logit loses at most {max(part.cost for part in heads):.2f}"
     return f"without any one of the {len(heads)} it keeps {at_least(min(kept))}"
 
@@ -131,7 +131,9 @@ def _disagreement(heads: list[Part]) -> list[Told]:
     found = max(backed, indirect, key=lambda parts: max(map(_gap, parts), default=0))
     named = sorted(found, key=_gap, reverse=True)[:MOST_NAMED]
     several = len(named) > 1
-    names = listed([f"{part.name} (writes {signed(part.direct)}, without it {signed(-part.cost)})" for part in named])
+    names = listed(
+        [f"{part.name} (writes {signed(part.direct)}, its removal costs {signed(part.cost)} logits)" for part in named]
+    )
     why = "act through later parts" if several else "acts through later parts"
     if found is backed:
         # Held still, later parts explain half of these heads: a final norm that shrinks with the head does the rest.

@@ -20,7 +20,7 @@ def answer(subject: Subject) -> Sentence:
         return Sentence("answer", [(own, "answer"), (place, None)])
     parts: list[Told] = [
         (own, "answer"),
-        (f", {signed(lead)} logits before {rival} {percent(subject.probabilities[subject.rival])}", None),
+        (f", ahead of {rival} {percent(subject.probabilities[subject.rival])} by {lead:.2f} logits", None),
     ]
     if subject.is_flat:
         parts.append((": a flat answer, in which many classes are almost as likely, so little can be explained", None))

@@ -258,7 +258,7 @@ class PartCard {
       const order = ranked(heads);
       known.push(
         [`writes for ${names.choice}`, signed(heads[cell])],
-        ["by size", `${1 + order.indexOf(cell)}. of ${heads.length} heads`],
+        ["rank among heads", `${1 + order.indexOf(cell)} of ${heads.length} heads`],
       );
     } else if (head === "mlp" && mlps) known.push([`writes for ${names.choice}`, signed(mlps[block])]);
     else if (heads)

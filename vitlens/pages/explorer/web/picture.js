@@ -34,7 +34,7 @@ class PicturePanel {
     );
     this.root = panel(
       "picture",
-      "What does the model see?",
+      "Where does that come from?",
       {
         term: bracket(tip.term("patch")),
         id: view.options.page ? "picture" : null,
