@@ -25,6 +25,7 @@ from typing import Annotated, Any
 import pandas as pd
 import torch
 import typer
+from plotly.graph_objects import Figure
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -44,7 +45,6 @@ from vitlens.model.provenance import page_facts
 from vitlens.pages.page import Section, write_page
 from vitlens.patching import Patching, activation_patching
 from vitlens.plots import patching_board, patching_maps, picture_with_grid
-from vitlens.plots.shared.style import true_minus
 from vitlens.results import load_result
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
@@ -355,9 +355,7 @@ def page_sections(
     outline = experiment.sets["object"][0, model.cfg.n_prefix_tokens :].unflatten(0, grid)
     which = "the first of the pairs" if len(experiment.clean) > 1 else "the pair"
     return [
-        Section(
-            true_minus(headline), figures=[picture_with_grid({"clean": clean, "corrupted": corrupted}, grid, outline)]
-        ),
+        Section(headline, figures=[picture_with_grid({"clean": clean, "corrupted": corrupted}, grid, outline)]),
         Section(
             "By kind of token",
             "The stream that enters each block, at context, object or class token. What the context says is read off the "
@@ -365,12 +363,23 @@ def page_sections(
             [patching_board(results["tokens"])],
         ),
         *[
-            Section(f"By head, {name.removeprefix('heads ')}", figures=[patching_board(result)])
+            Section(f"By head, {_where(name)}", figures=[_board_of_heads(result, name)])
             for name, result in results.items()
             if name.startswith("heads")
         ],
         Section("By patch", f"Single patches, for {which}.", [patching_maps(results["patches"])]),
     ]
+
+
+def _board_of_heads(result: Patching, name: str) -> Figure:
+    """The board, which says at which tokens: several stand on the page."""
+    board = patching_board(result)
+    return board.update_layout(title_text=f"{board.layout.title.text} {_where(name)}")
+
+
+def _where(name: str) -> str:
+    """Of a sweep over heads at which tokens: there is one class token, and tokens of a class are something else."""
+    return name.removeprefix("heads ").replace("class tokens", "the class token")
 
 
 def _rich_table(result: Patching) -> Table:

@@ -16,11 +16,12 @@ from plotly.offline import get_plotlyjs
 
 from vitlens.files import write_whole
 from vitlens.plots.shared.scales import one_range
-from vitlens.plots.shared.style import CONFIG, DARK, LIGHT, TEMPLATES
+from vitlens.plots.shared.style import CONFIG, DARK, LIGHT, TEMPLATES, true_minus
 from vitlens.version import __version__
 
-#: Pixels that a panel needs; a figure of many is wider than a phone and scrolled within its card.
-LEAST_WIDTH = 150
+#: Pixels that a panel needs beside one or two others, and in a longer row: such a figure is wider than a phone and scrolled
+#: within its card.
+WIDE_PANEL, SMALL_PANEL = 270, 150
 #: Pixels of a figure's title and of each line below it.
 TITLE_LINE, SUBTITLE_LINE = 40, 16
 
@@ -64,7 +65,7 @@ def write_page(
             made=made(),
             sections=[
                 {
-                    "heading": section.heading,
+                    "heading": true_minus(section.heading),
                     "text": section.text,
                     "rows": [
                         [_shown(next(shared), f"figure-{i}-{j}-{k}") for k, _ in enumerate(_pair(row))]
@@ -105,7 +106,7 @@ def _shown(figure: go.Figure, name: str) -> dict[str, Any]:
     return {
         "title": _plain(figure.layout.title.text),
         "subtitle": subtitle,
-        "least_width": LEAST_WIDTH * max(2, len(side_by_side)),
+        "least_width": _least_width(figure, len(side_by_side)),
         # What the figure leaves for its title, at most up to the titles of its panels.
         "above": min(TITLE_LINE + SUBTITLE_LINE * (subtitle.count("\n") + 1), (figure.layout.margin.t or 80) - 24),
         "html": figure.to_html(
@@ -116,6 +117,13 @@ def _shown(figure: go.Figure, name: str) -> dict[str, Any]:
             config=CONFIG | {"modeBarButtonsToRemove": ["select2d", "lasso2d"]},
         ),
     }
+
+
+def _least_width(figure: go.Figure, n_panels: int) -> int:
+    if n_panels < 2:
+        return 0
+    sides = sum(80 if side is None else int(side) for side in (figure.layout.margin.l, figure.layout.margin.r))
+    return sides + n_panels * (WIDE_PANEL if n_panels <= 3 else SMALL_PANEL)
 
 
 def _plain(line: str | None) -> str:

@@ -23,7 +23,7 @@ def told(explorer, picture: int = 0, position: int = 0) -> dict[str, str]:
     """The text of every kind of sentence."""
     facts = explorer.facts["pictures"][picture]
     sentences = facts["sentences"][str(facts["classes"][position])]
-    return {each["kind"]: plain("".join(text for text, _ in each["parts"])) for each in sentences}
+    return {each["kind"]: plain("".join(text for text, *_ in each["parts"])) for each in sentences}
 
 
 def plain(text: str) -> str:
@@ -131,12 +131,32 @@ def test_every_part_leads_to_a_panel_of_the_page(explorer):
         for sentences in facts["sentences"].values():
             assert 2 <= len(sentences) <= 6
             for sentence in sentences:
-                text = "".join(text for text, _ in sentence["parts"])
+                text = "".join(text for text, *_ in sentence["parts"])
                 assert text.endswith(".")
                 assert "  " not in text
-                panels = [panel.partition(":") for _, panel in sentence["parts"] if panel is not None]
+                panels = [panel.partition(":") for _, panel, *_ in sentence["parts"] if panel is not None]
                 assert panels
                 assert all(panel in PANELS and layer in LAYERS | {""} for panel, _, layer in panels)
+
+
+def test_a_part_chooses_what_it_names(explorer, pages):
+    for facts in (explorer.facts, pages["large_distractor"][0].facts):
+        n_prefix, columns = len(facts["prefix"]), facts["grid"][1]
+        parts = [part for picture in facts["pictures"] for each in picture["sentences"].values() for one in each
+                 for part in one["parts"]]  # fmt: skip
+        for text, panel, *rest in parts:
+            choose = rest[0] if rest else {}
+            assert choose.keys() <= {"block", "head", "tokens", "layer"}
+            assert "layer" not in choose or panel == f"picture:{choose['layer']}"
+            for block, head in re.findall(r"\bL(\d+)H(\d+)", text) if panel else ():
+                assert (choose["block"], choose["head"]) == (int(block), int(head))
+            for block in re.findall(r"MLP of block (\d+)", text) if panel else ():
+                assert (choose["block"], choose["head"]) == (int(block), "mlp")
+            for row, column in re.findall(r"patch \((\d+), (\d+)\)", text) if panel else ():
+                assert choose["tokens"] == [n_prefix + int(row) * columns + int(column)]
+            for n in re.findall(r"(\d+) (?:scattered )?patch", text) if panel else ():
+                assert len(choose["tokens"]) == int(n) or "of the 5" in text
+        assert sum(len(part) == 3 for part in parts) > len(parts) / 6
 
 
 @pytest.fixture(scope="module")

@@ -50,12 +50,18 @@ def heatmap_tensors(found: list[Heatmap]) -> tuple[dict[str, np.ndarray], list[d
             "name": each.method.name,
             "title": each.method.title,
             "signed": each.method.signed,
+            "unit": _unit(each),
             "class": None if each.classes is None else int(each.classes[0, 0]),
             "gap": None if each.completeness_gap is None else float(each.completeness_gap[0]),
         }
         for each in found
     ]
     return {"heatmap": as_numpy(torch.stack([each.patches()[0].float() for each in found]))}, facts
+
+
+def _unit(found: Heatmap) -> str:
+    """Of the numbers of the map: raw attention is a share, and the others divide what their option says."""
+    return found.settings.get("metric", "probability") if found.method.class_specific else "share of attention"
 
 
 def outlier_tensors(model: HookedViT, image: Tensor) -> dict[str, np.ndarray]:

@@ -11,7 +11,6 @@ from vitlens.pages.explorer.sentences.words import (
     Sentence,
     Told,
     at_least,
-    listed,
     percent,
     quoted,
     signed,
@@ -51,20 +50,20 @@ def _joined(clauses: list[Clause]) -> list[Told]:
     said = ""
     parts: list[Told] = []
     for i, clause in enumerate(clauses):
-        (text, panel), *rest = clause.told
-        start = (text[0].upper() + text[1:], panel) if i == 0 else (text, panel)
+        first, *rest = clause.told
+        start = first._replace(text=first.text[0].upper() + first.text[1:]) if i == 0 else first
         # After "which costs most," the comma is there already.
-        pause = "" if rest and rest[-1][0].endswith(",") else ","
-        parts += [start, *rest, (f"{pause if clause.verb == said else clause.verb} {clause.rest}", None)]
+        pause = "" if rest and rest[-1].text.endswith(",") else ","
+        parts += [start, *rest, Told(f"{pause if clause.verb == said else clause.verb} {clause.rest}")]
         said = clause.verb
-        parts.append((".", None) if i == len(clauses) - 1 else ("; ", None))
+        parts.append(Told("." if i == len(clauses) - 1 else "; "))
     return parts
 
 
 def _of_heads(subject: Subject, heads: list[Part]) -> list[Clause]:
     worst, writer = max(heads, key=_harm(subject)), max(heads, key=lambda part: part.direct)
     if not _is_needed(subject, worst):
-        return [Clause([("no single head is needed", "cause")], ":", _least(subject, heads))]
+        return [Clause([Told("no single head is needed", "cause")], ":", _least(subject, heads))]
     if writer is worst:
         return [_without(subject, worst, "writes")]
     written = [_without(subject, writer, "writes")] if writer.direct >= WORTH_SAYING else []
@@ -74,7 +73,7 @@ def _of_heads(subject: Subject, heads: list[Part]) -> list[Clause]:
 def _without(subject: Subject, part: Part, most: str) -> Clause:
     """What is left of the class without a part, which may be the one that writes or costs most."""
     which = f", which {most} most," if most else ""
-    told: list[Told] = [("without ", None), (part.name, "cause"), *([(which, None)] if most else [])]
+    told = [Told("without "), Told(part.name, "cause", part.choose), *([Told(which)] if most else [])]
     if part.kept is None or len(subject.tensors["answer_logits"]) < 2 or subject.rank:
         return Clause(told, CHANGES, f"by {signed(-part.cost)}{'' if part.kept is not None else ' (estimated)'}")
     other = f" and {quoted(subject.name_of(part.top or 0))} leads" if part.top != subject.index else ""
@@ -111,9 +110,13 @@ def _of_patches(subject: Subject) -> Clause:
     row, column = (place - place % box for place in divmod(worst, subject.grid[1]))
     name = f"patch ({row}, {column})" if box == 1 else f"the {box} × {box} patches from ({row}, {column}) on"
     if not by_logit and kept[worst] >= NEEDED * subject.probability:
-        none: Told = ("no single patch is needed", "picture:without")
+        none = Told("no single patch is needed", "picture:without", {"layer": "without"})
         return Clause([none], ":", f"without any it keeps {at_least(kept[worst])}")
-    told: list[Told] = [("without ", None), (name, "picture:without"), (" alone", None)]
+    rows, columns = (
+        range(place, min(place + box, size)) for place, size in zip((row, column), subject.grid, strict=True)
+    )
+    tokens = subject.tokens([r * subject.grid[1] + c for r in rows for c in columns])
+    told = [Told("without "), Told(name, "picture:without", {"tokens": tokens, "layer": "without"}), Told(" alone")]
     if by_logit:
         return Clause(told, CHANGES, f"by {signed(-costs[worst])}")
     return Clause(told, GOES, f"to {percent(kept[worst])}")
@@ -131,14 +134,15 @@ def _disagreement(heads: list[Part]) -> list[Told]:
     found = max(backed, indirect, key=lambda parts: max(map(_gap, parts), default=0))
     named = sorted(found, key=_gap, reverse=True)[:MOST_NAMED]
     several = len(named) > 1
-    names = listed(
-        [f"{part.name} (writes {signed(part.direct)}, its removal costs {signed(part.cost)} logits)" for part in named]
-    )
+    told = [Told(" ")]
+    for i, part in enumerate(named):
+        cost = f" (writes {signed(part.direct)}, its removal costs {signed(part.cost)} logits)"
+        told += [*([Told(" and ")] if i else []), Told(part.name, "cause", part.choose), Told(cost)]
     why = "act through later parts" if several else "acts through later parts"
     if found is backed:
         # Held still, later parts explain half of these heads: a final norm that shrinks with the head does the rest.
         why = f"may be backed up: later parts or the final norm make up for {'them' if several else 'it'}"
-    return [(f" {names} ", None), (why, "cause"), (".", None)]
+    return [*told, Told(" "), Told(why, "cause"), Told(".")]
 
 
 def _gap(part: Part) -> float:

@@ -9,7 +9,7 @@ from vitlens.pages.explorer.sentences.words import Sentence, Told, percent, quot
 def answer(subject: Subject) -> Sentence:
     """The class, its probability, and the class that comes nearest."""
     if len(subject.tensors["answer_logits"]) < 2:
-        return Sentence("answer", [(f"The model's single output is {signed(subject.logit)}.", "answer")])
+        return Sentence("answer", [Told(f"The model's single output is {signed(subject.logit)}.", "answer")])
     rival = quoted(subject.name_of(subject.rival))
     lead = subject.logit - float(subject.tensors["answer_logits"][subject.rival])
     own = f"{quoted(subject.name)} {percent(subject.probability)}"
@@ -17,14 +17,14 @@ def answer(subject: Subject) -> Sentence:
         n_classes = len(subject.probabilities)
         leader = f"{rival} {percent(subject.probabilities[subject.rival])}"
         place = f" has rank {subject.rank + 1} of {n_classes:,}; {leader} leads by {signed(-lead)} logits."
-        return Sentence("answer", [(own, "answer"), (place, None)])
-    parts: list[Told] = [
-        (own, "answer"),
-        (f", ahead of {rival} {percent(subject.probabilities[subject.rival])} by {lead:.2f} logits", None),
+        return Sentence("answer", [Told(own, "answer"), Told(place)])
+    parts = [
+        Told(own, "answer"),
+        Told(f", ahead of {rival} {percent(subject.probabilities[subject.rival])} by {lead:.2f} logits"),
     ]
     if subject.is_flat:
-        parts.append((": a flat answer, in which many classes are almost as likely, so little can be explained", None))
-    return Sentence("answer", [*parts, (".", None)])
+        parts.append(Told(": a flat answer, in which many classes are almost as likely, so little can be explained"))
+    return Sentence("answer", [*parts, Told(".")])
 
 
 def when(subject: Subject) -> Sentence | None:
@@ -34,10 +34,12 @@ def when(subject: Subject) -> Sentence | None:
     ranks = subject.tensors["reading_rank"][:, subject.position]
     probabilities = subject.tensors["reading_probability"][:, subject.position]
     if subject.is_flat:
-        return Sentence("when", [("No block leads clearly", "when"), (" to any class.", None)])
+        return Sentence("when", [Told("No block leads clearly", "when"), Told(" to any class.")])
     if ranks[-1] > 0 and subject.rank == 0:
         later = f"It is not yet first after block {subject.blocks[-1]}"
-        return Sentence("when", [(later, "when"), (", the last that is shown (class lens).", None)])
+        return Sentence(
+            "when", [Told(later, "when", {"block": subject.blocks[-1]}), Told(", the last that is shown (class lens).")]
+        )
     if ranks[-1] > 0:
         return _of_a_loser(subject, ranks)
     first = first_for_good(ranks)
@@ -48,30 +50,33 @@ def when(subject: Subject) -> Sentence | None:
         start = f"It is first only after the {which}, {subject.blocks[-1]}"
     else:
         start = f"From block {subject.blocks[first]} on it stays first"
-    parts: list[Told] = [(start, "when")]
+    parts = [Told(start, "when", {"block": subject.blocks[first]})]
     if first < len(ranks) - 1:
-        parts.append((f", {percent(probabilities[first])} there", None))
+        parts.append(Told(f", {percent(probabilities[first])} there"))
     if len(ranks) > 1:
         gains = np.diff(probabilities)
         block = int(gains.argmax())
         if gains[block] > 0.05 and block + 1 != first:
-            parts.append((f"; block {subject.blocks[block + 1]} adds most ({100 * gains[block]:.0f} points)", None))
-    return Sentence("when", [*parts, (" (class lens).", None)])
+            adds = subject.blocks[block + 1]
+            parts += [Told("; "), Told(f"block {adds} adds most", "when", {"block": adds})]
+            parts.append(Told(f" ({100 * gains[block]:.0f} percentage points)"))
+    return Sentence("when", [*parts, Told(" (class lens).")])
 
 
 def _of_a_loser(subject: Subject, ranks: np.ndarray) -> Sentence:
     led = [subject.blocks[i] for i in np.flatnonzero(ranks == 0)]
     if not led:
         best = int(ranks.argmin())
-        text = (
-            f"It leads after no block; it comes nearest after block {subject.blocks[best]}, rank {int(ranks[best]) + 1}"
-        )
+        block = subject.blocks[best]
+        text = f"It leads after no block; it comes nearest after block {block}, rank {int(ranks[best]) + 1}"
     elif len(led) == 1:
+        block = led[0]
         text = f"It leads after block {led[0]} alone, and is overtaken"
     else:
+        block = led[-1]
         together = led[-1] - led[0] == len(led) - 1
         text = f"It leads after blocks {led[0]} to {led[-1]}{'' if together else ', not all of them'}, and is overtaken"
-    return Sentence("when", [(text, "when"), (" (class lens).", None)])
+    return Sentence("when", [Told(text, "when", {"block": block}), Told(" (class lens).")])
 
 
 def first_for_good(ranks: np.ndarray) -> int:

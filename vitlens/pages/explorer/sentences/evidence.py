@@ -27,22 +27,26 @@ def where(subject: Subject) -> Sentence | None:
     curve, chance = curves[0, step], curves[len(maps) :, step]
     if np.isnan(curve):
         return Sentence(
-            "where", [("The heatmap is the same everywhere", "picture:heatmap"), (": it shows no place.", None)]
+            "where", [Told("The heatmap is the same everywhere", "picture:heatmap"), Told(": it shows no place.")]
         )
-    told: list[Told] = [
-        (f"Without the {counted(n, 'patch')} that the heatmap marks most", "picture:heatmap"),
-        (
+    first = np.argsort(-subject.tensors["heatmap"][0].astype(np.float64), kind="stable")[:n]
+    told = [
+        Told(
+            f"Without the {counted(n, 'patch')} that the heatmap marks most",
+            "picture:heatmap",
+            {"tokens": subject.tokens(first), "layer": "heatmap"},
+        ),
+        Told(
             f", it goes from {percent(subject.probability)} to {percent(curve)}; without {counted(n, 'patch')} at random, "
-            f"to {percent(chance.mean())} ({len(chance)} draws, {percent(chance.min())} to {percent(chance.max())})",
-            None,
+            f"to {percent(chance.mean())} ({len(chance)} draws, {percent(chance.min())} to {percent(chance.max())})"
         ),
     ]
     as_good = int((chance <= curve).sum())
     if as_good >= len(chance) / 2 or curve >= chance.mean():
-        told += [(": ", None), ("this map is no better than random here", "answer")]
+        told += [Told(": "), Told("this map is no better than random here", "answer")]
     elif as_good:
-        told.append((f": {as_good} of {len(chance)} random draws {'does' if as_good == 1 else 'do'} as much", None))
-    return Sentence("where", [*told, (".", None)])
+        told.append(Told(f": {as_good} of {len(chance)} random draws {'does' if as_good == 1 else 'do'} as much"))
+    return Sentence("where", [*told, Told(".")])
 
 
 def warning(subject: Subject) -> Sentence | None:
@@ -65,7 +69,8 @@ def _artefacts_in_the_map(subject: Subject) -> Sentence | None:
         return None
     verb = "is an artefact token" if len(led) == 1 else "are artefact tokens"
     text = f"{len(led)} of the {AMONG} patches that the heatmap marks most {verb}"
-    return Sentence("warning", [(text, "picture:heatmap"), (f": {_places(led, subject)}.", None)])
+    choose = {"tokens": subject.tokens(led), "layer": "heatmap"}
+    return Sentence("warning", [Told(text, "picture:heatmap", choose), Told(f": {_places(led, subject)}.")])
 
 
 def _incomplete_map(subject: Subject) -> Sentence | None:
@@ -76,7 +81,7 @@ def _incomplete_map(subject: Subject) -> Sentence | None:
     if abs(gap) <= GAP * max(abs(whole - gap), abs(whole)):
         return None
     text = f"its patches sum to {signed(whole)}, and the class gains {signed(whole - gap)} from none to all of them"
-    return Sentence("warning", [("The heatmap is not complete", "notes"), (f": {text}.", None)])
+    return Sentence("warning", [Told("The heatmap is not complete", "notes"), Told(f": {text}.")])
 
 
 def _early_readings(subject: Subject) -> Sentence | None:
@@ -89,8 +94,10 @@ def _early_readings(subject: Subject) -> Sentence | None:
         return None
     block, other = np.unravel_index(int(early.argmax()), early.shape)
     reads = f"{quoted(subject.name_of(int(other)))} {percent(early.max())}"
-    text = f"After block {subject.blocks[int(block)]} the class lens reads {reads}"
-    return Sentence("warning", [(text, "when"), (": early readings are not the model's answer.", None)])
+    number = subject.blocks[int(block)]
+    text = f"After block {number} the class lens reads {reads}"
+    told = [Told(text, "when", {"block": number}), Told(": early readings are not the model's answer.")]
+    return Sentence("warning", told)
 
 
 def _artefacts(subject: Subject) -> Sentence | None:
@@ -99,7 +106,9 @@ def _artefacts(subject: Subject) -> Sentence | None:
         return None
     verb = "patch is an artefact token" if len(places) == 1 else "patches are artefact tokens"
     which = f", {_places(places, subject)}: read attention to {'it' if len(places) == 1 else 'them'} with care."
-    return Sentence("warning", [(f"{len(places)} {verb}", "picture"), (which, None)])
+    return Sentence(
+        "warning", [Told(f"{len(places)} {verb}", "picture", {"tokens": subject.tokens(places)}), Told(which)]
+    )
 
 
 def _places(patches: list[int], subject: Subject) -> str:

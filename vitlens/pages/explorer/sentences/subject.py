@@ -1,8 +1,9 @@
 """What the sentences are about: one class of one picture, with the numbers that were measured of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -16,7 +17,7 @@ FLAT = 0.5
 
 @dataclass(frozen=True)
 class Part:
-    """A head or an MLP: what it writes directly; what the logit loses without it (`cost`).
+    """A head or an MLP: what it writes directly; what the logit loses without it (`cost`); what a click on its name chooses.
 
     `kept`, the probability, and `top`, the first class without it, are None where the cost is estimated.
     """
@@ -28,6 +29,7 @@ class Part:
     cost: float
     kept: float | None
     top: int | None
+    choose: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -115,13 +117,18 @@ class Subject:
         ]
         return [self._part(i, *about) for i, about in enumerate(named)]
 
+    def tokens(self, patches: Sequence[int] | np.ndarray) -> list[int]:
+        """Of patches: the prefix tokens are counted first."""
+        return [len(self.prefix) + int(patch) for patch in patches]
+
     def _part(self, number: int, name: str, place: tuple[int, ...], direct: Number) -> Part:
+        choose = {"block": self.blocks[place[0]], "head": place[1] if len(place) == 2 else "mlp"}
         if "effect_logits" not in self.tensors:
-            return Part(name, len(place) == 2, place, float(direct), np.nan, None, None)
+            return Part(name, len(place) == 2, place, float(direct), np.nan, None, None, choose)
         cell = self.n_patches + number
         exact = not np.isnan(self.kept[cell])
         kept, top = (float(self.kept[cell]), int(self.tensors["effect_top"][cell])) if exact else (None, None)
-        return Part(name, len(place) == 2, place, float(direct), float(self.costs[cell]), kept, top)
+        return Part(name, len(place) == 2, place, float(direct), float(self.costs[cell]), kept, top, choose)
 
 
 def softmax(logits: Float[np.ndarray, "*row class"]) -> Float[np.ndarray, "*row class"]:

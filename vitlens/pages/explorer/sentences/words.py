@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,8 +14,15 @@ WORTH_SAYING = 0.1
 SCATTERED = 4
 
 
-#: A text, and the panel that shows what it says; None for what stands between.
-Told = tuple[str, str | None]
+class Told(NamedTuple):
+    """A text, the panel that shows what it says, and what a click on it chooses; None for what stands between."""
+
+    text: str
+    panel: str | None = None
+    choose: dict[str, Any] | None = None
+
+    def as_json(self) -> list[Any]:
+        return list(self if self.choose else self[:2])
 
 
 @dataclass(frozen=True)
@@ -27,10 +34,10 @@ class Sentence:
 
     @property
     def text(self) -> str:
-        return "".join(text for text, _ in self.parts)
+        return "".join(part.text for part in self.parts)
 
     def as_json(self) -> dict[str, Any]:
-        return {"kind": self.kind, "parts": [list(part) for part in self.parts]}
+        return {"kind": self.kind, "parts": [part.as_json() for part in self.parts]}
 
 
 def percent(probability: Number) -> str:

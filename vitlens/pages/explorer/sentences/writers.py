@@ -28,7 +28,7 @@ def who(subject: Subject) -> Sentence | None:
     parts = subject.parts
     direct = np.array([part.direct for part in parts])
     if direct.max() < WORTH_SAYING:
-        return Sentence("who", [("No head and no MLP speaks for it", "who"), (" by itself.", None)])
+        return Sentence("who", [Told("No head and no MLP speaks for it", "who"), Told(" by itself.")])
     chosen = leading(direct, MOST)
     share = f"{signed(direct[chosen].sum())} of {signed(direct[direct > 0].sum())} logits"
     if chosen.sum() > max(1, FEW * len(parts)):
@@ -38,29 +38,33 @@ def who(subject: Subject) -> Sentence | None:
     else:
         verb = "writes" if chosen.sum() == 1 else "write"
         start = f"{_counts(parts, chosen)} {verb} half of what speaks for it"
-    told: list[Told] = [(start, "who"), (f", {share} (direct logit attribution)", None)]
+    told = [Told(start, "who"), Told(f", {share} (direct logit attribution)")]
     best = parts[int(direct.argmax())]
-    told += [("; ", None), (best.name, "head" if best.is_head else "who"), (f" most, {signed(best.direct)}", None)]
+    told += [Told("; "), Told(best.name, "head", best.choose), Told(f" most, {signed(best.direct)}")]
     strongest = max((part for part in parts if part.is_head), key=lambda part: part.direct)
     if strongest.direct >= WORTH_SAYING:
         if strongest is not best:
-            told += [("; of the heads ", None), (strongest.name, "head"), (f", {signed(strongest.direct)}", None)]
-        part, source = source_of(subject, strongest)
-        told += [(f", {points(part)} of it from ", None), (source, "picture:writes")]
-    return Sentence("who", [*told, (".", None)])
+            told += [Told("; of the heads "), Told(strongest.name, "head", strongest.choose)]
+            told.append(Told(f", {signed(strongest.direct)}"))
+        part, source, tokens = source_of(subject, strongest)
+        choose = strongest.choose | {"tokens": tokens, "layer": "writes"}
+        told += [Told(f", {points(part)} of it from "), Told(source, "picture:writes", choose)]
+    return Sentence("who", [*told, Told(".")])
 
 
-def source_of(subject: Subject, head: Part) -> tuple[float, str]:
+def source_of(subject: Subject, head: Part) -> tuple[float, str, list[int]]:
     """How large a part of what a head writes comes from few tokens, and from which."""
     shares = np.maximum(subject.shares(*head.place), 0)
     n_prefix = len(subject.prefix)
     of_prefix = shares[:n_prefix]
     if of_prefix.sum() >= READ * shares.sum():
-        return float(of_prefix.max() / shares.sum()), f"the {subject.prefix[int(of_prefix.argmax())]} token"
+        most = int(of_prefix.argmax())
+        return float(of_prefix[most] / shares.sum()), f"the {subject.prefix[most]} token", [most]
     patches = shares[n_prefix:]
     chosen = np.flatnonzero(leading(patches, READ))
     in_order = chosen[np.argsort(-patches[chosen], kind="stable")]
-    return float(patches[chosen].sum() / shares.sum()), where_lie(in_order.tolist(), subject.grid)
+    place = where_lie(in_order.tolist(), subject.grid)
+    return float(patches[chosen].sum() / shares.sum()), place, subject.tokens(in_order)
 
 
 def _counts(parts: list[Part], chosen: np.ndarray) -> str:
