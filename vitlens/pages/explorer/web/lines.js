@@ -86,7 +86,7 @@ class Lines {
     if (!this.width) return;
     const { steps, curves, axis, chosen } = shown;
     const { width, height } = this;
-    const room = !this.ends ? 30 : width < 420 ? 124 : 170;
+    const room = !this.ends ? 30 : width < 420 ? 124 : width < 560 ? 170 : 210;
     const rows = this.ends ? 0 : this.placedAbove(curves, 8, width).rows;
     const [left, right, bottom] = [48, width - room, height - (this.xTitle ? 34 : 20)];
     const top = this.ends ? 30 : 10 + 16 * rows;
