@@ -299,7 +299,7 @@ class PicturePanel {
     else if (patches.length && adds) {
       const sum = patches.reduce((total, token) => total + values[token], 0);
       const about = layer.name === "without" ? "≈ " : "";
-      text.push(`, together ${about}${this.shown.scale.show(sum)}${about ? ` (${SUM_OF_SINGLE})` : ""}`);
+      text.push(`, together ${about}${this.shown.scale.show(sum)}${about ? " (single removals added)" : ""}`);
     }
     return text;
   }
