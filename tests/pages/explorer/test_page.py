@@ -52,6 +52,12 @@ def on_stage(page) -> np.ndarray:
     return shown(page, "picture.shown.values")
 
 
+def told(value: float) -> str:
+    """A number as the page writes it: three digits, two of small ones."""
+    digits = 2 if abs(value) < 0.01 else 3
+    return f"{float(f'{value:.{digits}g}'):+g}".replace("-", "−")
+
+
 def place(page, row: float, column: float, grid=(14, 14)) -> dict[str, float]:
     box = page.locator("[data-panel=picture] .frame").first.bounding_box()
     return {"x": (column + 0.5) / grid[1] * box["width"], "y": (row + 0.5) / grid[0] * box["height"]}
@@ -155,7 +161,7 @@ def test_heatmap_and_removals_are_pythons(page, demo):
     lost = shown(page, "panels.board.shown.heads")[4 * 4 + 1]
     assert lost == pytest.approx((logit[index] - silent[index]).item(), abs=1e-4)
     facts = page.locator("[data-card=part] .facts").inner_text()
-    assert "LOST WITHOUT IT" in facts.upper()
+    assert f"its removal costs\n{told(lost)} logits" in facts
 
 
 def test_the_difference_of_two_classes_and_all_heads(page, demo, explorer):
@@ -320,6 +326,73 @@ def test_a_sentence_leads_to_its_panel(page):
         assert not layer or state(page)["layer"] == layer
 
 
+def test_a_sentence_chooses_what_it_names(page):
+    parts = [
+        ["L3H1", "who", {"block": 3, "head": 1}],
+        [" reads ", None],
+        ["two patches", "picture:heatmap", {"tokens": [5, 6], "layer": "from"}],
+        [" beside ", None],
+        ["an MLP", None, {"block": 2, "head": "mlp"}],
+    ]
+    page.evaluate(f"(parts) => {{ const view = {VIEW}; view.head.sentences.draw([{{kind: 'who', parts}}]); }}", parts)
+    links = page.locator(".sentences [role=link]")
+    links.nth(0).click()
+    page.wait_for_function("document.activeElement.dataset.panel === 'who'")
+    assert (state(page)["block"], state(page)["head"]) == (3, 1)
+    links.nth(1).click()
+    page.wait_for_function("document.activeElement.dataset.panel === 'picture'")
+    assert (state(page)["tokens"], state(page)["layer"], state(page)["head"]) == ([5, 6], "from", 1)
+    links.nth(2).click()
+    assert (state(page)["block"], state(page)["head"], state(page)["tokens"]) == (2, "mlp", [5, 6])
+    page.evaluate(f"{VIEW}.done.sentences = null")
+
+
+def test_of_a_class_without_sentences_the_largest_parts_are_told(page):
+    """The embedding and the MLPs are among them, and the number is that of the difference."""
+    classes = page.evaluate(f"{VIEW}.facts.pictures[0].classes")
+    choose(page, **{"class": classes[1]}, baseline=classes[2])
+    choice = {"class": classes[1], "baseline": classes[2]}
+    written = page.evaluate(
+        f"(choice) => {{ const {{ measured }} = {VIEW};"
+        "return [...measured.heads(choice), ...measured.mlps(choice), measured.account(choice).groups[1]]; }",
+        choice,
+    )
+    sentence = page.locator(".sentences [data-kind=who]").inner_text()
+    assert sentence.startswith("Of the difference “")
+    most = sorted(written, key=abs)[-1]
+    assert sentence.split("parts are ")[1].split("(")[1].split(")")[0] == told(most)
+    logit = page.evaluate(f"(choice) => {VIEW}.measured.answerLogit(choice)", choice)
+    assert f", {told(logit)} logits" in sentence
+
+
+def test_what_is_drawn_unevenly_or_marked_says_so(page):
+    choose(page, layer="from", tokens=[20, 21])
+    legend = page.locator(".legend").inner_text()
+    assert "cube-root scale" in legend
+    assert "selected" in legend
+    # What looks at several tokens is no share that adds up, and they are not listed as their own readers.
+    choose(page, layer="to")
+    assert "together" not in page.locator(".selected").inner_text()
+    listed = page.locator("[data-list=to] button").evaluate_all("all => all.map(one => Number(one.dataset.token))")
+    assert not {20, 21} & set(listed)
+    choose(page, layer="without")
+    assert "not a run without all of them" in page.locator(".selected").inner_text()
+    assert "one scale for all classes of this photo" in page.locator(".legend").inner_text()
+    assert "square-root scale" in page.locator(".legend").inner_text()
+    choose(page, board="without")
+    assert not page.locator(".account").is_visible()
+    assert "single removal" in page.locator("[data-panel=who] h2").inner_text()
+    assert "chosen: L5" in page.locator("[data-chart=lens]").inner_text()
+    removal = page.locator("[data-chart=removal]").inner_text()
+    assert "each draw" in removal
+    assert "mean of" in removal
+    choose(page, layer="heatmap", tokens=[0])
+    assert page.locator(".maps [aria-pressed=true]").count() == 1
+    assert page.locator("[data-chart=lens] .curve.dashed").count() == 0, "the class token is what the model reads"
+    page.evaluate(f"{VIEW}.select([30], true)")
+    assert state(page)["tokens"] == [30], "patches that are added to a prefix token begin a new set"
+
+
 def test_every_quantity_has_one_scale(page):
     """The ends of a legend do not change with block, head, class or patch; only where the reader asks for it."""
     classes = page.evaluate(f"{VIEW}.facts.pictures[0].classes")
@@ -330,17 +403,25 @@ def test_every_quantity_has_one_scale(page):
             ends.add(page.locator(".ramp").get_attribute("data-end"))
         assert len(ends) == 1, layer
         choose(page, scale="map")
-        note = page.locator(".legend small").inner_text()
-        assert "Stretched" in note
+        assert "Stretched" in page.locator(".legend").inner_text()
         choose(page, scale="fixed")
-        assert "Stretched" not in page.locator(".legend small").inner_text()
+        assert "Stretched" not in page.locator(".legend").inner_text()
 
 
 def test_two_pictures_beside_one_another(page):
     choose(page, layer="from", head=1, beside=1)
     one, two = on_stage(page), shown(page, "picture.compare.other.shown.values")
     assert not np.allclose(one, two)
+    assert not page.locator(".difference").is_visible(), "positions of two photographs have nothing to do with another"
+    assert "the same for both pictures" in page.locator(".legend").inner_text()
+    name = page.evaluate(f"{VIEW}.facts.pictures[1].name")
+    renamed = f"(name) => {{ {VIEW}.facts.pictures[1].name = name ?? {VIEW}.facts.pictures[0].name + ' (second)'; }}"
+    page.evaluate(renamed)
+    choose(page, block=4)
+    one, two = on_stage(page), shown(page, "picture.compare.other.shown.values")
     np.testing.assert_allclose(shown(page, "picture.compare.difference.shown.values"), one - two, atol=1e-9)
+    assert page.locator(".difference .ramp").is_visible()
+    page.evaluate(renamed, name)
     rows = page.locator("table.two tbody th").all_inner_texts()
     assert [row for row in rows if row.endswith("?")] == [
         "What does it answer?", "When is it decided?", "Who writes it?", "What if it is removed?",

@@ -20,16 +20,16 @@ class Bars {
     this.resized.observe(this.root);
   }
 
-  /** `shown`: {rows [{name, label, values [one for each series], chosen}], scale, show}. */
+  /** `shown`: {rows [{name, label, values [one for each series], chosen}], scale, show, axis: its unit, if it has one}. */
   draw(shown) {
     this.shown = shown;
     this.width = this.root.clientWidth;
     if (!this.width) return;
-    const { rows, scale, show = scale.show } = shown;
+    const { rows, scale, show = scale.show, axis } = shown;
     const thick = this.series.length > 1 ? 8 : 12;
     const step = this.series.length * thick + 8;
-    const [left, right] = [Math.min(132, this.width * 0.34), this.width - 48];
-    const height = rows.length * step + 4;
+    const [left, right] = [Math.min(168, this.width * 0.4), this.width - 48];
+    const [low, height] = [rows.length * step + 4, rows.length * step + (axis ? 34 : 4)];
     const both = scale.both;
     const zero = both ? (left + right) / 2 : left;
     const reach = both ? (right - left) / 2 : right - left;
@@ -40,7 +40,17 @@ class Bars {
       role: "group",
       "aria-label": `strongest first: ${this.series.join(" and ")}`,
     });
-    drawing.append(drawn("line", { x1: zero, x2: zero, y1: 0, y2: height, class: "grid zero" }));
+    drawing.append(drawn("line", { x1: zero, x2: zero, y1: 0, y2: low, class: "grid zero" }));
+    if (axis) {
+      for (const share of both ? [-1, -0.5, 0, 0.5, 1] : [0, 0.5, 1]) {
+        const at = zero + share * reach;
+        drawing.append(
+          drawn("line", { x1: at, x2: at, y1: 0, y2: low, class: share ? "grid" : "grid zero" }),
+          drawn("text", { x: at, y: low + 12, class: "tick", "text-anchor": "middle" }, show(share * scale.end)),
+        );
+      }
+      drawing.append(drawn("text", { x: zero, y: low + 27, class: "tick", "text-anchor": "middle" }, axis));
+    }
     rows.forEach((row, i) => {
       const y = i * step + 4;
       const told = row.values.map((value, at) => `${this.series[at]} ${show(value)}`);
@@ -56,7 +66,8 @@ class Bars {
         drawn(
           "text",
           { x: left - 8, y: y + (step - 8) / 2 + 4, class: "label", "text-anchor": "end" },
-          cut(row.label ?? row.name, Math.floor((left - 10) / 6.4)),
+          drawn("title", {}, row.name),
+          cut(row.label ?? row.name, Math.floor((left - 12) / (row.chosen ? 7.3 : 6.7))),
         ),
       );
       row.values.forEach((value, at) => {

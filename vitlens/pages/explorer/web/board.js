@@ -101,6 +101,12 @@ class Board {
     if (this.shown) this.draw(this.shown);
   }
 
+  /** What is told of cells without a number. */
+  blanks() {
+    if (this.readable) return "blank cells round to 0.";
+    return "+ and − mark the strong cells.";
+  }
+
   /** `shown`: {heads [block · head], mlps [block] or null, scale, block, part}. */
   draw(shown) {
     this.shown = shown;

@@ -43,7 +43,12 @@ class PatchCard {
         percent,
         "from",
       ],
-      [`Who looks at ${subject.length > 1 ? "them, summed" : "it"} (${names.head})`, others(to, []), percent, "to"],
+      [
+        `Who ${subject.length > 1 ? "else looks at them, summed" : "looks at it"} (${names.head})`,
+        others(to, subject.length > 1 ? subject : []),
+        percent,
+        "to",
+      ],
     ];
     if (measured.tensors.cosines)
       lists.push([
@@ -59,7 +64,7 @@ class PatchCard {
     const facts = [];
     if (all)
       facts.push([
-        "written from here, all heads",
+        `written from here for ${names.choice}, by all heads of all blocks`,
         signed(
           patches.concat(subject.filter((token) => token < grid.nPrefix)).reduce((sum, token) => sum + all[token], 0),
         ),
@@ -67,8 +72,8 @@ class PatchCard {
     if (lost && patches.length) {
       const sum = patches.reduce((total, token) => total + lost[token - grid.nPrefix], 0);
       facts.push([
-        "lost without",
-        (patches.length > 1 ? "≈ " : "") + signed(sum) + (patches.length > 1 ? " (sum of single removals)" : ""),
+        COSTS,
+        `${patches.length > 1 ? "≈ " : ""}${signed(sum)} logits${patches.length > 1 ? ` (${SUM_OF_SINGLE})` : ""}`,
       ]);
     }
     const hatched = patches.filter((token) => measured.outliers[token - grid.nPrefix]).length;
@@ -271,7 +276,7 @@ class PartCard {
     if (lost && head !== null) {
       const kind = isHead ? "heads" : "mlps";
       const estimated = measured.picture.effects?.[kind] === "estimated";
-      known.push(["lost without it", `${estimated ? "≈ " : ""}${signed(lost[kind][isHead ? cell : block])}`]);
+      known.push([COSTS, `${estimated ? "≈ " : ""}${signed(lost[kind][isHead ? cell : block])} logits`]);
       const row = measured.nPatches + (isHead ? cell : measured.nBlocks * facts.n_heads + block);
       const without = measured.without(row, choice.class);
       if (without)

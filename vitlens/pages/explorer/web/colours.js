@@ -27,6 +27,11 @@ class Scale {
     return this.end * Math.sign(strength) * Math.abs(strength) ** this.root;
   }
 
+  /** What is not drawn evenly says so. */
+  named() {
+    return { 2: "square-root scale, small values are lifted", 3: "cube-root scale, small values are lifted" }[this.root] ?? "";
+  }
+
   colour(value) {
     return value < 0 ? this.hues.minus : this.hues.plus;
   }
@@ -59,7 +64,7 @@ class Scale {
 /** The rank of a class: first is drawn in full, the last not at all. */
 class RankScale extends Scale {
   constructor(nClasses) {
-    super({ end: 1, root: 1, show: (rank) => `${Math.round(rank)}.`, note: "place of the class, 1 is first" });
+    super({ end: 1, root: 1, show: (rank) => `${Math.round(rank)}.`, note: "place of the class, 1 is first; logarithmic scale" });
     this.n = nClasses;
   }
 

@@ -5,6 +5,8 @@ class Compare {
     this.other = new Stage(grid, tip, events.other, "the picture beside it, with the same map");
     this.difference = new Stage(grid, tip, events.difference, "the difference of the two maps");
     this.difference.root.classList.add("difference");
+    this.legend = element("div", {});
+    this.difference.root.append(this.legend);
     this.table = element("table", { class: "two" });
     this.stages = [this.other, this.difference];
   }
@@ -12,10 +14,16 @@ class Compare {
   /** `one` and `two` are what layers are asked with, of the same choices; `layer` what is on show. */
   draw(one, two, layer, shownOne, shownTwo) {
     this.other.setPicture(two.measured.picture);
-    this.other.heading.textContent = `${two.measured.picture.name}: ${two.names.choice}`;
+    // Positions are shared, what lies there is not: a difference of maps means something on one photograph alone.
+    const same = samePhotograph(one.measured.picture, two.measured.picture);
+    const places = same ? "" : " (another photo; the selection marks the same rows and columns)";
+    this.other.heading.textContent = `${two.measured.picture.name}: ${two.names.choice}${places}`;
     this.other.draw(shownTwo);
+    this.drawTable(one, two);
+    this.difference.root.hidden = !same;
+    if (!same) return;
     this.difference.setPicture(one.measured.picture);
-    this.difference.heading.textContent = "the first less the second";
+    this.difference.heading.textContent = `${one.measured.picture.name} − ${two.measured.picture.name}`;
     const both = shownOne.values && shownTwo.values;
     const values = both ? shownOne.values.map((value, token) => value - shownTwo.values[token]) : null;
     const scale = new Scale({
@@ -32,7 +40,7 @@ class Compare {
       outliers: [],
       absent: "no difference: one of the two has no such map",
     });
-    this.drawTable(one, two);
+    this.legend.replaceChildren(ramp(scale));
   }
 
   drawTable(one, two) {
@@ -62,6 +70,12 @@ class Compare {
 
 const percentSigned = (share) => (share > 0 ? "+" : "") + percent(share);
 
+/** Two runs, two models, or before and after: pictures that are told apart by a bracket, or not at all. */
+function samePhotograph(one, other) {
+  const plain = ({ name }) => name.replace(/ \([^()]*\)$/, "");
+  return one.uri === other.uri || plain(one) === plain(other);
+}
+
 /** What there is to say of a picture and a choice of classes, in a few words each. */
 function found(at) {
   const { measured, choice, names, facts } = at;
@@ -80,17 +94,17 @@ function found(at) {
     rows["When is it decided?"] =
       first < ranks.length ? `first from block ${facts.blocks[first]} on` : "it is not first at the end";
   }
-  const heads = measured.heads(choice);
-  if (heads)
-    rows["Who writes it?"] = ranked(heads)
-      .slice(0, 3)
-      .map((cell) => `${names.cell(cell)} ${signed(heads[cell])}`)
-      .join(", ");
+  const writers = parted(measured, choice, names).slice(0, 4);
+  if (writers.length)
+    rows["Who writes it?"] = writers.map(({ name, value }) => `${name} ${signed(value)}`).join(", ");
   const lost = measured.lost(choice);
-  if (lost)
-    rows["What if it is removed?"] = ranked(lost.heads)
-      .slice(0, 3)
-      .map((cell) => `${names.cell(cell)} ${signed(lost.heads[cell])}`)
+  if (lost) {
+    const costs = [...lost.heads].map((value, cell) => [names.cell(cell), value]);
+    lost.mlps.forEach((value, i) => costs.push([`MLP of block ${facts.blocks[i]}`, value]));
+    rows["What if it is removed?"] = ranked(costs.map(([, value]) => value))
+      .slice(0, 4)
+      .map((i) => `${costs[i][0]} ${signed(costs[i][1])}`)
       .join(", ");
+  }
   return rows;
 }

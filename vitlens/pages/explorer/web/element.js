@@ -15,6 +15,7 @@ function drawn(tag, attributes = {}, ...children) {
 function filled(made, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (name.startsWith("aria-") && value !== null && value !== undefined) made.setAttribute(name, String(value));
     else if (value !== null && value !== undefined && value !== false)
       made.setAttribute(name, value === true ? "" : value);
   }
@@ -70,6 +71,8 @@ const wholePercent = (share) =>
 // ---- Words ----------------------------------------------------------------------------------------------------------
 
 const cut = (text, length = 28) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
+/** The words of a removal, the same everywhere: positive where the class loses. */
+const COSTS = "its removal costs";
 const capital = (text) => text[0].toUpperCase() + text.slice(1);
 const count = (n, one, many = `${one}s`) => `${n} ${n === 1 ? one : many}`;
 

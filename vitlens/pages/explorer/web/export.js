@@ -2,7 +2,7 @@
 
 /**
  * A panel with a question as its heading and the field's term behind it. `source`: {drawing() → SVG element or null,
- * table() → rows, caption() → text}.
+ * table() → rows, caption() → text, name() → what its files are called after}.
  */
 function panel(name, question, { term = null, source = null, extra = [], id = null }, ...content) {
   const root = element(
@@ -34,7 +34,7 @@ function menu(name, source) {
         told.textContent = `That did not work: ${error.message}`;
       }
     });
-  const file = (kind) => `vitlens-${name}.${kind}`;
+  const file = (kind) => `vitlens-${source.name()}-${name}.${kind}`;
   const entries = [];
   if (source.drawing)
     entries.push(
@@ -53,6 +53,13 @@ function menu(name, source) {
         ),
       ),
     );
+  entries.push(
+    entry("copy numbers", async () => {
+      const rows = source.table().map((row) => row.join("\t"));
+      await navigator.clipboard.writeText(`${rows.join("\n")}\n`);
+      return "copied";
+    }),
+  );
   entries.push(entry("save numbers (CSV)", () => save(new Blob([toCsv(source)], { type: "text/csv" }), file("csv"))));
   details.append(element("div", { class: "entries" }, ...entries, told));
   details.addEventListener(
@@ -126,6 +133,23 @@ function finished(source, themed) {
     copy,
     ...lines.map((line, i) => drawn("text", { x: 8, y: height + 24 + 14 * i, style }, line)),
   );
+  return whole;
+}
+
+/** Drawings of one panel as one, with the styles that they have there. */
+function sideBySide(drawings) {
+  const shown = drawings.filter(Boolean);
+  if (shown.length < 2) return shown[0];
+  const sizes = shown.map((each) => ["width", "height"].map((name) => Number(each.getAttribute(name))));
+  const width = sizes.reduce((sum, [wide]) => sum + wide + 24, -24);
+  const whole = drawn("svg", { width, height: Math.max(...sizes.map(([, high]) => high)), class: "bars" });
+  let x = 0;
+  shown.forEach((each, i) => {
+    const copy = each.cloneNode(true);
+    copy.setAttribute("x", x);
+    whole.append(copy);
+    x += sizes[i][0] + 24;
+  });
   return whole;
 }
 

@@ -10,8 +10,7 @@ const GLOSSARY = {
   "removal curve":
     "The probability of the class while patches are really taken out, the most important by a map first. A good map falls below random orders.",
   "single removal":
-    "The model runs once without one patch, head or MLP; what the logit loses is the effect of that part.",
-  "single ablation": "One part is taken out and the model runs again: a cause, where attribution is a calculation.",
+    "The model runs once without one patch, head or MLP; what the logit loses is what its removal costs. Also called single ablation.",
   "attribution patching": "An estimate of single removals from one gradient; good where effects are small.",
   attention: "The weights with which a token reads from all tokens; they add up to 100 % in each head.",
   "class lens":

@@ -1,16 +1,25 @@
 // The top of the page: the answer, the search, what the page is about, the sentences, and what is chosen, as chips.
 
+/** What one can ask, of heads and patches that there are. */
+function exampleOf({ blocks, n_heads, grid }) {
+  const [block, head] = [blocks.at(-1), n_heads - 1];
+  const patch = grid.map((n) => Math.floor(n / 2)).join(",");
+  return `ask about a class, L${block}H${head}, patch ${patch}`;
+}
+
 class Head {
   constructor(view) {
     this.view = view;
     const { facts } = view;
     this.answer = element("h1", {}, facts.title);
     this.then = element("p", { class: "then" });
-    this.search = new Search((text) => meanings(view, text));
+    this.search = new Search((text) => meanings(view, text), exampleOf(facts));
     this.undo = button("↶", () => view.past.go(-1), { "aria-label": "undo", title: "undo (Ctrl + Z)" });
     this.redo = button("↷", () => view.past.go(1), { "aria-label": "redo", title: "redo (Ctrl + Shift + Z)" });
     this.theme = button("", () => view.setTheme(view.root.dataset.theme === "dark"), { class: "theme" });
     this.beside = this.besideSelect();
+    // All choices are in the address; a frame in a notebook has none.
+    this.copied = view.options.page ? button("copy link", () => this.copyLink(), { title: "the address has all choices" }) : null;
     this.top = element(
       "header",
       { class: "top" },
@@ -22,6 +31,7 @@ class Head {
         this.beside,
         this.undo,
         this.redo,
+        this.copied,
         button("?", () => view.keyboard.help.showModal(), {
           "aria-label": "keys and clicks",
           title: "keys and clicks (?)",
@@ -33,13 +43,14 @@ class Head {
     this.line = element("p", { class: "about" });
     this.warning = element("div", { class: "warnings" });
     this.thumbnails = this.pictureButtons();
-    this.sentences = new Sentences((panel, layer) => view.show(panel, layer));
+    this.sentences = new Sentences((...parts) => view.follow(...parts));
     this.chips = element("div", { class: "chosen", role: "group", "aria-label": "what all panels are about" });
   }
 
   roots() {
     const { top, line, thumbnails, warning, sentences, chips } = this;
-    return [top, line, warning, sentences.root, element("div", { class: "about-row" }, chips, thumbnails)];
+    const skip = button("skip to the picture", () => this.view.show("picture"), { class: "skip" });
+    return [skip, top, line, warning, thumbnails, sentences.root, chips];
   }
 
   besideSelect() {
@@ -53,7 +64,7 @@ class Head {
         onchange: ({ target }) => view.choose({ beside: target.value === "" ? null : Number(target.value) }),
       },
       element("option", { value: "" }, "nothing"),
-      ...pictures.map(({ name }, i) => element("option", { value: i }, cut(name, 30))),
+      ...pictures.map(({ name }, i) => element("option", { value: i }, `${i + 1}${this.told(pictures[i])} (${cut(name, 24)})`)),
     );
     return element("label", { class: "beside" }, "beside it", select);
   }
@@ -72,7 +83,12 @@ class Head {
           onclick: () => view.choose({ picture: i }),
         },
         element("img", { src: picture.uri, alt: "", loading: "lazy" }),
-        element("span", {}, this.told(picture, "") || picture.name),
+        ...(picture.answer?.length
+          ? [
+              element("span", {}, view.className(picture.answer[0][0])),
+              element("span", {}, wholePercent(picture.answer[0][1])),
+            ]
+          : [element("span", {}, picture.name)]),
       ),
     );
     return element("div", { class: "thumbnails", role: "group", "aria-label": "pictures" }, ...this.buttons);
@@ -81,6 +97,16 @@ class Head {
   /** The answer to a picture, in few words. */
   told({ answer }, before = ": ") {
     return answer?.length ? `${before}${this.view.className(answer[0][0])} ${wholePercent(answer[0][1])}` : "";
+  }
+
+  async copyLink() {
+    try {
+      await navigator.clipboard.writeText(location.href);
+      this.copied.textContent = "copied";
+    } catch {
+      this.copied.textContent = "copy the address";
+    }
+    setTimeout(() => (this.copied.textContent = "copy link"), 2000);
   }
 
   setTheme(light) {

@@ -17,31 +17,31 @@ const LAYERS = [
       return overPatches(measured.heatmap(state.heatmap), grid);
     },
     scale: ({ measured, state }) => {
-      const { signed: both } = mapOf(measured, state);
+      const { signed: both, unit } = mapOf(measured, state);
       return new Scale({
         end: largest(measured.heatmap(state.heatmap) ?? [1]) || 1,
         signed: both,
         show: both ? signed : number,
-        note: `${both ? "+ speaks for the class, − against it; " : ""}ends at this map's strongest patch`,
+        note: `${unit ? `${unit}; ` : ""}${both ? "+ speaks for the class, − against it; " : ""}ends at this map's strongest patch`,
       });
     },
     caption: ({ measured, state, names }) => {
       const { title, class: of } = mapOf(measured, state);
-      const what = of === null ? "whatever the class: the method knows none" : `for ${names.choice}`;
-      return [`How much each patch counts ${what} (${title}).`, "heatmap"];
+      if (of === null) return [`How much each patch counts (${title}); this method knows no classes.`, "heatmap"];
+      return [`How much each patch counts for ${names.choice} (${title}).`, "heatmap"];
     },
     absent: ({ measured, names, state }) =>
       `This map was made for ${names.of(mapOf(measured, state).class)} alone, not for ${names.choice}.`,
   },
   {
     name: "without",
-    label: "Without it",
+    label: "Removal costs",
     blocks: false,
     present: ({ measured }) => Boolean(measured.tensors.effect_logits),
     values: ({ measured, grid, choice }) => overPatches(measured.lost(choice)?.patches, grid),
-    scale: (at) => logits(at, "lost without the patch"),
+    scale: (at) => logits(at, "that its removal costs", " of this photo"),
     caption: ({ names }) => [
-      `What the logit of ${names.choice} loses when this one patch leaves the sequence (single removal).`,
+      `What the removal of each single patch costs the logit of ${names.choice} (single removal).`,
       "single removal",
     ],
     absent: ({ names }) => notStored(names),
@@ -73,7 +73,7 @@ const LAYERS = [
     blocks: true,
     present: ({ measured }) => Boolean(measured.tensors.shares),
     values: ({ measured, state, choice }, block) => measured.writes(block, oneHead(state), choice),
-    scale: (at) => logits(at, "written from the patch"),
+    scale: (at) => logits(at, "written from the patch", ", blocks and heads"),
     caption: ({ names }) => [
       `What ${names.heads} ${names.add} to the logit of ${names.choice} out of each patch (direct logit attribution).`,
       "direct logit attribution",
@@ -125,12 +125,13 @@ const LAYERS = [
   },
 ];
 
+const SUM_OF_SINGLE = "sum of single removals, not a run without all of them";
 const layerOf = (name) => LAYERS.find((layer) => layer.name === name);
 const oneHead = ({ head }) => (head === "mlp" ? null : head);
 /** The heatmap on show: {name, title, signed, class}; class is null where a method knows no classes. */
 const mapOf = ({ picture }, { heatmap }) => picture.heatmaps[heatmap] ?? picture.heatmaps[0];
-const notStored = ({ choice }) =>
-  `Not stored for ${choice}. Make the page with this class (--class, or classes=) to see it; who writes it and when it is decided are shown for every class.`;
+const notStored = ({ choice, listed }) =>
+  `Maps and removals of ${choice} are not on this page: it has them for ${listed}. When it is decided and who writes it are shown all the same; a page made with this class (--class, or classes=) has the rest.`;
 
 function overPatches(values, grid) {
   if (!values) return null;
@@ -139,12 +140,12 @@ function overPatches(values, grid) {
   return all;
 }
 
-function logits({ measured }, what) {
+function logits({ measured }, what, where) {
   return new Scale({
     end: measured.ends().patches,
     signed: true,
     show: signed,
-    note: `logits ${what}: + speaks for the class, − against it; one scale for all classes, blocks and heads`,
+    note: `logits ${what}: + speaks for the class, − against it; one scale for all classes${where}`,
   });
 }
 
@@ -154,7 +155,15 @@ function shares({ measured }) {
     signed: measured.hasNegativeAttention(),
     show: percent,
     root: 3,
-    note: "share of the attention, always 0 to 100 %; small shares are lifted (cube root)",
+    note: "share of the attention, always 0 to 100 %",
+  });
+}
+
+/** One scale for two maps beside one another: the one that reaches further. */
+function sharedScale(one, other) {
+  const wider = other.end > one.end ? other : one;
+  return Object.assign(Object.create(Object.getPrototypeOf(wider)), wider, {
+    note: `${wider.note.replace("this map's", "the two maps'")}; the same for both pictures`,
   });
 }
 

@@ -30,6 +30,13 @@ const AXES = {
   },
 };
 
+/** Of a difference both names are seen, each cut by itself. */
+function bothNames(name, length) {
+  const [one, other] = name.replace(/[“”]/g, "").split(" − ");
+  if (!other || name.length <= length) return cut(name, length);
+  return `${cut(one, Math.floor((length - 3) / 2))} − ${cut(other, Math.floor((length - 3) / 2))}`;
+}
+
 class Lines {
   /** `pick(step)` where steps can be chosen. */
   constructor(tip, name, { pick = null, height = 170, xTitle = "", ends = true } = {}) {
@@ -60,7 +67,7 @@ class Lines {
     const step = this.stepAt(event);
     if (step === null) return null;
     const { steps, curves, show, stepName } = this.shown;
-    const named = curves.filter(({ name }) => name);
+    const named = curves.filter(({ name, quiet }) => name && !quiet);
     return [
       stepName(steps[step]),
       ...named
@@ -79,8 +86,10 @@ class Lines {
     if (!this.width) return;
     const { steps, curves, axis, chosen } = shown;
     const { width, height } = this;
-    const room = !this.ends ? 18 : width < 420 ? 124 : 170;
-    const [left, right, top, bottom] = [48, width - room, this.ends ? 8 : 26, height - (this.xTitle ? 34 : 20)];
+    const room = !this.ends ? 30 : width < 420 ? 124 : 170;
+    const rows = this.ends ? 0 : this.placedAbove(curves, 8, width).rows;
+    const [left, right, bottom] = [48, width - room, height - (this.xTitle ? 34 : 20)];
+    const top = this.ends ? 30 : 10 + 16 * rows;
     Object.assign(this, { left, right });
     const x = (i) => left + (steps.length > 1 ? (i / (steps.length - 1)) * (right - left) : 0);
     const y = (value) => bottom - axis.place(value) * (bottom - top);
@@ -100,13 +109,30 @@ class Lines {
       drawing.append(drawn("text", { x: left - 6, y: at + 4, class: "tick", "text-anchor": "end" }, text));
     }
     if (chosen !== undefined && chosen !== null)
-      drawing.append(drawn("line", { x1: x(chosen), x2: x(chosen), y1: top, y2: bottom, class: "chosen-step" }));
+      drawing.append(
+        drawn("line", { x1: x(chosen), x2: x(chosen), y1: top, y2: bottom, class: "chosen-step" }),
+        drawn(
+          "text",
+          { x: x(chosen), y: top - 4, class: "tick", "text-anchor": chosen * 2 > steps.length ? "end" : "start" },
+          `chosen: ${shown.tick(steps[chosen])}`,
+        ),
+      );
+    if (shown.yTitle) drawing.append(drawn("text", { x: 4, y: 10, class: "tick" }, shown.yTitle));
     let before = -Infinity;
     steps.forEach((step, i) => {
       if (!shown.tick(step) || x(i) - before < 34) return;
       before = x(i);
       drawing.append(
-        drawn("text", { x: x(i), y: bottom + 15, class: "tick", "text-anchor": "middle" }, shown.tick(step)),
+        drawn(
+          "text",
+          {
+            x: Math.min(x(i), width - 3.2 * shown.tick(step).length),
+            y: bottom + 15,
+            class: "tick",
+            "text-anchor": "middle",
+          },
+          shown.tick(step),
+        ),
       );
     });
     if (this.xTitle)
@@ -131,7 +157,7 @@ class Lines {
         for (const [px, py] of points) drawing.append(drawn("circle", { cx: px, cy: py, r: 2.5, fill: curve.colour }));
     }
     if (this.ends) this.nameEnds(drawing, curves, y, right, top, bottom, room);
-    else this.nameAbove(drawing, curves, left);
+    else this.nameAbove(drawing, curves, 8);
     this.root.replaceChildren(drawing);
   }
 
@@ -149,7 +175,7 @@ class Lines {
       for (let i = ends.length - 2; i >= 0; i--) ends[i].at = Math.min(ends[i].at, ends[i + 1].at - gap);
     }
     for (const { curve, value, at } of ends) {
-      const text = `${cut(curve.name, Math.floor((room - 56) / (curve.kind === "main" ? 7 : 6.3)))} ${this.shown.show(value)}`;
+      const text = `${bothNames(curve.name, Math.floor((room - 60) / (curve.kind === "main" ? 7.2 : 6.5)))} ${this.shown.show(value)}`;
       drawing.append(
         drawn("line", {
           x1: right,
@@ -171,15 +197,27 @@ class Lines {
 
   /** Where all lines end in one place, names stand above them. */
   nameAbove(drawing, curves, left) {
-    let at = left;
-    for (const curve of curves.filter(({ name }) => name)) {
-      const text = cut(curve.name, 24);
+    for (const { curve, text, x, y } of this.placedAbove(curves, left, this.width).placed)
       drawing.append(
-        drawn("path", { d: `M${at} 8h20`, class: `curve ${curve.kind}`, stroke: curve.colour ?? null }),
-        drawn("text", { x: at + 25, y: 12, class: `end ${curve.kind}` }, text),
+        drawn("path", { d: `M${x} ${y - 4}h20`, class: `curve ${curve.kind}`, stroke: curve.colour ?? null }),
+        drawn("text", { x: x + 25, y, class: `end ${curve.kind}` }, text),
       );
-      at += 40 + 7 * text.length;
-    }
+  }
+
+  /** Where each name stands, in as many rows as they need. */
+  placedAbove(curves, left, width) {
+    let [at, row] = [left, 0];
+    const placed = curves
+      .filter(({ name }) => name)
+      .map((curve) => {
+        const text = cut(curve.name, 24);
+        const size = 36 + 7 * text.length;
+        if (at > left && at + size > width) [at, row] = [left, row + 1];
+        const place = { curve, text, x: at, y: 12 + 16 * row };
+        at += size;
+        return place;
+      });
+    return { placed, rows: row + 1 };
   }
 
   summary() {

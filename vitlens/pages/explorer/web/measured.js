@@ -282,7 +282,7 @@ class Measured {
     return 1 + answer.filter((share) => share > answer[index]).length;
   }
 
-  // ---- What is lost without a part ----
+  // ---- What the removal of a part costs ----
 
   /** {patches, heads, mlps}: what the logit loses without each; positive where the part speaks for the class. */
   lost(choice) {
@@ -336,7 +336,7 @@ class Measured {
 
   /**
    * The ends of the scales of logits, the same whatever class, block or head is chosen: of one patch, of what one part
-   * writes directly, and of what is lost without one part.
+   * writes directly, and of what its removal costs.
    */
   ends() {
     return this.once("ends", () => {

@@ -1,8 +1,8 @@
 // What stands at the end: how the numbers add up, how they were computed, what is exact, and the same in Python.
 
 /** The sum of all direct contributions beside the logit. */
-function drawAccount(line, { measured, choice, names }) {
-  const account = measured.account(choice);
+function drawAccount(line, { measured, choice, names, state }) {
+  const account = state.board === "direct" ? measured.account(choice) : null;
   line.hidden = !account;
   if (!account) return;
   const { heads, groups, sum, logit, residual } = account;
@@ -10,7 +10,14 @@ function drawAccount(line, { measured, choice, names }) {
   const parts = groups.map((share, i) => [kinds[i], share]).filter(([, share], i) => i < 3 || share !== 0);
   const told = [["heads", heads], ...parts].map(([kind, share]) => `${kind} ${signed(share)}`);
   Object.assign(line.dataset, { sum, logit, residual });
-  line.textContent = `Together: ${told.join(", ")} = ${signed(sum)}, the logit of ${names.choice} (${signed(logit)}).`;
+  line.textContent = `Together: ${told.join(", ")} = ${signed(sum)}, the logit of ${names.choice} (${signed(logit)}). ${speaking(measured, choice)}`;
+}
+
+/** What heads and MLPs write for and against the class, each summed by itself. */
+function speaking(measured, choice) {
+  const values = [...measured.heads(choice), ...(measured.mlps(choice) ?? [])];
+  const sum = (sign) => values.reduce((total, value) => total + (sign * value > 0 ? value : 0), 0);
+  return `Heads and MLPs that speak for it add up to ${signed(sum(1))}, those against it to ${signed(sum(-1))}.`;
 }
 
 function drawNotes(root, view, at) {

@@ -9,8 +9,9 @@ class Panels {
     const make = (name, question, settings, ...content) =>
       panel(name, question, { id: options.page ? name : null, ...settings }, ...content);
     const source = (part, text, drawing = true) => ({
-      ...(drawing && { drawing: () => part.root.querySelector("svg") }),
-      table: () => part.table(),
+      ...(drawing && { drawing: () => sideBySide([part].flat().map(({ root }) => root.querySelector("svg"))) }),
+      table: () => [part].flat().flatMap((each) => each.table()),
+      name: () => view.fileName(),
       caption: () => view.caption(text()),
     });
     this.subtitles = Object.fromEntries(
@@ -23,8 +24,9 @@ class Panels {
         {
           term: bracket(tip.term("removal curve")),
           source: source(
-            this.removal,
-            () => "Probability of the class while patches leave in the order of each map (removal curve).",
+            [this.answers, this.removal],
+            () =>
+              "The most probable classes. Probability of the class while patches leave in the order of each map (removal curve).",
           ),
         },
         element(
@@ -49,7 +51,7 @@ class Panels {
         "who",
         "Who writes it?",
         {
-          term: bracket(tip.term("direct logit attribution")),
+          term: this.whoTerm,
           extra: [this.boardKind],
           source: source(this.boardSource, () => this.subtitles.who.textContent),
         },
@@ -61,10 +63,11 @@ class Panels {
         "cause",
         "What if it is removed?",
         {
-          term: bracket(tip.term("single ablation")),
+          term: bracket(tip.term("single removal")),
           source: source(
-            this.scatter,
-            () => "What the logit loses without each part, against what the part writes directly.",
+            [this.bars, this.scatter],
+            () =>
+              `Upper bar: ${COSTS}, lower bar: written directly. What the removal of each part costs the logit, against what the part writes directly. ${this.scatterKey.textContent}`,
           ),
         },
         this.subtitles.cause,
@@ -79,14 +82,13 @@ class Panels {
       head: make(
         "head",
         "What does this part do?",
-        { term: bracket(tip.term("head")), source: source(this.part, () => "Numbers of one part.", false) },
+        { source: source(this.part, () => "Numbers of one part.", false) },
         this.part.root,
       ),
       patch: make(
         "patch",
         "What does this patch hold?",
         {
-          term: bracket(tip.term("token")),
           source: source(
             this.patch,
             () => "Tokens that the selection looks at, that look at it, and that are like it.",
@@ -112,9 +114,10 @@ class Panels {
       pick: ({ index }) => view.choose({ class: index }),
       tell: ({ index, values }) => [view.className(index, true), percent(values[0])],
     });
-    this.removal = new Lines(tip, "removal", { height: 170, xTitle: "patches removed", ends: false });
+    const n = grid.rows * grid.columns;
+    this.removal = new Lines(tip, "removal", { height: 190, xTitle: `patches removed, of ${n}`, ends: false });
     this.removalText = element("p", { class: "subtitle" });
-    this.lens = new Lines(tip, "lens", { height: 190, pick: (block) => view.choose({ block }) });
+    this.lens = new Lines(tip, "lens", { height: 210, xTitle: "block", pick: (block) => view.choose({ block }) });
     this.quantity = segmented(
       "which number",
       QUANTITIES.map((quantity) => [quantity, quantity]),
@@ -124,7 +127,7 @@ class Panels {
       "what the board shows",
       [
         ["direct", "direct"],
-        ["without", "without it"],
+        ["without", "removal costs"],
         ["attention", "attention to selection"],
       ],
       (board) => view.choose({ board }),
@@ -146,34 +149,35 @@ class Panels {
       },
     };
     this.account = element("p", { class: "account" });
+    this.whoTerm = element("span", { class: "bracket" });
     const choosePart = (part) => {
       if (part.kind === "patch") return view.choose({ tokens: [part.token] });
       return view.choose({ block: part.block, head: part.kind === "mlp" ? "mlp" : part.head });
     };
     const tellRow = ({ name, x, y, told }) => [
       name,
-      `lost without it ${told}${signed(y)}`,
+      `${COSTS} ${told}${signed(y)} logits`,
       `written directly ${signed(x)}`,
     ];
-    this.bars = new Bars(tip, "effects", ["lost without it", "written directly"], { pick: choosePart, tell: tellRow });
+    this.bars = new Bars(tip, "effects", [COSTS, "written directly"], { pick: choosePart, tell: tellRow });
     this.scatter = new Scatter(
       tip,
       "scatter",
       { pick: choosePart, tell: tellRow },
-      { x: "written directly (logit)", y: "lost without it (logit)" },
+      { x: "written directly (logits, square-root scale)", y: `${COSTS} (logits)` },
     );
     this.barKey = element(
       "p",
       { class: "key" },
       element("i", { class: "thick" }),
-      "lost without it ",
+      `${COSTS} `,
       element("i", { class: "thin" }),
       "written directly",
     );
     this.scatterKey = element(
       "p",
       { class: "key" },
-      "● head ■ MLP ▲ patch; on the dashed line the effect is the direct one",
+      "● head ■ MLP ▲ patch; on the dashed line a part costs what it writes directly.",
     );
     this.part = new PartCard(grid, {
       pickClass: (index) => view.choose({ class: index }),
@@ -231,7 +235,7 @@ class Panels {
     const lost = isHead ? measured.lost(choice)?.heads[cell] : measured.lost(choice)?.mlps[block];
     const lines = [isHead ? names.cell(cell) : `MLP of block ${facts.blocks[block]}`];
     if (direct !== undefined) lines.push(`writes ${signed(direct)} for ${names.choice}`);
-    if (lost !== undefined) lines.push(`lost without it ${signed(lost)}`);
+    if (lost !== undefined) lines.push(`${COSTS} ${signed(lost)} logits`);
     if (this.board.shown?.told && isHead)
       lines.push(`attention to ${names.subject}: ${percent(this.board.shown.heads[cell])}`);
     return lines;
@@ -244,12 +248,14 @@ class Panels {
     const { picture, baseline, block, head, tokens, quantity, board } = at.state;
     const about = [picture, at.choice.class, baseline];
     view.once("answers", about, () => this.drawAnswers(at));
-    view.once("lens", [...about, block, tokens, quantity], () => this.drawLens(at));
+    view.once("lens", [...about, block, tokens, quantity], () => drawLens(this, at));
     view.once("board", [...about, block, head, board, board === "attention" ? tokens : null], () => this.drawBoard(at));
-    view.once("account", about, () => drawAccount(this.account, at));
+    view.once("account", [...about, board], () => drawAccount(this.account, at));
     view.once("causes", [...about, block, head, tokens], () => this.drawCauses(at));
     view.once("part", [...about, block, head], () => this.part.draw(at));
     view.once("patch", [...about, block, head, tokens], () => this.patch.draw(at));
+    const onlyPrefix = at.subject.every((token) => token < at.grid.nPrefix);
+    this.all.patch.querySelector("h2").textContent = `What does this ${onlyPrefix ? "token" : "patch"} hold?`;
     view.once("notes", [...about, block, head], () => drawNotes(this.noteText, view, at));
     // What an intervention did is about one picture.
     const effect = view.effect?.picture === picture ? view.effect : null;
@@ -276,39 +282,14 @@ class Panels {
     drawRemoval(this, at);
   }
 
-  drawLens(at) {
-    const { measured, choice, names, state, facts, subject, grid } = at;
-    const quantity = choice.baseline === null ? state.quantity : "logit";
-    const own = measured.reading(quantity, choice.class);
-    this.all.when.hidden = !own;
-    if (!own) return;
-    const curves = lensCurves(at, quantity);
-    const values = curves.flatMap((curve) => [...curve.values]).filter(Number.isFinite);
-    const axis = {
-      probability: () => AXES.odds(),
-      rank: () => AXES.rank(facts.n_classes),
-      logit: () => AXES.linear(values),
-    }[quantity]();
-    this.lens.draw({
-      steps: facts.blocks,
-      stepName: (block) => `after block ${block}`,
-      tick: (block) => `L${block}`,
-      curves,
-      axis,
-      chosen: state.block,
-      show: { probability: percent, rank: (rank) => `${Math.round(rank)}.`, logit: signed }[quantity],
-    });
-    const dashed = curves.find(({ kind }) => kind === "dashed");
-    const patch = dashed ? `; dashed: ${dashed.name}` : "";
-    this.subtitles.when.textContent = `The model's own reading of its stream after every block: ${quantity} of ${names.choice}${patch}. A click chooses the block.`;
-  }
-
   drawBoard(at) {
     const { measured, choice, names, state, subject, facts } = at;
     const lost = measured.lost(choice);
     const has = { direct: measured.heads(choice), without: lost, attention: true };
     const kind = has[state.board] ? state.board : has.direct ? "direct" : "attention";
     press(this.boardKind, kind);
+    const term = { direct: "direct logit attribution", without: "single removal", attention: "attention" }[kind];
+    this.whoTerm.replaceChildren("(", this.view.tip.term(term), ")");
     for (const each of this.boardKind.children) each.hidden = !has[each.dataset.value];
     const { direct, lost: most } = measured.ends();
     const logit = (end) => new Scale({ end, signed: true, show: signed });
@@ -326,9 +307,9 @@ class Panels {
     const effects = measured.picture.effects ?? {};
     const how = effects.heads === "estimated" ? "estimated (attribution patching)" : "exact (one run without each)";
     this.subtitles.who.textContent = {
-      direct: `What each head and MLP adds to the logit of ${names.choice} on the direct way; colours end at ±${number(direct)}. A click chooses block and head.`,
-      without: `What the logit of ${names.choice} loses without each head and MLP, ${how}; colours end at ±${number(most)}.`,
-      attention: `How much of the attention of ${names.readers} each head gives to ${names.subject}, in per cent.`,
+      direct: `What each head and MLP adds to the logit of ${names.choice} on the direct way; colours end at ±${number(direct)}, square-root scale; ${this.board.blanks()} A click chooses block and head.`,
+      without: `What the removal of each head and MLP costs the logit of ${names.choice}, ${how}; colours end at ±${number(most)}, square-root scale; ${this.board.blanks()}`,
+      attention: `How much of the attention of ${names.readers} each head gives to ${names.subject}, in per cent; cube-root scale.`,
     }[kind];
   }
 
@@ -352,11 +333,11 @@ class Panels {
     const strongest = ranked(points.map(({ y }) => y))
       .slice(0, 8)
       .map((i) => points[i]);
-    this.bars.draw({ rows: strongest.map((point) => ({ ...point, values: [point.y, point.x] })), scale });
+    const even = new Scale({ end: scale.end, signed: true, root: 1, show: signed });
+    this.bars.draw({ rows: strongest.map((point) => ({ ...point, values: [point.y, point.x] })), scale: even, axis: "logits" });
     this.scatter.draw({ points, scale });
     const { effects } = measured.picture;
-    const how = (what) => `${what} ${effects?.[what] === "boxes" ? "in boxes" : (effects?.[what] ?? "exact")}`;
-    texts.textContent = `What the logit of ${names.choice} loses when one patch, head or MLP is taken out (${["patches", "heads", "mlps"].map(how).join(", ").replace("mlps", "MLPs")}).`;
+    texts.textContent = `What the removal of one patch, head or MLP costs the logit of ${names.choice}: ${howRemoved(effects)}.`;
   }
 
   drawEffect(effect) {
@@ -371,7 +352,8 @@ class Panels {
     const end = Math.max(niceEnd(largest(effect.shift)), this.view.measured.ends().lost);
     this.effectBars.draw({
       rows: effect.cells.map((name, i) => ({ name, values: [effect.shift[i]] })),
-      scale: new Scale({ end, signed: true, show: signed }),
+      scale: new Scale({ end, signed: true, root: 1, show: signed }),
+      axis: "logits",
     });
   }
 }

@@ -15,6 +15,7 @@ class PicturePanel {
       difference: this.events(() => null),
     });
     this.strip = new Strip(grid, view.labels, (block) => view.choose({ block }));
+    this.stripNote = element("small", { hidden: true }, "This map is of the whole model, not of one block.");
     this.layers = element("div", {
       class: "layers segmented",
       role: "group",
@@ -36,14 +37,14 @@ class PicturePanel {
       "picture",
       "Where does that come from?",
       {
-        term: bracket(tip.term("patch")),
         id: view.options.page ? "picture" : null,
         source: {
           drawing: () => stageDrawing(this.stage),
           table: () => this.table(),
+          name: () => `${view.fileName()}-${view.state.layer}`,
           caption: () =>
             view.caption(
-              `${layerOf(view.state.layer).label}: ${this.told} ${this.legend.lastChild?.textContent ?? ""}.`,
+              `${layerOf(view.state.layer).label}: ${this.told} ${this.legend.children[1]?.textContent ?? ""}${this.marksTold()}`,
             ),
         },
       },
@@ -53,6 +54,7 @@ class PicturePanel {
       this.legend,
       this.controls,
       this.strip.root,
+      this.stripNote,
       this.compare.table,
     );
   }
@@ -63,7 +65,7 @@ class PicturePanel {
     return {
       select: (tokens, add, byKey) => {
         if (!byKey) return view.select(tokens, add);
-        return view.choose({ tokens: add ? [...view.state.tokens, ...tokens] : tokens });
+        return view.choose({ tokens: add ? view.added(tokens) : tokens });
       },
       tell: (token) => this.tell(token, ask()),
     };
@@ -163,7 +165,7 @@ class PicturePanel {
     const { state } = at;
     const layer = layerOf(state.layer);
     this.drawLayers(state);
-    const scale = scaleOf(layer, at);
+    const scale = two ? sharedScale(scaleOf(layer, at), scaleOf(layer, two)) : scaleOf(layer, at);
     this.shown = this.shownOn(layer, at, scale);
     this.stage.draw(this.shown);
     this.stage.heading.textContent = two ? `${at.measured.picture.name}: ${at.names.choice}` : "";
@@ -176,7 +178,7 @@ class PicturePanel {
     );
     view.once(
       "legend",
-      [scale.end, scale.note, state.layer, Boolean(this.shown.values), state.threshold, state.quantity],
+      [scale.end, scale.note, state.picture, state.layer, Boolean(this.shown.values), state.threshold, state.quantity],
       () => this.drawLegend(scale, state),
     );
     this.opacity.lastChild.value = state.opacity;
@@ -187,6 +189,7 @@ class PicturePanel {
     const paintOptions = { opacity: state.opacity / 100, threshold: state.threshold / 100 };
     const values = layer.blocks && this.shown.values ? (i) => layer.values(at, i) : null;
     this.strip.draw(values, scale, state.block, paintOptions);
+    this.stripNote.hidden = layer.blocks;
     for (const { root } of this.compare.stages) root.hidden = !two;
     this.compare.table.hidden = !two;
     if (two) this.compare.draw(at, two, layer, this.shown, this.shownOn(layer, two, scale));
@@ -256,17 +259,24 @@ class PicturePanel {
   }
 
   drawLegend(scale, state) {
-    const bar = element("div", { class: "bar", style: `background-image: ${scale.gradient()}` });
-    const ticks = element(
-      "div",
-      { class: "ticks" },
-      ...scale.ticks().map(([place, text]) => element("span", { style: `left: ${100 * place}%` }, text)),
-    );
     const hidden = state.threshold ? `; below ${scale.show(scale.at(state.threshold / 100))} hidden` : "";
-    const both = element("div", { class: "ramp", "data-end": scale.end }, bar, ticks);
     this.legend.replaceChildren(
-      both,
-      element("small", {}, `${scale.note[0]?.toUpperCase() ?? ""}${scale.note.slice(1)}${hidden}`),
+      ramp(scale),
+      element("small", {}, `${capital([scale.note, scale.named()].filter(Boolean).join("; ") || "scale")}${hidden}.`),
+      this.legendMarks(),
+    );
+  }
+
+  /** What the marks on the picture mean, where there are any. */
+  legendMarks() {
+    const { outliers } = this.shown;
+    const hatched = outliers.some(Boolean);
+    return element(
+      "small",
+      { class: "marks" },
+      ...(hatched ? [element("i", { class: "hatched" }), "artefact token (unusually long vector) "] : []),
+      element("i", { class: "pink" }),
+      "selected",
     );
   }
 
@@ -276,14 +286,28 @@ class PicturePanel {
     const values = this.shown.values;
     const text = [`Selected: ${names.subject}`];
     const patches = state.tokens.filter((token) => values && Number.isFinite(values[token]));
-    const adds = ["heatmap", "without", "writes", "from", "to"].includes(layer.name);
+    // What looks at several tokens can pass 100 % in sum, so that it is not added up.
+    const adds = ["heatmap", "without", "writes", "from"].includes(layer.name);
     if (patches.length === 1) text.push(`, ${layer.label.toLowerCase()} ${this.shown.scale.show(values[patches[0]])}`);
     else if (patches.length && adds) {
       const sum = patches.reduce((total, token) => total + values[token], 0);
       const about = layer.name === "without" ? "≈ " : "";
-      text.push(`, together ${about}${this.shown.scale.show(sum)}${about ? " (sum of single removals)" : ""}`);
+      text.push(`, together ${about}${this.shown.scale.show(sum)}${about ? ` (${SUM_OF_SINGLE})` : ""}`);
     }
     return text;
+  }
+
+  /** The same in words, for a caption. */
+  marksTold() {
+    const { outliers, selected } = this.shown;
+    const hatched = outliers.some(Boolean) ? " Hatched: artefact tokens." : "";
+    return `${hatched}${selected.length ? " Pink: selected." : ""}`;
+  }
+
+  unit() {
+    const { state, measured } = this.view;
+    if (state.layer === "heatmap") return mapOf(measured, state).unit ?? "";
+    return { without: "logits", writes: "logits", from: "share", to: "share", similar: "cosine" }[state.layer] ?? state.quantity;
   }
 
   table() {
@@ -293,6 +317,6 @@ class PicturePanel {
       ...(token < grid.nPrefix ? [grid.name(token), ""] : grid.place(token)),
       values && Number.isFinite(values[token]) ? values[token] : "",
     ]);
-    return [["row", "column", state.layer], ...rows];
+    return [["row", "column", [state.layer, this.unit()].filter(Boolean).join(", ")], ...rows];
   }
 }

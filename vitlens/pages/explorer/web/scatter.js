@@ -20,7 +20,7 @@ class Scatter {
     this.width = this.root.clientWidth;
     if (!this.width) return;
     const size = Math.min(this.width, 300);
-    const [left, right, top, bottom] = [44, size - 8, 8, size - 34];
+    const [left, right, top, bottom] = [44, size - 18, 10, size - 34];
     const { points, scale } = shown;
     const spread = Math.max(
       ...points.map(({ x, y }) => Math.max(Math.abs(scale.strength(x)), Math.abs(scale.strength(y)))),
@@ -62,7 +62,9 @@ class Scatter {
         this.titles.y,
       ),
     );
-    points.forEach((point, i) => drawing.append(pointMark(point, x(point.x), y(point.y), i)));
+    // What is chosen lies on top.
+    const order = [...points.keys()].sort((one, other) => Boolean(points[one].chosen) - Boolean(points[other].chosen));
+    for (const i of order) drawing.append(pointMark(points[i], x(points[i].x), y(points[i].y), i));
     this.nameApart(drawing, points, x, y, right, top, bottom);
     this.root.replaceChildren(drawing);
   }
@@ -75,12 +77,27 @@ class Scatter {
       const point = points[i];
       const width = 6.4 * point.short.length + 4;
       const px = x(point.x);
-      const at = px + 8 + width > right ? px - 8 - width : px + 8;
-      const box = { x: at, y: clamp(y(point.y) - 7, top, bottom - 14), width, height: 14 };
-      const free = taken.every(
-        (other) => box.x > other.x + other.width || other.x > box.x + box.width || Math.abs(box.y - other.y) > 14,
-      );
-      if (!free) continue;
+      const free = (box) =>
+        box.x > 46 &&
+        box.x + width < this.width &&
+        taken.every(
+          (other) => box.x > other.x + other.width || other.x > box.x + box.width || Math.abs(box.y - other.y) > 14,
+        ) &&
+        !points.some(
+          (other) =>
+            other.kind !== "patch" &&
+            Math.abs(x(other.x) - box.x - width / 2) < width / 2 + 4 &&
+            Math.abs(y(other.y) - box.y - 7) < 9,
+        );
+      const box = [
+        [px + 8, -7],
+        [px - 8 - width, -7],
+        [px - width / 2, -21],
+        [px - width / 2, 8],
+      ]
+        .map(([at, up]) => ({ x: at, y: clamp(y(point.y) + up, top - 8, bottom - 14), width, height: 14 }))
+        .find(free);
+      if (!box) continue;
       taken.push(box);
       drawing.append(drawn("text", { x: box.x, y: box.y + 11, class: "named" }, point.short));
       if (taken.length === 5) break;
@@ -91,7 +108,7 @@ class Scatter {
     const { points } = this.shown;
     const apart = ranked(points.map((point) => point.y - point.x)).slice(0, 3);
     const told = apart.map(
-      (i) => `${points[i].name}: ${signed(points[i].x)} directly, ${signed(points[i].y)} lost without it`,
+      (i) => `${points[i].name}: ${signed(points[i].x)} directly, ${COSTS} ${signed(points[i].y)}`,
     );
     return `${this.titles.x} against ${this.titles.y} of ${points.length} parts; they disagree most for ${told.join("; ")}`;
   }

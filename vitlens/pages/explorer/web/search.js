@@ -1,12 +1,12 @@
 // The search field: classes, heads, blocks, MLPs, patches; what is found is chosen.
 
 class Search {
-  /** `find(text)` → [{label, note, run, second: {label, run} or undefined}]. */
-  constructor(find) {
+  /** `find(text)` → [{label, note, run, second: {label, run} or undefined}]; `example` stands in the empty field. */
+  constructor(find, example) {
     Object.assign(this, { find, found: [], at: 0 });
     this.input = element("input", {
       type: "search",
-      placeholder: "ask about a class, L9H3, block 9, patch 4,7",
+      placeholder: example,
       role: "combobox",
       "aria-label": "ask about a class, head, block, MLP or patch",
       "aria-expanded": "false",
@@ -131,7 +131,7 @@ function meanings(view, text) {
   return [...found, ...classesLike(view, text)].slice(0, 12);
 }
 
-/** Classes whose name has the text, those that begin with it first; without text the most probable. */
+/** Classes whose name has the text: as a whole word first, then as the beginning of one; without text the most probable. */
 function classesLike(view, text) {
   const answer = view.measured?.answer();
   if (!answer) return [];
@@ -140,8 +140,11 @@ function classesLike(view, text) {
   const weight = (index) => {
     const name = view.className(index, true).toLowerCase();
     const at = name.indexOf(wanted);
-    if (String(index) === wanted) return 4;
-    return at < 0 ? -1 : (at === 0 || /\W/.test(name[at - 1]) ? 2 : 1) + (answer[index] || 0);
+    if (String(index) === wanted) return 5;
+    if (at < 0) return -1;
+    const words = name.split(/\W+/);
+    const kind = words.includes(wanted) ? 3 : words.some((word) => word.startsWith(wanted)) ? 2 : 1;
+    return kind + (answer[index] || 0);
   };
   return known
     .map((index) => [index, weight(index)])
@@ -155,6 +158,6 @@ function classesLike(view, text) {
       second:
         index === view.at().choice.class
           ? undefined
-          : { label: "compare with", run: () => view.choose({ baseline: index }) },
+          : { label: "minus this one", run: () => view.choose({ baseline: index }) },
     }));
 }

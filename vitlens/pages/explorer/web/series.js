@@ -26,19 +26,22 @@ function lensCurves({ measured, choice, names, state, facts, grid }, quantity) {
       });
     });
   }
-  if (state.tokens.length === 1 && measured.stores(choice)) {
+  // The class token is what such a model reads: its curve would lie on the class's own.
+  const [only] = state.tokens;
+  const read = facts.pooling === "token" && only === 0 && grid.nPrefix > 0;
+  if (state.tokens.length === 1 && !read && measured.stores(choice)) {
     const [token] = state.tokens;
     const colour = curves.find(({ kind }) => kind === "main")?.colour;
     const values = Float64Array.from(facts.blocks, (_, block) => measured.lens(quantity, block, choice)[token]);
     const same = curves.some(
-      (curve) => curve.kind === "main" && curve.values.every((value, i) => Math.abs(value - values[i]) < 1e-6),
+      (curve) => curve.kind === "main" && curve.values.every((value, i) => Math.abs(value - values[i]) < 1e-4),
     );
     if (!same) curves.push({ name: grid.name(token), values, kind: "dashed", colour });
   }
   return curves;
 }
 
-/** Every head, MLP and patch: x what it writes directly, y what is lost without it. */
+/** Every head, MLP and patch: x what it writes directly, y what its removal costs. */
 function causePoints({ measured, choice, names, grid, facts }, lost) {
   const { effects } = measured.picture;
   const told = (what) => (effects?.[what] === "estimated" || effects?.[what] === "boxes" ? "≈ " : "");
@@ -83,6 +86,45 @@ function attentionTo({ measured, readers, subject, facts }) {
   });
 }
 
+/** When a class is decided: the model's own reading after every block. */
+function drawLens(panels, at) {
+  const { measured, choice, names, state, facts } = at;
+  const quantity = choice.baseline === null ? state.quantity : "logit";
+  const own = measured.reading(quantity, choice.class);
+  panels.all.when.hidden = !own;
+  if (!own) return;
+  const curves = lensCurves(at, quantity);
+  const values = curves.flatMap((curve) => [...curve.values]).filter(Number.isFinite);
+  const axis = {
+    probability: () => AXES.odds(),
+    rank: () => AXES.rank(facts.n_classes),
+    logit: () => AXES.linear(values),
+  }[quantity]();
+  const uneven = { probability: " (log-odds axis)", rank: " (logarithmic axis)", logit: "" }[quantity];
+  panels.lens.draw({
+    steps: facts.blocks,
+    stepName: (block) => `after block ${block}`,
+    tick: (block) => `L${block}`,
+    curves,
+    axis,
+    yTitle: quantity + uneven,
+    chosen: state.block,
+    show: { probability: percent, rank: (rank) => `${Math.round(rank)}.`, logit: signed }[quantity],
+  });
+  const dashed = curves.find(({ kind }) => kind === "dashed");
+  const patch = dashed ? `; dashed: ${dashed.name}` : "";
+  panels.subtitles.when.textContent = `The model's own reading of its stream after every block: ${quantity} of ${names.choice}${patch}. A click chooses the block.`;
+}
+
+/** How parts were taken out, in words. */
+function howRemoved(effects) {
+  const words = { exact: "exact, one run without each", estimated: "estimated by attribution patching", boxes: "boxes of patches" };
+  const kinds = { patches: "patches", heads: "heads", mlps: "MLPs" };
+  const how = Object.entries(kinds).map(([kind, name]) => [name, words[effects?.[kind]] ?? words.exact]);
+  if (how.every(([, text]) => text === how[0][1])) return how[0][1];
+  return how.map(([name, text]) => `${name} ${text}`).join("; ");
+}
+
 /** A method by its short name. */
 const mapName = ({ name }) => name.replaceAll("_", " ");
 
@@ -98,10 +140,11 @@ function drawRemoval(panels, { measured, choice, names }) {
   panels.removal.draw({
     steps: [...steps],
     stepName: (step) => `without ${percent(step)} of the patches`,
-    tick: (step) => (Math.abs((step * 4) % 1) < 0.001 ? percent(step) : ""),
+    tick: (step) =>
+      Math.abs((step * 4) % 1) < 0.001 ? `${Math.round(step * measured.nPatches)} (${percent(step)})` : "",
     curves: [
-      ...random.map((values) => ({ values, kind: "faint" })),
-      { name: "random", values: mean, kind: "dashed", colour: LINES[6] },
+      ...random.map((values, i) => ({ values, kind: "faint", name: i ? undefined : "each draw", quiet: true })),
+      { name: `random, mean of ${random.length}`, values: mean, kind: "dashed", colour: LINES[6] },
       ...maps
         .map((values, i) => ({ name: titles[i], values, kind: i ? "other" : "main", colour: LINES[i] }))
         .filter(({ values }) => values.every(Number.isFinite)),

@@ -40,6 +40,20 @@ class Grid {
 
 const PINK = "#ff2fa0";
 
+/** The bar of a scale with its numbers. */
+function ramp(scale) {
+  return element(
+    "div",
+    { class: "ramp", "data-end": scale.end },
+    element("div", { class: "bar", style: `background-image: ${scale.gradient()}` }),
+    element(
+      "div",
+      { class: "ticks" },
+      ...scale.ticks().map(([place, text]) => element("span", { style: `left: ${100 * place}%` }, text)),
+    ),
+  );
+}
+
 class Stage {
   /** `events`: select(tokens, add) and tell(token) → lines of the tip. */
   constructor(grid, tip, events, label) {
@@ -135,10 +149,12 @@ class Stage {
   /** The arrow keys move a cursor, with Shift they add what it goes over. */
   move(down, right, add) {
     const [row, column] = this.grid.place(this.cursor);
-    this.cursor = this.grid.token(
-      clamp(row + down, 0, this.grid.rows - 1),
-      clamp(column + right, 0, this.grid.columns - 1),
-    );
+    // Where the cursor is not to be seen, it comes into sight before it moves.
+    if (this.shown.selected.includes(this.cursor))
+      this.cursor = this.grid.token(
+        clamp(row + down, 0, this.grid.rows - 1),
+        clamp(column + right, 0, this.grid.columns - 1),
+      );
     this.events.select([this.cursor], add, true);
   }
 

@@ -83,13 +83,34 @@ class View {
   select(tokens, add) {
     const { tokens: before } = this.state;
     const all = add && tokens.every((token) => before.includes(token));
-    const next = all ? before.filter((token) => !tokens.includes(token)) : add ? [...before, ...tokens] : tokens;
+    const next = all ? before.filter((token) => !tokens.includes(token)) : add ? this.added(tokens) : tokens;
     return this.choose({ tokens: next });
   }
 
+  /** Patches that are added to nothing but prefix tokens begin a set of their own. */
+  added(tokens) {
+    const { nPrefix } = this.grid;
+    const before = this.state.tokens;
+    const fresh = tokens.some((token) => token >= nPrefix) && before.every((token) => token < nPrefix);
+    return fresh ? tokens : [...before, ...tokens];
+  }
+
+  /** What a sentence names is chosen, and its panel shown; the sentence counts blocks as the model does. */
+  follow(name, layer, choose) {
+    const { block, head, tokens, layer: own } = choose ?? {};
+    const place = this.facts.blocks.indexOf(block);
+    const changes = {
+      ...(place >= 0 && { block: place }),
+      ...(head !== undefined && { head }),
+      ...(tokens && { tokens }),
+      ...((own ?? layer) && { layer: own ?? layer }),
+    };
+    if (Object.keys(changes).length) this.choose(changes);
+    if (name) this.show(name);
+  }
+
   /** Brings a panel into view and lets it flash. */
-  show(name, layer) {
-    if (layer) this.choose({ layer });
+  show(name) {
     const found = this.root.querySelector(`[data-panel="${CSS.escape(name)}"]`);
     if (!found) return;
     if (found.tagName === "DETAILS") found.open = true;
@@ -146,15 +167,25 @@ class View {
       looks: subject.length > 1 ? "look on average" : "looks",
       readers: grid.names(readers),
       quantity: state.quantity,
+      listed: this.measured.classes.map((index) => cut(this.className(index), 24)).join(", "),
       cell: (i) => `L${facts.blocks[Math.floor(i / facts.n_heads)]}H${i % facts.n_heads}`,
     };
+  }
+
+  /** What a saved file is called after: the picture, the class, the part on show. */
+  fileName() {
+    const { measured, choice, names, state } = this.at();
+    const part = state.head === "mlp" ? `MLP${names.block}` : state.head === null ? `L${names.block}` : names.head;
+    const words = [measured.picture.name, choice.class === null ? "" : this.className(choice.class), part];
+    return words.map((text) => text.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 32)).filter(Boolean).join("-");
   }
 
   /** What stands below an exported panel. */
   caption(what) {
     const { facts, measured } = this;
     const { names } = this.at();
-    return `${what} Model ${facts.model} (${facts.provenance.weights}); picture ${measured.picture.name}; class ${names.choice}. ${facts.made}`;
+    const told = what.replace(/ A click[^.]*\./g, "");
+    return `${told} Model ${facts.model} (${facts.provenance.weights}); picture ${measured.picture.name}; class ${names.choice}. ${facts.made}`;
   }
 
   // ---- Drawing ------------------------------------------------------------------------------------------------------
