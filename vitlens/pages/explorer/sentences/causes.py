@@ -16,13 +16,13 @@ from vitlens.pages.explorer.sentences.words import (
 #: Where every removal leaves at least this share of the probability, no single part is needed.
 NEEDED = 0.9
 #: A head writes much where it writes at least this share of what the strongest of the heads writes.
-MUCH = 0.5
+WRITES_MUCH = 0.5
 #: A cost of less than this share of what is written directly is little; so is what is written beside the cost.
 LITTLE = 0.25
 #: A removal after which a class that was not among the first so many leads may have broken the answer,
-BEYOND = 5
+N_NEAREST = 5
 #: and has, where the nearest other class loses at least this share of what the class loses: it was not about the class.
-SHARED = 0.5
+TAKEN_ALONG = 0.5
 #: A head that acts through later parts is named beside the worst part where its removal costs at least this share as much.
 ALMOST = 0.75
 
@@ -46,14 +46,14 @@ def cause(subject: Subject) -> Sentence | None:
 
 def breaks(subject: Subject, part: Part) -> bool:
     """Whether a part's removal leaves nothing of the answer: a class from far off leads, and the runner-up falls too."""
-    if part.top is None or len(subject.tensors["answer_logits"]) <= BEYOND:
+    if part.top is None or len(subject.tensors["answer_logits"]) <= N_NEAREST:
         return False
-    is_near = part.top in np.argsort(-subject.tensors["answer_logits"], kind="stable")[:BEYOND]
+    is_near = part.top in np.argsort(-subject.tensors["answer_logits"], kind="stable")[:N_NEAREST]
     if is_near or part.cost < WORTH_SAYING or subject.rival not in subject.measured.facts["classes"]:
         return False
     place = subject.measured.facts["classes"].index(subject.rival)
     left = float(subject.tensors["effect_logits"][part.cell, place])
-    return float(subject.tensors["answer_logits"][subject.rival]) - left >= SHARED * part.cost
+    return float(subject.tensors["answer_logits"][subject.rival]) - left >= TAKEN_ALONG * part.cost
 
 
 def _told_head(subject: Subject) -> Part | None:
@@ -161,7 +161,7 @@ def _is_indirect(part: Part) -> bool:
 
 def _disagreement(heads: list[Part], worst: Part) -> list[Told]:
     """The head that is farthest off of those that write much and cost little, or write little and cost almost the most."""
-    much = max(MUCH * max((part.direct for part in heads), default=0), WORTH_SAYING)
+    much = max(WRITES_MUCH * max((part.direct for part in heads), default=0), WORTH_SAYING)
     backed = [part for part in heads if part.direct >= much and part.cost < LITTLE * part.direct]
     dear = max(ALMOST * worst.cost, WORTH_SAYING)
     indirect = [part for part in heads if part.cost >= dear and _is_indirect(part)]

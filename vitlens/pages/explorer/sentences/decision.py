@@ -6,7 +6,7 @@ from vitlens.pages.explorer.sentences.subject import Subject
 from vitlens.pages.explorer.sentences.words import Sentence, Told, percent, quoted, signed
 
 #: A class with more than this share outweighs all others together.
-HALF = 0.5
+OUTWEIGHS = 0.5
 
 
 def answer(subject: Subject) -> Sentence:
@@ -56,10 +56,10 @@ def when(subject: Subject) -> Sentence | None:
     parts = [Told(start, "when", {"block": subject.blocks[first]})]
     if first < len(ranks) - 1:
         parts.append(Told(f", {percent(probabilities[first])} there"))
-    half = first_for_good(probabilities <= HALF)
+    half = first_for_good(probabilities <= OUTWEIGHS)
     if first < half < len(ranks):
         block = subject.blocks[half]
-        parts += [Told(", "), Told(f"above {percent(HALF)} from block {block} on", "when", {"block": block})]
+        parts += [Told(", "), Told(f"above {percent(OUTWEIGHS)} from block {block} on", "when", {"block": block})]
     if len(ranks) > 1:
         gains = np.diff(probabilities)
         most = int(gains.argmax()) + 1
