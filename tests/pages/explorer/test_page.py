@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from browser import open_in
+from pages.explorer.conftest import unpack
 from PIL import Image
 
 from vitlens import class_lens, direct_logit_attribution, heatmap
@@ -29,7 +30,9 @@ def page(opened):
     """The page as it opens: every test begins there, and leaves no complaint."""
     choose(opened.page, picture=0, tokens=[], block=5, head=None, baseline=None, board="direct", scale="fixed")
     first = opened.page.evaluate(f"{VIEW}.facts.pictures[0].classes[0]")
-    choose(opened.page, **{"class": first}, layer="heatmap", quantity="probability", beside=None, threshold=0)
+    choose(
+        opened.page, **{"class": first}, layer="heatmap", quantity="probability", beside=None, against=None, threshold=0
+    )
     yield opened.page
     assert opened.complaints == []
     assert opened.requests == []
@@ -376,7 +379,8 @@ def test_what_is_drawn_unevenly_or_marked_says_so(page):
     listed = page.locator("[data-list=to] button").evaluate_all("all => all.map(one => Number(one.dataset.token))")
     assert not {20, 21} & set(listed)
     choose(page, layer="without")
-    assert "not a run without all of them" in page.locator(".selected").inner_text()
+    assert "single removals added" in page.locator(".selected").inner_text()
+    assert "not a run without all of them" in page.locator("[data-card=patch] .facts").inner_text()
     assert "one scale for all classes of this photo" in page.locator(".legend").inner_text()
     assert "square-root scale" in page.locator(".legend").inner_text()
     choose(page, board="without")
@@ -428,6 +432,34 @@ def test_two_pictures_beside_one_another(page):
     ]  # fmt: skip
     choose(page, beside=None)
     assert not page.locator("table.two").is_visible()
+
+
+def test_two_blocks_of_one_picture_beside_one_another(page, browser):
+    choose(page, layer="from", head=1, block=5, against=2)
+    one, two = on_stage(page), shown(page, "picture.compare.other.shown.values")
+    np.testing.assert_allclose(shown(page, "picture.compare.difference.shown.values"), one - two, atol=1e-9)
+    assert page.locator(".stage-name").all_inner_texts() == ["block 5", "block 2", "block 5 − block 2"]
+    assert not page.locator("table.two").is_visible()
+    assert "against=2" in page.url
+    choose(page, against=None)
+    choose(page, block=2)
+    np.testing.assert_allclose(on_stage(page), two)
+    page.locator("[name=beside]").select_option("against 4")
+    assert state(page)["against"] == 4
+    choose(page, beside=1)
+    assert (state(page)["against"], state(page)["beside"]) == (None, 1)
+
+
+def test_another_picture_shows_its_own_strongest_head_until_one_is_chosen(open_page, page_file, explorer):
+    page = open_page(page_file).page
+    for picture, chosen in ((1, None), (2, 3)):
+        if chosen is not None:
+            choose(page, block=1, head=chosen)
+        page.locator(".thumbnails button").nth(picture).click()
+        page.wait_for_function(f"{VIEW}.measured.picture === {VIEW}.facts.pictures[{picture}]")
+        heads = unpack(explorer.pictures[picture])["heads"][0]
+        strongest = np.unravel_index(heads.argmax(), heads.shape)
+        assert (state(page)["block"], state(page)["head"]) == (tuple(strongest) if chosen is None else (1, chosen))
 
 
 def test_panels_can_be_taken_away_with_their_caption(page, opened, tmp_path, demo):
