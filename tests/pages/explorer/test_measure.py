@@ -151,6 +151,7 @@ def test_heatmaps_come_with_their_test(variant):
         ("raw_attention", False, None),
     ]
     np.testing.assert_allclose(held["heatmap"], torch.cat([each.patches() for each in maps]), rtol=1e-5, atol=1e-7)
+    assert [each["unit"] for each in facts["heatmaps"]] == ["probability", "share of attention"]
     assert facts["heatmaps"][0]["gap"] == pytest.approx(maps[0].completeness_gap.item(), abs=1e-6)
     for curve, importance in zip(held["removal_curves"], maps, strict=False):
         test = perturbation_test(

@@ -12,7 +12,7 @@ from vitlens.demo import load_demo_model, load_demo_pictures
 from vitlens.pages.explorer.measure.picture import Settings, measure_picture
 from vitlens.pages.explorer.sentences.compose import sentences_about
 from vitlens.pages.explorer.sentences.subject import Subject, leading
-from vitlens.pages.explorer.sentences.words import listed, percent, signed, where_lie
+from vitlens.pages.explorer.sentences.words import listed, moved, percent, signed, where_lie
 from vitlens.planted import PLANTED, planted
 
 PANELS = {"answer", "when", "who", "cause", "head", "patch", "notes", "picture"}
@@ -53,7 +53,7 @@ def test_the_planted_heads_and_patches_are_named(pages, name, picture):
     for block, head in vit.truth.heads - vit.truth.backups:
         assert f"L{block}H{head}" in said["who"] + said["cause"]
     places = [divmod(patch, grid[1]) for patch in pictures.patches[picture].nonzero()[:, 0].tolist()]
-    assert any(f"patch {place} alone" in said["cause"] for place in places)
+    assert any(f"patch {place}, the patch that costs most, it falls to" in said["cause"] for place in places)
     # The last of the parts decides: from its block on the class is first.
     block = max(vit.truth.mlps, default=max(head[0] for head in vit.truth.heads - vit.truth.backups))
     assert f"block {block}" in said["when"]
@@ -76,17 +76,15 @@ def test_who_writes_and_who_acts_through_others(pages):
     explorer, vit, _ = pages["conjunction_memory"]
     (block,) = vit.truth.mlps
     assert f"the MLP of block {block} most" in told(explorer)["who"]
-    assert "act through later parts" in told(explorer)["cause"]
+    assert "acts through later parts" in told(explorer)["cause"]
 
 
 def test_a_head_with_a_backup_is_told(pages):
     explorer, vit, _ = pages["backup_head"]
     ((block, head),) = vit.truth.heads - vit.truth.backups
     said = told(explorer)
-    assert said["cause"].startswith("No single head is needed: without any one of the 16")
-    assert re.search(
-        rf"L{block}H{head} \(.*\) may be backed up: later parts or the final norm make up for it", said["cause"]
-    )
+    assert said["cause"].startswith("No single head is needed: whichever of the 16 is removed, it keeps over 99.9 %")
+    assert re.search(rf"L{block}H{head} \(.*\) is mostly made up for by later parts or the final norm", said["cause"])
 
 
 def test_an_artefact_token_is_warned_of(pages):
@@ -122,7 +120,11 @@ def test_the_numbers_are_the_analyses_own(explorer, demo):
     first = 1 + max([block for block, rank in enumerate(ranks.tolist()) if rank], default=-1)
     assert f"block {first}" in said["when"] or f"block, {first}" in said["when"]
     kept = activation_ablation(model, image, index, sites="z", metric="probability", progress=False).patched
-    assert plain(percent(kept.min().item())) in said["cause"]
+    assert f"it keeps at least {plain(percent(kept.min().item()))}" in said["cause"]
+    removed = {"sites": "mlp_out", "tokens": "all", "metric": "logit"}
+    without = activation_ablation(model, image, index, **removed, progress=False).patched
+    costs = [signed(cost) for cost in (model(image)[0, index] - without).flatten().tolist()]
+    assert re.search(r"costs most, (\S+) logits", said["cause"]).group(1) in costs
 
 
 def test_every_part_leads_to_a_panel_of_the_page(explorer):
@@ -184,6 +186,48 @@ def test_a_map_that_is_no_better_than_random_is_told(subject):
     assert "shows no place" in changed(subject, removal_curves=curves)["where"]
 
 
+def test_parts_that_break_every_answer_do_not_count_as_the_most_costly(subject):
+    """A class from far off leads without them, and the runner-up falls as the class does."""
+    worst = max(subject.parts, key=lambda part: part.cost)
+    logits, top = subject.tensors["effect_logits"].copy(), subject.tensors["effect_top"].copy()
+    place = subject.measured.facts["classes"].index(subject.rival)
+    far = int(subject.tensors["answer_logits"].argmin())
+    top[worst.cell] = far
+    logits[worst.cell, 0] = subject.logit - 30
+    logits[worst.cell, place] = subject.tensors["answer_logits"][subject.rival]
+    said = changed(subject, effect_logits=logits, effect_top=top)["cause"]
+    assert f"removing {worst.name} costs most, +30.00 logits" in said
+    logits[worst.cell, place] -= 20
+    said = changed(subject, effect_logits=logits, effect_top=top)["cause"]
+    assert f"Apart from {worst.name}, whose removal leads to a class outside the first five, removing" in said
+    assert f"removing {worst.name} costs most" not in said
+
+
+def test_a_removal_can_raise_the_answer(subject):
+    heads = [part for part in subject.parts if part.is_head]
+    writer, other = (f(heads, key=lambda part: part.direct) for f in (max, min))
+    lse = subject.tensors["effect_lse"].copy()
+    lse[writer.cell] = subject.tensors["effect_logits"][writer.cell, 0] + 1e-5
+    lse[other.cell] += 10
+    said = changed(subject, effect_lse=lse)["cause"]
+    assert said.startswith(f"Without {writer.name}, the head that writes most, it rises to > 99.9 %")
+
+
+def test_the_block_above_half(subject):
+    probabilities = subject.tensors["reading_probability"].copy()
+    ranks = subject.tensors["reading_rank"].copy()
+    ranks[:, 0] = [3, 1, 0, 0, 0, 0]
+    probabilities[:, 0] = [0.01, 0.1, 0.2, 0.3, 0.8, 0.9]
+    said = changed(subject, reading_rank=ranks, reading_probability=probabilities)["when"]
+    assert said == "From block 2 on it stays first, 20 % there, above 50 % from block 4 on (class lens)."
+    probabilities[:, 0] = [0.01, 0.1, 0.2, 0.6, 0.7, 0.9]
+    said = changed(subject, reading_rank=ranks, reading_probability=probabilities)["when"]
+    assert "above 50 % from block 3 on (class lens)" in said
+    probabilities[:, 0] = [0.01, 0.1, 0.7, 0.72, 0.74, 0.99]
+    said = changed(subject, reading_rank=ranks, reading_probability=probabilities)["when"]
+    assert said == "From block 2 on it stays first, 70 % there (class lens)."
+
+
 def test_a_class_that_leads_in_a_block_that_is_not_shown(subject):
     ranks = subject.tensors["reading_rank"].copy()
     ranks[-1, 0] = 2
@@ -205,7 +249,7 @@ def test_what_was_not_measured_is_not_told(subject):
     assert said == ["answer", "when", "who"]
     lse = np.full_like(subject.tensors["effect_lse"], np.nan)
     estimated = changed(subject, effect_lse=np.where(np.arange(len(lse)) < 196, subject.tensors["effect_lse"], lse))
-    assert "its logit changes by" in estimated["cause"]
+    assert "its logit falls by" in estimated["cause"]
     assert "(estimated)" in estimated["cause"]
 
 
@@ -240,6 +284,7 @@ def test_how_numbers_and_places_are_said():
     assert where_lie([17], (14, 14)) == "patch (1, 3)"
     assert where_lie([17, 18, 31], (14, 14)) == "3 patches in rows 1 to 2, columns 3 to 4"
     assert where_lie([195, 0], (14, 14)) == "2 scattered patches, (13, 13) first"
+    assert [plain(moved(0.5, p)) for p in (0.2, 0.7, 0.50001)] == ["falls to 20 %", "rises to 70 %", "stays at 50 %"]
     assert listed(["a"]) == "a"
     assert listed(["a", "b", "c"]) == "a, b and c"
     np.testing.assert_array_equal(leading(np.array([1.0, -9, 4, 3]), 0.5), [False, False, True, False])

@@ -5,6 +5,9 @@ import numpy as np
 from vitlens.pages.explorer.sentences.subject import Subject
 from vitlens.pages.explorer.sentences.words import Sentence, Told, percent, quoted, signed
 
+#: A class with more than this share outweighs all others together.
+OUTWEIGHS = 0.5
+
 
 def answer(subject: Subject) -> Sentence:
     """The class, its probability, and the class that comes nearest."""
@@ -53,13 +56,17 @@ def when(subject: Subject) -> Sentence | None:
     parts = [Told(start, "when", {"block": subject.blocks[first]})]
     if first < len(ranks) - 1:
         parts.append(Told(f", {percent(probabilities[first])} there"))
+    half = first_for_good(probabilities <= OUTWEIGHS)
+    if first < half < len(ranks):
+        block = subject.blocks[half]
+        parts += [Told(", "), Told(f"above {percent(OUTWEIGHS)} from block {block} on", "when", {"block": block})]
     if len(ranks) > 1:
         gains = np.diff(probabilities)
-        block = int(gains.argmax())
-        if gains[block] > 0.05 and block + 1 != first:
-            adds = subject.blocks[block + 1]
-            parts += [Told("; "), Told(f"block {adds} adds most", "when", {"block": adds})]
-            parts.append(Told(f" ({100 * gains[block]:.0f} percentage points)"))
+        most = int(gains.argmax()) + 1
+        if gains[most - 1] > 0.05 and most not in (first, half):
+            block = subject.blocks[most]
+            parts += [Told("; "), Told(f"block {block} adds most", "when", {"block": block})]
+            parts.append(Told(f" ({100 * gains[most - 1]:.0f} percentage points)"))
     return Sentence("when", [*parts, Told(" (class lens).")])
 
 
@@ -80,6 +87,6 @@ def _of_a_loser(subject: Subject, ranks: np.ndarray) -> Sentence:
 
 
 def first_for_good(ranks: np.ndarray) -> int:
-    """The place of the block from which on the rank is 0 to the end."""
+    """The place of the block from which on the rank (or what else shows that it is behind) is 0 to the end."""
     behind = np.flatnonzero(ranks > 0)
     return int(behind[-1]) + 1 if len(behind) else 0

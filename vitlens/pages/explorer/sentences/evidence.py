@@ -1,10 +1,11 @@
 """Where in the picture the class comes from, as removal shows it; and the one warning that matters most."""
 
 import numpy as np
+from jaxtyping import Float
 
 from vitlens.pages.explorer.sentences.decision import first_for_good
 from vitlens.pages.explorer.sentences.subject import Subject, softmax
-from vitlens.pages.explorer.sentences.words import Sentence, Told, counted, listed, percent, quoted, signed
+from vitlens.pages.explorer.sentences.words import Sentence, Told, counted, listed, moved, percent, quoted, signed
 
 #: The share of the patches that the sentence speaks of.
 TOLD = 0.1
@@ -37,8 +38,8 @@ def where(subject: Subject) -> Sentence | None:
             {"tokens": subject.tokens(first), "layer": "heatmap"},
         ),
         Told(
-            f", it goes from {percent(subject.probability)} to {percent(curve)}; without {counted(n, 'patch')} at random, "
-            f"to {percent(chance.mean())} ({len(chance)} draws, {percent(chance.min())} to {percent(chance.max())})"
+            f", it {moved(subject.probability, curve)}; without {n} at random it "
+            f"{moved(subject.probability, chance.mean())} ({_spread(chance)})"
         ),
     ]
     as_good = int((chance <= curve).sum())
@@ -47,6 +48,11 @@ def where(subject: Subject) -> Sentence | None:
     elif as_good:
         told.append(Told(f": {as_good} of {len(chance)} random draws {'does' if as_good == 1 else 'do'} as much"))
     return Sentence("where", [*told, Told(".")])
+
+
+def _spread(draws: Float[np.ndarray, "order"]) -> str:
+    least, most = percent(draws.min()), percent(draws.max())
+    return f"in all {len(draws)} draws" if least == most else f"{least} to {most} in {len(draws)} draws"
 
 
 def warning(subject: Subject) -> Sentence | None:

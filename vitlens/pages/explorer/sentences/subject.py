@@ -19,12 +19,14 @@ FLAT = 0.5
 class Part:
     """A head or an MLP: what it writes directly; what the logit loses without it (`cost`); what a click on its name chooses.
 
-    `kept`, the probability, and `top`, the first class without it, are None where the cost is estimated.
+    It is removed in `cell` of the effects. `kept`, the probability, and `top`, the first class without it, are None where
+    the cost is estimated.
     """
 
     name: str
     is_head: bool
     place: tuple[int, ...]
+    cell: int
     direct: float
     cost: float
     kept: float | None
@@ -79,6 +81,11 @@ class Subject:
         return int((self.tensors["answer_logits"] > self.tensors["answer_logits"][self.index]).sum())
 
     @property
+    def is_answer(self) -> bool:
+        """Whether it is first of several classes: then its probability is spoken of, else its logit."""
+        return self.rank == 0 and len(self.tensors["answer_logits"]) > 1
+
+    @property
     def rival(self) -> int:
         """The first of the other classes."""
         others = self.tensors["answer_logits"].copy()
@@ -123,12 +130,12 @@ class Subject:
 
     def _part(self, number: int, name: str, place: tuple[int, ...], direct: Number) -> Part:
         choose = {"block": self.blocks[place[0]], "head": place[1] if len(place) == 2 else "mlp"}
-        if "effect_logits" not in self.tensors:
-            return Part(name, len(place) == 2, place, float(direct), np.nan, None, None, choose)
         cell = self.n_patches + number
+        if "effect_logits" not in self.tensors:
+            return Part(name, len(place) == 2, place, cell, float(direct), np.nan, None, None, choose)
         exact = not np.isnan(self.kept[cell])
         kept, top = (float(self.kept[cell]), int(self.tensors["effect_top"][cell])) if exact else (None, None)
-        return Part(name, len(place) == 2, place, float(direct), float(self.costs[cell]), kept, top, choose)
+        return Part(name, len(place) == 2, place, cell, float(direct), float(self.costs[cell]), kept, top, choose)
 
 
 def softmax(logits: Float[np.ndarray, "*row class"]) -> Float[np.ndarray, "*row class"]:

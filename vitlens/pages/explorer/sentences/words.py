@@ -54,6 +54,13 @@ def at_least(probability: Number) -> str:
     return f"at least {percent(probability)}".replace(f"at least >{NBSP}", "over ")
 
 
+def moved(before: Number, after: Number) -> str:
+    """Falls to 26.5 %, rises to 53.2 %, stays at 99.1 %: compared as they are written."""
+    if percent(before) == percent(after):
+        return f"stays at {percent(after)}"
+    return f"{'falls' if after < before else 'rises'} to {percent(after)}"
+
+
 def points(share: Number) -> str:
     """A share in whole per cent."""
     return f"{100 * share:.0f}{NBSP}%"

@@ -30,15 +30,13 @@ def who(subject: Subject) -> Sentence | None:
     if direct.max() < WORTH_SAYING:
         return Sentence("who", [Told("No head and no MLP speaks for it", "who"), Told(" by itself.")])
     chosen = leading(direct, MOST)
-    share = f"{signed(direct[chosen].sum())} of {signed(direct[direct > 0].sum())} logits"
+    of = f"the {signed(direct[direct > 0].sum())} logits that speak for it"
+    part = direct[chosen].sum() / direct[direct > 0].sum()
+    verb = "writes" if chosen.sum() == 1 else "write"
+    start = f"{_counts(parts, chosen)} {verb} {'almost all' if part > 0.9 else points(part)} of {of}"
     if chosen.sum() > max(1, FEW * len(parts)):
-        start = f"Many parts write it: {_counts(parts, chosen)} write half of what speaks for it"
-    elif chosen.sum() == 1 and direct[chosen].sum() > 0.9 * direct[direct > 0].sum():
-        start = f"{_counts(parts, chosen)} writes almost all that speaks for it"
-    else:
-        verb = "writes" if chosen.sum() == 1 else "write"
-        start = f"{_counts(parts, chosen)} {verb} half of what speaks for it"
-    told = [Told(start, "who"), Told(f", {share} (direct logit attribution)")]
+        start = f"Many parts write it: {start}"
+    told = [Told(start, "who"), Told(" (sum over heads and MLPs, direct logit attribution)")]
     best = parts[int(direct.argmax())]
     told += [Told("; "), Told(best.name, "head", best.choose), Told(f" most, {signed(best.direct)}")]
     strongest = max((part for part in parts if part.is_head), key=lambda part: part.direct)

@@ -17,13 +17,16 @@ class Compare {
     // Positions are shared, what lies there is not: a difference of maps means something on one photograph alone.
     const same = samePhotograph(one.measured.picture, two.measured.picture);
     const places = same ? "" : " (another photo; the selection marks the same rows and columns)";
-    this.other.heading.textContent = `${two.measured.picture.name}: ${two.names.choice}${places}`;
+    this.other.heading.textContent = headingOf(two, one) + places;
     this.other.draw(shownTwo);
     this.drawTable(one, two);
     this.difference.root.hidden = !same;
     if (!same) return;
     this.difference.setPicture(one.measured.picture);
-    this.difference.heading.textContent = `${one.measured.picture.name} − ${two.measured.picture.name}`;
+    this.difference.heading.textContent =
+      one.measured === two.measured
+        ? `block ${one.names.block} − block ${two.names.block}`
+        : `${one.measured.picture.name} − ${two.measured.picture.name}`;
     const both = shownOne.values && shownTwo.values;
     const values = both ? shownOne.values.map((value, token) => value - shownTwo.values[token]) : null;
     const scale = new Scale({
@@ -44,6 +47,9 @@ class Compare {
   }
 
   drawTable(one, two) {
+    // Two blocks of one picture have the same answer.
+    this.table.hidden = one.measured === two.measured;
+    if (this.table.hidden) return;
     const rows = [one, two].map((at) => found(at));
     const names = [one, two].map(({ measured }) => cut(measured.picture.name, 40));
     this.table.replaceChildren(
@@ -69,6 +75,12 @@ class Compare {
 }
 
 const percentSigned = (share) => (share > 0 ? "+" : "") + percent(share);
+
+/** What a map beside another is of: the picture, or the block where the picture is the same. */
+function headingOf({ measured, names }, other) {
+  if (measured === other.measured) return `block ${names.block}`;
+  return `${measured.picture.name}: ${names.choice}`;
+}
 
 /** Two runs, two models, or before and after: pictures that are told apart by a bracket, or not at all. */
 function samePhotograph(one, other) {

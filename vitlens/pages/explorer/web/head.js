@@ -55,16 +55,25 @@ class Head {
 
   besideSelect() {
     const { view } = this;
-    const { pictures } = view.facts;
-    if (pictures.length < 2) return null;
+    const { pictures, blocks } = view.facts;
+    if (pictures.length < 2 && blocks.length < 2) return null;
+    const several = pictures.length > 1;
     const select = element(
       "select",
       {
         name: "beside",
-        onchange: ({ target }) => view.choose({ beside: target.value === "" ? null : Number(target.value) }),
+        onchange: ({ target }) => {
+          const [what, value] = target.value.split(" ");
+          view.choose({ beside: null, against: null, ...(value && { [what]: Number(value) }) });
+        },
       },
       element("option", { value: "" }, "nothing"),
-      ...pictures.map(({ name }, i) => element("option", { value: i }, `${i + 1}${this.told(pictures[i])} (${cut(name, 24)})`)),
+      ...(several
+        ? pictures.map((picture, i) =>
+            element("option", { value: `beside ${i}` }, `${i + 1}${this.told(picture)} (${cut(picture.name, 24)})`),
+          )
+        : []),
+      ...blocks.map((block, i) => element("option", { value: `against ${i}` }, `this picture, block ${block}`)),
     );
     return element("label", { class: "beside" }, "beside it", select);
   }
@@ -124,7 +133,9 @@ class Head {
     view.once("chips", [state], () => this.drawChips(at));
     this.undo.disabled = !past.can(-1);
     this.redo.disabled = !past.can(1);
-    if (this.beside) this.beside.lastChild.value = state.beside ?? "";
+    if (this.beside)
+      this.beside.lastChild.value =
+        state.beside !== null ? `beside ${state.beside}` : state.against !== null ? `against ${state.against}` : "";
     this.buttons?.forEach((each, i) => each.setAttribute("aria-pressed", i === state.picture));
   }
 
@@ -195,6 +206,8 @@ class Head {
     );
     if (state.beside !== null)
       chips.push(chip("beside", `beside ${cut(facts.pictures[state.beside].name, 30)}`, { beside: null }));
+    if (state.against !== null)
+      chips.push(chip("against", `beside block ${facts.blocks[state.against]}`, { against: null }));
     this.chips.replaceChildren(...chips);
   }
 }

@@ -86,7 +86,7 @@ class Lines {
     if (!this.width) return;
     const { steps, curves, axis, chosen } = shown;
     const { width, height } = this;
-    const room = !this.ends ? 30 : width < 420 ? 124 : 170;
+    const room = !this.ends ? 30 : width < 420 ? 150 : width < 560 ? 170 : 210;
     const rows = this.ends ? 0 : this.placedAbove(curves, 8, width).rows;
     const [left, right, bottom] = [48, width - room, height - (this.xTitle ? 34 : 20)];
     const top = this.ends ? 30 : 10 + 16 * rows;
@@ -120,18 +120,19 @@ class Lines {
     if (shown.yTitle) drawing.append(drawn("text", { x: 4, y: 10, class: "tick" }, shown.yTitle));
     let before = -Infinity;
     steps.forEach((step, i) => {
-      if (!shown.tick(step) || x(i) - before < 34) return;
+      const text = shown.tick(step);
+      if (!text || x(i) - before < Math.max(34, 6 * text.length + 6)) return;
       before = x(i);
       drawing.append(
         drawn(
           "text",
           {
-            x: Math.min(x(i), width - 3.2 * shown.tick(step).length),
+            x: Math.min(x(i), width - 3.2 * text.length),
             y: bottom + 15,
             class: "tick",
             "text-anchor": "middle",
           },
-          shown.tick(step),
+          text,
         ),
       );
     });

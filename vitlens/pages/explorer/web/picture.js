@@ -11,11 +11,14 @@ class PicturePanel {
       "the picture with its patches: arrow keys move over them, Shift adds",
     );
     this.compare = new Compare(grid, tip, {
-      other: this.events(() => view.at(view.beside)),
+      other: this.events(
+        () => view.two(),
+        () => this.compare.other.shown,
+      ),
       difference: this.events(() => null),
     });
     this.strip = new Strip(grid, view.labels, (block) => view.choose({ block }));
-    this.stripNote = element("small", { hidden: true }, "This map is of the whole model, not of one block.");
+    this.stripNote = element("small", { hidden: true });
     this.layers = element("div", {
       class: "layers segmented",
       role: "group",
@@ -60,25 +63,25 @@ class PicturePanel {
   }
 
   /** What a stage does when patches are selected, and what it tells of one; `ask()` is what its layer is asked with. */
-  events(ask) {
+  events(ask, shown = () => this.shown) {
     const { view } = this;
     return {
       select: (tokens, add, byKey) => {
         if (!byKey) return view.select(tokens, add);
         return view.choose({ tokens: add ? view.added(tokens) : tokens });
       },
-      tell: (token) => this.tell(token, ask()),
+      tell: (token) => this.tell(token, ask(), shown()),
     };
   }
 
-  tell(token, at) {
-    if (!this.shown) return null;
+  tell(token, at, shown) {
+    if (!shown) return null;
     if (!at) {
       const { values, scale } = this.compare.difference.shown;
       return [this.view.grid.name(token), values ? `${scale.show(values[token])} more in the first` : null];
     }
     const { measured, grid } = at;
-    const values = at.measured === this.view.measured ? this.shown.values : this.compare.other.shown.values;
+    const { values } = shown;
     const patch = token - grid.nPrefix;
     const lines = [grid.name(token)];
     if (values && Number.isFinite(values[token]))
@@ -168,7 +171,7 @@ class PicturePanel {
     const scale = two ? sharedScale(scaleOf(layer, at), scaleOf(layer, two)) : scaleOf(layer, at);
     this.shown = this.shownOn(layer, at, scale);
     this.stage.draw(this.shown);
-    this.stage.heading.textContent = two ? `${at.measured.picture.name}: ${at.names.choice}` : "";
+    this.stage.heading.textContent = two ? headingOf(at, two) : "";
     const [told, term] = layer.caption(at);
     this.told = told;
     const text = told + this.warningOf(at, layer);
@@ -189,7 +192,11 @@ class PicturePanel {
     const paintOptions = { opacity: state.opacity / 100, threshold: state.threshold / 100 };
     const values = layer.blocks && this.shown.values ? (i) => layer.values(at, i) : null;
     this.strip.draw(values, scale, state.block, paintOptions);
-    this.stripNote.hidden = layer.blocks;
+    const oneOfEach = ["from", "to", "writes"].includes(layer.name) && typeof state.head === "number";
+    this.stripNote.hidden = layer.blocks && !oneOfEach;
+    this.stripNote.textContent = oneOfEach
+      ? `Head ${state.head} of every block; a click chooses the block, and this head of it.`
+      : "This map is of the whole model, not of one block.";
     for (const { root } of this.compare.stages) root.hidden = !two;
     this.compare.table.hidden = !two;
     if (two) this.compare.draw(at, two, layer, this.shown, this.shownOn(layer, two, scale));
@@ -292,7 +299,7 @@ class PicturePanel {
     else if (patches.length && adds) {
       const sum = patches.reduce((total, token) => total + values[token], 0);
       const about = layer.name === "without" ? "≈ " : "";
-      text.push(`, together ${about}${this.shown.scale.show(sum)}${about ? ` (${SUM_OF_SINGLE})` : ""}`);
+      text.push(`, together ${about}${this.shown.scale.show(sum)}${about ? " (single removals added)" : ""}`);
     }
     return text;
   }
@@ -301,7 +308,8 @@ class PicturePanel {
   marksTold() {
     const { outliers, selected } = this.shown;
     const hatched = outliers.some(Boolean) ? " Hatched: artefact tokens." : "";
-    return `${hatched}${selected.length ? " Pink: selected." : ""}`;
+    const framed = selected.some((token) => token >= this.view.grid.nPrefix);
+    return `${hatched}${framed ? " Pink: selected." : ""}`;
   }
 
   unit() {

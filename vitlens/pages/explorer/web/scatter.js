@@ -44,7 +44,7 @@ class Scatter {
         drawn("line", { x1: tx, x2: tx, y1: top, y2: bottom, class: kind }),
         drawn("line", { x1: left, x2: right, y1: ty, y2: ty, class: kind }),
         drawn("text", { x: tx, y: bottom + 14, class: "tick", "text-anchor": "middle" }, signed(value)),
-        drawn("text", { x: left - 5, y: ty + 4, class: "tick", "text-anchor": "end" }, signed(value)),
+        drawn("text", { x: left - 5, y: Math.min(ty + 4, bottom - 3), class: "tick", "text-anchor": "end" }, signed(value)),
       );
     }
     drawing.append(

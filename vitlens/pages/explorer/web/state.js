@@ -1,6 +1,9 @@
 // What is chosen: as the page keeps it, as the address says it, as Python says it, and how a choice is undone.
 
-/** The page counts blocks by their place among those shown; `head` is a number, null for all heads, or "mlp". */
+/**
+ * The page counts blocks by their place among those shown; `head` is a number, null for all heads, or "mlp". What is
+ * compared is another picture (`beside`) or another block of the same (`against`).
+ */
 function firstState(facts) {
   return {
     picture: 0,
@@ -17,6 +20,7 @@ function firstState(facts) {
     opacity: 85,
     threshold: 0,
     beside: null,
+    against: null,
   };
 }
 
@@ -39,6 +43,8 @@ function changed(state, changes, facts) {
   const known = (index) => isKnown(facts, next.picture, index);
   if (!known(next.class)) next.class = null;
   if (!known(next.baseline) || next.baseline === (next.class ?? classes[0])) next.baseline = null;
+  if ("beside" in changes && changes.beside !== null) next.against = null;
+  else if ("against" in changes && changes.against !== null) next.beside = null;
   if (next.beside === next.picture || !facts.pictures[next.beside]) next.beside = null;
   next.tokens = [...new Set(next.tokens)].sort((one, other) => one - other);
   return next;
@@ -52,6 +58,7 @@ function toHash(state, facts) {
   const values = {
     ...state,
     block: facts.blocks[state.block],
+    against: facts.blocks[state.against],
     head: state.head ?? "all",
     tokens: state.tokens.join(".") || "none",
   };
@@ -82,12 +89,14 @@ function fromHash(hash, facts, layers) {
   keep("threshold", whole(given.get("threshold"), 101));
   if (given.get("head") === "all") chosen.head = null;
   if (given.get("head") === "mlp") chosen.head = "mlp";
-  for (const name of ["class", "baseline", "beside"]) if (given.get(name) === "none") chosen[name] = null;
+  for (const name of ["class", "baseline", "beside", "against"]) if (given.get(name) === "none") chosen[name] = null;
   for (const [name, words] of Object.entries(WORDS))
     if (words.includes(given.get(name))) chosen[name] = given.get(name);
   if (layers.includes(given.get("layer"))) chosen.layer = given.get("layer");
   const block = facts.blocks.map(String).indexOf(given.get("block"));
   if (block >= 0) chosen.block = block;
+  const against = facts.blocks.map(String).indexOf(given.get("against"));
+  if (against >= 0) chosen.against = against;
   const tokens = given.get("tokens");
   if (tokens === "none") chosen.tokens = [];
   else if (tokens) {

@@ -1,5 +1,13 @@
 // The page: what it is built of, the one way in which anything is chosen, and what is then drawn anew.
 
+/** The head that writes most for a class, with its block. */
+function strongest(measured, { class: wanted }, facts) {
+  const heads = measured.heads({ class: wanted ?? measured.classes[0] ?? null, baseline: null });
+  if (!heads) return {};
+  const [cell] = ranked(heads, (value) => value);
+  return { block: Math.floor(cell / facts.n_heads), head: cell % facts.n_heads };
+}
+
 class View {
   /** `options`: {page} where there is an address, {changed, ablate} where there is Python, `keys`: who hears the keyboard. */
   constructor(root, facts, options) {
@@ -57,6 +65,7 @@ class View {
     const names = LAYERS.map(({ name }) => name);
     const said = this.options.page ? fromHash(location.hash, this.facts, names) : {};
     await this.choose({ ...fromSelection(selection, this.facts), ...said });
+    this.headChosen = "head" in said;
     if (this.options.page)
       window.addEventListener("hashchange", () => this.choose(fromHash(location.hash, this.facts, names)));
     this.root.dataset.ready = "true";
@@ -66,12 +75,16 @@ class View {
   async choose(changes, { keep = true, replace = false } = {}) {
     const next = changed(this.state, changes, this.facts);
     this.state = next;
+    const ownHead = "head" in changes || typeof next.head !== "number";
+    if (ownHead) this.headChosen = true;
     const [measured, beside] = await Promise.all([
       this.pictures.get(next.picture),
       next.beside === null ? null : this.pictures.get(next.beside),
     ]);
     if (this.state !== next) return;
     Object.assign(this, { measured, beside });
+    // Of another picture another head writes most; one that the reader chose stays.
+    if ("picture" in changes && !ownHead && !this.headChosen) Object.assign(next, strongest(measured, next, this.facts));
     if (!this.layers().some(({ name }) => name === next.layer)) next.layer = this.layers()[0].name;
     if (keep) this.past.keep(next, toHash(next, this.facts), replace);
     this.draw();
@@ -136,19 +149,25 @@ class View {
   }
 
   /** All that layers and cards are asked with, for a picture. */
-  at(measured = this.measured) {
-    const { state, facts, grid } = this;
+  at(measured = this.measured, state = this.state) {
+    const { facts, grid } = this;
     const readers =
       facts.pooling === "token" && grid.nPrefix
         ? [0]
         : Array.from({ length: grid.rows * grid.columns }, (_, i) => grid.nPrefix + i);
     const subject = state.tokens.length ? state.tokens : readers;
     const choice = { class: state.class ?? measured.classes[0] ?? null, baseline: state.baseline };
-    return { measured, state, facts, grid, choice, subject, readers, names: this.names(subject, readers, choice) };
+    return { measured, state, facts, grid, choice, subject, readers, names: this.names(subject, readers, choice, state) };
   }
 
-  names(subject, readers, choice) {
-    const { state, facts, grid } = this;
+  /** What is asked of the map beside it: another picture, or the same after another block; null where there is none. */
+  two() {
+    if (this.beside) return this.at(this.beside);
+    return this.state.against === null ? null : this.at(this.measured, { ...this.state, block: this.state.against });
+  }
+
+  names(subject, readers, choice, state) {
+    const { facts, grid } = this;
     const block = facts.blocks[state.block];
     const head = oneHead(state);
     const text = grid.names(subject);
@@ -176,7 +195,7 @@ class View {
   fileName() {
     const { measured, choice, names, state } = this.at();
     const part = state.head === "mlp" ? `MLP${names.block}` : state.head === null ? `L${names.block}` : names.head;
-    const words = [measured.picture.name, choice.class === null ? "" : this.className(choice.class), part];
+    const words = [measured.picture.name.replace(/\.\w{2,5}$/, ""), choice.class === null ? "" : this.className(choice.class), part];
     return words.map((text) => text.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 32)).filter(Boolean).join("-");
   }
 
@@ -192,7 +211,7 @@ class View {
 
   draw() {
     const at = this.at();
-    const two = this.beside ? this.at(this.beside) : null;
+    const two = this.two();
     this.root.classList.toggle("comparing", Boolean(two));
     this.once("picture", [this.state.picture], () => {
       this.root.style.setProperty("--picture", `url("${at.measured.picture.uri}")`);
