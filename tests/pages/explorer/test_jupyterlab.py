@@ -166,6 +166,11 @@ def follow(notebook: Notebook) -> None:
     frame.click(position={"x": 60, "y": 3}, modifiers=["Shift"])
     token, marked = json.loads(notebook.run("marked"))
     assert (token, marked[0], len(marked)) == (1, 1, 2)
+    # Keys of the picture are not JupyterLab's commands about the cell.
+    frame.focus()
+    for key in "13x":
+        page.keyboard.press(key)
+    expect(widget.locator("[data-layer][aria-pressed=true]")).to_have_attribute("title", "key 3")
     shift, where = json.loads(notebook.run("patch"))
     expect(widget.locator(".effect h4")).to_contain_text("2 tokens")
     drawn = widget.evaluate("root => root.view.panels.effectBars.shown.rows.map(row => row.values[0])")

@@ -23,6 +23,8 @@ function openPage() {
 
 function render({ model, el }) {
   const root = el.appendChild(document.createElement("div"));
+  // In JupyterLab single keys are commands about the cell: x would cut it, 1 make a heading of it.
+  root.addEventListener("keydown", (event) => event.ctrlKey || event.metaKey || event.stopPropagation());
   const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
   const view = new View(root, model.get("facts"), {
     keys: root,
