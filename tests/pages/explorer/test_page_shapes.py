@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import timm
 import torch
-from pages.explorer.conftest import unpack
-from pages.explorer.test_page import VIEW, choose, click_patch, on_stage, shown, state
+from pages.explorer.conftest import VIEW, choose, unpack
+from pages.explorer.test_page import click_patch, on_stage, shown, state
 
 from vitlens import HookedViT, explore
 from vitlens.demo import load_demo_model
