@@ -53,7 +53,7 @@ def test_the_planted_heads_and_patches_are_named(pages, name, picture):
     for block, head in vit.truth.heads - vit.truth.backups:
         assert f"L{block}H{head}" in said["who"] + said["cause"]
     places = [divmod(patch, grid[1]) for patch in pictures.patches[picture].nonzero()[:, 0].tolist()]
-    assert any(f"patch {place}, the patch that costs most, it falls to" in said["cause"] for place in places)
+    assert any(f"patch {place}, which costs most, it falls to" in said["cause"] for place in places)
     # The last of the parts decides: from its block on the class is first.
     block = max(vit.truth.mlps, default=max(head[0] for head in vit.truth.heads - vit.truth.backups))
     assert f"block {block}" in said["when"]
@@ -84,7 +84,7 @@ def test_a_head_with_a_backup_is_told(pages):
     ((block, head),) = vit.truth.heads - vit.truth.backups
     said = told(explorer)
     assert said["cause"].startswith("No single head is needed: whichever of the 16 is removed, it keeps over 99.9 %")
-    assert re.search(rf"L{block}H{head} \(.*\) is mostly made up for by later parts or the final norm", said["cause"])
+    assert re.search(rf"L{block}H{head} \(.*\) is mostly offset by later parts or the final norm", said["cause"])
 
 
 def test_an_artefact_token_is_warned_of(pages):

@@ -98,11 +98,10 @@ def _of_patches(subject: Subject) -> list[Told]:
         left = f"its logit {'falls' if costs[worst] > 0 else 'rises'} by {abs(costs[worst]):.2f}"
     else:
         left = f"it {moved(subject.probability, kept[worst])}"
-    most = "the patch that costs most" if box == 1 else "the box that costs most"
     return [
         Told("without "),
         Told(name, "picture:without", {"tokens": tokens, "layer": "without"}),
-        Told(f", {most}, {left}"),
+        Told(f", which costs most, {left}"),
     ]
 
 
@@ -168,10 +167,10 @@ def _disagreement(heads: list[Part], worst: Part) -> list[Told]:
     if not backed and not indirect:
         return []
     part = max([*backed, *indirect], key=lambda part: abs(part.direct - part.cost))
-    cost = f" (writes {signed(part.direct)}, its removal costs {signed(part.cost)} logits) "
+    cost = f" (writes {signed(part.direct)}, its removal costs {signed(part.cost)}) "
     # Held still, later parts explain half of the heads that cost little: a final norm that shrinks with the head does the
     # rest.
     how_far = "more than" if part.cost < 0 else "mostly"
-    made_up = f"is {how_far} made up for by later parts or the final norm"
+    made_up = f"is {how_far} offset by later parts or the final norm"
     why = made_up if part in backed else "acts through later parts"
     return [Told(" Of the heads, "), Told(part.name, "cause", part.choose), Told(cost), Told(why, "cause"), Told(".")]
