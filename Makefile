@@ -20,11 +20,11 @@ $(INSTALLED): pyproject.toml
 # experiments over all of them.
 demo: $(INSTALLED)
 	@mkdir -p $(OUT)
-	$(BIN)/vitlens report assets/demo/pictures/02_T-shirt_agreeing.png \
-		--against assets/demo/pictures/02_T-shirt_conflicting.png --out $(OUT)/report.html
+	$(BIN)/vitlens open assets/demo/pictures/02_T-shirt_agreeing.png \
+		assets/demo/pictures/02_T-shirt_conflicting.png --out $(OUT)/page.html
 	$(BIN)/python experiments/patch_context.py --out $(OUT)/patch_context
 	$(BIN)/vitlens reproduce --n-steps 14 --out $(OUT)/paper
-	@echo "open $(OUT)/report.html, $(OUT)/patch_context/page.html and $(OUT)/paper/report.html"
+	@echo "open $(OUT)/page.html, $(OUT)/patch_context/page.html and $(OUT)/paper/report.html"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -30,7 +30,7 @@ from vitlens.faithfulness import evaluate_heatmaps
 from vitlens.files import check_writable
 from vitlens.model import HookedViT
 from vitlens.model.provenance import page_facts
-from vitlens.pages.evidence import remove
+from vitlens.pages.explorer.measure.evidence import remove
 from vitlens.pages.page import Section, write_page
 from vitlens.paper import run_study
 from vitlens.paper.figures import interventions as paper_interventions
@@ -203,10 +203,10 @@ def heatmaps(subject: Subject) -> Figures:
 
     def comparison() -> go.Figure:
         return plots.heatmap_comparison(
-            pixels, {name: result.values[0] for name, result in found().items()},
-            signed=[name for name, result in found().items() if result.method.signed],
-            class_free=[name for name, result in found().items() if not result.method.class_specific],
-            warnings={"raw_attention": "a warning, to see how it looks on a map"},
+            pixels, {result.method.title: result.values[0] for result in found().values()},
+            signed=[result.method.title for result in found().values() if result.method.signed],
+            class_free=[result.method.title for result in found().values() if not result.method.class_specific],
+            warnings={found()["raw_attention"].method.title: "a warning, to see how it looks on a map"},
             artefacts=torch.arange(subject.grid[0] * subject.grid[1]).unflatten(0, subject.grid) % 17 == 1,
             class_name=label, model_name=model.cfg.model_name,
         )  # fmt: skip

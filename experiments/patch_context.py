@@ -25,6 +25,7 @@ from typing import Annotated, Any
 import pandas as pd
 import torch
 import typer
+from plotly.graph_objects import Figure
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -318,7 +319,7 @@ def describe(experiment: Experiment, results: dict[str, Patching]) -> str:
         if before * after < 0:
             first += ", which turns the answer"
     else:
-        won = [f"{(lead > 0).float().mean():.0%}" for lead in (clean, corrupted)]
+        won = [f"{100 * (lead > 0).float().mean():.0f} %" for lead in (clean, corrupted)]
         start = f"Over {n_pairs} pairs"
         first = (
             f"the mean lead of {experiment.description} goes from {before:+.2f} to {after:+.2f} logits "
@@ -326,7 +327,7 @@ def describe(experiment: Experiment, results: dict[str, Patching]) -> str:
         )
     if experiment.same_object:
         share = (before - after) / before if before else math.nan
-        told = f"; the context carries {share:.0%} of the lead" if n_pairs > 1 and 0 <= share <= 1 else ""
+        told = f"; the context carries {100 * share:.0f} % of the lead" if n_pairs > 1 and 0 <= share <= 1 else ""
         return f"{start}, exchanging the context alone: {first}{told}."
     return f"{start}, {first}; {_brought(by_tokens)}."
 
@@ -340,7 +341,7 @@ def _brought(by_tokens: Patching) -> str:
     parts = []
     for name in ("context", "object"):
         is_share = 0 <= effect[name] <= 1 and by_tokens.ill_conditioned() is None
-        share = f" ({effect[name]:.0%} of the difference)" if is_share else ""
+        share = f" ({100 * effect[name]:.0f} % of the difference)" if is_share else ""
         parts.append(f"{name} tokens to {lead[name]:+.2f}{share}")
     more = f" ({warned})" if warned else ""
     return f"patched in at block {by_tokens.axes['block'][0]}, {' and '.join(parts)}, from {start:+.2f}{more}"
@@ -362,12 +363,23 @@ def page_sections(
             [patching_board(results["tokens"])],
         ),
         *[
-            Section(f"By head, {name.removeprefix('heads ')}", figures=[patching_board(result)])
+            Section(f"By head, {_where(name)}", figures=[_board_of_heads(result, name)])
             for name, result in results.items()
             if name.startswith("heads")
         ],
         Section("By patch", f"Single patches, for {which}.", [patching_maps(results["patches"])]),
     ]
+
+
+def _board_of_heads(result: Patching, name: str) -> Figure:
+    """The board, which says at which tokens: several stand on the page."""
+    board = patching_board(result)
+    return board.update_layout(title_text=f"{board.layout.title.text} {_where(name)}")
+
+
+def _where(name: str) -> str:
+    """Of a sweep over heads at which tokens: there is one class token, and tokens of a class are something else."""
+    return name.removeprefix("heads ").replace("class tokens", "the class token")
 
 
 def _rich_table(result: Patching) -> Table:

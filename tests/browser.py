@@ -41,32 +41,40 @@ def browser():
         running.close()
 
 
+#: Whether everything is drawn: the one page says so itself, on other pages plotly has drawn every figure.
+DRAWN = """() => {
+  const page = document.getElementById("explorer");
+  if (page) return page.dataset.ready === "true";
+  const figures = [...document.querySelectorAll(".plotly-graph-div")];
+  return figures.length > 0 && figures.every((div) => div.querySelector(".main-svg"));
+}"""
+
+
+def open_in(browser, path: Path, width: int = 1366, height: int = 768, **options) -> Opened:
+    """Opens an HTML file and waits until everything is drawn; `options` are those of the browser's context."""
+    opened = Opened(browser.new_context(viewport={"width": width, "height": height}, **options).new_page())
+    opened.page.on("console", lambda message: opened.complaints.append(message.text))
+    opened.page.on("pageerror", lambda error: opened.complaints.append(str(error)))
+    url = path.resolve().as_uri()
+    opened.page.on("request", lambda request: opened.requests.append(request.url))
+    opened.page.goto(url)
+    opened.page.wait_for_function(DRAWN)
+    opened.requests = [asked for asked in opened.requests if asked != url and not asked.startswith(("data:", "blob:"))]
+    return opened
+
+
 @pytest.fixture
 def open_page(browser):
-    """Opens an HTML file and waits until plotly has drawn."""
-    contexts = []
+    """Opens HTML files, for the length of a test."""
+    opened = []
 
-    def open_file(path: Path, width: int = 1366, height: int = 768) -> Opened:
-        context = browser.new_context(viewport={"width": width, "height": height})
-        contexts.append(context)
-        opened = Opened(context.new_page())
-        opened.page.on("console", lambda message: opened.complaints.append(message.text))
-        opened.page.on("pageerror", lambda error: opened.complaints.append(str(error)))
-        url = path.resolve().as_uri()
-        opened.page.on("request", lambda request: opened.requests.append(request.url))
-        opened.page.goto(url)
-        opened.page.wait_for_function("document.querySelectorAll('.plotly-graph-div').length > 0")
-        opened.page.wait_for_function(
-            "[...document.querySelectorAll('.plotly-graph-div')].every(div => div.querySelector('.main-svg'))"
-        )
-        opened.requests = [
-            asked for asked in opened.requests if asked != url and not asked.startswith(("data:", "blob:"))
-        ]
-        return opened
+    def open_file(path: Path, width: int = 1366, height: int = 768, **options) -> Opened:
+        opened.append(open_in(browser, path, width, height, **options))
+        return opened[-1]
 
     yield open_file
-    for context in contexts:
-        context.close()
+    for each in opened:
+        each.page.context.close()
 
 
 def figures(opened: Opened) -> list[dict]:

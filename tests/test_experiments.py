@@ -232,9 +232,9 @@ def test_a_share_is_told_only_where_it_is_one():
     )
     assert found([3.0], [1.0]).endswith("goes from +3.00 to +1.00 logits.")
     shared = found([8.0, 8.0], [4.0, 6.0])
-    assert shared.endswith("(won: 100% of the pairs before, 100% after); the context carries 38% of the lead.")
+    assert shared.endswith("(won: 100 % of the pairs before, 100 % after); the context carries 38 % of the lead.")
     turned = found([3.0, 3.0], [-3.0, -4.0])
-    assert turned.endswith("goes from +3.00 to -3.50 logits (won: 100% of the pairs before, 0% after).")
+    assert turned.endswith("goes from +3.00 to -3.50 logits (won: 100 % of the pairs before, 0 % after).")
     assert "carries" not in found([0.0, 0.0], [-3.0, -4.0])
 
 
@@ -242,7 +242,6 @@ def test_a_share_is_told_only_where_it_is_one():
 #: pages and stores of a script's own are written with the parts that vitlens' pages and studies are made of.
 INSIDE = {
     "benchmarks/dataset_pass.py": {"faithfulness.perturbation", "heatmaps.methods.baselines", "lens.measures", "lens.trace"},
-    "benchmarks/explorer.py": {"pages.explorer.page"},
     "benchmarks/run_footprint.py": {"cli.main"},
     "check_published.py": {"data.imagenet_s"},
     "compare_heatmaps.py": {
@@ -252,7 +251,10 @@ INSIDE = {
     "compare_patching.py": {"patching.edges", "patching.gradients"},
     "compare_runs.py": {"model.provenance", "pages.page", "paper.figures", "plots.shared.series"},
     "compare_with_timm.py": {"model.checkpoints.timm_models"},
-    "gallery.py": {"model.provenance", "pages.evidence", "pages.page", "paper.figures", "paper.run", "plots.description"},
+    "gallery.py": {
+        "model.provenance", "pages.explorer.measure.evidence", "pages.page", "paper.figures", "paper.run",
+        "plots.description",
+    },
     "measure_parity.py": {"parity.reduced", "parity.supported"},
     "paper.py": {"cli.main"},
     "patch_context.py": {

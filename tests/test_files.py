@@ -232,7 +232,7 @@ def test_a_page_can_be_sent_to_standard_output(tmp_path, capfd):
     out = tmp_path / "page.html"
     out.symlink_to("/proc/self/fd/1")
     write_page(out, "T", {}, [])
-    hand_over_page("report", "m", out, False)
+    hand_over_page("open", "m", out, False)
     stdout, stderr = capfd.readouterr()
     assert stdout.lstrip().lower().startswith("<!doctype html>")
     assert stdout.rstrip().endswith("</html>")

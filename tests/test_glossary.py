@@ -71,13 +71,13 @@ SUBJECTS = {
 }
 
 #: Calls in which one picture is one forward, a handful of pictures are run whole, or settings say how many: a bar alone.
-RUN_ONE_BY_ONE = {"explore", "write_picture_report", "verify_port", "run_study"}
+RUN_ONE_BY_ONE = {"explore", "verify_port", "run_study"}
 
 #: Neurons that are pairs (block, neuron), wherever they are.
 PAIRS = {("add_test_time_registers", "neurons"), ("register_shift", "neurons")}
 
-#: Pictures that are no subject: of a check on a model that is said by its name; a second one that a page may show.
-BY_NAME = {"verify_port": {"images"}, "write_picture_report": {"corrupted"}}
+#: Pictures that are no subject: of a check on a model that is said by its name.
+BY_NAME = {"verify_port": {"images"}}
 
 
 def parameters(function: Callable) -> list[inspect.Parameter]:

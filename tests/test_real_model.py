@@ -6,9 +6,8 @@ import pytest
 import timm
 import torch
 
-from vitlens import HookedViT, activation_patching, direct_logit_attribution, evaluate_heatmaps, heatmap
+from vitlens import HookedViT, activation_patching, direct_logit_attribution, evaluate_heatmaps, explore, heatmap
 from vitlens.choose import box
-from vitlens.pages.picture_report import write_picture_report
 
 ASSETS = Path(__file__).parents[2] / "shared" / "assets"
 WEIGHTS = ASSETS / "vit_tiny_patch16_224_imagenet1k.safetensors"
@@ -101,6 +100,6 @@ def test_attribution_tells_dog_from_cat(model, cat_and_dog):
     assert dog_alone > 0 > cat_alone
 
 
-def test_a_report_of_a_photograph(model, tmp_path):
-    write_picture_report(model, ASSETS / "photos" / "catdog.png", path=tmp_path / "page.html", classes="tabby")
-    assert (tmp_path / "page.html").stat().st_size < 15 * 2**20
+def test_the_page_of_a_photograph(model, tmp_path):
+    explore(model, ASSETS / "photos" / "catdog.png", "tabby", progress=False).save(tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size < 6 * 2**20

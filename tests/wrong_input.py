@@ -202,7 +202,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "edge_attribution_patching": {**pair, **quiet},
         "evaluate_circuits": {**pair, "scores": scores, "sizes": [10], "n_draws": 1, **quiet},
         "evaluate_sae": {**dictionary, "images": images, **quiet},
-        "explore": {**about, "image_names": ["one", "two"], **quiet},
+        "explore": {**about, "image_names": ["one", "two"], "n_classes": 2, "n_runs": 20, **quiet},
         "evaluate_heatmaps": {**about, "heatmaps": torch.rand(2, 2, 2), "masks": masks, "n_steps": 2, **quiet},
         "evaluate_heatmaps_over_data": None,
         "feature_attribution": {**dictionary, "images": images, **quiet},
@@ -248,7 +248,6 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "select_classes": {"model": model, "classes": 0, "n_images": 2, "predict": lambda: model(images)},
         "artefact_warning": {**about, "values": torch.rand(2, 4), **quiet},
         "write_description_page": {"description": description, "path": "page.html"},
-        "write_picture_report": {"model": model, "images": "picture.png", "path": "page.html", **quiet},
         "load_demo": None,
         "load_demo_model": None,
         "load_demo_pictures": None,
@@ -382,9 +381,6 @@ ALLOWED: dict[str, Callable[[str, str, Any], bool]] = {
     ),
     "cells that an interrupted sweep did not reach are NaN, and so is their interval": (
         lambda name, argument, value: (name, argument) == ("bootstrap", "sums") and isinstance(value, np.ndarray)
-    ),
-    "a page may show one picture alone": (
-        lambda name, argument, value: (name, argument) == ("write_picture_report", "corrupted") and value is None
     ),
     "a page needs no examples": (lambda name, argument, value: argument == "n_examples" and value == 0),
     "no scores go with a circuit made by hand": (

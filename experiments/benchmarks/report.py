@@ -1,4 +1,4 @@
-"""Time and memory of a whole report, from the command line's start to the page on disk; random weights, any timm name.
+"""Time and memory of a whole page, from the command line's start to the page on disk; random weights, any timm name.
 
 python experiments/benchmarks/report.py
 python experiments/benchmarks/report.py --model vit_large_patch16_224 --repeats 1
@@ -28,11 +28,11 @@ def main(
     repeats: Annotated[int, typer.Option(help="runs of each kind; the median is printed")] = 3,
 ) -> None:
     clean, corrupted = sorted(PICTURES.glob("02_*.png"))
-    table = Table("page", "seconds", "MiB", title=f"vitlens report, {model}, {torch.get_num_threads()} threads")
+    table = Table("page", "seconds", "MiB", title=f"vitlens open, {model}, {torch.get_num_threads()} threads")
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "page.html"
-        command = [sys.executable, "-m", "vitlens.cli.main", "report", str(clean), "--model", model, "--random-weights"]
-        for kind, more in (("one picture", []), ("against a second one", ["--against", str(corrupted)])):
+        command = [sys.executable, "-m", "vitlens.cli.main", "open", str(clean), "--model", model, "--random-weights"]
+        for kind, more in (("one picture", []), ("two pictures", ["--against", str(corrupted)])):
             seconds = []
             for _ in range(repeats):
                 start = time.perf_counter()

@@ -16,7 +16,6 @@ from vitlens import (
     ablate_tokens,
     class_lens,
     direct_logit_attribution,
-    explore,
     knockout_attention,
 )
 from vitlens.choose.classes import class_labels, select_classes
@@ -274,7 +273,6 @@ def test_one_output_and_equal_classes_have_no_ranks(images_of):
         "a rank": lambda model: class_trace(model, images, 0),
         "a rank or a prediction": lambda model: ablate_tokens(model, images, 0, tokens=[1]),
         "a memory's class": lambda model: key_value_agreement(model, images, 0),
-        "a rank or probability": lambda model: explore(model, images, progress=False),
     }
     for quantity, call in calls.items():
         with pytest.raises(InputError, match=f"a single output, for which .*{quantity} means nothing"):

@@ -55,9 +55,8 @@ def test_it_is_part_of_what_a_run_is_compared_by():
 @pytest.mark.parametrize(
     "arguments",
     [
-        *[[command, AGREEING, "missing.png"] for command in ("lens", "attribute", "heatmap", "describe", "explore")],
-        ["report", "missing.png"],
-        ["report", AGREEING, "--against", "missing.png"],
+        *[[command, AGREEING, "missing.png"] for command in ("lens", "attribute", "heatmap", "describe", "open")],
+        ["open", AGREEING, "--against", "missing.png"],
         ["patch", "missing.png", AGREEING],
         ["patch", AGREEING, "missing.png"],
         ["patch", AGREEING, CONFLICTING, "--mask", "missing.png"],
@@ -116,8 +115,7 @@ def test_a_terminal_sees_the_map_and_how_to_get_figures(run):
     [
         ["patch", AGREEING, CONFLICTING, "--block", "1", "--tokens", "class"],
         ["heatmap", AGREEING, "--method", "raw_attention"],
-        ["report", AGREEING],
-        ["explore", AGREEING],
+        ["open", AGREEING],
     ],
     ids=lambda arguments: arguments[0],
 )

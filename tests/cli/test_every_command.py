@@ -1,5 +1,8 @@
 """Every command says the numbers of the library's call: on the demo model, and on a timm model of random weights."""
 
+import json
+import re
+
 import pandas as pd
 import pytest
 import torch
@@ -8,6 +11,7 @@ from cli.conftest import AGREEING, CONFLICTING, FEW_BLOCKS, MASK, TIMM
 import vitlens
 from vitlens.choose import patch
 from vitlens.choose.metrics import class_metric
+from vitlens.cli.main import app
 from vitlens.model.runs import progress_bar
 
 
@@ -204,24 +208,61 @@ def test_describe_a_folder_with_a_broken_picture(run, demo, tmp_path):
     assert run("describe", "--data", "demo", "--n-images", 3, "--json").json["n_images"] == 3
 
 
-def test_explore(run, case, tmp_path):
+def facts_of(page):
+    """What a page's scripts know."""
+    found = re.search(r'<script type="application/json" id="facts">(.*?)</script>', page.read_text(), re.DOTALL)
+    return json.loads(found[1])
+
+
+def test_open(run, case, tmp_path):
     model, options = case
-    done = run("explore", AGREEING, "--block", -1, "--out", tmp_path / "explorer.html", "--json", *options)
+    page = tmp_path / "page.html"
+    done = run("open", AGREEING, "--block", -1, "--out", page, "--json", *options)
     assert (done.code, done.stderr) == (0, "")
     assert done.json == {
-        "command": "explore",
+        "command": "open",
         "model": model.cfg.model_name,
-        "wrote": str(tmp_path / "explorer.html"),
-        "bytes": (tmp_path / "explorer.html").stat().st_size,
+        "wrote": str(page),
+        "bytes": page.stat().st_size,
     }
-    assert AGREEING.name in (tmp_path / "explorer.html").read_text()
+    facts = facts_of(page)
+    assert [picture["name"] for picture in facts["pictures"]] == [AGREEING.name]
+    assert (facts["selection"]["block"], facts["selection"]["head"]) == (model.cfg.n_layers - 1, None)
 
 
-def test_report(run, tmp_path):
-    done = run("report", AGREEING, "--dtype", "float64", "--out", tmp_path / "report.html", "--json")
-    assert (done.code, done.stderr) == (0, "")
-    assert done.json["wrote"] == str(tmp_path / "report.html")
-    assert "The picture and the answer" in (tmp_path / "report.html").read_text()
+def test_open_by_another_name(run, tmp_path):
+    """The same command whichever name is typed; what is shown first is as it was asked for."""
+    commands = {info.name: info.callback for info in app.registered_commands}
+    assert commands["open"] is commands["report"] is commands["explore"]
+    options = [
+        "--class",
+        6,
+        "--head",
+        "l2h1",
+        "--against",
+        CONFLICTING,
+        "--n-runs",
+        16,
+        "--out",
+        tmp_path / "page.html",
+    ]
+    assert (
+        run(
+            "report", AGREEING, "--model", TIMM, "--random-weights", *FEW_BLOCKS, "--timm", "img_size=64", *options
+        ).code
+        == 0
+    )
+    facts = facts_of(tmp_path / "page.html")
+    assert [picture["name"] for picture in facts["pictures"]] == [AGREEING.name, CONFLICTING.name]
+    assert [picture["classes"][0] for picture in facts["pictures"]] == [6, 6]
+    assert facts["pictures"][0]["effects"]["heads"] == "estimated"
+    assert (facts["selection"]["block"], facts["selection"]["head"]) == (2, 1)
+
+
+def test_open_in_double_precision(run, tmp_path):
+    done = run("open", AGREEING, "--dtype", "float64", "--out", tmp_path / "page.html")
+    assert done.code == 0
+    assert facts_of(tmp_path / "page.html")["title"].startswith("T-shirt")
 
 
 def test_models(run, tmp_path):

@@ -82,7 +82,7 @@ def test_names_in_pages_are_escaped(run, tmp_path):
 
 WRONG = [
     *[([command, *more], sentence)
-      for command in ("lens", "attribute", "heatmap", "describe", "explore", "report")
+      for command in ("lens", "attribute", "heatmap", "describe", "open")
       for more, sentence in (
           (["missing.png"], "there is no file missing.png"),
           ([__file__], "is not a picture that Pillow can read"),
@@ -99,12 +99,12 @@ WRONG = [
           ([AGREEING, "--out", "nowhere/page.html"], "nowhere to write page.html to: make it first"),
       )],
     *[([command, AGREEING, "--class", "sneakers"], "the nearest names are sneaker")
-      for command in ("lens", "attribute", "heatmap", "explore", "report")],
+      for command in ("lens", "attribute", "heatmap", "open")],
     *[([command, AGREEING, "--class", "12"], "the model has classes 0 to 9")
-      for command in ("lens", "attribute", "heatmap", "explore", "report")],
+      for command in ("lens", "attribute", "heatmap", "open")],
     *[pytest.param([command, AGREEING, "--model", "vit_small_patch16_dinov3", "--random-weights"], "no classifier",
                    marks=pytest.mark.verified_timm)
-      for command in ("lens", "attribute", "heatmap", "explore")],
+      for command in ("lens", "attribute", "heatmap")],
     *[([command, AGREEING, "--out", "table.txt"], "should end in .html, .htm, .png, .svg, .pdf, .csv, .parquet or .json")
       for command in ("lens", "attribute", "heatmap", "describe")],
     (["lens", AGREEING, "--site", "resid_pots"], "the nearest names are resid_post"),
@@ -146,7 +146,10 @@ WRONG = [
     (["verify", TIMM, "--random-weights", "--dtype", "int8"], "dtype is one of"),
     (["verify", TIMM, "--checkpoint", "no.safetensors"], "no checkpoint file"),
     (["verify", TIMM, "--random-weights", "--images", "0"], "at least 1"),
-    (["report", AGREEING, "--head", "x"], "L9H3"),
+    (["open", AGREEING, "--head", "x"], "L9H3"),
+    (["open", AGREEING, "--head", "L2H1", "--block", "2"], "leave --block out"),
+    (["open", AGREEING, "--block", "6"], "the model has blocks 0 to 5"),
+    (["report", AGREEING, "--class", "sneakers"], "the nearest names are sneaker"),
     (["reproduce", "--experiment", "memory"], "no experiment is called 'memory'"),
     (["lenz", AGREEING], "there is no command 'lenz'; the nearest names are lens"),
     (["xyz"], "there is no command 'xyz'; the nearest names are"),
@@ -194,10 +197,9 @@ def test_a_single_output_has_no_rank_and_no_probability(run, tmp_path, monkeypat
     save_file(module.state_dict(), tmp_path / "one.safetensors")
     monkeypatch.chdir(tmp_path)
     model = ["--model", TIMM, "--checkpoint", tmp_path / "one.safetensors"]
-    for command in ("lens", "explore"):
-        done = run(command, AGREEING, *model)
-        assert (done.code, done.stdout) == (2, "")
-        assert "a single output" in done.stderr
+    done = run("lens", AGREEING, *model)
+    assert (done.code, done.stdout) == (2, "")
+    assert "a single output" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["one.safetensors"], "nothing was written"
     written = run("attribute", AGREEING, *model, "--json")
     assert written.code == 0, "what wrote a logit is known of any logit"

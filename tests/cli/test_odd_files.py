@@ -43,7 +43,7 @@ def test_names_that_are_no_utf_8(run, odd, tmp_path):
             assert all(frame["picture"].str.endswith(SHOWN).all() for frame in frames)
             assert {row["picture"].rsplit("/", 1)[-1] for row in as_json.json["rows"]} == {SHOWN}
             assert "caf\\" in page
-    for command, options in {"patch": [CONFLICTING, "--block", -1], "report": [], "explore": []}.items():
+    for command, options in {"patch": [CONFLICTING, "--block", -1], "open": []}.items():
         out = tmp_path / f"{command}.html"
         done = run(command, odd, *options, "-o", out)
         assert done.code == 0, (command, done.stderr)
@@ -55,8 +55,8 @@ def test_pictures_that_cannot_be_opened(run, odd, tmp_path):
     cut.write_bytes(AGREEING.read_bytes()[:200])
     os.mkfifo(tmp_path / "pipe.png")
     for picture, shown in ((cut, r"cut\xe9.png is not a picture"), (tmp_path / "pipe.png", "it is a pipe")):
-        for command in ("lens", "attribute", "heatmap", "report", "explore"):
-            done = run(command, picture, *(["-o", tmp_path / "out.html"] if command in ("report", "explore") else []))
+        for command in ("lens", "attribute", "heatmap", "open"):
+            done = run(command, picture, *(["-o", tmp_path / "out.html"] if command == "open" else []))
             assert done.code == 2
             assert shown in done.stderr
             assert "Traceback" not in done.stderr

@@ -108,7 +108,7 @@ def test_ctrl_c_in_a_shell(tmp_path):
 
 def test_help_of_every_command_imports_nothing_heavy():
     heavy = ("torch", "numpy", "pandas", "plotly", "timm", "PIL", "datasets")
-    for command in ([], ["lens"], ["attribute"], ["patch"], ["heatmap"], ["describe"], ["explore"], ["report"]):
+    for command in ([], ["lens"], ["attribute"], ["patch"], ["heatmap"], ["describe"], ["open"], ["report"]):
         check = (
             f"import sys; sys.argv[1:] = {[*command, '--help']!r}\ntry:\n    {ENTRY.replace('; ', chr(10) + '    ')}\n"
         )

@@ -72,7 +72,7 @@ def test_a_model_that_its_checkpoint_alone_does_not_tell(run, tmp_path):
     assert len({row["block"] for row in done.json["blocks"]}) == 1
 
 
-@pytest.mark.parametrize("command", ["lens", "attribute", "heatmap", "describe", "explore", "report"])
+@pytest.mark.parametrize("command", ["lens", "attribute", "heatmap", "describe", "open"])
 def test_every_command_takes_them(run, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     for given, sentence in (

@@ -9,7 +9,7 @@ from variants import pictures
 from vitlens import HookedViT, InputError, heatmap
 from vitlens.description.artefacts import artefact_sentences, artefact_tokens, artefact_warning
 
-SENTENCE = "1 artefact token (6.2% of the patches) carries {} of this map"
+SENTENCE = "1 artefact token (6.2 % of the patches) carries {} of this map"
 LED = "1 of the 5 strongest patches is an artefact token: {}"
 
 
@@ -42,7 +42,7 @@ def test_planted_artefacts_are_found(planted):
 def test_only_the_maps_that_artefacts_carry_are_warned_of(planted, maps):
     model, images = planted
     found = artefact_warning(model, images, values=maps(15.0, 1.0, -5.0))
-    both = [f"{SENTENCE.format(share)}; {LED.format(BRIGHT[image])}" for image, share in ((0, "50%"), (2, "25%"))]
+    both = [f"{SENTENCE.format(share)}; {LED.format(BRIGHT[image])}" for image, share in ((0, "50 %"), (2, "25 %"))]
     assert found == [both[0], None, both[1]]
     assert artefact_warning(model, images, values=maps(15.0, 1.0, -5.0).unflatten(1, (4, 4))) == found
     scaled = maps(15.0, 1.0, -5.0) * torch.tensor([[1e-6], [1e6], [-3.0]])
@@ -59,8 +59,8 @@ def test_thresholds(planted, maps):
     below = 15 * 0.1874 / (1 - 0.1874)
     values = maps(just, below, below)
     carried = {"among": 0}
-    assert artefact_warning(model, images, values=values, **carried) == [SENTENCE.format("19%"), None, None]
-    assert artefact_warning(model, images, values=values, times=2.0, **carried) == [SENTENCE.format("19%")] * 3
+    assert artefact_warning(model, images, values=values, **carried) == [SENTENCE.format("19 %"), None, None]
+    assert artefact_warning(model, images, values=values, times=2.0, **carried) == [SENTENCE.format("19 %")] * 3
     assert artefact_warning(model, images, values=values, least_share=0.2, **carried) == [None] * 3
     assert artefact_warning(model, images, values=maps(15.0, 15.0, 15.0), outlier_threshold=1000.0) == [None] * 3
 
@@ -111,8 +111,8 @@ def test_architectures(name):
         assert (sentence is not None) == (count > 0)
         if sentence is not None:
             assert f"{count} artefact token" in sentence
-            assert f"({count / n:.1%} of the patches)" in sentence
-            assert "100% of this map" in sentence
+            assert f"({100 * count / n:.1f} % of the patches)" in sentence
+            assert "100 % of this map" in sentence
 
 
 def test_corners_of_a_trained_model(assets):
@@ -122,7 +122,7 @@ def test_corners_of_a_trained_model(assets):
     _, cache = model.run_with_cache(images, names_filter="pattern")
     found = artefact_warning(model, images, values=cache["pattern", -1][:, :, 0, 1:].mean(dim=1))
     assert sum(sentence is not None for sentence in found) >= 3
-    assert found[0].startswith("4 artefact tokens (2.0% of the patches) carry ")
+    assert found[0].startswith("4 artefact tokens (2.0 % of the patches) carry ")
     assert artefact_warning(model, images, values=torch.rand(4, 14, 14), among=0) == [None] * 4
     # The picture on which attention rollout's strongest patches are corners.
     zebra = next((assets / "photos" / "imagenet").glob("0340_*"), None)

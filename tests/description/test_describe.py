@@ -121,7 +121,7 @@ def test_planted_outliers_are_found_and_warned_of(planted):
     assert description.outlier_counts[2].sum() == found.n_outliers
     first = description.warnings[0]
     assert first.startswith(
-        "6.2% of the patches (1.0 a picture) have norms above 5 times their picture's median after block 2"
+        "6.2 % of the patches (1.0 a picture) have norms above 5 times their picture's median after block 2"
     )
     assert "from block 1 on" in first
     assert not any("fixed places" in sentence for sentence in description.warnings)

@@ -216,7 +216,7 @@ def test_the_sentence_tells_the_class_tokens_row_from_the_patches():
     told = Told()
     both = [(0, 0), (0, 1)]
     patches_only = "a patch's row shows the sink and not the picture, the class token's row still reads the picture"
-    expected = "L0H0 (patches give it 68%, the class token 17%), L0H1 (patches give it 77%, the class token 33%)"
+    expected = "L0H0 (patches give it 68 %, the class token 17 %), L0H1 (patches give it 77 %, the class token 33 %)"
     assert _of_queries(told, both) == f"{expected}; {patches_only}"
     told.shares = told.shares | {"sink_class_mass": torch.tensor([[0.17, 0.63]])}
     sentence = _of_queries(told, both)
@@ -226,7 +226,7 @@ def test_the_sentence_tells_the_class_tokens_row_from_the_patches():
     assert _of_queries(told, both[1:]).endswith("and half or more of the class token's row goes there too")
     told.facts = ("sink_patch_mass",)
     assert _of_queries(told, both[:1]) == (
-        "L0H0 (patches give it 68%); a patch's row shows the sink and not the picture"
+        "L0H0 (patches give it 68 %); a patch's row shows the sink and not the picture"
     )
     assert "L0H1" in _of_queries(told, both * 4)
     assert "and 2 more" in _of_queries(told, both * 4)

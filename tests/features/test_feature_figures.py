@@ -35,17 +35,22 @@ def test_a_card_shows_the_crops_the_histogram_and_the_classes(found):
     codes = torch.arange(6 * 9).reshape(6, 3, 3).float() / 54
     pixels = codes.repeat_interleave(16, 1).repeat_interleave(16, 2)[..., None].expand(-1, -1, -1, 3)
     figure = feature_card(result, feature, pixels_of=pixels, context=0)
-    assert len(figure.layout.images) == 5
-    for rank, image in enumerate(figure.layout.images):
+    # The strongest patch of each picture, and beside it the whole picture.
+    pictures = result.images[0].tolist()
+    shown = [rank for rank, picture in enumerate(pictures) if picture not in pictures[:rank]]
+    crops = [image for image in figure.layout.images if image.name == "crop"]
+    assert len(crops) == len(shown) == len(figure.layout.images) - len(crops)
+    for rank, image in zip(shown, crops, strict=True):
         patch = result.patch(feature, rank)
         colour = codes[result.images[0, rank], patch[0], patch[1]]
         assert np.allclose(decoded(image.source), round(float(colour) * 255), atol=1)
-    boxes = [shape for shape in figure.layout.shapes if shape.line.color == OUTLINE]
+    boxes = [shape for shape in figure.layout.shapes if shape.line.color == OUTLINE and shape.name == "crop"]
     centres = [((box.y0 + box.y1) / 2, (box.x0 + box.x1) / 2) for box in boxes]
-    assert centres == [result.patch(feature, rank) for rank in range(5)]
+    assert centres == [result.patch(feature, rank) for rank in shown]
     bars = [trace for trace in figure.data if trace.type == "bar"]
     assert sum(bars[0].y) == result.counts[0].sum()
-    assert figure.layout.title.text == f"Feature {feature} at blocks.1.hook_resid_post"
+    assert figure.layout.title.text == f"Feature {feature} in the residual stream after block 1"
+    assert "blocks.1.hook_resid_post" in figure.layout.title.subtitle.text
     order = result.promoted[0].argsort(descending=True).tolist()
     assert list(bars[1].customdata) == [f"&lt;b&gt;class {i}&lt;/b&gt;" for i in order]
     assert "&lt;i&gt;mine" in figure.layout.title.subtitle.text
@@ -64,7 +69,7 @@ def test_crops_keep_their_size_at_the_edge(found):
 
     figure = feature_card(result, feature, pixels_of=pixels_of, context=1)
     assert {(image.sizex, image.sizey) for image in figure.layout.images} == {(3, 3)}
-    assert asked == result.images[0].tolist()
+    assert asked == list(dict.fromkeys(result.images[0].tolist()))
     small = feature_card(result, feature, pixels_of=pixels_of, context=50)
     assert {decoded(image.source).shape for image in small.layout.images} == {(48, 48, 3)}
     with pytest.raises(InputError, match="pixels of 1 pictures"):

@@ -8,6 +8,7 @@ import torch
 from vitlens import InputError, activation_ablation, activation_patching, attribution_patching, load_demo, path_patching
 from vitlens.pages.page import Section, write_page
 from vitlens.plots.patching import patching_board
+from vitlens.plots.shared.style import true_minus
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def test_figures_show_the_effects(results):
         maps = [torch.as_tensor(trace.z) for trace in figures[name].data if trace.type == "heatmap"]
         torch.testing.assert_close(torch.stack(maps).float(), results[name].maps(), rtol=1e-4, atol=1e-6)
         first = figures[name].layout.annotations[0].text
-        assert first.startswith(f"block 0, class {results[name].effect()[0, 0]:+.2f}")
+        assert first.startswith(true_minus(f"block 0, class {results[name].effect()[0, 0]:+.2f}"))
     for name in ("heads", "neurons"):
         shown = torch.as_tensor(figures[name].data[0].z).float()
         torch.testing.assert_close(shown, results[name].effect().T, rtol=1e-4, atol=1e-6)

@@ -17,10 +17,7 @@ from vitlens.faithfulness.metrics import METRICS
 from vitlens.heatmaps.registry import METHODS
 from vitlens.model.provenance import RANDOM, class_source, page_facts
 from vitlens.pages import write_description_page
-from vitlens.pages.evidence import Removal, evidence
-from vitlens.pages.evidence import told as told_of
 from vitlens.pages.page import Section, made, write_page
-from vitlens.pages.picture_report import picture_sections, write_picture_report
 from vitlens.pages.seen_part import seen_part
 from vitlens.paper.run import EXPERIMENTS
 from vitlens.plots import refusal
@@ -118,17 +115,18 @@ def test_random_weights_are_told_on_every_page(picture, tmp_path):
     description = describe(model, images, progress=False)
     answer = Answer("x", "m", None, {}, [], lambda: [], lambda: None, "title", hooked=model)
     _write(answer, tmp_path / "command.html")
-    write_picture_report(model, picture, path=tmp_path / "report.html", progress=False)
-    explore(model, [picture], n_classes=2, progress=False).save(tmp_path / "explorer.html")
+    explorer = explore(model, [picture], progress=False)
+    explorer.save(tmp_path / "explorer.html")
     write_description_page(description, path=tmp_path / "describe.html")
-    for name in ("command", "report", "explorer", "describe"):
+    for name in ("command", "explorer", "describe"):
         page = (tmp_path / f"{name}.html").read_text()
         # The script of the explorer puts its facts onto the page.
         told = page if name == "explorer" else re.search(r'<p class="warning" role="alert">(.*?)</p>', page)[1]
         assert RANDOM.warning in told, name
         assert "Made with vitlens 0." in page, name
         assert "bicubic, center crop 0.9" in page, name
-    assert "50 × 40 pixels, of which the middle 37 × 37 are seen" in (tmp_path / "report.html").read_text()
+    seen = "50 × 40 pixels, of which the middle 37 × 37 are seen"
+    assert explorer.facts["pictures"][0]["file"] == seen
     assert answer.provenance()["weights"] == "random"
 
 
@@ -142,52 +140,6 @@ def test_the_day_can_be_set(monkeypatch, tmp_path):
     assert pages[0] == pages[1]
     assert "<p>one</p><p>&lt;b&gt;two&lt;/b&gt;</p>" in pages[0]
     assert "⚠ &lt;i&gt;mind&lt;/i&gt;" in pages[0]
-
-
-def test_what_a_model_refuses_is_said_in_its_place(picture, tmp_path):
-    one = small(num_classes=1)
-    sections = {section.heading: section for section in picture_sections(one, one.to_images(picture), 0, None, "p")}
-    for heading in ("Where “class 0” comes from", "How the answer builds up"):
-        assert "single output" in sections[heading].text
-        assert not sections[heading].figures
-    assert sections["Who writes it"].figures
-    none = small(num_classes=0)
-    write_picture_report(none, picture, path=tmp_path / "none.html", progress=False)
-    page = (tmp_path / "none.html").read_text()
-    assert "without a classifier, so there is no prediction to explain" in page
-    assert "attends to, in every head" in page
-    write_picture_report(one, picture, path=tmp_path / "one.html", corrupted=picture, progress=False)
-    assert "the same on the clean and the corrupted pictures" in (tmp_path / "one.html").read_text()
-
-
-def test_the_first_map_is_the_heatmap_with_its_test():
-    """On the demo's pictures removal in the map's order costs the class more than in any random order."""
-    model, images, labels, _ = load_demo()
-    sections = picture_sections(model, images[:1], int(labels[0]), None, "p")
-    headings = [section.heading for section in sections]
-    assert headings[1] == "Where “T-shirt” comes from"
-    assert headings[-1] == "What each patch reads as by itself"
-    assert "a reading and not a location" in sections[-1].text
-    heat, curves = sections[1].figures
-    assert heat.layout.title.text.startswith("Token-mask integrated gradients")
-    assert "no better than random" not in sections[1].text
-    by_name = {line.name: line for line in curves.data if line.name}
-    map_curve, chance = (by_name[name].y for name in ("Token-mask integrated gradients", "at random"))
-    assert map_curve[0] == pytest.approx(chance[0], abs=1e-6)
-    step = list(by_name["at random"].x).index(pytest.approx(10, abs=0.5))
-    told = [float(value) / 100 for value in re.findall(r"([\d.]+)%", sections[1].text)]
-    assert told == pytest.approx([map_curve[0], map_curve[step], chance[step]], abs=6e-4)
-    assert map_curve[step] < chance[step]
-    alone = evidence(model, images[:1], int(labels[0]), None)
-    assert len(alone.figures[1].data) == len(curves.data) - 1
-    # A map that removes no better than chance is told.
-    chance = torch.tensor([[1.0, 0.4], [1.0, 0.6]])
-    removal = Removal([0.0, 0.1], {"good": torch.tensor([1.0, 0.39]), "bad": torch.tensor([1.0, 0.4])}, chance)
-    assert told_of(removal, "good", "cat", 100) == (
-        "Without the 10 of 100 patches that it marks most, “cat” goes from 100.0% to 39.0%; without as many at random, to "
-        "50.0% (mean of 2 draws)."
-    )
-    assert "no better than random" in told_of(removal, "bad", "cat", 100)
 
 
 def test_no_page_cites_a_document_that_readers_do_not_have():

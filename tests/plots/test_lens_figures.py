@@ -10,8 +10,9 @@ from plots.conftest import gallery
 from vitlens import InputError, class_lens
 from vitlens.data.class_names import short_name
 from vitlens.plots import class_maps, class_mosaic, lens_trajectory, predictions
-from vitlens.plots.mosaic import SHADES, _labels
-from vitlens.plots.shared.style import COLOURS, FIELD
+from vitlens.plots.lens import _log_odds
+from vitlens.plots.mosaic import CLEAR, SHADES
+from vitlens.plots.shared.style import COLOURS
 
 
 @pytest.fixture(scope="module")
@@ -25,29 +26,34 @@ def named(subject, index):
 
 def test_trajectories_of_classes_and_tokens(subject, lens):
     figure = lens_trajectory(lens, image=1, token=[0, 5])
-    titles = [note.text for note in figure.layout.annotations]
-    assert titles == ["probability", "rank among 10 (0 is best)", "logit"]
-    assert len(figure.data) == 2 * 2 * 3
-    expected = {"probability": lens.probabilities, "rank": lens.ranks + 1, "logit": lens.values}
+    titles = [note.text for note in figure.layout.annotations[:2]]
+    assert titles == ["probability", "rank among 10 (1 is first)"]
+    assert len(figure.data) == 2 * 2 * 2
+    told = torch.stack([lens.probabilities, lens.ranks + 1, lens.values.float()], dim=-1)
     for trace, (token, position, quantity) in zip(
-        figure.data, [(t, p, q) for t in (0, 5) for p in range(2) for q in expected], strict=True
+        figure.data, [(t, p, q) for t in (0, 5) for p in range(2) for q in (0, 1)], strict=True
     ):
         np.testing.assert_array_equal(trace.x, lens.axes["block"])
-        np.testing.assert_allclose(trace.y, expected[quantity][1, :, 1, token, position].float().cpu().numpy())
+        expected = told[1, :, 1, token, position].float().cpu().numpy()
+        drawn = expected[:, quantity] if quantity else _log_odds(expected[:, 0])
+        np.testing.assert_allclose(trace.y, drawn, rtol=1e-5)
         assert trace.name == f"{named(subject, (1, 3)[position])}, {lens.axes['token'][token]} token"
-        # Ranks begin at 0 in tables, in JSON and in what a figure says; on its logarithmic axis 0 stands at 1.
-        told = expected[quantity] - int(quantity == "rank")
-        np.testing.assert_allclose(trace.customdata, told[1, :, 1, token, position].float().cpu().numpy())
-        assert f"{quantity} %{{customdata" in trace.hovertemplate
+        # Ranks begin at 0 in tables and at 1 in what people read, as on the page.
+        np.testing.assert_allclose(trace.customdata, expected, rtol=1e-5)
+        assert "rank %{customdata[1]" in trace.hovertemplate
         assert trace.line.color == COLOURS[position]
         assert trace.line.dash == ("solid" if token == 0 else "dot")
-    assert figure.layout.yaxis2.ticktext[:2] == ("0", "1")
+    assert figure.layout.yaxis2.ticktext[:2] == ("1", "2")
     assert figure.layout.yaxis2.tickvals[:2] == (1, 2)
-    assert [trace.showlegend for trace in figure.data] == [True, False, False] * 4
+    # Names stand at the lines' ends, in no legend.
+    assert figure.layout.showlegend is False
+    ends = [note.text.split("</span> ")[1] for note in figure.layout.annotations[2:]]
+    assert sorted(ends) == sorted({trace.name for trace in figure.data})
     one = lens_trajectory(lens, token=2, site="attn_out")
-    np.testing.assert_allclose(one.data[2].y, lens.values[0, :, 0, 2, 0].float().cpu().numpy())
+    np.testing.assert_allclose(one.data[0].customdata[:, 2], lens.values[0, :, 0, 2, 0].float().cpu().numpy())
     assert one.data[0].name == named(subject, 1)
-    assert one.layout.title.text.endswith(f"class lens of the {lens.axes['token'][2]} token, attn_out")
+    assert one.layout.title.text == f"How the class emerges in the {lens.axes['token'][2]} token"
+    assert "what attention writes (attn_out)" in one.layout.title.subtitle.text
 
 
 def test_maps_are_the_patches(subject, lens):
@@ -68,7 +74,9 @@ def test_maps_are_the_patches(subject, lens):
 
 def test_the_mosaic_says_each_patchs_first_class(subject, lens):
     figure = class_mosaic(lens, block=0, image=1)
-    (tiles,) = [trace for trace in figure.data if trace.text is not None]
+    (tiles,) = [trace for trace in figure.data if trace.type == "heatmap"]
+    assert len(figure.layout.images) == 1
+    assert tiles.opacity == 0.5, "the picture is seen under the colours"
     rows, columns = subject.grid
     first = lens.top_classes[1, 0, 1, subject.model.cfg.n_prefix_tokens :, 0].reshape(rows, columns)
     logits = lens.top_logits[1, 0, 1, subject.model.cfg.n_prefix_tokens :, 0].reshape(rows, columns)
@@ -76,7 +84,6 @@ def test_the_mosaic_says_each_patchs_first_class(subject, lens):
         for column in range(columns):
             name = html.escape(subject.names[first[row, column]])
             assert tiles.customdata[row][column] == f"{name}<br>logit {logits[row, column].item():.3f}"
-            assert tiles.text[row][column]
     # Patches of one class have one colour, the commonest first.
     counts = torch.bincount(first.flatten(), minlength=10)
     entries = [trace for trace in figure.data if trace.type == "scatter"]
@@ -88,7 +95,7 @@ def test_the_mosaic_says_each_patchs_first_class(subject, lens):
         classes = set(first[torch.as_tensor(np.asarray(tiles.z) == code)].tolist())
         assert len(classes) == 1
         assert entry.name.startswith(named(subject, classes.pop())[:20])
-    assert tiles.colorscale[-1] == (1.0, FIELD)
+    assert tiles.colorscale[-1] == (1.0, CLEAR)
     assert "%{y}, %{x}" in tiles.hovertemplate
     prefix = subject.model.cfg.prefix_tokens
     for place, label in enumerate(prefix):
@@ -102,24 +109,13 @@ def test_the_mosaic_needs_every_patch(subject):
         class_mosaic(part)
 
 
-def test_names_in_tiles_are_wrapped_then_cut_then_left_out():
-    assert _labels(["cat", "dog"], 60.0, 60.0) == (["cat", "dog"], 13)
-    assert _labels(["tabby cat", "<b>"], 50.0, 40.0) == (["tabby<br>cat", "&lt;b&gt;"], 13)
-    smaller = _labels(["electric locomotive", "cat"], 55.0, 24.0)
-    assert smaller == (["electric<br>locomotive", "cat"], 9)
-    cut, size = _labels(["locomotive", "cat"], 30.0, 30.0)
-    assert cut == ["locom…", "cat"]
-    assert size == 8
-    assert _labels(["cat"], 9.0, 40.0)[0] == [""]
-
-
 def test_predictions(subject):
     probabilities = subject.model(subject.images[:1], return_type="probs")[0].detach()
     bars = predictions(probabilities, subject.names, "<i>m</i>", k=4).data[0]
     top = probabilities.topk(4)
     np.testing.assert_allclose(bars.x, top.values.float().numpy())
     assert list(bars.y) == [named(subject, i) for i in top.indices.tolist()]
-    assert list(bars.text) == [f"{value:.1%}" for value in top.values.tolist()]
+    assert list(bars.text) == [f"{100 * value:.1f} %" for value in top.values.tolist()]
 
 
 def test_one_token(subject, lens):

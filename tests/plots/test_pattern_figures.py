@@ -87,7 +87,7 @@ def test_one_head_large(subject, pattern):
     assert shown[1].zmin == 0
     assert figure.layout.title.text == "What the first token attends to in head L0H1"
     share = pattern[0, 1, 0, 0].item()
-    assert f"{subject.model.cfg.prefix_tokens[0]} {share:.1%}" in figure.layout.title.subtitle.text
+    assert f"{subject.model.cfg.prefix_tokens[0]} {100 * share:.1f} %" in figure.layout.title.subtitle.text
 
 
 def test_every_head_at_once(subject, pattern):

@@ -37,7 +37,8 @@ def check(looks, theme):
         assert look["muted"] == theme.muted, look["text"]
         assert look["drawn"], look["text"]
         middle = theme.diverging[len(theme.diverging) // 2]
-        assert all(colour.lower() == middle for colour in look["middles"]), look["text"]
+        # Over a picture 0 is clear.
+        assert all(colour.lower() == middle or colour.endswith("0.000)") for colour in look["middles"]), look["text"]
     assert sum(len(look["middles"]) for look in looks) > 10
 
 
@@ -49,7 +50,7 @@ def test_all_are_drawn_in_both_themes_at_any_width(page, open_page):
     light = opened.page.evaluate(LOOK)
     assert len(light) > 60
     check(light, LIGHT)
-    assert opened.page.inner_text("#theme") == "dark"
+    assert opened.page.get_attribute("#theme", "aria-label") == "use the dark theme"
     assert opened.page.evaluate(body) == "rgb(255, 255, 255)"
     assert opened.page.evaluate(width) <= 1366
     opened.page.click("#theme")
@@ -62,7 +63,7 @@ def test_all_are_drawn_in_both_themes_at_any_width(page, open_page):
     opened.page.emulate_media(color_scheme="dark")
     opened.page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
     check(opened.page.evaluate(LOOK), DARK)
-    assert opened.page.inner_text("#theme") == "light"
+    assert opened.page.get_attribute("#theme", "aria-label") == "use the light theme"
     assert opened.page.evaluate(body) == "rgb(21, 24, 30)"
     opened.page.set_viewport_size({"width": 390, "height": 844})
     # Figures follow the width a moment later.

@@ -7,12 +7,11 @@ from typer.core import TyperGroup
 
 from vitlens.cli.attribute import attribute
 from vitlens.cli.describe import describe
-from vitlens.cli.explore import explore
 from vitlens.cli.heatmap import heatmap
 from vitlens.cli.lens import lens
 from vitlens.cli.models import models
+from vitlens.cli.open_page import NAMES, open_page
 from vitlens.cli.patch import patch
-from vitlens.cli.report import report
 from vitlens.cli.reproduce import reproduce
 from vitlens.cli.shared import complain, run
 from vitlens.cli.verify import verify
@@ -63,7 +62,10 @@ def vitlens(
     """See how a vision transformer builds its decision."""
 
 
-for command in (report, explore, lens, attribute, patch, heatmap, describe, models, verify, reproduce):
+for name in NAMES:
+    # Help lists it once.
+    app.command(name, hidden=name != NAMES[0])(open_page)
+for command in (lens, attribute, patch, heatmap, describe, models, verify, reproduce):
     app.command()(command)
 
 

@@ -46,7 +46,7 @@ def artefact_warning(
         progress: show a bar; by default on a terminal only.
 
     Returns:
-        One sentence or None for each picture, such as "4 artefact tokens (2.0% of the patches) carry 37% of this map" or
+        One sentence or None for each picture, such as "4 artefact tokens (2.0 % of the patches) carry 37 % of this map" or
         "2 of the 5 strongest patches are artefact tokens: (0, 0), (13, 13)", or both.
 
     Raises:
@@ -157,4 +157,4 @@ def _led(places: list[tuple[int, int]], among: int) -> str:
 
 def _sentence(n: int, n_patches: int, share: float) -> str:
     tokens, carry = ("token", "carries") if n == 1 else ("tokens", "carry")
-    return f"{n} artefact {tokens} ({n / n_patches:.1%} of the patches) {carry} {share:.0%} of this map"
+    return f"{n} artefact {tokens} ({100 * n / n_patches:.1f} % of the patches) {carry} {100 * share:.0f} % of this map"

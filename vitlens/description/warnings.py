@@ -26,7 +26,8 @@ def _outliers(description: "Description") -> list[str]:
     share = description.outlier_share()[late].item()
     per_image = description.outlier_counts[late].sum().item() / description.n_images
     sentences = [
-        f"{share:.1%} of the patches ({per_image:.1f} a picture) have norms above {settings['outlier_threshold']:g} times "
+        f"{100 * share:.1f} % of the patches ({per_image:.1f} a picture) have norms above "
+        f"{settings['outlier_threshold']:g} times "
         f"their picture's median after block {late}, most of them from block {first} on: such register-like tokens show in "
         "heatmaps that follow attention or norms, whatever the picture shows there"
     ]
@@ -36,7 +37,8 @@ def _outliers(description: "Description") -> list[str]:
         named = ", ".join(f"({row}, {column})" for row, column in places[:MOST_PLACES])
         more = f" and {len(places) - MOST_PLACES} more" if len(places) > MOST_PLACES else ""
         sentences.append(
-            f"the outliers have fixed places: {named}{more} (row, column) are outliers in at least {FIXED_SHARE:.0%} of the "
+            f"the outliers have fixed places: {named}{more} (row, column) are outliers in at least "
+            f"{100 * FIXED_SHARE:.0f} % of the "
             "pictures"
         )
     drawn = description.fact("patch_to_outliers").mean(dim=1)
@@ -44,9 +46,10 @@ def _outliers(description: "Description") -> list[str]:
     if drawn[block] >= DRAWN * share:
         of_class = ""
         if "class_to_outliers" in description.facts:
-            of_class = f" and {description.fact('class_to_outliers')[block].mean():.0%} of the class token's"
+            of_class = f" and {100 * description.fact('class_to_outliers')[block].mean():.0f} % of the class token's"
         sentences.append(
-            f"in block {block} outliers receive {drawn[block]:.0%} of the patches' attention{of_class} (mean over heads)"
+            f"in block {block} outliers receive {100 * drawn[block]:.0f} % of the patches' attention{of_class} "
+            "(mean over heads)"
         )
     return sentences
 
@@ -74,8 +77,8 @@ def _of_queries(description: "Description", heads: list[tuple[int, int]]) -> str
     of_class = description.fact("sink_class_mass") if has_class else None
     shares = []
     for at in heads[:MOST_HEADS]:
-        row = f", the class token {of_class[at]:.0%}" if of_class is not None else ""
-        shares.append(f"L{at[0]}H{at[1]} (patches give it {patches[at]:.0%}{row})")
+        row = f", the class token {100 * of_class[at]:.0f} %" if of_class is not None else ""
+        shares.append(f"L{at[0]}H{at[1]} (patches give it {100 * patches[at]:.0f} %{row})")
     listed = ", ".join(shares) + (f" and {len(heads) - MOST_HEADS} more" if len(heads) > MOST_HEADS else "")
     told = f"{listed}; a patch's row shows the sink and not the picture"
     if of_class is None:

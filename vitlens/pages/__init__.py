@@ -1,7 +1,7 @@
-"""HTML pages that need no network: the report of one picture, the description of a model, the explorer.
+"""HTML pages that need no network: one about pictures, one that describes a model.
 
-`explore` opens an interactive page on pictures of your choice; `write_picture_report` and `write_description_page`
-write one file each.
+`explore` measures pictures, and shows them in a notebook or writes the interactive page; `write_description_page`
+writes the other.
 """
 
 from vitlens.lazy import attach

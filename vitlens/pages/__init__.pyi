@@ -1,4 +1,3 @@
 from .description_page import write_description_page as write_description_page
 from .explorer.explorer import Explorer as Explorer
 from .explorer.run import explore as explore
-from .picture_report import write_picture_report as write_picture_report

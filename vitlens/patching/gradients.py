@@ -228,12 +228,13 @@ def gradients_at(
 
 
 def _gradients(value: Tensor, reached: Activations, names: list[str], again: bool) -> Activations:
-    # What the classifier does not read (a patch in the last block) has no gradient: its effect is 0.
-    found = torch.autograd.grad(value, [reached[name] for name in names], retain_graph=again, allow_unused=True)
-    return {
-        name: torch.zeros_like(reached[name]) if gradient is None else gradient
-        for name, gradient in zip(names, found, strict=True)
-    }
+    # What the classifier does not read (a patch in the last block) has no gradient: its effect is 0. Nor has what a user's
+    # hook put in the place of an activation.
+    followed = [name for name in names if reached[name].requires_grad and value.requires_grad]
+    wanted = [reached[name] for name in followed]
+    found = torch.autograd.grad(value, wanted, retain_graph=again, allow_unused=True) if wanted else ()
+    gradients = dict(zip(followed, found, strict=True))
+    return {name: torch.zeros_like(reached[name]) if gradients.get(name) is None else gradients[name] for name in names}
 
 
 def _along_the_sites(

@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 from vitlens.attribution.direct import Attribution, PatchAttribution, TokenAttribution
 from vitlens.attribution.means import AttributionMeans
 from vitlens.data.class_names import short_name
-from vitlens.plots.shared.picture import map_tiles
+from vitlens.plots.shared.picture import map_tiles, signed_over_picture
 from vitlens.plots.shared.style import array, colorbar, diverging, finish, text
 
 UNIT_NAMES = {
@@ -28,6 +28,10 @@ def attribution_waterfall(attribution: Attribution, image: int = 0, class_positi
             x=[*labels, "logit"],
             y=[*shares, 0.0],
             measure=["relative"] * len(labels) + ["total"],
+            # What weighs little says so by its height.
+            text=["" if abs(share) < 0.05 * abs(logit) else f"{share:+.2f}" for share in shares] + [f"{logit:.2f}"],
+            textposition="outside",
+            cliponaxis=False,
             hovertemplate="%{x}: %{delta:+.3f}<br>sum so far %{final:.3f}<extra></extra>",
         )
     )
@@ -55,7 +59,7 @@ def attribution_head_map(attribution: Attribution, image: int = 0, class_positio
             x=[f"L{block}" for block in range(heads.shape[0])],
             y=[f"H{head}" for head in range(heads.shape[1])],
             **diverging(heads.cpu()),
-            colorbar=colorbar(attribution.quantity),
+            colorbar=colorbar(f"{attribution.quantity}<br>by head"),
             hovertemplate="%{x}%{y}: %{z:+.3f}<extra></extra>",
             xgap=1,
             ygap=1,
@@ -82,8 +86,8 @@ def attribution_map(
         ["all patches"],
         attribution.picture(image),
         "%{z:+.3f}",
-        attribution.quantity,
-        **diverging(shares.cpu()),
+        f"{attribution.quantity}<br>by patch",
+        **signed_over_picture(shares.cpu()),
     )
     return finish(
         figure,
@@ -115,9 +119,9 @@ def attribution_patches(
         titles,
         attribution.picture(image),
         "%{z:+.3f}",
-        attribution.quantity,
+        f"{attribution.quantity} by<br>head, patch",
         columns=min(4, len(titles)),
-        **diverging(chosen),
+        **signed_over_picture(chosen),
     )
     return finish(
         figure,
@@ -144,7 +148,7 @@ def attribution_means_board(means: AttributionMeans, k: int = 30, specific: bool
             y=list(range(len(classes))),
             text=[[name] * len(order) for name in classes],
             **diverging(chosen.cpu()),
-            colorbar=colorbar(means.quantity),
+            colorbar=colorbar(f"{means.quantity}<br>by class"),
             hovertemplate="%{x} for %{text}: %{z:+.3f}<extra></extra>",
         )
     )
@@ -185,7 +189,7 @@ def _exactness(attribution: Attribution, image: int, class_position: int, logit:
     residual = attribution.residual[image, class_position].item()
     return (
         f"{text(attribution.settings['model'])}; {attribution.quantity} {logit:+.3f}, "
-        f"sum − {attribution.quantity} = {residual:+.1e}; norm statistics frozen"
+        f"sum − {attribution.quantity} = {residual:+.1e}; the last norm's statistics are kept as they are"
     )
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable
 
 import numpy as np
 import plotly.graph_objects as go
@@ -13,12 +14,15 @@ from vitlens.errors import InputError
 from vitlens.model.graph import Node
 from vitlens.patching.results import require_axes
 from vitlens.plots.shared.series import legend_below, line
-from vitlens.plots.shared.style import FIELD, LOWERS, NEUTRAL, ON_FIELD, RAISES, finish, text
+from vitlens.plots.shared.style import AXIS, FIELD, LOWERS, NEUTRAL, ON_FIELD, RAISES, finish, text
 
 DASHES = {"q": "dot", "k": "dash", "v": "solid", "": "solid"}
-#: A head's three inputs stand side by side.
-SIDE = {"q": -0.12, "k": 0.0, "v": 0.12, "": 0.0}
+#: A head's three inputs stand side by side: so many times the reach of a node's middle to its edge.
+SIDE = {"q": -1.0, "k": 0.0, "v": 1.0, "": 0.0}
+REACH = 0.012
 MLP_RISE = 0.5
+#: Edges that a node names on hover, in each direction.
+MOST_TOLD = 6
 N_WIDTHS = 6
 Point = tuple[float, float]
 
@@ -44,28 +48,25 @@ def circuit_figure(circuit: Circuit) -> go.Figure:
         go.Scatter(
             x=[shown[name][0] for name in names], y=[shown[name][1] for name in names], text=names, mode="markers+text",
             marker={
-                "size": 30, "color": FIELD, "line": {"width": 0},
+                "size": 38, "color": FIELD, "line": {"width": 0},
                 "symbol": ["circle" if Node.of(name).kind == "head" else "square" for name in names],
             },
-            textfont={"size": 9, "color": ON_FIELD}, showlegend=False,
+            textfont={"size": AXIS, "color": ON_FIELD}, showlegend=False,
             hovertext=[_degree(circuit, name) for name in names], hoverinfo="text",
         )
     )  # fmt: skip
-    heights = {node.block: where[node][1] for node in where if node.kind == "head"} | {
-        node.block: where[node][1] - MLP_RISE for node in where if node.kind == "mlp"
-    }
+    heights = {block: float(y) for block, y in _rows(where).items()}
     width = max(x for x, _ in where.values()) + 1
     figure.update_xaxes(visible=False, range=[-0.8, width - 0.2])
     figure.update_yaxes(
-        title="block", tickvals=list(heights.values()), ticktext=[f"L{block}" for block in heights], showgrid=False,
-        zeroline=False,
+        title="block (its MLP half a row higher)", tickvals=list(heights.values()),
+        ticktext=[f"L{block}" for block in heights], showgrid=False, zeroline=False,
     )  # fmt: skip
     finish(
         figure,
         f"Circuit of {len(circuit)} edges between {len(names)} nodes",
         _caption(circuit),
         height=260 + 75 * (max(y for _, y in where.values()) + 1),
-        width=max(640, 160 + 70 * width),
         margin={"l": 60, "r": 20, "t": 92, "b": 60},
     )
     return legend_below(figure)
@@ -93,7 +94,8 @@ def circuit_curve(curve: CircuitCurve) -> go.Figure:
         rows = table[table["run"] == run]
         figure.add_trace(
             go.Scatter(
-                x=rows["edges"].to_numpy(), y=rows["mean"].to_numpy(), mode="lines", line={"color": grey, "width": 1.3},
+                x=rows["edges"].to_numpy(), y=rows["mean"].to_numpy(), mode="lines+markers",
+                line={"color": grey, "width": 2.5}, marker={"size": 6, "symbol": "x"},
                 name="random circuits: faithfulness", legendgroup="random", showlegend=run == random[0],
                 hovertemplate=f"{text(run)}<br>%{{x}} edges: %{{y:.3f}}<extra></extra>",
             )
@@ -110,23 +112,29 @@ def circuit_curve(curve: CircuitCurve) -> go.Figure:
     figure.update_xaxes(title="edges in the circuit", type="log", dtick=1 if np.ptp(decades) > 1 else None)
     figure.update_yaxes(title="share of the metric recovered")
     n_images = len(curve.axes["image"])
+    under = table[(table["run"] == "circuit") & (table["mean"] < 0)]["edges"].astype(int).tolist()
+    below = (
+        f"<br>the circuit of {' and of '.join(f'{n:,}' for n in under)} edges does worse than no edge at all"
+        if under
+        else ""
+    )
     finish(
         figure,
         "What circuits explain",
         f"{text(curve.settings['model'])}; {text(curve.metric_name.replace('_', ' '))}: 0 = "
         f"{curve.target.mean().item():+.2f} (corrupted), 1 = {curve.source.mean().item():+.2f} (clean), "
-        f"{n_images} pair{'s' * (n_images != 1)}<br>completeness: near 0 if no other edges do it too",
+        f"{n_images} pair{'s' * (n_images != 1)}<br>completeness: near 0 if no other edges do it too{below}",
         height=460,
-        margin={"l": 60, "r": 20, "t": 92, "b": 90},
+        margin={"l": 60, "r": 20, "t": 92 + 18 * bool(below), "b": 90},
     )
     return legend_below(figure)
 
 
 def _places(nodes: list[Node]) -> dict[Node, Point]:
-    """Where each node stands; columns and rows that no node of the circuit needs are left out."""
+    """Where each node stands; columns that no head of the circuit needs are left out, blocks between others are not."""
     owners = {node.owner for node in nodes}
     columns = {head: x for x, head in enumerate(sorted({node.head for node in owners if node.kind == "head"}))}
-    blocks = {b: y for y, b in enumerate(sorted({node.block for node in owners if node.block >= 0}), start=1)}
+    blocks = _rows(owners)
     centre = len(columns) / 2
     fixed = {"input": (centre, 0.0), "logits": (centre, len(blocks) + 1.5)}
 
@@ -137,6 +145,12 @@ def _places(nodes: list[Node]) -> dict[Node, Point]:
         return (float(columns[node.head]), y) if node.kind == "head" else (float(len(columns)), y + MLP_RISE)
 
     return {node: place(node) for node in owners}
+
+
+def _rows(nodes: Iterable[Node]) -> dict[int, int]:
+    """The row of each block from the first to the last that has a node."""
+    found = [node.block for node in nodes if node.block >= 0]
+    return {block: y for y, block in enumerate(range(min(found), max(found) + 1), start=1)} if found else {}
 
 
 def _draw_edges(
@@ -174,10 +188,12 @@ def _draw_edges(
 def _curve(where: dict[Node, Point], writer: Node, reader: Node) -> tuple[np.ndarray, np.ndarray]:
     """From the writer's top to the reader's input; edges over several blocks bend, so as not to run through others."""
     (x0, y0), (x1, y1) = where[writer], where[reader.owner]
-    x1 += SIDE[reader.part]
-    bend = 0.18 * max(0.0, y1 - y0 - 1) * (1 if x1 >= x0 else -1)
+    side = SIDE[reader.part]
+    x1 += side * REACH * (max(x for x, _ in where.values()) + 1)
+    # A head's inputs bend apart, else the edges from one writer into its queries and keys lie on each other.
+    bend = 0.18 * max(0.0, y1 - y0 - 1) * (1 if x1 >= x0 else -1) + 0.04 * side
     t = np.linspace(0, 1, 21)
-    return x0 + (x1 - x0) * t + 4 * bend * t * (1 - t), y0 + (y1 - y0) * t
+    return x0 + (x1 - x0) * t + 4 * bend * t * (1 - t), y0 + (y1 - y0) * t + 0.5 * side * t * (1 - t)
 
 
 def _explain(figure: go.Figure, colours: set[str], parts: set[str]) -> None:
@@ -193,10 +209,16 @@ def _explain(figure: go.Figure, colours: set[str], parts: set[str]) -> None:
 
 
 def _degree(circuit: Circuit, name: str) -> str:
-    ends = [edge.split("->") for edge in circuit.edges]
-    n_in = sum(reader.split("<")[0] == name for _, reader in ends)
-    n_out = sum(writer == name for writer, _ in ends)
-    return f"{text(name)}<br>{n_in} edges in, {n_out} out"
+    """A node's edges, the strongest first."""
+    scores = circuit.scores or {}
+    ordered = sorted(circuit.edges, key=lambda edge: (-abs(scores.get(edge, 0.0)), edge))
+    ends = [(edge, *edge.split("->")) for edge in ordered]
+    into = [edge for edge, _, reader in ends if reader.split("<")[0] == name]
+    out = [edge for edge, writer, _ in ends if writer == name]
+    lines = [f"{text(name)}: {len(into)} edges in, {len(out)} out"]
+    for edges in (into, out):
+        lines += [f"{text(edge)}" + (f" {scores[edge]:+.3f}" if edge in scores else "") for edge in edges[:MOST_TOLD]]
+    return "<br>".join(lines)
 
 
 def _caption(circuit: Circuit) -> str:

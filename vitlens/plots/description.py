@@ -23,7 +23,17 @@ from vitlens.plots.description_heads import (
 )
 from vitlens.plots.shared.picture import add_picture, map_axes, patch_heatmap, picture_uri
 from vitlens.plots.shared.series import legend_below
-from vitlens.plots.shared.style import COLOURS, SEQUENTIAL, array, colorbar, finish, text
+from vitlens.plots.shared.style import (
+    COLOURS,
+    SEQUENTIAL,
+    array,
+    colorbar,
+    finish,
+    log_ticks,
+    percent_ticks,
+    say_none,
+    text,
+)
 
 
 def norms_by_block(description: Description) -> go.Figure:
@@ -53,16 +63,22 @@ def norms_by_block(description: Description) -> go.Figure:
             y=array(description.outlier_share()),
             marker_color=COLOURS[1],
             showlegend=False,
-            hovertemplate="block %{x}: %{y:.2%} of the patches<extra></extra>",
+            customdata=100 * array(description.outlier_share()),
+            hovertemplate="block %{x}: %{customdata:.2f} % of the patches<extra></extra>",
         ),
         row=1,
         col=2,
     )
     figure.update_xaxes(title="block", dtick=1 if len(blocks) <= 16 else 2)
-    figure.update_yaxes(type="log", dtick="D2", row=1, col=1)
-    figure.update_yaxes(tickformat=".1%", rangemode="tozero", row=1, col=2)
-    if not description.outlier_counts.any():
+    norms = array(description.token_norms[..., [STATISTICS.index(name) for name in ("mean", "max")]])
+    figure.update_yaxes(
+        type="log", row=1, col=1, **log_ticks(float(norms[norms > 0].min()) / 2, float(norms.max()) * 2)
+    )
+    most = float(description.outlier_share().max())
+    figure.update_yaxes(rangemode="tozero", row=1, col=2, **percent_ticks(most or 0.01))
+    if not most:
         figure.update_yaxes(range=[0, 0.01], row=1, col=2)
+        say_none(figure, "no outliers in these pictures", 1, 2)
     finish(
         figure,
         "Norms of tokens",
@@ -79,14 +95,18 @@ def outlier_map(description: Description, block: int | None = None) -> go.Figure
     block = description.settings["late_block"] if block is None else description.axes["block"][block]
     rows, columns = description.settings["grid"]
     figure = make_subplots(
-        1, 2, subplot_titles=["share of pictures in which a patch is an outlier", "norm / median of the picture's patches"],
+        1, 2, subplot_titles=["pictures in which a patch is an outlier", "norm / median of the picture's patches"],
         horizontal_spacing=0.2, column_widths=[0.42, 0.58],
     )  # fmt: skip
     share = description.outlier_counts[block] / description.n_images
-    bar = {**colorbar(""), "x": 0.34, "tickformat": ".0%"}
-    board = patch_heatmap(share, "%{z:.1%} of the pictures", 1.0, colorscale=SEQUENTIAL, zmin=0, zmax=1, colorbar=bar)
-    figure.add_trace(board, row=1, col=1)
+    bar = {**colorbar(""), "x": 0.34, **percent_ticks()}
+    board = patch_heatmap(
+        share, "%{customdata:.1f} % of the pictures", colorscale=SEQUENTIAL, zmin=0, zmax=1, colorbar=bar
+    )
+    figure.add_trace(board.update(customdata=100 * array(share)), row=1, col=1)
     map_axes(figure, (rows, columns))
+    if not share.any():
+        say_none(figure, "none", 1, 1)
     edges = BIN_EDGES.log10()
     centres = 10 ** torch.cat([edges[:1] - 0.025, (edges[1:] + edges[:-1]) / 2, edges[-1:] + 0.025])
     counts = description.norm_histogram[block]
@@ -99,7 +119,8 @@ def outlier_map(description: Description, block: int | None = None) -> go.Figure
             width=np.asarray(array(centres[first:last])) * 0.11,
             marker_color=COLOURS[0],
             showlegend=False,
-            hovertemplate="about %{x:.2f} times the median: %{y:.2%} of the patches<extra></extra>",
+            customdata=100 * array(counts[first:last] / counts.sum()),
+            hovertemplate="about %{x:.2f} times the median: %{customdata:.2f} % of the patches<extra></extra>",
         ),
         row=1,
         col=2,
@@ -109,8 +130,9 @@ def outlier_map(description: Description, block: int | None = None) -> go.Figure
     )
     low = min(float(centres[first]), 0.8) / 1.2
     high = max(float(centres[last - 1]), description.settings["outlier_threshold"]) * 1.6
-    figure.update_xaxes(type="log", range=[np.log10(low), np.log10(high)], row=1, col=2)
-    figure.update_yaxes(type="log", dtick=1, title="share of patches", exponentformat="power", row=1, col=2)
+    figure.update_xaxes(type="log", range=[np.log10(low), np.log10(high)], row=1, col=2, **log_ticks(low, high))
+    least = float((counts[counts > 0] / counts.sum()).min())
+    figure.update_yaxes(type="log", title="share of patches", row=1, col=2, **log_ticks(least / 10, 1.0, shares=True))
     return finish(
         figure,
         f"Outlier patches after block {block}",

@@ -13,13 +13,18 @@ from vitlens.description.sinks import SINK_KINDS
 from vitlens.errors import InputError
 from vitlens.plots.shared.style import (
     COLOURS,
+    FEWEST,
     FIELD,
     GRID_ON_PICTURE,
     NEUTRAL,
+    ON_FIELD,
     SEQUENTIAL,
     array,
+    cell_numbers,
     colorbar,
     finish,
+    in_percent,
+    percent_ticks,
     text,
 )
 
@@ -53,25 +58,19 @@ def distance_by_block(description: Description) -> go.Figure:
             x=np.repeat(np.arange(n_blocks), n_heads),
             y=values.ravel(),
             mode="markers",
-            marker={
-                "color": np.tile(np.arange(n_heads), n_blocks),
-                "colorscale": SEQUENTIAL,
-                "size": 9,
-                "opacity": 0.85,
-                "line": {"color": NEUTRAL, "width": 1},
-            },
+            marker={"color": COLOURS[0], "size": 9, "opacity": 0.85, "line": {"color": NEUTRAL, "width": 1}},
             text=[name for row in names for name in row],
             hovertemplate="%{text}: %{y:.1f} pixels<extra></extra>",
         )
     )
     uniform = _uniform_distance(description)
-    figure.add_hline(y=uniform, line={"dash": "dash"}, annotation_text="attention that is everywhere alike")
+    figure.add_hline(y=uniform, line={"dash": "dash"})
     figure.update_xaxes(title="block", dtick=1 if n_blocks <= 16 else 2)
     figure.update_yaxes(title="mean attention distance (pixels)", rangemode="tozero")
     return finish(
         figure,
         "How far heads look",
-        f"{about(description)}; from patches to patches, a dot for each head, coloured by its number",
+        f"{about(description)}; from patches to patches, a dot for each head; dashed: attention that is everywhere alike",
         height=430,
     )
 
@@ -113,7 +112,7 @@ def sink_boards(description: Description) -> go.Figure:
     return finish(
         figure,
         "The strongest keys of every head",
-        f"{about(description)}; the strongest key and up to {rule['keys']:.0%} of the tokens more that receive "
+        f"{about(description)}; the strongest key and up to {in_percent(rule['keys'])} of the tokens more that receive "
         f"{rule['times']:g} times the median",
         height=figure.layout.height,
         margin=BOARD_MARGIN,
@@ -125,36 +124,41 @@ def sink_board(description: Description) -> go.Figure:
     kinds = ["none", *SINK_KINDS]
     found, tokens = description.sink_kind(), description.sink_token()
     codes = np.array([[kinds.index(kind) for kind in row] for row in found], dtype=np.float32).T
-    letters = np.array([[token[0].upper() for token in row] for row in tokens]).T
+    # A letter where there is a sink; where there is none the strongest key is told on hover.
+    places = np.array([[token for token in row] for row in tokens]).T
+    letters = np.where(codes > 0, np.array([[token[0].upper() for token in row] for row in tokens]).T, "")
     columns = ("sink_routed", "sink_value_ratio", "stable_rank")
     events = array(description.sink_events / description.n_images)
-    details = np.stack([*events, *(array(description.fact(name)) for name in columns)], axis=-1).transpose(1, 0, 2)
+    facts = [array(description.fact(name)) * (100 if name == "sink_routed" else 1) for name in columns]
+    details = np.stack([*(100 * share for share in events), *facts], axis=-1).transpose(1, 0, 2)
     shades = (FIELD, COLOURS[0], COLOURS[1], COLOURS[3])
     steps = [[(i + side) / len(kinds), shade] for i, shade in enumerate(shades) for side in (0, 1)]
     figure = go.Figure(
         go.Heatmap(
             z=codes, zmin=-0.5, zmax=len(kinds) - 0.5, colorscale=steps, xgap=2, ygap=2,
-            text=letters, texttemplate="%{text}", customdata=details, x=_names(description, "L"), y=_names(description, "H"),
+            text=letters, texttemplate="%{text}", hovertext=places, customdata=details,
+            x=_names(description, "L"), y=_names(description, "H"),
             colorbar={**colorbar(""), "tickvals": list(range(len(kinds))), "ticktext": kinds},
             hovertemplate=(
-                "%{x}%{y}<br>pictures with a no-op sink %{customdata[0]:.0%}, broadcast %{customdata[1]:.0%}, other "
-                "%{customdata[2]:.0%}<br>queries that give it half or more %{customdata[3]:.0%}<br>length of what it writes "
-                "/ others' %{customdata[4]:.2f}<br>stable rank of the output %{customdata[5]:.2f}<extra></extra>"
+                "%{x}%{y}<br>strongest key: %{hovertext}<br>pictures with a no-op sink %{customdata[0]:.0f} %, broadcast "
+                "%{customdata[1]:.0f} %, other %{customdata[2]:.0f} %<br>queries that give it half or more "
+                "%{customdata[3]:.0f} %<br>length of what it writes / others' %{customdata[4]:.2f}<br>"
+                "stable rank of the output %{customdata[5]:.2f}<extra></extra>"
             ),
         )
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed", title="head")
     figure.update_xaxes(title="block")
-    shown = dict.fromkeys(token for row in tokens for token in row)
-    legend = ", ".join(f"{token[0].upper()} {token}" for token in shown)
+    shown = dict.fromkeys(places[codes > 0].tolist())
+    legend = ", ".join(f"{token[0].upper()} {token}" for token in shown) or "no head has a sink"
     rule = description.settings["sink_rule"]
     return finish(
         figure,
         "Attention sinks",
-        f"{about(description)}; in at least half of the pictures {rule['queries']:.0%} of the queries give "
-        f"{rule['attention']:.0%} or more to a few keys<br>no-op: they write at most {rule['no_op']:g} of what others do; "
-        f"broadcast: at least {rule['broadcast']:g}, and the output has a stable rank of at most {rule['rank']:g}<br>"
-        f"strongest key: {legend}",
+        f"{about(description)}; in at least half of the pictures {in_percent(rule['queries'])} of the queries give "
+        f"{in_percent(rule['attention'])} or more to a few keys<br>no-op: they write at most {rule['no_op']:g} of what "
+        f"others do; broadcast: at least {rule['broadcast']:g}, and the output has a stable rank of at most "
+        f"{rule['rank']:g}<br>strongest key: {legend}",
         height=max(260, 190 + 24 * codes.shape[0]),
     )
 
@@ -220,10 +224,12 @@ def cka_against_matrix(description: Description) -> go.Figure:
 def _likeness(
     description: Description, values: Float[Tensor, "block other"], title: str, rows: str, columns: str
 ) -> go.Figure:
+    few = description.n_images < FEWEST
     figure = go.Figure(
         go.Heatmap(
-            z=array(values), zmin=0, zmax=1, colorscale=SEQUENTIAL, colorbar=colorbar("CKA"),
-            texttemplate="%{z:.2f}" if values.numel() <= 200 else None,
+            z=array(values), zmin=0, zmax=1, colorscale=[[0, FIELD], [1, FIELD]] if few else SEQUENTIAL, showscale=not few,
+            colorbar=colorbar("CKA"), text=cell_numbers(values) if values.numel() <= 200 else None,
+            texttemplate="%{text}" if values.numel() <= 200 else None, textfont={"color": ON_FIELD} if few else None,
             hovertemplate="block %{y} and block %{x}: %{z:.3f}<extra></extra>",
         )
     )  # fmt: skip
@@ -235,7 +241,11 @@ def _likeness(
         figure,
         title,
         f"{about(description)}; linear CKA of the stream after each block ({what}), unbiased, minibatches of "
-        f"{min(description.settings['cka_rows'], description.n_images)}",
+        f"{min(description.settings['cka_rows'], description.n_images)}"
+        + (
+            f"<br>too few pictures to compare blocks: below {FEWEST} the values scatter, even below 0, and have no colour"
+            * few
+        ),
         height=540,
     )
 
@@ -269,12 +279,10 @@ def _boards(description: Description, facts: Sequence[str], shared: bool = False
             hovertemplate=f"%{{x}}%{{y}}: {_label(name)} %{{customdata:.3~g}}<extra></extra>", **scale,
         )  # fmt: skip
         figure.add_trace(board, row=row, col=col)
-    figure.update_yaxes(autorange="reversed", showgrid=False, tickfont={"size": 10})
-    figure.update_xaxes(showgrid=False, tickfont={"size": 10}, tickangle=0)
-    for title in figure.layout.annotations:
-        title.update(font={"size": 12})
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    figure.update_xaxes(showgrid=False, tickangle=0)
     if shared:
-        bar = {**colorbar("share"), "tickformat": ".0%"}
+        bar = colorbar("share of<br>attention") | percent_ticks()
         figure.update_layout(coloraxis={"colorscale": SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": bar})
     return figure.update_layout(height=170 + n_rows * (each + 62))
 

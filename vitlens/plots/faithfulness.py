@@ -15,8 +15,19 @@ from vitlens.faithfulness.randomisation import Randomisation
 from vitlens.faithfulness.result import Faithfulness
 from vitlens.faithfulness.segmentation import MEASURES, Segmentation
 from vitlens.plots.perturbation import perturbation_of_batch
-from vitlens.plots.shared.series import legend_below, line
-from vitlens.plots.shared.style import COLOURS, FEWEST, FIELD, NEUTRAL, ON_FIELD, PALE, finish, text
+from vitlens.plots.shared.series import label_ends, legend_below, line
+from vitlens.plots.shared.style import (
+    COLOURS,
+    FEWEST,
+    FIELD,
+    NEUTRAL,
+    ON_FIELD,
+    PALE,
+    finish,
+    in_percent,
+    text,
+    true_minus,
+)
 from vitlens.statistics import bootstrap
 
 #: Baselines are grey and differ in their dashes; methods have the other colours, and other dashes when these run out.
@@ -67,11 +78,9 @@ def faithfulness_curves(
                 figure, table, x, _readable(method), colour, row=row, col=col, dash=dash, legend=panel == 0,
                 markers=len(shares) < 6,
             )  # fmt: skip
-        figure.update_xaxes(title={"text": x, "font": {"size": 11}}, row=row, col=col)
-        figure.update_yaxes(title={"text": CURVES[name].quantity, "font": {"size": 11}}, row=row, col=col)
+        figure.update_xaxes(title=x, row=row, col=col)
+        figure.update_yaxes(title=CURVES[name].quantity, row=row, col=col)
     figure.update_yaxes(rangemode="tozero")
-    for title in figure.layout.annotations:
-        title.update(font={"size": 13})
     # A legend of long names takes several rows.
     widest = 50 + 7 * max(len(_readable(method)) for method in shown)
     below = 70 + 20 * math.ceil(len(shown) / max(1, 1000 // widest))
@@ -123,16 +132,16 @@ def randomisation_curves(result: Randomisation) -> go.Figure:
         line(figure, table, "depth", _readable(method), colour, dash=dash)
     figure.update_xaxes(title="re-initialised", tickvals=depths, ticktext=result.axes["depth"])
     figure.update_yaxes(title="size of the rank correlation", range=[0, 1.03])
-    return legend_below(
-        finish(
-            figure,
-            "Cascading randomisation: do the maps show what was learnt?",
-            f"{text(result.settings['model'])}, {len(result.axes['image'])} pictures; with the trained model's maps, mean "
-            "and 95 % interval;<br>near 0: the map depends on the weights, 1: it does not",
-            height=520,
-            margin={"l": 60, "r": 20, "t": 110, "b": 150},
-        )
+    longest = max(len(_readable(method)) for method in result.axes["method"])
+    finish(
+        figure,
+        "Cascading randomisation: do the maps show what was learnt?",
+        f"{text(result.settings['model'])}, {len(result.axes['image'])} pictures; with the trained model's maps, mean "
+        "and 95 % interval;<br>near 0: the map depends on the weights, 1: it does not",
+        height=max(480, 200 + 20 * len(looks)),
+        margin={"l": 60, "r": 40 + 7 * longest, "t": 110, "b": 100},
     )
+    return label_ends(figure, (0.0, 1.03))
 
 
 def _score_table(
@@ -160,7 +169,7 @@ def _score_table(
             hovertext=[[name] * len(columns) for name in names], customdata=cells,
             colorscale=PALE if ranked else [[0, FIELD], [1, FIELD]], zmin=0, zmax=1, xgap=2, ygap=2, showscale=False,
             hovertemplate="%{hovertext}<br>%{x}: %{customdata[0]:.4f}<br>"
-            f"{level:.0%} interval %{{customdata[1]:.4f}} to %{{customdata[2]:.4f}}<extra></extra>",
+            f"{in_percent(level)} interval %{{customdata[1]:.4f}} to %{{customdata[2]:.4f}}<extra></extra>",
         )
     )  # fmt: skip
     tick_size = 12 if len(columns) < 9 else 11
@@ -179,7 +188,7 @@ def _score_table(
         figure,
         title,
         f"{text(protocol, longest=110)}<br>"
-        + (f"mean over pictures [{level:.0%} interval]; " if n_pictures > 1 else "")
+        + (f"mean over pictures [{in_percent(level)} interval]; " if n_pictures > 1 else "")
         + meaning,
         height=190 + 46 * len(table),
         margin={"l": 60, "r": 20, "t": 150, "b": 20},
@@ -232,7 +241,7 @@ def _cell(ends: np.ndarray, bold: bool, places: int, several: bool) -> str:
 
 
 def _number(value: float, places: int) -> str:
-    return f"{value:.{places}f}".replace("-", "−")
+    return true_minus(f"{value:.{places}f}")
 
 
 FIGURES = {

@@ -14,8 +14,11 @@ from vitlens.features.attribution import FeatureAttribution
 from vitlens.features.evaluation import DictionaryEvaluation
 from vitlens.features.top_examples import TopPatches
 from vitlens.plots.shared.picture import Pixels, picture_uri
-from vitlens.plots.shared.style import COLOURS, LOWERS, NEUTRAL, OUTLINE, RAISES, array, finish, text
+from vitlens.plots.shared.places import hook_in_words
+from vitlens.plots.shared.style import COLOURS, LOWERS, NEUTRAL, OUTLINE, RAISES, array, finish, in_percent, text
 
+#: Measures of a dictionary in words.
+MEASURE_WORDS = {"mse": "squared error", "l0": "features on at once", "dead_share": "share of features never on"}
 PixelsOf = Callable[[int], Pixels] | Float[Tensor, "picture height width 3"]
 
 
@@ -27,7 +30,8 @@ def feature_card(
     context: int = 2,
     n_classes: int = 5,
 ) -> go.Figure:
-    """A feature's top patches as crops with what lies around them, its activations, and the classes that it promotes.
+    """A feature's top patches, the strongest of each picture: as crops, beside them the whole picture; with the feature's
+    activations and the classes that it promotes.
 
     Args:
         result: of `top_patches`.
@@ -42,8 +46,9 @@ def feature_card(
     """
     feature = result.axes["feature"][0] if feature is None else feature
     row = result.row_of(feature)
-    found = [rank for rank in result.axes["rank"] if int(result.images[row, rank]) >= 0]
-    columns = 5 if len(found) > 9 else 3
+    ranks = [rank for rank in result.axes["rank"] if int(result.images[row, rank]) >= 0]
+    found = _one_per_picture(result, row, ranks)
+    columns = 4 if len(found) > 9 else max(1, min(3, len(found)))
     lines = max(2, -(-len(found) // columns))
     has_classes = result.promoted.shape[1] > 0
     figure = _layout(lines, columns, has_classes, [_crop_title(result, row, rank) for rank in found])
@@ -58,12 +63,16 @@ def feature_card(
     if has_classes:
         _add_classes(figure, result, row, n_classes, (upper + 1, columns + 1))
     settings = result.settings
+    if len(found) == len(ranks):
+        shown = f"; the {len(found)} strongest outlined" if found else "; never above 0 here"
+    else:
+        pictures = f"{len(found)} picture{'s' * (len(found) != 1)}"
+        shown = f"; the {len(ranks)} strongest lie in {pictures}, of each the strongest is shown"
     return finish(
         figure,
-        f"{settings.get('unit', 'feature').capitalize()} {feature} at {text(settings['hook'])}",
-        f"{text(settings['model'])}, dictionary: {text(settings['dictionary'], 60)}<br>"
-        f"on in {float(result.density[row]):.2%} of {settings['tokens_seen']:,} tokens"
-        + (f"; the {len(found)} strongest outlined" if found else "; never above 0 here"),
+        f"{settings.get('unit', 'feature').capitalize()} {feature} {hook_in_words(settings['hook'])}".rstrip(),
+        f"{text(settings['model'])}, {text(settings['hook'])}, dictionary: {text(settings['dictionary'], 60)}<br>"
+        f"on in {in_percent(float(result.density[row]), 2)} of {settings['tokens_seen']:,} tokens{shown}",
         height=150 + 190 * lines,
         showlegend=False,
         margin={"l": 20, "r": 30, "t": 130, "b": 50},
@@ -92,7 +101,7 @@ def feature_bars(attribution: FeatureAttribution, k: int = 15, image: int = 0, c
             hovertemplate="%{y}: %{x:+.4f}<extra></extra>",
         )
     )
-    figure.update_yaxes(autorange="reversed", tickfont={"size": 11})
+    figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(title=attribution.quantity)
     figure.add_vline(x=0, line={"width": 1})
     logit = attribution.logits[image, class_position].item()
@@ -103,6 +112,14 @@ def feature_bars(attribution: FeatureAttribution, k: int = 15, image: int = 0, c
         height=140 + 22 * len(names),
         margin={"l": 110, "r": 20, "t": 90, "b": 50},
     )
+
+
+def _one_per_picture(result: TopPatches, row: int, ranks: list[int]) -> list[int]:
+    """The first rank of each picture: fifteen patches of one picture are one example."""
+    firsts: dict[int, int] = {}
+    for rank in ranks:
+        firsts.setdefault(int(result.images[row, rank]), rank)
+    return list(firsts.values())
 
 
 def _layout(lines: int, columns: int, has_classes: bool, titles: list[str]) -> go.Figure:
@@ -124,7 +141,7 @@ def _layout(lines: int, columns: int, has_classes: bool, titles: list[str]) -> g
         horizontal_spacing=0.03, vertical_spacing=0.24 / lines,
     )  # fmt: skip
     for title in figure.layout.annotations:
-        title.update(font={"size": 11})
+        title.update(font={"size": 12})
     return figure
 
 
@@ -166,17 +183,50 @@ def _add_crop(
     figure.add_trace(blank, row=row, col=col)
     figure.add_layout_image(
         source=picture_uri(crop), x=left - 0.5, y=top - 0.5, sizex=wide, sizey=high, sizing="stretch", layer="below",
-        row=row, col=col, xref="x", yref="y",
+        name="crop", row=row, col=col, xref="x", yref="y",
     )  # fmt: skip
+    right = left + wide - 0.5
+    if patch is not None and (high, wide) != (rows, columns):
+        right = _add_whole(figure, pixels, patch, (rows, columns), (top - 0.5, right + 0.1 * wide, high), at)
     hidden = {"showgrid": False, "zeroline": False, "showticklabels": False, "constrain": "domain"}
-    figure.update_xaxes(range=[left - 0.5, left + wide - 0.5], row=row, col=col, **hidden)
+    figure.update_xaxes(range=[left - 0.5, right], row=row, col=col, **hidden)
     anchor = figure.get_subplot(row, col).xaxis.plotly_name.replace("xaxis", "x")
     figure.update_yaxes(range=[top + high - 0.5, top - 0.5], scaleanchor=anchor, row=row, col=col, **hidden)
     if patch is not None:
         figure.add_shape(
             type="rect", x0=patch[1] - 0.5, x1=patch[1] + 0.5, y0=patch[0] - 0.5, y1=patch[0] + 0.5,
-            line={"color": OUTLINE, "width": 3}, row=row, col=col,
+            line={"color": OUTLINE, "width": 3}, name="crop", row=row, col=col,
         )  # fmt: skip
+
+
+def _add_whole(
+    figure: go.Figure,
+    pixels: Pixels,
+    patch: tuple[int, int],
+    grid: tuple[int, int],
+    place: tuple[float, float, int],
+    at: tuple[int, int],
+) -> float:
+    """The whole picture as high as the crop beside it, the patch outlined; returns where it ends."""
+    (rows, columns), (top, left, high), (row, col) = grid, place, at
+    each = high / rows
+    figure.add_layout_image(
+        source=picture_uri(pixels, longest=160), x=left, y=top, sizex=columns * each, sizey=high, sizing="stretch",
+        layer="below", name="whole", row=row, col=col, xref="x", yref="y",
+    )  # fmt: skip
+    y, x = top + patch[0] * each, left + patch[1] * each
+    figure.add_shape(
+        type="rect",
+        x0=x,
+        x1=x + each,
+        y0=y,
+        y1=y + each,
+        line={"color": OUTLINE, "width": 1.5},
+        name="whole",
+        row=row,
+        col=col,
+    )
+    return left + columns * each
 
 
 def _add_histogram(figure: go.Figure, result: TopPatches, row: int, at: tuple[int, int]) -> None:
@@ -191,7 +241,7 @@ def _add_histogram(figure: go.Figure, result: TopPatches, row: int, at: tuple[in
     # From 0.7 on, so that a bar of a single token has a height.
     top = float(counts.max().clamp(min=10).double().log10()) + 0.1
     figure.update_yaxes(
-        type="log", dtick=1, range=[-0.15, top], title={"text": "tokens", "standoff": 4, "font": {"size": 11}}, side="right",
+        type="log", dtick=1, range=[-0.15, top], title={"text": "tokens", "standoff": 4}, side="right",
         row=at[0], col=at[1],
     )  # fmt: skip
     figure.update_xaxes(rangemode="tozero", row=at[0], col=at[1])
@@ -210,7 +260,7 @@ def _add_classes(figure: go.Figure, result: TopPatches, row: int, n: int, at: tu
     )  # fmt: skip
     figure.add_trace(bars, row=at[0], col=at[1])
     figure.update_yaxes(
-        autorange="reversed", side="right", tickvals=list(range(len(shown))), ticktext=names, tickfont={"size": 11},
+        autorange="reversed", side="right", tickvals=list(range(len(shown))), ticktext=names,
         row=at[0], col=at[1],
     )  # fmt: skip
     figure.update_xaxes(zeroline=True, zerolinecolor=NEUTRAL, showticklabels=False, row=at[0], col=at[1])
@@ -227,7 +277,10 @@ def density_histogram(evaluation: DictionaryEvaluation) -> go.Figure:
     )  # fmt: skip
     figure.update_xaxes(title="share of rows that have the feature, log₁₀")
     figure.update_yaxes(title="features")
-    measures = [f"{name} {evaluation[name]:.3g}" for name in evaluation.axes["measure"][:5]]
+    measures = [
+        f"{MEASURE_WORDS.get(name, name.replace('_', ' '))} {evaluation[name]:.3g}"
+        for name in evaluation.axes["measure"][:5]
+    ]
     return finish(
         figure,
         "How often features are on",

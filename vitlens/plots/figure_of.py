@@ -10,6 +10,7 @@ from plotly.colors import named_colorscales
 
 from vitlens.arguments import check_count, short
 from vitlens.errors import InputError, nearest
+from vitlens.plots.shared.picture import GLAZE, SIGNED_GLAZE
 from vitlens.plots.shared.style import SEQUENTIAL
 from vitlens.results.result import Drawable
 
@@ -17,6 +18,8 @@ from vitlens.results.result import Drawable
 SMALLEST = 10
 #: What every figure takes, whatever it shows.
 FOR_ALL = ("title", "colorscale", "width", "height")
+#: How opaque a user's own colours are over a picture.
+OVER_PICTURE = 0.6
 ColorScale = str | Sequence[str] | Sequence[tuple[float, str]]
 
 
@@ -102,8 +105,13 @@ def _changed(
 
 def _set_colorscale(figure: go.Figure, colorscale: ColorScale) -> None:
     """Replaces the scales of numbers. Colours that stand for kinds or classes stay."""
-    own = (None, go.Heatmap(colorscale=SEQUENTIAL).colorscale)
+    over_pictures = [go.Heatmap(colorscale=scale).colorscale for scale in (GLAZE, SIGNED_GLAZE)]
+    own = (None, go.Heatmap(colorscale=SEQUENTIAL).colorscale, *over_pictures)
     traces = [trace for trace in figure.data if trace.type == "heatmap" and trace.colorscale in own]
+    if figure.layout.images:
+        # Other scales hide what is under them.
+        for trace in traces:
+            trace.opacity = min(OVER_PICTURE, 1.0 if trace.opacity is None else trace.opacity)
     if not traces:
         raise InputError("this figure has no colour scale: leave colorscale= out")
     try:

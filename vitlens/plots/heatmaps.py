@@ -16,6 +16,7 @@ from vitlens.heatmaps.registry import PARTS
 from vitlens.heatmaps.run import Heatmap
 from vitlens.plots.shared.artefacts import hatch
 from vitlens.plots.shared.picture import (
+    GLAZE,
     Pixels,
     add_picture,
     as_pixels,
@@ -24,16 +25,17 @@ from vitlens.plots.shared.picture import (
     map_tiles,
     patch_heatmap,
     picture_uri,
+    signed_over_picture,
 )
+from vitlens.plots.shared.scales import OWN_SCALE
 from vitlens.plots.shared.style import (
     LABEL_ON_PICTURE,
-    SEQUENTIAL,
     WARNING,
     array,
     colorbar,
-    diverging,
     finish,
     text,
+    true_minus,
 )
 
 # Pixels above the tiles, and between their rows for the titles.
@@ -62,7 +64,9 @@ def heatmap_overlay(
     pixels, grid = as_pixels(pixels), values.shape
     figure = make_subplots(1, 2, horizontal_spacing=0.02)
     for col in (1, 2):
-        shown = {"opacity": 0.0, "showscale": False} if col == 1 else {"colorbar": colorbar("importance")}
+        shown = (
+            {"opacity": 0.0, "showscale": False} if col == 1 else {"colorbar": colorbar(f"importance<br>{OWN_SCALE}")}
+        )
         figure.add_trace(
             patch_heatmap(values, "importance %{z:.4g}", **{**_scale(values, signed), **shown}), row=1, col=col
         )
@@ -188,10 +192,10 @@ def heatmap_comparison(
 def _scale(values: Float[Tensor, "rows columns"], signed: bool) -> dict[str, Any]:
     """Heatmap settings: around 0 where there are signs, else from the least value to the largest."""
     if signed:
-        return diverging(array(values))
+        return signed_over_picture(array(values))
     low, high = _ends(values)
     # A map that is the same everywhere is all low: plotly would choose ends of its own.
-    return {"colorscale": SEQUENTIAL, "zmin": low, "zmax": high if high > low else low + 1}
+    return {"colorscale": GLAZE, "zmin": low, "zmax": high if high > low else low + 1}
 
 
 def _ends(values: Float[Tensor, "rows columns"]) -> tuple[float, float]:
@@ -203,7 +207,7 @@ def _tile_title(name: str, values: Float[Tensor, "rows columns"], class_free: bo
     low, high = _ends(values)
     ends = f"{low:.3g} … {high:.3g}" if high > low else f"{low:.3g} everywhere"
     ends += "; not class-specific" if class_free else ""
-    return f"{text(name, longest=34)}<br><span style='font-size:10px'>{ends.replace('-', '−')}</span>"
+    return f"{text(name, longest=34)}<br><span style='font-size:10px'>{true_minus(ends)}</span>"
 
 
 def _warn(figure: go.Figure, warning: str, row: int, col: int, letters: int) -> None:
@@ -228,9 +232,9 @@ def _by_part(heatmap: Heatmap, image: int) -> go.Figure:
         titles,
         heatmap.picture(image),
         "%{z:.4g}",
-        heatmap.quantity,
+        f"{heatmap.quantity}<br>{OWN_SCALE}",
         columns=max(3, min(6, len(titles))),
-        **diverging(maps.cpu()),
+        **signed_over_picture(maps.cpu()),
     )
     name = text(short_name(heatmap.class_label(image)))
     return finish(

@@ -17,10 +17,23 @@ from vitlens.lens.measures import identifiability
 from vitlens.lens.probes import Probes
 from vitlens.lens.trace import ClassTrace
 from vitlens.plots.mosaic import class_mosaic
-from vitlens.plots.shared.picture import map_tiles
-from vitlens.plots.shared.series import legend_below, line
-from vitlens.plots.shared.style import COLOURS, SEQUENTIAL, array, colorbar, diverging, finish, symmetric, text
+from vitlens.plots.shared.picture import GLAZE, map_tiles, signed_over_picture
+from vitlens.plots.shared.places import site_in_words
+from vitlens.plots.shared.series import SYMBOLS, label_ends, line
+from vitlens.plots.shared.style import (
+    COLOURS,
+    SEQUENTIAL,
+    array,
+    colorbar,
+    finish,
+    in_percent,
+    percent_ticks,
+    symmetric,
+    text,
+)
 
+#: Ticks of an axis of probabilities.
+CHANCES = (1e-6, 1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
 CLASS_DASHES = ("solid", "dot", "dash", "longdash", "dashdot", "longdashdot")
 
 
@@ -36,7 +49,7 @@ def predictions(
             y=labels,
             orientation="h",
             marker_color=COLOURS[0],
-            text=[f"{value:.1%}" for value in top.values.tolist()],
+            text=[in_percent(value, 1) for value in top.values.tolist()],
             textposition="outside",
             cliponaxis=False,
             hovertext=[text(names[i], 120) for i in top.indices.tolist()],
@@ -44,7 +57,7 @@ def predictions(
         )
     )
     figure.update_yaxes(autorange="reversed")
-    figure.update_xaxes(range=[0, 1.12], tickformat=".0%", title="probability")
+    figure.update_xaxes(range=[0, 1.12], title="probability", **percent_ticks())
     return finish(
         figure,
         "What the model says",
@@ -57,14 +70,16 @@ def predictions(
 def lens_trajectory(
     lens: ClassLens, image: int = 0, token: int | Sequence[int] = 0, site: str | None = None
 ) -> go.Figure:
-    """Probability, rank and logit of the lens' classes block by block: a colour for each class, a dash for each token.
+    """Probability and rank of the lens' classes block by block: a colour for each class, a dash for each token.
+
+    Both axes spread what lies near their ends; the logit is told on hover.
 
     Args:
         token: one or several, by their places among the lens' tokens.
     """
     tokens = [token] if isinstance(token, int) else list(token)
-    titles = ["probability", f"rank among {lens.n_classes:,} (0 is best)", "logit"]
-    figure = make_subplots(1, 3, subplot_titles=titles, horizontal_spacing=0.07)
+    titles = ["probability", f"rank among {lens.n_classes:,} (1 is first)"]
+    figure = make_subplots(1, 2, subplot_titles=titles, horizontal_spacing=0.08)
     blocks = np.asarray(lens.axes["block"])
     index = lens.site_index(site)
     places = [f"{lens.axes['token'][place]} token" for place in tokens]
@@ -72,49 +87,60 @@ def lens_trajectory(
         name = text(short_name(lens.class_label(image, class_position)))
         name = name if len(tokens) == 1 else f"{name}, {label}"
         at = (index, slice(None), image, place, class_position)
-        curves = {"probability": lens.probabilities, "rank": lens.ranks, "logit": lens.values}
-        for col, (quantity, values) in enumerate(curves.items(), start=1):
-            curve = array(values[at])
+        probabilities, ranks, logits = (
+            array(values[at]) for values in (lens.probabilities, lens.ranks + 1, lens.values)
+        )
+        told = np.stack([probabilities, ranks, logits], axis=-1)
+        for col, curve in enumerate((_log_odds(probabilities), ranks), start=1):
             figure.add_trace(
                 go.Scatter(
                     x=blocks,
-                    # Rank 0 stands at 1 of the logarithmic axis.
-                    y=curve + (quantity == "rank"),
-                    customdata=curve,
+                    y=curve,
+                    customdata=told,
                     name=name,
                     legendgroup=name,
                     showlegend=col == 1,
                     mode="lines+markers",
-                    marker={"size": 5},
+                    marker={"size": 6, "symbol": SYMBOLS[class_position % len(SYMBOLS)]},
                     line={
                         "color": COLOURS[class_position % len(COLOURS)],
-                        "width": 3 if class_position == 0 else 1.8,
+                        "width": 3 if class_position == 0 else 2,
                         "dash": CLASS_DASHES[tokens.index(place) % len(CLASS_DASHES)],
                     },
-                    hovertemplate=f"{name}<br>block %{{x}}: {quantity} %{{customdata:.4~g}}<extra></extra>",
+                    hovertemplate=f"{name}<br>block %{{x}}: probability %{{customdata[0]:.4~g}}<br>"
+                    "rank %{customdata[1]:,}<br>logit %{customdata[2]:.4~g}<extra></extra>",
                 ),
                 row=1,
                 col=col,
             )
     figure.update_xaxes(title="block", dtick=1 if len(blocks) <= 8 else 2)
-    figure.update_yaxes(rangemode="tozero", row=1, col=1)
-    ticks = [rank for rank in (0, 1, 2, 5, 10, 100, 1000, 10_000) if rank < lens.n_classes]
     figure.update_yaxes(
-        type="log", tickvals=[1 + rank for rank in ticks], ticktext=[f"{rank:,}" for rank in ticks],
-        range=[math.log10(lens.n_classes * 1.15), -0.06], row=1, col=2,
-    )  # fmt: skip
-    for title in figure.layout.annotations:
-        title.update(font={"size": 13})
+        tickvals=_log_odds(np.array(CHANCES)), ticktext=[f"{100 * share:g} %" for share in CHANCES], row=1, col=1
+    )
+    ticks = [rank for rank in (1, 2, 5, 10, 100, 1000, 10_000) if rank <= lens.n_classes]
+    lowest, first = math.log10(lens.n_classes * 1.15), -0.06
+    figure.update_yaxes(
+        type="log", tickvals=ticks, ticktext=[f"{rank:,}" for rank in ticks], range=[lowest, first], row=1, col=2
+    )
     where = f"the {places[0]}" if len(places) == 1 else f"{len(places)} tokens"
-    rows = -(-len(figure.data) // 15)
+    curves = len(figure.data) // 2
+    longest = max(len(trace.name) for trace in figure.data)
+    site = lens.axes["site"][index]
     finish(
         figure,
-        f"How the class emerges: class lens of {where}, {lens.axes['site'][index]}",
-        f"{text(lens.settings['model'])}; hidden state through {lens.settings['norm']}, then the classifier",
-        height=450 + 20 * rows,
-        margin={"l": 60, "r": 20, "t": 96, "b": 60 + 20 * rows},
+        f"How the class emerges in {where}",
+        f"{text(lens.settings['model'])}; class lens: {site_in_words(site)} ({text(site)}) through "
+        f"{lens.settings['norm']}, then the classifier",
+        height=max(450, 160 + 24 * curves),
+        margin={"l": 60, "r": min(290, 40 + 7 * longest), "t": 96, "b": 50},
     )
-    return legend_below(figure)
+    return label_ends(figure, (lowest, first), "x2", "y2")
+
+
+def _log_odds(probabilities: np.ndarray) -> np.ndarray:
+    """Where probabilities stand on an axis that spreads both ends."""
+    kept = np.clip(probabilities.astype(np.float64), 1e-6, 1 - 1e-6)
+    return np.log10(kept / (1 - kept))
 
 
 def class_maps(
@@ -130,9 +156,9 @@ def class_maps(
     """
     maps = lens.maps(quantity, site, image, class_position)
     if quantity == "logit":
-        colours = diverging(maps.cpu())
+        colours = signed_over_picture(maps.cpu())
     else:
-        colours = {"colorscale": SEQUENTIAL, "zmin": 0.0, "zmax": max(symmetric(maps.cpu()), 1e-12)}
+        colours = {"colorscale": GLAZE, "zmin": 0.0, "zmax": max(symmetric(maps.cpu()), 1e-12)}
     name = text(short_name(lens.class_label(image, class_position)))
     figure = map_tiles(
         maps,
@@ -142,12 +168,13 @@ def class_maps(
         quantity,
         **colours,
     )
-    n_prefix = lens.n_prefix_tokens
-    prefix = f"{n_prefix} prefix token{'s' * (n_prefix != 1)} left out" if n_prefix else "no prefix tokens"
+    if quantity == "probability":
+        figure.update_coloraxes(colorbar=percent_ticks(figure.layout.coloraxis.cmax))
+    site = lens.axes["site"][lens.site_index(site)]
     return finish(
         figure,
         f"How much each patch by itself reads as “{name}”",
-        f"{text(lens.settings['model'])}; class lens of every patch, {lens.axes['site'][lens.site_index(site)]}, {prefix}; "
+        f"{text(lens.settings['model'])}; class lens of every patch: {site_in_words(site)} ({text(site)}); "
         "one scale for all blocks<br>a reading, not a location: removing the patches that read so need not cost the answer",
         margin={"l": 10, "r": 20, "t": 110, "b": 10},
     )
@@ -167,29 +194,34 @@ def token_classes(
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(title="logit")
-    where = f"token {lens.axes['token'][token]}, block {lens.axes['block'][block]}, {lens.axes['site'][at[0]]}"
+    site = lens.axes["site"][at[0]]
+    about = f"{text(lens.settings['model'])}; {site_in_words(site)} ({text(site)})"
     return finish(
-        figure, f"What one token says: {where}", text(lens.settings["model"]), height=360,
+        figure, f"What token {lens.axes['token'][token]} says after block {lens.axes['block'][block]}", about, height=360,
         margin={"l": 170, "r": 20, "t": 74, "b": 50},
     )  # fmt: skip
 
 
 def trace_curves(trace: ClassTrace, site: str = "resid_post") -> go.Figure:
-    """How well the class is read off the class token and the patches, block by block: the mean of 1 − rank / C."""
+    """How well the class is read off the class token and the patches, block by block: the mean of 1 − rank / C.
+
+    The first class has rank 0.
+    """
     figure = go.Figure()
     for i, (tokens, table) in enumerate(identifiability(trace, site=site).groupby("tokens", sort=False)):
         line(figure, table, "block", str(tokens), i, y="identifiability")
     figure.update_xaxes(title="block")
     figure.update_yaxes(title="identifiability", range=[0, 1.02])
     n = len(trace.axes["image"])
-    return legend_below(
-        finish(
-            figure,
-            "How the class emerges",
-            f"{text(trace.settings['model'])}; {text(site)}, mean over {n} picture{'s' * (n != 1)}; 0.5 by chance",
-            height=430,
-        )
+    finish(
+        figure,
+        "How the class emerges",
+        f"{text(trace.settings['model'])}; {site_in_words(site)} ({text(site)}), mean over {n} picture{'s' * (n != 1)}; "
+        "1: the class comes first, 0.5: as by chance",
+        height=430,
+        margin={"l": 60, "r": 120, "t": 74, "b": 50},
     )
+    return label_ends(figure, (0.0, 1.02))
 
 
 def probe_norms(probes: Probes, site: str | None = None) -> go.Figure:
@@ -210,7 +242,8 @@ def probe_norms(probes: Probes, site: str | None = None) -> go.Figure:
     )
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(title="token", type="category")
-    return finish(figure, f"Norms of the probes of {text(chosen)}", text(probes.settings["model"]), height=430)
+    about = f"{text(probes.settings['model'])}; probes of {site_in_words(chosen)} ({text(chosen)}), mean over classes"
+    return finish(figure, "How large the probes' weights are", about, height=430)
 
 
 FIGURES = {

@@ -1,25 +1,26 @@
-"""The figure of the top-1 class of every patch, by name, as tiles in the place of the patches."""
+"""The figure of the top-1 class of every patch: colours over the picture, names in the legend and on hover."""
 
-import textwrap
 from collections import Counter
 
 import numpy as np
 import plotly.graph_objects as go
-import torch
-from plotly.subplots import make_subplots
 
 from vitlens.data.class_names import short_name
 from vitlens.lens.lens import ClassLens
-from vitlens.plots.shared.picture import add_picture, aspect, keep_shape, map_axes, patch_heatmap, picture_uri
-from vitlens.plots.shared.style import COLOURS, FIELD, NEUTRAL, ON_FIELD, finish, pale, text
+from vitlens.plots.shared.picture import add_picture, aspect, keep_shape, patch_heatmap, picture_uri
+from vitlens.plots.shared.places import site_in_words
+from vitlens.plots.shared.style import COLOURS, NEUTRAL, finish, text
 
-SHADES = tuple(pale(colour) for colour in COLOURS if colour != NEUTRAL)
-# Pixels of the mosaic's longer side; sizes of its labels, the largest at which all fit being taken.
-SIDE, SIZES = 720, (13, 12, 11, 10, 9, 8)
+#: Of the commonest classes; all others are clear.
+SHADES = tuple(colour for colour in COLOURS if colour != NEUTRAL)
+CLEAR = "rgba(0,0,0,0)"
+OPACITY = 0.5
+# Pixels of the picture's longer side.
+LONGER_SIDE = 620
 
 
 def class_mosaic(lens: ClassLens, block: int = -1, image: int = 0, site: str | None = None) -> go.Figure:
-    """The top-1 class of each patch, by name, next to the picture; the most frequent classes have colours.
+    """The top-1 class of each patch as a colour over the picture; the most frequent classes have colours.
 
     Args:
         lens: with every patch: `class_lens(model, images)`.
@@ -34,53 +35,32 @@ def class_mosaic(lens: ClassLens, block: int = -1, image: int = 0, site: str | N
     logits = lens.top_logits[index, block, image, :, 0]
     said = Counter(names[token] for token in patches)
     coloured = [name for name, _ in said.most_common(len(SHADES))]
-    shades = [*SHADES[: len(coloured)], FIELD]
+    shades = [*SHADES[: len(coloured)], CLEAR]
     codes = [coloured.index(names[token]) if names[token] in coloured else len(coloured) for token in patches]
-    wide, high = SIDE / max(1.0, aspect(pixels)), SIDE * min(1.0, aspect(pixels))
-    labels, size = _labels([short_name(names[token]) for token in patches], wide / grid[1], high / grid[0])
     hover = [f"{text(names[token], 120)}<br>logit {logits[token].item():.3f}" for token in patches]
-    figure = make_subplots(1, 2, column_widths=[0.28, 0.72], horizontal_spacing=0.02)
-    figure.add_trace(patch_heatmap(torch.zeros(grid), "", 0.0, showscale=False), row=1, col=1)
-    add_picture(figure, picture_uri(pixels), grid)
-    tiles = go.Heatmap(
-        z=np.reshape(codes, grid).astype(np.float32), zmin=-0.5, zmax=len(shades) - 0.5, showscale=False,
+    tiles = patch_heatmap(
+        np.reshape(codes, grid), "%{customdata}", OPACITY, zmin=-0.5, zmax=len(shades) - 0.5, showscale=False,
         colorscale=[[(i + side) / len(shades), shade] for i, shade in enumerate(shades) for side in (0, 1)],
-        text=np.reshape(labels, grid), texttemplate="%{text}", textfont={"size": size, "color": ON_FIELD},
-        customdata=np.reshape(hover, grid), xgap=1, ygap=1,
-        hovertemplate="patch (%{y}, %{x})<br>%{customdata}<extra></extra>",
+        customdata=np.reshape(hover, grid),
     )  # fmt: skip
-    figure.add_trace(tiles, row=1, col=2)
-    map_axes(figure, grid, 1, 2)
+    figure = go.Figure().set_subplots(1, 1)
+    figure.add_trace(tiles, row=1, col=1)
+    add_picture(figure, picture_uri(pixels, grey=True), grid)
     keep_shape(figure, pixels, grid)
     for name, shade in zip(coloured, shades, strict=False):
         entry = f"{text(short_name(name), 28)} ({said[name]})"
-        marker = {"color": shade, "size": 13, "symbol": "square"}
+        marker = {"color": shade, "size": 13, "symbol": "square", "opacity": 0.75}
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", marker=marker, name=entry), row=1, col=1)
     prefix = [token for token in range(len(names)) if token not in set(patches)]
     others = ", ".join(f"{text(lens.axes['token'][token])}: {text(short_name(names[token]))}" for token in prefix[:4])
-    place = f"{lens.axes['site'][index]} of block {lens.axes['block'][block]}"
+    where = f"{site_in_words(lens.axes['site'][index])} ({text(lens.axes['site'][index])}), read"
+    rest = f"; {len(said) - len(coloured)} rarer classes have no colour" if len(said) > len(coloured) else ""
     return finish(
         figure,
-        "The top-1 class of each patch",
-        f"{text(lens.settings['model'])}; {place}; {len(said)} of {lens.n_classes:,} classes, the commonest coloured"
+        f"The top-1 class of each patch after block {lens.axes['block'][block]}",
+        f"{text(lens.settings['model'])}; {where} patch by patch: {len(said)} of {lens.n_classes:,} classes{rest}"
         + (f"<br>top-1 class of the other tokens: {others}" if others else ""),
-        height=int(130 + 60 + high),
-        margin={"l": 10, "r": 10, "t": 110, "b": 80},
-        legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
+        height=int(130 + LONGER_SIDE * min(1.0, aspect(pixels))),
+        margin={"l": 10, "r": 10, "t": 110, "b": 20},
+        legend={"x": 1.0, "y": 1.0, "title": {"text": "class (patches)"}},
     )
-
-
-def _labels(names: list[str], wide: float, high: float) -> tuple[list[str], int]:
-    """The names as they fit into tiles of this size in pixels, and the size of their letters.
-
-    Names are wrapped between words, and words cut where even the smallest letters are too large for them; tiles of less
-    than three letters are empty.
-    """
-    for size in SIZES:
-        letters, lines = int(wide / (0.56 * size)), int(high / (1.25 * size))
-        wrapped = [textwrap.wrap(name, max(1, letters), break_long_words=False) for name in names]
-        if all(len(parts) <= lines and all(len(part) <= letters for part in parts) for parts in wrapped):
-            break
-    if letters < 3 or lines < 1:
-        return [""] * len(names), size
-    return ["<br>".join(text(part, letters) for part in parts[:lines]) for parts in wrapped], size

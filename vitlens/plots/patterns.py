@@ -13,6 +13,7 @@ from vitlens.errors import InputError
 from vitlens.model.runs.picture_run import check_index
 from vitlens.patterns.maps import AttentionMaps
 from vitlens.plots.shared.picture import (
+    GLAZE,
     Pixels,
     add_picture,
     as_pixels,
@@ -22,7 +23,7 @@ from vitlens.plots.shared.picture import (
     patch_heatmap,
     picture_uri,
 )
-from vitlens.plots.shared.style import OUTLINE, SEQUENTIAL, array, colorbar, finish, text
+from vitlens.plots.shared.style import OUTLINE, SEQUENTIAL, array, colorbar, finish, in_percent, percent_ticks, text
 
 #: Which way attention is followed from a token: to what it attends to, or to what attends to it.
 DIRECTIONS = ("to", "by")
@@ -73,27 +74,31 @@ def attention_overlay(
     """
     pixels, n_prefix = as_pixels(pixels), len(prefix)
     figure = make_subplots(1, 2, horizontal_spacing=0.02)
+    largest = attention[n_prefix:].max().item()
     for col in (1, 2):
         figure.add_trace(
             patch_heatmap(
                 attention[n_prefix:].unflatten(0, tuple(grid)),
                 "attention %{z:.4f}",
-                opacity=0.0 if col == 1 else 0.7,
-                colorscale=SEQUENTIAL,
+                opacity=0.0 if col == 1 else 1.0,
+                colorscale=GLAZE,
                 zmin=0.0,
+                zmax=max(largest, 1e-12),
                 showscale=col == 2,
-                colorbar=colorbar("attention"),
+                colorbar=colorbar("attention") | percent_ticks(max(largest, 1e-12)),
             ),
             row=1,
             col=col,
         )
         add_picture(figure, picture_uri(pixels, grey=col == 2), grid, col=col)
     keep_shape(figure, pixels, grid)
-    shares = ", ".join(f"{label} {share:.1%}" for label, share in zip(prefix, attention.tolist(), strict=False))
+    shares = ", ".join(
+        f"{label} {in_percent(share, 1)}" for label, share in zip(prefix, attention.tolist(), strict=False)
+    )
     return finish(
         figure,
         f"What {text(query)} attends to in head {head}",
-        f"{text(model_name)}; yellow is the largest attention to a patch"
+        f"{text(model_name)}; bright where attention to a patch is large, dimmed where it is small"
         + (f"; to prefix tokens: {shares}" if shares else ""),
         height=int(130 + 340 * aspect(pixels)),
     )
@@ -183,7 +188,7 @@ def attention_mosaic(attention: Float[Tensor, "block head rows columns"], query:
             zmin=0.0,
             zmax=1.0,
             hoverongaps=False,
-            colorbar={**colorbar(OF_LARGEST), "tickformat": ".0%"},
+            colorbar=colorbar(OF_LARGEST) | percent_ticks(),
             hovertemplate="attention %{customdata:.4f}<extra></extra>",
         )
     )
@@ -250,11 +255,11 @@ def _boards(
     titles = [f"{name}, up to {top:.2g}" for name, top in zip(names, largest.tolist(), strict=True)]
     figure = map_tiles(
         maps / largest.clamp(min=1e-12)[:, None, None], titles, pixels, "attention %{customdata:.4f}", OF_LARGEST,
-        columns=min(5, len(titles)), colorscale=SEQUENTIAL, zmin=0.0, zmax=1.0,
+        columns=min(5, len(titles)), colorscale=GLAZE, zmin=0.0, zmax=1.0,
     )  # fmt: skip
     for trace, exact in zip(figure.data, maps, strict=True):
         trace.customdata = array(exact)
-    return figure.update_coloraxes(colorbar_tickformat=".0%")
+    return figure.update_coloraxes(colorbar=percent_ticks())
 
 
 def _outline(figure: go.Figure, patches: Sequence[int], grid: Sequence[int]) -> go.Figure:

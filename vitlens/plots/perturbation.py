@@ -3,7 +3,7 @@
 import plotly.graph_objects as go
 
 from vitlens.faithfulness.perturbation import Perturbation
-from vitlens.plots.shared.series import ByModel, legend_below, line, panels
+from vitlens.plots.shared.series import ByModel, legend_below, line, of_model, panels
 from vitlens.plots.shared.style import finish
 
 MARGIN = {"l": 60, "r": 20, "t": 104, "b": 90}
@@ -29,7 +29,7 @@ def perturbation_curves(tables: ByModel, quantity: str = "accuracy") -> go.Figur
         finish(
             figure,
             "What is left of the decision without these patches",
-            "mean over pictures, 95 % interval; above: higher is better, below: lower is better",
+            of_model(tables, "mean over pictures, 95 % interval; above: higher is better, below: lower is better"),
             margin=MARGIN,
         )
     )

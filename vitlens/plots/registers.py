@@ -4,8 +4,8 @@ import plotly.graph_objects as go
 import torch
 from plotly.subplots import make_subplots
 
-from vitlens.plots.shared.picture import add_picture, patch_heatmap, picture_uri
-from vitlens.plots.shared.style import COLOURS, SEQUENTIAL, array, colorbar, finish, text
+from vitlens.plots.shared.picture import GLAZE, add_picture, patch_heatmap, picture_uri
+from vitlens.plots.shared.style import COLOURS, array, colorbar, finish, log_ticks, symmetric, text
 from vitlens.registers.results import RegisterNeurons, RegisterShift
 
 RUNS = ("without", "with")
@@ -35,11 +35,11 @@ def register_board(result: RegisterShift, image: int = 0, block: int = -1) -> go
     add_picture(figure, picture_uri(pixels), grid, 1, 1)
     for i, run in enumerate(RUNS):
         hover = f"norm {run} registers %{{z:.1f}}"
-        figure.add_trace(patch_heatmap(norms[i], hover, 0.85, coloraxis="coloraxis"), row=1, col=i + 2)
+        figure.add_trace(patch_heatmap(norms[i], hover, coloraxis="coloraxis"), row=1, col=i + 2)
         add_picture(figure, picture_uri(pixels, grey=True), grid, 1, i + 2)
         if attention is not None:
             hover = f"attention {run} registers %{{z:.4f}}"
-            figure.add_trace(patch_heatmap(attention[i], hover, 0.85, coloraxis="coloraxis2"), row=2, col=i + 2)
+            figure.add_trace(patch_heatmap(attention[i], hover, coloraxis="coloraxis2"), row=2, col=i + 2)
             add_picture(figure, picture_uri(pixels, grey=True), grid, 2, i + 2)
     curves = {
         "patches without": result.before[image].amax(dim=-1),
@@ -56,14 +56,20 @@ def register_board(result: RegisterShift, image: int = 0, block: int = -1) -> go
             col=1,
         )  # fmt: skip
     figure.update_xaxes(title="block", row=2, col=1)
-    figure.update_yaxes(title="norm", type="log", dtick=1, row=2, col=1)
-    for title in figure.layout.annotations:
-        title.update(font={"size": 13})
+    every = torch.cat([curve for curve in curves.values() if curve.numel()])
+    ticks = log_ticks(float(every[every > 0].min()) / 2, float(every.max()) * 2)
+    figure.update_yaxes(title="norm", type="log", row=2, col=1, **ticks)
     figure.update_layout(
-        coloraxis={"colorscale": SEQUENTIAL, "cmin": 0.0, "colorbar": {**colorbar("norm"), "len": 0.44, "y": 0.78}},
-        coloraxis2={
-            "colorscale": SEQUENTIAL,
+        coloraxis={
+            "colorscale": GLAZE,
             "cmin": 0.0,
+            "cmax": symmetric(norms),
+            "colorbar": {**colorbar("norm"), "len": 0.44, "y": 0.78},
+        },
+        coloraxis2={
+            "colorscale": GLAZE,
+            "cmin": 0.0,
+            "cmax": 1.0 if attention is None else symmetric(attention),
             "colorbar": {**colorbar("attention"), "len": 0.44, "y": 0.2},
         },
         legend={"orientation": "h", "x": 0.0, "y": -0.1, "yanchor": "top"},

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from vitlens.data.class_names import short_name
 from vitlens.plots.lens import predictions
-from vitlens.plots.shared.picture import map_tiles
-from vitlens.plots.shared.series import legend_below, line
-from vitlens.plots.shared.style import COLOURS, NEUTRAL, SEQUENTIAL, array, finish, text
+from vitlens.plots.shared.picture import GLAZE, map_tiles
+from vitlens.plots.shared.series import label_ends, line
+from vitlens.plots.shared.style import COLOURS, NEUTRAL, array, finish, percent_ticks, text
 from vitlens.removal.knockouts import Knockout
 from vitlens.removal.tokens import TokenAblation
 
@@ -40,37 +40,38 @@ def removal_curves(
     figure.add_trace(
         go.Scatter(
             x=np.concatenate([share, share[::-1]]), y=np.concatenate([table["high"], table["low"][::-1]]), mode="lines",
-            fill="toself", fillcolor="rgba(125,133,147,0.2)", line={"width": 0}, hoverinfo="skip", showlegend=False,
+            fill="toself", fillcolor="rgba(125,133,147,0.3)", line={"width": 0}, hoverinfo="skip", showlegend=False,
         )
     )  # fmt: skip
     for i, (name, curve) in enumerate(by_map.items()):
         line(figure, pd.DataFrame({"% removed": share, "mean": array(curve)}), "% removed", text(name), i)
     figure.update_xaxes(title="% of patches removed")
-    figure.update_yaxes(title="probability", rangemode="tozero", tickformat=".0%")
-    return legend_below(
-        finish(
-            figure,
-            f"What is left of “{text(class_name)}” without these patches",
-            f"{text(model_name)}; most important first; lower is better<br>band: the range of {len(chance)} random orders",
-            height=470,
-            margin={"l": 60, "r": 20, "t": 100, "b": 110},
-        )
+    figure.update_yaxes(title="probability", range=[0, 1.02], **percent_ticks())
+    names = ["at random", *by_map]
+    finish(
+        figure,
+        f"What is left of “{text(class_name)}” without these patches",
+        f"{text(model_name)}; most important first; lower is better<br>band: the range of {len(chance)} random orders",
+        height=470,
+        margin={"l": 60, "r": min(290, 40 + 7 * max(map(len, names))), "t": 100, "b": 50},
     )
+    return label_ends(figure, (0.0, 1.02))
 
 
 def removal_map(result: TokenAblation, image: int = 0) -> go.Figure:
     """How well the class is read off each patch that stayed, over the picture: 1 − rank / C in the last stream."""
     maps = result.maps(image)
     figure = map_tiles(
-        maps[None], ["patches that stayed"], result.picture(image), "1 − rank / C %{z:.3f}", "1 − rank / C",
-        colorscale=SEQUENTIAL, zmin=0.0, zmax=1.0,
+        maps[None], ["patches that stayed"], result.picture(image), "identifiability %{z:.3f}", "identifiability",
+        colorscale=GLAZE, zmin=0.0, zmax=1.0,
     )  # fmt: skip
     said = "is" if result.correct[image] else "is not"
     gone = int((~result.kept[image]).sum())
     return finish(
         figure,
         f"“{text(short_name(result.class_label(image)))}” without {gone} of the patches",
-        f"{text(result.settings['model'])}; the class {said} predicted",
+        f"{text(result.settings['model'])}; the class {said} predicted; identifiability: 1 where a patch reads as the class "
+        "first, 0.5 by chance",
         height=430,
         margin={"l": 10, "r": 20, "t": 104, "b": 10},
     )

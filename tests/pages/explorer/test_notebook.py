@@ -9,7 +9,7 @@ import torch
 from IPython.core.formatters import DisplayFormatter
 
 from vitlens import InputError, Result, activation_ablation, activation_patching, explore
-from vitlens.pages.explorer.page import packed_plotly, script, style
+from vitlens.pages.explorer.page import script, style
 
 
 @pytest.fixture
@@ -32,7 +32,6 @@ def test_python_and_the_widget_choose_for_each_other(explorer):
     explorer.selected_class, explorer.selected_baseline = classes[2], explorer.model.class_label(classes[1])
     assert (widget.selection["wanted_class"], widget.selection["baseline_class"]) == (classes[2], classes[1])
     assert widget.pictures == explorer.pictures
-    assert b"".join([widget.plotly]) == packed_plotly()
 
 
 def test_impossible_choices_are_refused_and_change_nothing(explorer):
@@ -43,9 +42,8 @@ def test_impossible_choices_are_refused_and_change_nothing(explorer):
         assert getattr(explorer, f"selected_{name}") == before
     with pytest.raises(InputError, match="shows no token"):
         explorer.marked_tokens = [3, 500]
-    missing = next(i for i in range(10) if i not in explorer.facts["pictures"][0]["classes"])
-    with pytest.raises(InputError, match="shows no class"):
-        explorer.selected_class = missing
+    with pytest.raises(InputError, match="classes 0 to 9"):
+        explorer.selected_class = 10
 
 
 def test_patch_ablates_what_is_marked(explorer):
@@ -60,6 +58,18 @@ def test_patch_ablates_what_is_marked(explorer):
     assert explorer.effect["cells"] == ["L0", "L3"]
     assert explorer.effect["shift"] == pytest.approx(expected.shift().flatten().tolist())
     assert "3 tokens" in explorer.effect["title"]
+    # The decision before, and after the change that moves the logit most.
+    index, before = explorer.effect["before"][0]
+    assert (index, before) == (int(model(image).argmax()), pytest.approx(model(image).softmax(-1).max().item()))
+    strongest = [0, 3][int(expected.shift().flatten().abs().argmax())]
+    assert explorer.effect["at"] == f"block {strongest}"
+
+    def silence(stream, hook):
+        stream[:, [90, 91, 104]] = 0
+        return stream
+
+    after = model.run_with_hooks(image, fwd_hooks=[(f"resid_pre{strongest}", silence)])[0].softmax(-1)
+    assert explorer.effect["after"][0] == (int(after.argmax()), pytest.approx(after.max().item()))
     # Without marks it is the chosen token; with a source, patching; with a baseline, the difference.
     explorer.marked_tokens, explorer.selected_token, explorer.selected_baseline = [], 0, classes[1]
     result = explorer.patch(0, site="resid_post")
@@ -115,14 +125,14 @@ def test_a_notebook_shows_the_widget_or_the_page(explorer, monkeypatch):
 def test_the_widgets_script_follows_python_and_tells_it(explorer, browser, tmp_path):
     """The module that anywidget loads, with a model that stands for Jupyter's."""
     state = {"facts": explorer.facts, "selection": explorer.widget.selection, "effect": None}
-    packed = [base64.b64encode(part).decode() for part in (*explorer.pictures, packed_plotly())]
+    packed = [base64.b64encode(part).decode() for part in explorer.pictures]
     module = base64.b64encode(script().encode()).decode()
     (tmp_path / "notebook.html").write_text(
         f"""<!doctype html><meta charset="utf-8"><style>{style()}</style><div id="cell"></div><script type="module">
         const {{ default: widget }} = await import("data:text/javascript;base64,{module}");
         const view = (text) => new DataView(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
         const bytes = {json.dumps(packed)}.map(view);
-        const state = {{...{json.dumps(state)}, plotly: bytes.pop(), pictures: bytes}}, listeners = {{}};
+        const state = {{...{json.dumps(state)}, pictures: bytes}}, listeners = {{}};
         window.sent = [];
         window.model = {{
           get: (name) => state[name], on: (name, call) => (listeners[name] = call), off() {{}}, save_changes() {{}},
@@ -135,25 +145,33 @@ def test_the_widgets_script_follows_python_and_tells_it(explorer, browser, tmp_p
     complaints = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto((tmp_path / "notebook.html").as_uri())
-    page.wait_for_function("document.querySelectorAll('[data-chart] .main-svg').length >= 3")
-    page.locator("[data-map=picture] .frame").click(position={"x": 3, "y": 3})
-    page.locator("[data-map=picture] .frame").click(position={"x": 40, "y": 3}, modifiers=["Shift"])
+    page.wait_for_selector("[data-ready]", state="attached")
+    frame = page.locator("[data-panel=picture] .frame").first
+    frame.click(position={"x": 3, "y": 3})
+    selection = page.evaluate("model.get('selection')")
+    assert (selection["token"], selection["marked"]) == (1, [])
+    frame.click(position={"x": 60, "y": 3}, modifiers=["Shift"])
     selection = page.evaluate("model.get('selection')")
     assert selection["token"] == 1
-    assert len(selection["marked"]) == 1
+    assert len(selection["marked"]) == 2
     explorer.widget.selection = selection
     assert explorer.selected_token == 1
+    assert explorer.marked_tokens == selection["marked"]
     explorer.selected_picture, explorer.selected_block = 1, 4
     page.evaluate("(selection) => model.set('selection', selection)", explorer.widget.selection)
-    page.wait_for_function("document.querySelector('.controls output').value === 'L4'")
+    page.wait_for_function("document.querySelector('[data-choice=block]').innerText === 'block 4'")
     assert page.locator(".thumbnails [aria-pressed=true]").get_attribute("title") == "picture 1"
     assert "#" not in page.url, "a notebook's address is not the widget's"
-    page.get_by_text("ablate marked").click()
+    page.get_by_text("ablate the selection").click()
     assert page.evaluate("sent") == [{"ask": "ablate", "replacement": "zero"}]
     explorer.patch(blocks=[0, 5])
     page.evaluate("(effect) => model.set('effect', effect)", explorer.widget.effect)
-    drawn = page.evaluate("document.querySelector('[data-chart=effect] .plotly-graph-div').data[0].y")
+    drawn = page.evaluate(
+        "document.querySelector('.vitlens').view.panels.effectBars.shown.rows.map(row => row.values[0])"
+    )
     assert drawn == pytest.approx(explorer.effect["shift"])
+    told = page.locator(".decision").inner_text()
+    assert told.startswith(f"The answer before: {explorer.model.class_label(explorer.effect['before'][0][0])}")
     assert complaints == []
     page.close()
 
@@ -163,12 +181,11 @@ def test_the_page_opens_as_was_chosen_and_shows_the_effect(explorer, open_page, 
     explorer.patch()
     explorer.save(tmp_path / "page.html")
     page = open_page(tmp_path / "page.html").page
-    page.wait_for_function("document.querySelectorAll('[data-chart] .main-svg').length >= 4")
-    assert page.evaluate("document.getElementById('explorer').view.toSelection().token") == 30
-    assert page.locator("[data-chart=effect] h3").inner_text() == explorer.effect["title"]
-    assert page.get_by_text("ablate marked").count() == 0, "a page has no Python to ask"
+    assert page.evaluate("document.getElementById('explorer').view.state.tokens") == [30]
+    assert page.locator(".effect h4").inner_text() == explorer.effect["title"]
+    assert page.get_by_text("ablate the selection").count() == 0, "a page has no Python to ask"
     page.locator(".thumbnails button").first.click()
-    page.wait_for_function("document.querySelector('[data-chart=effect]').hidden")
+    page.wait_for_function("document.querySelector('.effect').hidden")
 
 
 def test_results_show_themselves_escaped():

@@ -1,332 +1,373 @@
-"""The explorer's page in a real browser: what a click shows are Python's numbers, and all ways of choosing agree."""
+"""The one page in a real browser: what it shows are Python's numbers, and all ways of choosing agree."""
 
+import csv
+import io
 import json
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
-from pages.explorer.conftest import unpack
+from pages.explorer.conftest import VIEW, choose, unpack
+from PIL import Image
 
-from vitlens import class_lens, direct_logit_attribution, explore
-from vitlens.demo import load_demo_model
-from vitlens.pages.explorer.run import write_explorer
-
-VIEW = "document.getElementById('explorer').view"
-
-
-def started(opened):
-    """The page, once everything is drawn."""
-    opened.page.wait_for_function("document.querySelectorAll('[data-chart] .main-svg').length >= 3")
-    return opened.page
-
-
-def click_patch(page, row: int, column: int, grid=(14, 14), modifiers=None) -> None:
-    box = page.locator("[data-map=picture] .frame").bounding_box()
-    x, y = (column + 0.5) / grid[1] * box["width"], (row + 0.5) / grid[0] * box["height"]
-    page.locator("[data-map=picture] .frame").click(position={"x": x, "y": y}, modifiers=modifiers)
+from vitlens import class_lens, direct_logit_attribution, heatmap
 
 
 def state(page) -> dict:
     return page.evaluate(f"{VIEW}.state")
 
 
-def listed(page, name: str) -> dict[int, float]:
-    """The strongest tokens that a map lists, and their full values."""
-    return page.evaluate(
-        "name => Object.fromEntries([...document.querySelectorAll(`[data-map=${name}] .strongest button`)]"
-        ".map(button => [button.dataset.token, Number(button.dataset.value)]))",
-        name,
-    )
+def shown(page, what: str) -> np.ndarray:
+    """Numbers that a part of the page was last drawn of."""
+    return np.array(page.evaluate(f"Array.from({VIEW}.{what}, Number)"), dtype=float)
 
 
-def chart(page, name: str, what: str, trace: int = 0) -> np.ndarray:
-    values = page.evaluate(
-        "([name, trace, what]) => document.querySelector(`[data-chart=${name}] .plotly-graph-div`).data[trace][what]",
-        [name, trace, what],
-    )
-    return np.array(values, dtype=float)
+def on_stage(page) -> np.ndarray:
+    return shown(page, "picture.shown.values")
 
 
-def account(page) -> dict[str, float]:
-    return page.evaluate(
-        "(({sum, logit, residual}) => ({sum: Number(sum), logit: Number(logit), residual: Number(residual)}))"
-        "(document.querySelector('.account').dataset)"
-    )
+def told(value: float) -> str:
+    """A number as the page writes it: three digits, two of small ones."""
+    digits = 2 if abs(value) < 0.01 else 3
+    return f"{float(f'{value:.{digits}g}'):+g}".replace("-", "−")
 
 
-def test_it_opens_without_network_or_complaint(open_page, page_file, explorer):
-    opened = open_page(page_file)
-    page = started(opened)
-    assert opened.complaints == []
-    assert opened.requests == []
-    assert page.locator(".thumbnails button").count() == 4
-    shown = state(page)
-    assert (shown["token"], shown["block"], shown["head"]) == (0, explorer.selected_block, explorer.selected_head)
-    # Every map and board says what its colours are normalised by.
-    notes = page.locator(".maps .legend small").all_inner_texts() + page.locator(".boards small").all_inner_texts()
-    assert len(notes) == 7
-    assert all("largest" in note for note in notes)
+def place(page, row: float, column: float, grid=(14, 14)) -> dict[str, float]:
+    box = page.locator("[data-panel=picture] .frame").first.bounding_box()
+    return {"x": (column + 0.5) / grid[1] * box["width"], "y": (row + 0.5) / grid[0] * box["height"]}
 
 
-@pytest.mark.parametrize("width", [390, 1366, 3840])
-def test_nothing_sticks_out_at_any_width(open_page, page_file, width):
-    page = started(open_page(page_file, width, 2160))
-    click_patch(page, 5, 5)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    boxes = page.evaluate(
-        "[...document.querySelectorAll('.panel, .plotly-graph-div')].filter(each => each.offsetParent)"
-        ".map(each => [each.getBoundingClientRect().left, each.getBoundingClientRect().right])"
-    )
-    assert len(boxes) >= 12
-    assert all(0 <= left < right <= width for left, right in boxes)
+def click_patch(page, row: int, column: int, grid=(14, 14), modifiers=None) -> None:
+    frame = page.locator("[data-panel=picture] .frame").first
+    frame.click(position=place(page, row, column, grid), modifiers=modifiers)
 
 
-def test_a_click_on_a_patch_shows_pythons_numbers(open_page, page_file, demo, explorer):
+def test_the_answer_is_the_heading_and_every_control_has_a_name(page, opened, demo):
     model, paths = demo
-    opened = open_page(page_file)
-    page = started(opened)
+    logits = model(model.to_images(paths[0]))[0].detach()
+    heading = page.locator("h1").inner_text()
+    assert model.class_label(int(logits.argmax())) in heading
+    assert f"{100 * logits.softmax(-1).max():.0f}" in heading
+    assert page.locator(".thumbnails button").count() == 4
+    panels = page.locator("[data-panel]").evaluate_all("all => all.map(one => one.dataset.panel)")
+    assert panels == ["picture", "answer", "when", "who", "cause", "head", "patch", "notes"]
+    unnamed = page.evaluate(
+        "[...document.querySelectorAll('button, input, select, summary, [role], [tabindex=\"0\"]')]"
+        ".filter(one => !(one.ariaLabel || one.textContent.trim() || one.labels?.[0]?.textContent.trim()"
+        " || ['row', 'status', 'tooltip'].includes(one.role))).map(one => one.outerHTML.slice(0, 200))"
+    )
+    assert unnamed == []
+    assert page.locator("img:not([alt])").count() == 0
+
+
+def test_a_click_on_a_patch_shows_pythons_numbers(page, demo, explorer):
+    model, paths = demo
     row, column, block, head = 8, 4, 3, 2
     token = 1 + 14 * row + column
     click_patch(page, row, column)
-    page.select_option("select[name=head]", str(head))
-    page.locator("input[name=block]").fill(str(block))
-    assert (state(page)["token"], state(page)["block"], state(page)["head"]) == (token, block, head)
+    choose(page, block=block, head=head)
+    assert (state(page)["tokens"], state(page)["block"], state(page)["head"]) == ([token], block, head)
     image = model.to_images(paths[0])
     classes = explorer.facts["pictures"][0]["classes"]
 
     _, cache = model.run_with_cache(image, names_filter=["pattern", "resid_post"])
     pattern = cache["pattern", block][0, head]
-    for name, weights in (("row", pattern[token]), ("column", pattern[:, token])):
-        shown = listed(page, name)
-        assert set(shown) == {str(i) for i in weights.topk(5).indices.tolist()}
-        for other, value in shown.items():
-            assert value == pytest.approx(weights[int(other)].item(), rel=0.02, abs=1e-6)
+    largest = pattern.max(dim=-1).values.numpy()
+    for layer, weights, scale in (("from", pattern[token], largest[token]), ("to", pattern[:, token], largest)):
+        choose(page, layer=layer)
+        # One byte a weight, as a root of its row's largest.
+        error = np.sqrt(weights.numpy() * scale) / 255 + scale / 255**2
+        assert (np.abs(on_stage(page) - weights.numpy()) <= error + 1e-7).all()
+    choose(page, layer="similar")
     stream = cache["resid_post", block][0]
     cosines = torch.nn.functional.cosine_similarity(stream, stream[token : token + 1])
-    for other, value in listed(page, "cosines").items():
-        assert value == pytest.approx(cosines[int(other)].item(), abs=2e-5)
-        assert int(other) != token
+    np.testing.assert_allclose(on_stage(page), cosines, atol=2e-5)
 
     attribution = direct_logit_attribution(model, image, classes[0], unit="head_patch", progress=False)
-    np.testing.assert_allclose(chart(page, "token", "z").T, attribution.values[0, 0, :, :, token], atol=1e-5)
-    np.testing.assert_allclose(chart(page, "heads", "z").T, attribution.head_map(), atol=1e-5)
-    for other, value in listed(page, "contributions").items():
-        assert value == pytest.approx(attribution.values[0, 0, block, head, int(other)].item(), abs=1e-5)
+    shares = attribution.values[0, 0, block, head]
+    choose(page, layer="writes")
+    np.testing.assert_allclose(on_stage(page), shares, atol=shares.abs().max() / 250)
+    np.testing.assert_allclose(shown(page, "panels.board.shown.heads"), attribution.head_map().flatten(), atol=1e-5)
     logit = model(image)[0, classes[0]].item()
-    assert account(page) == pytest.approx({"sum": logit, "logit": logit, "residual": 0}, abs=1e-4)
+    account = page.evaluate("({...document.querySelector('.account').dataset})")
+    assert {name: float(value) for name, value in account.items()} == pytest.approx(
+        {"sum": logit, "logit": logit, "residual": 0}, abs=1e-4
+    )
 
     lens = class_lens(model, image, classes)
-    for quantity in ("probability", "logit", "rank"):
-        page.select_option("select[name='lens shows']", quantity)
-        curves = np.stack([chart(page, "trajectory", "customdata", i) for i in range(len(classes))], axis=1)
-        np.testing.assert_allclose(curves, lens.at(quantity)[:, 0, token], rtol=1e-4, atol=1e-5)
-    reading = class_lens(model, image, classes[0], tokens="pooled")
-    np.testing.assert_allclose(chart(page, "trajectory", "customdata", len(classes)), reading.ranks[0, :, 0, 0, 0])
-    tops = page.evaluate(
-        "[...document.querySelectorAll('.top tr')]"
-        ".map(row => [...row.querySelectorAll('td')].map(td => Number(td.dataset.class)))"
+    reading = class_lens(model, image, classes, tokens="pooled")
+    choose(page, layer="lens")
+    for quantity, first in (("probability", 0), ("logit", 0), ("rank", 1)):
+        choose(page, quantity=quantity)
+        of_tokens = lens.at(quantity)[:, 0, :, 0].numpy() + first
+        np.testing.assert_allclose(on_stage(page), of_tokens[block], rtol=1e-4, atol=1e-5)
+        curve = shown(page, "panels.lens.shown.curves[0].values")
+        np.testing.assert_allclose(curve, reading.at(quantity)[:, 0, 0, 0] + first, rtol=1e-4, atol=1e-5)
+        patch = shown(page, "panels.lens.shown.curves.at(-1).values")
+        np.testing.assert_allclose(patch, of_tokens[:, token], rtol=1e-4, atol=1e-5)
+    tops = page.locator("[data-card=patch] li[data-class]").evaluate_all(
+        "all => all.map(li => Number(li.dataset.class))"
     )
-    assert tops == lens.top_classes[0, :, 0, token].tolist()
-    assert opened.complaints == []
+    assert tops == lens.top_classes[0, block, 0, token].tolist()[: len(tops)]
+    listed = page.locator("[data-list=from] button").evaluate_all("all => all.map(one => Number(one.dataset.token))")
+    assert listed == pattern[token].topk(5).indices.tolist()
 
 
-def test_the_difference_of_two_classes_and_all_heads(open_page, page_file, demo, explorer):
+def test_heatmap_and_removals_are_pythons(page, demo):
     model, paths = demo
-    page = started(open_page(page_file))
+    image = model.to_images(paths[0])
+    with torch.enable_grad():
+        found = heatmap(model, image, progress=False)
+    np.testing.assert_allclose(on_stage(page)[1:], found.values[0].flatten(), rtol=1e-4, atol=1e-5)
+    choose(page, layer="without", tokens=[60])
+    index, logit = state(page)["class"], model(image)[0].detach().double()
+    keep = torch.ones(1, 196, dtype=torch.bool)
+    keep[0, 59] = False
+    without = model.forward_kept(model(image, stop_at_layer=0), keep, (14, 14)).logits[0]
+    assert on_stage(page)[60] == pytest.approx((logit[index] - without[index]).item(), abs=1e-4)
+
+    def silence(z, hook):
+        z[:, :, 1] = 0
+        return z
+
+    silent = model.run_with_hooks(image, fwd_hooks=[("blocks.4.attn.hook_z", silence)])[0]
+    choose(page, board="without", block=4, head=1)
+    lost = shown(page, "panels.board.shown.heads")[4 * 4 + 1]
+    assert lost == pytest.approx((logit[index] - silent[index]).item(), abs=1e-4)
+    facts = page.locator("[data-card=part] .facts").inner_text()
+    assert f"its removal costs\n{told(lost)} logits" in facts
+
+
+def test_the_difference_of_two_classes_and_all_heads(page, demo, explorer):
+    model, paths = demo
     wanted, baseline = explorer.facts["pictures"][0]["classes"][1::-1]
-    block = 4
-    page.select_option("select[name=class]", str(wanted))
-    page.select_option("select[name='minus class']", str(baseline))
-    page.select_option("select[name=head]", "")
-    page.locator("input[name=block]").fill(str(block))
+    choose(page, **{"class": wanted}, baseline=baseline, block=4, head=None, layer="writes")
     image = model.to_images(paths[0])
     difference = direct_logit_attribution(
         model, image, wanted, baseline_classes=baseline, unit="head_patch", progress=False
     )
-    np.testing.assert_allclose(chart(page, "heads", "z").T, difference.head_map(), atol=1e-5)
-    of_block = difference.values[0, 0, block].sum(dim=0)
-    for token, value in listed(page, "contributions").items():
-        assert value == pytest.approx(of_block[int(token)].item(), abs=1e-5)
-    logits = model(image)[0]
-    expected = (logits[wanted] - logits[baseline]).item()
-    assert account(page) == pytest.approx({"sum": expected, "logit": expected, "residual": 0}, abs=1e-4)
-    lens = class_lens(model, image, [wanted, baseline], tokens="class").at("logit")[:, 0, 0]
-    np.testing.assert_allclose(chart(page, "trajectory", "y"), lens[:, 0] - lens[:, 1], atol=1e-4)
-    _, cache = model.run_with_cache(image, names_filter="pattern")
-    mean = cache["pattern", block][0].mean(dim=0)[0]
-    for token, value in listed(page, "row").items():
-        assert value == pytest.approx(mean[int(token)].item(), rel=0.02, abs=1e-6)
+    np.testing.assert_allclose(shown(page, "panels.board.shown.heads"), difference.head_map().flatten(), atol=1e-5)
+    of_block = difference.values[0, 0, 4]
+    np.testing.assert_allclose(on_stage(page), of_block.sum(dim=0), atol=float(of_block.abs().max()) / 20)
+    lens = class_lens(model, image, [wanted, baseline], tokens="pooled").at("logit")[:, 0, 0]
+    curve = shown(page, "panels.lens.shown.curves[0].values")
+    np.testing.assert_allclose(curve, lens[:, 0] - lens[:, 1], atol=1e-4)
+    assert "−" in page.locator("[data-panel=who] .subtitle").inner_text()
+    assert page.locator("[data-panel=when] .segmented button").first.is_disabled()
+    choose(page, layer="heatmap")
+    assert "alone" in page.locator(".absent").first.inner_text(), "a heatmap of one class is not shown as one of two"
 
 
-def test_hovering_says_the_number_and_previews(open_page, page_file, demo):
+def test_hovering_tells_the_number_and_moves_nothing(page, demo):
     model, paths = demo
-    page = started(open_page(page_file))
-    page.locator("input[name=block]").fill("2")
-    page.select_option("select[name=head]", "1")
-    page.locator("[data-map=row] .frame").hover(position={"x": 2, "y": 2})
-    text = page.locator("[data-map=row] output.hovered").inner_text()
+    choose(page, layer="from", block=2, head=1)
+    boxes = (
+        "[...document.querySelectorAll('#explorer *:not(.tip, .tip *)')]"
+        ".map(one => one.getBoundingClientRect().toJSON())"
+    )
+    before, chosen = page.evaluate(boxes), state(page)
+    frame = page.locator("[data-panel=picture] .frame").first
+    frame.hover(position=place(page, 6, 2))
     _, cache = model.run_with_cache(model.to_images(paths[0]), names_filter="pattern")
-    pattern = cache["pattern", 2][0, 1]
-    assert text.startswith("(0, 0): ")
-    value, error = (float(part) for part in text.split(": ")[1].split(" ± "))
-    assert abs(value - pattern[0, 1].item()) <= error + 1e-4 * value + 5e-5
-    page.locator("[data-map=picture] .frame").hover(position={"x": 2, "y": 2})
-    assert "patch (0, 0)" in page.locator("[data-map=row] h3").inner_text()
-    assert set(listed(page, "row")) == {str(i) for i in pattern[1].topk(5).indices.tolist()}
-    assert state(page)["token"] == 0, "a preview chooses nothing"
+    told = page.locator(".tip").inner_text()
+    assert told.startswith("patch (6, 2)")
+    value = float(told.split("attention from: ")[1].split()[0].strip("< "))
+    assert value == pytest.approx(100 * cache["pattern", 2][0, 1, 0, 1 + 6 * 14 + 2].item(), abs=0.1)
+    for part in (".board [data-part='0']", "[data-chart=lens] svg", "[data-chart=answers] g", ".term"):
+        page.locator(part).first.hover()
+        assert page.locator(".tip").is_visible(), part
     page.mouse.move(0, 0)
-    assert "the class token" in page.locator("[data-map=row] h3").inner_text()
+    page.evaluate("window.scrollTo(0, 0)")
+    assert page.evaluate(boxes) == before
+    assert state(page) == chosen
 
 
-def test_the_keyboard_moves_through_blocks_heads_and_patches(open_page, page_file):
-    page = started(open_page(page_file))
+def test_selecting_by_drag_shift_and_escape(page):
+    frame = page.locator("[data-panel=picture] .frame").first
+    frame.scroll_into_view_if_needed()
+    box = frame.bounding_box()
+    at = [(box["x"] + p["x"], box["y"] + p["y"]) for p in (place(page, 2, 3), place(page, 4, 5))]
+    page.mouse.move(*at[0])
+    page.mouse.down()
+    page.mouse.move(*at[1])
+    page.mouse.up()
+    dragged = [1 + 14 * row + column for row in (2, 3, 4) for column in (3, 4, 5)]
+    assert state(page)["tokens"] == dragged
+    click_patch(page, 0, 0, modifiers=["Shift"])
+    click_patch(page, 3, 4, modifiers=["Shift"])
+    assert state(page)["tokens"] == [1, *(token for token in dragged if token != 1 + 14 * 3 + 4)]
+    assert "9 patches" in page.locator("[data-choice=tokens]").inner_text()
+    # Attention of a set is the mean over its queries.
+    choose(page, layer="from", tokens=[5])
+    one = on_stage(page)
+    choose(page, tokens=[9])
+    other = on_stage(page)
+    choose(page, tokens=[5, 9])
+    np.testing.assert_allclose(on_stage(page), (one + other) / 2, rtol=1e-6)
+    page.keyboard.press("Escape")
+    assert state(page)["tokens"] == []
+
+
+def test_the_keyboard_acts_where_the_focus_is(page):
+    page.locator("h1").click()
+    page.keyboard.press("ArrowDown")
+    page.wait_for_function("window.scrollY > 0")
     click_patch(page, 0, 13)
-    page.evaluate(f"{VIEW}.choose({{block: 1, head: null}})")
-    for key, expected in (
-        ("ArrowRight", {"block": 2, "head": None}),
-        ("ArrowDown", {"block": 2, "head": 0}),
-        ("ArrowDown", {"block": 2, "head": 1}),
-        ("ArrowUp", {"block": 2, "head": 0}),
-        ("ArrowUp", {"block": 2, "head": None}),
-        ("ArrowUp", {"block": 2, "head": None}),
-        ("ArrowLeft", {"block": 1, "head": None}),
-        ("Shift+ArrowDown", {"token": 1 + 14 + 13}),
-        ("Shift+ArrowRight", {"token": 1 + 14 + 13}),
-        ("Shift+ArrowLeft", {"token": 1 + 14 + 12}),
+    for key, tokens in (
+        ("ArrowDown", [1 + 14 + 13]),
+        ("ArrowRight", [1 + 14 + 13]),
+        ("ArrowLeft", [1 + 14 + 12]),
+        ("Shift+ArrowLeft", [1 + 14 + 11, 1 + 14 + 12]),
     ):
         page.keyboard.press(key)
-        assert expected.items() <= state(page).items(), key
-    page.locator("select[name=head]").focus()
-    page.keyboard.press("ArrowRight")
-    assert state(page)["block"] == 1, "a control that has the focus keeps its own keys"
+        assert state(page)["tokens"] == tokens, key
+    page.keyboard.press("3")
+    page.keyboard.press("[")
+    assert (state(page)["layer"], state(page)["block"]) == ("from", 4)
+    page.keyboard.down("Space")
+    assert page.locator(".frame.lifted").count() > 0
+    page.keyboard.up("Space")
+    assert page.locator(".frame.lifted").count() == 0
+    page.locator(".board [tabindex='0']").focus()
+    page.keyboard.press("Enter")
+    before = state(page)
+    page.keyboard.press("ArrowLeft")
+    assert state(page)["block"] == before["block"] - 1
+    page.keyboard.press("?")
+    assert page.locator("dialog.help").is_visible()
+    page.keyboard.press("Escape")
+    assert not page.locator("dialog.help").is_visible()
 
 
-def test_a_cell_of_the_board_chooses_block_and_head(open_page, page_file):
-    page = started(open_page(page_file))
-    box = page.locator("[data-chart=heads] .nsewdrag").bounding_box()
-    page.mouse.click(box["x"] + box["width"] * 2.5 / 6, box["y"] + box["height"] * 1.5 / 4)
-    assert (state(page)["block"], state(page)["head"]) == (2, 1)
+def test_undo_search_and_the_address(page, browser, opened):
+    field = page.locator("input[type=search]")
+    for text, expected in (
+        ("L2H3", {"block": 2, "head": 3}),
+        ("block 4", {"block": 4, "head": None}),
+        ("mlp 1", {"block": 1, "head": "mlp"}),
+        ("4, 7", {"tokens": [1 + 14 * 4 + 7]}),
+        ("bag", {"class": 8}),
+    ):
+        field.fill(text)
+        field.press("Enter")
+        page.wait_for_function(f"(wanted) => JSON.stringify({VIEW}.state[wanted[0]]) === wanted[1]",
+                               arg=[next(iter(expected)), json.dumps(next(iter(expected.values())))])  # fmt: skip
+        assert expected.items() <= state(page).items(), text
+    field.fill("sneaker")
+    field.press("Shift+Enter")
+    page.wait_for_function(f"{VIEW}.state.baseline === 7")
+    field.fill("nothing of this name")
+    assert "nothing found" in page.locator(".found").inner_text()
+    field.press("Escape")
+    page.locator("h1").click()
+    page.keyboard.press("Control+z")
+    page.wait_for_function(f"{VIEW}.state.baseline === null")
+    page.go_back()
+    page.wait_for_function(f"{VIEW}.state.class !== 8")
+    page.locator("[aria-label=redo]").click()
+    page.wait_for_function(f"{VIEW}.state.class === 8")
 
-
-def test_the_address_restores_the_state(open_page, page_file, browser):
-    page = started(open_page(page_file))
     page.locator(".thumbnails button").nth(2).click()
-    page.wait_for_function(f"{VIEW}.state.picture === 2")
-    click_patch(page, 3, 3)
-    page.select_option("select[name=head]", "3")
-    page.select_option("select[name='lens shows']", "rank")
-    page.select_option("select[name='minus class']", index=2)
-    before, address = state(page), page.url
-    assert before["baseline"] is not None
+    page.wait_for_function(f"{VIEW}.measured.picture === {VIEW}.facts.pictures[2]")
+    choose(page, tokens=[44, 45], head=3, quantity="rank", layer="lens", scale="map")
+    before = state(page)
     context = browser.new_context()
     other = context.new_page()
-    other.goto(address)
-    other.wait_for_function("document.querySelectorAll('[data-chart] .main-svg').length >= 3")
+    other.goto(page.url)
+    other.wait_for_selector("#explorer[data-ready]", state="attached")
     assert state(other) == before
     # An address from elsewhere may say anything.
-    other.evaluate("location.hash = 'token=9999&block=<b>&head=7&picture=x&quantity=constructor&class=999&baseline='")
+    other.evaluate(
+        "location.hash = 'tokens=9999&block=<b>&head=7&picture=x&quantity=constructor&class=999&layer=__proto__'"
+    )
     other.wait_for_timeout(100)
     assert state(other) == before
-    other.evaluate("location.hash = 'token=5&head=all'")
-    other.wait_for_function(f"{VIEW}.state.token === 5")
+    other.evaluate("location.hash = 'tokens=5&head=all'")
+    other.wait_for_function(f"{VIEW}.state.tokens[0] === 5")
     assert state(other)["head"] is None
     context.close()
 
 
-def test_light_and_dark(open_page, page_file):
-    page = started(open_page(page_file))
+def test_two_pictures_beside_one_another(page):
+    choose(page, layer="from", head=1, beside=1)
+    one, two = on_stage(page), shown(page, "picture.compare.other.shown.values")
+    assert not np.allclose(one, two)
+    assert not page.locator(".difference").is_visible(), "positions of two photographs have nothing to do with another"
+    assert "the same for both pictures" in page.locator(".legend").inner_text()
+    name = page.evaluate(f"{VIEW}.facts.pictures[1].name")
+    renamed = f"(name) => {{ {VIEW}.facts.pictures[1].name = name ?? {VIEW}.facts.pictures[0].name + ' (second)'; }}"
+    page.evaluate(renamed)
+    choose(page, block=4)
+    one, two = on_stage(page), shown(page, "picture.compare.other.shown.values")
+    np.testing.assert_allclose(shown(page, "picture.compare.difference.shown.values"), one - two, atol=1e-9)
+    assert page.locator(".difference .ramp").is_visible()
+    page.evaluate(renamed, name)
+    rows = page.locator("table.two tbody th").all_inner_texts()
+    assert [row for row in rows if row.endswith("?")] == [
+        "What does it answer?", "When is it decided?", "Who writes it?", "What if it is removed?",
+    ]  # fmt: skip
+    choose(page, beside=None)
+    assert not page.locator("table.two").is_visible()
+
+
+def test_two_blocks_of_one_picture_beside_one_another(page, browser):
+    choose(page, layer="from", head=1, block=5, against=2)
+    one, two = on_stage(page), shown(page, "picture.compare.other.shown.values")
+    np.testing.assert_allclose(shown(page, "picture.compare.difference.shown.values"), one - two, atol=1e-9)
+    assert page.locator(".stage-name").all_inner_texts() == ["block 5", "block 2", "block 5 − block 2"]
+    assert not page.locator("table.two").is_visible()
+    assert "against=2" in page.url
+    choose(page, against=None)
+    choose(page, block=2)
+    np.testing.assert_allclose(on_stage(page), two)
+    page.locator("[name=beside]").select_option("against 4")
+    assert state(page)["against"] == 4
+    choose(page, beside=1)
+    assert (state(page)["against"], state(page)["beside"]) == (None, 1)
+
+
+def test_another_picture_shows_its_own_strongest_head_until_one_is_chosen(open_page, page_file, explorer):
+    page = open_page(page_file).page
+    for picture, chosen in ((1, None), (2, 3)):
+        if chosen is not None:
+            choose(page, block=1, head=chosen)
+        page.locator(".thumbnails button").nth(picture).click()
+        page.wait_for_function(f"{VIEW}.measured.picture === {VIEW}.facts.pictures[{picture}]")
+        heads = unpack(explorer.pictures[picture])["heads"][0]
+        strongest = np.unravel_index(heads.argmax(), heads.shape)
+        assert (state(page)["block"], state(page)["head"]) == (tuple(strongest) if chosen is None else (1, chosen))
+
+
+def test_panels_can_be_taken_away_with_their_caption(page, opened, tmp_path, demo):
+    choose(page, layer="from", tokens=[40], head=2)
+    for panel in ("picture", "who", "when"):
+        page.locator(f"[data-panel={panel}] summary").first.click()
+        files = {}
+        for label, kind in (("save PNG", "png"), ("save SVG", "svg"), ("save numbers (CSV)", "csv")):
+            with page.expect_download() as download:
+                page.locator(f"[data-panel={panel}]").get_by_text(label).click()
+            download.value.save_as(files.setdefault(kind, tmp_path / f"{panel}.{kind}"))
+        page.keyboard.press("Escape")
+        drawing = files["svg"].read_text()
+        written = " ".join(part.text or "" for part in ElementTree.fromstring(drawing).iter())
+        width = float(drawing.split('width="')[1].split('"')[0])
+        picture = np.asarray(Image.open(files["png"]).convert("L"))
+        assert picture.shape[1] == int(2 * width)
+        assert len(np.unique(picture)) > 10
+        assert picture[-30:].min() < 128, "the caption is written below"
+        for text in (demo[0].cfg.model_name, "Made with vitlens", page.evaluate(f"{VIEW}.measured.picture.name")):
+            assert text in written, (panel, text)
+        rows = list(csv.reader(io.StringIO(files["csv"].read_text().split("\n", 1)[1])))
+        assert len(rows) > 5
+    assert "http" not in drawing.replace("http://www.w3.org", "")
+
+
+def test_light_and_dark(page):
     seen = {}
     for _ in range(2):
         theme = page.locator("#explorer").get_attribute("data-theme")
-        seen[theme] = page.evaluate(
-            "[getComputedStyle(document.querySelector('.panel')).backgroundColor,"
-            " document.querySelector('[data-chart=heads] .plotly-graph-div')._fullLayout.paper_bgcolor]"
-        )
+        seen[theme] = page.evaluate("getComputedStyle(document.querySelector('.panel')).backgroundColor")
         page.locator(".theme").click()
     assert set(seen) == {"light", "dark"}
-    assert seen["light"][0] != seen["dark"][0]
-    assert seen["light"][1] != seen["dark"][1]
-
-
-def test_text_from_outside_stays_text(open_page, tmp_path, demo):
-    model = load_demo_model()
-    evil = "<img src=x onerror=console.error('run')><b>bold</b></script>"
-    model.class_names = [evil, *(f"<b>{name}</b>" for name in model.class_names[1:])]
-    picture = tmp_path / "<script>console.error('name')<∕script>%{x}.png"
-    picture.write_bytes(demo[1][0].read_bytes())
-    out = tmp_path / "page.html"
-    write_explorer(model, picture, path=out, classes=0)
-    opened = open_page(out)
-    page = started(opened)
-    click_patch(page, 7, 7)
-    page.select_option("select[name='minus class']", index=2)
-    assert opened.complaints == []
-    assert opened.requests == []
-    assert "<img src=x" in page.locator(".account").inner_text()
-    assert page.locator(".picture h3").inner_text() == picture.name
-    assert page.evaluate("document.querySelectorAll('#explorer b, #explorer script, #explorer img[src=x]').length") == 0
-    page.select_option("select[name='minus class']", "")
-    # Plotly would take the short name's tags for its own.
-    legend = page.locator("[data-chart=trajectory] .legend").text_content()
-    assert "<img src=x" in legend
-    assert "<b>" in legend
-    assert "</b>" in legend
-
-
-def test_twenty_pictures(open_page, tmp_path, demo):
-    model, _ = demo
-    images = model.to_images([demo[1][0]]).repeat(20, 1, 1, 1)
-    images[:, :, 0, 0] += torch.linspace(0, 0.5, 20)[:, None]
-    explorer = explore(model, images, blocks=[0, 5], progress=False)
-    explorer.selected_picture, explorer.selected_token = 19, 77
-    explorer.save(tmp_path / "page.html")
-    opened = open_page(tmp_path / "page.html")
-    page = started(opened)
-    assert (state(page)["picture"], state(page)["token"]) == (19, 77)
-    assert page.locator(".thumbnails button").count() == 20
-    page.locator(".thumbnails button").nth(7).click()
-    held = unpack(explorer.pictures[7])
-    # Charts are drawn a moment after the picture is chosen.
-    page.wait_for_function(
-        "first => Math.abs(document.querySelector('[data-chart=heads] .plotly-graph-div').data[0].z[0][0] - first) < 1e-6",
-        arg=float(held["heads"][0].T[0, 0]),
-    )
-    assert state(page)["picture"] == 7
-    np.testing.assert_allclose(chart(page, "heads", "z"), held["heads"][0].T, atol=1e-6)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 1366
-    assert opened.complaints == []
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["registers", "distilled", "average_without_class_token", "wide_picture", "differential", "attention_pool"],
-)
-def test_other_architectures(open_page, tmp_path, variant, name):
-    model, images = variant(name, 2)
-    explorer = explore(model, images, progress=False)
-    explorer.save(tmp_path / "page.html")
-    opened = open_page(tmp_path / "page.html")
-    page = started(opened)
-    assert opened.complaints == []
-    chips = page.locator("[data-map=picture] .chip")
-    assert chips.count() == model.cfg.n_prefix_tokens
-    grid = tuple(explorer.facts["grid"])
-    click_patch(page, grid[0] - 1, grid[1] - 1, grid)
-    last = model.cfg.n_prefix_tokens + grid[0] * grid[1] - 1
-    assert state(page)["token"] == last
-    held = unpack(explorer.pictures[0])
-    np.testing.assert_allclose(chart(page, "token", "z").T, held["shares"][0, :, :, last], atol=1e-6)
-    _, cache = model.run_with_cache(images[:1], names_filter="pattern")
-    row = cache["pattern", explorer.selected_block][0, explorer.selected_head, last]
-    steps = 127 if name == "differential" else 255
-    for token, value in listed(page, "row").items():
-        assert value == pytest.approx(row[int(token)].item(), abs=row.abs().max().item() / steps)
-    if chips.count():
-        chips.last.click()
-        assert state(page)["token"] == model.cfg.n_prefix_tokens - 1
-    assert opened.complaints == []
-
-
-def test_facts_of_the_page_are_json(explorer):
-    facts = json.loads(json.dumps(explorer.facts))
-    assert facts["class_names"].keys() >= {str(i) for picture in facts["pictures"] for i in picture["classes"]}
+    assert seen["light"] != seen["dark"]

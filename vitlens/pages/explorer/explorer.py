@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,18 +11,16 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from vitlens.data.class_names import short_name
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.files import check_writable, write_whole
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.provenance import page_facts
-from vitlens.pages.explorer.intervene import describe_effect, intervene
-from vitlens.pages.explorer.measure import Measured
-from vitlens.pages.explorer.page import explorer_page, looks, pack_measured
-from vitlens.pages.explorer.selection import Limits, Selection
-from vitlens.pages.page import made
+from vitlens.pages.explorer.facts import joined_facts
+from vitlens.pages.explorer.intervene import decision, describe_effect, intervene, remove_marked
+from vitlens.pages.explorer.page import explorer_page
+from vitlens.pages.explorer.selection import Selection
 from vitlens.patching.results import Intervention
+from vitlens.removal.tokens import TokenAblation
 
 if TYPE_CHECKING:
     from vitlens.pages.explorer.widget import ExplorerWidget
@@ -38,23 +37,16 @@ class Explorer:
         self,
         model: HookedViT,
         images: Float[Tensor, "image channels height width"],
-        measured: Sequence[Measured],
-        blocks: list[int],
+        pictures: list[bytes],
+        facts: dict[str, Any],
+        selection: Selection,
     ) -> None:
         self.model = model
         self.images = images
-        self.pictures = [pack_measured(picture) for picture in measured]
+        self.pictures = pictures
+        self.facts = facts
+        self.selection = selection
         self.effect: dict[str, Any] | None = None
-        grid = model.embed.grid(*images.shape[-2:])
-        self.facts = _page_facts(model, [picture.facts for picture in measured], grid, blocks)
-        heads = measured[0].tensors["heads"][0]
-        block, head = divmod(int(heads.argmax()), heads.shape[1])
-        n_tokens = model.cfg.n_prefix_tokens + grid[0] * grid[1]
-        limits = Limits(
-            len(measured), n_tokens, blocks, model.cfg.n_heads, [picture.facts["classes"] for picture in measured]
-        )
-        token = 0 if model.cfg.n_prefix_tokens else int(measured[0].tensors["shares"][0].sum(axis=(0, 1)).argmax())
-        self.selection = Selection(limits, token=token, block=blocks[block], head=head)
 
     # ---- what is chosen ------------------------------------------------------------------------------------------
 
@@ -96,9 +88,15 @@ class Explorer:
 
     @property
     def selected_class(self) -> int:
-        """The index of the chosen class."""
-        first = self.selection.limits.classes[self.selection.picture][0]
-        return first if self.selection.wanted_class is None else self.selection.wanted_class
+        """The index of the chosen class.
+
+        Raises:
+            InputError: there is none, in a model without a classifier.
+        """
+        if self.selection.wanted_class is not None:
+            return self.selection.wanted_class
+        self.model.require_classifier()
+        return self.selection.limits.classes[self.selection.picture][0]
 
     @selected_class.setter
     def selected_class(self, wanted: int | str) -> None:
@@ -152,19 +150,60 @@ class Explorer:
         Raises:
             InputError: as those functions.
         """
+        self._require_one_run()
         if isinstance(source, int):
             self.selection.limits.check("picture", source)
             source = self.images[source : source + 1]
         result = intervene(self, source, site, replacement, options)
-        self._show_effect(
-            describe_effect(self, result, "patched" if source is not None else f"replaced by {replacement}")
-        )
+        told = describe_effect(self, result, "patched" if source is not None else f"replaced by {replacement}")
+        if not options.keys() - {"blocks", "tokens"}:
+            told |= decision(self, result, source, site, replacement)
+        self._show_effect(told)
         return result
+
+    def remove(self) -> TokenAblation:
+        """What the model answers without the marked patches, which leave the sequence; the explorer shows it too.
+
+        Returns:
+            TokenAblation of the chosen class, as `ablate_tokens` gives it.
+
+        Raises:
+            InputError: a prefix token is marked, or chosen while nothing is marked; a model without a classifier, or with a
+                single output.
+        """
+        self._require_one_run()
+        result, effect = remove_marked(self)
+        self._show_effect(effect)
+        return result
+
+    def _require_one_run(self) -> None:
+        if len(self.images) != len(self.pictures):
+            raise InputError("this explorer shows two runs: patch and remove with the explorer of one of them")
 
     def _show_effect(self, effect: dict[str, Any]) -> None:
         self.effect = effect
         if "widget" in self.__dict__:
             self.widget.effect = effect
+
+    # ---- two runs ------------------------------------------------------------------------------------------------
+
+    def beside(self, other: "Explorer") -> "Explorer":
+        """One page of both, whose pictures can be compared: of a run before and after an edit, or of two models.
+
+        Args:
+            other: an explorer of the same grid, blocks, heads and classes, such as one made inside `model.hooks`.
+
+        Returns:
+            Explorer of the pictures of both; `patch` and `remove` are those of each by itself.
+
+        Raises:
+            InputError: explorers that differ in grid, blocks, heads or classes.
+        """
+        facts = joined_facts(self.facts, other.facts)
+        classes = [picture["classes"] for picture in facts["pictures"]]
+        limits = replace(self.selection.limits, n_pictures=len(classes), classes=classes)
+        pictures = [*self.pictures, *other.pictures]
+        return Explorer(self.model, self.images, pictures, facts, replace(self.selection, limits=limits))
 
     # ---- showing -------------------------------------------------------------------------------------------------
 
@@ -216,33 +255,3 @@ class Explorer:
             f"Explorer({self.model.cfg.model_name}: {len(self.pictures)} pictures × {len(self.facts['blocks'])} blocks × "
             f"{self.model.cfg.n_heads} heads, {size:.1f} MiB; .save(path) writes the page)"
         )
-
-
-def _page_facts(
-    model: HookedViT, pictures: list[dict[str, Any]], grid: tuple[int, int], blocks: list[int]
-) -> dict[str, Any]:
-    """What scripts need to know besides the measurements."""
-    cfg = model.cfg
-    why = model.capabilities().set_index("analysis")["why"]
-    names: dict[int, str] = {}
-    for picture in pictures:
-        names |= picture["class_names"]
-    return {
-        "title": f"{cfg.model_name}, looked into",
-        "model": cfg.model_name,
-        "provenance": page_facts(model),
-        "warning": model.provenance.warning,
-        "made": made(),
-        "grid": list(grid),
-        "prefix": list(cfg.prefix_tokens),
-        "blocks": blocks,
-        "n_layers": cfg.n_layers,
-        "n_heads": cfg.n_heads,
-        "n_classes": cfg.n_classes,
-        "pooling": cfg.pool,
-        "pictures": [{key: value for key, value in picture.items() if key != "class_names"} for picture in pictures],
-        "class_names": {str(index): [short_name(name), name] for index, name in names.items()},
-        "lens_reads": why["class_lens"],
-        "heads_are": why["direct_logit_attribution by head"],
-        "looks": looks(),
-    }

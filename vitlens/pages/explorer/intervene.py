@@ -1,15 +1,21 @@
-"""Interventions on the tokens that are marked in an explorer."""
+"""Interventions on the tokens that are marked in an explorer: patching, ablation, removal."""
 
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from vitlens.data.class_names import short_name
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
-from vitlens.patching.ablation import activation_ablation
+from vitlens.pages.explorer.facts import top_classes
+from vitlens.pages.explorer.measure.quantise import as_numpy
+from vitlens.patching.ablation import ablation_hooks, activation_ablation
 from vitlens.patching.activation import activation_patching
 from vitlens.patching.results import Intervention
 from vitlens.patching.sources import mean_activations
+from vitlens.patching.whole_runs import logits_of
+from vitlens.removal.tokens import TokenAblation, ablate_tokens
 
 if TYPE_CHECKING:
     from vitlens.pages.explorer.explorer import Explorer
@@ -21,7 +27,7 @@ def intervene(
     """Patches the marked tokens with those of `source`, or ablates them where there is none."""
     number = explorer.selected_picture
     image = explorer.images[number : number + 1]
-    tokens = explorer.marked_tokens or [explorer.selected_token]
+    tokens = chosen_tokens(explorer)
     baseline = explorer.selected_baseline
     about: dict[str, Any] = {
         "tokens": {"marked": tokens},
@@ -41,12 +47,41 @@ def intervene(
     return activation_patching(explorer.model, source, image, **about)
 
 
+@torch.no_grad()
+def decision(
+    explorer: "Explorer", result: Intervention, source: Pictures | None, site: str, replacement: str
+) -> dict[str, Any]:
+    """The top classes of the picture before, and after the one change of the sweep that moves the logit most."""
+    model, number = explorer.model, explorer.selected_picture
+    image = explorer.images[number : number + 1]
+    shift = result.shift()
+    strongest = torch.unravel_index(shift.abs().flatten().argmax(), shift.shape)
+    cell = {axis: int(i) for axis, i in zip(result.axes, strongest, strict=True)}
+    block, unit = result.axes["block"][cell["block"]], next((name for name in ("head", "neuron") if name in cell), None)
+    values: Any = replacement
+    if source is None and replacement == "mean":
+        values = mean_activations(model, explorer.images, sites=site, progress=False)
+    hooks = ablation_hooks(
+        model,
+        image,
+        site=site,
+        places=[block] if unit is None else [(block, cell[unit])],
+        replacement=values if source is None else "other",
+        others=source,
+        tokens=chosen_tokens(explorer),
+        progress=False,
+    )
+    at = f"block {block}" + ("" if unit is None else f", {unit} {cell[unit]}")
+    after = model.run_with_hooks(image, fwd_hooks=hooks)
+    return {"at": at, "before": top_classes(as_numpy(model(image)[0])), "after": top_classes(as_numpy(after[0]))}
+
+
 def describe_effect(explorer: "Explorer", result: Intervention, how: str) -> dict[str, Any]:
     """What the page draws of it: the shift of the logit of every cell, in logits, and a title."""
     cells = {axis: labels for axis, labels in result.axes.items() if axis == "block" or len(labels) > 1}
     names = [" ".join(f"L{label}" if axis == "block" else str(label) for axis, label in zip(cells, place, strict=True))
              for place in product(*cells.values())]  # fmt: skip
-    n = len(explorer.marked_tokens or [explorer.selected_token])
+    n = len(chosen_tokens(explorer))
     label = short_name(explorer.model.class_label(explorer.selected_class))
     if explorer.selected_baseline is not None:
         label += f" − {short_name(explorer.model.class_label(explorer.selected_baseline))}"
@@ -58,3 +93,28 @@ def describe_effect(explorer: "Explorer", result: Intervention, how: str) -> dic
         "cells": names,
         "shift": result.shift().flatten().tolist(),
     }
+
+
+def remove_marked(explorer: "Explorer") -> tuple[TokenAblation, dict[str, Any]]:
+    """The run without the marked patches, and what the page draws of it: the answer before and after, and every class's
+    shift."""
+    model, number = explorer.model, explorer.selected_picture
+    image, tokens = explorer.images[number : number + 1], chosen_tokens(explorer)
+    result = ablate_tokens(model, image, [explorer.selected_class], tokens=tokens, progress=False)
+    before, after = as_numpy(logits_of(model, image)[0]), as_numpy(result.logits[0])
+    classes = explorer.facts["pictures"][number]["classes"]
+    n = len(tokens)
+    effect = {
+        "picture": number,
+        "title": f"Without {n} patch{'es' * (n != 1)}, left out of the sequence: change of the logit of each class",
+        "cells": [short_name(model.class_label(index)) for index in classes],
+        "shift": (after - before)[classes].tolist(),
+        "before": top_classes(before),
+        "after": top_classes(after),
+    }
+    return result, effect
+
+
+def chosen_tokens(explorer: "Explorer") -> list[int]:
+    """The marked ones; without marks the chosen one."""
+    return explorer.marked_tokens or [explorer.selected_token]

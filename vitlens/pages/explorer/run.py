@@ -1,8 +1,7 @@
-"""The interactive explorer: click a patch, and see what the model makes of it, where it looks, and what it writes."""
+"""The page about pictures: what the model answers, when and by which parts it is decided, and what their removal does."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,12 +10,15 @@ from vitlens.arguments import checked, short
 from vitlens.choose.classes import Classes, select_classes
 from vitlens.data.pictures import Picture, Pictures, as_list
 from vitlens.errors import InputError, printable
-from vitlens.files import check_writable
+from vitlens.model.graph import read_head
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.pages.explorer.explorer import Explorer
-from vitlens.pages.explorer.measure import check_page_size, measure_picture
+from vitlens.pages.explorer.facts import page_facts_of
+from vitlens.pages.explorer.measure.picture import Settings, check_page_size, measure_picture
+from vitlens.pages.explorer.page import pack_measured
+from vitlens.pages.explorer.selection import first_selection
 from vitlens.pages.seen_part import picture_fact
 from vitlens.patching.whole_runs import logits_of
 
@@ -33,88 +35,106 @@ def explore(
     *,
     image_names: Sequence[str] | None = None,
     blocks: int | Sequence[int] | None = None,
-    n_classes: int = 6,
+    head: str | tuple[int, int] | None = None,
+    n_classes: int = 12,
+    n_runs: int = 1000,
     progress: bool | None = None,
 ) -> Explorer:
-    """Measures pictures for the interactive explorer: in a notebook, the last line of a cell shows it.
+    """Measures pictures for the interactive page: in a notebook, the last line of a cell shows it.
 
-    Every token has its class lens, what it attends to and who attends to it, its direct contribution to the class through
-    every head, and its neighbours by cosine similarity. All numbers are those of `class_lens`, `direct_logit_attribution`
-    and the cache; attention is kept in one byte a weight, and shown with its error.
+    The page says in sentences what the model answers, from which block on the class leads, which parts write it and what
+    their removal does; each sentence leads to the figure that shows it. Every patch, head and MLP is removed once and the
+    model run without it. All numbers are those of `class_lens`, `direct_logit_attribution`, `heatmap`, `perturbation_test`,
+    `activation_ablation` and the cache; attention is kept in one byte a weight, and shown with its error.
+
+    A model without a classifier has a page of attention and similarity; what a model does not have is said in its place.
 
     Args:
         images: pictures as a tensor, or anything `model.to_images` reads.
-        classes: which to show first (indices, names, or a tensor [image] of each picture's own); those
-            that lead the model's own reading are added.
+        classes: which to show first (indices, names, or a tensor [image] of each picture's own); by default the predicted
+            one. Those that lead the model's own reading are added.
         image_names: of the pictures; by default the files' names.
         blocks: which blocks to show; by default all.
-        n_classes: how many classes a picture has on the page, unless `classes` are more.
+        head: the head to show first, as "L9H3" or (block, head); by default the one that writes most for the class.
+        n_classes: how many classes of a picture are measured in detail, unless `classes` are more.
+        n_runs: how many single removals a picture may cost. Where its patches, heads and MLPs are more, heads and MLPs are
+            estimated by attribution patching; where its patches alone are more, they are removed in boxes.
         progress: show a bar over the pictures, which are run one by one; by default on a terminal only.
 
     Returns:
-        Explorer: `.save("explorer.html")` writes the page; `.selected_token` and its like say and set what is chosen.
+        Explorer: `.save("page.html")` writes the page; `.selected_token` and its like say and set what is chosen.
 
     Raises:
-        InputError: a model without a classifier, or with a single output; a class or block that does not exist; more than a
-            browser can open.
+        InputError: a class, block or head that does not exist; classes of a model without a classifier; no removals; logits
+            that are not finite; more than a browser can open.
 
-    Source: Vilas et al. 2023 for the lens; Elhage et al. 2021 for the heads' direct contributions.
+    Source: Vilas et al. 2023 for the lens; Elhage et al. 2021 for the heads' direct contributions; Nanda 2023 for
+    attribution patching.
 
     Examples:
         >>> import vitlens
         >>> model, images, labels, masks = vitlens.load_demo()
-        >>> explorer = vitlens.explore(model, images[:1])
+        >>> explorer = vitlens.explore(model, images[:1], n_classes=2, n_runs=50)
         >>> explorer
         Explorer(fashion_in_context_vit: 1 pictures × 6 blocks × 4 heads, ...; .save(path) writes the page)
-        >>> explorer.save("explorer.html")
+        >>> explorer.save("page.html")
     """
-    model.require_choice("a rank or probability", "take direct_logit_attribution for the logit")
     pictures = model.as_images(images)
     if not len(pictures):
         raise InputError("there are no pictures to explore: the tensor is empty")
     labels = _picture_names(images, image_names, len(pictures))
-    chosen_blocks = sorted(set(model.block_indices(blocks)))
+    settings = Settings(sorted(set(model.block_indices(blocks))), n_classes, n_runs)
     if n_classes < 1:
         raise InputError(f"n_classes is how many classes a picture has on the page, at least 1, not {n_classes}")
+    if n_runs < 1:
+        raise InputError(f"n_runs is how many removals a picture may cost, at least 1, not {n_runs}")
+    first_head = None if head is None else _head_of(model, head, settings.blocks)
     rows, columns = model.embed.grid(*pictures.shape[-2:])
     check_page_size(
-        model, len(pictures), model.cfg.n_prefix_tokens + rows * columns, len(chosen_blocks), MOST_PAGE_BYTES
+        model, len(pictures), model.cfg.n_prefix_tokens + rows * columns, len(settings.blocks), MOST_PAGE_BYTES
     )
-    wanted = select_classes(
-        model, classes, len(pictures), lambda: torch.cat([logits_of(model, picture[None]) for picture in pictures])
-    ).indices.tolist()
+    wanted = _wanted_classes(model, pictures, classes)
     measured = []
     with ProgressBar(len(labels), "explorer", "picture", progress, len(labels)) as bar:
         for i, name in enumerate(labels):
-            measured.append(measure_picture(model, pictures[i : i + 1], name, wanted[i], chosen_blocks, n_classes))
+            measured.append(measure_picture(model, pictures[i : i + 1], name, wanted[i], settings))
             bar.update(1)
     for picture, found in zip(_given(images, len(pictures)), measured, strict=True):
         found.facts["file"] = picture_fact(model, picture) if isinstance(picture, (str, Path)) else None
-    return Explorer(model, pictures, measured, chosen_blocks)
+    return Explorer(
+        model,
+        pictures,
+        [pack_measured(picture) for picture in measured],
+        page_facts_of(model, measured, (rows, columns), settings),
+        first_selection(model, measured, settings, first_head),
+    )
 
 
-def write_explorer(
-    model: HookedViT,
-    images: Sequence[Picture] | Picture,
-    classes: int | str | None = None,
-    *,
-    path: str | Path,
-    progress: bool | None = None,
-    **options: Any,
-) -> None:
-    """Writes the explorer's page about pictures: one file that needs no network.
+def _wanted_classes(model: HookedViT, pictures: Tensor, classes: Classes) -> list[list[int]]:
+    """The given classes of every picture, by default the predicted one; none where there is no classifier."""
+    if model.unembed is None and classes is None:
+        return [[]] * len(pictures)
+    model.require_classifier()
+    every = torch.cat([logits_of(model, picture[None]) for picture in pictures])
+    return select_classes(model, classes, len(pictures), lambda: every).indices.tolist()
 
-    Args:
-        images: files.
-        classes: one class, by index or name; by default each picture's predicted class.
-        path: the HTML file to write.
-        options: those of `explore`.
+
+def _head_of(model: HookedViT, head: str | tuple[int, int], blocks: list[int]) -> tuple[int, int]:
+    """Block and head of "L9H3" or (9, 3).
 
     Raises:
-        InputError: as `explore`; an output file that cannot be written.
+        InputError: no such head, or one of a block that the page does not show.
     """
-    check_writable(path)
-    explore(model, as_list(images), classes, progress=progress, **options).save(path)
+    found = read_head(head.strip().upper() if isinstance(head, str) else head)
+    if found is None:
+        raise InputError(f"a head is written as L9H3 (block 9, head 3), not {head!r}")
+    n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
+    if not (-n_layers <= found[0] < n_layers and -n_heads <= found[1] < n_heads):
+        raise InputError(f"there is no head {head}: the model has L0H0 to L{n_layers - 1}H{n_heads - 1}")
+    block, number = found[0] % n_layers, found[1] % n_heads
+    if block not in blocks:
+        raise InputError(f"head {head} is of block {block}, and the page shows {', '.join(map(str, blocks))}")
+    return block, number
 
 
 def _picture_names(images: Pictures, names: Sequence[str] | None, n: int) -> list[str]:

@@ -6,7 +6,7 @@ import anywidget
 import traitlets
 
 from vitlens.errors import InputError
-from vitlens.pages.explorer.page import packed_plotly, script, style
+from vitlens.pages.explorer.page import script, style
 from vitlens.pages.explorer.selection import Selection
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ class ExplorerWidget(anywidget.AnyWidget):
     _css = style()
     facts = traitlets.Dict().tag(sync=True)
     pictures = traitlets.List(traitlets.Bytes()).tag(sync=True)
-    plotly = traitlets.Bytes().tag(sync=True)
     selection = traitlets.Dict().tag(sync=True)
     effect = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
 
@@ -28,7 +27,6 @@ class ExplorerWidget(anywidget.AnyWidget):
         super().__init__(
             facts=explorer.facts,
             pictures=explorer.pictures,
-            plotly=packed_plotly(),
             selection=explorer.selection.as_json(),
             effect=explorer.effect,
         )
@@ -45,10 +43,14 @@ class ExplorerWidget(anywidget.AnyWidget):
             self._explorer.selection.choose(name, value)
 
     def _answer(self, widget: Any, content: dict[str, Any], buffers: object) -> None:
-        """The page's button asks for an ablation of what is marked."""
+        """The page's button asks for an ablation of what is marked, or for its removal."""
         if content.get("ask") != "ablate":
             return
+        replacement = content.get("replacement", "zero")
         try:
-            self._explorer.patch(replacement=content.get("replacement", "zero"), site=content.get("site", "resid_pre"))
+            if replacement == "remove":
+                self._explorer.remove()
+            else:
+                self._explorer.patch(replacement=replacement, site=content.get("site", "resid_pre"))
         except InputError as error:
             self.effect = {"picture": self._explorer.selected_picture, "title": str(error), "cells": [], "shift": []}

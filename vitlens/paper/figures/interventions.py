@@ -2,10 +2,15 @@
 
 import plotly.graph_objects as go
 
-from vitlens.plots.shared.series import ByModel, block_axes, legend_below, line, panels
+from vitlens.plots.shared.series import ByModel, block_axes, legend_below, line, of_model, panels
 from vitlens.plots.shared.style import COLOURS, NEUTRAL, finish, text
 
 MARGIN = {"l": 60, "r": 20, "t": 104, "b": 90}
+#: Knockouts and replacements by the names of their tables, as axes show them.
+IN_WORDS = {
+    "self_only": "patches see only themselves",
+    "no_cls": "patches do not see the class token",
+}
 SITE_NAMES = {"resid_post": "stream", "attn_out": "attention", "mlp_out": "MLP"}
 
 
@@ -15,7 +20,7 @@ def intervention_bars(tables: ByModel, column: str, title: str) -> go.Figure:
     for col, table in enumerate(tables.values(), start=1):
         for row, quantity in enumerate(("rate_percent", "accuracy_percent"), start=1):
             chosen = table[table[quantity].notna()]
-            names = [text(name) for name in chosen[column]]
+            names = [text(IN_WORDS.get(name, name)) for name in chosen[column]]
             if quantity == "rate_percent" and "unperturbed_rate_percent" in chosen:
                 figure.add_trace(
                     go.Bar(
@@ -40,11 +45,16 @@ def intervention_bars(tables: ByModel, column: str, title: str) -> go.Figure:
                 row=row,
                 col=col,
             )  # fmt: skip
-    figure.update_yaxes(rangemode="tozero")
+    for row, quantity in enumerate(("rate_percent", "accuracy_percent"), start=1):
+        columns = [f"{quantity}_high", *(["unperturbed_rate_percent"] * (row == 1))]
+        tallest = max(float(table[name].max()) for table in tables.values() for name in columns if name in table)
+        figure.update_yaxes(range=[0, 1.08 * (tallest if tallest > 0 else 1)], row=row)
     figure.update_layout(
         barmode="group", height=700, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
     )
-    return finish(figure, title, "bars: mean over pictures, 95 % interval", margin={**MARGIN, "t": 128, "b": 60})
+    return finish(
+        figure, title, of_model(tables, "bars: mean over pictures, 95 % interval"), margin={**MARGIN, "t": 128, "b": 60}
+    )
 
 
 def probe_curves(tables: ByModel, tokens: str = "patches") -> go.Figure:
@@ -58,5 +68,7 @@ def probe_curves(tables: ByModel, tokens: str = "patches") -> go.Figure:
     block_axes(figure, tables)
     figure.update_yaxes(title="top-1 accuracy", range=[0, 1.02], col=1)
     return legend_below(
-        finish(figure, "What a trained probe reads, and what the classifier reads", tokens, margin=MARGIN)
+        finish(
+            figure, "What a trained probe reads, and what the classifier reads", of_model(tables, tokens), margin=MARGIN
+        )
     )

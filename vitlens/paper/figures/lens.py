@@ -6,10 +6,21 @@ Each takes result tables by model, {"ViT-B/32": table, …}, as a run writes the
 import pandas as pd
 import plotly.graph_objects as go
 
-from vitlens.plots.shared.series import ByModel, block_axes, boxes, legend_below, line, panels, stars
-from vitlens.plots.shared.style import SEQUENTIAL, colorbar, finish, text
+from vitlens.plots.shared.series import (
+    ByModel,
+    block_axes,
+    boxes,
+    depth_axis,
+    legend_below,
+    line,
+    of_model,
+    panels,
+    stars,
+)
+from vitlens.plots.shared.style import SEQUENTIAL, colorbar, finish, in_percent, percent_ticks, text
 
 GROUPS = ("class token", "patches")
+MEASURE = "identifiability: 1 where the class comes first, 0.5 by chance"
 BOX = "boxes: middle half of the tokens and median; whiskers: 5 % to 95 %"
 
 
@@ -26,20 +37,25 @@ def identifiability_boxes(tables: ByModel) -> go.Figure:
                 stars(figure, chosen[chosen["p_above_random"] < 0.05]["block"].tolist(), 1.04, 1, col)
         figure.add_hline(y=0.5, line={"dash": "dash", "width": 1}, row=1, col=col)
     block_axes(figure, tables)
-    figure.update_yaxes(range=[0, 1.08], title="1 − rank / C", col=1)
+    figure.update_yaxes(range=[0, 1.08], title="identifiability", col=1)
     figure.update_layout(boxmode="group")
     return legend_below(
         finish(
             figure,
             "How well the class can be read off the tokens",
-            f"{BOX}<br>dashed: chance; * patches above a re-initialised model (Wilcoxon over pictures, p < 0.05)",
+            of_model(tables, BOX)
+            + "<br>dashed: chance; * patches above a re-initialised model (Wilcoxon over pictures, p < 0.05)",
             margin={"l": 60, "r": 20, "t": 120, "b": 80},
         )
     )
 
 
 def identifiability_curves(tables: ByModel) -> go.Figure:
-    """Figure 2: mean identifiability over normalised depth, one line per model; class token and patches apart."""
+    """Figure 2: mean identifiability over blocks, one line per model; class token and patches apart.
+
+    Models of several depths are drawn over the share of their blocks.
+    """
+    x, alike = depth_axis(tables)
     groups = [group for group in GROUPS if any((table["tokens"] == group).any() for table in tables.values())]
     figure = panels({group: pd.DataFrame() for group in groups})
     for col, group in enumerate(groups, start=1):
@@ -47,16 +63,23 @@ def identifiability_curves(tables: ByModel) -> go.Figure:
             chosen = table[table["tokens"] == group]
             if chosen.empty:
                 continue
-            depth = chosen.assign(depth=(chosen["block"] + 1) / (table["block"].max() + 1))
-            line(figure, depth, "depth", text(model), i, row=1, col=col, legend=col == 1)
+            depth = chosen if alike else chosen.assign(depth=(chosen["block"] + 1) / (table["block"].max() + 1))
+            line(figure, depth, x, text(model), i, row=1, col=col, legend=col == 1)
             if "random_mean" in chosen:
                 line(
-                    figure, depth.drop(columns=["low", "high"]), "depth", f"{text(model)}, fresh weights", i,
+                    figure, depth.drop(columns=["low", "high"]), x, f"{text(model)}, fresh weights", i,
                     y="random_mean", row=1, col=col, legend=col == 1, dash="dot", markers=False,
                 )  # fmt: skip
-    figure.update_xaxes(title="depth (block / blocks)")
-    figure.update_yaxes(title="1 − rank / C", col=1)
-    return legend_below(finish(figure, "How the class emerges", "mean over pictures, 95 % interval", margin=_margin()))
+    figure.update_xaxes(title="block" if alike else "depth (block / blocks)")
+    figure.update_yaxes(title="identifiability", col=1)
+    return legend_below(
+        finish(
+            figure,
+            "How the class emerges",
+            of_model(tables, f"{MEASURE}; mean over pictures, 95 % interval"),
+            margin=_margin(),
+        )
+    )
 
 
 def change_rates(tables: ByModel) -> go.Figure:
@@ -71,7 +94,12 @@ def change_rates(tables: ByModel) -> go.Figure:
     block_axes(figure, tables)
     figure.update_yaxes(title="share of tokens", range=[0, 1.02], col=1)
     return legend_below(
-        finish(figure, "Where the class's logit rises", "from the block before; dashed: half", margin=_margin())
+        finish(
+            figure,
+            "Where the class's logit rises",
+            of_model(tables, "from the block before; dashed: half"),
+            margin=_margin(),
+        )
     )
 
 
@@ -88,7 +116,9 @@ def sublayer_changes(tables: ByModel) -> go.Figure:
         figure.add_hline(y=0.5, line={"dash": "dash", "width": 1}, row=1, col=col)
     block_axes(figure, tables)
     figure.update_yaxes(title="share of tokens", range=[0, 1.02], col=1)
-    return legend_below(finish(figure, "Which sublayer raises the class", "against its own input", margin=_margin()))
+    return legend_below(
+        finish(figure, "Which sublayer raises the class", of_model(tables, "against its own input"), margin=_margin())
+    )
 
 
 def composition_curves(tables: ByModel, tokens: str = "patches") -> go.Figure:
@@ -107,7 +137,7 @@ def composition_curves(tables: ByModel, tokens: str = "patches") -> go.Figure:
         finish(
             figure,
             "Which sublayer's top-1 class the residual stream takes over",
-            f"{tokens}; sources may agree with one another, “composed” agrees with none",
+            of_model(tables, tokens) + "; sources may agree with one another, “composed” agrees with none",
             margin=_margin(),
         )
     )
@@ -122,13 +152,14 @@ def context_boxes(tables: ByModel) -> go.Figure:
         certain = table[(table["p_permutation"] < 0.05) & (table["low"] > 0)]
         stars(figure, certain["block"].tolist(), 1.04, 1, col)
     block_axes(figure, tables)
-    figure.update_yaxes(range=[0, 1.08], title="1 − rank / C", col=1)
+    figure.update_yaxes(range=[0, 1.08], title="identifiability", col=1)
     figure.update_layout(boxmode="group")
     return legend_below(
         finish(
             figure,
             "How well the class can be read off object and context",
-            f"patches of the object and of its context; {BOX}<br>* larger in the object: permutation p < 0.05 and the "
+            of_model(tables, f"patches of the object and of its context; {BOX}")
+            + "<br>* larger in the object: permutation p < 0.05 and the "
             "interval over pictures above 0",
             margin={"l": 60, "r": 20, "t": 120, "b": 80},
         )
@@ -143,7 +174,7 @@ def attention_to_context(table: pd.DataFrame, model: str) -> go.Figure:
         go.Heatmap(
             z=grid.to_numpy(dtype="float32"),
             x=grid.columns.to_numpy(), y=grid.index.to_numpy(), colorscale=SEQUENTIAL, zmin=0, zmax=1,
-            colorbar=colorbar("share"),
+            colorbar=colorbar("share of<br>attention") | percent_ticks(),
             hovertemplate="block %{x}, head %{y}<br>%{z:.3f} of the attention to patches<extra></extra>",
         )
     )  # fmt: skip
@@ -152,7 +183,7 @@ def attention_to_context(table: pd.DataFrame, model: str) -> go.Figure:
     return finish(
         figure,
         "How much of the class token's attention goes to context",
-        f"{text(model)}; context has {expected:.0%} of the patches",
+        f"{text(model)}; context has {in_percent(expected)} of the patches",
         height=420,
     )
 

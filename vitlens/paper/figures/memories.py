@@ -5,7 +5,17 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from vitlens.plots.shared.series import PANEL_HEIGHT, ByModel, block_axes, boxes, legend_below, line, panels
+from vitlens.plots.shared.series import (
+    PANEL_HEIGHT,
+    ByModel,
+    block_axes,
+    boxes,
+    depth_axis,
+    legend_below,
+    line,
+    of_model,
+    panels,
+)
 from vitlens.plots.shared.style import COLOURS, FEWEST, NEUTRAL, finish, text
 
 PARTS = {"attn": "attention", "mlp": "MLP"}
@@ -32,7 +42,10 @@ def class_value_boxes(tables: ByModel) -> go.Figure:
         finish(
             figure,
             "Class-value agreement",
-            "each class's embedding and the value vector nearest to it; boxes over classes, whiskers 5 % to 95 %",
+            of_model(
+                tables,
+                "each class's embedding and the value vector nearest to it; boxes over classes, whiskers 5 % to 95 %",
+            ),
             margin=MARGIN,
         )
     )
@@ -49,7 +62,7 @@ def agreement_rates(tables: ByModel) -> go.Figure:
             figure.add_trace(
                 go.Scattergl(
                     x=spread, y=chosen["rate"].to_numpy(), mode="markers", showlegend=False,
-                    marker={"size": 5, "color": COLOURS[row - 1], "opacity": 0.5},
+                    marker={"size": 6, "color": COLOURS[row - 1], "opacity": 0.8, "line": {"color": NEUTRAL, "width": 0.7}},
                     customdata=chosen["class_index"].to_numpy(),
                     hovertemplate="class %{customdata}: %{y:.1f} %<extra></extra>",
                 ),
@@ -64,31 +77,35 @@ def agreement_rates(tables: ByModel) -> go.Figure:
     block_axes(figure, tables)
     figure.update_yaxes(title="% of tokens", rangemode="tozero", col=1)
     return legend_below(
-        finish(figure, "Key-value agreement", "a dot per class: the mean of its pictures", margin=MARGIN)
+        finish(
+            figure, "Key-value agreement", of_model(tables, "a dot per class: the mean of its pictures"), margin=MARGIN
+        )
     )
 
 
 def memory_overview(class_value: ByModel, rates: ByModel) -> go.Figure:
-    """Figure 8: class-value agreement and key-value rate over normalised depth, attention and MLP apart."""
+    """Figure 8: class-value agreement and key-value rate over blocks, attention and MLP apart.
+
+    Models of several depths are drawn over the share of their blocks.
+    """
+    x, alike = depth_axis(class_value)
     titles = [f"{what}, {part}" for what in ("largest cosine", "key-value rate (%)") for part in PARTS.values()]
     figure = make_subplots(1, 4, subplot_titles=titles, horizontal_spacing=0.05)
-    for title in figure.layout.annotations:
-        title.update(font={"size": 12})
     for i, model in enumerate(class_value):
         for j, part in enumerate(PARTS):
             scores = class_value[model][class_value[model]["part"] == part]
             means = scores.groupby("block")["score"].mean().rename("mean").reset_index()
             agree = rates[model][rates[model]["part"] == part]
             for col, table in ((j + 1, means), (j + 3, agree)):
-                depth = table.assign(depth=(table["block"] + 1) / (table["block"].max() + 1))
-                line(figure, depth, "depth", text(model), i, row=1, col=col, legend=col == 1)
-    figure.update_xaxes(title="depth")
+                depth = table if alike else table.assign(depth=(table["block"] + 1) / (table["block"].max() + 1))
+                line(figure, depth, x, text(model), i, row=1, col=col, legend=col == 1)
+    figure.update_xaxes(title="block" if alike else "depth (block / blocks)")
     figure.update_yaxes(rangemode="tozero")
     return legend_below(
         finish(
             figure,
-            "Memories of classes over depth",
-            "mean over classes (cosine), over pictures with 95 % interval (rate)",
+            "Memories of classes over blocks",
+            of_model(class_value, "mean over classes (cosine), over pictures with 95 % interval (rate)"),
             height=110 + PANEL_HEIGHT,
             margin=MARGIN,
         )
@@ -126,7 +143,7 @@ def agreement_difference(tables: ByModel) -> go.Figure:
     return finish(
         figure,
         "Agreement where the model is right, minus where it is wrong",
-        f"{n_correct:,} right, {n_wrong:,} wrong (first model); {meaning}",
+        of_model(tables, f"{n_correct:,} right, {n_wrong:,} wrong{' (first model)' * (len(tables) > 1)}; {meaning}"),
         margin={**MARGIN, "b": 50},
     )
 
@@ -144,7 +161,7 @@ def composition_lines(tables: ByModel) -> go.Figure:
         finish(
             figure,
             "Predictions that one memory explains",
-            "the layer's top-1 class is the top-1 class of one of its five strongest memories",
+            of_model(tables, "the layer's top-1 class is the top-1 class of one of its five strongest memories"),
             margin=MARGIN,
         )
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vitlens.arguments import short
 from vitlens.errors import InputError
-from vitlens.plots.shared.style import GRID_ON_PICTURE, OUTLINE, array, colorbar, finish, text
+from vitlens.plots.shared.style import GRID_ON_PICTURE, OUTLINE, array, colorbar, diverging, finish, text
 
 #: Colours in [0, 1], or the bytes that a result keeps.
 Pixels = Float[Tensor, "height width 3"] | UInt8[Tensor, "height width 3"]
@@ -83,12 +83,39 @@ def keep_shape(figure: go.Figure, pixels: Pixels, grid: Sequence[int]) -> None:
     figure.update_yaxes(scaleratio=(pixels.shape[0] / rows) / (pixels.shape[1] / columns))
 
 
+def _glaze(strength: float, hue: Sequence[int], most: float, dim: float) -> str:
+    """A colour over a picture: the hue as opaque as the value is strong, over a veil that is darker where it is weak."""
+    tint, veil = most * strength, dim * (1 - strength)
+    alpha = tint + veil * (1 - tint)
+    r, g, b = (round(part * tint / alpha) if alpha else part for part in hue)
+    return f"rgba({r},{g},{b},{alpha:.3f})"
+
+
+def _steps(sign: int = 1) -> list[float]:
+    """Places on a scale, closer where colours change faster: what is drawn is the square root of the share."""
+    return [(i / 12) ** 2 for i in range(13)][::sign]
+
+
+#: Scales of maps over pictures, as on the one page: the hue says the sign, opacity and brightness the size, and the
+#: picture stays visible under both ends.
+GLAZE = [[share, _glaze(share**0.5, (255, 176, 0), 0.64, 0.42)] for share in _steps()]
+SIGNED_GLAZE = [
+    *[[0.5 - share / 2, _glaze(share**0.5, (33, 102, 172), 0.85, 0.0)] for share in _steps(-1)],
+    *[[0.5 + share / 2, _glaze(share**0.5, (178, 24, 43), 0.85, 0.0)] for share in _steps()[1:]],
+]
+
+
+def signed_over_picture(values: Tensor | np.ndarray) -> dict[str, Any]:
+    """Settings of a map of signed values over a picture: clear at 0, the ends equally far."""
+    return {**diverging(values), "colorscale": SIGNED_GLAZE}
+
+
 def patch_heatmap(
-    values: Float[Tensor, "rows columns"], hover: str, opacity: float = 0.7, **settings: object
+    values: Float[Tensor, "rows columns"] | np.ndarray, hover: str, opacity: float = 1.0, **settings: object
 ) -> go.Heatmap:
     """A map over patches; the hover names row and column. `hover` is plotly's template for the value."""
     return go.Heatmap(
-        z=array(values),
+        z=array(values) if isinstance(values, Tensor) else values.astype(np.float32),
         opacity=opacity,
         hovertemplate=f"patch (%{{y}}, %{{x}})<br>{hover}<extra></extra>",
         **settings,
@@ -171,8 +198,6 @@ def map_tiles(
         figure.update_xaxes(visible=False, row=row + 1, col=col + 1)
         figure.update_yaxes(visible=False, row=row + 1, col=col + 1)
     keep_shape(figure, pixels, maps.shape[1:])
-    for title in figure.layout.annotations:
-        title.update(font={"size": 12})
     figure.update_layout(
         coloraxis=_coloraxis(coloraxis, colorbar_title),
         height=int(110 + rows * max(150, min(300, 1080 // columns) * aspect(pixels))),

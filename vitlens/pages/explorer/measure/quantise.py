@@ -1,7 +1,8 @@
-"""Attention patterns and cosines in one and two bytes a number, with a bound of what that costs."""
+"""Measurements in one and two bytes a number, with a bound of what that costs."""
 
 import numpy as np
 from jaxtyping import Float, Float32, Int16, Integer
+from torch import Tensor
 
 COSINE_STEPS = 32767
 
@@ -34,3 +35,22 @@ def cosine_codes(
     cosines = unit @ unit.swapaxes(-1, -2)
     upper = np.triu_indices(stream.shape[-2])
     return np.rint(cosines[..., *upper].clip(-1, 1) * COSINE_STEPS).astype(np.int16)
+
+
+def linear_codes(
+    values: Float[np.ndarray, "*row column"], kind: type[np.signedinteger]
+) -> tuple[Integer[np.ndarray, "*row column"], Float32[np.ndarray, "*row"]]:
+    """Whole numbers of this kind: a code c stands for scale · c / steps, steps = 127 or 32767, at most scale / 2 steps away.
+
+    Returns:
+        The codes, and each row's scale, its largest value by magnitude.
+    """
+    steps = np.iinfo(kind).max
+    scale = np.abs(values).max(axis=-1)
+    codes = np.rint(values / np.maximum(scale, np.finfo(np.float32).tiny)[..., None] * steps)
+    return codes.astype(kind), scale.astype(np.float32)
+
+
+def as_numpy(values: Tensor) -> Float[np.ndarray, "..."]:
+    """In single precision, which is what pages and scripts keep."""
+    return values.detach().float().cpu().numpy()

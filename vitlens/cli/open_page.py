@@ -1,0 +1,62 @@
+"""`vitlens open`, also called `vitlens report` and `vitlens explore`: the page about one or several pictures."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitlens.cli.given import say_cost
+from vitlens.cli.options import Json, ModelOptions, PictureFiles, WantedClass, files_are_there, with_model
+from vitlens.cli.output import hand_over_page
+from vitlens.cli.shared import is_watched
+from vitlens.errors import InputError
+from vitlens.files import check_writable
+
+#: Its names: one command, whichever is typed.
+NAMES = ("open", "report", "explore")
+#: Measured: what a picture's part of the page costs in forwards, beside one for each patch and a half for each other part.
+PICTURE_FORWARDS = 150
+
+
+@with_model
+def open_page(
+    pictures: PictureFiles,
+    wanted_class: WantedClass = None,
+    head: Annotated[
+        str | None, typer.Option(help="head to show first, as L9H3 [default: the one that writes most]")
+    ] = None,
+    block: Annotated[
+        int | None, typer.Option(help="block to show first, all its heads together; -1 is the last", show_default=False)
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="one more picture, to compare the first one with", callback=files_are_there)
+    ] = None,
+    n_runs: Annotated[
+        int,
+        typer.Option(min=1, help="most removals of a picture; beyond, parts are estimated and patches leave in boxes"),
+    ] = 1000,
+    *,
+    model: ModelOptions,
+    out: Annotated[Path, typer.Option("-o", "--out", help="the page to write")] = Path("page.html"),
+    as_json: Json = False,
+) -> None:
+    """Write a page about pictures: the answer, when and by which parts it is decided, and what their removal does."""
+    from vitlens.pages.explorer.run import explore
+
+    check_writable(out)
+    if head is not None and block is not None:
+        raise InputError("--head names its block already: leave --block out")
+    hooked = model.load()
+    first_block = None if block is None else hooked.block_index(block)
+    shown = [*pictures, *([] if against is None else [against])]
+    images = hooked.to_images(pictures[0])
+    n_patches = images.shape[-2] * images.shape[-1] // (hooked.cfg.patch_size[0] * hooked.cfg.patch_size[1])
+    n_parts = hooked.cfg.n_layers * (hooked.cfg.n_heads + 1)
+    n_removals = n_patches + n_parts // 2 if n_patches + n_parts <= n_runs else min(n_patches, n_runs)
+    fewer = f"fewer pictures, or fewer removals (--n-runs {max(1, n_removals // 4)}), are faster"
+    say_cost(hooked, images, (PICTURE_FORWARDS + n_removals) * len(shown), fewer)
+    explorer = explore(hooked, shown, wanted_class, head=head, n_runs=n_runs, progress=is_watched())
+    if first_block is not None:
+        explorer.selected_block, explorer.selected_head = first_block, None
+    explorer.save(out)
+    hand_over_page("open", hooked.cfg.model_name, out, as_json)
