@@ -67,5 +67,9 @@ def pool(model: "HookedViT", resid: Float[Tensor, "batch tokens d"], layout: Lay
 
 def classify(model: "HookedViT", features: list[Float[Tensor, "batch d"]]) -> Float[Tensor, "batch out"]:
     heads = (model.unembed, model.unembed_dist)
-    outputs = [x if heads[i] is None else heads[i](x) for i, x in enumerate(features)]
+    outputs = []
+    # Older compilers do not follow zip(strict=) here.
+    for i, x in enumerate(features):
+        head = heads[i]
+        outputs.append(x if head is None else head(x))
     return outputs[0] if len(outputs) == 1 else (outputs[0] + outputs[1]) / 2
