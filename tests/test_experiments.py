@@ -256,6 +256,7 @@ INSIDE = {
         "plots.description",
     },
     "measure_parity.py": {"parity.reduced", "parity.supported"},
+    "notebooks/execute.py": {"results.writing"},
     "paper.py": {"cli.main"},
     "patch_context.py": {
         "data.class_names", "data.counterfactuals", "model.fingerprint", "model.provenance", "pages.page",
