@@ -43,7 +43,9 @@ OPTIONS = [
     "--LabApp.news_url=None",
     "--KernelManager.transport=ipc",
 ]
-SECONDS = 30
+#: Of patience, where a busy machine starts a server and a kernel.
+SECONDS = 120
+expect.set_options(timeout=SECONDS * 1000)
 
 
 class JupyterLab:
@@ -122,7 +124,7 @@ class Notebook:
         cell = self.cell(name)
         cell.locator(".cm-content").click()
         self.page.keyboard.press("Shift+Enter")
-        expect(cell.locator(".jp-InputPrompt")).to_have_text(re.compile(r"\[\d+\]:"), timeout=SECONDS * 1000)
+        expect(cell.locator(".jp-InputPrompt")).to_have_text(re.compile(r"\[\d+\]:"))
         assert cell.locator("[data-mime-type='application/vnd.jupyter.stderr']").all_inner_texts() == []
         return "".join(cell.locator("[data-mime-type='application/vnd.jupyter.stdout']").all_inner_texts()).strip()
 
