@@ -52,7 +52,7 @@ def test_the_mode_bar_of_pages_docs_and_bare_figures(figure, tmp_path, open_page
 
 def test_the_explorer_has_no_mode_bar(tmp_path, open_page):
     model, images, *_ = load_demo()
-    explore(model, images[:1], n_classes=2, blocks=[0], progress=False).save(tmp_path / "explorer.html")
+    explore(model, images[:1], n_classes=2, blocks=[0], n_runs=4, progress=False).save(tmp_path / "explorer.html")
     assert not buttons(open_page(tmp_path / "explorer.html"))
 
 

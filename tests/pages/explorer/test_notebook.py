@@ -15,7 +15,7 @@ from vitlens.pages.explorer.page import script, style
 @pytest.fixture
 def explorer(demo):
     model, paths = demo
-    return explore(model, model.to_images(paths[:2]), blocks=[0, 4, 5], progress=False)
+    return explore(model, model.to_images(paths[:2]), blocks=[0, 4, 5], n_classes=6, n_runs=4, progress=False)
 
 
 def test_python_and_the_widget_choose_for_each_other(explorer):
@@ -95,7 +95,7 @@ def test_the_mean_is_over_the_explorers_pictures(explorer, demo):
 
     logits = explorer.model.run_with_hooks(explorer.images[:1], fwd_hooks=[("resid_pre2", replace)])
     torch.testing.assert_close(result.patched.flatten(), logits[0, explorer.selected_class][None])
-    alone = explore(demo[0], explorer.images[:1], blocks=5, progress=False)
+    alone = explore(demo[0], explorer.images[:1], blocks=5, n_runs=4, progress=False)
     with pytest.raises(InputError, match="one picture"):
         alone.patch(replacement="mean")
 
