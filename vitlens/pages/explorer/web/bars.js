@@ -14,10 +14,7 @@ class Bars {
       event.preventDefault();
       events.pick(rowOf(event));
     });
-    this.resized = new ResizeObserver(
-      () => this.shown && this.root.clientWidth !== this.width && this.draw(this.shown),
-    );
-    this.resized.observe(this.root);
+    followWidth(this);
   }
 
   /** `shown`: {rows [{name, label, values [one for each series], chosen}], scale, show, axis: its unit, if it has one}. */

@@ -27,6 +27,12 @@ function button(label, onclick, attributes = {}) {
   return element("button", { type: "button", onclick, ...attributes }, label);
 }
 
+/** Draws a chart again once its box has another width. */
+function followWidth(chart) {
+  const { root } = chart;
+  new ResizeObserver(() => chart.shown && root.clientWidth !== chart.width && chart.draw(chart.shown)).observe(root);
+}
+
 /** A link inside of a sentence: it breaks over lines as words do, which buttons do not. */
 function link(text, onclick, attributes = {}) {
   const key = (event) => {

@@ -49,10 +49,7 @@ class Lines {
       });
     }
     tip.over(this.root, (event) => this.tell(event));
-    this.resized = new ResizeObserver(
-      () => this.shown && this.root.clientWidth !== this.width && this.draw(this.shown),
-    );
-    this.resized.observe(this.root);
+    followWidth(this);
   }
 
   stepAt(event) {

@@ -8,10 +8,7 @@ class Scatter {
     const pointOf = ({ target }) => this.shown?.points[target.dataset?.point];
     tip.over(this.root, (event) => (pointOf(event) ? events.tell(pointOf(event)) : null));
     this.root.addEventListener("click", (event) => pointOf(event) && events.pick(pointOf(event)));
-    this.resized = new ResizeObserver(
-      () => this.shown && this.root.clientWidth !== this.width && this.draw(this.shown),
-    );
-    this.resized.observe(this.root);
+    followWidth(this);
   }
 
   /** `shown`: {points [{name, kind: "head" | "mlp" | "patch", x, y, chosen}], scale}. Both axes have the one scale. */
