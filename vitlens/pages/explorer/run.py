@@ -115,8 +115,10 @@ def _wanted_classes(model: HookedViT, pictures: Tensor, classes: Classes) -> lis
     if model.unembed is None and classes is None:
         return [[]] * len(pictures)
     model.require_classifier()
-    every = torch.cat([logits_of(model, picture[None]) for picture in pictures])
-    return select_classes(model, classes, len(pictures), lambda: every).indices.tolist()
+    # Given classes need no run.
+    return select_classes(
+        model, classes, len(pictures), lambda: torch.cat([logits_of(model, picture[None]) for picture in pictures])
+    ).indices.tolist()
 
 
 def _head_of(model: HookedViT, head: str | tuple[int, int], blocks: list[int]) -> tuple[int, int]:
