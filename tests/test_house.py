@@ -48,6 +48,7 @@ MODEL_ORDER = [
     ["weights"],
     ["porting", "checkpoints"],
     ["capabilities", "provenance", "transformer_lens_tools", "runs"],
+    ["loading"],
     ["hooked_vit"],
     ["fingerprint", "graph"],
 ]

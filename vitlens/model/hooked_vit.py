@@ -1,8 +1,6 @@
 """HookedViT: a timm vision transformer whose intermediate values can be read and edited by name."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,24 +8,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens import FactoredMatrix
 
-from vitlens.arguments import checked
-from vitlens.data.class_names import check_class_names, infer_class_names
-from vitlens.data.preprocessing import Preprocessing, changed_config
+from vitlens.data.class_names import check_class_names
+from vitlens.data.preprocessing import Preprocessing
 from vitlens.errors import InputError
 from vitlens.model import capabilities as what_is_exact
-from vitlens.model import inputs
+from vitlens.model import inputs, loading
 from vitlens.model import transformer_lens_tools as tools
-from vitlens.model.checkpoints.timm_models import build_timm, create
 from vitlens.model.checks import check_device, check_labels, check_stream
 from vitlens.model.class_space import embeddings, projection, requirements
-from vitlens.model.class_space.classifier import ClassEmbeddings, Classifier
+from vitlens.model.class_space.classifier import Classifier
 from vitlens.model.hooks import cache_size as sizes
 from vitlens.model.hooks.hook_points import NO_TOKENS, expose, hook_point
 from vitlens.model.other_names import OtherNames
-from vitlens.model.placement import read_device, read_dtype
-from vitlens.model.porting import Parts, move, port
-from vitlens.model.porting.timm_versions import check_computes_the_same
-from vitlens.model.provenance import IN_HAND, RANDOM, Provenance, weights_of
+from vitlens.model.porting import Parts
+from vitlens.model.provenance import IN_HAND, Provenance
 from vitlens.model.runs import features, kept_tokens
 from vitlens.model.runs.caching import NamedHooks
 from vitlens.model.runs.finite import require_finite
@@ -80,129 +74,8 @@ class HookedViT(OtherNames, FiniteWeights, NamedHooks):
         self.setup()
         self.eval()
 
-    @classmethod
-    @torch.inference_mode(False)  # Weights made under inference_mode could never take part in a gradient.
-    def from_timm(
-        cls,
-        name_or_module: str | nn.Module,
-        *,
-        pretrained: bool = True,
-        checkpoint_path: str | Path | None = None,
-        use_ema: bool = True,
-        class_names: Sequence[str] | None = None,
-        mean: float | Sequence[float] | None = None,
-        std: float | Sequence[float] | None = None,
-        crop_pct: float | None = None,
-        interpolation: str | None = None,
-        fold_ln: bool = False,
-        fold_layer_scale: bool = False,
-        center_writing_weights: bool = False,
-        fold_value_biases: bool = False,
-        refactor_factored_attn_matrices: bool = False,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-        **timm_kwargs: Any,
-    ) -> "HookedViT":
-        """Makes a HookedViT from a timm name, or from a timm module, whose parameters it then shares.
-
-        Args:
-            name_or_module: e.g. "vit_base_patch16_224", "hf-hub:owner/name", "local-dir:folder", or a timm
-                VisionTransformer; `vitlens.supported_models()` lists what can be ported.
-            pretrained: fetch timm's weights; False for random ones.
-            checkpoint_path: your own weights (safetensors, or a .pth of tensors). The numbers of classes,
-                channels and registers, and the picture size if it is a square, are read from them.
-            use_ema: if a checkpoint also holds the running average (EMA) of its weights, take the average, as timm does.
-            class_names: one per class; by default those that timm saved with the weights, or its ImageNet names where the
-                number of classes fits.
-            mean, std, crop_pct, interpolation: the preprocessing, if it differs from timm's: mean and standard deviation
-                of colours in [0, 1], one number or one for each channel; the part of the resized picture that the
-                crop keeps; "bicubic", "bilinear", …. `model.preprocessing` shows it; `img_size=` sets the size.
-            fold_ln, fold_layer_scale, center_writing_weights, fold_value_biases, refactor_factored_attn_matrices: exact
-                rewrites of the weights, see `process_weights_`; by default the weights are timm's own.
-            dtype: torch's, or its name; float32, float64, bfloat16 or float16.
-            timm_kwargs: everything else timm.create_model takes: img_size, num_classes, reg_tokens, global_pool, …
-
-        Raises:
-            InputError: unknown name, no weights, weights that are not finite floats or would not be in `dtype`, a checkpoint
-                that does not fit, impossible preprocessing, an architecture that is not ported, a device that is not
-                there, a module that is compiled, quantised, hooked by torch, changed so that it contradicts itself, or in a
-                training mode that matters.
-
-        Examples:
-            >>> import vitlens
-            >>> model = vitlens.HookedViT.from_timm("vit_tiny_patch16_224", pretrained=False, num_classes=7)
-            >>> model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_model, model.cfg.n_classes
-            (12, 3, 192, 7)
-            >>> model.preprocessing
-            Preprocessing(224 × 224 pixels, bicubic, center crop 0.9, mean 0.5, std 0.5)
-        """
-        target, precision = read_device(device), read_dtype(dtype)
-        keywords = timm_kwargs
-        if isinstance(name_or_module, str):
-            module, keywords = build_timm(name_or_module, pretrained, checkpoint_path, timm_kwargs, use_ema)
-            module = module.eval()
-        elif not isinstance(name_or_module, nn.Module):
-            raise InputError(f"a model is a timm name or a timm module, not {name_or_module!r}")
-        else:
-            of_a_name = {
-                "checkpoint_path": checkpoint_path is not None,
-                "pretrained": not pretrained,
-                "use_ema": not use_ema,
-            }
-            given = [*timm_kwargs, *(name for name, is_given in of_a_name.items() if is_given)]
-            if given:
-                raise InputError(f"a timm module is taken as it is: {', '.join(given)} goes with a model name")
-            module = name_or_module
-        if target is not None or precision is not None:
-            module = move(module, target, precision)
-        parts = port(module)
-        parts.cfg.data_config = changed_config(parts.cfg.data_config, mean, std, crop_pct, interpolation)
-        model = cls(parts, class_names if class_names is not None else infer_class_names(module, parts.cfg.n_classes))
-        check_computes_the_same(module, model)
-        model.provenance = weights_of(name_or_module, module, pretrained, checkpoint_path)
-        processing = {
-            "fold_ln": fold_ln,
-            "fold_layer_scale": fold_layer_scale,
-            "center_writing_weights": center_writing_weights,
-            "fold_value_biases": fold_value_biases,
-            "refactor_factored_attn_matrices": refactor_factored_attn_matrices,
-        }
-        if any(processing.values()):
-            model.process_weights_(**processing)
-        if isinstance(name_or_module, str):
-            model.architecture = partial(create, name_or_module, {**keywords, "num_classes": model.cfg.n_classes})
-        return model
-
-    @checked
-    def with_fresh_weights(self, seed: int = 0) -> "HookedViT":
-        """The same architecture with freshly initialised weights: the random baseline (Methods A4).
-
-        The weights are timm's initialisation under this seed; a classifier that timm initialises to zero gets random
-        weights too, because all its classes would have one rank.
-
-        Raises:
-            InputError: the model was made from a timm module: set `model.architecture` to a function that makes one.
-        """
-        if self.architecture is None:
-            raise InputError(
-                f"{self.cfg.model_name} was made from a timm module, which cannot be built again: set "
-                "model.architecture to a function without arguments that makes such a module"
-            )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            module = self.architecture().eval()
-            given = isinstance(self.unembed, ClassEmbeddings)
-            names = None if given else self.class_names
-            fresh = HookedViT.from_timm(module.to(self.device, self.dtype), class_names=names)
-            fresh.cfg.data_config, fresh.preprocessing = self.cfg.data_config, self.preprocessing
-            if given:
-                embeddings.read_like(fresh, self)
-            for head in fresh.classifiers:
-                if isinstance(head, nn.Linear) and not head.weight.any():
-                    nn.init.trunc_normal_(head.weight, std=0.02)
-        fresh.architecture = self.architecture
-        fresh.provenance = RANDOM
-        return fresh
+    from_timm = classmethod(loading.from_timm)
+    with_fresh_weights = loading.with_fresh_weights
 
     # ---- forward -------------------------------------------------------------------------------------------------
 
