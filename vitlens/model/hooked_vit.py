@@ -20,6 +20,7 @@ from vitlens.model.class_space.classifier import Classifier
 from vitlens.model.hooks import cache_size as sizes
 from vitlens.model.hooks.hook_points import NO_TOKENS, expose, hook_point
 from vitlens.model.other_names import OtherNames
+from vitlens.model.parts.pooling import ClassAndMeanPool
 from vitlens.model.porting import Parts
 from vitlens.model.provenance import IN_HAND, Provenance
 from vitlens.model.runs import features, kept_tokens
@@ -94,8 +95,8 @@ class HookedViT(OtherNames, FiniteWeights, NamedHooks):
             images: pictures; with `start_at_layer` the residual stream [batch, tokens, d_model] that enters that block.
                 A NaFlexVit also reads the dictionary of patches that timm's collator makes.
             return_type: "logits", "probs" (a softmax over all classes; for a multi-label head take the logits' sigmoid),
-                "loss" (mean cross-entropy against `labels`), "features" (what the classifier reads, [batch, d_model]), or
-                None.
+                "loss" (mean cross-entropy against `labels`), "features" (what the classifier reads, [batch, d_model]
+                unless its pooling has another width), or None.
             start_at_layer: first block to run, from the stream given; may be negative, or the number of blocks.
             stop_at_layer: return the stream that would enter this block, and run no further.
             grid: rows and columns of patches of the given stream, if they differ from the model's own (rotary positions).
@@ -200,9 +201,25 @@ class HookedViT(OtherNames, FiniteWeights, NamedHooks):
 
     @property
     def W_U(self) -> Float[Tensor, "d classes"]:
-        """The class embeddings as columns; of a distilled model, the mean of its two classifiers."""
+        """The class embeddings as columns; of a distilled model, the mean of its two classifiers.
+
+        Where class token and mean of the patches are read side by side, the sum of their two halves: what a class reads if
+        every token is the same.
+
+        Raises:
+            InputError: the model has no classifier; its pooling makes vectors of another width than the stream's.
+        """
         heads = self.classifiers
-        return sum([head.weight for head in heads[1:]], heads[0].weight).T / len(heads)
+        weight = sum([head.weight for head in heads[1:]], heads[0].weight).T / len(heads)
+        if isinstance(self.pool, ClassAndMeanPool):
+            return weight[: self.cfg.d_model] + weight[self.cfg.d_model :]
+        if len(weight) != self.cfg.d_model:
+            raise InputError(
+                f"the classifier of {self.cfg.model_name} reads {len(weight)} numbers and the stream has "
+                f"{self.cfg.d_model}, so its weights are no directions of the stream: use vitlens.class_lens or "
+                "vitlens.direct_logit_attribution"
+            )
+        return weight
 
     @property
     def b_U(self) -> Float[Tensor, "classes"]:
