@@ -35,9 +35,10 @@ from vitlens.model.weights.stacked import Stacked
 class HookedViT(OtherNames, FiniteWeights, NamedHooks):
     """A vision transformer whose parameters are timm's own and whose every step is a hook point.
 
-    Make one with `HookedViT.from_timm`. Hook names, shapes and tools are TransformerLens': `run_with_cache`,
-    `run_with_hooks`, `hooks`, `add_hook`, `reset_hooks`, `W_Q` … `W_U`. Names may be shortened: "pattern" (every block),
-    "pattern5", ("pattern", 5). Dropout and stochastic depth of timm are left out: it always computes what timm computes
+    Make one with `HookedViT.from_timm`, or with `from_pretrained` of a model of another library. Hook names, shapes and
+    tools are TransformerLens': `run_with_cache`, `run_with_hooks`, `hooks`, `add_hook`, `reset_hooks`, `W_Q` … `W_U`.
+    Names may be shortened: "pattern" (every block), "pattern5", ("pattern", 5). Dropout and stochastic depth of timm are
+    left out: it always computes what timm computes
     in evaluation mode.
     """
 
@@ -76,6 +77,7 @@ class HookedViT(OtherNames, FiniteWeights, NamedHooks):
         self.eval()
 
     from_timm = classmethod(loading.from_timm)
+    from_pretrained = classmethod(loading.from_pretrained)
     with_fresh_weights = loading.with_fresh_weights
 
     # ---- forward -------------------------------------------------------------------------------------------------

@@ -1,0 +1,109 @@
+"""Reads Hugging Face's configurations: of a model, and of its preprocessing."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from timm.data import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
+from timm.layers import get_act_layer
+from torch import nn
+
+from vitlens.errors import InputError, reason
+
+#: Hugging Face's names of activations → timm's.
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+#: PIL's numbers of interpolations.
+RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+
+
+def full_config(given: Mapping[str, Any], model_type: str) -> dict[str, Any]:
+    """All values of a configuration; a config.json leaves out those that are its class's defaults.
+
+    Raises:
+        InputError: transformers does not know the kind of model, or cannot read the values.
+    """
+    # Importing transformers takes a second, which only its own files need.
+    from transformers import AutoConfig
+
+    values = {key: value for key, value in given.items() if key != "model_type"}
+    try:
+        return AutoConfig.for_model(model_type, **values).to_dict() | {"architectures": given.get("architectures")}
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"config.json of a {model_type!r} cannot be read: {reason(error)}") from None
+
+
+def activation(config: Mapping[str, Any], default: str = "gelu") -> Any:
+    """timm's class of the activation in the MLPs.
+
+    Raises:
+        InputError: timm has no such activation.
+    """
+    name = config.get("hidden_act", default)
+    if name not in ACTIVATIONS:
+        raise InputError(f"hidden_act is {name!r}, and vitlens ports {', '.join(ACTIVATIONS)}")
+    return get_act_layer(ACTIVATIONS[name])
+
+
+def layer_norm(config: Mapping[str, Any], default: float) -> Any:
+    """The layer norm with the configuration's eps."""
+    return partial(nn.LayerNorm, eps=config.get("layer_norm_eps", default))
+
+
+def facts(
+    config: Mapping[str, Any],
+    mean: tuple[float, ...] = IMAGENET_INCEPTION_MEAN,
+    std: tuple[float, ...] = IMAGENET_INCEPTION_STD,
+    interpolation: str = "bilinear",
+) -> dict[str, Any]:
+    """What a timm module carries in `pretrained_cfg`: preprocessing, the names of classes, and what the output means.
+
+    Args:
+        config: with preprocessor_config.json, where there is one, as "preprocessor".
+        mean, std, interpolation: those with which the family was published.
+    """
+    found: dict[str, Any] = {"mean": mean, "std": std, "interpolation": interpolation, "crop_pct": 1.0}
+    names = config.get("id2label") or {}
+    by_index = {int(index): str(name) for index, name in names.items()}
+    # Hugging Face calls classes without a name LABEL_0, LABEL_1, …
+    if by_index and not all(name == f"LABEL_{index}" for index, name in by_index.items()):
+        found["label_names"] = [by_index[index] for index in sorted(by_index)]
+    return found | _preprocessing(config.get("preprocessor") or {})
+
+
+def _preprocessing(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
+    """timm's words for Hugging Face's image processor."""
+    if not preprocessor:
+        return {}
+    found: dict[str, Any] = {}
+    if preprocessor.get("do_normalize", True):
+        found |= {
+            ours: tuple(preprocessor[theirs])
+            for ours, theirs in (("mean", "image_mean"), ("std", "image_std"))
+            if preprocessor.get(theirs)
+        }
+    else:
+        found |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    if preprocessor.get("resample") in RESAMPLE:
+        found["interpolation"] = RESAMPLE[preprocessor["resample"]]
+    resized, cropped = _side(preprocessor.get("size")), _side(preprocessor.get("crop_size"))
+    if preprocessor.get("do_center_crop") and resized and cropped:
+        found |= {"crop_pct": cropped / resized, "crop_mode": "center"}
+    else:
+        # Without a crop, Hugging Face changes the proportions of a picture that is no square.
+        found |= {"crop_pct": 1.0, "crop_mode": "squash"}
+    return found
+
+
+def _side(size: Any) -> int | None:
+    if isinstance(size, Mapping):
+        return size.get("shortest_edge") or size.get("height")
+    return size if isinstance(size, int) else None
