@@ -3,9 +3,13 @@
 from vitlens.errors import InputError
 from vitlens.model.checkpoints.files import State, first_keys
 from vitlens.model.families.family import Config, Family, looks_like
+from vitlens.model.families.huggingface.aimv2 import AIMV2
+from vitlens.model.families.huggingface.clip import CLIP
+from vitlens.model.families.huggingface.internvl import INTERNVL
+from vitlens.model.families.huggingface.siglip import IDEFICS_3, SIGLIP
 from vitlens.model.families.huggingface.vit import VIT
 
-FAMILIES: tuple[Family, ...] = (VIT,)
+FAMILIES: tuple[Family, ...] = (VIT, CLIP, SIGLIP, IDEFICS_3, AIMV2, INTERNVL)
 
 
 def recognise(state: State, config: Config, source: str) -> tuple[Family, str]:
