@@ -37,6 +37,7 @@ def from_timm(
     std: float | Sequence[float] | None = None,
     crop_pct: float | None = None,
     interpolation: str | None = None,
+    output: str | None = None,
     fold_ln: bool = False,
     fold_layer_scale: bool = False,
     center_writing_weights: bool = False,
@@ -60,6 +61,9 @@ def from_timm(
         mean, std, crop_pct, interpolation: the preprocessing, if it differs from timm's: mean and standard deviation
             of colours in [0, 1], one number or one for each channel; the part of the resized picture that the
             crop keeps; "bicubic", "bilinear", …. `model.preprocessing` shows it; `img_size=` sets the size.
+        output: what the model's outputs mean: "softmax", "sigmoid", "identity" or "embedding", see `set_output`. By default
+            those of several classes share a softmax, a single one is a number ("identity"), and the features of a model
+            without a classifier, or of a CLIP tower with its projection, are an embedding.
         fold_ln, fold_layer_scale, center_writing_weights, fold_value_biases, refactor_factored_attn_matrices: exact
             rewrites of the weights, see `process_weights_`; by default the weights are timm's own.
         dtype: torch's, or its name; float32, float64, bfloat16 or float16.
@@ -67,9 +71,9 @@ def from_timm(
 
     Raises:
         InputError: unknown name, no weights, weights that are not finite floats or would not be in `dtype`, a checkpoint
-            that does not fit, impossible preprocessing, an architecture that is not ported, a device that is not
-            there, a module that is compiled, quantised, hooked by torch, changed so that it contradicts itself, or in a
-            training mode that matters.
+            that does not fit, impossible preprocessing, an `output` that does not fit, an architecture that is not ported, a
+            device that is not there, a module that is compiled, quantised, hooked by torch, changed so that it contradicts
+            itself, or in a training mode that matters.
 
     Examples:
         >>> import vitlens
@@ -101,6 +105,8 @@ def from_timm(
     parts = port(module)
     parts.cfg.data_config = changed_config(parts.cfg.data_config, mean, std, crop_pct, interpolation)
     model = cls(parts, class_names if class_names is not None else infer_class_names(module, parts.cfg.n_classes))
+    if output is not None:
+        model.set_output(output)
     check_computes_the_same(module, model)
     model.provenance = weights_of(name_or_module, module, pretrained, checkpoint_path)
     processing = {
@@ -144,6 +150,7 @@ def with_fresh_weights(self: "HookedViT", seed: int = 0) -> "HookedViT":
         for head in fresh.classifiers:
             if isinstance(head, nn.Linear) and not head.weight.any():
                 nn.init.trunc_normal_(head.weight, std=0.02)
+    fresh.set_output(self.cfg.output)
     fresh.architecture = self.architecture
     fresh.provenance = RANDOM
     return fresh
