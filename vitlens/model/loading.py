@@ -119,7 +119,14 @@ def from_timm(
 
 
 @torch.inference_mode(False)
-def from_pretrained(cls: "type[HookedViT]", source: Any, *, n_heads: int | None = None, **options: Any) -> "HookedViT":
+def from_pretrained(
+    cls: "type[HookedViT]",
+    source: Any,
+    *,
+    n_heads: int | None = None,
+    img_size: int | tuple[int, int] | None = None,
+    **options: Any,
+) -> "HookedViT":
     """Makes a HookedViT from a model of another library: Hugging Face, open_clip, torchvision, CLIP, DINO, vit-pytorch, ….
 
     It is rebuilt from timm's parts, which compute the same. `from_timm` opens models of timm.
@@ -128,6 +135,8 @@ def from_pretrained(cls: "type[HookedViT]", source: Any, *, n_heads: int | None 
         source: a module of that library, a folder with config.json and weights, or a file of weights (safetensors, or a
             .pth of tensors); what it is is read from the names of its tensors.
         n_heads: the number of heads, where a file has no configuration and its width is that of no published model.
+        img_size: the size of the pictures that the model is to read, one number or height and width, where its library
+            interpolates positions; they are interpolated as that library does.
         options: class_names, mean, std, crop_pct, interpolation, fold_ln, …, device and dtype as `from_timm` takes them.
 
     Raises:
@@ -142,7 +151,7 @@ def from_pretrained(cls: "type[HookedViT]", source: Any, *, n_heads: int | None 
         >>> model.cfg.n_layers, model.cfg.n_heads, model.cfg.grid_size
         (2, 2, (2, 2))
     """
-    recipe, said = read_recipe(source, n_heads)
+    recipe, said = read_recipe(source, n_heads, img_size)
     model = cls.from_timm(recipe.build(said), **options)
     model.architecture = recipe.fresh
     model.provenance = Provenance(said)

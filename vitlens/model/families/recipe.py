@@ -21,7 +21,7 @@ class Recipe:
         kind: timm's class: VisionTransformer, Eva, Beit, …
         keywords: of that class.
         state: the tensors by timm's names.
-        parts: modules that take the place of timm's own, by name, before the tensors are loaded: a head, a stem.
+        parts: modules that take the place of timm's own, by their path, before the tensors are loaded: a head, a stem.
         pretrained_cfg: mean, std, interpolation, crop_pct, crop_mode, label_names, output, as timm's modules carry them.
         unused: tensors of the source that only training reads, or another model of the same source.
         assumed: what the source does not tell, in words.
@@ -38,8 +38,9 @@ class Recipe:
     def fresh(self) -> Any:
         """timm's module with the initialisation of timm."""
         module = self.kind(**self.keywords)
-        for name, make in self.parts.items():
-            setattr(module, name, make())
+        for path, make in self.parts.items():
+            holder, _, name = path.rpartition(".")
+            setattr(module.get_submodule(holder), name, make())
         module.pretrained_cfg = dict(self.pretrained_cfg)
         return module.eval()
 

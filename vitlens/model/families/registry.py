@@ -3,9 +3,25 @@
 from vitlens.errors import InputError
 from vitlens.model.checkpoints.files import State, first_keys
 from vitlens.model.families.family import Config, Family, looks_like
-from vitlens.model.families.huggingface.vit import VIT
+from vitlens.model.families.huggingface.beit import BEIT, DATA2VEC_VISION
+from vitlens.model.families.huggingface.deit import DEIT
+from vitlens.model.families.huggingface.dinov2 import DINOV2, DINOV2_WITH_REGISTERS
+from vitlens.model.families.huggingface.dinov3 import DINOV3
+from vitlens.model.families.huggingface.vit import I_JEPA, VIT, VIT_MAE, VIT_MSN, VIT_MSN_SAVED_BY_5
 
-FAMILIES: tuple[Family, ...] = (VIT,)
+FAMILIES: tuple[Family, ...] = (
+    VIT,
+    VIT_MSN,
+    VIT_MSN_SAVED_BY_5,
+    VIT_MAE,
+    I_JEPA,
+    DEIT,
+    DINOV2,
+    DINOV2_WITH_REGISTERS,
+    DINOV3,
+    BEIT,
+    DATA2VEC_VISION,
+)
 
 
 def recognise(state: State, config: Config, source: str) -> tuple[Family, str]:
