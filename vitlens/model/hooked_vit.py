@@ -20,6 +20,7 @@ from vitlens.model.class_space.classifier import Classifier
 from vitlens.model.hooks import cache_size as sizes
 from vitlens.model.hooks.hook_points import NO_TOKENS, expose, hook_point
 from vitlens.model.other_names import OtherNames
+from vitlens.model.parts.pooling import ClassAndMeanPool
 from vitlens.model.porting import Parts
 from vitlens.model.provenance import IN_HAND, Provenance
 from vitlens.model.runs import features, kept_tokens
@@ -34,9 +35,10 @@ from vitlens.model.weights.stacked import Stacked
 class HookedViT(OtherNames, FiniteWeights, NamedHooks):
     """A vision transformer whose parameters are timm's own and whose every step is a hook point.
 
-    Make one with `HookedViT.from_timm`. Hook names, shapes and tools are TransformerLens': `run_with_cache`,
-    `run_with_hooks`, `hooks`, `add_hook`, `reset_hooks`, `W_Q` … `W_U`. Names may be shortened: "pattern" (every block),
-    "pattern5", ("pattern", 5). Dropout and stochastic depth of timm are left out: it always computes what timm computes
+    Make one with `HookedViT.from_timm`, or with `from_pretrained` of a model of another library. Hook names, shapes and
+    tools are TransformerLens': `run_with_cache`, `run_with_hooks`, `hooks`, `add_hook`, `reset_hooks`, `W_Q` … `W_U`.
+    Names may be shortened: "pattern" (every block), "pattern5", ("pattern", 5). Dropout and stochastic depth of timm are
+    left out: it always computes what timm computes
     in evaluation mode.
     """
 
@@ -75,6 +77,7 @@ class HookedViT(OtherNames, FiniteWeights, NamedHooks):
         self.eval()
 
     from_timm = classmethod(loading.from_timm)
+    from_pretrained = classmethod(loading.from_pretrained)
     with_fresh_weights = loading.with_fresh_weights
 
     # ---- forward -------------------------------------------------------------------------------------------------
@@ -94,7 +97,8 @@ class HookedViT(OtherNames, FiniteWeights, NamedHooks):
             images: pictures; with `start_at_layer` the residual stream [batch, tokens, d_model] that enters that block.
                 A NaFlexVit also reads the dictionary of patches that timm's collator makes.
             return_type: "logits", "probs" (by a softmax over all classes, or by sigmoids: see `set_output`), "loss" (mean
-                cross-entropy against `labels`), "features" (what the classifier reads, [batch, d_model]), or None.
+                cross-entropy against `labels`), "features" (what the classifier reads, [batch, d_model] unless its pooling
+                has another width), or None.
             labels: for "loss" the class of each picture [batch]; of sigmoids 0 or 1 for every output [batch, classes].
             start_at_layer: first block to run, from the stream given; may be negative, or the number of blocks.
             stop_at_layer: return the stream that would enter this block, and run no further.
@@ -206,9 +210,25 @@ class HookedViT(OtherNames, FiniteWeights, NamedHooks):
 
     @property
     def W_U(self) -> Float[Tensor, "d classes"]:
-        """The class embeddings as columns; of a distilled model, the mean of its two classifiers."""
+        """The class embeddings as columns; of a distilled model, the mean of its two classifiers.
+
+        Where class token and mean of the patches are read side by side, the sum of their two halves: what a class reads if
+        every token is the same.
+
+        Raises:
+            InputError: the model has no classifier; its pooling makes vectors of another width than the stream's.
+        """
         heads = self.classifiers
-        return sum([head.weight for head in heads[1:]], heads[0].weight).T / len(heads)
+        weight = sum([head.weight for head in heads[1:]], heads[0].weight).T / len(heads)
+        if isinstance(self.pool, ClassAndMeanPool):
+            return weight[: self.cfg.d_model] + weight[self.cfg.d_model :]
+        if len(weight) != self.cfg.d_model:
+            raise InputError(
+                f"the classifier of {self.cfg.model_name} reads {len(weight)} numbers and the stream has "
+                f"{self.cfg.d_model}, so its weights are no directions of the stream: use vitlens.class_lens or "
+                "vitlens.direct_logit_attribution"
+            )
+        return weight
 
     @property
     def b_U(self) -> Float[Tensor, "classes"]:

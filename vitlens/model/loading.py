@@ -15,10 +15,11 @@ from vitlens.errors import InputError
 from vitlens.model.checkpoints.timm_models import build_timm, create
 from vitlens.model.class_space import embeddings
 from vitlens.model.class_space.classifier import ClassEmbeddings
+from vitlens.model.families.door import read_recipe
 from vitlens.model.placement import read_device, read_dtype
 from vitlens.model.porting import move, port
 from vitlens.model.porting.timm_versions import check_computes_the_same
-from vitlens.model.provenance import RANDOM, weights_of
+from vitlens.model.provenance import RANDOM, Provenance, weights_of
 
 if TYPE_CHECKING:
     from vitlens.model.hooked_vit import HookedViT
@@ -120,6 +121,46 @@ def from_timm(
         model.process_weights_(**processing)
     if isinstance(name_or_module, str):
         model.architecture = partial(create, name_or_module, {**keywords, "num_classes": model.cfg.n_classes})
+    return model
+
+
+@torch.inference_mode(False)
+def from_pretrained(
+    cls: "type[HookedViT]",
+    source: Any,
+    *,
+    n_heads: int | None = None,
+    img_size: int | tuple[int, int] | None = None,
+    **options: Any,
+) -> "HookedViT":
+    """Makes a HookedViT from a model of another library: Hugging Face, open_clip, torchvision, CLIP, DINO, vit-pytorch, ….
+
+    It is rebuilt from timm's parts, which compute the same. `from_timm` opens models of timm.
+
+    Args:
+        source: a module of that library, a folder with config.json and weights, or a file of weights (safetensors, or a
+            .pth of tensors); what it is is read from the names of its tensors.
+        n_heads: the number of heads, where a file has no configuration and its width is that of no published model.
+        img_size: the size of the pictures that the model is to read, one number or height and width, where its library
+            interpolates positions; they are interpolated as that library does.
+        options: class_names, mean, std, crop_pct, interpolation, fold_ln, …, device and dtype as `from_timm` takes them.
+
+    Raises:
+        InputError: a source that cannot be read, a kind of model that vitlens does not know (the nearest are named), tensors
+            that would not be used, and what `from_timm` refuses.
+
+    Examples:
+        >>> import vitlens
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> config = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32)
+        >>> model = vitlens.HookedViT.from_pretrained(ViTForImageClassification(config).eval())
+        >>> model.cfg.n_layers, model.cfg.n_heads, model.cfg.grid_size
+        (2, 2, (2, 2))
+    """
+    recipe, said = read_recipe(source, n_heads, img_size)
+    model = cls.from_timm(recipe.build(said), **options)
+    model.architecture = recipe.fresh
+    model.provenance = Provenance(said)
     return model
 
 

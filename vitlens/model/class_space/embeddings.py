@@ -32,8 +32,9 @@ def set_class_embeddings(
 ) -> None:
     """Replaces the model's classes by those of any linear or zero-shot classifier, for every analysis.
 
-    logit_c = scale ⟨w_c, f⟩ + b_c. f is what the model's classifier reads ("features", where `weight` is as wide as
-    `d_model`) or what its head returns ("output": a CLIP tower's projection into the joint space).
+    logit_c = scale ⟨w_c, f⟩ + b_c. f is what the model's classifier reads ("features": as wide as `d_model`, twice as
+    wide with class token and mean side by side) or what its head returns ("output": a CLIP tower's projection into the joint
+    space).
 
     In place; `with_class_embeddings` leaves this model as it is.
 
@@ -57,7 +58,7 @@ def set_class_embeddings(
         raise InputError("a distilled model averages what two tokens say, which normalised features cannot do")
 
     def embeddings(head: Classifier | None) -> ClassEmbeddings:
-        projection = choose_projection(head, weight.shape[1], model.cfg.d_model, space)
+        projection = choose_projection(head, weight.shape[1], model.pool.width(model.cfg.d_model), space)
         if projection is None and head is not None and "fold_ln" in model.cfg.processed and not model.reads_stream:
             raise InputError(
                 "fold_ln moved the last norm's affine part into the classifier, so the features are not timm's: "
@@ -94,7 +95,7 @@ def with_class_embeddings(
         names, bias, scale, normalise, output: as in `set_class_embeddings`.
         space: "features", "output", or "residual": the residual stream as it is. Any block's hidden state is then read
             by logit_c = scale ⟨w_c, x⟩ + b_c without any norm, and the model's answer is the mean over the tokens that
-            its classifier reads.
+            its classifier reads (over all tokens, where it reads class token and mean of the patches side by side).
 
     Raises:
         InputError: as `set_class_embeddings`.
@@ -127,14 +128,14 @@ def read_like(model: "HookedViT", other: "HookedViT") -> None:
     model.setup()
 
 
-def choose_projection(head: Classifier | None, n_features: int, d_model: int, space: str | None) -> nn.Linear | None:
-    """The linear map in front of new class embeddings of width `n_features`: the model's head, or none.
+def choose_projection(head: Classifier | None, n_features: int, width: int, space: str | None) -> nn.Linear | None:
+    """The linear map in front of new class embeddings of width `n_features`: the model's head, which reads `width`, or none.
 
     Raises:
         InputError: the width fits neither the pooled vector nor the head's output, or both.
     """
     own = head.projection if isinstance(head, ClassEmbeddings) else head
-    widths = {"features": d_model} | ({"output": len(own.weight)} if own is not None else {})
+    widths = {"features": width} | ({"output": len(own.weight)} if own is not None else {})
     if space is not None and space not in widths:
         raise InputError(
             f'space is "features" (what the classifier reads) or "output" (what the model\'s head returns)'

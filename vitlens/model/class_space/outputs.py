@@ -13,7 +13,7 @@ from vitlens.model.checks import check_labels, check_yes_or_no
 if TYPE_CHECKING:
     from vitlens.model.hooked_vit import HookedViT
 
-OUTPUTS = ("softmax", "sigmoid", "identity", "embedding")
+MEANINGS = ("softmax", "sigmoid", "identity", "embedding")
 #: Of these the logits are turned into probabilities.
 WITH_PROBABILITIES = ("softmax", "sigmoid")
 
@@ -31,8 +31,8 @@ def check_output(output: Any, n_outputs: int) -> str:
     Raises:
         InputError: no such meaning, or one that does not fit the number of outputs.
     """
-    if output not in OUTPUTS:
-        raise InputError(f"output is one of {', '.join(map(repr, OUTPUTS))}, not {output!r}")
+    if output not in MEANINGS:
+        raise InputError(f"output is one of {', '.join(map(repr, MEANINGS))}, not {output!r}")
     if not n_outputs and output != "embedding":
         raise InputError(
             f"a model without a classifier returns an embedding, so output={output!r} does not fit: load it with its "
