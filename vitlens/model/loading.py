@@ -38,6 +38,7 @@ def from_timm(
     std: float | Sequence[float] | None = None,
     crop_pct: float | None = None,
     interpolation: str | None = None,
+    output: str | None = None,
     fold_ln: bool = False,
     fold_layer_scale: bool = False,
     center_writing_weights: bool = False,
@@ -61,6 +62,9 @@ def from_timm(
         mean, std, crop_pct, interpolation: the preprocessing, if it differs from timm's: mean and standard deviation
             of colours in [0, 1], one number or one for each channel; the part of the resized picture that the
             crop keeps; "bicubic", "bilinear", …. `model.preprocessing` shows it; `img_size=` sets the size.
+        output: what the model's outputs mean: "softmax", "sigmoid", "identity" or "embedding", see `set_output`. By default
+            those of several classes share a softmax, a single one is a number ("identity"), and the features of a model
+            without a classifier, or of a CLIP tower with its projection, are an embedding.
         fold_ln, fold_layer_scale, center_writing_weights, fold_value_biases, refactor_factored_attn_matrices: exact
             rewrites of the weights, see `process_weights_`; by default the weights are timm's own.
         dtype: torch's, or its name; float32, float64, bfloat16 or float16.
@@ -68,9 +72,9 @@ def from_timm(
 
     Raises:
         InputError: unknown name, no weights, weights that are not finite floats or would not be in `dtype`, a checkpoint
-            that does not fit, impossible preprocessing, an architecture that is not ported, a device that is not
-            there, a module that is compiled, quantised, hooked by torch, changed so that it contradicts itself, or in a
-            training mode that matters.
+            that does not fit, impossible preprocessing, an `output` that does not fit, an architecture that is not ported, a
+            device that is not there, a module that is compiled, quantised, hooked by torch, changed so that it contradicts
+            itself, or in a training mode that matters.
 
     Examples:
         >>> import vitlens
@@ -102,6 +106,8 @@ def from_timm(
     parts = port(module)
     parts.cfg.data_config = changed_config(parts.cfg.data_config, mean, std, crop_pct, interpolation)
     model = cls(parts, class_names if class_names is not None else infer_class_names(module, parts.cfg.n_classes))
+    if output is not None:
+        model.set_output(output)
     check_computes_the_same(module, model)
     model.provenance = weights_of(name_or_module, module, pretrained, checkpoint_path)
     processing = {
@@ -119,7 +125,14 @@ def from_timm(
 
 
 @torch.inference_mode(False)
-def from_pretrained(cls: "type[HookedViT]", source: Any, *, n_heads: int | None = None, **options: Any) -> "HookedViT":
+def from_pretrained(
+    cls: "type[HookedViT]",
+    source: Any,
+    *,
+    n_heads: int | None = None,
+    img_size: int | tuple[int, int] | None = None,
+    **options: Any,
+) -> "HookedViT":
     """Makes a HookedViT from a model of another library: Hugging Face, open_clip, torchvision, CLIP, DINO, vit-pytorch, ….
 
     It is rebuilt from timm's parts, which compute the same. `from_timm` opens models of timm.
@@ -128,6 +141,8 @@ def from_pretrained(cls: "type[HookedViT]", source: Any, *, n_heads: int | None 
         source: a module of that library, a folder with config.json and weights, or a file of weights (safetensors, or a
             .pth of tensors); what it is is read from the names of its tensors.
         n_heads: the number of heads, where a file has no configuration and its width is that of no published model.
+        img_size: the size of the pictures that the model is to read, one number or height and width, where its library
+            interpolates positions; they are interpolated as that library does.
         options: class_names, mean, std, crop_pct, interpolation, fold_ln, …, device and dtype as `from_timm` takes them.
 
     Raises:
@@ -142,7 +157,7 @@ def from_pretrained(cls: "type[HookedViT]", source: Any, *, n_heads: int | None 
         >>> model.cfg.n_layers, model.cfg.n_heads, model.cfg.grid_size
         (2, 2, (2, 2))
     """
-    recipe, said = read_recipe(source, n_heads)
+    recipe, said = read_recipe(source, n_heads, img_size)
     model = cls.from_timm(recipe.build(said), **options)
     model.architecture = recipe.fresh
     model.provenance = Provenance(said)
@@ -176,6 +191,7 @@ def with_fresh_weights(self: "HookedViT", seed: int = 0) -> "HookedViT":
         for head in fresh.classifiers:
             if isinstance(head, nn.Linear) and not head.weight.any():
                 nn.init.trunc_normal_(head.weight, std=0.02)
+    fresh.set_output(self.cfg.output)
     fresh.architecture = self.architecture
     fresh.provenance = RANDOM
     return fresh

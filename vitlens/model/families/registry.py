@@ -4,12 +4,33 @@ from vitlens.errors import InputError
 from vitlens.model.checkpoints.files import State, first_keys
 from vitlens.model.families.family import Config, Family, looks_like
 from vitlens.model.families.huggingface.aimv2 import AIMV2
+from vitlens.model.families.huggingface.beit import BEIT, DATA2VEC_VISION
 from vitlens.model.families.huggingface.clip import CLIP
+from vitlens.model.families.huggingface.deit import DEIT
+from vitlens.model.families.huggingface.dinov2 import DINOV2, DINOV2_WITH_REGISTERS
+from vitlens.model.families.huggingface.dinov3 import DINOV3
 from vitlens.model.families.huggingface.internvl import INTERNVL
 from vitlens.model.families.huggingface.siglip import IDEFICS_3, SIGLIP
-from vitlens.model.families.huggingface.vit import VIT
+from vitlens.model.families.huggingface.vit import I_JEPA, VIT, VIT_MAE, VIT_MSN, VIT_MSN_SAVED_BY_5
 
-FAMILIES: tuple[Family, ...] = (VIT, CLIP, SIGLIP, IDEFICS_3, AIMV2, INTERNVL)
+FAMILIES: tuple[Family, ...] = (
+    VIT,
+    VIT_MSN,
+    VIT_MSN_SAVED_BY_5,
+    VIT_MAE,
+    I_JEPA,
+    DEIT,
+    DINOV2,
+    DINOV2_WITH_REGISTERS,
+    DINOV3,
+    BEIT,
+    DATA2VEC_VISION,
+    CLIP,
+    SIGLIP,
+    IDEFICS_3,
+    AIMV2,
+    INTERNVL,
+)
 
 
 def recognise(state: State, config: Config, source: str) -> tuple[Family, str]:

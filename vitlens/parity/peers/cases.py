@@ -5,11 +5,16 @@ from torch import Tensor, nn
 
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.parity.measure import measure_port
-from vitlens.parity.peers import huggingface_towers, huggingface_vit
+from vitlens.parity.peers import huggingface_beit, huggingface_dino, huggingface_towers, huggingface_vit
 from vitlens.parity.peers.peer import Case
 from vitlens.parity.reduced import randomise
 
-CASES: list[Case] = [*huggingface_vit.VIT_CASES, *huggingface_towers.TOWER_CASES]
+CASES: list[Case] = [
+    *huggingface_vit.VIT_CASES,
+    *huggingface_beit.BEIT_CASES,
+    *huggingface_dino.DINO_CASES,
+    *huggingface_towers.TOWER_CASES,
+]
 
 
 def build_case(case: Case) -> tuple[nn.Module, HookedViT, Tensor]:
@@ -19,7 +24,7 @@ def build_case(case: Case) -> tuple[nn.Module, HookedViT, Tensor]:
         module = randomise(case.build())
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, *case.image_size, generator=generator, dtype=torch.float64)
-    return module, HookedViT.from_pretrained(module), images
+    return module, HookedViT.from_pretrained(module, **case.options), images
 
 
 def measure_case(case: Case) -> dict[str, dict[str, float]]:
