@@ -47,6 +47,7 @@ MODEL_ORDER = [
     ["class_space", "inputs"],
     ["weights"],
     ["porting", "checkpoints"],
+    ["families"],
     ["capabilities", "provenance", "transformer_lens_tools", "runs"],
     ["loading"],
     ["hooked_vit"],

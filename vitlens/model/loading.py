@@ -15,10 +15,11 @@ from vitlens.errors import InputError
 from vitlens.model.checkpoints.timm_models import build_timm, create
 from vitlens.model.class_space import embeddings
 from vitlens.model.class_space.classifier import ClassEmbeddings
+from vitlens.model.families.door import read_recipe
 from vitlens.model.placement import read_device, read_dtype
 from vitlens.model.porting import move, port
 from vitlens.model.porting.timm_versions import check_computes_the_same
-from vitlens.model.provenance import RANDOM, weights_of
+from vitlens.model.provenance import RANDOM, Provenance, weights_of
 
 if TYPE_CHECKING:
     from vitlens.model.hooked_vit import HookedViT
@@ -37,6 +38,7 @@ def from_timm(
     std: float | Sequence[float] | None = None,
     crop_pct: float | None = None,
     interpolation: str | None = None,
+    output: str | None = None,
     fold_ln: bool = False,
     fold_layer_scale: bool = False,
     center_writing_weights: bool = False,
@@ -60,6 +62,9 @@ def from_timm(
         mean, std, crop_pct, interpolation: the preprocessing, if it differs from timm's: mean and standard deviation
             of colours in [0, 1], one number or one for each channel; the part of the resized picture that the
             crop keeps; "bicubic", "bilinear", …. `model.preprocessing` shows it; `img_size=` sets the size.
+        output: what the model's outputs mean: "softmax", "sigmoid", "identity" or "embedding", see `set_output`. By default
+            those of several classes share a softmax, a single one is a number ("identity"), and the features of a model
+            without a classifier, or of a CLIP tower with its projection, are an embedding.
         fold_ln, fold_layer_scale, center_writing_weights, fold_value_biases, refactor_factored_attn_matrices: exact
             rewrites of the weights, see `process_weights_`; by default the weights are timm's own.
         dtype: torch's, or its name; float32, float64, bfloat16 or float16.
@@ -67,9 +72,9 @@ def from_timm(
 
     Raises:
         InputError: unknown name, no weights, weights that are not finite floats or would not be in `dtype`, a checkpoint
-            that does not fit, impossible preprocessing, an architecture that is not ported, a device that is not
-            there, a module that is compiled, quantised, hooked by torch, changed so that it contradicts itself, or in a
-            training mode that matters.
+            that does not fit, impossible preprocessing, an `output` that does not fit, an architecture that is not ported, a
+            device that is not there, a module that is compiled, quantised, hooked by torch, changed so that it contradicts
+            itself, or in a training mode that matters.
 
     Examples:
         >>> import vitlens
@@ -101,6 +106,8 @@ def from_timm(
     parts = port(module)
     parts.cfg.data_config = changed_config(parts.cfg.data_config, mean, std, crop_pct, interpolation)
     model = cls(parts, class_names if class_names is not None else infer_class_names(module, parts.cfg.n_classes))
+    if output is not None:
+        model.set_output(output)
     check_computes_the_same(module, model)
     model.provenance = weights_of(name_or_module, module, pretrained, checkpoint_path)
     processing = {
@@ -114,6 +121,46 @@ def from_timm(
         model.process_weights_(**processing)
     if isinstance(name_or_module, str):
         model.architecture = partial(create, name_or_module, {**keywords, "num_classes": model.cfg.n_classes})
+    return model
+
+
+@torch.inference_mode(False)
+def from_pretrained(
+    cls: "type[HookedViT]",
+    source: Any,
+    *,
+    n_heads: int | None = None,
+    img_size: int | tuple[int, int] | None = None,
+    **options: Any,
+) -> "HookedViT":
+    """Makes a HookedViT from a model of another library: Hugging Face, open_clip, torchvision, CLIP, DINO, vit-pytorch, ….
+
+    It is rebuilt from timm's parts, which compute the same. `from_timm` opens models of timm.
+
+    Args:
+        source: a module of that library, a folder with config.json and weights, or a file of weights (safetensors, or a
+            .pth of tensors); what it is is read from the names of its tensors.
+        n_heads: the number of heads, where a file has no configuration and its width is that of no published model.
+        img_size: the size of the pictures that the model is to read, one number or height and width, where its library
+            interpolates positions; they are interpolated as that library does.
+        options: class_names, mean, std, crop_pct, interpolation, fold_ln, …, device and dtype as `from_timm` takes them.
+
+    Raises:
+        InputError: a source that cannot be read, a kind of model that vitlens does not know (the nearest are named), tensors
+            that would not be used, and what `from_timm` refuses.
+
+    Examples:
+        >>> import vitlens
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> config = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32)
+        >>> model = vitlens.HookedViT.from_pretrained(ViTForImageClassification(config).eval())
+        >>> model.cfg.n_layers, model.cfg.n_heads, model.cfg.grid_size
+        (2, 2, (2, 2))
+    """
+    recipe, said = read_recipe(source, n_heads, img_size)
+    model = cls.from_timm(recipe.build(said), **options)
+    model.architecture = recipe.fresh
+    model.provenance = Provenance(said)
     return model
 
 
@@ -144,6 +191,7 @@ def with_fresh_weights(self: "HookedViT", seed: int = 0) -> "HookedViT":
         for head in fresh.classifiers:
             if isinstance(head, nn.Linear) and not head.weight.any():
                 nn.init.trunc_normal_(head.weight, std=0.02)
+    fresh.set_output(self.cfg.output)
     fresh.architecture = self.architecture
     fresh.provenance = RANDOM
     return fresh

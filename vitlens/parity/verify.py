@@ -22,7 +22,7 @@ from vitlens.model.checkpoints.timm_models import build_timm
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.placement import read_device
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.parity.measure import MODES, differences, port_sites, timm_sites
+from vitlens.parity.measure import MODES, differences, peer_sites, port_sites
 from vitlens.parity.reduced import randomise
 
 # The largest relative difference that rounding explains in any model; a bug stays at 1e-3 in any precision.
@@ -135,14 +135,14 @@ def verify_port(
         chosen_images = port.as_images(images)
     chosen_images = chosen_images.to(target, torch.float64)
     rows: list[dict[str, Any]] = []
-    reference = timm_sites(copy.deepcopy(module).to(target, torch.float64), chosen_images)
+    reference = peer_sites(copy.deepcopy(module).to(target, torch.float64), chosen_images)
     for dtype in tqdm(
         sorted(dtypes, key=list(LIMITS).index), desc=f"verifying {name}", disable=bar_hidden(progress, len(dtypes))
     ):
         chosen: nn.Module = copy.deepcopy(module).to(target, getattr(torch, dtype))
         model, inputs = HookedViT.from_timm(chosen), chosen_images.to(getattr(torch, dtype))
         gradient = dtype in ("float64", "float32")
-        theirs = timm_sites(chosen, inputs, gradient)
+        theirs = peer_sites(chosen, inputs, gradient)
         timm_to_float64 = differences(theirs, reference)
         for mode in MODES:
             ours = port_sites(model, inputs, mode, gradient)
