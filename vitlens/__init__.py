@@ -7,8 +7,8 @@
 
 The names used most are here; the rest is in chapters: `vitlens.patterns`, `.lens`, `.attribution`, `.patching`, `.circuits`,
 `.removal`, `.memories`, `.features`, `.description`, `.registers`, `.similarity`, `.heatmaps`, `.faithfulness`, `.paper`,
-`.pages`, `.plots`, and below them `.data`, `.model`, `.choose`, `.results`, `.statistics`. Names load when they are first used,
-so `import vitlens` costs next to nothing.
+`.pages`, `.plots`, and below them `.data`, `.model`, `.choose`, `.results`, `.statistics`. Names load when they are first
+used, so `import vitlens` costs next to nothing.
 """
 
 from vitlens.lazy import attach
