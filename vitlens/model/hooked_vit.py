@@ -151,6 +151,7 @@ class HookedViT(OtherNames, FiniteWeights, NamedHooks):
     set_class_embeddings = embeddings.set_class_embeddings
     with_class_embeddings = embeddings.with_class_embeddings
     require_classifier, require_choice = requirements.require_classifier, requirements.require_choice
+    require_single_direction = requirements.require_single_direction
     project, project_chosen = projection.project, projection.project_chosen
     read_out, linear_readouts = projection.read_out, projection.linear_readouts
 

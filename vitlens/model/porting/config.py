@@ -19,7 +19,6 @@ def read_config(
     blocks: list[AnyBlock],
     prefix_tokens: tuple[str, ...],
     pool: Pool,
-    n_classes: int,
 ) -> HookedViTConfig:
     n_channels = count_channels(embedding.patch_embed)
     pretrained_cfg = getattr(module, "pretrained_cfg", {}) or {}
@@ -39,7 +38,6 @@ def read_config(
         n_layers=len(blocks),
         n_ctx=len(prefix_tokens) + grid[0] * grid[1],
         d_mlp=first.mlp.fc1.weight.shape[0],
-        d_vocab=n_classes,
         eps=first.ln1.eps,
         act_fn=type(first.mlp.act).__name__,
         gated_mlp=isinstance(first.mlp, GatedMLP),
