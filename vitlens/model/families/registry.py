@@ -1,26 +1,23 @@
-"""All families of weights that vitlens reads, and how one is recognised."""
+"""All families of weights that vitlens reads, in the order in which they are tried."""
 
-from vitlens.errors import InputError
-from vitlens.model.checkpoints.files import State, first_keys
-from vitlens.model.families.family import Config, Family, looks_like
+from vitlens.model.families.family import Family
 from vitlens.model.families.huggingface.vit import VIT
+from vitlens.model.families.openai_clip import OPENAI_CLIP, OPENAI_CLIP_TOWER
+from vitlens.model.families.original_dinov2 import ORIGINAL_DINOV2
+from vitlens.model.families.original_dinov3 import ORIGINAL_DINOV3
+from vitlens.model.families.timm_keys import TIMM_KEYS
+from vitlens.model.families.torchvision_vit import TORCHVISION_VIT
+from vitlens.model.families.vit_pytorch import SIMPLE_VIT, VIT_PYTORCH
 
-FAMILIES: tuple[Family, ...] = (VIT,)
-
-
-def recognise(state: State, config: Config, source: str) -> tuple[Family, str]:
-    """The family of these tensors, and the prefix of its names.
-
-    Raises:
-        InputError: none of the families; the three that are nearest.
-    """
-    told = [family for family in FAMILIES if config.get("model_type") in family.model_types]
-    for family in told or FAMILIES:
-        prefix = family.prefix_in(state)
-        if prefix is not None:
-            return family, prefix
-    near = sorted(FAMILIES, key=lambda family: looks_like(state, family), reverse=True)[:3]
-    raise InputError(
-        f"{source} is of no kind that vitlens reads (its tensors are called {first_keys(state)}); the nearest kinds are "
-        f"{', '.join(family.name for family in near)}"
-    )
+FAMILIES: tuple[Family, ...] = (
+    VIT,
+    TORCHVISION_VIT,
+    OPENAI_CLIP,
+    OPENAI_CLIP_TOWER,
+    VIT_PYTORCH,
+    SIMPLE_VIT,
+    # These have timm's names, and some of their own.
+    ORIGINAL_DINOV3,
+    ORIGINAL_DINOV2,
+    TIMM_KEYS,
+)
