@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from vitlens.model.parts.pooling import AttentionPool, MaxPool
+from vitlens.model.parts.pooling import AttentionPool, ClassAndMeanPool, MaxPool
 from vitlens.model.weights.processing_limits import REFUSALS
 from vitlens.results.frames import Frame
 
@@ -28,8 +28,13 @@ def _class_space(model: Any) -> list[Row]:
         why = "the model has no classifier: give it one with set_class_embeddings"
         return [(name, IMPOSSIBLE, why) for name in names]
     if isinstance(model.pool, AttentionPool):
-        lens = "a token is read as attention pooling reads a picture whose tokens are all like it, its MLP included"
-        linear = "linear with the pool's pattern and the norms' scales frozen; the pool's MLP is one component"
+        lens = "a token is read as attention pooling reads a picture whose tokens are all like it"
+        linear = "linear with the pool's pattern and the norms' scales frozen"
+        if model.pool.mlp is not None:
+            lens, linear = f"{lens}, its MLP included", f"{linear}; the pool's MLP is one component"
+    elif isinstance(model.pool, ClassAndMeanPool):
+        lens = "a token is read in both places, as the class token and as the mean of the patches"
+        linear = "linear with the norms' scales frozen; class token and patches have directions of their own"
     elif isinstance(model.pool, MaxPool):
         lens = "a token is read as if it were the maximum in every feature"
         linear = "linear with the places of the maxima and the norms' scales frozen"
@@ -93,7 +98,7 @@ def _transformer_lens(model: Any) -> list[Row]:
         rows.append((name, IMPOSSIBLE, "a norm follows heads and neurons: their results are not what they add"))
     else:
         rows.append((name, EXACT, "the components sum to the stream"))
-    mean = not isinstance(model.pool, (AttentionPool, MaxPool))
+    mean = model.pool.is_mean
     why = "one direction per class" if mean else "the readout is no single direction: use direct_logit_attribution"
     if model.unembed is None:
         mean, why = False, "the model has no classifier: give it one with set_class_embeddings"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 #: What `from_timm` also takes with a module.
 OPTIONS = (
-    *("class_names", "mean", "std", "crop_pct", "interpolation", "device", "dtype"),
+    *("class_names", "mean", "std", "crop_pct", "interpolation", "output", "device", "dtype"),
     *("fold_ln", "fold_layer_scale", "center_writing_weights", "fold_value_biases", "refactor_factored_attn_matrices"),
 )
 
@@ -47,6 +47,7 @@ def from_timm(
     std: float | Sequence[float] | None = None,
     crop_pct: float | None = None,
     interpolation: str | None = None,
+    output: str | None = None,
     fold_ln: bool = False,
     fold_layer_scale: bool = False,
     center_writing_weights: bool = False,
@@ -71,6 +72,9 @@ def from_timm(
         mean, std, crop_pct, interpolation: the preprocessing, if it differs from timm's: mean and standard deviation
             of colours in [0, 1], one number or one for each channel; the part of the resized picture that the
             crop keeps; "bicubic", "bilinear", …. `model.preprocessing` shows it; `img_size=` sets the size.
+        output: what the model's outputs mean: "softmax", "sigmoid", "identity" or "embedding", see `set_output`. By default
+            those of several classes share a softmax, a single one is a number ("identity"), and the features of a model
+            without a classifier, or of a CLIP tower with its projection, are an embedding.
         fold_ln, fold_layer_scale, center_writing_weights, fold_value_biases, refactor_factored_attn_matrices: exact
             rewrites of the weights, see `process_weights_`; by default the weights are timm's own.
         dtype: torch's, or its name; float32, float64, bfloat16 or float16.
@@ -78,9 +82,9 @@ def from_timm(
 
     Raises:
         InputError: unknown name, no weights, weights that are not finite floats or would not be in `dtype`, a checkpoint
-            that does not fit, impossible preprocessing, an architecture that is not ported, a device that is not
-            there, a module that is compiled, quantised, hooked by torch, changed so that it contradicts itself, or in a
-            training mode that matters.
+            that does not fit, impossible preprocessing, an `output` that does not fit, an architecture that is not ported, a
+            device that is not there, a module that is compiled, quantised, hooked by torch, changed so that it contradicts
+            itself, or in a training mode that matters.
 
     Examples:
         >>> import vitlens
@@ -120,6 +124,8 @@ def from_timm(
     parts = port(module)
     parts.cfg.data_config = changed_config(parts.cfg.data_config, mean, std, crop_pct, interpolation)
     model = cls(parts, class_names if class_names is not None else infer_class_names(module, parts.cfg.n_classes))
+    if output is not None:
+        model.set_output(output)
     check_computes_the_same(module, model)
     model.provenance = weights_of(name_or_module, module, pretrained, checkpoint_path)
     processing = {
@@ -140,7 +146,13 @@ def from_timm(
 
 @torch.inference_mode(False)
 def from_pretrained(
-    cls: "type[HookedViT]", source: Any, *, n_heads: int | None = None, use_ema: bool = True, **options: Any
+    cls: "type[HookedViT]",
+    source: Any,
+    *,
+    n_heads: int | None = None,
+    img_size: int | tuple[int, int] | None = None,
+    use_ema: bool = True,
+    **options: Any,
 ) -> "HookedViT":
     """Makes a HookedViT from a model of another library: Hugging Face, open_clip, torchvision, CLIP, DINO, vit-pytorch, ….
 
@@ -151,8 +163,11 @@ def from_pretrained(
             (safetensors, or a .pth of tensors), or "owner/name" on Hugging Face's hub; what it is is read from the names
             of its tensors.
         n_heads: the number of heads, where a file has no configuration and its width is that of no published model.
+        img_size: the size of the pictures that the model is to read, one number or height and width, where its library
+            interpolates positions; they are interpolated as that library does.
         use_ema: if a file also holds the running average (EMA) of its weights, take the average.
-        options: class_names, mean, std, crop_pct, interpolation, fold_ln, …, device and dtype as `from_timm` takes them.
+        options: class_names, mean, std, crop_pct, interpolation, output, fold_ln, …, device and dtype as `from_timm` takes
+            them.
 
     Raises:
         InputError: a source that cannot be read, a kind of model that vitlens does not know (the nearest are named), tensors
@@ -167,13 +182,14 @@ def from_pretrained(
         (2, 2, (2, 2))
     """
     if is_saved_by_timm(source):
-        return cls.from_timm(f"local-dir:{source}", **options)
+        size: dict[str, Any] = {} if img_size is None else {"img_size": img_size}
+        return cls.from_timm(f"local-dir:{source}", **size, **options)
     unknown = [option for option in options if option not in OPTIONS]
     if unknown:
         raise InputError(
             f"from_pretrained takes {', '.join(OPTIONS)}, and not {', '.join(unknown)}: the model is as its source has it"
         )
-    recipe, said = read_recipe(source, n_heads, use_ema)
+    recipe, said = read_recipe(source, n_heads, img_size, use_ema)
     model = cls.from_timm(recipe.build(said), **options)
     model.architecture = recipe.fresh
     model.provenance = Provenance(said)
@@ -207,6 +223,7 @@ def with_fresh_weights(self: "HookedViT", seed: int = 0) -> "HookedViT":
         for head in fresh.classifiers:
             if isinstance(head, nn.Linear) and not head.weight.any():
                 nn.init.trunc_normal_(head.weight, std=0.02)
+    fresh.set_output(self.cfg.output)
     fresh.architecture = self.architecture
     fresh.provenance = RANDOM
     return fresh

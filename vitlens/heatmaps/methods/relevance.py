@@ -15,7 +15,7 @@ from vitlens.model.parts.attention import Attention
 from vitlens.model.parts.block import AnyBlock
 from vitlens.model.parts.linear import effective_weight
 from vitlens.model.parts.mlp import MLP, GatedMLP
-from vitlens.model.parts.pooling import AttentionPool, MaxPool, MeanPool, Pool
+from vitlens.model.parts.pooling import AttentionPool, ClassAndMeanPool, MaxPool, MeanPool, Pool
 
 Seen = dict[str, Tensor]
 
@@ -196,9 +196,11 @@ def _through_classifier(
 
 
 def _through_pool(
-    pool: Pool, read: Float[Tensor, "image read d"], relevance: Float[Tensor, "image d"]
+    pool: Pool, read: Float[Tensor, "image read d"], relevance: Float[Tensor, "image pooled"]
 ) -> Float[Tensor, "image read d"]:
     """What each token counts in each feature, times the feature's relevance."""
+    if isinstance(pool, ClassAndMeanPool):
+        return einsum(pool.weights(read), rearrange(relevance, "b (g d) -> b g d", g=2), "b g t, b g d -> b t d")
     assert isinstance(pool, (MeanPool, MaxPool))
     weights = pool.weights(read)
     return (weights if weights.ndim == 3 else weights[..., None]) * relevance[:, None]
@@ -208,9 +210,10 @@ def _through_attention_pool(
     pool: AttentionPool, read: Float[Tensor, "image read d"], seen: Seen, relevance: Float[Tensor, "image d"]
 ) -> tuple[Float[Tensor, "image read d"], Float[Tensor, "image head 1 read"]]:
     """As through attention; the relevance of the learned query, which no token made, goes no further."""
-    out, relevance = seen["hook_attn_out"], rearrange(relevance, "b d -> b 1 d")
-    kept, computed = add_rule([out, seen["hook_mlp_out"]], relevance)
-    of_out = kept + _through_mlp(pool.mlp, out if pool.ln is None else pool.ln.normalise(out), seen, computed)
+    out, of_out = seen["hook_attn_out"], rearrange(relevance, "b d -> b 1 d")
+    if pool.mlp is not None:
+        kept, computed = add_rule([out, seen["hook_mlp_out"]], of_out)
+        of_out = kept + _through_mlp(pool.mlp, out if pool.ln is None else pool.ln.normalise(out), seen, computed)
     of_z = linear_rule(rearrange(seen["hook_z"], "b q h e -> b q (h e)"), pool.proj.weight, of_out)
     named = seen | _normed_queries_and_keys(pool, seen)
     of_pattern, _, of_k, of_v = _through_mixing(named, rearrange(of_z, "b q (h e) -> b q h e", h=pool.n_heads))

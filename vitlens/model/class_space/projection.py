@@ -43,7 +43,7 @@ def project_chosen(
     return logits if unembed.bias is None else logits + unembed.bias[classes][:, None]
 
 
-def _before_classifier(model: "HookedViT", x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+def _before_classifier(model: "HookedViT", x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch pooled"]:
     """What the classifier would read if every token that the model reads were x."""
     if model.ln_final is not None:
         x = model.ln_final.normalise(x)

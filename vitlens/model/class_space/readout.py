@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vitlens.model.class_space.classifier import Classifier, linear_part
 from vitlens.model.parts.norm import Norm
-from vitlens.model.parts.pooling import AttentionPool, MaxPool, MeanPool, Pool, Valid
+from vitlens.model.parts.pooling import AttentionPool, ClassAndMeanPool, MaxPool, MeanPool, Pool, Valid
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,9 @@ class LinearReadout:
 
     logit_c = Σ_g Σ_t weights_gt ⟨directions_gc, x_t⟩ + constant_c + Σ terms_c, exactly. Frozen are the scales of norms,
     the pattern of attention pooling (one group per head), and the places of maxima (one group per feature, since each
-    has its own). `terms` are parts of the logit that are no linear map of the stream: the MLP of attention pooling.
-    `weights` belong to the tokens `tokens`, which are all that the classifier reads.
+    has its own); class token and mean side by side are two groups. `terms` are parts of the logit that are no linear map of
+    the stream: the MLP of attention pooling. `weights` belong to the tokens `tokens`, which are all that the classifier
+    reads.
     """
 
     tokens: slice
@@ -153,8 +154,12 @@ def linear_readout(
         weights = pool.pattern(normed, valid) * factor[:, None, None]
         fixed = einsum(pool.b_V, pool.W_O, "h e, h e d -> d") + pool.b_O
         constant = constant + factor[:, None] * (directions @ fixed)
-        terms["pool mlp"] = factor[:, None] * (pool.written_by_mlp(normed, valid) @ directions.T)
+        if pool.mlp is not None:
+            terms["pool mlp"] = factor[:, None] * (pool.written_by_mlp(normed, valid) @ directions.T)
         directions = einsum(directions, pool.W_O, pool.W_V, "c d, h e d, h m e -> h c m")
+    elif isinstance(pool, ClassAndMeanPool):
+        weights = pool.weights(read, valid) * factor[:, None, None]
+        directions = rearrange(directions, "c (g d) -> g c d", g=2)
     else:
         assert isinstance(pool, MeanPool)
         weights = (pool.weights(read, valid) * factor[:, None])[:, None]

@@ -29,7 +29,7 @@ def recipe_for_name(
         )
     named = build_without_values(name, {})
     attention = getattr(named.blocks[0], "attn", None)
-    recipe, said = recipe_of(read, getattr(attention, "num_heads", None), use_ema)
+    recipe, said = recipe_of(read, getattr(attention, "num_heads", None), use_ema=use_ema)
     sizes = recipe.keywords["depth"], recipe.keywords["embed_dim"]
     if sizes != (len(named.blocks), named.embed_dim):
         raise InputError(

@@ -3,12 +3,12 @@
 from functools import partial
 from typing import Any
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.eva import Eva
 from torch import nn
 
 from vitlens.model.checkpoints.files import State
 from vitlens.model.families.family import Config, Family
+from vitlens.model.families.huggingface.vit import IMAGENET_COLOURS
 from vitlens.model.families.keys import leave_out
 from vitlens.model.families.original_dinov2 import unchunked
 from vitlens.model.families.recipe import Recipe, count_blocks, own_dtype
@@ -38,10 +38,9 @@ def read_original_dinov3(state: State, config: Config) -> Recipe:
             q, _, v = ours.pop(f"blocks.{block}.attn.qkv.bias").chunk(3)
             ours |= {f"blocks.{block}.attn.q_bias": q, f"blocks.{block}.attn.v_bias": v}
     gated = "blocks.0.mlp.fc1_g.weight" in ours
-    ours_for_sizes = ours | ({"blocks.0.mlp.fc1.weight": ours["blocks.0.mlp.fc1_g.weight"]} if gated else {})
     stem = ours["patch_embed.proj.weight"]
-    side = 224 // stem.shape[2] * stem.shape[2]
-    keywords: dict[str, Any] = read_sizes(ours_for_sizes, side) | {
+    size = config.get("img_size", (224 // stem.shape[2] * stem.shape[2],) * 2)
+    keywords: dict[str, Any] = read_sizes(ours, size) | {
         # A head has four numbers for each period: sine and cosine, of rows and columns.
         "num_heads": stem.shape[0] // (4 * len(periods)),
         "depth": count_blocks(ours),
@@ -65,9 +64,9 @@ def read_original_dinov3(state: State, config: Config) -> Recipe:
         Eva,
         keywords,
         ours,
-        pretrained_cfg={"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD, "interpolation": "bicubic"},
+        pretrained_cfg=IMAGENET_COLOURS | {"interpolation": "bicubic"},
         unused=left,
-        assumed=(f"pictures of {side} × {side}",),
+        assumed=() if "img_size" in config else (f"pictures of {size[0]} × {size[1]}",),
     )
 
 

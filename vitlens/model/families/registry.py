@@ -1,7 +1,11 @@
 """All families of weights that vitlens reads, in the order in which they are tried."""
 
 from vitlens.model.families.family import Family
-from vitlens.model.families.huggingface.vit import VIT
+from vitlens.model.families.huggingface.beit import BEIT, DATA2VEC_VISION
+from vitlens.model.families.huggingface.deit import DEIT
+from vitlens.model.families.huggingface.dinov2 import DINOV2, DINOV2_WITH_REGISTERS
+from vitlens.model.families.huggingface.dinov3 import DINOV3
+from vitlens.model.families.huggingface.vit import I_JEPA, VIT, VIT_MAE, VIT_MSN, VIT_MSN_SAVED_BY_5
 from vitlens.model.families.openai_clip import OPENAI_CLIP, OPENAI_CLIP_TOWER
 from vitlens.model.families.original_dinov2 import ORIGINAL_DINOV2
 from vitlens.model.families.original_dinov3 import ORIGINAL_DINOV3
@@ -11,6 +15,16 @@ from vitlens.model.families.vit_pytorch import SIMPLE_VIT, VIT_PYTORCH
 
 FAMILIES: tuple[Family, ...] = (
     VIT,
+    VIT_MSN,
+    VIT_MSN_SAVED_BY_5,
+    VIT_MAE,
+    I_JEPA,
+    DEIT,
+    DINOV2,
+    DINOV2_WITH_REGISTERS,
+    DINOV3,
+    BEIT,
+    DATA2VEC_VISION,
     TORCHVISION_VIT,
     OPENAI_CLIP,
     OPENAI_CLIP_TOWER,

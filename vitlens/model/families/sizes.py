@@ -26,12 +26,13 @@ def read_sizes(state: State, image_size: Any = None) -> dict[str, Any]:
     """
     stem = state["patch_embed.proj.weight"]
     width, channels, *patch = stem.shape
+    first_map = "blocks.0.mlp.fc1_x.weight" if "blocks.0.mlp.fc1_x.weight" in state else "blocks.0.mlp.fc1.weight"
     return {
         "embed_dim": width,
         "in_chans": channels,
         "patch_size": tuple(patch),
         # Half a neuron more, because timm rounds the product down.
-        "mlp_ratio": (state["blocks.0.mlp.fc1.weight"].shape[0] + 0.5) / width,
+        "mlp_ratio": (len(state[first_map]) + 0.5) / width,
         "num_classes": len(state["head.weight"]) if "head.weight" in state else 0,
         "class_token": "cls_token" in state,
         "qkv_bias": "blocks.0.attn.qkv.bias" in state,

@@ -3,7 +3,6 @@
 from math import isqrt
 from typing import Any
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import SwiGLUPacked
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
@@ -14,13 +13,13 @@ from vitlens.model.checkpoints.files import State
 from vitlens.model.checkpoints.fit_to_model import TOLD_BY_PRESENCE
 from vitlens.model.families.family import Config, Family
 from vitlens.model.families.huggingface.config import activation, layer_norm
+from vitlens.model.families.huggingface.vit import IMAGENET_COLOURS
 from vitlens.model.families.keys import leave_out
 from vitlens.model.families.recipe import Recipe, count_blocks, own_dtype
 from vitlens.model.families.sizes import read_heads, read_sizes
 
 #: Of the masked training of MAE.
 MAE_TRAINING = ("decoder_", "mask_token", "mask_tokens")
-IMAGENET_COLOURS = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD, "interpolation": "bicubic"}
 
 
 def read_timm_keys(state: State, config: Config) -> Recipe:
@@ -70,7 +69,7 @@ def timm_recipe(
         }
         | (gated if packed else {"act_layer": activation(config)}),
         ours,
-        pretrained_cfg=IMAGENET_COLOURS,
+        pretrained_cfg=IMAGENET_COLOURS | {"interpolation": "bicubic"},
         unused=unused,
         assumed=(*guessed, *assumed),
     )

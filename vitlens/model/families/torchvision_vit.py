@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.vision_transformer import VisionTransformer
 
 from vitlens.model.checkpoints.files import State
 from vitlens.model.families.family import Config, Family
 from vitlens.model.families.huggingface.config import activation, layer_norm
+from vitlens.model.families.huggingface.vit import IMAGENET_COLOURS
 from vitlens.model.families.keys import translate
 from vitlens.model.families.recipe import Recipe, count_blocks, own_dtype
 from vitlens.model.families.sizes import read_heads, read_sizes
@@ -34,8 +34,7 @@ TORCHVISION_NAMES = {
 }
 #: Of the transforms that torchvision gives with its weights: resized to 256, cropped to 224.
 TORCHVISION_TRANSFORMS = {
-    "mean": IMAGENET_DEFAULT_MEAN,
-    "std": IMAGENET_DEFAULT_STD,
+    **IMAGENET_COLOURS,
     "interpolation": "bilinear",
     "crop_pct": 224 / 256,
     "crop_mode": "center",

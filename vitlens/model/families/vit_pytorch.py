@@ -5,7 +5,6 @@ from math import isqrt
 from typing import Any
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from vitlens.errors import InputError
 from vitlens.model.checkpoints.files import State
 from vitlens.model.families.family import Config, Family
 from vitlens.model.families.huggingface.config import layer_norm
+from vitlens.model.families.huggingface.vit import IMAGENET_COLOURS
 from vitlens.model.families.keys import translate
 from vitlens.model.families.recipe import Recipe, count_blocks, own_dtype
 from vitlens.model.parts.pixel_stem import PixelStem
@@ -103,7 +103,7 @@ def _recipe(
         parts |= {f"blocks.{i}.attn": attention for i in range(depth)}
         # timm's model needs some number that divides the width; the attentions above take its place.
         keywords["num_heads"] = 1
-    colours = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD, "crop_pct": 1.0, "crop_mode": "squash"}
+    colours = IMAGENET_COLOURS | {"crop_pct": 1.0, "crop_mode": "squash"}
     return Recipe(VisionTransformer, keywords, ours | rest, parts, colours, assumed=assumed)
 
 

@@ -27,6 +27,7 @@ from vitlens.model.porting.agreement import check_blocks_alike, check_classifier
 from vitlens.model.porting.attention import port_rel_pos
 from vitlens.model.porting.blocks import port_block
 from vitlens.model.porting.config import read_config
+from vitlens.model.porting.other_readings import ClassAndMeanViT, ClassOfDistilledViT
 from vitlens.model.porting.parts import (
     Given,
     is_adapted,
@@ -110,7 +111,7 @@ def _assemble(module: Any, embedding: Embedding, prefix: dict[str, Any], **disti
     pool = port_pool(module, len(prefix_tokens), _pools_prefix(module))
     n_classes = 0 if unembed is None else unembed.out_features
     cfg = read_config(module, embedding, blocks, prefix_tokens, pool, n_classes)
-    check_classifier(unembed, cfg.d_model)
+    check_classifier(unembed, pool.width(cfg.d_model))
     return Parts(
         cfg=cfg,
         embedding=embedding,
@@ -156,6 +157,8 @@ def _distilled(module: Any) -> Parts:
     if module.global_pool != "token":
         raise InputError(f"a distilled model reads its two tokens, global_pool={module.global_pool!r} is not ported")
     prefix = {"class": module.cls_token, "distillation": module.dist_token, "register": module.reg_token}
+    if isinstance(module, ClassOfDistilledViT):
+        return _assemble(module, _embedding(module, prefix), prefix)
     second = port_classifier(module.head_dist, "head_dist")
     parts = _assemble(module, _embedding(module, prefix), prefix, pool_dist=MeanPool(slice(1, 2)), unembed_dist=second)
     n_second = 0 if second is None else second.out_features
@@ -205,7 +208,9 @@ def _naflex(module: Any) -> Parts:
 
 MODELS: dict[type, Callable[[Any], Parts]] = {
     VisionTransformer: _vision_transformer,
+    ClassAndMeanViT: _vision_transformer,
     VisionTransformerDistilled: _distilled,
+    ClassOfDistilledViT: _distilled,
     Eva: _eva,
     Beit: _beit,
     VisionTransformerRelPos: _rel_pos,

@@ -6,7 +6,7 @@ from typing import Any
 from timm.layers import HybridEmbed
 from torch import nn
 
-from vitlens.model.parts.pooling import AttentionPool, MaxPool
+from vitlens.model.parts.pooling import MaxPool
 
 
 def fold_ln(model: Any) -> str | None:
@@ -34,7 +34,7 @@ def center_writing_weights(model: Any) -> str | None:
     last = model.ln_final if model.ln_final is not None else model.fc_norm
     if last is None or not all(norm.centres for norm in [*readers, last]):
         return "not every norm that reads the stream forgets its mean (LayerNorm does)"
-    if model.ln_final is None and isinstance(model.pool, (MaxPool, AttentionPool)):
+    if model.ln_final is None and not model.pool.is_mean:
         return "the stream is pooled before a norm, by a pooling that does not forget its mean"
     stem = model.embed.patch_embed
     proj_is_last = isinstance(getattr(stem, "norm", nn.Identity()), nn.Identity)

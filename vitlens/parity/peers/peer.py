@@ -1,7 +1,7 @@
 """How a model of another library is run for a comparison, and the small models that are compared."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ class Case:
         build: makes the module.
         peer: how it is run.
         image_size: of the pictures that both read.
+        options: of `HookedViT.from_pretrained`.
     """
 
     family: str
@@ -42,3 +43,4 @@ class Case:
     build: Callable[[], nn.Module]
     peer: Peer
     image_size: tuple[int, int] = (32, 32)
+    options: Mapping[str, Any] = field(default_factory=dict)
