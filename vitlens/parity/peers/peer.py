@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 
 @dataclass(frozen=True)
@@ -44,3 +46,14 @@ class Case:
     peer: Peer
     image_size: tuple[int, int] = (32, 32)
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class KeepsFloat64(TorchFunctionMode):
+    """Leaves numbers of float64 where a library asks for float32, as it does for numbers of half precision."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.to, Tensor.float) and args[0].dtype == torch.float64:
+            wanted = [*args[1:], *(kwargs or {}).values()] if func is Tensor.to else [torch.float32]
+            if torch.float32 in [value for value in wanted if isinstance(value, torch.dtype)]:
+                return args[0]
+        return func(*args, **(kwargs or {}))

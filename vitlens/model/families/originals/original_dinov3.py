@@ -10,7 +10,7 @@ from vitlens.model.checkpoints.files import State
 from vitlens.model.families.family import Config, Family
 from vitlens.model.families.huggingface.vit import IMAGENET_COLOURS
 from vitlens.model.families.keys import leave_out
-from vitlens.model.families.original_dinov2 import unchunked
+from vitlens.model.families.originals.original_dinov2 import unchunked
 from vitlens.model.families.recipe import Recipe, count_blocks, own_dtype
 from vitlens.model.families.sizes import read_sizes
 

@@ -6,7 +6,7 @@ from vitlens.model.checkpoints.files import State
 from vitlens.model.families.family import Config, Family
 from vitlens.model.families.keys import leave_out
 from vitlens.model.families.recipe import Recipe
-from vitlens.model.families.timm_keys import timm_recipe
+from vitlens.model.families.originals.timm_keys import timm_recipe
 
 
 def unchunked(state: State) -> State:
