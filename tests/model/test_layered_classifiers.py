@@ -206,7 +206,7 @@ def test_the_kind_follows_the_weights():
     model = HookedViT.from_timm(module)
     nn.init.zeros_(module.head[2].bias)
     with pytest.raises(InputError, match=r"all 10 classes of .* have the same embedding"):
-        model.require_choice("a rank")
+        model.require_rank("a rank")
     assert kind_of(model.unembed) == "nonlinear"
     with torch.no_grad():
         module.head[0].weight.mul_(1e-12)

@@ -39,5 +39,11 @@ def translate(state: State, names: Mapping[str, str]) -> tuple[State, State]:
     return found, rest
 
 
+def leave_out(rest: State, unused: tuple[str, ...]) -> tuple[State, tuple[str, ...]]:
+    """The tensors without those whose names begin so, and the names of these."""
+    left = tuple(key for key in rest if key.startswith(unused))
+    return {key: tensor for key, tensor in rest.items() if key not in left}, left
+
+
 def _pattern(theirs: str) -> re.Pattern[str]:
     return re.compile(re.escape(theirs).replace(r"\{i\}", r"(?P<i>\d+)") + r"(?P<tensor>\.(?:weight|bias))?")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ class Recipe:
         kind: timm's class: VisionTransformer, Eva, Beit, …
         keywords: of that class.
         state: the tensors by timm's names.
-        parts: modules that take the place of timm's own, by name, before the tensors are loaded: a head, a stem.
+        parts: modules that take the place of timm's own, by their path, before the tensors are loaded: a head, a stem.
         pretrained_cfg: mean, std, interpolation, crop_pct, crop_mode, label_names, output, as timm's modules carry them.
         unused: tensors of the source that only training reads, or another model of the same source.
         assumed: what the source does not tell, in words.
@@ -38,8 +39,9 @@ class Recipe:
     def fresh(self) -> Any:
         """timm's module with the initialisation of timm."""
         module = self.kind(**self.keywords)
-        for name, make in self.parts.items():
-            setattr(module, name, make())
+        for path, make in self.parts.items():
+            holder, _, name = path.rpartition(".")
+            setattr(module.get_submodule(holder), name, make())
         module.pretrained_cfg = dict(self.pretrained_cfg)
         return module.eval()
 
@@ -52,7 +54,11 @@ class Recipe:
         with _Unfilled():
             module = self.fresh()
         refuse_mismatch(self.state, module.state_dict(), source, type(module).__name__)
-        module.load_state_dict(self.state, assign=True)
+        # Some files keep norms in float32 and matrices in half precision: the wider of both holds all of them.
+        floats = [tensor.dtype for tensor in self.state.values() if tensor.is_floating_point()]
+        widest = reduce(torch.promote_types, floats)
+        state = {key: tensor.to(widest) if tensor.is_floating_point() else tensor for key, tensor in self.state.items()}
+        module.load_state_dict(state, assign=True)
         return module
 
 

@@ -5,11 +5,25 @@ from torch import Tensor, nn
 
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.parity.measure import measure_port
-from vitlens.parity.peers import huggingface_vit
+from vitlens.parity.peers import (
+    huggingface_beit,
+    huggingface_dino,
+    huggingface_towers,
+    huggingface_vit,
+    torchvision_vit,
+    vit_pytorch_vit,
+)
 from vitlens.parity.peers.peer import Case
 from vitlens.parity.reduced import randomise
 
-CASES: list[Case] = [*huggingface_vit.VIT_CASES]
+CASES: list[Case] = [
+    *huggingface_vit.VIT_CASES,
+    *torchvision_vit.TORCHVISION_CASES,
+    *vit_pytorch_vit.VIT_PYTORCH_CASES,
+    *huggingface_beit.BEIT_CASES,
+    *huggingface_dino.DINO_CASES,
+    *huggingface_towers.TOWER_CASES,
+]
 
 
 def build_case(case: Case) -> tuple[nn.Module, HookedViT, Tensor]:
@@ -19,7 +33,7 @@ def build_case(case: Case) -> tuple[nn.Module, HookedViT, Tensor]:
         module = randomise(case.build())
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, *case.image_size, generator=generator, dtype=torch.float64)
-    return module, HookedViT.from_pretrained(module), images
+    return module, HookedViT.from_pretrained(module, **case.options), images
 
 
 def measure_case(case: Case) -> dict[str, dict[str, float]]:

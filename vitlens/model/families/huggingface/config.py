@@ -21,6 +21,12 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
+#: What the outputs of a classifier mean, by Hugging Face's name of the problem.
+OUTPUTS = {
+    "single_label_classification": "softmax",
+    "multi_label_classification": "sigmoid",
+    "regression": "identity",
+}
 #: PIL's numbers of interpolations.
 RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 
@@ -41,15 +47,17 @@ def full_config(given: Mapping[str, Any], model_type: str) -> dict[str, Any]:
         raise InputError(f"config.json of a {model_type!r} cannot be read: {reason(error)}") from None
 
 
-def activation(config: Mapping[str, Any], default: str = "gelu") -> Any:
-    """timm's class of the activation in the MLPs.
+def activation(config: Mapping[str, Any], default: str = "gelu", of: str = "hidden_act") -> Any:
+    """timm's class of the activation in the MLPs, or of another place that the configuration names.
 
     Raises:
         InputError: timm has no such activation.
     """
-    name = config.get("hidden_act", default)
+    name = config.get(of, default)
+    if name == "tanh":
+        return nn.Tanh
     if name not in ACTIVATIONS:
-        raise InputError(f"hidden_act is {name!r}, and vitlens ports {', '.join(ACTIVATIONS)}")
+        raise InputError(f"{of} is {name!r}, and vitlens ports {', '.join(ACTIVATIONS)}, tanh")
     return get_act_layer(ACTIVATIONS[name])
 
 
@@ -73,6 +81,8 @@ def facts(
     found: dict[str, Any] = {"mean": mean, "std": std, "interpolation": interpolation, "crop_pct": 1.0}
     names = config.get("id2label") or {}
     by_index = {int(index): str(name) for index, name in names.items()}
+    if config.get("problem_type") in OUTPUTS:
+        found["output"] = OUTPUTS[config["problem_type"]]
     # Hugging Face calls classes without a name LABEL_0, LABEL_1, …
     if by_index and not all(name == f"LABEL_{index}" for index, name in by_index.items()):
         found["label_names"] = [by_index[index] for index in sorted(by_index)]
@@ -101,6 +111,16 @@ def _preprocessing(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
         # Without a crop, Hugging Face changes the proportions of a picture that is no square.
         found |= {"crop_pct": 1.0, "crop_mode": "squash"}
     return found
+
+
+def input_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Height and width of the pictures that the image processor makes; None without one."""
+    preprocessor = config.get("preprocessor") or {}
+    size = preprocessor.get("crop_size" if preprocessor.get("do_center_crop") else "size")
+    side = _side(size)
+    if side is None:
+        return None
+    return side, (size.get("width") or side) if isinstance(size, Mapping) else side
 
 
 def _side(size: Any) -> int | None:
