@@ -53,7 +53,8 @@ class Measured:
     effect_logits [N, C], effect_lse [N] (log Σ exp of all logits) and effect_top [N] (the first class) without cell n: P
     patches, B · H heads, B MLPs; NaN and −1 where the effect is estimated.
     heatmap [M, P] of the first class; removal_steps [S], and removal_curves [M + R, S] in the order of the maps and then of
-    R random orders. colours [B, P, 3] of all pictures together, and colour_shares [B, 3] of the variance.
+    R random orders. Of all N pictures together: colours [B, P, 3], colour_shares [B, 3] of the variance; nearest [N, B, P],
+    the patch of each picture that is nearest to a patch (−1: none), and its nearest_cosine [N, B, P] in codes.
 
     `stream` is that of the patches after each block; the page does not hold it.
     """
