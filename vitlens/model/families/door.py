@@ -1,6 +1,7 @@
 """The door for models of other libraries: finds out what a source is, and builds timm's module of it."""
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 from timm.layers import to_2tuple
@@ -46,6 +47,7 @@ def recipe_of(
         if listed:
             more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
             warnings.warn(f"{read.name} is read as {family.name}; {kind}: {', '.join(listed[:3])}{more}", stacklevel=5)
+    recipe = replace(recipe, pretrained_cfg={**recipe.pretrained_cfg, "architecture": family.name})
     under = f" (under {wrapper!r})" if wrapper else ""
     return recipe, f"{family.name}, {read.name}{under}"
 

@@ -16,9 +16,9 @@ from vitlens.model.checkpoints.files import (
 )
 from vitlens.model.families.family import Family, looks_like, without_prefix
 from vitlens.model.families.huggingface.released_names import released_names
+from vitlens.model.families.originals.timm_keys import TIMM_KEYS
 from vitlens.model.families.registry import FAMILIES
 from vitlens.model.families.sources import OpenedSource
-from vitlens.model.families.originals.timm_keys import TIMM_KEYS
 
 #: What training code calls the model that it wraps.
 WRAPPERS = {

@@ -5,8 +5,8 @@ import re
 from vitlens.model.checkpoints.files import State
 from vitlens.model.families.family import Config, Family
 from vitlens.model.families.keys import leave_out
-from vitlens.model.families.recipe import Recipe
 from vitlens.model.families.originals.timm_keys import timm_recipe
+from vitlens.model.families.recipe import Recipe
 
 
 def unchunked(state: State) -> State:
