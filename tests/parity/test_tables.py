@@ -74,7 +74,14 @@ def test_verification_reports_every_block_mode_and_precision(tmp_path):
     report.save(tmp_path / "report.json")
     saved = json.loads((tmp_path / "report.json").read_text())
     assert saved["exact"]
-    assert set(saved["settings"]["versions"]) == {"vitlens", "python", "torch", "timm", "transformer-lens", "transformers"}
+    assert set(saved["settings"]["versions"]) == {
+        "vitlens",
+        "python",
+        "torch",
+        "timm",
+        "transformer-lens",
+        "transformers",
+    }
     assert "exact but for rounding" in repr(report)
 
 
