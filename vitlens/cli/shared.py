@@ -26,6 +26,7 @@ OPTIONS = {
     "use_ema=": "--timm use_ema=",
     "(path=)": "(--out)",
     'model.set_output("sigmoid")': "--output sigmoid",
+    "with classes=": "with --class",
 }
 KEYWORDS = (
     "img_size",
