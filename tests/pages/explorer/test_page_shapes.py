@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import timm
 import torch
-from torch import nn
 from pages.explorer.conftest import VIEW, choose, unpack
 from pages.explorer.test_page import click_patch, on_stage, shown, state
+from torch import nn
 
 from vitlens import HookedViT, explore
 from vitlens.demo import load_demo_model
