@@ -12,6 +12,8 @@ from vitlens.model.families.huggingface.dinov3 import DINOV3
 from vitlens.model.families.huggingface.internvl import INTERNVL
 from vitlens.model.families.huggingface.siglip import IDEFICS_3, SIGLIP
 from vitlens.model.families.huggingface.vit import I_JEPA, VIT, VIT_MAE, VIT_MSN, VIT_MSN_SAVED_BY_5
+from vitlens.model.families.open_clip.trunk import OPEN_CLIP_TRUNK, OPEN_CLIP_TRUNK_ALONE
+from vitlens.model.families.open_clip.vit import OPEN_CLIP, OPEN_CLIP_TOWER
 
 FAMILIES: tuple[Family, ...] = (
     VIT,
@@ -30,6 +32,10 @@ FAMILIES: tuple[Family, ...] = (
     IDEFICS_3,
     AIMV2,
     INTERNVL,
+    OPEN_CLIP,
+    OPEN_CLIP_TOWER,
+    OPEN_CLIP_TRUNK,
+    OPEN_CLIP_TRUNK_ALONE,
 )
 
 

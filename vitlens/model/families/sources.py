@@ -12,6 +12,7 @@ from vitlens.errors import InputError, reason
 from vitlens.model.checkpoints.files import State, read_tensors
 from vitlens.model.families.family import Config
 from vitlens.model.families.huggingface.config import full_config
+from vitlens.model.families.open_clip.settings import settings_of_module
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ def read_source(source: Any) -> OpenedSource:
 
 def _read_module(module: nn.Module) -> OpenedSource:
     name = type(module).__name__
+    if type(module).__module__.startswith("open_clip."):
+        return OpenedSource(name, module.state_dict(), settings_of_module(module))
     if not hasattr(module, "config"):
         return OpenedSource(name, module.state_dict(), {})
     from transformers.core_model_loading import revert_weight_conversion

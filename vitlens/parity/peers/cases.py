@@ -5,7 +5,13 @@ from torch import Tensor, nn
 
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.parity.measure import measure_port
-from vitlens.parity.peers import huggingface_beit, huggingface_dino, huggingface_towers, huggingface_vit
+from vitlens.parity.peers import (
+    huggingface_beit,
+    huggingface_dino,
+    huggingface_towers,
+    huggingface_vit,
+    open_clip_towers,
+)
 from vitlens.parity.peers.peer import Case
 from vitlens.parity.reduced import randomise
 
@@ -14,6 +20,7 @@ CASES: list[Case] = [
     *huggingface_beit.BEIT_CASES,
     *huggingface_dino.DINO_CASES,
     *huggingface_towers.TOWER_CASES,
+    *open_clip_towers.OPEN_CLIP_CASES,
 ]
 
 
