@@ -11,12 +11,16 @@ from vitlens.parity.peers import (
     huggingface_towers,
     huggingface_vit,
     open_clip_towers,
+    torchvision_vit,
+    vit_pytorch_vit,
 )
 from vitlens.parity.peers.peer import Case
 from vitlens.parity.reduced import randomise
 
 CASES: list[Case] = [
     *huggingface_vit.VIT_CASES,
+    *torchvision_vit.TORCHVISION_CASES,
+    *vit_pytorch_vit.VIT_PYTORCH_CASES,
     *huggingface_beit.BEIT_CASES,
     *huggingface_dino.DINO_CASES,
     *huggingface_towers.TOWER_CASES,

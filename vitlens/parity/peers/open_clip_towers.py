@@ -42,26 +42,34 @@ def _visual(**options: Any) -> nn.Module:
 
 
 OPEN_CLIP_CASES = [
-    Case("open_clip", "GELU", open_clip_model, _WHOLE),
+    Case("CLIP (OpenAI, open_clip)", "GELU", open_clip_model, _WHOLE),
     Case(
-        "open_clip", "quick GELU, texts in a part of their own", lambda: open_clip_model(True, "CustomTextCLIP"), _WHOLE
+        "CLIP (OpenAI, open_clip)",
+        "quick GELU, texts in a part of their own",
+        lambda: open_clip_model(True, "CustomTextCLIP"),
+        _WHOLE,
     ),
-    Case("open_clip's visual", "eps 1e-3", lambda: _visual(norm_kwargs={"eps": 1e-3}), _TOWER),
+    Case("CLIP's vision tower (OpenAI, open_clip)", "eps 1e-3", lambda: _visual(norm_kwargs={"eps": 1e-3}), _TOWER),
     Case(
-        "open_clip's visual",
+        "CLIP's vision tower (OpenAI, open_clip)",
         "no norm before the blocks, patch dropout, LayerScale",
         lambda: _visual(no_ln_pre=True, patch_dropout=0.5, ls_init_value=0.1),
         _TOWER,
     ),
-    Case("open_clip's visual", "the mean of normed patches", lambda: _visual(pool_type="avg"), _TOWER),
     Case(
-        "open_clip's visual",
+        "CLIP's vision tower (OpenAI, open_clip)",
+        "the mean of normed patches",
+        lambda: _visual(pool_type="avg"),
+        _TOWER,
+    ),
+    Case(
+        "CLIP's vision tower (OpenAI, open_clip)",
         "a norm of the mean of patches",
         lambda: _visual(pool_type="avg", final_ln_after_pool=True),
         _TOWER,
     ),
     Case(
-        "open_clip's visual",
+        "CLIP's vision tower (OpenAI, open_clip)",
         "a norm of the class token, norms inside attention and MLP",
         lambda: _visual(final_ln_after_pool=True, qk_norm=True, scale_attn_inner=True, scale_fc=True),
         _TOWER,

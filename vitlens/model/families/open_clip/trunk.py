@@ -3,7 +3,7 @@
 from typing import Any
 
 import timm
-from timm.layers import Mlp
+from timm.layers import Mlp, to_2tuple
 from torch import nn
 
 from vitlens.errors import InputError
@@ -39,7 +39,7 @@ def read_trunk(state: State, config: Config) -> Recipe:
         "pool": config["timm_pool"],
         "projects": config["projects"],
         "n_outputs": config["num_outputs"],
-        "size": config["image_size"],
+        "img_size": to_2tuple(config["image_size"]),
     }
     return Recipe(
         build_trunk,
@@ -50,7 +50,7 @@ def read_trunk(state: State, config: Config) -> Recipe:
     )
 
 
-def build_trunk(name: str, pool: str, projects: bool, n_outputs: int, size: Any) -> nn.Module:
+def build_trunk(name: str, pool: str, projects: bool, n_outputs: int, img_size: tuple[int, int]) -> nn.Module:
     """timm's model as open_clip makes it.
 
     Where a projection follows, open_clip changes the pooling of a finished model, which leaves its norms where they were.
@@ -61,7 +61,7 @@ def build_trunk(name: str, pool: str, projects: bool, n_outputs: int, size: Any)
     else:
         module = timm.create_model(name, pretrained=False, num_classes=n_outputs, global_pool=pool)
     if hasattr(module, "set_input_size"):
-        module.set_input_size(size)
+        module.set_input_size(img_size)
     return module
 
 

@@ -1,4 +1,4 @@
-"""open_clip's own vision transformer: `model.visual`, or the tower of a whole model."""
+"""The vision transformer of OpenAI's CLIP and of open_clip: `model.visual`, or the tower of a whole model."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from vitlens.model.families.keys import translate
 from vitlens.model.families.open_clip.settings import preprocessing
 from vitlens.model.families.open_clip.whole import of_whole_model
 from vitlens.model.families.recipe import Recipe, count_blocks, own_dtype
-from vitlens.model.families.sizes import read_heads, read_sizes
+from vitlens.model.families.sizes import read_sizes
 
 _BLOCK = "transformer.resblocks.{i}."
 OPEN_CLIP_NAMES = {
@@ -58,11 +58,11 @@ def read_open_clip(state: State, config: Config) -> Recipe:
         ours = {key.replace("norm.", "fc_norm.") if key.startswith("norm.") else key: ours[key] for key in ours}
     if "head.weight" in ours:
         ours["head.weight"] = ours["head.weight"].T.contiguous()
-    n_heads, assumed = read_heads(ours, config)
     keywords: dict[str, Any] = read_sizes(ours, config.get("image_size")) | {
-        "num_heads": n_heads,
+        # Both libraries make heads of 64 where they are told nothing else.
+        "num_heads": config.get("num_attention_heads") or ours["patch_embed.proj.weight"].shape[0] // 64,
         "depth": count_blocks(ours),
-        "act_layer": activation(config),
+        "act_layer": activation(config, "quick_gelu"),
         "norm_layer": layer_norm(config, 1e-5),
         "dtype": own_dtype(ours),
         "pre_norm": True,
@@ -80,12 +80,22 @@ def read_open_clip(state: State, config: Config) -> Recipe:
         # timm's stem has a bias where no norm follows it, and open_clip's has none.
         parts=projection(ours) | ({} if "norm_pre.weight" in ours else {"norm_pre": nn.Identity}),
         pretrained_cfg=preprocessing(config),
-        assumed=assumed,
+        assumed=() if "hidden_act" in config else ("quick-GELU, as OpenAI's models have it",),
     )
 
 
 _MARKS = ("conv1.weight", "class_embedding", "transformer.resblocks.0.attn.in_proj_weight")
-OPEN_CLIP = Family(
-    "open_clip", tuple(f"visual.{mark}" for mark in _MARKS), of_whole_model(read_open_clip), model_types=("open_clip",)
+CLIP_OF_OPENAI = Family(
+    "CLIP (OpenAI, open_clip)",
+    tuple(f"visual.{mark}" for mark in _MARKS),
+    of_whole_model(read_open_clip),
+    model_types=("open_clip",),
+    lacks=("visual.attn_pool.probe",),
 )
-OPEN_CLIP_TOWER = Family("open_clip's visual", _MARKS, read_open_clip, model_types=("open_clip",))
+CLIP_OF_OPENAI_TOWER = Family(
+    "CLIP's vision tower (OpenAI, open_clip)",
+    _MARKS,
+    read_open_clip,
+    model_types=("open_clip",),
+    lacks=("attn_pool.probe",),
+)

@@ -1,4 +1,4 @@
-"""Takes the vision tower out of a whole model of open_clip, which reads texts too."""
+"""Takes the vision tower out of a whole CLIP of OpenAI or open_clip, which reads texts too."""
 
 import re
 from collections import Counter
@@ -12,7 +12,7 @@ from vitlens.model.families.recipe import Recipe
 #: What reads texts, and compares both.
 TEXT_PARTS = re.compile(
     r"(text|text_decoder|transformer|token_embedding|positional_embedding|ln_final|text_projection|cls_emb|logit_scale"
-    r"|logit_bias)(?:\.|$)"
+    r"|logit_bias|input_resolution|context_length|vocab_size)(?:\.|$)"
 )
 
 
