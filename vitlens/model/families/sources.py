@@ -12,6 +12,7 @@ from vitlens.errors import InputError, reason
 from vitlens.model.checkpoints.files import State, read_tensors
 from vitlens.model.families.family import Config
 from vitlens.model.families.huggingface.config import full_config
+from vitlens.model.families.huggingface.preprocessing import full_preprocessor
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def _read_folder(folder: Path) -> OpenedSource:
         config = full_config(config, config["model_type"])
     preprocessor = folder / "preprocessor_config.json"
     if preprocessor.is_file():
-        config["preprocessor"] = _read_json(preprocessor)
+        config["preprocessor"] = full_preprocessor(_read_json(preprocessor))
     return OpenedSource(folder.name, read_tensors(folder / "model.safetensors"), config)
 
 
