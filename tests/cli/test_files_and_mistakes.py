@@ -197,9 +197,15 @@ def test_a_single_output_has_no_rank_and_no_probability(run, tmp_path, monkeypat
     save_file(module.state_dict(), tmp_path / "one.safetensors")
     monkeypatch.chdir(tmp_path)
     model = ["--model", TIMM, "--checkpoint", tmp_path / "one.safetensors"]
-    done = run("lens", AGREEING, *model)
+    done = run("lens", AGREEING, *model, "--json")
+    assert done.code == 0, done.stderr
+    assert not {"rank", "probability", "identifiability"} & set(done.json["rows"][0])
+    done = run("lens", AGREEING, *model, "--output", "sigmoid", "--json")
+    assert {"logit", "probability"} < set(done.json["rows"][0])
+    assert "rank" not in done.json["rows"][0]
+    done = run("lens", AGREEING, *model, "--output", "softmax")
     assert (done.code, done.stdout) == (2, "")
-    assert "a single output" in done.stderr
+    assert 'pass --output "sigmoid" for a probability' in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["one.safetensors"], "nothing was written"
     written = run("attribute", AGREEING, *model, "--json")
     assert written.code == 0, "what wrote a logit is known of any logit"

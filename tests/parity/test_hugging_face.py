@@ -61,6 +61,7 @@ def test_a_saved_folder_has_its_class_names_and_preprocessing(tmp_path):
     ViTImageProcessor(size=32, resample=3, image_mean=[0.4, 0.5, 0.6]).save_pretrained(tmp_path)
     model = HookedViT.from_pretrained(tmp_path)
     assert model.class_names == [f"bird {i}" for i in range(5)]
+    assert model.cfg.output == "sigmoid"
     assert str(model.preprocessing) == "32 × 32 pixels, bicubic, squash crop 1, mean 0.4, 0.5, 0.6, std 0.5"
     images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(model(images), module(images).logits)
@@ -74,6 +75,12 @@ def test_dinov2_reads_pictures_of_the_size_that_its_image_processor_makes(tmp_pa
     assert model.cfg.grid_size == (2, 2)
     images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(model(images), module(images).pooler_output)
+
+
+def test_half_precision_turns_patches_by_the_same_angles():
+    module = small("DINOv3ViT", "Model").eval()
+    model, halved = (HookedViT.from_pretrained(module, dtype=dtype) for dtype in ("float32", "bfloat16"))
+    assert torch.equal(model.embed.rope.get_embed((2, 2)), halved.embed.rope.get_embed((2, 2)))
 
 
 def test_no_neuron_is_lost_to_rounding():

@@ -25,6 +25,7 @@ PATCHING_SITES = (
     "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "attn_scores", "pattern", "pre",
     "post",
 )  # fmt: skip
+OUTPUT_KINDS = ("softmax", "sigmoid", "identity", "embedding")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 UNITS = ("component", "head", "head_patch", "neuron", "token", "path")
 METRICS = ("logit_difference", "logit", "probability")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitlens.cli.names import INTERPOLATIONS, class_names, dtype_names, model_names, one_of
+from vitlens.cli.names import INTERPOLATIONS, OUTPUT_KINDS, class_names, dtype_names, model_names, one_of
 from vitlens.cli.shared import DEMO, load_model
 from vitlens.errors import InputError
 from vitlens.files import check_picture_file
@@ -71,6 +71,15 @@ Interpolation = Annotated[
         show_default=False,
     ),
 ]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        help="what the model's outputs mean: softmax, sigmoid, identity (numbers) or embedding "
+        "[default: softmax, of a single output identity]",
+        autocompletion=one_of(*OUTPUT_KINDS),
+        show_default=False,
+    ),
+]
 RandomWeights = Annotated[bool, typer.Option("--random-weights", help="do not load any weights")]
 ClassNames = Annotated[
     Path | None, typer.Option(help="file with the names of the model's classes, one per line", show_default=False)
@@ -122,6 +131,7 @@ class ModelOptions:
     std: Std = None
     crop_pct: CropPct = None
     interpolation: Interpolation = None
+    output: Output = None
     random_weights: RandomWeights = False
     class_names: ClassNames = None
     device: Device = "cpu"
@@ -142,6 +152,7 @@ class ModelOptions:
             self.class_names,
             self.timm,
             {"mean": self.mean, "std": self.std, "crop_pct": self.crop_pct, "interpolation": self.interpolation},
+            self.output,
         )
 
 

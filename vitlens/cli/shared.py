@@ -25,6 +25,7 @@ OPTIONS = {
     "pretrained=False": "--random-weights",
     "use_ema=": "--timm use_ema=",
     "(path=)": "(--out)",
+    'model.set_output("sigmoid")': "--output sigmoid",
 }
 KEYWORDS = (
     "img_size",
@@ -47,12 +48,14 @@ def load_model(
     class_names: Path | None = None,
     timm: Sequence[str] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
+    output: str | None = None,
 ) -> "HookedViT":
     """Loads the model of the common options.
 
     Args:
         timm: timm's keywords, each as `read_keywords` reads it.
         preprocessing: mean, std, crop_pct and interpolation, where they are not timm's; numbers of channels as text.
+        output: what the model's outputs mean, if it is not what their number says.
 
     Raises:
         InputError: as `HookedViT.from_timm`; a device or precision that cannot be used; not one name for each class.
@@ -93,6 +96,8 @@ def load_model(
                 **prepared,
                 **keywords,
             )
+    if output is not None:
+        hooked.set_output(output)
     if class_names is not None:
         hooked.class_names = read_class_names(class_names, hooked.cfg.n_classes)
     return hooked

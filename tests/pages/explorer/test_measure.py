@@ -210,7 +210,7 @@ def test_a_model_without_a_classifier_has_a_page_of_attention(variant):
         explore(model, images, 3)
 
 
-def test_a_single_output_has_no_lens_and_no_curves(variant):
+def test_a_single_number_has_no_lens_and_no_curves(variant):
     model, images = variant("class_token", 1)
     one = model.with_class_embeddings(torch.randn(1, 32, dtype=model.dtype))
     explorer = explore(one, images, progress=False)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vitlens.data.class_names import check_class_names
 from vitlens.errors import InputError
 from vitlens.model.class_space.classifier import ClassEmbeddings, Classifier
+from vitlens.model.class_space.outputs import check_output, default_output
 from vitlens.model.parts.pooling import MeanPool
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def set_class_embeddings(
     scale: float = 1.0,
     normalise: bool = False,
     space: str | None = None,
+    output: str | None = None,
 ) -> None:
     """Replaces the model's classes by those of any linear or zero-shot classifier, for every analysis.
 
@@ -43,12 +45,14 @@ def set_class_embeddings(
         scale: CLIP's exp(logit_scale).
         normalise: divide rows and features by their norms, as zero-shot classifiers do.
         space: "features" or "output", where the width of `weight` fits both.
+        output: what the new logits mean, see `set_output`; by default "softmax", of a single class "identity".
 
     Raises:
         InputError: widths, names or biases that do not fit; values that are not finite, an embedding of zeros, a scale
-            that is not positive.
+            that is not positive; no such `output`.
     """
     weight, bias, scale = read_embeddings(weight, bias, scale, model.cfg.model_name, next(model.parameters()))
+    meaning = default_output(len(weight)) if output is None else check_output(output, len(weight))
     chosen_names = None if names is None else check_class_names(names, len(weight))
     if model.is_distilled and normalise:
         raise InputError("a distilled model averages what two tokens say, which normalised features cannot do")
@@ -65,7 +69,7 @@ def set_class_embeddings(
     second = embeddings(model.unembed_dist) if model.is_distilled else None
     model.unembed, model.unembed_dist = embeddings(model.unembed), second
     model.cfg.d_vocab = len(weight)
-    model.class_names = chosen_names
+    model.class_names, model.cfg.output = chosen_names, meaning
 
 
 def with_class_embeddings(
@@ -77,6 +81,7 @@ def with_class_embeddings(
     scale: float = 1.0,
     normalise: bool = False,
     space: str | None = None,
+    output: str | None = None,
 ) -> "HookedViT":
     """The same model with other class embeddings, for lens, attribution, patching and heatmaps.
 
@@ -87,13 +92,13 @@ def with_class_embeddings(
 
     Args:
         weight: directions [classes, features], or one of them: text embeddings, probe weights, differences of means.
-        names, bias, scale, normalise: as in `set_class_embeddings`.
+        names, bias, scale, normalise, output: as in `set_class_embeddings`.
         space: "features", "output", or "residual": the residual stream as it is. Any block's hidden state is then read
             by logit_c = scale ⟨w_c, x⟩ + b_c without any norm, and the model's answer is the mean over the tokens that
             its classifier reads (over all tokens, where it reads class token and mean of the patches side by side).
 
     Raises:
-        InputError: widths, names or biases that do not fit.
+        InputError: as `set_class_embeddings`.
     """
     view = copy(model)
     view._modules = dict(model._modules)
@@ -101,7 +106,7 @@ def with_class_embeddings(
     if space == "residual":
         read_the_stream(view)
         space = "features"
-    view.set_class_embeddings(weight, names, bias=bias, scale=scale, normalise=normalise, space=space)
+    view.set_class_embeddings(weight, names, bias=bias, scale=scale, normalise=normalise, space=space, output=output)
     view.setup()
     return view
 

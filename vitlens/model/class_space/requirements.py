@@ -1,11 +1,16 @@
-"""Checks, before any work is done, that a model has the classes that an analysis needs."""
+"""Checks, before any work is done, that a model has the classes, probabilities or ranks that an analysis needs."""
 
 from typing import TYPE_CHECKING
 
 from vitlens.errors import InputError
+from vitlens.model.class_space.outputs import WITH_PROBABILITIES
 
 if TYPE_CHECKING:
     from vitlens.model.hooked_vit import HookedViT
+
+USE_LOGITS = 'ask for the logit: metric="logit"'
+#: What outputs are that have neither probability nor rank.
+NO_CLASSES = {"identity": "a number", "embedding": "a coordinate of an embedding"}
 
 
 def require_classifier(model: "HookedViT") -> None:
@@ -13,18 +18,59 @@ def require_classifier(model: "HookedViT") -> None:
     model.classifiers  # noqa: B018
 
 
-def require_choice(model: "HookedViT", quantity: str, instead: str = 'ask for the logit: metric="logit"') -> None:
-    """Raises InputError unless the model chooses among at least two classes, as `quantity` ("a rank") needs.
+def require_probability(model: "HookedViT", quantity: str = "a probability", instead: str = USE_LOGITS) -> None:
+    """Raises InputError unless the model's outputs have probabilities, as `quantity` needs.
 
-    The softmax over one output is 1 and its rank is 0 whatever the model computes, and so are all ranks among classes
-    that are all the same. `instead` is what a single output does allow.
+    `instead` is what the model does allow.
     """
-    model.require_classifier()
+    _require_classes(model, quantity, instead)
+    if model.cfg.output == "softmax":
+        require_differences(model, quantity)
+
+
+def require_rank(model: "HookedViT", quantity: str, instead: str = USE_LOGITS) -> None:
+    """Raises InputError unless the model ranks at least two classes, as `quantity` ("a rank") needs.
+
+    The rank of a single output is 0 whatever the model computes, and so are all ranks among classes that are all the same.
+    """
+    _require_classes(model, quantity, instead)
     if model.cfg.n_classes < 2:
         raise InputError(
-            f"{model.cfg.model_name} has a single output, for which {quantity} means nothing (the softmax of one "
-            f"number is 1 whatever it is): {instead}"
+            f"{model.cfg.model_name} has a single output, for which {quantity} means nothing (it is first whatever it "
+            f"is): {instead}"
         )
+    require_differences(model, quantity)
+
+
+def require_prediction(model: "HookedViT") -> None:
+    """Raises InputError unless one of the outputs is the predicted one, as classes=None needs; a single output is it."""
+    model.require_classifier()
+    if model.cfg.output in NO_CLASSES and model.cfg.n_classes > 1:
+        raise InputError(
+            f"each output of {model.cfg.model_name} is {NO_CLASSES[model.cfg.output]} "
+            f'(output="{model.cfg.output}"), so none is predicted: name outputs with classes=, or {_remedy(model)}'
+        )
+
+
+def _require_classes(model: "HookedViT", quantity: str, instead: str) -> None:
+    model.require_classifier()
+    output, n = model.cfg.output, model.cfg.n_classes
+    if output not in WITH_PROBABILITIES:
+        whose = "the single output" if n == 1 else f"each of the {n} outputs"
+        raise InputError(
+            f'{whose} of {model.cfg.model_name} is {NO_CLASSES[output]} (output="{output}"), for which {quantity} means '
+            f"nothing: {instead}, or {_remedy(model)}"
+        )
+
+
+def _remedy(model: "HookedViT") -> str:
+    if model.cfg.output == "embedding":
+        return "give it classes with model.set_class_embeddings"
+    return 'say that it is a class with model.set_output("sigmoid")'
+
+
+def require_differences(model: "HookedViT", quantity: str) -> None:
+    """Raises InputError if all classes are the same, as those of a classifier that timm initialises to zeros."""
     weight, bias = model.W_U, model.b_U
     if bool((weight == weight[:, :1]).all()) and bool((bias == bias[:1]).all()):
         raise InputError(

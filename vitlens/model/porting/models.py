@@ -20,6 +20,7 @@ from vitlens.model.parts.block import AnyBlock
 from vitlens.model.parts.embedding import Embedding
 from vitlens.model.parts.naflex import NaFlexEmbedding
 from vitlens.model.parts.norm import Norm
+from vitlens.model.parts.pixel_stem import PixelStem
 from vitlens.model.parts.pooling import MeanPool, Pool
 from vitlens.model.parts.positions import RelPosTable
 from vitlens.model.porting.agreement import check_blocks_alike, check_classifier, check_prefix
@@ -40,6 +41,7 @@ from vitlens.model.porting.state import check_one_dtype, check_state
 from vitlens.model.porting.timm_classes import NaFlexEmbeds, NaFlexVit
 from vitlens.model.porting.timm_versions import VERIFIED
 
+OTHERS = "models of other libraries are opened with HookedViT.from_pretrained; "
 # Parts that all of these models may have.
 COMMON = {"patch_embed", "norm_pre", "blocks", "norm", "attn_pool", "fc_norm", "head", "cls_token", "pos_embed"}
 
@@ -89,7 +91,8 @@ def _what_is_inside(module: nn.Module) -> str:
     """Where a wrapper holds a model that could be ported."""
     adapted = "adapters are merged first (model.merge_and_unload() of peft); " if is_adapted(module) else ""
     where = next((name for name, part in module.named_modules() if type(part) in MODELS), None)
-    return adapted or ("" if where is None else f"port the model inside, module.{where}; ")
+    of_others = "" if type(module).__module__.startswith("timm.") else OTHERS
+    return adapted or (of_others if where is None else f"port the model inside, module.{where}; ")
 
 
 def _assemble(module: Any, embedding: Embedding, prefix: dict[str, Any], **distilled: Any) -> Parts:
@@ -143,7 +146,7 @@ def _embedding(module: Any, prefix: dict[str, Any], *rotary: Any) -> Embedding:
 
 def _vision_transformer(module: Any) -> Parts:
     refuse_unknown(module, COMMON | {"reg_token"}, "the model")
-    refuse_other_class(module.patch_embed, (PatchEmbed, HybridEmbed), "patch_embed")
+    refuse_other_class(module.patch_embed, (PatchEmbed, HybridEmbed, PixelStem), "patch_embed")
     prefix = {"class": module.cls_token, "register": module.reg_token}
     return _assemble(module, _embedding(module, prefix), prefix)
 

@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 
 @dataclass(frozen=True)
@@ -14,10 +16,12 @@ class Peer:
     Args:
         blocks: the path of the list of its blocks.
         answer: the logits, or the embedding, of pictures.
+        readers: what reads the stream after each block, where blocks are lists that are not called as modules.
     """
 
     blocks: str
     answer: Callable[[Any, Any], Tensor]
+    readers: Callable[[Any], list[nn.Module]] | None = None
 
 
 TIMM = Peer("blocks", lambda module, images: module(images))
@@ -42,3 +46,14 @@ class Case:
     peer: Peer
     image_size: tuple[int, int] = (32, 32)
     options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class KeepsFloat64(TorchFunctionMode):
+    """Leaves numbers of float64 where a library asks for float32, as it does for numbers of half precision."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.to, Tensor.float) and args[0].dtype == torch.float64:
+            wanted = [*args[1:], *(kwargs or {}).values()] if func is Tensor.to else [torch.float32]
+            if torch.float32 in [value for value in wanted if isinstance(value, torch.dtype)]:
+                return args[0]
+        return func(*args, **(kwargs or {}))

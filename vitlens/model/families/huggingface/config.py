@@ -22,12 +22,8 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
-#: What the outputs of a classifier mean, by Hugging Face's name of the problem.
-OUTPUTS = {
-    "single_label_classification": "softmax",
-    "multi_label_classification": "sigmoid",
-    "regression": "identity",
-}
+#: What the outputs of a classifier mean, by Hugging Face's name of the problem; otherwise their number tells it.
+OUTPUTS = {"multi_label_classification": "sigmoid", "regression": "identity"}
 
 
 def full_config(given: Mapping[str, Any], model_type: str) -> dict[str, Any]:

@@ -1,10 +1,9 @@
 """Reads Hugging Face's preprocessor_config.json: how an image processor resizes, crops and normalises pictures."""
 
-from collections.abc import Mapping
 from math import floor, nextafter
 from typing import Any
 
-Config = Mapping[str, Any]
+from vitlens.model.families.family import Config
 
 #: PIL's numbers of interpolations.
 RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}

@@ -11,6 +11,7 @@ from torch import Tensor
 from vitlens.errors import InputError
 from vitlens.heatmaps.run import Heatmap
 from vitlens.heatmaps.shared.precision import require_finite_logits
+from vitlens.model.class_space.outputs import WITH_PROBABILITIES
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.gradients import gradients_disabled, outside_inference
 from vitlens.pages.explorer.measure.activations import activation_tensors
@@ -89,8 +90,10 @@ def measure_picture(
 
 
 def _classes(model: HookedViT, image: Tensor, wanted: Sequence[int], n_classes: int) -> list[int]:
-    if model.cfg.n_classes < 2:
-        return list(range(model.cfg.n_classes if model.unembed is not None else 0))
+    n_outputs = 0 if model.unembed is None else model.cfg.n_classes
+    if n_outputs < 2 or model.cfg.output not in WITH_PROBABILITIES:
+        # None is predicted: the first outputs stand for all.
+        return list(dict.fromkeys([*wanted, *range(n_outputs)]))[: max(n_classes, len(set(wanted)))]
     return choose_classes(model, image, wanted, n_classes)
 
 
