@@ -220,9 +220,9 @@ def with_fresh_weights(self: "HookedViT", seed: int = 0) -> "HookedViT":
         fresh.cfg.data_config, fresh.preprocessing = self.cfg.data_config, self.preprocessing
         if given:
             embeddings.read_like(fresh, self)
-        for head in fresh.classifiers:
-            if isinstance(head, nn.Linear) and not head.weight.any():
-                nn.init.trunc_normal_(head.weight, std=0.02)
+        for layer in (layer for head in fresh.classifiers for layer in head.modules()):
+            if isinstance(layer, nn.Linear) and not layer.weight.any():
+                nn.init.trunc_normal_(layer.weight, std=0.02)
     fresh.set_output(self.cfg.output)
     fresh.architecture = self.architecture
     fresh.provenance = RANDOM

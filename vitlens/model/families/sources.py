@@ -15,6 +15,7 @@ from vitlens.model.checkpoints.timm_models import weights_in
 from vitlens.model.families.family import Config
 from vitlens.model.families.hub import REPOSITORY, fetch_repository
 from vitlens.model.families.huggingface.config import full_config
+from vitlens.model.families.huggingface.preprocessing import full_preprocessor
 from vitlens.model.families.module_settings import read_module_settings
 from vitlens.model.families.open_clip.settings import settings_of_file, settings_of_module
 
@@ -126,7 +127,7 @@ def read_folder(folder: Path) -> OpenedSource:
     if "model_type" in config:
         config = full_config(config, config["model_type"])
     if (folder / "preprocessor_config.json").is_file():
-        config["preprocessor"] = read_json(folder / "preprocessor_config.json")
+        config["preprocessor"] = full_preprocessor(read_json(folder / "preprocessor_config.json"))
     return OpenedSource(folder.resolve().name, read_tensors(weights), config)
 
 
