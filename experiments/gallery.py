@@ -158,6 +158,21 @@ def attention(subject: Subject) -> Figures:
     }
 
 
+def similarity(subject: Subject) -> Figures:
+    about = (subject.model, subject.images[:2])
+    pca = vitlens.similarity.patch_pca(*about)
+    pair = (subject.model, subject.images[:1])
+    middle = vitlens.choose.patch(subject.grid[0] // 2, subject.grid[1] // 3)
+    return {
+        "components as colours": lambda: plots.pca_colours(pca),
+        "components": lambda: plots.pca_components(pca),
+        "nearest patches": lambda: plots.joined_patches(
+            vitlens.similarity.nearest_patches(*pair, others=subject.images[1:2])
+        ),
+        "like a patch": lambda: plots.similarity_map(vitlens.similarity.patch_similarity(*pair, queries=middle)),
+    }
+
+
 def patching(subject: Subject) -> Figures:
     model, labels = subject.model, subject.labels
     clean, corrupted = subject.images[:1], subject.images[1:2]
@@ -352,6 +367,7 @@ GROUPS: dict[str, Callable[[Subject], Figures]] = {
     "Class lens": lens,
     "Attribution": attribution,
     "Attention": attention,
+    "Patches": similarity,
     "Patching and circuits": patching,
     "Heatmaps": heatmaps,
     "Tokens and heads": description,

@@ -27,7 +27,7 @@ ORDER = [
     ["features"],
     ["memories"],
     ["description"],
-    ["registers"],
+    ["registers", "similarity"],
     ["heatmaps"],
     ["faithfulness"],
     ["planted", "parity"],

@@ -53,6 +53,14 @@ def other_reading(kind: type[nn.Module], **keywords: Any) -> nn.Module:
     return randomise(kind(**{**SMALL, **keywords}))
 
 
+def layered_classifier(**keywords: Any) -> nn.Module:
+    module = build(**keywords)
+    module.head = nn.Sequential(
+        nn.LayerNorm(32), nn.Linear(32, 24), nn.GELU(), nn.Dropout(0.1), nn.Linear(24, N_CLASSES)
+    )
+    return randomise(module)
+
+
 def attention_pool_alone(**keywords: Any) -> nn.Module:
     """An attention pool that ends with its output map, without bias, and whose query is learned as it is."""
     module = build(global_pool="map", class_token=False, **keywords)
@@ -102,6 +110,7 @@ OTHERS: dict[str, Callable[[], nn.Module]] = {
     "attention_pool_alone": attention_pool_alone,
     "class_and_mean": partial(other_reading, ClassAndMeanViT, reg_tokens=2),
     "class_of_distilled": partial(other_reading, ClassOfDistilledViT),
+    "layered_classifier": layered_classifier,
     "rms_norm": partial(build, norm_layer="rmsnorm", qk_norm=True),
     "simple_norm": partial(build, norm_layer="simplenorm"),
     "post_norm": partial(build, block_fn=ResPostBlock, init_values=0.1),

@@ -112,7 +112,8 @@ BY_NAME: dict[str, list[Any]] = {
     **dict.fromkeys(["site", "sites"], SITES),
     "metric": METRIC,
     **dict.fromkeys(
-        ["batch_size", "k", "n", "n_draws", "n_rows", "steps", "n_steps", "n_images", "n_registers"], COUNT
+        ["batch_size", "k", "n", "n_draws", "n_rows", "steps", "n_steps", "n_images", "n_registers", "n_components"],
+        COUNT,
     ),
     **dict.fromkeys(["n_memories", "n_features", "n_examples", "n_edges", "cka_rows", "similarity_queries"], COUNT),
     **dict.fromkeys(["n_classes", "workers", "row", "column", "height", "width"], COUNT),
@@ -122,7 +123,8 @@ BY_NAME: dict[str, list[Any]] = {
     **dict.fromkeys(["cka_tokens", "mode", "space", "loss"], NAME),
     **{name: [None, *RESULT] for name in ("lens", "scores", "circuit", "sae")},
     **dict.fromkeys(
-        ["progress", "signed", "paper_compat", "one_per_image", "join_heads", "downstream", "normalise"], FLAG
+        ["progress", "signed", "paper_compat", "one_per_image", "join_heads", "downstream", "normalise", "foreground"],
+        FLAG,
     ),
     **dict.fromkeys(["record", "error_term", "baselines", "warn", "except_self", "some_may_be_empty"], FLAG),
     "resume": RESULT,
@@ -217,6 +219,9 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "mean_activations": {**about, **quiet},
         "minimality": {**pair, "circuit": circuit, **quiet},
         "patch": {"row": 0, "column": 0},
+        "nearest_patches": {**about, "others": others, **quiet},
+        "patch_pca": {**about, **quiet},
+        "patch_similarity": {**about, "queries": "object", "masks": masks, "others": others, **quiet},
         "path_patching": {**pair, "senders": "L0H0", "tokens": "object", "masks": masks, **quiet},
         "permutation_test": {"inside": numbers, "outside": numbers + 1, "n_draws": 20},
         "perturbation_test": {**about, "importance": torch.rand(2, 2, 2), "n_steps": 2, **quiet},

@@ -20,6 +20,7 @@ from . import plots as plots
 from . import registers as registers
 from . import removal as removal
 from . import results as results
+from . import similarity as similarity
 from . import statistics as statistics
 from .attribution import direct_logit_attribution as direct_logit_attribution
 from .circuits import find_circuit as find_circuit

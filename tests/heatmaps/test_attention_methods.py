@@ -152,7 +152,7 @@ def score_of(model, stream, tokens):
     else:
         mean = stream.mean(dim=1)
         mean = mean if model.ln_final is None else model.ln_final(mean)
-        mean = mean.repeat(1, model.unembed.weight.shape[1] // mean.shape[1])
+        mean = mean.repeat(1, model.pool.width(mean.shape[1]) // mean.shape[1])
         logits = model.unembed(mean if model.fc_norm is None else model.fc_norm(mean))
         if model.is_distilled:
             logits = (logits + model.unembed_dist(mean)) / 2

@@ -159,6 +159,7 @@ class HookedViT(OtherNames, FiniteWeights, NamedHooks):
     require_classifier, require_prediction = requirements.require_classifier, requirements.require_prediction
     predicts = property(requirements.predicts)
     require_probability, require_rank = requirements.require_probability, requirements.require_rank
+    require_single_direction = requirements.require_single_direction
     project, project_chosen = projection.project, projection.project_chosen
     read_out, linear_readouts = projection.read_out, projection.linear_readouts
 

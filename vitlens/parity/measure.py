@@ -46,7 +46,7 @@ def measure_port(
 
 def peer_sites(module: nn.Module, images: Any, gradient: bool = True, peer: Peer = TIMM) -> dict[str, Tensor]:
     """What the other library's own blocks return, its logits and the gradient."""
-    with _stream_after_blocks(module.get_submodule(peer.blocks)) as streams:
+    with _stream_after_blocks(module, peer) as streams:
         outcome = _run(lambda images: peer.answer(module, images), images, gradient)
     return {f"block {block}": stream for block, stream in enumerate(streams)} | outcome
 
@@ -75,14 +75,21 @@ def _run(model: Callable[[Any], Tensor], images: Any, gradient: bool) -> dict[st
 
 
 @contextmanager
-def _stream_after_blocks(blocks: Any) -> Iterator[list[Tensor]]:
-    """What these blocks return, one after the other; some libraries return a tuple whose first entry is the stream."""
+def _stream_after_blocks(module: Any, peer: Peer) -> Iterator[list[Tensor]]:
+    """What the blocks return, one after the other; some libraries return a tuple whose first entry is the stream."""
     streams: list[Tensor] = []
 
-    def keep(block: nn.Module, inputs: Any, output: Any) -> None:
+    def keep_output(block: nn.Module, inputs: Any, output: Any) -> None:
         streams.append((output[0] if isinstance(output, tuple) else output).detach())
 
-    handles = [block.register_forward_hook(keep) for block in blocks]
+    def keep_input(reader: nn.Module, inputs: Any) -> None:
+        streams.append(inputs[0].detach())
+
+    if peer.readers is not None:
+        handles = [reader.register_forward_pre_hook(keep_input) for reader in peer.readers(module)]
+    else:
+        blocks: Any = module.get_submodule(peer.blocks)
+        handles = [block.register_forward_hook(keep_output) for block in blocks]
     try:
         yield streams
     finally:

@@ -133,6 +133,7 @@ def add_registers(model: HookedViT, neurons: Mapping[int, Sequence[int]], n_regi
     extended = RegisteredViT(parts, model.class_names)
     # They may be class embeddings, which no timm model is ported with.
     extended.unembed, extended.unembed_dist = unembed, unembed_dist
+    extended.setup()
     extended.preprocessing = model.preprocessing
     extended.n_registers = n_registers
     extended.register_neurons = {index: list(chosen) for index, chosen in neurons.items()}

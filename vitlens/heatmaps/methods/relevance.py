@@ -8,8 +8,9 @@ from torch import Tensor
 from vitlens.errors import InputError
 from vitlens.heatmaps.shared.block_by_block import PartRun, streams_between_blocks, through_block, through_head
 from vitlens.heatmaps.shared.reading import read_weights
-from vitlens.heatmaps.shared.relevance_rules import add_rule, linear_rule, matmul_rule
-from vitlens.model.class_space.classifier import ClassEmbeddings, Classifier
+from vitlens.heatmaps.shared.relevance_rules import add_rule, divide, linear_rule, matmul_rule
+from vitlens.model.class_space.classifier import ClassEmbeddings, Classifier, frozen_rows, kind_of, plain_logits
+from vitlens.model.class_space.layered import LINEAR
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.parts.attention import Attention
 from vitlens.model.parts.block import AnyBlock
@@ -45,7 +46,8 @@ def relevance_propagation(
 
     Beyond the paper: sums of relevance run over each picture alone; LayerScale belongs to the linear layer before it.
     Relevance enters tokens as the pool weighs them, so uniformly for a mean; attention pooling is one more attention, and
-    the row starts with it; two classifiers are two terms of a sum. A gate takes half of the relevance of what it
+    the row starts with it; two classifiers are two terms of a sum, and one of several layers counts as the linear map that
+    it is at the picture's point. A gate takes half of the relevance of what it
     multiplies, as a factor does; parallel branches are terms of one sum; rotary positions pass relevance on unchanged.
 
     Where terms of a sum or a product cancel, fractions are large: single precision is right to a percent or two.
@@ -165,7 +167,8 @@ def relevance_before_head(
     # The norm after the pool belongs to the first classifier alone.
     features = [pooled[0] if model.fc_norm is None else model.fc_norm.normalise(pooled[0]), *pooled[1:]]
     logits = [
-        classifier(x).gather(1, classes[:, None]) for classifier, x in zip(model.classifiers, features, strict=True)
+        plain_logits(classifier, x).gather(1, classes[:, None])
+        for classifier, x in zip(model.classifiers, features, strict=True)
     ]
     shares = add_rule(logits, torch.ones_like(logits[0])) if len(logits) > 1 else [torch.ones_like(logits[0])]
     relevance, row = torch.zeros_like(last), read_weights(model, last)
@@ -187,6 +190,10 @@ def _through_classifier(
     classes: Int[Tensor, "image"],
     share: Float[Tensor, "image 1"],
 ) -> Float[Tensor, "image d"]:
+    if kind_of(classifier) != LINEAR:
+        # The linear rule for the one row that the classifier is at the picture's point.
+        positive = (x * frozen_rows(classifier, x, classes[:, None])[:, 0]).clamp(min=0)
+        return positive * divide(share, positive.sum(dim=1, keepdim=True))
     linear = classifier.linear if isinstance(classifier, ClassEmbeddings) else classifier
     at_class = x.new_zeros(len(x), len(linear.weight)).scatter(1, classes[:, None], share)
     projection = classifier.projection if isinstance(classifier, ClassEmbeddings) else None

@@ -26,6 +26,10 @@ TOLD_BY_PRESENCE: dict[str, dict[str, Any]] = {
 }
 
 
+class DoesNotFitError(InputError):
+    """Tensors that are missing, of other shapes, or that the module does not have."""
+
+
 def first_keywords(state: State) -> dict[str, Any]:
     """The numbers of classes and channels, as the shapes show them for every architecture."""
     found: dict[str, Any] = {}
@@ -132,7 +136,7 @@ def fit(state: State, module: Any, path: Any, name: str) -> None:
 def refuse_mismatch(
     state: State, expected: State, source: str, name: str, advice: Callable[[], str] = lambda: ""
 ) -> None:
-    """Raises InputError, with the names, unless both have the same tensors of the same shapes."""
+    """Raises DoesNotFitError, with the names, unless both have the same tensors of the same shapes."""
     problems = {
         "": [
             f"{key} is {_shape(state[key])} in the file, {_shape(expected[key])} in the model"
@@ -144,7 +148,7 @@ def refuse_mismatch(
     }
     if any(problems.values()):
         listed = "; ".join(f"{what}{_some(found)}" for what, found in problems.items() if found)
-        raise InputError(f"{source} does not fit {name}: {listed}{advice()}")
+        raise DoesNotFitError(f"{source} does not fit {name}: {listed}{advice()}")
 
 
 def _what_would_fit(state: State, expected: State, module: Any) -> str:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitlens.data.class_names import check_class_names
 from vitlens.errors import InputError
-from vitlens.model.class_space.classifier import ClassEmbeddings, Classifier
+from vitlens.model.class_space.classifier import ClassEmbeddings, Classifier, OwnClassifier, n_outputs
+from vitlens.model.class_space.layered import LayeredClassifier
 from vitlens.model.class_space.outputs import check_output, default_output
 from vitlens.model.parts.pooling import MeanPool
 
@@ -70,6 +71,8 @@ def set_class_embeddings(
     model.unembed, model.unembed_dist = embeddings(model.unembed), second
     model.cfg.d_vocab = len(weight)
     model.class_names, model.cfg.output = chosen_names, meaning
+    # The classifier that was there may have had hook points.
+    model.setup()
 
 
 def with_class_embeddings(
@@ -107,7 +110,6 @@ def with_class_embeddings(
         read_the_stream(view)
         space = "features"
     view.set_class_embeddings(weight, names, bias=bias, scale=scale, normalise=normalise, space=space, output=output)
-    view.setup()
     return view
 
 
@@ -128,14 +130,14 @@ def read_like(model: "HookedViT", other: "HookedViT") -> None:
     model.setup()
 
 
-def choose_projection(head: Classifier | None, n_features: int, width: int, space: str | None) -> nn.Linear | None:
-    """The linear map in front of new class embeddings of width `n_features`: the model's head, which reads `width`, or none.
+def choose_projection(head: Classifier | None, n_features: int, width: int, space: str | None) -> OwnClassifier | None:
+    """What stands in front of new class embeddings of width `n_features`: the model's head, which reads `width`, or none.
 
     Raises:
         InputError: the width fits neither the pooled vector nor the head's output, or both.
     """
     own = head.projection if isinstance(head, ClassEmbeddings) else head
-    widths = {"features": width} | ({"output": len(own.weight)} if own is not None else {})
+    widths = {"features": width} | ({"output": n_outputs(own)} if own is not None else {})
     if space is not None and space not in widths:
         raise InputError(
             f'space is "features" (what the classifier reads) or "output" (what the model\'s head returns)'
@@ -151,7 +153,9 @@ def choose_projection(head: Classifier | None, n_features: int, width: int, spac
             f"class embeddings of width {n_features} fit what the classifier reads and what it returns: "
             'pass space="features" or space="output"'
         )
-    return own if fitting == ["output"] else None
+    if fitting != ["output"]:
+        return None
+    return own.unwatched() if isinstance(own, LayeredClassifier) else own
 
 
 def read_embeddings(

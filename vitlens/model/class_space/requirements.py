@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING
 
 from vitlens.errors import InputError
+from vitlens.model.class_space.classifier import ClassEmbeddings, all_classes_alike, kind_of
+from vitlens.model.class_space.layered import LINEAR
 from vitlens.model.class_space.outputs import WITH_PROBABILITIES
 
 if TYPE_CHECKING:
@@ -76,9 +78,31 @@ def _remedy(model: "HookedViT") -> str:
 
 def require_differences(model: "HookedViT", quantity: str) -> None:
     """Raises InputError if all classes are the same, as those of a classifier that timm initialises to zeros."""
-    weight, bias = model.W_U, model.b_U
-    if bool((weight == weight[:, :1]).all()) and bool((bias == bias[:1]).all()):
+    if all(all_classes_alike(classifier) for classifier in model.classifiers):
         raise InputError(
             f"all {model.cfg.n_classes} classes of {model.cfg.model_name} have the same embedding (a classifier that was "
             f"never trained?), so {quantity} means nothing: load trained weights, or model.set_class_embeddings"
+        )
+
+
+def no_single_direction(model: "HookedViT") -> str | None:
+    """Why no direction of the stream gives a token's share in a class, if none does."""
+    if model.is_distilled:
+        return "two classifiers read two tokens"
+    if not model.pool.is_mean:
+        return f"its tokens are read by {model.cfg.pool} pooling"
+    if any(kind_of(classifier) != LINEAR for classifier in model.classifiers):
+        return "its classifier has layers or norms of its own"
+    if isinstance(model.unembed, ClassEmbeddings) and model.unembed.normalise:
+        return "its features are divided by their length"
+    return None
+
+
+def require_single_direction(model: "HookedViT") -> None:
+    """Raises InputError where no direction of the stream gives a token's share in a class."""
+    reason = no_single_direction(model)
+    if reason is not None:
+        raise InputError(
+            f"no single direction gives a token's share in a class of {model.cfg.model_name} ({reason}): use "
+            "vitlens.direct_logit_attribution"
         )

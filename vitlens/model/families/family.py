@@ -19,7 +19,7 @@ class Family:
         name: as users call it: "Hugging Face ViT".
         marks: ends of the names of tensors that all its files have; what stands before the first is the prefix of a wrapper.
         read: the recipe, from the tensors without that prefix, and the configuration (all of its values, defaults too;
-            empty for a file without one).
+            of a module without one what `module_settings` reads, with the module as "module"; empty for a file).
         model_types: of Hugging Face's config.json, where the name tells the family.
         lacks: ends of names that none of its files has.
     """
@@ -30,24 +30,29 @@ class Family:
     model_types: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
 
-    def prefix_in(self, state: State) -> str | None:
-        """What stands before the family's names in these tensors; None if they are of another family."""
-        for key in state:
-            if not key.endswith(self.marks[0]):
-                continue
-            prefix = key.removesuffix(self.marks[0])
-            if prefix and not prefix.endswith("."):
-                continue
-            if all(prefix + mark in state for mark in self.marks) and not any(
-                prefix + lack in state for lack in self.lacks
-            ):
-                return prefix
-        return None
+    def prefixes_in(self, state: State) -> list[str]:
+        """What stands before the family's names in these tensors; nothing if they are of another family."""
+        prefixes = (key.removesuffix(self.marks[0]) for key in state if key.endswith(self.marks[0]))
+        return [
+            prefix
+            for prefix in prefixes
+            if (not prefix or prefix.endswith("."))
+            and all(prefix + mark in state for mark in self.marks)
+            and not any(prefix + lack in state for lack in self.lacks)
+        ]
 
 
 def without_prefix(state: State, prefix: str) -> State:
-    """The tensors by their names without the prefix; those beside it (a classifier) keep theirs."""
-    return {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+    """The tensors by their names without the prefix, or the part of it that they have.
+
+    A classifier beside the model keeps its name: of "model.vit.", "model.classifier.weight" loses "model.".
+    """
+    parts = prefix.split(".")[:-1]
+    shared = [".".join(parts[:n]) + "." for n in range(len(parts), 0, -1)]
+    return {
+        key.removeprefix(next((part for part in shared if key.startswith(part)), "")): tensor
+        for key, tensor in state.items()
+    }
 
 
 def looks_like(state: State, family: Family) -> int:

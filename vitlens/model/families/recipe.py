@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import torch
@@ -53,7 +54,11 @@ class Recipe:
         with _Unfilled():
             module = self.fresh()
         refuse_mismatch(self.state, module.state_dict(), source, type(module).__name__)
-        module.load_state_dict(self.state, assign=True)
+        # Some files keep norms in float32 and matrices in half precision: the wider of both holds all of them.
+        floats = [tensor.dtype for tensor in self.state.values() if tensor.is_floating_point()]
+        widest = reduce(torch.promote_types, floats)
+        state = {key: tensor.to(widest) if tensor.is_floating_point() else tensor for key, tensor in self.state.items()}
+        module.load_state_dict(state, assign=True)
         return module
 
 

@@ -1,8 +1,6 @@
-"""All families of weights that vitlens reads, and how one is recognised."""
+"""All families of weights that vitlens reads, in the order in which they are tried."""
 
-from vitlens.errors import InputError
-from vitlens.model.checkpoints.files import State, first_keys
-from vitlens.model.families.family import Config, Family, looks_like
+from vitlens.model.families.family import Family
 from vitlens.model.families.huggingface.aimv2 import AIMV2
 from vitlens.model.families.huggingface.beit import BEIT, DATA2VEC_VISION
 from vitlens.model.families.huggingface.clip import CLIP
@@ -12,6 +10,13 @@ from vitlens.model.families.huggingface.dinov3 import DINOV3
 from vitlens.model.families.huggingface.internvl import INTERNVL
 from vitlens.model.families.huggingface.siglip import IDEFICS_3, SIGLIP
 from vitlens.model.families.huggingface.vit import I_JEPA, VIT, VIT_MAE, VIT_MSN, VIT_MSN_SAVED_BY_5
+from vitlens.model.families.open_clip.trunk import OPEN_CLIP_TRUNK, OPEN_CLIP_TRUNK_ALONE
+from vitlens.model.families.open_clip.vit import CLIP_OF_OPENAI, CLIP_OF_OPENAI_TOWER
+from vitlens.model.families.originals.original_dinov2 import ORIGINAL_DINOV2
+from vitlens.model.families.originals.original_dinov3 import ORIGINAL_DINOV3
+from vitlens.model.families.originals.timm_keys import TIMM_KEYS
+from vitlens.model.families.torchvision_vit import TORCHVISION_VIT
+from vitlens.model.families.vit_pytorch import SIMPLE_VIT, VIT_PYTORCH
 
 FAMILIES: tuple[Family, ...] = (
     VIT,
@@ -30,22 +35,15 @@ FAMILIES: tuple[Family, ...] = (
     IDEFICS_3,
     AIMV2,
     INTERNVL,
+    CLIP_OF_OPENAI,
+    CLIP_OF_OPENAI_TOWER,
+    OPEN_CLIP_TRUNK,
+    OPEN_CLIP_TRUNK_ALONE,
+    TORCHVISION_VIT,
+    VIT_PYTORCH,
+    SIMPLE_VIT,
+    # These have timm's names, and some of their own.
+    ORIGINAL_DINOV3,
+    ORIGINAL_DINOV2,
+    TIMM_KEYS,
 )
-
-
-def recognise(state: State, config: Config, source: str) -> tuple[Family, str]:
-    """The family of these tensors, and the prefix of its names.
-
-    Raises:
-        InputError: none of the families; the three that are nearest.
-    """
-    told = [family for family in FAMILIES if config.get("model_type") in family.model_types]
-    for family in told or FAMILIES:
-        prefix = family.prefix_in(state)
-        if prefix is not None:
-            return family, prefix
-    near = sorted(FAMILIES, key=lambda family: looks_like(state, family), reverse=True)[:3]
-    raise InputError(
-        f"{source} is of no kind that vitlens reads (its tensors are called {first_keys(state)}); the nearest kinds are "
-        f"{', '.join(family.name for family in near)}"
-    )

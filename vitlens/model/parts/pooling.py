@@ -210,6 +210,9 @@ class AttentionPool(Pool):
         # Attention to tokens that are all alike returns their value, whatever the pattern.
         return self._with_mlp(self.proj(self.kv(x).chunk(2, dim=-1)[1]))
 
+    def width(self, d_model: int) -> int:
+        return len(self.proj.weight)
+
     def pattern(self, x: Float[Tensor, "batch tokens d"], valid: Valid = None) -> Float[Tensor, "batch heads read"]:
         """The attention of each head to each token, without passing hook points."""
         q, k, _ = self._normed(x[:, self.tokens])

@@ -112,12 +112,6 @@ def check_blocks_alike(blocks: list[AnyBlock]) -> None:
             )
 
 
-def check_classifier(head: nn.Linear | None, width: int, where: str = "head") -> None:
-    """Raises InputError unless the classifier reads what the model pools, a vector of this width."""
-    if head is not None and head.in_features != width:
-        raise InputError(f"{where} reads {head.in_features} numbers, and the model gives it {width}")
-
-
 def stream_width(embedding: Embedding, channels: int) -> int:
     """The width of the stream, after the checks that a stem of one size allows."""
     if isinstance(embedding, NaFlexEmbedding):

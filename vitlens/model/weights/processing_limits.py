@@ -6,7 +6,8 @@ from typing import Any
 from timm.layers import HybridEmbed
 from torch import nn
 
-from vitlens.model.parts.pooling import MaxPool
+from vitlens.model.class_space.layered import LayeredClassifier
+from vitlens.model.parts.pooling import AttentionPool, MaxPool
 
 
 def fold_ln(model: Any) -> str | None:
@@ -18,6 +19,10 @@ def fold_ln(model: Any) -> str | None:
         return "the final norm is followed by another one (fc_norm)"
     if model.ln_final is not None and isinstance(model.pool, MaxPool):
         return "a maximum over tokens stands between the final norm and the classifier"
+    norm = model.fc_norm if model.fc_norm is not None else model.ln_final
+    pool_reads_it = isinstance(model.pool, AttentionPool) and model.fc_norm is None
+    if norm is not None and not pool_reads_it and isinstance(model.unembed, LayeredClassifier):
+        return "its classifier has layers of its own, which are taken as they are"
     return None
 
 

@@ -16,6 +16,7 @@ from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.pages.explorer.explorer import Explorer
 from vitlens.pages.explorer.facts import page_facts_of
+from vitlens.pages.explorer.measure.components import add_colours
 from vitlens.pages.explorer.measure.picture import Settings, check_page_size, measure_picture
 from vitlens.pages.explorer.page import pack_measured
 from vitlens.pages.explorer.selection import first_selection
@@ -99,6 +100,7 @@ def explore(
         for i, name in enumerate(labels):
             measured.append(measure_picture(model, pictures[i : i + 1], name, wanted[i], settings))
             bar.update(1)
+    add_colours(measured)
     for picture, found in zip(_given(images, len(pictures)), measured, strict=True):
         found.facts["file"] = picture_fact(model, picture) if isinstance(picture, (str, Path)) else None
     return Explorer(

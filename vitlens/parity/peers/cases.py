@@ -5,15 +5,26 @@ from torch import Tensor, nn
 
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.parity.measure import measure_port
-from vitlens.parity.peers import huggingface_beit, huggingface_dino, huggingface_towers, huggingface_vit
+from vitlens.parity.peers import (
+    huggingface_beit,
+    huggingface_dino,
+    huggingface_towers,
+    huggingface_vit,
+    open_clip_towers,
+    torchvision_vit,
+    vit_pytorch_vit,
+)
 from vitlens.parity.peers.peer import Case
 from vitlens.parity.reduced import randomise
 
 CASES: list[Case] = [
     *huggingface_vit.VIT_CASES,
+    *torchvision_vit.TORCHVISION_CASES,
+    *vit_pytorch_vit.VIT_PYTORCH_CASES,
     *huggingface_beit.BEIT_CASES,
     *huggingface_dino.DINO_CASES,
     *huggingface_towers.TOWER_CASES,
+    *open_clip_towers.OPEN_CLIP_CASES,
 ]
 
 

@@ -16,10 +16,12 @@ class Peer:
     Args:
         blocks: the path of the list of its blocks.
         answer: the logits, or the embedding, of pictures.
+        readers: what reads the stream after each block, where blocks are lists that are not called as modules.
     """
 
     blocks: str
     answer: Callable[[Any, Any], Tensor]
+    readers: Callable[[Any], list[nn.Module]] | None = None
 
 
 TIMM = Peer("blocks", lambda module, images: module(images))

@@ -53,11 +53,14 @@ class Measured:
     effect_logits [N, C], effect_lse [N] (log Σ exp of all logits) and effect_top [N] (the first class) without cell n: P
     patches, B · H heads, B MLPs; NaN and −1 where the effect is estimated.
     heatmap [M, P] of the first class; removal_steps [S], and removal_curves [M + R, S] in the order of the maps and then of
-    R random orders.
+    R random orders. colours [B, P, 3] of all pictures together, and colour_shares [B, 3] of the variance.
+
+    `stream` is that of the patches after each block; the page does not hold it.
     """
 
     facts: dict[str, Any]
     tensors: dict[str, np.ndarray]
+    stream: Float[Tensor, "block patch d"]
 
 
 @gradients_disabled()
@@ -87,7 +90,7 @@ def measure_picture(
         "output": model.cfg.output,
         **measuring.facts,
     }
-    return Measured(facts, measuring.tensors)
+    return Measured(facts, measuring.tensors, measuring.stream)
 
 
 def _classes(model: HookedViT, image: Tensor, wanted: Sequence[int], n_classes: int) -> list[int]:
@@ -115,7 +118,9 @@ class _Measuring:
 
     def run(self) -> None:
         model, image, classes, blocks = self.model, self.image, self.classes, self.settings.blocks
-        self.tensors |= activation_tensors(model, image, blocks) | outlier_tensors(model, image)
+        activations, stream = activation_tensors(model, image, blocks)
+        self.tensors |= activations | outlier_tensors(model, image)
+        self.stream = stream[:, model.cfg.n_prefix_tokens :]
         found = self._heatmaps()
         if not classes:
             self._try("answer", self._no_class)

@@ -118,6 +118,15 @@ class Measured {
     return values;
   }
 
+  /** The colour of every patch after a block, as `ColourScale` reads it; artefact tokens have none. */
+  colours(block) {
+    const { data } = this.tensors.colours;
+    return Float64Array.from({ length: this.nPatches }, (_, patch) => {
+      const first = 3 * (block * this.nPatches + patch);
+      return this.outliers[patch] ? NaN : (data[first] << 16) | (data[first + 1] << 8) | data[first + 2];
+    });
+  }
+
   // ---- Direct contributions to the logit ----
 
   /** What every token wrote through a head, or through all of a block. */

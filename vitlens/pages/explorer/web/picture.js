@@ -267,7 +267,7 @@ class PicturePanel {
   }
 
   drawLegend(scale, state) {
-    const hidden = state.threshold ? `; below ${scale.show(scale.at(state.threshold / 100))} hidden` : "";
+    const hidden = state.threshold && scale.hides ? `; below ${scale.show(scale.at(state.threshold / 100))} hidden` : "";
     this.legend.replaceChildren(
       ramp(scale),
       element("small", {}, `${capital([scale.note, scale.named()].filter(Boolean).join("; ") || "scale")}${hidden}.`),
@@ -316,7 +316,8 @@ class PicturePanel {
   unit() {
     const { state, measured } = this.view;
     if (state.layer === "heatmap") return mapOf(measured, state).unit ?? "";
-    return { without: "logits", writes: "logits", from: "share", to: "share", similar: "cosine" }[state.layer] ?? state.quantity;
+    const units = { without: "logits", writes: "logits", from: "share", to: "share", similar: "cosine", components: "RGB" };
+    return units[state.layer] ?? state.quantity;
   }
 
   table() {
@@ -324,7 +325,7 @@ class PicturePanel {
     const { grid, state } = this.view;
     const rows = Array.from({ length: grid.nTokens }, (_, token) => [
       ...(token < grid.nPrefix ? [grid.name(token), ""] : grid.place(token)),
-      values && Number.isFinite(values[token]) ? values[token] : "",
+      values && Number.isFinite(values[token]) ? this.shown.scale.written(values[token]) : "",
     ]);
     return [["row", "column", [state.layer, this.unit()].filter(Boolean).join(", ")], ...rows];
   }
