@@ -28,6 +28,7 @@ OPTIONS = {
     'model.set_output("sigmoid")': "--output sigmoid",
     "HookedViT.from_timm(name, checkpoint_path=…)": "--model NAME --checkpoint",
     "HookedViT.from_pretrained": "--checkpoint and no --model",
+    "with classes=": "with --class",
 }
 #: Keywords with which files of other libraries are opened.
 OF_ANY_LIBRARY = ("n_heads", "img_size", "use_ema")

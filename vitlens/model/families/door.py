@@ -43,8 +43,8 @@ def recipe_of(
     if size is not None and tuple(recipe.keywords["img_size"]) != size:
         own = " × ".join(map(str, recipe.keywords["img_size"]))
         raise InputError(f"{family.name} is opened at the size of its own pictures, {own}: leave img_size= out")
-    heads, width = recipe.keywords["num_heads"], recipe.keywords["embed_dim"]
-    if heads < 1 or width % heads:
+    heads, width = recipe.keywords.get("num_heads"), recipe.keywords.get("embed_dim")
+    if heads is not None and width is not None and (heads < 1 or width % heads):
         raise InputError(f"{read.name}: {heads} heads cannot share a stream of width {width}: pass another n_heads=")
     for kind, listed in (("assumed", recipe.assumed), ("left out", recipe.unused)):
         if listed:

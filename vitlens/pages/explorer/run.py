@@ -113,8 +113,8 @@ def explore(
 
 
 def _wanted_classes(model: HookedViT, pictures: Tensor, classes: Classes) -> list[list[int]]:
-    """The given classes of every picture, by default the predicted one; none where there is no classifier."""
-    if model.unembed is None and classes is None:
+    """The given classes of every picture, by default the predicted one; none where nothing is predicted."""
+    if classes is None and not model.predicts:
         return [[]] * len(pictures)
     model.require_classifier()
     # Given classes need no run.

@@ -9,8 +9,9 @@ from torch import nn
 
 from vitlens.model.checkpoints.files import State
 from vitlens.model.families.family import Config, Family
-from vitlens.model.families.huggingface.config import facts, input_size
+from vitlens.model.families.huggingface.config import facts
 from vitlens.model.families.huggingface.positions import resize_positions
+from vitlens.model.families.huggingface.preprocessing import input_size
 from vitlens.model.families.huggingface.vit import BLOCK_NAMES, IMAGENET_COLOURS, NAMES_AROUND, common_keywords, meaning
 from vitlens.model.families.keys import leave_out, translate
 from vitlens.model.families.recipe import Recipe

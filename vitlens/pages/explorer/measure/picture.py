@@ -11,7 +11,6 @@ from torch import Tensor
 from vitlens.errors import InputError
 from vitlens.heatmaps.run import Heatmap
 from vitlens.heatmaps.shared.precision import require_finite_logits
-from vitlens.model.class_space.outputs import WITH_PROBABILITIES
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.gradients import gradients_disabled, outside_inference
 from vitlens.pages.explorer.measure.activations import activation_tensors
@@ -48,7 +47,8 @@ class Measured:
     tokens; answer_logits [K].
     shares [C, B, H, T] codes with shares_scale [C, B, H], heads [C, B, H] and mlps [C, B] of the logits [C]; groups [C, 4]
     of what heads did not write; residuals [C]. lens_logit, lens_rank, lens_probability [B, T, C], and the same as the model
-    reads, reading_… [B, C]; top_classes, top_logits, top_probabilities [B, T, k].
+    reads, reading_… [B, C]; top_classes, top_logits, top_probabilities [B, T, k]. Ranks, probabilities and top classes are
+    there as far as the model's outputs have them.
     all_reading [B, K], all_heads [B, H, K], all_mlps [B, K] codes, each with the scale of its rows, of all classes.
     effect_logits [N, C], effect_lse [N] (log Σ exp of all logits) and effect_top [N] (the first class) without cell n: P
     patches, B · H heads, B MLPs; NaN and −1 where the effect is estimated.
@@ -87,17 +87,19 @@ def measure_picture(
         "width": pixels.shape[1],
         "height": pixels.shape[0],
         "classes": classes,
+        "output": model.cfg.output,
         **measuring.facts,
     }
     return Measured(facts, measuring.tensors, measuring.stream)
 
 
 def _classes(model: HookedViT, image: Tensor, wanted: Sequence[int], n_classes: int) -> list[int]:
-    n_outputs = 0 if model.unembed is None else model.cfg.n_classes
-    if n_outputs < 2 or model.cfg.output not in WITH_PROBABILITIES:
-        # None is predicted: the first outputs stand for all.
-        return list(dict.fromkeys([*wanted, *range(n_outputs)]))[: max(n_classes, len(set(wanted)))]
-    return choose_classes(model, image, wanted, n_classes)
+    if model.predicts and model.cfg.n_classes > 1:
+        return choose_classes(model, image, wanted, n_classes)
+    if model.cfg.output == "embedding":
+        return list(wanted)
+    # No output is predicted before another: the first ones are as good as any.
+    return list(dict.fromkeys([*wanted, *range(model.cfg.n_classes)]))[: max(n_classes, len(set(wanted)))]
 
 
 class _Measuring:
@@ -121,9 +123,7 @@ class _Measuring:
         self.stream = stream[:, model.cfg.n_prefix_tokens :]
         found = self._heatmaps()
         if not classes:
-            self.missing["answer"] = (
-                f"{model.cfg.model_name} was loaded without a classifier: there is no class to explain"
-            )
+            self._try("answer", self._no_class)
             return
         logits = model(image)
         require_finite_logits(model, logits)
@@ -135,6 +135,10 @@ class _Measuring:
         if self.settings.holds_all_classes(model):
             self._try("lens", lambda: reading_of_all(model, image, blocks))
             self._try("attribution", lambda: attribution_of_all(model, image, blocks))
+
+    def _no_class(self) -> dict[str, np.ndarray]:
+        self.model.require_prediction()
+        return {}
 
     def _heatmaps(self) -> list[Heatmap]:
         found: list[Heatmap] = []
