@@ -1,6 +1,7 @@
 """The door for models of other libraries: finds out what a source is, and builds timm's module of it."""
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 from timm.layers import to_2tuple
@@ -36,6 +37,7 @@ def recipe_of(
     family, state, wrapper = recognise(read, use_ema)
     given = {"num_attention_heads": n_heads, "img_size": size}
     recipe = family.read(state, {**read.config, **{name: value for name, value in given.items() if value is not None}})
+    recipe = replace(recipe, pretrained_cfg={"architecture": family.name, **recipe.pretrained_cfg})
     if size is not None and tuple(recipe.keywords["img_size"]) != size:
         own = " × ".join(map(str, recipe.keywords["img_size"]))
         raise InputError(f"{family.name} is opened at the size of its own pictures, {own}: leave img_size= out")
