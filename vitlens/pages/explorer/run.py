@@ -113,7 +113,9 @@ def explore(
     if against is not None:
         other = _other_picture(model, against, pictures)
         answer = _wanted_classes(model, other, None)
-        wanted = [[*own, *answer[0]] for own in wanted] + answer
+        # Classes that are each picture's own are not those of one more.
+        shared = [] if classes is None or isinstance(classes, Tensor) else _wanted_classes(model, other, classes)[0]
+        wanted = [*[[*own, *answer[0]] for own in wanted], [*shared, *answer[0]]]
         pictures = torch.cat([pictures, other])
         given += _given(against, 1)
         labels.append(

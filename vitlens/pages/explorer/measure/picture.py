@@ -51,7 +51,8 @@ class Measured:
     tokens; answer_logits [K].
     shares [C, B, H, T] codes with shares_scale [C, B, H], heads [C, B, H] and mlps [C, B] of the logits [C]; groups [C, 4]
     of what heads did not write; residuals [C]. neurons and neuron_writes [C, B, n], the strongest of each MLP.
-    lens_logit, lens_rank, lens_probability [B, T, C], and the same as the model reads, reading_… [B, C]; top_classes, top_logits, top_probabilities [B, T, k].
+    lens_logit, lens_rank, lens_probability [B, T, C], and the same as the model reads, reading_… [B, C];
+    top_classes, top_logits, top_probabilities [B, T, k].
     all_reading [B, K], all_heads [B, H, K], all_mlps [B, K] codes, each with the scale of its rows, of all classes.
     effect_logits [N, C], effect_lse [N] (log Σ exp of all logits) and effect_top [N] (the first class) without cell n: P
     patches, B · H heads, B MLPs; NaN and −1 where the effect is estimated. swap_logits, swap_lse, swap_top: the same with
