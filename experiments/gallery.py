@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 import vitlens
 from vitlens import plots
-from vitlens.cli import DEMO, ModelOptions, is_watched, run, with_model
+from vitlens.cli import ModelOptions, is_watched, run, with_model
 from vitlens.demo import load_demo_pictures
 from vitlens.faithfulness import evaluate_heatmaps
 from vitlens.files import check_writable
@@ -155,6 +155,21 @@ def attention(subject: Subject) -> Figures:
         "all heads": lambda: plots.attention_mosaic(
             pattern[:, :, 0, cfg.n_prefix_tokens :].unflatten(-1, subject.grid), query, cfg.model_name
         ),
+    }
+
+
+def similarity(subject: Subject) -> Figures:
+    about = (subject.model, subject.images[:2])
+    pca = vitlens.similarity.patch_pca(*about)
+    pair = (subject.model, subject.images[:1])
+    middle = vitlens.choose.patch(subject.grid[0] // 2, subject.grid[1] // 3)
+    return {
+        "components as colours": lambda: plots.pca_colours(pca),
+        "components": lambda: plots.pca_components(pca),
+        "nearest patches": lambda: plots.joined_patches(
+            vitlens.similarity.nearest_patches(*pair, others=subject.images[1:2])
+        ),
+        "like a patch": lambda: plots.similarity_map(vitlens.similarity.patch_similarity(*pair, queries=middle)),
     }
 
 
@@ -352,6 +367,7 @@ GROUPS: dict[str, Callable[[Subject], Figures]] = {
     "Class lens": lens,
     "Attribution": attribution,
     "Attention": attention,
+    "Patches": similarity,
     "Patching and circuits": patching,
     "Heatmaps": heatmaps,
     "Tokens and heads": description,
@@ -401,8 +417,8 @@ def main(
         raise vitlens.InputError(
             "a gallery needs two pictures or more, as one's activations are put into another's run"
         )
-    if pictures is None and model.model != DEMO:
-        raise vitlens.InputError(f"name two pictures or more for {model.model} to look at")
+    if pictures is None and not model.is_demo:
+        raise vitlens.InputError(f"name two pictures or more for {model.called} to look at")
     if pictures is None:
         demo = load_demo_pictures(hooked)
         subject = Subject(hooked, demo.images, demo.labels, demo.masks)
@@ -413,7 +429,7 @@ def main(
     sections = []
     for heading, group in tqdm(GROUPS.items(), disable=not is_watched()):
         sections.append(Section(heading, "", list(drawn(heading, partial(group, subject)).values())))
-    if model.model == DEMO:
+    if model.is_demo:
         figures = drawn("The paper's figures", lambda: paper(demo_tables(hooked), hooked.cfg.model_name))
         sections.append(Section("The paper's figures", "", list(figures.values())))
     n = sum(len(section.figures) for section in sections)

@@ -14,6 +14,7 @@ from timm.models.vision_transformer import (
 )
 from torch import nn
 
+from vitlens.model.porting.other_readings import ClassAndMeanViT, ClassOfDistilledViT
 from vitlens.model.porting.timm_classes import DiffParallelScalingBlock
 from vitlens.model.porting.timm_classes import TimmAttention as Attention
 from vitlens.parity.reduced import build_reduced, randomise, reduced_images
@@ -45,6 +46,26 @@ class GatedAttention(Attention):
 
     def __new__(cls, *args: Any, **keywords: Any) -> Any:
         return Attention(*args, **keywords, gated=True)
+
+
+def other_reading(kind: type[nn.Module], **keywords: Any) -> nn.Module:
+    """Of a class of our own, which timm cannot make by a name."""
+    return randomise(kind(**{**SMALL, **keywords}))
+
+
+def layered_classifier(**keywords: Any) -> nn.Module:
+    module = build(**keywords)
+    module.head = nn.Sequential(
+        nn.LayerNorm(32), nn.Linear(32, 24), nn.GELU(), nn.Dropout(0.1), nn.Linear(24, N_CLASSES)
+    )
+    return randomise(module)
+
+
+def attention_pool_alone(**keywords: Any) -> nn.Module:
+    """An attention pool that ends with its output map, without bias, and whose query is learned as it is."""
+    module = build(global_pool="map", class_token=False, **keywords)
+    module.attn_pool.mlp, module.attn_pool.q, module.attn_pool.proj.bias = None, nn.Identity(), None
+    return module.eval()
 
 
 VARIANTS: dict[str, Callable[[], nn.Module]] = {
@@ -86,6 +107,10 @@ OTHERS: dict[str, Callable[[], nn.Module]] = {
     "average_and_maximum": partial(build, global_pool="avgmax", pool_include_prefix=True),
     "attention_pool": partial(build, global_pool="map", class_token=False, reg_tokens=1),
     "attention_pool_of_all_tokens": partial(build, global_pool="map", pool_include_prefix=True, fc_norm=True),
+    "attention_pool_alone": attention_pool_alone,
+    "class_and_mean": partial(other_reading, ClassAndMeanViT, reg_tokens=2),
+    "class_of_distilled": partial(other_reading, ClassOfDistilledViT),
+    "layered_classifier": layered_classifier,
     "rms_norm": partial(build, norm_layer="rmsnorm", qk_norm=True),
     "simple_norm": partial(build, norm_layer="simplenorm"),
     "post_norm": partial(build, block_fn=ResPostBlock, init_values=0.1),

@@ -20,6 +20,7 @@ from . import plots as plots
 from . import registers as registers
 from . import removal as removal
 from . import results as results
+from . import similarity as similarity
 from . import statistics as statistics
 from .attribution import direct_logit_attribution as direct_logit_attribution
 from .circuits import find_circuit as find_circuit
@@ -37,6 +38,7 @@ from .model import HookedViT as HookedViT
 from .model import ViTActivationCache as ViTActivationCache
 from .pages import explore as explore
 from .paper import run_study as run_study
+from .parity import supported_families as supported_families
 from .parity import supported_models as supported_models
 from .patching import activation_ablation as activation_ablation
 from .patching import activation_patching as activation_patching

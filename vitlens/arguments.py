@@ -307,7 +307,9 @@ def short(value: Any) -> str:
 
 #: The least value of a number, by the name of the argument.
 LEAST = {
-    **dict.fromkeys(("batch_size", "k", "n_rows", "n_steps", "n_images", "n_registers", "chunk_size"), 1),
+    **dict.fromkeys(
+        ("batch_size", "k", "n_rows", "n_steps", "n_images", "n_registers", "n_components", "chunk_size"), 1
+    ),
     **dict.fromkeys(("n_memories", "n_features", "n_classes", "cka_rows", "workers"), 1),
     **dict.fromkeys(("similarity_queries", "height", "width"), 1),
     **dict.fromkeys(("n_examples", "n_draws", "seed", "row", "column", "noise_scale"), 0),

@@ -102,7 +102,7 @@ class Edits:
             _, edited = self.model.run_with_cache(self.images, names_filter=final)
         change = self.cache[final] - edited[final]
         return sum(
-            readout(change) - readout.constant - sum(readout.terms.values())
+            readout(change) - readout(torch.zeros_like(change))
             for readout in self.model.linear_readouts(self.cache[final])
         )
 

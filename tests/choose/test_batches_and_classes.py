@@ -269,17 +269,21 @@ def test_one_output_and_equal_classes_have_no_ranks(images_of):
     images = images_of(model, 2)
     one = model.with_class_embeddings(torch.randn(1, 32, dtype=torch.float64))
     calls = {
-        "rank or probability": lambda model: class_lens(model, images, 0),
         "a rank": lambda model: class_trace(model, images, 0),
         "a rank or a prediction": lambda model: ablate_tokens(model, images, 0, tokens=[1]),
         "a memory's class": lambda model: key_value_agreement(model, images, 0),
     }
     for quantity, call in calls.items():
-        with pytest.raises(InputError, match=f"a single output, for which .*{quantity} means nothing"):
+        with pytest.raises(InputError, match=rf"is a number \(output=.identity.\), for which {quantity} means nothing"):
             call(one)
+        one.set_output("sigmoid")
+        with pytest.raises(InputError, match=f"a single output, for which {quantity} means nothing"):
+            call(one)
+        one.set_output("identity")
     _, cache = one.run_with_cache(images)
     last = one.project(cache["resid_post", -1], range(10))
-    torch.testing.assert_close(last[:, 0], one(images)), "the logit alone is there as the sentence says"
+    torch.testing.assert_close(last[:, 0], one(images))
+    torch.testing.assert_close(class_lens(one, images, tokens="all").values[0, -1, ..., 0], last[..., 0])
     shares = direct_logit_attribution(one, images, 0, progress=False)
     torch.testing.assert_close(shares.values.sum(-1)[:, 0] + shares.residual[:, 0], one(images)[:, 0])
     assert knockout_attention(one, images).values.shape == (2, 1)

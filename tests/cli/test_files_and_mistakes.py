@@ -91,7 +91,8 @@ WRONG = [
           ([AGREEING, "--model", "resnet18", "--random-weights"], "ResNet"),
           ([AGREEING, "--model", TIMM, "--checkpoint", "no.safetensors"], "no checkpoint file no.safetensors"),
           ([AGREEING, "--model", TIMM, "--checkpoint", __file__], "cannot be read as a file of tensors"),
-          ([AGREEING, "--checkpoint", __file__], "the demo model comes with its weights"),
+          ([AGREEING, "--checkpoint", __file__], "cannot be read as a file of tensors"),
+          ([AGREEING, "--random-weights"], "the demo model comes with its weights"),
           ([AGREEING, "--class-names", __file__], "the model 10 classes: one name per line is expected"),
           ([AGREEING, "--dtype", "int8"], "--dtype is one of float32, float64, bfloat16, float16"),
           ([AGREEING, "--device", "tpu"], "device 'tpu' cannot be used"),
@@ -197,9 +198,15 @@ def test_a_single_output_has_no_rank_and_no_probability(run, tmp_path, monkeypat
     save_file(module.state_dict(), tmp_path / "one.safetensors")
     monkeypatch.chdir(tmp_path)
     model = ["--model", TIMM, "--checkpoint", tmp_path / "one.safetensors"]
-    done = run("lens", AGREEING, *model)
+    done = run("lens", AGREEING, *model, "--json")
+    assert done.code == 0, done.stderr
+    assert not {"rank", "probability", "identifiability"} & set(done.json["rows"][0])
+    done = run("lens", AGREEING, *model, "--output", "sigmoid", "--json")
+    assert {"logit", "probability"} < set(done.json["rows"][0])
+    assert "rank" not in done.json["rows"][0]
+    done = run("lens", AGREEING, *model, "--output", "softmax")
     assert (done.code, done.stdout) == (2, "")
-    assert "a single output" in done.stderr
+    assert 'pass --output "sigmoid" for a probability' in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["one.safetensors"], "nothing was written"
     written = run("attribute", AGREEING, *model, "--json")
     assert written.code == 0, "what wrote a logit is known of any logit"

@@ -47,7 +47,8 @@ def rows_read(model, seen):
         return weights
     pools = [pool for pool in (model.pool, model.pool_dist) if pool is not None]
     pooled = sum(pool(normed) for pool in pools) / len(pools)
-    return torch.autograd.grad(pooled.sum(), normed)[0].mean(dim=-1)
+    parts = pooled.shape[-1] // normed.shape[-1]  # Class token and mean side by side count as half each.
+    return torch.autograd.grad(pooled.sum() / parts, normed)[0].mean(dim=-1)
 
 
 def patterns_of(model, seen):
@@ -151,6 +152,7 @@ def score_of(model, stream, tokens):
     else:
         mean = stream.mean(dim=1)
         mean = mean if model.ln_final is None else model.ln_final(mean)
+        mean = mean.repeat(1, model.pool.width(mean.shape[1]) // mean.shape[1])
         logits = model.unembed(mean if model.fc_norm is None else model.fc_norm(mean))
         if model.is_distilled:
             logits = (logits + model.unembed_dist(mean)) / 2

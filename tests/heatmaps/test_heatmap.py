@@ -106,7 +106,12 @@ def test_a_heatmap_can_be_saved_ranked_and_drawn(plain, images_of, tmp_path):
     again = load_result(tmp_path / "map.safetensors")
     assert torch.equal(again.values, found.values)
     assert torch.equal(again.completeness_gap, found.completeness_gap)
-    assert again.settings == {"model": plain.cfg.model_name, "method": "token_mask", "n_steps": 2}
+    assert again.settings == {
+        "model": plain.cfg.model_name,
+        "method": "token_mask",
+        "n_steps": 2,
+        "metric": "probability",
+    }
     row, column = found.top(1).loc[0, ["row", "column"]].astype(int)
     assert found.values[0, row, column] == found.values[0].max()
     frame = found.to_frame()

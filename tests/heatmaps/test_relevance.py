@@ -274,16 +274,17 @@ def plain_pool_relevance(module, x, wanted):
     z = merged(pattern @ v)
     out = pool.proj(z)
     mlp_read = pool.norm(out)
-    hidden = pool.mlp.act(pool.mlp.fc1(mlp_read))
-    mlp_out = pool.mlp.fc2(hidden)
+    hidden = None if pool.mlp is None else pool.mlp.act(pool.mlp.fc1(mlp_read))
+    mlp_out = torch.zeros_like(out) if pool.mlp is None else pool.mlp.fc2(hidden)
     features = module.fc_norm(out + mlp_out)
     (gradient,) = torch.autograd.grad(module.head(features)[0, wanted], pattern)
     with torch.no_grad():
         at_class = torch.nn.functional.one_hot(torch.tensor([wanted]), len(module.head.weight)).double()
-        relevance = through_linear(features, module.head.weight, at_class)
-        kept, computed = through_sum([out, mlp_out], relevance)
-        of_hidden = through_linear(hidden, pool.mlp.fc2.weight, computed)
-        of_out = kept + through_linear(mlp_read, pool.mlp.fc1.weight, of_hidden)
+        of_out = through_linear(features, module.head.weight, at_class)
+        if pool.mlp is not None:
+            kept, computed = through_sum([out, mlp_out], of_out)
+            of_hidden = through_linear(hidden, pool.mlp.fc2.weight, computed)
+            of_out = kept + through_linear(mlp_read, pool.mlp.fc1.weight, of_hidden)
         of_z = through_linear(z, pool.proj.weight, of_out)
         of_pattern, of_v = through_product(pattern, v, heads_of(of_z, n_heads))
         _, of_k = through_product(q, k.mT, of_pattern)
@@ -295,7 +296,7 @@ def plain_pool_relevance(module, x, wanted):
     return of_stream, row
 
 
-@pytest.mark.parametrize("name", ["attention_pool", "attention_pool_of_all_tokens"])
+@pytest.mark.parametrize("name", ["attention_pool", "attention_pool_of_all_tokens", "attention_pool_alone"])
 def test_attention_pooling_is_one_more_attention(name, images_of):
     module = OTHERS[name]()
     model = HookedViT.from_timm(module)

@@ -242,13 +242,12 @@ def test_what_is_interrupted_leaves_nothing_behind(single):
     assert model.dtype == torch.float16
 
 
-def test_one_output_has_a_logit_and_nothing_else():
+def test_one_number_has_a_logit_and_nothing_else():
     model = HookedViT.from_timm(build(num_classes=1))
     images = pictures(model.cfg, 2)
     softmax = [
-        ("token_mask", {}),
-        ("occlusion", {}),
-        ("projection_gradient", {}),
+        ("token_mask", {"metric": "probability"}),
+        ("occlusion", {"metric": "log_probability"}),
         ("patching_effect", {"metric": "probability"}),
         ("integrated_gradients", {"metric": "log_probability"}),
         ("class_projection", {"metric": "probability"}),
@@ -257,10 +256,10 @@ def test_one_output_has_a_logit_and_nothing_else():
     for method, options in softmax:
         with pytest.raises(InputError, match=r'single output.*metric="logit"'):
             heatmap(model, images, method=method, **options)
+    with pytest.raises(InputError, match=r'single output.*loss="logit"'):
+        heatmap(model, images, method="projection_gradient")
     for method in METHODS:
         given = options_of(method) | {
-            "token_mask": {"metric": "logit"},
-            "occlusion": {"metric": "logit"},
             "projection_gradient": {"loss": "logit"},
         }.get(method, {})
         assert heatmap(model, images, method=method, warn=False, **given).values.any(), method

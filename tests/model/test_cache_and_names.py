@@ -290,7 +290,10 @@ def test_language_model_calls_point_to_ours(small, images):
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("from_pretrained", r"HookedViT has no 'from_pretrained': use HookedViT\.from_timm\(name\)$"),
+        (
+            "boot_transformers",
+            r"no .boot_transformers.: use HookedViT\.from_timm or HookedViT\.from_pretrained$",
+        ),
         ("W_E", r"HookedViT has no 'W_E': .* model\.embed\.patch_embed_weight$"),
         ("to_single_str_token", r"model\.class_label\(index\)$"),
         ("nonsense", "has no attribute 'nonsense'"),

@@ -88,12 +88,13 @@ def test_labels_are_one_class_for_each_picture(model, images):
     refuses([(lambda x=x: model(images, return_type="loss", labels=x), words) for words, x in wrong.items()])
 
 
-def test_one_output_has_neither_probability_nor_cross_entropy(images):
+def test_one_number_has_neither_probability_nor_cross_entropy(images):
     single = HookedViT.from_timm(build(num_classes=1))
+    nothing = r'a number \(output="identity"\), for which a {} means nothing: take the logits'
     refuses(
         [
-            (lambda: single(images, return_type="probs"), "single output, for which a probability means nothing"),
-            (lambda: single(images, return_type="loss", labels=[0, 0]), "single output, for which a cross-entropy"),
+            (lambda: single(images, return_type="probs"), nothing.format("probability")),
+            (lambda: single(images, return_type="loss", labels=[0, 0]), nothing.format("cross-entropy")),
         ]
     )
 

@@ -70,6 +70,9 @@ def makers():
         "DictionaryEvaluation": lambda: vitlens.features.evaluate_sae(**coded),
         "Description": lambda: vitlens.describe(**about, **QUIET),
         "RegisterNeurons": lambda: vitlens.registers.find_register_neurons(**about, outlier_threshold=1.01, **QUIET),
+        "PatchPCA": lambda: vitlens.similarity.patch_pca(**about),
+        "NearestPatches": lambda: vitlens.similarity.nearest_patches(**about, others=images.flip(0)),
+        "PatchSimilarity": lambda: vitlens.similarity.patch_similarity(**about, queries="class", others=images.flip(0)),
         "RegisterShift": lambda: vitlens.registers.register_shift(**about, neurons=[(0, 3)], **QUIET),
         "Heatmap": lambda: vitlens.heatmap(**about, method="legrad"),
         "Faithfulness": lambda: vitlens.evaluate_heatmaps(

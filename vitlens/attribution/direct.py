@@ -20,7 +20,7 @@ from vitlens.attribution.units import UNITS, Split
 from vitlens.choose.classes import Classes, ClassSelection, select_classes
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
-from vitlens.model.class_space.readout import LinearReadout, MaxReadout
+from vitlens.model.class_space.readout import Readout
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_run import PictureRun
@@ -58,7 +58,8 @@ def direct_logit_attribution(
     logit_c = Σ_components Σ_t w_t ⟨u_c, component_t⟩ + constant_c, where u_c is the class embedding multiplied back through
     the norm's gain and centring, and w_t the pooling weight divided by the norm's scale. The shares sum to the logit up to
     rounding; `result.residual` is the difference. In attention pooling the pattern is frozen and its MLP is one component;
-    in max pooling the position of each feature's maximum is frozen.
+    in max pooling the position of each feature's maximum is frozen. A classifier of several layers is frozen at the
+    picture's point: its gradient there, what divides in its norms held; what that leaves of the logit is one component.
 
     Finer units also freeze what else is not linear on their path (patterns, gates, norms after heads or MLPs, and for
     "path" the norm before the head). Their shares sum to the logit too:
@@ -82,7 +83,9 @@ def direct_logit_attribution(
     Returns:
         Attribution with axes image, class, component. Component labels: "embed", "pos_embed" (or "embed_norm" where a
         norm follows the embedding), "L3 attn" or "L3H5" and "L3 attn bias", "L3 mlp", "pool mlp" (attention pooling),
-        "constant" (bias of the classifier and of the final norm). PatchAttribution, NeuronAttribution, TokenAttribution or
+        "classifier rest" (what a classifier of several layers adds to its gradient times what it reads; 0 or constant, and
+        then part of the constant, where its norms alone are not linear), "constant" (bias of the classifier and of the
+        final norm). PatchAttribution, NeuronAttribution, TokenAttribution or
         PathAttribution for the finer units; what these do not split is in their `elsewhere`, by the same labels.
 
     Raises:
@@ -157,15 +160,11 @@ def _attribute(
 
 
 def _class_chunks(
-    selection: ClassSelection, baseline: ClassSelection | None, readouts: list[LinearReadout]
+    selection: ClassSelection, baseline: ClassSelection | None, readouts: list[Readout]
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yields chunks of classes small enough that the direction tensor fits in memory (max pooling needs one per token)."""
     n_images, n_classes = selection.indices.shape
-    largest = max(
-        (readout.shares.shape[1] if isinstance(readout, MaxReadout) and readout.shares is not None else 1)
-        * readout.directions[:, 0].numel()
-        for readout in readouts
-    )
+    largest = max(readout.numbers_per_class for readout in readouts)
     at_once = max(1, DIRECTIONS_AT_ONCE // (n_images * largest))
     for start in range(0, n_classes, at_once):
         compared = None if baseline is None else baseline.indices

@@ -12,7 +12,9 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.edits import Edits
 
 #: The stream, to which a hook adds what no component wrote, and everything from its end to the logits.
-STREAM = r"blocks\.\d+\.hook_resid_\w+|(ln_final|pool|pool_dist|fc_norm)\..+|hook_pooled\w*|hook_logits"
+STREAM = (
+    r"blocks\.\d+\.hook_resid_\w+|(ln_final|pool|pool_dist|fc_norm|unembed|unembed_dist)\..+|hook_pooled\w*|hook_logits"
+)
 #: Hook points between a unit's own value and the stream, and those whose values a unit computes again instead of reading.
 BEHIND_HEADS = r"blocks\.\d+\.(attn\.hook_result|hook_attn_out)"
 BEHIND_VALUES = r"blocks\.\d+\.attn\.(hook_z_pre|hook_z_mixed|(ln_z|sub_norm)\.hook_normalized)"

@@ -57,8 +57,15 @@ class Unit:
 
 
 def fixed_terms(readouts: Readouts) -> dict[ComponentLabel, Float[Tensor, "image class"]]:
-    """The parts of the logit that nothing in the stream wrote: the MLP of attention pooling, the constant."""
-    behind = {ComponentLabel(name, "mlp"): term for name, term in readouts[0].terms.items()}
+    """The parts of the logit that nothing in the stream wrote: the MLP of attention pooling, what a classifier of several
+    layers adds to its linear part, the constant."""
+    names = dict.fromkeys(name for reader in readouts for name in reader.terms)
+    behind = {
+        ComponentLabel(name, "mlp" if name == "pool mlp" else "rest"): sum_of(
+            [reader.terms[name] for reader in readouts if name in reader.terms]
+        )
+        for name in names
+    }
     return {**behind, ComponentLabel("constant", "constant"): sum_of([reader.constant for reader in readouts])}
 
 

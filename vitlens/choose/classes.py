@@ -45,7 +45,8 @@ def select_classes(
 ) -> ClassSelection:
     """Resolves `classes=` for a batch of pictures. What it may be, everywhere:
 
-    - None: each picture's predicted class.
+    - None: each picture's predicted class: the one with the largest logit. Outputs that are no classes (see
+      `HookedViT.set_output`) have none, but for a single output.
     - An index, a name, or a list (or tuple) of them, each once: the same classes for all pictures. "all": every class.
     - A tensor or array [image] or [image, n]: indices for each picture, such as its labels.
 
@@ -57,8 +58,8 @@ def select_classes(
         predict: gives their logits; called for None only, so that classes that are given need no forward.
 
     Raises:
-        InputError: no such class, or one named twice; a tensor without one row of indices per picture; logits that are
-            not finite, of which no class is the predicted one.
+        InputError: no such class, or one named twice; a tensor without one row of indices per picture; None, for outputs
+            that are no classes, or for logits that are not finite.
 
     Examples:
         >>> import vitlens
@@ -72,6 +73,7 @@ def select_classes(
     """
     model.require_classifier()
     if classes is None:
+        model.require_prediction()
         return ClassSelection(_predicted(predict()), ["predicted"])
     return _given(model, classes, n_images)
 
@@ -122,6 +124,7 @@ def classes_by_batch(
     """
     model.require_classifier()
     if classes is None:
+        model.require_prediction()
         return lambda places, pictures: ClassSelection(_predicted(model(pictures)), ["predicted"])
     whole = _given(model, classes, n_images)
     if one_each is not None:

@@ -10,6 +10,8 @@ from torch import Tensor
 from vitlens.arguments import checked
 from vitlens.choose.classes import Classes, select_classes
 from vitlens.errors import InputError
+from vitlens.model.class_space.outputs import probabilities
+from vitlens.model.class_space.requirements import USE_LOGITS, require_differences
 from vitlens.model.hooked_vit import HookedViT
 
 LOGIT_METRICS = ("logit_difference", "logit", "probability")
@@ -24,16 +26,19 @@ class ClassMetric:
     name: str
     classes: Int[Tensor, "image"]
     baseline: Int[Tensor, "image"] | None = None
+    #: What the model's outputs mean, for a probability.
+    output: str = "softmax"
 
     def __call__(self, logits: Float[Tensor, "image classes"]) -> Float[Tensor, "image"]:
-        if self.name == "probability":
-            logits = logits.softmax(dim=-1)
         value = _pick(logits, self.classes)
+        if self.name == "probability":
+            return probabilities(logits, self.output, value[:, None])[:, 0]
         return value if self.baseline is None else value - _pick(logits, self.baseline)
 
     def at(self, images: slice) -> "ClassMetric":
         """The same about some of the pictures."""
-        return ClassMetric(self.name, self.classes[images], None if self.baseline is None else self.baseline[images])
+        baseline = None if self.baseline is None else self.baseline[images]
+        return ClassMetric(self.name, self.classes[images], baseline, self.output)
 
 
 def _pick(logits: Float[Tensor, "image classes"], classes: Int[Tensor, "image"]) -> Float[Tensor, "image"]:
@@ -53,8 +58,8 @@ def class_metric(
     """The named metric; by default about the class predicted on the clean picture, against that on the corrupted one.
 
     Raises:
-        InputError: an unknown name; more than one class per picture; a difference of a class with itself, or a probability,
-            where the model has one output only.
+        InputError: an unknown name; more than one class per picture; a difference of a class with itself, or of the single
+            output of a model; a probability of outputs that have none, or a predicted class to compare with.
 
     Examples:
         >>> import vitlens
@@ -68,11 +73,13 @@ def class_metric(
         raise InputError(
             f'metric is "logit_difference", "logit", "probability" or a function of the logits, not {metric!r}'
         )
-    if metric != "logit":
-        model.require_choice(f"a {metric.replace('_', ' ')}")
+    if metric == "probability":
+        model.require_probability()
+    if metric == "logit_difference":
+        _require_two(model, baseline_classes)
     chosen = select_classes(model, classes, len(clean_logits), lambda: clean_logits).indices
     if metric != "logit_difference":
-        return ClassMetric(metric, _one_each(chosen))
+        return ClassMetric(metric, _one_each(chosen), output=model.cfg.output)
     if baseline_classes is None:
         baseline = corrupted_logits.argmax(dim=-1, keepdim=True)
         # Where the prediction does not change, the clean picture's runner-up is what the class competes with.
@@ -83,6 +90,17 @@ def class_metric(
     if (_one_each(baseline) == _one_each(chosen)).any():
         raise InputError("a class and its baseline class are the same, so their logit difference is always 0")
     return ClassMetric(metric, _one_each(chosen), _one_each(baseline))
+
+
+def _require_two(model: HookedViT, baseline_classes: Classes) -> None:
+    """Raises InputError unless there are two outputs whose logits differ, and the one to compare with is known."""
+    if baseline_classes is None:
+        model.require_prediction()
+    if model.cfg.n_classes == 1:
+        raise InputError(
+            f"{model.cfg.model_name} has a single output, so there is no other to take a logit difference with: {USE_LOGITS}"
+        )
+    require_differences(model, "a logit difference")
 
 
 def _one_each(classes: Int[Tensor, "image class"]) -> Int[Tensor, "image"]:

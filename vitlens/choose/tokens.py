@@ -130,6 +130,18 @@ def check_masks_are_used(masks: MaskInput | None, sets: Iterable[Any]) -> None:
         )
 
 
+def queries_in_words(model: HookedViT, queries: TokenSet, grid: tuple[int, int]) -> str:
+    """What a figure calls the tokens that it starts from."""
+    if isinstance(queries, str):
+        return "the class token" if queries == "class" else f"{queries} tokens (mean)"
+    if isinstance(queries, Box):
+        return f"patch {queries}" if queries.height == queries.width == 1 else f"the patches of {queries} (mean)"
+    if isinstance(queries, int):
+        label = model.cfg.token_label(queries % (model.cfg.n_prefix_tokens + grid[0] * grid[1]), grid)
+        return f"patch {label}" if label.kind == "patch" else f"the {label} token"
+    return "the given tokens (mean)"
+
+
 def _as_tensor(tokens: Any) -> Tensor:
     """Bools, or whole numbers as int64, of any shape.
 

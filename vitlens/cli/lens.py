@@ -55,7 +55,10 @@ def lens(
     out: Out = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Read hidden states as if they were the last: logit, rank, probability of a class, and the first classes, by block."""
+    """Read hidden states as if they were the last: logit, rank, probability of a class, and the first classes, by block.
+
+    A model whose outputs are numbers has logits alone; see --output.
+    """
     import pandas as pd
 
     from vitlens.lens.lens import class_lens
@@ -103,7 +106,7 @@ def lens(
             lambda: _sections(found, marked, pictures)[0].figures[0],
             f"Class lens of {called(pictures)} through {hooked.cfg.model_name}",
             facts={"pictures": str(len(pictures)), "tokens": where, "sites": ", ".join(first.axes["site"])},
-            notes=["rank: how many classes have a larger logit, 0 is best"],
+            notes=[] if first.ranks is None else ["rank: how many classes have a larger logit, 0 is best"],
             settings=first.settings | {"sites": first.axes["site"], "tokens": tokens or str(chosen)},
             hooked=hooked,
         ),
@@ -119,7 +122,7 @@ def _rows(lens: "ClassLens", pictures: list[Path], top: int) -> list[dict[str, A
     for i, image in enumerate(lens.axes["image"]):
         for s, site in enumerate(lens.axes["site"]):
             for b, block in enumerate(lens.axes["block"]):
-                first = _first_classes(lens, (s, b, i), top)
+                first = {} if lens.ranks is None else {"first_classes": _first_classes(lens, (s, b, i), top)}
                 rows += [
                     {
                         "picture": printable(pictures[image]),
@@ -127,7 +130,7 @@ def _rows(lens: "ClassLens", pictures: list[Path], top: int) -> list[dict[str, A
                         "block": block,
                         "class": lens.class_label(i, c),
                         **{name: values[s, b, i, c].item() for name, values in means.items()},
-                        "first_classes": first,
+                        **first,
                     }
                     for c in range(len(lens.axes["class"]))
                 ]
@@ -137,11 +140,12 @@ def _rows(lens: "ClassLens", pictures: list[Path], top: int) -> list[dict[str, A
 def _first_classes(lens: "ClassLens", place: tuple[int, int, int], top: int) -> list[dict[str, Any]]:
     """The best classes of one token with their logits; of several tokens the commonest first ones with their shares."""
     site, block, image = place
+    ranked = lens.ranked()
     if len(lens.axes["token"]) == 1:
         names = lens.top_names(block, 0, image, lens.axes["site"][site])
-        logits = lens.top_logits[site, block, image, 0].tolist()
+        logits = ranked.top_logits[site, block, image, 0].tolist()
         return [{"class": name, "logit": logit} for name, logit in zip(names, logits, strict=True)]
-    best = Counter(lens.top_classes[site, block, image, :, 0].tolist())
+    best = Counter(ranked.top_classes[site, block, image, :, 0].tolist())
     return [
         {"class": lens.class_names[index] if lens.class_names else f"class {index}", "share": n / best.total()}
         for index, n in best.most_common(top)
@@ -152,12 +156,14 @@ def _shown(rows: Any) -> Any:
     """For a terminal: the first classes by name, and the site only where there are several."""
     from vitlens.data.class_names import short_name
 
-    names = [
-        [short_name(item["class"]) + (f" {item['share']:.0%}" if "share" in item else "") for item in row]
-        for row in rows["first_classes"]
-    ]
-    hidden = ["picture", "identifiability", "first_classes", *(["site"] if rows["site"].nunique() == 1 else [])]
-    columns = {"class": rows["class"].map(short_name), "first classes": names}
+    hidden = ["picture", *(["site"] if rows["site"].nunique() == 1 else [])]
+    columns = {"class": rows["class"].map(short_name)}
+    if "first_classes" in rows:
+        hidden += ["identifiability", "first_classes"]
+        columns["first classes"] = [
+            [short_name(item["class"]) + (f" {item['share']:.0%}" if "share" in item else "") for item in row]
+            for row in rows["first_classes"]
+        ]
     return rows.assign(**columns).drop(columns=hidden)
 
 

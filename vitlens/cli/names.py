@@ -25,6 +25,7 @@ PATCHING_SITES = (
     "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "attn_scores", "pattern", "pre",
     "post",
 )  # fmt: skip
+OUTPUT_KINDS = ("softmax", "sigmoid", "identity", "embedding")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 UNITS = ("component", "head", "head_patch", "neuron", "token", "path")
 METRICS = ("logit_difference", "logit", "probability")
@@ -60,7 +61,7 @@ def class_names(context: typer.Context, incomplete: str) -> list[str]:
     try:
         if file is not None:
             names = Path(file).read_text().splitlines()
-        elif model in (None, DEMO):
+        elif model in (None, DEMO) and context.params.get("checkpoint") is None:
             names = json.loads((demo_folder() / "model.json").read_text())["class_names"]
         else:
             names = []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitlens.cli.names import INTERPOLATIONS, class_names, dtype_names, model_names, one_of
+from vitlens.cli.names import INTERPOLATIONS, OUTPUT_KINDS, class_names, dtype_names, model_names, one_of
 from vitlens.cli.shared import DEMO, load_model
 from vitlens.errors import InputError
 from vitlens.files import check_picture_file
@@ -44,7 +44,12 @@ Model = Annotated[
     typer.Option(help='a timm name such as vit_base_patch16_224, or "demo"', autocompletion=model_names),
 ]
 Checkpoint = Annotated[
-    Path | None, typer.Option(help="your own weights for it: safetensors, or a .pth of tensors", show_default=False)
+    Path | None,
+    typer.Option(
+        help="your own weights: a file (safetensors, or a .pth of tensors) or a folder; without --model of any library: "
+        "Hugging Face, torchvision, open_clip, CLIP, DINO, …",
+        show_default=False,
+    ),
 ]
 Timm = Annotated[
     list[str] | None,
@@ -68,6 +73,15 @@ Interpolation = Annotated[
     typer.Option(
         help=f"how pictures are resized: {', '.join(INTERPOLATIONS)}",
         autocompletion=one_of(*INTERPOLATIONS),
+        show_default=False,
+    ),
+]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        help="what the model's outputs mean: softmax, sigmoid, identity (numbers) or embedding "
+        "[default: softmax, of a single output identity]",
+        autocompletion=one_of(*OUTPUT_KINDS),
         show_default=False,
     ),
 ]
@@ -122,10 +136,21 @@ class ModelOptions:
     std: Std = None
     crop_pct: CropPct = None
     interpolation: Interpolation = None
+    output: Output = None
     random_weights: RandomWeights = False
     class_names: ClassNames = None
     device: Device = "cpu"
     dtype: Dtype = "float32"
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether no model is named, so that it is the demo's."""
+        return self.model == DEMO and self.checkpoint is None
+
+    @property
+    def called(self) -> str:
+        """The model as a sentence names it."""
+        return str(self.checkpoint) if self.model == DEMO and self.checkpoint is not None else self.model
 
     def load(self) -> "HookedViT":
         """The model.
@@ -142,6 +167,7 @@ class ModelOptions:
             self.class_names,
             self.timm,
             {"mean": self.mean, "std": self.std, "crop_pct": self.crop_pct, "interpolation": self.interpolation},
+            self.output,
         )
 
 

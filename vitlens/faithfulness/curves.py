@@ -17,6 +17,7 @@ from vitlens.faithfulness.perturbation import removal_steps, remove_in_order
 from vitlens.heatmaps.methods.baselines import picture_key
 from vitlens.heatmaps.shared.pixels import EMPTY, emptied, pixels_of
 from vitlens.heatmaps.shared.precision import require_finite_logits
+from vitlens.model.class_space.outputs import is_predicted, probabilities
 from vitlens.model.hooked_vit import HookedViT
 
 #: What may replace a patch.
@@ -27,7 +28,7 @@ NOISE = 0.01
 
 
 class ClassOutcome(NamedTuple):
-    """The class's probability, and 1 where it is predicted, else 0: [image] or [image, step]."""
+    """The class's probability, and 1 where it is predicted (`is_predicted`), else 0: [image] or [image, step]."""
 
     probability: Tensor
     correct: Tensor
@@ -81,7 +82,7 @@ class Bench:
 
     @property
     def whole(self) -> ClassOutcome:
-        return _outcome(self.logits, self.classes)
+        return _outcome(self.model, self.logits, self.classes)
 
     @cached_property
     def empty(self) -> ClassOutcome:
@@ -94,7 +95,7 @@ class Bench:
         with torch.no_grad():
             logits = self.model(pictures)
         require_finite_logits(self.model, logits)
-        return _outcome(logits, self.classes[image])
+        return _outcome(self.model, logits, self.classes[image])
 
     def drops(self, patches: Bool[Tensor, "image set patch"]) -> Float[Tensor, "image set"]:
         """By how much the class's probability falls when each of these sets of patches is replaced by the filling."""
@@ -217,9 +218,10 @@ def noise_of(
     return NOISE * torch.from_numpy(np.stack(drawn)).to(images)
 
 
-def _outcome(logits: Float[Tensor, "row class"], classes: Int[Tensor, "row"]) -> ClassOutcome:
-    probability = logits.softmax(dim=-1).gather(1, classes[:, None])[:, 0]
-    return ClassOutcome(probability, (logits.argmax(dim=-1) == classes).to(probability.dtype))
+def _outcome(model: HookedViT, logits: Float[Tensor, "row class"], classes: Int[Tensor, "row"]) -> ClassOutcome:
+    output = model.cfg.output
+    probability = probabilities(logits, output, logits.gather(1, classes[:, None]))[:, 0]
+    return ClassOutcome(probability, is_predicted(logits, classes, output))
 
 
 def _joined(*outcomes: ClassOutcome) -> ClassOutcome:

@@ -54,8 +54,8 @@ class FaithfulnessMetric:
     scorer: Callable[..., MapScorer] | None = None
     needs_masks: bool = False
     needs_architecture: bool = False
-    #: Whether it follows the class's probability or rank, which a model with one output does not have.
-    needs_choice: bool = True
+    #: Whether it follows the class's probability, which numbers and embeddings do not have.
+    needs_probability: bool = True
     #: Whether it puts the patches in order, which a map that is the same everywhere does not.
     needs_order: bool = True
 
@@ -189,18 +189,18 @@ _ALL = [
         "randomisation", False,
         "Size of Spearman's rank correlation with the same method's map when all weights are re-initialised "
         "(Adebayo et al. 2018).",
-        scorer=randomisation, needs_architecture=True, needs_choice=False,
+        scorer=randomisation, needs_architecture=True, needs_probability=False,
     ),
     FaithfulnessMetric(
         "pointing_game", True,
         "Share of pictures whose most important patch has its centre in the object, or within 15 pixels of it "
         "(Zhang et al. 2018).",
-        scorer=pointing_game, needs_masks=True, needs_choice=False,
+        scorer=pointing_game, needs_masks=True, needs_probability=False,
     ),
     FaithfulnessMetric(
         "patch_auroc", True,
         "How often a patch of the object is more important than another patch, ties counted as half.",
-        scorer=patch_auroc, needs_masks=True, needs_choice=False, needs_order=False,
+        scorer=patch_auroc, needs_masks=True, needs_probability=False, needs_order=False,
     ),
 ]  # fmt: skip
 METRICS: dict[str, FaithfulnessMetric] = {metric.name: metric for metric in _ALL}

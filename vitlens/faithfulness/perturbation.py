@@ -14,6 +14,7 @@ from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.heatmaps.shared.precision import careful, require_finite_logits
 from vitlens.heatmaps.shared.rows import rows_at_once
+from vitlens.model.class_space.outputs import is_predicted, probabilities
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.progress_bar import ProgressBar
@@ -21,14 +22,16 @@ from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.result import Result
 
 PERTURBATIONS = ("negative", "positive")
+#: What a model allows whose outputs have no probability that could fall.
+NOTHING_ELSE = "compare the logits of model.forward_kept"
 #: Correctness and probability of the class, [perturbation, image, removed].
 Curves = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, repr=False)
 class Perturbation(Result):
-    """Whether the class is still predicted (`values`) and its probability, [perturbation, image, removed]; the labels of the
-    last axis are the shares of patches removed, from 0 to 1.
+    """Whether the class is still predicted (`values`; of sigmoid outputs: above one half) and its probability,
+    [perturbation, image, removed]; the labels of the last axis are the shares of patches removed, from 0 to 1.
 
     "negative" removes the least important first (accuracy should stay), "positive" the most important (it should fall).
     """
@@ -98,7 +101,8 @@ def perturbation_test(
 
     Raises:
         InputError: an importance of another shape, with NaN, or the same for all patches, which puts them in no order; an
-            unknown perturbation; several classes a picture; a single output; no pictures; logits that are not finite.
+            unknown perturbation; several classes a picture; outputs without probabilities;
+            no pictures; logits that are not finite.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 6; Methods D3.
 
@@ -113,7 +117,7 @@ def perturbation_test(
         tensor([[1., 1., 0.],
                 [1., 0., 0.]])
     """
-    model.require_choice("whether the class is still predicted")
+    model.require_probability("whether the class is still predicted", NOTHING_ELSE)
     pictures = model.as_images(images)
     grid = model.embed.grid(*pictures.shape[-2:])
     maps = _flat(importance, len(pictures), grid).to(pictures.device)
@@ -234,9 +238,9 @@ def _curve(
 ) -> tuple[Float[Tensor, "image removed"], Float[Tensor, "image removed"]]:
     """Correctness and probability of the class while the patches with the smallest `order_by` go first."""
     place: Bool[Tensor, "image patch"] = order_by.argsort(dim=1, stable=True).argsort(dim=1)
-    correct, probability = [], []
+    correct, probability, output = [], [], model.cfg.output
     for step in steps:
         logits = whole if step == 0 else model.forward_kept(stream, place >= step, grid).logits
-        correct.append((logits.argmax(dim=-1) == classes).to(logits.dtype))
-        probability.append(logits.softmax(dim=-1).gather(1, classes[:, None])[:, 0])
+        correct.append(is_predicted(logits, classes, output))
+        probability.append(probabilities(logits, output, logits.gather(1, classes[:, None]))[:, 0])
     return torch.stack(correct, dim=1), torch.stack(probability, dim=1)

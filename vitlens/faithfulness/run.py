@@ -17,6 +17,7 @@ from vitlens.errors import InputError
 from vitlens.faithfulness.curves import Bench, ClassOutcome, filled
 from vitlens.faithfulness.maps import Maps, MapScorer, ScoredMap, read_maps
 from vitlens.faithfulness.metrics import CURVES, FaithfulnessMetric, find_metrics
+from vitlens.faithfulness.perturbation import NOTHING_ELSE
 from vitlens.faithfulness.result import Faithfulness
 from vitlens.heatmaps.shared.precision import careful, require_finite_logits
 from vitlens.heatmaps.shared.rows import rows_at_once
@@ -88,8 +89,8 @@ def evaluate_heatmaps(
 
     Raises:
         InputError: an unknown metric, replacement or method; a map of another shape or with NaN; no masks where they are
-            needed; fewer than one step; a model without classifier, or a single output, whose probability and accuracy are
-            1 whatever is removed; no pictures; logits that are not finite.
+            needed; fewer than one step; a model without classifier; outputs without probabilities, which a
+            curve could follow (see `HookedViT.set_output`); no pictures; logits that are not finite.
 
     Examples:
         >>> import vitlens
@@ -111,8 +112,8 @@ def evaluate_heatmaps(
     model.require_classifier()
     chosen = find_metrics(metrics, masks is not None, model.architecture is not None)
     for metric in chosen:
-        if metric.needs_choice:
-            model.require_choice(f"the metric {metric.name}")
+        if metric.needs_probability:
+            model.require_probability(f"the metric {metric.name}", NOTHING_ELSE)
     extra = _check_options(chosen, options or {})
     pictures = model.as_images(images)
     inside = None if masks is None else check_masks(model, pictures, masks)

@@ -16,6 +16,7 @@ from vitlens.errors import InputError
 from vitlens.features.dictionary import SparseAutoencoder
 from vitlens.features.places import HookPlace, chosen_rows, read_places, split_rows, suffix_of, tokens_in_words
 from vitlens.features.splice import SplicedDictionary, ends, paired_rows
+from vitlens.model.class_space.outputs import WITH_PROBABILITIES, kl_divergence
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import HookName, Hooks
 from vitlens.model.runs.leaves_state import leaves_state
@@ -111,6 +112,10 @@ def evaluate_sae(
     ablated means zeros or the mean activation x̄ at the same tokens. The pictures are run twice, since x̄ must be known
     first, and memory does not grow with their number.
 
+    The answers are compared by what the outputs mean (`HookedViT.set_output`): by the KL divergence and by how often the
+    predictions agree, of sigmoid outputs summed and averaged over the outputs; by Σ (y − ŷ)² of numbers and embeddings.
+    Losses and accuracies are those of classes that exclude each other.
+
     Args:
         images: as `stream_activations`.
         sae: the dictionary.
@@ -127,7 +132,8 @@ def evaluate_sae(
         DictionaryEvaluation with the axis measure; `result["explained_variance"]`.
 
     Raises:
-        InputError: a dictionary of another width; no pictures; labels of another number.
+        InputError: a dictionary of another width; no pictures; labels of another number, or of outputs that are no classes
+            that exclude each other.
 
     Source: Bricken et al. 2023; Gao et al. 2024, section 4.
 
@@ -144,6 +150,11 @@ def evaluate_sae(
     """
     source, target = ends(model, hook, sae, hook_out)
     batches = PictureBatches(model, images, batch_size)
+    if labels is not None and model.cfg.output != "softmax":
+        raise InputError(
+            f"labels= are classes that exclude each other, and the outputs of {model.cfg.model_name} are "
+            f"output={model.cfg.output!r}: leave them out"
+        )
     labels = None if labels is None else read_labels(model, labels)
     sums = _Reconstruction()
     with torch.no_grad():
@@ -181,6 +192,19 @@ def evaluate_sae(
     )
 
 
+def _differences(
+    clean: Float[Tensor, "image classes"], other: Float[Tensor, "image classes"], output: str
+) -> dict[str, Float[Tensor, "image"]]:
+    """How far the logits of a run are from those of the unchanged model, by what they mean."""
+    if output not in WITH_PROBABILITIES:
+        return {"squared_difference": (clean - other).square().sum(dim=-1)}
+    if output == "softmax":
+        agree = (clean.argmax(dim=-1) == other.argmax(dim=-1)).double()
+    else:
+        agree = ((clean > 0) == (other > 0)).double().mean(dim=-1)
+    return {"kl": kl_divergence(clean, other, output), "agreement": agree}
+
+
 class _Answers:
     """Sums over pictures of the model's answers: unchanged, with the dictionary, with zeros and with the mean."""
 
@@ -201,16 +225,17 @@ class _Answers:
         given = batch.labels if labels is None else labels[self.n_images : self.n_images + n]
         if given is not None and len(given) != n:
             raise InputError(f"there are {len(labels if labels is not None else given)} labels, and more pictures")
-        given = None if given is None else given.to(self.model.device).long()
+        excluding = self.model.cfg.output == "softmax"
+        given = given.to(self.model.device).long() if given is not None and excluding else None
         run = suffix_of(self.model, batch.images, [self.spliced.source, self.spliced.target])
-        clean = run([]).double().log_softmax(dim=-1)
+        clean = run([]).double()
         for name in EVALUATED_RUNS:
-            answer = clean if name == "clean" else run(self.hooks[name]).double().log_softmax(dim=-1)
+            answer = clean if name == "clean" else run(self.hooks[name]).double()
             if name != "clean":
-                self._count(f"kl_{name}", (clean.exp() * (clean - answer)).sum())
-                self._count(f"agreement_{name}", (clean.argmax(dim=-1) == answer.argmax(dim=-1)).sum())
+                for what, value in _differences(clean, answer, self.model.cfg.output).items():
+                    self._count(f"{what}_{name}", value.sum())
             if given is not None:
-                self._count(f"loss_{name}", F.nll_loss(answer, given, reduction="sum"))
+                self._count(f"loss_{name}", F.cross_entropy(answer, given, reduction="sum"))
                 self._count(f"accuracy_{name}", (answer.argmax(dim=-1) == given).sum())
         self.n_images += n
         self.n_labelled += 0 if given is None else n

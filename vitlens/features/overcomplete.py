@@ -9,7 +9,7 @@ from vitlens.errors import InputError
 from vitlens.features.dictionary import SparseAutoencoder, complete_weights
 from vitlens.features.nonlinearities import nonlinearity
 from vitlens.features.saelens import read_safetensors
-from vitlens.model.checkpoints.files import READ_ERRORS
+from vitlens.model.checkpoints.formats import READ_ERRORS
 from vitlens.model.weights.checks import check_weights
 
 DICTIONARY_NORMS = ("l2", "max_l2", "l1", "max_l1", "identity")

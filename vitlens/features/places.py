@@ -94,8 +94,9 @@ def check_width(model: HookedViT, place: HookPlace, width: int) -> None:
     """Refuses a dictionary of another width before anything runs, where the hook point is as wide as the stream."""
     kind = place.name.rsplit("hook_", 1)[-1]
     in_stream = place.block is not None and kind in STREAM_WIDE
-    if (in_stream or place.name in ("hook_embed", "hook_patch_embed", "hook_pooled")) and width != model.cfg.d_model:
-        raise InputError(wrong_width(width, model.cfg.d_model, place.name))
+    found = model.pool.width(model.cfg.d_model) if place.name == "hook_pooled" else model.cfg.d_model
+    if (in_stream or place.name in ("hook_embed", "hook_patch_embed", "hook_pooled")) and width != found:
+        raise InputError(wrong_width(width, found, place.name))
 
 
 def wrong_width(width: int, found: int, name: str, heads: Sequence[int] | None = None) -> str:

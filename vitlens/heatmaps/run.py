@@ -17,6 +17,7 @@ from vitlens.data.pictures import Pictures
 from vitlens.description.artefacts import artefact_sentences, artefact_tokens
 from vitlens.errors import InputError, nearest
 from vitlens.heatmaps.registry import LITERATURE, METHODS, NOT_INCLUDED, PARTS, Method
+from vitlens.heatmaps.shared.explained import default_explained
 from vitlens.heatmaps.shared.precision import careful, require_finite_logits, require_finite_maps
 from vitlens.heatmaps.shared.rows import MOST_PICTURES, rows_at_once
 from vitlens.model.hooked_vit import HookedViT
@@ -97,8 +98,8 @@ def heatmap(
     Args:
         classes: one per picture: indices, names, or a tensor [image] of each picture's own; by default
             the predicted class. Methods that are not class-specific ignore it.
-        method: a name, or several words as a person would say it ("token mask"). The default explains the probability, a
-            softmax over all classes; for a multi-label (sigmoid) head add metric="logit".
+        method: a name, or several words as a person would say it ("token mask"). The default explains the probability,
+            or the logit of outputs that have none (`HookedViT.set_output`).
         keep: "block", "head" or both: axes of the result, over which the map is else summed. For the methods that are sums
             over blocks and heads: projection_gradient and head_patch.
         batch_size: pictures of one forward; of methods that run a picture many times, rows. By default at most 16 pictures
@@ -112,8 +113,8 @@ def heatmap(
 
     Raises:
         InputError: an unknown method or option, a part that the method cannot keep, more than one class a picture, a
-            class-specific method and no classifier; a softmax over a single output; no pictures; importances or logits that
-            are not finite.
+            class-specific method and no classifier; a probability of outputs that have none; no pictures; importances or
+            logits that are not finite.
 
     Examples:
         >>> import vitlens
@@ -173,7 +174,8 @@ def heatmap(
             classes=None if selection is None else selection.indices,
             class_names=model.class_names,
             pixels=small_pictures(model, pictures),
-            settings={"model": model.cfg.model_name, "method": chosen.name, **_as_settings(options)},
+            settings={"model": model.cfg.model_name, "method": chosen.name, **_as_settings(options)}
+            | _metric_that_was_chosen(model, chosen, options),
             completeness_gap=torch.cat(gaps) if gaps else None,
             warnings=None if artefact is None else artefact_sentences(_summed(values, 1), artefact, columns),
             artefacts=None if artefact is None else artefact.unflatten(1, (rows, columns)),
@@ -283,6 +285,13 @@ def _one_class_each(
             "pass a tensor with one class for each picture"
         )
     return selection
+
+
+def _metric_that_was_chosen(model: HookedViT, method: Method, options: dict[str, Any]) -> dict[str, str]:
+    """What the method explains, where it depends on what the model's outputs mean."""
+    if "metric" not in method.options or options.get("metric", method.options["metric"]) is not None:
+        return {}
+    return {"metric": default_explained(model)}
 
 
 def _as_settings(options: dict[str, Any]) -> dict[str, Any]:

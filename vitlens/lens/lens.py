@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +15,7 @@ from vitlens.choose.tokens import TokenSet, check_masks_are_used, select_tokens
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
+from vitlens.model.class_space.outputs import WITH_PROBABILITIES, probabilities
 from vitlens.model.class_space.ranks import check_logits, rank_of
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Reader, hook_name
@@ -22,10 +24,20 @@ from vitlens.model.runs.picture_run import PictureRun, check_index
 from vitlens.results.axes import TokenLabel
 from vitlens.results.result import Result
 
+#: What a lens has of each token, where the model's outputs have it.
+WHERE_DEFINED = {"ranks", "probabilities", "top_classes", "top_logits"}
 LENS_SITES = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 MODEL_READING = "pooled"
-#: What a model with a single output still has: the way to its logit at any site.
-LOGIT_ALONE = "the logit alone is model.project(cache[site, block], tokens)"
+#: What outputs without ranks still have.
+LOGITS_ALONE = "class_lens gives their logits"
+
+
+class RankedLens(NamedTuple):
+    """What a lens has of classes that are compared with each other."""
+
+    ranks: Int[Tensor, "site block image token class"]
+    top_classes: Int[Tensor, "site block image token k"]
+    top_logits: Float[Tensor, "site block image token k"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,34 +46,56 @@ class ClassLens(Result):
 
     `values` (logits), `ranks`, `probabilities` [site, block, image, token, class]; `top_classes`, `top_logits`
     [site, block, image, token, k], best first. A rank is the number of classes with a strictly larger logit: 0 is best.
+
+    What the model's outputs do not have (`HookedViT.set_output`) is None: ranks and top classes of a single output,
+    of numbers and of embeddings; probabilities of numbers and of embeddings.
     """
 
-    ranks: Int[Tensor, "site block image token class"]
-    probabilities: Float[Tensor, "site block image token class"]
-    top_classes: Int[Tensor, "site block image token k"]
-    top_logits: Float[Tensor, "site block image token k"]
+    ranks: Int[Tensor, "site block image token class"] | None
+    probabilities: Float[Tensor, "site block image token class"] | None
+    top_classes: Int[Tensor, "site block image token k"] | None
+    top_logits: Float[Tensor, "site block image token k"] | None
     n_classes: int
     grid: tuple[int, int] | list[int]
     n_prefix_tokens: int
 
     @property
     def identifiability(self) -> Float[Tensor, "site block image token class"]:
-        """1 − rank / C, in (0, 1]: 1 where the class is the token's top-1, 0.5 on average by chance (Methods A2)."""
-        return 1 - self.ranks / self.n_classes
+        """1 − rank / C, in (0, 1]: 1 where the class is the token's top-1, 0.5 on average by chance (Methods A2).
+
+        Raises:
+            InputError: the model's outputs have no ranks.
+        """
+        return 1 - self.ranked().ranks / self.n_classes
+
+    def ranked(self) -> "RankedLens":
+        """The ranks and the top classes.
+
+        Raises:
+            InputError: the model's outputs have none.
+        """
+        if self.ranks is None or self.top_classes is None or self.top_logits is None:
+            raise InputError(
+                f"this lens of {self.settings['model']} has neither ranks nor top classes: its outputs are a single one, "
+                "numbers, or an embedding, and only classes among others have a rank"
+            )
+        return RankedLens(self.ranks, self.top_classes, self.top_logits)
 
     def columns(self) -> dict[str, Tensor]:
-        return {
-            "logit": self.values,
-            "rank": self.ranks,
-            "probability": self.probabilities,
-            "identifiability": self.identifiability,
-        }
+        found = {"logit": self.values}
+        if self.ranks is not None:
+            found["rank"] = self.ranks
+        if self.probabilities is not None:
+            found["probability"] = self.probabilities
+        if self.ranks is not None:
+            found["identifiability"] = self.identifiability
+        return found
 
     def at(self, quantity: str, site: str | None = None) -> Tensor:
         """One quantity at one site: [block, image, token, class]."""
         columns = self.columns()
         if quantity not in columns:
-            raise InputError(f"a lens has {', '.join(columns)}, not {quantity!r}")
+            raise InputError(f"this lens has {', '.join(columns)}, not {quantity!r}")
         return columns[quantity][self.site_index(site)]
 
     def site_index(self, site: str | None) -> int:
@@ -98,10 +132,15 @@ class ClassLens(Result):
         return patches
 
     def top_names(self, block: int, token: int = 0, image: int = 0, site: str | None = None) -> list[str]:
-        """The names of the top classes of one token; block, token and image are positions on their axes."""
+        """The names of the top classes of one token; block, token and image are positions on their axes.
+
+        Raises:
+            InputError: the model's outputs have no ranks; no such position.
+        """
+        top_classes = self.ranked().top_classes
         for place, axis in ((block, "block"), (token, "token"), (image, "image")):
             check_index(place, len(self.axes[axis]), f"place on the axis {axis!r}")
-        indices = self.top_classes[self.site_index(site), block, image, token].tolist()
+        indices = top_classes[self.site_index(site), block, image, token].tolist()
         return [self.class_names[i] if self.class_names else f"class {i}" for i in indices]
 
 
@@ -125,7 +164,8 @@ def class_lens(
     ν is the norm between stream and classifier: the final norm, or the one after pooling in a model that pools first. On a
     sublayer's output it is applied to that output alone, as in the paper. In a distilled model the class token is projected
     by its own classifier, the distillation token by the other one, and patches by the mean of both. No tensor larger than
-    the logits of one site is kept.
+    the logits of one site is kept. Outputs that are numbers or an embedding have logits only, a single sigmoid also its
+    probability (`HookedViT.set_output`).
 
     Each picture is run once; twice where no classes are given, to predict them first.
 
@@ -146,8 +186,8 @@ def class_lens(
         ClassLens with axes site, block, image, token, class.
 
     Raises:
-        InputError: a site, block, token or class that does not exist; a model without a classifier, or with a single output,
-            which has no rank; logits that are not finite.
+        InputError: a site, block, token or class that does not exist; a model without a classifier, or with one that was
+            never trained; no classes, for outputs of which none is predicted; logits that are not finite.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 3; Methods A1, A2.
 
@@ -162,7 +202,9 @@ def class_lens(
         >>> lens.top_names(block=-1)[:2]
         ['T-shirt', 'dress']
     """
-    model.require_choice("a rank or probability", LOGIT_ALONE)
+    model.require_classifier()
+    if _has_ranks(model):
+        model.require_rank("a rank or probability")
     run = PictureRun(model, images, batch_size, progress, "class lens")
     chosen_sites, chosen_blocks = check_sites(sites), model.block_indices(blocks)
     places = [(site, block) for site in chosen_sites for block in chosen_blocks]
@@ -179,6 +221,7 @@ def class_lens(
         name: torch.cat([batch[name] for batch in batches], dim=1).unflatten(0, (-1, len(chosen_blocks)))
         for name in batches[0]
     }
+    absent = dict.fromkeys(WHERE_DEFINED - quantities.keys())
     return ClassLens(
         values=quantities.pop("logits"),
         axes={
@@ -190,14 +233,23 @@ def class_lens(
         },
         quantity="logit",
         **quantities,
+        **absent,
         n_classes=model.cfg.n_classes,
         grid=run.grid,
         n_prefix_tokens=model.cfg.n_prefix_tokens,
         classes=torch.cat([selection.indices for selection in selections]),
         class_names=model.class_names,
         pixels=run.pixels,
-        settings={"model": model.cfg.model_name, "norm": "the model's final norm, statistics of each vector"},
+        settings={
+            "model": model.cfg.model_name,
+            "output": model.cfg.output,
+            "norm": "the model's final norm, statistics of each vector",
+        },
     )
+
+
+def _has_ranks(model: HookedViT) -> bool:
+    return model.cfg.output in WITH_PROBABILITIES and model.cfg.n_classes > 1
 
 
 def _lens_of(
@@ -212,8 +264,7 @@ def _lens_of(
     measured: dict[str, dict[str, Tensor]] = {}
 
     def read(activation: Tensor, hook: HookPoint) -> None:
-        measured[str(hook.name)] = _measure(_project(model, activation, reading), selection, k)
-        check_logits(measured[str(hook.name)]["top_logits"][..., 0], f"the class lens at {hook.name}")
+        measured[str(hook.name)] = _measure(model, _project(model, activation, reading), selection, k, str(hook.name))
 
     names = [hook_name(block, site) for site, block in places]
     model.run_with_hooks(
@@ -265,18 +316,18 @@ def _project(model: HookedViT, activation: Tensor, tokens: list[int] | None) -> 
     return model.project(activation[:, tokens], tokens)
 
 
-def _measure(logits: Float[Tensor, "image token classes"], selection: ClassSelection, k: int) -> dict[str, Tensor]:
+def _measure(
+    model: HookedViT, logits: Float[Tensor, "image token classes"], selection: ClassSelection, k: int, name: str
+) -> dict[str, Tensor]:
     chosen = selection.take(logits)
+    found = {"logits": chosen}
+    if model.cfg.output in WITH_PROBABILITIES:
+        found["probabilities"] = probabilities(logits, model.cfg.output, chosen)
+    if not _has_ranks(model):
+        check_logits(logits, f"the class lens at {name}")
+        return found
+    top_logits, top_classes = logits.topk(k, dim=-1)
+    check_logits(top_logits[..., 0], f"the class lens at {name}")
     # Counting larger logits gives the rank at a fraction of a sort's cost.
     ranks = torch.stack([rank_of(logits, chosen[..., i : i + 1]) for i in range(chosen.shape[-1])], dim=-1).long()
-    # In bfloat16 the rounding of the normaliser alone would change the probabilities by some percent.
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    log_normaliser = logits.to(wide).logsumexp(dim=-1, keepdim=True)
-    top_logits, top_classes = logits.topk(k, dim=-1)
-    return {
-        "logits": chosen,
-        "ranks": ranks,
-        "probabilities": (chosen - log_normaliser).exp().to(chosen.dtype),
-        "top_logits": top_logits,
-        "top_classes": top_classes,
-    }
+    return found | {"ranks": ranks, "top_logits": top_logits, "top_classes": top_classes}

@@ -214,7 +214,7 @@ def as_tables(lens: ClassLens | ClassTrace | SiteTables) -> SiteTables:
     """A lens or trace of one class per picture, as the tables that the measures read.
 
     Raises:
-        InputError: a lens of several classes, or what is no lens.
+        InputError: a lens of several classes, or without ranks; what is no lens.
     """
     if isinstance(lens, SiteTables):
         return lens
@@ -227,7 +227,8 @@ def as_tables(lens: ClassLens | ClassTrace | SiteTables) -> SiteTables:
             f"a measure is about one class per picture, and this lens has {len(lens.axes['class'])}: take it with the "
             'pictures\' labels, class_lens(model, images, labels, sites="all")'
         )
-    columns = {"logits": lens.values, "ranks": lens.ranks, "first": lens.top_classes}
+    ranked = lens.ranked()
+    columns = {"logits": lens.values, "ranks": ranked.ranks, "first": ranked.top_classes}
     tables: dict[str, dict[tuple[str, int], Tensor]] = {name: {} for name in columns}
     for name, tensor in columns.items():
         for i, site in enumerate(lens.axes["site"]):

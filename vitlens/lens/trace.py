@@ -12,7 +12,7 @@ from transformer_lens.hook_points import HookPoint
 from vitlens.arguments import checked
 from vitlens.choose.classes import Classes, classes_by_batch
 from vitlens.data.pictures import Pictures
-from vitlens.lens.lens import LENS_SITES, LOGIT_ALONE, check_sites
+from vitlens.lens.lens import LENS_SITES, LOGITS_ALONE, check_sites
 from vitlens.model.class_space.ranks import no_rank, rank_of
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Hooks, Reader, hook_name
@@ -70,11 +70,11 @@ class TraceObserver:
     """Hooks that fill `SiteTables` during any forward of `model`; nothing of the size of the logits is kept.
 
     Raises:
-        InputError: a model without a classifier, or with a single output, which has no rank.
+        InputError: a model without a classifier, or whose outputs have no rank.
     """
 
     def __init__(self, model: HookedViT, labels: Int[Tensor, "image"], grid: tuple[int, int]) -> None:
-        model.require_choice("a rank", LOGIT_ALONE)
+        model.require_rank("a rank", LOGITS_ALONE)
         self.model = model
         self.labels = labels
         self.tokens = range(model.cfg.n_prefix_tokens + grid[0] * grid[1])
@@ -168,7 +168,7 @@ def class_trace(
 
     Raises:
         InputError: a block or class that does not exist, or several classes for a picture; a model without a classifier, or
-            with a single output, which has no rank; logits that are not finite.
+            whose outputs have no rank; logits that are not finite.
 
     Source: Vilas, Schaumlöffel & Roig 2023; Methods A1, A2.
 
@@ -183,7 +183,7 @@ def class_trace(
         10      4  patches              0.7
         11      5  patches              0.9
     """
-    model.require_choice("a rank", LOGIT_ALONE)
+    model.require_rank("a rank", LOGITS_ALONE)
     run = PictureRun(model, images, batch_size, progress, "class trace")
     chosen_sites, chosen_blocks = check_sites(sites, FULL_SITES), model.block_indices(blocks)
     classes_of = classes_by_batch(model, classes, run.n, one_each="a class trace")

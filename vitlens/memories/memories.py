@@ -172,7 +172,7 @@ def key_value_agreement(
 
     Raises:
         InputError: an unknown orientation or coefficient; several classes for a picture; a model without a classifier, or
-            with a single output, to which every memory would belong; logits that are not finite.
+            whose outputs do not compete for a memory; logits that are not finite.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 5; Methods C2, C4.
 
@@ -191,7 +191,7 @@ def key_value_agreement(
         orientation, coefficients = "memories_of_class", "pre"
     if orientation not in ORIENTATIONS:
         raise InputError(f"an agreement is one of {', '.join(ORIENTATIONS)}, not {orientation!r}")
-    model.require_choice("a memory's class", "every memory belongs to its one class")
+    model.require_rank("a memory's class", "read their logits with read_memories")
     if orientation == "classes_of_keys" and check_count(k, "k") >= model.cfg.n_classes:
         raise InputError(
             f"the top {k} of {model.cfg.n_classes} classes are all of them, so every memory would agree with every class: "

@@ -4,7 +4,10 @@ from typing import Any
 
 import pandas as pd
 
-from vitlens.model.parts.pooling import AttentionPool, MaxPool
+from vitlens.model.class_space.classifier import kind_of
+from vitlens.model.class_space.layered import LINEAR, NONLINEAR
+from vitlens.model.class_space.requirements import no_single_direction
+from vitlens.model.parts.pooling import AttentionPool, ClassAndMeanPool, MaxPool
 from vitlens.model.weights.processing_limits import REFUSALS
 from vitlens.results.frames import Frame
 
@@ -15,7 +18,8 @@ Row = tuple[str, str, str]
 def capabilities(model: Any) -> pd.DataFrame:
     """A table with one row per analysis: `analysis`, `status` ("exact", "approximate", "impossible") and `why`."""
     rows: list[Row] = [("hooks, caches and edits of every hook point", EXACT, "each is tested to be live")]
-    rows += [*_class_space(model), *_patching(model), *_circuits(model), *_transformer_lens(model)]
+    for part in (_class_space, _class_directions, _patching, _circuits, _transformer_lens):
+        rows += part(model)
     for name, refusal in REFUSALS.items():
         reason = refusal(model)
         rows.append((name, EXACT if reason is None else IMPOSSIBLE, reason or "the logits stay as they are"))
@@ -28,18 +32,42 @@ def _class_space(model: Any) -> list[Row]:
         why = "the model has no classifier: give it one with set_class_embeddings"
         return [(name, IMPOSSIBLE, why) for name in names]
     if isinstance(model.pool, AttentionPool):
-        lens = "a token is read as attention pooling reads a picture whose tokens are all like it, its MLP included"
-        linear = "linear with the pool's pattern and the norms' scales frozen; the pool's MLP is one component"
+        lens = "a token is read as attention pooling reads a picture whose tokens are all like it"
+        linear = "linear with the pool's pattern and the norms' scales frozen"
+        if model.pool.mlp is not None:
+            lens, linear = f"{lens}, its MLP included", f"{linear}; the pool's MLP is one component"
+    elif isinstance(model.pool, ClassAndMeanPool):
+        lens = "a token is read in both places, as the class token and as the mean of the patches"
+        linear = "linear with the norms' scales frozen; class token and patches have directions of their own"
     elif isinstance(model.pool, MaxPool):
         lens = "a token is read as if it were the maximum in every feature"
         linear = "linear with the places of the maxima and the norms' scales frozen"
     else:
         lens = "a token is read as the model reads the last ones, with statistics of its own"
         linear = "linear with the norms' scales frozen"
+    kinds = {kind_of(classifier) for classifier in model.classifiers}
+    if kinds != {LINEAR}:
+        lens = f"{lens}, through all layers of the classifier"
+        linear = f"{linear}, those of the classifier too"
+    status = EXACT
+    if NONLINEAR in kinds:
+        status = APPROXIMATE
+        linear = f'{linear}; its other layers by their gradient at the picture, what that leaves is "classifier rest"'
     heads = "the norm after the heads is frozen too" if model.cfg.wiring == "post-norm" else linear
     if any(block.attn.subtracts_patterns for block in model.blocks):
         heads = f"{linear}; a head's two softmaxes count as one"
-    return [(names[0], EXACT, lens), (names[1], EXACT, linear), (names[2], EXACT, heads)]
+    return [(names[0], EXACT, lens), (names[1], status, linear), (names[2], status, heads)]
+
+
+def _class_directions(model: Any) -> list[Row]:
+    name = "model.W_U, vitlens.memories"
+    if model.unembed is None:
+        return [(name, IMPOSSIBLE, "the model has no classifier: give it one with set_class_embeddings")]
+    if any(kind_of(classifier) != LINEAR for classifier in model.classifiers):
+        return [(name, IMPOSSIBLE, "the classifier is no single matrix: its layers or norms stand between")]
+    if isinstance(model.pool, ClassAndMeanPool):
+        return [(name, EXACT, "a class's directions for the class token and for the patches are summed")]
+    return [(name, EXACT, "the weights of the classifier")]
 
 
 def _patching(model: Any) -> list[Row]:
@@ -93,11 +121,10 @@ def _transformer_lens(model: Any) -> list[Row]:
         rows.append((name, IMPOSSIBLE, "a norm follows heads and neurons: their results are not what they add"))
     else:
         rows.append((name, EXACT, "the components sum to the stream"))
-    mean = not isinstance(model.pool, (AttentionPool, MaxPool))
-    why = "one direction per class" if mean else "the readout is no single direction: use direct_logit_attribution"
     if model.unembed is None:
-        mean, why = False, "the model has no classifier: give it one with set_class_embeddings"
-    elif model.is_distilled:
-        mean, why = False, "two classifiers read two tokens: use direct_logit_attribution"
-    rows.append(("cache.apply_ln_to_stack and logit_attrs", EXACT if mean else IMPOSSIBLE, why))
-    return rows
+        obstacle: str | None = "the model has no classifier: give it one with set_class_embeddings"
+    else:
+        reason = no_single_direction(model)
+        obstacle = None if reason is None else f"{reason}: use direct_logit_attribution"
+    status, why = (EXACT, "one direction per class") if obstacle is None else (IMPOSSIBLE, obstacle)
+    return [*rows, ("cache.apply_ln_to_stack and logit_attrs", status, why)]

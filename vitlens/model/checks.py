@@ -93,6 +93,29 @@ def for_autograd(x: Tensor) -> Tensor:
     return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x
 
 
+def check_yes_or_no(labels: Any, logits: Tensor) -> Tensor:
+    """The answers of a loss of sigmoids [batch, outputs], as the logits are; of a single output also [batch].
+
+    Raises:
+        InputError: anything but numbers from 0 (no) to 1 (yes), one for each output of each picture.
+    """
+    if labels is None:
+        raise InputError('return_type="loss" needs labels=, 0 or 1 for every output [batch, outputs]')
+    try:
+        answers = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        answers = torch.empty(0)
+    if logits.shape[1] == 1 and answers.ndim == 1:
+        answers = answers[:, None]
+    in_range = not answers.is_complex() and bool(((answers >= 0) & (answers <= 1)).all())
+    if answers.shape != logits.shape or not in_range:
+        got = f"{list(labels.shape)} of {labels.dtype}" if isinstance(labels, Tensor) else repr(labels)
+        raise InputError(
+            f"labels= of sigmoid outputs are 0 or 1 for every output, a tensor {list(logits.shape)}, not {got}"
+        )
+    return answers.to(logits)
+
+
 def check_labels(labels: Any, n_images: int, n_classes: int, device: torch.device) -> Tensor:
     """The class indices [batch] of a loss, where the logits are.
 

@@ -13,7 +13,8 @@ class HookedViTConfig(TransformerLensConfig):
 
     `n_ctx` counts prefix tokens and patches at the model's own image size; with `dynamic_img_size` other sizes are
     possible, so code that needs the number of tokens of a run reads it off an activation.
-    `d_vocab` (TransformerLens' name) is the number of classes, 0 for a model without a classifier.
+    `d_vocab` (TransformerLens' name) is the number of classes, 0 for a model without a classifier. `output` is what the
+    outputs mean: "softmax", "sigmoid", "identity" or "embedding", see `HookedViT.set_output`.
     """
 
     model_name: str = "vit"
@@ -30,6 +31,7 @@ class HookedViTConfig(TransformerLensConfig):
     layer_scale: bool = False
     qk_norm: bool = False
     processed: tuple[str, ...] = ()
+    output: str = "softmax"
     data_config: dict = field(default_factory=dict)
 
     @property

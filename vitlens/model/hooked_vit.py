@@ -14,12 +14,13 @@ from vitlens.errors import InputError
 from vitlens.model import capabilities as what_is_exact
 from vitlens.model import inputs, loading
 from vitlens.model import transformer_lens_tools as tools
-from vitlens.model.checks import check_device, check_labels, check_stream
-from vitlens.model.class_space import embeddings, projection, requirements
+from vitlens.model.checks import check_device, check_stream
+from vitlens.model.class_space import embeddings, outputs, projection, requirements
 from vitlens.model.class_space.classifier import Classifier
 from vitlens.model.hooks import cache_size as sizes
 from vitlens.model.hooks.hook_points import NO_TOKENS, expose, hook_point
 from vitlens.model.other_names import OtherNames
+from vitlens.model.parts.pooling import ClassAndMeanPool
 from vitlens.model.porting import Parts
 from vitlens.model.provenance import IN_HAND, Provenance
 from vitlens.model.runs import features, kept_tokens
@@ -34,9 +35,10 @@ from vitlens.model.weights.stacked import Stacked
 class HookedViT(OtherNames, FiniteWeights, NamedHooks):
     """A vision transformer whose parameters are timm's own and whose every step is a hook point.
 
-    Make one with `HookedViT.from_timm`. Hook names, shapes and tools are TransformerLens': `run_with_cache`,
-    `run_with_hooks`, `hooks`, `add_hook`, `reset_hooks`, `W_Q` … `W_U`. Names may be shortened: "pattern" (every block),
-    "pattern5", ("pattern", 5). Dropout and stochastic depth of timm are left out: it always computes what timm computes
+    Make one with `HookedViT.from_timm`, or with `from_pretrained` of a model of another library. Hook names, shapes and
+    tools are TransformerLens': `run_with_cache`, `run_with_hooks`, `hooks`, `add_hook`, `reset_hooks`, `W_Q` … `W_U`.
+    Names may be shortened: "pattern" (every block), "pattern5", ("pattern", 5). Dropout and stochastic depth of timm are
+    left out: it always computes what timm computes
     in evaluation mode.
     """
 
@@ -75,6 +77,7 @@ class HookedViT(OtherNames, FiniteWeights, NamedHooks):
         self.eval()
 
     from_timm = classmethod(loading.from_timm)
+    from_pretrained = classmethod(loading.from_pretrained)
     with_fresh_weights = loading.with_fresh_weights
 
     # ---- forward -------------------------------------------------------------------------------------------------
@@ -93,23 +96,30 @@ class HookedViT(OtherNames, FiniteWeights, NamedHooks):
         Args:
             images: pictures; with `start_at_layer` the residual stream [batch, tokens, d_model] that enters that block.
                 A NaFlexVit also reads the dictionary of patches that timm's collator makes.
-            return_type: "logits", "probs" (a softmax over all classes; for a multi-label head take the logits' sigmoid),
-                "loss" (mean cross-entropy against `labels`), "features" (what the classifier reads, [batch, d_model]), or
-                None.
+            return_type: "logits", "probs" (by a softmax over all classes, or by sigmoids: see `set_output`), "loss" (mean
+                cross-entropy against `labels`), "features" (what the classifier reads, [batch, d_model] unless its pooling
+                has another width), or None.
+            labels: for "loss" the class of each picture [batch]; of sigmoids 0 or 1 for every output [batch, classes].
             start_at_layer: first block to run, from the stream given; may be negative, or the number of blocks.
             stop_at_layer: return the stream that would enter this block, and run no further.
             grid: rows and columns of patches of the given stream, if they differ from the model's own (rotary positions).
 
         Raises:
             InputError: wrong size or channels, NaN, a block that does not exist, or blocks that run backwards; labels that
-                are not one class for each picture; probabilities or the loss of a model with a single output; a run that
-                ends in NaN or infinite values (in a run that a hook edits this is a warning).
+                do not fit; probabilities or the loss of outputs that are no classes; a run
+                that ends in NaN or infinite values (in a run that a hook edits this is a warning).
         """
         first, last = blocks_to_run(self, start_at_layer, stop_at_layer)
         if return_type not in ("logits", "probs", "loss", "features", None):
             raise InputError(f'return_type is "logits", "probs", "loss", "features" or None, not {return_type!r}')
-        if return_type in ("probs", "loss") and stop_at_layer is None and self.cfg.n_classes == 1:
-            self.require_choice("a probability" if return_type == "probs" else "a cross-entropy")
+        if (
+            return_type in ("probs", "loss")
+            and stop_at_layer is None
+            and self.cfg.output not in outputs.WITH_PROBABILITIES
+        ):
+            self.require_probability(
+                "a probability" if return_type == "probs" else "a cross-entropy", "take the logits"
+            )
         check_device(images, self.device)
         if start_at_layer is None:
             pictures = self.check_images(images)
@@ -129,11 +139,9 @@ class HookedViT(OtherNames, FiniteWeights, NamedHooks):
         logits = expose(self.hook_logits, classify(self, features))
         require_finite(logits, "logits", self, entering, layout, blocks)
         if return_type == "probs":
-            return logits.softmax(dim=-1)
+            return outputs.probabilities(logits, self.cfg.output)
         if return_type == "loss":
-            return nn.functional.cross_entropy(
-                logits, check_labels(labels, len(logits), logits.shape[-1], logits.device)
-            )
+            return outputs.loss(self, logits, labels)
         return None if return_type is None else logits
 
     # ---- what users call on a model: functions of a model, each in the file of its subject ------------------------
@@ -147,7 +155,11 @@ class HookedViT(OtherNames, FiniteWeights, NamedHooks):
 
     set_class_embeddings = embeddings.set_class_embeddings
     with_class_embeddings = embeddings.with_class_embeddings
-    require_classifier, require_choice = requirements.require_classifier, requirements.require_choice
+    set_output = outputs.set_output
+    require_classifier, require_prediction = requirements.require_classifier, requirements.require_prediction
+    predicts = property(requirements.predicts)
+    require_probability, require_rank = requirements.require_probability, requirements.require_rank
+    require_single_direction = requirements.require_single_direction
     project, project_chosen = projection.project, projection.project_chosen
     read_out, linear_readouts = projection.read_out, projection.linear_readouts
 
@@ -200,9 +212,25 @@ class HookedViT(OtherNames, FiniteWeights, NamedHooks):
 
     @property
     def W_U(self) -> Float[Tensor, "d classes"]:
-        """The class embeddings as columns; of a distilled model, the mean of its two classifiers."""
+        """The class embeddings as columns; of a distilled model, the mean of its two classifiers.
+
+        Where class token and mean of the patches are read side by side, the sum of their two halves: what a class reads if
+        every token is the same.
+
+        Raises:
+            InputError: the model has no classifier; its pooling makes vectors of another width than the stream's.
+        """
         heads = self.classifiers
-        return sum([head.weight for head in heads[1:]], heads[0].weight).T / len(heads)
+        weight = sum([head.weight for head in heads[1:]], heads[0].weight).T / len(heads)
+        if isinstance(self.pool, ClassAndMeanPool):
+            return weight[: self.cfg.d_model] + weight[self.cfg.d_model :]
+        if len(weight) != self.cfg.d_model:
+            raise InputError(
+                f"the classifier of {self.cfg.model_name} reads {len(weight)} numbers and the stream has "
+                f"{self.cfg.d_model}, so its weights are no directions of the stream: use vitlens.class_lens or "
+                "vitlens.direct_logit_attribution"
+            )
+        return weight
 
     @property
     def b_U(self) -> Float[Tensor, "classes"]:

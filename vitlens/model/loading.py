@@ -12,16 +12,26 @@ from vitlens.arguments import checked
 from vitlens.data.class_names import infer_class_names
 from vitlens.data.preprocessing import changed_config
 from vitlens.errors import InputError
+from vitlens.model.checkpoints.fit_to_model import DoesNotFitError
 from vitlens.model.checkpoints.timm_models import build_timm, create
 from vitlens.model.class_space import embeddings
 from vitlens.model.class_space.classifier import ClassEmbeddings
+from vitlens.model.families.door import read_recipe
+from vitlens.model.families.for_timm_name import recipe_for_name
+from vitlens.model.families.sources import is_saved_by_timm
 from vitlens.model.placement import read_device, read_dtype
 from vitlens.model.porting import move, port
 from vitlens.model.porting.timm_versions import check_computes_the_same
-from vitlens.model.provenance import RANDOM, weights_of
+from vitlens.model.provenance import RANDOM, Provenance, weights_of
 
 if TYPE_CHECKING:
     from vitlens.model.hooked_vit import HookedViT
+
+#: What `from_timm` also takes with a module.
+OPTIONS = (
+    *("class_names", "mean", "std", "crop_pct", "interpolation", "output", "device", "dtype"),
+    *("fold_ln", "fold_layer_scale", "center_writing_weights", "fold_value_biases", "refactor_factored_attn_matrices"),
+)
 
 
 @torch.inference_mode(False)  # Weights made under inference_mode could never take part in a gradient.
@@ -37,6 +47,7 @@ def from_timm(
     std: float | Sequence[float] | None = None,
     crop_pct: float | None = None,
     interpolation: str | None = None,
+    output: str | None = None,
     fold_ln: bool = False,
     fold_layer_scale: bool = False,
     center_writing_weights: bool = False,
@@ -53,13 +64,17 @@ def from_timm(
             VisionTransformer; `vitlens.supported_models()` lists what can be ported.
         pretrained: fetch timm's weights; False for random ones.
         checkpoint_path: your own weights (safetensors, or a .pth of tensors). The numbers of classes,
-            channels and registers, and the picture size if it is a square, are read from them.
+            channels and registers, and the picture size if it is a square, are read from them. A file with the names of
+            another library is opened as `from_pretrained` opens it, with the heads of this name.
         use_ema: if a checkpoint also holds the running average (EMA) of its weights, take the average, as timm does.
         class_names: one per class; by default those that timm saved with the weights, or its ImageNet names where the
             number of classes fits.
         mean, std, crop_pct, interpolation: the preprocessing, if it differs from timm's: mean and standard deviation
             of colours in [0, 1], one number or one for each channel; the part of the resized picture that the
             crop keeps; "bicubic", "bilinear", …. `model.preprocessing` shows it; `img_size=` sets the size.
+        output: what the model's outputs mean: "softmax", "sigmoid", "identity" or "embedding", see `set_output`. By default
+            those of several classes share a softmax, a single one is a number ("identity"), and the features of a model
+            without a classifier, or of a CLIP tower with its projection, are an embedding.
         fold_ln, fold_layer_scale, center_writing_weights, fold_value_biases, refactor_factored_attn_matrices: exact
             rewrites of the weights, see `process_weights_`; by default the weights are timm's own.
         dtype: torch's, or its name; float32, float64, bfloat16 or float16.
@@ -67,9 +82,9 @@ def from_timm(
 
     Raises:
         InputError: unknown name, no weights, weights that are not finite floats or would not be in `dtype`, a checkpoint
-            that does not fit, impossible preprocessing, an architecture that is not ported, a device that is not
-            there, a module that is compiled, quantised, hooked by torch, changed so that it contradicts itself, or in a
-            training mode that matters.
+            that does not fit, impossible preprocessing, an `output` that does not fit, an architecture that is not ported, a
+            device that is not there, a module that is compiled, quantised, hooked by torch, changed so that it contradicts
+            itself, or in a training mode that matters.
 
     Examples:
         >>> import vitlens
@@ -80,9 +95,17 @@ def from_timm(
         Preprocessing(224 × 224 pixels, bicubic, center crop 0.9, mean 0.5, std 0.5)
     """
     target, precision = read_device(device), read_dtype(dtype)
-    keywords = timm_kwargs
+    keywords, other = timm_kwargs, None
     if isinstance(name_or_module, str):
-        module, keywords = build_timm(name_or_module, pretrained, checkpoint_path, timm_kwargs, use_ema)
+        try:
+            module, keywords = build_timm(name_or_module, pretrained, checkpoint_path, timm_kwargs, use_ema)
+        except DoesNotFitError:
+            if checkpoint_path is None:
+                raise
+            other = recipe_for_name(name_or_module, checkpoint_path, timm_kwargs, use_ema)
+            if other is None:
+                raise
+            module = other[0].build(other[1])
         module = module.eval()
     elif not isinstance(name_or_module, nn.Module):
         raise InputError(f"a model is a timm name or a timm module, not {name_or_module!r}")
@@ -101,6 +124,8 @@ def from_timm(
     parts = port(module)
     parts.cfg.data_config = changed_config(parts.cfg.data_config, mean, std, crop_pct, interpolation)
     model = cls(parts, class_names if class_names is not None else infer_class_names(module, parts.cfg.n_classes))
+    if output is not None:
+        model.set_output(output)
     check_computes_the_same(module, model)
     model.provenance = weights_of(name_or_module, module, pretrained, checkpoint_path)
     processing = {
@@ -112,8 +137,62 @@ def from_timm(
     }
     if any(processing.values()):
         model.process_weights_(**processing)
-    if isinstance(name_or_module, str):
+    if other is not None:
+        model.architecture, model.provenance = other[0].fresh, Provenance(other[1])
+    elif isinstance(name_or_module, str):
         model.architecture = partial(create, name_or_module, {**keywords, "num_classes": model.cfg.n_classes})
+    return model
+
+
+@torch.inference_mode(False)
+def from_pretrained(
+    cls: "type[HookedViT]",
+    source: Any,
+    *,
+    n_heads: int | None = None,
+    img_size: int | tuple[int, int] | None = None,
+    use_ema: bool = True,
+    **options: Any,
+) -> "HookedViT":
+    """Makes a HookedViT from a model of another library: Hugging Face, open_clip, torchvision, CLIP, DINO, vit-pytorch, ….
+
+    It is rebuilt from timm's parts, which compute the same. `from_timm` opens models of timm.
+
+    Args:
+        source: a module of that library, its state dict, a folder with config.json and weights, a file of weights
+            (safetensors, or a .pth of tensors), or "owner/name" on Hugging Face's hub; what it is is read from the names
+            of its tensors.
+        n_heads: the number of heads, where a file has no configuration and its width is that of no published model.
+        img_size: the size of the pictures that the model is to read, one number or height and width, where its library
+            interpolates positions; they are interpolated as that library does.
+        use_ema: if a file also holds the running average (EMA) of its weights, take the average.
+        options: class_names, mean, std, crop_pct, interpolation, output, fold_ln, …, device and dtype as `from_timm` takes
+            them.
+
+    Raises:
+        InputError: a source that cannot be read, a kind of model that vitlens does not know (the nearest are named), tensors
+            that would not be used, and what `from_timm` refuses.
+
+    Examples:
+        >>> import vitlens
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> config = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32)
+        >>> model = vitlens.HookedViT.from_pretrained(ViTForImageClassification(config).eval())
+        >>> model.cfg.n_layers, model.cfg.n_heads, model.cfg.grid_size
+        (2, 2, (2, 2))
+    """
+    if is_saved_by_timm(source):
+        size: dict[str, Any] = {} if img_size is None else {"img_size": img_size}
+        return cls.from_timm(f"local-dir:{source}", **size, **options)
+    unknown = [option for option in options if option not in OPTIONS]
+    if unknown:
+        raise InputError(
+            f"from_pretrained takes {', '.join(OPTIONS)}, and not {', '.join(unknown)}: the model is as its source has it"
+        )
+    recipe, said = read_recipe(source, n_heads, img_size, use_ema)
+    model = cls.from_timm(recipe.build(said), **options)
+    model.architecture = recipe.fresh
+    model.provenance = Provenance(said)
     return model
 
 
@@ -141,9 +220,10 @@ def with_fresh_weights(self: "HookedViT", seed: int = 0) -> "HookedViT":
         fresh.cfg.data_config, fresh.preprocessing = self.cfg.data_config, self.preprocessing
         if given:
             embeddings.read_like(fresh, self)
-        for head in fresh.classifiers:
-            if isinstance(head, nn.Linear) and not head.weight.any():
-                nn.init.trunc_normal_(head.weight, std=0.02)
+        for layer in (layer for head in fresh.classifiers for layer in head.modules()):
+            if isinstance(layer, nn.Linear) and not layer.weight.any():
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+    fresh.set_output(self.cfg.output)
     fresh.architecture = self.architecture
     fresh.provenance = RANDOM
     return fresh

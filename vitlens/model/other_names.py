@@ -7,7 +7,7 @@ from torch import nn
 #: Names of TransformerLens, ViT-Prisma and transformers that a HookedViT does not have, and what to use here.
 CALLED_HERE = {
     **dict.fromkeys(
-        ["from_pretrained", "from_pretrained_no_processing", "boot_transformers"], "use HookedViT.from_timm(name)"
+        ["from_pretrained_no_processing", "boot_transformers"], "use HookedViT.from_timm or HookedViT.from_pretrained"
     ),
     "from_local": "use HookedViT.from_timm(name, checkpoint_path=path)",
     "W_E": "the weight of the patch embedding is model.embed.patch_embed_weight",

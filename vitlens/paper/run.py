@@ -94,7 +94,7 @@ def run_study(
 
     Raises:
         InputError: unknown experiments; a folder of another run, of one on other pictures, or in which another process is at
-            work; data or model without what an experiment needs.
+            work; data or model without what an experiment needs, such as outputs that share a softmax.
         Stopped: interrupted, or another process was lost.
 
     Examples:
@@ -110,6 +110,11 @@ def run_study(
         if name not in EXPERIMENTS:
             raise InputError(f"no experiment is called {name!r}; there are {', '.join(EXPERIMENTS)}")
     model.require_classifier()
+    if model.cfg.output != "softmax":
+        raise InputError(
+            f"the experiments are about classes that exclude each other, and the outputs of {model.cfg.model_name} are "
+            f'output="{model.cfg.output}": run class_lens, heatmap and the other calls on their own'
+        )
     if not (sys.stderr.isatty() if progress is None else progress):
         datasets.disable_progress_bars()
     team = Workers(str(model.device))

@@ -1,6 +1,6 @@
-"""Measures the difference of a port from its timm module: logits, every block, and the gradient of the pictures."""
+"""Measures the difference of a port from its module: logits, every block, and the gradient of the pictures."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import hook_name
+from vitlens.parity.peers.peer import TIMM, Peer
 
 # How the port is run: unwatched, with attention and norms in one kernel each; or step by step, as when watched.
 MODES: dict[str, list[str]] = {"fused": ["resid_post"], "eager": ["resid_post", "pattern", "hook_normalized"]}
@@ -26,26 +27,27 @@ def differences(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str,
 
 
 def measure_port(
-    module: nn.Module, model: HookedViT, images: Any, gradient: bool = True
+    module: nn.Module, model: HookedViT, images: Any, gradient: bool = True, peer: Peer = TIMM
 ) -> dict[str, dict[str, float]]:
-    """The relative differences between a timm module and its port, by mode and then by site.
+    """The relative differences between a module and its port, by mode and then by site.
 
     Args:
         module: in evaluation mode; the one that `model` was made from.
         images: what both read; a dictionary of patches for NaFlex.
         gradient: also compare d(Σ logits²)/d(images).
+        peer: how the module is run, if it is not timm's.
 
     Returns:
         For each of the modes "fused" and "eager": "block 0" …, "logits", "gradient".
     """
-    theirs = timm_sites(module, images, gradient)
+    theirs = peer_sites(module, images, gradient, peer)
     return {mode: differences(port_sites(model, images, mode, gradient), theirs) for mode in MODES}
 
 
-def timm_sites(module: nn.Module, images: Any, gradient: bool = True) -> dict[str, Tensor]:
-    """What timm's own blocks return, its logits and the gradient."""
-    with _stream_after_blocks(module) as streams:
-        outcome = _run(module, images, gradient)
+def peer_sites(module: nn.Module, images: Any, gradient: bool = True, peer: Peer = TIMM) -> dict[str, Tensor]:
+    """What the other library's own blocks return, its logits and the gradient."""
+    with _stream_after_blocks(module, peer) as streams:
+        outcome = _run(lambda images: peer.answer(module, images), images, gradient)
     return {f"block {block}": stream for block, stream in enumerate(streams)} | outcome
 
 
@@ -59,7 +61,7 @@ def port_sites(model: HookedViT, images: Any, mode: str, gradient: bool = True) 
     return {f"block {block}": stream for block, stream in enumerate(streams)} | outcome
 
 
-def _run(model: nn.Module, images: Any, gradient: bool) -> dict[str, Tensor]:
+def _run(model: Callable[[Any], Tensor], images: Any, gradient: bool) -> dict[str, Tensor]:
     if not gradient:
         with torch.no_grad():
             return {"logits": model(images)}
@@ -73,13 +75,21 @@ def _run(model: nn.Module, images: Any, gradient: bool) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _stream_after_blocks(module: Any) -> Iterator[list[Tensor]]:
-    """What timm's own blocks return, one after the other."""
+def _stream_after_blocks(module: Any, peer: Peer) -> Iterator[list[Tensor]]:
+    """What the blocks return, one after the other; some libraries return a tuple whose first entry is the stream."""
     streams: list[Tensor] = []
-    handles = [
-        block.register_forward_hook(lambda block, inputs, output: streams.append(output.detach()))
-        for block in module.blocks
-    ]
+
+    def keep_output(block: nn.Module, inputs: Any, output: Any) -> None:
+        streams.append((output[0] if isinstance(output, tuple) else output).detach())
+
+    def keep_input(reader: nn.Module, inputs: Any) -> None:
+        streams.append(inputs[0].detach())
+
+    if peer.readers is not None:
+        handles = [reader.register_forward_pre_hook(keep_input) for reader in peer.readers(module)]
+    else:
+        blocks: Any = module.get_submodule(peer.blocks)
+        handles = [block.register_forward_hook(keep_output) for block in blocks]
     try:
         yield streams
     finally:

@@ -34,7 +34,9 @@ def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
     module = module.double().eval()
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            is_scale = "gamma" in name or ("norm" in name and name.endswith("weight"))
+            is_scale = any(kind in name for kind in ("gamma", "lambda_1", "lambda_2", "lambda1")) or (
+                parameter.ndim == 1 and name.endswith("weight")
+            )
             # Weights shrink with their fan-in, so that activations neither vanish nor explode at any width.
             fan_in = parameter.shape[1:].numel() if parameter.ndim > 1 else 1
             spread = 0.3 if is_scale or parameter.ndim == 1 or fan_in < 16 else 1.4 * fan_in**-0.5

@@ -8,6 +8,7 @@ from vitlens.arguments import checked
 from vitlens.choose.classes import Classes, one_class_each
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
+from vitlens.model.class_space.outputs import probabilities
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_run import PictureRun
@@ -40,7 +41,7 @@ def confusing_donors(
         The index of the chosen picture in `others`, for each picture.
 
     Raises:
-        InputError: all others are predicted as the picture's own class.
+        InputError: all others are predicted as the picture's own class; a model that does not choose among several classes.
 
     Examples:
         >>> import vitlens
@@ -50,13 +51,14 @@ def confusing_donors(
         >>> corrupted.shape
         torch.Size([2, 3, 56, 56])
     """
+    model.require_rank("the class that a picture is confused with", "choose the other pictures yourself")
     with torch.no_grad():
         own_logits, of_others = (
             torch.cat([model(batch) for _, batch in PictureRun(model, pictures, batch_size, progress, what)])
             for pictures, what in ((images, "pictures"), (others, "others"))
         )
     own = one_class_each(model, classes, len(own_logits), lambda: own_logits, "the choice of donors")
-    sureness, predicted = of_others.softmax(dim=-1).max(dim=-1)
+    sureness, predicted = probabilities(of_others, model.cfg.output).max(dim=-1)
     chosen = []
     for image, (logits, mine) in enumerate(zip(own_logits, own, strict=True)):
         likely = logits[predicted].masked_fill(predicted == mine, -torch.inf)

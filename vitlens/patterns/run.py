@@ -10,7 +10,7 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from vitlens.arguments import checked, index_of, items, short
-from vitlens.choose.tokens import Box, TokenSet, check_masks_are_used, select_tokens
+from vitlens.choose.tokens import TokenSet, check_masks_are_used, queries_in_words, select_tokens
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
@@ -163,14 +163,7 @@ def _named(model: HookedViT, queries: TokenSet | None, grid: tuple[int, int], of
         return "the pool's learned query"
     if queries is None and not model.cfg.has_class_token:
         return "the pooled tokens (mean)"
-    if queries in (None, "class"):
-        return "the class token"
-    if isinstance(queries, Box):
-        return f"patch {queries}" if queries.height == queries.width == 1 else f"the patches of {queries} (mean)"
-    if isinstance(queries, int):
-        label = model.cfg.token_label(queries % (model.cfg.n_prefix_tokens + grid[0] * grid[1]), grid)
-        return f"patch {label}" if label.kind == "patch" else f"the {label} token"
-    return f"{queries} tokens (mean)" if isinstance(queries, str) else "the given tokens (mean)"
+    return queries_in_words(model, "class" if queries is None else queries, grid)
 
 
 def _block_rows(

@@ -41,3 +41,7 @@ from .removal import removal_map as removal_map
 from .shared.picture import picture_with_grid as picture_with_grid
 from .shared.style import dark as dark
 from .shared.style import refusal as refusal
+from .similarity import joined_patches as joined_patches
+from .similarity import pca_colours as pca_colours
+from .similarity import pca_components as pca_components
+from .similarity import similarity_map as similarity_map

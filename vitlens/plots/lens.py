@@ -34,14 +34,17 @@ from vitlens.plots.shared.style import (
 
 #: Ticks of an axis of probabilities.
 CHANCES = (1e-6, 1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
+#: How the numbers of a lens are written on hover.
+FORMATS = {"probability": ".4~g", "rank": ",", "logit": ".4~g"}
 CLASS_DASHES = ("solid", "dot", "dash", "longdash", "dashdot", "longdashdot")
 
 
 def predictions(
-    probabilities: Float[Tensor, "classes"], names: Sequence[str], model_name: str, k: int = 8
+    values: Float[Tensor, "classes"], names: Sequence[str], model_name: str, k: int = 8, quantity: str = "probability"
 ) -> go.Figure:
-    """The model's top classes and their probabilities."""
-    top = probabilities.topk(min(k, len(probabilities)))
+    """The model's top classes and their probabilities; of outputs without probabilities their logits."""
+    top = values.topk(min(k, len(values)))
+    is_share = quantity == "probability"
     labels = [text(short_name(names[i])) for i in top.indices.tolist()]
     figure = go.Figure(
         go.Bar(
@@ -49,15 +52,15 @@ def predictions(
             y=labels,
             orientation="h",
             marker_color=COLOURS[0],
-            text=[in_percent(value, 1) for value in top.values.tolist()],
+            text=[in_percent(value, 1) if is_share else f"{value:.3g}" for value in top.values.tolist()],
             textposition="outside",
             cliponaxis=False,
             hovertext=[text(names[i], 120) for i in top.indices.tolist()],
-            hovertemplate="%{hovertext}<br>probability %{x:.4f}<extra></extra>",
+            hovertemplate="%{hovertext}<br>" + quantity + " %{x:.4f}<extra></extra>",
         )
     )
     figure.update_yaxes(autorange="reversed")
-    figure.update_xaxes(range=[0, 1.12], title="probability", **percent_ticks())
+    figure.update_xaxes(title=quantity, **({"range": [0, 1.12], **percent_ticks()} if is_share else {}))
     return finish(
         figure,
         "What the model says",
@@ -72,14 +75,24 @@ def lens_trajectory(
 ) -> go.Figure:
     """Probability and rank of the lens' classes block by block: a colour for each class, a dash for each token.
 
-    Both axes spread what lies near their ends; the logit is told on hover.
+    Both axes spread what lies near their ends; the logit is told on hover. Outputs without probabilities have their logits
+    in place of them, and those without ranks no second chart.
 
     Args:
         token: one or several, by their places among the lens' tokens.
     """
     tokens = [token] if isinstance(token, int) else list(token)
-    titles = ["probability", f"rank among {lens.n_classes:,} (1 is first)"]
-    figure = make_subplots(1, 2, subplot_titles=titles, horizontal_spacing=0.08)
+    # From 1, as a reader counts.
+    known = {
+        "probability": lens.probabilities,
+        "rank": None if lens.ranks is None else lens.ranks + 1,
+        "logit": lens.values,
+    }
+    told = {name: values for name, values in known.items() if values is not None}
+    shown = [name for name in told if name != "logit"] or ["logit"]
+    titles = [f"rank among {lens.n_classes:,} (1 is first)" if name == "rank" else name for name in shown]
+    figure = make_subplots(1, len(shown), subplot_titles=titles, horizontal_spacing=0.08)
+    hover = "<br>".join(f"{name} %{{customdata[{i}]:{FORMATS[name]}}}" for i, name in enumerate(told))
     blocks = np.asarray(lens.axes["block"])
     index = lens.site_index(site)
     places = [f"{lens.axes['token'][place]} token" for place in tokens]
@@ -87,16 +100,13 @@ def lens_trajectory(
         name = text(short_name(lens.class_label(image, class_position)))
         name = name if len(tokens) == 1 else f"{name}, {label}"
         at = (index, slice(None), image, place, class_position)
-        probabilities, ranks, logits = (
-            array(values[at]) for values in (lens.probabilities, lens.ranks + 1, lens.values)
-        )
-        told = np.stack([probabilities, ranks, logits], axis=-1)
-        for col, curve in enumerate((_log_odds(probabilities), ranks), start=1):
+        curves = {quantity: array(values[at]) for quantity, values in told.items()}
+        for col, quantity in enumerate(shown, start=1):
             figure.add_trace(
                 go.Scatter(
                     x=blocks,
-                    y=curve,
-                    customdata=told,
+                    y=_log_odds(curves[quantity]) if quantity == "probability" else curves[quantity],
+                    customdata=np.stack(list(curves.values()), axis=-1),
                     name=name,
                     legendgroup=name,
                     showlegend=col == 1,
@@ -107,23 +117,23 @@ def lens_trajectory(
                         "width": 3 if class_position == 0 else 2,
                         "dash": CLASS_DASHES[tokens.index(place) % len(CLASS_DASHES)],
                     },
-                    hovertemplate=f"{name}<br>block %{{x}}: probability %{{customdata[0]:.4~g}}<br>"
-                    "rank %{customdata[1]:,}<br>logit %{customdata[2]:.4~g}<extra></extra>",
+                    hovertemplate=f"{name}<br>block %{{x}}: {hover}<extra></extra>",
                 ),
                 row=1,
                 col=col,
             )
     figure.update_xaxes(title="block", dtick=1 if len(blocks) <= 8 else 2)
-    figure.update_yaxes(
-        tickvals=_log_odds(np.array(CHANCES)), ticktext=[f"{100 * share:g} %" for share in CHANCES], row=1, col=1
-    )
-    ticks = [rank for rank in (1, 2, 5, 10, 100, 1000, 10_000) if rank <= lens.n_classes]
-    lowest, first = math.log10(lens.n_classes * 1.15), -0.06
-    figure.update_yaxes(
-        type="log", tickvals=ticks, ticktext=[f"{rank:,}" for rank in ticks], range=[lowest, first], row=1, col=2
-    )
+    if "probability" in shown:
+        ticks_of = {"tickvals": _log_odds(np.array(CHANCES)), "ticktext": [f"{100 * share:g} %" for share in CHANCES]}
+        figure.update_yaxes(**ticks_of, row=1, col=1)
+    ends = None
+    if "rank" in shown:
+        ticks = [rank for rank in (1, 2, 5, 10, 100, 1000, 10_000) if rank <= lens.n_classes]
+        ends = math.log10(lens.n_classes * 1.15), -0.06
+        labels = [f"{rank:,}" for rank in ticks]
+        figure.update_yaxes(type="log", tickvals=ticks, ticktext=labels, range=list(ends), row=1, col=len(shown))
     where = f"the {places[0]}" if len(places) == 1 else f"{len(places)} tokens"
-    curves = len(figure.data) // 2
+    n_curves = len(figure.data) // len(shown)
     longest = max(len(trace.name) for trace in figure.data)
     site = lens.axes["site"][index]
     finish(
@@ -131,10 +141,10 @@ def lens_trajectory(
         f"How the class emerges in {where}",
         f"{text(lens.settings['model'])}; class lens: {site_in_words(site)} ({text(site)}) through "
         f"{lens.settings['norm']}, then the classifier",
-        height=max(450, 160 + 24 * curves),
+        height=max(450, 160 + 24 * n_curves),
         margin={"l": 60, "r": min(290, 40 + 7 * longest), "t": 96, "b": 50},
     )
-    return label_ends(figure, (lowest, first), "x2", "y2")
+    return figure if ends is None else label_ends(figure, ends, f"x{len(shown)}", f"y{len(shown)}")
 
 
 def _log_odds(probabilities: np.ndarray) -> np.ndarray:
@@ -188,7 +198,7 @@ def token_classes(
     names = [text(short_name(name)) for name in lens.top_names(block, token, image, site)]
     figure = go.Figure(
         go.Bar(
-            x=array(lens.top_logits[at]), y=names, orientation="h", marker_color=COLOURS[0],
+            x=array(lens.ranked().top_logits[at]), y=names, orientation="h", marker_color=COLOURS[0],
             hovertemplate="%{y}: logit %{x:.3f}<extra></extra>",
         )
     )  # fmt: skip

@@ -27,12 +27,12 @@ def class_mosaic(lens: ClassLens, block: int = -1, image: int = 0, site: str | N
         block: by its place among the lens' blocks.
 
     Raises:
-        InputError: the lens was not taken at all patches.
+        InputError: the lens was not taken at all patches, or has no ranks.
     """
     index, patches, pixels = lens.site_index(site), lens.patch_places(), lens.picture(image)
     grid = (lens.grid[0], lens.grid[1])
     names = [lens.top_names(block, token, image, site)[0] for token in range(len(lens.axes["token"]))]
-    logits = lens.top_logits[index, block, image, :, 0]
+    logits = lens.ranked().top_logits[index, block, image, :, 0]
     said = Counter(names[token] for token in patches)
     coloured = [name for name, _ in said.most_common(len(SHADES))]
     shades = [*SHADES[: len(coloured)], CLEAR]

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitlens.data.class_names import short_name
+from vitlens.model.class_space.outputs import WITH_PROBABILITIES, probabilities
 from vitlens.plots.lens import predictions
 from vitlens.plots.shared.picture import GLAZE, map_tiles
 from vitlens.plots.shared.series import label_ends, line
@@ -78,9 +79,12 @@ def removal_map(result: TokenAblation, image: int = 0) -> go.Figure:
 
 
 def knockout_bars(result: Knockout, image: int = 0, k: int = 8) -> go.Figure:
-    """What the model says with the edges cut: its top classes and their probabilities."""
+    """What the model says with the edges cut: its top classes and their probabilities, or logits where it has none."""
     names = [result.class_label(image, i) for i in range(result.values.shape[1])]
-    said = predictions(result.values[image].float().softmax(dim=-1), names, result.settings["model"], k)
+    values, output, quantity = result.values[image].float(), result.settings["output"], "logit"
+    if output in WITH_PROBABILITIES:
+        values, quantity = probabilities(values, output), "probability"
+    said = predictions(values, names, result.settings["model"], k, quantity)
     return said.update_layout(title_text="What the model predicts without these edges")
 
 

@@ -13,7 +13,7 @@ from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import NO_TOKENS, hook_name, hook_point
 from vitlens.model.parts.embedding import Embedding, Grid
-from vitlens.model.parts.pooling import Pool
+from vitlens.model.parts.pooling import ClassAndMeanPool, Pool
 from vitlens.model.parts.positions import Layout
 from vitlens.model.porting import Parts
 from vitlens.model.runs.kept_tokens import VALID_PATCHES, FollowsTokens
@@ -133,6 +133,7 @@ def add_registers(model: HookedViT, neurons: Mapping[int, Sequence[int]], n_regi
     extended = RegisteredViT(parts, model.class_names)
     # They may be class embeddings, which no timm model is ported with.
     extended.unembed, extended.unembed_dist = unembed, unembed_dist
+    extended.setup()
     extended.preprocessing = model.preprocessing
     extended.n_registers = n_registers
     extended.register_neurons = {index: list(chosen) for index, chosen in neurons.items()}
@@ -144,6 +145,9 @@ def add_registers(model: HookedViT, neurons: Mapping[int, Sequence[int]], n_regi
 
 def _skip_registers(pool: Pool, n_trained: int, n_registers: int) -> None:
     """Pooling over patches still pools patches only; pooling over all tokens includes the new ones."""
+    if isinstance(pool, ClassAndMeanPool):
+        pool.first_patch += n_registers
+        return
     start, stop = pool.tokens.start or 0, pool.tokens.stop
     if stop is None and start >= n_trained:
         pool.tokens = slice(start + n_registers, None)

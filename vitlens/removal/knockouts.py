@@ -165,7 +165,12 @@ def knockout_attention(
         classes=torch.arange(every.shape[1]).expand_as(every),
         class_names=model.class_names,
         pixels=run.pixels,
-        settings={"model": model.cfg.model_name, "edges": str(edges), "replacement": replacement or "as published"},
+        settings={
+            "model": model.cfg.model_name,
+            "output": model.cfg.output,
+            "edges": str(edges),
+            "replacement": replacement or "as published",
+        },
     )
 
 

@@ -14,6 +14,7 @@ from vitlens.data.counterfactuals import blurred
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
+from vitlens.model.class_space.outputs import is_predicted
 from vitlens.model.class_space.ranks import check_logits, rank_of
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
@@ -45,9 +46,9 @@ class TokenAblation(Result):
 
     @property
     def correct(self) -> Bool[Tensor, "image"]:
-        """Whether the chosen class is predicted."""
+        """Whether the chosen class is predicted; of sigmoid outputs, whether it has more than one half."""
         assert self.classes is not None
-        return self.logits.argmax(dim=-1) == self.classes[:, 0]
+        return is_predicted(self.logits, self.classes[:, 0], self.settings["output"]).bool()
 
     def columns(self) -> dict[str, Tensor]:
         return {"rank": self.values, "kept": self.kept}
@@ -114,7 +115,7 @@ def ablate_tokens(
 
     Raises:
         InputError: prefix tokens, unknown names, masks or other pictures that are missing; several classes for a picture; a
-            model without a classifier, or with a single output, which has no rank; logits that are not finite.
+            model without a classifier, or whose outputs have no rank; logits that are not finite.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 4; Methods B2.
 
@@ -125,7 +126,7 @@ def ablate_tokens(
         >>> alone
         TokenAblation(2 pictures, 80% of the patches ablated, the class predicted for 0%)
     """
-    model.require_choice("a rank or a prediction", "run model.forward_kept for the logit")
+    model.require_rank("a rank or a prediction", "run model.forward_kept for the logit")
     if replacement not in TOKEN_REPLACEMENTS:
         raise InputError(f"the replacement of tokens is one of {', '.join(TOKEN_REPLACEMENTS)}, not {replacement!r}")
     run = PictureRun(model, images, batch_size, progress, "token ablation")
@@ -155,7 +156,7 @@ def ablate_tokens(
         classes=whole.classes[:, None],
         class_names=model.class_names,
         pixels=run.pixels,
-        settings={"model": model.cfg.model_name, "replacement": replacement},
+        settings={"model": model.cfg.model_name, "output": model.cfg.output, "replacement": replacement},
     )
 
 

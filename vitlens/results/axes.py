@@ -34,9 +34,9 @@ class TokenLabel(Label):
 
 
 class ComponentLabel(Label):
-    """A part of the network: `kind` "embed", "attn", "head", "mlp", "neuron", "bias" or "constant"; "path" where one
-    part's output goes through another, "token" where it is what a part wrote there; in graphs also "input" and "logits",
-    and "group" of several.
+    """A part of the network: `kind` "embed", "attn", "head", "mlp", "neuron", "bias", "rest" (of a classifier of several
+    layers) or "constant"; "path" where one part's output goes through another, "token" where it is what a part wrote there;
+    in graphs also "input" and "logits", and "group" of several.
 
     `block`, `head` and `neuron` say where it stands; None of what has no such place.
     """

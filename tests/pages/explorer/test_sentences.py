@@ -297,6 +297,28 @@ def test_models_of_other_kinds(variant):
     assert "%" not in said["cause"]
     assert "its logit" in said["cause"]
     assert "when" not in said
+    three = model.with_class_embeddings(torch.randn(3, model.cfg.d_model, dtype=model.dtype), output="identity")
+    assert re.match(r"“class 0” is [+−]?\d", told(explore(three, images, progress=False))["answer"])
+
+
+def test_a_sigmoid_says_yes_or_no_and_from_where_on(variant):
+    model, images = variant("registers", 1)
+    weight = torch.randn(3, model.cfg.d_model, dtype=model.dtype)
+    several = model.with_class_embeddings(weight, output="sigmoid")
+    explorer = explore(several, images, progress=False)
+    said, logits = told(explorer), several(images)[0]
+    best, n_yes = int(logits.argmax()), int((logits > 0).sum())
+    share = plain(percent(float(logits[best].sigmoid())))
+    assert plain(said["answer"]).startswith(f"“class {best}” {share}; {n_yes} of 3 outputs ")
+    assert "leads" not in said.get("cause", "")
+    reading = class_lens(several, images, best, tokens="pooled").probabilities[0, :, 0, 0, 0] > 0.5
+    flips = (reading != reading[-1]).nonzero().flatten().tolist()
+    first = flips[-1] + 1 if flips else 0
+    side = "above" if reading[-1] else "at most"
+    assert plain(said["when"]) == f"It is {side} 50 % from block {first} on (class lens)."
+    one = model.with_class_embeddings(weight[:1], output="sigmoid")
+    share = plain(percent(float(one(images)[0, 0].sigmoid())))
+    assert plain(told(explore(one, images, progress=False))["answer"]) == f"The model's single output is {share}."
 
 
 def test_how_numbers_and_places_are_said():

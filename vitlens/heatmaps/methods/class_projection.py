@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitlens.errors import InputError
+from vitlens.model.class_space.outputs import probabilities
 from vitlens.model.hooked_vit import HookedViT
 
 PROJECTION_METRICS = ("logit", "probability", "identifiability")
@@ -24,20 +25,22 @@ def class_projection(
 
     Args:
         block: whose output is projected; None: the sum over all blocks.
-        metric: "logit" p(v)_c, which has a sign; "probability" softmax(p(v))_c; or "identifiability" 1 − rank / C, with
-            rank the number of classes whose logit exceeds that of c (Methods A2).
+        metric: "logit" p(v)_c, which has a sign; "probability", that of p(v) by the model's softmax or sigmoid; or
+            "identifiability" 1 − rank / C, with rank the number of classes whose logit exceeds that of c (Methods A2).
 
     Raises:
-        InputError: a block or metric that does not exist, a model without a classifier, a probability or rank of a
-            single output.
+        InputError: a block or metric that does not exist, a model without a classifier, a probability or rank that
+            its outputs do not have.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 3; Methods A1, A2.
     """
     if metric not in PROJECTION_METRICS:
         raise InputError(f"metric is one of {', '.join(PROJECTION_METRICS)}, not {metric!r}")
     model.require_classifier()
-    if metric != "logit":
-        model.require_choice("a probability" if metric == "probability" else "a rank")
+    if metric == "probability":
+        model.require_probability()
+    if metric == "identifiability":
+        model.require_rank("a rank")
     grid = model.embed.grid(*images.shape[-2:])
     last = model.cfg.n_layers - 1 if block is None else model.block_index(block)
     with torch.no_grad():
@@ -60,17 +63,17 @@ def _measured(
     # All classes of all patches, for one picture at a time.
     return torch.cat(
         [
-            _against_others(model.project(own, tokens), chosen, metric)
+            _of_all(model, model.project(own, tokens), chosen, metric)
             for own, chosen in zip(patches.split(1), classes.tolist(), strict=True)
         ]
     )
 
 
-def _against_others(
-    logits: Float[Tensor, "image patch classes"], chosen: int, metric: str
+def _of_all(
+    model: HookedViT, logits: Float[Tensor, "image patch classes"], chosen: int, metric: str
 ) -> Float[Tensor, "image patch"]:
-    """The measures that compare a class with all others."""
+    """The measures that take the logits of all classes."""
     if metric == "probability":
-        return logits.softmax(dim=-1)[..., chosen]
+        return probabilities(logits, model.cfg.output, logits[..., chosen, None])[..., 0]
     rank = (logits > logits[..., chosen, None]).sum(dim=-1)
     return 1 - rank.to(logits.dtype) / logits.shape[-1]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vitlens.arguments import require_seed
 from vitlens.errors import InputError
-from vitlens.heatmaps.shared.explained import EXPLAINED, check_metric
+from vitlens.heatmaps.shared.explained import explained
 from vitlens.heatmaps.shared.pixels import emptied, sum_over_patches
 from vitlens.heatmaps.shared.rows import rows_at_once
 from vitlens.model.hooked_vit import HookedViT
@@ -36,20 +36,19 @@ def integrated_gradients(
         replacement: x' is "zero", the grey that is 0 after normalisation; "blur", the picture blurred; or "mean", the
             picture's mean colour.
         metric: f is the class's "logit", "probability" or "log_probability".
-            The probability is a softmax over all classes; for a multi-label (sigmoid) head use "logit".
         batch_size: rows, pictures × steps, of one forward; by default at most 64, and what is free holds.
 
     Raises:
         InputError: captum is missing, an unknown replacement or metric, fewer than one step or row, no classifier, a
-            probability of a single output.
+            probability of outputs that have none.
 
     Source: Sundararajan, Taly & Yan 2017, equation 1.
     """
-    check_metric(model, metric)
+    of_class = explained(model, metric)
     if n_steps < 1:
         raise InputError(f"the integral takes at least one step, not {n_steps}")
     rows = rows_at_once(model, images, batch_size, gradients=True)
-    integral = _captum().IntegratedGradients(lambda pictures, chosen: EXPLAINED[metric](model(pictures), chosen))
+    integral = _captum().IntegratedGradients(lambda pictures, chosen: of_class(model(pictures), chosen))
     n_pictures = max(1, rows // n_steps)
     found = []
     for pictures, chosen in zip(images.split(n_pictures), classes.split(n_pictures), strict=True):
@@ -76,8 +75,9 @@ def integration_gap(
     metric: str = "logit",
 ) -> Float[Tensor, "image"]:
     """Σ_j importance_j − (f(x) − f(x')): by how much integrated gradients miss the difference that they divide."""
+    of_class = explained(model, metric)
     with torch.no_grad():
-        whole, empty = (EXPLAINED[metric](model(ends), classes) for ends in (images, emptied(images, replacement)))
+        whole, empty = (of_class(model(ends), classes) for ends in (images, emptied(images, replacement)))
     return importance.sum(dim=1) - (whole - empty)
 
 
@@ -112,9 +112,9 @@ def smooth_grad(
         raise InputError(f"SmoothGrad takes at least one noisy copy, not {n_draws}")
     if not 0 <= noise < torch.inf:
         raise InputError(f"noise is a share of the picture's range, 0 or more, not {noise:g}")
-    model.require_classifier()
     rows = rows_at_once(model, images, batch_size, gradients=True)
-    saliency = _captum().Saliency(lambda pictures, chosen: EXPLAINED["logit"](model(pictures), chosen))
+    logit = explained(model, "logit")
+    saliency = _captum().Saliency(lambda pictures, chosen: logit(model(pictures), chosen))
     found = []
     for picture, chosen in zip(images.detach().split(1), classes.split(1), strict=True):
         noisy = picture + _noise_of(picture, n_draws, noise, seed)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vitlens.errors import InputError
-from vitlens.heatmaps.shared.explained import EXPLAINED, check_metric
+from vitlens.heatmaps.shared.explained import explained
 from vitlens.heatmaps.shared.pixels import EMPTY, emptied, pixels_of
 from vitlens.heatmaps.shared.rows import rows_at_once
 from vitlens.model.hooked_vit import HookedViT
@@ -24,7 +24,7 @@ def occlusion(
     *,
     replacement: str = "mean",
     window: int = 1,
-    metric: str = "probability",
+    metric: str | None = None,
     batch_size: int | None = None,
 ) -> Float[Tensor, "image patch"]:
     """f(x) − f(x without the window): the drop when `window` × `window` patches are replaced in the picture.
@@ -36,13 +36,13 @@ def occlusion(
         replacement: what takes the place: "mean", the picture's mean colour; "zero", the grey that is 0 after normalisation;
             "blur", the picture blurred; or "remove": the patches leave the sequence, after their positions were added.
         window: rows and columns of patches that are hidden together.
-        metric: f is the class's "probability", "log_probability" or "logit".
-            The probability is a softmax over all classes; for a multi-label (sigmoid) head use "logit".
+        metric: f is the class's "probability", "log_probability" or "logit"; by default the probability, of outputs without
+            probabilities (regression) the logit.
         batch_size: rows, pictures × windows, of one forward; by default at most 64, and what is free holds.
 
     Raises:
         InputError: an unknown replacement or metric, a window that does not fit the grid, fewer than one row, no classifier,
-            a probability of a single output.
+            a probability of outputs that have none.
 
     Source: Zeiler & Fergus 2014, section 4.2 (a grey square, the probability); "remove" as Methods D3 removes.
     """
@@ -51,7 +51,7 @@ def occlusion(
         raise InputError(
             f"replacement of an occluded patch is one of {', '.join((*EMPTY, REMOVE))}, not {replacement!r}"
         )
-    check_metric(model, metric)
+    of_class = explained(model, metric)
     if not 1 <= window <= min(grid):
         raise InputError(f"a window is 1 to {min(grid)} patches wide in a grid of {rows} × {columns}, not {window}")
     at_once = rows_at_once(model, images, batch_size, gradients=False)
@@ -63,10 +63,10 @@ def occlusion(
         windows = _windows(grid, window, images.device)
         cells = torch.cartesian_prod(torch.arange(len(images)), torch.arange(len(windows))).to(images.device)
         values = [
-            EXPLAINED[metric](run(image, windows[place]), classes[image])
+            of_class(run(image, windows[place]), classes[image])
             for image, place in (chunk.T for chunk in cells.split(at_once))
         ]
-        whole = EXPLAINED[metric](model(images), classes)
+        whole = of_class(model(images), classes)
     drops = whole[:, None] - rearrange(torch.cat(values), "(b w) -> b w", b=len(images))
     return _mean_over_windows(drops, grid, window)
 

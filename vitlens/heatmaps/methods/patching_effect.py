@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitlens.errors import InputError
-from vitlens.heatmaps.shared.explained import EXPLAINED, check_metric
+from vitlens.heatmaps.shared.explained import explained
 from vitlens.heatmaps.shared.pixels import emptied
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.patching.sources import OtherRun
@@ -31,16 +31,15 @@ def patching_effect(
         replacement: the corrupted picture: "blur", the picture blurred; "mean", its mean colour; "zero", the grey that is
             0 after normalisation; or prepared pictures, one [channels, height, width] for all or one for each of `images`.
         metric: f is the class's "logit", "probability" or "log_probability".
-            The probability is a softmax over all classes; for a multi-label (sigmoid) head use "logit".
         batch_size: rows of one forward; by default as many as are fast and fit.
 
     Raises:
         InputError: a block or metric that does not exist, corrupted pictures of another shape, no classifier, a
-            probability of a single output.
+            probability of outputs that have none.
 
     Source: Methods B3; Vig et al. 2020; Meng et al. 2022.
     """
-    check_metric(model, metric)
+    of_class = explained(model, metric)
     others = _corrupted(model, images, replacement)
     n_prefix, (rows, columns) = model.cfg.n_prefix_tokens, model.embed.grid(*images.shape[-2:])
     patches = range(n_prefix, n_prefix + rows * columns)
@@ -48,11 +47,11 @@ def patching_effect(
     todo = torch.ones(1, 1, len(patches), len(images), dtype=torch.bool)
     effect = images.new_empty(len(images), len(patches))
     with torch.no_grad():
-        whole = EXPLAINED[metric](model(images), classes)
+        whole = of_class(model(images), classes)
         for step in sweep(model, plan, images, OtherRun(others), todo, batch_size=batch_size, progress=False):
             for patch, logits in zip(step.cells, step.logits, strict=True):
                 here = step.images
-                effect[here, patch] = whole[here] - EXPLAINED[metric](logits, classes[here])
+                effect[here, patch] = whole[here] - of_class(logits, classes[here])
     return effect
 
 

@@ -11,6 +11,7 @@ from torch.func import vjp, vmap
 from transformer_lens.hook_points import HookPoint
 
 from vitlens.errors import InputError
+from vitlens.model.class_space.outputs import probabilities
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Hooks, hook_name
 from vitlens.model.parts.block import AnyBlock
@@ -35,12 +36,12 @@ def projection_gradient(
 
     Args:
         blocks: those that are summed; all by default.
-        loss: "cross_entropy" of the projection; "logit" (−1 times it); "double_softmax", as in the released code, whose
-            gradients vanish where the class is improbable.
+        loss: "cross_entropy" of the projection, of sigmoid outputs −log σ(logit); "logit" (−1 times it); "double_softmax",
+            as in the released code, whose gradients vanish where the class is improbable.
         paper_compat: "double_softmax".
 
     Raises:
-        InputError: an unknown loss or block; a model without a classifier, or a softmax of its single output.
+        InputError: an unknown loss or block; a model without a classifier; a loss that its outputs do not have.
 
     Source: Vilas, Schaumlöffel & Roig 2023, section 6; Methods D1.
     """
@@ -63,7 +64,11 @@ def projection_gradient_by_head(
         raise InputError(f"the loss is one of {', '.join(LOSSES)}, not {loss!r}")
     model.require_classifier()
     if loss != "logit":
-        model.require_choice('the cross-entropy (any loss but loss="logit")')
+        model.require_probability('the cross-entropy (any loss but loss="logit")', 'pass loss="logit"')
+    if loss == "double_softmax" and model.cfg.output != "softmax":
+        raise InputError(
+            f'the outputs of {model.cfg.model_name} are sigmoids, which have no softmax: pass loss="cross_entropy"'
+        )
     observer = ProjectionGradientObserver(model)
     with torch.no_grad():
         model.run_with_hooks(images, return_type="features", fwd_hooks=observer.hooks(model.block_indices(blocks)))
@@ -126,7 +131,7 @@ class ProjectionGradientObserver:
         logits, pull = vjp(  # type: ignore[misc]
             project, self.mixed[index]
         )
-        return vmap(lambda upstream: pull(upstream)[0])(_loss_gradients(logits, classes, loss))
+        return vmap(lambda upstream: pull(upstream)[0])(_loss_gradients(logits, classes, loss, self.model.cfg.output))
 
 
 def _attention_output(block: AnyBlock, mixed: Tensor, gate: Tensor | None) -> Float[Tensor, "image query d"]:
@@ -146,14 +151,17 @@ def _attention_output(block: AnyBlock, mixed: Tensor, gate: Tensor | None) -> Fl
 
 
 def _loss_gradients(
-    logits: Float[Tensor, "image query classes"], classes: Int[Tensor, "image class"], loss: str
+    logits: Float[Tensor, "image query classes"], classes: Int[Tensor, "image class"], loss: str, output: str
 ) -> Float[Tensor, "class image query classes"]:
-    """∂ℓ/∂logits for every chosen class: p − e_c; for the logit −e_c; for the softmax of a softmax p ∘ (s − ⟨p, s⟩)."""
+    """∂ℓ/∂logits for every chosen class: p − e_c, of a sigmoid (p − 1) ∘ e_c; for the logit −e_c; for the softmax of a
+    softmax p ∘ (s − ⟨p, s⟩)."""
     wanted = torch.nn.functional.one_hot(classes.T, logits.shape[-1]).to(logits)[:, :, None]
     if loss == "logit":
         return -wanted.expand(-1, -1, logits.shape[1], -1)
-    probabilities = logits.softmax(dim=-1)
+    p = probabilities(logits, output)
+    if output == "sigmoid":
+        return (p - 1) * wanted
     if loss == "cross_entropy":
-        return probabilities - wanted
-    second = probabilities.softmax(dim=-1) - wanted
-    return probabilities * (second - (probabilities * second).sum(dim=-1, keepdim=True))
+        return p - wanted
+    second = p.softmax(dim=-1) - wanted
+    return p * (second - (p * second).sum(dim=-1, keepdim=True))

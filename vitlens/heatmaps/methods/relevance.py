@@ -8,14 +8,15 @@ from torch import Tensor
 from vitlens.errors import InputError
 from vitlens.heatmaps.shared.block_by_block import PartRun, streams_between_blocks, through_block, through_head
 from vitlens.heatmaps.shared.reading import read_weights
-from vitlens.heatmaps.shared.relevance_rules import add_rule, linear_rule, matmul_rule
-from vitlens.model.class_space.classifier import ClassEmbeddings, Classifier
+from vitlens.heatmaps.shared.relevance_rules import add_rule, divide, linear_rule, matmul_rule
+from vitlens.model.class_space.classifier import ClassEmbeddings, Classifier, frozen_rows, kind_of, plain_logits
+from vitlens.model.class_space.layered import LINEAR
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.parts.attention import Attention
 from vitlens.model.parts.block import AnyBlock
 from vitlens.model.parts.linear import effective_weight
 from vitlens.model.parts.mlp import MLP, GatedMLP
-from vitlens.model.parts.pooling import AttentionPool, MaxPool, MeanPool, Pool
+from vitlens.model.parts.pooling import AttentionPool, ClassAndMeanPool, MaxPool, MeanPool, Pool
 
 Seen = dict[str, Tensor]
 
@@ -45,7 +46,8 @@ def relevance_propagation(
 
     Beyond the paper: sums of relevance run over each picture alone; LayerScale belongs to the linear layer before it.
     Relevance enters tokens as the pool weighs them, so uniformly for a mean; attention pooling is one more attention, and
-    the row starts with it; two classifiers are two terms of a sum. A gate takes half of the relevance of what it
+    the row starts with it; two classifiers are two terms of a sum, and one of several layers counts as the linear map that
+    it is at the picture's point. A gate takes half of the relevance of what it
     multiplies, as a factor does; parallel branches are terms of one sum; rotary positions pass relevance on unchanged.
 
     Where terms of a sum or a product cancel, fractions are large: single precision is right to a percent or two.
@@ -165,7 +167,8 @@ def relevance_before_head(
     # The norm after the pool belongs to the first classifier alone.
     features = [pooled[0] if model.fc_norm is None else model.fc_norm.normalise(pooled[0]), *pooled[1:]]
     logits = [
-        classifier(x).gather(1, classes[:, None]) for classifier, x in zip(model.classifiers, features, strict=True)
+        plain_logits(classifier, x).gather(1, classes[:, None])
+        for classifier, x in zip(model.classifiers, features, strict=True)
     ]
     shares = add_rule(logits, torch.ones_like(logits[0])) if len(logits) > 1 else [torch.ones_like(logits[0])]
     relevance, row = torch.zeros_like(last), read_weights(model, last)
@@ -187,6 +190,10 @@ def _through_classifier(
     classes: Int[Tensor, "image"],
     share: Float[Tensor, "image 1"],
 ) -> Float[Tensor, "image d"]:
+    if kind_of(classifier) != LINEAR:
+        # The linear rule for the one row that the classifier is at the picture's point.
+        positive = (x * frozen_rows(classifier, x, classes[:, None])[:, 0]).clamp(min=0)
+        return positive * divide(share, positive.sum(dim=1, keepdim=True))
     linear = classifier.linear if isinstance(classifier, ClassEmbeddings) else classifier
     at_class = x.new_zeros(len(x), len(linear.weight)).scatter(1, classes[:, None], share)
     projection = classifier.projection if isinstance(classifier, ClassEmbeddings) else None
@@ -196,9 +203,11 @@ def _through_classifier(
 
 
 def _through_pool(
-    pool: Pool, read: Float[Tensor, "image read d"], relevance: Float[Tensor, "image d"]
+    pool: Pool, read: Float[Tensor, "image read d"], relevance: Float[Tensor, "image pooled"]
 ) -> Float[Tensor, "image read d"]:
     """What each token counts in each feature, times the feature's relevance."""
+    if isinstance(pool, ClassAndMeanPool):
+        return einsum(pool.weights(read), rearrange(relevance, "b (g d) -> b g d", g=2), "b g t, b g d -> b t d")
     assert isinstance(pool, (MeanPool, MaxPool))
     weights = pool.weights(read)
     return (weights if weights.ndim == 3 else weights[..., None]) * relevance[:, None]
@@ -208,9 +217,10 @@ def _through_attention_pool(
     pool: AttentionPool, read: Float[Tensor, "image read d"], seen: Seen, relevance: Float[Tensor, "image d"]
 ) -> tuple[Float[Tensor, "image read d"], Float[Tensor, "image head 1 read"]]:
     """As through attention; the relevance of the learned query, which no token made, goes no further."""
-    out, relevance = seen["hook_attn_out"], rearrange(relevance, "b d -> b 1 d")
-    kept, computed = add_rule([out, seen["hook_mlp_out"]], relevance)
-    of_out = kept + _through_mlp(pool.mlp, out if pool.ln is None else pool.ln.normalise(out), seen, computed)
+    out, of_out = seen["hook_attn_out"], rearrange(relevance, "b d -> b 1 d")
+    if pool.mlp is not None:
+        kept, computed = add_rule([out, seen["hook_mlp_out"]], of_out)
+        of_out = kept + _through_mlp(pool.mlp, out if pool.ln is None else pool.ln.normalise(out), seen, computed)
     of_z = linear_rule(rearrange(seen["hook_z"], "b q h e -> b q (h e)"), pool.proj.weight, of_out)
     named = seen | _normed_queries_and_keys(pool, seen)
     of_pattern, _, of_k, of_v = _through_mixing(named, rearrange(of_z, "b q (h e) -> b q h e", h=pool.n_heads))

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitlens.errors import InputError
-from vitlens.heatmaps.shared.explained import EXPLAINED, check_metric
+from vitlens.heatmaps.shared.explained import explained
 from vitlens.heatmaps.shared.rows import rows_at_once
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.gradients import gradients_enabled, gradients_of
@@ -28,7 +28,7 @@ def token_mask(
     images: Float[Tensor, "image channels height width"],
     classes: Int[Tensor, "image"],
     *,
-    metric: str = "probability",
+    metric: str | None = None,
     n_steps: int = 16,
     n_scanned: int = 32,
     batch_size: int | None = None,
@@ -45,18 +45,18 @@ def token_mask(
     and the importances, which then sum to zero, tell patches from each other but are not complete.
 
     Args:
-        metric: f is the class's "probability", "log_probability" or "logit".
-            The probability is a softmax over all classes; for a multi-label (sigmoid) head use "logit".
+        metric: f is the class's "probability", "log_probability" or "logit"; by default the probability, of outputs without
+            probabilities (regression) the logit.
         n_steps: points of the integral, each a forward and a backward.
         n_scanned: intervals after which f is looked at to place them, each a forward.
         batch_size: rows, pictures × points, of one forward; by default at most 64, and what is free holds.
 
     Raises:
-        InputError: an unknown metric, a probability of a single output, fewer than one step, interval or row.
+        InputError: an unknown metric, a probability of outputs that have none, fewer than one step, interval or row.
 
     Source: Methods D4; the path integral is that of Sundararajan, Taly & Yan 2017, equation 1.
     """
-    check_metric(model, metric)
+    of_class = explained(model, metric)
     if n_steps < 1:
         raise InputError(f"the integral takes at least one step, not {n_steps}")
     if n_scanned < 1:
@@ -65,7 +65,7 @@ def token_mask(
     grid = model.embed.grid(*images.shape[-2:])
     with torch.no_grad():
         stream = model(images, stop_at_layer=0)
-    path = Path(model, stream, classes, EXPLAINED[metric], grid, rows)
+    path = Path(model, stream, classes, of_class, grid, rows)
     logs = torch.linspace(_least_log(stream.dtype), 0, n_scanned + 1, dtype=torch.float64, device=stream.device)
     with torch.no_grad():
         seen = path.along(logs.expand(len(stream), -1), path.value)
@@ -99,19 +99,19 @@ def completeness_gap(
     classes: Int[Tensor, "image"],
     importance: Float[Tensor, "image patch"],
     *,
-    metric: str = "probability",
+    metric: str | None = None,
 ) -> Float[Tensor, "image"]:
     """Σ_j importance_j − (f(1) − f(0⁺)): by how much they miss the difference that is divided among the patches.
 
     f(0⁺), the limit of equal masks, is f(no patch) where prefix tokens alone are read. Where patches are pooled, it is what
     they say when each of them attends to the prefix tokens only.
     """
-    grid = model.embed.grid(*images.shape[-2:])
+    of_class, grid = explained(model, metric), model.embed.grid(*images.shape[-2:])
     with torch.no_grad():
         stream = model(images, stop_at_layer=0)
         whole = torch.ones_like(importance)
         least = whole * torch.finfo(whole.dtype).tiny ** 0.5
-        ends = [EXPLAINED[metric](forward_masked(model, stream, mask, grid), classes) for mask in (whole, least)]
+        ends = [of_class(forward_masked(model, stream, mask, grid), classes) for mask in (whole, least)]
     return importance.sum(dim=1) - (ends[0] - ends[1])
 
 

@@ -5,41 +5,22 @@ an optimiser, and often wrapped, so that every key begins with "module." or "mod
 keys: the weights of a vision transformer are under the prefix that has a block 0.
 """
 
-import argparse
-import pickle
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.models import clean_state_dict
 from torch import Tensor
 
-from vitlens.errors import InputError, reason
+from vitlens.errors import InputError
+from vitlens.model.checkpoints.formats import read_tensors
 
 State = dict[str, Tensor]
-# What torch and safetensors raise for files that are something else.
-READ_ERRORS = (
-    pickle.UnpicklingError,
-    SafetensorError,
-    OSError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    TypeError,
-    AssertionError,
-)
-HOW_TO_SAVE = "save the state dict as safetensors, or with torch.save(model.state_dict(), …)"
 # An attention of block 0; stems have blocks too, of convolutions.
 BLOCK = re.compile(r"((?:.*?\.)?)blocks\.0\.(?:attns?|in_proj)\.")
-PICKLED = re.compile(r"GLOBAL (\S+)")
 # How running averages of weights are called. The teacher of self-distillation is its student's average.
 AVERAGES = {"ema", "teacher", "averaged", "swa"}
 # timm's own order, where a file holds several of a kind.
@@ -80,21 +61,19 @@ def read_checkpoint(path: Path, use_ema: bool = True) -> State:
     Raises:
         InputError: no file, something else than weights, several models, or an adapter whose weights are elsewhere.
     """
-    holders = dict(_holders(read_tensors(path)))
-    if not holders:
-        raise InputError(f"{path} holds no state dict of tensors: save model.state_dict() and nothing else")
+    dictionaries = state_dicts(read_tensors(path), path)
     found = [
         Weights(label + inner, inner, holder)
-        for label, holder in holders.items()
+        for label, holder in dictionaries.items()
         for inner in dict.fromkeys(match[1] for match in map(BLOCK.match, holder) if match)
     ]
     if not found:
         # The names of the parts are not timm's, but timm may be able to convert them.
-        state = clean_state_dict(holders[min(holders, key=_rank)])
-        _refuse_adapters(state, path)
+        state = clean_state_dict(dictionaries[min(dictionaries, key=_rank)])
+        refuse_adapters(state, path)
         return state
-    chosen = _choose(found, use_ema, path)
-    _refuse_adapters(chosen.around, path)
+    chosen = choose_weights(found, use_ema, path)
+    refuse_adapters(chosen.around, path)
     if chosen.inner.startswith(CONVERTED):
         return chosen.around
     left = chosen.left_out(found)
@@ -107,50 +86,42 @@ def read_checkpoint(path: Path, use_ema: bool = True) -> State:
     return chosen.state()
 
 
-def read_tensors(path: Path) -> Any:
-    """What a file of safetensors, or of torch, holds.
+def state_dicts(found: Any, source: Path | str) -> dict[str, State]:
+    """Every dictionary of tensors in what a file holds, by the keys that lead to it.
 
     Raises:
-        InputError: no file, or one that cannot be read without running what is in it.
+        InputError: there is none.
     """
-    if path.is_dir():
-        raise InputError(
-            f"{path} is a folder: name the file of weights in it, or open a folder that timm saved as the model "
-            f'"local-dir:{path}"'
-        )
-    if not path.is_file():
-        raise InputError(f"there is no checkpoint file {path}")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty: {HOW_TO_SAVE}")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # timm's training script also saves its arguments, which are data and no code.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except READ_ERRORS as error:
-        pickled = PICKLED.search(str(error))
-        said = f"it holds a {pickled[1]}, which is none" if pickled else reason(error)
-        raise InputError(f"{path} cannot be read as a file of tensors ({said}): {HOW_TO_SAVE}") from None
+    dictionaries = dict(_inside(found))
+    if not dictionaries and isinstance(found, Mapping) and "param_groups" in found:
+        raise InputError(f"{source} is the state of an optimiser: name the file of the model's weights")
+    if not dictionaries:
+        raise InputError(f"{source} holds no state dict of tensors: save model.state_dict() and nothing else")
+    return dictionaries
 
 
-def _holders(found: Any, label: str = "", depth: int = 3) -> Iterator[tuple[str, State]]:
+def _inside(found: Any, label: str = "", depth: int = 3) -> Iterator[tuple[str, State]]:
     """Every dictionary of tensors among dictionaries, with the keys that lead to it; an optimiser's are numbers."""
-    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+    if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
         return
     tensors = {key: value for key, value in found.items() if isinstance(value, Tensor)}
     if tensors:
         yield label, tensors
     if depth:
         for key, value in found.items():
-            yield from _holders(value, f"{label}{key}.", depth - 1)
+            yield from _inside(value, f"{label}{key}.", depth - 1)
 
 
 def _rank(label: str) -> int:
     return FIRST.index(label) if label in FIRST else len(FIRST)
 
 
-def _choose(found: list[Weights], use_ema: bool, path: Path) -> Weights:
+def choose_weights(found: list[Weights], use_ema: bool, path: Path | str) -> Weights:
+    """The weights that are meant, of several in a file.
+
+    Raises:
+        InputError: several of one kind, or raw weights are asked for and only averaged ones are there.
+    """
     averages = [weights for weights in found if weights.is_average]
     raw = [weights for weights in found if not weights.is_average]
     wanted = averages if use_ema and averages else raw
@@ -177,7 +148,8 @@ def _choose(found: list[Weights], use_ema: bool, path: Path) -> Weights:
     return wanted[0]
 
 
-def _refuse_adapters(state: State, path: Path) -> None:
+def refuse_adapters(state: State, path: Path | str) -> None:
+    """Raises InputError for the tensors of an adapter, and for quantised ones."""
     for key in state:
         parts = key.split(".")
         if any(part.startswith(ADAPTERS) for part in parts):

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from math import isqrt
 from typing import Any
@@ -23,6 +24,10 @@ TOLD_BY_PRESENCE: dict[str, dict[str, Any]] = {
     "cls_token": {"class_token": True},
     "attn_pool.latent": {"global_pool": "map"},
 }
+
+
+class DoesNotFitError(InputError):
+    """Tensors that are missing, of other shapes, or that the module does not have."""
 
 
 def first_keywords(state: State) -> dict[str, Any]:
@@ -123,6 +128,15 @@ def fit(state: State, module: Any, path: Any, name: str) -> None:
         if key in given and key in state and key in expected and given[key].ndim == expected[key].ndim:
             same = given[key].shape == expected[key].shape
             state[key] = given[key] if same or key == STEM else state[key]
+    refuse_mismatch(state, expected, str(path), name, lambda: _what_would_fit(state, expected, module))
+    check_weights(((key, state[key]) for key in expected if expected[key].is_floating_point()), str(path))
+    module.load_state_dict(state)
+
+
+def refuse_mismatch(
+    state: State, expected: State, source: str, name: str, advice: Callable[[], str] = lambda: ""
+) -> None:
+    """Raises DoesNotFitError, with the names, unless both have the same tensors of the same shapes."""
     problems = {
         "": [
             f"{key} is {_shape(state[key])} in the file, {_shape(expected[key])} in the model"
@@ -134,9 +148,7 @@ def fit(state: State, module: Any, path: Any, name: str) -> None:
     }
     if any(problems.values()):
         listed = "; ".join(f"{what}{_some(found)}" for what, found in problems.items() if found)
-        raise InputError(f"{path} does not fit {name}: {listed}{_what_would_fit(state, expected, module)}")
-    check_weights(((key, state[key]) for key in expected if expected[key].is_floating_point()), str(path))
-    module.load_state_dict(state)
+        raise DoesNotFitError(f"{source} does not fit {name}: {listed}{advice()}")
 
 
 def _what_would_fit(state: State, expected: State, module: Any) -> str:

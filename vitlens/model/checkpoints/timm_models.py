@@ -32,6 +32,8 @@ WEIGHT_FILES = (
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
     "open_clip_pytorch_model.pth",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
 )
 #: What from_timm takes, and the keywords of timm's models that are used most.
 KEYWORDS = (
@@ -58,12 +60,13 @@ def build_timm(
     path = None if checkpoint_path is None else as_path(checkpoint_path, "checkpoint_path")
     if name.endswith((*WEIGHT_ENDINGS, ".pt", ".ckpt")) or Path(name).is_file():
         raise InputError(
-            f"{name!r} is a file of weights: pass the name of its architecture, and the file as checkpoint_path="
+            f"{name!r} is a file of weights: pass the name of its architecture, and the file as checkpoint_path=, or open "
+            "the file with HookedViT.from_pretrained"
         )
     source, model_id = _read_name(name)
     if source == "local-dir":
         folder = _check_folder(Path(model_id))
-        path = _weights_in(folder) if path is None and pretrained else path
+        path = weights_in(folder) if path is None and pretrained else path
     elif source == "hf-hub":
         _check_hub(name, model_id, needs_weights=path is None and pretrained)
     else:
@@ -176,11 +179,18 @@ def _check_folder(folder: Path) -> Path:
         said = f"names the architecture {architecture!r}, which timm does not know" if architecture else (
             "names no architecture of timm"
         )  # fmt: skip
-        raise InputError(f"{folder / 'config.json'} {said}: vitlens opens folders that timm saved")
+        raise InputError(
+            f"{folder / 'config.json'} {said}: folders of other libraries are opened with HookedViT.from_pretrained"
+        )
     return folder
 
 
-def _weights_in(folder: Path) -> Path:
+def weights_in(folder: Path) -> Path:
+    """The file of weights in a folder, or the index of several.
+
+    Raises:
+        InputError: there is none.
+    """
     named = [folder / file for file in WEIGHT_FILES]
     others = [path for ending in WEIGHT_ENDINGS for path in sorted(folder.glob(f"*{ending}"))]
     found = next((path for path in [*named, *others] if path.is_file()), None)
@@ -222,16 +232,23 @@ def _is_here(repository: str, files: tuple[str, ...], revision: str | None = Non
 
 
 def _check_network(what: str, instead: str) -> None:
-    """Fails at once if there is no network; the hub's client would retry for a minute."""
-    try:
-        urllib.request.urlopen(constants.ENDPOINT, timeout=5).close()
-    except urllib.error.HTTPError:
-        return
-    except OSError:
+    """Raises InputError if there is no network."""
+    if not has_network():
         raise InputError(
             f"{what} not on this machine and there is no network to fetch {instead} pass checkpoint_path= with a "
             "file that you have, or pretrained=False for random weights"
-        ) from None
+        )
+
+
+def has_network() -> bool:
+    """Whether the hub answers; its client would retry for a minute."""
+    try:
+        urllib.request.urlopen(constants.ENDPOINT, timeout=5).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _tell_new_classifier(module: Any, name: str) -> None:

@@ -1,12 +1,18 @@
-"""The classifier of a model: its own linear layer, or class embeddings in its place."""
+"""The classifier of a model: its own linear layer or layers, or class embeddings in their place."""
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vitlens.model.class_space.frozen_norms import FrozenNorms
+from vitlens.model.class_space.layered import LINEAR, LayeredClassifier
 from vitlens.model.parts.linear import effective_bias, plain_linear
+
+#: What a model's own classifier is.
+OwnClassifier = nn.Linear | LayeredClassifier
 
 
 class LinearPart(NamedTuple):
@@ -25,7 +31,7 @@ class ClassEmbeddings(nn.Module):
 
     def __init__(
         self,
-        projection: nn.Linear | None,
+        projection: OwnClassifier | None,
         weight: Float[Tensor, "classes features"],
         bias: Float[Tensor, "classes"] | None,
         scale: float,
@@ -37,12 +43,12 @@ class ClassEmbeddings(nn.Module):
         self.linear = plain_linear(scale * (F.normalize(weight, dim=-1) if normalise else weight), bias)
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch classes"]:
-        features = x if self.projection is None else self.projection(x)
+        features = x if self.projection is None else plain_logits(self.projection, x)
         return self.linear(F.normalize(features, dim=-1) if self.normalise else features)
 
     def linear_part(self, x: Float[Tensor, "batch d"]) -> LinearPart:
         """The same as a linear map of x, ‖f‖ frozen at its value."""
-        features = x if self.projection is None else self.projection(x)
+        features = x if self.projection is None else plain_logits(self.projection, x)
         factor = features.norm(dim=-1).clamp(min=1e-12).reciprocal() if self.normalise else x.new_ones(len(x))
         constant = effective_bias(self.linear).expand(len(x), -1)
         if self.projection is not None and self.projection.bias is not None:
@@ -61,10 +67,57 @@ class ClassEmbeddings(nn.Module):
         return bias + self.linear.weight @ self.projection.bias
 
 
-Classifier = nn.Linear | ClassEmbeddings
+Classifier = nn.Linear | ClassEmbeddings | LayeredClassifier
+
+
+def plain_logits(classifier: Classifier, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch classes"]:
+    """The logits of what the classifier reads, past all hook points."""
+    return classifier.plain(x) if isinstance(classifier, LayeredClassifier) else classifier(x)
+
+
+def n_outputs(classifier: Classifier) -> int:
+    """The number of classes."""
+    if isinstance(classifier, LayeredClassifier):
+        return classifier.n_outputs
+    return (classifier.linear if isinstance(classifier, ClassEmbeddings) else classifier).out_features
+
+
+def kind_of(classifier: Classifier) -> str:
+    """LINEAR, SCALED or NONLINEAR: of class embeddings, what stands before them."""
+    if isinstance(classifier, ClassEmbeddings):
+        return LINEAR if classifier.projection is None else kind_of(classifier.projection)
+    return classifier.kind if isinstance(classifier, LayeredClassifier) else LINEAR
+
+
+def all_classes_alike(classifier: Classifier) -> bool:
+    """Whether the classifier gives all classes the same logit, whatever it reads."""
+    if isinstance(classifier, LayeredClassifier):
+        logits = classifier.plain(classifier.examples(4))
+        return bool((logits == logits[:, :1]).all())
+    last = classifier.linear if isinstance(classifier, ClassEmbeddings) else classifier
+    bias = effective_bias(last)
+    return bool((last.weight == last.weight[:1]).all()) and bool((bias == bias[:1]).all())
 
 
 def linear_part(classifier: Classifier, x: Float[Tensor, "batch d"]) -> LinearPart:
+    """The classifier as a linear map, where it is one but for the length of features."""
     if isinstance(classifier, ClassEmbeddings):
         return classifier.linear_part(x)
-    return LinearPart(classifier.weight, x.new_ones(len(x)), effective_bias(classifier).expand(len(x), -1))
+    constant = classifier.bias if isinstance(classifier, LayeredClassifier) else effective_bias(classifier)
+    return LinearPart(classifier.weight, x.new_ones(len(x)), constant.expand(len(x), -1))
+
+
+def frozen_rows(
+    classifier: Classifier, x: Float[Tensor, "image d"], classes: Int[Tensor, "image class"]
+) -> Float[Tensor, "image class d"]:
+    """The gradient of each class's logit with respect to what the classifier reads, what divides in its norms frozen."""
+    with torch.inference_mode(False), torch.enable_grad():
+        at = x.detach().clone().requires_grad_()
+        with FrozenNorms():
+            logits = plain_logits(classifier, at)
+        columns = logits.gather(1, classes.clone()).unbind(dim=1)
+        rows = [
+            torch.autograd.grad(column.sum(), at, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
+            for column in columns
+        ]
+    return torch.stack(rows, dim=1)

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitlens.data.class_names import check_class_names
 from vitlens.errors import InputError
-from vitlens.model.class_space.classifier import ClassEmbeddings, Classifier
+from vitlens.model.class_space.classifier import ClassEmbeddings, Classifier, OwnClassifier, n_outputs
+from vitlens.model.class_space.layered import LayeredClassifier
+from vitlens.model.class_space.outputs import check_output, default_output
 from vitlens.model.parts.pooling import MeanPool
 
 if TYPE_CHECKING:
@@ -27,11 +29,13 @@ def set_class_embeddings(
     scale: float = 1.0,
     normalise: bool = False,
     space: str | None = None,
+    output: str | None = None,
 ) -> None:
     """Replaces the model's classes by those of any linear or zero-shot classifier, for every analysis.
 
-    logit_c = scale ⟨w_c, f⟩ + b_c. f is what the model's classifier reads ("features", where `weight` is as wide as
-    `d_model`) or what its head returns ("output": a CLIP tower's projection into the joint space).
+    logit_c = scale ⟨w_c, f⟩ + b_c. f is what the model's classifier reads ("features": as wide as `d_model`, twice as
+    wide with class token and mean side by side) or what its head returns ("output": a CLIP tower's projection into the joint
+    space).
 
     In place; `with_class_embeddings` leaves this model as it is.
 
@@ -42,18 +46,20 @@ def set_class_embeddings(
         scale: CLIP's exp(logit_scale).
         normalise: divide rows and features by their norms, as zero-shot classifiers do.
         space: "features" or "output", where the width of `weight` fits both.
+        output: what the new logits mean, see `set_output`; by default "softmax", of a single class "identity".
 
     Raises:
         InputError: widths, names or biases that do not fit; values that are not finite, an embedding of zeros, a scale
-            that is not positive.
+            that is not positive; no such `output`.
     """
     weight, bias, scale = read_embeddings(weight, bias, scale, model.cfg.model_name, next(model.parameters()))
+    meaning = default_output(len(weight)) if output is None else check_output(output, len(weight))
     chosen_names = None if names is None else check_class_names(names, len(weight))
     if model.is_distilled and normalise:
         raise InputError("a distilled model averages what two tokens say, which normalised features cannot do")
 
     def embeddings(head: Classifier | None) -> ClassEmbeddings:
-        projection = choose_projection(head, weight.shape[1], model.cfg.d_model, space)
+        projection = choose_projection(head, weight.shape[1], model.pool.width(model.cfg.d_model), space)
         if projection is None and head is not None and "fold_ln" in model.cfg.processed and not model.reads_stream:
             raise InputError(
                 "fold_ln moved the last norm's affine part into the classifier, so the features are not timm's: "
@@ -64,7 +70,9 @@ def set_class_embeddings(
     second = embeddings(model.unembed_dist) if model.is_distilled else None
     model.unembed, model.unembed_dist = embeddings(model.unembed), second
     model.cfg.d_vocab = len(weight)
-    model.class_names = chosen_names
+    model.class_names, model.cfg.output = chosen_names, meaning
+    # The classifier that was there may have had hook points.
+    model.setup()
 
 
 def with_class_embeddings(
@@ -76,6 +84,7 @@ def with_class_embeddings(
     scale: float = 1.0,
     normalise: bool = False,
     space: str | None = None,
+    output: str | None = None,
 ) -> "HookedViT":
     """The same model with other class embeddings, for lens, attribution, patching and heatmaps.
 
@@ -86,13 +95,13 @@ def with_class_embeddings(
 
     Args:
         weight: directions [classes, features], or one of them: text embeddings, probe weights, differences of means.
-        names, bias, scale, normalise: as in `set_class_embeddings`.
+        names, bias, scale, normalise, output: as in `set_class_embeddings`.
         space: "features", "output", or "residual": the residual stream as it is. Any block's hidden state is then read
             by logit_c = scale ⟨w_c, x⟩ + b_c without any norm, and the model's answer is the mean over the tokens that
-            its classifier reads.
+            its classifier reads (over all tokens, where it reads class token and mean of the patches side by side).
 
     Raises:
-        InputError: widths, names or biases that do not fit.
+        InputError: as `set_class_embeddings`.
     """
     view = copy(model)
     view._modules = dict(model._modules)
@@ -100,8 +109,7 @@ def with_class_embeddings(
     if space == "residual":
         read_the_stream(view)
         space = "features"
-    view.set_class_embeddings(weight, names, bias=bias, scale=scale, normalise=normalise, space=space)
-    view.setup()
+    view.set_class_embeddings(weight, names, bias=bias, scale=scale, normalise=normalise, space=space, output=output)
     return view
 
 
@@ -122,14 +130,14 @@ def read_like(model: "HookedViT", other: "HookedViT") -> None:
     model.setup()
 
 
-def choose_projection(head: Classifier | None, n_features: int, d_model: int, space: str | None) -> nn.Linear | None:
-    """The linear map in front of new class embeddings of width `n_features`: the model's head, or none.
+def choose_projection(head: Classifier | None, n_features: int, width: int, space: str | None) -> OwnClassifier | None:
+    """What stands in front of new class embeddings of width `n_features`: the model's head, which reads `width`, or none.
 
     Raises:
         InputError: the width fits neither the pooled vector nor the head's output, or both.
     """
     own = head.projection if isinstance(head, ClassEmbeddings) else head
-    widths = {"features": d_model} | ({"output": len(own.weight)} if own is not None else {})
+    widths = {"features": width} | ({"output": n_outputs(own)} if own is not None else {})
     if space is not None and space not in widths:
         raise InputError(
             f'space is "features" (what the classifier reads) or "output" (what the model\'s head returns)'
@@ -145,7 +153,9 @@ def choose_projection(head: Classifier | None, n_features: int, d_model: int, sp
             f"class embeddings of width {n_features} fit what the classifier reads and what it returns: "
             'pass space="features" or space="output"'
         )
-    return own if fitting == ["output"] else None
+    if fitting != ["output"]:
+        return None
+    return own.unwatched() if isinstance(own, LayeredClassifier) else own
 
 
 def read_embeddings(

@@ -7,7 +7,8 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vitlens.model.class_space.readout import LinearReadout, linear_readout
+from vitlens.model.class_space.classifier import plain_logits
+from vitlens.model.class_space.readout import Readout, linear_readout
 
 if TYPE_CHECKING:
     from vitlens.model.hooked_vit import HookedViT
@@ -24,10 +25,10 @@ def project(
     """
     unembed, *dist_heads = model.classifiers
     x = _before_classifier(model, x)
-    logits = unembed(x)
+    logits = plain_logits(unembed, x)
     if dist_heads:
         share = logits.new_tensor([{0: 0.0, 1: 1.0}.get(token, 0.5) for token in tokens])[:, None]
-        logits = (1 - share) * logits + share * dist_heads[0](x)
+        logits = (1 - share) * logits + share * plain_logits(dist_heads[0], x)
     return logits
 
 
@@ -43,7 +44,7 @@ def project_chosen(
     return logits if unembed.bias is None else logits + unembed.bias[classes][:, None]
 
 
-def _before_classifier(model: "HookedViT", x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+def _before_classifier(model: "HookedViT", x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch pooled"]:
     """What the classifier would read if every token that the model reads were x."""
     if model.ln_final is not None:
         x = model.ln_final.normalise(x)
@@ -57,13 +58,13 @@ def read_out(model: "HookedViT", resid: Float[Tensor, "batch tokens d"]) -> Floa
     if model.ln_final is not None:
         resid = model.ln_final.normalise(resid)
     pooled = model.pool.read(resid)
-    logits = unembed(pooled if model.fc_norm is None else model.fc_norm.normalise(pooled))
+    logits = plain_logits(unembed, pooled if model.fc_norm is None else model.fc_norm.normalise(pooled))
     if dist_heads and model.pool_dist is not None:
-        logits = (logits + dist_heads[0](model.pool_dist.read(resid))) / 2
+        logits = (logits + plain_logits(dist_heads[0], model.pool_dist.read(resid))) / 2
     return logits
 
 
-def linear_readouts(model: "HookedViT", resid: Float[Tensor, "batch tokens d"]) -> list[LinearReadout]:
+def linear_readouts(model: "HookedViT", resid: Float[Tensor, "batch tokens d"]) -> list[Readout]:
     """Linear maps of the last residual stream whose sum is exactly the logits; everything nonlinear is frozen.
 
     One for most models, two for a distilled one. `resid` [batch, tokens, d] is the last `resid_post`.

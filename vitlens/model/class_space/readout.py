@@ -1,5 +1,6 @@
 """The map from the last residual stream to the logits as a linear map: norms and attention of the pooling are frozen."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -7,9 +8,18 @@ from einops import einsum, rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vitlens.model.class_space.classifier import Classifier, linear_part
+from vitlens.model.class_space.classifier import (
+    Classifier,
+    LinearPart,
+    frozen_rows,
+    kind_of,
+    linear_part,
+    n_outputs,
+    plain_logits,
+)
+from vitlens.model.class_space.layered import LINEAR, NONLINEAR
 from vitlens.model.parts.norm import Norm
-from vitlens.model.parts.pooling import AttentionPool, MaxPool, MeanPool, Pool, Valid
+from vitlens.model.parts.pooling import AttentionPool, ClassAndMeanPool, MaxPool, MeanPool, Pool, Valid
 
 
 @dataclass(frozen=True)
@@ -37,8 +47,9 @@ class LinearReadout:
 
     logit_c = Σ_g Σ_t weights_gt ⟨directions_gc, x_t⟩ + constant_c + Σ terms_c, exactly. Frozen are the scales of norms,
     the pattern of attention pooling (one group per head), and the places of maxima (one group per feature, since each
-    has its own). `terms` are parts of the logit that are no linear map of the stream: the MLP of attention pooling.
-    `weights` belong to the tokens `tokens`, which are all that the classifier reads.
+    has its own); class token and mean side by side are two groups. `terms` are parts of the logit that are no linear map of
+    the stream: the MLP of attention pooling. `weights` belong to the tokens `tokens`, which are all that the classifier
+    reads.
     """
 
     tokens: slice
@@ -74,13 +85,26 @@ class LinearReadout:
         directions = self.directions[:, classes]
         if baseline is not None:
             directions = directions - self.directions[:, baseline]
-        return ChosenReadout(
-            self.tokens,
-            self.weights,
-            rearrange(directions, "g i c d -> i g c d"),
-            pick(self.constant),
-            {name: pick(term) for name, term in self.terms.items()},
-        )
+        return self._chosen(rearrange(directions, "g i c d -> i g c d"), pick)
+
+    def combine(self, rows: Float[Tensor, "image class classes"]) -> ChosenReadout:
+        """The readout of sums over this one's classes, with weights of each picture's own."""
+
+        def pick(table: Float[Tensor, "batch classes"]) -> Float[Tensor, "image class"]:
+            return einsum(rows, table, "i c k, i k -> i c")
+
+        return self._chosen(einsum(rows, self.directions, "i c k, g k d -> i g c d"), pick)
+
+    def _chosen(
+        self, directions: Float[Tensor, "image group class d"], pick: Callable[[Tensor], Tensor]
+    ) -> ChosenReadout:
+        terms = {name: pick(term) for name, term in self.terms.items()}
+        return ChosenReadout(self.tokens, self.weights, directions, pick(self.constant), terms)
+
+    @property
+    def numbers_per_class(self) -> int:
+        """How many numbers the directions of one class and picture have."""
+        return self.directions[:, 0].numel()
 
 
 @dataclass(frozen=True)
@@ -100,18 +124,74 @@ class MaxReadout(LinearReadout):
         pooled = einsum(self.shares, self.weights[:, 0], read, "b t d, b t, b t d -> b d")
         return pooled @ self.directions[0].T + self.constant + sum(self.terms.values())
 
-    def choose(
-        self, classes: Int[Tensor, "image class"], baseline: Int[Tensor, "image base"] | None = None
+    def _chosen(
+        self, directions: Float[Tensor, "image group class d"], pick: Callable[[Tensor], Tensor]
     ) -> ChosenReadout:
         """One group per token: its directions are the classes' directions in the features where it counts."""
         assert self.shares is not None
-        plain = super().choose(classes, baseline)
-        behind = einsum(plain.directions[:, 0], self.shares, "i c d, i t d -> i t c d")
+        behind = einsum(directions[:, 0], self.shares, "i c d, i t d -> i t c d")
         n_read = self.shares.shape[1]
         alone = torch.eye(n_read, dtype=self.weights.dtype, device=self.weights.device) * self.weights
-        return replace(
-            plain, weights=alone, directions=behind if self.norm is None else self.norm.pull_back(behind)
-        )  # fmt: skip
+        directions = behind if self.norm is None else self.norm.pull_back(behind)
+        return ChosenReadout(self.tokens, alone, directions, pick(self.constant), {})
+
+    @property
+    def numbers_per_class(self) -> int:
+        assert self.shares is not None
+        return super().numbers_per_class * self.shares.shape[1]
+
+
+@dataclass(frozen=True)
+class FrozenReadout:
+    """A classifier that is no single matrix, as the linear map that it is at each picture's point.
+
+    logit_c = ⟨J_c, x⟩ + rest_c, J the gradient at the x that the classifier reads, what divides in its norms frozen, and x a
+    linear map of the stream. The rest is a constant where norms are all that is not linear, else a term of its own,
+    "classifier rest".
+    """
+
+    read: LinearReadout
+    classifier: Classifier
+    x: Float[Tensor, "batch features"]
+    factor: float = 1.0
+
+    def __mul__(self, factor: float) -> "FrozenReadout":
+        """The readout of `factor` times the logits."""
+        return replace(self, factor=self.factor * factor)
+
+    def __call__(self, x: Float[Tensor, "batch tokens d"]) -> Float[Tensor, "batch classes"]:
+        """The logits of a stream x whose frozen statistics are those of the run."""
+        every = torch.arange(n_outputs(self.classifier), device=x.device).expand(len(x), -1)
+        chosen = self.choose(every)
+        return chosen.share(x) + chosen.constant + sum(chosen.terms.values())
+
+    def choose(
+        self, classes: Int[Tensor, "image class"], baseline: Int[Tensor, "image base"] | None = None
+    ) -> ChosenReadout:
+        """As that of a linear readout."""
+        rows, logits = self._at(classes)
+        if baseline is not None:
+            of_baseline = self._at(baseline)
+            rows, logits = rows - of_baseline[0], logits - of_baseline[1]
+        chosen = self.read.combine(rows)
+        rest = logits - einsum(rows, self.x, "i c k, i k -> i c")
+        if kind_of(self.classifier) == NONLINEAR:
+            return replace(chosen, terms={**chosen.terms, "classifier rest": rest})
+        return replace(chosen, constant=chosen.constant + rest)
+
+    def _at(
+        self, classes: Int[Tensor, "image class"]
+    ) -> tuple[Float[Tensor, "image class features"], Float[Tensor, "image class"]]:
+        """The gradients and the logits of these classes."""
+        logits = plain_logits(self.classifier, self.x).gather(1, classes)
+        return frozen_rows(self.classifier, self.x, classes) * self.factor, logits * self.factor
+
+    @property
+    def numbers_per_class(self) -> int:
+        return self.read.numbers_per_class
+
+
+Readout = LinearReadout | FrozenReadout
 
 
 def linear_readout(
@@ -121,18 +201,38 @@ def linear_readout(
     fc_norm: Norm | None,
     classifier: Classifier,
     valid: Valid = None,
-) -> LinearReadout:
+) -> Readout:
     """logits = classifier(fc_norm(pool(ln_final(resid)))) as a linear map of resid; either norm may be missing.
 
     A norm with its scale s frozen is x ↦ weight · centre(x) / s + bias. Centring and weight are the same for every
     token, so they move into the directions; only 1/s stays with the token.
     """
     normed = resid if ln_final is None else ln_final.normalise(resid)
-    read = normed[:, pool.tokens]
     pooled = pool.read(normed, valid)
-    directions, factor, constant = linear_part(
-        classifier, pooled if fc_norm is None else fc_norm.normalise(pooled)
-    )  # fmt: skip
+    x = pooled if fc_norm is None else fc_norm.normalise(pooled)
+    if kind_of(classifier) != LINEAR:
+        # As a linear map of the stream, what the classifier reads: each feature in the place of a class.
+        itself = LinearPart(
+            torch.eye(x.shape[1], dtype=x.dtype, device=x.device), x.new_ones(len(x)), torch.zeros_like(x)
+        )
+        return FrozenReadout(_readout_of(itself, resid, normed, pooled, pool, ln_final, fc_norm, valid), classifier, x)
+    part = linear_part(classifier, x)
+    return _readout_of(part, resid, normed, pooled, pool, ln_final, fc_norm, valid)
+
+
+def _readout_of(
+    part: LinearPart,
+    resid: Float[Tensor, "batch tokens d"],
+    normed: Float[Tensor, "batch tokens d"],
+    pooled: Float[Tensor, "batch pooled"],
+    pool: Pool,
+    ln_final: Norm | None,
+    fc_norm: Norm | None,
+    valid: Valid,
+) -> LinearReadout:
+    """A linear map behind norms and pooling as a linear map of the stream."""
+    read = normed[:, pool.tokens]
+    directions, factor, constant = part
     if fc_norm is not None:
         if fc_norm.bias is not None:
             constant = constant + factor[:, None] * (directions @ fc_norm.bias)
@@ -153,8 +253,12 @@ def linear_readout(
         weights = pool.pattern(normed, valid) * factor[:, None, None]
         fixed = einsum(pool.b_V, pool.W_O, "h e, h e d -> d") + pool.b_O
         constant = constant + factor[:, None] * (directions @ fixed)
-        terms["pool mlp"] = factor[:, None] * (pool.written_by_mlp(normed, valid) @ directions.T)
+        if pool.mlp is not None:
+            terms["pool mlp"] = factor[:, None] * (pool.written_by_mlp(normed, valid) @ directions.T)
         directions = einsum(directions, pool.W_O, pool.W_V, "c d, h e d, h m e -> h c m")
+    elif isinstance(pool, ClassAndMeanPool):
+        weights = pool.weights(read, valid) * factor[:, None, None]
+        directions = rearrange(directions, "c (g d) -> g c d", g=2)
     else:
         assert isinstance(pool, MeanPool)
         weights = (pool.weights(read, valid) * factor[:, None])[:, None]

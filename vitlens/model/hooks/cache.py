@@ -171,16 +171,12 @@ class ViTActivationCache(ActivationCache):
         but for its constant (the biases of classifier and last norm).
 
         Raises:
-            InputError: a class that does not exist; attention or maximum pooling, or two classifiers, where a token's
-                share is no single direction: `vitlens.direct_logit_attribution` is exact for all of them.
+            InputError: a class that does not exist; attention or maximum pooling, two classifiers, one with layers or norms
+                of its own: a token's share is then no single direction. `vitlens.direct_logit_attribution` takes them all.
         """
         model = self.model
         model.require_classifier()
-        if model.is_distilled or not model.pool.is_mean:
-            raise InputError(
-                f"{model.cfg.model_name} reads its tokens by {'two classifiers' if model.is_distilled else model.cfg.pool}"
-                " pooling, so that no single direction gives a token's share: use vitlens.direct_logit_attribution"
-            )
+        model.require_single_direction()
         ids = model.class_ids(tokens).to(residual_stack.device)
         others = None if incorrect_tokens is None else model.class_ids(incorrect_tokens).to(residual_stack.device)
         return super().logit_attrs(residual_stack, ids, others, pos_slice, batch_slice, has_batch_dim)

@@ -24,22 +24,26 @@ class Pool(nn.Module):
         super().__init__()
         self.tokens = tokens
 
-    def forward(self, x: Float[Tensor, "batch tokens d"], valid: Valid = None) -> Float[Tensor, "batch d"]:
+    def forward(self, x: Float[Tensor, "batch tokens d"], valid: Valid = None) -> Float[Tensor, "batch pooled"]:
         raise NotImplementedError
 
-    def read(self, x: Float[Tensor, "batch tokens d"], valid: Valid = None) -> Float[Tensor, "batch d"]:
+    def read(self, x: Float[Tensor, "batch tokens d"], valid: Valid = None) -> Float[Tensor, "batch pooled"]:
         """The pooled vector, without passing hook points."""
         return self(x, valid)
 
     def masked(
         self, x: Float[Tensor, "batch tokens d"], mask: Float[Tensor, "batch tokens"]
-    ) -> Float[Tensor, "batch d"]:
+    ) -> Float[Tensor, "batch pooled"]:
         """The pooled vector when each token counts only in part (0: removed, 1: whole), without passing hook points."""
         raise NotImplementedError
 
-    def of_one(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+    def of_one(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch pooled"]:
         """The pooled vector if every token that is read were x."""
         return x
+
+    def width(self, d_model: int) -> int:
+        """How many numbers the pooled vector has."""
+        return d_model
 
 
 class MeanPool(Pool):
@@ -63,6 +67,42 @@ class MeanPool(Pool):
         """The weight of each token."""
         counted = read.new_ones(read.shape[:2]) if valid is None else valid.to(read.dtype)
         return counted / counted.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+class ClassAndMeanPool(Pool):
+    """The class token and, after it, the mean of the patches: a vector twice as wide as a token. Registers are not read.
+
+    Source: Oquab et al. 2023 (DINOv2), whose linear classifiers read both.
+    """
+
+    def __init__(self, n_prefix_tokens: int) -> None:
+        super().__init__(slice(0, None))
+        self.first_patch = n_prefix_tokens
+
+    def forward(self, x: Float[Tensor, "batch tokens d"], valid: Valid = None) -> Float[Tensor, "batch pooled"]:
+        if valid is None:
+            return torch.cat([x[:, 0], x[:, self.first_patch :].mean(dim=1)], dim=-1)
+        return einsum(self.weights(x, valid), x, "b g t, b t d -> b g d").flatten(1)
+
+    def masked(
+        self, x: Float[Tensor, "batch tokens d"], mask: Float[Tensor, "batch tokens"]
+    ) -> Float[Tensor, "batch pooled"]:
+        present = mask[:, self.first_patch :]
+        mean = einsum(present / present.sum(dim=1, keepdim=True), x[:, self.first_patch :], "b t, b t d -> b d")
+        return torch.cat([x[:, 0], mean], dim=-1)
+
+    def of_one(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch pooled"]:
+        return torch.cat([x, x], dim=-1)
+
+    def width(self, d_model: int) -> int:
+        return 2 * d_model
+
+    def weights(self, read: Float[Tensor, "batch read d"], valid: Valid = None) -> Float[Tensor, "batch 2 read"]:
+        """The weight of each token in either half."""
+        weights = read.new_zeros(len(read), 2, read.shape[1])
+        weights[:, 0, 0] = 1
+        weights[:, 1, self.first_patch :] = 1 if valid is None else valid[:, self.first_patch :].to(read.dtype)
+        return weights / weights.sum(dim=-1, keepdim=True).clamp(min=1)
 
 
 class MaxPool(Pool):
@@ -100,6 +140,8 @@ class MaxPool(Pool):
 class AttentionPool(Pool):
     """One learned query attends to the tokens: out = Σ_heads z W_O + b_O, pooled = out + mlp(ln(out)) (MAP pooling).
 
+    Without an MLP the pooled vector is out.
+
     Source: Lee et al. 2019 (Set Transformer); Zhai et al. 2022, which uses it in place of a class token.
     """
 
@@ -115,7 +157,7 @@ class AttentionPool(Pool):
         q_norm: Norm | None,
         k_norm: Norm | None,
         ln: Norm | None,
-        mlp: MLP,
+        mlp: MLP | None,
     ) -> None:
         super().__init__(tokens)
         self.latent = latent
@@ -132,7 +174,8 @@ class AttentionPool(Pool):
         self.hook_attn_out = hook_point(NO_TOKENS)
         self.ln = ln
         self.mlp = mlp
-        self.hook_mlp_out = hook_point(NO_TOKENS)
+        if mlp is not None:
+            self.hook_mlp_out = hook_point(NO_TOKENS)
 
     def forward(self, x: Float[Tensor, "batch tokens d"], valid: Valid = None) -> Float[Tensor, "batch d"]:
         q, k, v = self._project(x[:, self.tokens])
@@ -146,8 +189,9 @@ class AttentionPool(Pool):
             scores = self.hook_attn_scores(self._scores(q, k, valid))
             z = einsum(expose(self.hook_pattern, scores.softmax(dim=-1)), v, "b h q t, b t h e -> b q h e")
         out = self.hook_attn_out(self.proj(rearrange(expose(self.hook_z, z), "b 1 h e -> b 1 (h e)")))
-        read = out if self.ln is None else self.ln(out)
-        return (out + self.hook_mlp_out(self.mlp(read)))[:, 0]
+        if self.mlp is not None:
+            out = out + self.hook_mlp_out(self.mlp(out if self.ln is None else self.ln(out)))
+        return out[:, 0]
 
     def read(self, x: Float[Tensor, "batch tokens d"], valid: Valid = None) -> Float[Tensor, "batch d"]:
         q, k, v = self._normed(x[:, self.tokens])
@@ -165,6 +209,9 @@ class AttentionPool(Pool):
     def of_one(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         # Attention to tokens that are all alike returns their value, whatever the pattern.
         return self._with_mlp(self.proj(self.kv(x).chunk(2, dim=-1)[1]))
+
+    def width(self, d_model: int) -> int:
+        return len(self.proj.weight)
 
     def pattern(self, x: Float[Tensor, "batch tokens d"], valid: Valid = None) -> Float[Tensor, "batch heads read"]:
         """The attention of each head to each token, without passing hook points."""
@@ -206,6 +253,8 @@ class AttentionPool(Pool):
         return lowest[:, None, None]
 
     def _with_mlp(self, out: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        if self.mlp is None:
+            return out
         read = out if self.ln is None else self.ln.normalise(out)
         return out + self.mlp.fc2(self.mlp.act(self.mlp.fc1(read)))
 

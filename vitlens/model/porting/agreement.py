@@ -82,8 +82,11 @@ def check_prefix(module: Any, prefix_tokens: tuple[str, ...]) -> None:
     """Raises InputError where timm counts other prefix tokens than there are, and would pool and rotate other tokens; or
     where it would read the first patch as if it were the class token."""
     n_prefix_tokens = len(prefix_tokens)
-    if module.global_pool == "token" and "class" not in prefix_tokens and getattr(module, "attn_pool", None) is None:
-        raise InputError('global_pool is "token", and the model has no class token: build it with global_pool="avg"')
+    reads_class_token = module.global_pool in ("token", "class+mean") and getattr(module, "attn_pool", None) is None
+    if reads_class_token and "class" not in prefix_tokens:
+        raise InputError(
+            f'global_pool is "{module.global_pool}", and the model has no class token: build it with global_pool="avg"'
+        )
     attentions = {f"blocks.{i}.attn.": getattr(block, "attn", None) for i, block in enumerate(module.blocks)}
     for where, part in {"": module, **attentions}.items():
         told = getattr(part, "num_prefix_tokens", n_prefix_tokens)
@@ -107,12 +110,6 @@ def check_blocks_alike(blocks: list[AnyBlock]) -> None:
                 f"blocks.{i} has {kind[other]} {other} and blocks.0 has {kinds[0][other]}: vitlens ports models whose "
                 "blocks are of one size"
             )
-
-
-def check_classifier(head: nn.Linear | None, d_model: int, where: str = "head") -> None:
-    """Raises InputError unless the classifier reads what the model pools."""
-    if head is not None and head.in_features != d_model:
-        raise InputError(f"{where} reads {head.in_features} numbers, and the model gives it {d_model}")
 
 
 def stream_width(embedding: Embedding, channels: int) -> int:

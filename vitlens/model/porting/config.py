@@ -4,6 +4,7 @@ from typing import Any
 
 from timm.data import resolve_data_config
 
+from vitlens.model.class_space.outputs import check_output, default_output
 from vitlens.model.config import HookedViTConfig
 from vitlens.model.parts.block import AnyBlock
 from vitlens.model.parts.embedding import Embedding
@@ -11,6 +12,11 @@ from vitlens.model.parts.mlp import GatedMLP
 from vitlens.model.parts.naflex import NaFlexEmbedding
 from vitlens.model.parts.pooling import Pool
 from vitlens.model.porting.agreement import count_channels, read_geometry, stream_width
+
+#: Parts of the names of timm's towers of CLIP kind, whose classifier is the projection into the space of texts and images.
+TOWERS = ("_clip_", "_mci_", "_pe_core_")
+#: The numbers of classes of ImageNet's lists: a tower that was tuned for one of these is a classifier again.
+IMAGENET = (1000, 11821, 21841, 21843)
 
 
 def read_config(
@@ -62,8 +68,20 @@ def read_config(
         read_tokens=(pool.tokens.start, pool.tokens.stop),
         layer_scale=any(block.attn.gamma is not None for block in blocks),
         qk_norm=attn.q_norm is not None or attn.k_norm is not None,
+        output=_output(pretrained_cfg, n_classes),
         data_config=_data_config(module, n_channels, image_size),
     )
+
+
+def _output(pretrained_cfg: dict[str, Any], n_classes: int) -> str:
+    """What the outputs mean: what a port has put under "output" in timm's `pretrained_cfg`, else what their number says."""
+    given = pretrained_cfg.get("output")
+    if given is not None:
+        return check_output(given, n_classes)
+    is_tower = any(part in (pretrained_cfg.get("architecture") or "") for part in TOWERS)
+    if is_tower and n_classes == pretrained_cfg.get("num_classes") and n_classes not in IMAGENET:
+        return "embedding"
+    return default_output(n_classes)
 
 
 def _positions(embedding: Embedding, attn: Any) -> str:

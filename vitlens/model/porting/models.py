@@ -14,22 +14,25 @@ from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from torch import nn
 
 from vitlens.errors import InputError
+from vitlens.model.class_space.classifier import OwnClassifier, n_outputs
 from vitlens.model.config import HookedViTConfig
 from vitlens.model.hooks.hook_points import NO_TOKENS
 from vitlens.model.parts.block import AnyBlock
 from vitlens.model.parts.embedding import Embedding
 from vitlens.model.parts.naflex import NaFlexEmbedding
 from vitlens.model.parts.norm import Norm
+from vitlens.model.parts.pixel_stem import PixelStem
 from vitlens.model.parts.pooling import MeanPool, Pool
 from vitlens.model.parts.positions import RelPosTable
-from vitlens.model.porting.agreement import check_blocks_alike, check_classifier, check_prefix
+from vitlens.model.porting.agreement import check_blocks_alike, check_prefix
 from vitlens.model.porting.attention import port_rel_pos
 from vitlens.model.porting.blocks import port_block
+from vitlens.model.porting.classifier import port_classifier
 from vitlens.model.porting.config import read_config
+from vitlens.model.porting.other_readings import ClassAndMeanViT, ClassOfDistilledViT
 from vitlens.model.porting.parts import (
     Given,
     is_adapted,
-    port_classifier,
     port_norm,
     refuse_other_class,
     refuse_unknown,
@@ -39,6 +42,7 @@ from vitlens.model.porting.state import check_one_dtype, check_state
 from vitlens.model.porting.timm_classes import NaFlexEmbeds, NaFlexVit
 from vitlens.model.porting.timm_versions import VERIFIED
 
+OTHERS = "models of other libraries are opened with HookedViT.from_pretrained; "
 # Parts that all of these models may have.
 COMMON = {"patch_embed", "norm_pre", "blocks", "norm", "attn_pool", "fc_norm", "head", "cls_token", "pos_embed"}
 
@@ -54,9 +58,9 @@ class Parts:
     ln_final: Norm | None
     pool: Pool
     fc_norm: Norm | None
-    unembed: nn.Linear | None
+    unembed: OwnClassifier | None
     pool_dist: Pool | None = None
-    unembed_dist: nn.Linear | None = None
+    unembed_dist: OwnClassifier | None = None
 
 
 def port(module: Any) -> Parts:
@@ -88,7 +92,8 @@ def _what_is_inside(module: nn.Module) -> str:
     """Where a wrapper holds a model that could be ported."""
     adapted = "adapters are merged first (model.merge_and_unload() of peft); " if is_adapted(module) else ""
     where = next((name for name, part in module.named_modules() if type(part) in MODELS), None)
-    return adapted or ("" if where is None else f"port the model inside, module.{where}; ")
+    of_others = "" if type(module).__module__.startswith("timm.") else OTHERS
+    return adapted or (of_others if where is None else f"port the model inside, module.{where}; ")
 
 
 def _assemble(module: Any, embedding: Embedding, prefix: dict[str, Any], **distilled: Any) -> Parts:
@@ -103,11 +108,10 @@ def _assemble(module: Any, embedding: Embedding, prefix: dict[str, Any], **disti
     blocks = [port_block(block, f"blocks.{i}", given) for i, block in enumerate(module.blocks)]
     check_blocks_alike(blocks)
     check_prefix(module, prefix_tokens)
-    unembed = port_classifier(module.head)
     pool = port_pool(module, len(prefix_tokens), _pools_prefix(module))
-    n_classes = 0 if unembed is None else unembed.out_features
+    unembed = port_classifier(module.head, pool.width(len(blocks[0].mlp.b_out)))
+    n_classes = 0 if unembed is None else n_outputs(unembed)
     cfg = read_config(module, embedding, blocks, prefix_tokens, pool, n_classes)
-    check_classifier(unembed, cfg.d_model)
     return Parts(
         cfg=cfg,
         embedding=embedding,
@@ -142,7 +146,7 @@ def _embedding(module: Any, prefix: dict[str, Any], *rotary: Any) -> Embedding:
 
 def _vision_transformer(module: Any) -> Parts:
     refuse_unknown(module, COMMON | {"reg_token"}, "the model")
-    refuse_other_class(module.patch_embed, (PatchEmbed, HybridEmbed), "patch_embed")
+    refuse_other_class(module.patch_embed, (PatchEmbed, HybridEmbed, PixelStem), "patch_embed")
     prefix = {"class": module.cls_token, "register": module.reg_token}
     return _assemble(module, _embedding(module, prefix), prefix)
 
@@ -153,15 +157,16 @@ def _distilled(module: Any) -> Parts:
     if module.global_pool != "token":
         raise InputError(f"a distilled model reads its two tokens, global_pool={module.global_pool!r} is not ported")
     prefix = {"class": module.cls_token, "distillation": module.dist_token, "register": module.reg_token}
-    second = port_classifier(module.head_dist, "head_dist")
-    parts = _assemble(module, _embedding(module, prefix), prefix, pool_dist=MeanPool(slice(1, 2)), unembed_dist=second)
-    n_second = 0 if second is None else second.out_features
+    if isinstance(module, ClassOfDistilledViT):
+        return _assemble(module, _embedding(module, prefix), prefix)
+    parts = _assemble(module, _embedding(module, prefix), prefix, pool_dist=MeanPool(slice(1, 2)))
+    parts.unembed_dist = port_classifier(module.head_dist, parts.cfg.d_model, "head_dist")
+    n_second = 0 if parts.unembed_dist is None else n_outputs(parts.unembed_dist)
     if n_second != parts.cfg.n_classes:
         raise InputError(
             f"head has {parts.cfg.n_classes} classes and head_dist {n_second}: a distilled model takes the mean of both, so "
             "replace both"
         )
-    check_classifier(second, parts.cfg.d_model, "head_dist")
     return parts
 
 
@@ -202,7 +207,9 @@ def _naflex(module: Any) -> Parts:
 
 MODELS: dict[type, Callable[[Any], Parts]] = {
     VisionTransformer: _vision_transformer,
+    ClassAndMeanViT: _vision_transformer,
     VisionTransformerDistilled: _distilled,
+    ClassOfDistilledViT: _distilled,
     Eva: _eva,
     Beit: _beit,
     VisionTransformerRelPos: _rel_pos,

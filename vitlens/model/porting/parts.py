@@ -63,17 +63,6 @@ def port_linear(linear: Any, where: str) -> nn.Linear:
     return linear
 
 
-def port_classifier(head: Any, where: str = "head") -> nn.Linear | None:
-    """The linear map of a classifier, None where there is none; what is only used in training is left out."""
-    if type(head) is nn.Sequential:
-        layers = [
-            (name, layer) for name, layer in head.named_children() if not isinstance(layer, (nn.Dropout, nn.Identity))
-        ]
-        if len(layers) == 1:
-            return port_linear(layers[0][1], f"{where}.{layers[0][0]}")
-    return None if isinstance(head, nn.Identity) else port_linear(head, where)
-
-
 def refuse_other_class(module: Any, known: tuple[type, ...], where: str) -> None:
     if type(module) in known:
         return

@@ -6,12 +6,12 @@ from timm.layers import AttentionPoolLatent
 from torch import nn
 
 from vitlens.errors import InputError
-from vitlens.model.parts.mlp import MLP
-from vitlens.model.parts.pooling import AttentionPool, MaxPool, MeanPool, Pool
+from vitlens.model.parts.pooling import AttentionPool, ClassAndMeanPool, MaxPool, MeanPool, Pool
 from vitlens.model.porting.mlp import port_mlp
 from vitlens.model.porting.parts import port_linear, port_norm, refuse_other_class, refuse_unknown
 
-POOLS = ("token", "avg", "avgmax", "max", "map")
+#: timm's, and our own "class+mean": the class token and the mean of the patches, one after the other.
+POOLS = ("token", "avg", "avgmax", "max", "map", "class+mean")
 
 
 def port_pool(module: Any, n_prefix_tokens: int, include_prefix: bool) -> Pool:
@@ -29,6 +29,8 @@ def port_pool(module: Any, n_prefix_tokens: int, include_prefix: bool) -> Pool:
         raise InputError("global_pool is 'map', and the model has no attn_pool: build it with global_pool=\"map\"")
     if kind == "token":
         return MeanPool(slice(0, 1))
+    if kind == "class+mean":
+        return ClassAndMeanPool(n_prefix_tokens)
     if kind == "avg":
         return MeanPool(tokens)
     return MaxPool(tokens, mean_share=0.5 if kind == "avgmax" else 0.0)
@@ -39,9 +41,6 @@ def _attention_pool(pool: Any, tokens: slice) -> AttentionPool:
     refuse_unknown(pool, {"latent", "q", "kv", "q_norm", "k_norm", "proj", "norm", "mlp"}, "attn_pool")
     if pool.latent_len != 1 or pool.pool != "token":
         raise InputError("attn_pool has several queries, which vitlens does not port: build it with latent_len=1")
-    if pool.mlp is None:
-        raise InputError("attn_pool has no MLP (out_features=0), which vitlens does not port")
-    mlp: MLP = port_mlp(pool.mlp, None, "attn_pool.mlp")
     return AttentionPool(
         tokens,
         pool.latent,
@@ -52,6 +51,7 @@ def _attention_pool(pool: Any, tokens: slice) -> AttentionPool:
         pool.fused_attn,
         port_norm(pool.q_norm, "attn_pool.q_norm", token_axis=-3),
         port_norm(pool.k_norm, "attn_pool.k_norm", token_axis=-3),
-        port_norm(pool.norm, "attn_pool.norm"),
-        mlp,
+        # timm reads this norm only in front of an MLP.
+        None if pool.mlp is None else port_norm(pool.norm, "attn_pool.norm"),
+        None if pool.mlp is None else port_mlp(pool.mlp, None, "attn_pool.mlp"),
     )

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from timm.layers import DropPath, PatchDropout
 from torch import nn
+from torch.nn.utils.weight_norm import WeightNorm
 
 from vitlens.errors import InputError
 from vitlens.model.porting.timm_classes import PatchDropoutWithIndices
@@ -18,7 +19,9 @@ def check_state(module: Any) -> None:
     """Raises InputError for a module whose forward is changed by hooks, quantisation or training mode."""
     for name, part in module.named_modules():
         where = name or "the model"
-        if any(getattr(part, hooks) for hooks in HOOKS):
+        hooks = [hook for kind in HOOKS for hook in getattr(part, kind).values()]
+        # The older weight_norm of torch is a hook; a classifier is called as it is, with it.
+        if any(not (isinstance(hook, WeightNorm) and name.startswith("head")) for hook in hooks):
             raise InputError(
                 f"{where} ({type(part).__name__}) has a hook of torch's inside, which vitlens would leave out: "
                 "remove it (handle.remove()) and hook the HookedViT instead"
@@ -64,7 +67,10 @@ def _check_tensors(module: nn.Module) -> None:
 def check_one_dtype(module: nn.Module) -> None:
     """Raises InputError where linear maps and convolutions are of several dtypes."""
     maps = [
-        (name, part.weight.dtype) for name, part in module.named_modules() if isinstance(part, (nn.Linear, nn.Conv2d))
+        (name, part.weight.dtype)
+        for name, part in module.named_modules()
+        # A weight that a hook makes in each forward has the dtype of the last one.
+        if isinstance(part, (nn.Linear, nn.Conv2d)) and not part._forward_pre_hooks
     ]
     for name, dtype in maps:
         if dtype != maps[0][1]:

@@ -53,7 +53,9 @@ def run_blocks(
     return stream
 
 
-def pool(model: "HookedViT", resid: Float[Tensor, "batch tokens d"], layout: Layout) -> list[Float[Tensor, "batch d"]]:
+def pool(
+    model: "HookedViT", resid: Float[Tensor, "batch tokens d"], layout: Layout
+) -> list[Float[Tensor, "batch pooled"]]:
     """What the classifier reads, and what the second classifier of a distilled model reads."""
     if model.ln_final is not None:
         resid = model.ln_final(resid)
@@ -65,7 +67,7 @@ def pool(model: "HookedViT", resid: Float[Tensor, "batch tokens d"], layout: Lay
     return features
 
 
-def classify(model: "HookedViT", features: list[Float[Tensor, "batch d"]]) -> Float[Tensor, "batch out"]:
+def classify(model: "HookedViT", features: list[Float[Tensor, "batch pooled"]]) -> Float[Tensor, "batch out"]:
     heads = (model.unembed, model.unembed_dist)
     outputs = []
     # Older compilers do not follow zip(strict=) here.

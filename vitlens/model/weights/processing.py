@@ -132,7 +132,10 @@ def _fold_final_norm(model: "HookedViT") -> None:
     if isinstance(model.pool, AttentionPool) and model.fc_norm is None:
         model.pool.kv = _behind_affine(model.pool.kv, *_take_affine(norm, model.pool.b_O))
     elif model.unembed is not None:
-        scale, shift = _take_affine(norm, model.unembed.weight[0])
+        if norm is model.fc_norm:
+            scale, shift = _take_affine(norm, model.unembed.weight[0])
+        else:
+            scale, shift = (model.pool.of_one(part) for part in _take_affine(norm, model.blocks[-1].mlp.b_out))
         model.unembed = _behind_affine(model.unembed, scale, shift)
         if model.unembed_dist is not None:
             model.unembed_dist = _behind_affine(model.unembed_dist, scale, shift)

@@ -6,6 +6,7 @@ from typing import Any
 from timm.layers import HybridEmbed
 from torch import nn
 
+from vitlens.model.class_space.layered import LayeredClassifier
 from vitlens.model.parts.pooling import AttentionPool, MaxPool
 
 
@@ -18,6 +19,10 @@ def fold_ln(model: Any) -> str | None:
         return "the final norm is followed by another one (fc_norm)"
     if model.ln_final is not None and isinstance(model.pool, MaxPool):
         return "a maximum over tokens stands between the final norm and the classifier"
+    norm = model.fc_norm if model.fc_norm is not None else model.ln_final
+    pool_reads_it = isinstance(model.pool, AttentionPool) and model.fc_norm is None
+    if norm is not None and not pool_reads_it and isinstance(model.unembed, LayeredClassifier):
+        return "its classifier has layers of its own, which are taken as they are"
     return None
 
 
@@ -34,7 +39,7 @@ def center_writing_weights(model: Any) -> str | None:
     last = model.ln_final if model.ln_final is not None else model.fc_norm
     if last is None or not all(norm.centres for norm in [*readers, last]):
         return "not every norm that reads the stream forgets its mean (LayerNorm does)"
-    if model.ln_final is None and isinstance(model.pool, (MaxPool, AttentionPool)):
+    if model.ln_final is None and not model.pool.is_mean:
         return "the stream is pooled before a norm, by a pooling that does not forget its mean"
     stem = model.embed.patch_embed
     proj_is_last = isinstance(getattr(stem, "norm", nn.Identity()), nn.Identity)

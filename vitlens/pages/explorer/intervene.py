@@ -90,7 +90,8 @@ def decision(
     )
     at = f"block {block}" + ("" if unit is None else f", {unit} {cell[unit]}")
     after = model.run_with_hooks(image, fwd_hooks=hooks)
-    return {"at": at, "before": top_classes(as_numpy(model(image)[0])), "after": top_classes(as_numpy(after[0]))}
+    before, after = (top_classes(as_numpy(logits[0]), model.cfg.output) for logits in (model(image), after))
+    return {"at": at, "before": before, "after": after}
 
 
 def describe_effect(explorer: "Explorer", result: Intervention, how: str) -> dict[str, Any]:
@@ -126,8 +127,8 @@ def remove_marked(explorer: "Explorer") -> tuple[TokenAblation, dict[str, Any]]:
         "title": f"Without {n} patch{'es' * (n != 1)}, left out of the sequence: change of the logit of each class",
         "cells": [short_name(model.class_label(index)) for index in classes],
         "shift": (after - before)[classes].tolist(),
-        "before": top_classes(before),
-        "after": top_classes(after),
+        "before": top_classes(before, model.cfg.output),
+        "after": top_classes(after, model.cfg.output),
     }
     return result, effect
 

@@ -21,6 +21,7 @@ from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.pages.explorer.explorer import Explorer
 from vitlens.pages.explorer.facts import page_facts_of
+from vitlens.pages.explorer.measure.components import add_colours
 from vitlens.pages.explorer.measure.data_set import data_set_facts
 from vitlens.pages.explorer.measure.features import Dictionary
 from vitlens.pages.explorer.measure.picture import Settings, check_page_size, measure_picture
@@ -130,6 +131,7 @@ def explore(
             own = replace(settings, other=None if other is not None and i == len(labels) - 1 else other)
             measured.append(measure_picture(model, pictures[i : i + 1], name, wanted[i], own))
             bar.update(1)
+    add_colours(measured)
     for picture, found in zip(given, measured, strict=True):
         found.facts["file"] = picture_fact(model, picture) if isinstance(picture, (str, Path)) else None
     return Explorer(
@@ -166,8 +168,8 @@ def _other_picture(model: HookedViT, against: Pictures, pictures: Tensor) -> Ten
 
 
 def _wanted_classes(model: HookedViT, pictures: Tensor, classes: Classes) -> list[list[int]]:
-    """The given classes of every picture, by default the predicted one; none where there is no classifier."""
-    if model.unembed is None and classes is None:
+    """The given classes of every picture, by default the predicted one; none where nothing is predicted."""
+    if classes is None and not model.predicts:
         return [[]] * len(pictures)
     model.require_classifier()
     # Given classes need no run.

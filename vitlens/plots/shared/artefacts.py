@@ -16,19 +16,24 @@ def hatch(figure: go.Figure, patches: Bool[Tensor, "rows columns"] | None) -> go
     """Hatches these patches in every map of the figure, and says so; a figure without any stays as it is."""
     if patches is None or not patches.any():
         return figure
-    x, y = _strokes(patches)
     maps = {(trace.xaxis, trace.yaxis): None for trace in figure.data if _is_map_of(trace, patches)}
     if not maps:
         return figure
     for xaxis, yaxis in maps:
-        figure.add_trace(
-            go.Scatter(
-                x=x, y=y, mode="lines", line={"color": OUTLINE, "width": 1.5}, hoverinfo="skip", showlegend=False,
-                xaxis=xaxis, yaxis=yaxis,
-            )
-        )  # fmt: skip
+        hatch_one(figure, patches, xaxis, yaxis)
     subtitle = figure.layout.title.subtitle.text
     return figure.update_layout(title_subtitle_text=f"{subtitle}; {HATCHED}" if subtitle else HATCHED)
+
+
+def hatch_one(figure: go.Figure, patches: Bool[Tensor, "rows columns"], xaxis: str, yaxis: str) -> None:
+    """Hatches these patches in the map on these axes."""
+    x, y = _strokes(patches)
+    figure.add_trace(
+        go.Scatter(
+            x=x, y=y, mode="lines", line={"color": OUTLINE, "width": 1.5}, hoverinfo="skip", showlegend=False,
+            xaxis=xaxis, yaxis=yaxis,
+        )
+    )  # fmt: skip
 
 
 def _is_map_of(trace: Any, patches: Bool[Tensor, "rows columns"]) -> bool:

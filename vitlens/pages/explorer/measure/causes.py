@@ -51,7 +51,8 @@ def swap_tensors(
     """swap_logits, swap_lse, swap_top and swap_source of `Measured`, and how they were found.
 
     The same cells take the activation that they have on the other picture: patches the stream before the first block, a head
-    its z, an MLP what it writes, at all tokens. `answer` is the other picture's first class.
+    its z, an MLP what it writes, at all tokens. `answer` is the other picture's first class, where the outputs
+    have one.
     """
     box, owner = patch_boxes(model.embed.grid(*image.shape[-2:]), n_runs)
     first = model.cfg.n_prefix_tokens
@@ -61,7 +62,7 @@ def swap_tensors(
     logits = model(other)[0]
     tensors["source"] = as_numpy(logits[list(classes)])
     return {f"swap_{name}": values for name, values in tensors.items()}, _how(how, box) | {
-        "answer": int(logits.argmax())
+        "answer": int(logits.argmax()) if model.predicts else None
     }
 
 

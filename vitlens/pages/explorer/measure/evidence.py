@@ -33,14 +33,12 @@ class Removal:
 
 def heatmaps_of(model: HookedViT, image: Float[Tensor, "1 channels height width"], index: int | None) -> list[Heatmap]:
     """Those of `SHOWN` that the model has: without a classifier, the ones that are of no class."""
-    # A probability of a single output means nothing.
-    options: dict[str, Any] = {"metric": "logit"} if model.cfg.n_classes == 1 else {}
     with torch.enable_grad():
         return [
-            heatmap(model, image, None if index is None else [index], method=name, progress=False,
-                    **(options if METHODS[name].class_specific else {}))
-            for name in SHOWN if index is not None or not METHODS[name].class_specific
-        ]  # fmt: skip
+            heatmap(model, image, None if index is None else [index], method=name, progress=False)
+            for name in SHOWN
+            if index is not None or not METHODS[name].class_specific
+        ]
 
 
 def heatmap_tensors(found: list[Heatmap]) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
@@ -61,7 +59,7 @@ def heatmap_tensors(found: list[Heatmap]) -> tuple[dict[str, np.ndarray], list[d
 
 def _unit(found: Heatmap) -> str:
     """Of the numbers of the map: raw attention is a share, and the others divide what their option says."""
-    return found.settings.get("metric", "probability") if found.method.class_specific else "share of attention"
+    return found.settings["metric"] if found.method.class_specific else "share of attention"
 
 
 def outlier_tensors(model: HookedViT, image: Tensor) -> dict[str, np.ndarray]:

@@ -52,7 +52,8 @@ class Measured:
     shares [C, B, H, T] codes with shares_scale [C, B, H], heads [C, B, H] and mlps [C, B] of the logits [C]; groups [C, 4]
     of what heads did not write; residuals [C]. neurons and neuron_writes [C, B, n], the strongest of each MLP.
     lens_logit, lens_rank, lens_probability [B, T, C], and the same as the model reads, reading_… [B, C];
-    top_classes, top_logits, top_probabilities [B, T, k].
+    top_classes, top_logits, top_probabilities [B, T, k]. Ranks,
+    probabilities and top classes are there as far as the model's outputs have them.
     all_reading [B, K], all_heads [B, H, K], all_mlps [B, K] codes, each with the scale of its rows, of all classes.
     effect_logits [N, C], effect_lse [N] (log Σ exp of all logits) and effect_top [N] (the first class) without cell n: P
     patches, B · H heads, B MLPs; NaN and −1 where the effect is estimated. swap_logits, swap_lse, swap_top: the same with
@@ -60,11 +61,14 @@ class Measured:
     feature_ids [F] of a dictionary, with their activations feature_maps [F, T] in codes, feature_maps_scale [F],
     feature_writes [C, F], and feature_costs [C, F], what the logit loses without each.
     heatmap [M, P] of the first class; removal_steps [S], and removal_curves [M + R, S] in the order of the maps and then of
-    R random orders.
+    R random orders. colours [B, P, 3] of all pictures together, and colour_shares [B, 3] of the variance.
+
+    `stream` is that of the patches after each block; the page does not hold it.
     """
 
     facts: dict[str, Any]
     tensors: dict[str, np.ndarray]
+    stream: Float[Tensor, "block patch d"]
 
 
 @gradients_disabled()
@@ -91,15 +95,19 @@ def measure_picture(
         "width": pixels.shape[1],
         "height": pixels.shape[0],
         "classes": classes,
+        "output": model.cfg.output,
         **measuring.facts,
     }
-    return Measured(facts, measuring.tensors)
+    return Measured(facts, measuring.tensors, measuring.stream)
 
 
 def _classes(model: HookedViT, image: Tensor, wanted: Sequence[int], n_classes: int) -> list[int]:
-    if model.cfg.n_classes < 2:
-        return list(range(model.cfg.n_classes if model.unembed is not None else 0))
-    return choose_classes(model, image, wanted, n_classes)
+    if model.predicts and model.cfg.n_classes > 1:
+        return choose_classes(model, image, wanted, n_classes)
+    if model.cfg.output == "embedding":
+        return list(wanted)
+    # No output is predicted before another: the first ones are as good as any.
+    return list(dict.fromkeys([*wanted, *range(model.cfg.n_classes)]))[: max(n_classes, len(set(wanted)))]
 
 
 class _Measuring:
@@ -119,13 +127,13 @@ class _Measuring:
 
     def run(self) -> None:
         model, image, classes, blocks = self.model, self.image, self.classes, self.settings.blocks
-        self.tensors |= activation_tensors(model, image, blocks) | outlier_tensors(model, image)
+        activations, stream = activation_tensors(model, image, blocks)
+        self.tensors |= activations | outlier_tensors(model, image)
+        self.stream = stream[:, model.cfg.n_prefix_tokens :]
         found = self._heatmaps()
         self._try("feature", self._features)
         if not classes:
-            self.missing["answer"] = (
-                f"{model.cfg.model_name} was loaded without a classifier: there is no class to explain"
-            )
+            self._try("answer", self._no_class)
             return
         logits = model(image)
         require_finite_logits(model, logits)
@@ -139,6 +147,10 @@ class _Measuring:
         if self.settings.holds_all_classes(model):
             self._try("lens", lambda: reading_of_all(model, image, blocks))
             self._try("attribution", lambda: attribution_of_all(model, image, blocks))
+
+    def _no_class(self) -> dict[str, np.ndarray]:
+        self.model.require_prediction()
+        return {}
 
     def _heatmaps(self) -> list[Heatmap]:
         found: list[Heatmap] = []

@@ -75,7 +75,7 @@ def _sorted_out(subject: Subject) -> tuple[list[Part], list[Part], Part]:
 
 def breaks(subject: Subject, part: Part) -> bool:
     """Whether a part's removal leaves nothing of the answer: a class from far off leads, and the runner-up falls too."""
-    if part.top is None or len(subject.tensors["answer_logits"]) <= N_NEAREST:
+    if part.top is None or not subject.competes or len(subject.tensors["answer_logits"]) <= N_NEAREST:
         return False
     is_near = part.top in np.argsort(-subject.tensors["answer_logits"], kind="stable")[:N_NEAREST]
     if is_near or part.cost < WORTH_SAYING or subject.rival not in subject.measured.facts["classes"]:
@@ -158,7 +158,7 @@ def _of_the_worst(subject: Subject, broken: list[Part], worst: Part) -> list[Tol
 def _left(subject: Subject, part: Part) -> str:
     """What is left of the class without a part."""
     if part.kept is None or not subject.is_answer:
-        estimated = "" if part.kept is not None else " (estimated)"
+        estimated = "" if part.top is not None else " (estimated)"
         return f"its logit {'falls' if part.cost >= 0 else 'rises'} by {abs(part.cost):.2f}{estimated}"
     other = f" and {quoted(subject.name_of(part.top or 0))} leads" if part.top != subject.index else ""
     return f"it {moved(subject.probability, part.kept)}{other}"

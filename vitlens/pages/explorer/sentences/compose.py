@@ -36,6 +36,6 @@ def sentences_of(
 def sentences_about(subject: Subject) -> list[Sentence]:
     """Of a flat answer nothing is claimed but that it is flat."""
     told = [answer(subject), when(subject)]
-    if len(subject.tensors["answer_logits"]) < 2 or not subject.is_flat:
+    if not subject.is_flat:
         told += [who(subject), where(subject), cause(subject), apart(subject), warning(subject)]
     return [sentence for sentence in told if sentence is not None]

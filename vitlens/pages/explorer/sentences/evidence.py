@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vitlens.pages.explorer.sentences.decision import first_for_good
-from vitlens.pages.explorer.sentences.subject import Subject, softmax
+from vitlens.pages.explorer.sentences.subject import Subject, probabilities_of
 from vitlens.pages.explorer.sentences.words import (
     Sentence,
     Told,
@@ -110,11 +110,15 @@ def _incomplete_map(subject: Subject) -> Sentence | None:
 
 
 def _early_readings(subject: Subject) -> Sentence | None:
-    if "all_reading" not in subject.tensors or "reading_rank" not in subject.tensors or subject.rank:
+    if not subject.competes or "all_reading" not in subject.tensors or subject.rank:
         return None
     first = first_for_good(subject.tensors["reading_rank"][:, subject.position])
     scale = subject.tensors["all_reading_scale"][:first, None].astype(np.float64)
-    early = softmax(subject.tensors["all_reading"][:first] / 32767 * scale) if first else np.zeros((0, 1))
+    early = (
+        probabilities_of(subject.tensors["all_reading"][:first] / 32767 * scale, subject.output)
+        if first
+        else np.zeros((0, 1))
+    )
     if not early.size or early.max() <= CONFIDENT:
         return None
     block, other = np.unravel_index(int(early.argmax()), early.shape)

@@ -124,6 +124,23 @@ const LAYERS = [
     ],
   },
   {
+    name: "components",
+    label: "Components",
+    blocks: true,
+    colours: true,
+    present: ({ measured, facts }) => facts.joint_colours && Boolean(measured.tensors.colours),
+    values: ({ measured, grid }, block) => overPatches(measured.colours(block), grid),
+    scale: () =>
+      new ColourScale("of each component from the 1st to the 99th percentile; one scale for all pictures of this page"),
+    caption: ({ measured, state, names }) => {
+      const [red, green, blue] = measured.tensors.colour_shares.data.slice(3 * state.block);
+      return [
+        `Patches of one colour have like streams after block ${names.block}: red, green and blue are the first three principal components, with ${percent(red)}, ${percent(green)} and ${percent(blue)} of the variance.`,
+        "principal components",
+      ];
+    },
+  },
+  {
     name: "feature",
     label: "Feature",
     blocks: false,

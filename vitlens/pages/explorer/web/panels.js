@@ -116,7 +116,7 @@ class Panels {
     this.lens = new Lines(tip, "lens", { height: 210, xTitle: "block", pick: (block) => view.choose({ block }) });
     this.quantity = segmented(
       "which number",
-      QUANTITIES.map((quantity) => [quantity, quantity]),
+      facts.quantities.map((quantity) => [quantity, quantity]),
       (quantity) => view.choose({ quantity }),
     );
     this.boardKind = segmented(
@@ -264,7 +264,7 @@ class Panels {
   drawAnswers(at) {
     const { measured, choice, names } = at;
     const answer = measured.answer();
-    this.all.answer.hidden = !measured.classes.length || at.facts.n_classes < 2;
+    this.all.answer.hidden = !measured.leading(1).length;
     const first = measured.leading(6);
     const shown = first.includes(choice.class) || choice.class === null ? first : [...first.slice(0, 5), choice.class];
     this.answers.draw({
@@ -276,7 +276,10 @@ class Panels {
       })),
       scale: new Scale({ end: 1, root: 1, show: percent }),
     });
-    this.subtitles.answer.textContent = "The most probable classes; a click asks about one.";
+    this.subtitles.answer.textContent =
+      measured.picture.output === "sigmoid"
+        ? "Each output is a yes or no of its own; a click asks about one."
+        : "The most probable classes; a click asks about one.";
     drawRemoval(this, at);
   }
 

@@ -14,7 +14,7 @@ function firstState(facts) {
     baseline: null,
     layer: facts.layers_default ?? null,
     heatmap: 0,
-    quantity: "probability",
+    quantity: facts.quantities[0],
     board: "direct",
     scale: "fixed",
     opacity: 85,
@@ -25,7 +25,6 @@ function firstState(facts) {
   };
 }
 
-const QUANTITIES = ["probability", "logit", "rank"];
 const BOARDS = ["direct", "without", "attention"];
 const SCALE_KINDS = ["fixed", "blocks", "map"];
 
@@ -53,7 +52,7 @@ function changed(state, changes, facts) {
 
 // ---- The address ----------------------------------------------------------------------------------------------------
 
-const WORDS = { quantity: QUANTITIES, board: BOARDS, scale: SCALE_KINDS };
+const WORDS = { board: BOARDS, scale: SCALE_KINDS };
 
 function toHash(state, facts) {
   const values = {
@@ -92,7 +91,7 @@ function fromHash(hash, facts, layers) {
   if (given.get("head") === "all") chosen.head = null;
   if (given.get("head") === "mlp") chosen.head = "mlp";
   for (const name of ["class", "baseline", "beside", "against", "feature"]) if (given.get(name) === "none") chosen[name] = null;
-  for (const [name, words] of Object.entries(WORDS))
+  for (const [name, words] of Object.entries({ ...WORDS, quantity: facts.quantities }))
     if (words.includes(given.get(name))) chosen[name] = given.get(name);
   if (layers.includes(given.get("layer"))) chosen.layer = given.get("layer");
   const block = facts.blocks.map(String).indexOf(given.get("block"));

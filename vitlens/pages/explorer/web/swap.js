@@ -98,7 +98,7 @@ class SwapCard {
   /** The first class once a part is put in, where it is another. */
   after({ measured, names }, cell, { class: wanted }) {
     const first = measured.tensors.swap_top.data[cell];
-    return first < 0 || first === wanted ? null : `${names.of(first)} is then first`;
+    return measured.picture.swap.answer === null || first < 0 || first === wanted ? null : `${names.of(first)} is then first`;
   }
 
   sentence({ measured, names }, choice, { from, to }, most) {
