@@ -139,6 +139,14 @@ CLIP_CASES = [
         lambda: clip_with_texts("CLIPForImageClassification", num_labels=5),
         CLASSIFIED,
     ),
+    Case(
+        "Hugging Face CLIP",
+        "positions interpolated for pictures of 48 × 32",
+        _clip,
+        Peer("encoder.layers", lambda module, images: module(images, interpolate_pos_encoding=True).pooler_output),
+        image_size=(48, 32),
+        options={"img_size": (48, 32)},
+    ),
     Case("Hugging Face CLIP", "inside LLaVA", llava, _inside("vision_tower")),
 ]
 SIGLIP_CASES = [
