@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import save_file
 
 from vitlens import HookedViT, InputError
-from vitlens.parity.peers.huggingface_towers import clip_with_texts, llava
+from vitlens.parity.peers.huggingface_towers import clip_with_texts, llava, siglip2
 from vitlens.parity.peers.open_clip_towers import OF_TIMM, VISION, open_clip_model, open_clip_trunk
+from vitlens.parity.peers.peer import KeepsFloat64
 from vitlens.parity.reduced import randomise
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(is read as|weights under)")
@@ -47,6 +48,19 @@ def test_llava_reads_the_patches_after_the_block_before_the_last():
         )
         _, cache = model.run_with_cache(IMAGES, names_filter=["resid_post"])
     equal(cache["resid_post", -2], model(IMAGES, stop_at_layer=-1))
+
+
+def test_siglip2_reads_patches_of_pictures_of_several_sizes():
+    module = randomise(siglip2())
+    shapes, valid = torch.tensor([[2, 2], [1, 3]]), torch.tensor([[True] * 4, [True] * 3 + [False]])
+    coordinates = torch.tensor([[[0, 0], [0, 1], [1, 0], [1, 1]], [[0, 0], [0, 1], [0, 2], [0, 0]]])
+    patches = torch.randn(2, 4, 768, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    model = HookedViT.from_pretrained(module)
+    with torch.no_grad(), KeepsFloat64():
+        expected = module(patches, valid, shapes).pooler_output
+        found = model({"patches": patches, "patch_coord": coordinates, "patch_valid": valid})
+    # Both libraries resize positions in float32.
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 def folder_of(path, module, vision, preprocess, file):
