@@ -31,10 +31,14 @@ def read_siglip2(state: State, config: Config) -> Recipe:
     return replace(
         recipe,
         kind=NaFlexVit,
-        keywords=recipe.keywords
-        | {"pos_embed_grid_size": grid, "pos_embed_interp_mode": "bilinear", "embed_proj_type": "linear"},
+        keywords={
+            **recipe.keywords,
+            "pos_embed_grid_size": grid,
+            "pos_embed_interp_mode": "bilinear",
+            "embed_proj_type": "linear",
+        },
         state=ours,
-        pretrained_cfg=recipe.pretrained_cfg | {"input_size": (n_channels, height, width)},
+        pretrained_cfg={**recipe.pretrained_cfg, "input_size": (n_channels, height, width)},
     )
 
 
