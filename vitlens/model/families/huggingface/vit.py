@@ -41,18 +41,20 @@ TRAINING_ALONE = ("embeddings.mask_token", "decoder.")
 IMAGENET_COLOURS = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
 
 
-def common_keywords(ours: State, config: Config, eps: float) -> tuple[dict[str, Any], tuple[str, ...]]:
+def common_keywords(
+    ours: State, config: Config, eps: float, act: str = "gelu"
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Keywords of timm's classes from tensors by timm's names, and what had to be assumed.
 
     Args:
-        eps: of the layer norms, where there is no configuration.
+        eps, act: of the layer norms, and the activation, where there is no configuration.
     """
     n_heads, assumed = read_heads(ours, config)
     keywords = read_sizes(ours, config.get("image_size")) | {
         "num_heads": n_heads,
         "depth": count_blocks(ours),
         "norm_layer": layer_norm(config, eps),
-        "act_layer": activation(config),
+        "act_layer": activation(config, act),
         "dtype": own_dtype(ours),
     }
     return keywords, assumed
