@@ -384,6 +384,8 @@ ELSEWHERE: dict[tuple[str, str], list[Any]] = {
     ("replace_context", "images"): WITHOUT_MODEL,
     ("SparseAutoencoder.from_arrays", "activation"): NAME,
     ("with_saes", "saes"): [None, 5, "nonsense", [], Thing(), {"resid_post0": None}, {"nonsense": None}],
+    ("explore", "sae"): RESULT,
+    ("explore", "description"): RESULT,
     ("explore", "image_names"): [5, "nonsense", [], ["one"], [None, None], Thing()],
 }  # fmt: skip
 
