@@ -123,9 +123,9 @@ function found(at) {
   const answer = measured.answer();
   const leading = measured.leading(3).map((index) => `${cut(names.short(index), 24)} ${percent(answer[index])}`);
   const rows = {
-    "What does it answer?": leading.join(", "),
+    ...(leading.length && { "What does it answer?": leading.join(", ") }),
     Class: names.choice,
-    "Its probability": percent(answer[choice.class]),
+    ...(Number.isFinite(answer[choice.class]) && { "Its probability": percent(answer[choice.class]) }),
     "Its logit": signed(measured.answerLogit(choice)),
   };
   const ranks = measured.reading("rank", choice.class);

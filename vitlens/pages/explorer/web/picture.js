@@ -90,7 +90,8 @@ class PicturePanel {
       const without = measured.without(patch, at.choice.class);
       if (without)
         lines.push(
-          `without it ${at.names.ofClass} has ${percent(without.probability)}; ${at.names.of(without.first)} is first`,
+          `without it ${at.names.ofClass} has ${percent(without.probability)}` +
+            (without.first === at.choice.class ? "" : `; ${at.names.of(without.first)} is first`),
         );
     }
     if (patch >= 0 && measured.outliers[patch]) lines.push("an artefact token (hatched)");
@@ -126,7 +127,7 @@ class PicturePanel {
     this.quantity = element(
       "select",
       { name: "quantity", onchange: ({ target }) => view.choose({ quantity: target.value }) },
-      ...QUANTITIES.map((quantity) => element("option", { value: quantity }, quantity)),
+      ...view.facts.quantities.map((quantity) => element("option", { value: quantity }, quantity)),
     );
     const lift = button("lift map", () => {}, {
       title: "hold to see the picture; so does the Space key",
@@ -253,7 +254,7 @@ class PicturePanel {
       );
     else if (layer.name === "lens")
       this.maps.replaceChildren(
-        ...QUANTITIES.map((quantity) =>
+        ...view.facts.quantities.map((quantity) =>
           choice(
             quantity,
             { quantity },
