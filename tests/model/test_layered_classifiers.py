@@ -139,6 +139,11 @@ def test_shares_are_those_of_the_frozen_classifier(ported):
     directions = directions - directions.mean(dim=-1, keepdim=True)
     scale = (last[:, 0].var(dim=-1, unbiased=False) + module.norm.eps).sqrt()
     shares = vitlens.direct_logit_attribution(model, images, 3)
+    compared, other = (
+        vitlens.direct_logit_attribution(model, images, wanted, baseline_classes=base)
+        for wanted, base in ((3, 1), (1, None))
+    )
+    equal(compared.values, shares.values - other.values)
     found = dict(zip(map(str, shares.axes["component"]), shares.values[:, 0].unbind(dim=-1), strict=True))
     equal(found["L1 mlp"], (directions * cache["mlp_out", 1][:, 0]).sum(dim=-1) / scale)
     constant = (rows * module.norm.bias).sum(dim=-1)
