@@ -32,6 +32,8 @@ def gradient_by_autograd(model, images, classes, loss):
         flat = logits.flatten(0, 1)
         if loss == "logit":
             value = -flat.gather(1, wanted[:, None]).sum()
+        elif loss == "cross_entropy" and model.cfg.output == "sigmoid":
+            value = -flat.gather(1, wanted[:, None]).sigmoid().log().sum()
         elif loss == "cross_entropy":
             value = torch.nn.functional.cross_entropy(flat, wanted, reduction="sum")
         else:
@@ -51,6 +53,15 @@ def test_closed_form_equals_autograd(classifier, images_of, loss):
     )
     tolerance = max(expected.abs().max().item(), 1e-12) * 1e-9
     torch.testing.assert_close(found.values.flatten(-2), expected, rtol=1e-9, atol=tolerance)
+
+
+def test_the_loss_of_a_sigmoid_is_its_own(plain, images_of):
+    images, classes = images_of(plain, 2), torch.tensor([1, 4])
+    labels = plain.with_class_embeddings(plain.W_U.T, bias=plain.b_U, space="features", output="sigmoid")
+    with torch.enable_grad():
+        expected = gradient_by_autograd(labels, images, classes, "cross_entropy")
+    found = heatmap(labels, images, classes, method="projection_gradient", keep=("block", "head"), warn=False)
+    torch.testing.assert_close(found.values.flatten(-2), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_several_classes_of_one_forward(plain, images_of):

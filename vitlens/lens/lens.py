@@ -240,7 +240,11 @@ def class_lens(
         classes=torch.cat([selection.indices for selection in selections]),
         class_names=model.class_names,
         pixels=run.pixels,
-        settings={"model": model.cfg.model_name, "norm": "the model's final norm, statistics of each vector"},
+        settings={
+            "model": model.cfg.model_name,
+            "output": model.cfg.output,
+            "norm": "the model's final norm, statistics of each vector",
+        },
     )
 
 

@@ -157,6 +157,7 @@ class HookedViT(OtherNames, FiniteWeights, NamedHooks):
     with_class_embeddings = embeddings.with_class_embeddings
     set_output = outputs.set_output
     require_classifier, require_prediction = requirements.require_classifier, requirements.require_prediction
+    predicts = property(requirements.predicts)
     require_probability, require_rank = requirements.require_probability, requirements.require_rank
     require_single_direction = requirements.require_single_direction
     project, project_chosen = projection.project, projection.project_chosen

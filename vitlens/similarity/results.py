@@ -55,12 +55,16 @@ class PatchPCA(Result):
             raise InputError(f"components are three numbers, for red, green and blue, not {components!r}")
         for component in components:
             check_index(component, n, "component")
-        chosen = self.values[..., list(components)].double().cpu()
-        # torch.quantile ends at 16 million numbers.
-        ends = np.nanpercentile(chosen.flatten(0, 1).numpy(), PERCENTILES, axis=0)
-        low, high = torch.from_numpy(ends)
-        shares = (chosen - low) / (high - low).clamp(min=torch.finfo(torch.float64).tiny)
-        return shares.clamp(0, 1).float().unflatten(1, tuple(self.grid))
+        return as_channels(self.values[..., list(components)]).unflatten(1, tuple(self.grid))
+
+
+def as_channels(scores: Float[Tensor, "*patch component"]) -> Float[Tensor, "*patch component"]:
+    """Scores as shares of the way from the first to the last percentile of each component, NaN where there is none."""
+    wide = scores.double().cpu()
+    # torch.quantile ends at 16 million numbers.
+    low, high = torch.from_numpy(np.nanpercentile(wide.flatten(0, -2).numpy(), PERCENTILES, axis=0))
+    shares = (wide - low) / (high - low).clamp(min=torch.finfo(torch.float64).tiny)
+    return shares.clamp(0, 1).float()
 
 
 @dataclass(frozen=True, repr=False)

@@ -210,16 +210,34 @@ def test_a_model_without_a_classifier_has_a_page_of_attention(variant):
         explore(model, images, 3)
 
 
-def test_a_single_number_has_no_lens_and_no_curves(variant):
+@pytest.mark.parametrize(("n", "output"), [(1, "identity"), (3, "identity"), (1, "sigmoid"), (3, "sigmoid")])
+def test_outputs_have_the_lens_and_the_curves_that_mean_something(variant, n, output):
     model, images = variant("class_token", 1)
-    one = model.with_class_embeddings(torch.randn(1, 32, dtype=model.dtype))
-    explorer = explore(one, images, progress=False)
+    view = model.with_class_embeddings(torch.randn(n, 32, dtype=model.dtype), output=output)
+    explorer = explore(view, images, progress=False)
     held, facts = held_of(explorer)
-    assert facts["classes"] == [0]
-    assert set(facts["missing"]) == {"lens", "removal"}
-    assert "single output" in facts["missing"]["lens"]
-    assert {"shares", "mlps", "effect_logits", "heatmap"} < set(held)
-    np.testing.assert_allclose(held["effect_lse"], held["effect_logits"][:, 0])
+    logits = view(images)[0].double().detach().numpy()
+    chances = 1 / (1 + np.exp(-logits))
+    assert facts["output"] == output
+    assert sorted(facts["classes"]) == list(range(n))
+    assert {"shares", "mlps", "effect_logits", "heatmap", "lens_logit", "reading_logit"} < set(held)
+    assert ("lens_rank" in held, "top_classes" in held) == (output == "sigmoid" and n > 1,) * 2
+    quantities = ["probability", "logit", *["rank"] * (n > 1)] if output == "sigmoid" else ["logit"]
+    assert explorer.facts["quantities"] == quantities
+    if output == "identity":
+        assert set(facts["missing"]) == {"removal"}
+        assert 'is a number (output="identity")' in facts["missing"]["removal"]
+        assert "reading_probability" not in held
+        assert (facts["answer"], facts["heatmaps"][0]["unit"]) == ([], "logit")
+    else:
+        assert not facts["missing"]
+        np.testing.assert_allclose(held["reading_probability"][-1], chances[facts["classes"]], rtol=1e-5)
+        np.testing.assert_allclose(held["removal_curves"][:, 0], chances[facts["classes"][0]], rtol=1e-5)
+        order = np.argsort(-logits).tolist()
+        assert [index for index, _ in facts["answer"]] == order
+        np.testing.assert_allclose([p for _, p in facts["answer"]], chances[order], rtol=1e-5)
+    if "top_probabilities" in held:
+        np.testing.assert_allclose(held["top_probabilities"], 1 / (1 + np.exp(-held["top_logits"])), rtol=1e-5)
 
 
 def test_the_head_that_is_shown_first(variant):

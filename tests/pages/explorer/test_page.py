@@ -12,6 +12,7 @@ from pages.explorer.conftest import VIEW, choose, unpack
 from PIL import Image
 
 from vitlens import class_lens, direct_logit_attribution, heatmap
+from vitlens.similarity import patch_pca
 
 
 def state(page) -> dict:
@@ -112,6 +113,24 @@ def test_a_click_on_a_patch_shows_pythons_numbers(page, demo, explorer):
     assert tops == lens.top_classes[0, block, 0, token].tolist()[: len(tops)]
     listed = page.locator("[data-list=from] button").evaluate_all("all => all.map(one => Number(one.dataset.token))")
     assert listed == pattern[token].topk(5).indices.tolist()
+
+
+def test_colours_of_components_are_pythons(page, demo, explorer):
+    model, paths = demo
+    found = patch_pca(model, paths, hook="resid_post2", progress=False)
+    for picture in (0, 3):
+        choose(page, picture=picture, block=2, layer="components")
+        packed = on_stage(page)[1:].astype(int)
+        colours = np.stack([packed >> 16, packed >> 8 & 255, packed & 255], axis=-1) / 255
+        np.testing.assert_allclose(colours, found.colours()[picture].flatten(0, 1), atol=0.6 / 255)
+    painted = page.evaluate(f"[...{VIEW}.picture.stage.map.getContext('2d').getImageData(5, 3, 1, 1).data]")
+    np.testing.assert_allclose(np.array(painted[:3]) / 255, colours[14 * 3 + 5], atol=2 / 255)
+    share = 100 * found.variance_shares[0]
+    assert f"{share:.0f}" in page.locator("[data-panel=picture] .caption").inner_text()
+    choose(page, beside=0, picture=3)
+    assert page.locator(".stage.difference").is_hidden()
+    # Of two runs, each with components of its own, no colours are compared.
+    assert not explorer.beside(explorer).facts["joint_colours"]
 
 
 def test_heatmap_and_removals_are_pythons(page, demo):

@@ -8,6 +8,7 @@ import timm
 import torch
 from pages.explorer.conftest import VIEW, choose, unpack
 from pages.explorer.test_page import click_patch, on_stage, shown, state
+from torch import nn
 
 from vitlens import HookedViT, explore
 from vitlens.demo import load_demo_model
@@ -55,7 +56,8 @@ def test_nothing_sticks_out_or_overlaps_at_any_width(open_page, page_file, width
         assert small == []
         page.evaluate("window.scrollTo(0, 2500)")
         frame = page.locator("[data-panel=picture] .frame").first.bounding_box()
-        assert 0 <= frame["y"] <= 40, "the picture stays on top"
+        assert 0 <= frame["y"] <= 60, "the picture stays on top"
+        assert page.locator("h1").bounding_box()["y"] == 0, "the answer stays above it"
         assert frame["y"] + frame["height"] <= 0.5 * 900
     assert opened.complaints == []
 
@@ -152,15 +154,27 @@ def test_other_architectures(open_page, tmp_path, variant, name):
         assert not page.locator("[data-panel=when]").is_visible()
 
 
-def test_a_single_output_has_no_probability(open_page, tmp_path):
-    module = timm.create_model("vit_tiny_patch16_224", num_classes=1, depth=2, img_size=48).eval()
-    model = HookedViT.from_timm(module)
-    explore(model, torch.randn(1, 3, 48, 48), progress=False).save(tmp_path / "page.html")
+@pytest.mark.parametrize(("n", "output"), [(1, "identity"), (3, "sigmoid")])
+def test_outputs_have_the_probabilities_that_mean_something(open_page, tmp_path, n, output):
+    module = timm.create_model("vit_tiny_patch16_224", num_classes=n, depth=2, img_size=48).eval()
+    nn.init.normal_(module.head.weight, std=0.1)
+    model, image = HookedViT.from_timm(module, output=output), torch.randn(1, 3, 48, 48)
+    explore(model, image, progress=False).save(tmp_path / "page.html")
     opened = open_page(tmp_path / "page.html")
     page = opened.page
-    assert "%" not in page.locator("h1").inner_text()
-    assert not page.locator("[data-panel=answer]").is_visible()
-    assert not page.locator("[data-panel=when]").is_visible()
+    shown = page.locator("[data-panel=answer]")
+    heading = page.locator("h1").inner_text()
+    if output == "identity":
+        assert "%" not in heading
+        assert not shown.is_visible()
+        assert page.locator("[data-panel=when] button", has_text="probability").count() == 0
+        assert page.locator("[data-panel=when]").is_visible()
+    else:
+        chances = model(image)[0].sigmoid().tolist()
+        assert f"{round(100 * max(chances))}" in heading
+        text = shown.inner_text()
+        for chance in chances:
+            assert f"{100 * chance:.1f}".removesuffix(".0") in text
     for layer in page.locator(".layers button").all():
         layer.click()
     assert opened.complaints == []

@@ -44,10 +44,15 @@ def require_rank(model: "HookedViT", quantity: str, instead: str = USE_LOGITS) -
     require_differences(model, quantity)
 
 
+def predicts(model: "HookedViT") -> bool:
+    """Whether one of the outputs is the predicted one: the class with the largest logit, or the only output."""
+    return model.cfg.n_classes == 1 or model.cfg.output in WITH_PROBABILITIES
+
+
 def require_prediction(model: "HookedViT") -> None:
-    """Raises InputError unless one of the outputs is the predicted one, as classes=None needs; a single output is it."""
+    """Raises InputError unless one of the outputs is the predicted one, as classes=None needs."""
     model.require_classifier()
-    if model.cfg.output in NO_CLASSES and model.cfg.n_classes > 1:
+    if not model.predicts:
         raise InputError(
             f"each output of {model.cfg.model_name} is {NO_CLASSES[model.cfg.output]} "
             f'(output="{model.cfg.output}"), so none is predicted: name outputs with classes=, or {_remedy(model)}'

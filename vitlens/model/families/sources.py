@@ -15,7 +15,9 @@ from vitlens.model.checkpoints.timm_models import weights_in
 from vitlens.model.families.family import Config
 from vitlens.model.families.hub import REPOSITORY, fetch_repository
 from vitlens.model.families.huggingface.config import full_config
+from vitlens.model.families.huggingface.preprocessing import full_preprocessor
 from vitlens.model.families.module_settings import read_module_settings
+from vitlens.model.families.open_clip.settings import settings_of_file, settings_of_module
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ def _read_module(module: nn.Module) -> OpenedSource:
         # peft merges in place; the given model keeps its adapter.
         merged: Any = copy.deepcopy(module)
         return _read_module(merged.merge_and_unload())
+    if type(module).__module__.startswith("open_clip."):
+        return OpenedSource(name, module.state_dict(), settings_of_module(module))
     if not hasattr(module, "config"):
         return OpenedSource(name, module.state_dict(), read_module_settings(module))
     from transformers.core_model_loading import revert_weight_conversion
@@ -113,12 +117,18 @@ def read_folder(folder: Path) -> OpenedSource:
     if config.get("quantization_config"):
         method = dict(config["quantization_config"]).get("quant_method", "quantised")
         raise InputError(f"{folder} holds quantised weights ({method}): open the model that they were made from")
+    weights = weights_in(folder)
+    # Some repositories hold the same model in the files of both libraries.
+    if (folder / "open_clip_config.json").is_file() and (
+        "model_type" not in config or weights.name.startswith("open_clip")
+    ):
+        settings = settings_of_file(read_json(folder / "open_clip_config.json"))
+        return OpenedSource(folder.resolve().name, read_tensors(weights), settings)
     if "model_type" in config:
         config = full_config(config, config["model_type"])
-    for file, key in (("preprocessor_config.json", "preprocessor"), ("open_clip_config.json", "open_clip")):
-        if (folder / file).is_file():
-            config[key] = read_json(folder / file)
-    return OpenedSource(folder.resolve().name, read_tensors(weights_in(folder)), config)
+    if (folder / "preprocessor_config.json").is_file():
+        config["preprocessor"] = full_preprocessor(read_json(folder / "preprocessor_config.json"))
+    return OpenedSource(folder.resolve().name, read_tensors(weights), config)
 
 
 def is_saved_by_timm(source: Any) -> bool:

@@ -8,18 +8,19 @@ from jaxtyping import Float
 
 from vitlens.data.class_names import short_name
 from vitlens.errors import InputError
+from vitlens.model.class_space.outputs import WITH_PROBABILITIES
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import page_facts
 from vitlens.pages.explorer.measure.picture import Measured, Settings
 from vitlens.pages.explorer.sentences.compose import sentences_of
-from vitlens.pages.explorer.sentences.subject import softmax
+from vitlens.pages.explorer.sentences.subject import probabilities_of
 from vitlens.pages.explorer.sentences.words import points
 from vitlens.pages.page import made
 
 #: More names of classes than these would be most of the page.
 MOST_NAMES = 2000
 #: What two runs must share to be compared on one page.
-SHARED = ("grid", "prefix", "blocks", "n_layers", "n_heads", "n_classes", "all_classes")
+SHARED = ("grid", "prefix", "blocks", "n_layers", "n_heads", "n_classes", "all_classes", "quantities", "dictionary")
 #: How many of the top classes the page's heading names.
 N_ANSWERS = 3
 
@@ -47,12 +48,15 @@ def page_facts_of(
         "n_heads": cfg.n_heads,
         "n_classes": cfg.n_classes,
         "all_classes": settings.holds_all_classes(model),
+        "quantities": quantities_of(model),
         "pooling": cfg.pool,
         "pictures": pictures,
         "class_names": class_names_of(model, measured),
+        "joint_colours": True,
         "layers_default": "heatmap" if pictures[0]["heatmaps"] else "from",
         "lens_reads": why["class_lens"],
         "heads_are": why["direct_logit_attribution by head"],
+        "dictionary": None if settings.dictionary is None else settings.dictionary.facts(model),
     }
 
 
@@ -88,21 +92,30 @@ def joined_facts(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
         "provenance": both,
         "warning": "; ".join(warnings) or None,
         "pictures": pictures,
+        # Each run has components of its own: a colour would not mean the same in both.
+        "joint_colours": False,
         "class_names": names[0] | names[1],
     }
 
 
 def answer_of(picture: Measured) -> list[tuple[int, float]]:
     """The top classes of a picture; nothing without classes."""
-    return top_classes(picture.tensors.get("answer_logits", np.zeros(0)))
+    return top_classes(picture.tensors.get("answer_logits", np.zeros(0)), picture.facts["output"])
 
 
-def top_classes(logits: Float[np.ndarray, "class"]) -> list[tuple[int, float]]:
-    """Their indices and probabilities, best first; of a single output, nothing."""
-    if len(logits) < 2:
+def quantities_of(model: HookedViT) -> list[str]:
+    """What the page's lens shows of a class, the one that it opens with first."""
+    if model.cfg.output not in WITH_PROBABILITIES:
+        return ["logit"]
+    return ["probability", "logit", "rank"] if model.cfg.n_classes > 1 else ["probability", "logit"]
+
+
+def top_classes(logits: Float[np.ndarray, "class"], output: str) -> list[tuple[int, float]]:
+    """Their indices and probabilities, best first; of outputs without probabilities, nothing."""
+    if output not in WITH_PROBABILITIES:
         return []
-    probabilities = softmax(logits)
-    return [(int(index), float(probabilities[index])) for index in np.argsort(-logits, kind="stable")[:N_ANSWERS]]
+    found = probabilities_of(logits, output)
+    return [(int(index), float(found[index])) for index in np.argsort(-logits, kind="stable")[:N_ANSWERS]]
 
 
 def page_title(model: HookedViT, picture: dict[str, Any]) -> str:

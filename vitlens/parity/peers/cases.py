@@ -10,6 +10,7 @@ from vitlens.parity.peers import (
     huggingface_dino,
     huggingface_towers,
     huggingface_vit,
+    open_clip_towers,
     torchvision_vit,
     vit_pytorch_vit,
 )
@@ -23,6 +24,7 @@ CASES: list[Case] = [
     *huggingface_beit.BEIT_CASES,
     *huggingface_dino.DINO_CASES,
     *huggingface_towers.TOWER_CASES,
+    *open_clip_towers.OPEN_CLIP_CASES,
 ]
 
 

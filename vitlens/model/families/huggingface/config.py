@@ -9,6 +9,7 @@ from timm.layers import get_act_layer
 from torch import nn
 
 from vitlens.errors import InputError, reason
+from vitlens.model.families.huggingface.preprocessing import read_preprocessing
 
 #: Hugging Face's names of activations → timm's.
 ACTIVATIONS = {
@@ -21,14 +22,8 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
-#: What the outputs of a classifier mean, by Hugging Face's name of the problem.
-OUTPUTS = {
-    "single_label_classification": "softmax",
-    "multi_label_classification": "sigmoid",
-    "regression": "identity",
-}
-#: PIL's numbers of interpolations.
-RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+#: What the outputs of a classifier mean, by Hugging Face's name of the problem; otherwise their number tells it.
+OUTPUTS = {"multi_label_classification": "sigmoid", "regression": "identity"}
 
 
 def full_config(given: Mapping[str, Any], model_type: str) -> dict[str, Any]:
@@ -86,44 +81,4 @@ def facts(
     # Hugging Face calls classes without a name LABEL_0, LABEL_1, …
     if by_index and not all(name == f"LABEL_{index}" for index, name in by_index.items()):
         found["label_names"] = [by_index[index] for index in sorted(by_index)]
-    return found | _preprocessing(config.get("preprocessor") or {})
-
-
-def _preprocessing(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
-    """timm's words for Hugging Face's image processor."""
-    if not preprocessor:
-        return {}
-    found: dict[str, Any] = {}
-    if preprocessor.get("do_normalize", True):
-        found |= {
-            ours: tuple(preprocessor[theirs])
-            for ours, theirs in (("mean", "image_mean"), ("std", "image_std"))
-            if preprocessor.get(theirs)
-        }
-    else:
-        found |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-    if preprocessor.get("resample") in RESAMPLE:
-        found["interpolation"] = RESAMPLE[preprocessor["resample"]]
-    resized, cropped = _side(preprocessor.get("size")), _side(preprocessor.get("crop_size"))
-    if preprocessor.get("do_center_crop") and resized and cropped:
-        found |= {"crop_pct": cropped / resized, "crop_mode": "center"}
-    else:
-        # Without a crop, Hugging Face changes the proportions of a picture that is no square.
-        found |= {"crop_pct": 1.0, "crop_mode": "squash"}
-    return found
-
-
-def input_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Height and width of the pictures that the image processor makes; None without one."""
-    preprocessor = config.get("preprocessor") or {}
-    size = preprocessor.get("crop_size" if preprocessor.get("do_center_crop") else "size")
-    side = _side(size)
-    if side is None:
-        return None
-    return side, (size.get("width") or side) if isinstance(size, Mapping) else side
-
-
-def _side(size: Any) -> int | None:
-    if isinstance(size, Mapping):
-        return size.get("shortest_edge") or size.get("height")
-    return size if isinstance(size, int) else None
+    return found | read_preprocessing(config.get("preprocessor") or {})

@@ -9,8 +9,9 @@ from torch import nn
 
 from vitlens.model.checkpoints.files import State
 from vitlens.model.families.family import Config, Family
-from vitlens.model.families.huggingface.config import facts, input_size
+from vitlens.model.families.huggingface.config import facts
 from vitlens.model.families.huggingface.positions import resize_positions
+from vitlens.model.families.huggingface.preprocessing import input_size
 from vitlens.model.families.huggingface.vit import BLOCK_NAMES, IMAGENET_COLOURS, NAMES_AROUND, common_keywords, meaning
 from vitlens.model.families.keys import leave_out, translate
 from vitlens.model.families.recipe import Recipe
@@ -38,8 +39,8 @@ def read_dinov2(state: State, config: Config) -> Recipe:
     """
     ours, rest = translate(state, NAMES_AROUND | _NAMES)
     keywords, assumed = common_keywords(ours, config, 1e-6)
-    size = config.get("img_size") or input_size(config)
-    ours, keywords = resize_positions(ours, keywords, size, in_float32=True, antialias="reg_token" in ours)
+    size = config.get("img_size") or input_size(config) or keywords["img_size"]
+    ours, keywords = resize_positions(ours, keywords, size, in_every_run=True, antialias="reg_token" in ours)
     keywords["init_values"] = 1.0
     if any(".mlp.weights_in." in key for key in state):
         keywords |= {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU}

@@ -1,6 +1,7 @@
 """Hugging Face's DINOv3 ViT: rotary positions, registers, LayerScale."""
 
 from math import pi
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -9,8 +10,9 @@ from torch import Tensor, nn
 
 from vitlens.model.checkpoints.files import State
 from vitlens.model.families.family import Config, Family
-from vitlens.model.families.huggingface.config import facts, input_size
+from vitlens.model.families.huggingface.config import facts
 from vitlens.model.families.huggingface.positions import patches_of_size
+from vitlens.model.families.huggingface.preprocessing import input_size
 from vitlens.model.families.huggingface.vit import IMAGENET_COLOURS, common_keywords, meaning
 from vitlens.model.families.keys import leave_out, translate
 from vitlens.model.families.recipe import Recipe, own_dtype
@@ -35,6 +37,7 @@ _GATED_MLP = _PLAIN_MLP | {
     "layer.{i}.mlp.up_proj": "blocks.{i}.mlp.fc1_x",
 }
 _THETA = 100.0
+_PUBLISHED_SIZE = 224
 
 
 def read_dinov3(state: State, config: Config) -> Recipe:
@@ -45,8 +48,9 @@ def read_dinov3(state: State, config: Config) -> Recipe:
     if not n_registers:
         del ours["reg_token"]
     ours |= _zero_biases(ours)
-    keywords, assumed = common_keywords(ours, config, 1e-5)
-    keywords["img_size"] = tuple(config.get("img_size") or input_size(config) or keywords["img_size"])
+    size = config.get("img_size") or input_size(config) or config.get("image_size")
+    keywords, assumed = common_keywords(ours, {**config, "image_size": size or _PUBLISHED_SIZE}, 1e-5)
+    assumed += () if size else (f"pictures of {_PUBLISHED_SIZE} × {_PUBLISHED_SIZE}",)
     patches_of_size(keywords["img_size"], keywords["patch_size"])
     act = keywords.pop("act_layer")
     acts = (
@@ -54,7 +58,7 @@ def read_dinov3(state: State, config: Config) -> Recipe:
     )
     rest, unused = leave_out(rest, ("embeddings.mask_token",))
     width = keywords["embed_dim"] // keywords["num_heads"]
-    theta, dtype = config.get("rope_theta", _THETA), own_dtype(ours)
+    theta, dtype = config.get("rope_theta", _THETA), torch.promote_types(own_dtype(ours), torch.float32)
     return Recipe(
         Eva,
         keywords
@@ -101,6 +105,14 @@ class Dinov3Angles(nn.Module):
         frequencies = 1 / theta ** torch.arange(0, 1, 4 / width, dtype=torch.float32)
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.frequencies: Tensor
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        # Frequencies in half precision would turn patches by other angles: as in timm, they stay in float32.
+        frequencies = self.frequencies
+        super()._apply(fn, recurse)
+        if self.frequencies.itemsize < 4:
+            self.frequencies = frequencies.to(self.frequencies.device, torch.float32)
+        return self
 
     def get_embed(self, shape: tuple[int, int]) -> Float[Tensor, "patches two_widths"]:
         """Of a grid of patches, whose coordinates run from −1 to 1."""

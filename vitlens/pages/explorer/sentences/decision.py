@@ -11,8 +11,8 @@ OUTWEIGHS = 0.5
 
 def answer(subject: Subject) -> Sentence:
     """The class, its probability, and the class that comes nearest."""
-    if len(subject.tensors["answer_logits"]) < 2:
-        return Sentence("answer", [Told(f"The model's single output is {signed(subject.logit)}.", "answer")])
+    if not subject.competes:
+        return _of_one_output(subject)
     rival = quoted(subject.name_of(subject.rival))
     lead = subject.logit - float(subject.tensors["answer_logits"][subject.rival])
     own = f"{quoted(subject.name)} {percent(subject.probability)}"
@@ -30,10 +30,25 @@ def answer(subject: Subject) -> Sentence:
     return Sentence("answer", [*parts, Told(".")])
 
 
+def _of_one_output(subject: Subject) -> Sentence:
+    """Of sigmoids how sure the output is, and how many say yes; of numbers the number."""
+    n = len(subject.tensors["answer_logits"])
+    own = "The model's single output is " if n == 1 else f"{quoted(subject.name)} "
+    if subject.output != "sigmoid":
+        return Sentence("answer", [Told(f"{own}{'' if n == 1 else 'is '}{signed(subject.logit)}", "answer"), Told(".")])
+    parts = [Told(f"{own}{percent(subject.probability)}", "answer")]
+    if n > 1:
+        n_yes = int((subject.tensors["answer_logits"] > 0).sum())
+        parts.append(Told(f"; {n_yes} of {n:,} outputs {'is' if n_yes == 1 else 'are'} above {percent(OUTWEIGHS)}"))
+    return Sentence("answer", [*parts, Told(".")])
+
+
 def when(subject: Subject) -> Sentence | None:
     """From which block on the class stays first in the model's own reading of its stream."""
-    if "reading_rank" not in subject.tensors:
+    if "reading_probability" not in subject.tensors:
         return None
+    if not subject.competes:
+        return _when_yes(subject)
     ranks = subject.tensors["reading_rank"][:, subject.position]
     probabilities = subject.tensors["reading_probability"][:, subject.position]
     if subject.is_flat:
@@ -68,6 +83,16 @@ def when(subject: Subject) -> Sentence | None:
             parts += [Told("; "), Told(f"block {block} adds most", "when", {"block": block})]
             parts.append(Told(f" ({100 * gains[most - 1]:.0f} percentage points)"))
     return Sentence("when", [*parts, Told(" (class lens).")])
+
+
+def _when_yes(subject: Subject) -> Sentence:
+    """From which block on a sigmoid stays on its side of one half."""
+    above = subject.tensors["reading_probability"][:, subject.position] > OUTWEIGHS
+    side = "above" if above[-1] else "at most"
+    first = first_for_good(above != above[-1])
+    block = subject.blocks[first]
+    start = f"It is {side} {percent(OUTWEIGHS)} from block {block} on"
+    return Sentence("when", [Told(start, "when", {"block": block}), Told(" (class lens).")])
 
 
 def _of_a_loser(subject: Subject, ranks: np.ndarray) -> Sentence:

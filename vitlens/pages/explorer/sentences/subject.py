@@ -6,8 +6,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 
+from vitlens.model.class_space.outputs import WITH_PROBABILITIES, probabilities
 from vitlens.pages.explorer.measure.picture import Measured
 from vitlens.pages.explorer.sentences.words import Number
 
@@ -20,7 +22,7 @@ class Part:
     """A head or an MLP: what it writes directly; what the logit loses without it (`cost`); what a click on its name chooses.
 
     It is removed in `cell` of the effects. `kept`, the probability, and `top`, the first class without it, are None where
-    the cost is estimated.
+    the cost is estimated; `kept` also where outputs have no probability.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Subject:
     n_layers: int
     grid: tuple[int, int]
     prefix: tuple[str, ...]
+    reads_class_token: bool = True
 
     @property
     def tensors(self) -> dict[str, np.ndarray]:
@@ -64,11 +67,22 @@ class Subject:
 
     @cached_property
     def probabilities(self) -> Float[np.ndarray, "class"]:
-        """The model's answer, of all classes."""
-        return softmax(self.tensors["answer_logits"])
+        """The model's answer, of all classes; NaN where the outputs have none."""
+        return probabilities_of(self.tensors["answer_logits"], self.output)
+
+    @property
+    def output(self) -> str:
+        """What the model's outputs mean."""
+        return self.measured.facts["output"]
+
+    @property
+    def competes(self) -> bool:
+        """Whether classes exclude each other, so that one leads."""
+        return self.output == "softmax"
 
     @property
     def probability(self) -> float:
+        """NaN where the outputs have none."""
         return float(self.probabilities[self.index])
 
     @property
@@ -82,8 +96,9 @@ class Subject:
 
     @property
     def is_answer(self) -> bool:
-        """Whether it is first of several classes: then its probability is spoken of, else its logit."""
-        return self.rank == 0 and len(self.tensors["answer_logits"]) > 1
+        """Whether it is what the model says (first of several classes, or a sigmoid's yes): then its probability is spoken
+        of, else its logit."""
+        return self.rank == 0 if self.competes else self.output == "sigmoid" and self.logit > 0
 
     @property
     def rival(self) -> int:
@@ -95,6 +110,8 @@ class Subject:
     @cached_property
     def is_flat(self) -> bool:
         """Whether the answer says little: then nothing is claimed of where it comes from."""
+        if not self.competes:
+            return False
         found = self.probabilities[self.probabilities > 0]
         return bool(-(found * np.log(found)).sum() >= FLAT * np.log(len(self.probabilities)))
 
@@ -103,6 +120,13 @@ class Subject:
         at = (self.position, block, head)
         return self.tensors["shares"][at].astype(np.float64) / 127 * self.tensors["shares_scale"][at]
 
+    def attention(self, block: int, head: int) -> Float[np.ndarray, "token"]:
+        """Where those that the model reads its answer from look, on average."""
+        codes, scale = (self.tensors[name][block, head] for name in ("pattern", "pattern_scale"))
+        steps = 127 if codes.dtype == np.int8 else 255
+        rows = np.sign(codes) * (codes.astype(np.float64) / steps) ** 2 * scale[:, None]
+        return rows[0] if self.reads_class_token else rows[len(self.prefix) :].mean(axis=0)
+
     @cached_property
     def costs(self) -> Float[np.ndarray, "cell"]:
         """What the logit loses without each patch, head and MLP."""
@@ -110,8 +134,11 @@ class Subject:
 
     @cached_property
     def kept(self) -> Float[np.ndarray, "cell"]:
-        """The probability of the class without each; NaN where the cost is estimated."""
-        return np.exp(self.tensors["effect_logits"][:, self.position].astype(np.float64) - self.tensors["effect_lse"])
+        """The probability of the class without each; NaN where the cost is estimated, or the outputs have none."""
+        logits, lse = self.tensors["effect_logits"][:, self.position].astype(np.float64), self.tensors["effect_lse"]
+        if self.competes:
+            return np.exp(logits - lse)
+        return np.where(np.isnan(lse), np.nan, probabilities_of(logits, self.output))
 
     @cached_property
     def parts(self) -> list[Part]:
@@ -133,14 +160,19 @@ class Subject:
         cell = self.n_patches + number
         if "effect_logits" not in self.tensors:
             return Part(name, len(place) == 2, place, cell, float(direct), np.nan, None, None, choose)
-        exact = not np.isnan(self.kept[cell])
-        kept, top = (float(self.kept[cell]), int(self.tensors["effect_top"][cell])) if exact else (None, None)
+        kept = None if np.isnan(self.kept[cell]) else float(self.kept[cell])
+        top = None
+        if not np.isnan(self.tensors["effect_lse"][cell]):
+            # Where classes do not exclude each other, none leads in the place of this one.
+            top = int(self.tensors["effect_top"][cell]) if self.competes else self.index
         return Part(name, len(place) == 2, place, cell, float(direct), float(self.costs[cell]), kept, top, choose)
 
 
-def softmax(logits: Float[np.ndarray, "*row class"]) -> Float[np.ndarray, "*row class"]:
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
+def probabilities_of(logits: Float[np.ndarray, "*row class"], output: str) -> Float[np.ndarray, "*row class"]:
+    """By what the model's outputs mean; NaN where they have no probability."""
+    if output not in WITH_PROBABILITIES:
+        return np.full(logits.shape, np.nan)
+    return probabilities(torch.from_numpy(logits.astype(np.float64)), output).numpy()
 
 
 def leading(values: Float[np.ndarray, "value"], share: float) -> Bool[np.ndarray, "value"]:

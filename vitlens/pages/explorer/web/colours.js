@@ -12,7 +12,7 @@ class Scale {
    * `show` writes a value, `note` says in words what the ends are.
    */
   constructor({ end, signed: both = false, root = 2, hues = null, show = number, note = "" }) {
-    Object.assign(this, { end, both, root, show, note });
+    Object.assign(this, { end, both, root, show, note, hides: true });
     this.hues = hues ?? (both ? { plus: HUES.plus, minus: HUES.minus } : { plus: HUES.only, minus: HUES.minus });
   }
 
@@ -34,6 +34,11 @@ class Scale {
 
   colour(value) {
     return value < 0 ? this.hues.minus : this.hues.plus;
+  }
+
+  /** What a table says. */
+  written(value) {
+    return value;
   }
 
   /** The same quantity with another end; it says that it is stretched. */
@@ -81,6 +86,46 @@ class RankScale extends Scale {
   }
 }
 
+/** Three numbers of a patch as its colour: a value is 65536 red + 256 green + blue, each from 0 to 255. */
+class ColourScale extends Scale {
+  constructor(note) {
+    super({ end: 1, signed: true, root: 1, note });
+    this.hides = false;
+    this.show = (value) => this.colour(value).map((part, i) => `${"RGB"[i]} ${Math.round(part / 2.55)} %`).join(", ");
+  }
+
+  strength(value) {
+    return Number.isFinite(value) ? 1 : 0;
+  }
+
+  colour(value) {
+    return [(value >> 16) & 255, (value >> 8) & 255, value & 255];
+  }
+
+  written(value) {
+    return `#${value.toString(16).padStart(6, "0")}`;
+  }
+
+  /** Of the legend, from −1 to 1: each of the three from dark to bright. */
+  at(place) {
+    const part = clamp((3 * (place + 1)) / 2, 0, 2.999);
+    return Math.round(255 * (part % 1)) << (16 - 8 * Math.floor(part));
+  }
+
+  ticks() {
+    return ["first", "second", "third"].map((name, i) => [(2 * i + 1) / 6, name]);
+  }
+
+  gradient() {
+    const stops = Array.from({ length: 91 }, (_, i) => this.css(this.at(i / 45 - 1), 1));
+    return `linear-gradient(to right, ${stops})`;
+  }
+
+  stretched() {
+    return this;
+  }
+}
+
 /**
  * Paints a number for every cell of a grid, one pixel each; the browser enlarges it. Where there is no sign, what is weak
  * is dimmed too, so that the eye goes to what is strong.
@@ -109,4 +154,17 @@ function largest(values) {
   let most = 0;
   for (const value of values) if (Math.abs(value) > most) most = Math.abs(value);
   return most;
+}
+
+/** How much brighter a dark photograph is drawn below a map, so that the map has the colours of its scale. */
+async function lightOf(uri) {
+  const image = new Image();
+  image.src = uri;
+  await image.decode();
+  const canvas = element("canvas", { width: 16, height: 16 });
+  const brush = canvas.getContext("2d");
+  brush.drawImage(image, 0, 0, 16, 16);
+  const { data } = brush.getImageData(0, 0, 16, 16);
+  const mean = data.reduce((sum, value, i) => sum + (i % 4 === 3 ? 0 : value), 0) / (0.75 * data.length);
+  return clamp(120 / Math.max(mean, 1), 1, 2.2).toFixed(2);
 }

@@ -27,7 +27,7 @@ class Compare {
       one.measured === two.measured
         ? `block ${one.names.block} − block ${two.names.block}`
         : `${one.measured.picture.name} − ${two.measured.picture.name}`;
-    const both = shownOne.values && shownTwo.values;
+    const both = !layer.colours && shownOne.values && shownTwo.values;
     const values = both ? shownOne.values.map((value, token) => value - shownTwo.values[token]) : null;
     const scale = new Scale({
       end: shownOne.scale.end,
@@ -41,7 +41,7 @@ class Compare {
       values,
       scale,
       outliers: [],
-      absent: "no difference: one of the two has no such map",
+      absent: layer.colours ? "colours have no difference" : "no difference: one of the two has no such map",
     });
     this.legend.replaceChildren(ramp(scale));
   }
@@ -77,9 +77,9 @@ class Compare {
 const percentSigned = (share) => (share > 0 ? "+" : "") + percent(share);
 
 /** What a map beside another is of: the picture, or the block where the picture is the same. */
-function headingOf({ measured, names }, other) {
+function headingOf({ measured, names, choice }, other) {
   if (measured === other.measured) return `block ${names.block}`;
-  return `${measured.picture.name}: ${names.choice}`;
+  return choice.class === null ? measured.picture.name : `${measured.picture.name}: ${names.choice}`;
 }
 
 /** Two runs, two models, or before and after: pictures that are told apart by a bracket, or not at all. */
@@ -94,9 +94,9 @@ function found(at) {
   const answer = measured.answer();
   const leading = measured.leading(3).map((index) => `${cut(names.short(index), 24)} ${percent(answer[index])}`);
   const rows = {
-    "What does it answer?": leading.join(", "),
+    ...(leading.length && { "What does it answer?": leading.join(", ") }),
     Class: names.choice,
-    "Its probability": percent(answer[choice.class]),
+    ...(Number.isFinite(answer[choice.class]) && { "Its probability": percent(answer[choice.class]) }),
     "Its logit": signed(measured.answerLogit(choice)),
   };
   const ranks = measured.reading("rank", choice.class);

@@ -17,11 +17,17 @@ const GLOSSARY = {
     "A token's stream after a block, read by the model's last norm and classifier as if it were the last. A reading, not a location.",
   "direct logit attribution":
     "What one part adds to the logit of the class on the direct way, exact. What later parts make of it is not counted.",
-  logit: "The score of a class before the softmax; a step of +1 multiplies the odds by 2.7.",
+  logit: "What the classifier gives a class, before a softmax or sigmoid makes it a probability: a step of +1 multiplies the odds by 2.7.",
   "cosine similarity": "How alike two streams are in direction: 1 the same, 0 unrelated, −1 opposite.",
+  "principal components":
+    "The directions along which the streams of all patches of this page's pictures differ most; artefact tokens are left out.",
   "artefact token":
     "A patch whose stream has an unusually large norm; it often holds no picture content but is used as a store. It is hatched.",
   "residual stream": "The vector of a token that all blocks read from and add to.",
+  "dictionary feature":
+    "A direction that a sparse dictionary (a sparse autoencoder or transcoder) has learned; it is active on few tokens.",
+  "activation patching":
+    "A part of this picture's run is replaced by the same part of another picture's run; what changes is that part's doing.",
   MLP: "The second half of a block: it works on each token alone.",
   head: "One of the parts of a block that move information between tokens; L9H3 is head 3 of block 9.",
 };

@@ -123,6 +123,49 @@ const LAYERS = [
       "cosine similarity",
     ],
   },
+  {
+    name: "components",
+    label: "Components",
+    blocks: true,
+    colours: true,
+    present: ({ measured, facts }) => facts.joint_colours && Boolean(measured.tensors.colours),
+    values: ({ measured, grid }, block) => overPatches(measured.colours(block), grid),
+    scale: () =>
+      new ColourScale("of each component from the 1st to the 99th percentile; one scale for all pictures of this page"),
+    caption: ({ measured, state, names }) => {
+      const [red, green, blue] = measured.tensors.colour_shares.data.slice(3 * state.block);
+      return [
+        `Patches of one colour have like streams after block ${names.block}: red, green and blue are the first three principal components, with ${percent(red)}, ${percent(green)} and ${percent(blue)} of the variance.`,
+        "principal components",
+      ];
+    },
+  },
+  {
+    name: "feature",
+    label: "Feature",
+    blocks: false,
+    present: ({ measured }) => Boolean(measured.tensors.feature_ids),
+    values: (at) => featureMap(at.measured, shownFeature(at)),
+    scale: ({ measured }) => featureScale(measured),
+    caption: (at) => [
+      `Where feature ${shownFeature(at)} of the dictionary is active.`,
+      "dictionary feature",
+    ],
+    absent: (at) => `Feature ${shownFeature(at)} is not among the strongest of this picture, which this page has.`,
+  },
+  {
+    name: "swap",
+    label: "From the other",
+    blocks: false,
+    present: ({ measured }) => Boolean(measured.tensors.swap_logits),
+    values: (at) => overPatches(swapOf(at.measured, swapChoice(at))?.patches, at.grid),
+    scale: () => wayScale(),
+    caption: ({ names }) => [
+      `How far each patch of ${names.otherPicture}, put into this picture alone, moves the decision to that of the other.`,
+      "activation patching",
+    ],
+    absent: ({ names }) => notStored(names),
+  },
 ];
 
 const SUM_OF_SINGLE = "sum of single removals, not a run without all of them";

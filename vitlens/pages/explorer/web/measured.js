@@ -118,6 +118,15 @@ class Measured {
     return values;
   }
 
+  /** The colour of every patch after a block, as `ColourScale` reads it; artefact tokens have none. */
+  colours(block) {
+    const { data } = this.tensors.colours;
+    return Float64Array.from({ length: this.nPatches }, (_, patch) => {
+      const first = 3 * (block * this.nPatches + patch);
+      return this.outliers[patch] ? NaN : (data[first] << 16) | (data[first + 1] << 8) | data[first + 2];
+    });
+  }
+
   // ---- Direct contributions to the logit ----
 
   /** What every token wrote through a head, or through all of a block. */
@@ -207,7 +216,8 @@ class Measured {
     const { nBlocks } = this;
     if (at >= 0) {
       if (!this.tensors.reading_logit) return null;
-      const { data } = this.tensors[`reading_${quantity}`];
+      const { data } = this.tensors[`reading_${quantity}`] ?? {};
+      if (!data) return null;
       const first = quantity === "rank" ? 1 : 0;
       return Float64Array.from({ length: nBlocks }, (_, block) => data[block * this.classes.length + at] + first);
     }
@@ -216,7 +226,7 @@ class Measured {
       const logits = this.allReading(block);
       if (quantity === "logit") return logits[index];
       if (quantity === "rank") return 1 + logits.filter((logit) => logit > logits[index]).length;
-      return softmax(logits)[index];
+      return this.probabilities(logits)[index];
     });
   }
 
@@ -252,12 +262,18 @@ class Measured {
 
   // ---- The answer ----
 
+  /** By what the model's outputs mean; NaN where they have no probability. */
+  probabilities(logits) {
+    const { output } = this.picture;
+    if (output === "softmax") return softmax(logits);
+    return Float64Array.from(logits, output === "sigmoid" ? sigmoid : () => NaN);
+  }
+
   /** The probability of every class; of those of the page where not all are stored. */
   answer() {
     return this.once("answer", () => {
       const all = this.tensors.answer_logits;
-      // Of a single output the softmax is 1, whatever it is.
-      if (all && this.facts.n_classes > 1) return softmax(all.data);
+      if (all) return this.probabilities(all.data);
       const last = this.nBlocks - 1;
       const found = new Float64Array(this.facts.n_classes).fill(NaN);
       const read = this.tensors.reading_probability?.data;
@@ -272,9 +288,10 @@ class Measured {
     return this.stores(choice) && this.tensors.logits ? this.entry("logits", choice, 1, 0) : NaN;
   }
 
-  /** The classes, the most probable first. */
+  /** The classes, the most probable first; none where they have no probability. */
   leading(n) {
-    return this.once("leading", () => ranked(this.answer(), (share) => share)).slice(0, n);
+    const known = (index) => Number.isFinite(this.answer()[index]);
+    return this.once("leading", () => ranked(this.answer(), (share) => share).filter(known)).slice(0, n);
   }
 
   place(index) {
@@ -304,15 +321,19 @@ class Measured {
     });
   }
 
-  /** The answer without a part (a row of the effects): {probability of the class, first class}; null where estimated. */
+  /**
+   * The answer without a part (a row of the effects): {probability of the class, first class}; null where it is estimated or
+   * has no probability. Where classes do not exclude each other, none comes first in the place of this one.
+   */
   without(cell, index) {
     const { effect_logits, effect_lse, effect_top } = this.tensors;
     const at = this.classes.indexOf(index);
-    if (!effect_lse || at < 0 || this.facts.n_classes < 2 || Number.isNaN(effect_lse.data[cell])) return null;
-    return {
-      probability: Math.exp(effect_logits.data[cell * effect_logits.shape[1] + at] - effect_lse.data[cell]),
-      first: effect_top.data[cell],
-    };
+    if (!effect_lse || at < 0 || Number.isNaN(effect_lse.data[cell])) return null;
+    const logit = effect_logits.data[cell * effect_logits.shape[1] + at];
+    const { output } = this.picture;
+    if (output === "softmax")
+      return { probability: Math.exp(logit - effect_lse.data[cell]), first: effect_top.data[cell] };
+    return output === "sigmoid" ? { probability: sigmoid(logit), first: index } : null;
   }
 
   // ---- Heatmaps and their test ----
@@ -366,6 +387,8 @@ function softmax(logits) {
   const sum = powers.reduce((one, other) => one + other, 0);
   return powers.map((power) => power / sum);
 }
+
+const sigmoid = (logit) => 1 / (1 + Math.exp(-logit));
 
 /** The pictures, each unpacked when it is first asked for. */
 class Pictures {

@@ -86,6 +86,12 @@ function python(view, { state, facts, measured, choice, names }) {
     `vitlens.heatmap(model, images, ${choice.class})`,
     `vitlens.class_lens(model, images, ${choice.class}, tokens="pooled").at("${state.quantity}")`,
     `vitlens.direct_logit_attribution(model, images, ${choice.class}${baseline}, unit="head_patch")`,
+    ...(state.layer === "components"
+      ? [
+          `pictures = model.to_images(${JSON.stringify(facts.pictures.map((picture) => picture.name))})`,
+          `vitlens.similarity.patch_pca(model, pictures, hook="resid_post${block}").colours()`,
+        ]
+      : []),
     `_, cache = model.run_with_cache(images, names_filter=["pattern", "resid_post"])`,
     `cache["pattern", ${block}]${head === null ? ".mean(dim=1)" : `[:, ${head}]`}`,
     `explorer = vitlens.explore(model, ${name}, classes=${choice.class})`,

@@ -8,8 +8,7 @@ class Panels {
     const { tip, options } = view;
     const make = (name, question, settings, ...content) =>
       panel(name, question, { id: options.page ? name : null, ...settings }, ...content);
-    const source = (part, text, drawing = true) => ({
-      ...(drawing && { drawing: () => sideBySide([part].flat().map(({ root }) => root.querySelector("svg"))) }),
+    const source = (part, text) => ({
       table: () => [part].flat().flatMap((each) => each.table()),
       name: () => view.fileName(),
       caption: () => view.caption(text()),
@@ -53,7 +52,7 @@ class Panels {
         {
           term: this.whoTerm,
           extra: [this.boardKind],
-          source: source(this.boardSource, () => this.subtitles.who.textContent),
+          source: source(this.boardSource, () => "Heads and MLPs of all blocks."),
         },
         this.subtitles.who,
         this.board.root,
@@ -82,21 +81,18 @@ class Panels {
       head: make(
         "head",
         "What does this part do?",
-        { source: source(this.part, () => "Numbers of one part.", false) },
+        { source: source(this.part, () => "One part of the model.") },
         this.part.root,
       ),
       patch: make(
         "patch",
         "What does this patch hold?",
         {
-          source: source(
-            this.patch,
-            () => "Tokens that the selection looks at, that look at it, and that are like it.",
-            false,
-          ),
+          source: source(this.patch, () => "Tokens that the selection looks at, that look at it, and that are like it."),
         },
         this.patch.root,
       ),
+      ...givenPanels(this, make, source),
     };
     this.notes = element(
       "details",
@@ -120,7 +116,7 @@ class Panels {
     this.lens = new Lines(tip, "lens", { height: 210, xTitle: "block", pick: (block) => view.choose({ block }) });
     this.quantity = segmented(
       "which number",
-      QUANTITIES.map((quantity) => [quantity, quantity]),
+      facts.quantities.map((quantity) => [quantity, quantity]),
       (quantity) => view.choose({ quantity }),
     );
     this.boardKind = segmented(
@@ -182,6 +178,7 @@ class Panels {
     this.part = new PartCard(grid, {
       pickClass: (index) => view.choose({ class: index }),
       showLayer: (layer) => view.choose({ layer }),
+      pickHead: (name) => meanings(view, name)[0]?.run(),
     });
     this.patch = new PatchCard(grid, {
       pick: (token, add) => view.select([token], add),
@@ -254,6 +251,7 @@ class Panels {
     view.once("causes", [...about, block, head, tokens], () => this.drawCauses(at));
     view.once("part", [...about, block, head], () => this.part.draw(at));
     view.once("patch", [...about, block, head, tokens], () => this.patch.draw(at));
+    drawGiven(this, at);
     const onlyPrefix = at.subject.every((token) => token < at.grid.nPrefix);
     this.all.patch.querySelector("h2").textContent = `What does this ${onlyPrefix ? "token" : "patch"} hold?`;
     view.once("notes", [...about, block, head], () => drawNotes(this.noteText, view, at));
@@ -266,7 +264,7 @@ class Panels {
   drawAnswers(at) {
     const { measured, choice, names } = at;
     const answer = measured.answer();
-    this.all.answer.hidden = !measured.classes.length || at.facts.n_classes < 2;
+    this.all.answer.hidden = !measured.leading(1).length;
     const first = measured.leading(6);
     const shown = first.includes(choice.class) || choice.class === null ? first : [...first.slice(0, 5), choice.class];
     this.answers.draw({
@@ -278,7 +276,10 @@ class Panels {
       })),
       scale: new Scale({ end: 1, root: 1, show: percent }),
     });
-    this.subtitles.answer.textContent = "The most probable classes; a click asks about one.";
+    this.subtitles.answer.textContent =
+      measured.picture.output === "sigmoid"
+        ? "Each output is a yes or no of its own; a click asks about one."
+        : "The most probable classes; a click asks about one.";
     drawRemoval(this, at);
   }
 

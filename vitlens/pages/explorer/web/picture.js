@@ -90,7 +90,8 @@ class PicturePanel {
       const without = measured.without(patch, at.choice.class);
       if (without)
         lines.push(
-          `without it ${at.names.ofClass} has ${percent(without.probability)}; ${at.names.of(without.first)} is first`,
+          `without it ${at.names.ofClass} has ${percent(without.probability)}` +
+            (without.first === at.choice.class ? "" : `; ${at.names.of(without.first)} is first`),
         );
     }
     if (patch >= 0 && measured.outliers[patch]) lines.push("an artefact token (hatched)");
@@ -126,7 +127,7 @@ class PicturePanel {
     this.quantity = element(
       "select",
       { name: "quantity", onchange: ({ target }) => view.choose({ quantity: target.value }) },
-      ...QUANTITIES.map((quantity) => element("option", { value: quantity }, quantity)),
+      ...view.facts.quantities.map((quantity) => element("option", { value: quantity }, quantity)),
     );
     const lift = button("lift map", () => {}, {
       title: "hold to see the picture; so does the Space key",
@@ -253,7 +254,7 @@ class PicturePanel {
       );
     else if (layer.name === "lens")
       this.maps.replaceChildren(
-        ...QUANTITIES.map((quantity) =>
+        ...view.facts.quantities.map((quantity) =>
           choice(
             quantity,
             { quantity },
@@ -266,7 +267,7 @@ class PicturePanel {
   }
 
   drawLegend(scale, state) {
-    const hidden = state.threshold ? `; below ${scale.show(scale.at(state.threshold / 100))} hidden` : "";
+    const hidden = state.threshold && scale.hides ? `; below ${scale.show(scale.at(state.threshold / 100))} hidden` : "";
     this.legend.replaceChildren(
       ramp(scale),
       element("small", {}, `${capital([scale.note, scale.named()].filter(Boolean).join("; ") || "scale")}${hidden}.`),
@@ -315,7 +316,8 @@ class PicturePanel {
   unit() {
     const { state, measured } = this.view;
     if (state.layer === "heatmap") return mapOf(measured, state).unit ?? "";
-    return { without: "logits", writes: "logits", from: "share", to: "share", similar: "cosine" }[state.layer] ?? state.quantity;
+    const units = { without: "logits", writes: "logits", from: "share", to: "share", similar: "cosine", components: "RGB" };
+    return units[state.layer] ?? state.quantity;
   }
 
   table() {
@@ -323,7 +325,7 @@ class PicturePanel {
     const { grid, state } = this.view;
     const rows = Array.from({ length: grid.nTokens }, (_, token) => [
       ...(token < grid.nPrefix ? [grid.name(token), ""] : grid.place(token)),
-      values && Number.isFinite(values[token]) ? values[token] : "",
+      values && Number.isFinite(values[token]) ? this.shown.scale.written(values[token]) : "",
     ]);
     return [["row", "column", [state.layer, this.unit()].filter(Boolean).join(", ")], ...rows];
   }
