@@ -73,6 +73,9 @@ def test_an_attention_pool_may_return_vectors_of_another_width():
     equal(model.forward_kept(model(images, stop_at_layer=0), nothing).logits, module.head.bias.expand(2, -1))
     with pytest.raises(InputError, match="reads 20 numbers and the stream has 32, so its weights are no directions"):
         _ = model.W_U
+    table = model.capabilities().set_index("analysis")
+    assert table.loc["model.W_U, vitlens.memories", "status"] == "impossible"
+    assert "unembed.W_U" not in model.tl_parameters()
     equal(HookedViT.from_timm(module, fold_ln=True)(images), module(images))
 
 
