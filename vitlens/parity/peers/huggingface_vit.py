@@ -100,6 +100,14 @@ VIT_CASES = [
     ),
     Case("Hugging Face DeiT", "classifier of the class token", lambda: small("DeiT"), _DEIT),
     Case("Hugging Face DeiT", "both classifiers", lambda: small("DeiT", "ForImageClassificationWithTeacher"), _DEIT),
+    Case(
+        "Hugging Face DeiT",
+        "positions interpolated for pictures of 48 × 64",
+        lambda: small("DeiT"),
+        Peer("deit.layers", _at_another_size),
+        image_size=(48, 64),
+        options={"img_size": (48, 64)},
+    ),
     Case("Hugging Face DeiT", "without pooler", lambda: small("DeiT", "Model", False), Peer("layers", class_token)),
     Case(
         "Hugging Face DeiT",
