@@ -1,5 +1,7 @@
 """An attention pool whose output is not as wide as the tokens, which timm has not: CoCa's."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
@@ -13,7 +15,8 @@ class NarrowingPool(AttentionPoolLatent):
     def __init__(self, width: int, out_features: int, num_heads: int) -> None:
         super().__init__(out_features, num_heads=num_heads)
         self.kv = nn.Linear(width, 2 * out_features)
-        self.mlp, self.norm = None, nn.Identity()
+        self.mlp: Any = None
+        self.norm: Any = nn.Identity()
 
     def forward(
         self, x: Float[Tensor, "batch tokens d"], attn_mask: Tensor | None = None

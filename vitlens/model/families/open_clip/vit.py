@@ -52,7 +52,7 @@ def read_open_clip(state: State, config: Config) -> Recipe:
     ours, rest = translate(state, OPEN_CLIP_NAMES)
     ours["cls_token"], ours["pos_embed"] = ours["cls_token"][None, None], ours["pos_embed"][None]
     parts: dict[str, Callable[[], nn.Module]] = {}
-    reading = {"global_pool": "token" if pool == "tok" else "avg"}
+    reading: dict[str, Any] = {"global_pool": "token" if pool == "tok" else "avg"}
     if "attn_pool.query" in rest:
         if pool == "avg":
             raise InputError("this tower of open_clip takes the mean of several pools by attention: vitlens reads one")
