@@ -23,7 +23,7 @@ from rich.table import Table
 from scipy import stats
 from torch import Tensor
 
-from vitlens.cli import DEMO, ModelOptions, run, with_model
+from vitlens.cli import ModelOptions, run, with_model
 from vitlens.demo import load_demo_pictures
 from vitlens.errors import InputError
 from vitlens.files import check_writable, write_whole
@@ -62,7 +62,7 @@ def main(
     if out is not None:
         check_writable(out)
     hooked = model.load()
-    clean, corrupted, about = load_pairs(hooked, model.model == DEMO, pictures, pairs)
+    clean, corrupted, about = load_pairs(hooked, model.is_demo, pictures, pairs)
     quiet = {"progress": sys.stderr.isatty(), **about}
     table = Table(title=f"{hooked.cfg.model_name}, {pairs} pairs: estimates beside the exact effects")
     for column in ("site", "cells", "method", "Pearson", "Spearman", "largest error", "exact, s", "estimate, s"):

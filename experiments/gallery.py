@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 import vitlens
 from vitlens import plots
-from vitlens.cli import DEMO, ModelOptions, is_watched, run, with_model
+from vitlens.cli import ModelOptions, is_watched, run, with_model
 from vitlens.demo import load_demo_pictures
 from vitlens.faithfulness import evaluate_heatmaps
 from vitlens.files import check_writable
@@ -417,8 +417,8 @@ def main(
         raise vitlens.InputError(
             "a gallery needs two pictures or more, as one's activations are put into another's run"
         )
-    if pictures is None and model.model != DEMO:
-        raise vitlens.InputError(f"name two pictures or more for {model.model} to look at")
+    if pictures is None and not model.is_demo:
+        raise vitlens.InputError(f"name two pictures or more for {model.called} to look at")
     if pictures is None:
         demo = load_demo_pictures(hooked)
         subject = Subject(hooked, demo.images, demo.labels, demo.masks)
@@ -429,7 +429,7 @@ def main(
     sections = []
     for heading, group in tqdm(GROUPS.items(), disable=not is_watched()):
         sections.append(Section(heading, "", list(drawn(heading, partial(group, subject)).values())))
-    if model.model == DEMO:
+    if model.is_demo:
         figures = drawn("The paper's figures", lambda: paper(demo_tables(hooked), hooked.cfg.model_name))
         sections.append(Section("The paper's figures", "", list(figures.values())))
     n = sum(len(section.figures) for section in sections)

@@ -1,13 +1,15 @@
-"""Measures every plain vision transformer of timm against its port, and writes the table of supported models.
+"""Measures every plain vision transformer of timm, and small models of other libraries, against their ports.
 
-Each name is built small and randomised (vitlens/parity/reduced.py) and compared in float64, fused and eager: logits,
-every block's output, the gradient of the pictures. With --renew only the table in
-docs/pages/model.md is renewed from the file.
+Each name of timm is built small and randomised (vitlens/parity/reduced.py) and compared in float64, fused and eager: logits,
+every block's output, the gradient of the pictures. The models of other libraries are those of vitlens/parity/peers. The
+tables are written to vitlens/parity/ and to docs/pages/model.md; with --renew only the page is renewed from them.
 
-    python experiments/measure_parity.py          # about two minutes on two cores
-    python experiments/measure_parity.py --renew  # only the page's table, from what was measured
+    python experiments/measure_parity.py             # about two minutes on two cores
+    python experiments/measure_parity.py --families  # other libraries alone, half a minute
+    python experiments/measure_parity.py --renew     # only the page's tables, from what was measured
 """
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +20,9 @@ from tqdm import tqdm
 
 from vitlens.cli import run
 from vitlens.files import write_whole
-from vitlens.parity import supported_models
+from vitlens.parity import supported_families, supported_models
+from vitlens.parity.families import FAMILIES_TABLE, FAMILY_COLUMNS, library_table, measure_family
+from vitlens.parity.peers.cases import CASES
 from vitlens.parity.reduced import family_names
 from vitlens.parity.supported import COLUMNS, TABLE, family_table, measure_name
 
@@ -28,17 +32,27 @@ ROOT = Path(__file__).parents[1]
 
 @app.command()
 def main(
-    renew_only: Annotated[bool, typer.Option("--renew", help="renew the page's table, measure nothing")] = False,
+    families_only: Annotated[bool, typer.Option("--families", help="measure models of other libraries alone")] = False,
+    renew_only: Annotated[bool, typer.Option("--renew", help="renew the page's tables, measure nothing")] = False,
 ) -> None:
-    """Measure all names, write vitlens/parity/supported.csv and the table in docs/pages/model.md."""
+    """Measure all names and families, write the tables in vitlens/parity and in docs/pages/model.md."""
     if not renew_only:
-        names = family_names()
-        rows = [measure_name(name) for name in tqdm(names, desc="models")]
-        measured = pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False)
-        write_whole(ROOT / "vitlens" / "parity" / TABLE, measured.encode())
-    table = supported_models()
-    renew("model.md", "supported models", family_table(table))
-    print(family_table(table))
+        warnings.filterwarnings("ignore", message=".*is read as")
+        families = [measure_family(case) for case in tqdm(CASES, desc="families")]
+        _write(FAMILIES_TABLE, pd.DataFrame(families, columns=FAMILY_COLUMNS))
+    if not (renew_only or families_only):
+        rows = [measure_name(name) for name in tqdm(family_names(), desc="models")]
+        _write(TABLE, pd.DataFrame(rows, columns=COLUMNS))
+    for name, table in (
+        ("supported models", family_table(supported_models())),
+        ("supported families", library_table(supported_families())),
+    ):
+        renew("model.md", name, table)
+        print(table)
+
+
+def _write(name: str, table: pd.DataFrame) -> None:
+    write_whole(ROOT / "vitlens" / "parity" / name, table.to_csv(index=False).encode())
 
 
 if __name__ == "__main__":

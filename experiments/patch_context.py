@@ -32,7 +32,7 @@ from torch import Tensor
 
 from vitlens import __version__
 from vitlens.choose import Box, class_metric, select_tokens
-from vitlens.cli import DEMO, ModelOptions, run, with_model
+from vitlens.cli import ModelOptions, run, with_model
 from vitlens.data import replace_context
 from vitlens.data.class_names import short_name
 from vitlens.data.counterfactuals import CONTEXT_REPLACEMENTS
@@ -109,10 +109,8 @@ def main(
     console = Console()
     hooked = model.load()
     if clean is None:
-        if model.model != DEMO:
-            raise InputError(
-                f"--model {model.model} needs --clean, the picture to work on (only the demo brings its own)"
-            )
+        if not model.is_demo:
+            raise InputError(f"{model.called} needs --clean, the picture to work on (only the demo brings its own)")
         about_pictures = {"--corrupted": corrupted, "--replace": replace, "--mask": mask, "--box": box}
         for option, value in about_pictures.items():
             if value is not None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torchvision
 from PIL import Image
 from public import public
 from variants import build
@@ -244,6 +245,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "verify_port": None,
         "open_pictures": {"source": "demo", "class_names": None, "n_classes": 10},
         "supported_models": {"pattern": "vit_tiny*"},
+        "supported_families": {},
         "class_metric": {
             "model": model,
             "clean_logits": model(images),
@@ -276,6 +278,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         if "corrupted_images" in parameters:
             metric = "patching_metric" if "patching_metric" in parameters else "metric"
             calls[f"patching.{name}"] = (function, {**patching, metric: lambda logits: logits[:, 0].sum()})
+    of_torchvision = torchvision.models.VisionTransformer(32, 16, 2, 2, 16, 32, num_classes=5).eval()
     weights = {"W_enc": torch.randn(16, 8), "b_enc": None, "W_dec": torch.randn(8, 16), "b_dec": None}
     methods: dict[str, tuple[Callable, dict[str, Any]]] = {
         "model.block_index": (model.block_index, {"block": 0}),
@@ -284,6 +287,8 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "model.as_images": (model.as_images, {"images": images}),
         "model.to_images": (model.to_images, {"images": [np.zeros((8, 8, 3), dtype=np.uint8)]}),
         "model.to_masks": (model.to_masks, {"masks": [np.zeros((8, 8), dtype=bool)]}),
+        # Its other arguments are of both libraries' doors.
+        "from_pretrained": (HookedViT.from_pretrained, {"source": of_torchvision}),
         "model.forward": (model.forward, {"images": images, "return_type": "loss", "labels": torch.tensor([0, 1])}),
         "model.run_with_cache": (model.run_with_cache, {"images": images, "names_filter": "pattern"}),
         "model.cache_size": (model.cache_size, {"images": images, "names_filter": "pattern"}),
@@ -318,6 +323,12 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
 
 #: Wrong values of an argument that has another meaning than its name has elsewhere: by callable and argument.
 ELSEWHERE: dict[tuple[str, str], list[Any]] = {
+    ("from_pretrained", "source"): [
+        None, 5, 1.7, "nonsense", "vit_base_patch16_224", "no/such.pth", ".", [], {}, {"weight": 5}, Thing(), "\0",
+        {"weight": torch.ones(2)}, torch.nn.Linear(2, 2), build(**SMALL),
+    ],
+    ("from_pretrained", "n_heads"): [4, 1.7, True, NAN, 0, -1, MANY, "nonsense", [], Thing()],
+    ("from_pretrained", "img_size"): [1.7, True, NAN, 0, -1, 7, "nonsense", [], (32,), (32, 0), (0, 32, 32), Thing()],
     ("model.block_index", "layer"): ONE_PLACE,
     ("model.block_indices", "layers"): PLACES,
     ("model.class_index", "class_index"): [None, *CLASSES],
@@ -373,6 +384,8 @@ ELSEWHERE: dict[tuple[str, str], list[Any]] = {
     ("replace_context", "images"): WITHOUT_MODEL,
     ("SparseAutoencoder.from_arrays", "activation"): NAME,
     ("with_saes", "saes"): [None, 5, "nonsense", [], Thing(), {"resid_post0": None}, {"nonsense": None}],
+    ("explore", "sae"): RESULT,
+    ("explore", "description"): RESULT,
     ("explore", "image_names"): [5, "nonsense", [], ["one"], [None, None], Thing()],
 }  # fmt: skip
 

@@ -38,6 +38,7 @@ from .model import HookedViT as HookedViT
 from .model import ViTActivationCache as ViTActivationCache
 from .pages import explore as explore
 from .paper import run_study as run_study
+from .parity import supported_families as supported_families
 from .parity import supported_models as supported_models
 from .patching import activation_ablation as activation_ablation
 from .patching import activation_patching as activation_patching

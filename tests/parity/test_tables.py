@@ -1,15 +1,19 @@
 """The list of supported models is the registry's and is what is measured; verification tells exact from wrong."""
 
+import copy
 import json
 import re
 from pathlib import Path
 
 import pytest
+import torch
 
-from vitlens import InputError, supported_models
+from vitlens import InputError, supported_families, supported_models
 from vitlens.model.parts.mlp import MLP
 from vitlens.parity import verify_port
-from vitlens.parity.reduced import family_names
+from vitlens.parity.families import library_table
+from vitlens.parity.peers.cases import CASES
+from vitlens.parity.reduced import family_names, randomise
 from vitlens.parity.supported import family_table, measure_name
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +30,13 @@ def test_the_list_is_the_registry():
 def test_the_page_of_models_shows_the_list():
     page = (ROOT / "docs" / "pages" / "model.md").read_text()
     assert family_table(supported_models()) in page
+
+
+def test_the_table_of_families_lists_every_case():
+    table = supported_families()
+    assert list(zip(table["family"], table["case"], strict=True)) == [(case.family, case.name) for case in CASES]
+    assert table["difference"].astype(float).between(0, 1e-9).all()
+    assert library_table(table) in (ROOT / "docs" / "pages" / "model.md").read_text()
 
 
 @pytest.mark.verified_timm
@@ -63,7 +74,14 @@ def test_verification_reports_every_block_mode_and_precision(tmp_path):
     report.save(tmp_path / "report.json")
     saved = json.loads((tmp_path / "report.json").read_text())
     assert saved["exact"]
-    assert set(saved["settings"]["versions"]) == {"vitlens", "python", "torch", "timm", "transformer-lens"}
+    assert set(saved["settings"]["versions"]) == {
+        "vitlens",
+        "python",
+        "torch",
+        "timm",
+        "transformer-lens",
+        "transformers",
+    }
     assert "exact but for rounding" in repr(report)
 
 
@@ -75,6 +93,30 @@ def test_verification_sees_a_wrong_port(monkeypatch):
     assert "NOT exact" in repr(report)
 
 
+@pytest.fixture(scope="module")
+def of_hugging_face():
+    """Hugging Face's classifier, with parameters that are not those of its initialisation."""
+    case = next(case for case in CASES if case.name == "quick GELU, eps 1e-3, no biases of q, k, v")
+    return randomise(case.build()).float()
+
+
+def test_verification_of_other_libraries(of_hugging_face, tmp_path):
+    report = verify_port(of_hugging_face, dtypes=("float64",), progress=False)
+    assert report.exact
+    assert set(report.to_frame()["site"]) == {"block 0", "block 1", "logits", "gradient"}
+    of_hugging_face.save_pretrained(tmp_path / "mine")
+    report = verify_port(tmp_path / "mine", dtypes=("float64", "bfloat16"), progress=False)
+    assert report.exact
+    assert "mine, its weights: exact but for rounding" in repr(report)
+
+
+def test_verification_sees_a_library_that_computes_otherwise(of_hugging_face):
+    module = copy.deepcopy(of_hugging_face)
+    # The port reads the configuration, and the module goes by its own norm.
+    module.vit.layernorm.eps = 0.1
+    assert not verify_port(module, dtypes=("float64",), progress=False).exact
+
+
 def test_verification_refuses_what_it_cannot_do():
     with pytest.raises(InputError, match="dtype is one of"):
         verify_port("vit_tiny_patch16_224", pretrained=False, dtypes=("int8",))
@@ -82,6 +124,10 @@ def test_verification_refuses_what_it_cannot_do():
         verify_port("vit_tiny_patch16_224", pretrained=False, n_images=0)
     with pytest.raises(InputError, match="ResNet"):
         verify_port("resnet18", pretrained=False)
+    with pytest.raises(InputError, match="img_size goes with a name of timm"):
+        verify_port(torch.nn.Linear(2, 2), img_size=32)
+    with pytest.raises(InputError, match="there is no file or folder nowhere"):
+        verify_port("nowhere/else.pth")
 
 
 # One name for each kind of architecture, the smallest of it.

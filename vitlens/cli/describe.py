@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitlens.cli.options import BatchSize, Json, ModelOptions, Out, files_are_there, with_model
-from vitlens.cli.output import Answer, check_out, hand_over
+from vitlens.cli.options import BatchSize, Json, ModelOptions, files_are_there, with_model
+from vitlens.cli.output import WRITTEN, Answer, check_out, hand_over
 from vitlens.cli.shared import DEMO, is_watched
 from vitlens.errors import InputError, printable
+from vitlens.results.writing import RESULTS
 
 if TYPE_CHECKING:
     from vitlens.data.picture_sets import PictureSet
@@ -31,13 +32,22 @@ def describe(
     *,
     model: ModelOptions,
     batch_size: BatchSize = 16,
-    out: Out = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            help="write a page (.html), its first figure (.png, .svg, .pdf), the table (.csv, .parquet, .json) or all facts "
+            "for the pages of `vitlens open --description` (.safetensors)",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Describe a model's tokens and heads over pictures: norms, outliers, distances, entropies, attention sinks."""
     from vitlens.description.run import describe as look
 
-    check_out(out)
+    check_out(out, (*WRITTEN, *RESULTS))
     files = _files(pictures or [], data)[:n_images]
     hooked = model.load()
     source = files if pictures else _as_set(files, str(data))
@@ -68,6 +78,7 @@ def describe(
             notes=notes,
             settings=description.settings,
             hooked=hooked,
+            result=description,
         ),
         out,
         as_json,

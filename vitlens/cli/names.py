@@ -61,7 +61,7 @@ def class_names(context: typer.Context, incomplete: str) -> list[str]:
     try:
         if file is not None:
             names = Path(file).read_text().splitlines()
-        elif model in (None, DEMO):
+        elif model in (None, DEMO) and context.params.get("checkpoint") is None:
             names = json.loads((demo_folder() / "model.json").read_text())["class_names"]
         else:
             names = []

@@ -29,7 +29,24 @@ def open_page(
         int | None, typer.Option(help="block to show first, all its heads together; -1 is the last", show_default=False)
     ] = None,
     against: Annotated[
-        Path | None, typer.Option(help="one more picture, to compare the first one with", callback=files_are_there)
+        Path | None,
+        typer.Option(
+            help="one more picture: what its patches, heads and MLPs do in the others' place", callback=files_are_there
+        ),
+    ] = None,
+    description: Annotated[
+        Path | None,
+        typer.Option(
+            help="facts about heads and MLPs over a data set, as `vitlens describe -o FILE.safetensors` writes them",
+            show_default=False,
+        ),
+    ] = None,
+    dictionary: Annotated[
+        Path | None,
+        typer.Option(help="a sparse autoencoder or transcoder, as `load_sae` reads it", show_default=False),
+    ] = None,
+    hook: Annotated[
+        str | None, typer.Option(help="where the dictionary reads [default: where it was trained]", show_default=False)
     ] = None,
     n_runs: Annotated[
         int,
@@ -41,21 +58,32 @@ def open_page(
     as_json: Json = False,
 ) -> None:
     """Write a page about pictures: the answer, when and by which parts it is decided, and what their removal does."""
+    from vitlens.description.result import Description
+    from vitlens.features.loading import load_sae
     from vitlens.pages.explorer.run import explore
+    from vitlens.results.result import load_result
 
     check_writable(out)
     if head is not None and block is not None:
         raise InputError("--head names its block already: leave --block out")
+    if hook is not None and dictionary is None:
+        raise InputError("--hook says where a dictionary reads: pass it with --dictionary")
+    described = None if description is None else load_result(description, Description)
+    sae = None if dictionary is None else load_sae(dictionary)
     hooked = model.load()
     first_block = None if block is None else hooked.block_index(block)
-    shown = [*pictures, *([] if against is None else [against])]
+    n_shown = len(pictures) + (against is not None)
     images = hooked.to_images(pictures[0])
     n_patches = images.shape[-2] * images.shape[-1] // (hooked.cfg.patch_size[0] * hooked.cfg.patch_size[1])
     n_parts = hooked.cfg.n_layers * (hooked.cfg.n_heads + 1)
     n_removals = n_patches + n_parts // 2 if n_patches + n_parts <= n_runs else min(n_patches, n_runs)
     fewer = f"fewer pictures, or fewer removals (--n-runs {max(1, n_removals // 4)}), are faster"
-    say_cost(hooked, images, (PICTURE_FORWARDS + n_removals) * len(shown), fewer)
-    explorer = explore(hooked, shown, wanted_class, head=head, n_runs=n_runs, progress=is_watched())
+    n_swaps = 0 if against is None else n_removals * len(pictures)
+    say_cost(hooked, images, (PICTURE_FORWARDS + n_removals) * n_shown + n_swaps, fewer)
+    explorer = explore(
+        hooked, pictures, wanted_class, head=head, against=against, description=described, sae=sae, hook=hook,
+        n_runs=n_runs, progress=is_watched(),
+    )  # fmt: skip
     if first_block is not None:
         explorer.selected_block, explorer.selected_head = first_block, None
     explorer.save(out)

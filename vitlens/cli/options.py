@@ -44,7 +44,12 @@ Model = Annotated[
     typer.Option(help='a timm name such as vit_base_patch16_224, or "demo"', autocompletion=model_names),
 ]
 Checkpoint = Annotated[
-    Path | None, typer.Option(help="your own weights for it: safetensors, or a .pth of tensors", show_default=False)
+    Path | None,
+    typer.Option(
+        help="your own weights: a file (safetensors, or a .pth of tensors) or a folder; without --model of any library: "
+        "Hugging Face, torchvision, open_clip, CLIP, DINO, …",
+        show_default=False,
+    ),
 ]
 Timm = Annotated[
     list[str] | None,
@@ -136,6 +141,16 @@ class ModelOptions:
     class_names: ClassNames = None
     device: Device = "cpu"
     dtype: Dtype = "float32"
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether no model is named, so that it is the demo's."""
+        return self.model == DEMO and self.checkpoint is None
+
+    @property
+    def called(self) -> str:
+        """The model as a sentence names it."""
+        return str(self.checkpoint) if self.model == DEMO and self.checkpoint is not None else self.model
 
     def load(self) -> "HookedViT":
         """The model.

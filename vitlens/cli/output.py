@@ -13,6 +13,7 @@ from vitlens.files import is_stream, write_whole
 from vitlens.results.writing import (
     IMAGES,
     PAGES,
+    RESULTS,
     TABLES,
     ending_of,
     require_kaleido,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from vitlens.model.hooked_vit import HookedViT
     from vitlens.pages.page import Section
+    from vitlens.results.result import Result
 
 #: A page with the figures of more pictures than this would be too heavy to open.
 MOST_ON_PAGE = 12
@@ -56,6 +58,8 @@ class Answer:
     settings: dict[str, Any] = field(default_factory=dict)
     #: The model, whose weights, classes and preprocessing are named.
     hooked: "HookedViT | None" = None
+    #: The whole result, of commands that can write it.
+    result: "Result | None" = None
 
     def provenance(self) -> dict[str, str]:
         """The facts about the model."""
@@ -82,7 +86,11 @@ class Answer:
         }
 
 
-def check_out(out: Path | None, endings: Sequence[str] = (*PAGES, *IMAGES, *TABLES)) -> None:
+#: What most commands write.
+WRITTEN = (*PAGES, *IMAGES, *TABLES)
+
+
+def check_out(out: Path | None, endings: Sequence[str] = WRITTEN) -> None:
     """Raises InputError before any work is done if the file could not be written at the end."""
     if out is not None and ending_of(out, endings, "--out") in IMAGES:
         require_kaleido()
@@ -118,7 +126,9 @@ def _write(answer: Answer, out: Path) -> None:
     from vitlens.pages.page import write_page
 
     ending = out.suffix.lower()
-    if ending in PAGES:
+    if ending in RESULTS and answer.result is not None:
+        answer.result.save(out)
+    elif ending in PAGES:
         facts = {**answer.provenance(), **answer.facts}
         write_page(out, answer.title, facts, answer.sections(), warning=answer.warning)
     elif ending in IMAGES:

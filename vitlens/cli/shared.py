@@ -26,8 +26,12 @@ OPTIONS = {
     "use_ema=": "--timm use_ema=",
     "(path=)": "(--out)",
     'model.set_output("sigmoid")': "--output sigmoid",
+    "HookedViT.from_timm(name, checkpoint_path=…)": "--model NAME --checkpoint",
+    "HookedViT.from_pretrained": "--checkpoint and no --model",
     "with classes=": "with --class",
 }
+#: Keywords with which files of other libraries are opened.
+OF_ANY_LIBRARY = ("n_heads", "img_size", "use_ema")
 KEYWORDS = (
     "img_size",
     "patch_size",
@@ -37,6 +41,7 @@ KEYWORDS = (
     "reg_tokens",
     "in_chans",
     "dynamic_img_pad",
+    "n_heads",
 )
 
 
@@ -51,7 +56,7 @@ def load_model(
     preprocessing: Mapping[str, Any] | None = None,
     output: str | None = None,
 ) -> "HookedViT":
-    """Loads the model of the common options.
+    """Loads the model of the common options: of a timm name, or of a checkpoint alone, whatever library it is from.
 
     Args:
         timm: timm's keywords, each as `read_keywords` reads it.
@@ -59,7 +64,8 @@ def load_model(
         output: what the model's outputs mean, if it is not what their number says.
 
     Raises:
-        InputError: as `HookedViT.from_timm`; a device or precision that cannot be used; not one name for each class.
+        InputError: as `HookedViT.from_timm` and `from_pretrained`; a device or precision that cannot be used; not one name
+            for each class.
     """
     import torch
 
@@ -74,9 +80,18 @@ def load_model(
     prepared = {key: value for key, value in (preprocessing or {}).items() if value is not None}
     prepared |= {key: _numbers(prepared[key], flag(key)) for key in ("mean", "std") if key in prepared}
     check_one_source(checkpoint, random_weights)
-    if name == DEMO:
-        if checkpoint is not None or random_weights:
-            raise InputError("the demo model comes with its weights: --checkpoint needs --model with a timm name")
+    if name == DEMO and checkpoint is not None:
+        other = [f"--timm {key}" for key in keywords if key not in OF_ANY_LIBRARY]
+        if other:
+            raise InputError(
+                f"{other[0]} is a keyword of timm's models: it needs --model with a timm name (without --model, "
+                f"--checkpoint takes --timm {', '.join(OF_ANY_LIBRARY)})"
+            )
+        with in_words_of_a_shell():
+            hooked = HookedViT.from_pretrained(str(checkpoint), device=device, dtype=precision, **prepared, **keywords)
+    elif name == DEMO:
+        if random_weights:
+            raise InputError("the demo model comes with its weights: --random-weights needs --model with a timm name")
         if keywords:
             raise InputError("the demo model is as it is: --timm needs --model with a timm name")
         if prepared:
@@ -173,6 +188,7 @@ def in_options(sentence: str, arguments: Iterable[str] = ("class_names",)) -> st
     """Replaces the names of arguments in a sentence of the library by those of options."""
     for argument, option in OPTIONS.items():
         sentence = sentence.replace(argument, option)
+    sentence = re.sub(r'HookedViT\.from_timm\("([^"]+)"\)', r"--model \1", sentence)
     sentence = re.sub(rf"(?<![\w-])({'|'.join(KEYWORDS)})=", r"--timm \1=", sentence)
     for argument in arguments:
         option, bare = flag(argument), rf"(?<![\w/.'\"-]){argument}"

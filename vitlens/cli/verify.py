@@ -1,4 +1,4 @@
-"""`vitlens verify`: compares the port of one model with timm."""
+"""`vitlens verify`: compares the port of one model with its library."""
 
 import sys
 from dataclasses import asdict
@@ -22,7 +22,14 @@ from vitlens.files import check_writable
 
 
 def verify(
-    name: Annotated[str, typer.Argument(help="a timm name", show_default=False, autocompletion=model_names)],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="a timm name, or a folder that Hugging Face's save_pretrained wrote",
+            show_default=False,
+            autocompletion=model_names,
+        ),
+    ],
     checkpoint: Checkpoint = None,
     timm: Timm = None,
     random_weights: Annotated[bool, typer.Option("--random-weights", help="re-initialise every parameter")] = False,
@@ -35,7 +42,7 @@ def verify(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="also write the whole report there, as JSON")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare a model's port with timm at full size, on this machine: every block, the logits, the gradient."""
+    """Compare a model's port with its library at full size, on this machine: every block, the logits, the gradient."""
     from vitlens.parity.verify import verify_port
 
     if out is not None:
@@ -45,7 +52,7 @@ def verify(
     check_one_source(checkpoint, random_weights)
     with in_words_of_a_shell():
         report = verify_port(
-            name,
+            source,
             pretrained=not random_weights,
             checkpoint_path=checkpoint,
             dtypes=tuple(dtype) if dtype else ("float64", "float32"),

@@ -13,6 +13,7 @@ from vitlens.description.similarity import pattern_cosines
 from vitlens.description.sinks import SINK_KINDS, SinkRule, sink_facts
 from vitlens.description.token_norms import NormSums, stream_norms, stream_outliers
 from vitlens.description.tokens import OUTLIER, TokenLayout, at_least_single
+from vitlens.description.top_pictures import TopPictures, head_writes, mlp_writes
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Reader, hook_name
 
@@ -33,12 +34,14 @@ class Observer:
     events: Int[Tensor, "kind block head"] = field(init=False)
     sink_tokens: Int[Tensor, "block head kind"] = field(init=False)
     cosines: Float[Tensor, "map map"] = field(init=False)
+    tops: TopPictures = field(init=False)
 
     def __post_init__(self) -> None:
         blocks, heads = self.model.cfg.n_layers, self.model.cfg.n_heads
         self.events = torch.zeros(len(SINK_KINDS), blocks, heads, dtype=torch.long)
         self.sink_tokens = torch.zeros(blocks, heads, len(self.sink_token_kinds), dtype=torch.long)
         self.cosines = torch.zeros(blocks * heads, blocks * heads, dtype=torch.float64)
+        self.tops = TopPictures(blocks, heads + 1)
 
     @property
     def sink_token_kinds(self) -> list[str]:
@@ -59,6 +62,8 @@ class Observer:
         self.cosines += pattern_cosines(run.patterns)
         norms = torch.stack(run.norms, dim=1)
         self.norms.add(norms)
+        sizes, patches = (torch.stack(parts, dim=1) for parts in zip(*run.writes, strict=True))
+        self.tops.add(self.model, images, sizes, patches)
         return norms, torch.stack(run.states, dim=1)
 
 
@@ -70,12 +75,14 @@ class _Run:
         self.patterns: list[Tensor] = []
         self.norms: list[Tensor] = []
         self.states: list[Tensor] = []
+        self.writes: list[tuple[Tensor, Tensor]] = []
+        self.of_heads = self.of_mlp = (torch.empty(0), torch.empty(0))
         self.outlier = torch.empty(0)
         self.v = torch.empty(0)
 
     def hooks(self) -> list[Any]:
         reads = {"resid_pre": self._enter, "attn.v": self._value, "attn.pattern": self._pattern,
-                 "resid_post": self._leave}  # fmt: skip
+                 "mlp_out": self._mlp, "resid_post": self._leave}  # fmt: skip
         blocks = range(self.observer.model.cfg.n_layers)
         return [
             (hook_name(block, site), Reader(partial(_call, read, block)))
@@ -101,6 +108,7 @@ class _Run:
             shape = seen.model.cfg.n_layers, seen.model.cfg.n_heads
             total = seen.facts.setdefault(name, torch.zeros(shape, dtype=torch.float64))
             total[block] += of_pictures.sum(dim=0).cpu().double()
+        self.of_heads = head_writes(pattern, self.v, W_O, layout)
         seen.events[:, block] += seen.rule.events(of_sinks).sum(dim=1).cpu()
         kinds = seen.layout.kind_of[of_sinks.token]
         is_patch = of_sinks.token >= seen.layout.n_prefix
@@ -109,8 +117,15 @@ class _Run:
         one_hot = torch.nn.functional.one_hot(kinds, len(seen.sink_token_kinds))
         seen.sink_tokens[block] += one_hot.sum(dim=0).cpu()
 
+    def _mlp(self, out: Tensor, block: int) -> None:
+        self.of_mlp = mlp_writes(at_least_single(out), self.observer.layout)
+
     def _leave(self, resid: Tensor, block: int) -> None:
         layout = self.observer.layout
+        sizes, patches = (
+            torch.cat([head, mlp[:, None]], dim=1) for head, mlp in zip(self.of_heads, self.of_mlp, strict=True)
+        )
+        self.writes.append((sizes, patches))
         self.norms.append(stream_norms(resid))
         self.states.append(read_states(resid, layout))
 

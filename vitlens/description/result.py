@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from vitlens.description.sinks import SINK_KINDS
@@ -32,6 +32,10 @@ class Description(Result):
     `head_similarity` [map, map] is the mean cosine between the patterns of two heads, with heads in the order of blocks;
     `cka` [block, block] is the similarity of blocks (None below 4 pictures), `cka_against` [block, other] that with the
     blocks of another model.
+
+    `top_images` [block, part, rank] are the pictures in which each head, and after the heads the MLP, writes most to the
+    class token (without one, to the patches), `top_values` how much, and `top_patches` the patch that it is from (−1: an MLP
+    at the class token). `top_pixels` are these pictures, small; their numbers are `top_kept`.
     """
 
     token_norms: Float[Tensor, "block kind statistic"]
@@ -43,6 +47,11 @@ class Description(Result):
     head_similarity: Float[Tensor, "map map"]
     cka: Float[Tensor, "block block"] | None
     cka_against: Float[Tensor, "block other"] | None
+    top_values: Float[Tensor, "block part rank"]
+    top_images: Int[Tensor, "block part rank"]
+    top_patches: Int[Tensor, "block part rank"]
+    top_kept: list[int]
+    top_pixels: UInt8[Tensor, "kept height width 3"]
 
     @property
     def facts(self) -> list[str]:
@@ -148,7 +157,7 @@ def description_of(
     **settings: Any,
 ) -> Description:
     """The description from the sums of an observer."""
-    cfg, layout, norms = observer.model.cfg, observer.layout, observer.norms
+    cfg, layout, norms, tops = observer.model.cfg, observer.layout, observer.norms, observer.tops
     n = norms.n_images
     n_patches = layout.grid[0] * layout.grid[1]
     kept = torch.stack(examples) if examples else torch.zeros(0, cfg.n_layers, n_patches)
@@ -165,6 +174,11 @@ def description_of(
         head_similarity=observer.cosines / n,
         cka=cka,
         cka_against=cka_against,
+        top_values=tops.values,
+        top_images=tops.images,
+        top_patches=tops.patches,
+        top_kept=list(tops.pixels),
+        top_pixels=torch.stack(list(tops.pixels.values())),
         pixels=pixels,
         settings={
             "model": cfg.model_name,

@@ -51,6 +51,7 @@ def describe(
     - attention from patches, and from the class token, to each kind of token, to themselves, to the 8 neighbours
     - sinks: keys that receive much of the attention, see `vitlens.description.SinkRule`
     - outliers: patches whose norm exceeds `outlier_threshold` times the median of their picture's patches
+    - top pictures: where each head and each MLP writes most to the class token (without one, to the patches)
     - similarity of heads: the mean cosine of their patterns; of blocks: CKA, estimated on minibatches
 
     A pattern with negative entries (differential attention) counts as |A_ij| / Σ_j |A_ij| in distances, entropies and

@@ -89,8 +89,8 @@ def evaluate_heatmaps_over_data(
         HeatmapEvaluation: `faithfulness`, `segmentation` (None without masks), and what was `skipped`.
 
     Raises:
-        InputError: an unknown method or metric, other classes, predicted ones of outputs that are no classes, and what `evaluate_heatmaps` raises; pictures of which none
-            can be read; a folder with files of another run.
+        InputError: an unknown method or metric, other classes, predicted ones of outputs that are no classes, and what
+            `evaluate_heatmaps` raises; pictures of which none can be read; a folder with files of another run.
 
     Examples:
         >>> import vitlens

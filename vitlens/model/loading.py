@@ -220,7 +220,8 @@ def with_fresh_weights(self: "HookedViT", seed: int = 0) -> "HookedViT":
         fresh.cfg.data_config, fresh.preprocessing = self.cfg.data_config, self.preprocessing
         if given:
             embeddings.read_like(fresh, self)
-        for layer in (layer for head in fresh.classifiers for layer in head.modules()):
+        classifiers = [] if fresh.unembed is None else fresh.classifiers
+        for layer in (layer for head in classifiers for layer in head.modules()):
             if isinstance(layer, nn.Linear) and not layer.weight.any():
                 nn.init.trunc_normal_(layer.weight, std=0.02)
     fresh.set_output(self.cfg.output)

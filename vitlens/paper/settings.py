@@ -20,7 +20,7 @@ class StudySettings:
     """Everything that changes a number. What does not (device, threads, processes) is left out on purpose."""
 
     model: str = setting("demo", 'a timm name, or "demo"')
-    checkpoint: str | None = setting(None, "your own weights for it")
+    checkpoint: str | None = setting(None, "your own weights: a file or a folder")
     timm: list[str] | None = setting(None, "keywords of timm's model, each KEY=VALUE")
     mean: str | None = setting(None, "mean of the colours that the model was trained with")
     std: str | None = setting(None, "their standard deviation")

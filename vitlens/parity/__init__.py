@@ -1,7 +1,7 @@
-"""Measures how exactly a port computes what timm computes.
+"""Measures how exactly a port computes what timm, or another library, computes.
 
-`supported_models` lists the timm names that can be ported; `verify_port` runs timm's module and its port side by side
-and reports every difference.
+`supported_models` lists the timm names that can be ported, `supported_families` the models of other libraries;
+`verify_port` runs the library's module and its port side by side and reports every difference.
 """
 
 from vitlens.lazy import attach

@@ -1,4 +1,4 @@
-"""Compares the port of one model at full size with timm, in several precisions and modes, and at every site."""
+"""Compares the port of one model at full size with its library, in several precisions and modes, and at every site."""
 
 import copy
 import json
@@ -18,39 +18,38 @@ from vitlens.arguments import bar_hidden, checked
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.files import write_whole
-from vitlens.model.checkpoints.timm_models import build_timm
-from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.placement import read_device
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.parity.measure import MODES, differences, peer_sites, port_sites
-from vitlens.parity.reduced import randomise
+from vitlens.parity.sources import compared
 
 # The largest relative difference that rounding explains in any model; a bug stays at 1e-3 in any precision.
 LIMITS = {"float64": 1e-9, "float32": 1e-5, "bfloat16": 0.05, "float16": 0.01}
-# A model may amplify rounding (post-norm blocks do): as much as this times what the precision costs timm itself.
+# A model may amplify rounding (post-norm blocks do): as much as this times what the precision costs the library itself.
 AMPLIFIED = 20
-PACKAGES = ("torch", "timm", "transformer-lens")
+PACKAGES = ("torch", "timm", "transformer-lens", "transformers")
 
 
 @dataclass(frozen=True)
 class ParityReport:
-    """Relative differences max |vitlens − timm| / max |timm|, by precision, mode and site.
+    """Relative differences max |vitlens − library| / max |library|, by precision, mode and site.
 
-    `rows`: dtype, mode, site ("block 0" …, "logits", "gradient"), the difference to timm in the same precision, and what
-    the precision itself costs: the differences from timm in float64, of the port ("to_float64") and of timm
-    ("timm_to_float64").
+    `rows`: dtype, mode, site ("block 0" …, "logits", "gradient"), the difference to the library (timm, or that of the
+    model) in the same precision, and what the precision itself costs: the differences from the library in float64, of the
+    port ("to_float64") and of the library ("library_to_float64").
     """
 
     model: str
     weights: str
     rows: list[dict[str, Any]]
     settings: dict[str, Any] = field(default_factory=dict)
+    library: str = "timm"
 
     @property
     def exact(self) -> bool:
-        """Whether every difference is one that rounding explains: within `LIMITS`, or in proportion to timm's own."""
+        """Whether every difference is one that rounding explains: within `LIMITS`, or in proportion to the library's own."""
         return all(
-            row["difference"] <= max(LIMITS[row["dtype"]], AMPLIFIED * row["timm_to_float64"]) for row in self.rows
+            row["difference"] <= max(LIMITS[row["dtype"]], AMPLIFIED * row["library_to_float64"]) for row in self.rows
         )
 
     def to_frame(self) -> pd.DataFrame:
@@ -72,7 +71,9 @@ class ParityReport:
 
     def __rich__(self) -> Table:
         summary = self.summary()
-        table = Table(*map(str, summary.columns), title=f"{self.model}, {self.weights}: relative differences from timm")
+        table = Table(
+            *map(str, summary.columns), title=f"{self.model}, {self.weights}: relative differences from {self.library}"
+        )
         for row in summary.itertuples(index=False):
             table.add_row(*(cell if isinstance(cell, str) else "–" if pd.isna(cell) else f"{cell:.1e}" for cell in row))
         return table
@@ -85,7 +86,7 @@ class ParityReport:
 @leaves_state
 @checked
 def verify_port(
-    name: str,
+    source: Any,
     *,
     pretrained: bool = True,
     checkpoint_path: str | Path | None = None,
@@ -97,18 +98,20 @@ def verify_port(
     progress: bool | None = None,
     **timm_kwargs: Any,
 ) -> ParityReport:
-    """Compares a model's port with timm at full size: every block, the logits, the pictures' gradient.
+    """Compares a model's port with its library at full size: every block, the logits, the pictures' gradient.
 
     Args:
-        name: a timm name.
-        pretrained: timm's weights; False re-initialises every parameter (`seed`), so that none is 0 or 1.
-        checkpoint_path: your own weights.
+        source: a timm name; or a module of timm or of another library; or a folder that Hugging Face's `save_pretrained`
+            wrote, or such a repository "owner/name", which is opened by the class that its configuration names.
+        pretrained: the model's weights; False re-initialises every parameter (`seed`), so that none is 0 or 1.
+        checkpoint_path: your own weights for a timm name.
         dtypes: of "float64", "float32", "bfloat16", "float16". Gradients are compared in the first two.
         images: what both models read; without them `n_images` pictures of seeded noise.
         progress: show a bar over the precisions; by default on a terminal only.
 
     Raises:
-        InputError: an unknown dtype, and whatever `HookedViT.from_timm` raises.
+        InputError: an unknown dtype, a file of another library without its class, and whatever `HookedViT.from_timm` and
+            `from_pretrained` raise.
 
     Examples:
         >>> import vitlens
@@ -122,12 +125,9 @@ def verify_port(
     if n_images < 1:
         raise InputError(f"n_images is at least 1, not {n_images}")
     target = read_device(device)
-    random = checkpoint_path is None and not pretrained
-    module = build_timm(name, pretrained, checkpoint_path, timm_kwargs)[0].eval()
-    if random:
-        module = randomise(module, seed).float()
+    both = compared(source, pretrained, checkpoint_path, timm_kwargs, seed)
     # Refuses what is not ported before anything is computed.
-    port = HookedViT.from_timm(module)
+    port = both.open(both.module)
     if images is None:
         generator = torch.Generator().manual_seed(seed)
         chosen_images = torch.randn(n_images, port.cfg.n_channels, *port.cfg.image_size, generator=generator)
@@ -135,21 +135,21 @@ def verify_port(
         chosen_images = port.as_images(images)
     chosen_images = chosen_images.to(target, torch.float64)
     rows: list[dict[str, Any]] = []
-    reference = peer_sites(copy.deepcopy(module).to(target, torch.float64), chosen_images)
+    reference = peer_sites(copy.deepcopy(both.module).to(target, torch.float64), chosen_images, peer=both.peer)
     for dtype in tqdm(
-        sorted(dtypes, key=list(LIMITS).index), desc=f"verifying {name}", disable=bar_hidden(progress, len(dtypes))
+        sorted(dtypes, key=list(LIMITS).index), desc=f"verifying {both.name}", disable=bar_hidden(progress, len(dtypes))
     ):
-        chosen: nn.Module = copy.deepcopy(module).to(target, getattr(torch, dtype))
-        model, inputs = HookedViT.from_timm(chosen), chosen_images.to(getattr(torch, dtype))
+        chosen: nn.Module = copy.deepcopy(both.module).to(target, getattr(torch, dtype))
+        model, inputs = both.open(chosen), chosen_images.to(getattr(torch, dtype))
         gradient = dtype in ("float64", "float32")
-        theirs = peer_sites(chosen, inputs, gradient)
-        timm_to_float64 = differences(theirs, reference)
+        theirs = peer_sites(chosen, inputs, gradient, both.peer)
+        library_to_float64 = differences(theirs, reference)
         for mode in MODES:
             ours = port_sites(model, inputs, mode, gradient)
             to_float64 = differences(ours, reference)
             rows += [
                 {"dtype": dtype, "mode": mode, "site": site, "difference": difference,
-                 "to_float64": to_float64[site], "timm_to_float64": timm_to_float64[site]}
+                 "to_float64": to_float64[site], "library_to_float64": library_to_float64[site]}
                 for site, difference in differences(ours, theirs).items()
             ]  # fmt: skip
         del chosen, model
@@ -158,10 +158,9 @@ def verify_port(
         + " × ".join(map(str, chosen_images.shape[-2:])),
         "seed": seed,
         "device": device,
-        "limits": {dtype: LIMITS[dtype] for dtype in dtypes} | {"or times timm's own": AMPLIFIED},
+        "limits": {dtype: LIMITS[dtype] for dtype in dtypes} | {"or times the library's own": AMPLIFIED},
         "versions": {"vitlens": version("vitlens"), "python": platform.python_version()}
         | {package: version(package) for package in PACKAGES},
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
     }
-    weights = "random weights" if random else Path(checkpoint_path).name if checkpoint_path else "timm's weights"
-    return ParityReport(name, weights, rows, settings)
+    return ParityReport(both.name, both.weights, rows, settings, both.library)

@@ -73,7 +73,7 @@ def test_what_is_drawn_unevenly_or_marked_says_so(page):
     choose(page, board="without")
     assert not page.locator(".account").is_visible()
     assert "single removal" in page.locator("[data-panel=who] h2").inner_text()
-    assert "chosen: L5" in page.locator("[data-chart=lens]").inner_text()
+    assert "chosen: block 5" in page.locator("[data-chart=lens]").inner_text()
     removal = page.locator("[data-chart=removal]").inner_text()
     assert "each draw" in removal
     assert "mean of" in removal

@@ -48,8 +48,7 @@ def read_tensors(path: Path) -> Any:
     """
     if path.is_dir():
         raise InputError(
-            f"{path} is a folder: name the file of weights in it, or open a folder that timm saved as the model "
-            f'"local-dir:{path}"'
+            f"{path} is a folder: name the file of weights in it, or open the folder with HookedViT.from_pretrained"
         )
     if not path.is_file():
         raise InputError(f"there is no checkpoint file {path}")

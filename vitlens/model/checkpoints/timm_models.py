@@ -60,7 +60,8 @@ def build_timm(
     path = None if checkpoint_path is None else as_path(checkpoint_path, "checkpoint_path")
     if name.endswith((*WEIGHT_ENDINGS, ".pt", ".ckpt")) or Path(name).is_file():
         raise InputError(
-            f"{name!r} is a file of weights: pass the name of its architecture, and the file as checkpoint_path="
+            f"{name!r} is a file of weights: pass the name of its architecture, and the file as checkpoint_path=, or open "
+            "the file with HookedViT.from_pretrained"
         )
     source, model_id = _read_name(name)
     if source == "local-dir":
@@ -178,7 +179,9 @@ def _check_folder(folder: Path) -> Path:
         said = f"names the architecture {architecture!r}, which timm does not know" if architecture else (
             "names no architecture of timm"
         )  # fmt: skip
-        raise InputError(f"{folder / 'config.json'} {said}: vitlens opens folders that timm saved")
+        raise InputError(
+            f"{folder / 'config.json'} {said}: folders of other libraries are opened with HookedViT.from_pretrained"
+        )
     return folder
 
 

@@ -1,6 +1,7 @@
 """The door for models of other libraries: finds out what a source is, and builds timm's module of it."""
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 from timm.layers import to_2tuple
@@ -30,12 +31,16 @@ def recipe_of(
     """The same of a source that is read."""
     if n_heads is not None and not _is_count(n_heads):
         raise InputError(f"n_heads is a number of heads, not {n_heads!r}")
+    told = {**(read.config.get("vision_config") or {}), **read.config}.get("num_attention_heads")
+    if n_heads is not None and told not in (None, n_heads):
+        raise InputError(f"{read.name} says that it has {told} heads: leave n_heads={n_heads} out")
     size = None if img_size is None else to_2tuple(img_size)
     if size is not None and (len(size) != 2 or not all(map(_is_count, size))):
         raise InputError(f"img_size is one number, or height and width, not {img_size!r}")
     family, state, wrapper = recognise(read, use_ema)
     given = {"num_attention_heads": n_heads, "img_size": size}
     recipe = family.read(state, {**read.config, **{name: value for name, value in given.items() if value is not None}})
+    recipe = replace(recipe, pretrained_cfg={"architecture": family.name, **recipe.pretrained_cfg})
     if size is not None and tuple(recipe.keywords["img_size"]) != size:
         own = " × ".join(map(str, recipe.keywords["img_size"]))
         raise InputError(f"{family.name} is opened at the size of its own pictures, {own}: leave img_size= out")
@@ -46,6 +51,7 @@ def recipe_of(
         if listed:
             more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
             warnings.warn(f"{read.name} is read as {family.name}; {kind}: {', '.join(listed[:3])}{more}", stacklevel=5)
+    recipe = replace(recipe, pretrained_cfg={**recipe.pretrained_cfg, "architecture": family.name})
     under = f" (under {wrapper!r})" if wrapper else ""
     return recipe, f"{family.name}, {read.name}{under}"
 

@@ -16,7 +16,7 @@ from vitlens.errors import InputError
 from vitlens.files import check_writable, write_whole
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.pages.explorer.facts import joined_facts
-from vitlens.pages.explorer.intervene import decision, describe_effect, intervene, remove_marked
+from vitlens.pages.explorer.intervene import decision, describe_effect, intervene, remove_marked, replaced_by
 from vitlens.pages.explorer.page import explorer_page
 from vitlens.pages.explorer.selection import Selection
 from vitlens.patching.results import Intervention
@@ -154,10 +154,11 @@ class Explorer:
         if isinstance(source, int):
             self.selection.limits.check("picture", source)
             source = self.images[source : source + 1]
-        result = intervene(self, source, site, replacement, options)
+        put_in = replaced_by(self, source, site, replacement)
+        result = intervene(self, source, site, put_in, options)
         told = describe_effect(self, result, "patched" if source is not None else f"replaced by {replacement}")
         if not options.keys() - {"blocks", "tokens"}:
-            told |= decision(self, result, source, site, replacement)
+            told |= decision(self, result, source, site, put_in)
         self._show_effect(told)
         return result
 

@@ -20,7 +20,7 @@ from vitlens.pages.page import made
 #: More names of classes than these would be most of the page.
 MOST_NAMES = 2000
 #: What two runs must share to be compared on one page.
-SHARED = ("grid", "prefix", "blocks", "n_layers", "n_heads", "n_classes", "all_classes", "quantities")
+SHARED = ("grid", "prefix", "blocks", "n_layers", "n_heads", "n_classes", "all_classes", "quantities", "dictionary")
 #: How many of the top classes the page's heading names.
 N_ANSWERS = 3
 
@@ -56,6 +56,7 @@ def page_facts_of(
         "layers_default": "heatmap" if pictures[0]["heatmaps"] else "from",
         "lens_reads": why["class_lens"],
         "heads_are": why["direct_logit_attribution by head"],
+        "dictionary": None if settings.dictionary is None else settings.dictionary.facts(model),
     }
 
 

@@ -1,9 +1,11 @@
 """Interventions on the tokens that are marked in an explorer: patching, ablation, removal."""
 
+from collections.abc import Mapping
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from vitlens.data.class_names import short_name
 from vitlens.data.pictures import Pictures
@@ -21,8 +23,27 @@ if TYPE_CHECKING:
     from vitlens.pages.explorer.explorer import Explorer
 
 
+def replaced_by(
+    explorer: "Explorer", source: Pictures | None, site: str, replacement: str
+) -> str | Mapping[str, Tensor]:
+    """What an ablation puts in: the mean over the explorer's pictures is computed once.
+
+    Raises:
+        InputError: the mean of a single picture.
+    """
+    if source is not None or replacement != "mean":
+        return replacement
+    if len(explorer.images) == 1:
+        raise InputError("the mean over one picture is that picture itself: explore several, or replace by zero")
+    return mean_activations(explorer.model, explorer.images, sites=site, progress=False)
+
+
 def intervene(
-    explorer: "Explorer", source: Pictures | None, site: str, replacement: str, options: dict[str, Any]
+    explorer: "Explorer",
+    source: Pictures | None,
+    site: str,
+    replacement: str | Mapping[str, Tensor],
+    options: dict[str, Any],
 ) -> Intervention:
     """Patches the marked tokens with those of `source`, or ablates them where there is none."""
     number = explorer.selected_picture
@@ -37,11 +58,6 @@ def intervene(
         "baseline_classes": None if baseline is None else [baseline],
         "progress": False,
     } | options
-    if source is None and replacement == "mean":
-        if len(explorer.images) == 1:
-            raise InputError("the mean over one picture is that picture itself: explore several, or replace by zero")
-        means = mean_activations(explorer.model, explorer.images, sites=site, progress=False)
-        return activation_ablation(explorer.model, image, replacement=means, **about)
     if source is None:
         return activation_ablation(explorer.model, image, replacement=replacement, **about)
     return activation_patching(explorer.model, source, image, **about)
@@ -49,7 +65,11 @@ def intervene(
 
 @torch.no_grad()
 def decision(
-    explorer: "Explorer", result: Intervention, source: Pictures | None, site: str, replacement: str
+    explorer: "Explorer",
+    result: Intervention,
+    source: Pictures | None,
+    site: str,
+    replacement: str | Mapping[str, Tensor],
 ) -> dict[str, Any]:
     """The top classes of the picture before, and after the one change of the sweep that moves the logit most."""
     model, number = explorer.model, explorer.selected_picture
@@ -58,15 +78,12 @@ def decision(
     strongest = torch.unravel_index(shift.abs().flatten().argmax(), shift.shape)
     cell = {axis: int(i) for axis, i in zip(result.axes, strongest, strict=True)}
     block, unit = result.axes["block"][cell["block"]], next((name for name in ("head", "neuron") if name in cell), None)
-    values: Any = replacement
-    if source is None and replacement == "mean":
-        values = mean_activations(model, explorer.images, sites=site, progress=False)
     hooks = ablation_hooks(
         model,
         image,
         site=site,
         places=[block] if unit is None else [(block, cell[unit])],
-        replacement=values if source is None else "other",
+        replacement=replacement if source is None else "other",
         others=source,
         tokens=chosen_tokens(explorer),
         progress=False,

@@ -16,8 +16,8 @@ FOLDER = Path(__file__).parent / "web"
 #: The scripts in the order in which they make one module.
 SCRIPTS = (
     "element", "colours", "measured", "state", "glossary", "stage", "layers", "strip", "board", "lines", "scatter", "bars",
-    "series", "cards", "notes", "sentences", "search", "compare", "keyboard", "export", "picture", "panels", "head", "view",
-    "host",
+    "series", "cards", "data_set", "part", "features", "swap", "given", "notes", "sentences", "search", "compare",
+    "keyboard", "drawing", "export", "picture", "panels", "head", "view", "host",
 )  # fmt: skip
 STYLES = ("style", "frame", "picture", "drawings", "cards", "widths")
 

@@ -1,6 +1,7 @@
 """The page about pictures: what the model answers, when and by which parts it is decided, and what their removal does."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,14 +10,20 @@ from torch import Tensor
 from vitlens.arguments import checked, short
 from vitlens.choose.classes import Classes, select_classes
 from vitlens.data.pictures import Picture, Pictures, as_list
+from vitlens.description.result import Description
 from vitlens.errors import InputError, printable
+from vitlens.features.dictionary import SparseAutoencoder
+from vitlens.features.splice import ends
 from vitlens.model.graph import read_head
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import HookName
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.pages.explorer.explorer import Explorer
 from vitlens.pages.explorer.facts import page_facts_of
 from vitlens.pages.explorer.measure.components import add_colours
+from vitlens.pages.explorer.measure.data_set import data_set_facts
+from vitlens.pages.explorer.measure.features import Dictionary
 from vitlens.pages.explorer.measure.picture import Settings, check_page_size, measure_picture
 from vitlens.pages.explorer.page import pack_measured
 from vitlens.pages.explorer.selection import first_selection
@@ -37,6 +44,10 @@ def explore(
     image_names: Sequence[str] | None = None,
     blocks: int | Sequence[int] | None = None,
     head: str | tuple[int, int] | None = None,
+    against: Pictures | None = None,
+    description: Description | None = None,
+    sae: SparseAutoencoder | None = None,
+    hook: HookName | None = None,
     n_classes: int = 12,
     n_runs: int = 1000,
     progress: bool | None = None,
@@ -57,6 +68,11 @@ def explore(
         image_names: of the pictures; by default the files' names.
         blocks: which blocks to show; by default all.
         head: the head to show first, as "L9H3" or (block, head); by default the one that writes most for the class.
+        against: one more picture, which comes last; what its patches, heads and MLPs do in the place of those of each of
+            `images` is measured by activation patching.
+        description: what `describe` found of this model over a data set, for the cards of heads and MLPs.
+        sae: a dictionary, whose strongest features the page shows.
+        hook: where it reads; None for the hook point it was trained on.
         n_classes: how many classes of a picture are measured in detail, unless `classes` are more.
         n_runs: how many single removals a picture may cost. Where its patches, heads and MLPs are more, heads and MLPs are
             estimated by attribution patching; where its patches alone are more, they are removed in boxes.
@@ -84,32 +100,71 @@ def explore(
     if not len(pictures):
         raise InputError("there are no pictures to explore: the tensor is empty")
     labels = _picture_names(images, image_names, len(pictures))
-    settings = Settings(sorted(set(model.block_indices(blocks))), n_classes, n_runs)
+    settings = Settings(sorted(set(model.block_indices(blocks))), n_classes, n_runs, _dictionary(model, sae, hook))
     if n_classes < 1:
         raise InputError(f"n_classes is how many classes a picture has on the page, at least 1, not {n_classes}")
     if n_runs < 1:
         raise InputError(f"n_runs is how many removals a picture may cost, at least 1, not {n_runs}")
     first_head = None if head is None else _head_of(model, head, settings.blocks)
     rows, columns = model.embed.grid(*pictures.shape[-2:])
+    of_data_set = None if description is None else data_set_facts(description, model, (rows, columns), settings.blocks)
+    wanted = _wanted_classes(model, pictures, classes)
+    given = [*_given(images, len(pictures))]
+    other = None
+    if against is not None:
+        other = _other_picture(model, against, pictures)
+        answer = _wanted_classes(model, other, None)
+        # Classes that are each picture's own are not those of one more.
+        shared = [] if classes is None or isinstance(classes, Tensor) else _wanted_classes(model, other, classes)[0]
+        wanted = [*[[*own, *answer[0]] for own in wanted], [*shared, *answer[0]]]
+        pictures = torch.cat([pictures, other])
+        given += _given(against, 1)
+        labels.append(
+            _picture_names(against, None, 1)[0] if isinstance(given[-1], (str, Path)) else "the other picture"
+        )
     check_page_size(
         model, len(pictures), model.cfg.n_prefix_tokens + rows * columns, len(settings.blocks), MOST_PAGE_BYTES
     )
-    wanted = _wanted_classes(model, pictures, classes)
     measured = []
     with ProgressBar(len(labels), "explorer", "picture", progress, len(labels)) as bar:
         for i, name in enumerate(labels):
-            measured.append(measure_picture(model, pictures[i : i + 1], name, wanted[i], settings))
+            own = replace(settings, other=None if other is not None and i == len(labels) - 1 else other)
+            measured.append(measure_picture(model, pictures[i : i + 1], name, wanted[i], own))
             bar.update(1)
     add_colours(measured)
-    for picture, found in zip(_given(images, len(pictures)), measured, strict=True):
+    for picture, found in zip(given, measured, strict=True):
         found.facts["file"] = picture_fact(model, picture) if isinstance(picture, (str, Path)) else None
     return Explorer(
         model,
         pictures,
         [pack_measured(picture) for picture in measured],
-        page_facts_of(model, measured, (rows, columns), settings),
+        page_facts_of(model, measured, (rows, columns), settings) | {"data_set": of_data_set},
         first_selection(model, measured, settings, first_head),
     )
+
+
+def _dictionary(model: HookedViT, sae: SparseAutoencoder | None, hook: HookName | None) -> Dictionary | None:
+    if sae is None:
+        if hook is not None:
+            raise InputError("hook= says where a dictionary reads: pass it as sae=")
+        return None
+    ends(model, hook, sae)
+    return Dictionary(sae, hook)
+
+
+def _other_picture(model: HookedViT, against: Pictures, pictures: Tensor) -> Tensor:
+    """The picture whose activations are put in, of the same size.
+
+    Raises:
+        InputError: several pictures, or one of another size.
+    """
+    other = model.as_images(against)
+    if len(other) != 1:
+        raise InputError(f"against is one picture, and {len(other)} were given")
+    if other.shape[1:] != pictures.shape[1:]:
+        sizes = [" × ".join(map(str, each.shape[-2:])) for each in (other, pictures)]
+        raise InputError(f"against is a picture of the same size: it has {sizes[0]} pixels, and the others {sizes[1]}")
+    return other
 
 
 def _wanted_classes(model: HookedViT, pictures: Tensor, classes: Classes) -> list[list[int]]:

@@ -11,6 +11,8 @@ from vitlens.attribution.results import Attribution, PatchAttribution
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.pages.explorer.measure.quantise import as_numpy, linear_codes
 
+#: Neurons of each MLP that a class has on the page.
+N_NEURONS = 6
 # What no head wrote, in the groups that the page names.
 SHARE_GROUPS = ("MLPs", "embedding and positions", "biases and constant")
 
@@ -49,6 +51,16 @@ def attribution_of_all(model: HookedViT, image: Tensor, blocks: Sequence[int]) -
         "all_mlps": mlp_codes,
         "all_mlps_scale": mlp_scale,
     }
+
+
+def neuron_tensors(
+    model: HookedViT, image: Tensor, classes: Sequence[int], blocks: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """neurons and neuron_writes of `Measured`: those that write most for or against each class."""
+    chosen = torch.tensor([list(classes)])
+    values = direct_logit_attribution(model, image, chosen, unit="neuron", progress=False).values[0][:, list(blocks)]
+    order = values.abs().argsort(dim=-1, descending=True, stable=True)[..., :N_NEURONS]
+    return {"neurons": order.cpu().numpy().astype(np.int32), "neuron_writes": as_numpy(values.gather(-1, order))}
 
 
 def _mlps(attribution: Attribution, blocks: Sequence[int]) -> Tensor:

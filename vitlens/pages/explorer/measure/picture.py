@@ -14,9 +14,10 @@ from vitlens.heatmaps.shared.precision import require_finite_logits
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.gradients import gradients_disabled, outside_inference
 from vitlens.pages.explorer.measure.activations import activation_tensors
-from vitlens.pages.explorer.measure.attribution import attribution_of_all, attribution_tensors
-from vitlens.pages.explorer.measure.causes import effect_tensors
+from vitlens.pages.explorer.measure.attribution import attribution_of_all, attribution_tensors, neuron_tensors
+from vitlens.pages.explorer.measure.causes import effect_tensors, swap_tensors
 from vitlens.pages.explorer.measure.evidence import heatmap_tensors, heatmaps_of, outlier_tensors, removal_tensors
+from vitlens.pages.explorer.measure.features import Dictionary, feature_tensors
 from vitlens.pages.explorer.measure.lens import choose_classes, lens_tensors, reading_of_all
 from vitlens.pages.explorer.measure.quantise import as_numpy
 from vitlens.plots.shared.picture import picture_uri
@@ -27,11 +28,14 @@ MOST_OF_ALL_CLASSES = 2_000_000
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured of every picture: these blocks, at least `n_classes` classes, with at most `n_runs` removals."""
+    """What is measured of every picture: these blocks, at least `n_classes` classes, with at most `n_runs` removals; the
+    features of a dictionary, and what the parts of another picture do in their place, where they are given."""
 
     blocks: list[int]
     n_classes: int
     n_runs: int
+    dictionary: Dictionary | None = None
+    other: Float[Tensor, "1 channels height width"] | None = None
 
     def holds_all_classes(self, model: HookedViT) -> bool:
         size = len(self.blocks) * (model.cfg.n_heads + 2) * model.cfg.n_classes
@@ -46,12 +50,16 @@ class Measured:
     pattern [B, H, T, T] codes and pattern_scale [B, H, T]; cosines [B, T (T + 1) / 2] codes; outliers [P], the artefact
     tokens; answer_logits [K].
     shares [C, B, H, T] codes with shares_scale [C, B, H], heads [C, B, H] and mlps [C, B] of the logits [C]; groups [C, 4]
-    of what heads did not write; residuals [C]. lens_logit, lens_rank, lens_probability [B, T, C], and the same as the model
-    reads, reading_… [B, C]; top_classes, top_logits, top_probabilities [B, T, k]. Ranks, probabilities and top classes are
-    there as far as the model's outputs have them.
+    of what heads did not write; residuals [C]. neurons and neuron_writes [C, B, n], the strongest of each MLP.
+    lens_logit, lens_rank, lens_probability [B, T, C], and the same as the model reads, reading_… [B, C];
+    top_classes, top_logits, top_probabilities [B, T, k]. Ranks,
+    probabilities and top classes are there as far as the model's outputs have them.
     all_reading [B, K], all_heads [B, H, K], all_mlps [B, K] codes, each with the scale of its rows, of all classes.
     effect_logits [N, C], effect_lse [N] (log Σ exp of all logits) and effect_top [N] (the first class) without cell n: P
-    patches, B · H heads, B MLPs; NaN and −1 where the effect is estimated.
+    patches, B · H heads, B MLPs; NaN and −1 where the effect is estimated. swap_logits, swap_lse, swap_top: the same with
+    cell n taken from another picture, whose logits are swap_source [C].
+    feature_ids [F] of a dictionary, with their activations feature_maps [F, T] in codes, feature_maps_scale [F],
+    feature_writes [C, F], and feature_costs [C, F], what the logit loses without each.
     heatmap [M, P] of the first class; removal_steps [S], and removal_curves [M + R, S] in the order of the maps and then of
     R random orders. colours [B, P, 3] of all pictures together, and colour_shares [B, 3] of the variance.
 
@@ -112,6 +120,7 @@ class _Measuring:
         self.facts: dict[str, Any] = {
             "heatmaps": [],
             "effects": None,
+            "swap": None,
             "warnings": [],
             "missing": self.missing,
         }
@@ -122,6 +131,7 @@ class _Measuring:
         self.tensors |= activations | outlier_tensors(model, image)
         self.stream = stream[:, model.cfg.n_prefix_tokens :]
         found = self._heatmaps()
+        self._try("feature", self._features)
         if not classes:
             self._try("answer", self._no_class)
             return
@@ -130,7 +140,9 @@ class _Measuring:
         self.tensors["answer_logits"] = as_numpy(logits[0])
         self._try("lens", lambda: lens_tensors(model, image, classes, blocks))
         self._try("attribution", lambda: attribution_tensors(model, image, classes, blocks))
+        self._try("neurons", lambda: neuron_tensors(model, image, classes, blocks))
         self._try("effects", self._effects)
+        self._try("swap", self._swap)
         self._try("removal", lambda: removal_tensors(model, image, classes[0], found))
         if self.settings.holds_all_classes(model):
             self._try("lens", lambda: reading_of_all(model, image, blocks))
@@ -159,6 +171,18 @@ class _Measuring:
             self.model, self.image, self.classes, self.settings.blocks, self.settings.n_runs
         )
         return tensors
+
+    def _swap(self) -> dict[str, np.ndarray]:
+        if self.settings.other is None:
+            return {}
+        about = self.model, self.image, self.settings.other, self.classes, self.settings.blocks, self.settings.n_runs
+        tensors, self.facts["swap"] = swap_tensors(*about)
+        return tensors
+
+    def _features(self) -> dict[str, np.ndarray]:
+        if self.settings.dictionary is None:
+            return {}
+        return feature_tensors(self.model, self.image, self.classes, self.settings.dictionary)
 
     def _try(self, part: str, measure: Callable[[], dict[str, np.ndarray]]) -> None:
         """A part that the model refuses costs only itself."""

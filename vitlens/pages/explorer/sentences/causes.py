@@ -28,20 +28,49 @@ ALMOST = 0.75
 
 
 def cause(subject: Subject) -> Sentence | None:
-    """What is left without the head that writes most and without one patch; the part that costs most; a disagreement."""
-    if "effect_logits" not in subject.tensors or "heads" not in subject.tensors:
+    """What is left without the head that writes most and without one patch, and the part whose removal costs most."""
+    if not _is_measured(subject):
         return None
-    all_broken = [part for part in subject.parts if breaks(subject, part)]
-    rest = [part for part in subject.parts if part not in all_broken] or subject.parts
-    worst = max(rest, key=lambda part: part.cost)
-    broken = [part for part in all_broken if part.cost > worst.cost]
+    broken, _, worst = _sorted_out(subject)
     head = _told_head(subject)
     is_told = head is worst and not broken
-    told = [*_of_heads(subject, head, is_told), Told("; "), *_of_patches(subject), Told(".")]
+    of_head = _of_heads(subject, head, is_told)
+    told = [*of_head, Told("; "), *_of_patches(subject, of_head[-1].text), Told(".")]
     told += [] if is_told else _of_the_worst(subject, broken, worst)
-    told += _disagreement([part for part in rest if part.is_head and part is not worst], worst)
     first = told[0]
     return Sentence("cause", [first._replace(text=first.text[0].upper() + first.text[1:]), *told[1:]])
+
+
+def apart(subject: Subject) -> Sentence | None:
+    """The head that is farthest off of those that write much and cost little, or write little and cost almost the most."""
+    if not _is_measured(subject):
+        return None
+    _, rest, worst = _sorted_out(subject)
+    heads = [part for part in rest if part.is_head and part is not worst]
+    much = max(WRITES_MUCH * max((part.direct for part in heads), default=0), WORTH_SAYING)
+    backed = [part for part in heads if part.direct >= much and part.cost < LITTLE * part.direct]
+    dear = max(ALMOST * worst.cost, WORTH_SAYING)
+    indirect = [part for part in heads if part.cost >= dear and _is_indirect(part)]
+    if not backed and not indirect:
+        return None
+    part = max([*backed, *indirect], key=lambda part: abs(part.direct - part.cost))
+    # Held still, later parts explain half of the heads that cost little: a final norm that shrinks with the head does the
+    # rest.
+    why = "later parts or the final norm offset it" if part in backed else "it acts through later parts"
+    numbers = f" writes {signed(part.direct)}, but its removal costs {signed(part.cost)}: "
+    return Sentence("apart", [Told(part.name, "cause", part.choose), Told(numbers), Told(why, "cause"), Told(".")])
+
+
+def _is_measured(subject: Subject) -> bool:
+    return "effect_logits" in subject.tensors and "heads" in subject.tensors
+
+
+def _sorted_out(subject: Subject) -> tuple[list[Part], list[Part], Part]:
+    """The parts that break every answer and cost more than all others; the others; of these, the most costly."""
+    broken = [part for part in subject.parts if breaks(subject, part)]
+    rest = [part for part in subject.parts if part not in broken] or subject.parts
+    worst = max(rest, key=lambda part: part.cost)
+    return [part for part in broken if part.cost > worst.cost], rest, worst
 
 
 def breaks(subject: Subject, part: Part) -> bool:
@@ -69,24 +98,25 @@ def _of_heads(subject: Subject, head: Part | None, is_worst: bool) -> list[Told]
     if head is None:
         heads = [part for part in subject.parts if part.is_head]
         return [Told("no single head is needed", "cause"), Told(f": {_least(subject, heads)}")]
-    told = [Told("without "), Told(head.name, "cause", head.choose), Told(", the head ")]
-    writes = "that writes most" if head.direct >= WORTH_SAYING else ""
-    costs = "whose removal costs most"
+    told = [Told("without "), Told(head.name, "cause", head.choose)]
     if is_worst:
-        costs += f" of all parts, {signed(head.cost)} logits"
-    told.append(Told(" and ".join(filter(None, [writes, costs if is_worst or not writes else ""]))))
-    if is_worst and _is_indirect(head):
-        told += [Told(" "), Told("through later parts", "cause")]
-    return [*told, Told(f", {_left(subject, head)}")]
+        told.append(Told(f", the costliest of all parts ({signed(head.cost)} logits)"))
+        if _is_indirect(head):
+            told += [Told(" "), Told("through later parts", "cause")]
+        told.append(Told(","))
+    return [*told, Told(f" {_left(subject, head)}")]
 
 
-def _of_patches(subject: Subject) -> list[Told]:
-    """The patch, or box of patches, whose removal costs most."""
+def _of_patches(subject: Subject, before: str) -> list[Told]:
+    """The patch, or box of patches, whose removal costs most; a verb that was said `before` is not said again."""
     box, costs = subject.measured.facts["effects"]["box"], subject.costs[: subject.n_patches]
     kept = subject.kept[: subject.n_patches]
     by_logit = not subject.is_answer
     if not by_logit and kept.min() >= NEEDED * subject.probability:
         each = "patch" if box == 1 else f"box of {box} × {box} patches"
+        if before.startswith(": whichever") and "keeps" in before:
+            none = Told(f"whichever single {each}", "picture:without", {"layer": "without"})
+            return [none, Told(f", {at_least(kept.min())}")]
         none = Told(f"whichever single {each} is removed", "picture:without", {"layer": "without"})
         return [none, Told(f", it keeps {at_least(kept.min())}")]
     worst = int(costs.argmax())
@@ -98,36 +128,30 @@ def _of_patches(subject: Subject) -> list[Told]:
         left = f"its logit {'falls' if costs[worst] > 0 else 'rises'} by {abs(costs[worst]):.2f}"
     else:
         left = f"it {moved(subject.probability, kept[worst])}"
+        if before.startswith(" it falls to"):
+            left = left.removeprefix("it falls ")
     return [
         Told("without "),
         Told(name, "picture:without", {"tokens": tokens, "layer": "without"}),
-        Told(f", which costs most, {left}"),
+        Told(f", the costliest, {left}"),
     ]
 
 
 def _of_the_worst(subject: Subject, broken: list[Part], worst: Part) -> list[Told]:
     """The parts that break the answer, and of the rest the one whose removal costs most."""
-    if len(broken) == 1:
-        named = Told(broken[0].name, "cause", broken[0].choose)
-    else:
-        named = Told(f"{len(broken)} parts", "cause")
-    far_off = " leads to a class outside the first five"
+    named = (
+        Told(f"{len(broken)} parts", "cause") if len(broken) != 1 else Told(broken[0].name, "cause", broken[0].choose)
+    )
+    breaking = f" break{'s' * (len(broken) == 1)} any answer"
     if not _is_needed(subject, worst) or worst.cost < WORTH_SAYING:
-        return [Told(" Removing "), named._replace(text=f"any of {named.text}" if len(broken) > 1 else named.text),
-                Told(f"{far_off}.")] if broken else []  # fmt: skip
-    told = [Told(" Of all parts, ")]
-    if broken:
-        comma = "," if len(broken) == 1 else ""
-        told = [Told(" Apart from "), named, Told(f"{comma} whose removal{far_off}, ")]
-    told += [
-        Told("removing "),
-        Told(worst.name, "cause", worst.choose),
-        Told(f" costs most, {signed(worst.cost)} logits"),
-    ]
+        if not broken:
+            return []
+        return [Told(" Removing "), named._replace(text=named.text if len(broken) == 1 else f"any of {named.text}"),
+                Told(" breaks any answer.")]  # fmt: skip
+    told = [Told(" Apart from "), named, Told(f", which{breaking}, ")] if broken else [Told(" Of all parts, ")]
+    told += [Told(worst.name, "cause", worst.choose), Told(f" costs most, {signed(worst.cost)} logits")]
     if _is_indirect(worst):
         told += [Told(", "), Told("through later parts", "cause")]
-    if worst.top is not None and worst.top != subject.index and subject.is_answer:
-        told.append(Told(f" ({quoted(subject.name_of(worst.top))} then leads)"))
     return [*told, Told(".")]
 
 
@@ -156,21 +180,3 @@ def _least(subject: Subject, heads: list[Part]) -> str:
 
 def _is_indirect(part: Part) -> bool:
     return abs(part.direct) < LITTLE * part.cost
-
-
-def _disagreement(heads: list[Part], worst: Part) -> list[Told]:
-    """The head that is farthest off of those that write much and cost little, or write little and cost almost the most."""
-    much = max(WRITES_MUCH * max((part.direct for part in heads), default=0), WORTH_SAYING)
-    backed = [part for part in heads if part.direct >= much and part.cost < LITTLE * part.direct]
-    dear = max(ALMOST * worst.cost, WORTH_SAYING)
-    indirect = [part for part in heads if part.cost >= dear and _is_indirect(part)]
-    if not backed and not indirect:
-        return []
-    part = max([*backed, *indirect], key=lambda part: abs(part.direct - part.cost))
-    cost = f" (writes {signed(part.direct)}, its removal costs {signed(part.cost)}) "
-    # Held still, later parts explain half of the heads that cost little: a final norm that shrinks with the head does the
-    # rest.
-    how_far = "more than" if part.cost < 0 else "mostly"
-    made_up = f"is {how_far} offset by later parts or the final norm"
-    why = made_up if part in backed else "acts through later parts"
-    return [Told(" Of the heads, "), Told(part.name, "cause", part.choose), Told(cost), Told(why, "cause"), Told(".")]

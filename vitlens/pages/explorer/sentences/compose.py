@@ -5,7 +5,7 @@ from typing import Any
 from vitlens.data.class_names import short_name
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.pages.explorer.measure.picture import Measured
-from vitlens.pages.explorer.sentences.causes import cause
+from vitlens.pages.explorer.sentences.causes import apart, cause
 from vitlens.pages.explorer.sentences.decision import answer, when
 from vitlens.pages.explorer.sentences.evidence import warning, where
 from vitlens.pages.explorer.sentences.subject import Subject
@@ -27,6 +27,7 @@ def sentences_of(
             model.cfg.n_layers,
             grid,
             tuple(model.cfg.prefix_tokens),
+            model.cfg.pool == "token" and bool(model.cfg.prefix_tokens),
         )
         found[str(index)] = [sentence.as_json() for sentence in sentences_about(subject)]
     return found
@@ -36,5 +37,5 @@ def sentences_about(subject: Subject) -> list[Sentence]:
     """Of a flat answer nothing is claimed but that it is flat."""
     told = [answer(subject), when(subject)]
     if not subject.is_flat:
-        told += [who(subject), where(subject), cause(subject), warning(subject)]
+        told += [who(subject), where(subject), cause(subject), apart(subject), warning(subject)]
     return [sentence for sentence in told if sentence is not None]

@@ -5,12 +5,24 @@ from jaxtyping import Float
 
 from vitlens.pages.explorer.sentences.decision import first_for_good
 from vitlens.pages.explorer.sentences.subject import Subject, probabilities_of
-from vitlens.pages.explorer.sentences.words import Sentence, Told, counted, listed, moved, percent, quoted, signed
+from vitlens.pages.explorer.sentences.words import (
+    Sentence,
+    Told,
+    counted,
+    listed,
+    moved,
+    percent,
+    points,
+    quoted,
+    signed,
+)
 
 #: The share of the patches that the sentence speaks of.
 TOLD = 0.1
 #: Artefact tokens among this many strongest patches are told.
 AMONG = 5
+#: Artefact tokens that get at least this share of the attention of the head that writes most are told.
+WORTH_A_WARNING = 0.2
 #: A map that misses more than this share of what it divides is told.
 GAP = 0.2
 #: An early reading in which another class has more than this is no answer that the model acts on.
@@ -39,7 +51,7 @@ def where(subject: Subject) -> Sentence | None:
         ),
         Told(
             f", it {moved(subject.probability, curve)}; without {n} at random it "
-            f"{moved(subject.probability, chance.mean())} ({_spread(chance)})"
+            f"{_moved_by_chance(subject.probability, chance)} ({_spread(chance)})"
         ),
     ]
     as_good = int((chance <= curve).sum())
@@ -48,6 +60,13 @@ def where(subject: Subject) -> Sentence | None:
     elif as_good:
         told.append(Told(f": {as_good} of {len(chance)} random draws {'does' if as_good == 1 else 'do'} as much"))
     return Sentence("where", [*told, Told(".")])
+
+
+def _moved_by_chance(before: float, draws: Float[np.ndarray, "order"]) -> str:
+    """A step that is no larger than the draws differ is none."""
+    if draws.min() <= before <= draws.max():
+        return f"stays near {percent(draws.mean())}"
+    return moved(before, draws.mean())
 
 
 def _spread(draws: Float[np.ndarray, "order"]) -> str:
@@ -111,13 +130,25 @@ def _early_readings(subject: Subject) -> Sentence | None:
 
 
 def _artefacts(subject: Subject) -> Sentence | None:
+    """Where the head that writes most looks at them: elsewhere they mislead nobody."""
     places = np.flatnonzero(subject.tensors["outliers"]).tolist()
-    if not places:
+    if not places or "heads" not in subject.tensors:
+        return None
+    head = max((part for part in subject.parts if part.is_head), key=lambda part: part.direct)
+    share = float(subject.attention(*head.place)[subject.tokens(places)].sum())
+    if share < WORTH_A_WARNING:
         return None
     verb = "patch is an artefact token" if len(places) == 1 else "patches are artefact tokens"
-    which = f", {_places(places, subject)}: read attention to {'it' if len(places) == 1 else 'them'} with care."
+    which = "it" if len(places) == 1 else "them"
+    choose = {"tokens": subject.tokens(places)}
     return Sentence(
-        "warning", [Told(f"{len(places)} {verb}", "picture", {"tokens": subject.tokens(places)}), Told(which)]
+        "warning",
+        [
+            Told(f"{len(places)} {verb}", "picture", choose),
+            Told(f", {_places(places, subject)}: {points(share)} of the attention of "),
+            Told(head.name, "picture:from", head.choose | {"layer": "from"}),
+            Told(f" goes to {which}."),
+        ],
     )
 
 

@@ -47,6 +47,7 @@ class Subject:
     n_layers: int
     grid: tuple[int, int]
     prefix: tuple[str, ...]
+    reads_class_token: bool = True
 
     @property
     def tensors(self) -> dict[str, np.ndarray]:
@@ -118,6 +119,13 @@ class Subject:
         """What a head writes from each token."""
         at = (self.position, block, head)
         return self.tensors["shares"][at].astype(np.float64) / 127 * self.tensors["shares_scale"][at]
+
+    def attention(self, block: int, head: int) -> Float[np.ndarray, "token"]:
+        """Where those that the model reads its answer from look, on average."""
+        codes, scale = (self.tensors[name][block, head] for name in ("pattern", "pattern_scale"))
+        steps = 127 if codes.dtype == np.int8 else 255
+        rows = np.sign(codes) * (codes.astype(np.float64) / steps) ** 2 * scale[:, None]
+        return rows[0] if self.reads_class_token else rows[len(self.prefix) :].mean(axis=0)
 
     @cached_property
     def costs(self) -> Float[np.ndarray, "cell"]:

@@ -62,6 +62,7 @@ class Board {
       role: "grid",
       "aria-label": "heads and MLPs of all blocks",
     });
+    this.drawing.append(drawn("text", { x: left - 6, y: 12, class: "tick", "text-anchor": "end" }, "block"));
     const every = Math.ceil(26 / cw);
     this.labels.forEach((label, i) => {
       if (i % every === 0)
@@ -132,7 +133,7 @@ class Board {
         group.setAttribute("tabindex", row === this.focus[0] && i === this.focus[1] ? 0 : -1);
         group.setAttribute(
           "aria-label",
-          `${each === "mlp" ? `MLP of block ${label.slice(1)}` : `${label}H${each}`}: ${scale.show(value)}`,
+          `${each === "mlp" ? `MLP of block ${label}` : `L${label}H${each}`}: ${scale.show(value)}`,
         );
       }),
     );

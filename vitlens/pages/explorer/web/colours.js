@@ -155,3 +155,16 @@ function largest(values) {
   for (const value of values) if (Math.abs(value) > most) most = Math.abs(value);
   return most;
 }
+
+/** How much brighter a dark photograph is drawn below a map, so that the map has the colours of its scale. */
+async function lightOf(uri) {
+  const image = new Image();
+  image.src = uri;
+  await image.decode();
+  const canvas = element("canvas", { width: 16, height: 16 });
+  const brush = canvas.getContext("2d");
+  brush.drawImage(image, 0, 0, 16, 16);
+  const { data } = brush.getImageData(0, 0, 16, 16);
+  const mean = data.reduce((sum, value, i) => sum + (i % 4 === 3 ? 0 : value), 0) / (0.75 * data.length);
+  return clamp(120 / Math.max(mean, 1), 1, 2.2).toFixed(2);
+}

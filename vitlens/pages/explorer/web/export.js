@@ -1,8 +1,8 @@
 // Panels, and what can be taken from each: a picture for a paper with a caption, and its numbers.
 
 /**
- * A panel with a question as its heading and the field's term behind it. `source`: {drawing() → SVG element or null,
- * table() → rows, caption() → text, name() → what its files are called after}.
+ * A panel with a question as its heading and the field's term behind it. `source`: {table() → rows, caption() → text,
+ * name() → what its files are called after, drawing() → SVG that stands alone; without it the panel itself is drawn}.
  */
 function panel(name, question, { term = null, source = null, extra = [], id = null }, ...content) {
   const root = element(
@@ -12,7 +12,7 @@ function panel(name, question, { term = null, source = null, extra = [], id = nu
       "header",
       {},
       element("h2", {}, question, term ? " " : null, term),
-      element("div", { class: "extra" }, ...extra, source ? menu(name, source) : null),
+      element("div", { class: "extra" }, ...extra, source ? menu(name, { drawing: () => drawingOf(root), ...source }) : null),
     ),
     ...content,
   );
@@ -35,32 +35,23 @@ function menu(name, source) {
       }
     });
   const file = (kind) => `vitlens-${source.name()}-${name}.${kind}`;
-  const entries = [];
-  if (source.drawing)
-    entries.push(
-      entry("copy picture", async () => {
-        const png = await toPng(finished(source, details.closest(".vitlens")));
-        await navigator.clipboard.write([new ClipboardItem({ "image/png": png })]);
-        return "copied";
-      }),
-      entry("save PNG", async () => save(await toPng(finished(source, details.closest(".vitlens"))), file("png"))),
-      entry("save SVG", () =>
-        save(
-          new Blob([new XMLSerializer().serializeToString(finished(source, details.closest(".vitlens")))], {
-            type: "image/svg+xml",
-          }),
-          file("svg"),
-        ),
-      ),
-    );
-  entries.push(
+  const drawing = () => finished(source, details.closest(".vitlens"));
+  const entries = [
+    entry("copy picture", async () => {
+      await navigator.clipboard.write([new ClipboardItem({ "image/png": await toPng(drawing()) })]);
+      return "copied";
+    }),
+    entry("save PNG", async () => save(await toPng(drawing()), file("png"))),
+    entry("save SVG", () =>
+      save(new Blob([new XMLSerializer().serializeToString(drawing())], { type: "image/svg+xml" }), file("svg")),
+    ),
     entry("copy numbers", async () => {
       const rows = source.table().map((row) => row.join("\t"));
       await navigator.clipboard.writeText(`${rows.join("\n")}\n`);
       return "copied";
     }),
-  );
-  entries.push(entry("save numbers (CSV)", () => save(new Blob([toCsv(source)], { type: "text/csv" }), file("csv"))));
+    entry("save numbers (CSV)", () => save(new Blob([toCsv(source)], { type: "text/csv" }), file("csv"))),
+  ];
   details.append(element("div", { class: "entries" }, ...entries, told));
   details.addEventListener(
     "focusout",
@@ -89,37 +80,13 @@ function toCsv(source) {
 
 // ---- Drawings that stand alone --------------------------------------------------------------------------------------
 
-const KEPT_STYLES = [
-  "fill",
-  "fill-opacity",
-  "stroke",
-  "stroke-width",
-  "stroke-dasharray",
-  "stroke-opacity",
-  "opacity",
-  "font-size",
-  "font-weight",
-  "font-family",
-  "text-anchor",
-];
+const PAPER = "font-family: Inter, 'Helvetica Neue', Arial, sans-serif; fill: #333a47";
 
-/** A copy with its styles written in, on white, with the caption below; always in the light theme, as paper is. */
+/** The drawing on white, with the caption below; always in the light theme, as paper is. */
 function finished(source, themed) {
   const theme = themed.dataset.theme;
   themed.dataset.theme = "light";
-  const original = source.drawing();
-  // Styles can only be read of what is on the page.
-  const guest = !original.isConnected;
-  if (guest) themed.append(original);
-  const copy = original.cloneNode(true);
-  const [from, to] = [original, copy].map((root) => [root, ...root.querySelectorAll("*")]);
-  from.forEach((each, i) => {
-    const style = getComputedStyle(each);
-    for (const name of KEPT_STYLES)
-      if (style.getPropertyValue(name)) to[i].style.setProperty(name, style.getPropertyValue(name));
-    for (const name of ["class", "tabindex", "role", "aria-label"]) to[i].removeAttribute(name);
-  });
-  if (guest) original.remove();
+  const copy = source.drawing();
   themed.dataset.theme = theme;
   const [width, height] = ["width", "height"].map((name) => Number(copy.getAttribute(name)));
   const lines = wrapped(source.caption(), Math.floor((width - 16) / 5.6));
@@ -127,29 +94,12 @@ function finished(source, themed) {
   whole.setAttribute("viewBox", `0 0 ${whole.getAttribute("width")} ${whole.getAttribute("height")}`);
   copy.setAttribute("x", 8);
   copy.setAttribute("y", 8);
-  const style = "font: 11px Inter, 'Helvetica Neue', Arial, sans-serif; fill: #333a47";
+  const style = `font-size: 11px; ${PAPER}`;
   whole.append(
     drawn("rect", { width: "100%", height: "100%", fill: "#fff" }),
     copy,
     ...lines.map((line, i) => drawn("text", { x: 8, y: height + 24 + 14 * i, style }, line)),
   );
-  return whole;
-}
-
-/** Drawings of one panel as one, with the styles that they have there. */
-function sideBySide(drawings) {
-  const shown = drawings.filter(Boolean);
-  if (shown.length < 2) return shown[0];
-  const sizes = shown.map((each) => ["width", "height"].map((name) => Number(each.getAttribute(name))));
-  const width = sizes.reduce((sum, [wide]) => sum + wide + 24, -24);
-  const whole = drawn("svg", { width, height: Math.max(...sizes.map(([, high]) => high)), class: "bars" });
-  let x = 0;
-  shown.forEach((each, i) => {
-    const copy = each.cloneNode(true);
-    copy.setAttribute("x", x);
-    whole.append(copy);
-    x += sizes[i][0] + 24;
-  });
   return whole;
 }
 
@@ -212,7 +162,7 @@ function stageDrawing({ grid, image, size, shown }) {
       drawing.append(drawn("rect", { ...box, style: `fill: none; stroke: ${PINK}; stroke-width: 2` }));
   }
   const every = [1, 2, 5, 10].find((step) => step * Math.min(cw, ch) >= 17) ?? 20;
-  const tick = (text, x, y, anchor) => drawn("text", { x, y, "text-anchor": anchor, style: "font-size: 10px" }, text);
+  const tick = (text, x, y, anchor) => drawn("text", { x, y, "text-anchor": anchor, style: `font-size: 10px; ${PAPER}` }, text);
   for (let i = 0; i < grid.columns; i += every) drawing.append(tick(i, left + (i + 0.5) * cw, top - 5, "middle"));
   for (let i = 0; i < grid.rows; i += every) drawing.append(tick(i, left - 5, top + (i + 0.5) * ch + 4, "end"));
   if (!values) return drawing;

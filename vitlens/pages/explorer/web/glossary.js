@@ -24,6 +24,10 @@ const GLOSSARY = {
   "artefact token":
     "A patch whose stream has an unusually large norm; it often holds no picture content but is used as a store. It is hatched.",
   "residual stream": "The vector of a token that all blocks read from and add to.",
+  "dictionary feature":
+    "A direction that a sparse dictionary (a sparse autoencoder or transcoder) has learned; it is active on few tokens.",
+  "activation patching":
+    "A part of this picture's run is replaced by the same part of another picture's run; what changes is that part's doing.",
   MLP: "The second half of a block: it works on each token alone.",
   head: "One of the parts of a block that move information between tokens; L9H3 is head 3 of block 9.",
 };

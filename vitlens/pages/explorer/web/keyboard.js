@@ -1,7 +1,7 @@
 // The keyboard: what each key does, and the page that lists them.
 
 const KEYS = [
-  ["1 … 7", "choose what lies on the picture (with the picture or the board in focus)"],
+  ["1 … 9", "choose what lies on the picture (with the picture or the board in focus)"],
   ["arrows", "move over the picture's patches, or over the board's heads and blocks, where the focus is"],
   ["Shift + arrows", "add what the arrows move over"],
   ["click, drag", "select a patch, a box of patches"],

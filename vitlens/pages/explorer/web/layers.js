@@ -140,6 +140,32 @@ const LAYERS = [
       ];
     },
   },
+  {
+    name: "feature",
+    label: "Feature",
+    blocks: false,
+    present: ({ measured }) => Boolean(measured.tensors.feature_ids),
+    values: (at) => featureMap(at.measured, shownFeature(at)),
+    scale: ({ measured }) => featureScale(measured),
+    caption: (at) => [
+      `Where feature ${shownFeature(at)} of the dictionary is active.`,
+      "dictionary feature",
+    ],
+    absent: (at) => `Feature ${shownFeature(at)} is not among the strongest of this picture, which this page has.`,
+  },
+  {
+    name: "swap",
+    label: "From the other",
+    blocks: false,
+    present: ({ measured }) => Boolean(measured.tensors.swap_logits),
+    values: (at) => overPatches(swapOf(at.measured, swapChoice(at))?.patches, at.grid),
+    scale: () => wayScale(),
+    caption: ({ names }) => [
+      `How far each patch of ${names.otherPicture}, put into this picture alone, moves the decision to that of the other.`,
+      "activation patching",
+    ],
+    absent: ({ names }) => notStored(names),
+  },
 ];
 
 const SUM_OF_SINGLE = "sum of single removals, not a run without all of them";

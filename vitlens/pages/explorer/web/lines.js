@@ -111,7 +111,7 @@ class Lines {
         drawn(
           "text",
           { x: x(chosen), y: top - 4, class: "tick", "text-anchor": chosen * 2 > steps.length ? "end" : "start" },
-          `chosen: ${shown.tick(steps[chosen])}`,
+          `chosen: ${this.xTitle} ${shown.tick(steps[chosen])}`,
         ),
       );
     if (shown.yTitle) drawing.append(drawn("text", { x: 4, y: 10, class: "tick" }, shown.yTitle));

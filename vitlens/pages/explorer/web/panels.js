@@ -8,8 +8,7 @@ class Panels {
     const { tip, options } = view;
     const make = (name, question, settings, ...content) =>
       panel(name, question, { id: options.page ? name : null, ...settings }, ...content);
-    const source = (part, text, drawing = true) => ({
-      ...(drawing && { drawing: () => sideBySide([part].flat().map(({ root }) => root.querySelector("svg"))) }),
+    const source = (part, text) => ({
       table: () => [part].flat().flatMap((each) => each.table()),
       name: () => view.fileName(),
       caption: () => view.caption(text()),
@@ -53,7 +52,7 @@ class Panels {
         {
           term: this.whoTerm,
           extra: [this.boardKind],
-          source: source(this.boardSource, () => this.subtitles.who.textContent),
+          source: source(this.boardSource, () => "Heads and MLPs of all blocks."),
         },
         this.subtitles.who,
         this.board.root,
@@ -82,21 +81,18 @@ class Panels {
       head: make(
         "head",
         "What does this part do?",
-        { source: source(this.part, () => "Numbers of one part.", false) },
+        { source: source(this.part, () => "One part of the model.") },
         this.part.root,
       ),
       patch: make(
         "patch",
         "What does this patch hold?",
         {
-          source: source(
-            this.patch,
-            () => "Tokens that the selection looks at, that look at it, and that are like it.",
-            false,
-          ),
+          source: source(this.patch, () => "Tokens that the selection looks at, that look at it, and that are like it."),
         },
         this.patch.root,
       ),
+      ...givenPanels(this, make, source),
     };
     this.notes = element(
       "details",
@@ -182,6 +178,7 @@ class Panels {
     this.part = new PartCard(grid, {
       pickClass: (index) => view.choose({ class: index }),
       showLayer: (layer) => view.choose({ layer }),
+      pickHead: (name) => meanings(view, name)[0]?.run(),
     });
     this.patch = new PatchCard(grid, {
       pick: (token, add) => view.select([token], add),
@@ -254,6 +251,7 @@ class Panels {
     view.once("causes", [...about, block, head, tokens], () => this.drawCauses(at));
     view.once("part", [...about, block, head], () => this.part.draw(at));
     view.once("patch", [...about, block, head, tokens], () => this.patch.draw(at));
+    drawGiven(this, at);
     const onlyPrefix = at.subject.every((token) => token < at.grid.nPrefix);
     this.all.patch.querySelector("h2").textContent = `What does this ${onlyPrefix ? "token" : "patch"} hold?`;
     view.once("notes", [...about, block, head], () => drawNotes(this.noteText, view, at));

@@ -1,4 +1,4 @@
-// The search field: classes, heads, blocks, MLPs, patches; what is found is chosen.
+// The search field: classes, heads, blocks, MLPs, features, patches; what is found is chosen.
 
 class Search {
   /** `find(text)` → [{label, note, run, second: {label, run} or undefined}]; `example` stands in the empty field. */
@@ -8,7 +8,7 @@ class Search {
       type: "search",
       placeholder: example,
       role: "combobox",
-      "aria-label": "ask about a class, head, block, MLP or patch",
+      "aria-label": "ask about a class, head, block, MLP, feature or patch",
       "aria-expanded": "false",
       "aria-autocomplete": "list",
       autocomplete: "off",
@@ -117,6 +117,9 @@ function meanings(view, text) {
   const mlp = /^(?:mlp\s*(?:of\s*)?(?:block\s*|l)?(\d+)|l(\d+)\s*mlp)$/i.exec(text);
   if (mlp && block(mlp[1] ?? mlp[2]) >= 0)
     choose(`MLP of block ${Number(mlp[1] ?? mlp[2])}`, "MLP", { block: block(mlp[1] ?? mlp[2]), head: "mlp" }, "head");
+  const feature = /^(?:f|feature)\s*(\d+)$/i.exec(text);
+  if (feature && view.measured?.tensors.feature_ids && Number(feature[1]) < facts.dictionary.n_features)
+    choose(`feature ${Number(feature[1])}`, "feature", { feature: Number(feature[1]), layer: "feature" }, "feature");
   const patch = /^(?:patch)?\s*\(?\s*(\d+)\s*[,; ]\s*(\d+)\s*\)?$/i.exec(text);
   if (patch && Number(patch[1]) < grid.rows && Number(patch[2]) < grid.columns)
     choose(

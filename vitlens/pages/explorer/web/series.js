@@ -104,7 +104,7 @@ function drawLens(panels, at) {
   panels.lens.draw({
     steps: facts.blocks,
     stepName: (block) => `after block ${block}`,
-    tick: (block) => `L${block}`,
+    tick: String,
     curves,
     axis,
     yTitle: quantity + uneven,

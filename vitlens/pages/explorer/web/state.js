@@ -21,6 +21,7 @@ function firstState(facts) {
     threshold: 0,
     beside: null,
     against: null,
+    feature: null,
   };
 }
 
@@ -83,12 +84,13 @@ function fromHash(hash, facts, layers) {
   keep("class", whole(given.get("class"), facts.n_classes));
   keep("baseline", whole(given.get("baseline"), facts.n_classes));
   keep("beside", whole(given.get("beside"), facts.pictures.length));
+  keep("feature", whole(given.get("feature"), facts.dictionary?.n_features ?? 0));
   keep("heatmap", whole(given.get("heatmap"), facts.pictures[0].heatmaps?.length ?? 0));
   keep("opacity", whole(given.get("opacity"), 101));
   keep("threshold", whole(given.get("threshold"), 101));
   if (given.get("head") === "all") chosen.head = null;
   if (given.get("head") === "mlp") chosen.head = "mlp";
-  for (const name of ["class", "baseline", "beside", "against"]) if (given.get(name) === "none") chosen[name] = null;
+  for (const name of ["class", "baseline", "beside", "against", "feature"]) if (given.get(name) === "none") chosen[name] = null;
   for (const [name, words] of Object.entries({ ...WORDS, quantity: facts.quantities }))
     if (words.includes(given.get(name))) chosen[name] = given.get(name);
   if (layers.includes(given.get("layer"))) chosen.layer = given.get("layer");

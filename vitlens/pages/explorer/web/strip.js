@@ -40,7 +40,7 @@ class Strip {
       frame.dataset.signed = Boolean(found) && scale.both;
       if (found) paint(canvas, found.subarray(this.grid.nPrefix), scale, paintOptions);
       root.setAttribute("aria-pressed", i === chosen);
-      root.setAttribute("aria-label", `block ${this.labels[i].slice(1)}`);
+      root.setAttribute("aria-label", `block ${this.labels[i]}`);
     });
     this.root.classList.toggle("idle", !values);
   }

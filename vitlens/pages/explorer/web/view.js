@@ -15,7 +15,7 @@ class View {
     // What listens to the window stops when a notebook throws the output away.
     this.life = new AbortController();
     this.grid = new Grid(facts.grid, facts.prefix);
-    this.labels = facts.blocks.map((block) => `L${block}`);
+    this.labels = facts.blocks.map(String);
     root.classList.add("vitlens");
     root.replaceChildren();
     this.tip = new Tip(root);
@@ -65,6 +65,10 @@ class View {
     const names = LAYERS.map(({ name }) => name);
     const said = this.options.page ? fromHash(location.hash, this.facts, names) : {};
     await this.choose({ ...fromSelection(selection, this.facts), ...said });
+    // The head that Python chose is that of its own picture.
+    const elsewhere = "picture" in said && said.picture !== selection.picture;
+    if (elsewhere && !("head" in said || "block" in said))
+      await this.choose(strongest(this.measured, this.state, this.facts), { replace: true });
     this.headChosen = "head" in said;
     if (this.options.page)
       window.addEventListener("hashchange", () => this.choose(fromHash(location.hash, this.facts, names)));
@@ -186,6 +190,7 @@ class View {
       looks: subject.length > 1 ? "look on average" : "looks",
       readers: grid.names(readers),
       quantity: state.quantity,
+      otherPicture: facts.pictures.at(-1).name,
       listed: this.measured.classes.map((index) => cut(this.className(index), 24)).join(", "),
       cell: (i) => `L${facts.blocks[Math.floor(i / facts.n_heads)]}H${i % facts.n_heads}`,
     };
@@ -215,6 +220,7 @@ class View {
     this.root.classList.toggle("comparing", Boolean(two));
     this.once("picture", [this.state.picture], () => {
       this.root.style.setProperty("--picture", `url("${at.measured.picture.uri}")`);
+      lightOf(at.measured.picture.uri).then((light) => this.root.style.setProperty("--light", light));
       this.picture.setPicture(at.measured.picture);
       this.panels.setPicture(at.measured.picture);
     });
