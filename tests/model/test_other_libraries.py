@@ -204,6 +204,37 @@ def test_wrong_sources(torchvision, hugging, monkeypatch):
         HookedViT.from_timm(torchvision)
 
 
+class Plant(VisionTransformer):
+    """A class of one's own that computes what its parent does."""
+
+
+class Scaled(VisionTransformer):
+    """And one that does not."""
+
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+class Wrapped(nn.Module):
+    def __init__(self, vit):
+        super().__init__()
+        self.backbone = vit
+
+    def forward(self, x):
+        return self.backbone(x).logits
+
+
+def test_a_class_of_ones_own_is_compared(torchvision, hugging, images):
+    plant, scaled = (kind(32, 16, 2, 4, 32, 48, num_classes=3).eval() for kind in (Plant, Scaled))
+    for module in (plant, scaled):
+        module.load_state_dict(torchvision.state_dict())
+    check_same(HookedViT.from_pretrained(plant), torchvision(images), images)
+    with pytest.raises(InputError, match=r"Scaled is a class of your own.*answers otherwise"):
+        HookedViT.from_pretrained(scaled)
+    check_same(HookedViT.from_pretrained(scaled.state_dict(), n_heads=4), torchvision(images), images)
+    check_same(HookedViT.from_pretrained(Wrapped(hugging)), hugging(images).logits, images)
+
+
 def test_a_repository_on_the_hub(folder, hugging, images, monkeypatch):
     """The client's answer is put in its place: tests have no network."""
     asked = []

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from transformers import BitImageProcessor, DeiTImageProcessor, ViTImageProcessor
+from transformers.core_model_loading import revert_weight_conversion
 
 from vitlens import HookedViT, InputError
 from vitlens.data.preprocessing import Preprocessing
@@ -15,6 +16,7 @@ from vitlens.model.families.sizes import read_sizes
 from vitlens.parity.measure import relative_difference
 from vitlens.parity.peers.cases import CASES, build_case
 from vitlens.parity.peers.huggingface_vit import small
+from vitlens.parity.reduced import randomise
 
 PROCESSORS = {
     # Where an odd number of pixels is cut off, the two libraries may round the place of the crop otherwise.
@@ -26,6 +28,11 @@ PROCESSORS = {
         size=32, rescale_factor=1 / 127.5, image_mean=[1.0] * 3, image_std=[1.0] * 3
     ),
 }
+
+
+def saved_names(module):
+    """The tensors of a module by the names that released files have."""
+    return dict(revert_weight_conversion(module, module.state_dict()))
 
 
 @pytest.mark.parametrize("name", ["Hugging Face ViT", "Hugging Face BEiT", "Hugging Face DINOv2 with registers"])
@@ -88,6 +95,32 @@ def test_no_neuron_is_lost_to_rounding():
     state["blocks.0.mlp.fc1.weight"] = torch.empty(1414, 1408, device="meta")
     assert int(1408 * (1414 / 1408)) == 1413
     assert int(1408 * read_sizes(state, 224)["mlp_ratio"]) == 1414
+
+
+def test_weights_without_configuration_show_heads_and_sizes_where_they_can():
+    beit = randomise(small("Beit", use_relative_position_bias=True))
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(HookedViT.from_pretrained(saved_names(beit))(images), beit(images).logits)
+    with pytest.warns(UserWarning, match="assumed: pictures of 224 × 224"):
+        model = HookedViT.from_pretrained(saved_names(small("DINOv3ViT", "Model")), n_heads=2)
+    assert model.cfg.grid_size == (14, 14)
+
+
+def test_what_older_files_hold_besides_is_left_out():
+    index = "beit.encoder.layer.0.attention.attention.relative_position_bias.relative_position_index"
+    beit = saved_names(small("Beit", use_relative_position_bias=True)) | {index: torch.zeros(5, 5, dtype=torch.long)}
+    assert HookedViT.from_pretrained(beit).cfg.n_classes == 5
+    vit = saved_names(small("ViT")) | {"vit.pooler.dense.weight": torch.zeros(32, 32)}
+    with pytest.warns(UserWarning, match=r"left out: pooler\.dense\.weight"):
+        assert HookedViT.from_pretrained(vit, n_heads=2).cfg.n_classes == 5
+
+
+def test_a_model_without_classifier_has_a_random_baseline():
+    model = HookedViT.from_pretrained(small("ViT", "Model", False))
+    fresh = model.with_fresh_weights()
+    assert fresh.cfg.model_name == "Hugging Face ViT"
+    assert fresh.cfg.output == "embedding"
+    assert not torch.equal(fresh.blocks[0].mlp.W_in, model.blocks[0].mlp.W_in)
 
 
 def test_tensors_that_would_not_be_used_are_refused():

@@ -6,7 +6,7 @@ import pandas as pd
 
 from vitlens.model.class_space.classifier import kind_of
 from vitlens.model.class_space.layered import LINEAR, NONLINEAR
-from vitlens.model.class_space.requirements import no_single_direction
+from vitlens.model.class_space.requirements import no_class_directions, no_single_direction
 from vitlens.model.parts.pooling import AttentionPool, ClassAndMeanPool, MaxPool
 from vitlens.model.weights.processing_limits import REFUSALS
 from vitlens.results.frames import Frame
@@ -63,8 +63,9 @@ def _class_directions(model: Any) -> list[Row]:
     name = "model.W_U, vitlens.memories"
     if model.unembed is None:
         return [(name, IMPOSSIBLE, "the model has no classifier: give it one with set_class_embeddings")]
-    if any(kind_of(classifier) != LINEAR for classifier in model.classifiers):
-        return [(name, IMPOSSIBLE, "the classifier is no single matrix: its layers or norms stand between")]
+    obstacle = no_class_directions(model)
+    if obstacle is not None:
+        return [(name, IMPOSSIBLE, obstacle)]
     if isinstance(model.pool, ClassAndMeanPool):
         return [(name, EXACT, "a class's directions for the class token and for the patches are summed")]
     return [(name, EXACT, "the weights of the classifier")]

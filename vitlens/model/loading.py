@@ -18,6 +18,7 @@ from vitlens.model.class_space import embeddings
 from vitlens.model.class_space.classifier import ClassEmbeddings
 from vitlens.model.families.door import read_recipe
 from vitlens.model.families.for_timm_name import recipe_for_name
+from vitlens.model.families.own_classes import check_own_class
 from vitlens.model.families.sources import is_saved_by_timm
 from vitlens.model.placement import read_device, read_dtype
 from vitlens.model.porting import move, port
@@ -171,7 +172,8 @@ def from_pretrained(
 
     Raises:
         InputError: a source that cannot be read, a kind of model that vitlens does not know (the nearest are named), tensors
-            that would not be used, and what `from_timm` refuses.
+            that would not be used, a module of a class of your own that answers otherwise than the model of its weights,
+            and what `from_timm` refuses.
 
     Examples:
         >>> import vitlens
@@ -191,6 +193,8 @@ def from_pretrained(
         )
     recipe, said = read_recipe(source, n_heads, img_size, use_ema)
     model = cls.from_timm(recipe.build(said), **options)
+    if isinstance(source, nn.Module):
+        check_own_class(source, model)
     model.architecture = recipe.fresh
     model.provenance = Provenance(said)
     return model
@@ -220,7 +224,8 @@ def with_fresh_weights(self: "HookedViT", seed: int = 0) -> "HookedViT":
         fresh.cfg.data_config, fresh.preprocessing = self.cfg.data_config, self.preprocessing
         if given:
             embeddings.read_like(fresh, self)
-        for layer in (layer for head in fresh.classifiers for layer in head.modules()):
+        classifiers = [] if fresh.unembed is None else fresh.classifiers
+        for layer in (layer for head in classifiers for layer in head.modules()):
             if isinstance(layer, nn.Linear) and not layer.weight.any():
                 nn.init.trunc_normal_(layer.weight, std=0.02)
     fresh.set_output(self.cfg.output)

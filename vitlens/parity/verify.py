@@ -101,7 +101,7 @@ def verify_port(
     """Compares a model's port with its library at full size: every block, the logits, the pictures' gradient.
 
     Args:
-        source: a timm name; or a module of timm or of another library; or a folder that Hugging Face's `save_pretrained`
+        source: a timm name; or a module of timm or of another library; or a folder that Hugging Face's save_pretrained
             wrote, or such a repository "owner/name", which is opened by the class that its configuration names.
         pretrained: the model's weights; False re-initialises every parameter (`seed`), so that none is 0 or 1.
         checkpoint_path: your own weights for a timm name.

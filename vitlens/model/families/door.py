@@ -40,6 +40,7 @@ def recipe_of(
     family, state, wrapper = recognise(read, use_ema)
     given = {"num_attention_heads": n_heads, "img_size": size}
     recipe = family.read(state, {**read.config, **{name: value for name, value in given.items() if value is not None}})
+    recipe = replace(recipe, pretrained_cfg={"architecture": family.name, **recipe.pretrained_cfg})
     if size is not None and tuple(recipe.keywords["img_size"]) != size:
         own = " × ".join(map(str, recipe.keywords["img_size"]))
         raise InputError(f"{family.name} is opened at the size of its own pictures, {own}: leave img_size= out")

@@ -8,12 +8,16 @@ from vitlens.errors import InputError
 
 #: Classes of activations → Hugging Face's names.
 ACTIVATION_CLASSES = {
-    "GELU": "gelu",
+    "GELUActivation": "gelu",
+    "QuickGELUActivation": "quick_gelu",
+    "PytorchGELUTanh": "gelu_pytorch_tanh",
     "QuickGELU": "quick_gelu",
     "GELUTanh": "gelu_pytorch_tanh",
     "ReLU": "relu",
     "SiLU": "silu",
 }
+#: What libraries call the number of heads of an attention.
+HEADS_CALLED = ("num_heads", "heads", "num_attention_heads")
 
 
 def read_module_settings(module: nn.Module) -> dict[str, Any]:
@@ -28,7 +32,7 @@ def read_module_settings(module: nn.Module) -> dict[str, Any]:
     # An attention that pools has heads of its own.
     parts = [(name, part) for name, part in tower.named_modules() if not name.startswith("attn_pool")]
     found: dict[str, Any] = {"module": module}
-    heads = [getattr(part, name) for _, part in parts for name in ("num_heads", "heads") if hasattr(part, name)]
+    heads = [getattr(part, name) for _, part in parts for name in HEADS_CALLED if hasattr(part, name)]
     heads = [number for number in heads if isinstance(number, int)]
     settings = {
         "num_attention_heads": ("heads", set(heads)),

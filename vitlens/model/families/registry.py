@@ -9,6 +9,7 @@ from vitlens.model.families.huggingface.dinov2 import DINOV2, DINOV2_WITH_REGIST
 from vitlens.model.families.huggingface.dinov3 import DINOV3
 from vitlens.model.families.huggingface.internvl import INTERNVL
 from vitlens.model.families.huggingface.siglip import IDEFICS_3, SIGLIP
+from vitlens.model.families.huggingface.siglip2 import SIGLIP_2
 from vitlens.model.families.huggingface.vit import I_JEPA, VIT, VIT_MAE, VIT_MSN, VIT_MSN_SAVED_BY_5
 from vitlens.model.families.open_clip.trunk import OPEN_CLIP_TRUNK, OPEN_CLIP_TRUNK_ALONE
 from vitlens.model.families.open_clip.vit import CLIP_OF_OPENAI, CLIP_OF_OPENAI_TOWER
@@ -33,6 +34,7 @@ FAMILIES: tuple[Family, ...] = (
     CLIP,
     SIGLIP,
     IDEFICS_3,
+    SIGLIP_2,
     AIMV2,
     INTERNVL,
     CLIP_OF_OPENAI,

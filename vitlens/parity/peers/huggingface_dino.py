@@ -19,6 +19,13 @@ DINO_CASES = [
         image_size=(48, 64),
         options={"img_size": (48, 64)},
     ),
+    Case(
+        "Hugging Face DINOv2",
+        "pictures of 32 × 16, patches of 16 × 8",
+        lambda: small("Dinov2", image_size=(32, 16), patch_size=(16, 8)),
+        _DINOV2,
+        image_size=(32, 16),
+    ),
     Case("Hugging Face DINOv2 with registers", "classifier", lambda: small("Dinov2WithRegisters"), _WITH_REGISTERS),
     Case(
         "Hugging Face DINOv2 with registers",

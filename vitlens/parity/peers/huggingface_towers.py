@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from vitlens.parity.peers.peer import Case, KeepsFloat64, Peer
@@ -128,6 +130,22 @@ def _both_in_float64(module: Any, images: Tensor) -> Tensor:
         return module.get_image_features(images).pooler_output
 
 
+def siglip2(**options: Any) -> nn.Module:
+    """A small SigLIP 2 that reads patches."""
+    from transformers import Siglip2VisionConfig, Siglip2VisionModel
+
+    sizes = {key: value for key, value in SMALL_TOWER.items() if key != "image_size"}
+    return Siglip2VisionModel(Siglip2VisionConfig(**sizes | {"num_patches": 4} | options))
+
+
+def _of_cut_pictures(module: Any, images: Tensor) -> Any:
+    """What SigLIP 2 returns for pictures, cut into patches."""
+    patches = rearrange(images, "b c (h p) (w q) -> b (h w) (p q c)", p=16, q=16)
+    shape = torch.tensor([[images.shape[2] // 16, images.shape[3] // 16]]).expand(len(images), 2)
+    with KeepsFloat64():
+        return module(patches, patches.new_ones(patches.shape[:2], dtype=torch.bool), shape)
+
+
 CLIP_CASES = [
     Case("Hugging Face CLIP", "plain", _clip, POOLED),
     Case("Hugging Face CLIP", "GELU, eps 1e-3", lambda: _clip(hidden_act="gelu", layer_norm_eps=1e-3), POOLED),
@@ -138,6 +156,14 @@ CLIP_CASES = [
         "a classifier of the mean of the patches",
         lambda: clip_with_texts("CLIPForImageClassification", num_labels=5),
         CLASSIFIED,
+    ),
+    Case(
+        "Hugging Face CLIP",
+        "positions interpolated for pictures of 48 × 32",
+        _clip,
+        Peer("encoder.layers", lambda module, images: module(images, interpolate_pos_encoding=True).pooler_output),
+        image_size=(48, 32),
+        options={"img_size": (48, 32)},
     ),
     Case("Hugging Face CLIP", "inside LLaVA", llava, _inside("vision_tower")),
 ]
@@ -154,6 +180,18 @@ SIGLIP_CASES = [
     ),
     Case("Hugging Face SigLIP", "inside PaliGemma", _paligemma, _inside("vision_tower")),
     Case("Hugging Face Idefics 3", "plain", _idefics3, TOKENS),
+    Case(
+        "Hugging Face SigLIP 2 (NaFlex)",
+        "attention pooling",
+        siglip2,
+        Peer("encoder.layers", lambda module, images: _of_cut_pictures(module, images).pooler_output),
+    ),
+    Case(
+        "Hugging Face SigLIP 2 (NaFlex)",
+        "without pooling",
+        lambda: siglip2(vision_use_head=False),
+        Peer("encoder.layers", lambda module, images: _of_cut_pictures(module, images).last_hidden_state.mean(dim=1)),
+    ),
 ]
 INTERNVL_CASES = [
     Case(

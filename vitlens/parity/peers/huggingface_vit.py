@@ -84,6 +84,7 @@ VIT_CASES = [
         options={"img_size": (48, 64)},
     ),
     Case("Hugging Face ViT", "without pooler", lambda: small("ViT", "Model", False), Peer("layers", class_token)),
+    Case("Hugging Face ViT", "with pooler", lambda: small("ViT", "Model"), Peer("layers", pooled)),
     Case("Hugging Face ViT-MSN", "classifier", lambda: small("ViTMSN"), _CLASSIFIER),
     Case("Hugging Face ViT-MSN", "model", lambda: small("ViTMSN", "Model"), Peer("layers", class_token)),
     Case(
@@ -99,5 +100,19 @@ VIT_CASES = [
     ),
     Case("Hugging Face DeiT", "classifier of the class token", lambda: small("DeiT"), _DEIT),
     Case("Hugging Face DeiT", "both classifiers", lambda: small("DeiT", "ForImageClassificationWithTeacher"), _DEIT),
+    Case(
+        "Hugging Face DeiT",
+        "positions interpolated for pictures of 48 × 64",
+        lambda: small("DeiT"),
+        Peer("deit.layers", _at_another_size),
+        image_size=(48, 64),
+        options={"img_size": (48, 64)},
+    ),
     Case("Hugging Face DeiT", "without pooler", lambda: small("DeiT", "Model", False), Peer("layers", class_token)),
+    Case(
+        "Hugging Face DeiT",
+        "pooler with a quick GELU, to width 24",
+        lambda: small("DeiT", "Model", pooler_act="quick_gelu", pooler_output_size=24),
+        Peer("layers", pooled),
+    ),
 ]

@@ -78,6 +78,7 @@ OPEN_CLIP_CASES = [
         Case("open_clip with a model of timm", name, partial(open_clip_trunk, **options), _OF_TIMM, (160, 160))
         for name, options in {
             "projection": {},
+            "projection with a hidden layer": {"timm_proj": "mlp"},
             "projection of the mean": {"timm_pool": "avg"},
             "timm's classifier": {"timm_pool": "avg", "timm_proj": ""},
             "no projection": {"timm_pool": "avg", "timm_proj": "none"},

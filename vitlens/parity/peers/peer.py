@@ -56,4 +56,6 @@ class KeepsFloat64(TorchFunctionMode):
             wanted = [*args[1:], *(kwargs or {}).values()] if func is Tensor.to else [torch.float32]
             if torch.float32 in [value for value in wanted if isinstance(value, torch.dtype)]:
                 return args[0]
+        if func in (torch.matmul, Tensor.matmul, Tensor.__matmul__):
+            args = [part.double() for part in args]
         return func(*args, **(kwargs or {}))

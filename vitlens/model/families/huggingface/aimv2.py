@@ -17,8 +17,8 @@ from vitlens.model.families.huggingface.towers import (
     leave_out_other_parts,
     projection,
     tower_config,
-    tower_keywords,
 )
+from vitlens.model.families.huggingface.vit import common_keywords
 from vitlens.model.families.keys import translate
 from vitlens.model.families.recipe import Recipe
 
@@ -55,11 +55,12 @@ def read_aimv2(state: State, config: Config) -> Recipe:
     if "pos_embed" in ours:
         ours["pos_embed"] = ours["pos_embed"][None]
     gate = ours["blocks.0.mlp.fc1_g.weight"]
-    keywords, assumed = tower_keywords(ours | {"blocks.0.mlp.fc1.weight": gate}, config, "silu")
+    keywords, assumed = common_keywords(ours | {"blocks.0.mlp.fc1.weight": gate}, config, 1e-5, "silu")
     norm = partial(RmsNorm, eps=config.get("rms_norm_eps", 1e-5))
     pools = "attn_pool.latent" in ours
     keywords |= {
         "norm_layer": norm,
+        "fc_norm": False,
         "embed_norm_layer": norm,
         "mlp_layer": SwiGLU,
         "proj_bias": "blocks.0.attn.proj.bias" in ours,

@@ -1,5 +1,6 @@
 """Hugging Face's BEiT and Data2Vec-vision: relative positions, of each block or shared by all."""
 
+from math import isqrt
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ _NAMES = {theirs: ours for theirs, ours in BLOCK_NAMES.items() if theirs not in 
 def read_beit(state: State, config: Config) -> Recipe:
     """The classifier reads the normed mean of the patches, or the normed class token."""
     ours, rest = translate(state, NAMES_AROUND | _NAMES)
-    keywords, assumed = common_keywords(ours, config, 1e-12)
+    keywords, assumed = common_keywords(ours, _read_off_tables(ours) | dict(config), 1e-12)
     own_grid = patches_of_size(keywords["img_size"], keywords["patch_size"])
     if "pos_embed" in ours:
         ours, keywords = resize_positions(ours, keywords, config.get("img_size"))
@@ -52,6 +53,8 @@ def read_beit(state: State, config: Config) -> Recipe:
     if act is not nn.GELU:
         parts |= {f"blocks.{i}.mlp.act": act for i in range(keywords["depth"])}
     rest, unused = leave_out(rest, (*TRAINING_ALONE, "lm_head."))
+    # Which distance two patches have follows from the grid; older files hold it as a tensor.
+    rest = {name: tensor for name, tensor in rest.items() if not name.endswith("relative_position_index")}
     return Recipe(
         Beit,
         {name: value for name, value in keywords.items() if name != "class_token"}
@@ -69,6 +72,15 @@ def read_beit(state: State, config: Config) -> Recipe:
         unused=unused,
         assumed=assumed,
     )
+
+
+def _read_off_tables(ours: State) -> dict[str, Any]:
+    """Heads and picture size that a table of distances shows, if the patches make a square."""
+    table = next((tensor for name, tensor in ours.items() if name.endswith(_TABLE)), None)
+    if table is None:
+        return {}
+    side = (isqrt(len(table) - 3) + 1) // 2
+    return {"num_attention_heads": table.shape[1], "image_size": side * ours["patch_embed.proj.weight"].shape[-1]}
 
 
 @torch.no_grad()

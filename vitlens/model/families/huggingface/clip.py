@@ -7,15 +7,16 @@ from timm.models.vision_transformer import VisionTransformer
 
 from vitlens.model.checkpoints.files import State
 from vitlens.model.families.family import Config, Family
-from vitlens.model.families.huggingface.config import facts, layer_norm
+from vitlens.model.families.huggingface.config import facts
+from vitlens.model.families.huggingface.positions import resize_positions
 from vitlens.model.families.huggingface.towers import (
     ENCODER_NAMES,
     PROJECTION,
     leave_out_other_parts,
     projection,
     tower_config,
-    tower_keywords,
 )
+from vitlens.model.families.huggingface.vit import common_keywords
 from vitlens.model.families.keys import leave_out, translate
 from vitlens.model.families.recipe import Recipe
 
@@ -31,8 +32,8 @@ def read_clip(state: State, config: Config) -> Recipe:
     ours, rest = translate(state, CLIP_NAMES)
     ours["cls_token"], ours["pos_embed"] = ours["cls_token"][None, None], ours["pos_embed"][None]
     rest, unused = leave_out_other_parts(rest)
-    keywords, assumed = tower_keywords(ours, config, "quick_gelu")
-    keywords |= {"norm_layer": layer_norm(config, 1e-5), "pre_norm": True}
+    keywords, assumed = common_keywords(ours, config, 1e-5, "quick_gelu")
+    ours, keywords = resize_positions(ours, keywords | {"pre_norm": True}, config.get("img_size"))
     meaning: dict[str, Any] = {"output": "embedding"}
     if "head.bias" in ours:
         ours, unread = leave_out(ours, ("norm.",))

@@ -10,11 +10,11 @@ from vitlens.model.families.huggingface.vit import (
     BLOCK_NAMES,
     IMAGENET_COLOURS,
     NAMES_AROUND,
-    POOLER_NAMES,
     TRAINING_ALONE,
     common_keywords,
     meaning,
     pooler,
+    pooler_names,
 )
 from vitlens.model.families.keys import leave_out, translate
 from vitlens.model.families.recipe import Recipe
@@ -23,7 +23,6 @@ from vitlens.model.porting.other_readings import ClassOfDistilledViT
 _NAMES = (
     BLOCK_NAMES
     | NAMES_AROUND
-    | POOLER_NAMES
     | {
         "embeddings.distillation_token": "dist_token",
         "cls_classifier": "head",
@@ -34,7 +33,7 @@ _NAMES = (
 
 def read_deit(state: State, config: Config) -> Recipe:
     """With both classifiers of a distilled model the mean of them; with one, or none, the class token is read."""
-    ours, rest = translate(state, _NAMES)
+    ours, rest = translate(state, _NAMES | pooler_names(state))
     keywords, assumed = common_keywords(ours, config, 1e-12)
     ours, keywords = resize_positions(ours, keywords, config.get("img_size"))
     rest, unused = leave_out(rest, TRAINING_ALONE)

@@ -39,8 +39,8 @@ def read_dinov2(state: State, config: Config) -> Recipe:
     """
     ours, rest = translate(state, NAMES_AROUND | _NAMES)
     keywords, assumed = common_keywords(ours, config, 1e-6)
-    size = config.get("img_size") or input_size(config)
-    ours, keywords = resize_positions(ours, keywords, size, in_float32=True, antialias="reg_token" in ours)
+    size = config.get("img_size") or input_size(config) or keywords["img_size"]
+    ours, keywords = resize_positions(ours, keywords, size, in_every_run=True, antialias="reg_token" in ours)
     keywords["init_values"] = 1.0
     if any(".mlp.weights_in." in key for key in state):
         keywords |= {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU}

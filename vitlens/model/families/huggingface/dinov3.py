@@ -37,6 +37,7 @@ _GATED_MLP = _PLAIN_MLP | {
     "layer.{i}.mlp.up_proj": "blocks.{i}.mlp.fc1_x",
 }
 _THETA = 100.0
+_PUBLISHED_SIZE = 224
 
 
 def read_dinov3(state: State, config: Config) -> Recipe:
@@ -47,8 +48,9 @@ def read_dinov3(state: State, config: Config) -> Recipe:
     if not n_registers:
         del ours["reg_token"]
     ours |= _zero_biases(ours)
-    keywords, assumed = common_keywords(ours, config, 1e-5)
-    keywords["img_size"] = tuple(config.get("img_size") or input_size(config) or keywords["img_size"])
+    size = config.get("img_size") or input_size(config) or config.get("image_size")
+    keywords, assumed = common_keywords(ours, {**config, "image_size": size or _PUBLISHED_SIZE}, 1e-5)
+    assumed += () if size else (f"pictures of {_PUBLISHED_SIZE} × {_PUBLISHED_SIZE}",)
     patches_of_size(keywords["img_size"], keywords["patch_size"])
     act = keywords.pop("act_layer")
     acts = (

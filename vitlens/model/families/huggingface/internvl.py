@@ -5,8 +5,10 @@ from timm.models.vision_transformer import VisionTransformer
 
 from vitlens.model.checkpoints.files import State
 from vitlens.model.families.family import Config, Family
-from vitlens.model.families.huggingface.config import facts, layer_norm
-from vitlens.model.families.huggingface.towers import MEAN_OUTPUT, leave_out_other_parts, tower_config, tower_keywords
+from vitlens.model.families.huggingface.config import facts
+from vitlens.model.families.huggingface.positions import resize_positions
+from vitlens.model.families.huggingface.towers import MEAN_OUTPUT, leave_out_other_parts, tower_config
+from vitlens.model.families.huggingface.vit import common_keywords
 from vitlens.model.families.keys import leave_out, translate
 from vitlens.model.families.recipe import Recipe
 
@@ -37,10 +39,12 @@ def read_internvl(state: State, config: Config) -> Recipe:
     ours, rest = translate(state, INTERNVL_NAMES)
     rest, unused = leave_out_other_parts(rest)
     rest, untrained = leave_out(rest, ("embeddings.mask_token",))
-    keywords, assumed = tower_keywords(ours, config, "gelu")
+    keywords, assumed = common_keywords(ours, config, 1e-6)
     has_norm = "norm.weight" in ours
+    if "pos_embed" in ours:
+        ours, keywords = resize_positions(ours, keywords, config.get("img_size"))
     keywords |= {
-        "norm_layer": layer_norm(config, 1e-6),
+        "fc_norm": False,
         "init_values": 1.0,
         "final_norm": has_norm,
         "global_pool": "token" if has_norm else "avg",

@@ -15,20 +15,24 @@ from vitlens.model.checkpoints.files import State
 
 @torch.no_grad()
 def resize_positions(
-    ours: State, keywords: dict[str, Any], size: Sequence[int] | None, in_float32: bool = False, antialias: bool = False
+    ours: State,
+    keywords: dict[str, Any],
+    size: Sequence[int] | None,
+    in_every_run: bool = False,
+    antialias: bool = False,
 ) -> tuple[State, dict[str, Any]]:
     """Tensors and keywords of the model for pictures of this size; None for its own.
 
     Args:
         ours: the tensors by timm's names.
         keywords: of timm's class, for the model's own size.
-        in_float32: interpolate in this precision, whatever the model's.
+        in_every_run: as DINOv2 does it: in float32, and for its own size too where pictures are no squares.
         antialias: average where the new grid is coarser.
 
     Raises:
         InputError: pictures without a patch, or the model's own positions are those of no square.
     """
-    if size is None or tuple(size) == tuple(keywords["img_size"]):
+    if size is None or (tuple(size) == tuple(keywords["img_size"]) and not in_every_run):
         return ours, keywords
     grid = patches_of_size(size, keywords["patch_size"])
     positions = ours["pos_embed"]
@@ -41,7 +45,7 @@ def resize_positions(
         )
     if grid != (side, side) or size[0] != size[1]:
         prefix, patches = positions[:, :n_prefix], positions[:, n_prefix:]
-        patches = interpolate_grid(patches, (side, side), grid, in_float32=in_float32, antialias=antialias)
+        patches = interpolate_grid(patches, (side, side), grid, in_float32=in_every_run, antialias=antialias)
         ours = ours | {"pos_embed": torch.cat([prefix, patches], dim=1)}
     return ours, keywords | {"img_size": tuple(size)}
 

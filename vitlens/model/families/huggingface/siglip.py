@@ -1,19 +1,21 @@
 """Hugging Face's SigLIP: its vision tower, with and without attention pooling or a classifier; and that of Idefics 3."""
 
+from functools import partial
 from typing import Any
 
 from timm.models.vision_transformer import VisionTransformer
 
 from vitlens.model.checkpoints.files import State
 from vitlens.model.families.family import Config, Family
-from vitlens.model.families.huggingface.config import facts, layer_norm
+from vitlens.model.families.huggingface.config import facts
+from vitlens.model.families.huggingface.positions import resize_positions
 from vitlens.model.families.huggingface.towers import (
     ENCODER_NAMES,
     MEAN_OUTPUT,
     leave_out_other_parts,
     tower_config,
-    tower_keywords,
 )
+from vitlens.model.families.huggingface.vit import common_keywords
 from vitlens.model.families.keys import leave_out, translate
 from vitlens.model.families.recipe import Recipe
 
@@ -29,17 +31,23 @@ POOL_NAMES = {
 SIGLIP_NAMES = ENCODER_NAMES | POOL_NAMES
 
 
-def read_siglip(state: State, config: Config) -> Recipe:
-    """The output is what attention pooling returns; without it, and for a classifier, it is the mean of patches."""
+def read_siglip(state: State, config: Config, interpolates: bool = True) -> Recipe:
+    """The output is what attention pooling returns; without it, and for a classifier, it is the mean of patches.
+
+    Args:
+        interpolates: whether positions are interpolated for pictures of another size. Idefics 3 takes the nearest ones.
+    """
     config = tower_config(config)
     ours, rest = translate(state, SIGLIP_NAMES)
     rest, unused = leave_out_other_parts(rest)
     ours, reading, unread = read_pooling(ours)
     ours["pos_embed"] = ours["pos_embed"][None]
-    keywords, assumed = tower_keywords(ours, config, "gelu_pytorch_tanh")
+    keywords, assumed = common_keywords(ours, config, 1e-6, "gelu_pytorch_tanh")
+    if interpolates:
+        ours, keywords = resize_positions(ours, keywords, config.get("img_size"))
     return Recipe(
         VisionTransformer,
-        keywords | {"norm_layer": layer_norm(config, 1e-6), "global_pool": reading},
+        keywords | {"global_pool": reading, "fc_norm": False},
         ours | rest,
         pretrained_cfg=siglip_facts(config, "head.weight" in ours),
         unused=unused + unread,
@@ -80,5 +88,9 @@ SIGLIP = Family(
     "Hugging Face SigLIP", SIGLIP_MARKS, read_siglip, model_types=("siglip", "siglip_vision_model"), lacks=SIGLIP_LACKS
 )
 IDEFICS_3 = Family(
-    "Hugging Face Idefics 3", SIGLIP_MARKS, read_siglip, model_types=("idefics3", "idefics3_vision"), lacks=SIGLIP_LACKS
+    "Hugging Face Idefics 3",
+    SIGLIP_MARKS,
+    partial(read_siglip, interpolates=False),
+    model_types=("idefics3", "idefics3_vision"),
+    lacks=SIGLIP_LACKS,
 )

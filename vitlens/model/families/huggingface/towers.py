@@ -8,9 +8,6 @@ from torch import nn
 
 from vitlens.model.checkpoints.files import State
 from vitlens.model.families.family import Config
-from vitlens.model.families.huggingface.config import activation
-from vitlens.model.families.recipe import count_blocks, own_dtype
-from vitlens.model.families.sizes import read_heads, read_sizes
 
 #: Of CLIP, SigLIP and Idefics 3.
 ENCODER_NAMES = {
@@ -54,19 +51,6 @@ def leave_out_other_parts(rest: State) -> tuple[State, tuple[str, ...]]:
     counts = Counter(part for part in parts.values() if part != "embeddings.position_ids")
     named = tuple(f"{part} ({n} tensor{'s' if n > 1 else ''})" for part, n in counts.items())
     return {key: tensor for key, tensor in rest.items() if key not in parts}, named
-
-
-def tower_keywords(ours: State, config: Config, act: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Keywords of timm's VisionTransformer but for its norms, and what had to be assumed."""
-    n_heads, assumed = read_heads(ours, config)
-    keywords = read_sizes(ours, config.get("image_size")) | {
-        "num_heads": n_heads,
-        "depth": count_blocks(ours),
-        "act_layer": activation(config, act),
-        "fc_norm": False,
-        "dtype": own_dtype(ours),
-    }
-    return keywords, assumed
 
 
 def projection(ours: State) -> dict[str, Any]:

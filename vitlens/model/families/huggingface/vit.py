@@ -36,24 +36,25 @@ NAMES_AROUND = {
     "layernorm": "norm",
     "classifier": "head",
 }
-POOLER_NAMES = {"pooler.dense": "head.dense"}
 #: What only masked training reads.
 TRAINING_ALONE = ("embeddings.mask_token", "decoder.")
 IMAGENET_COLOURS = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
 
 
-def common_keywords(ours: State, config: Config, eps: float) -> tuple[dict[str, Any], tuple[str, ...]]:
+def common_keywords(
+    ours: State, config: Config, eps: float, act: str = "gelu"
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Keywords of timm's classes from tensors by timm's names, and what had to be assumed.
 
     Args:
-        eps: of the layer norms, where there is no configuration.
+        eps, act: of the layer norms, and the activation, where there is no configuration.
     """
     n_heads, assumed = read_heads(ours, config)
     keywords = read_sizes(ours, config.get("image_size")) | {
         "num_heads": n_heads,
         "depth": count_blocks(ours),
         "norm_layer": layer_norm(config, eps),
-        "act_layer": activation(config),
+        "act_layer": activation(config, act),
         "dtype": own_dtype(ours),
     }
     return keywords, assumed
@@ -69,10 +70,10 @@ def read_vit(
         pool: what the classifier reads: the class token, or the mean of the patches.
         published: the preprocessing with which the family was published, where it is not ViT's.
     """
-    ours, rest = translate(state, BLOCK_NAMES | NAMES_AROUND | (POOLER_NAMES if pool == "token" else {}))
+    ours, rest = translate(state, BLOCK_NAMES | NAMES_AROUND | pooler_names(state, pool))
     keywords, assumed = common_keywords(ours, config, eps)
     ours, keywords = resize_positions(ours, keywords, config.get("img_size"))
-    rest, unused = leave_out(rest, TRAINING_ALONE)
+    rest, unused = leave_out(rest, (*TRAINING_ALONE, *(("pooler.",) if "head.weight" in ours else ())))
     return Recipe(
         VisionTransformer,
         keywords | {"global_pool": pool, "fc_norm": False},
@@ -82,6 +83,11 @@ def read_vit(
         unused=unused,
         assumed=assumed,
     )
+
+
+def pooler_names(state: State, pool: str = "token") -> dict[str, str]:
+    """A pooler is the answer where no classifier is; it reads the class token."""
+    return {"pooler.dense": "head.dense"} if pool == "token" and "classifier.weight" not in state else {}
 
 
 def pooler(ours: State, config: Config) -> dict[str, Callable[[], nn.Module]]:
