@@ -1,5 +1,7 @@
 """Classifiers of several layers, norms, cosines, normalised weights: as they are in the forward, frozen in shares."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ import vitlens
 from vitlens import HookedViT, InputError
 from vitlens.model.capabilities import APPROXIMATE, EXACT, IMPOSSIBLE
 from vitlens.model.class_space.classifier import kind_of
+from vitlens.registers.extra_registers import add_registers
 
 
 class Cosine(nn.Module):
@@ -136,6 +139,11 @@ def test_shares_are_those_of_the_frozen_classifier(ported):
     directions = directions - directions.mean(dim=-1, keepdim=True)
     scale = (last[:, 0].var(dim=-1, unbiased=False) + module.norm.eps).sqrt()
     shares = vitlens.direct_logit_attribution(model, images, 3)
+    compared, other = (
+        vitlens.direct_logit_attribution(model, images, wanted, baseline_classes=base)
+        for wanted, base in ((3, 1), (1, None))
+    )
+    equal(compared.values, shares.values - other.values)
     found = dict(zip(map(str, shares.axes["component"]), shares.values[:, 0].unbind(dim=-1), strict=True))
     equal(found["L1 mlp"], (directions * cache["mlp_out", 1][:, 0]).sum(dim=-1) / scale)
     constant = (rows * module.norm.bias).sum(dim=-1)
@@ -186,7 +194,9 @@ def test_class_embeddings_stand_behind_the_whole_classifier():
     equal(view(images), expected)
     assert vitlens.direct_logit_attribution(view, images, [3, 1]).residual.abs().max() <= 1e-12
     assert not [name for name in view.hook_dict if name.startswith("unembed")]
-    equal(model.run_with_hooks(images, fwd_hooks=[("unembed.hook_layer1", lambda x, hook: x)]), module(images))
+    for other in (model, copy.deepcopy(model), add_registers(model, {1: [3]}, 1)):
+        _, cache = other.run_with_cache(images, names_filter="unembed.hook_layer1")
+        assert [*cache] == ["unembed.hook_layer1"], "the view has not renamed them, and copies have their own"
     with pytest.raises(InputError, match="no single matrix"):
         _ = view.W_U
 

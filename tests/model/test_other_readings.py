@@ -2,8 +2,10 @@
 
 import pytest
 import torch
-from variants import OTHERS, pictures
+from torch import nn
+from variants import OTHERS, pictures, randomise
 
+import vitlens
 from vitlens import HookedViT, InputError
 
 
@@ -56,6 +58,25 @@ def test_class_embeddings_are_as_wide_as_both_halves(both, run):
     equal(both.with_class_embeddings(weight)(pictures(both.cfg, 2)), run[2] @ weight.T)
     with pytest.raises(InputError, match=r"width 32 do not fit this model, which has 64 \(features\)"):
         both.with_class_embeddings(weight[:, :32])
+
+
+def test_an_attention_pool_may_return_vectors_of_another_width():
+    module = OTHERS["attention_pool_alone"]()
+    module.attn_pool.proj, module.head = nn.Linear(32, 20), nn.Linear(20, 10)
+    model = HookedViT.from_timm(randomise(module))
+    images = pictures(model.cfg, 2)
+    equal(model(images), module(images))
+    assert vitlens.direct_logit_attribution(model, images, [3, 1], unit="head_patch").residual.abs().max() <= 1e-12
+    alike = model(images, stop_at_layer=3)[:, :1].expand(-1, 9, -1)
+    equal(model.project(alike[:, :1], [0])[:, 0], model(alike, start_at_layer=3))
+    nothing = torch.zeros(2, 9, dtype=torch.bool)
+    equal(model.forward_kept(model(images, stop_at_layer=0), nothing).logits, module.head.bias.expand(2, -1))
+    with pytest.raises(InputError, match="reads 20 numbers and the stream has 32, so its weights are no directions"):
+        _ = model.W_U
+    table = model.capabilities().set_index("analysis")
+    assert table.loc["model.W_U, vitlens.memories", "status"] == "impossible"
+    assert "unembed.W_U" not in model.tl_parameters()
+    equal(HookedViT.from_timm(module, fold_ln=True)(images), module(images))
 
 
 def test_a_distillation_token_that_is_not_read_has_its_name():

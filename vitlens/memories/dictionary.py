@@ -12,8 +12,7 @@ from vitlens.choose.tokens import TokenSet
 from vitlens.features.dictionary import Transcoder
 from vitlens.features.top_examples import TopPatches, top_patches
 from vitlens.memories.memories import COEFFICIENTS, value_vectors
-from vitlens.model.class_space.classifier import kind_of
-from vitlens.model.class_space.layered import LINEAR
+from vitlens.model.class_space.requirements import no_class_directions
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import hook_name
 from vitlens.model.runs.leaves_state import leaves_state
@@ -110,7 +109,7 @@ def top_memory_patches(
         progress=progress,
     )
     promoted = found.promoted
-    if model.unembed is not None and kind_of(model.unembed) == LINEAR:
+    if model.unembed is not None and no_class_directions(model) is None:
         with torch.no_grad():
             promoted = (layer.W_dec[found.axes["feature"]] @ model.W_U).cpu()
     return replace(found, promoted=promoted, settings={**found.settings, "unit": "memory"})

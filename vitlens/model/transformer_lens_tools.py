@@ -15,8 +15,7 @@ from transformer_lens.utilities import composition_scores
 
 from vitlens.arguments import as_whole
 from vitlens.errors import InputError
-from vitlens.model.class_space.classifier import kind_of
-from vitlens.model.class_space.layered import LINEAR
+from vitlens.model.class_space.requirements import no_class_directions
 
 if TYPE_CHECKING:
     from vitlens.model.hooked_vit import HookedViT
@@ -121,7 +120,7 @@ def tl_parameters(model: "HookedViT") -> dict[str, Tensor]:
             parameters |= {f"blocks.{i}.{part}.{name}": getattr(module, name) for name in names}
         if hasattr(block, "ln2") and block.ln2.weight is not None:
             parameters[f"blocks.{i}.ln2.w"] = block.ln2.weight
-    if model.unembed is not None and all(kind_of(classifier) == LINEAR for classifier in model.classifiers):
+    if model.unembed is not None and no_class_directions(model) is None:
         parameters["unembed.W_U"] = model.W_U
         parameters["unembed.b_U"] = model.b_U
     return parameters

@@ -214,7 +214,7 @@ def _through_pool(
 
 
 def _through_attention_pool(
-    pool: AttentionPool, read: Float[Tensor, "image read d"], seen: Seen, relevance: Float[Tensor, "image d"]
+    pool: AttentionPool, read: Float[Tensor, "image read d"], seen: Seen, relevance: Float[Tensor, "image pooled"]
 ) -> tuple[Float[Tensor, "image read d"], Float[Tensor, "image head 1 read"]]:
     """As through attention; the relevance of the learned query, which no token made, goes no further."""
     out, of_out = seen["hook_attn_out"], rearrange(relevance, "b d -> b 1 d")

@@ -62,7 +62,12 @@ class LayeredClassifier(nn.Module):
             # The older weight_norm leaves the last forward's matrix behind, which cannot be copied with its graph.
             self.plain(self.examples(1))
         layers = copy.deepcopy(list(self.layers), memo)
-        return LayeredClassifier(layers, self.n_inputs, self.n_outputs, self.watched)
+        copied = LayeredClassifier(layers, self.n_inputs, self.n_outputs, self.watched)
+        for name, part in self.named_children():
+            if name != "layers":
+                # A model that is copied has its hook points in a table too: they stay the same ones.
+                setattr(copied, name, copy.deepcopy(part, memo))
+        return copied
 
     @property
     def kind(self) -> str:

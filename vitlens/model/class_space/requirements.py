@@ -6,6 +6,7 @@ from vitlens.errors import InputError
 from vitlens.model.class_space.classifier import ClassEmbeddings, all_classes_alike, kind_of
 from vitlens.model.class_space.layered import LINEAR
 from vitlens.model.class_space.outputs import WITH_PROBABILITIES
+from vitlens.model.parts.pooling import ClassAndMeanPool
 
 if TYPE_CHECKING:
     from vitlens.model.hooked_vit import HookedViT
@@ -73,7 +74,8 @@ def _require_classes(model: "HookedViT", quantity: str, instead: str) -> None:
 def _remedy(model: "HookedViT") -> str:
     if model.cfg.output == "embedding":
         return "give it classes with model.set_class_embeddings"
-    return 'say that it is a class with model.set_output("sigmoid")'
+    they_are = "it is a class" if model.cfg.n_classes == 1 else "they are classes"
+    return f'say that {they_are} with model.set_output("sigmoid")'
 
 
 def require_differences(model: "HookedViT", quantity: str) -> None:
@@ -83,6 +85,16 @@ def require_differences(model: "HookedViT", quantity: str) -> None:
             f"all {model.cfg.n_classes} classes of {model.cfg.model_name} have the same embedding (a classifier that was "
             f"never trained?), so {quantity} means nothing: load trained weights, or model.set_class_embeddings"
         )
+
+
+def no_class_directions(model: "HookedViT") -> str | None:
+    """Why classes are no directions of the stream (`W_U`), if they are none."""
+    if any(kind_of(classifier) != LINEAR for classifier in model.classifiers):
+        return "the classifier is no single matrix: its layers or norms stand between"
+    width, d_model = model.pool.width(model.cfg.d_model), model.cfg.d_model
+    if width != d_model and not isinstance(model.pool, ClassAndMeanPool):
+        return f"the classifier reads {width} numbers and the stream has {d_model}"
+    return None
 
 
 def no_single_direction(model: "HookedViT") -> str | None:

@@ -140,7 +140,7 @@ class MaxPool(Pool):
 class AttentionPool(Pool):
     """One learned query attends to the tokens: out = Σ_heads z W_O + b_O, pooled = out + mlp(ln(out)) (MAP pooling).
 
-    Without an MLP the pooled vector is out.
+    Without an MLP the pooled vector is out, which may be narrower or wider than the tokens.
 
     Source: Lee et al. 2019 (Set Transformer); Zhai et al. 2022, which uses it in place of a class token.
     """
@@ -177,7 +177,7 @@ class AttentionPool(Pool):
         if mlp is not None:
             self.hook_mlp_out = hook_point(NO_TOKENS)
 
-    def forward(self, x: Float[Tensor, "batch tokens d"], valid: Valid = None) -> Float[Tensor, "batch d"]:
+    def forward(self, x: Float[Tensor, "batch tokens d"], valid: Valid = None) -> Float[Tensor, "batch pooled"]:
         q, k, v = self._project(x[:, self.tokens])
         q, k, v = expose(self.hook_q, q), expose(self.hook_k, k), expose(self.hook_v, v)
         q = q if self.q_norm is None else self.q_norm(q)
@@ -193,20 +193,20 @@ class AttentionPool(Pool):
             out = out + self.hook_mlp_out(self.mlp(out if self.ln is None else self.ln(out)))
         return out[:, 0]
 
-    def read(self, x: Float[Tensor, "batch tokens d"], valid: Valid = None) -> Float[Tensor, "batch d"]:
+    def read(self, x: Float[Tensor, "batch tokens d"], valid: Valid = None) -> Float[Tensor, "batch pooled"]:
         q, k, v = self._normed(x[:, self.tokens])
         return self._with_mlp(self.proj(rearrange(self._attend(q, k, v, valid), "b 1 h e -> b (h e)")))
 
     def masked(
         self, x: Float[Tensor, "batch tokens d"], mask: Float[Tensor, "batch tokens"]
-    ) -> Float[Tensor, "batch d"]:
+    ) -> Float[Tensor, "batch pooled"]:
         q, k, v = self._normed(x[:, self.tokens])
         pattern = (self._scores(q, k, None) + mask[:, None, None, self.tokens].log()).softmax(dim=-1)
         return self._with_mlp(
             self.proj(rearrange(einsum(pattern, v, "b h q t, b t h e -> b q h e"), "b 1 h e -> b (h e)"))
         )
 
-    def of_one(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+    def of_one(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch pooled"]:
         # Attention to tokens that are all alike returns their value, whatever the pattern.
         return self._with_mlp(self.proj(self.kv(x).chunk(2, dim=-1)[1]))
 
@@ -220,7 +220,7 @@ class AttentionPool(Pool):
 
     def written_by_mlp(
         self, x: Float[Tensor, "batch tokens d"], valid: Valid = None
-    ) -> Float[Tensor, "batch d"]:  # fmt: skip
+    ) -> Float[Tensor, "batch pooled"]:  # fmt: skip
         """The part of the pooled vector that is no linear map of the tokens, even with the pattern frozen."""
         q, k, v = self._normed(x[:, self.tokens])
         out = self.proj(rearrange(self._attend(q, k, v, valid), "b 1 h e -> b (h e)"))
@@ -252,7 +252,7 @@ class AttentionPool(Pool):
         lowest = torch.zeros(valid.shape, dtype=dtype, device=valid.device).masked_fill(~valid, torch.finfo(dtype).min)
         return lowest[:, None, None]
 
-    def _with_mlp(self, out: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+    def _with_mlp(self, out: Float[Tensor, "*batch pooled"]) -> Float[Tensor, "*batch pooled"]:
         if self.mlp is None:
             return out
         read = out if self.ln is None else self.ln.normalise(out)
@@ -267,11 +267,11 @@ class AttentionPool(Pool):
         return rearrange(self._value_map()[1], "(h e) -> h e", h=self.n_heads)
 
     @property
-    def W_O(self) -> Float[Tensor, "heads d_head d"]:
+    def W_O(self) -> Float[Tensor, "heads d_head pooled"]:
         return rearrange(self.proj.weight, "d (h e) -> h e d", h=self.n_heads)
 
     @property
-    def b_O(self) -> Float[Tensor, "d"]:
+    def b_O(self) -> Float[Tensor, "pooled"]:
         return effective_bias(self.proj)
 
     def _value_map(self) -> tuple[Tensor, Tensor]:

@@ -136,7 +136,8 @@ def _logits_of_kept(
     if _reads_prefix(model) or not nothing.any():
         return logits
     # Pooling over nothing is undefined: zeros stand for it, whatever the pooling.
-    return torch.where(nothing[:, None], classify(model, [_normed(model, torch.zeros_like(resid[:, 0]))]), logits)
+    zeros = resid.new_zeros(len(resid), model.pool.width(resid.shape[-1]))
+    return torch.where(nothing[:, None], classify(model, [_normed(model, zeros)]), logits)
 
 
 def _blocks_are_edited(model: "HookedViT") -> bool:

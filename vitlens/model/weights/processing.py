@@ -130,7 +130,7 @@ def _fold_final_norm(model: "HookedViT") -> None:
     if norm is None:
         return
     if isinstance(model.pool, AttentionPool) and model.fc_norm is None:
-        model.pool.kv = _behind_affine(model.pool.kv, *_take_affine(norm, model.pool.b_O))
+        model.pool.kv = _behind_affine(model.pool.kv, *_take_affine(norm, model.blocks[-1].mlp.b_out))
     elif model.unembed is not None:
         if norm is model.fc_norm:
             scale, shift = _take_affine(norm, model.unembed.weight[0])
