@@ -255,7 +255,7 @@ INSIDE = {
         "model.provenance", "pages.explorer.measure.evidence", "pages.page", "paper.figures", "paper.run",
         "plots.description",
     },
-    "measure_parity.py": {"parity.reduced", "parity.supported"},
+    "measure_parity.py": {"parity.families", "parity.peers.cases", "parity.reduced", "parity.supported"},
     "notebooks/execute.py": {"results.writing"},
     "paper.py": {"cli.main"},
     "patch_context.py": {

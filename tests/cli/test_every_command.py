@@ -234,29 +234,24 @@ def test_open_by_another_name(run, tmp_path):
     """The same command whichever name is typed; what is shown first is as it was asked for."""
     commands = {info.name: info.callback for info in app.registered_commands}
     assert commands["open"] is commands["report"] is commands["explore"]
-    options = [
-        "--class",
-        6,
-        "--head",
-        "l2h1",
-        "--against",
-        CONFLICTING,
-        "--n-runs",
-        16,
-        "--out",
-        tmp_path / "page.html",
-    ]
-    assert (
-        run(
-            "report", AGREEING, "--model", TIMM, "--random-weights", *FEW_BLOCKS, "--timm", "img_size=64", *options
-        ).code
-        == 0
-    )
+    model = ["--model", TIMM, "--random-weights", *FEW_BLOCKS, "--timm", "img_size=64"]
+    described = ["--out", tmp_path / "facts.safetensors"]
+    assert run("describe", AGREEING, CONFLICTING, *model, *described).code == 0
+    identity = torch.eye(192)
+    vitlens.features.SparseAutoencoder.from_arrays(identity, None, identity, None).save(tmp_path / "sae")
+    options = ["--class", 6, "--head", "l2h1", "--against", CONFLICTING, "--n-runs", 16, "--out", tmp_path / "page.html",
+               "--description", tmp_path / "facts.safetensors", "--dictionary", tmp_path / "sae",
+               "--hook", "resid_post1"]  # fmt: skip
+    assert run("report", AGREEING, *model, *options).code == 0
     facts = facts_of(tmp_path / "page.html")
     assert [picture["name"] for picture in facts["pictures"]] == [AGREEING.name, CONFLICTING.name]
     assert [picture["classes"][0] for picture in facts["pictures"]] == [6, 6]
     assert facts["pictures"][0]["effects"]["heads"] == "estimated"
     assert (facts["selection"]["block"], facts["selection"]["head"]) == (2, 1)
+    assert facts["pictures"][0]["swap"]["heads"] == "estimated"
+    assert facts["data_set"]["n_images"] == 2
+    assert facts["dictionary"]["n_features"] == 192
+    assert "pass it with --dictionary" in run("open", AGREEING, "--hook", "resid_post1").stderr
 
 
 def test_open_in_double_precision(run, tmp_path):

@@ -61,13 +61,15 @@ def test_a_folder_with_its_preprocessing_and_names(folder, hugging, images):
     assert str(model.preprocessing) == "32 × 32 pixels, bilinear, squash crop 1, mean 0.1, std 0.2"
     assert model.provenance.weights == "Hugging Face ViT, leaves"
     assert model.with_fresh_weights().cfg.n_layers == 2
+    # The file in it goes with the same configuration.
+    assert HookedViT.from_pretrained(folder / "model.safetensors").class_names == list(NAMES.values())
 
 
 def test_shards_and_a_missing_one(hugging, images, tmp_path):
     hugging.save_pretrained(tmp_path, max_shard_size="20KB")
     check_same(HookedViT.from_pretrained(tmp_path), hugging(images).logits, images)
     index = tmp_path / "model.safetensors.index.json"
-    check_same(HookedViT.from_pretrained(index, n_heads=4), hugging(images).logits, images)
+    check_same(HookedViT.from_pretrained(index), hugging(images).logits, images)
     (tmp_path / "model-00001-of-00002.safetensors").unlink(missing_ok=True)
     missing = sorted(set(json.loads(index.read_text())["weight_map"].values()))[0]
     (tmp_path / missing).unlink(missing_ok=True)

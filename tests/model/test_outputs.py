@@ -8,6 +8,7 @@ from variants import build, pictures
 
 from vitlens import HookedViT, InputError
 from vitlens.model.class_space.outputs import kl_divergence, probabilities
+from vitlens.model.provenance import page_facts
 
 TINY = {"depth": 2, "embed_dim": 16, "num_heads": 2}
 
@@ -70,10 +71,24 @@ def test_sigmoid_probabilities_and_loss(made, images, n, monkeypatch):
     yes = np.array([[1, 0, 0.25], [0, 1, 1], [1, 1, 0]])[:, :n]
     expected = -(yes * np.log(p) + (1 - yes) * np.log(1 - p)).mean()
     for labels in [yes, yes.tolist(), torch.tensor(yes)] + [yes[:, 0]] * (n == 1):
-        assert float(model(images, return_type="loss", labels=labels)) == pytest.approx(expected, rel=1e-12)
+        assert float(model(images, return_type="loss", labels=labels).detach()) == pytest.approx(expected, rel=1e-12)
     for wrong in (None, [0, 1, 2], yes + 1, "yes", yes[:2]):
         with pytest.raises(InputError, match="0 or 1 for every output"):
             model(images, return_type="loss", labels=wrong)
+
+
+def test_what_outputs_have_is_told(made):
+    def said(n, output):
+        model = made[n].with_class_embeddings(torch.randn(n, 16, dtype=torch.float64), output=output)
+        able = model.capabilities().set_index("analysis")["status"]
+        return able["probabilities"], able["ranks, predicted classes"], repr(model), page_facts(model)["classes"]
+
+    assert said(3, "softmax")[:2] == ("exact", "exact")
+    assert said(3, "sigmoid")[:2] == ("exact", "exact")
+    assert said(1, "sigmoid")[:2] == ("exact", "impossible")
+    assert said(3, "identity")[:2] == ("impossible", "impossible")
+    assert "3 outputs (sigmoid)" in said(3, "sigmoid")[2]
+    assert said(1, "identity")[3] == "1, without names, each a number, embeddings set by hand"
 
 
 def test_divergences_are_those_of_the_distributions():

@@ -13,6 +13,7 @@ from vitlens import HookedViT, InputError
 from vitlens.data.preprocessing import Preprocessing
 from vitlens.model.families.huggingface.preprocessing import full_preprocessor, input_size, read_preprocessing
 from vitlens.model.families.sizes import read_sizes
+from vitlens.parity import verify_port
 from vitlens.parity.measure import relative_difference
 from vitlens.parity.peers.cases import CASES, build_case
 from vitlens.parity.peers.huggingface_vit import small
@@ -121,6 +122,13 @@ def test_a_model_without_classifier_has_a_random_baseline():
     assert fresh.cfg.model_name == "Hugging Face ViT"
     assert fresh.cfg.output == "embedding"
     assert not torch.equal(fresh.blocks[0].mlp.W_in, model.blocks[0].mlp.W_in)
+
+
+@pytest.mark.parametrize("kind", ["ViT", "ViTMAE", "Data2VecVision"])
+def test_models_are_verified_by_the_answer_that_they_have(kind):
+    """A pooler or none, and patches left out at random; fresh, where the squares of a norm's output sum to a constant."""
+    report = verify_port(small(kind, "Model").eval(), dtypes=("float64",))
+    assert report.exact
 
 
 def test_tensors_that_would_not_be_used_are_refused():

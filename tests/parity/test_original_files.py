@@ -54,7 +54,8 @@ def dinov2_registers():
     module = plain(init_values=1e-5, reg_tokens=2, no_embed_class=True, mlp_layer=SwiGLUPacked, act_layer=nn.SiLU)
     rules = (r"^reg_token", "register_tokens"), (r"mlp\.fc1", "mlp.w12"), (r"mlp\.fc2", "mlp.w3")
     state = renamed(module.state_dict(), *rules) | {"mask_token": torch.ones(1, 32)}
-    position = torch.full((1, 1, 32), 0.3, dtype=torch.float64)
+    # A norm would forget one number for all.
+    position = torch.linspace(-1, 1, 32, dtype=torch.float64).reshape(1, 1, 32)
     state |= {
         "cls_token": state["cls_token"] - position,
         "pos_embed": torch.cat([position, state["pos_embed"]], 1),

@@ -124,7 +124,7 @@ def test_verification_refuses_what_it_cannot_do():
         verify_port("vit_tiny_patch16_224", pretrained=False, n_images=0)
     with pytest.raises(InputError, match="ResNet"):
         verify_port("resnet18", pretrained=False)
-    with pytest.raises(InputError, match="img_size goes with a name of timm"):
+    with pytest.raises(InputError, match="img_size= goes with a name of timm"):
         verify_port(torch.nn.Linear(2, 2), img_size=32)
     with pytest.raises(InputError, match="there is no file or folder nowhere"):
         verify_port("nowhere/else.pth")

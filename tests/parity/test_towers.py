@@ -108,7 +108,7 @@ def test_a_tensor_beside_the_tower_that_is_not_known_is_refused(clip):
     ("options", "said"),
     [
         ({"pool_type": "none"}, "returns tokens"),
-        ({"attentional_pool": True, "attn_pooler_heads": 2}, "several queries"),
+        ({"attentional_pool": True, "attn_pooler_heads": 2, "pool_type": "avg"}, "several pools"),
     ],
 )
 def test_towers_without_one_embedding_are_refused(options, said):

@@ -89,8 +89,8 @@ def evaluate_heatmaps_over_data(
         HeatmapEvaluation: `faithfulness`, `segmentation` (None without masks), and what was `skipped`.
 
     Raises:
-        InputError: an unknown method or metric, other classes, and what `evaluate_heatmaps` raises; pictures of which none
-            can be read; a folder with files of another run.
+        InputError: an unknown method or metric, other classes, predicted ones of outputs that are no classes, and what
+            `evaluate_heatmaps` raises; pictures of which none can be read; a folder with files of another run.
 
     Examples:
         >>> import vitlens
@@ -104,6 +104,8 @@ def evaluate_heatmaps_over_data(
     """
     if classes not in CLASSES:
         raise InputError(f"the class is the {' one or the '.join(CLASSES)}, not {classes!r}")
+    if classes == "predicted":
+        model.require_prediction()
     pictures = _opened(model, images)
     metrics = [metric.name for metric in find_metrics(metrics, pictures.has_masks, model.architecture is not None)]
     names = [find_method(name).name for name in ([methods] if isinstance(methods, str) else methods)]

@@ -6,6 +6,7 @@ import pandas as pd
 
 from vitlens.model.class_space.classifier import kind_of
 from vitlens.model.class_space.layered import LINEAR, NONLINEAR
+from vitlens.model.class_space.outputs import WITH_PROBABILITIES
 from vitlens.model.class_space.requirements import no_class_directions, no_single_direction
 from vitlens.model.parts.pooling import AttentionPool, ClassAndMeanPool, MaxPool
 from vitlens.model.weights.processing_limits import REFUSALS
@@ -18,12 +19,24 @@ Row = tuple[str, str, str]
 def capabilities(model: Any) -> pd.DataFrame:
     """A table with one row per analysis: `analysis`, `status` ("exact", "approximate", "impossible") and `why`."""
     rows: list[Row] = [("hooks, caches and edits of every hook point", EXACT, "each is tested to be live")]
-    for part in (_class_space, _class_directions, _patching, _circuits, _transformer_lens):
+    for part in (_outputs, _class_space, _class_directions, _patching, _circuits, _transformer_lens):
         rows += part(model)
     for name, refusal in REFUSALS.items():
         reason = refusal(model)
         rows.append((name, EXACT if reason is None else IMPOSSIBLE, reason or "the logits stay as they are"))
     return Frame(rows, columns=["analysis", "status", "why"])
+
+
+def _outputs(model: Any) -> list[Row]:
+    output, n = model.cfg.output, model.cfg.n_classes
+    chances, ranks = "probabilities", "ranks, predicted classes"
+    if output not in WITH_PROBABILITIES:
+        why = f'the outputs are no classes: output="{output}", see set_output'
+        return [(chances, IMPOSSIBLE, why), (ranks, IMPOSSIBLE, why)]
+    how = "a softmax over all classes" if output == "softmax" else "the sigmoid of each output"
+    if n == 1:
+        return [(chances, EXACT, how), (ranks, IMPOSSIBLE, "a single output is compared with no other")]
+    return [(chances, EXACT, how), (ranks, EXACT, "a larger logit comes first")]
 
 
 def _class_space(model: Any) -> list[Row]:

@@ -280,10 +280,11 @@ class HookedViT(OtherNames, FiniteWeights, NamedHooks):
     def __repr__(self) -> str:
         cfg = self.cfg
         prefix = " + ".join(("", *cfg.prefix_tokens))
+        answers = f"{cfg.n_classes} classes" if cfg.output == "softmax" else f"{cfg.n_classes} outputs ({cfg.output})"
         n_parameters = sum(parameter.numel() for parameter in self.parameters())
         return (
             f"HookedViT({cfg.model_name}: {cfg.n_layers} blocks × {cfg.n_heads} heads, d_model {cfg.d_model}, "
-            f"{cfg.grid_size[0]} × {cfg.grid_size[1]} patches{prefix}, {cfg.pool} pooling, {cfg.n_classes} classes, "
+            f"{cfg.grid_size[0]} × {cfg.grid_size[1]} patches{prefix}, {cfg.pool} pooling, {answers}, "
             f"{n_parameters / 1e6:.1f} M parameters, {str(self.dtype).removeprefix('torch.')} on {self.device}, "
             f"{len(self.hook_dict)} hook points)"
         )

@@ -19,7 +19,7 @@ from vitlens.model.class_space.classifier import ClassEmbeddings
 from vitlens.model.families.door import read_recipe
 from vitlens.model.families.for_timm_name import recipe_for_name
 from vitlens.model.families.own_classes import check_own_class
-from vitlens.model.families.sources import is_saved_by_timm
+from vitlens.model.families.sources import folder_of_timm
 from vitlens.model.placement import read_device, read_dtype
 from vitlens.model.porting import move, port
 from vitlens.model.porting.timm_versions import check_computes_the_same
@@ -183,9 +183,10 @@ def from_pretrained(
         >>> model.cfg.n_layers, model.cfg.n_heads, model.cfg.grid_size
         (2, 2, (2, 2))
     """
-    if is_saved_by_timm(source):
+    folder = folder_of_timm(source)
+    if folder is not None:
         size: dict[str, Any] = {} if img_size is None else {"img_size": img_size}
-        return cls.from_timm(f"local-dir:{source}", **size, **options)
+        return cls.from_timm(f"local-dir:{folder}", **size, **options)
     unknown = [option for option in options if option not in OPTIONS]
     if unknown:
         raise InputError(

@@ -25,6 +25,14 @@ class Provenance:
     warning: str | None = None
 
 
+#: How a page says what the outputs mean, where they are not classes that exclude each other.
+MEANT = {
+    "softmax": "",
+    "sigmoid": ", each a yes or no of its own (sigmoid)",
+    "identity": ", each a number",
+    "embedding": ", each a coordinate of an embedding",
+}
+
 IN_HAND = Provenance("of a given timm module")
 RANDOM = Provenance("random", "random weights: nothing on this page was learnt")
 
@@ -66,7 +74,9 @@ def class_source(model: "HookedViT") -> str:
     n, names = model.cfg.n_classes, model.class_names
     if not n:
         return "none"
-    by_hand = ", embeddings set by hand" if isinstance(model.unembed, ClassEmbeddings) else ""
+    by_hand = MEANT[model.cfg.output] + (
+        ", embeddings set by hand" if isinstance(model.unembed, ClassEmbeddings) else ""
+    )
     if names is None:
         return f"{n:,}, without names{by_hand}"
     if n in LISTS:

@@ -34,7 +34,7 @@ def measure_port(
     Args:
         module: in evaluation mode; the one that `model` was made from.
         images: what both read; a dictionary of patches for NaFlex.
-        gradient: also compare d(Σ logits²)/d(images).
+        gradient: also compare d(Σ w logits²)/d(images), with weights w from 1 to 2.
         peer: how the module is run, if it is not timm's.
 
     Returns:
@@ -71,7 +71,10 @@ def _run(model: Callable[[Any], Tensor], images: Any, gradient: bool) -> dict[st
     else:
         leaf = images.clone().requires_grad_()
         logits = model(leaf)
-    return {"logits": logits.detach(), "gradient": torch.autograd.grad(logits.square().sum(), leaf)[0]}
+    # Alike weights would have no gradient where the answer is a norm's output: its squares sum to a constant.
+    weights = torch.linspace(1, 2, logits.shape[-1], dtype=logits.dtype, device=logits.device)
+    total = (weights * logits.square()).sum()
+    return {"logits": logits.detach(), "gradient": torch.autograd.grad(total, leaf)[0]}
 
 
 @contextmanager

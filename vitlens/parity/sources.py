@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vitlens.errors import InputError
 from vitlens.model.checkpoints.formats import read_json
 from vitlens.model.checkpoints.timm_models import build_timm
-from vitlens.model.families.sources import find, is_saved_by_timm
+from vitlens.model.families.sources import find, folder_of_timm
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.parity.peers.cases import CASES
 from vitlens.parity.peers.peer import TIMM, Peer
@@ -50,15 +50,16 @@ def compared(
         InputError: what `HookedViT.from_timm` and `from_pretrained` raise; a file, which does not say how its library
             computes.
     """
-    if is_saved_by_timm(source):
-        source = f"local-dir:{source}"
+    folder = folder_of_timm(source)
+    if folder is not None:
+        source = f"local-dir:{folder}"
     if isinstance(source, str) and _is_timm_name(source):
         module = build_timm(source, pretrained, checkpoint_path, timm_kwargs)[0].eval()
         random = checkpoint_path is None and not pretrained
         weights = "random weights" if random else Path(checkpoint_path).name if checkpoint_path else "timm's weights"
         module = randomise(module, seed).float() if random else module
         return Compared(source, weights, "timm", module, HookedViT.from_timm, TIMM)
-    given = [*timm_kwargs, *(["checkpoint_path"] if checkpoint_path is not None else [])]
+    given = [f"{name}=" for name in (*timm_kwargs, *(["checkpoint_path"] if checkpoint_path is not None else []))]
     if given:
         raise InputError(f"{', '.join(given)} goes with a name of timm: the model of another library is taken as it is")
     module = copy.deepcopy(library_module(source)).eval()

@@ -56,7 +56,7 @@ def activation_patching(
             picture, or the runner-up if that is the same class.
         metric: "logit_difference", "logit", "probability", or a function of the logits [image, classes] that returns
             [image] or a single number. Several at once: a list of names, or a mapping from names to names or functions.
-            The probability is a softmax over all classes; for a multi-label (sigmoid) head use "logit" or a function.
+            What a probability is follows from what the model's outputs mean, see `HookedViT.set_output`.
         sites: "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out" by token set; "z", "q", "k", "v",
             "attn_scores", "pattern" by head; "pre", "post" (of the MLP's nonlinearity) by neuron. Several of a kind give
             an axis "site".

@@ -137,6 +137,11 @@ def test_cards_tell_the_data_set(given, page):
     for name in ("class_to_class", "patch_to_self", "patch_to_neighbours"):
         assert f"{100 * shares[name]:.1f}".removesuffix(".0") in told, name
     assert shares["nearest_head"] in told
+    sinks = [[head["sink"] for head in block] for block in explorer.facts["data_set"]["heads"]]
+    for told_of, kinds in zip(sinks, description.sink_kind(), strict=True):
+        assert [text and text.split(",")[0] for text in told_of] == [
+            {"none": None, "other": "a sink of neither kind"}.get(kind, f"a {kind} sink") for kind in kinds
+        ]
     numbers = [int(text.split()[1].rstrip(":")) for text in card.locator(".tops small").all_inner_texts()]
     assert numbers == description.top_images[1, 2].tolist()
     card.locator("button.plain").click()

@@ -55,7 +55,7 @@ def test_patch_ablates_what_is_marked(explorer):
         model, image, sites="resid_pre", tokens=[[90, 91, 104]], blocks=[0, 3], classes=classes[0], progress=False
     )
     torch.testing.assert_close(result.patched.flatten(), expected.patched.flatten())
-    assert explorer.effect["cells"] == ["L0", "L3"]
+    assert explorer.effect["cells"] == ["block 0", "block 3"]
     assert explorer.effect["shift"] == pytest.approx(expected.shift().flatten().tolist())
     assert "3 tokens" in explorer.effect["title"]
     # The decision before, and after the change that moves the logit most.
@@ -80,7 +80,7 @@ def test_patch_ablates_what_is_marked(explorer):
     torch.testing.assert_close(result.values.flatten(), expected.values.flatten())
     assert "−" in explorer.effect["title"]
     explorer.patch(site="z", blocks=5)
-    assert explorer.effect["cells"] == ["L5 H0", "L5 H1", "L5 H2", "L5 H3"]
+    assert explorer.effect["cells"] == ["L5H0", "L5H1", "L5H2", "L5H3"]
 
 
 def test_the_mean_is_over_the_explorers_pictures(explorer, demo):
@@ -102,7 +102,7 @@ def test_the_mean_is_over_the_explorers_pictures(explorer, demo):
 
 def test_the_button_of_the_widget_ablates(explorer):
     explorer.widget._answer(explorer.widget, {"ask": "ablate", "replacement": "zero"}, [])
-    assert explorer.widget.effect["cells"] == [f"L{block}" for block in range(6)]
+    assert explorer.widget.effect["cells"] == [f"block {block}" for block in range(6)]
     explorer.widget._answer(explorer.widget, {"ask": "ablate", "replacement": "nonsense"}, [])
     assert "replacement is one of" in explorer.widget.effect["title"]
 

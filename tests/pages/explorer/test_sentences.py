@@ -306,7 +306,7 @@ def test_a_sigmoid_says_yes_or_no_and_from_where_on(variant):
     weight = torch.randn(3, model.cfg.d_model, dtype=model.dtype)
     several = model.with_class_embeddings(weight, output="sigmoid")
     explorer = explore(several, images, progress=False)
-    said, logits = told(explorer), several(images)[0]
+    said, logits = told(explorer), several(images)[0].detach()
     best, n_yes = int(logits.argmax()), int((logits > 0).sum())
     share = plain(percent(float(logits[best].sigmoid())))
     assert plain(said["answer"]).startswith(f"“class {best}” {share}; {n_yes} of 3 outputs ")
@@ -317,7 +317,7 @@ def test_a_sigmoid_says_yes_or_no_and_from_where_on(variant):
     side = "above" if reading[-1] else "at most"
     assert plain(said["when"]) == f"It is {side} 50 % from block {first} on (class lens)."
     one = model.with_class_embeddings(weight[:1], output="sigmoid")
-    share = plain(percent(float(one(images)[0, 0].sigmoid())))
+    share = plain(percent(float(one(images)[0, 0].detach().sigmoid())))
     assert plain(told(explore(one, images, progress=False))["answer"]) == f"The model's single output is {share}."
 
 

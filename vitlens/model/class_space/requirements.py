@@ -74,7 +74,8 @@ def _require_classes(model: "HookedViT", quantity: str, instead: str) -> None:
 def _remedy(model: "HookedViT") -> str:
     if model.cfg.output == "embedding":
         return "give it classes with model.set_class_embeddings"
-    return 'say that it is a class with model.set_output("sigmoid")'
+    they_are = "it is a class" if model.cfg.n_classes == 1 else "they are classes"
+    return f'say that {they_are} with model.set_output("sigmoid")'
 
 
 def require_differences(model: "HookedViT", quantity: str) -> None:

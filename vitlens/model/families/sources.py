@@ -11,7 +11,7 @@ from torch import nn
 
 from vitlens.errors import InputError, nearest
 from vitlens.model.checkpoints.formats import read_json, read_tensors
-from vitlens.model.checkpoints.timm_models import weights_in
+from vitlens.model.checkpoints.timm_models import WEIGHT_FILES, weights_in
 from vitlens.model.families.family import Config
 from vitlens.model.families.hub import REPOSITORY, fetch_repository
 from vitlens.model.families.huggingface.config import full_config
@@ -51,7 +51,10 @@ def read_source(source: Any) -> OpenedSource:
             f"{type(source).__name__}"
         )
     path = find(source)
-    return read_folder(path) if path.is_dir() else OpenedSource(path.name, read_tensors(path), {})
+    folder = _folder_of(path)
+    if folder is None:
+        return OpenedSource(path.name, read_tensors(path), {})
+    return _read_folder(folder, path if path.is_file() else None)
 
 
 def find(source: str | Path) -> Path:
@@ -98,18 +101,29 @@ def _read_module(module: nn.Module) -> OpenedSource:
     return OpenedSource(name, dict(state), values | {"architectures": [name]})
 
 
-def read_folder(folder: Path) -> OpenedSource:
+def _folder_of(path: Path) -> Path | None:
+    """The folder whose configuration goes with a source: its own, or that of a file that libraries call so there."""
+    if path.is_dir():
+        return path
+    return path.parent if path.name in WEIGHT_FILES and (path.parent / "config.json").is_file() else None
+
+
+def _read_folder(folder: Path, file: Path | None) -> OpenedSource:
     """The tensors and configuration of a folder that a library, or the hub's client, saved.
+
+    Args:
+        file: of its weights, if it is named.
 
     Raises:
         InputError: no weights in it, or those of an adapter alone; a configuration that cannot be read.
     """
     adapter = folder / "adapter_config.json"
-    if adapter.is_file():
+    if adapter.is_file() and file is None:
         base = read_json(adapter).get("base_model_name_or_path")
+        of_what = f" of {base}" if base else ""
         raise InputError(
-            f"{folder} holds an adapter of {base}, and not the weights: load both with peft, and pass the model that "
-            "PeftModel.from_pretrained(model, folder) gives"
+            f"{folder} holds an adapter{of_what} (LoRA or alike), and not the weights: load both with peft, and pass the "
+            "model that PeftModel.from_pretrained(model, folder) gives"
         )
     config: dict[str, Any] = {}
     if (folder / "config.json").is_file():
@@ -117,7 +131,7 @@ def read_folder(folder: Path) -> OpenedSource:
     if config.get("quantization_config"):
         method = dict(config["quantization_config"]).get("quant_method", "quantised")
         raise InputError(f"{folder} holds quantised weights ({method}): open the model that they were made from")
-    weights = weights_in(folder)
+    weights = weights_in(folder) if file is None else file
     # Some repositories hold the same model in the files of both libraries.
     if (folder / "open_clip_config.json").is_file() and (
         "model_type" not in config or weights.name.startswith("open_clip")
@@ -131,8 +145,9 @@ def read_folder(folder: Path) -> OpenedSource:
     return OpenedSource(folder.resolve().name, read_tensors(weights), config)
 
 
-def is_saved_by_timm(source: Any) -> bool:
-    """Whether a folder holds a model that timm saved."""
-    if not isinstance(source, (str, Path)) or not (Path(source) / "config.json").is_file():
-        return False
-    return "architecture" in read_json(Path(source) / "config.json")
+def folder_of_timm(source: Any) -> Path | None:
+    """The folder in which timm saved a model, if the source is one, or the file of weights in it."""
+    folder = _folder_of(Path(source)) if isinstance(source, (str, Path)) else None
+    if folder is None or not (folder / "config.json").is_file():
+        return None
+    return folder if "architecture" in read_json(folder / "config.json") else None

@@ -112,6 +112,16 @@ class RMSNorm(Norm):
         return x.pow(2).mean(dim=-1, keepdim=True) + self.eps
 
 
+class RMSNormOverHeads(RMSNorm):
+    """RMSNorm of all heads of a token together, which share one scale; its weight is [heads, d_head]."""
+
+    def scale(self, x: Float[Tensor, "... heads d_head"]) -> Float[Tensor, "... 1 1"]:
+        return self._mean_square(x).sqrt()
+
+    def _mean_square(self, x: Tensor) -> Tensor:
+        return x.pow(2).mean(dim=(-2, -1), keepdim=True) + self.eps
+
+
 class SimpleNorm(RMSNorm):
     """centre(x) = x, scale(x) = √(unbiased variance(x) + eps): the mean is left in, but does not count as spread."""
 

@@ -140,7 +140,7 @@ class MaxPool(Pool):
 class AttentionPool(Pool):
     """One learned query attends to the tokens: out = Σ_heads z W_O + b_O, pooled = out + mlp(ln(out)) (MAP pooling).
 
-    Without an MLP the pooled vector is out.
+    Without an MLP the pooled vector is out, which may be narrower or wider than the tokens.
 
     Source: Lee et al. 2019 (Set Transformer); Zhai et al. 2022, which uses it in place of a class token.
     """
@@ -252,7 +252,7 @@ class AttentionPool(Pool):
         lowest = torch.zeros(valid.shape, dtype=dtype, device=valid.device).masked_fill(~valid, torch.finfo(dtype).min)
         return lowest[:, None, None]
 
-    def _with_mlp(self, out: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+    def _with_mlp(self, out: Float[Tensor, "*batch pooled"]) -> Float[Tensor, "*batch pooled"]:
         if self.mlp is None:
             return out
         read = out if self.ln is None else self.ln.normalise(out)

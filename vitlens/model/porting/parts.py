@@ -9,7 +9,8 @@ from timm.layers import SimpleNorm as TimmSimpleNorm
 from torch import nn
 
 from vitlens.errors import InputError
-from vitlens.model.parts.norm import LayerNorm, Norm, RMSNorm, SimpleNorm
+from vitlens.model.parts.norm import LayerNorm, Norm, RMSNorm, RMSNormOverHeads, SimpleNorm
+from vitlens.model.porting.over_heads import QueryNormOverHeads
 from vitlens.model.porting.timm_classes import LAYER_SCALES
 
 # timm's modules carry their configuration as plain attributes that no type checker knows: they are typed Any here.
@@ -18,6 +19,7 @@ NORMS: dict[type, type[Norm]] = {
     nn.LayerNorm: LayerNorm,
     TimmRmsNorm: RMSNorm,
     TimmSimpleNorm: SimpleNorm,
+    QueryNormOverHeads: RMSNormOverHeads,
 }
 # The names that peft, loralib and others give to adapters, and libraries that replace linear layers by quantised ones.
 ADAPTERS = ("lora_", "base_layer", "modules_to_save", "hada_")

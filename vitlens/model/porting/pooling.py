@@ -8,6 +8,7 @@ from torch import nn
 from vitlens.errors import InputError
 from vitlens.model.parts.pooling import AttentionPool, ClassAndMeanPool, MaxPool, MeanPool, Pool
 from vitlens.model.porting.mlp import port_mlp
+from vitlens.model.porting.narrowing_pool import NarrowingPool
 from vitlens.model.porting.parts import port_linear, port_norm, refuse_other_class, refuse_unknown
 
 #: timm's, and our own "class+mean": the class token and the mean of the patches, one after the other.
@@ -37,7 +38,7 @@ def port_pool(module: Any, n_prefix_tokens: int, include_prefix: bool) -> Pool:
 
 
 def _attention_pool(pool: Any, tokens: slice) -> AttentionPool:
-    refuse_other_class(pool, (AttentionPoolLatent,), "attn_pool")
+    refuse_other_class(pool, (AttentionPoolLatent, NarrowingPool), "attn_pool")
     refuse_unknown(pool, {"latent", "q", "kv", "q_norm", "k_norm", "proj", "norm", "mlp"}, "attn_pool")
     if pool.latent_len != 1 or pool.pool != "token":
         raise InputError("attn_pool has several queries, which vitlens does not port: build it with latent_len=1")

@@ -97,8 +97,7 @@ def decision(
 def describe_effect(explorer: "Explorer", result: Intervention, how: str) -> dict[str, Any]:
     """What the page draws of it: the shift of the logit of every cell, in logits, and a title."""
     cells = {axis: labels for axis, labels in result.axes.items() if axis == "block" or len(labels) > 1}
-    names = [" ".join(f"L{label}" if axis == "block" else str(label) for axis, label in zip(cells, place, strict=True))
-             for place in product(*cells.values())]  # fmt: skip
+    names = [_cell_name(dict(zip(cells, place, strict=True))) for place in product(*cells.values())]
     n = len(chosen_tokens(explorer))
     label = short_name(explorer.model.class_label(explorer.selected_class))
     if explorer.selected_baseline is not None:
@@ -111,6 +110,12 @@ def describe_effect(explorer: "Explorer", result: Intervention, how: str) -> dic
         "cells": names,
         "shift": result.shift().flatten().tolist(),
     }
+
+
+def _cell_name(place: dict[str, Any]) -> str:
+    """A head by its name, all else by its block."""
+    block, head = place.pop("block"), place.pop("head", None)
+    return " ".join([f"block {block}" if head is None else f"L{block}{head}", *map(str, place.values())])
 
 
 def remove_marked(explorer: "Explorer") -> tuple[TokenAblation, dict[str, Any]]:

@@ -15,7 +15,10 @@ def _class_token_of_masked_model(module: Any, images: Tensor) -> Tensor:
     return module.layernorm(module.beit(images).last_hidden_state)[:, 0]
 
 
-def _mean_of_patches(module: Any, images: Tensor) -> Tensor:
+def _pooled(module: Any, images: Tensor) -> Tensor:
+    """As `pooled`, or the mean of the patches."""
+    if module.pooler is not None or not module.config.use_mean_pooling:
+        return pooled(module, images)
     return module(images).last_hidden_state[:, 1:].mean(dim=1)
 
 
@@ -55,12 +58,12 @@ BEIT_CASES = [
         image_size=(48, 48),
         options={"img_size": 48},
     ),
-    Case("Hugging Face BEiT", "model with pooler", lambda: small("Beit", "Model"), Peer("layers", pooled)),
+    Case("Hugging Face BEiT", "model with pooler", lambda: small("Beit", "Model"), Peer("layers", _pooled)),
     Case(
         "Hugging Face BEiT",
         "model without pooler",
         lambda: small("Beit", "Model", False),
-        Peer("layers", _mean_of_patches),
+        Peer("layers", _pooled),
     ),
     Case(
         "Hugging Face BEiT",
@@ -84,6 +87,6 @@ BEIT_CASES = [
         "Hugging Face Data2Vec-vision",
         "model with pooler",
         lambda: small("Data2VecVision", "Model", True, use_relative_position_bias=True),
-        Peer("encoder.layer", pooled),
+        Peer("encoder.layer", _pooled),
     ),
 ]

@@ -206,6 +206,12 @@ INTERNVL_CASES = [
         lambda: _internvl(use_mean_pooling=False, attention_bias=True),
         Peer("encoder.layer", lambda module, images: module(images).last_hidden_state[:, 0]),
     ),
+    Case(
+        "Hugging Face InternVL",
+        "norms of queries and keys over all heads",
+        lambda: _internvl(use_qk_norm=True),
+        Peer("encoder.layer", lambda module, images: _tokens_in_float64(module, images)[:, 1:].mean(dim=1)),
+    ),
 ]
 AIMV2_CASES = [
     Case("Hugging Face AIMv2", "attention pooling", _aimv2, Peer("encoder.layers", _pooled_in_float64)),

@@ -22,23 +22,27 @@ def logits(module: Any, images: Tensor) -> Tensor:
     return module(images).logits
 
 
-def class_token(module: Any, images: Tensor) -> Tensor:
-    return module(images).last_hidden_state[:, 0]
-
-
 def pooled(module: Any, images: Tensor) -> Tensor:
-    return module(images).pooler_output
+    """The pooler's output, or the class token where there is no pooler."""
+    answer = module(images)
+    found = getattr(answer, "pooler_output", None)
+    return answer.last_hidden_state[:, 0] if found is None else found
 
 
 def _at_another_size(module: Any, images: Tensor) -> Tensor:
     return module(images, interpolate_pos_encoding=True).logits
 
 
-def _in_order(module: Any, images: Tensor) -> Tensor:
-    """Of ViT-MAE, which leaves no patch out here, but would put them in another order."""
-    n_patches = (images.shape[-2] // 16) * (images.shape[-1] // 16)
-    answer = module(images, noise=torch.arange(n_patches, dtype=images.dtype).expand(len(images), -1))
-    return answer.last_hidden_state[:, 0]
+def _all_patches(module: Any, images: Tensor) -> Tensor:
+    """Of ViT-MAE, which leaves patches out, and puts the others in a random order, unless it is told otherwise."""
+    config = module.config
+    n_patches = (images.shape[-2] // config.patch_size) * (images.shape[-1] // config.patch_size)
+    in_order = torch.arange(n_patches, device=images.device).expand(len(images), -1)
+    left_out, config.mask_ratio = config.mask_ratio, 0.0
+    try:
+        return module(images, noise=in_order).last_hidden_state[:, 0]
+    finally:
+        config.mask_ratio = left_out
 
 
 def small(kind: str, model: str = "ForImageClassification", *arguments: Any, **options: Any) -> nn.Module:
@@ -51,11 +55,11 @@ def small(kind: str, model: str = "ForImageClassification", *arguments: Any, **o
 
 def _mae_for_training() -> nn.Module:
     decoder = {f"decoder_{name}": 2 for name in ("num_attention_heads", "num_hidden_layers", "intermediate_size")}
-    return small("ViTMAE", "ForPreTraining", **decoder, decoder_hidden_size=16, mask_ratio=0.0)
+    return small("ViTMAE", "ForPreTraining", **decoder, decoder_hidden_size=16)
 
 
 def _encoder_of_mae(module: Any, images: Tensor) -> Tensor:
-    return _in_order(module.vit, images)
+    return _all_patches(module.vit, images)
 
 
 _CLASSIFIER = Peer("vit.layers", logits)
@@ -83,13 +87,11 @@ VIT_CASES = [
         image_size=(48, 64),
         options={"img_size": (48, 64)},
     ),
-    Case("Hugging Face ViT", "without pooler", lambda: small("ViT", "Model", False), Peer("layers", class_token)),
+    Case("Hugging Face ViT", "without pooler", lambda: small("ViT", "Model", False), Peer("layers", pooled)),
     Case("Hugging Face ViT", "with pooler", lambda: small("ViT", "Model"), Peer("layers", pooled)),
     Case("Hugging Face ViT-MSN", "classifier", lambda: small("ViTMSN"), _CLASSIFIER),
-    Case("Hugging Face ViT-MSN", "model", lambda: small("ViTMSN", "Model"), Peer("layers", class_token)),
-    Case(
-        "Hugging Face ViT-MAE", "encoder", lambda: small("ViTMAE", "Model", mask_ratio=0.0), Peer("layers", _in_order)
-    ),
+    Case("Hugging Face ViT-MSN", "model", lambda: small("ViTMSN", "Model"), Peer("layers", pooled)),
+    Case("Hugging Face ViT-MAE", "encoder", lambda: small("ViTMAE", "Model"), Peer("layers", _all_patches)),
     Case("Hugging Face ViT-MAE", "with decoder", _mae_for_training, Peer("vit.layers", _encoder_of_mae)),
     Case("Hugging Face I-JEPA", "classifier", lambda: small("IJepa"), Peer("ijepa.layers", logits)),
     Case(
@@ -108,7 +110,7 @@ VIT_CASES = [
         image_size=(48, 64),
         options={"img_size": (48, 64)},
     ),
-    Case("Hugging Face DeiT", "without pooler", lambda: small("DeiT", "Model", False), Peer("layers", class_token)),
+    Case("Hugging Face DeiT", "without pooler", lambda: small("DeiT", "Model", False), Peer("layers", pooled)),
     Case(
         "Hugging Face DeiT",
         "pooler with a quick GELU, to width 24",

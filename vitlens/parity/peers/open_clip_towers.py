@@ -22,11 +22,11 @@ _TOWER = Peer("transformer.resblocks", lambda module, images: module(images))
 _OF_TIMM = Peer("visual.trunk.blocks", lambda module, images: module.encode_image(images))
 
 
-def open_clip_model(quick_gelu: bool = False, kind: str = "CLIP", **options: Any) -> nn.Module:
+def open_clip_model(quick_gelu: bool = False, kind: str = "CLIP", embed_dim: int = 24, **options: Any) -> nn.Module:
     """A small model of open_clip with a tower of its own."""
     import open_clip
 
-    return getattr(open_clip, kind)(24, {**VISION, **options}, READER, quick_gelu=quick_gelu)
+    return getattr(open_clip, kind)(embed_dim, {**VISION, **options}, READER, quick_gelu=quick_gelu)
 
 
 def open_clip_trunk(**options: Any) -> nn.Module:
@@ -73,6 +73,15 @@ OPEN_CLIP_CASES = [
         "a norm of the class token, norms inside attention and MLP",
         lambda: _visual(final_ln_after_pool=True, qk_norm=True, scale_attn_inner=True, scale_fc=True),
         _TOWER,
+    ),
+    *(
+        Case(
+            "CLIP's vision tower (OpenAI, open_clip)",
+            f"CoCa's pooling, {name}",
+            partial(_visual, attentional_pool=True, attn_pooler_queries=3, attn_pooler_heads=heads, **options),
+            _TOWER,
+        )
+        for name, heads, options in (("narrower", 3, {}), ("as wide as the tokens", 4, {"embed_dim": 32}))
     ),
     *(
         Case("open_clip with a model of timm", name, partial(open_clip_trunk, **options), _OF_TIMM, (160, 160))

@@ -30,6 +30,13 @@ def _vit_pytorch(**options: Any) -> nn.Module:
     return ViT(**{**VIT_PYTORCH_SIZES, "dim_head": 16, **options})
 
 
+def _mean_with_class_token() -> nn.Module:
+    """As older versions of the library take the mean: of the class token too."""
+    module: Any = _vit_pytorch()
+    module.pool = "mean"
+    return module
+
+
 def _simple_vit() -> nn.Module:
     from vit_pytorch import SimpleViT
 
@@ -38,7 +45,8 @@ def _simple_vit() -> nn.Module:
 
 VIT_PYTORCH_CASES = [
     Case("vit-pytorch ViT", "plain", _vit_pytorch, VIT_PYTORCH_PEER),
-    Case("vit-pytorch ViT", "mean of all tokens", lambda: _vit_pytorch(pool="mean"), VIT_PYTORCH_PEER),
+    Case("vit-pytorch ViT", "mean of the patches", lambda: _vit_pytorch(pool="mean"), VIT_PYTORCH_PEER),
+    Case("vit-pytorch ViT", "mean of all tokens", _mean_with_class_token, VIT_PYTORCH_PEER),
     Case("vit-pytorch ViT", "heads wider than the stream", lambda: _vit_pytorch(dim_head=24), VIT_PYTORCH_PEER),
     Case(
         "vit-pytorch ViT",

@@ -1,5 +1,7 @@
 """Hugging Face's InternVL: its vision tower, alone or inside the whole model."""
 
+from functools import partial
+
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.vision_transformer import VisionTransformer
 
@@ -11,6 +13,7 @@ from vitlens.model.families.huggingface.towers import MEAN_OUTPUT, leave_out_oth
 from vitlens.model.families.huggingface.vit import common_keywords
 from vitlens.model.families.keys import leave_out, translate
 from vitlens.model.families.recipe import Recipe
+from vitlens.model.porting.over_heads import QueryNormOverHeads
 
 INTERNVL_NAMES = {
     "embeddings.cls_token": "cls_token",
@@ -20,6 +23,8 @@ INTERNVL_NAMES = {
     "encoder.layer.{i}.attention.q_proj": "blocks.{i}.attn.qkv#0",
     "encoder.layer.{i}.attention.k_proj": "blocks.{i}.attn.qkv#1",
     "encoder.layer.{i}.attention.v_proj": "blocks.{i}.attn.qkv#2",
+    "encoder.layer.{i}.attention.q_norm.weight": "blocks.{i}.attn.q_norm.weight",
+    "encoder.layer.{i}.attention.k_norm.weight": "blocks.{i}.attn.k_norm.weight",
     "encoder.layer.{i}.attention.projection_layer": "blocks.{i}.attn.proj",
     "encoder.layer.{i}.lambda_1": "blocks.{i}.ls1.gamma",
     "encoder.layer.{i}.layernorm_after": "blocks.{i}.norm2",
@@ -40,6 +45,9 @@ def read_internvl(state: State, config: Config) -> Recipe:
     rest, unused = leave_out_other_parts(rest)
     rest, untrained = leave_out(rest, ("embeddings.mask_token",))
     keywords, assumed = common_keywords(ours, config, 1e-6)
+    heads = keywords["num_heads"], keywords["embed_dim"] // keywords["num_heads"]
+    normed = [key for key in ours if key.endswith(("q_norm.weight", "k_norm.weight"))]
+    ours = ours | {key: ours[key].reshape(heads) for key in normed}
     has_norm = "norm.weight" in ours
     if "pos_embed" in ours:
         ours, keywords = resize_positions(ours, keywords, config.get("img_size"))
@@ -55,6 +63,7 @@ def read_internvl(state: State, config: Config) -> Recipe:
         VisionTransformer,
         keywords,
         ours | rest,
+        parts={key.removesuffix(".weight"): partial(QueryNormOverHeads, *heads) for key in normed},
         pretrained_cfg={"crop_mode": "squash"} | colours | {"output": "embedding"},
         unused=unused + untrained,
         assumed=assumed if has_norm else (*assumed, MEAN_OUTPUT),

@@ -1,5 +1,6 @@
 """The vision transformer of OpenAI's CLIP and of open_clip: `model.visual`, or the tower of a whole model."""
 
+from collections.abc import Callable
 from typing import Any
 
 from timm.models.vision_transformer import VisionTransformer
@@ -11,6 +12,7 @@ from vitlens.model.families.family import Config, Family
 from vitlens.model.families.huggingface.config import activation, layer_norm
 from vitlens.model.families.huggingface.towers import projection
 from vitlens.model.families.keys import translate
+from vitlens.model.families.open_clip.coca import pool_of_coca
 from vitlens.model.families.open_clip.settings import preprocessing
 from vitlens.model.families.open_clip.whole import of_whole_model
 from vitlens.model.families.recipe import Recipe, count_blocks, own_dtype
@@ -43,21 +45,26 @@ OPEN_CLIP_NAMES = {
 def read_open_clip(state: State, config: Config) -> Recipe:
     """The output is the embedding that is compared with texts: the class token, or the mean of the patches, projected."""
     pool = config.get("pool_type", "tok")
-    if config.get("attn_pooler_heads"):
-        raise InputError(
-            "this tower of open_clip pools by attention with several queries, as CoCa does: vitlens has one"
-        )
     if pool not in ("tok", "avg"):
         raise InputError(
             f"this tower of open_clip has pool_type={pool!r} and returns tokens: vitlens reads 'tok' and 'avg'"
         )
     ours, rest = translate(state, OPEN_CLIP_NAMES)
     ours["cls_token"], ours["pos_embed"] = ours["cls_token"][None, None], ours["pos_embed"][None]
+    parts: dict[str, Callable[[], nn.Module]] = {}
+    reading: dict[str, Any] = {"global_pool": "token" if pool == "tok" else "avg"}
+    if "attn_pool.query" in rest:
+        if pool == "avg":
+            raise InputError("this tower of open_clip takes the mean of several pools by attention: vitlens reads one")
+        ours, rest, parts = pool_of_coca(ours, rest, config)
+        reading = {"global_pool": "map", "pool_include_prefix": True}
     norms_pooled = pool == "avg" and config.get("final_ln_after_pool", False)
     if norms_pooled:
         ours = {key.replace("norm.", "fc_norm.") if key.startswith("norm.") else key: ours[key] for key in ours}
     if "head.weight" in ours:
         ours["head.weight"] = ours["head.weight"].T.contiguous()
+    # timm's stem has a bias where no norm follows it, and open_clip's has none.
+    parts |= projection(ours) | ({} if "norm_pre.weight" in ours else {"norm_pre": nn.Identity})
     keywords: dict[str, Any] = read_sizes(ours, config.get("image_size")) | {
         # Both libraries make heads of 64 where they are told nothing else.
         "num_heads": config.get("num_attention_heads") or ours["patch_embed.proj.weight"].shape[0] // 64,
@@ -66,7 +73,6 @@ def read_open_clip(state: State, config: Config) -> Recipe:
         "norm_layer": layer_norm(config, 1e-5),
         "dtype": own_dtype(ours),
         "pre_norm": True,
-        "global_pool": "token" if pool == "tok" else "avg",
         "fc_norm": norms_pooled,
         "init_values": 1.0 if "blocks.0.ls1.gamma" in ours else None,
         "qk_norm": "blocks.0.attn.q_norm.weight" in ours,
@@ -75,10 +81,9 @@ def read_open_clip(state: State, config: Config) -> Recipe:
     }
     return Recipe(
         VisionTransformer,
-        keywords,
+        keywords | reading,
         ours | rest,
-        # timm's stem has a bias where no norm follows it, and open_clip's has none.
-        parts=projection(ours) | ({} if "norm_pre.weight" in ours else {"norm_pre": nn.Identity}),
+        parts=parts,
         pretrained_cfg=preprocessing(config),
         assumed=() if "hidden_act" in config else ("quick-GELU, as OpenAI's models have it",),
     )

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from vitlens.description.result import Description
+from vitlens.description.tokens import OUTLIER
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import page_facts
@@ -23,6 +24,11 @@ PLACES_LOOKED_AT = {
     "other patches": ("rest",),
     "patches": ("patch",),
 }
+#: A share that is counted among the others too.
+ARTEFACTS_AMONG = "among these, artefact tokens"
+#: Sinks and the tokens that they are, in the words of the page.
+SINKS = {"no-op": "a no-op sink", "broadcast": "a broadcast sink", "other": "a sink of neither kind"}
+SINK_TOKENS = {"class": "the class token", "patch": "single patches", OUTLIER: "artefact tokens"}
 #: A head that gives this much of its attention to one thing is named after it.
 NAMED = 0.5
 
@@ -82,9 +88,13 @@ def _head(facts: dict[str, Any]) -> dict[str, Any]:
         "name": head_name(facts),
         "looks": {reader: shares for reader, shares in looks.items() if shares},
         "distance": facts["distance"],
-        "sink": None if facts["sink"] == "none" else f"{facts['sink']} sink, mostly the {facts['sink_token']}",
+        "sink": None if facts["sink"] == "none" else _sink(facts["sink"], facts["sink_token"]),
         "nearest": [facts["nearest_head"], facts["nearest_similarity"]] if "nearest_head" in facts else None,
     }
+
+
+def _sink(kind: str, token: str) -> str:
+    return f"{SINKS[kind]}, mostly {SINK_TOKENS.get(token, f'{token} tokens')}"
 
 
 def _shares(facts: dict[str, Any], reader: str) -> dict[str, float]:
@@ -95,7 +105,7 @@ def _shares(facts: dict[str, Any], reader: str) -> dict[str, float]:
         if there:
             found[name] = float(sum(there))
     if found and facts[f"{reader}_to_outliers"] > 0:
-        found["of these, artefact tokens"] = float(facts[f"{reader}_to_outliers"])
+        found[ARTEFACTS_AMONG] = float(facts[f"{reader}_to_outliers"])
     return found
 
 
@@ -104,7 +114,7 @@ def head_name(facts: dict[str, Any]) -> str | None:
     shares = _shares(facts, "patch")
     local = shares["itself"] + shares["its 8 neighbours"]
     for name, share in (
-        ("artefact head", shares.get("of these, artefact tokens", 0)),
+        ("artefact head", shares.get(ARTEFACTS_AMONG, 0)),
         ("class-token head", shares.get("the class token", 0)),
         ("register head", shares.get("other prefix tokens", 0)),
         ("own-patch head", shares["itself"]),

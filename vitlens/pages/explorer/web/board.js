@@ -124,7 +124,7 @@ class Board {
         rect.setAttribute("fill-opacity", Math.abs(strength).toFixed(3));
         // Where there is no room for the number, a strong cell still says its sign.
         const sign = !scale.both || Math.abs(strength) < 0.35 ? "" : value < 0 ? "−" : "+";
-        text.textContent = !Number.isFinite(value) ? "" : this.readable ? short(value, scale) : sign;
+        text.textContent = !Number.isFinite(value) ? "" : this.readable ? (scale.cell ?? short)(value, scale) : sign;
         const size = scale.both ? Math.abs(strength) : 0;
         text.setAttribute("class", `value ${size > 0.85 ? "on most" : size > 0.55 ? "on" : ""}`);
         const chosen = i === block && each === part;

@@ -1,5 +1,6 @@
 // What a head or an MLP does over a data set: its name, where it looks, its sink, and the pictures in which it writes most.
 
+const AMONG_THESE = "among these";
 const READERS = { class: "class token", patch: "patches, on average" };
 
 class DataSetCard {
@@ -31,7 +32,7 @@ class DataSetCard {
   }
 
   named({ name, sink }) {
-    const parts = [name && `${/^[aeiou]/.test(name) ? "An" : "A"} ${name}`, sink && `${name ? "" : "It has a "}${sink}`].filter(Boolean);
+    const parts = [name && `${/^[aeiou]/.test(name) ? "An" : "A"} ${name}`, sink && `${name ? "it" : "It"} has ${sink}`].filter(Boolean);
     return parts.length ? element("p", { class: "named-head" }, `${parts.join("; ")}.`) : null;
   }
 
@@ -39,6 +40,8 @@ class DataSetCard {
   looks({ looks }) {
     const readers = Object.keys(looks);
     const rows = [...new Set(readers.flatMap((reader) => Object.keys(looks[reader])))];
+    // What is counted in other rows too comes last.
+    rows.sort((one, other) => one.startsWith(AMONG_THESE) - other.startsWith(AMONG_THESE));
     const share = (value) =>
       value === undefined
         ? element("td", {})

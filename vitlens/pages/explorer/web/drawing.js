@@ -33,16 +33,18 @@ function drawNode(node, drawing, frame) {
     drawing.append(
       drawn("rect", {
         ...box,
-        style: `fill: ${style.backgroundColor}; stroke: ${style.borderTopColor}; stroke-width: ${style.borderTopWidth}`,
+        style: `fill: ${style.backgroundColor}; opacity: ${style.opacity}; stroke: ${style.borderTopColor}; stroke-width: ${style.borderTopWidth}`,
       }),
     );
   for (const child of node.childNodes) drawNode(child, drawing, frame);
 }
 
-/** Line by line, as the page breaks them. */
+/** Line by line, as the page breaks them; what a click does is of no use on paper. */
 function drawText(node, drawing, frame) {
   const style = getComputedStyle(node.parentElement);
   const range = document.createRange();
+  const hints = [...node.data.matchAll(/ A click[^.]*\./g)];
+  const isHint = (at) => hints.some(({ 0: text, index }) => at >= index && at < index + text.length);
   let line = null;
   const write = () => {
     if (!line) return;
@@ -60,6 +62,7 @@ function drawText(node, drawing, frame) {
     );
   };
   for (const { 0: word, index } of node.data.matchAll(/[^ \n\t]+/g)) {
+    if (isHint(index)) continue;
     range.setStart(node, index);
     range.setEnd(node, index + word.length);
     const [box] = range.getClientRects();

@@ -17,7 +17,7 @@ function givenPanels(panels, make, source) {
       {
         term: bracket(tip.term("dictionary feature")),
         extra: [panels.feature.orders],
-        source: source(panels.feature, () => panels.subtitles.feature.textContent),
+        source: source(panels.feature, () => "Features of a dictionary, the strongest first."),
       },
       panels.subtitles.feature,
       panels.feature.root,

@@ -21,6 +21,8 @@ const GLOSSARY = {
   "cosine similarity": "How alike two streams are in direction: 1 the same, 0 unrelated, −1 opposite.",
   "principal components":
     "The directions along which the streams of all patches of this page's pictures differ most; artefact tokens are left out.",
+  "attention sink":
+    "A token that gets much of a head's attention in most pictures. A no-op sink writes next to nothing, a broadcast sink hands one vector to all tokens.",
   "artefact token":
     "A patch whose stream has an unusually large norm; it often holds no picture content but is used as a store. It is hatched.",
   "residual stream": "The vector of a token that all blocks read from and add to.",

@@ -24,8 +24,7 @@ class Panels {
           term: bracket(tip.term("removal curve")),
           source: source(
             [this.answers, this.removal],
-            () =>
-              "The most probable classes. Probability of the class while patches leave in the order of each map (removal curve).",
+            () => "Probability of the class while patches leave in the order of each map (removal curve).",
           ),
         },
         element(
@@ -65,8 +64,7 @@ class Panels {
           term: bracket(tip.term("single removal")),
           source: source(
             [this.bars, this.scatter],
-            () =>
-              `Upper bar: ${COSTS}, lower bar: written directly. What the removal of each part costs the logit, against what the part writes directly. ${this.scatterKey.textContent}`,
+            () => "What the removal of each part costs the logit, against what the part writes directly.",
           ),
         },
         this.subtitles.cause,
@@ -278,8 +276,8 @@ class Panels {
     });
     this.subtitles.answer.textContent =
       measured.picture.output === "sigmoid"
-        ? "Each output is a yes or no of its own; a click asks about one."
-        : "The most probable classes; a click asks about one.";
+        ? "Each output is a yes or no of its own. A click asks about one."
+        : "The most probable classes. A click asks about one.";
     drawRemoval(this, at);
   }
 

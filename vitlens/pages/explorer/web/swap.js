@@ -34,8 +34,12 @@ function swapOf(measured, choice) {
   });
 }
 
-/** A share of the way, of either sign. */
-const wayScale = () => new Scale({ end: 1, signed: true, show: percentSigned, note: "share of the way to the other picture, always −100 to +100 %; + moves towards it" });
+/** A share of the way, of either sign; in the board's cells in whole per cent. */
+function wayScale() {
+  const note = "share of the way to the other picture, always −100 to +100 %; + moves towards it";
+  const cell = (share) => (Math.abs(share) < 0.005 ? "" : (share > 0 ? "+" : "−") + Math.round(100 * Math.abs(share)));
+  return Object.assign(new Scale({ end: 1, signed: true, show: percentSigned, note }), { cell });
+}
 
 class SwapCard {
   /** `events`: pickPart(block, part), pickToken(token). */
@@ -107,7 +111,7 @@ class SwapCard {
     const decision = names.of(choice.class) + (choice.baseline === null ? "" : ` − ${names.of(choice.baseline)}`);
     return (
       `Each head, MLP and patch of ${other}, put into this picture alone: how far ${decision} moves from ${signed(from)} here to ` +
-      `${signed(to)} there (activation patching, ${howRemoved(swap).replace("without", "with")}). ` +
+      `${signed(to)} there (activation patching, ${howRemoved(swap).replace("without", "with")}); in per cent of the way. ` +
       `${capital(most.name)} moves it most, ${percentSigned(most.value)} of the way${most.after ? `; ${most.after}` : ""}.`
     );
   }
