@@ -51,7 +51,7 @@ class Description(Result):
     top_images: Int[Tensor, "block part rank"]
     top_patches: Int[Tensor, "block part rank"]
     top_kept: list[int]
-    top_pixels: UInt8[Tensor, "kept height width 3"]
+    top_pixels: UInt8[Tensor, "kept top_height top_width 3"]
 
     @property
     def facts(self) -> list[str]:

@@ -59,7 +59,8 @@ class Recipe:
         widest = reduce(torch.promote_types, floats)
         state = {key: tensor.to(widest) if tensor.is_floating_point() else tensor for key, tensor in self.state.items()}
         module.load_state_dict(state, assign=True)
-        return module
+        # Tables that timm computes are no tensors of the source: they follow it to its device.
+        return module.to(next(iter(state.values())).device)
 
 
 class _Unfilled(TorchFunctionMode):
