@@ -139,6 +139,23 @@ def test_patch_with_another_context(run, demo, how):
     assert f"{result.effect()[0, 1].item():+.3f}" in shown
 
 
+def test_similarity(run, demo):
+    about = ("similarity", AGREEING, CONFLICTING, "--hook", "resid_post3", "--json")
+    done = run(*about, "--top", 3)
+    assert (done.code, done.stderr) == (0, "")
+    pca = vitlens.similarity.patch_pca(demo, [AGREEING, CONFLICTING], hook="resid_post3")
+    assert column(done.json["rows"], "score") == pytest.approx(numbers(pca.to_frame(), "score"), abs=1e-5)
+    assert column(done.json["components"], "share of the variance") == pytest.approx(pca.variance_shares.tolist())
+    pairs = vitlens.similarity.nearest_patches(demo, AGREEING, others=CONFLICTING, hook="resid_post3").pairs(k=3)
+    assert column(done.json["pairs"], "patch") == [str(patch) for patch, _, _ in pairs]
+    assert column(done.json["pairs"], "other_patch") == [str(patch) for _, patch, _ in pairs]
+    assert column(done.json["pairs"], "similarity") == pytest.approx([value for *_, value in pairs], abs=1e-6)
+    like = vitlens.similarity.patch_similarity(demo, [AGREEING, CONFLICTING], queries=patch(3, 4), hook="resid_post3")
+    done = run(*about, "--tokens", "patch:3,4", "--top", 2)
+    assert column(done.json["rows"], "similarity") == pytest.approx(numbers(like.to_frame(), "similarity"), abs=1e-6)
+    assert [row["patch"] for row in done.json["top"]][::2] == ["(3, 4)"] * 2
+
+
 def test_heatmap(run, case):
     model, options = case
     done = run("heatmap", AGREEING, CONFLICTING, "--method", "grad_cam", "--method", "raw attention", "--class", 3,

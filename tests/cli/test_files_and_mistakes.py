@@ -24,6 +24,8 @@ ANALYSES = {
     "patch with a mask": ["patch", AGREEING, "--mask", MASK, "--replace-context", "blur", "--block", 1],
     "heatmap": ["heatmap", AGREEING, "--method", "head_patch", "--method", "random_map"],
     "faithfulness": ["heatmap", AGREEING, "--faithfulness", "--n-steps", 2, "--method", "raw_attention"],
+    "similarity": ["similarity", AGREEING, CONFLICTING],
+    "similarity to the class token": ["similarity", AGREEING, "--token", "class"],
     "describe": ["describe", AGREEING, CONFLICTING],
 }
 
@@ -108,6 +110,8 @@ WRONG = [
       for command in ("lens", "attribute", "heatmap")],
     *[([command, AGREEING, "--out", "table.txt"], "should end in .html, .htm, .png, .svg, .pdf, .csv, .parquet or .json")
       for command in ("lens", "attribute", "heatmap", "describe")],
+    (["similarity", AGREEING, "--hook", "hook_pooled"], "has no vector for each patch"),
+    (["similarity", AGREEING, "--tokens", "class", "--foreground"], "name one of them"),
     (["lens", AGREEING, "--site", "resid_pots"], "the nearest names are resid_post"),
     (["lens", AGREEING, "--tokens", "clas"], "the nearest names are class"),
     (["lens", AGREEING, "--tokens", "patch:3"], "it is written like patch:3,4"),

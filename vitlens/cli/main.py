@@ -14,6 +14,7 @@ from vitlens.cli.open_page import NAMES, open_page
 from vitlens.cli.patch import patch
 from vitlens.cli.reproduce import reproduce
 from vitlens.cli.shared import complain, run
+from vitlens.cli.similarity import similarity
 from vitlens.cli.verify import verify
 from vitlens.errors import InputError, nearest
 from vitlens.version import __version__
@@ -65,7 +66,7 @@ def vitlens(
 for name in NAMES:
     # Help lists it once.
     app.command(name, hidden=name != NAMES[0])(open_page)
-for command in (lens, attribute, patch, heatmap, describe, models, verify, reproduce):
+for command in (lens, attribute, patch, heatmap, similarity, describe, models, verify, reproduce):
     app.command()(command)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from vitlens.arguments import check_count
 from vitlens.errors import InputError
 from vitlens.model.runs.picture_run import check_index
-from vitlens.plots.shared.artefacts import HATCHED, hatch, hatch_one
+from vitlens.plots.shared.artefacts import hatch, hatch_one
 from vitlens.plots.shared.picture import (
     add_picture,
     aspect,
@@ -84,7 +84,7 @@ def pca_colours(result: PatchPCA, components: tuple[int, int, int] = (0, 1, 2), 
     notes = ["each channel from the 1st to the 99th percentile over all pictures"]
     left_out = [
         name
-        for name, patches in (("background (grey)", result.background), (HATCHED, result.outliers))
+        for name, patches in (("background (grey)", result.background), ("artefact tokens (hatched)", result.outliers))
         if patches[chosen].any()
     ]
     notes += [f"left out: {', '.join(left_out)}"] if left_out else []

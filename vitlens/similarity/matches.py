@@ -74,7 +74,7 @@ def nearest_patches(
         left, right = comparable(one.patches, method), comparable(other.patches, method)
         # One by one: of large pictures all pairs of patches are many.
         for i in range(len(pictures)):
-            batches.append(_both_ways(left[i] @ right[i].mT, ~one.outliers[i], ~other.outliers[i]))
+            batches.append(both_ways(left[i] @ right[i].mT, ~one.outliers[i], ~other.outliers[i]))
     nearest, values, nearest_back, values_back = (torch.stack(parts) for parts in zip(*batches, strict=True))
     return NearestPatches(
         values,
@@ -99,7 +99,7 @@ def nearest_patches(
     )
 
 
-def _both_ways(
+def both_ways(
     scores: Float[Tensor, "patch other"], kept: Bool[Tensor, "patch"], kept_others: Bool[Tensor, "other"]
 ) -> tuple[Int[Tensor, "patch"], Float[Tensor, "patch"], Int[Tensor, "other"], Float[Tensor, "other"]]:
     """The nearest of each row and of each column with its similarity; −1 and NaN for what is left out.

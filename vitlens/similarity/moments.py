@@ -46,6 +46,8 @@ class Moments:
         Raises:
             InputError: the vectors differ in fewer directions.
         """
+        if not self.scatter.isfinite().all():
+            raise InputError("the vectors of these patches are NaN or infinite, and have no components")
         rank = 0
         if self.n > 1:
             variances, columns = torch.linalg.eigh(self.scatter)

@@ -12,7 +12,7 @@ from pages.explorer.conftest import VIEW, choose, unpack
 from PIL import Image
 
 from vitlens import class_lens, direct_logit_attribution, heatmap
-from vitlens.similarity import patch_pca
+from vitlens.similarity import nearest_patches, patch_pca
 
 
 def state(page) -> dict:
@@ -127,10 +127,20 @@ def test_colours_of_components_are_pythons(page, demo, explorer):
     np.testing.assert_allclose(np.array(painted[:3]) / 255, colours[14 * 3 + 5], atol=2 / 255)
     share = 100 * found.variance_shares[0]
     assert f"{share:.0f}" in page.locator("[data-panel=picture] .caption").inner_text()
-    choose(page, beside=0, picture=3)
+    choose(page, against=1)
     assert page.locator(".stage.difference").is_hidden()
+    # Beside another photograph the patch nearest to the selected one is marked.
+    row, column = 6, 5
+    choose(page, picture=3, beside=1, tokens=[1 + 14 * row + column])
+    matches = nearest_patches(model, paths[3], others=paths[1], hook="resid_post2", progress=False)
+    nearest = int(matches.nearest[0, 14 * row + column])
+    assert page.evaluate(f"{VIEW}.picture.compare.other.shown.selected") == [1 + nearest]
+    told = page.locator(".stage-name").nth(1).inner_text()
+    assert f"{tuple(divmod(nearest, 14))} is nearest to patch ({row}, {column})" in told
+    assert f"{matches.values[0, 14 * row + column]:.3g}" in told
+    assert ("mutually" in told) == bool(matches.mutual[0, 14 * row + column])
     # Of two runs, each with components of its own, no colours are compared.
-    assert not explorer.beside(explorer).facts["joint_colours"]
+    assert not explorer.beside(explorer).facts["measured_together"]
 
 
 def test_heatmap_and_removals_are_pythons(page, demo):

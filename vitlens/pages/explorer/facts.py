@@ -52,7 +52,7 @@ def page_facts_of(
         "pooling": cfg.pool,
         "pictures": pictures,
         "class_names": class_names_of(model, measured),
-        "joint_colours": True,
+        "measured_together": True,
         "layers_default": "heatmap" if pictures[0]["heatmaps"] else "from",
         "lens_reads": why["class_lens"],
         "heads_are": why["direct_logit_attribution by head"],
@@ -92,8 +92,8 @@ def joined_facts(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
         "provenance": both,
         "warning": "; ".join(warnings) or None,
         "pictures": pictures,
-        # Each run has components of its own: a colour would not mean the same in both.
-        "joint_colours": False,
+        # Each run has components of its own, so a colour would not mean the same in both; nor are patches matched.
+        "measured_together": False,
         "class_names": names[0] | names[1],
     }
 

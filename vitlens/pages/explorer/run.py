@@ -21,7 +21,7 @@ from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.pages.explorer.explorer import Explorer
 from vitlens.pages.explorer.facts import page_facts_of
-from vitlens.pages.explorer.measure.components import add_colours
+from vitlens.pages.explorer.measure.components import add_colours, add_nearest
 from vitlens.pages.explorer.measure.data_set import data_set_facts
 from vitlens.pages.explorer.measure.features import Dictionary
 from vitlens.pages.explorer.measure.picture import Settings, check_page_size, measure_picture
@@ -132,6 +132,7 @@ def explore(
             measured.append(measure_picture(model, pictures[i : i + 1], name, wanted[i], own))
             bar.update(1)
     add_colours(measured)
+    add_nearest(measured)
     for picture, found in zip(given, measured, strict=True):
         found.facts["file"] = picture_fact(model, picture) if isinstance(picture, (str, Path)) else None
     return Explorer(

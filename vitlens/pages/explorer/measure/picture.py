@@ -61,7 +61,8 @@ class Measured:
     feature_ids [F] of a dictionary, with their activations feature_maps [F, T] in codes, feature_maps_scale [F],
     feature_writes [C, F], and feature_costs [C, F], what the logit loses without each.
     heatmap [M, P] of the first class; removal_steps [S], and removal_curves [M + R, S] in the order of the maps and then of
-    R random orders. colours [B, P, 3] of all pictures together, and colour_shares [B, 3] of the variance.
+    R random orders. Of all N pictures together: colours [B, P, 3], colour_shares [B, 3] of the variance; nearest [N, B, P],
+    the patch of each picture that is nearest to a patch (−1: none), and its nearest_cosine [N, B, P] in codes.
 
     `stream` is that of the patches after each block; the page does not hold it.
     """

@@ -16,18 +16,20 @@ class Compare {
     this.other.setPicture(two.measured.picture);
     // Positions are shared, what lies there is not: a difference of maps means something on one photograph alone.
     const same = samePhotograph(one.measured.picture, two.measured.picture);
-    const places = same ? "" : " (another photo; the selection marks the same rows and columns)";
-    this.other.heading.textContent = headingOf(two, one) + places;
-    this.other.draw(shownTwo);
+    const nearest = layer.colours && !same ? nearestPatches(one, two) : null;
+    const places = nearest?.length ? nearestTold(nearest, one.grid) : "the selection marks the same rows and columns";
+    this.other.heading.textContent = headingOf(two, one) + (same ? "" : ` (another photo; ${places})`);
+    this.other.draw(nearest ? { ...shownTwo, selected: nearest.map(({ token }) => token) } : shownTwo);
     this.drawTable(one, two);
-    this.difference.root.hidden = !same;
-    if (!same) return;
+    // Colours have no difference.
+    this.difference.root.hidden = !same || Boolean(layer.colours);
+    if (this.difference.root.hidden) return;
     this.difference.setPicture(one.measured.picture);
     this.difference.heading.textContent =
       one.measured === two.measured
         ? `block ${one.names.block} − block ${two.names.block}`
         : `${one.measured.picture.name} − ${two.measured.picture.name}`;
-    const both = !layer.colours && shownOne.values && shownTwo.values;
+    const both = shownOne.values && shownTwo.values;
     const values = both ? shownOne.values.map((value, token) => value - shownTwo.values[token]) : null;
     const scale = new Scale({
       end: shownOne.scale.end,
@@ -41,7 +43,7 @@ class Compare {
       values,
       scale,
       outliers: [],
-      absent: layer.colours ? "colours have no difference" : "no difference: one of the two has no such map",
+      absent: "no difference: one of the two has no such map",
     });
     this.legend.replaceChildren(ramp(scale));
   }
@@ -80,6 +82,33 @@ const percentSigned = (share) => (share > 0 ? "+" : "") + percent(share);
 function headingOf({ measured, names, choice }, other) {
   if (measured === other.measured) return `block ${names.block}`;
   return choice.class === null ? measured.picture.name : `${measured.picture.name}: ${names.choice}`;
+}
+
+/**
+ * The patches of the picture beside it that are nearest to the selected ones, [{from, token, cosine, mutual}]; null where
+ * the two were not measured together.
+ */
+function nearestPatches({ measured, state, facts, grid }, two) {
+  if (!facts.measured_together || !measured.tensors.nearest || state.beside === null) return null;
+  const { nBlocks, nPatches, nPrefix } = measured;
+  const at = (other, patch) => (other * nBlocks + state.block) * nPatches + patch;
+  const found = [];
+  for (const from of state.tokens.filter((token) => token >= nPrefix)) {
+    const place = at(state.beside, from - nPrefix);
+    const patch = measured.tensors.nearest.data[place];
+    if (patch < 0) continue;
+    const back = two.measured.tensors.nearest.data[at(state.picture, patch)];
+    const cosine = measured.tensors.nearest_cosine.data[place] / 32767;
+    found.push({ from, token: grid.nPrefix + patch, cosine, mutual: back === from - nPrefix });
+  }
+  return found;
+}
+
+function nearestTold(nearest, grid) {
+  if (nearest.length > 1)
+    return `pink: nearest to the ${nearest.length} selected patches, ${nearest.filter(({ mutual }) => mutual).length} of them mutually`;
+  const [{ from, token, cosine, mutual }] = nearest;
+  return `${grid.name(token)} is nearest to ${grid.name(from)}, cosine ${number(cosine)}${mutual ? ", mutually" : ""}`;
 }
 
 /** Two runs, two models, or before and after: pictures that are told apart by a bracket, or not at all. */

@@ -128,10 +128,10 @@ const LAYERS = [
     label: "Components",
     blocks: true,
     colours: true,
-    present: ({ measured, facts }) => facts.joint_colours && Boolean(measured.tensors.colours),
+    present: ({ measured, facts }) => facts.measured_together && Boolean(measured.tensors.colours),
     values: ({ measured, grid }, block) => overPatches(measured.colours(block), grid),
     scale: () =>
-      new ColourScale("of each component from the 1st to the 99th percentile; one scale for all pictures of this page"),
+      new ColourScale("of each component from the 1st to the 99th percentile; all pictures of this page together; every block has its own components"),
     caption: ({ measured, state, names }) => {
       const [red, green, blue] = measured.tensors.colour_shares.data.slice(3 * state.block);
       return [
