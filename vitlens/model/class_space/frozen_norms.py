@@ -43,27 +43,27 @@ class FrozenNorms(TorchFunctionMode):
 
     def layer_norm(
         self,
-        x: Tensor,
+        input: Tensor,
         normalized_shape: Any,
         weight: Tensor | None = None,
         bias: Tensor | None = None,
         eps: float = 1e-5,
     ) -> Tensor:
         axes = list(range(-len(normalized_shape), 0))
-        variance = x.var(dim=axes, keepdim=True, unbiased=False)
-        normed = (x - x.mean(dim=axes, keepdim=True)) / self._constant((variance + eps).sqrt())
+        variance = input.var(dim=axes, keepdim=True, unbiased=False)
+        normed = (input - input.mean(dim=axes, keepdim=True)) / self._constant((variance + eps).sqrt())
         normed = normed if weight is None else normed * weight
         return normed if bias is None else normed + bias
 
     def rms_norm(
-        self, x: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None
+        self, input: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None
     ) -> Tensor:
-        square = x.pow(2).mean(dim=list(range(-len(normalized_shape), 0)), keepdim=True)
-        normed = x / self._constant((square + (torch.finfo(x.dtype).eps if eps is None else eps)).sqrt())
+        square = input.pow(2).mean(dim=list(range(-len(normalized_shape), 0)), keepdim=True)
+        normed = input / self._constant((square + (torch.finfo(input.dtype).eps if eps is None else eps)).sqrt())
         return normed if weight is None else normed * weight
 
-    def normalize(self, x: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Any = None) -> Tensor:
-        return x / self._constant(x.norm(p, dim, keepdim=True).clamp_min(eps))
+    def normalize(self, input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Any = None) -> Tensor:
+        return input / self._constant(input.norm(p, dim, keepdim=True).clamp_min(eps))
 
     def cosine_similarity(self, x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
         product = x1 * x2

@@ -136,8 +136,8 @@ def _kind_of(classifier: LayeredClassifier) -> str:
                     return copied.plain(at)
 
             return SCALED if _is_affine(frozen, x, a, b) else NONLINEAR
-        except RuntimeError:
-            # A module that insists on a dtype cannot be shown to be linear.
+        except (RuntimeError, StopIteration):
+            # A module that insists on a dtype, or has other norms for other vectors, cannot be shown to be linear.
             return NONLINEAR
 
 
