@@ -187,7 +187,7 @@ class Head {
         clear ? button("✕", () => view.choose(clear), { "aria-label": `take back: ${text}` }) : null,
       );
     const first = measured.classes[0];
-    const chips = [element("span", { class: "lead" }, "All panels:")];
+    const chips = [element("span", { class: "lead" }, "All panels are about:")];
     if (first !== undefined)
       chips.push(chip("class", `class ${names.ofClass}`, state.class === null ? null : { class: null }));
     if (state.baseline !== null) chips.push(chip("baseline", `minus ${names.of(state.baseline)}`, { baseline: null }));
