@@ -48,7 +48,9 @@ def load_demo_model() -> HookedViT:
     module.load_state_dict(load_file(folder / "model.safetensors"))
     model = HookedViT.from_timm(module.eval())
     model.architecture = architecture
-    model.provenance = Provenance("the demo's own, trained by experiments/train_demo_model.py")
+    model.provenance = Provenance(
+        "the demo's own, trained by experiments/train_demo_model.py", call="vitlens.demo.load_demo_model()"
+    )
     return model
 
 

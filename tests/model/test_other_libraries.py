@@ -8,8 +8,16 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import VisionTransformer
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+from transformers import (
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
+from vit_pytorch import ViT
 
+import vitlens
 from vitlens import HookedViT, InputError
 
 NAMES = {0: "healthy", 1: "rust", 2: "scab"}
@@ -204,6 +212,84 @@ def test_wrong_sources(torchvision, hugging, monkeypatch):
             HookedViT.from_pretrained(source, **options)
     with pytest.raises(InputError, match=r"models of other libraries are opened with HookedViT\.from_pretrained"):
         HookedViT.from_timm(torchvision)
+
+
+def test_tensors_that_are_missing_are_no_zeros(hugging):
+    state = hugging.state_dict()
+    for name, lacks in (
+        ("vit.layers.1.attention.k_proj.weight", "lacks blocks.1.attn.qkv.weight"),
+        ("vit.layers.1.attention.k_proj.bias", "lacks blocks.1.attn.qkv.bias"),
+        ("vit.layers.0.mlp.fc1.weight", "do not fit together: 'blocks.0.mlp.fc1.weight' is missing"),
+    ):
+        with pytest.raises(InputError, match=lacks):
+            HookedViT.from_pretrained({key: state[key] for key in state if key != name}, n_heads=4)
+    in_bytes = {key: tensor.to(torch.int8) if tensor.ndim == 2 else tensor for key, tensor in state.items()}
+    with pytest.raises(InputError, match="holds quantised weights"):
+        HookedViT.from_pretrained(in_bytes, n_heads=4)
+
+
+@pytest.mark.filterwarnings("ignore:.*is read as")
+def test_a_bias_that_one_block_lacks_is_no_zero():
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    state = DINOv3ViTModel(DINOv3ViTConfig(**size, image_size=32)).state_dict()
+    name = next(key for key in state if key.endswith("1.attention.o_proj.bias"))
+    with pytest.raises(InputError, match=r"lacks blocks\.1\.attn\.proj\.bias"):
+        HookedViT.from_pretrained({key: state[key] for key in state if key != name}, n_heads=2)
+
+
+#: Values in config.json or preprocessor_config.json, and what is said of them.
+WRONG_VALUES = {
+    "config.json": {
+        "num_hidden_layers": (1, "holds the weights of 2 blocks, and its configuration says that it has 1"),
+        "num_attention_heads": ("four", "config.json of a 'vit' cannot be read.*num_attention_heads"),
+        "model_type": ("banana", "transformers knows no model_type 'banana'"),
+        "vision_config": ("x", "vision_config holds the values of a tower"),
+        "quantization_config": ("x", r"holds quantised weights \(x\)"),
+    },
+    "preprocessor_config.json": {
+        "size": ("big", "preprocessor_config.json of a ViTImageProcessor cannot be read"),
+        "image_mean": ("x", "image_mean is a number for each colour"),
+    },
+}
+
+
+def test_wrong_values_in_a_folder(folder, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    for file, values in WRONG_VALUES.items():
+        right = (folder / file).read_text()
+        for name, (value, sentence) in values.items():
+            (tmp_path / file).write_text(json.dumps(json.loads(right) | {name: value}))
+            with pytest.raises(InputError, match=sentence):
+                HookedViT.from_pretrained(tmp_path)
+        (tmp_path / file).write_text(right)
+
+
+def test_verification_says_why_a_folder_is_not_opened(folder, tmp_path):
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    with pytest.raises(InputError, match="transformers does not open"):
+        vitlens.parity.verify_port(tmp_path)
+
+
+def test_layers_without_weights_and_hooks_are_found(hugging):
+    module = VisionTransformer(32, 16, 1, 2, 16, 16, num_classes=3).eval()
+    nn.init.normal_(module.heads.head.weight)
+    module.heads.append(nn.Softmax(dim=-1))
+    with pytest.raises(InputError, match=r"this VisionTransformer answers otherwise.*a softmax"):
+        HookedViT.from_pretrained(module)
+    hook = hugging.vit.layernorm.register_forward_hook(lambda part, inputs, output: output * 2)
+    with pytest.raises(InputError, match=r"this ViTForImageClassification answers otherwise.*hooks"):
+        HookedViT.from_pretrained(hugging)
+    hook.remove()
+
+
+def test_vit_pytorch_with_pictures_that_are_no_squares():
+    torch.manual_seed(0)
+    module = ViT(image_size=(16, 24), patch_size=8, num_classes=3, dim=16, depth=1, heads=2, mlp_dim=16, dim_head=8)
+    pictures = torch.randn(2, 3, 16, 24)
+    with pytest.raises(InputError, match="pass the height and width of the pictures as img_size="):
+        HookedViT.from_pretrained(module.eval())
+    check_same(HookedViT.from_pretrained(module, img_size=(16, 24)), module(pictures), pictures)
 
 
 class Plant(VisionTransformer):

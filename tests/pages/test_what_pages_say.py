@@ -15,7 +15,7 @@ from vitlens.cli.output import Answer, _write
 from vitlens.description.run import describe
 from vitlens.faithfulness.metrics import METRICS
 from vitlens.heatmaps.registry import METHODS
-from vitlens.model.provenance import RANDOM, class_source, page_facts
+from vitlens.model.provenance import RANDOM, class_source, of_another_library, page_facts
 from vitlens.pages import write_description_page
 from vitlens.pages.page import Section, made, write_page
 from vitlens.pages.seen_part import seen_part
@@ -46,12 +46,16 @@ def test_where_weights_come_from(tmp_path):
     loaded = small(checkpoint_path=path)
     assert re.fullmatch(r"mine\.pth, sha256 [0-9a-f]{12}", loaded.provenance.weights)
     assert loaded.provenance.warning is None
+    assert loaded.provenance.call.endswith('from_timm("vit_tiny_patch16_224", checkpoint_path="mine.pth")')
     assert loaded.with_fresh_weights().provenance == RANDOM
     assert HookedViT.from_timm(build()).provenance.weights == "of a given timm module"
     model.load_state_dict(loaded.state_dict())
     assert model.provenance.weights == "put in with load_state_dict"
     assert model.provenance.warning is None
-    assert load_demo()[0].provenance.weights.startswith("the demo's own")
+    demo = load_demo()[0].provenance
+    assert (demo.weights[:14], demo.call) == ("the demo's own", "vitlens.demo.load_demo_model()")
+    for source, named in (("owner/name", '"owner/name"'), (tmp_path, f'"{tmp_path.name}"'), (build(), "module")):
+        assert of_another_library(source, "").call == f"vitlens.HookedViT.from_pretrained({named})"
 
 
 def test_pretrained_weights_are_named_by_their_tag_and_a_new_classifier_is_told(monkeypatch):
@@ -83,7 +87,7 @@ def test_facts_of_a_model():
     model.class_names = ["cat", "dog", "cow"]
     assert class_source(model) == "3, own names (cat … cow)"
     read = model.with_class_embeddings(torch.ones(1, 32), ["striped"])
-    assert class_source(read) == "1, own names (striped), embeddings set by hand"
+    assert class_source(read) == "1, own names (striped), a number, embeddings set by hand"
     assert class_source(small(num_classes=0)) == "none"
     model.process_weights_(fold_ln=True)
     assert page_facts(model)["weights rewritten by"] == "fold_ln"

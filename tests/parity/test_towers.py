@@ -5,9 +5,17 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import (
+    CLIPSegVisionConfig,
+    CLIPSegVisionModel,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    InternVLVisionConfig,
+    InternVLVisionModel,
+)
 
 from vitlens import HookedViT, InputError
-from vitlens.parity.peers.huggingface_towers import clip_with_texts, llava, siglip2
+from vitlens.parity.peers.huggingface_towers import SMALL_TOWER, clip_with_texts, llava, siglip2
 from vitlens.parity.peers.open_clip_towers import OF_TIMM, VISION, open_clip_model, open_clip_trunk
 from vitlens.parity.peers.peer import KeepsFloat64
 from vitlens.parity.reduced import randomise
@@ -36,6 +44,39 @@ def test_texts_are_classes_as_clip_compares_them(clip):
         equal(texts(IMAGES), answer.logits_per_image)
     assert model.cfg.output == "embedding"
     assert texts.cfg.output == "softmax"
+
+
+def test_one_bias_for_all_classes_is_that_of_siglip(clip):
+    model = HookedViT.from_pretrained(clip)
+    embeddings = torch.randn(3, model.cfg.n_classes, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    one, each = (
+        model.with_class_embeddings(embeddings, ["a", "b", "c"], bias=bias, space="output")
+        for bias in (-2.5, [-2.5] * 3)
+    )
+    equal(one(IMAGES), each(IMAGES))
+
+
+def test_the_largest_internvl_has_norms_without_a_mean():
+    options = {"norm_type": "rms_norm", "use_qk_norm": True, "layer_norm_eps": 1e-3}
+    module = randomise(InternVLVisionModel(InternVLVisionConfig(**SMALL_TOWER | options)))
+    with torch.no_grad(), KeepsFloat64():
+        equal(
+            HookedViT.from_pretrained(module)(IMAGES, return_type="features"),
+            module(IMAGES).last_hidden_state[:, 1:].mean(dim=1),
+        )
+
+
+def test_dinov2_of_no_registers():
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 16, "image_size": 32}
+    module = randomise(Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**size, num_register_tokens=0)))
+    with torch.no_grad():
+        equal(HookedViT.from_pretrained(module)(IMAGES, return_type="features"), module(IMAGES).pooler_output)
+
+
+def test_a_kind_of_another_name_is_said():
+    module = randomise(CLIPSegVisionModel(CLIPSegVisionConfig(**SMALL_TOWER)))
+    with pytest.warns(UserWarning, match="that a 'clipseg_vision_model' with its weights computes as it"):
+        HookedViT.from_pretrained(module)
 
 
 def test_llava_reads_the_patches_after_the_block_before_the_last():

@@ -1,6 +1,7 @@
 """Makes a HookedViT: from a timm name or module, and again with fresh weights."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from vitlens.model.families.sources import folder_of_timm
 from vitlens.model.placement import read_device, read_dtype
 from vitlens.model.porting import move, port
 from vitlens.model.porting.timm_versions import check_computes_the_same
-from vitlens.model.provenance import RANDOM, Provenance, weights_of
+from vitlens.model.provenance import RANDOM, of_another_library, weights_of
 
 if TYPE_CHECKING:
     from vitlens.model.hooked_vit import HookedViT
@@ -139,7 +140,7 @@ def from_timm(
     if any(processing.values()):
         model.process_weights_(**processing)
     if other is not None:
-        model.architecture, model.provenance = other[0].fresh, Provenance(other[1])
+        model.architecture, model.provenance = other[0].fresh, replace(model.provenance, weights=other[1])
     elif isinstance(name_or_module, str):
         model.architecture = partial(create, name_or_module, {**keywords, "num_classes": model.cfg.n_classes})
     return model
@@ -197,7 +198,7 @@ def from_pretrained(
     if isinstance(source, nn.Module):
         check_own_class(source, model)
     model.architecture = recipe.fresh
-    model.provenance = Provenance(said)
+    model.provenance = of_another_library(source, said)
     return model
 
 

@@ -1,6 +1,7 @@
 """Where the weights, classes and preprocessing of a model came from, as every page about it states."""
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,12 @@ LISTS = {1000: "imagenet-1k", 11821: "imagenet-12k", 21841: "imagenet-22k", 2184
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where weights came from, as text, and the warning on top of a page about a model that was not trained."""
+    """Where weights came from, as text, the warning on top of a page about a model that was not trained, and the call that
+    opens the model again."""
 
     weights: str
     warning: str | None = None
+    call: str = "vitlens.HookedViT.from_timm(module)"
 
 
 #: How a page says what the outputs mean, where they are not classes that exclude each other.
@@ -45,7 +48,8 @@ def weights_of(
         return IN_HAND
     if checkpoint_path is not None:
         path = Path(checkpoint_path)
-        return Provenance(f"{path.name}, sha256 {_sha256(path)}")
+        call = f"vitlens.HookedViT.from_timm({json.dumps(name_or_module)}, checkpoint_path={json.dumps(path.name)})"
+        return Provenance(f"{path.name}, sha256 {_sha256(path)}", call=call)
     if not pretrained:
         return RANDOM
     cfg = getattr(module, "pretrained_cfg", None) or {}
@@ -57,7 +61,15 @@ def weights_of(
             f"timm's {tag}, with a random classifier",
             f"the classifier of {n_classes:,} classes is random: no class on this page was learnt",
         )
-    return Provenance(f"timm's {tag}")
+    return Provenance(f"timm's {tag}", call=f"vitlens.HookedViT.from_timm({json.dumps(name_or_module)})")
+
+
+def of_another_library(source: Any, said: str) -> Provenance:
+    """Of `HookedViT.from_pretrained(source)`, which was read as `said`; of a path the last name alone."""
+    name = "module"
+    if isinstance(source, (str, Path)):
+        name = json.dumps(Path(source).name if Path(source).exists() else str(source))
+    return Provenance(said, call=f"vitlens.HookedViT.from_pretrained({name})")
 
 
 def page_facts(model: "HookedViT") -> dict[str, str]:
@@ -74,9 +86,8 @@ def class_source(model: "HookedViT") -> str:
     n, names = model.cfg.n_classes, model.class_names
     if not n:
         return "none"
-    by_hand = MEANT[model.cfg.output] + (
-        ", embeddings set by hand" if isinstance(model.unembed, ClassEmbeddings) else ""
-    )
+    meant = MEANT[model.cfg.output].replace("each a", "a" if n == 1 else "each a")
+    by_hand = meant + (", embeddings set by hand" if isinstance(model.unembed, ClassEmbeddings) else "")
     if names is None:
         return f"{n:,}, without names{by_hand}"
     if n in LISTS:

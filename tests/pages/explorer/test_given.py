@@ -77,6 +77,8 @@ def test_parts_of_the_other_picture_move_the_decision(given, page):
     told = page.locator("[data-panel=swap] .subtitle").inner_text()
     assert "the other picture" in told
     assert "of the way" in told
+    longest = np.abs(shown(page, "panels.swap.bars.shown.rows.map(({ values }) => values[0])")).max()
+    assert page.evaluate(f"{VIEW}.panels.swap.bars.shown.scale.end") == pytest.approx(max(1, longest))
     np.testing.assert_allclose(tensors["swap_source"], model(other)[0, classes].detach(), rtol=1e-5, atol=1e-6)
     choose(page, picture=2)
     assert not page.locator("[data-panel=swap]").is_visible(), "nothing was put into the other picture itself"
@@ -120,6 +122,7 @@ def test_features_are_pythons(given, page):
     page.wait_for_function(f"{VIEW}.state.feature === {feature}")
     assert state(page)["layer"] == "feature"
     np.testing.assert_allclose(on_stage(page), active[:, feature], atol=active[:, feature].max() / 30000)
+    assert page.evaluate(f"{VIEW}.picture.shown.scale.end") == pytest.approx(float(active[:, feature].max()), rel=1e-4)
     assert f"feature={feature}" in page.url
     assert f"Feature {feature}" in page.locator("[data-card=feature] h3").inner_text()
     assert "<b>both</b>" in page.locator("[data-panel=feature] .subtitle").inner_text()
@@ -140,7 +143,8 @@ def test_cards_tell_the_data_set(given, page):
     sinks = [[head["sink"] for head in block] for block in explorer.facts["data_set"]["heads"]]
     for told_of, kinds in zip(sinks, description.sink_kind(), strict=True):
         assert [text and text.split(",")[0] for text in told_of] == [
-            {"none": None, "other": "a sink of neither kind"}.get(kind, f"a {kind} sink") for kind in kinds
+            {"none": None, "other": "an attention sink (neither no-op nor broadcast)"}.get(kind, f"a {kind} sink")
+            for kind in kinds
         ]
     numbers = [int(text.split()[1].rstrip(":")) for text in card.locator(".tops small").all_inner_texts()]
     assert numbers == description.top_images[1, 2].tolist()

@@ -60,6 +60,7 @@ def test_the_answer_is_the_heading_and_every_control_has_a_name(page, opened, de
     )
     assert unnamed == []
     assert page.locator("img:not([alt])").count() == 0
+    assert "model = vitlens.demo.load_demo_model()" in page.locator("[data-panel=notes] pre").text_content()
 
 
 def test_a_click_on_a_patch_shows_pythons_numbers(page, demo, explorer):

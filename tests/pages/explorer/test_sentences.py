@@ -194,7 +194,9 @@ def test_a_step_within_the_spread_of_random_draws_is_none(subject):
     curves = subject.tensors["removal_curves"].copy()
     curves[2:] = subject.probability + np.linspace(-0.01, 0.02, len(curves) - 2)[:, None]
     assert "at random it stays near" in changed(subject, removal_curves=curves)["where"]
-    curves[2:] += 0.2
+    curves[2:, :] = np.linspace(0.01, min(0.99, subject.probability + 0.001), len(curves) - 2)[:, None]
+    assert "at random it has" in changed(subject, removal_curves=curves)["where"]
+    curves[2:] = subject.probability + 0.2
     assert "at random it rises to" in changed(subject, removal_curves=curves)["where"]
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from timm.models import clean_state_dict
 from torch import Tensor
 
@@ -150,14 +151,15 @@ def choose_weights(found: list[Weights], use_ema: bool, path: Path | str) -> Wei
 
 def refuse_adapters(state: State, path: Path | str) -> None:
     """Raises InputError for the tensors of an adapter, and for quantised ones."""
-    for key in state:
+    for key, tensor in state.items():
         parts = key.split(".")
         if any(part.startswith(ADAPTERS) for part in parts):
             raise InputError(
                 f"{path} holds an adapter (LoRA or alike: {key}): merge it into the weights first "
                 "(model.merge_and_unload() of peft) and save the state dict of the merged model"
             )
-        if parts[-1].startswith(QUANTISED):
+        of_a_byte = tensor.ndim > 1 and tensor.dtype.itemsize == 1 and tensor.dtype != torch.bool
+        if of_a_byte or parts[-1].startswith(QUANTISED):
             raise InputError(
                 f"{path} holds quantised weights ({key}): save the state dict of the model as it was before"
             )

@@ -195,10 +195,7 @@ def weights_in(folder: Path) -> Path:
     others = [path for ending in WEIGHT_ENDINGS for path in sorted(folder.glob(f"*{ending}"))]
     found = next((path for path in [*named, *others] if path.is_file()), None)
     if found is None:
-        raise InputError(
-            f"{folder} holds no file of weights ({', '.join(WEIGHT_FILES[:2])}, …): pass checkpoint_path= with one, or "
-            "pretrained=False for random weights"
-        )
+        raise InputError(f"{folder} holds no file of weights ({', '.join(WEIGHT_FILES[:2])}, …)")
     return found
 
 

@@ -42,7 +42,7 @@ def set_class_embeddings(
     Args:
         weight: one row per class, [classes, features]: a linear probe, class prototypes, text embeddings.
         names: one per class.
-        bias: one number per class.
+        bias: one number per class, or one for all, as SigLIP has it.
         scale: CLIP's exp(logit_scale).
         normalise: divide rows and features by their norms, as zero-shot classifiers do.
         space: "features" or "output", where the width of `weight` fits both.
@@ -176,8 +176,9 @@ def read_embeddings(
     for empty in (~rows.any(dim=1)).nonzero()[:1, 0].tolist():
         raise InputError(f"the embedding of class {empty} is all zeros, which points to no class: leave it out")
     shift = None if bias is None else _numbers(bias, "biases", like)
+    shift = shift.expand(len(rows)) if shift is not None and not shift.ndim else shift
     if shift is not None and tuple(shift.shape) != (len(rows),):
-        raise InputError(f"bias is one number per class, [{len(rows)}], not {list(shift.shape)}")
+        raise InputError(f"bias is one number, or one number per class, [{len(rows)}], not {list(shift.shape)}")
     factor = _numbers(scale, "values of scale", like)
     if factor.numel() != 1 or factor.item() <= 0:
         raise InputError(f"scale is a positive number (CLIP's exp(logit_scale)), not {scale!r}")

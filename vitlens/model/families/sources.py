@@ -28,11 +28,13 @@ class OpenedSource:
         name: for messages and pages.
         tensors: a state dict, or what a training run saved around it.
         config: Hugging Face's, with its defaults; of other modules what `read_module_settings` reads; of files nothing.
+        is_folder: the configuration was saved with the tensors. Of a module that lost blocks it may still count them.
     """
 
     name: str
     tensors: Any
     config: Config
+    is_folder: bool = False
 
 
 def read_source(source: Any) -> OpenedSource:
@@ -129,20 +131,25 @@ def _read_folder(folder: Path, file: Path | None) -> OpenedSource:
     if (folder / "config.json").is_file():
         config = read_json(folder / "config.json")
     if config.get("quantization_config"):
-        method = dict(config["quantization_config"]).get("quant_method", "quantised")
+        how = config["quantization_config"]
+        method = how.get("quant_method", "quantised") if isinstance(how, Mapping) else how
         raise InputError(f"{folder} holds quantised weights ({method}): open the model that they were made from")
+    if not isinstance(config.get("vision_config") or {}, Mapping):
+        raise InputError(
+            f"{folder / 'config.json'}: vision_config holds the values of a tower, not {config['vision_config']!r}"
+        )
     weights = weights_in(folder) if file is None else file
     # Some repositories hold the same model in the files of both libraries.
     if (folder / "open_clip_config.json").is_file() and (
         "model_type" not in config or weights.name.startswith("open_clip")
     ):
         settings = settings_of_file(read_json(folder / "open_clip_config.json"))
-        return OpenedSource(folder.resolve().name, read_tensors(weights), settings)
+        return OpenedSource(folder.resolve().name, read_tensors(weights), settings, is_folder=True)
     if "model_type" in config:
         config = full_config(config, config["model_type"])
     if (folder / "preprocessor_config.json").is_file():
         config["preprocessor"] = full_preprocessor(read_json(folder / "preprocessor_config.json"))
-    return OpenedSource(folder.resolve().name, read_tensors(weights), config)
+    return OpenedSource(folder.resolve().name, read_tensors(weights), config, is_folder=True)
 
 
 def folder_of_timm(source: Any) -> Path | None:

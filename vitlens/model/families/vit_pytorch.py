@@ -12,8 +12,9 @@ from vitlens.errors import InputError
 from vitlens.model.checkpoints.files import State
 from vitlens.model.families.family import Config, Family
 from vitlens.model.families.huggingface.config import layer_norm
+from vitlens.model.families.huggingface.positions import patches_of_size
 from vitlens.model.families.huggingface.vit import IMAGENET_COLOURS
-from vitlens.model.families.keys import translate
+from vitlens.model.families.keys import of_any_block, translate
 from vitlens.model.families.recipe import Recipe, count_blocks, own_dtype
 from vitlens.model.parts.pixel_stem import PixelStem
 from vitlens.model.porting.timm_classes import TimmAttention
@@ -108,20 +109,21 @@ def _recipe(
 
 
 def _maps_behind(ours: State, depth: int, inner: int) -> dict[str, Tensor]:
-    """The output maps that the file leaves out: the identity, or a bias of zero."""
+    """The output maps that the source has in no block: the identity, or a bias of zero."""
     found: dict[str, Tensor] = {}
+    present = {of_any_block(name) for name in ours}
     for block in range(depth):
         name = f"blocks.{block}.attn.proj"
         like = ours[f"blocks.{block}.attn.qkv.weight"]
-        if f"{name}.weight" not in ours:
+        if of_any_block(f"{name}.weight") not in present:
             found[f"{name}.weight"] = torch.eye(inner, dtype=like.dtype, device=like.device)
-        if f"{name}.bias" not in ours:
+        if of_any_block(f"{name}.bias") not in present:
             found[f"{name}.bias"] = like.new_zeros(like.shape[1])
     return found
 
 
 def _geometry(ours: State, config: Config, n_class_tokens: int) -> tuple[tuple[int, int], tuple[int, int], int]:
-    """Patch size, picture size and channels; a file shows the number of pixels and of patches, of squares then."""
+    """Patch size, picture size and channels; the tensors show the number of pixels and of patches, of squares then."""
     n_pixels, n_patches = ours["patch_embed.proj.weight"].shape[1], ours["pos_embed"].shape[1] - n_class_tokens
     stem: Any = getattr(config.get("module"), "to_patch_embedding", None)
     if isinstance(stem, nn.Sequential) and hasattr(stem[0], "axes_lengths"):
@@ -131,15 +133,26 @@ def _geometry(ours: State, config: Config, n_class_tokens: int) -> tuple[tuple[i
         channels = next((n for n in (3, 1, 4) if n_pixels % n == 0 and isqrt(n_pixels // n) ** 2 == n_pixels // n), 0)
         side = isqrt(n_pixels // channels) if channels else 0
         patch = side, side
-    rows = isqrt(n_patches)
-    if not channels or rows**2 != n_patches:
+    if not channels:
         raise InputError(
-            f"{n_patches} patches of {n_pixels} numbers are no squares, whose sides a file would tell: pass the module"
+            f"patches of {n_pixels} numbers are no squares, whose sides a file would tell: pass the module"
         )
-    return patch, (rows * patch[0], rows * patch[1]), channels
+    size = config.get("img_size")
+    rows, columns = patches_of_size(size, patch) if size else (isqrt(n_patches),) * 2
+    if rows * columns != n_patches:
+        raise InputError(
+            f"{n_patches} patches have a position, which make no {rows} × {columns}: pass the height and width of the "
+            "pictures as img_size="
+        )
+    return patch, size or (rows * patch[0], columns * patch[1]), channels
 
 
-VIT_PYTORCH_MARKS = ("transformer.layers.0.0.to_qkv.weight", "to_patch_embedding.2.weight", "transformer.norm.weight")
+VIT_PYTORCH_MARKS = (
+    "transformer.layers.0.0.to_qkv.weight",
+    "transformer.layers.0.1.net.1.weight",
+    "to_patch_embedding.2.weight",
+    "transformer.norm.weight",
+)
 VIT_PYTORCH = Family("vit-pytorch ViT", (*VIT_PYTORCH_MARKS, "cls_token"), read_vit_pytorch)
 SIMPLE_VIT = Family(
     "vit-pytorch SimpleViT", (*VIT_PYTORCH_MARKS, "linear_head.weight"), read_simple_vit, lacks=("cls_token",)

@@ -40,6 +40,7 @@ def page_facts_of(
         "model": cfg.model_name,
         "provenance": page_facts(model),
         "warning": model.provenance.warning,
+        "call": model.provenance.call,
         "made": made(),
         "grid": list(grid),
         "prefix": list(cfg.prefix_tokens),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from timm.data import IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD
 from timm.layers import get_act_layer
 from torch import nn
@@ -33,12 +34,14 @@ def full_config(given: Mapping[str, Any], model_type: str) -> dict[str, Any]:
         InputError: transformers does not know the kind of model, or cannot read the values.
     """
     # Importing transformers takes a second, which only its own files need.
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
 
+    if model_type not in CONFIG_MAPPING:
+        raise InputError(f"config.json: transformers knows no model_type {model_type!r}")
     values = {key: value for key, value in given.items() if key != "model_type"}
     try:
         return AutoConfig.for_model(model_type, **values).to_dict() | {"architectures": given.get("architectures")}
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
         raise InputError(f"config.json of a {model_type!r} cannot be read: {reason(error)}") from None
 
 

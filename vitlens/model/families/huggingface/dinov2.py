@@ -46,6 +46,8 @@ def read_dinov2(state: State, config: Config) -> Recipe:
         keywords |= {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU}
     if "reg_token" in ours:
         ours, keywords = _without_positions_of_registers(ours, keywords)
+    if "reg_token" in ours and not ours["reg_token"].shape[1]:
+        del ours["reg_token"]
     rest, unused = leave_out(rest, ("embeddings.mask_token",))
     reads_mean = "head.weight" in ours
     return Recipe(

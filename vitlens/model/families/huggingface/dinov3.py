@@ -14,7 +14,7 @@ from vitlens.model.families.huggingface.config import facts
 from vitlens.model.families.huggingface.positions import patches_of_size
 from vitlens.model.families.huggingface.preprocessing import input_size
 from vitlens.model.families.huggingface.vit import IMAGENET_COLOURS, common_keywords, meaning
-from vitlens.model.families.keys import leave_out, translate
+from vitlens.model.families.keys import leave_out, of_any_block, translate
 from vitlens.model.families.recipe import Recipe, own_dtype
 
 _NAMES = {
@@ -85,12 +85,13 @@ def read_dinov3(state: State, config: Config) -> Recipe:
 
 
 def _zero_biases(ours: State) -> State:
-    """Zeros for the biases that the source has not, since timm's linear maps have one each."""
+    """Zeros for the biases that the source has in no block, since timm's linear maps have one each."""
+    present = {of_any_block(name) for name in ours}
     return {
         bias: weight.new_zeros(len(weight))
         for name, weight in ours.items()
         if name.endswith("weight") and (".attn." in name or ".mlp." in name)
-        if (bias := name.removesuffix("weight") + "bias") not in ours
+        if of_any_block(bias := name.removesuffix("weight") + "bias") not in present
     }
 
 
@@ -124,7 +125,12 @@ class Dinov3Angles(nn.Module):
 
 DINOV3 = Family(
     "Hugging Face DINOv3",
-    ("layer.0.attention.q_proj.weight", "layer.0.layer_scale1.lambda1", "embeddings.register_tokens"),
+    (
+        "layer.0.attention.q_proj.weight",
+        "layer.0.layer_scale1.lambda1",
+        "embeddings.register_tokens",
+        "embeddings.cls_token",
+    ),
     read_dinov3,
     model_types=("dinov3_vit",),
 )

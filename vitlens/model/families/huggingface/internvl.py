@@ -3,6 +3,7 @@
 from functools import partial
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import RmsNorm
 from timm.models.vision_transformer import VisionTransformer
 
 from vitlens.model.checkpoints.files import State
@@ -45,6 +46,8 @@ def read_internvl(state: State, config: Config) -> Recipe:
     rest, unused = leave_out_other_parts(rest)
     rest, untrained = leave_out(rest, ("embeddings.mask_token",))
     keywords, assumed = common_keywords(ours, config, 1e-6)
+    if "blocks.0.norm1.bias" not in ours:
+        keywords["norm_layer"] = partial(RmsNorm, eps=config.get("layer_norm_eps", 1e-6))
     heads = keywords["num_heads"], keywords["embed_dim"] // keywords["num_heads"]
     normed = [key for key in ours if key.endswith(("q_norm.weight", "k_norm.weight"))]
     ours = ours | {key: ours[key].reshape(heads) for key in normed}

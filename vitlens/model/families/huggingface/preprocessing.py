@@ -3,6 +3,7 @@
 from math import floor, nextafter
 from typing import Any
 
+from vitlens.errors import InputError, reason
 from vitlens.model.families.family import Config
 
 #: PIL's numbers of interpolations.
@@ -13,6 +14,9 @@ def full_preprocessor(given: Config) -> dict[str, Any]:
     """All values of an image processor: its file leaves out defaults of its class, or writes a size as one number.
 
     The values of a class that transformers does not have are taken as they are.
+
+    Raises:
+        InputError: values that the class does not take.
     """
     # Importing transformers takes seconds, which only its own files need.
     import transformers
@@ -21,7 +25,12 @@ def full_preprocessor(given: Config) -> dict[str, Any]:
     name = kind.removesuffix("Fast").replace("FeatureExtractor", "ImageProcessor")
     known = getattr(transformers, name, None)
     values = {key: value for key, value in given.items() if not key.endswith("_type")}
-    return dict(given) if known is None else known(**values).to_dict()
+    if known is None or not name.endswith("ImageProcessor"):
+        return dict(given)
+    try:
+        return known(**values).to_dict()
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"preprocessor_config.json of a {name} cannot be read: {reason(error)}") from None
 
 
 def read_preprocessing(processor: Config) -> dict[str, Any]:
@@ -34,6 +43,8 @@ def read_preprocessing(processor: Config) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for ours, theirs, without in (("mean", "image_mean", 0.0), ("std", "image_std", 1.0)):
         values = processor.get(theirs) if normalises else (without,) * 3
+        if isinstance(values, str) or not all(isinstance(value, (int, float)) for value in values or ()):
+            raise InputError(f"preprocessor_config.json: {theirs} is a number for each colour, not {values!r}")
         if values:
             found[ours] = tuple(value / scale for value in values)
     if processor.get("resample") in RESAMPLE:

@@ -72,6 +72,7 @@ def settings_of_file(file: Mapping[str, Any]) -> dict[str, Any]:
     act = "quick_gelu" if model.get("quick_gelu") else "gelu_pytorch_tanh" if approximate == "tanh" else "gelu"
     return found | {
         "num_attention_heads": vision.get("width", 768) // vision.get("head_width", 64),
+        "num_hidden_layers": vision.get("layers", 12),
         "hidden_act": act,
         "layer_norm_eps": (vision.get("norm_kwargs") or {}).get("eps", 1e-5),
         "pool_type": vision.get("pool_type", "tok"),

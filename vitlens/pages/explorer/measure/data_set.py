@@ -27,7 +27,11 @@ PLACES_LOOKED_AT = {
 #: A share that is counted among the others too.
 ARTEFACTS_AMONG = "among these, artefact tokens"
 #: Sinks and the tokens that they are, in the words of the page.
-SINKS = {"no-op": "a no-op sink", "broadcast": "a broadcast sink", "other": "a sink of neither kind"}
+SINKS = {
+    "no-op": "a no-op sink",
+    "broadcast": "a broadcast sink",
+    "other": "an attention sink (neither no-op nor broadcast)",
+}
 SINK_TOKENS = {"class": "the class token", "patch": "single patches", OUTLIER: "artefact tokens"}
 #: A head that gives this much of its attention to one thing is named after it.
 NAMED = 0.5

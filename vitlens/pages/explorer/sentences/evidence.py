@@ -25,6 +25,8 @@ AMONG = 5
 WORTH_A_WARNING = 0.2
 #: A map that misses more than this share of what it divides is told.
 GAP = 0.2
+#: A mean of random draws that is at most this far from the probability of the whole picture is near it.
+NEAR = 0.05
 #: An early reading in which another class has more than this is no answer that the model acts on.
 CONFIDENT = 0.5
 
@@ -63,9 +65,10 @@ def where(subject: Subject) -> Sentence | None:
 
 
 def _moved_by_chance(before: float, draws: Float[np.ndarray, "order"]) -> str:
-    """A step that is no larger than the draws differ is none."""
-    if draws.min() <= before <= draws.max():
-        return f"stays near {percent(draws.mean())}"
+    """A step that is no larger than the draws differ is none; a mean that is far off is no place to stay."""
+    if draws.min() <= before <= draws.max() and percent(before) != percent(draws.mean()):
+        near = abs(draws.mean() - before) <= NEAR
+        return f"stays near {percent(draws.mean())}" if near else f"has {percent(draws.mean())} on average"
     return moved(before, draws.mean())
 
 

@@ -25,7 +25,8 @@ class Bars {
     const { rows, scale, show = scale.show, axis } = shown;
     const thick = this.series.length > 1 ? 8 : 12;
     const step = this.series.length * thick + 8;
-    const [left, right] = [Math.min(168, this.width * 0.4), this.width - 48];
+    const longest = Math.max(...rows.map(({ values }) => show(values[0]).length));
+    const [left, right] = [Math.min(168, this.width * 0.4), this.width - Math.max(48, 7 * longest + 6)];
     const [low, height] = [rows.length * step + 4, rows.length * step + (axis ? 34 : 4)];
     const both = scale.both;
     const zero = both ? (left + right) / 2 : left;
@@ -39,7 +40,9 @@ class Bars {
     });
     drawing.append(drawn("line", { x1: zero, x2: zero, y1: 0, y2: low, class: "grid zero" }));
     if (axis) {
-      for (const share of both ? [-1, -0.5, 0, 0.5, 1] : [0, 0.5, 1]) {
+      // Numbers under a narrow axis would touch one another.
+      const inner = reach < 100 ? [] : [0.5];
+      for (const share of both ? [-1, ...inner.map((at) => -at), 0, ...inner, 1] : [0, ...inner, 1]) {
         const at = zero + share * reach;
         drawing.append(
           drawn("line", { x1: at, x2: at, y1: 0, y2: low, class: share ? "grid" : "grid zero" }),

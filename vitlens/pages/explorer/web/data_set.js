@@ -17,7 +17,7 @@ class DataSetCard {
     if (!data) {
       this.root.replaceChildren(
         element("h4", {}, "Over a data set"),
-        element("p", { class: "note" }, "Not on this page. To have it: vitlens describe --data FOLDER -o facts.safetensors, then --description facts.safetensors with this page's command."),
+        element("p", { class: "note" }, "Not on this page. To have it: vitlens describe --data FOLDER -o facts.safetensors with this page's model (--model, --checkpoint), then --description facts.safetensors with this page's command."),
       );
       return;
     }

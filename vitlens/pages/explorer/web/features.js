@@ -38,7 +38,7 @@ const FEATURE_ORDERS = [
 class FeatureCard {
   /** `events`: pick(id), pickToken(token, add). */
   constructor(grid, events) {
-    Object.assign(this, { grid, events, order: "writes", rows: [] });
+    Object.assign(this, { grid, events, order: "peak", rows: [] });
     this.orders = segmented("which features come first", FEATURE_ORDERS, (order) => {
       this.order = order;
       this.draw(this.at);
@@ -59,12 +59,11 @@ class FeatureCard {
     const ranking = ranked(found.map((feature) => feature[order] ?? 0));
     this.rows = ranking.slice(0, 12).map((place) => found[place]);
     const shown = shownFeature(at);
-    const scale = featureScale(measured);
-    this.list.replaceChildren(...this.rows.map((feature) => this.row(feature, feature.id === shown, at, scale)));
+    this.list.replaceChildren(...this.rows.map((feature) => this.row(feature, feature.id === shown, at)));
     this.drawOne(at, found.find(({ id }) => id === shown), shown);
   }
 
-  row({ id, peak, writes, costs }, chosen, at, scale) {
+  row({ id, peak, writes, costs }, chosen, at) {
     const label = [`f${id}`, `activation ${number(peak)}`, writes === null ? "" : `writes ${signed(writes)}`];
     return element(
       "li",
@@ -78,7 +77,7 @@ class FeatureCard {
           "aria-label": label.filter(Boolean).join(", "),
           onclick: () => this.events.pick(id),
         },
-        smallMap(at, featureMap(at.measured, id), scale),
+        smallMap(at, featureMap(at.measured, id), featureScale(at.measured, id)),
         element("strong", {}, `f${id}`),
         element("small", {}, `${number(peak)} at most`),
         element("small", {}, writes === null ? "" : `writes ${signed(writes)}`),
@@ -143,11 +142,12 @@ class FeatureCard {
   }
 }
 
-/** One scale for all features of a picture. */
-function featureScale(measured) {
+/** Each feature has its own scale: on one for all, a feature of artefact tokens would leave the others blank. */
+function featureScale(measured, id) {
+  const place = measured.tensors.feature_ids.data.indexOf(id);
   return new Scale({
-    end: largest(measured.tensors.feature_maps_scale.data) || 1,
-    note: "activation; one scale for all features of this photo",
+    end: measured.tensors.feature_maps_scale.data[place] || 1,
+    note: "activation; ends at this feature's largest on this photo",
   });
 }
 

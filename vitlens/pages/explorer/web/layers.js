@@ -135,7 +135,7 @@ const LAYERS = [
     caption: ({ measured, state, names }) => {
       const [red, green, blue] = measured.tensors.colour_shares.data.slice(3 * state.block);
       return [
-        `Patches of one colour have like streams after block ${names.block}: red, green and blue are the first three principal components, with ${percent(red)}, ${percent(green)} and ${percent(blue)} of the variance.`,
+        `Patches of one colour have similar streams after block ${names.block}: red, green and blue are the first three principal components, with ${percent(red)}, ${percent(green)} and ${percent(blue)} of the variance.`,
         "principal components",
       ];
     },
@@ -146,7 +146,7 @@ const LAYERS = [
     blocks: false,
     present: ({ measured }) => Boolean(measured.tensors.feature_ids),
     values: (at) => featureMap(at.measured, shownFeature(at)),
-    scale: ({ measured }) => featureScale(measured),
+    scale: (at) => featureScale(at.measured, shownFeature(at)),
     caption: (at) => [
       `Where feature ${shownFeature(at)} of the dictionary is active.`,
       "dictionary feature",
@@ -161,7 +161,7 @@ const LAYERS = [
     values: (at) => overPatches(swapOf(at.measured, swapChoice(at))?.patches, at.grid),
     scale: () => wayScale(),
     caption: ({ names }) => [
-      `How far each patch of ${names.otherPicture}, put into this picture alone, moves the decision to that of the other.`,
+      `How far each patch of ${names.otherPicture}, put into this picture one at a time, moves the decision towards that of the other.`,
       "activation patching",
     ],
     absent: ({ names }) => notStored(names),

@@ -81,7 +81,7 @@ function python(view, { state, facts, measured, choice, names }) {
   const baseline = choice.baseline === null ? "" : `, baseline_classes=${choice.baseline}`;
   return [
     "import vitlens",
-    `model = vitlens.HookedViT.from_timm(${JSON.stringify(facts.model)})  # the weights of this page: ${facts.provenance.weights}`,
+    `model = ${facts.call}  # the weights of this page: ${facts.provenance.weights}`,
     `images = model.to_images(${name})`,
     `vitlens.heatmap(model, images, ${choice.class})`,
     `vitlens.class_lens(model, images, ${choice.class}, tokens="pooled").at("${state.quantity}")`,

@@ -36,7 +36,7 @@ function swapOf(measured, choice) {
 
 /** A share of the way, of either sign; in the board's cells in whole per cent. */
 function wayScale() {
-  const note = "share of the way to the other picture, always −100 to +100 %; + moves towards it";
+  const note = "share of the way to the other picture, colours end at −100 and +100 %; + moves towards it";
   const cell = (share) => (Math.abs(share) < 0.005 ? "" : (share > 0 ? "+" : "−") + Math.round(100 * Math.abs(share)));
   return Object.assign(new Scale({ end: 1, signed: true, show: percentSigned, note }), { cell });
 }
@@ -93,7 +93,8 @@ class SwapCard {
         values: [this.parts[i].value],
         chosen: this.parts[i].token === undefined ? this.parts[i].block === state.block && this.parts[i].part === state.head : state.tokens.length === 1 && state.tokens[0] === this.parts[i].token,
       })),
-      scale: new Scale({ end: 1, signed: true, root: 1, show: percentSigned }),
+      // A part can move the decision further than to the other picture's: bars that end at 100 % would all be as long.
+      scale: new Scale({ end: Math.max(1, Math.abs(this.parts[order[0]].value)), signed: true, root: 1, show: percentSigned }),
       axis: "share of the way",
     });
     this.told.textContent = this.sentence(at, choice, swap, this.parts[order[0]]);
@@ -110,7 +111,7 @@ class SwapCard {
     const other = names.otherPicture;
     const decision = names.of(choice.class) + (choice.baseline === null ? "" : ` − ${names.of(choice.baseline)}`);
     return (
-      `Each head, MLP and patch of ${other}, put into this picture alone: how far ${decision} moves from ${signed(from)} here to ` +
+      `Each head, MLP and patch of ${other}, put into this picture one at a time: how far ${decision} moves from ${signed(from)} here to ` +
       `${signed(to)} there (activation patching, ${howRemoved(swap).replace("without", "with")}); in per cent of the way. ` +
       `${capital(most.name)} moves it most, ${percentSigned(most.value)} of the way${most.after ? `; ${most.after}` : ""}.`
     );
