@@ -89,7 +89,7 @@ def test_what_outputs_have_is_told(made):
     assert said(3, "identity")[:2] == ("impossible", "impossible")
     assert "3 outputs (sigmoid)" in said(3, "sigmoid")[2]
     assert ", 1 output (sigmoid)" in said(1, "sigmoid")[2]
-    assert said(1, "identity")[3] == "1, without names, each a number, embeddings set by hand"
+    assert said(1, "identity")[3] == "1, without names, a number, embeddings set by hand"
 
 
 def test_divergences_are_those_of_the_distributions():
