@@ -74,6 +74,7 @@ def test_patching_row_by_row_points_to_the_dog(model, cat_and_dog):
         assert effect.argmax() < 7
 
 
+@pytest.mark.slow
 def test_the_token_mask_says_which_tokens_carry_the_decision(model):
     """D4 beside its path's promise, and beside maps that know less: removal of tokens in their order (D3)."""
     files = sorted((ASSETS / "photos" / "imagenet").glob("*.jpg"))[::30]

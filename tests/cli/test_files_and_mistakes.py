@@ -109,7 +109,8 @@ WRONG = [
                    marks=pytest.mark.verified_timm)
       for command in ("lens", "attribute", "heatmap")],
     *[([command, AGREEING, "--out", "table.txt"], "should end in .html, .htm, .png, .svg, .pdf, .csv, .parquet or .json")
-      for command in ("lens", "attribute", "heatmap", "describe")],
+      for command in ("lens", "attribute", "heatmap")],
+    (["describe", AGREEING, "--out", "table.txt"], "should end in .html, .htm, .png, .svg, .pdf, .csv, .parquet, .json or"),
     (["similarity", AGREEING, "--hook", "hook_pooled"], "has no vector for each patch"),
     (["similarity", AGREEING, "--tokens", "class", "--foreground"], "name one of them"),
     (["lens", AGREEING, "--site", "resid_pots"], "the nearest names are resid_post"),

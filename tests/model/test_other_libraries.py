@@ -17,6 +17,7 @@ from transformers import (
 )
 from vit_pytorch import ViT
 
+import vitlens
 from vitlens import HookedViT, InputError
 
 NAMES = {0: "healthy", 1: "rust", 2: "scab"}
@@ -262,6 +263,12 @@ def test_wrong_values_in_a_folder(folder, tmp_path):
             with pytest.raises(InputError, match=sentence):
                 HookedViT.from_pretrained(tmp_path)
         (tmp_path / file).write_text(right)
+
+
+def test_verification_says_why_a_folder_is_not_opened(folder, tmp_path):
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    with pytest.raises(InputError, match="transformers does not open"):
+        vitlens.parity.verify_port(tmp_path)
 
 
 def test_layers_without_weights_and_hooks_are_found(hugging):

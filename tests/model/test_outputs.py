@@ -88,7 +88,8 @@ def test_what_outputs_have_is_told(made):
     assert said(1, "sigmoid")[:2] == ("exact", "impossible")
     assert said(3, "identity")[:2] == ("impossible", "impossible")
     assert "3 outputs (sigmoid)" in said(3, "sigmoid")[2]
-    assert said(1, "identity")[3] == "1, without names, each a number, embeddings set by hand"
+    assert ", 1 output (sigmoid)" in said(1, "sigmoid")[2]
+    assert said(1, "identity")[3] == "1, without names, a number, embeddings set by hand"
 
 
 def test_divergences_are_those_of_the_distributions():
@@ -102,8 +103,11 @@ def test_divergences_are_those_of_the_distributions():
     np.testing.assert_allclose(found[1], (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum(1), rtol=1e-12)
 
 
-def test_probabilities_of_half_precision_are_rounded_once():
+def test_half_precision_is_rounded_once():
     logits = torch.linspace(-8, 8, 40).bfloat16().reshape(2, 20)
+    others = logits + torch.linspace(0.5, -0.5, 40).bfloat16().reshape(2, 20)
     for output in ("softmax", "sigmoid"):
         exact = probabilities(logits.double(), output)
         assert torch.equal(probabilities(logits, output), exact.bfloat16()), output
+        exact = kl_divergence(logits.double(), others.double(), output)
+        torch.testing.assert_close(kl_divergence(logits, others, output).double(), exact, rtol=1e-4, atol=0)

@@ -120,7 +120,7 @@ def test_runs_side_by_side_with_class_names_from_a_file(tmp_path):
         (["--experiment", "memory"], "no experiment is called 'memory'"),
         (["--per-class", 40], "have fewer"),
         (["--device", "tpu"], "device 'tpu' cannot be used"),
-        (["--checkpoint", "x.pt"], "the demo model comes with its weights"),
+        (["--checkpoint", "x.pt"], "there is no file or folder x.pt"),
     ],
 )
 def test_mistakes_are_a_sentence_and_exit_code_2(tmp_path, arguments, sentence):

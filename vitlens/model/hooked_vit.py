@@ -280,7 +280,8 @@ class HookedViT(OtherNames, FiniteWeights, NamedHooks):
     def __repr__(self) -> str:
         cfg = self.cfg
         prefix = " + ".join(("", *cfg.prefix_tokens))
-        answers = f"{cfg.n_classes} classes" if cfg.output == "softmax" else f"{cfg.n_classes} outputs ({cfg.output})"
+        outputs_are = "1 output" if cfg.n_classes == 1 else f"{cfg.n_classes or 'no'} outputs"
+        answers = f"{cfg.n_classes} classes" if cfg.output == "softmax" else f"{outputs_are} ({cfg.output})"
         n_parameters = sum(parameter.numel() for parameter in self.parameters())
         return (
             f"HookedViT({cfg.model_name}: {cfg.n_layers} blocks × {cfg.n_heads} heads, d_model {cfg.d_model}, "

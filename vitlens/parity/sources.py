@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from vitlens.errors import InputError
+from vitlens.errors import InputError, reason
 from vitlens.model.checkpoints.formats import read_json
 from vitlens.model.checkpoints.timm_models import build_timm
 from vitlens.model.families.sources import find, folder_of_timm
@@ -76,7 +76,7 @@ def library_module(source: Any) -> nn.Module:
     """The model of another library that a source is, or that its configuration names.
 
     Raises:
-        InputError: a file, or a folder whose configuration names no class of transformers.
+        InputError: a file, or a folder whose configuration names no class of transformers, or which that cannot open.
     """
     if isinstance(source, nn.Module):
         # peft merges in place; the given model keeps its adapter.
@@ -94,7 +94,10 @@ def library_module(source: Any) -> nn.Module:
             f"{source} does not say which class of its library it belongs to, so there is nothing to compare with: pass the "
             "library's module with these weights, or a folder that save_pretrained wrote"
         )
-    return kind.from_pretrained(path, local_files_only=True)
+    try:
+        return kind.from_pretrained(path, local_files_only=True)
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
+        raise InputError(f"transformers does not open {source}: {reason(error)}") from None
 
 
 def _is_timm_name(name: str) -> bool:

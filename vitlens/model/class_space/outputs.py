@@ -97,7 +97,8 @@ def kl_divergence(
     own, other = log_probabilities(logits, output), log_probabilities(others, output)
     terms = own.exp() * (own - other)
     if output == "sigmoid":
-        no, no_of_others = F.logsigmoid(-logits), F.logsigmoid(-others)
+        # The log-probability of a no is that of a yes with the opposite logit.
+        no, no_of_others = log_probabilities(-logits, output), log_probabilities(-others, output)
         terms = terms + no.exp() * (no - no_of_others)
     return terms.sum(dim=-1)
 

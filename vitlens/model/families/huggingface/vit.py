@@ -50,6 +50,9 @@ def common_keywords(
         eps, act: of the layer norms, and the activation, where there is no configuration.
     """
     n_heads, assumed = read_heads(ours, config)
+    if "hidden_act" not in config:
+        # Weights show neither: a model that was trained with others would be opened as one that computes something else.
+        assumed += (f"activation {act} and eps {eps:g}, as published",)
     keywords = read_sizes(ours, config.get("image_size")) | {
         "num_heads": n_heads,
         "depth": count_blocks(ours),
