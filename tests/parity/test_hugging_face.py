@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import BitImageProcessor, DeiTImageProcessor, ViTImageProcessor
 from transformers.core_model_loading import revert_weight_conversion
 
@@ -141,3 +142,14 @@ def test_tensors_that_would_not_be_used_are_refused():
 def test_the_picture_size_has_patches():
     with pytest.raises(InputError, match="pictures of 8 × 8 hold no patch of 16 × 16"):
         HookedViT.from_pretrained(small("ViT"), img_size=8)
+
+
+@pytest.mark.parametrize("option", ["use_absolute_position_embeddings", "use_relative_position_bias"])
+def test_positions_that_the_configuration_promises_must_be_in_the_weights(option, tmp_path):
+    beit = small("Beit", **{option: True})
+    beit.save_pretrained(tmp_path)
+    assert HookedViT.from_pretrained(tmp_path).cfg.n_classes == 5
+    state = {key: value for key, value in load_file(tmp_path / "model.safetensors").items() if "position" not in key}
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=f"the configuration has {option}, and the weights lack it"):
+        HookedViT.from_pretrained(tmp_path)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vitlens.errors import InputError
 from vitlens.model.checkpoints.files import State
 from vitlens.model.families.family import Config, Family
-from vitlens.model.families.huggingface.config import facts
+from vitlens.model.families.huggingface.config import facts, require_promised
 from vitlens.model.families.huggingface.positions import patches_of_size, resize_positions
 from vitlens.model.families.huggingface.vit import BLOCK_NAMES, NAMES_AROUND, TRAINING_ALONE, common_keywords, meaning
 from vitlens.model.families.keys import leave_out, translate
@@ -34,11 +34,18 @@ _NAMES = {theirs: ours for theirs, ours in BLOCK_NAMES.items() if theirs not in 
     "pooler.layernorm": "fc_norm",
 }
 
+_PROMISED = {
+    "use_absolute_position_embeddings": "pos_embed",
+    "use_relative_position_bias": f"blocks.0.attn.{_TABLE}",
+    "use_shared_relative_position_bias": f"rel_pos_bias.{_TABLE}",
+}
+
 
 def read_beit(state: State, config: Config) -> Recipe:
     """The classifier reads the normed mean of the patches, or the normed class token."""
     ours, rest = translate(state, NAMES_AROUND | _NAMES)
     keywords, assumed = common_keywords(ours, _read_off_tables(ours) | dict(config), 1e-12)
+    require_promised(ours, config, _PROMISED)
     own_grid = patches_of_size(keywords["img_size"], keywords["patch_size"])
     if "pos_embed" in ours:
         ours, keywords = resize_positions(ours, keywords, config.get("img_size"))

@@ -64,6 +64,21 @@ def layer_norm(config: Mapping[str, Any], default: float) -> Any:
     return partial(nn.LayerNorm, eps=config.get("layer_norm_eps", default))
 
 
+def require_promised(state: Mapping[str, Any], config: Mapping[str, Any], promised: Mapping[str, str]) -> None:
+    """Refuses weights that lack a tensor which their configuration promises: without it the model would compute otherwise.
+
+    Args:
+        state: tensors by timm's names.
+        promised: options of the configuration, and the tensor that each needs.
+
+    Raises:
+        InputError: an option is on, and its tensor is missing.
+    """
+    for option, name in promised.items():
+        if config.get(option) and name not in state:
+            raise InputError(f"the configuration has {option}, and the weights lack it ({name}): load the whole file")
+
+
 def facts(
     config: Mapping[str, Any],
     mean: tuple[float, ...] = IMAGENET_INCEPTION_MEAN,

@@ -8,7 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from vitlens.model.checkpoints.files import State
 from vitlens.model.families.family import Config, Family
-from vitlens.model.families.huggingface.config import facts
+from vitlens.model.families.huggingface.config import facts, require_promised
 from vitlens.model.families.huggingface.positions import resize_positions
 from vitlens.model.families.huggingface.towers import MEAN_OUTPUT, leave_out_other_parts, tower_config
 from vitlens.model.families.huggingface.vit import common_keywords
@@ -45,6 +45,7 @@ def read_internvl(state: State, config: Config) -> Recipe:
     ours, rest = translate(state, INTERNVL_NAMES)
     rest, unused = leave_out_other_parts(rest)
     rest, untrained = leave_out(rest, ("embeddings.mask_token",))
+    require_promised(ours, config, {"use_absolute_position_embeddings": "pos_embed"})
     keywords, assumed = common_keywords(ours, config, 1e-6)
     if "blocks.0.norm1.bias" not in ours:
         keywords["norm_layer"] = partial(RmsNorm, eps=config.get("layer_norm_eps", 1e-6))
