@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +29,6 @@ from vitlens.model.provenance import RANDOM, of_another_library, weights_of
 
 if TYPE_CHECKING:
     from vitlens.model.hooked_vit import HookedViT
-
-#: What `from_timm` also takes with a module.
-OPTIONS = (
-    *("class_names", "mean", "std", "crop_pct", "interpolation", "output", "device", "dtype"),
-    *("fold_ln", "fold_layer_scale", "center_writing_weights", "fold_value_biases", "refactor_factored_attn_matrices"),
-)
 
 
 @torch.inference_mode(False)  # Weights made under inference_mode could never take part in a gradient.
@@ -144,6 +139,14 @@ def from_timm(
     elif isinstance(name_or_module, str):
         model.architecture = partial(create, name_or_module, {**keywords, "num_classes": model.cfg.n_classes})
     return model
+
+
+#: What `from_timm` takes with a module too: all its keywords but those that go with a name.
+OPTIONS = [
+    name
+    for name, parameter in signature(from_timm).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY and name not in ("pretrained", "checkpoint_path", "use_ema")
+]
 
 
 @torch.inference_mode(False)

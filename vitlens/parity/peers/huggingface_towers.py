@@ -6,16 +6,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from vitlens.parity.peers.huggingface_vit import SMALL_TOWER
 from vitlens.parity.peers.peer import Case, KeepsFloat64, Peer
 
-SMALL_TOWER: dict[str, Any] = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 48,
-    "image_size": 32,
-    "patch_size": 16,
-}
 TEXT: dict[str, Any] = {
     "hidden_size": 16,
     "num_hidden_layers": 1,

@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 from vitlens.parity.peers.peer import Case, Peer
 
-SMALL: dict[str, Any] = {
+SMALL_TOWER: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "intermediate_size": 48,
     "image_size": 32,
     "patch_size": 16,
-    "num_labels": 5,
 }
+SMALL = SMALL_TOWER | {"num_labels": 5}
 
 
 def logits(module: Any, images: Tensor) -> Tensor:
