@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from vitlens import InputError
 from vitlens.features import SparseAutoencoder, Transcoder, evaluate_sae, top_patches, with_sae
-from vitlens.features.nonlinearities import Relu
+from vitlens.features.dictionaries.nonlinearities import Relu
 from vitlens.results.result import load_result
 
 HOOK = "blocks.1.hook_resid_post"

@@ -5,7 +5,7 @@ import torch
 
 from vitlens import InputError
 from vitlens.features import SparseAutoencoder, Transcoder, feature_attribution, with_sae
-from vitlens.features.nonlinearities import Relu
+from vitlens.features.dictionaries.nonlinearities import Relu
 from vitlens.results.result import load_result
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from vitlens import InputError, load_sae
-from vitlens.features.dictionary import SparseAutoencoder
+from vitlens.features.dictionaries.dictionary import SparseAutoencoder
 from vitlens.files import as_path
 
 D, N = 8, 16

@@ -7,7 +7,7 @@ import torch
 
 from vitlens import InputError
 from vitlens.features import SparseAutoencoder, Transcoder, with_sae, with_saes
-from vitlens.features.nonlinearities import Relu
+from vitlens.features.dictionaries.nonlinearities import Relu
 
 HOOK = "blocks.1.hook_resid_post"
 

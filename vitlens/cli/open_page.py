@@ -59,7 +59,7 @@ def open_page(
 ) -> None:
     """Write a page about pictures: the answer, when and by which parts it is decided, and what their removal does."""
     from vitlens.description.result import Description
-    from vitlens.features.loading import load_sae
+    from vitlens.features.formats.loading import load_sae
     from vitlens.pages.explorer.run import explore
     from vitlens.results.result import load_result
 

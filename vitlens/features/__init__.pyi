@@ -2,11 +2,11 @@ from .activations import ActivationStream as ActivationStream
 from .activations import stream_activations as stream_activations
 from .attribution import FeatureAttribution as FeatureAttribution
 from .attribution import feature_attribution as feature_attribution
-from .dictionary import SparseAutoencoder as SparseAutoencoder
-from .dictionary import Transcoder as Transcoder
-from .evaluation import DictionaryEvaluation as DictionaryEvaluation
-from .evaluation import evaluate_sae as evaluate_sae
-from .loading import load_sae as load_sae
+from .dictionaries.dictionary import SparseAutoencoder as SparseAutoencoder
+from .dictionaries.dictionary import Transcoder as Transcoder
+from .evaluation.run import DictionaryEvaluation as DictionaryEvaluation
+from .evaluation.run import evaluate_sae as evaluate_sae
+from .formats.loading import load_sae as load_sae
 from .splice import SplicedDictionary as SplicedDictionary
 from .splice import with_sae as with_sae
 from .splice import with_saes as with_saes

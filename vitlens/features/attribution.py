@@ -15,7 +15,7 @@ from vitlens.choose.classes import Classes, ClassSelection, classes_by_batch, se
 from vitlens.choose.tokens import TokenSet
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
-from vitlens.features.dictionary import SparseAutoencoder
+from vitlens.features.dictionaries.dictionary import SparseAutoencoder
 from vitlens.features.places import STREAM_WIDE, HookPlace, chosen_rows, split_rows, suffix_of
 from vitlens.features.splice import ends, paired_rows
 from vitlens.model.hooked_vit import HookedViT

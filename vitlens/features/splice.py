@@ -13,7 +13,7 @@ from transformer_lens.hook_points import HookPoint
 from vitlens.arguments import checked, short
 from vitlens.choose.tokens import TokenSet
 from vitlens.errors import InputError
-from vitlens.features.dictionary import SparseAutoencoder, Transcoder
+from vitlens.features.dictionaries.dictionary import SparseAutoencoder, Transcoder
 from vitlens.features.places import HookPlace, check_width, chosen_rows, place_of, split_rows
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import HookName, Hooks, Reader, hook_name

@@ -10,7 +10,7 @@ from torch import Tensor
 from vitlens.arguments import checked, items
 from vitlens.choose.tokens import TokenSet
 from vitlens.errors import InputError
-from vitlens.features.dictionary import SparseAutoencoder
+from vitlens.features.dictionaries.dictionary import SparseAutoencoder
 from vitlens.features.places import STREAM_WIDE, HookPlace, read_places
 from vitlens.features.splice import ends, paired_rows
 from vitlens.model.hooked_vit import HookedViT

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vitlens.arguments import checked
 from vitlens.choose.tokens import TokenSet
-from vitlens.features.dictionary import Transcoder
+from vitlens.features.dictionaries.dictionary import Transcoder
 from vitlens.features.top_examples import TopPatches, top_patches
 from vitlens.memories.memories import COEFFICIENTS, value_vectors
 from vitlens.model.class_space.requirements import no_class_directions

@@ -12,7 +12,7 @@ from vitlens.choose.classes import Classes, select_classes
 from vitlens.data.pictures import Picture, Pictures, as_list
 from vitlens.description.result import Description
 from vitlens.errors import InputError, printable
-from vitlens.features.dictionary import SparseAutoencoder
+from vitlens.features.dictionaries.dictionary import SparseAutoencoder
 from vitlens.features.splice import ends
 from vitlens.model.graph import read_head
 from vitlens.model.hooked_vit import HookedViT

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vitlens.errors import InputError
 from vitlens.features.attribution import feature_attribution
-from vitlens.features.dictionary import SparseAutoencoder
+from vitlens.features.dictionaries.dictionary import SparseAutoencoder
 from vitlens.features.places import STREAM_WIDE, read_places
 from vitlens.features.splice import ends, paired_rows, with_sae
 from vitlens.model.hooked_vit import HookedViT

@@ -13,7 +13,7 @@ from vitlens.arguments import checked
 from vitlens.choose.classes import read_labels
 from vitlens.choose.tokens import TokenSet
 from vitlens.errors import InputError
-from vitlens.features.dictionary import SparseAutoencoder
+from vitlens.features.dictionaries.dictionary import SparseAutoencoder
 from vitlens.features.places import HookPlace, chosen_rows, read_places, split_rows, suffix_of, tokens_in_words
 from vitlens.features.splice import SplicedDictionary, ends, paired_rows
 from vitlens.model.class_space.outputs import WITH_PROBABILITIES, kl_divergence

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from vitlens.errors import InputError
-from vitlens.features.dictionary import SparseAutoencoder, complete_weights
-from vitlens.features.nonlinearities import nonlinearity
-from vitlens.features.saelens import read_safetensors
+from vitlens.features.dictionaries.dictionary import SparseAutoencoder, complete_weights
+from vitlens.features.dictionaries.nonlinearities import nonlinearity
+from vitlens.features.formats.saelens import read_safetensors
 from vitlens.model.checkpoints.formats import READ_ERRORS
 from vitlens.model.weights.checks import check_weights
 

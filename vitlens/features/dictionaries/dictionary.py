@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vitlens.arguments import checked, short
 from vitlens.errors import InputError, reason
-from vitlens.features.nonlinearities import nonlinearity
+from vitlens.features.dictionaries.nonlinearities import nonlinearity
 from vitlens.model.weights.checks import FiniteWeights, check_weights
 
 NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale")
@@ -112,7 +112,7 @@ class SparseAutoencoder(FiniteWeights):
         Raises:
             InputError: another estimator, or one that is not fitted.
         """
-        from vitlens.features.from_sklearn import FittedDictionary
+        from vitlens.features.dictionaries.from_sklearn import FittedDictionary
 
         return FittedDictionary(estimator, hook)
 
@@ -123,7 +123,7 @@ class SparseAutoencoder(FiniteWeights):
         Raises:
             InputError: SAELens has no such dictionary (a linear one, or one of scikit-learn); the folder cannot be written.
         """
-        from vitlens.features.saving import save_saelens
+        from vitlens.features.formats.saving import save_saelens
 
         save_saelens(self, path)
 

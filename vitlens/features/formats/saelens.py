@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vitlens.errors import InputError, reason
-from vitlens.features.dictionary import SparseAutoencoder, Transcoder, complete_weights
-from vitlens.features.nonlinearities import Gated, nonlinearity
+from vitlens.features.dictionaries.dictionary import SparseAutoencoder, Transcoder, complete_weights
+from vitlens.features.dictionaries.nonlinearities import Gated, nonlinearity
 from vitlens.model.weights.checks import check_plain, check_range, check_weights
 
 CONFIG, WEIGHTS, SPARSITY, SCALER = (

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitlens.errors import InputError
-from vitlens.features.dictionary import SparseAutoencoder
-from vitlens.features.nonlinearities import Linear
+from vitlens.features.dictionaries.dictionary import SparseAutoencoder
+from vitlens.features.dictionaries.nonlinearities import Linear
 
 ESTIMATORS = ("DictionaryLearning", "MiniBatchDictionaryLearning", "NMF", "MiniBatchNMF")
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from vitlens.arguments import checked
 from vitlens.errors import InputError
-from vitlens.features.dictionary import SparseAutoencoder
-from vitlens.features.overcomplete import load_overcomplete
-from vitlens.features.saelens import CONFIG, WEIGHTS, load_saelens
+from vitlens.features.dictionaries.dictionary import SparseAutoencoder
+from vitlens.features.formats.overcomplete import load_overcomplete
+from vitlens.features.formats.saelens import CONFIG, WEIGHTS, load_saelens
 from vitlens.files import as_path
 from vitlens.model.placement import read_device, read_dtype
 

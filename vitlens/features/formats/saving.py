@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from vitlens.errors import InputError
-from vitlens.features.dictionary import SparseAutoencoder, Transcoder
-from vitlens.features.nonlinearities import Gated, JumpRelu, Relu, TanhRelu, TopK
-from vitlens.features.saelens import CONFIG, SPARSITY, WEIGHTS
+from vitlens.features.dictionaries.dictionary import SparseAutoencoder, Transcoder
+from vitlens.features.dictionaries.nonlinearities import Gated, JumpRelu, Relu, TanhRelu, TopK
+from vitlens.features.formats.saelens import CONFIG, SPARSITY, WEIGHTS
 from vitlens.files import make_folder, write_whole
 from vitlens.results.tensor_files import save_tensors
 

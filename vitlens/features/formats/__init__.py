@@ -1,0 +1,1 @@
+"""Files of dictionaries: what each library writes, read into the classes of vitlens; and what vitlens writes."""
