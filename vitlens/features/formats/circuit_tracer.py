@@ -81,8 +81,8 @@ def save_cross_layer(clt: CrossLayerTranscoder, folder: str | Path) -> None:
     kind = kinds.pop() if len(kinds) == 1 else None
     if kind is None:
         raise InputError(
-            f"a cross-layer transcoder is saved with one of {', '.join(KINDS_OF_ACTIVATION.values())} in all of its blocks: save "
-            "its arrays instead"
+            f"a cross-layer transcoder is saved with one of {', '.join(KINDS_OF_ACTIVATION.values())} in all of its "
+            "blocks: save its arrays instead"
         )
     reads, writes = (_common_site(hooks) for hooks in (clt.hooks, clt.hooks_out))
     is_theirs = kind in ("relu", "jumprelu") and not clt.has_skip and len(set(clt.n_features)) == 1
