@@ -264,6 +264,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "ProbeFit": {"model": model},
         "SparseAutoencoder": None,
         "Transcoder": None,
+        "CrossLayerTranscoder": None,
     }
     few = {"classes": "label", "methods": "legrad", "metrics": "deletion", "n_steps": 2, "n_draws": 1, "chunk_size": 2}
     calls = {}

@@ -2,6 +2,7 @@ from .activations import ActivationStream as ActivationStream
 from .activations import stream_activations as stream_activations
 from .attribution import FeatureAttribution as FeatureAttribution
 from .attribution import feature_attribution as feature_attribution
+from .dictionaries.cross_layer import CrossLayerTranscoder as CrossLayerTranscoder
 from .dictionaries.dictionary import SparseAutoencoder as SparseAutoencoder
 from .dictionaries.dictionary import Transcoder as Transcoder
 from .evaluation.run import DictionaryEvaluation as DictionaryEvaluation
