@@ -105,11 +105,8 @@ class FeatureExplorer:
             InputError: no such feature; a dose that is not finite; a model without a classifier; no picture is shown.
         """
         self.model.require_classifier()
-        picture, place = self._check_picture(self._picture), self.place
-        image, ends = self.images[picture], (place.source, place.target)
-        return logits_at_doses(self.model, image, place.sae, ends, place.tokens, [self._check_feature(feature)], [dose])[
-            0, 0
-        ]
+        image = self.images[self._check_picture(self._picture)]
+        return logits_at_doses(self.model, image, self.place, [self._check_feature(feature)], [dose])[0, 0]
 
     # ---- showing -------------------------------------------------------------------------------------------------
 

@@ -40,7 +40,9 @@ def read_feature_labels(given: FeatureLabels | None, n_features: int, dictionary
             )
         labels = document["labels"]
     if not isinstance(labels, Mapping):
-        raise InputError(f"feature_labels is a mapping from features to texts, or a file of labels, not {short(labels)}")
+        raise InputError(
+            f"feature_labels is a mapping from features to texts, or a file of labels, not {short(labels)}"
+        )
     return dict(sorted(_label(feature, text, n_features) for feature, text in labels.items()))
 
 

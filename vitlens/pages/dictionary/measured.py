@@ -15,7 +15,7 @@ from vitlens.model.provenance import page_facts
 from vitlens.pages.dictionary.measure.doses import logits_at_doses
 from vitlens.pages.dictionary.measure.one_pass import OnePass, ShownPicture
 from vitlens.pages.dictionary.measure.place import DictionaryInPlace
-from vitlens.pages.dictionary.measure.shown import activation_tensors, attribution_of_shown
+from vitlens.pages.dictionary.measure.shown import active_tensors, attribution_of_shown
 from vitlens.pages.dictionary.measure.weights import class_effects, nearest_directions
 from vitlens.pages.explorer.facts import MOST_NAMES, top_classes
 from vitlens.pages.explorer.measure.quantise import as_numpy
@@ -48,8 +48,8 @@ class MeasuredFeatures:
     counts [F, B] with bin_width [F], the histogram of what is above 0; n_active [F] pictures.
     near_ids, near_cosines [F, n]; class_ids, class_values [F, 2 n]: raised most, strongest first, then lowered most.
     active_ends [N T], active_features, active_values: what is active at each token of the shown pictures, strongest first.
-    worth [N, F], the share of each feature in the logit of the picture's predicted class. doses_i [f, D, C] logits of picture i's classes
-    with doses_rest_i [f, D], log Σ exp of all logits.
+    worth [N, F], the share of each feature in the logit of the picture's predicted class.
+    doses_i [f, D, C], logits of picture i's classes, and doses_rest_i [f, D], log Σ exp of all logits.
     """
 
     facts: dict[str, Any]
@@ -66,11 +66,13 @@ def measured_features(
     assert found.grid is not None
     numbers, crops = found.crops.packed()
     n_tokens = model.cfg.n_prefix_tokens + found.grid[0] * found.grid[1]
-    active, most = activation_tensors(found.shown, n_tokens)
+    active, most = active_tensors(found.shown, n_tokens)
     tensors = _of_all_pictures(found) | _of_weights(model, place) | active
     tensors["crop_numbers"] = np.array(numbers, dtype=np.int32)
     missing: dict[str, str] = {}
-    logits = [as_numpy(model(picture.image)[0]) if model.unembed is not None else np.zeros(0) for picture in found.shown]
+    logits = [
+        as_numpy(model(picture.image)[0]) if model.unembed is not None else np.zeros(0) for picture in found.shown
+    ]
     pictures = [
         _picture_facts(model, picture, answer, names) for picture, answer in zip(found.shown, logits, strict=True)
     ]
@@ -167,12 +169,13 @@ def _steered(
     features = steering.features or _worth_steering(picture, place.sae.d_sae, steering.n_features, worth, i)
     if not features:
         return {}, None
-    ends = place.source, place.target
-    logits = logits_at_doses(model, picture.image, place.sae, ends, place.tokens, features, steering.doses)
+    logits = logits_at_doses(model, picture.image, place, features, steering.doses)
     most = as_numpy(logits.flatten(0, 1).amax(dim=0))
     shares = probabilities_of(as_numpy(logits).reshape(-1, logits.shape[-1]), model.cfg.output)
     ranking = np.argsort(-(shares.max(axis=0) if model.predicts else most), kind="stable")
-    classes = sorted(ranking[:N_STEERED_CLASSES].tolist()) if not model.predicts else ranking[:N_STEERED_CLASSES].tolist()
+    classes = (
+        sorted(ranking[:N_STEERED_CLASSES].tolist()) if not model.predicts else ranking[:N_STEERED_CLASSES].tolist()
+    )
     tensors = {
         f"doses_{i}": as_numpy(logits[..., classes]),
         f"doses_rest_{i}": as_numpy(logits.double().logsumexp(dim=-1)),
@@ -189,9 +192,7 @@ def _worth_steering(
     if worth is None:
         return by_peak
     weight = torch.from_numpy(np.abs(worth[i]))
-    by_worth = [
-        feature for feature in weight.argsort(descending=True, stable=True)[:n].tolist() if weight[feature] > 0
-    ]
+    by_worth = [feature for feature in weight.argsort(descending=True, stable=True)[:n].tolist() if weight[feature] > 0]
     return list(dict.fromkeys([*by_worth[: -(-n // 2)], *by_peak, *by_worth]))[:n]
 
 

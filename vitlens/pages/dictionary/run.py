@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from vitlens.arguments import checked, is_whole, items, short
 from vitlens.choose.tokens import TokenSet
@@ -10,6 +11,7 @@ from vitlens.data.pictures import as_list
 from vitlens.errors import InputError, printable
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder
 from vitlens.features.splice import ends
+from vitlens.features.top_examples import feature_numbers
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import HookName
 from vitlens.model.runs.leaves_state import leaves_state
@@ -36,7 +38,7 @@ def explore_features(
     tokens: TokenSet = "all",
     shown: int | Sequence[int] = 12,
     features: int | Sequence[int] | None = None,
-    doses: Sequence[float] = (0, 0.5, 1, 2, 4),
+    doses: Sequence[int | float] = (0, 0.5, 1, 2, 4),
     n_runs: int = 60,
     feature_labels: FeatureLabels | None = None,
     batch_size: int | None = None,
@@ -89,13 +91,7 @@ def explore_features(
     source, target = ends(model, hook, sae, hook_out)
     if not (source.has_tokens and target.has_tokens):
         raise InputError(f"{target.name} has no tokens, so its features have no place in a picture: see top_patches")
-    chosen = _steered_features(features, sae.d_sae)
-    steering = Steering(chosen, _doses(doses), max(1, n_runs // len(doses)))
-    if chosen is not None and len(chosen) * len(doses) > n_runs:
-        raise InputError(
-            f"{len(chosen)} features at {len(doses)} doses are {len(chosen) * len(doses)} runs of a picture, more than "
-            f"n_runs={n_runs}: name fewer features, or allow more runs"
-        )
+    steering = _steering(features, doses, n_runs, sae.d_sae)
     labels = read_feature_labels(feature_labels, sae.d_sae, dictionary_fingerprint(sae))
     found = OnePass(_shown(shown))
     found.run(model, PictureBatches(model, images, batch_size), sae, source, target, tokens, progress)
@@ -103,23 +99,35 @@ def explore_features(
     return FeatureExplorer(model, place, measured_features(model, found, place, steering, _names(images)), labels)
 
 
-def _steered_features(features: int | Sequence[int] | None, n_features: int) -> list[int] | None:
-    if features is None:
-        return None
-    chosen = list(dict.fromkeys(int(feature) for feature in items(features)))
-    for feature in chosen:
-        if not 0 <= feature < n_features:
-            raise InputError(f"there is no feature {feature}: the dictionary has features 0 to {n_features - 1}")
-    return chosen
+def _steering(
+    features: int | Sequence[int] | None, doses: Sequence[int | float], n_runs: int, n_features: int
+) -> Steering:
+    """
+    Raises:
+        InputError: a feature that does not exist, doses that are no numbers, more runs than a picture may cost.
+    """
+    given: list[Any] = list(doses) if isinstance(doses, (list, tuple)) else [doses]
+    if not given or any(not _is_number(dose) for dose in given):
+        raise InputError(f"doses are finite numbers such as (0, 0.5, 1, 2, 4), not {short(doses)}")
+    # The run that nothing is changed in is always among them.
+    each = sorted({1.0, *(float(dose) for dose in given)})
+    if n_runs < len(each):
+        raise InputError(
+            f"n_runs={n_runs} allows not one feature at {len(each)} doses (1 is always one): allow more runs"
+        )
+    chosen = feature_numbers(features, n_features)
+    if chosen is None:
+        return Steering(None, each, n_runs // len(each))
+    if len(chosen) * len(each) > n_runs:
+        raise InputError(
+            f"{len(chosen)} features at {len(each)} doses are {len(chosen) * len(each)} runs of a picture, more than "
+            f"n_runs={n_runs}: name fewer features, or allow more runs"
+        )
+    return Steering(chosen, each, len(chosen))
 
 
-def _doses(doses: Sequence[float]) -> list[float]:
-    """In order; 1, the run that nothing is changed in, is always among them."""
-    given = list(doses) if isinstance(doses, (list, tuple)) else [doses]
-    for dose in given:
-        if isinstance(dose, bool) or not isinstance(dose, (int, float)) or not isfinite(dose):
-            raise InputError(f"doses are finite numbers such as (0, 0.5, 1, 2, 4), not {short(doses)}")
-    return sorted({1.0, *map(float, given)})
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
 
 
 def _shown(shown: int | Sequence[int]) -> int | list[int]:
@@ -129,7 +137,9 @@ def _shown(shown: int | Sequence[int]) -> int | list[int]:
         return int(shown)  # type: ignore[arg-type]
     numbers = [int(number) for number in items(shown)]
     if len(numbers) > MOST_SHOWN_WHOLE or any(number < 0 for number in numbers):
-        raise InputError(f"shown are the numbers of at most {MOST_SHOWN_WHOLE} pictures, counted from 0, not {short(shown)}")
+        raise InputError(
+            f"shown are the numbers of at most {MOST_SHOWN_WHOLE} pictures, counted from 0, not {short(shown)}"
+        )
     return numbers
 
 

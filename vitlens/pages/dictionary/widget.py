@@ -43,7 +43,7 @@ class FeatureWidget(anywidget.AnyWidget):
 
     def _follow(self, change: Any) -> None:
         if change["name"] == "labels":
-            self._explorer.labels = change["new"]
+            self._explorer.labels = {int(feature): text for feature, text in change["new"].items()}
         else:
             self._explorer.selected_picture = change["new"]["picture"]
             self._explorer.selected_feature = change["new"]["feature"]
@@ -52,10 +52,10 @@ class FeatureWidget(anywidget.AnyWidget):
         """The page asks what the model answers at doses that it does not hold."""
         if content.get("ask") != "steer":
             return
-        explorer, feature, doses = self._explorer, content.get("feature"), content.get("doses")
+        explorer, feature, doses = self._explorer, content["feature"], content["doses"]
         asked = {"feature": feature, "doses": doses, "picture": explorer.selected_picture}
         try:
-            logits = [as_numpy(explorer.steer(feature, dose)).tolist() for dose in doses]
+            logits = [as_numpy(explorer.steer(feature, float(dose))).tolist() for dose in doses]
         except InputError as error:
             self.steered = asked | {"error": str(error)}
         else:

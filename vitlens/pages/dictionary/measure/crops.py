@@ -20,8 +20,8 @@ MOST_TEXT = 18 * 2**20
 MOST_CROPS = 20_000
 #: Some crops tell how large all are.
 N_TRIED = 64
-#: The store is looked through each time that it has twice as many crops as were needed, and not while it has fewer than this.
-FEW = 1024
+#: Crops that no feature needs any more are looked for when there are twice as many as were needed, and more than these.
+MOST_UNCHECKED = 1024
 
 
 class SmallPictures:
@@ -29,13 +29,15 @@ class SmallPictures:
 
     def __init__(self) -> None:
         self.encoded: dict[int, bytes] = {}
-        self._crowd = FEW
+        self._crowd = MOST_UNCHECKED
 
     @property
     def is_crowded(self) -> bool:
         return len(self.encoded) > self._crowd
 
-    def add(self, model: HookedViT, numbers: Sequence[int], images: Float[Tensor, "image channels height width"]) -> None:
+    def add(
+        self, model: HookedViT, numbers: Sequence[int], images: Float[Tensor, "image channels height width"]
+    ) -> None:
         if numbers:
             small = small_pictures(model, images, len(images), SIDES[0]).numpy()
             self.encoded.update(zip(numbers, map(_encoded, small), strict=True))
@@ -44,7 +46,7 @@ class SmallPictures:
         """Drops all but these; of more than the page can hold, the first of them stay."""
         there = [number for number in needed if number in self.encoded][:MOST_CROPS]
         self.encoded = {number: self.encoded[number] for number in there}
-        self._crowd = max(FEW, 2 * len(there))
+        self._crowd = max(MOST_UNCHECKED, 2 * len(there))
 
     def packed(self) -> tuple[list[int], list[str]]:
         """Numbers of the pictures and their crops as text (WebP in base64), as large as the page has room for."""

@@ -7,11 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitlens.choose.tokens import TokenSet
-from vitlens.features.dictionaries.dictionary import SparseAutoencoder
-from vitlens.features.places import HookPlace, suffix_of
-from vitlens.features.splice import SplicedDictionary
+from vitlens.features.places import suffix_of
+from vitlens.features.splice import with_sae
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.pages.dictionary.measure.place import DictionaryInPlace
 
 #: Runs that share a forward: a dictionary's activations are large.
 RUNS_AT_ONCE = 8
@@ -21,19 +20,17 @@ RUNS_AT_ONCE = 8
 def logits_at_doses(
     model: HookedViT,
     image: Float[Tensor, "1 channels height width"],
-    sae: SparseAutoencoder,
-    ends: tuple[HookPlace, HookPlace],
-    tokens: TokenSet,
+    place: DictionaryInPlace,
     features: Sequence[int],
     doses: Sequence[float],
 ) -> Float[Tensor, "feature dose class"]:
     """One feature at a time is multiplied at all tokens; what the dictionary does not reconstruct stays as it is.
 
-    A dose of 0 removes the feature, and 1 changes nothing. What comes before the dictionary runs once.
+    A dose of 0 removes the feature, and 1 changes nothing. What comes before the dictionary's block runs once.
     """
     pairs = list(product(features, doses))
     n_rows = min(RUNS_AT_ONCE, len(pairs))
-    run = suffix_of(model, image.expand(n_rows, -1, -1, -1), ends)
+    run = suffix_of(model, image.expand(n_rows, -1, -1, -1), [place.source, place.target])
     found = []
     for start in range(0, len(pairs), n_rows):
         some = pairs[start : start + n_rows]
@@ -44,7 +41,9 @@ def logits_at_doses(
                 edited[row, ..., feature] *= dose
             return edited
 
-        # What the last forward has too many of stays unedited.
-        spliced = SplicedDictionary(model, sae, *ends, tokens, True, multiply, False)
-        found.append(run(spliced.hooks())[: len(some)])
+        with with_sae(
+            model, place.hook, place.sae, hook_out=place.hook_out, error_term=True, tokens=place.tokens, edit=multiply
+        ):
+            # Rows of the last forward that are too many run unedited.
+            found.append(run([])[: len(some)])
     return torch.cat(found).unflatten(0, (len(features), len(doses)))

@@ -1,4 +1,4 @@
-"""One pass over the pictures: where every feature is strongest, a fair sample of where it is active, small pictures of both."""
+"""One pass over the pictures: where each feature is strongest, a sample of where it is active, small pictures of both."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -130,6 +130,7 @@ class OnePass:
 
     def _needed(self) -> list[int]:
         """The pictures that are examples, the strongest of all features first."""
+        assert self.strongest.best is not None
         examples = torch.cat([self.strongest.images, self.sampled.images])
         values = torch.cat([self.strongest.best, self.sampled.values])
         return [number for number in dict.fromkeys(examples[values > 0].tolist()) if number >= 0]

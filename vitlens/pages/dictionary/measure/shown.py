@@ -16,11 +16,11 @@ from vitlens.pages.explorer.measure.quantise import as_numpy
 MOST_ACTIVATIONS = 600_000
 
 
-def activation_tensors(
-    shown: Sequence[ShownPicture], n_tokens: int
-) -> tuple[dict[str, np.ndarray], int | None]:
+def active_tensors(shown: Sequence[ShownPicture], n_tokens: int) -> tuple[dict[str, np.ndarray], int | None]:
     """active_ends [picture · token], active_features and active_values, token by token, the strongest of each first; and
     how many of a token's features are kept, where they are too many for a page."""
+    if not shown:
+        return {}, None
     total = sum(len(picture.values) for picture in shown)
     most = None if total <= MOST_ACTIVATIONS else max(1, MOST_ACTIVATIONS // (len(shown) * n_tokens))
     counts, features, values = [], [], []

@@ -33,7 +33,7 @@ class FeatureList {
     this.which = element(
       "select",
       { name: "which", "aria-label": "which features are listed", onchange: () => this.refresh() },
-      ...WHICH.map(([value, text]) => element("option", { value }, text)),
+      ...WHICH.filter(([value]) => value !== "picture" || features.facts.pictures.length).map(([value, text]) => element("option", { value }, text)),
     );
     this.told = element("output", { class: "note" });
     this.heads = COLUMNS.map(([name, text, down]) =>
