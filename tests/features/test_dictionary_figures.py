@@ -15,7 +15,7 @@ MEASURES = ["loss", "explained_variance", "l0", "dead_share"]
 def history(hooks):
     values = torch.linspace(0.01, 0.9, 3 * 4 * len(hooks)).view(len(hooks), 3, 4)
     values[..., 2] = torch.tensor([300.0, 40.0, 8.0])
-    about = {"model": "<i>mine</i>", "training": {"kind": "relu", "k": 8}}
+    about = {"model": "<i>mine</i>", "training": {"kind": "relu", "k": 4}}
     return TrainingHistory(values, {"hook": hooks, "row": [10, 20, 30], "measure": MEASURES}, "value", settings=about)
 
 
@@ -31,8 +31,8 @@ def test_a_training_has_a_panel_for_each_measure_and_a_line_for_each_hook():
     assert len({trace.line.color for trace in figure.data}) == 12
     # The number of active features falls by orders of magnitude, and the number that was asked for is on the same axis.
     assert figure.layout.yaxis3.type == "log"
-    assert figure.layout.shapes[0].y0 == 8
-    assert figure.layout.yaxis3.range[0] < np.log10(8) < np.log10(300) < figure.layout.yaxis3.range[1]
+    assert figure.layout.shapes[0].y0 == 4
+    assert figure.layout.yaxis3.range[0] < np.log10(4) < np.log10(300) < figure.layout.yaxis3.range[1]
     assert "&lt;i&gt;mine" in figure.layout.title.subtitle.text
 
 
