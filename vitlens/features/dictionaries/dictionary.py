@@ -57,6 +57,8 @@ class SparseAutoencoder(FiniteWeights):
         self.source = source
         #: log10 of how often each feature fired in training, where SAELens saved it.
         self.log_sparsity: Tensor | None = None
+        #: What else its file says of it, such as the model and the settings of its training.
+        self.metadata: dict[str, Any] = {}
 
     @classmethod
     @checked
