@@ -18,7 +18,7 @@ from vitlens.model.hooks.hook_points import HookName, hook_name
 
 AnyDictionary = SparseAutoencoder | CrossLayerTranscoder
 #: One tensor for each part of a dictionary.
-Parts = list[Float[Tensor, "..."]]
+PerPart = list[Float[Tensor, "..."]]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class PlacedDictionary:
 
     def rows(
         self, found: Mapping[str, Float[Tensor, "image token *rest"]], grid: tuple[int, int]
-    ) -> tuple[Parts, Parts, Int[Tensor, "token"]]:
+    ) -> tuple[PerPart, PerPart, Int[Tensor, "token"]]:
         """What each part reads, what it should predict, and the tokens, from the rows that `read_places` found."""
         pairs = [
             paired_rows(self.model, self.sae, source, target, found, self.tokens, grid)
@@ -76,15 +76,15 @@ class PlacedDictionary:
             return self.sae.decode_block(part, features, x)
         return self.sae.decode(features[part], x)
 
-    def encode(self, x: Parts) -> Parts:
+    def encode(self, x: PerPart) -> PerPart:
         """The features of all parts."""
         return [self.encode_part(part, rows) for part, rows in enumerate(x)]
 
-    def decode(self, features: Parts, x: Parts) -> Parts:
+    def decode(self, features: PerPart, x: PerPart) -> PerPart:
         """What all parts predict."""
         return [self.decode_part(part, features, rows) for part, rows in enumerate(x)]
 
-    def written_per_feature(self, gradients: Parts, x: Parts) -> Parts:
+    def written_per_feature(self, gradients: PerPart, x: PerPart) -> PerPart:
         """∂Σ_j⟨gradient_j, x̂_j⟩/∂f for the features of each part: how much each would move what the gradients measure."""
         if isinstance(self.sae, CrossLayerTranscoder):
             return self.sae.written_per_feature(gradients)

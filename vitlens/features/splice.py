@@ -15,7 +15,7 @@ from vitlens.choose.tokens import TokenSet
 from vitlens.errors import InputError
 from vitlens.features.dictionaries.cross_layer import CrossLayerTranscoder
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder
-from vitlens.features.placed import AnyDictionary, Parts, PlacedDictionary, place_dictionary
+from vitlens.features.placed import AnyDictionary, PerPart, PlacedDictionary, place_dictionary
 from vitlens.features.places import chosen_rows, split_rows
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import HookName, Hooks, Reader
@@ -43,8 +43,8 @@ class SplicedDictionary:
         self.placed, self.error_term, self.record = placed, error_term, record
         self.sources, self.targets = placed.sources, placed.targets
         self.edit = edit
-        self.features: Float[Tensor, "image token *heads feature"] | Parts | None = None
-        self.error: Float[Tensor, "image token *heads d"] | Parts | None = None
+        self.features: Float[Tensor, "image token *heads feature"] | PerPart | None = None
+        self.error: Float[Tensor, "image token *heads d"] | PerPart | None = None
         self.tokens: Int[Tensor, "token"] | None = None
         self._run = _Run()
         #: With an error term and several parts: what the last run without an edit read first, and its errors.

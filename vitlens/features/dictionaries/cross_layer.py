@@ -232,14 +232,12 @@ class CrossLayerTranscoder(FiniteWeights):
         """ŷ of every block."""
         return self.decode(self.encode(x), x)
 
-    def written_per_feature(self, gradients: Sequence[Float[Tensor, "*batch d_out"]]) -> PerBlock:
+    def written_per_feature(self, gradient: Sequence[Float[Tensor, "*batch d_out"]]) -> PerBlock:
         """∂Σ_j⟨gradient_j, ŷ_j⟩/∂f for the features of each block: how much each would move what the gradients measure."""
-        self._check_number(gradients, "gradients")
+        self._check_number(gradient, "gradients")
         found = []
         for block, W_dec in enumerate(self.W_dec):
-            later = [
-                gradient.to(W_dec) @ directions.T for gradient, directions in zip(gradients[block:], W_dec, strict=True)
-            ]
+            later = [moved.to(W_dec) @ directions.T for moved, directions in zip(gradient[block:], W_dec, strict=True)]
             found.append(torch.stack(later).sum(dim=0))
         return found
 
