@@ -1,6 +1,7 @@
 """The page of a dictionary: its numbers are those of the library's calls, and a reader can search, look, steer and label."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def test_pictures_are_the_models_own(found):
     _, cache = model.run_with_cache(images[shown], names_filter="resid_post")
     active = sae.encode(cache["resid_post", 0]).flatten(0, 1)
     starts = [0, *tensors["active_ends"].tolist()]
-    for row, (start, end) in enumerate(zip(starts, starts[1:], strict=False)):
+    for row, (start, end) in enumerate(pairwise(starts)):
         features, values = tensors["active_features"][start:end], tensors["active_values"][start:end]
         assert (np.diff(values) <= 0).all()
         kept = torch.zeros(N, dtype=active.dtype).index_copy_(
@@ -254,8 +255,8 @@ def test_labels_are_typed_kept_saved_and_read_again(found, page, tmp_path):
     again.save_labels(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_text() == file.read_text()
     explorer.labels = {2: "other"}
+    other = SparseAutoencoder.from_arrays(sae.W_enc + 1, None, sae.W_dec, None, hook=HOOK)
     with pytest.raises(InputError, match="labels of another dictionary"):
-        other = SparseAutoencoder.from_arrays(sae.W_enc + 1, None, sae.W_dec, None, hook=HOOK)
         explore_features(model, images[:1], sae=other, feature_labels=file, progress=False)
     # The page refuses what is not its own, and reads what is.
     page.locator("input[type=file]").set_input_files(file)

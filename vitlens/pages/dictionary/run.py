@@ -10,7 +10,7 @@ from vitlens.choose.tokens import TokenSet
 from vitlens.data.pictures import as_list
 from vitlens.errors import InputError, printable
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder
-from vitlens.features.splice import ends
+from vitlens.features.placed import ends
 from vitlens.features.top_examples import feature_numbers
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import HookName
