@@ -85,7 +85,7 @@ def explore_features(
         >>> sae = vitlens.features.SparseAutoencoder.from_arrays(identity, None, identity, None, hook="resid_post3")
         >>> explorer = vitlens.explore_features(model, images[:4], sae=sae, shown=1, n_runs=5)
         >>> explorer
-        FeatureExplorer(192 features over 4 pictures, 1 of them shown whole; .save(path) writes the page)
+        FeatureExplorer(96 features over 4 pictures, 1 of them shown whole; .save(path) writes the page)
         >>> explorer.save("features.html")
     """
     source, target = ends(model, hook, sae, hook_out)
