@@ -235,6 +235,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "stream_activations": {**about, "hook": "resid_post0", **quiet},
         "add_test_time_registers": {"model": model, "neurons": neurons},
         "select_tokens": {"model": model, "tokens": "object", "n_images": 2, "masks": masks},
+        "train": {**about, "hook": "resid_post0", "k": 2, "n_rows": 8, "batch_rows": 4, **quiet},
         "top_memory_patches": {**about, "block": 0, "k": 2, **quiet},
         "top_patches": {**dictionary, "images": images, "k": 2, **quiet},
         "with_sae": dictionary,
@@ -263,6 +264,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "ProbeFit": {"model": model},
         "SparseAutoencoder": None,
         "Transcoder": None,
+        "CrossLayerTranscoder": None,
     }
     few = {"classes": "label", "methods": "legrad", "metrics": "deletion", "n_steps": 2, "n_draws": 1, "chunk_size": 2}
     calls = {}

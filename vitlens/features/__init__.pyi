@@ -2,6 +2,7 @@ from .activations import ActivationStream as ActivationStream
 from .activations import stream_activations as stream_activations
 from .attribution import FeatureAttribution as FeatureAttribution
 from .attribution import feature_attribution as feature_attribution
+from .dictionaries.cross_layer import CrossLayerTranscoder as CrossLayerTranscoder
 from .dictionaries.dictionary import SparseAutoencoder as SparseAutoencoder
 from .dictionaries.dictionary import Transcoder as Transcoder
 from .evaluation.run import DictionaryEvaluation as DictionaryEvaluation
@@ -12,3 +13,6 @@ from .splice import with_sae as with_sae
 from .splice import with_saes as with_saes
 from .top_examples import TopPatches as TopPatches
 from .top_examples import top_patches as top_patches
+from .training.result import TrainedDictionaries as TrainedDictionaries
+from .training.result import TrainingHistory as TrainingHistory
+from .training.run import train as train
