@@ -10,6 +10,7 @@ from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from vitlens.arguments import checked
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.planted.idle import write_blocks
@@ -48,7 +49,7 @@ CLEARANCE = 20.0
 VOTE = 4.0
 # Positions, idle heads and idle neurons write this much of what they write in the other planted models: at the hook about a
 # tenth of the variance is theirs.
-LOUDNESS = 0.25
+LOUDNESS = 0.5
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ class PlantedFeatures:
 
     `written` is what the MLP of each block from there on writes for a feature that is on, up to a factor: by block. It is
     what the true transcoder of a block decodes to, and what the true cross-layer transcoder does in all of them. No neuron
-    can read a feature that overlaps with others: `written` is empty then. A head of the last block counts feature i as a
-    vote for class i modulo 4.
+    can read a feature that overlaps with others: `written` is empty then. A head of the last block reads all features along
+    their directions, feature i as a vote for class i modulo 4.
     """
 
     model: HookedViT
@@ -96,11 +97,12 @@ class PlantedFeatures:
         return self.draw(n, torch.Generator().manual_seed(seed))
 
 
+@checked
 def planted_features(
     n_features: int = 48,
     *,
     width: int = 24,
-    n_active: float = 3.0,
+    n_active: float = 4.0,
     zipf: float = 0.0,
     magnitudes: tuple[float, float] = (0.5, 1.5),
     seed: int = 0,
@@ -112,7 +114,7 @@ def planted_features(
     embedding turns each into its feature's direction in the stream. Features are on independently of each other.
 
     Args:
-        n_features: up to 192, the number of pixels of a patch. More of them than `width` overlap.
+        n_features: up to 192, as many as a patch has values (8 × 8 pixels of 3 colours). More of them than `width` overlap.
         width: in how many of the stream's 64 dimensions the features lie, up to 25.
         n_active: how many features are on in a patch, on average.
         zipf: the i-th feature is on in proportion to 1 / i^zipf; 0: all are on equally often.
@@ -120,8 +122,21 @@ def planted_features(
         seed: draws directions, patterns, and what the idle components do.
         dtype: of the weights and pictures; everything is drawn in float64, so that the model is the same in any.
 
+    Returns:
+        PlantedFeatures: the model, the directions, and pictures with the strength of each feature in each token.
+
     Raises:
         InputError: a number that is too small or too large; a feature that would have to be on more than always.
+
+    Source: Sharkey et al. 2022 (toy data of known features); Elhage et al. 2022 (superposition).
+
+    Examples:
+        >>> vit = planted_features(12)
+        >>> pictures = vit.pictures(2)
+        >>> stream = vit.model.run_with_cache(pictures.images)[1][vit.hook]
+        >>> read = stream @ vit.directions.float().T
+        >>> bool((read - pictures.strengths).abs().max() < 1e-5)
+        True
     """
     shares = torch.arange(1, n_features + 1, dtype=torch.float64).pow(-zipf)
     frequencies = n_active * shares / shares.sum()
@@ -155,8 +170,8 @@ def check_code(
     n_features: int, width: int, frequencies: Float[Tensor, "feature"], magnitudes: tuple[float, float]
 ) -> None:
     """Raises InputError if there is no such code."""
-    if not 1 <= n_features <= MOST_FEATURES:
-        raise InputError(f"n_features is from 1 to {MOST_FEATURES}, not {n_features}: a patch has as many pixels")
+    if n_features > MOST_FEATURES:
+        raise InputError(f"n_features is at most {MOST_FEATURES}, not {n_features}: a patch has as many values")
     if not 1 <= width <= LARGEST_WIDTH:
         raise InputError(f"width is from 1 to {LARGEST_WIDTH}, not {width}: the rest of the stream is needed elsewhere")
     if not 0 < frequencies.min() <= frequencies.max() <= 1:
