@@ -218,6 +218,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "knockout_attention": {**about, "edges": cut, "replacement": "other", "others": others, "masks": masks},
         "knockout_hooks": {**about, "edges": cut, "replacement": "other", "others": others, "masks": masks},
         "mean_activations": {**about, **quiet},
+        "mlp_hooks": {"model": model},
         "minimality": {**pair, "circuit": circuit, **quiet},
         "patch": {"row": 0, "column": 0},
         "nearest_patches": {**about, "others": others, **quiet},
@@ -421,7 +422,7 @@ def finish(result: Any) -> None:
     elif isinstance(result, contextlib.AbstractContextManager):
         with result as spliced:
             for one in spliced.values() if isinstance(spliced, dict) else [spliced]:
-                one.model(torch.zeros(2, 3, 32, 32))
+                one.placed.model(torch.zeros(2, 3, 32, 32))
 
 
 def outcome(function: Callable, given: dict[str, Any]) -> str | None:
