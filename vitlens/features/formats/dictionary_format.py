@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vitlens.errors import InputError
+from vitlens.features.dictionaries.cross_layer import CrossLayerTranscoder
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder
 from vitlens.features.formats.opened import DictionaryFiles
 
@@ -44,7 +45,7 @@ class DictionaryFormat:
     name: str
     layout: str
     recognise: Callable[[DictionaryFiles], bool]
-    read: Callable[[DictionaryFiles, LoadOptions], SparseAutoencoder]
+    read: Callable[[DictionaryFiles, LoadOptions], SparseAutoencoder | CrossLayerTranscoder]
     asks: tuple[str, ...] = ()
 
 

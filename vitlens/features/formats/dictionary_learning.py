@@ -9,7 +9,7 @@ from vitlens.errors import InputError
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder
 from vitlens.features.dictionaries.nonlinearities import Gated, Relu, nonlinearity
 from vitlens.features.formats.dictionary_format import DictionaryFormat, LoadOptions, chosen
-from vitlens.features.formats.exact import Axes, check_size, exact_weights
+from vitlens.features.formats.exact import Axes, check_said, exact_weights
 from vitlens.features.formats.opened import DictionaryFiles, read_settings
 from vitlens.features.formats.sites import hook_of_submodule
 
@@ -22,7 +22,7 @@ MATRICES: Axes = {
     "b_dec": ("d_in",),
 }
 #: The floats of each class; whole numbers ("k", "group_sizes") are checked by themselves.
-CLASSES: dict[str, Axes] = {
+LEARNED_CLASSES: dict[str, Axes] = {
     "AutoEncoder": {**LINEAR_ENCODER, "encoder.bias": ("features",), "bias": ("d_in",)},
     "AutoEncoderNew": {**LINEAR_ENCODER, "encoder.bias": ("features",), "decoder.bias": ("d_in",)},
     "GatedAutoEncoder": {
@@ -52,9 +52,9 @@ def read_dictionary_learning(files: DictionaryFiles, options: LoadOptions) -> Sp
     arrays: dict[str, Any] = _arrays(weights, kind)
     d_in, n_features = arrays["W_enc"].shape
     for name, found in (("activation_dim", d_in), ("dict_size", n_features)):
-        check_size(name, trainer.get(name), found, source)
+        check_said(name, trainer.get(name), found, source)
     if "group_sizes" in whole:
-        check_size("group_sizes, together", int(whole["group_sizes"].sum()), n_features, source)
+        check_said("group_sizes, together", int(whole["group_sizes"].sum()), n_features, source)
     if options.k is not None and kind != "AutoEncoderTopK":
         raise InputError(f"{source} is a {kind}, which takes no k=: leave it out")
     activation = _activation_of_class(kind, weights, _k(whole, trainer, options, source), options, source, arrays)
@@ -81,7 +81,7 @@ def _trainer(files: DictionaryFiles) -> dict[str, Any]:
 
 def _axes(kind: str, floats: dict[str, Tensor]) -> Axes:
     """The tensors of the class; TopK's threshold is not used, and files of its first version do not have it."""
-    axes = CLASSES[kind]
+    axes = LEARNED_CLASSES[kind]
     old = kind == "AutoEncoderTopK" and "threshold" not in floats
     return {name: names for name, names in axes.items() if name != "threshold"} if old else axes
 
@@ -93,8 +93,8 @@ def _kind(
     said = trainer.get("dict_class")
     if said is not None:
         kind = SPELLINGS.get(said, said)
-        if kind not in CLASSES:
-            raise InputError(f"{source} is of the class {said!r}, and vitlens reads {', '.join(CLASSES)}")
+        if kind not in LEARNED_CLASSES:
+            raise InputError(f"{source} is of the class {said!r}, and vitlens reads {', '.join(LEARNED_CLASSES)}")
         activation = next((name for name, of_class in BY_ACTIVATION.items() if of_class == kind), kind)
         chosen("activation", activation, options, source)
     else:
@@ -119,7 +119,7 @@ def fitting_classes(floats: dict[str, Tensor], whole: dict[str, Tensor]) -> list
     matryoshka = "group_sizes" in whole
     return [
         kind
-        for kind in CLASSES
+        for kind in LEARNED_CLASSES
         if set(_axes(kind, floats)) == set(floats) and matryoshka == (kind == "MatryoshkaBatchTopKSAE")
     ]
 
@@ -191,8 +191,8 @@ def _is_dictionary_learning(files: DictionaryFiles) -> bool:
 
 
 DICTIONARY_LEARNING = DictionaryFormat(
-    "dictionary_learning (also sae-for-vlm)",
-    "ae.pt, with the config.json of its training beside it or not",
+    "dictionary_learning",
+    "ae.pt",
     recognise=_is_dictionary_learning,
     read=read_dictionary_learning,
     asks=("activation", "k", "threshold"),

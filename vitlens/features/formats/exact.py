@@ -52,7 +52,7 @@ def widest(tensors: Any) -> torch.dtype:
     return dtype
 
 
-def check_size(name: str, said: object, of_weights: int, source: str) -> None:
+def check_said(name: str, said: object, of_weights: int, source: str) -> None:
     """Raises InputError if the settings say another number than the weights do; None says nothing."""
     if said is not None and said != of_weights:
         raise InputError(f"{source}: the settings say {name} {said!r}, and the weights say {of_weights}")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vitlens.arguments import checked
 from vitlens.errors import InputError
+from vitlens.features.dictionaries.cross_layer import CrossLayerTranscoder
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder
 from vitlens.features.formats.dictionary_format import DictionaryFormat, LoadOptions
 from vitlens.features.formats.opened import DictionaryFiles
@@ -28,11 +29,11 @@ def load_sae(
     centred: bool | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
-) -> SparseAutoencoder:
+) -> SparseAutoencoder | CrossLayerTranscoder:
     """Loads a sparse autoencoder or transcoder that any of these libraries trained; nothing in its files is run.
 
-    SAELens, Overcomplete, ViT-Prisma, saev, dictionary_learning and sae-for-vlm, ViSAEBench, EleutherAI's sparsify. The
-    format is recognised by the files; what it says is carried exactly, or refused.
+    SAELens, Overcomplete, ViT-Prisma, saev, dictionary_learning and sae-for-vlm, ViSAEBench, EleutherAI's sparsify, and
+    circuit-tracer. The format is recognised by the files; what it says is carried exactly, or refused.
 
     Args:
         path: the folder of a dictionary, or its file of weights.
@@ -46,15 +47,15 @@ def load_sae(
         dtype: torch's, or its name; by default that of the file (SAELens: that of cfg.json).
 
     Returns:
-        SparseAutoencoder, or its subclass Transcoder. Its `hook` is the hook point that it was trained at, if the files name
-        one that vitlens has.
+        SparseAutoencoder, or its subclass Transcoder, whose `hook` is the hook point that it was trained at, if the files
+        name one that vitlens has; CrossLayerTranscoder from a folder of circuit-tracer.
 
     Raises:
         InputError: no such file; an unknown format, architecture, setting or weight; a pickled object; weights that are not
             finite floats, or not in `dtype`; a device that is not available.
 
     Source: the formats of SAELens 3 to 6, Overcomplete 0.3, ViT-Prisma 2.0, saev 0.1, dictionary_learning 0.1, ViSAEBench
-    0.1 and sparsify 1.3.
+    0.1, sparsify 1.3 and circuit-tracer 0.1.
 
     Examples:
         >>> import torch
@@ -123,6 +124,8 @@ def load_saes(
     saes: dict[str, SparseAutoencoder] = {}
     for place in places:
         sae = load_sae(place, device=device, dtype=dtype)
+        if isinstance(sae, CrossLayerTranscoder):
+            raise InputError(f"{place} is one dictionary of {sae.n_blocks} blocks: load it with load_sae")
         if sae.hook is None:
             raise InputError(
                 f"{place} does not say a hook point of vitlens: load each one with load_sae, and pass with_saes a "
@@ -160,7 +163,7 @@ def _in_order(hook: str) -> tuple[int | str, ...]:
 
 def _what_is_read(files: DictionaryFiles) -> str:
     """A sentence about files of no known format."""
-    known = "; ".join(f"{known.name} ({known.layout})" for known in DICTIONARY_FORMATS)
+    known = ", ".join(f"{known.name} ({known.layout})" for known in DICTIONARY_FORMATS)
     several = ", ".join(path.name for path in files.all_weights[:4])
     if len(files.all_weights) > 1:
         return f"{files.path} holds several files of weights ({several}): name one of them. vitlens reads {known}"

@@ -17,9 +17,9 @@ from vitlens.model.weights.checks import check_plain
 
 #: Files of settings: who names one of them means its folder.
 SETTINGS_FILES = ("cfg.json", "config.json", "config.yaml", "config.yml")
-ENDINGS = (".pt", ".pth", ".safetensors", ".gz", ".pkl")
+ENDINGS = (".pt", ".pth", ".safetensors")
 #: How the names of files end that hold statistics, and no weights.
-STATISTICS = ("sparsity",)
+NO_WEIGHTS = ("sparsity",)
 HOW_TO_SAVE_SAE = "torch.save(sae.eval().state_dict(), path)"
 
 
@@ -41,7 +41,7 @@ class DictionaryFiles:
         if self.named is not None:
             return [self.named]
         found = (path for path in self.folder.iterdir() if path.suffix in ENDINGS)
-        return sorted(path for path in found if not path.stem.endswith(STATISTICS))
+        return sorted(path for path in found if not path.stem.endswith(NO_WEIGHTS))
 
     @property
     def weights(self) -> Path | None:
@@ -89,10 +89,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return read_safetensors(path)
     how = f"save a state_dict with {HOW_TO_SAVE_SAE}, where it was made"
-    return check_state(read_tensors(path, how_to_save=how), path)
+    return only_tensors(read_tensors(path, how_to_save=how), path)
 
 
-def check_state(found: Any, path: Path) -> dict[str, Tensor]:
+def only_tensors(found: Any, path: Path) -> dict[str, Tensor]:
     """Raises InputError unless this is a state_dict: tensors by their names."""
     if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
         raise InputError(f"{path} is no state_dict: save one with {HOW_TO_SAVE_SAE}")

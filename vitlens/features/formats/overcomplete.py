@@ -122,7 +122,7 @@ def _encoder(left: dict[str, Tensor], dictionary: Tensor, source: str) -> tuple[
 
 OVERCOMPLETE = DictionaryFormat(
     "Overcomplete",
-    "a file with the state_dict of its module (.pt or .safetensors)",
+    "a state_dict",
     recognise=lambda files: any(name.startswith("dictionary.") for name in files.state),
     read=read_overcomplete,
     asks=("activation", "k", "threshold", "dictionary_norm"),

@@ -10,8 +10,8 @@ from vitlens.errors import InputError
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder, Transcoder
 from vitlens.features.dictionaries.nonlinearities import Gated, nonlinearity
 from vitlens.features.formats.dictionary_format import DictionaryFormat, LoadOptions
-from vitlens.features.formats.exact import Axes, check_size, exact_weights, one_of, whole_number
-from vitlens.features.formats.opened import DictionaryFiles, check_state, read_state
+from vitlens.features.formats.exact import Axes, check_said, exact_weights, one_of, whole_number
+from vitlens.features.formats.opened import DictionaryFiles, only_tensors, read_state
 from vitlens.features.formats.sites import hook_of_transformer_lens
 from vitlens.model.checkpoints.formats import READ_ERRORS, read_tensors
 
@@ -63,9 +63,9 @@ def read_prisma(files: DictionaryFiles, options: LoadOptions) -> SparseAutoencod
         axes["W_skip"] = ("d_out", "d_in")
     weights = exact_weights(state, axes, source, options.dtype)
     d_in, n_features = weights["W_enc"].shape
-    check_size("d_in", whole_number(cfg, "d_in", source), d_in, source)
+    check_said("d_in", whole_number(cfg, "d_in", source), d_in, source)
     expected = d_in * whole_number(cfg, "expansion_factor", source)
-    check_size("d_in × expansion_factor", expected, n_features, source)
+    check_said("d_in × expansion_factor", expected, n_features, source)
     sae = _built(weights, cfg, is_transcoder, source)
     sae.log_sparsity = _log_sparsity(files.weights, n_features)
     return sae
@@ -84,7 +84,7 @@ def _built(weights: dict[str, Tensor], cfg: dict[str, Any], is_transcoder: bool,
         unused = "b_gate" in weights
         b_enc = torch.zeros_like(weights["b_enc"]) if unused else weights["b_enc"]
         return SparseAutoencoder(**common, b_enc=b_enc, b_dec=weights["b_dec"], centred=True)
-    check_size("d_out", whole_number(cfg, "d_out", source), weights["W_dec"].shape[1], source)
+    check_said("d_out", whole_number(cfg, "d_out", source), weights["W_dec"].shape[1], source)
     return Transcoder(
         **common,
         # act((x − b_dec) W_enc + b_enc): b_dec belongs to what is read, and b_dec_out to what is predicted.
@@ -144,10 +144,10 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     with torch.serialization.safe_globals(own):  # type: ignore[arg-type]
         found = read_tensors(path, how_to_save=HOW_TO_CONVERT)
     if not own:
-        return {}, check_state(found, path)
+        return {}, only_tensors(found, path)
     if not isinstance(found, dict) or set(found) != {"cfg", "state_dict"} or type(found["cfg"]) is not PickledSettings:
         raise InputError(f"{path} holds something else than ViT-Prisma saves: {HOW_TO_CONVERT}")
-    return dict(vars(found["cfg"])), check_state(dict(found["state_dict"]), path)
+    return dict(vars(found["cfg"])), only_tensors(dict(found["state_dict"]), path)
 
 
 def _pickled_names(path: Path) -> list[str]:
@@ -176,6 +176,4 @@ def _is_prisma(files: DictionaryFiles) -> bool:
     return files.weights is not None and any(name.startswith("vit_prisma.") for name in _pickled_names(files.weights))
 
 
-PRISMA = DictionaryFormat(
-    "ViT-Prisma", f"a folder with {PRISMA_CONFIG} and a .pt of tensors", recognise=_is_prisma, read=read_prisma
-)
+PRISMA = DictionaryFormat("ViT-Prisma", f"{PRISMA_CONFIG} and a .pt", recognise=_is_prisma, read=read_prisma)

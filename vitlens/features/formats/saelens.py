@@ -69,6 +69,8 @@ def read_saelens(files: DictionaryFiles, options: LoadOptions) -> SparseAutoenco
     _fold_input_scale(weights, cfg, folder, options.scaling_factor)
     _fold_decoder_norm(weights, cfg)
     sae = _build(weights, cfg, str(folder))
+    metadata = read_settings(folder / CONFIG).get("metadata") or {}
+    sae.metadata = {name: value for name, value in metadata.items() if name not in ("hook_name", "hook_name_out")}
     if (folder / SPARSITY).is_file():
         sae.log_sparsity = read_safetensors(folder / SPARSITY).get("sparsity")
     return sae
@@ -213,7 +215,7 @@ def _dtype(name: str | None) -> torch.dtype:
 
 SAELENS = DictionaryFormat(
     "SAELens",
-    f"a folder with {CONFIG} and {WEIGHTS}",
+    f"{CONFIG} and {WEIGHTS}",
     recognise=lambda files: files.holds(WEIGHTS) or (files.named is None and (files.folder / CONFIG).is_file()),
     read=read_saelens,
     asks=("scaling_factor",),

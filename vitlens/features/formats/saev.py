@@ -12,8 +12,8 @@ from vitlens.errors import InputError
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder
 from vitlens.features.dictionaries.nonlinearities import Relu, TopK, nonlinearity
 from vitlens.features.formats.dictionary_format import DictionaryFormat, LoadOptions, chosen
-from vitlens.features.formats.exact import Axes, check_size, exact_weights, one_of, whole_number
-from vitlens.features.formats.opened import DictionaryFiles, check_state
+from vitlens.features.formats.exact import Axes, check_said, exact_weights, one_of, whole_number
+from vitlens.features.formats.opened import DictionaryFiles, only_tensors
 from vitlens.model.checkpoints.formats import READ_ERRORS
 
 SAEV_AXES: Axes = {
@@ -45,9 +45,9 @@ def read_saev(files: DictionaryFiles, options: LoadOptions) -> SparseAutoencoder
     weights: dict[str, Any] = exact_weights(state, axes, source, options.dtype)
     d_in, n_features = weights["W_enc"].shape
     width = next((name for name in ("d_model", "d_vit") if name in cfg), "d_model")
-    check_size(width, whole_number(cfg, width, source), d_in, source)
+    check_said(width, whole_number(cfg, width, source), d_in, source)
     n_said = cfg.get("d_sae") or d_in * whole_number(cfg, "exp_factor", source)
-    check_size("d_sae", n_said, n_features, source)
+    check_said("d_sae", n_said, n_features, source)
     centred = chosen("centred", CENTRED[schema], options, source)
     if centred is None:
         raise InputError(
@@ -109,12 +109,12 @@ def _parts(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         found = torch.load(rest, map_location="cpu", weights_only=True)
     except READ_ERRORS:
         raise InputError(f"{path}: what follows its first line is no file of tensors, or is cut short") from None
-    return header, check_state(found, path)
+    return header, only_tensors(found, path)
 
 
 SAEV = DictionaryFormat(
     "saev",
-    "a file whose first line is JSON, followed by tensors (sae.pt)",
+    "sae.pt that begins with JSON",
     recognise=lambda files: files.weights is not None and _first_line(files.weights) is not None,
     read=read_saev,
     asks=("centred", "threshold"),

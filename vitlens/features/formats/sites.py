@@ -27,13 +27,20 @@ MODULES: dict[str, tuple[str | None, str]] = {
 }
 
 
+def transformer_lens_hook(name: str) -> str | None:
+    """Of "blocks.3.hook_resid_post" and its like, without a warning."""
+    found = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
+    if found is None or found[2] in SAME_IN_TRANSFORMER_LENS:
+        return found and name
+    other = OTHER_IN_TRANSFORMER_LENS.get(found[2])
+    return other and f"blocks.{found[1]}.{other}"
+
+
 def hook_of_transformer_lens(name: str, library: str) -> str | None:
     """Of "blocks.3.hook_resid_post" and its like."""
-    found = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
-    if found and found[2] in SAME_IN_TRANSFORMER_LENS:
-        return name
-    if found and found[2] in OTHER_IN_TRANSFORMER_LENS:
-        return f"blocks.{found[1]}.{OTHER_IN_TRANSFORMER_LENS[found[2]]}"
+    found = transformer_lens_hook(name)
+    if found is not None:
+        return found
     because = (
         "it holds the norm's output with its weight and bias, which vitlens' hook point of that name does not have"
         if name.endswith("hook_normalized")

@@ -8,7 +8,7 @@ from vitlens.errors import InputError
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder, Transcoder
 from vitlens.features.dictionaries.nonlinearities import GroupMax, TopK
 from vitlens.features.formats.dictionary_format import DictionaryFormat, LoadOptions
-from vitlens.features.formats.exact import Axes, check_size, exact_weights, one_of, whole_number
+from vitlens.features.formats.exact import Axes, check_said, exact_weights, one_of, whole_number
 from vitlens.features.formats.opened import DictionaryFiles, read_safetensors, read_settings
 from vitlens.features.formats.sites import hooks_of_module, warn_no_hook
 
@@ -19,7 +19,7 @@ SPARSIFY_AXES: Axes = {
     "W_dec": ("features", "d_in"),
     "b_dec": ("d_in",),
 }
-ACTIVATIONS: dict[str, type[TopK] | type[GroupMax]] = {"topk": TopK, "groupmax": GroupMax}
+SPARSIFY_ACTIVATIONS: dict[str, type[TopK] | type[GroupMax]] = {"topk": TopK, "groupmax": GroupMax}
 
 
 def read_sparsify(files: DictionaryFiles, options: LoadOptions) -> SparseAutoencoder:
@@ -37,12 +37,12 @@ def read_sparsify(files: DictionaryFiles, options: LoadOptions) -> SparseAutoenc
         read_safetensors(files.folder / SPARSIFY_WEIGHTS), axes, str(files.folder / SPARSIFY_WEIGHTS), options.dtype
     )
     n_features, d_in = weights["encoder.weight"].shape
-    check_size("d_in", whole_number(cfg, "d_in", source), d_in, source)
+    check_said("d_in", whole_number(cfg, "d_in", source), d_in, source)
     # 0 stands for the width times a factor.
     n_said = cfg.get("num_latents") or d_in * whole_number(cfg, "expansion_factor", source)
-    check_size("num_latents", n_said, n_features, source)
-    kind = one_of(cfg, "activation", tuple(ACTIVATIONS), source)
-    activation: nn.Module = ACTIVATIONS[kind](whole_number(cfg, "k", source), n_features)
+    check_said("num_latents", n_said, n_features, source)
+    kind = one_of(cfg, "activation", tuple(SPARSIFY_ACTIVATIONS), source)
+    activation: nn.Module = SPARSIFY_ACTIVATIONS[kind](whole_number(cfg, "k", source), n_features)
     common: dict[str, Any] = {
         "W_enc": weights["encoder.weight"].T.contiguous(),
         "b_enc": weights["encoder.bias"],
@@ -92,8 +92,8 @@ def _is_sparsify(files: DictionaryFiles) -> bool:
 
 
 SPARSIFY = DictionaryFormat(
-    "EleutherAI sparsify",
-    f"a folder with {SPARSIFY_CONFIG} and {SPARSIFY_WEIGHTS}",
+    "sparsify",
+    f"{SPARSIFY_CONFIG} and {SPARSIFY_WEIGHTS}",
     recognise=_is_sparsify,
     read=read_sparsify,
 )

@@ -10,7 +10,7 @@ from vitlens.errors import InputError
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder
 from vitlens.features.dictionaries.nonlinearities import nonlinearity
 from vitlens.features.formats.dictionary_format import DictionaryFormat, LoadOptions, chosen
-from vitlens.features.formats.exact import Axes, check_size, exact_weights, just_below, whole_number
+from vitlens.features.formats.exact import Axes, check_said, exact_weights, just_below, whole_number
 from vitlens.features.formats.opened import SETTINGS_FILES, DictionaryFiles
 from vitlens.features.formats.overcomplete import read_overcomplete_state
 from vitlens.features.formats.sites import warn_no_hook
@@ -43,12 +43,12 @@ def read_visaebench(files: DictionaryFiles, options: LoadOptions) -> SparseAutoe
         said = LoadOptions(kind, k, threshold, options.dictionary_norm, dtype=options.dtype)
         sae = read_overcomplete_state(state, str(files.weights), said)
     for name in ("input_dim", "d_model"):
-        check_size(name, cfg.get(name), sae.d_in, source)
+        check_said(name, cfg.get(name), sae.d_in, source)
     for name in ("hidden_dim", "dict_size"):
-        check_size(name, cfg.get(name), sae.d_sae, source)
+        check_said(name, cfg.get(name), sae.d_sae, source)
     if "expansion_factor" in cfg:
         expected = sae.d_in * whole_number(cfg, "expansion_factor", source)
-        check_size("width × expansion_factor", expected, sae.d_sae, source)
+        check_said("width × expansion_factor", expected, sae.d_sae, source)
     sae.hook = _hook_of_layer(cfg)
     return sae
 
@@ -124,7 +124,7 @@ def _is_visaebench(files: DictionaryFiles) -> bool:
 
 VISAEBENCH = DictionaryFormat(
     "ViSAEBench",
-    "a folder with config.json or config.yaml and sae.pt or model.safetensors",
+    "config.json or .yaml and sae.pt",
     recognise=_is_visaebench,
     read=read_visaebench,
     asks=("activation", "k", "threshold", "dictionary_norm"),
