@@ -191,6 +191,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "activation_patching": {**pair, "tokens": "object", "masks": masks, **quiet},
         "attribution_means": {**about, "classes": torch.tensor([0, 1]), **quiet},
         "attribution_patching": {**pair, "tokens": "object", "masks": masks, **quiet},
+        "baseline_dictionaries": {**dictionary, "images": images, "baselines": ["pca"], **quiet},
         "bootstrap": {"sums": numbers, "n_draws": 20},
         "box": {"row": 0, "column": 0, "height": 1, "width": 1},
         "class_change_by_sublayer": {"lens": lens},

@@ -11,7 +11,7 @@ from torch import Tensor
 from vitlens.data.class_names import short_name
 from vitlens.errors import InputError
 from vitlens.features.attribution import FeatureAttribution
-from vitlens.features.evaluation.run import DictionaryEvaluation
+from vitlens.features.evaluation.result import DictionaryEvaluation
 from vitlens.features.top_examples import TopPatches
 from vitlens.plots.shared.picture import Pixels, picture_uri
 from vitlens.plots.shared.places import hook_in_words
