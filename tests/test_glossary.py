@@ -52,6 +52,7 @@ REPLACED = {
 SUBJECTS = {
     "with_sae": ["model", "hook", "sae"],
     "with_saes": ["model", "saes"],
+    "train": ["model", "images", "hook"],
     "read_memories": ["model", "block"],
     "select_tokens": ["model", "tokens", "n_images"],
     "select_classes": ["model", "classes", "n_images", "predict"],

@@ -14,7 +14,7 @@ ROOT = Path(vitlens.__file__).parent
 #: Each chapter may import those before it, and those of its own line; `__init__` of vitlens is the face of all.
 ORDER = [
     ["version", "errors", "lazy"],
-    ["arguments"],
+    ["arguments", "settings"],
     ["files"],
     ["statistics", "results"],
     ["data"],

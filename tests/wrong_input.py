@@ -219,6 +219,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "knockout_attention": {**about, "edges": cut, "replacement": "other", "others": others, "masks": masks},
         "knockout_hooks": {**about, "edges": cut, "replacement": "other", "others": others, "masks": masks},
         "mean_activations": {**about, **quiet},
+        "mlp_hooks": {"model": model},
         "minimality": {**pair, "circuit": circuit, **quiet},
         "patch": {"row": 0, "column": 0},
         "nearest_patches": {**about, "others": others, **quiet},
@@ -236,6 +237,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "stream_activations": {**about, "hook": "resid_post0", **quiet},
         "add_test_time_registers": {"model": model, "neurons": neurons},
         "select_tokens": {"model": model, "tokens": "object", "n_images": 2, "masks": masks},
+        "train": {**about, "hook": "resid_post0", "k": 2, "n_rows": 8, "batch_rows": 4, **quiet},
         "top_memory_patches": {**about, "block": 0, "k": 2, **quiet},
         "top_patches": {**dictionary, "images": images, "k": 2, **quiet},
         "with_sae": dictionary,
@@ -264,6 +266,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "ProbeFit": {"model": model},
         "SparseAutoencoder": None,
         "Transcoder": None,
+        "CrossLayerTranscoder": None,
     }
     few = {"classes": "label", "methods": "legrad", "metrics": "deletion", "n_steps": 2, "n_draws": 1, "chunk_size": 2}
     calls = {}
@@ -343,6 +346,9 @@ ELSEWHERE: dict[tuple[str, str], list[Any]] = {
     ("model.run_with_cache", "names_filter"): [5, 1.7, True, NAN, "nonsense", [], [5], Thing()],
     ("read_memories", "block"): ONE_PLACE,
     ("evaluate_heatmaps_over_data", "classes"): [None, *CLASSES],
+    ("evaluate_sae", "baselines"): [5, 1.7, True, NAN, "nonsense", [5], Thing()],
+    ("evaluate_sae", "beside"): [5, "nonsense", [], Thing(), {"one": 5}, {"pca": Thing()}],
+    ("evaluate_sae", "groups"): [5, "nonsense", [], Thing(), {"one": 5}, {"one": [99]}, {"one": "nonsense"}],
     ("top_memory_patches", "block"): ONE_PLACE,
     ("attention", "head"): [5, 1.7, True, NAN, "nonsense", [], ["nonsense"], [None], Thing(), (9, 0), (0, 9), (0, 1.7)],
     ("identifiability_rate", "block"): ONE_PLACE,
@@ -420,7 +426,7 @@ def finish(result: Any) -> None:
     elif isinstance(result, contextlib.AbstractContextManager):
         with result as spliced:
             for one in spliced.values() if isinstance(spliced, dict) else [spliced]:
-                one.model(torch.zeros(2, 3, 32, 32))
+                one.placed.model(torch.zeros(2, 3, 32, 32))
 
 
 def outcome(function: Callable, given: dict[str, Any]) -> str | None:

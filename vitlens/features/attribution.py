@@ -16,8 +16,8 @@ from vitlens.choose.tokens import TokenSet
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder
+from vitlens.features.placed import ends, paired_rows
 from vitlens.features.places import STREAM_WIDE, HookPlace, chosen_rows, split_rows, suffix_of
-from vitlens.features.splice import ends, paired_rows
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import HookName, Reader, hook_name
 from vitlens.model.runs.gradients import gradients_disabled, outside_inference

@@ -11,8 +11,9 @@ from vitlens.arguments import checked, items
 from vitlens.choose.tokens import TokenSet
 from vitlens.errors import InputError
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder
-from vitlens.features.places import STREAM_WIDE, HookPlace, read_places
-from vitlens.features.splice import ends, paired_rows
+from vitlens.features.placed import ends
+from vitlens.features.places import STREAM_WIDE, HookPlace
+from vitlens.features.strongest import StrongestTokens, encoded_pictures
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import HookName
 from vitlens.model.runs.leaves_state import leaves_state
@@ -20,7 +21,6 @@ from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
 from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.result import Result
 
-N_BINS = 40
 #: Pictures of top patches that a result keeps.
 MOST_SHOWN = 64
 
@@ -87,56 +87,6 @@ class TopPatches(Result):
         return {**super().columns(), "image": self.images, "token": self.tokens}
 
 
-class _Tops:
-    """The k largest activations of each feature so far, and the histogram of all."""
-
-    def __init__(self, k: int, one_per_image: bool) -> None:
-        self.k, self.one_per_image = k, one_per_image
-        self.n_rows = self.n_offered = 0
-        self.best: Tensor | None = None
-
-    def add(
-        self, features: Float[Tensor, "image row feature"], images: Int[Tensor, "image"], tokens: Int[Tensor, "row"]
-    ) -> None:
-        n_features = features.shape[2]
-        if self.best is None:
-            self.best = features.new_full((self.k, n_features), 0.0)
-            self.images = torch.full((self.k, n_features), -1, device=features.device)
-            self.tokens = torch.full_like(self.images, -1)
-            self.counts = torch.zeros(n_features, N_BINS, dtype=torch.long, device=features.device)
-            self.exponents = torch.full((n_features,), -1000, device=features.device)
-            self.total = torch.zeros(n_features, dtype=torch.float64, device=features.device)
-        n_images, n_rows = features.shape[:2]
-        if self.one_per_image:
-            offered, rows = features.max(dim=1)
-            pictures, places = images.to(rows.device)[:, None].expand_as(rows), tokens.to(rows.device)[rows]
-        else:
-            offered = features.flatten(0, 1)
-            pictures = images.repeat_interleave(n_rows).to(offered.device)[:, None].expand(-1, n_features)
-            places = tokens.repeat(n_images).to(offered.device)[:, None].expand(-1, n_features)
-        best = torch.cat([self.best, offered]).topk(self.k, dim=0)
-        self.best = best.values
-        self.images = torch.cat([self.images, pictures]).gather(0, best.indices)
-        self.tokens = torch.cat([self.tokens, places]).gather(0, best.indices)
-        rows_of_all = features.flatten(0, 1)
-        self.total += rows_of_all.clamp(min=0).sum(dim=0, dtype=torch.float64)
-        self.n_rows += n_images * n_rows
-        self.n_offered += n_images if self.one_per_image else n_images * n_rows
-        self._count(rows_of_all)
-
-    def _count(self, features: Float[Tensor, "row feature"]) -> None:
-        """Bins are 2^e wide and begin at 0: when a larger value comes, those of a feature merge, and nothing is lost."""
-        largest = features.amax(dim=0).double()
-        needed = torch.where(largest > 0, (largest.clamp(min=1e-290) / N_BINS).log2().floor() + 1, -1000).long()
-        exponents = torch.maximum(self.exponents, needed)
-        moved = torch.arange(N_BINS, device=features.device) >> (exponents - self.exponents).clamp(max=62)[:, None]
-        self.counts = torch.zeros_like(self.counts).scatter_add(1, moved, self.counts)
-        self.exponents = exponents
-        rows, columns = (features > 0).nonzero(as_tuple=True)
-        bins = (features[rows, columns].double() * torch.exp2(-exponents[columns].double())).long()
-        self.counts.index_put_((columns, bins), torch.ones_like(bins), accumulate=True)
-
-
 @leaves_state
 @checked
 def top_patches(
@@ -191,18 +141,12 @@ def top_patches(
     source, target = ends(model, hook, sae, hook_out)
     wanted = _features(features, sae.d_sae)
     batches = PictureBatches(model, images, batch_size)
-    tops = _Tops(k, one_per_image)
+    tops = StrongestTokens(k, one_per_image)
     grid: tuple[int, int] = model.cfg.grid_size
     with torch.no_grad():
-        for batch in batches.with_bar("top patches", progress):
-            found = read_places(model, batch.images, [source, target])
-            grid = model.embed.grid(*batch.images.shape[-2:])
-            x, _, ids = paired_rows(model, sae, source, target, found, tokens, grid)
-            codes = sae.encode(x)
-            if codes.ndim == 4:
-                ids = ids.repeat_interleave(codes.shape[2])
-            codes = codes.flatten(1, -2)
-            tops.add(codes if wanted is None else codes[..., wanted], batch.ids, ids)
+        for some in encoded_pictures(model, batches, sae, source, target, tokens, "top patches", progress):
+            grid = some.grid
+            tops.add(some.codes if wanted is None else some.codes[..., wanted], some.ids, some.tokens)
         if tops.best is None:
             raise InputError("there are no pictures to look for features in")
         chosen = (

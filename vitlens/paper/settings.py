@@ -3,16 +3,10 @@
 Nothing here imports torch, for the command line makes its options of these fields.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass
 
 from vitlens.errors import InputError
-
-
-def setting(default: Any, help: str, *, least: int | None = None, choices: Sequence[str] = ()) -> Any:
-    """A field of `StudySettings`: what it does, its least value, and the values that it may have."""
-    return field(default=default, metadata={"help": help, "least": least, "choices": tuple(choices)})
+from vitlens.settings import check_settings, setting
 
 
 @dataclass(frozen=True)
@@ -58,11 +52,6 @@ class StudySettings:
 
     def check(self) -> None:
         """Raises InputError for values that no run can have."""
-        for item in fields(self):
-            value, least, choices = getattr(self, item.name), item.metadata["least"], item.metadata["choices"]
-            if value is not None and least is not None and value < least:
-                raise InputError(f"{item.name} is at least {least}, not {value}")
-            if choices and value not in choices:
-                raise InputError(f"{item.name} is {' or '.join(choices)}, not {value!r}")
+        check_settings(self)
         if self.seed >= 2**63:
             raise InputError(f"seed is a whole number from 0 to 2^63 − 1, not {self.seed}")

@@ -57,6 +57,8 @@ class SparseAutoencoder(FiniteWeights):
         self.source = source
         #: log10 of how often each feature fired in training, where SAELens saved it.
         self.log_sparsity: Tensor | None = None
+        #: What else its file says of it, such as the model and the settings of its training.
+        self.metadata: dict[str, Any] = {}
 
     @classmethod
     @checked
@@ -92,12 +94,12 @@ class SparseAutoencoder(FiniteWeights):
             InputError: values that are not finite floats, shapes that do not fit, an unknown activation or normalisation.
         """
         if threshold is not None:
-            threshold = _as_tensor("threshold", threshold)
+            threshold = read_array("threshold", threshold)
             if threshold.isnan().any():
                 raise InputError("threshold holds NaN")
         given = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
         weights = complete_weights(
-            {name: _as_tensor(name, value) for name, value in given.items() if value is not None}
+            {name: read_array(name, value) for name, value in given.items() if value is not None}
         )
         chosen = nonlinearity(activation, len(weights["W_dec"]), k=k, threshold=threshold, like=weights["W_enc"])
         return cls(**weights, activation=chosen, centred=centred, normalisation=normalisation, hook=hook, source=source)
@@ -266,7 +268,12 @@ class Transcoder(SparseAutoencoder):
         return written if self.W_skip is None else written + self._given(x) @ self.W_skip.T
 
 
-def _as_tensor(name: str, value: Any) -> Tensor:
+def read_array(name: str, value: Any) -> Tensor:
+    """Weights as a tensor.
+
+    Raises:
+        InputError: no array of numbers.
+    """
     try:
         return torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:

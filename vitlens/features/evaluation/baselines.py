@@ -15,7 +15,7 @@ from vitlens.features.dictionaries.dictionary import SparseAutoencoder, Transcod
 from vitlens.features.dictionaries.nonlinearities import TopK
 from vitlens.features.evaluation.entrants import Entrant, rows_of
 from vitlens.features.evaluation.row_summary import RowSummary
-from vitlens.features.splice import ends
+from vitlens.features.placed import place_dictionary
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import HookName
 from vitlens.model.runs.leaves_state import leaves_state
@@ -94,13 +94,12 @@ def baseline_dictionaries(
     names = read_baselines(baselines)
     if not names:
         raise InputError(f"baselines= is empty: name at least one of {', '.join(BASELINES)}")
-    source, target = ends(model, hook, sae, hook_out)
-    entrant = Entrant("", model, sae, source, target)
+    entrant = Entrant("", place_dictionary(model, hook, sae, hook_out, tokens))
     summary = RowSummary(seed)
     with torch.no_grad():
         for batch in PictureBatches(model, images, batch_size).with_bar("rows for baselines", progress):
             grid = model.embed.grid(*batch.images.shape[-2:])
-            for coded in entrant.code(rows_of([entrant], batch.images)[id(model)], tokens, grid):
+            for coded in entrant.code(rows_of([entrant], batch.images)[id(model)], grid):
                 summary.add(coded)
     if not summary.n_rows:
         raise InputError("there are no pictures to make baselines of")
@@ -126,7 +125,7 @@ def made_of(
     summary: RowSummary, entrant: Entrant, baselines: Sequence[str], seed: int = 0
 ) -> dict[str, SparseAutoencoder]:
     """The baselines of these names, in the dtype and on the device of the dictionary."""
-    width, n_features = len(summary.mean_x), entrant.sae.d_sae
+    width, n_features = len(summary.mean_x), entrant.placed.sae.d_sae
     generator = torch.Generator().manual_seed(seed)
 
     def directions(name: str) -> Float[Tensor, "feature d_in"]:
@@ -155,7 +154,7 @@ def _largest_projections(
     written = sparse((summary.x - summary.mean_x) @ directions.T) @ directions
     scale = ((summary.x - summary.mean_x) * written).sum() / written.square().sum().clamp_min(1e-300)
     back = scale * directions
-    if entrant.source != entrant.target:
+    if entrant.placed.sources != entrant.placed.targets:
         back = back @ summary.linear_map()
     return _dictionary(
         entrant, directions.T, -(directions @ summary.mean_x), back, summary.mean_y, sparse, f"baseline: {name}"
@@ -164,7 +163,7 @@ def _largest_projections(
 
 def _clusters(summary: RowSummary, entrant: Entrant, seed: int) -> SparseAutoencoder:
     """The means of clusters of what is read, and the mean of what is predicted in each."""
-    n = max(1, min(entrant.sae.d_sae, len(summary.x) // ROWS_OF_A_MEAN))
+    n = max(1, min(entrant.placed.sae.d_sae, len(summary.x) // ROWS_OF_A_MEAN))
     fit = MiniBatchKMeans(n, random_state=seed, n_init=1, batch_size=1024, max_iter=30).fit(summary.x.cpu().numpy())
     own = torch.from_numpy(fit.labels_).long().to(summary.x.device)
     used, own = own.unique(return_inverse=True)
@@ -192,8 +191,9 @@ def _dictionary(
     activation: nn.Module,
     source: str,
 ) -> SparseAutoencoder:
-    W_enc, b_enc, W_dec, b_dec = (value.to(entrant.sae.W_dec).contiguous() for value in (W_enc, b_enc, W_dec, b_dec))
-    hook, hook_out = entrant.source.name, entrant.target.name
+    like = next(entrant.placed.sae.buffers())
+    W_enc, b_enc, W_dec, b_dec = (value.to(like).contiguous() for value in (W_enc, b_enc, W_dec, b_dec))
+    hook, hook_out = entrant.placed.sources[0].name, entrant.placed.targets[0].name
     if hook == hook_out:
         return SparseAutoencoder(W_enc, b_enc, W_dec, b_dec, activation, hook=hook, source=source)
     return Transcoder(W_enc, b_enc, W_dec, b_dec, activation, hook=hook, hook_out=hook_out, source=source)

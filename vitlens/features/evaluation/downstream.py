@@ -9,14 +9,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.choose.tokens import TokenSet
 from vitlens.errors import InputError
 from vitlens.features.evaluation.entrants import Entrant
 from vitlens.features.evaluation.estimates import Estimate, PictureSums, ratios
-from vitlens.features.places import HookPlace, chosen_rows, split_rows, suffix_of
+from vitlens.features.placed import PlacedDictionary
+from vitlens.features.places import chosen_rows, split_rows, suffix_of
 from vitlens.features.splice import SplicedDictionary
 from vitlens.model.class_space.outputs import WITH_PROBABILITIES, kl_divergence
-from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Hooks
 
 #: What replaces the activation, beside the reconstruction of a dictionary.
@@ -26,21 +25,19 @@ ABLATIONS = ("zero", "mean")
 class Answers:
     """Sums over pictures of how the answers of some dictionaries' common model differ from its unchanged answers."""
 
-    def __init__(
-        self, model: HookedViT, entrants: Sequence[Entrant], mean: Float[Tensor, "d"], tokens: TokenSet
-    ) -> None:
-        self.model, self.names = model, [entrant.name for entrant in entrants]
-        self.places = list(dict.fromkeys(place for one in entrants for place in (one.source, one.target)))
+    def __init__(self, entrants: Sequence[Entrant], mean: Float[Tensor, "d"], widths: Sequence[int]) -> None:
+        first = entrants[0].placed
+        self.model, self.names = first.model, [entrant.name for entrant in entrants]
+        self.places = list(dict.fromkeys(place for one in entrants for place in one.placed.places))
         self.sums = PictureSums()
-        target = entrants[0].target
+        means = mean.split(list(widths))
         self.hooks: dict[str, Hooks] = {
             "clean": [],
-            "zero": [(target.name, _constant(model, target, tokens, torch.zeros_like(mean)))],
-            "mean": [(target.name, _constant(model, target, tokens, mean))],
+            "zero": [_constant(first, part, torch.zeros_like(row)) for part, row in enumerate(means)],
+            "mean": [_constant(first, part, row) for part, row in enumerate(means)],
         }
         for one in entrants:
-            spliced = SplicedDictionary(model, one.sae, one.source, one.target, tokens, False, None, False)
-            self.hooks[one.name] = spliced.hooks()
+            self.hooks[one.name] = SplicedDictionary(one.placed).hooks()
 
     def add(self, images: Float[Tensor, "image channels height width"], labels: Int[Tensor, "image"] | None) -> None:
         run = suffix_of(self.model, images, self.places)
@@ -100,17 +97,18 @@ def _differences(
 
 
 def _constant(
-    model: HookedViT, place: HookPlace, tokens: TokenSet, row: Float[Tensor, "d"]
-) -> Callable[[Tensor, HookPoint], Tensor]:
-    """A hook that puts one row in the place of every row that a dictionary would reconstruct."""
+    placed: PlacedDictionary, part: int, row: Float[Tensor, "d"]
+) -> tuple[str, Callable[[Tensor, HookPoint], Tensor]]:
+    """A hook that puts one row in the place of every row that a part of a dictionary would reconstruct."""
+    place = placed.targets[part]
 
     def replace(activation: Tensor, hook: HookPoint) -> Tensor:
         rows = place.split(activation)
-        chosen = chosen_rows(model, place, tokens, rows.shape[1]).to(rows.device)
+        chosen = chosen_rows(placed.model, place, placed.tokens, rows.shape[1]).to(rows.device)
         view = split_rows(rows, len(row), place.name)
         return place.unite(view.index_copy(1, chosen, row.to(view).expand_as(view[:, chosen])).reshape(rows.shape))
 
-    return replace
+    return place.name, replace
 
 
 def labels_of(

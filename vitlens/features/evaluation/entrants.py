@@ -7,9 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vitlens.choose.tokens import TokenSet
-from vitlens.features.dictionaries.dictionary import SparseAutoencoder
-from vitlens.features.places import HookPlace, chosen_rows, read_places, split_rows
+from vitlens.features.placed import PlacedDictionary
+from vitlens.features.places import read_places
 from vitlens.model.hooked_vit import HookedViT
 
 #: The most feature values that are held at once: pictures of a batch are encoded in parts where they have more.
@@ -18,7 +17,10 @@ MOST_VALUES = 2**24
 
 @dataclass(frozen=True)
 class CodedPictures:
-    """What a dictionary makes of some pictures: `read` and `target` rows, `written` as their prediction, `features`."""
+    """What a dictionary makes of some pictures: `read` and `target` rows, `written` as their prediction, `features`.
+
+    Those of all parts of a dictionary stand one behind the other on the last axis; `widths` are those of the targets.
+    """
 
     read: Float[Tensor, "image token *heads d_in"]
     target: Float[Tensor, "image token *heads d_out"]
@@ -26,6 +28,7 @@ class CodedPictures:
     features: Float[Tensor, "image token *heads feature"]
     tokens: Int[Tensor, "token"]
     grid: tuple[int, int]
+    widths: Sequence[int] = ()
     labels: Int[Tensor, "image"] | None = None
     embeddings: Float[Tensor, "image e"] | None = None
 
@@ -36,26 +39,31 @@ class CodedPictures:
 
 @dataclass(frozen=True)
 class Entrant:
-    """A dictionary under its name, the model that it is of, and the hook points that it reads and predicts."""
+    """A dictionary in its model, under the name that a table gives it."""
 
     name: str
-    model: HookedViT
-    sae: SparseAutoencoder
-    source: HookPlace
-    target: HookPlace
+    placed: PlacedDictionary
 
-    def code(self, found: Mapping[str, Tensor], tokens: TokenSet, grid: tuple[int, int]) -> Iterator[CodedPictures]:
+    @property
+    def model(self) -> HookedViT:
+        return self.placed.model
+
+    def code(self, found: Mapping[str, Tensor], grid: tuple[int, int]) -> Iterator[CodedPictures]:
         """The rows that `read_places` found, encoded and decoded, a few pictures at a time."""
-        rows = found[self.target.name]
-        chosen = chosen_rows(self.model, self.target, tokens, rows.shape[1], grid)
-        ids, chosen = self.target.ids(rows.shape[1])[chosen], chosen.to(rows.device)
-        read = split_rows(found[self.source.name], self.sae.d_in, self.source.name)[:, chosen]
-        target = split_rows(rows, self.sae.d_out, self.target.name)[:, chosen]
-        n_rows_each = read[0].numel() // self.sae.d_in
-        n = max(1, MOST_VALUES // (n_rows_each * self.sae.d_sae))
-        for x, y in zip(read.split(n), target.split(n), strict=True):
-            features = self.sae.encode(x)
-            yield CodedPictures(x, y, self.sae.decode(features, x).to(y), features, ids, grid)
+        read, target, tokens = self.placed.rows(found, grid)
+        n_rows_each = read[0][0].numel() // read[0].shape[-1]
+        n = max(1, MOST_VALUES // (n_rows_each * sum(self.placed.n_features)))
+        for x, y in zip(_parted(read, n), _parted(target, n), strict=True):
+            features = self.placed.encode(x)
+            written = torch.cat(self.placed.decode(features, x), dim=-1).to(y[0])
+            joined = [torch.cat(rows, dim=-1) for rows in (x, y, features)]
+            widths = [rows.shape[-1] for rows in y]
+            yield CodedPictures(joined[0], joined[1], written, joined[2], tokens, grid, widths)
+
+
+def _parted(rows: Sequence[Tensor], n: int) -> Iterator[list[Tensor]]:
+    """The rows of all parts of a dictionary, n pictures at a time."""
+    return map(list, zip(*(part.split(n) for part in rows), strict=True))
 
 
 def rows_of(
@@ -64,15 +72,12 @@ def rows_of(
     """What the dictionaries of each model read and predict, by the identity of the model: one forward of each."""
     found = {}
     for model in {id(entrant.model): entrant.model for entrant in entrants}.values():
-        own = [entrant for entrant in entrants if entrant.model is model]
-        places = {place.name: place for entrant in own for place in (entrant.source, entrant.target)}
-        found[id(model)] = read_places(model, images, list(places.values()))
+        places = {place for one in entrants if one.model is model for place in one.placed.places}
+        found[id(model)] = read_places(model, images, sorted(places, key=lambda place: place.name))
     return found
 
 
-def token_kinds(
-    model: HookedViT, tokens: Int[Tensor, "token"], grid: tuple[int, int]
-) -> dict[str, Bool[Tensor, "token"]]:
+def token_kinds(model: HookedViT, tokens: Int[Tensor, "token"]) -> dict[str, Bool[Tensor, "token"]]:
     """Which of these tokens are class tokens, registers or patches; empty where all are of one kind."""
     kinds = [_kind(model, token) for token in tokens.tolist()]
     if len(set(kinds)) < 2:

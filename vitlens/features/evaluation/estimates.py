@@ -1,6 +1,6 @@
 """Averages over pictures with their intervals, in memory that does not grow with the number of pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -57,8 +57,8 @@ class PictureSums:
         for name, value in values.items():
             np.add.at(self._sums.setdefault(name, np.zeros(MOST_ROWS)), where, value.detach().double().cpu().numpy())
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._sums
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sums)
 
     def __getitem__(self, name: str) -> np.ndarray:
         """The sums [row] of a quantity."""

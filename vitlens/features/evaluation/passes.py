@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vitlens.choose.tokens import TokenSet
 from vitlens.errors import InputError
 from vitlens.features.evaluation.absorption import absorption
 from vitlens.features.evaluation.baselines import made_of
@@ -21,6 +20,7 @@ from vitlens.features.evaluation.metrics import WantedMeasures
 from vitlens.features.evaluation.probing import sparse_probing, why_no_probes
 from vitlens.features.evaluation.reconstruction import TargetMeans
 from vitlens.features.evaluation.row_summary import RowSummary
+from vitlens.features.placed import place_dictionary
 from vitlens.features.places import place_of, read_places
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.picture_batches import ImageBatch, PictureBatches
@@ -31,14 +31,13 @@ MeasuresByName = dict[str, dict[str, Estimate]]
 class Passes:
     """The dictionaries, the first of which is the one that was asked for, and what was found of them so far."""
 
-    def __init__(
-        self, batches: PictureBatches, entrants: list[Entrant], tokens: TokenSet, wanted: WantedMeasures, seed: int
-    ) -> None:
-        self.batches, self.entrants, self.tokens, self.wanted, self.seed = batches, entrants, tokens, wanted, seed
+    def __init__(self, batches: PictureBatches, entrants: list[Entrant], wanted: WantedMeasures, seed: int) -> None:
+        self.batches, self.entrants, self.wanted, self.seed = batches, entrants, wanted, seed
         self.main = entrants[0]
         self.means: dict[str, TargetMeans] = {}
         self.judges: dict[str, Judge] = {}
         self.answers: Answers | None = None
+        self.widths: Sequence[int] = ()
         self.n_pictures = 0
 
     def prepare(self, baselines: Sequence[str], progress: bool | None) -> None:
@@ -53,13 +52,19 @@ class Passes:
         for batch in self.batches.with_bar("means", progress):
             for entrant, coded in self._coded(first, batch):
                 self.means[entrant.name].add(coded)
+                if entrant is self.main:
+                    self.widths = coded.widths
                 if entrant is self.main and summary is not None:
                     summary.add(coded)
         if not self.means[self.main.name].of_kind["all"].n_rows:
             raise InputError("there are no pictures to evaluate the dictionary on")
         if summary is not None:
             made = made_of(summary, self.main, baselines, self.seed)
-            self.entrants[1:1] = [replace(self.main, name=name, sae=sae) for name, sae in made.items()]
+            placed = self.main.placed
+            self.entrants[1:1] = [
+                Entrant(name, place_dictionary(placed.model, None, sae, tokens=placed.tokens))
+                for name, sae in made.items()
+            ]
 
     def measure(
         self, labels: Int[Tensor, "image"] | None, other: tuple[HookedViT, PictureBatches] | None, progress: bool | None
@@ -73,7 +78,7 @@ class Passes:
         self.judges = {one.name: Judge(one, self.means.get(one.name, mean), self.wanted) for one in self.entrants}
         if "downstream" in self.wanted:
             own = [one for one in self.entrants if one.model is self.main.model]
-            self.answers = Answers(self.main.model, own, mean.mean, self.tokens)
+            self.answers = Answers(own, mean.mean, self.widths)
         seen_by_other = repeat(None) if other is None else _embedded(*other)
         for batch, vectors in zip(self.batches.with_bar("measures", progress), seen_by_other, strict=False):
             classes = labels_of(labels, self.n_pictures, len(batch.images), batch.labels)
@@ -85,7 +90,7 @@ class Passes:
         if labels is not None and len(labels) != self.n_pictures:
             raise InputError(f"there are {len(labels)} labels for {self.n_pictures} pictures")
 
-    def estimates(self, groups: Mapping[str, Sequence[int]] | None) -> MeasuresByName:
+    def estimates(self, groups: Mapping[str, Sequence[int]]) -> MeasuresByName:
         """The measures of each dictionary, by its name."""
         found = {name: judge.estimates() for name, judge in self.judges.items()}
         self._note_what_is_left_out()
@@ -98,7 +103,7 @@ class Passes:
             least = min(sample.codes.shape[1] for sample in samples.values())
             for name, sample in samples.items():
                 found[name] |= sparse_probing(sample, n_features=least, seed=self.seed)
-        if "absorption" in self.wanted and samples and groups is not None:
+        if "absorption" in self.wanted and samples:
             for name, sample in samples.items():
                 found[name] |= absorption(sample, groups, seed=self.seed)
             if "absorption" not in found[self.main.name]:
@@ -142,7 +147,7 @@ class Passes:
         found = rows_of(entrants, batch.images)
         for entrant in entrants:
             grid, start = entrant.model.embed.grid(*batch.images.shape[-2:]), 0
-            for coded in entrant.code(found[id(entrant.model)], self.tokens, grid):
+            for coded in entrant.code(found[id(entrant.model)], grid):
                 some = slice(start, start := start + len(coded.features))
                 yield (
                     entrant,

@@ -1,6 +1,7 @@
 """How close a dictionary's reconstruction is, how few features it takes, and how often each of them is on."""
 
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 
 import torch
 from jaxtyping import Float
@@ -41,7 +42,7 @@ class TargetMeans:
 
     def add(self, coded: CodedPictures) -> None:
         self.of_kind["all"].add(coded.target.flatten(0, -2))
-        for kind, inside in token_kinds(self.model, coded.tokens, coded.grid).items():
+        for kind, inside in token_kinds(self.model, coded.tokens).items():
             rows = coded.target[:, inside.to(coded.target.device)]
             self.of_kind.setdefault(kind, RowMean()).add(rows.flatten(0, -2))
 
@@ -72,10 +73,14 @@ class Reconstruction:
             "on": on.flatten(1),
         }
         found["spread"] = (y - self.means.mean).square().sum(dim=-1)
-        for kind, inside in token_kinds(self.means.model, coded.tokens, coded.grid).items():
+        for kind, inside in token_kinds(self.means.model, coded.tokens).items():
             inside = inside.to(y.device)
             found[f"error_{kind}"] = error[:, inside]
             found[f"spread_{kind}"] = (y[:, inside] - self.means.of_kind[kind].mean).square().sum(dim=-1)
+        ends = [0, *accumulate(coded.widths)] if len(coded.widths) > 1 else []
+        for block, (start, end) in enumerate(pairwise(ends)):
+            found[f"error_block_{block}"] = (y - written)[..., start:end].square().sum(dim=-1)
+            found[f"spread_block_{block}"] = (y - self.means.mean)[..., start:end].square().sum(dim=-1)
         self.sums.add({name: value.flatten(1).sum(dim=1) if value.ndim > 1 else value for name, value in found.items()})
         self.fired = self.fired + on.flatten(0, -2).sum(dim=0)
         self.total = self.total + coded.features.flatten(0, -2).sum(dim=0, dtype=torch.float64)
@@ -93,15 +98,8 @@ class Reconstruction:
     def estimates(self) -> dict[str, Estimate]:
         sums = self.sums
         explained = {
-            name: (sums[spread] - sums[error], sums[spread])
-            for name, error, spread in [
-                ("explained_variance", "error", "spread"),
-                *(
-                    (f"explained_variance_{kind}", f"error_{kind}", f"spread_{kind}")
-                    for kind in self.means.of_kind
-                    if kind != "all"
-                ),
-            ]
+            f"explained_variance{part}": (sums[f"spread{part}"] - sums[f"error{part}"], sums[f"spread{part}"])
+            for part in self._parts()
         }
         rows = sums["rows"]
         found = ratios(
@@ -117,7 +115,10 @@ class Reconstruction:
         return found
 
     def left_out(self) -> list[str]:
-        """Kinds of tokens whose rows do not differ, so that there is no variance to explain."""
-        kinds = [kind for kind in self.means.of_kind if kind != "all" and not self.sums[f"spread_{kind}"].any()]
-        none = [f"explained variance of {kind}: their rows do not differ" for kind in kinds]
-        return none if self.sums["spread"].any() else ["explained variance: the rows do not differ", *none]
+        """The explained variances that are not there."""
+        parts = [part for part in self._parts() if not self.sums[f"spread{part}"].any()]
+        return [f"explained_variance{part}: the rows do not differ, so there is no variance" for part in parts]
+
+    def _parts(self) -> list[str]:
+        """How the sums of all rows, of each kind of token and of each block are told from each other."""
+        return [name.removeprefix("spread") for name in self.sums if name.startswith("spread")]

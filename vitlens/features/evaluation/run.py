@@ -11,6 +11,7 @@ from vitlens.arguments import as_whole, checked, items, short
 from vitlens.choose.classes import read_labels
 from vitlens.choose.tokens import TokenSet
 from vitlens.errors import InputError
+from vitlens.features.dictionaries.cross_layer import CrossLayerTranscoder
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder
 from vitlens.features.evaluation.baselines import BASELINES, read_baselines
 from vitlens.features.evaluation.entrants import Entrant
@@ -18,8 +19,8 @@ from vitlens.features.evaluation.estimates import Estimate
 from vitlens.features.evaluation.metrics import wanted_measures
 from vitlens.features.evaluation.passes import Passes
 from vitlens.features.evaluation.result import EVALUATED, DictionaryEvaluation
-from vitlens.features.places import tokens_in_words
-from vitlens.features.splice import ends
+from vitlens.features.placed import AnyDictionary, place_dictionary
+from vitlens.features.places import HookPlace, tokens_in_words
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import HookName
 from vitlens.model.runs.batch_size import default_batch_size
@@ -28,7 +29,7 @@ from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
 
 #: Of a dictionary that has no such measure.
 NO_ESTIMATE = Estimate(float("nan"))
-Beside = Mapping[str, SparseAutoencoder | tuple[HookedViT, SparseAutoencoder]]
+Beside = Mapping[str, AnyDictionary | tuple[HookedViT, AnyDictionary]]
 
 
 @leaves_state
@@ -37,7 +38,7 @@ def evaluate_sae(
     model: HookedViT,
     images: PictureSource,
     *,
-    sae: SparseAutoencoder,
+    sae: AnyDictionary,
     hook: HookName | None = None,
     labels: Tensor | None = None,
     hook_out: HookName | None = None,
@@ -118,20 +119,22 @@ def evaluate_sae(
         True
     """
     names_of_baselines = read_baselines(baselines)
-    source, target = ends(model, hook, sae, hook_out)
-    main = Entrant(EVALUATED, model, sae, source, target)
-    entrants = [main, *(_entrant(main, name, given, names_of_baselines) for name, given in (beside or {}).items())]
+    if isinstance(sae, CrossLayerTranscoder):
+        # They would have to read and write in several blocks at once.
+        names_of_baselines = []
+    main = Entrant(EVALUATED, place_dictionary(model, hook, sae, hook_out, tokens))
+    entrants = [main, *(_entrant(main, name, given, names_of_baselines) for name, given in _named(beside, "beside"))]
     wanted = wanted_measures(
         metrics,
         has_other_model=other_model is not None,
-        has_groups=groups is not None,
+        has_groups=bool(groups),
         has_classifier=model.unembed is not None,
     )
-    classes = None if groups is None else {name: _indices(model, name, group) for name, group in groups.items()}
+    classes = {name: _indices(model, name, group) for name, group in _named(groups, "groups")}
     known = None if labels is None else _labels(model, labels)
     models = [entrant.model for entrant in entrants] + ([] if other_model is None else [other_model])
     size = min(map(default_batch_size, models)) if batch_size is None else batch_size
-    passes = Passes(PictureBatches(model, images, size), entrants, tokens, wanted, seed)
+    passes = Passes(PictureBatches(model, images, size), entrants, wanted, seed)
     other = None if other_model is None else (other_model, PictureBatches(other_model, images, size))
     with torch.no_grad():
         passes.prepare(names_of_baselines, progress)
@@ -156,7 +159,7 @@ def evaluate_sae(
         wanted.left_out,
         settings={
             "model": model.cfg.model_name,
-            "hook": source.name,
+            "hook": _names(main.placed.sources),
             "dictionary": sae.source,
             "tokens": tokens_in_words(tokens),
             "pictures": passes.n_pictures,
@@ -165,8 +168,21 @@ def evaluate_sae(
     )
 
 
+def _named(given: Any, argument: str) -> list[tuple[str, Any]]:
+    """The items of a mapping from names; none where it is None.
+
+    Raises:
+        InputError: something else.
+    """
+    if given is None:
+        return []
+    if not isinstance(given, Mapping):
+        raise InputError(f"{argument}= is a dictionary from names, not {short(given)}")
+    return [(str(name), value) for name, value in given.items()]
+
+
 def _entrant(
-    main: Entrant, name: str, given: SparseAutoencoder | tuple[HookedViT, SparseAutoencoder], baselines: Sequence[str]
+    main: Entrant, name: str, given: AnyDictionary | tuple[HookedViT, AnyDictionary], baselines: Sequence[str]
 ) -> Entrant:
     """One of the dictionaries that are named in `beside`.
 
@@ -176,15 +192,21 @@ def _entrant(
     if name == EVALUATED or name in baselines:
         raise InputError(f"beside= names a dictionary {name!r}, as another one is named: choose another name")
     model, sae = given if isinstance(given, tuple) and len(given) == 2 else (main.model, given)
-    if not isinstance(sae, SparseAutoencoder) or not isinstance(model, HookedViT):
+    if not isinstance(sae, (SparseAutoencoder, CrossLayerTranscoder)) or not isinstance(model, HookedViT):
         raise InputError(f"beside= gives a dictionary, or (model, dictionary), for each name, not {short(given)}")
-    source, target = ends(model, None if sae.hook else main.source.name, sae)
-    if model is main.model and target != main.target:
+    is_placed = isinstance(sae, CrossLayerTranscoder) or sae.hook is not None
+    hook = None if is_placed else main.placed.sources[0].name
+    placed = place_dictionary(model, hook, sae, tokens=main.placed.tokens)
+    if model is main.model and placed.targets != main.placed.targets:
         raise InputError(
-            f"beside= names {name!r}, which predicts {target.name}: only dictionaries that predict {main.target.name} can "
-            "be compared with this one"
+            f"beside= names {name!r}, which predicts {_names(placed.targets)}: only dictionaries that predict "
+            f"{_names(main.placed.targets)} can be compared with this one"
         )
-    return Entrant(name, model, sae, source, target)
+    return Entrant(name, placed)
+
+
+def _names(places: Sequence[HookPlace]) -> str:
+    return ", ".join(place.name for place in places)
 
 
 def _labels(model: HookedViT, labels: Any) -> Int[Tensor, "image"]:

@@ -7,7 +7,9 @@ from torch import Tensor
 
 from vitlens.arguments import checked
 from vitlens.errors import InputError
+from vitlens.features.dictionaries.cross_layer import CrossLayerTranscoder
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder
+from vitlens.features.formats.circuit_tracer import SETTINGS, load_cross_layer
 from vitlens.features.formats.overcomplete import load_overcomplete
 from vitlens.features.formats.saelens import CONFIG, WEIGHTS, load_saelens
 from vitlens.files import as_path
@@ -25,7 +27,7 @@ def load_sae(
     scaling_factor: float | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
-) -> SparseAutoencoder:
+) -> SparseAutoencoder | CrossLayerTranscoder:
     """Loads a sparse autoencoder or transcoder from a SAELens folder or an Overcomplete state_dict, without unpickling.
 
     Args:
@@ -41,7 +43,7 @@ def load_sae(
         dtype: torch's, or its name; by default that of the file (SAELens: that of cfg.json).
 
     Returns:
-        SparseAutoencoder, or its subclass Transcoder.
+        SparseAutoencoder, or its subclass Transcoder; CrossLayerTranscoder from a folder of circuit-tracer (config.yaml).
 
     Raises:
         InputError: no such file; an unknown format, architecture or weight; a pickled module; weights that are not finite
@@ -63,15 +65,20 @@ def load_sae(
     """
     path = as_path(path, "path")
     target, precision = read_device(device), read_dtype(dtype)
-    folder = path.parent if path.name in (CONFIG, WEIGHTS) else path
-    if (folder / CONFIG).is_file():
+    folder = path.parent if path.name in (CONFIG, WEIGHTS, SETTINGS) else path
+    settings = next((name for name in (CONFIG, SETTINGS) if (folder / name).is_file()), None)
+    sae: SparseAutoencoder | CrossLayerTranscoder
+    if settings is not None:
         given = {"activation": activation, "k": k, "threshold": threshold, "dictionary_norm": dictionary_norm}
         named = [name for name, value in given.items() if value is not None]
         if named:
             raise InputError(
-                f"the {CONFIG} of {folder} sets {', '.join(named)}: these arguments go with an Overcomplete state_dict"
+                f"the {settings} of {folder} sets {', '.join(named)}: these arguments go with an Overcomplete state_dict"
             )
-        sae = load_saelens(folder, scaling_factor, precision)
+        if settings == SETTINGS:
+            sae = load_cross_layer(folder, precision)
+        else:
+            sae = load_saelens(folder, scaling_factor, precision)
     elif path.is_file():
         if path.name == WEIGHTS:
             raise InputError(f"{path} needs the {CONFIG} that SAELens saved in the same folder")

@@ -67,6 +67,8 @@ def load_saelens(folder: Path, scaling_factor: float | None, dtype: torch.dtype 
     _fold_input_scale(weights, cfg, folder, scaling_factor)
     _fold_decoder_norm(weights, cfg)
     sae = _build(weights, cfg, str(folder))
+    metadata = _read_json(folder / CONFIG).get("metadata") or {}
+    sae.metadata = {name: value for name, value in metadata.items() if name not in ("hook_name", "hook_name_out")}
     if (folder / SPARSITY).is_file():
         sae.log_sparsity = read_safetensors(folder / SPARSITY).get("sparsity")
     return sae

@@ -31,12 +31,12 @@ def save_saelens(sae: SparseAutoencoder, folder: str | Path) -> None:
         "normalize_activations": sae.normalisation,
         "reshape_activations": "none",
         **settings,
-        "metadata": {"hook_name": sae.hook},
+        "metadata": {**sae.metadata, "hook_name": sae.hook},
     }
     weights = {"W_enc": sae.W_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec, **own}
     if isinstance(sae, Transcoder):
         cfg |= {"d_out": sae.d_out}
-        cfg["metadata"] = {"hook_name": sae.hook, "hook_name_out": sae.hook_out}
+        cfg["metadata"] |= {"hook_name_out": sae.hook_out}
         weights |= {} if sae.W_skip is None else {"W_skip": sae.W_skip}
     folder = make_folder(folder)
     save_tensors(weights, folder / WEIGHTS)

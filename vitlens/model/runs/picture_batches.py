@@ -128,6 +128,26 @@ class PictureBatches:
                 if place is None:
                     return
 
+    @property
+    def n_numbered(self) -> int | None:
+        """How many pictures can be read by their numbers, each alone; None where the source gives them in its own order."""
+        if isinstance(self.source, PictureSet):
+            return self.source.n if self.source.rows([]) is not None else None
+        return self.n_pictures
+
+    def numbered(self, numbers: Sequence[int]) -> Iterator[ImageBatch]:
+        """Batches of the pictures of these numbers, where `n_numbered` is known."""
+        for start in range(0, len(numbers), self.batch_size):
+            some = list(self.by_number(numbers[start : start + self.batch_size]))
+            if some:
+                images = torch.stack([image for _, image in some])
+                yield ImageBatch(images, torch.tensor([number for number, _ in some]), None)
+
+    @property
+    def can_be_read_once(self) -> bool:
+        """Whether the source is an iterator, which gives its pictures one time only."""
+        return not callable(self.source) and isinstance(self.source, Iterator)
+
     def _rows_of_set(
         self, pictures: PictureSet, numbers: Sequence[int]
     ) -> Iterator[tuple[int, Float[Tensor, "channels height width"]]]:

@@ -32,6 +32,10 @@ class ProgressBar:
             self._tells = False
             self._tell(n)
 
+    def say(self, words: str) -> None:
+        """Shows words behind the bar, such as how well a training goes."""
+        self._bar.set_postfix_str(words, refresh=False)
+
     def _tell(self, n: int) -> None:
         seconds = (time.monotonic() - self._begun) * (self.total or 0) / n
         if seconds > LONG:

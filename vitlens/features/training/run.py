@@ -1,0 +1,252 @@
+"""Trains dictionaries on the activations of a model, as they stream from pictures."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitlens.arguments import checked
+from vitlens.choose.tokens import TokenSet
+from vitlens.errors import InputError
+from vitlens.features.places import HookPlace, place_of, tokens_in_words
+from vitlens.features.training.checkpoints import Checkpoints
+from vitlens.features.training.fills import Fill, Fills, Position
+from vitlens.features.training.learner import TRAINING_MEASURES, Learner
+from vitlens.features.training.processes import Processes
+from vitlens.features.training.result import TrainedDictionaries, TrainingHistory
+from vitlens.features.training.settings import TrainingSettings
+from vitlens.model.fingerprint import fingerprint
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import HookName, hook_name, resolve_names
+from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
+from vitlens.model.runs.progress_bar import ProgressBar
+
+#: How many points a curve of the history has.
+N_POINTS = 200
+
+
+@leaves_state
+@checked
+def train(
+    model: HookedViT,
+    images: PictureSource,
+    hook: HookName | Sequence[HookName],
+    *,
+    hook_out: HookName | None = None,
+    kind: str = "topk",
+    k: int = 32,
+    expansion: int | float = 8,
+    n_features: int | None = None,
+    matryoshka: Sequence[int] = (),
+    sparsity: int | float | None = None,
+    revive: str = "auxk",
+    dead_after: int | None = None,
+    skip: bool = False,
+    tokens: TokenSet = "all",
+    n_rows: int = 2_000_000,
+    batch_rows: int = 1024,
+    buffer_rows: int = 65_536,
+    lr: int | float | None = None,
+    precision: str = "float32",
+    seed: int = 0,
+    path: str | Path | None = None,
+    batch_size: int | None = None,
+    progress: bool | None = None,
+) -> TrainedDictionaries:
+    """Trains a sparse autoencoder or a transcoder at one hook point, or one at each of several from the same forwards.
+
+    Activations stream from the model: only `buffer_rows` of them are in memory at a time. They are standardised for the
+    training, and the result is a dictionary of the activations as they are, with decoder rows of length 1.
+
+    Args:
+        images: as `stream_activations`. Pictures of a tensor, files or a picture set come in a new order in each pass.
+        hook: where it reads, as `stream_activations`; a list, or a shorthand that stands for several ("resid_post"), gives a
+            dictionary at each.
+        hook_out: what transcoders predict, for example "mlp_out", in the block in which they read. None: they reconstruct
+            what they read (sparse autoencoders).
+        kind: "topk", "batchtopk", "jumprelu" or "relu".
+        k: how many features are active in a row on average (of "topk": at most this number in each). The penalties of "relu"
+            and "jumprelu" are adapted until this holds, unless `sparsity` sets their weight.
+        expansion: number of features per dimension of the activation; `n_features` sets the number itself.
+        matryoshka: numbers of first features, rising, each of which must reconstruct the activation alone.
+        revive: "auxk" (dead features learn the error), "resample" (they are set to what is reconstructed worst) or "none".
+        dead_after: rows without activity after which a feature is dead; by default a tenth of n_rows.
+        skip: transcoders get a linear connection from input to output.
+        tokens: which tokens are rows, see `select_tokens`.
+        n_rows: rows (tokens) to train on; the pictures are passed as often as that takes.
+        batch_rows: rows of a step.
+        lr: highest learning rate of Adam; by default 2e-4 · √(2^14 / n_features). It rises, stays and falls to 0.
+        precision: "float32", or "bfloat16" for the forward passes of model and dictionary.
+        path: a folder for checkpoints and the result. The same call goes on where a training was stopped, and ends with the
+            same bytes.
+        batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
+
+    Returns:
+        TrainedDictionaries: `.sae` is the dictionary of a single hook point; a mapping from hook points to dictionaries.
+
+    Raises:
+        InputError: no such hook point; a setting that no training can have; a folder of another training.
+
+    Source: Gao et al. 2024 (TopK, AuxK); Bussmann et al. 2024, 2025 (BatchTopK, Matryoshka); Rajamanoharan et al. 2024
+    (JumpReLU); Bricken et al. 2023 (ReLU with L1, resampling); Dunefsky et al. 2024 (transcoders).
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> trained = vitlens.features.train(model, images[:4], "resid_post3", k=8, expansion=2, n_rows=4096)
+        >>> trained.sae.encode(model.run_with_cache(images[:1])[1]["resid_post", 3]).shape
+        torch.Size([1, 197, 192])
+    """
+    settings = TrainingSettings(
+        kind, k, expansion, n_features, tuple(matryoshka), sparsity, revive, dead_after, skip, n_rows, batch_rows,
+        buffer_rows, lr, precision, seed,
+    )  # fmt: skip
+    pairs = _pairs(model, hook, hook_out, settings)
+    processes = Processes(model.device)
+    pictures = PictureBatches(model, images, batch_size)
+    places = list(dict.fromkeys(place for pair in pairs for place in pair))
+    fills = Fills(
+        model, pictures, places, tokens, buffer_rows=settings.buffer_rows, batch_rows=settings.batch_rows,
+        precision=settings.precision, seed=settings.seed, processes=processes,
+    )  # fmt: skip
+    facts = _facts(model, pairs, tokens, settings, pictures)
+    with Checkpoints(path, facts, processes).opened() as checkpoints, torch.enable_grad():
+        run = _Training(pairs, fills, settings, processes, checkpoints)
+        run.go(progress if processes.is_first else False)
+        trained = run.result(facts)
+        checkpoints.finish(trained)
+    return trained
+
+
+class _Training:
+    """The loop over steps: learners, their place in the stream, and the history."""
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[HookPlace, HookPlace]],
+        fills: Fills,
+        settings: TrainingSettings,
+        processes: Processes,
+        checkpoints: Checkpoints,
+    ) -> None:
+        self.pairs, self.fills, self.settings = pairs, fills, settings
+        self.processes, self.checkpoints = processes, checkpoints
+        self.learners: list[Learner] = []
+        self.history: list[list[dict[str, float]]] = []
+        self.rows_at: list[int] = []
+        self.step = 0
+
+    def go(self, progress: bool | None) -> None:
+        n_steps, every = self.settings.n_steps, max(1, self.settings.n_steps // N_POINTS)
+        state = self.checkpoints.read()
+        begin = Position() if state is None else Position(*state["position"])
+        what = f"training {len(self.pairs)} {'dictionaries' if len(self.pairs) > 1 else 'dictionary'}"
+        with ProgressBar(self.settings.n_rows, what, "row", progress, n_steps) as bar:
+            for fill, batch in self._batches(begin):
+                if not self.learners:
+                    self._begin(fill, state)
+                    bar.update(self.step * self.settings.batch_rows)
+                if self.step >= n_steps:
+                    return
+                rows = fill.batch(batch)
+                for learner in self.learners:
+                    learner.step(rows)
+                self.step += 1
+                if self.step % every == 0 or self.step == n_steps:
+                    self._note()
+                    bar.say(self._in_words())
+                bar.update(self.settings.batch_rows)
+                if self.checkpoints.is_due():
+                    self._keep(fill, batch + 1)
+
+    def _batches(self, begin: Position) -> Iterator[tuple[Fill, int]]:
+        for fill in self.fills.begin(begin):
+            is_first = (fill.position.epoch, fill.position.fill) == (begin.epoch, begin.fill)
+            for batch in range(begin.batch if is_first else 0, fill.n_batches):
+                yield fill, batch
+
+    def _begin(self, fill: Fill, state: dict[str, Any] | None) -> None:
+        seeds = range(self.settings.seed, self.settings.seed + len(self.pairs))
+        self.learners = [
+            Learner(source, target, fill.rows, self.settings, self.processes, seed)
+            for (source, target), seed in zip(self.pairs, seeds, strict=True)
+        ]
+        if state is not None:
+            for learner, kept in zip(self.learners, state["learners"], strict=True):
+                learner.load_state(kept)
+            self.step, self.history, self.rows_at = state["step"], state["history"], state["rows_at"]
+
+    def _note(self) -> None:
+        self.history.append([learner.measures() for learner in self.learners])
+        self.rows_at.append(self.step * self.settings.batch_rows)
+
+    def _in_words(self) -> str:
+        means = {
+            name: sum(found[name] for found in self.history[-1]) / len(self.learners) for name in TRAINING_MEASURES
+        }
+        return f"explained {means['explained_variance']:.3f}, L0 {means['l0']:.1f}, dead {means['dead_share']:.1%}"
+
+    def _keep(self, fill: Fill, batch: int) -> None:
+        position = [fill.position.epoch, fill.position.fill, batch]
+        self.checkpoints.write(
+            {
+                "position": position,
+                "step": self.step,
+                "history": self.history,
+                "rows_at": self.rows_at,
+                "learners": [learner.state() for learner in self.learners],
+            }
+        )
+
+    def result(self, facts: dict[str, Any]) -> TrainedDictionaries:
+        saes = {learner.source.name: learner.finished() for learner in self.learners}
+        for sae in saes.values():
+            sae.metadata = {name: value for name, value in facts.items() if name not in ("hooks", "hooks_out")}
+        values = torch.tensor(
+            [[[found[name] for name in TRAINING_MEASURES] for found in at] for at in self.history], dtype=torch.float64
+        ).movedim(0, 1)
+        axes: dict[str, list] = {"hook": list(saes), "row": self.rows_at, "measure": list(TRAINING_MEASURES)}
+        return TrainedDictionaries(saes, TrainingHistory(values, axes, "value", settings=facts))
+
+
+def _pairs(
+    model: HookedViT, hook: HookName | Sequence[HookName], hook_out: HookName | None, settings: TrainingSettings
+) -> list[tuple[HookPlace, HookPlace]]:
+    """Where each dictionary reads, and what it predicts."""
+    sources = [place_of(model, name) for name in resolve_names(hook, model.hook_dict)]
+    if hook_out is None:
+        if settings.skip:
+            raise InputError("skip=True goes with a transcoder: name what it predicts with hook_out=")
+        return [(source, source) for source in sources]
+    pairs = []
+    for source in sources:
+        named = hook_out
+        if len(sources) > 1 or (isinstance(hook_out, str) and hook_out in ("mlp_out", "attn_out")):
+            if source.block is None or not isinstance(hook_out, str):
+                raise InputError(
+                    f'hook_out= names a place in the block of each hook, such as "mlp_out"; {source.name} is in no block'
+                )
+            named = hook_name(source.block, hook_out)
+        pairs.append((source, place_of(model, named)))
+    return pairs
+
+
+def _facts(
+    model: HookedViT,
+    pairs: Sequence[tuple[HookPlace, HookPlace]],
+    tokens: TokenSet,
+    settings: TrainingSettings,
+    pictures: PictureBatches,
+) -> dict[str, Any]:
+    """What a training is described by: where one of these differs, it is another one."""
+    return {
+        "model": model.cfg.model_name,
+        "weights": fingerprint(model),
+        "hooks": [source.name for source, _ in pairs],
+        "hooks_out": [target.name for _, target in pairs],
+        "tokens": tokens_in_words(tokens),
+        "n_pictures": pictures.n_pictures,
+        "training": settings.facts(),
+    }
