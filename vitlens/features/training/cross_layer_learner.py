@@ -13,7 +13,7 @@ from vitlens.errors import InputError
 from vitlens.features.activations import Rows
 from vitlens.features.dictionaries.cross_layer import CrossLayerTranscoder
 from vitlens.features.places import HookPlace
-from vitlens.features.training.descent import Descent
+from vitlens.features.training.descent import Descent, Trainable
 from vitlens.features.training.learned import LearnedDictionary, Scale
 from vitlens.features.training.learner import autocast
 from vitlens.features.training.settings import TrainingSettings
@@ -24,7 +24,7 @@ from vitlens.workers import Workers
 CROSS_LAYER = "cross_layer"
 
 
-class LearnedCrossLayer(nn.Module):
+class LearnedCrossLayer(Trainable):
     """A transcoder in each block, whose output is that of this block and all later ones side by side; their sum is ŷ.
 
     All directions of a feature together have length 1. The bias of an output is the sum of the transcoders' biases.
@@ -48,7 +48,6 @@ class LearnedCrossLayer(nn.Module):
 
     @property
     def n_features(self) -> int:
-        """The number of features of each block."""
         return next(iter(self)).n_features
 
     def begin(self, x: Sequence[Float[Tensor, "row d_in"]]) -> None:
@@ -57,14 +56,13 @@ class LearnedCrossLayer(nn.Module):
             part.begin(rows)
 
     def groups(self) -> list[dict[str, Any]]:
-        """The parameters for the optimiser, with how fast each group learns."""
         groups = [group for part in self for group in part.groups()]
         return [*groups, {"params": list(self.skips), "speed": 1.0}] if len(self.skips) else groups
 
     def reconstructions(
         self, features: Sequence[Float[Tensor, "row feature"]], x: Sequence[Float[Tensor, "row d_in"]]
     ) -> Iterator[Float[Tensor, "row d_outs"]]:
-        """The outputs of all blocks side by side, from the first features of each block, for each width of the matryoshka."""
+        """All outputs side by side, from the first features of each block, for each width of the matryoshka."""
         each = [part.reconstructions(*given) for part, *given in zip(self, features, x, strict=True)]
         skipped = [rows @ skip.T for rows, skip in zip(x, self.skips, strict=True)] if len(self.skips) else []
         for written in zip(*each, strict=True):
@@ -87,7 +85,9 @@ class LearnedCrossLayer(nn.Module):
     ) -> CrossLayerTranscoder:
         """The transcoder of the activations as the model has them; features stay in the units of the training."""
         n = len(hooks)
-        sizes = torch.tensor([scale.size for scale in scales_out], dtype=torch.float64, device=scales_out[0].mean.device)
+        sizes = torch.tensor(
+            [scale.size for scale in scales_out], dtype=torch.float64, device=scales_out[0].mean.device
+        )
         W_enc = [part.W_enc.double() / scale.size for part, scale in zip(self, scales_in, strict=True)]
         b_enc = [
             part.b_enc.double() - scale.mean.double() @ weight
@@ -97,25 +97,17 @@ class LearnedCrossLayer(nn.Module):
         W_dec = [weight * sizes[i:, None, None] for i, weight in enumerate(W_dec)]
         biases = [part.b_dec.double().unflatten(0, (-1, self.d_out)) for part in self]
         b_dec = [sum(biases[i][j - i] for i in range(j + 1)) * sizes[j] + scales_out[j].mean for j in range(n)]
-        W_skip = None
-        if len(self.skips):
-            W_skip = [
-                skip.double() * (size / scale.size)
-                for skip, size, scale in zip(self.skips, sizes, scales_in, strict=True)
-            ]
-            b_dec = [
-                bias - weight @ scale.mean.double()
-                for bias, weight, scale in zip(b_dec, W_skip, scales_in, strict=True)
-            ]
-            W_skip = [weight.float() for weight in W_skip]
-        return CrossLayerTranscoder(
-            *([weight.float().contiguous() for weight in each] for each in (W_enc, b_enc, W_dec, b_dec)),
-            [part.activation.finished(part.n_features, 1.0) for part in self],
-            W_skip=W_skip,
-            hooks=hooks,
-            hooks_out=hooks_out,
-            source="trained",
+        skips = [skip.double() * (sizes[j] / scales_in[j].size) for j, skip in enumerate(self.skips)]
+        for j, skip in enumerate(skips):
+            b_dec[j] = b_dec[j] - skip @ scales_in[j].mean.double()
+        W_enc, b_enc, W_dec, b_dec, skips = (
+            [weight.float().contiguous() for weight in each] for each in (W_enc, b_enc, W_dec, b_dec, skips)
         )
+        activations = [part.activation.finished(part.n_features, 1.0) for part in self]
+        return CrossLayerTranscoder(
+            W_enc, b_enc, W_dec, b_dec, activations, W_skip=skips or None, hooks=hooks, hooks_out=hooks_out,
+            source="trained",
+        )  # fmt: skip
 
 
 class CrossLayerLearner:
@@ -142,13 +134,15 @@ class CrossLayerLearner:
         widths = {(read.shape[1], written.shape[1]) for read, written in zip(x, y, strict=True)}
         if len(widths) > 1:
             raise InputError(
-                f"the hook points of a cross-layer transcoder are as wide in all blocks, not {sorted(widths)}: name the same "
-                "place of each block"
+                f"the hook points of a cross-layer transcoder are as wide in all blocks, not {sorted(widths)}: name "
+                "the same place of each block"
             )
         self.scales_in, self.scales_out = ([Scale.of(found, workers) for found in each] for each in (x, y))
         (d_in, d_out), n = widths.pop(), len(pairs)
         self.learned = LearnedCrossLayer(d_in, d_out, n, settings, seed=seed).to(x[0].device)
-        self.learned.begin([scale(found[: settings.batch_rows]) for scale, found in zip(self.scales_in, x, strict=True)])
+        self.learned.begin(
+            [scale(found[: settings.batch_rows]) for scale, found in zip(self.scales_in, x, strict=True)]
+        )
         self.parts = [SparsePart(part, settings, workers, seed + i) for i, part in enumerate(self.learned)]
         self.descent = Descent(self.learned, settings, workers)
         self.seen: tuple[Tensor, Tensor, Tensor, list[Tensor]] | None = None

@@ -1,7 +1,7 @@
 """Steps down the gradient: Adam with a rate that rises, stays and falls, on the mean gradient of all processes."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +12,25 @@ from vitlens.workers import Workers
 LARGEST_GRADIENT = 1.0
 
 
-class Trainable(Protocol):
-    """What is trained: its parameters in groups, and the length of its decoder rows, which stays 1."""
+class Trainable(nn.Module):
+    """Parameters of which some are decoder rows of length 1."""
 
     @property
-    def n_features(self) -> int: ...
-    def parameters(self) -> Any: ...
-    def groups(self) -> list[dict[str, Any]]: ...
-    def remove_growth(self) -> None: ...
-    def keep_lengths(self) -> None: ...
+    def n_features(self) -> int:
+        """The number of features, of each part if there are several: the learning rate depends on it."""
+        raise NotImplementedError
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The parameters for the optimiser, with how fast each group learns."""
+        raise NotImplementedError
+
+    def remove_growth(self) -> None:
+        """Takes from the decoder's gradient what would only change the length of rows, before a step."""
+        raise NotImplementedError
+
+    def keep_lengths(self) -> None:
+        """Sets the decoder rows back to length 1, after a step."""
+        raise NotImplementedError
 
 
 class Descent:
@@ -29,13 +39,10 @@ class Descent:
     def __init__(self, learned: Trainable, settings: TrainingSettings, workers: Workers) -> None:
         self.learned, self.settings, self.workers = learned, settings, workers
         self.n_steps = 0
-        for parameter in self.parameters():
+        for parameter in learned.parameters():
             # Each process has begun from its own rows.
             workers.spread(parameter.data)
         self.optimiser = torch.optim.Adam(learned.groups(), lr=0.0, fused=True)
-
-    def parameters(self) -> list[nn.Parameter]:
-        return list(self.learned.parameters())
 
     def step(self, loss: Tensor) -> None:
         rate = self.settings.rate(self.learned.n_features) * self.settings.rate_share(self.n_steps)
@@ -43,11 +50,11 @@ class Descent:
             group["lr"] = rate * group["speed"]
         self.optimiser.zero_grad()
         loss.backward()
-        for parameter in self.parameters():
+        for parameter in self.learned.parameters():
             if parameter.grad is not None:
                 parameter.grad = self.workers.mean(parameter.grad)
         self.learned.remove_growth()
-        torch.nn.utils.clip_grad_norm_(self.parameters(), LARGEST_GRADIENT)
+        torch.nn.utils.clip_grad_norm_(self.learned.parameters(), LARGEST_GRADIENT)
         self.optimiser.step()
         self.learned.keep_lengths()
         self.n_steps += 1
