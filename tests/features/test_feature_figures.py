@@ -11,7 +11,8 @@ from PIL import Image
 
 from vitlens import InputError
 from vitlens.features import SparseAutoencoder, feature_attribution, top_patches
-from vitlens.plots.features import OUTLINE, feature_bars, feature_card
+from vitlens.plots.feature_answers import feature_bars
+from vitlens.plots.features import OUTLINE, feature_card
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from .faithfulness import faithfulness_curves as faithfulness_curves
 from .faithfulness import faithfulness_table as faithfulness_table
 from .faithfulness import randomisation_curves as randomisation_curves
 from .faithfulness import segmentation_table as segmentation_table
+from .feature_answers import feature_bars as feature_bars
+from .feature_answers import feature_effect_bars as feature_effect_bars
 from .features import density_histogram as density_histogram
-from .features import feature_bars as feature_bars
 from .features import feature_card as feature_card
 from .figure_of import plot as plot
 from .heatmaps import heatmap_comparison as heatmap_comparison
