@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vitlens.features.dictionaries.nonlinearities import JumpRelu, Pre, Relu, TopK
-from vitlens.features.training.processes import Processes
+from vitlens.workers import Workers
 
 #: Weight of the past in the running threshold of BatchTopK.
 MEMORY = 0.99
@@ -26,7 +26,7 @@ class LearnedRelu(nn.Module):
     def penalty(self, pre: Pre, features: Pre) -> Tensor | None:
         return features.sum(dim=1).mean()
 
-    def after_step(self, features: Pre, processes: Processes) -> None:
+    def after_step(self, features: Pre, workers: Workers) -> None:
         """Takes note of a step; nothing here."""
 
     def finished(self, n_features: int, factor: float) -> nn.Module:
@@ -72,10 +72,10 @@ class LearnedBatchTopK(LearnedTopK):
         least = flat.topk(self.k * len(pre), sorted=False).values.amin().clamp(min=0)
         return pre * (pre >= least) * (pre > 0)
 
-    def after_step(self, features: Pre, processes: Processes) -> None:
+    def after_step(self, features: Pre, workers: Workers) -> None:
         active = features > 0
         least = torch.where(active, features, torch.inf).amin()
-        least = processes.mean(torch.where(least.isfinite(), least, self.threshold).float())
+        least = workers.mean(torch.where(least.isfinite(), least, self.threshold).float())
         memory = MEMORY if self.n_steps else 0.0
         self.threshold.copy_(memory * self.threshold + (1 - memory) * least)
         self.n_steps += 1
@@ -108,7 +108,7 @@ class LearnedJumpRelu(LearnedRelu):
         found: Tensor = _Step.apply(pre, self.threshold)
         return found.sum(dim=1).mean()
 
-    def after_step(self, features: Pre, processes: Processes) -> None:
+    def after_step(self, features: Pre, workers: Workers) -> None:
         # Set back after the step: a clamp before it would take the gradient of a threshold that has reached 0.
         self.threshold.data.clamp_(min=0)
 
