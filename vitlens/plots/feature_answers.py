@@ -62,16 +62,16 @@ def feature_effect_bars(result: FeatureEffects, k: int = 15) -> go.Figure:
     names = [f"feature {feature}" for feature in table["feature"]]
     figure = go.Figure(bars_with_intervals(table, names))
     figure.update_yaxes(autorange="reversed", tickvals=list(range(len(names))), ticktext=names)
-    figure.update_xaxes(title="change of the logit", zeroline=True, zerolinecolor=NEUTRAL)
     named = result.axes["class"][0]
     whose = f"each picture’s {EFFECT_WORDS[named]}" if named in EFFECT_WORDS else f"“{text(short_name(named))}”"
+    figure.update_xaxes(title=f"change of the logit of {whose}", zeroline=True, zerolinecolor=NEUTRAL)
     return finish(
         figure,
-        f"How the logit of {whose} changes without single features",
-        f"{text(result.settings['model'])}, {text(result.settings['hook'])}, one feature set to 0, error kept<br>"
-        "mean over the pictures in which it is active, 95 % interval; ordered by the KL divergence of the answers",
+        "The answer without single features",
+        f"{text(result.settings['model'])}, {text(result.settings['hook'])}<br>mean where the feature is active, 95 % interval; "
+        "ordered by KL divergence",
         height=170 + 24 * max(3, len(names)),
-        margin={"l": 110, "r": 20, "t": 104, "b": 50},
+        margin={"l": 90, "r": 20, "t": 104, "b": 50},
     )
 
 

@@ -78,7 +78,9 @@ def feature_card(
             _add_classes, values=result.promoted[row], names=result.class_names, n=n_classes
         )
     if effects is not None:
-        draw_panels["logits when it is removed"] = partial(_add_effects, effects=effects, feature=feature, n=n_classes)
+        draw_panels["change of logits when it is removed"] = partial(
+            _add_effects, effects=effects, feature=feature, n=n_classes
+        )
     columns = 4 if len(found) > 9 else max(1, min(3, len(found)))
     lines = max(2, len(draw_panels), -(-len(found) // columns))
     figure, places = _layout(lines, columns, list(draw_panels), [_crop_title(result, row, rank) for rank in found])
@@ -249,7 +251,12 @@ def _add_whole(
 
 def _add_histogram(figure: go.Figure, *, result: TopPatches, row: int, at: tuple[int, int]) -> None:
     counts, width = result.counts[row], float(result.bin_width[row])
-    last = int(counts.nonzero().max()) + 1 if counts.any() else 1
+    if not counts.any():
+        figure.update_xaxes(visible=False, row=at[0], col=at[1])
+        figure.update_yaxes(visible=False, row=at[0], col=at[1])
+        say_none(figure, "never on in these pictures", *at)
+        return
+    last = int(counts.nonzero().max()) + 1
     middles = [(i + 0.5) * width for i in range(last)]
     bars = go.Bar(
         x=middles, y=array(counts[:last]), width=width, marker={"color": COLOURS[0], "line": {"width": 0}},
@@ -288,7 +295,8 @@ def _add_effects(figure: go.Figure, *, effects: FeatureEffects, feature: int, n:
     table = effects.means()
     table = table[table["feature"] == feature]
     if not int(table["images"].iloc[0]):
-        return say_none(figure, "never active there", *at)
+        say_none(figure, "never on in these pictures", *at)
+        return
     order = table["change"].abs().sort_values(ascending=False).index[: 2 * n]
     table = table.loc[order].sort_values("change", ascending=False)
     labels = [text(short_name(EFFECT_WORDS.get(label, label)), 24) for label in table["class"]]
