@@ -68,8 +68,8 @@ def feature_effect_bars(result: FeatureEffects, k: int = 15) -> go.Figure:
     return finish(
         figure,
         "The answer without single features",
-        f"{text(result.settings['model'])}, {text(result.settings['hook'])}<br>mean where the feature is active, 95 % interval; "
-        "ordered by KL divergence",
+        f"{text(result.settings['model'])}, {text(result.settings['hook'])}<br>"
+        "mean where the feature is active, 95 % interval; ordered by KL divergence",
         height=170 + 24 * max(3, len(names)),
         margin={"l": 90, "r": 20, "t": 104, "b": 50},
     )
