@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from vitlens import InputError
-from vitlens.features import SparseAutoencoder, feature_attribution, feature_effects, top_patches
+from vitlens.features import SparseAutoencoder, evaluate_sae, feature_attribution, feature_effects, top_patches
 from vitlens.plots.feature_answers import feature_bars
 from vitlens.plots.features import OUTLINE, feature_card
 
@@ -114,6 +114,11 @@ def test_a_card_shows_the_answers_without_the_feature(found):
         assert (change, change + above, change - below) == pytest.approx(ends)
     with pytest.raises(InputError, match="not of feature"):
         feature_card(result, feature, effects=feature_effects(model, images, sae=sae, features=other, progress=False))
+    scored = evaluate_sae(model, images, sae=sae, metrics=["locality"], baselines=(), progress=False)
+    scored = replace(scored, locality=torch.tensor([-0.25, torch.nan]).repeat(12))
+    for one, words in ((0, "−0.25"), (1, "not defined")):
+        card = feature_card(top_patches(model, images, sae=sae, features=one, progress=False), evaluation=scored)
+        assert f"locality (Moran’s I): {words}" in card.layout.title.subtitle.text
     elsewhere = replace(effects, settings={**effects.settings, "dictionary": "another"})
     with pytest.raises(InputError, match="must be of one dictionary"):
         feature_card(result, feature, effects=elsewhere)

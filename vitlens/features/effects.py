@@ -24,8 +24,9 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import HookName
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_batches import ImageBatch, PictureBatches, PictureSource
+from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.frames import Frame
-from vitlens.results.result import Result
+from vitlens.results.result import MOST_KEPT, Result
 from vitlens.statistics import bootstrap
 
 
@@ -117,9 +118,12 @@ def feature_effects(
         >>> identity = torch.eye(model.cfg.d_model)
         >>> both = torch.cat([identity, -identity])  # each direction of the stream with both signs
         >>> sae = vitlens.features.SparseAutoencoder.from_arrays(both.T, None, both, None, hook="resid_post5")
-        >>> effects = vitlens.features.feature_effects(model, images[:4], labels[:4], sae=sae, features=[7, 8])
-        >>> effects.values[:, 0, 0].isnan().tolist()  # feature 7 is not active in the class token of two pictures
-        [False, False, True, True]
+        >>> about = {"sae": sae, "features": [7, 8], "tokens": "class"}
+        >>> effects = vitlens.features.feature_effects(model, images[:4], labels[:4], **about)
+        >>> effects.values[:, 0, 0].round(decimals=2)  # without feature 7 the logit of the true class is lower
+        tensor([-0.0200, -0.0700, -0.0400, -0.0500])
+        >>> effects.values[:, 1, 0].isnan().tolist()  # feature 8 is active in the class token of the first picture only
+        [False, True, True, True]
     """
     model.require_classifier()
     source, target = ends(model, hook, sae, hook_out)
@@ -129,8 +133,10 @@ def feature_effects(
     if isinstance(classes, (Tensor, np.ndarray)) and batches.n_pictures not in (None, len(classes)):
         raise InputError(f"there are classes for {len(classes)} pictures, and {batches.n_pictures} pictures")
     found: list[_Effects] = []
+    pixels = None
     with torch.no_grad():
         for batch in batches.with_bar("feature effects", progress):
+            pixels = small_pictures(model, batch.images[:MOST_KEPT]) if pixels is None else pixels
             found.append(_effects(placed, batch, classes, chosen, batches.batch_size))
     if not found:
         raise InputError("there are no pictures to remove features in")
@@ -142,6 +148,7 @@ def feature_effects(
         kl=torch.cat([part.kl for part in found]),
         classes=indices,
         class_names=model.class_names,
+        pixels=pixels,
         settings={
             "model": model.cfg.model_name,
             "hook": source.name,

@@ -5,7 +5,9 @@ from .attribution import attribution_patches as attribution_patches
 from .attribution import attribution_waterfall as attribution_waterfall
 from .circuits import circuit_curve as circuit_curve
 from .circuits import circuit_figure as circuit_figure
+from .dictionaries import density_histogram as density_histogram
 from .dictionaries import dictionary_frontier as dictionary_frontier
+from .dictionaries import judged_dictionaries as judged_dictionaries
 from .dictionaries import training_curves as training_curves
 from .faithfulness import faithfulness_curves as faithfulness_curves
 from .faithfulness import faithfulness_table as faithfulness_table
@@ -13,7 +15,6 @@ from .faithfulness import randomisation_curves as randomisation_curves
 from .faithfulness import segmentation_table as segmentation_table
 from .feature_answers import feature_bars as feature_bars
 from .feature_answers import feature_effect_bars as feature_effect_bars
-from .features import density_histogram as density_histogram
 from .features import feature_card as feature_card
 from .figure_of import plot as plot
 from .heatmaps import heatmap_comparison as heatmap_comparison
