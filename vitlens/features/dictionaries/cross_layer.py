@@ -55,6 +55,8 @@ class CrossLayerTranscoder(FiniteWeights):
         self.hooks_out = list(hooks_out)
         #: Where it came from, for figures and results.
         self.source = source
+        #: What its files say of its training.
+        self.metadata: dict[str, Any] = {}
 
     @classmethod
     @checked
