@@ -94,7 +94,7 @@ def explore_features(
         raise InputError(f"{target.name} has no tokens, so its features have no place in a picture: see top_patches")
     steering = _steering(features, doses, n_runs, sae.d_sae)
     labels = read_feature_labels(feature_labels, sae.d_sae, dictionary_fingerprint(sae))
-    found = OnePass(_shown(shown))
+    found = OnePass(model.cfg.n_prefix_tokens, _shown(shown))
     found.run(model, PictureBatches(model, images, batch_size), sae, source, target, tokens, progress)
     place = DictionaryInPlace(sae, hook, hook_out, source, target, tokens)
     names = _names(images, {*found.crops.encoded, *(picture.number for picture in found.shown)})

@@ -7,6 +7,8 @@ const COLUMNS = [
   ["name", "label or class", false, (list, feature) => list.wordOf(feature)],
   ["density", "density", true, (list, feature) => list.features.density[feature]],
   ["largest", "largest", true, (list, feature) => list.features.largest[feature]],
+  // What has none comes last, whichever way.
+  ["locality", "local", true, (list, feature) => list.features.locality(feature)],
 ];
 const WHICH = [
   ["active", "active ones"],
@@ -102,13 +104,14 @@ class FeatureList {
     const turn = sort.down ? -1 : 1;
     found.sort((one, other) => {
       const [a, b] = [keys.get(one), keys.get(other)];
+      if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b) || one - other;
       return turn * (a < b ? -1 : a > b ? 1 : 0) || one - other;
     });
     // The feature whose number was typed comes first.
     const exact = /^f?\d+$/.test(words[0] ?? "") && words.length === 1 ? Number(words[0].replace("f", "")) : -1;
     if (found.includes(exact)) found.splice(0, 0, ...found.splice(found.indexOf(exact), 1));
     this.order = found;
-    this.told.value = `${found.length.toLocaleString("en")} of ${count(features.n, "feature")}`;
+    this.told.value = `${found.length.toLocaleString("en")} of ${features.n.toLocaleString("en")} features`;
     for (const head of this.heads) {
       const isIt = head.dataset.sort === sort.by;
       head.setAttribute("aria-pressed", isIt);
@@ -167,6 +170,7 @@ class FeatureList {
       element("span", { class: label ? "label" : "class", title: word }, word),
       element("span", { class: "number" }, smallShare(features.density[feature])),
       element("span", { class: "number" }, number(features.largest[feature])),
+      element("span", { class: "number" }, Number.isNaN(features.locality(feature)) ? "–" : features.locality(feature).toFixed(2).replace("-", "−")),
     );
   }
 
