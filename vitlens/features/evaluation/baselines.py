@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
 
 from vitlens.arguments import checked, items, short
@@ -211,6 +210,9 @@ def _hidden_neurons(summary: RowSummary, entrant: Entrant, mlp: MLP) -> Transcod
 
 def _clusters(summary: RowSummary, entrant: Entrant, seed: int) -> SparseAutoencoder:
     """The means of clusters of what is read, and the mean of what is predicted in each."""
+    # scikit-learn takes longer to import than most evaluations without k-means take.
+    from sklearn.cluster import MiniBatchKMeans
+
     n = max(1, min(entrant.placed.sae.d_sae, len(summary.x) // ROWS_OF_A_MEAN))
     fit = MiniBatchKMeans(n, random_state=seed, n_init=1, batch_size=1024, max_iter=30).fit(summary.x.cpu().numpy())
     own = torch.from_numpy(fit.labels_).long().to(summary.x.device)
