@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from math import exp
+from math import exp, log
 from typing import Any
 
 import torch
@@ -16,9 +16,8 @@ from vitlens.features.training.learned import LearnedDictionary, Scale
 from vitlens.features.training.settings import TrainingSettings
 from vitlens.workers import Workers
 
-#: The first weight of the penalty, and how fast it follows the number of active features: its logarithm moves by this
-#: times (L0 / k − 1) in a step.
-FIRST_WEIGHT, WEIGHT_SPEED = 1e-3, 0.05
+#: The first weight of a penalty that is moved; how much of a distance from k counts at once, and of each step's for good.
+FIRST_WEIGHT, DIRECT, SUMMED = 1e-3, 1.0, 0.02
 #: Dead features are looked up once in so many steps, since the answer must come from the device.
 DEAD_EVERY = 16
 LARGEST_GRADIENT = 1.0
@@ -49,7 +48,7 @@ class Learner:
         )
         self.dead = DeadFeatures(self.learned.n_features, settings.rows_until_dead).to(x.device)
         self.dead_now = torch.zeros(0, dtype=torch.long, device=x.device)
-        self.weight = FIRST_WEIGHT if settings.sparsity is None else settings.sparsity
+        self.weight = Weight(settings)
         self.n_steps = 0
         self.learned.begin(self.scale_in(x[: settings.batch_rows]))
         for parameter in self.learned.parameters():
@@ -70,7 +69,7 @@ class Learner:
             error = (y - reconstructions[-1]).detach()
             penalty = learned.activation.penalty(pre, features)
             if penalty is not None:
-                loss = loss + self.weight * penalty
+                loss = loss + self.weight.now * penalty
             if settings.revive == "auxk" and len(self.dead_now):
                 loss = loss + auxiliary_loss(learned, pre, error, self.dead_now)
         self._update(loss)
@@ -97,9 +96,8 @@ class Learner:
     def _note(self, loss: Tensor, y: Tensor, error: Tensor, features: Tensor) -> None:
         """Keeps what the measures are made of, and moves the penalty's weight towards k active features."""
         self.seen = (loss, y, error, features)
-        if self.settings.kind in ("relu", "jumprelu") and self.settings.sparsity is None:
-            l0 = float(self.workers.mean((features > 0).sum(dim=1).float().mean()))
-            self.weight *= exp(WEIGHT_SPEED * max(-1.0, min(1.0, l0 / self.settings.k - 1)))
+        if self.weight.moves:
+            self.weight.follow(float(self.workers.mean((features > 0).sum(dim=1).float().mean())))
 
     @property
     def rate_is_falling(self) -> bool:
@@ -135,7 +133,7 @@ class Learner:
             "optimiser": self.optimiser.state_dict(),
             "dead": self.dead.state_dict(),
             "dead_now": self.dead_now,
-            "numbers": [self.weight, self.n_steps],
+            "numbers": [self.weight.now, self.weight.log, self.n_steps],
             "scales": [(scale.mean, scale.size) for scale in (self.scale_in, self.scale_out)],
         }
 
@@ -145,7 +143,7 @@ class Learner:
         self.optimiser.load_state_dict(state["optimiser"])
         self.dead.load_state_dict(state["dead"])
         self.dead_now = state["dead_now"]
-        self.weight, self.n_steps = state["numbers"]
+        self.weight.now, self.weight.log, self.n_steps = state["numbers"]
         self.scale_in, self.scale_out = (Scale(*scale) for scale in state["scales"])
 
     def finished(self) -> SparseAutoencoder:
@@ -153,6 +151,25 @@ class Learner:
         sae = self.learned.finished(self.scale_in, self.scale_out, self.source.name, self.target.name)
         sae.log_sparsity = self.dead.log_density()
         return sae
+
+
+class Weight:
+    """The weight of the penalty: given, 1 for one that aims at k, or moved until k features are active (relu).
+
+    It is moved as controllers do: by the distance of log L0 from log k, and by the sum of these distances over the steps.
+    """
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        self.moves = settings.kind == "relu" and settings.sparsity is None
+        self.k = settings.k
+        self.log = log(FIRST_WEIGHT)
+        self.now = FIRST_WEIGHT if self.moves else 1.0 if settings.sparsity is None else settings.sparsity
+
+    def follow(self, l0: float) -> None:
+        """Takes note of the number of active features of a step."""
+        distance = max(-1.0, min(1.0, log(max(l0, 1e-3) / self.k)))
+        self.log += SUMMED * distance
+        self.now = exp(self.log + DIRECT * distance)
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
