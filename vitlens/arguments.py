@@ -68,7 +68,7 @@ def check_of(parameter: inspect.Parameter) -> Check | None:
     is_union = get_origin(annotation) in (Union, UnionType)
     kinds = set(get_args(annotation)) if is_union else {annotation}
     check = _by_type(name, kinds - {NoneType}) or BY_NAME.get(name)
-    if check is hook and Sequence in map(get_origin, kinds):
+    if check is hook and any(get_origin(kind) is get_origin(Sequence[str]) for kind in kinds):
         check = hooks
     if check is None or NoneType not in kinds:
         return check

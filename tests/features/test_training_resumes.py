@@ -3,6 +3,8 @@
 import filecmp
 import json
 import signal
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -68,17 +70,28 @@ class Killed(Exception):
     pass
 
 
-def killed_in(monkeypatch, owner, name, call):
-    """The process ends in that call of a function."""
-    calls = iter(range(call + 1))
+def end():
+    raise Killed
+
+
+def interrupt():
+    signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def in_call(owner, name, call, do):
+    """Does something at the beginning of the n-th call of a function."""
+    calls = count()
+    before = getattr(owner, name)
 
     def run(*args, **kwargs):
         if next(calls) == call:
-            raise Killed
+            do()
         return before(*args, **kwargs)
 
-    before = getattr(owner, name)
-    monkeypatch.setattr(owner, name, run)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, run)
+        yield
 
 
 @pytest.mark.parametrize(
@@ -95,8 +108,7 @@ def test_a_killed_training_ends_with_the_same_bytes(model, images, folder, tmp_p
     places = [(learner.Learner, "step", 3), (fills, "read_places", 3), (learner.Learner, "step", 1)]
     places += [(fills, "read_places", 8), (learner.Learner, "step", 2)] if source == "tensor" else []
     for owner, name, call in places:
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            killed_in(patch, owner, name, call)
+        with in_call(owner, name, call, end), pytest.raises(Killed):
             train(model, make(), ("resid_post", 1), path=tmp_path / "cut", **wanted)
         assert (tmp_path / "cut" / "state.pt").exists()
     trained = train(model, make(), ("resid_post", 1), path=tmp_path / "cut", **wanted)
@@ -105,20 +117,12 @@ def test_a_killed_training_ends_with_the_same_bytes(model, images, folder, tmp_p
     same_files(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_ctrl_c_keeps_the_step_that_it_was_in(model, images, tmp_path, monkeypatch):
+def test_ctrl_c_keeps_the_step_that_it_was_in(model, images, tmp_path):
     train(model, images, ("resid_post", 1), path=tmp_path / "whole", **SETTINGS)
     for owner, name, call in [(learner.Learner, "step", 3), (fills, "read_places", 1)]:
-        calls = iter(range(100))
-        before = getattr(owner, name)
-
-        def interrupted(*args, calls=calls, before=before, call=call, **kwargs):
-            if next(calls) == call:
-                signal.raise_signal(signal.SIGINT)
-            return before(*args, **kwargs)
-
         handler = signal.getsignal(signal.SIGINT)
-        with monkeypatch.context() as patch, pytest.raises(Stopped, match=r"stopped after 4 of 14 steps.*same call"):
-            patch.setattr(owner, name, interrupted)
+        stopped = pytest.raises(Stopped, match=r"stopped after 4 of 14 steps.*same call")
+        with in_call(owner, name, call, interrupt), stopped:
             train(model, images, ("resid_post", 1), path=tmp_path / "cut", **SETTINGS)
         assert signal.getsignal(signal.SIGINT) is handler
     train(model, images, ("resid_post", 1), path=tmp_path / "cut", **SETTINGS)
@@ -131,11 +135,10 @@ def done(model, images, tmp_path_factory):
     return out, train(model, images, ["resid_post0", "resid_post1"], path=out, **SETTINGS)
 
 
-def test_a_finished_folder_gives_its_dictionaries_again(model, images, done, monkeypatch):
+def test_a_finished_folder_gives_its_dictionaries_again(model, images, done):
     out, trained = done
     before = {name: (out / name).stat().st_mtime_ns for name in files_of(out) if name.name != "training.json"}
-    with monkeypatch.context() as patch:
-        killed_in(patch, learner.Learner, "step", 0)
+    with in_call(learner.Learner, "step", 0, end):
         again = train(model, images, ["resid_post0", "resid_post1"], path=out, **SETTINGS)
     assert list(again) == list(trained) == ["blocks.0.hook_resid_post", HOOK]
     assert torch.equal(again.history.values, trained.history.values)
@@ -186,16 +189,15 @@ def test_an_iterator_that_ends_early_loses_nothing(model, images, tmp_path, capl
     trained = train(model, iter(images.split(3)), HOOK, path=tmp_path / "out", **SETTINGS)
     assert "the pictures ended after 6 of 14 steps" in caplog.text
     assert trained.history.axes["row"][-1] == 6 * 16
+    iterator = iter(images.split(3))
     with pytest.raises(InputError, match="gave none when it was asked again"):
-        iterator = iter(images.split(3))
         train(model, lambda: iterator, HOOK, **SETTINGS)
 
 
 def test_a_loader_that_shuffles_goes_on_and_says_so(model, images, tmp_path, monkeypatch, caplog):
     shuffling = DataLoader(images, batch_size=3, shuffle=True)
     monkeypatch.setattr(checkpoints, "SECONDS", 0.0)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        killed_in(patch, learner.Learner, "step", 3)
+    with in_call(learner.Learner, "step", 3, end), pytest.raises(Killed):
         train(model, shuffling, HOOK, path=tmp_path, **SETTINGS)
     torch.manual_seed(100)
     train(model, shuffling, HOOK, path=tmp_path, **SETTINGS)
@@ -210,13 +212,11 @@ def test_activations_and_losses_that_are_not_finite_are_refused(model, images, t
         return found
 
     eighth, before = images[7], fills.read_places
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(InputError, match=r"not finite for picture 7 \(counted from 0\)"),
-    ):
-        patch.setattr(fills, "read_places", overflowing)
+    monkeypatch.setattr(fills, "read_places", overflowing)
+    with pytest.raises(InputError, match=r"not finite for picture 7 \(counted from 0\)"):
         train(model, DataLoader(images, batch_size=2), HOOK, **SETTINGS)
-    with pytest.raises(InputError, match="loss of blocks.1.hook_resid_post is not finite at step"):
+    monkeypatch.undo()
+    with pytest.raises(InputError, match=r"loss of blocks\.1\.hook_resid_post is not finite at step"):
         train(model, images, HOOK, path=tmp_path, **SETTINGS | {"lr": 1e30})
     assert files_of(tmp_path) == [Path("training.json")]
 

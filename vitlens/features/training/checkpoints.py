@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from vitlens.arguments import checked
 from vitlens.errors import InputError
+from vitlens.features.dictionaries.dictionary import SparseAutoencoder
 from vitlens.features.formats.loading import load_sae
 from vitlens.features.training.result import TrainedDictionaries, TrainingHistory
 from vitlens.files import as_path, make_folder, only_process_in, write_whole
@@ -68,15 +69,15 @@ class Checkpoints:
                 name = next(key for key in value if there.get(key) != value[key])
                 there, value = there.get(name), value[name]
             raise InputError(
-                f"{path.parent} holds another training: its {name} is {there}, not {value}; choose another folder (path=), or "
-                "delete that one"
+                f"{path.parent} holds another training: its {name} is {there}, not {value}; choose another folder (path=), "
+                "or delete that one"
             )
 
     def finished(self) -> TrainedDictionaries | None:
         """What the folder holds, where the training has ended."""
         if self.folder is None or not (self.folder / HISTORY).exists():
             return None
-        saes = {hook: load_sae(self.folder / hook) for hook in self.facts["hooks"]}
+        saes = {hook: cast(SparseAutoencoder, load_sae(self.folder / hook)) for hook in self.facts["hooks"]}
         return TrainedDictionaries(saes, load_result(self.folder / HISTORY, TrainingHistory))
 
     def read(self) -> dict[str, Any] | None:

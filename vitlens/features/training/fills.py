@@ -185,8 +185,8 @@ class Fills:
             ids.append(place.ids(rows.shape[1])[chosen].tolist())
             if ids[-1] != ids[0]:
                 raise InputError(
-                    f"{self.places[0].name} has {len(ids[0])} rows of a picture and {place.name} {len(ids[-1])}, or of other "
-                    'tokens: choose tokens that both have (tokens="patches"), or train them in calls of their own'
+                    f"{self.places[0].name} has {len(ids[0])} rows of a picture and {place.name} {len(ids[-1])}, or of "
+                    'other tokens: choose tokens that both have (tokens="patches"), or train them in calls of their own'
                 )
             found[place.name] = rows[:, chosen.to(rows.device)].reshape(len(rows) * len(chosen), -1)
             self._check_finite(place, found[place.name], batch, len(chosen))
