@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from vitlens import InputError
 from vitlens.data.picture_sets import open_pictures
 from vitlens.features import read_training_settings, train
-from vitlens.features.training import checkpoints, fills, learner
+from vitlens.features.training import checkpoints, fills, learner, sparse_part
 from vitlens.model.runs.picture_batches import PictureBatches
 from vitlens.workers import Stopped
 
@@ -102,7 +102,7 @@ def test_a_killed_training_ends_with_the_same_bytes(model, images, folder, tmp_p
     """Killed at once, within a fill, at its last step, between fills (while the model runs), and in a later pass."""
     make = sources(images, folder)[source]
     wanted = SETTINGS | {"kind": kind, "revive": "resample" if kind == "batchtopk" else "auxk"}
-    monkeypatch.setattr(learner, "DEAD_EVERY", 2)
+    monkeypatch.setattr(sparse_part, "DEAD_EVERY", 2)
     train(model, make(), ("resid_post", 1), path=tmp_path / "whole", **wanted)
     monkeypatch.setattr(checkpoints, "SECONDS", 0.0)
     places = [(learner.Learner, "step", 3), (fills, "read_places", 3), (learner.Learner, "step", 1)]

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from vitlens.arguments import checked
 from vitlens.errors import InputError
-from vitlens.features.dictionaries.dictionary import SparseAutoencoder
 from vitlens.features.formats.loading import load_sae
+from vitlens.features.training.cross_layer_learner import CROSS_LAYER
 from vitlens.features.training.result import TrainedDictionaries, TrainingHistory
 from vitlens.files import as_path, make_folder, only_process_in, write_whole
 from vitlens.results.result import load_result
@@ -77,7 +77,8 @@ class Checkpoints:
         """What the folder holds, where the training has ended."""
         if self.folder is None or not (self.folder / HISTORY).exists():
             return None
-        saes = {hook: cast(SparseAutoencoder, load_sae(self.folder / hook)) for hook in self.facts["hooks"]}
+        names = [CROSS_LAYER] if self.facts["training"]["cross_layer"] else self.facts["hooks"]
+        saes = {name: load_sae(self.folder / name) for name in names}
         return TrainedDictionaries(saes, load_result(self.folder / HISTORY, TrainingHistory))
 
     def read(self) -> dict[str, Any] | None:
