@@ -126,7 +126,7 @@ class Checkpoints:
         (self.folder / STATE).unlink(missing_ok=True)
 
 
-class Interrupts:
+class BetweenSteps:
     """Lets Ctrl-C in between two steps only, where the state can be kept; a second one ends a step at once."""
 
     def __init__(self) -> None:
@@ -134,8 +134,9 @@ class Interrupts:
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        """For a while; only the main thread of a program hears Ctrl-C."""
-        if threading.current_thread() is not threading.main_thread():
+        """For a while. Threads other than the main one never hear Ctrl-C, nor do processes that ignore it (under nohup)."""
+        is_main = threading.current_thread() is threading.main_thread()
+        if not is_main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             yield
             return
         before = signal.signal(signal.SIGINT, self._hear)

@@ -22,7 +22,7 @@ from vitlens.model.runs.picture_batches import ImageBatch, PictureBatches
 from vitlens.workers import Workers
 
 #: Of so many pictures the contents are compared when a training goes on.
-N_COMPARED = 8
+N_LOOKED_AT = 8
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ def some_pictures(pictures: PictureBatches) -> str | None:
     n = pictures.n_numbered
     if n is None:
         return None
-    numbers = np.linspace(0, n - 1, min(n, N_COMPARED)).round().astype(int).tolist()
+    numbers = np.linspace(0, n - 1, min(n, N_LOOKED_AT)).round().astype(int).tolist()
     return _digest(*[batch.images for batch in pictures.numbered(numbers)])
 
 

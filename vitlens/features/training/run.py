@@ -14,7 +14,7 @@ from vitlens.choose.tokens import TokenSet
 from vitlens.errors import InputError
 from vitlens.features.placed import AnyDictionary
 from vitlens.features.places import HookPlace, place_of, tokens_in_words
-from vitlens.features.training.checkpoints import Checkpoints, Interrupts
+from vitlens.features.training.checkpoints import BetweenSteps, Checkpoints
 from vitlens.features.training.cross_layer_learner import CrossLayerLearner
 from vitlens.features.training.fills import Fill, Fills, Position, some_pictures
 from vitlens.features.training.learner import TRAINING_MEASURES, Learner
@@ -165,7 +165,7 @@ class _Training:
             Stopped: interrupted, or another process was lost.
             InputError: the loss is not finite.
         """
-        interrupts = Interrupts()
+        interrupts = BetweenSteps()
         try:
             # Without a folder there is nothing to keep, and Ctrl-C is what it always is.
             with nullcontext() if self.checkpoints.folder is None else interrupts.heard():
@@ -182,7 +182,7 @@ class _Training:
                 "call again to go on from there"
             ) from None
 
-    def _steps(self, progress: bool | None, interrupts: Interrupts) -> None:
+    def _steps(self, progress: bool | None, interrupts: BetweenSteps) -> None:
         n_steps, every = self.settings.n_steps, max(1, self.settings.n_steps // N_POINTS)
         state = self.checkpoints.read()
         if state is not None:
