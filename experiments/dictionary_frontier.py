@@ -18,11 +18,9 @@ from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import torch
 import typer
 from jaxtyping import Float
-from plotly.subplots import make_subplots
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -35,12 +33,12 @@ from vitlens.features import SparseAutoencoder, evaluate_sae
 from vitlens.features.places import HookPlace, place_of
 from vitlens.features.training.fills import Fills, Position
 from vitlens.features.training.learner import Learner
-from vitlens.features.training.processes import Processes
 from vitlens.features.training.settings import KINDS, TrainingSettings
 from vitlens.files import make_folder, write_whole
 from vitlens.model import HookedViT
 from vitlens.model.runs.picture_batches import PictureBatches
-from vitlens.plots.shared.style import COLOURS, text
+from vitlens.plots import dictionary_frontier
+from vitlens.workers import Workers
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 MEASURES = ("explained_variance", "l0", "alive", "loss_recovered_mean", "agreement_sae")
@@ -78,7 +76,7 @@ def main(
     ]
     models = {TRAINED: hooked}
     if random_model:
-        models[RANDOM_MODEL] = replace(model, random_weights=True).load()
+        models[RANDOM_MODEL] = hooked.with_fresh_weights(seed)
     rows = []
     for name, each in models.items():
         places = [place_of(each, place) for place in hooks]
@@ -89,13 +87,16 @@ def main(
         for facts, sae in tqdm(found, desc=f"figures of the {name}", disable=not sys.stderr.isatty()):
             measures = evaluate_sae(each, testing, sae=sae, progress=False)
             shown = {measure: measures[measure] for measure in MEASURES if measure in measures.axes["measure"]}
-            rows.append({"hook": sae.hook, "model": name, **facts, **shown})
+            of = {
+                "hook": sae.hook,
+                "model": hooked.cfg.model_name,
+                "baseline": name == RANDOM_MODEL or facts["kind"] == PCA,
+            }
+            rows.append({"dictionary": f"{facts['kind']}, {name}", **of, **facts, **shown})
     table = pd.DataFrame(rows)
     make_folder(out)
     write_whole(out / "frontier.csv", table.to_csv(index=False).encode())
-    frontier(table, f"{model.called}, {pictures.n} pictures, {held_out:.0%} held out").write_html(
-        out / "frontier.html", include_plotlyjs=True
-    )
+    dictionary_frontier(table).write_html(out / "frontier.html", include_plotlyjs=True)
     show(table)
     print(f"wrote frontier.csv and frontier.html to {out}")
 
@@ -115,7 +116,7 @@ def stream_of(model: HookedViT, pictures: PictureSet, places: Sequence[HookPlace
     return Fills(
         model, PictureBatches(model, pictures, None), places, "all", buffer_rows=settings.buffer_rows,
         batch_rows=settings.batch_rows, precision=settings.precision, seed=settings.seed,
-        processes=Processes(model.device),
+        workers=Workers(str(model.device)),
     )  # fmt: skip
 
 
@@ -129,7 +130,7 @@ def trained(
         for fill in stream.begin(Position()):
             if not learners:
                 learners = [
-                    Learner(place, place, fill.rows, settings, stream.processes, settings.seed)
+                    Learner(place, place, fill.rows, settings, stream.workers, settings.seed)
                     for place in places
                     for settings in jobs
                 ]
@@ -170,32 +171,12 @@ def components(
             )
 
 
-def frontier(table: pd.DataFrame, about: str) -> go.Figure:
-    """Explained variance against the active features of a row, a panel for each hook point."""
-    hooks = list(table["hook"].unique())
-    figure = make_subplots(1, len(hooks), subplot_titles=hooks, shared_yaxes=True)
-    kinds = list(table["kind"].unique())
-    for (hook, model, kind), some in table.groupby(["hook", "model", "kind"], sort=False):
-        some = some.sort_values("l0")
-        figure.add_trace(
-            go.Scatter(
-                x=some["l0"], y=some["explained_variance"], name=f"{kind}, {model}", mode="lines+markers",
-                line={"color": COLOURS[kinds.index(kind)], "dash": "solid" if model == TRAINED else "dot"},
-                legendgroup=f"{kind}, {model}", showlegend=hook == hooks[0],
-            ),
-            row=1, col=1 + hooks.index(hook),
-        )  # fmt: skip
-    figure.update_xaxes(title_text="active features (L0)", type="log")
-    figure.update_yaxes(title_text="explained variance of held-out pictures", col=1)
-    return figure.update_layout(title={"text": "How much dictionaries explain", "subtitle": {"text": text(about)}})
-
-
 def show(table: pd.DataFrame) -> None:
     for hook, some in table.groupby("hook", sort=False):
-        shown = Table("model", "kind", "k", *MEASURES, title=hook)
+        shown = Table("dictionary", "k", *MEASURES, title=hook)
         for row in some.to_dict("records"):
             numbers = [f"{row[name]:.3f}" if name in row and row[name] == row[name] else "–" for name in MEASURES]
-            shown.add_row(row["model"], row["kind"], str(row["k"]), *numbers)
+            shown.add_row(row["dictionary"], str(row["k"]), *numbers)
         Console(width=120).print(shown)
 
 

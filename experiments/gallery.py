@@ -315,7 +315,27 @@ def features(subject: Subject) -> Figures:
         found = vitlens.memories.top_memory_patches(model, subject.images, block=-1, progress=False, **options)
         return plots.feature_card(found)
 
+    def training() -> go.Figure:
+        about = {"k": 4, "expansion": 1, "n_rows": 2048, "batch_rows": 256, "progress": False}
+        return plots.training_curves(vitlens.features.train(model, subject.images, "resid_post", **about).history)
+
+    def frontier() -> go.Figure:
+        names = ["topk"] * 3 + ["pca"] * 2 + ["neurons"]
+        return plots.dictionary_frontier(
+            pd.DataFrame(
+                {
+                    "dictionary": names,
+                    "l0": [8, 16, 32, 8, 32, width],
+                    "explained_variance": [0.7, 0.8, 0.9, 0.5, 0.7, 1.0],
+                    "baseline": [name != "topk" for name in names],
+                    "model": model.cfg.model_name,
+                }
+            )
+        )
+
     return {
+        "training": training,
+        "frontier": frontier,
         "memory of the MLP": lambda: card(k=9, one_per_image=True),
         "memory of attention": lambda: card(part="attn", k=15),
         "densities": lambda: plots.density_histogram(

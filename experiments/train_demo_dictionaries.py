@@ -29,7 +29,7 @@ from vitlens.features import TrainedDictionaries, evaluate_sae, train, with_saes
 STORED = torch.float16
 HOOK = "resid_post3"
 DICTIONARY: dict[str, Any] = {"kind": "topk", "k": 8, "expansion": 8}
-TRANSCODERS: dict[str, Any] = {"kind": "topk", "k": 24, "expansion": 6, "skip": True}
+TRANSCODERS: dict[str, Any] = {"kind": "batchtopk", "k": 24, "expansion": 6, "skip": True}
 AGREEMENT = 0.5
 BATCH = 100
 

@@ -243,7 +243,7 @@ def test_a_share_is_told_only_where_it_is_one():
 INSIDE = {
     "benchmarks/dataset_pass.py": {"faithfulness.perturbation", "heatmaps.methods.baselines", "lens.measures", "lens.trace"},
     "benchmarks/dictionaries.py": {
-        "features.places", "features.training.learner", "features.training.processes", "features.training.settings",
+        "features.places", "features.training.learner", "features.training.settings",
     },
     "benchmarks/run_footprint.py": {"cli.main"},
     "check_published.py": {"data.imagenet_s"},
@@ -256,7 +256,7 @@ INSIDE = {
     "compare_with_timm.py": {"model.checkpoints.timm_models"},
     "dictionary_frontier.py": {
         "data.picture_sets", "features.places", "features.training.fills", "features.training.learner",
-        "features.training.processes", "features.training.settings", "model.runs.picture_batches", "plots.shared.style",
+        "features.training.settings", "model.runs.picture_batches",
     },
     "gallery.py": {
         "model.provenance", "pages.explorer.measure.evidence", "pages.page", "paper.figures", "paper.run",

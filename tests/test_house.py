@@ -15,7 +15,7 @@ ROOT = Path(vitlens.__file__).parent
 ORDER = [
     ["version", "errors", "lazy"],
     ["arguments", "settings"],
-    ["files"],
+    ["files", "workers"],
     ["statistics", "results"],
     ["data"],
     ["model"],

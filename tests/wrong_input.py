@@ -218,6 +218,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "knockout_attention": {**about, "edges": cut, "replacement": "other", "others": others, "masks": masks},
         "knockout_hooks": {**about, "edges": cut, "replacement": "other", "others": others, "masks": masks},
         "mean_activations": {**about, **quiet},
+        "mlp_hooks": {"model": model},
         "minimality": {**pair, "circuit": circuit, **quiet},
         "patch": {"row": 0, "column": 0},
         "nearest_patches": {**about, "others": others, **quiet},
@@ -241,6 +242,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "with_sae": dictionary,
         "with_saes": {"model": model, "saes": {"resid_post0": sae}},
         "load_sae": {"path": "no such folder"},
+        "load_saes": {"path": "no such folder"},
         "load_result": {"path": "no such file"},
         "run_study": None,
         "verify_port": None,
@@ -371,6 +373,7 @@ ELSEWHERE: dict[tuple[str, str], list[Any]] = {
     ("Circuit.from_json", "path"): [None, 5, 1.7, "nonsense", [], Thing(), ".", "\0"],
     ("load_result", "path"): [None, 5, 1.7, "nonsense", [], Thing(), ".", "\0"],
     ("load_sae", "path"): [None, 5, 1.7, "nonsense", [], Thing(), ".", "\0"],
+    ("load_saes", "path"): [None, 5, 1.7, "nonsense", [], Thing(), "\0"],
     ("AttributionMeans.top", "class_index"): [None, 1.7, True, NAN, "nonsense", 99, -1, [], Thing()],
     ("AttributionMeans.top_classes", "component"): [None, 1.7, True, NAN, "nonsense", 99, -1, [], Thing()],
     ("TopPatches.row_of", "feature"): [None, 1.7, True, NAN, "nonsense", 99, -1, [], Thing()],
@@ -421,7 +424,7 @@ def finish(result: Any) -> None:
     elif isinstance(result, contextlib.AbstractContextManager):
         with result as spliced:
             for one in spliced.values() if isinstance(spliced, dict) else [spliced]:
-                one.model(torch.zeros(2, 3, 32, 32))
+                one.placed.model(torch.zeros(2, 3, 32, 32))
 
 
 def outcome(function: Callable, given: dict[str, Any]) -> str | None:

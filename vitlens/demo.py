@@ -17,7 +17,7 @@ from vitlens.arguments import checked
 from vitlens.data.demo_files import demo_folder
 from vitlens.data.masks import read_mask
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder, Transcoder
-from vitlens.features.formats.saelens import CONFIG, load_saelens
+from vitlens.features.formats.loading import load_sae
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import Provenance
 from vitlens.model.runs.leaves_state import leaves_state
@@ -168,6 +168,5 @@ def load_demo_transcoders() -> dict[str, Transcoder]:
 
 def _dictionaries(name: str) -> dict[str, SparseAutoencoder]:
     """The dictionaries of a folder of the demo, by hook point in the order of the blocks; stored in half precision."""
-    folders = sorted(path.parent for path in (demo_folder() / "dictionaries" / name).glob(f"*/{CONFIG}"))
-    loaded = [load_saelens(folder, None, torch.float32) for folder in folders]
-    return {str(sae.hook): sae for sae in loaded}
+    found = [load_sae(folder, dtype="float32") for folder in sorted((demo_folder() / "dictionaries" / name).iterdir())]
+    return {sae.hook: sae for sae in found if isinstance(sae, SparseAutoencoder) and sae.hook is not None}

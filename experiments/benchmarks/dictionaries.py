@@ -28,8 +28,8 @@ from vitlens.demo import load_demo_model
 from vitlens.features import train
 from vitlens.features.places import HookPlace
 from vitlens.features.training.learner import Learner
-from vitlens.features.training.processes import Processes
 from vitlens.features.training.settings import KINDS, TrainingSettings
+from vitlens.workers import Workers
 
 HERE = HookPlace("activations", 1, 0)
 #: TopK with the auxiliary loss of dead features, in both.
@@ -94,7 +94,7 @@ def of_steps(width: int, expansion: int, k: int, batch_rows: int, steps: int, re
 def our_trainer(batches: list[Tensor], settings: TrainingSettings) -> Callable[[], None]:
     """A function that goes on training ours for a step on each batch."""
     first = {HERE.name: torch.cat(batches)}
-    learner = Learner(HERE, HERE, first, settings, Processes(torch.device("cpu")), seed=0)
+    learner = Learner(HERE, HERE, first, settings, Workers("cpu"), seed=0)
 
     def go() -> None:
         for batch in batches:

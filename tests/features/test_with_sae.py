@@ -146,7 +146,7 @@ def test_a_transcoder_stands_in_for_the_mlp(plain, images_of, weights_of, read, 
     clean = plain(images)
     with with_sae(plain, None, transcoder) as handle:
         assert torch.allclose(plain(images), by_hand(plain, images, "mlp_out1", lambda out: y), atol=1e-10)
-    assert handle.target.name == "blocks.1.hook_mlp_out"
+    assert handle.targets[0].name == "blocks.1.hook_mlp_out"
     with with_sae(plain, None, transcoder, error_term=True, tokens="class"):
         assert torch.allclose(plain(images), clean, atol=1e-12)
     mixed = torch.cat([y[:, :1], plain.run_with_cache(images)[1]["mlp_out", 1][:, 1:]], dim=1)

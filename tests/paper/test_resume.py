@@ -28,7 +28,7 @@ from vitlens.paper import results
 from vitlens.paper import run as study_run
 from vitlens.paper.run import run_study
 from vitlens.paper.settings import StudySettings
-from vitlens.paper.workers import Stopped
+from vitlens.workers import Stopped
 
 QUICK = StudySettings(batch_size=4, n_steps=2, n_bootstrap=10, n_permutations=10, n_random_models=0, n_random_orders=1)
 NAMES = ["residual_composition"]

@@ -44,7 +44,7 @@ def reproduce(
     # The command line is imported for every command: what computes is imported when it is needed.
     from vitlens.paper.results import print_tables
     from vitlens.paper.run import run_study
-    from vitlens.paper.workers import Stopped, WorkerLost, make_sums_reproducible
+    from vitlens.workers import Stopped, WorkerLost, make_sums_reproducible
 
     make_sums_reproducible()
     check_dtype(given["dtype"])

@@ -8,6 +8,8 @@ from .dictionaries.dictionary import Transcoder as Transcoder
 from .evaluation.run import DictionaryEvaluation as DictionaryEvaluation
 from .evaluation.run import evaluate_sae as evaluate_sae
 from .formats.loading import load_sae as load_sae
+from .formats.loading import load_saes as load_saes
+from .places import mlp_hooks as mlp_hooks
 from .splice import SplicedDictionary as SplicedDictionary
 from .splice import with_sae as with_sae
 from .splice import with_saes as with_saes

@@ -9,11 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from vitlens.arguments import short
+from vitlens.arguments import checked, short
 from vitlens.choose.tokens import Box, TokenSet, select_tokens
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.hooks.hook_points import NO_TOKENS, HookName, Hooks, Reader, block_and_site, resolve_names
+from vitlens.model.hooks.hook_points import NO_TOKENS, HookName, Hooks, Reader, block_and_site, hook_name, resolve_names
 
 BEFORE_BLOCKS = ("hook_patch_embed", "hook_embed", "hook_pos_embed", "hook_embed_norm", "ln_pre.", "embed.")
 STREAM_WIDE = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
@@ -72,6 +72,43 @@ def place_of(model: HookedViT, hook: HookName) -> HookPlace:
     if name.startswith("pool."):
         first = model.pool.tokens.start or 0
     return HookPlace(name, axis, first)
+
+
+@checked
+def mlp_hooks(model: HookedViT, *, blocks: int | Sequence[int] | None = None) -> list[tuple[str, str]]:
+    """The hook points that an MLP reads and writes, of each block: `hook` and `hook_out` of a transcoder of this MLP.
+
+    What is written is a function of what is read, token by token: mlp_out = MLP(read). The function includes the gain of the
+    norm before the MLP, LayerScale, and a norm that follows the MLP. What is read is the normalised stream; where the norms
+    follow (post-norm), it is the stream itself.
+
+    Args:
+        blocks: one or several; None: all.
+
+    Returns:
+        For each block the names of both hook points.
+
+    Raises:
+        InputError: a block that does not exist.
+
+    Source: Dunefsky, Chlenski & Nanda 2024, section 3.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> vitlens.features.mlp_hooks(model, blocks=3)
+        [('blocks.3.ln2.hook_normalized', 'blocks.3.hook_mlp_out')]
+    """
+    found = []
+    for index in model.block_indices(blocks):
+        block = model.blocks[index]
+        norm = block.norm_before("mlp")
+        if norm is None:
+            read = hook_name(index, "resid_mid")
+        else:
+            read = hook_name(index, f"{'ln1' if norm is block.ln1 else 'ln2'}.normalized")
+        found.append((read, hook_name(index, "mlp_out")))
+    return found
 
 
 def split_rows(

@@ -1,10 +1,10 @@
 """Runs the model with a dictionary's reconstruction in place of an activation; features can be read and edited."""
 
-import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, cast
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -13,10 +13,12 @@ from transformer_lens.hook_points import HookPoint
 from vitlens.arguments import checked, short
 from vitlens.choose.tokens import TokenSet
 from vitlens.errors import InputError
-from vitlens.features.dictionaries.dictionary import SparseAutoencoder, Transcoder
-from vitlens.features.places import HookPlace, check_width, chosen_rows, place_of, split_rows
+from vitlens.features.dictionaries.cross_layer import CrossLayerTranscoder
+from vitlens.features.dictionaries.dictionary import SparseAutoencoder
+from vitlens.features.placed import AnyDictionary, PerPart, PlacedDictionary, place_dictionary
+from vitlens.features.places import chosen_rows, split_rows
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.hooks.hook_points import HookName, Hooks, Reader, hook_name
+from vitlens.model.hooks.hook_points import HookName, Hooks, Reader
 
 Edit = Callable[[Float[Tensor, "..."]], Float[Tensor, "..."]]
 
@@ -26,69 +28,135 @@ class SplicedDictionary:
 
     `edit` can be set at any time, also while the context is open. If recorded, `features` [image, token, feature] (after the
     edit; with a head axis before the last one if the dictionary reads heads) and `error` x − x̂ [image, token, d] (before the
-    edit) are those of the last run, at the tokens with the positions `tokens`.
+    edit) are those of the last run, at the tokens with the positions `tokens`. Of a cross-layer transcoder both are lists,
+    with a tensor for each block.
     """
 
     def __init__(
         self,
-        model: HookedViT,
-        sae: SparseAutoencoder,
-        source: HookPlace,
-        target: HookPlace,
-        tokens: TokenSet,
-        error_term: bool,
-        edit: Edit | None,
-        record: bool,
+        placed: PlacedDictionary,
+        *,
+        error_term: bool = False,
+        edit: Edit | Mapping[int, Edit] | None = None,
+        record: bool = False,
     ) -> None:
-        self.model, self.sae, self.source, self.target = model, sae, source, target
-        self.chosen_tokens, self.error_term, self.record = tokens, error_term, record
+        self.placed, self.error_term, self.record = placed, error_term, record
+        self.sources, self.targets = placed.sources, placed.targets
         self.edit = edit
-        self.features: Float[Tensor, "image token *heads feature"] | None = None
-        self.error: Float[Tensor, "image token *heads d"] | None = None
+        self.features: Float[Tensor, "image token *heads feature"] | PerPart | None = None
+        self.error: Float[Tensor, "image token *heads d"] | PerPart | None = None
         self.tokens: Int[Tensor, "token"] | None = None
-        self._read: Tensor | None = None
+        self._run = _Run()
+        #: With an error term and several parts: what the last run without an edit read first, and its errors.
+        self._clean: _Run | None = None
 
     def hooks(self) -> Hooks:
         """The hooks that put the dictionary to work."""
-        if self.source == self.target:
-            return [(self.target.name, self._replace)]
-        return [(self.source.name, Reader(self._keep)), (self.target.name, self._replace)]
+        hooks: Hooks = []
+        for part, (source, target) in enumerate(zip(self.sources, self.targets, strict=True)):
+            if source != target:
+                hooks.append((source.name, Reader(partial(self._keep, part))))
+            hooks.append((target.name, partial(self._replace, part)))
+        return hooks
 
-    def _keep(self, activation: Tensor, hook: HookPoint) -> None:
-        self._read = self.source.split(activation)
+    def _keep(self, part: int, activation: Tensor, hook: HookPoint) -> None:
+        self._run.read[part] = self.sources[part].split(activation)
 
-    def _replace(self, activation: Tensor, hook: HookPoint) -> Tensor:
-        rows = self.target.split(activation)
-        read = rows if self.source == self.target else self._read
+    def _replace(self, part: int, activation: Tensor, hook: HookPoint) -> Tensor:
+        placed, source, target = self.placed, self.sources[part], self.targets[part]
+        rows = target.split(activation)
+        read = rows if source == target else self._run.read.pop(part, None)
         if read is None:
             raise InputError(
-                f"a transcoder predicts {self.target.name} from {self.source.name}, which the model computes later: swap "
-                "hook= and hook_out="
+                f"a transcoder predicts {target.name} from {source.name}, which the model computes later: swap hook= and "
+                "hook_out="
             )
-        self._read = None
-        chosen = chosen_rows(self.model, self.target, self.chosen_tokens, rows.shape[1]).to(rows.device)
-        x = split_rows(read, self.sae.d_in, self.source.name)[:, chosen]
-        y = split_rows(rows, self.sae.d_out, self.target.name)
-        written = self._written(x, y[:, chosen]).to(y)
-        if self.record:
-            self.tokens = self.target.ids(rows.shape[1])[chosen.cpu()]
-        return self.target.unite(y.index_copy(1, chosen, written).reshape(rows.shape))
+        chosen = chosen_rows(placed.model, target, placed.tokens, rows.shape[1]).to(rows.device)
+        x = split_rows(read, placed.sae.d_in, source.name)[:, chosen]
+        y = split_rows(rows, placed.sae.d_out, target.name)
+        if part == 0:
+            self._begin(x)
+        written = self._written(part, x, y[:, chosen]).to(y)
+        if part == len(self.targets) - 1:
+            self._end(target.ids(rows.shape[1])[chosen.cpu()])
+        return target.unite(y.index_copy(1, chosen, written).reshape(rows.shape))
 
-    def _written(self, x: Float[Tensor, "image token ..."], y: Float[Tensor, "image token ..."]) -> Tensor:
-        features = self.sae.encode(x)
-        edited = features if self.edit is None else self.edit(features)
+    def _begin(self, x: Float[Tensor, "image token *heads d_in"]) -> None:
+        self._run = _Run(read=self._run.read, first=x.detach())
+        self._run.edits = self._edits()
+        if self.error_term and len(self.targets) > 1 and self._run.edits:
+            if self._clean is None or not _is_close(x, self._clean.first):
+                raise InputError(
+                    "error_term=True adds the errors of the unedited run: run the same pictures once with edit=None, then "
+                    "set the edit of what with_sae yields, and run them again"
+                )
+            self._run.errors = self._clean.errors
+
+    def _edits(self) -> dict[int, Edit]:
+        """The edit of each part that has one."""
+        n = len(self.targets)
+        if self.edit is None or (n == 1 and callable(self.edit)):
+            return {} if self.edit is None else {0: cast(Edit, self.edit)}
+        if n == 1 or not isinstance(self.edit, Mapping) or not set(self.edit) <= set(range(n)):
+            raise InputError(
+                "edit= is one function from features to features"
+                if n == 1
+                else f"edit= of a cross-layer transcoder is a dictionary from blocks, 0 to {n - 1}, to functions from "
+                f"features to features, not {short(self.edit)}"
+            )
+        return dict(self.edit)
+
+    def _written(self, part: int, x: Float[Tensor, "image token ..."], y: Float[Tensor, "image token ..."]) -> Tensor:
+        run = self._run
+        if len(run.plain) != part:
+            raise InputError(
+                f"the features of {self.targets[part].name} need those of {self.sources[0].name}: begin the run in its block"
+            )
+        features = self.placed.encode_part(part, x)
+        edited = run.edits[part](features) if part in run.edits else features
         if edited.shape != features.shape:
             raise InputError(
                 f"an edit returns features of the shape it was given, {list(features.shape)}, not {list(edited.shape)}"
             )
-        written = self.sae.decode(edited, x)
+        run.plain.append(features)
+        run.edited.append(edited)
+        written = self.placed.decode_part(part, run.edited, x)
         if not (self.error_term or self.record):
             return written
-        plain = (written if self.edit is None else self.sae.decode(features, x)).detach().to(y)
+        if len(run.errors) <= part:
+            plain = self.placed.decode_part(part, run.plain, x) if run.edits else written
+            run.errors.append((y.detach(), plain.detach().to(y)))
+        activation, plain = run.errors[part]
+        # The activation plus a difference, which is exactly 0 where nothing is edited: the output is the same bit for bit.
+        return activation + (written.to(y) - plain) if self.error_term else written
+
+    def _end(self, tokens: Int[Tensor, "token"]) -> None:
+        run, self._run = self._run, _Run()
         if self.record:
-            self.features, self.error = edited.detach(), (y - plain).detach()
-        # As y plus a difference, which is exactly 0 where nothing is edited: the output is then the same bit for bit.
-        return y.detach() + (written.to(y) - plain) if self.error_term else written
+            features, errors = [f.detach() for f in run.edited], [y - plain for y, plain in run.errors]
+            one = not isinstance(self.placed.sae, CrossLayerTranscoder)
+            self.features, self.error = (features[0], errors[0]) if one else (features, errors)
+            self.tokens = tokens
+        if self.error_term and len(self.targets) > 1 and not run.edits:
+            self._clean = _Run(first=run.first, errors=run.errors)
+
+
+@dataclass
+class _Run:
+    """One run of the model: what has been read, what edits there are, and for each part so far its features, plain and
+    edited, and the pair of activation and prediction whose difference is the error."""
+
+    read: dict[int, Tensor] = field(default_factory=dict)
+    first: Tensor | None = None
+    edits: dict[int, Edit] = field(default_factory=dict)
+    plain: list[Tensor] = field(default_factory=list)
+    edited: list[Tensor] = field(default_factory=list)
+    errors: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+
+def _is_close(x: Tensor, other: Tensor | None) -> bool:
+    """Whether these are activations of the same pictures; two kernels of a norm may differ in the last digits."""
+    return other is not None and x.shape == other.shape and bool((x - other).norm() <= 1e-3 * other.norm())
 
 
 @checked
@@ -96,27 +164,31 @@ class SplicedDictionary:
 def with_sae(
     model: HookedViT,
     hook: HookName | None,
-    sae: SparseAutoencoder,
+    sae: AnyDictionary,
     *,
     hook_out: HookName | None = None,
     error_term: bool = False,
     tokens: TokenSet = "all",
-    edit: Edit | None = None,
+    edit: Edit | Mapping[int, Edit] | None = None,
     record: bool = False,
 ) -> Iterator[SplicedDictionary]:
     """A context in which every run of the model uses x̂ = decode(encode(x)) in place of the activation x.
 
-    A transcoder reads one hook point and replaces another by its prediction, usually an MLP's output. Contexts can be
-    nested, and your own hooks stay. With `edit` features are ablated or steered: `lambda f: f.index_fill(-1, unit, 0)`.
+    A transcoder reads one hook point and replaces another by its prediction, usually an MLP's output. A cross-layer
+    transcoder replaces the MLP outputs of all its blocks, and each block reads the run with the blocks before it replaced.
+    Contexts can be nested, and your own hooks stay. With `edit` features are ablated or steered:
+    `lambda f: f.index_fill(-1, unit, 0)`.
 
     Args:
         hook: where the dictionary reads; None for the hook point it was trained on, where that is known. A warning says
             that it was trained on another one.
         hook_out: what a transcoder predicts; by default what it was trained on, else its block's "mlp_out".
         error_term: add the error x − x̂ of the unedited run as a constant, so that only the edit changes the output.
-            Gradients go through the features.
+            Gradients go through the features. With a cross-layer transcoder run the same pictures without an edit first,
+            since an edit changes what later blocks read.
         tokens: only these tokens' activations, see `select_tokens`; all by default.
-        edit: from features to features, [image, token, feature].
+        edit: from features to features, [image, token, feature]; of a cross-layer transcoder a dictionary from blocks
+            (counted in the transcoder, from 0) to such functions.
         record: keep the features and the error of the last run.
 
     Yields:
@@ -139,8 +211,8 @@ def with_sae(
         >>> torch.allclose(logits, model(images[:2]), atol=1e-3)
         True
     """
-    source, target = ends(model, hook, sae, hook_out)
-    spliced = SplicedDictionary(model, sae, source, target, tokens, error_term, edit, record)
+    placed = place_dictionary(model, hook, sae, hook_out, tokens)
+    spliced = SplicedDictionary(placed, error_term=error_term, edit=edit, record=record)
     with model.hooks(spliced.hooks()):
         yield spliced
 
@@ -171,62 +243,3 @@ def with_saes(
         raise InputError(f"saes is a mapping from hook points to dictionaries, at least one, not {short(saes)}")
     with ExitStack() as stack:
         yield {hook: stack.enter_context(with_sae(model, hook, sae, **options)) for hook, sae in saes.items()}
-
-
-def ends(
-    model: HookedViT, hook: HookName | None, sae: SparseAutoencoder, hook_out: HookName | None = None
-) -> tuple[HookPlace, HookPlace]:
-    """Where a dictionary reads, and what its reconstruction replaces.
-
-    Raises:
-        InputError: no such hook point, one that is not said, a dictionary of another width.
-    """
-    given, hook = hook, sae.hook if hook is None else hook
-    if hook is None:
-        raise InputError("this dictionary has no hook point of its own: pass hook=")
-    source = place_of(model, hook)
-    if given is not None and sae.hook is not None and not _is_same(source.name, sae.hook):
-        warnings.warn(
-            f"this dictionary was trained on {sae.hook}, and here it reads {source.name}: leave hook= out for its own",
-            stacklevel=3,
-        )
-    check_width(model, source, sae.d_in)
-    if not isinstance(sae, Transcoder):
-        if hook_out is not None:
-            raise InputError("hook_out= goes with a transcoder: a sparse autoencoder reconstructs what it reads")
-        return source, source
-    hook_out = hook_out or sae.hook_out
-    if hook_out is None:
-        if source.block is None:
-            raise InputError(f"this transcoder has no hook point that it predicts from {source.name}: pass hook_out=")
-        hook_out = hook_name(source.block, "mlp_out")
-    target = place_of(model, hook_out)
-    check_width(model, target, sae.d_out)
-    return source, target
-
-
-def _is_same(read: str, trained: str) -> bool:
-    """Whether two hook points hold the same activation: the stream before a block is that after the block before it."""
-    names = [
-        re.sub(r"^blocks\.(\d+)\.hook_resid_pre$", lambda found: f"blocks.{int(found[1]) - 1}.hook_resid_post", name)
-        for name in (read, trained)
-    ]
-    return names[0] == names[1]
-
-
-def paired_rows(
-    model: HookedViT,
-    sae: SparseAutoencoder,
-    source: HookPlace,
-    target: HookPlace,
-    found: Mapping[str, Tensor],
-    tokens: TokenSet,
-    grid: tuple[int, int],
-) -> tuple[Float[Tensor, "image token *heads d_in"], Float[Tensor, "image token *heads d_out"], Int[Tensor, "token"]]:
-    """What the dictionary reads, what it should predict, and the tokens, from the rows that `read_places` found."""
-    chosen = chosen_rows(model, target, tokens, found[target.name].shape[1], grid)
-    ids = target.ids(found[target.name].shape[1])[chosen]
-    chosen = chosen.to(found[target.name].device)
-    x = split_rows(found[source.name], sae.d_in, source.name)[:, chosen]
-    y = split_rows(found[target.name], sae.d_out, target.name)[:, chosen]
-    return x, y, ids

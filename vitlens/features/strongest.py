@@ -9,8 +9,8 @@ from torch import Tensor
 
 from vitlens.choose.tokens import TokenSet
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder
+from vitlens.features.placed import paired_rows
 from vitlens.features.places import HookPlace, read_places
-from vitlens.features.splice import paired_rows
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.picture_batches import PictureBatches
 

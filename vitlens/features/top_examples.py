@@ -11,8 +11,8 @@ from vitlens.arguments import checked, items
 from vitlens.choose.tokens import TokenSet
 from vitlens.errors import InputError
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder
+from vitlens.features.placed import ends
 from vitlens.features.places import STREAM_WIDE, HookPlace
-from vitlens.features.splice import ends
 from vitlens.features.strongest import StrongestTokens, encoded_pictures
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import HookName

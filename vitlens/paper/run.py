@@ -37,7 +37,7 @@ from vitlens.paper.results import write_results
 from vitlens.paper.run_facts import run_facts
 from vitlens.paper.settings import StudySettings
 from vitlens.paper.store import Store
-from vitlens.paper.workers import Stopped, WorkerLost, Workers
+from vitlens.workers import Stopped, WorkerLost, Workers
 
 LOG = logging.getLogger(__name__)
 EXPERIMENTS: dict[str, type[Experiment]] = {

@@ -7,9 +7,27 @@
 
 Each is an ordinary timm VisionTransformer in which a small circuit decides the class. Everything else is busy too: idle
 heads attend sharply and idle neurons fire, but they write where the circuit does not read.
+
+    vit = planted_features(48)
+    vit.directions, vit.pictures(64).strengths
+
+Here the residual stream is a sparse code that is known: dictionaries should find it again (`feature_recovery`).
 """
 
 from vitlens.planted.construction import PLANTED, planted
 from vitlens.planted.planted_vit import PlantedPictures, PlantedTruth, PlantedViT
+from vitlens.planted.recovery import FeatureRecovery, feature_recovery
+from vitlens.planted.sparse_code import FeaturePictures, PlantedFeatures, planted_features
 
-__all__ = ["PLANTED", "PlantedPictures", "PlantedTruth", "PlantedViT", "planted"]
+__all__ = [
+    "PLANTED",
+    "FeaturePictures",
+    "FeatureRecovery",
+    "PlantedFeatures",
+    "PlantedPictures",
+    "PlantedTruth",
+    "PlantedViT",
+    "feature_recovery",
+    "planted",
+    "planted_features",
+]

@@ -10,21 +10,17 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.planted.conjunction import CONJUNCTION_MEMORY
 from vitlens.planted.cue import CONTEXT_CUE
 from vitlens.planted.evidence import BACKUP_HEAD, EVIDENCE_COPYING, LARGE_DISTRACTOR
-from vitlens.planted.idle import idle_head, idle_neurons
+from vitlens.planted.idle import write_blocks
 from vitlens.planted.mechanism import Mechanism
 from vitlens.planted.planted_vit import PlantedPictures, PlantedViT
 from vitlens.planted.scenes import GRID, PATCH, PIXEL_NOISE, draw_patterns
 from vitlens.planted.stream import Stream
 from vitlens.planted.weights import (
-    DEPTH,
-    HEADS,
     architecture,
     empty_module,
     scatter_dust,
     write_classifier,
     write_embedding,
-    write_head,
-    write_neuron,
 )
 
 MECHANISMS = {
@@ -57,13 +53,8 @@ def planted(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> 
     patterns = draw_patterns(sum(mechanism.seen.values()), generator)
     circuit = mechanism.circuit(stream, generator)
     module = empty_module(name)
-    write_embedding(module, stream, patterns, generator)
-    for block in range(DEPTH):
-        for index in range(HEADS):
-            idle = idle_head(stream, mechanism.lures, generator)
-            write_head(module, (block, index), circuit.heads.get((block, index), idle), generator)
-        for index, neuron in enumerate(idle_neurons(stream, generator)):
-            write_neuron(module, (block, index), circuit.neurons.get((block, index), neuron))
+    write_embedding(module, stream, patterns, torch.cat([stream[family] for family in stream.seen]), generator)
+    write_blocks(module, stream, mechanism.lures, circuit.heads, circuit.neurons, generator)
     write_classifier(module, stream)
     scatter_dust(module, generator)
     model = HookedViT.from_timm(module.to(dtype).requires_grad_(True), class_names=CLASS_NAMES)

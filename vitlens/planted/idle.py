@@ -4,18 +4,55 @@ Idle components read whatever the stream holds, the circuit's own features inclu
 which the circuit never reads. They act on the logits through LayerNorm's scale and through the dust in the weights alone.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vitlens.planted.scenes import TEXTURE_STRENGTH
 from vitlens.planted.stream import D_MODEL, Stream
-from vitlens.planted.weights import HEADS, NEURONS, SHARPNESS, Head, Neuron, random_rotation, random_rows
+from vitlens.planted.weights import (
+    DEPTH,
+    HEADS,
+    NEURONS,
+    SHARPNESS,
+    Head,
+    Neuron,
+    Place,
+    random_rotation,
+    random_rows,
+    write_head,
+    write_neuron,
+)
 
 # How much of what it finds an idle head copies, and how strongly an idle neuron writes: outputs come out about as long as
 # those of the circuit.
 COPIED = 1.3
 WRITTEN = 0.2
+
+
+def write_blocks(
+    module: Any,
+    stream: Stream,
+    lures: tuple[str, ...],
+    heads: Mapping[Place, Head],
+    neurons: Mapping[Place, Neuron],
+    generator: torch.Generator,
+    *,
+    loudness: float = 1.0,
+) -> None:
+    """Writes these heads and neurons, and in every other place an idle one; what idle ones write is scaled by `loudness`."""
+    for block in range(DEPTH):
+        for index in range(HEADS):
+            idle = idle_head(stream, lures, generator)
+            idle = replace(idle, output=loudness * idle.output)
+            write_head(module, (block, index), heads.get((block, index), idle), generator)
+        for index, neuron in enumerate(idle_neurons(stream, generator)):
+            neuron = replace(neuron, writes=loudness * neuron.writes)
+            write_neuron(module, (block, index), neurons.get((block, index), neuron))
 
 
 def draw_lure(stream: Stream, families: tuple[str, ...], generator: torch.Generator) -> Float[Tensor, "1 d"]:

@@ -91,14 +91,14 @@ class ScenePairs:
     changed: tuple[str, ...]
 
 
-def draw_patterns(n: int, generator: torch.Generator) -> Float[Tensor, "pattern channels y x"]:
+def draw_patterns(n: int, generator: torch.Generator, cell: int = 2) -> Float[Tensor, "pattern channels y x"]:
     """Orthogonal patterns of coloured cells, two pixels wide, so that they can be seen; a pixel's mean square is 1."""
-    cells = PATCH // 2
+    cells = PATCH // cell
     size = CHANNELS * cells * cells
     spread = torch.randn(size, size, generator=generator, dtype=torch.float64)
     flat = torch.linalg.qr(spread).Q[:n] * size**0.5
     coarse = flat.reshape(n, CHANNELS, cells, cells)
-    return coarse.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
+    return coarse.repeat_interleave(cell, dim=-1).repeat_interleave(cell, dim=-2)
 
 
 def distinct_places(

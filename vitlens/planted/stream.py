@@ -19,8 +19,16 @@ class Stream:
     by components of the circuit; what directions remain are the family "idle", which the circuit never reads.
     """
 
-    def __init__(self, seen: Mapping[str, int], held: Mapping[str, int], generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        seen: Mapping[str, int],
+        held: Mapping[str, int],
+        generator: torch.Generator,
+        *,
+        constant: float = CONSTANT,
+    ) -> None:
         self.seen = dict(seen)
+        self.constant = constant
         sizes = {"constant": 1, "class token": 1, **seen, **held}
         sizes["idle"] = D_MODEL - 1 - sum(sizes.values())
         spread = torch.randn(D_MODEL, D_MODEL, generator=generator, dtype=torch.float64)
@@ -37,7 +45,7 @@ class Stream:
 
     def read(self, family: str) -> Float[Tensor, "member d"]:
         """Rows that give the strength of a family's members when they are applied to a stream behind LayerNorm."""
-        return self[family] * CONSTANT / D_MODEL**0.5
+        return self[family] * self.constant / D_MODEL**0.5
 
     def read_dominant(self, family: str) -> Float[Tensor, "1 d"]:
         """A row that gives 1 where this feature sets LayerNorm's scale, and next to nothing where another does."""

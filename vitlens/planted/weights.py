@@ -9,7 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from vitlens.planted.scenes import GRID, N_CLASSES, PATCH
-from vitlens.planted.stream import CONSTANT, D_MODEL, Stream
+from vitlens.planted.stream import D_MODEL, Stream
 
 Place = tuple[int, int]
 DEPTH = 4
@@ -21,6 +21,8 @@ SHARPNESS = 12.0
 LOGIT = 10.0
 # Random weights everywhere, as a share of each matrix' median weight: in a trained model nothing is exactly zero.
 DUST = 0.004
+# The matrices that write into the stream.
+WRITERS = ("patch_embed.proj.weight", "attn.proj.weight", "mlp.fc2.weight")
 
 
 @dataclass(frozen=True)
@@ -76,16 +78,22 @@ def empty_module(name: str) -> Any:
 
 
 def write_embedding(
-    module: Any, stream: Stream, patterns: Float[Tensor, "pattern channels y x"], generator: torch.Generator
+    module: Any,
+    stream: Stream,
+    patterns: Float[Tensor, "pattern channels y x"],
+    written: Float[Tensor, "pattern d"],
+    generator: torch.Generator,
+    *,
+    loudness: float = 1.0,
 ) -> None:
-    """Patches become the strengths of the patterns on them; positions are random idle vectors of length 1."""
-    written = torch.cat([stream[family] for family in stream.seen])
+    """A patch becomes the sum of what is written for each pattern on it; positions are random idle vectors."""
     matched = patterns / patterns[0].square().sum()
-    constant = CONSTANT * stream["constant"][0]
+    constant = stream.constant * stream["constant"][0]
     module.patch_embed.proj.weight.copy_(torch.einsum("pd,pcyx->dcyx", written, matched))
     module.patch_embed.proj.bias.copy_(constant)
     module.cls_token[0, 0] = constant + stream["class token"][0]
-    module.pos_embed[0] = random_rows(module.pos_embed.shape[1], len(stream["idle"]), generator) @ stream["idle"]
+    positions = random_rows(module.pos_embed.shape[1], len(stream["idle"]), generator)
+    module.pos_embed[0] = loudness * positions @ stream["idle"]
 
 
 def write_classifier(module: Any, stream: Stream) -> None:
@@ -119,11 +127,16 @@ def write_neuron(module: Any, place: Place, neuron: Neuron) -> None:
     module.blocks[block].mlp.fc2.weight[:, index] = neuron.writes
 
 
-def scatter_dust(module: Any, generator: torch.Generator) -> None:
-    """Adds a little noise to every matrix, so that no effect anywhere is exactly zero."""
-    for parameter in module.parameters():
+def scatter_dust(module: Any, generator: torch.Generator, spared: Float[Tensor, "direction d"] | None = None) -> None:
+    """Adds a little noise to every matrix, so that no effect anywhere is exactly zero.
+
+    Nothing more is written along the orthonormal directions `spared`.
+    """
+    for name, parameter in module.named_parameters():
         if parameter.ndim in (2, 4):
             noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            if spared is not None and name.endswith(WRITERS):
+                noise -= torch.tensordot(spared.T @ spared, noise, dims=1)
             parameter += DUST * parameter.abs().median() * noise
 
 

@@ -5,6 +5,8 @@ from .attribution import attribution_patches as attribution_patches
 from .attribution import attribution_waterfall as attribution_waterfall
 from .circuits import circuit_curve as circuit_curve
 from .circuits import circuit_figure as circuit_figure
+from .dictionaries import dictionary_frontier as dictionary_frontier
+from .dictionaries import training_curves as training_curves
 from .faithfulness import faithfulness_curves as faithfulness_curves
 from .faithfulness import faithfulness_table as faithfulness_table
 from .faithfulness import randomisation_curves as randomisation_curves

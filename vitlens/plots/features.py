@@ -13,6 +13,8 @@ from vitlens.errors import InputError
 from vitlens.features.attribution import FeatureAttribution
 from vitlens.features.evaluation.run import DictionaryEvaluation
 from vitlens.features.top_examples import TopPatches
+from vitlens.features.training.result import TrainingHistory
+from vitlens.plots.dictionaries import training_curves
 from vitlens.plots.shared.picture import Pixels, picture_uri
 from vitlens.plots.shared.places import hook_in_words
 from vitlens.plots.shared.style import COLOURS, LOWERS, NEUTRAL, OUTLINE, RAISES, array, finish, in_percent, text
@@ -289,4 +291,9 @@ def density_histogram(evaluation: DictionaryEvaluation) -> go.Figure:
     )
 
 
-FIGURES = {TopPatches: feature_card, FeatureAttribution: feature_bars, DictionaryEvaluation: density_histogram}
+FIGURES = {
+    TopPatches: feature_card,
+    FeatureAttribution: feature_bars,
+    DictionaryEvaluation: density_histogram,
+    TrainingHistory: training_curves,
+}

@@ -1,6 +1,8 @@
 """A cross-layer transcoder: features of one block, which write into the MLP outputs of this block and all later ones."""
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +164,14 @@ class CrossLayerTranscoder(FiniteWeights):
         return self._of_blocks("W_skip") if self.has_skip else None
 
     @property
+    def d_in(self) -> int:
+        return self._buffer("W_enc", 0).shape[0]
+
+    @property
+    def d_out(self) -> int:
+        return self._buffer("b_dec", 0).shape[0]
+
+    @property
     def n_features(self) -> list[int]:
         """The number of features of each block."""
         return [len(bias) for bias in self.b_enc]
@@ -224,6 +234,15 @@ class CrossLayerTranscoder(FiniteWeights):
         """ŷ of every block."""
         return self.decode(self.encode(x), x)
 
+    def written_per_feature(self, gradient: Sequence[Float[Tensor, "*batch d_out"]]) -> PerBlock:
+        """∂Σ_j⟨gradient_j, ŷ_j⟩/∂f for the features of each block: how much each would move what the gradients measure."""
+        self._check_number(gradient, "gradients")
+        found = []
+        for block, W_dec in enumerate(self.W_dec):
+            later = [moved.to(W_dec) @ directions.T for moved, directions in zip(gradient[block:], W_dec, strict=True)]
+            found.append(reduce(add, later))
+        return found
+
     def layer(self, block: int) -> Transcoder:
         """One block's features as a transcoder of this block alone: the same features, and what they write here.
 
@@ -261,10 +280,8 @@ class CrossLayerTranscoder(FiniteWeights):
             )
 
     def extra_repr(self) -> str:
-        d_in, d_out = len(self.W_enc[0]), len(self.b_dec[0])
-        return (
-            f"{self.n_blocks} blocks, {d_in} → {self.n_features} features → {d_out}, {self.hooks[0]} … {self.hooks[-1]}"
-        )
+        reads = f"{self.hooks[0]} … {self.hooks[-1]}"
+        return f"{self.n_blocks} blocks, {self.d_in} → {self.n_features} features → {self.d_out}, {reads}"
 
 
 def _blocks(name: str, values: Any, n: int) -> PerBlock:

@@ -14,8 +14,9 @@ from vitlens.choose.classes import read_labels
 from vitlens.choose.tokens import TokenSet
 from vitlens.errors import InputError
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder
+from vitlens.features.placed import PlacedDictionary, ends, paired_rows
 from vitlens.features.places import HookPlace, chosen_rows, read_places, split_rows, suffix_of, tokens_in_words
-from vitlens.features.splice import SplicedDictionary, ends, paired_rows
+from vitlens.features.splice import SplicedDictionary
 from vitlens.model.class_space.outputs import WITH_PROBABILITIES, kl_divergence
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import HookName, Hooks
@@ -168,9 +169,7 @@ def evaluate_sae(
             raise InputError("there are no pictures to evaluate the dictionary on")
         measures = sums.measures()
         if downstream and model.unembed is not None:
-            answers = _Answers(
-                model, SplicedDictionary(model, sae, source, target, tokens, False, None, False), sums.mean
-            )
+            answers = _Answers(PlacedDictionary(model, sae, (source,), (target,), tokens), sums.mean)
             for batch in batches.with_bar("model's answers", progress):
                 answers.add(batch, labels)
             if labels is not None and len(labels) != answers.n_images:
@@ -208,16 +207,16 @@ def _differences(
 class _Answers:
     """Sums over pictures of the model's answers: unchanged, with the dictionary, with zeros and with the mean."""
 
-    def __init__(self, model: HookedViT, spliced: SplicedDictionary, mean: Tensor) -> None:
-        self.model, self.spliced = model, spliced
+    def __init__(self, placed: PlacedDictionary, mean: Tensor) -> None:
+        self.model, self.placed = placed.model, placed
         self.sums: dict[str, float] = {}
         self.n_images = 0
         self.n_labelled = 0
         self.hooks: dict[str, Hooks] = {
             "clean": [],
-            "sae": spliced.hooks(),
-            "zero": [(spliced.target.name, self._constant(torch.zeros_like(mean)))],
-            "mean": [(spliced.target.name, self._constant(mean))],
+            "sae": SplicedDictionary(placed).hooks(),
+            "zero": [(placed.targets[0].name, self._constant(torch.zeros_like(mean)))],
+            "mean": [(placed.targets[0].name, self._constant(mean))],
         }
 
     def add(self, batch: ImageBatch, labels: Tensor | None) -> None:
@@ -227,7 +226,7 @@ class _Answers:
             raise InputError(f"there are {len(labels if labels is not None else given)} labels, and more pictures")
         excluding = self.model.cfg.output == "softmax"
         given = given.to(self.model.device).long() if given is not None and excluding else None
-        run = suffix_of(self.model, batch.images, [self.spliced.source, self.spliced.target])
+        run = suffix_of(self.model, batch.images, self.placed.places)
         clean = run([]).double()
         for name in EVALUATED_RUNS:
             answer = clean if name == "clean" else run(self.hooks[name]).double()
@@ -258,11 +257,11 @@ class _Answers:
 
     def _constant(self, row: Float[Tensor, "d"]) -> Callable[[Tensor, HookPoint], Tensor]:
         """A hook that puts one row in the place of every row that the dictionary would reconstruct."""
-        place: HookPlace = self.spliced.target
+        place: HookPlace = self.placed.targets[0]
 
         def replace(activation: Tensor, hook: HookPoint) -> Tensor:
             rows = place.split(activation)
-            chosen = chosen_rows(self.model, place, self.spliced.chosen_tokens, rows.shape[1]).to(rows.device)
+            chosen = chosen_rows(self.model, place, self.placed.tokens, rows.shape[1]).to(rows.device)
             view = split_rows(rows, len(row), place.name)
             return place.unite(view.index_copy(1, chosen, row.to(view).expand_as(view[:, chosen])).reshape(rows.shape))
 

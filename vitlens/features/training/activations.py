@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vitlens.features.dictionaries.nonlinearities import JumpRelu, Pre, Relu, TopK
-from vitlens.features.training.processes import Processes
+from vitlens.workers import Workers
 
 #: Weight of the past in the running threshold of BatchTopK.
 MEMORY = 0.99
@@ -26,7 +26,7 @@ class LearnedRelu(nn.Module):
     def penalty(self, pre: Pre, features: Pre) -> Tensor | None:
         return features.sum(dim=1).mean()
 
-    def after_step(self, features: Pre, processes: Processes) -> None:
+    def after_step(self, features: Pre, workers: Workers) -> None:
         """Takes note of a step; nothing here."""
 
     def finished(self, n_features: int, factor: float) -> nn.Module:
@@ -75,8 +75,8 @@ class LearnedBatchTopK(LearnedTopK):
         self.least = pre.detach().flatten().topk(self.k * len(pre), sorted=False).values.amin().clamp(min=tiny)
         return pre.masked_fill(pre < self.least, 0.0)
 
-    def after_step(self, features: Pre, processes: Processes) -> None:
-        least = processes.mean(self.least.float())
+    def after_step(self, features: Pre, workers: Workers) -> None:
+        least = workers.mean(self.least.float())
         memory = MEMORY if self.n_steps else 0.0
         self.threshold.copy_(memory * self.threshold + (1 - memory) * least)
         self.n_steps += 1
@@ -109,7 +109,7 @@ class LearnedJumpRelu(LearnedRelu):
         found: Tensor = _Step.apply(pre, self.threshold)
         return found.sum(dim=1).mean()
 
-    def after_step(self, features: Pre, processes: Processes) -> None:
+    def after_step(self, features: Pre, workers: Workers) -> None:
         # Set back after the step: a clamp before it would take the gradient of a threshold that has reached 0.
         self.threshold.data.clamp_(min=0)
 

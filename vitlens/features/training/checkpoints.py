@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from vitlens.errors import InputError
-from vitlens.features.training.processes import Processes
 from vitlens.features.training.result import TrainedDictionaries
 from vitlens.files import as_path, make_folder, only_process_in, write_whole
+from vitlens.workers import Workers
 
 SETTINGS, STATE, HISTORY = "training.json", "state.pt", "history.safetensors"
 #: How often the state is written, in seconds.
@@ -23,10 +23,10 @@ SECONDS = 120.0
 class Checkpoints:
     """A folder of a training; without a path nothing is kept."""
 
-    def __init__(self, path: str | Path | None, facts: dict[str, Any], processes: Processes) -> None:
+    def __init__(self, path: str | Path | None, facts: dict[str, Any], workers: Workers) -> None:
         self.folder = None if path is None else as_path(path)
         self.facts = json.loads(json.dumps(facts))
-        self.processes = processes
+        self.workers = workers
         self._written = time.monotonic()
 
     @contextmanager
@@ -36,7 +36,7 @@ class Checkpoints:
         Raises:
             InputError: a folder of another training, or of something else; another process is at work in it.
         """
-        if self.folder is None or not self.processes.is_first:
+        if self.folder is None or not self.workers.is_main:
             yield self
             return
         folder = make_folder(self.folder)
@@ -75,7 +75,7 @@ class Checkpoints:
 
     def write(self, state: dict[str, Any]) -> None:
         """Keeps the state of the training."""
-        if self.folder is None or not self.processes.is_first:
+        if self.folder is None or not self.workers.is_main:
             return
         content = io.BytesIO()
         torch.save(state, content)
@@ -84,7 +84,7 @@ class Checkpoints:
 
     def finish(self, trained: TrainedDictionaries) -> None:
         """Writes the dictionaries and the history."""
-        if self.folder is None or not self.processes.is_first:
+        if self.folder is None or not self.workers.is_main:
             return
         trained.save(self.folder)
         trained.history.save(self.folder / HISTORY)

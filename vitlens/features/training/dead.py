@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitlens.features.training.learned import LearnedDictionary
-from vitlens.features.training.processes import Processes
+from vitlens.workers import Workers
 
 #: Weight of the auxiliary loss (Gao et al. 2024, section A.2).
 AUXK_WEIGHT = 1 / 32
@@ -15,25 +15,37 @@ RESAMPLED_LENGTH = 0.2
 
 
 class DeadFeatures(nn.Module):
-    """Counts for how many rows each feature has not been active."""
+    """Counts for how many rows each feature has not been active, and in how many of the counted rows it was."""
 
     silent: Int[Tensor, "feature"]
+    times: Int[Tensor, "feature"]
+    n_counted: Int[Tensor, ""]
 
     def __init__(self, n_features: int, rows_until_dead: int) -> None:
         super().__init__()
         self.rows_until_dead = rows_until_dead
         self.register_buffer("silent", torch.zeros(n_features, dtype=torch.long))
+        self.register_buffer("times", torch.zeros(n_features, dtype=torch.long))
+        self.register_buffer("n_counted", torch.zeros((), dtype=torch.long))
 
-    def see(self, features: Float[Tensor, "row feature"], processes: Processes) -> None:
-        """Takes note of the features of a batch."""
-        active = processes.any((features > 0).any(dim=0))
-        self.silent += len(features) * processes.n
-        self.silent.masked_fill_(active, 0)
+    def see(self, features: Float[Tensor, "row feature"], workers: Workers, *, counting: bool) -> None:
+        """Takes note of the features of a batch, of all processes."""
+        times = workers.sum((features > 0).sum(dim=0))
+        n_rows = len(features) * workers.world_size
+        self.silent += n_rows
+        self.silent.masked_fill_(times > 0, 0)
+        if counting:
+            self.times += times
+            self.n_counted += n_rows
 
     @property
     def mask(self) -> Bool[Tensor, "feature"]:
         """Which features are dead."""
         return self.silent >= self.rows_until_dead
+
+    def log_density(self) -> Float[Tensor, "feature"] | None:
+        """log10 of the share of the counted rows in which each feature was active, as SAELens saves it."""
+        return ((self.times.double() / self.n_counted) + 1e-10).log10().float() if self.n_counted else None
 
 
 def auxiliary_loss(

@@ -16,9 +16,9 @@ from vitlens.errors import InputError
 from vitlens.features.activations import Rows
 from vitlens.features.places import HookPlace, chosen_rows, read_places
 from vitlens.features.training.learner import autocast
-from vitlens.features.training.processes import Processes
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.picture_batches import ImageBatch, PictureBatches
+from vitlens.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class Fills:
         batch_rows: int,
         precision: str,
         seed: int,
-        processes: Processes,
+        workers: Workers,
     ) -> None:
         self.model, self.pictures, self.places, self.tokens = model, pictures, list(places), tokens
         self.buffer_rows, self.batch_rows, self.precision = buffer_rows, batch_rows, precision
-        self.seed, self.processes = seed, processes
+        self.seed, self.workers = seed, workers
         self._only: Rows | None = None
 
     def begin(self, position: Position) -> Iterator[Fill]:
@@ -91,8 +91,8 @@ class Fills:
 
     def _shuffled(self, rows: Rows, position: Position) -> Fill:
         n = len(next(iter(rows.values())))
-        generator = self._generator(position.epoch, position.fill, self.processes.rank)
-        share = max(1, self.batch_rows // self.processes.n)
+        generator = self._generator(position.epoch, position.fill, self.workers.rank)
+        share = max(1, self.batch_rows // self.workers.world_size)
         return Fill(rows, torch.from_numpy(generator.permutation(n)), share, position)
 
     def _generator(self, *place: int) -> np.random.Generator:
@@ -111,7 +111,7 @@ class Fills:
             return
         for number in range(first, -(-n // size)):
             chosen = np.sort(order[number * size : (number + 1) * size])
-            rows = self._rows(self.pictures.numbered(chosen[self.processes.rank :: self.processes.n].tolist()))
+            rows = self._rows(self.pictures.numbered(chosen[self.workers.rank :: self.workers.world_size].tolist()))
             if rows:
                 self._only = rows if size >= n else None
                 yield number, rows
@@ -133,13 +133,13 @@ class Fills:
 
     def _own_share(self, batches: Sequence[ImageBatch]) -> Iterator[ImageBatch]:
         for batch in batches:
-            mine = slice(self.processes.rank, None, self.processes.n)
+            mine = slice(self.workers.rank, None, self.workers.world_size)
             yield ImageBatch(batch.images[mine], batch.ids[mine], None)
 
     def _pictures_per_fill(self) -> int:
         n_tokens = self.model.cfg.n_ctx if self.places[0].has_tokens else 1
         n_chosen = len(chosen_rows(self.model, self.places[0], self.tokens, n_tokens))
-        return max(1, self.buffer_rows // n_chosen) * self.processes.n
+        return max(1, self.buffer_rows // n_chosen) * self.workers.world_size
 
     def _rows(self, batches: Iterator[ImageBatch]) -> Rows:
         found: dict[str, list[Tensor]] = {place.name: [] for place in self.places}

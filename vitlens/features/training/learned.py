@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder, Transcoder
 from vitlens.features.training.activations import THRESHOLD_SPEED, learned_activation
-from vitlens.features.training.processes import Processes
 from vitlens.features.training.settings import TrainingSettings
+from vitlens.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Scale:
     size: float
 
     @classmethod
-    def of(cls, rows: Float[Tensor, "row d"], processes: Processes) -> "Scale":
+    def of(cls, rows: Float[Tensor, "row d"], workers: Workers) -> "Scale":
         """The scale of these rows, of all processes together."""
-        mean = processes.mean(rows.double().mean(dim=0))
-        spread = float(processes.mean((rows.double() - mean).square().mean()))
+        mean = workers.mean(rows.double().mean(dim=0))
+        spread = float(workers.mean((rows.double() - mean).square().mean()))
         return cls(mean.float(), spread**0.5 or 1.0)
 
     def __call__(self, rows: Float[Tensor, "row d"]) -> Float[Tensor, "row d"]:

@@ -13,8 +13,8 @@ from vitlens.features.dictionaries.dictionary import SparseAutoencoder
 from vitlens.features.places import HookPlace
 from vitlens.features.training.dead import DeadFeatures, auxiliary_loss, resample
 from vitlens.features.training.learned import LearnedDictionary, Scale
-from vitlens.features.training.processes import Processes
 from vitlens.features.training.settings import TrainingSettings
+from vitlens.workers import Workers
 
 #: The first weight of the penalty, and how fast it follows the number of active features: its logarithm moves by this
 #: times (L0 / k − 1) in a step.
@@ -38,22 +38,23 @@ class Learner:
         target: HookPlace,
         rows: Rows,
         settings: TrainingSettings,
-        processes: Processes,
+        workers: Workers,
         seed: int,
     ) -> None:
-        self.source, self.target, self.settings, self.processes, self.seed = source, target, settings, processes, seed
+        self.source, self.target, self.settings, self.workers, self.seed = source, target, settings, workers, seed
         x, y = rows[source.name], rows[target.name]
-        self.scale_in, self.scale_out = Scale.of(x, processes), Scale.of(y, processes)
+        self.scale_in, self.scale_out = Scale.of(x, workers), Scale.of(y, workers)
         self.learned = LearnedDictionary(x.shape[1], y.shape[1], settings, ties=source == target, seed=seed).to(
             x.device
         )
         self.dead = DeadFeatures(self.learned.n_features, settings.rows_until_dead).to(x.device)
         self.dead_now = torch.zeros(0, dtype=torch.long, device=x.device)
-        self.fired = torch.zeros(self.learned.n_features, dtype=torch.long, device=x.device)
-        self.rows_fired = 0
         self.weight = FIRST_WEIGHT if settings.sparsity is None else settings.sparsity
         self.n_steps = 0
         self.learned.begin(self.scale_in(x[: settings.batch_rows]))
+        for parameter in self.learned.parameters():
+            # Each process has begun from its own rows.
+            workers.spread(parameter.data)
         self.optimiser = torch.optim.Adam(self.learned.groups(), lr=0.0, fused=True)
         self.seen: tuple[Tensor, ...] = ()
 
@@ -73,8 +74,8 @@ class Learner:
             if settings.revive == "auxk" and len(self.dead_now):
                 loss = loss + auxiliary_loss(learned, pre, error, self.dead_now)
         self._update(loss)
-        self.dead.see(features, self.processes)
-        learned.activation.after_step(features.detach(), self.processes)
+        self.dead.see(features, self.workers, counting=self.rate_is_falling)
+        learned.activation.after_step(features.detach(), self.workers)
         self._note(loss.detach(), y, error, features.detach())
         self._revive(x, error)
 
@@ -86,7 +87,7 @@ class Learner:
         loss.backward()
         for parameter in self.learned.parameters():
             if parameter.grad is not None:
-                parameter.grad = self.processes.mean(parameter.grad)
+                parameter.grad = self.workers.mean(parameter.grad)
         self.learned.remove_growth()
         torch.nn.utils.clip_grad_norm_(self.learned.parameters(), LARGEST_GRADIENT)
         self.optimiser.step()
@@ -96,11 +97,8 @@ class Learner:
     def _note(self, loss: Tensor, y: Tensor, error: Tensor, features: Tensor) -> None:
         """Keeps what the measures are made of, and moves the penalty's weight towards k active features."""
         self.seen = (loss, y, error, features)
-        if self.rate_is_falling:
-            self.fired += (features > 0).sum(dim=0)
-            self.rows_fired += len(features)
         if self.settings.kind in ("relu", "jumprelu") and self.settings.sparsity is None:
-            l0 = float(self.processes.mean((features > 0).sum(dim=1).float().mean()))
+            l0 = float(self.workers.mean((features > 0).sum(dim=1).float().mean()))
             self.weight *= exp(WEIGHT_SPEED * max(-1.0, min(1.0, l0 / self.settings.k - 1)))
 
     @property
@@ -116,7 +114,7 @@ class Learner:
             resample(self.learned, self.optimiser, x, error, self.dead_now, self.seed + self.n_steps)
             for parameter in self.learned.parameters():
                 # Each process drew from its own rows.
-                self.processes.spread(parameter.data)
+                self.workers.spread(parameter.data)
             self.dead.silent[self.dead_now] = 0
 
     def measures(self) -> dict[str, float]:
@@ -137,8 +135,7 @@ class Learner:
             "optimiser": self.optimiser.state_dict(),
             "dead": self.dead.state_dict(),
             "dead_now": self.dead_now,
-            "fired": self.fired,
-            "numbers": [self.rows_fired, self.weight, self.n_steps],
+            "numbers": [self.weight, self.n_steps],
             "scales": [(scale.mean, scale.size) for scale in (self.scale_in, self.scale_out)],
         }
 
@@ -147,15 +144,14 @@ class Learner:
         self.learned.load_state_dict(state["learned"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.dead.load_state_dict(state["dead"])
-        self.dead_now, self.fired = state["dead_now"], state["fired"]
-        self.rows_fired, self.weight, self.n_steps = state["numbers"]
+        self.dead_now = state["dead_now"]
+        self.weight, self.n_steps = state["numbers"]
         self.scale_in, self.scale_out = (Scale(*scale) for scale in state["scales"])
 
     def finished(self) -> SparseAutoencoder:
         """The dictionary, with how often its features were active in the last part of the training."""
         sae = self.learned.finished(self.scale_in, self.scale_out, self.source.name, self.target.name)
-        if self.rows_fired:
-            sae.log_sparsity = ((self.fired.double() / self.rows_fired) + 1e-10).log10().float()
+        sae.log_sparsity = self.dead.log_density()
         return sae
 
 

@@ -13,7 +13,6 @@ from vitlens.features.places import HookPlace, place_of, tokens_in_words
 from vitlens.features.training.checkpoints import Checkpoints
 from vitlens.features.training.fills import Fill, Fills, Position
 from vitlens.features.training.learner import TRAINING_MEASURES, Learner
-from vitlens.features.training.processes import Processes
 from vitlens.features.training.result import TrainedDictionaries, TrainingHistory
 from vitlens.features.training.settings import TrainingSettings
 from vitlens.model.fingerprint import fingerprint
@@ -22,6 +21,7 @@ from vitlens.model.hooks.hook_points import HookName, hook_name, resolve_names
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
 from vitlens.model.runs.progress_bar import ProgressBar
+from vitlens.workers import Workers
 
 #: How many points a curve of the history has.
 N_POINTS = 200
@@ -104,17 +104,17 @@ def train(
         buffer_rows, lr, precision, seed,
     )  # fmt: skip
     pairs = _pairs(model, hook, hook_out, settings)
-    processes = Processes(model.device)
+    workers = Workers(str(model.device))
     pictures = PictureBatches(model, images, batch_size)
     places = list(dict.fromkeys(place for pair in pairs for place in pair))
     fills = Fills(
         model, pictures, places, tokens, buffer_rows=settings.buffer_rows, batch_rows=settings.batch_rows,
-        precision=settings.precision, seed=settings.seed, processes=processes,
+        precision=settings.precision, seed=settings.seed, workers=workers,
     )  # fmt: skip
     facts = _facts(model, pairs, tokens, settings, pictures)
-    with Checkpoints(path, facts, processes).opened() as checkpoints, torch.enable_grad():
-        run = _Training(pairs, fills, settings, processes, checkpoints)
-        run.go(progress if processes.is_first else False)
+    with Checkpoints(path, facts, workers).opened() as checkpoints, torch.enable_grad():
+        run = _Training(pairs, fills, settings, workers, checkpoints)
+        run.go(progress if workers.is_main else False)
         trained = run.result(facts)
         checkpoints.finish(trained)
     return trained
@@ -128,11 +128,11 @@ class _Training:
         pairs: Sequence[tuple[HookPlace, HookPlace]],
         fills: Fills,
         settings: TrainingSettings,
-        processes: Processes,
+        workers: Workers,
         checkpoints: Checkpoints,
     ) -> None:
         self.pairs, self.fills, self.settings = pairs, fills, settings
-        self.processes, self.checkpoints = processes, checkpoints
+        self.workers, self.checkpoints = workers, checkpoints
         self.learners: list[Learner] = []
         self.history: list[list[dict[str, float]]] = []
         self.rows_at: list[int] = []
@@ -170,7 +170,7 @@ class _Training:
     def _begin(self, fill: Fill, state: dict[str, Any] | None) -> None:
         seeds = range(self.settings.seed, self.settings.seed + len(self.pairs))
         self.learners = [
-            Learner(source, target, fill.rows, self.settings, self.processes, seed)
+            Learner(source, target, fill.rows, self.settings, self.workers, seed)
             for (source, target), seed in zip(self.pairs, seeds, strict=True)
         ]
         if state is not None:

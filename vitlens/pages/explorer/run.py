@@ -13,7 +13,7 @@ from vitlens.data.pictures import Picture, Pictures, as_list
 from vitlens.description.result import Description
 from vitlens.errors import InputError, printable
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder
-from vitlens.features.splice import ends
+from vitlens.features.placed import ends
 from vitlens.model.graph import read_head
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import HookName

@@ -11,8 +11,9 @@ from torch import Tensor
 from vitlens.errors import InputError
 from vitlens.features.attribution import feature_attribution
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder
+from vitlens.features.placed import ends, paired_rows
 from vitlens.features.places import STREAM_WIDE, read_places
-from vitlens.features.splice import ends, paired_rows, with_sae
+from vitlens.features.splice import with_sae
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import HookName
 from vitlens.pages.explorer.measure.quantise import as_numpy, linear_codes
