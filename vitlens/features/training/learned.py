@@ -76,7 +76,9 @@ class LearnedDictionary(Trainable):
 
     def pre(self, x: Float[Tensor, "row d_in"]) -> Float[Tensor, "row feature"]:
         """The pre-activations of standardised rows."""
-        return (x - self.b_dec if self.ties else x) @ self.W_enc + self.b_enc
+        # b_dec comes off after the product: rows that need no gradient save one product of this size.
+        shift = self.b_enc - self.b_dec @ self.W_enc if self.ties else self.b_enc
+        return torch.addmm(shift, x, self.W_enc)
 
     def reconstructions(
         self, features: Float[Tensor, "row feature"], x: Float[Tensor, "row d_in"]
