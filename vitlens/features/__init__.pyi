@@ -5,6 +5,8 @@ from .attribution import feature_attribution as feature_attribution
 from .dictionaries.cross_layer import CrossLayerTranscoder as CrossLayerTranscoder
 from .dictionaries.dictionary import SparseAutoencoder as SparseAutoencoder
 from .dictionaries.dictionary import Transcoder as Transcoder
+from .effects import FeatureEffects as FeatureEffects
+from .effects import feature_effects as feature_effects
 from .evaluation.baselines import baseline_dictionaries as baseline_dictionaries
 from .evaluation.result import DictionaryEvaluation as DictionaryEvaluation
 from .evaluation.run import evaluate_sae as evaluate_sae
@@ -16,6 +18,7 @@ from .splice import with_sae as with_sae
 from .splice import with_saes as with_saes
 from .top_examples import TopPatches as TopPatches
 from .top_examples import top_patches as top_patches
+from .training.checkpoints import read_training_settings as read_training_settings
 from .training.result import TrainedDictionaries as TrainedDictionaries
 from .training.result import TrainingHistory as TrainingHistory
 from .training.run import train as train

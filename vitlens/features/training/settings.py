@@ -37,6 +37,9 @@ class TrainingSettings:
         None, "rows without activity after which a feature is dead; by default a tenth of n_rows", least=1
     )
     skip: bool = setting(False, "give a transcoder a linear connection from its input to its output")
+    cross_layer: bool = setting(
+        False, "train one cross-layer transcoder, whose features write into their block and all later ones"
+    )
     n_rows: int = setting(
         2_000_000, "rows (tokens) to train on; the pictures are passed as often as that takes", least=1
     )
@@ -58,6 +61,11 @@ class TrainingSettings:
                 raise InputError(f"{name} is a number larger than 0, not {value!r}")
         if list(self.matryoshka) != sorted(set(self.matryoshka)) or any(width < 1 for width in self.matryoshka):
             raise InputError(f"matryoshka is a rising list of numbers of features, not {self.matryoshka!r}")
+
+    def check_shares(self, n_processes: int) -> None:
+        """Raises InputError unless each process gets as many rows of a step as the others."""
+        if self.batch_rows % n_processes:
+            raise InputError(f"batch_rows={self.batch_rows} cannot be shared equally by {n_processes} processes")
 
     def width(self, d_in: int) -> int:
         """The number of features of a dictionary on activations of this width.
