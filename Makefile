@@ -55,6 +55,7 @@ bench: $(INSTALLED)
 	$(BIN)/python experiments/benchmarks/forward.py
 	$(BIN)/python experiments/benchmarks/report.py
 	$(BIN)/python experiments/benchmarks/explorer.py
+	$(BIN)/python experiments/benchmarks/features_page.py
 	$(BIN)/python experiments/benchmarks/dataset_pass.py
 	$(BIN)/python experiments/benchmarks/run_footprint.py
 	$(BIN)/python experiments/benchmarks/patching.py

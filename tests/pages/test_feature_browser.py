@@ -1,5 +1,6 @@
 """The page of a dictionary: its numbers are those of the library's calls, and a reader can search, look, steer and label."""
 
+import base64
 import json
 from itertools import pairwise
 
@@ -15,6 +16,7 @@ from vitlens.features import SparseAutoencoder, Transcoder, evaluate_sae, featur
 from vitlens.features.strongest import EncodedPictures
 from vitlens.pages.dictionary.measure.one_pass import SampledPictures
 from vitlens.pages.dictionary.measured import LEVELS
+from vitlens.pages.dictionary.page import features_script
 
 VIEW = "document.getElementById('explorer').view"
 HOSTILE = "<img src=x onerror=alert(1)>\u2028</script>"
@@ -47,7 +49,8 @@ def opened(browser, found, tmp_path_factory):
     page = open_in(browser, out, 1440, 900)
     yield page
     assert page.complaints == []
-    assert {asked for asked in page.requests if asked != out.resolve().as_uri()} == set()
+    own = (out.resolve().as_uri(), "blob:")
+    assert [asked for asked in page.requests if not asked.startswith(own)] == []
     page.page.context.close()
 
 
@@ -284,3 +287,48 @@ def test_python_and_the_widget_follow_each_other(found):
     assert widget.steered["logits"][1] == pytest.approx(explorer.steer(8, 3.0).tolist(), rel=1e-5)
     with pytest.raises(InputError, match="no feature 40"):
         explorer.selected_feature = N
+
+
+#: A notebook's model of a widget, as anywidget gives it to `render`.
+IN_A_NOTEBOOK = """async ([script, values, bytes]) => {
+  const { default: widget } = await import(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
+  const heard = {};
+  const numbers = Uint8Array.from(atob(bytes), (letter) => letter.charCodeAt(0));
+  const model = {
+    values: { ...values, numbers: new DataView(numbers.buffer) }, sent: [],
+    get: (name) => model.values[name], set: (name, value) => (model.values[name] = value), save_changes: () => {},
+    send: (message) => model.sent.push(message), on: (name, act) => (heard[name] = act), off: (name) => delete heard[name],
+  };
+  const el = document.body.appendChild(document.createElement("div"));
+  const end = widget.render({ model, el });
+  window.notebook = { model, el, end, say: (name, value) => { model.values[name] = value; heard["change:" + name](); } };
+}"""
+
+
+def test_a_dose_of_ones_own_is_run_in_a_notebook(found, page):
+    explorer = found[-1]
+    values = {"facts": explorer.facts, "crops": "\n".join(explorer.crops), "labels": {"7": "dots"}, "steered": None}
+    values["selection"] = {"feature": 7, "picture": 0}
+    bytes_of = base64.b64encode(explorer.packed).decode()
+    page.evaluate(IN_A_NOTEBOOK, [features_script(), values, bytes_of])
+    page.wait_for_function("notebook.el.firstChild.dataset.ready")
+    inside = page.locator("body > div .doses")
+    inside.locator("input").fill("8")
+    inside.locator("button.run").click()
+    doses = [0, 0.5, 1, 2, 4, 8]
+    assert page.evaluate("notebook.model.sent") == [{"ask": "steer", "feature": 7, "doses": doses}]
+    logits = [[float(dose + (index == dose)) for index in range(10)] for dose in doses]
+    page.evaluate(
+        "(steered) => notebook.say('steered', steered)", {"feature": 7, "picture": 0, "doses": doses, "logits": logits}
+    )
+    assert inside.locator("thead th").last.inner_text() == "8 ×"
+    told = inside.locator("tr[data-class='8'] td").last
+    assert (told.get_attribute("data-logit"), told.inner_text()) == ("9", "23.2\u00a0%")
+    page.evaluate("notebook.say('labels', { 7: 'spots' })")
+    assert page.locator("body > div .label-field").input_value() == "spots"
+    page.locator("body > div .rows .row").nth(4).click()
+    chosen = page.evaluate("notebook.model.values.selection")
+    assert (
+        chosen["feature"] == int(page.locator("body > div .row[aria-selected=true]").get_attribute("data-feature")) != 7
+    )
+    page.evaluate("notebook.end(), notebook.el.remove()")

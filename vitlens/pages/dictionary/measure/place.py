@@ -1,6 +1,7 @@
 """A dictionary where it is used: what it reads, what its features write to, and at which tokens."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vitlens.choose.tokens import TokenSet
@@ -25,7 +26,7 @@ class DictionaryInPlace:
     def facts(self) -> dict[str, Any]:
         """What the page says of it."""
         return {
-            "source": self.sae.source,
+            "source": _without_folders(self.sae.source),
             "n_features": self.sae.d_sae,
             "reads": hook_in_words(self.source.name) or f"at {self.source.name}",
             "writes": hook_in_words(self.target.name) or f"at {self.target.name}",
@@ -34,3 +35,8 @@ class DictionaryInPlace:
             "fingerprint": dictionary_fingerprint(self.sae),
             "tokens": tokens_in_words(self.tokens),
         }
+
+
+def _without_folders(source: str) -> str:
+    """A file's or folder's own name: where it lies on this machine says nothing to a reader."""
+    return Path(source).name if Path(source).is_absolute() else source

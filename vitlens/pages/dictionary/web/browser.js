@@ -55,18 +55,18 @@ class FeatureBrowser {
     );
     this.legend = element("div", { class: "legend" });
     this.listPanel = panel("list", "Which features are there?", {}, this.list.root);
-    this.cardPanel = panel("feature", "Feature", { extra: [this.card.views], source: source(this.card, () => `Examples of feature ${this.state.feature}.`) }, this.card.root);
+    this.cardPanel = panel("feature", "Feature", { extra: [this.card.views], source: source(this.card, () => `Examples of ${this.named()}.`) }, this.card.root);
     if (!facts.pictures.length) return;
     this.pictureNote = element("p", { class: "note" });
     this.picturePanel = panel(
       "picture",
       "Where is it active in a picture?",
-      { source: { ...source(this.active, () => `Features that are active in ${facts.pictures[this.state.picture].name}.`), drawing: () => stageDrawing(this.stage) } },
+      { source: { ...source(this.active, () => `Activation of ${this.named()} in ${facts.pictures[this.state.picture].name}.`), drawing: () => stageDrawing(this.stage) } },
       this.pictureNote,
       this.elsewhere.root,
       element("div", { class: "stage-and-list" }, element("div", {}, this.stage.root, this.legend), this.active.root),
     );
-    this.dosePanel = panel("doses", "What does a dose of it change?", { term: bracket(tip.term("dose", "steering")), source: source(this.doses, () => "Logits at each dose.") }, this.doses.root);
+    this.dosePanel = panel("doses", "What does a dose of it change?", { term: bracket(tip.term("dose", "steering")), source: source(this.doses, () => `Answers in ${facts.pictures[this.state.picture].name} at each dose of ${this.named()}.`) }, this.doses.root);
   }
 
   // ---- Choosing -----------------------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ class FeatureBrowser {
     this.state = nextChoices(this.state, changes, { n, facts: this.facts, nTokens });
     if (keep) this.past.keep(this.state, choicesToHash(this.state), replace);
     this.draw();
-    this.live.textContent = featureName(this.state.feature, this.labels.get(this.state.feature));
+    this.live.textContent = this.named();
     this.options.changed?.(this.state);
   }
 
@@ -100,6 +100,11 @@ class FeatureBrowser {
     this.done = {};
     this.draw();
     this.options.labelled?.(this.labels.asObject());
+  }
+
+  /** The chosen feature, with its label. */
+  named() {
+    return featureName(this.state.feature, this.labels.get(this.state.feature));
   }
 
   className(index, long = false) {
@@ -197,7 +202,7 @@ class FeatureBrowser {
     const { facts } = this;
     const { dictionary, provenance } = facts;
     const line = (title, text) => [element("dt", {}, title), element("dd", {}, text)];
-    const words = ["dictionary feature", "density", "largest activation", "classes raised", "decoder direction", "dose", "worth", "token", "patch", "logit"];
+    const words = ["dictionary feature", "density", "largest activation", "locality", "classes raised", "decoder direction", "dose", "worth", "token", "patch", "logit"];
     return element(
       "details",
       { class: "panel notes", "data-panel": "notes" },

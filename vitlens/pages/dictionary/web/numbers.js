@@ -48,7 +48,10 @@ class Features {
     const values = this.row("class_values", feature);
     if (!values.length) return null;
     const pairs = Array.from(this.row("class_ids", feature), (index, i) => [index, values[i]]);
-    return { raised: pairs.slice(0, pairs.length / 2), lowered: pairs.slice(pairs.length / 2).reverse() };
+    return {
+      raised: pairs.slice(0, pairs.length / 2).filter(([, value]) => value > 0),
+      lowered: pairs.slice(pairs.length / 2).reverse().filter(([, value]) => value < 0),
+    };
   }
 
   firstClass(feature) {

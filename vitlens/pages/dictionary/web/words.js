@@ -22,5 +22,5 @@ function smallShare(share) {
 
 /** "feature 12", with its label where it has one. */
 function featureName(feature, label) {
-  return label ? `${feature} “${cut(label, 40)}”` : `feature ${feature}`;
+  return `feature ${feature}${label ? ` “${cut(label, 40)}”` : ""}`;
 }
