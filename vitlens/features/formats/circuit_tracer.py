@@ -91,9 +91,10 @@ def save_cross_layer(clt: CrossLayerTranscoder, folder: str | Path) -> None:
             "blocks: save its arrays instead"
         )
     reads, writes = (_common_site(hooks) for hooks in (clt.hooks, clt.hooks_out))
-    is_theirs = kind in ("relu", "jumprelu") and not clt.has_skip and len(set(clt.n_features)) == 1
+    same_sites = all(site and transformer_lens_hook(f"blocks.0.{site}") for site in (reads, writes))
+    is_theirs = same_sites and kind in ("relu", "jumprelu") and len(set(clt.n_features)) == 1
     settings = {
-        "model_kind": KIND if is_theirs and reads and writes else OWN_KIND,
+        "model_kind": KIND if is_theirs else OWN_KIND,
         "feature_input_hook": reads,
         "feature_output_hook": writes,
         "hooks": clt.hooks,
