@@ -289,7 +289,7 @@ def test_vit_prismas_own_files_are_read_without_its_code(tmp_path, prismas_setti
     with pytest.raises(InputError, match="with ViT-Prisma installed, load it"):
         load_sae(path)
     with open(path, "wb") as file:
-        pickle.dump({"cfg": Runs(), "state_dict": ARRAYS}, file)
+        pickle.dump({"cfg": Runs(), "state_dict": ARRAYS}, file, protocol=2)
     with pytest.raises(InputError, match="with ViT-Prisma installed, load it"):
         load_sae(path)
 
