@@ -339,7 +339,7 @@ def features(subject: Subject) -> Figures:
         "memory of the MLP": lambda: card(k=9, one_per_image=True),
         "memory of attention": lambda: card(part="attn", k=15),
         "densities": lambda: plots.density_histogram(
-            vitlens.features.evaluate_sae(model, subject.images, sae=sae, downstream=False, progress=False)
+            vitlens.features.evaluate_sae(model, subject.images, sae=sae, metrics="reconstruction", progress=False)
         ),
         "features of a logit": lambda: plots.feature_bars(
             vitlens.features.feature_attribution(

@@ -37,6 +37,7 @@ from .lens import class_lens as class_lens
 from .model import HookedViT as HookedViT
 from .model import ViTActivationCache as ViTActivationCache
 from .pages import explore as explore
+from .pages import explore_features as explore_features
 from .paper import run_study as run_study
 from .parity import supported_families as supported_families
 from .parity import supported_models as supported_models

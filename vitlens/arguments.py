@@ -330,6 +330,6 @@ MAKERS = {
     "ClassTrace": "class_trace",
     "Patching": "activation_patching",
     "Circuit": "find_circuit",
-    "SparseAutoencoder": "load_sae",
+    "SparseAutoencoder": "load_sae, or the layer(block) of a CrossLayerTranscoder,",
     "scores": "path_patching(…, receivers=None) or edge_attribution_patching",
 }

@@ -73,6 +73,7 @@ def test_what_it_computes(arrays_of, clt_of, skip):
     [
         ({"widths": (6, 6, 6)}, True),
         ({"widths": (6, 6, 6), "activation": "jumprelu", "threshold": [0.1, [0.2] * 6, 0.3]}, True),
+        ({}, False),
         ({"activation": "topk", "k": [1, 3, 2]}, False),
         ({"skip": True}, False),
     ],

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vitlens import InputError, with_sae
-from vitlens.features import CrossLayerTranscoder, SparseAutoencoder, mlp_hooks
+from vitlens.features import CrossLayerTranscoder, SparseAutoencoder, feature_attribution, mlp_hooks, top_patches
 from vitlens.model.hooks.hook_points import Reader
 
 
@@ -159,6 +159,45 @@ def test_gradients_go_through_the_features_of_all_blocks(plain, images_of, clt_o
         assert through.item() == pytest.approx((logits[0] - logits[1]).item() / 2e-5, rel=1e-6)
 
 
+@pytest.mark.parametrize("method", ["gradient", "direct", "integrated"])
+def test_the_share_of_a_feature_is_that_of_all_its_directions(plain, images_of, clt_of, method):
+    images, clt = images_of(plain, 2), clt_of(plain, skip=True)
+    result = feature_attribution(
+        plain, images, [2], sae=clt, method=method, n_steps=2, tokens="patches", progress=False
+    )
+    cache = plain.run_with_cache(images)[1]
+    x, y = ([cache[hook] for hook in hooks] for hooks in (clt.hooks, clt.hooks_out))
+    features, written = clt.encode(x), clt(x)
+
+    def logit(leaves):
+        """With what these features write at the patches, and nothing else changed."""
+        hooks = []
+        for hook, own, before, after in zip(clt.hooks_out, y, written, clt.decode(leaves, x), strict=True):
+            replaced = torch.cat([own[:, :1], (own - before + after)[:, 1:]], dim=1)
+            hooks.append((hook, lambda a, hook, replaced=replaced: replaced))
+        return plain.run_with_hooks(images, fwd_hooks=hooks)[:, 2]
+
+    if method == "direct":
+        (readout,) = plain.linear_readouts(cache["resid_post", 2])
+        share = readout.choose(torch.full((2, 1), 2)).share
+        for name, source, number in (("0.4", 0, 4), ("1.7", 1, 7)):
+            way = clt.W_dec[source][:, number].sum(dim=0)
+            expected = share(torch.cat([torch.zeros(2, 1, 32), features[source][:, 1:, number, None] * way], dim=1))
+            assert torch.allclose(result.values[..., result.axes["feature"].index(name)], expected, atol=1e-10)
+    else:
+        shares = 0
+        for way in [1.0] if method == "gradient" else [0.25, 0.75]:
+            leaves = [(way * f).detach().requires_grad_() for f in features]
+            gradients = torch.autograd.grad(logit(leaves).sum(), leaves)
+            found = [(f * g)[:, 1:].sum(dim=1) for f, g in zip(features, gradients, strict=True)]
+            shares = shares + torch.cat(found, dim=1) / (1 if method == "gradient" else 2)
+        assert torch.allclose(result.values[:, 0], shares, atol=1e-10)
+    total = result.values.sum(dim=-1) + result.error + result.bias + result.rest
+    assert torch.allclose(total[:, 0], plain(images)[:, 2], atol=1e-9)
+    assert result.axes["feature"][6:8] == ["1.0", "1.1"]
+    result.plot()
+
+
 def test_what_no_cross_layer_transcoder_can_be(plain, images_of, clt_of):
     images, clt = images_of(plain, 1), clt_of(plain)
     with pytest.raises(InputError, match="leave hook= and hook_out= out"), with_sae(plain, "resid_mid1", clt):
@@ -173,6 +212,9 @@ def test_what_no_cross_layer_transcoder_can_be(plain, images_of, clt_of):
     sae = SparseAutoencoder.from_arrays(torch.eye(32), None, torch.eye(32), None, hook="resid_post0")
     with pytest.raises(InputError, match="one function"), with_sae(plain, None, sae, edit={0: torch.relu}):
         plain(images)
+    with pytest.raises(InputError, match=r"layer\(block\)"):
+        top_patches(plain, images, sae=clt, progress=False)
+    assert top_patches(plain, images, sae=clt.layer(1), progress=False).settings["hook"] == clt.hooks[1]
     clt.hooks, clt.hooks_out = clt.hooks_out, clt.hooks
     with pytest.raises(InputError, match="which the model computes later"), with_sae(plain, None, clt):
         plain(images)

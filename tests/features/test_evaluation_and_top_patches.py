@@ -43,7 +43,10 @@ def test_measures_are_their_definitions(variant, images_of, sae_of, name):
     classifier = variant(name)
     images, sae = images_of(classifier, 7), sae_of(classifier.cfg.d_model)
     labels = torch.arange(7) % 10
-    result = evaluate_sae(classifier, images, hook=HOOK, sae=sae, labels=labels, batch_size=3, progress=False)
+    result = evaluate_sae(
+        classifier, images, hook=HOOK, sae=sae, labels=labels, metrics=["downstream"], baselines=[], batch_size=3,
+        progress=False,
+    )  # fmt: skip
     x = classifier.run_with_cache(images, names_filter=HOOK)[1][HOOK]
     rows = x.flatten(0, 1)
     features = sae.encode(rows)
@@ -63,9 +66,16 @@ def test_measures_are_their_definitions(variant, images_of, sae_of, name):
         "cosine": F.cosine_similarity(rows, sae(rows), dim=-1).mean(),
         "l0": (features != 0).double().sum(dim=-1).mean(),
         "dead_share": (features == 0).all(dim=0).double().mean(),
+        "dense_share": ((features != 0).double().mean(dim=0) > 0.1).double().mean(),
         "loss_clean": F.cross_entropy(clean, labels),
         "accuracy_clean": (clean.argmax(dim=-1) == labels).double().mean(),
     }
+    labelled = classifier.cfg.token_labels(classifier.embed.grid(*images.shape[-2:]))
+    kinds = [label.split()[0] if label.kind == "prefix" else "patches" for label in labelled]
+    for kind in set(kinds) if len(set(kinds)) > 1 else ():
+        of_kind = x[:, [i for i, own in enumerate(kinds) if own == kind]].flatten(0, 1)
+        left = (of_kind - sae(of_kind)).pow(2).sum() / (of_kind - of_kind.mean(dim=0)).pow(2).sum()
+        expected[f"explained_variance_{'registers' if kind == 'register' else kind}"] = 1 - left
     for name, logits in runs.items():
         expected[f"kl_{name}"] = kl(clean, logits)
         expected[f"agreement_{name}"] = (clean.argmax(dim=-1) == logits.argmax(dim=-1)).double().mean()
@@ -89,7 +99,7 @@ def test_explained_variance_does_not_cancel_far_from_zero(plain, images_of, weig
     sae = SparseAutoencoder.from_arrays(**shifted, centred=True)
     plain.add_hook(HOOK, lambda x, hook: x + far)
     images = images_of(plain, 6)
-    result = evaluate_sae(plain, images, hook=HOOK, sae=sae, downstream=False, batch_size=1, progress=False)
+    result = evaluate_sae(plain, images, hook=HOOK, sae=sae, metrics="reconstruction", batch_size=1, progress=False)
     rows = plain.run_with_cache(images, names_filter=HOOK)[1][HOOK].flatten(0, 1)
     expected = 1 - (rows - sae(rows)).pow(2).sum() / (rows - rows.mean(dim=0)).pow(2).sum()
     assert result["explained_variance"] == pytest.approx(float(expected), abs=1e-6)
@@ -100,7 +110,9 @@ def test_evaluation_of_some_tokens_of_heads_and_before_the_blocks(plain, images_
     for hook, width in (("z1", 32), ("z1", 8), ("hook_embed", 32), ("hook_pooled", 32)):
         sae = sae_of(width)
         tokens = "all" if hook == "hook_pooled" else "patches"
-        result = evaluate_sae(plain, images, hook=hook, sae=sae, tokens=tokens, batch_size=3, progress=False)
+        result = evaluate_sae(
+            plain, images, hook=hook, sae=sae, tokens=tokens, baselines=[], batch_size=3, progress=False
+        )
         with torch.no_grad():
             clean = plain(images)
             with with_sae(plain, hook, sae, tokens=tokens):
@@ -111,7 +123,7 @@ def test_evaluation_of_some_tokens_of_heads_and_before_the_blocks(plain, images_
         mean = plain.run_with_cache(images)[1]["z", 1][:, 1:].mean(dim=(0, 1, 2))
         replaced = lambda x, hook: torch.cat([x[:, :1], mean.expand_as(x[:, 1:])], dim=1)  # noqa: E731
         expected = kl(plain(images), plain.run_with_hooks(images, fwd_hooks=[("z1", replaced)]))
-    result = evaluate_sae(plain, images, hook="z1", sae=sae_of(8), tokens="patches", progress=False)
+    result = evaluate_sae(plain, images, hook="z1", sae=sae_of(8), tokens="patches", baselines=[], progress=False)
     assert result["kl_mean"] == pytest.approx(float(expected), abs=1e-9)
 
 
@@ -119,7 +131,7 @@ def test_evaluation_of_a_transcoder_and_labels_from_a_loader(plain, images_of, w
     images, labels = images_of(plain, 5), torch.tensor([1, 2, 3, 4, 5])
     transcoder = Transcoder(**weights_of(32), activation=Relu())
     batches = [(images[:2], labels[:2]), (images[2:], labels[2:])]
-    result = evaluate_sae(plain, batches, hook="resid_mid1", sae=transcoder, progress=False)
+    result = evaluate_sae(plain, batches, hook="resid_mid1", sae=transcoder, baselines=[], progress=False)
     cache = plain.run_with_cache(images)[1]
     difference = cache["mlp_out", 1] - transcoder(cache["resid_mid", 1])
     assert result["mse"] == pytest.approx(float(difference.pow(2).mean()), abs=1e-10)
@@ -134,7 +146,9 @@ def test_evaluation_of_a_transcoder_and_labels_from_a_loader(plain, images_of, w
 
 def test_evaluation_without_a_classifier_and_saved(headless, images_of, sae_of, tmp_path):
     result = evaluate_sae(headless, images_of(headless, 2), hook=HOOK, sae=sae_of(32), progress=False)
-    assert result.axes["measure"] == ["mse", "explained_variance", "cosine", "l0", "dead_share"]
+    assert result.axes["measure"][:3] == ["mse", "explained_variance", "explained_variance_class"]
+    assert not [name for name in result.axes["measure"] if name.endswith("_sae")]
+    assert any("no classifier" in why for why in result.left_out)
     with pytest.raises(InputError, match="not 'kl_sae'"):
         result["kl_sae"]
     result.save(tmp_path / "evaluation.safetensors")

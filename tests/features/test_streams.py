@@ -87,7 +87,7 @@ def test_a_dictionary_is_judged_on_the_tokens_it_was_trained_on(variant, images_
     assert spliced.tokens.tolist() == list(range(10))
     patches = stream_activations(model, images, hook="resid_post1", tokens="patches", progress=False)
     assert "tokens: patches" in repr(patches)
-    some = evaluate_sae(model, images, sae=sae, tokens=patches.tokens, downstream=False, progress=False)
+    some = evaluate_sae(model, images, sae=sae, tokens=patches.tokens, metrics="reconstruction", progress=False)
     assert "tokens: patches" in repr(some)
     assert some.settings["rows"] == 36
 

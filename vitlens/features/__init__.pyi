@@ -5,9 +5,11 @@ from .attribution import feature_attribution as feature_attribution
 from .dictionaries.cross_layer import CrossLayerTranscoder as CrossLayerTranscoder
 from .dictionaries.dictionary import SparseAutoencoder as SparseAutoencoder
 from .dictionaries.dictionary import Transcoder as Transcoder
-from .evaluation.run import DictionaryEvaluation as DictionaryEvaluation
+from .evaluation.baselines import baseline_dictionaries as baseline_dictionaries
+from .evaluation.result import DictionaryEvaluation as DictionaryEvaluation
 from .evaluation.run import evaluate_sae as evaluate_sae
 from .formats.loading import load_sae as load_sae
+from .formats.loading import load_saes as load_saes
 from .places import mlp_hooks as mlp_hooks
 from .splice import SplicedDictionary as SplicedDictionary
 from .splice import with_sae as with_sae

@@ -15,11 +15,10 @@ from vitlens.choose.classes import Classes, ClassSelection, classes_by_batch, se
 from vitlens.choose.tokens import TokenSet
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
-from vitlens.features.dictionaries.dictionary import SparseAutoencoder
-from vitlens.features.placed import ends, paired_rows
+from vitlens.features.placed import AnyDictionary, PerPart, PlacedDictionary, place_dictionary
 from vitlens.features.places import STREAM_WIDE, HookPlace, chosen_rows, split_rows, suffix_of
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.hooks.hook_points import HookName, Reader, hook_name
+from vitlens.model.hooks.hook_points import HookName, Hooks, Reader, hook_name
 from vitlens.model.runs.gradients import gradients_disabled, outside_inference
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_run import PictureRun
@@ -51,15 +50,16 @@ class FeatureAttribution(Result):
 
 
 @dataclass(frozen=True)
-class _Parts:
-    """What a batch's activations are made of, at the tokens chosen."""
+class _Made:
+    """What a batch's activations are made of, for each part of the dictionary: all of an activation, and at the tokens
+    chosen what is read, the features, the reconstruction, the reconstruction without features, and the error."""
 
-    activation: Float[Tensor, "image ..."]
-    x: Float[Tensor, "image token ..."]
-    features: Float[Tensor, "image token ..."]
-    decoded: Float[Tensor, "image token ..."]
-    bias: Float[Tensor, "image token ..."]
-    error: Float[Tensor, "image token ..."]
+    activation: PerPart
+    x: PerPart
+    features: PerPart
+    decoded: PerPart
+    bias: PerPart
+    error: PerPart
 
 
 @leaves_state
@@ -70,7 +70,7 @@ def feature_attribution(
     images: Pictures,
     classes: Classes = None,
     *,
-    sae: SparseAutoencoder,
+    sae: AnyDictionary,
     hook: HookName | None = None,
     method: str = "gradient",
     n_steps: int = 10,
@@ -94,6 +94,10 @@ def feature_attribution(
     that later blocks write), and what a linear estimate misses. Early in the network it is large, and that is no error; for
     "direct" at the last block's "resid_post" it is the readout's constant alone.
 
+    Of a cross-layer transcoder a feature's share is that of all its directions together. The gradient at an MLP's output
+    keeps the outputs of the dictionary's other MLPs fixed: what a feature does through a later MLP is in the shares of the
+    features of that MLP.
+
     Args:
         classes: indices, names, or a tensor [image] of each picture's own; None for each picture's predicted class.
         sae: the dictionary.
@@ -106,7 +110,8 @@ def feature_attribution(
         progress: show a bar; by default on a terminal only.
 
     Returns:
-        FeatureAttribution with axes image, class, feature.
+        FeatureAttribution with axes image, class, feature; a cross-layer transcoder's features are called "block.feature",
+        with blocks counted in the transcoder.
 
     Raises:
         InputError: an unknown method or class; a dictionary of another width; "direct" where there is no direct path.
@@ -130,9 +135,12 @@ def feature_attribution(
     if method not in FEATURE_METHODS:
         raise InputError(f"no method is called {method!r}; the nearest names are {nearest(method, FEATURE_METHODS)}")
     model.require_classifier()
-    source, target = ends(model, hook, sae, hook_out)
-    if method == "direct" and (target.block is None or target.name.rsplit("hook_", 1)[-1] not in STREAM_WIDE):
-        raise InputError(f'{target.name} does not write to the stream, so it has no direct path: use method="gradient"')
+    placed = place_dictionary(model, hook, sae, hook_out, tokens)
+    for target in placed.targets if method == "direct" else ():
+        if target.block is None or target.name.rsplit("hook_", 1)[-1] not in STREAM_WIDE:
+            raise InputError(
+                f'{target.name} does not write to the stream, so it has no direct path: use method="gradient"'
+            )
     # Every block's activations are held for the gradient.
     run = PictureRun(model, images, batch_size, progress, f"feature attribution ({method})", model.cfg.n_layers)
     # The predicted classes are those of the run that is attributed, which needs no forward of its own.
@@ -140,7 +148,7 @@ def feature_attribution(
     found: list[list[Tensor]] = []
     for where, pictures in run:
         chosen = None if classes_of is None else classes_of(where, pictures)
-        worker = _Attributor(model, sae, source, target, tokens, outside_inference(pictures), chosen)
+        worker = _Attributor(placed, outside_inference(pictures), chosen)
         gradients = (
             worker.direct() if method == "direct" else worker.mean_gradients(n_steps if method == "integrated" else 0)
         )
@@ -149,7 +157,7 @@ def feature_attribution(
     values, error, bias, logits, indices = (torch.cat(parts) for parts in zip(*found, strict=True))
     return FeatureAttribution(
         values,
-        {"image": run.images, "class": labels, "feature": list(range(sae.d_sae))},
+        {"image": run.images, "class": labels, "feature": placed.labels},
         "logit",
         error=error,
         bias=bias,
@@ -160,7 +168,7 @@ def feature_attribution(
         pixels=run.pixels,
         settings={
             "model": model.cfg.model_name,
-            "hook": source.name,
+            "hook": placed.name,
             "dictionary": sae.source,
             "method": method,
             **({"n_steps": n_steps} if method == "integrated" else {}),
@@ -173,65 +181,70 @@ class _Attributor:
 
     def __init__(
         self,
-        model: HookedViT,
-        sae: SparseAutoencoder,
-        source: HookPlace,
-        target: HookPlace,
-        tokens: TokenSet,
+        placed: PlacedDictionary,
         images: Float[Tensor, "image channels height width"],
         classes: ClassSelection | None,
     ) -> None:
-        self.model, self.sae, self.target, self.tokens = model, sae, target, tokens
-        self.grid = model.embed.grid(*images.shape[-2:])
-        final = hook_name(model.cfg.n_layers - 1, "resid_post")
+        self.placed, self.model = placed, placed.model
+        self.grid = self.model.embed.grid(*images.shape[-2:])
+        final = hook_name(self.model.cfg.n_layers - 1, "resid_post")
         seen: dict[str, Tensor] = {}
 
         def keep(activation: Tensor, hook: HookPoint) -> None:
             seen[str(hook.name)] = activation.detach()
 
-        names = {source.name, target.name, final}
         with torch.no_grad():
-            self.run = suffix_of(model, images, [source, target])
-            logits = self.run([(name, Reader(keep)) for name in names])
-            rows = {place.name: place.split(seen[place.name]) for place in (source, target)}
-            x, y, _ = paired_rows(model, sae, source, target, rows, tokens, self.grid)
-            features = sae.encode(x)
-            decoded = sae.decode(features, x).to(y)
-            bias = sae.decode(torch.zeros_like(features), x).to(y)
-        self.parts = _Parts(seen[target.name], x, features, decoded, bias, y - decoded)
+            self.run = suffix_of(self.model, images, placed.places)
+            logits = self.run([(name, Reader(keep)) for name in {final, *(place.name for place in placed.places)}])
+            rows = {place.name: place.split(seen[place.name]) for place in placed.places}
+            x, y, _ = placed.rows(rows, self.grid)
+            features = placed.encode(x)
+            decoded = [part.to(like) for part, like in zip(placed.decode(features, x), y, strict=True)]
+            none = [torch.zeros_like(part) for part in features]
+            bias = [part.to(like) for part, like in zip(placed.decode(none, x), y, strict=True)]
+            error = [whole - part for whole, part in zip(y, decoded, strict=True)]
+        self.made = _Made([seen[target.name] for target in placed.targets], x, features, decoded, bias, error)
         # A run that starts after the last block has no last stream; "direct" does not need it there.
         self.final = seen.get(final)
-        self.selection = select_classes(model, None, len(logits), lambda: logits) if classes is None else classes
+        self.selection = select_classes(self.model, None, len(logits), lambda: logits) if classes is None else classes
         self.logits = self.selection.take(logits)
 
-    def mean_gradients(self, n_steps: int) -> Iterator[Float[Tensor, "image ..."]]:
+    def mean_gradients(self, n_steps: int) -> Iterator[PerPart]:
         """∂logit/∂activation for each chosen class: in the run itself (0 steps), or its mean on the features' way from 0."""
         ways = [(step + 0.5) / n_steps for step in range(n_steps)] or [1.0]
-        means: list[Tensor] = []
+        means: list[PerPart] = []
         for way in ways:
-            here = self._gradients(way)
-            means = [gradient / len(ways) + (means[c] if means else 0) for c, gradient in enumerate(here)]
+            shares = [[gradient / len(ways) for gradient in parts] for parts in self._gradients(way)]
+            means = [_sums(*pair) for pair in zip(means, shares, strict=True)] if means else shares
         yield from means
 
-    def _gradients(self, way: float) -> list[Tensor]:
-        leaf = self._at(way).requires_grad_()
+    def _gradients(self, way: float) -> list[PerPart]:
+        leaves = [self._at(part, way).requires_grad_() for part in range(len(self.placed.targets))]
+        hooks: Hooks = [
+            (target.name, lambda activation, hook, leaf=leaf: leaf)
+            for target, leaf in zip(self.placed.targets, leaves, strict=True)
+        ]
         with torch.enable_grad():
-            logits = self.run([(self.target.name, lambda activation, hook: leaf)])
-            chosen = self.selection.take(logits).sum(dim=0)
-            return [torch.autograd.grad(logit, leaf, retain_graph=True)[0] for logit in chosen]
+            chosen = self.selection.take(self.run(hooks)).sum(dim=0)
+            return [list(torch.autograd.grad(logit, leaves, retain_graph=True)) for logit in chosen]
 
-    def _at(self, way: float) -> Float[Tensor, "image ..."]:
-        """The activation with all features at this share of what they are."""
+    def _at(self, part: int, way: float) -> Float[Tensor, "image ..."]:
+        """The activation of a part with all features at this share of what they are."""
+        activation, target = self.made.activation[part], self.placed.targets[part]
         if way == 1:
-            return self.parts.activation.clone()
-        rows = self.target.split(self.parts.activation)
-        chosen = chosen_rows(self.model, self.target, self.tokens, rows.shape[1], self.grid).to(rows.device)
-        view = split_rows(rows, self.sae.d_out, self.target.name)
-        less = (1 - way) * (self.parts.decoded - self.parts.bias)
+            return activation.clone()
+        rows = target.split(activation)
+        chosen, view = self._rows(target, rows)
+        less = (1 - way) * (self.made.decoded[part] - self.made.bias[part])
         moved = view.index_copy(1, chosen, view[:, chosen] - less).reshape(rows.shape)
-        return self.target.unite(moved).clone()
+        return target.unite(moved).clone()
 
-    def direct(self) -> Iterator[Float[Tensor, "image token d"]]:
+    def _rows(self, target: HookPlace, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Which rows the dictionary writes, and all of them as it writes them."""
+        chosen = chosen_rows(self.model, target, self.placed.tokens, rows.shape[1], self.grid).to(rows.device)
+        return chosen, split_rows(rows, self.placed.sae.d_out, target.name)
+
+    def direct(self) -> Iterator[PerPart]:
         """The direction of the last stream that each chosen logit reads, token by token: no gradient needed."""
         assert self.final is not None
         with torch.no_grad():
@@ -241,26 +254,38 @@ class _Attributor:
                 for readout in readouts:
                     directions = readout.directions[:, :, position]
                     read[:, readout.tokens] += einsum(readout.weights, directions, "i g t, i g d -> i t d")
-                yield read
+                yield [read] * len(self.placed.targets)
 
-    def shares(self, gradients: Iterator[Tensor]) -> list[Tensor]:
+    def shares(self, gradients: Iterator[PerPart]) -> list[Tensor]:
         """Shares of the features, the error and the bias; the logits; the classes' indices."""
-        parts, shares = self.parts, []
+        made, shares = self.made, []
         with torch.no_grad():
-            for gradient in gradients:
-                rows = self.target.split(gradient)
-                chosen = chosen_rows(self.model, self.target, self.tokens, rows.shape[1], self.grid).to(rows.device)
-                pulled = split_rows(rows, self.sae.d_out, self.target.name)[:, chosen]
-                # Picture by picture: tokens × features of a whole batch may be large.
-                of_features = [
-                    (parts.features[i] * self.sae.written_per_feature(pulled[i], parts.x[i])).flatten(0, -2).sum(dim=0)
-                    for i in range(len(pulled))
-                ]
-                shares.append(
-                    (
-                        torch.stack(of_features),
-                        *((pulled * part).flatten(1).sum(dim=1) for part in (parts.error, parts.bias)),
-                    )
-                )
+            for of_class in gradients:
+                pulled = []
+                for target, gradient in zip(self.placed.targets, of_class, strict=True):
+                    chosen, rows = self._rows(target, target.split(gradient))
+                    pulled.append(rows[:, chosen])
+                shares.append((self._of_features(pulled), _weighed(pulled, made.error), _weighed(pulled, made.bias)))
         values, error, bias = (torch.stack(column, dim=1) for column in zip(*shares, strict=True))
         return [values.to(self.logits), error, bias, self.logits, self.selection.indices]
+
+    def _of_features(self, pulled: PerPart) -> Float[Tensor, "image feature"]:
+        """The shares of all features, picture by picture: tokens × features of a whole batch may be large."""
+        found = []
+        for i in range(len(pulled[0])):
+            per_feature = self.placed.written_per_feature(
+                [rows[i] for rows in pulled], [rows[i] for rows in self.made.x]
+            )
+            parts = zip(self.made.features, per_feature, strict=True)
+            found.append(torch.cat([(features[i] * moved).flatten(0, -2).sum(dim=0) for features, moved in parts]))
+        return torch.stack(found)
+
+
+def _weighed(pulled: PerPart, written: PerPart) -> Float[Tensor, "image"]:
+    """⟨gradient, what is written⟩ of each picture, over all parts."""
+    pairs = zip(pulled, written, strict=True)
+    return torch.stack([(gradient * part).flatten(1).sum(dim=1) for gradient, part in pairs]).sum(dim=0)
+
+
+def _sums(some: PerPart, others: PerPart) -> PerPart:
+    return [one + other for one, other in zip(some, others, strict=True)]

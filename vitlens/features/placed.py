@@ -41,6 +41,12 @@ class PlacedDictionary:
         return list(dict.fromkeys((*self.sources, *self.targets)))
 
     @property
+    def name(self) -> str:
+        """The hook point that it reads, of several the first and the last, for figures and results."""
+        names = [place.name for place in self.sources]
+        return names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"
+
+    @property
     def n_features(self) -> list[int]:
         """The number of features of each part."""
         return self.sae.n_features if isinstance(self.sae, CrossLayerTranscoder) else [self.sae.d_sae]
@@ -53,7 +59,7 @@ class PlacedDictionary:
         return [f"{block}.{number}" for block, n in enumerate(self.n_features) for number in range(n)]
 
     def rows(
-        self, found: Mapping[str, Float[Tensor, "image token *rest"]], grid: tuple[int, int]
+        self, found: Mapping[str, Float[Tensor, "image row *rest"]], grid: tuple[int, int]
     ) -> tuple[PerPart, PerPart, Int[Tensor, "token"]]:
         """What each part reads, what it should predict, and the tokens, from the rows that `read_places` found."""
         pairs = [

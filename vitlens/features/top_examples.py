@@ -139,7 +139,7 @@ def top_patches(
     if k < 1 or n_features < 1:
         raise InputError(f"k and n_features are at least 1, not {k} and {n_features}")
     source, target = ends(model, hook, sae, hook_out)
-    wanted = _features(features, sae.d_sae)
+    wanted = feature_numbers(features, sae.d_sae)
     batches = PictureBatches(model, images, batch_size)
     tops = StrongestTokens(k, one_per_image)
     grid: tuple[int, int] = model.cfg.grid_size
@@ -217,7 +217,12 @@ def promoted_classes(
     return moved[:, 0].cpu()
 
 
-def _features(features: int | Sequence[int] | None, n_features: int) -> list[int] | None:
+def feature_numbers(features: int | Sequence[int] | None, n_features: int) -> list[int] | None:
+    """Features that there are, as given; None for None.
+
+    Raises:
+        InputError: none, or one that the dictionary has not.
+    """
     if features is None:
         return None
     chosen = [int(feature) for feature in items(features)]

@@ -1,3 +1,5 @@
 from .description_page import write_description_page as write_description_page
+from .dictionary.feature_explorer import FeatureExplorer as FeatureExplorer
+from .dictionary.run import explore_features as explore_features
 from .explorer.explorer import Explorer as Explorer
 from .explorer.run import explore as explore

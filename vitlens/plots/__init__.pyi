@@ -11,13 +11,14 @@ from .faithfulness import faithfulness_curves as faithfulness_curves
 from .faithfulness import faithfulness_table as faithfulness_table
 from .faithfulness import randomisation_curves as randomisation_curves
 from .faithfulness import segmentation_table as segmentation_table
-from .features import density_histogram as density_histogram
 from .features import feature_bars as feature_bars
 from .features import feature_card as feature_card
 from .figure_of import plot as plot
 from .heatmaps import heatmap_comparison as heatmap_comparison
 from .heatmaps import heatmap_figure as heatmap_figure
 from .heatmaps import heatmap_overlay as heatmap_overlay
+from .judging import density_histogram as density_histogram
+from .judging import judged_dictionaries as judged_dictionaries
 from .lens import class_maps as class_maps
 from .lens import lens_trajectory as lens_trajectory
 from .lens import predictions as predictions

@@ -11,16 +11,15 @@ from torch import Tensor
 from vitlens.data.class_names import short_name
 from vitlens.errors import InputError
 from vitlens.features.attribution import FeatureAttribution
-from vitlens.features.evaluation.run import DictionaryEvaluation
+from vitlens.features.evaluation.result import DictionaryEvaluation
 from vitlens.features.top_examples import TopPatches
 from vitlens.features.training.result import TrainingHistory
 from vitlens.plots.dictionaries import training_curves
+from vitlens.plots.judging import density_histogram, judged_dictionaries
 from vitlens.plots.shared.picture import Pixels, picture_uri
 from vitlens.plots.shared.places import hook_in_words
 from vitlens.plots.shared.style import COLOURS, LOWERS, NEUTRAL, OUTLINE, RAISES, array, finish, in_percent, text
 
-#: Measures of a dictionary in words.
-MEASURE_WORDS = {"mse": "squared error", "l0": "features on at once", "dead_share": "share of features never on"}
 PixelsOf = Callable[[int], Pixels] | Float[Tensor, "picture height width 3"]
 
 
@@ -268,32 +267,9 @@ def _add_classes(figure: go.Figure, result: TopPatches, row: int, n: int, at: tu
     figure.update_xaxes(zeroline=True, zerolinecolor=NEUTRAL, showticklabels=False, row=at[0], col=at[1])
 
 
-def density_histogram(evaluation: DictionaryEvaluation) -> go.Figure:
-    """How often features are on, and the measures of the dictionary."""
-    alive = evaluation.density[evaluation.density > 0].double().log10()
-    figure = go.Figure(
-        go.Histogram(
-            x=array(alive), nbinsx=40, marker_color=COLOURS[0],
-            hovertemplate="about 10^%{x:.2f} of the rows: %{y} features<extra></extra>",
-        )
-    )  # fmt: skip
-    figure.update_xaxes(title="share of rows that have the feature, log₁₀")
-    figure.update_yaxes(title="features")
-    measures = [
-        f"{MEASURE_WORDS.get(name, name.replace('_', ' '))} {evaluation[name]:.3g}"
-        for name in evaluation.axes["measure"][:5]
-    ]
-    return finish(
-        figure,
-        "How often features are on",
-        f"{text(evaluation.settings['model'])}, {text(evaluation.settings['hook'])}; {', '.join(measures)}",
-        height=430,
-    )
-
-
 FIGURES = {
     TopPatches: feature_card,
     FeatureAttribution: feature_bars,
-    DictionaryEvaluation: density_histogram,
+    DictionaryEvaluation: {"measures": judged_dictionaries, "density": density_histogram},
     TrainingHistory: training_curves,
 }

@@ -1,6 +1,8 @@
 """A cross-layer transcoder: features of one block, which write into the MLP outputs of this block and all later ones."""
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +240,7 @@ class CrossLayerTranscoder(FiniteWeights):
         found = []
         for block, W_dec in enumerate(self.W_dec):
             later = [moved.to(W_dec) @ directions.T for moved, directions in zip(gradient[block:], W_dec, strict=True)]
-            found.append(torch.stack(later).sum(dim=0))
+            found.append(reduce(add, later))
         return found
 
     def layer(self, block: int) -> Transcoder:

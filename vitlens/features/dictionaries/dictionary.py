@@ -224,7 +224,8 @@ class SparseAutoencoder(FiniteWeights):
 class Transcoder(SparseAutoencoder):
     """y ≈ ŷ = f W_dec + b_dec (+ x W_skip) with f = act(x W_enc + b_enc): reads one hook point, predicts another.
 
-    Usually an MLP's: it reads what the MLP reads and predicts what it writes. `normalisation` is of what it reads only.
+    Usually an MLP's: it reads what the MLP reads and predicts what it writes. `normalisation` is of what it reads only; if
+    it is `rescaled`, all of ŷ is scaled back by the statistics of the row x, as ViT-Prisma's transcoders are.
 
     Source: Dunefsky, Chlenski & Nanda 2024, equations 2 and 3; Paulo et al. 2025 (skip connection).
     """
@@ -239,6 +240,7 @@ class Transcoder(SparseAutoencoder):
         *,
         W_skip: Float[Tensor, "d_out d_in"] | None = None,
         normalisation: str = "none",
+        rescaled: bool = False,
         hook: str | None = None,
         hook_out: str | None = None,
         source: str = "",
@@ -247,6 +249,7 @@ class Transcoder(SparseAutoencoder):
             W_enc, b_enc, W_dec, b_dec, activation, normalisation=normalisation, hook=hook, source=source
         )  # fmt: skip
         self.register_buffer("W_skip", W_skip)
+        self.rescaled = rescaled and normalisation != "none"
         #: The hook point that it predicts, where that is known.
         self.hook_out = hook_out
 
@@ -254,18 +257,23 @@ class Transcoder(SparseAutoencoder):
 
     @property
     def needs_input(self) -> bool:
-        return self.W_skip is not None
+        return self.W_skip is not None or self.rescaled
 
     @property
     def _scales_output(self) -> bool:
-        return False
+        return self.rescaled
 
     def decode(
         self, features: Float[Tensor, "*batch feature"], x: Float[Tensor, "*batch d_in"] | None = None
     ) -> Float[Tensor, "*batch d_out"]:
         self._check_features(features)
         written = features @ self.W_dec + self.b_dec
-        return written if self.W_skip is None else written + self._given(x) @ self.W_skip.T
+        if self.W_skip is not None:
+            written = written + self._given(x) @ self.W_skip.T
+        if not self.rescaled:
+            return written
+        shift, _, back = self._statistics(self._given(x))
+        return written * back + shift
 
 
 def read_array(name: str, value: Any) -> Tensor:

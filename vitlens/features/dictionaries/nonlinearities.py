@@ -42,20 +42,42 @@ class JumpRelu(nn.Module):
 
 
 class TopK(nn.Module):
-    """The k largest pre-activations of each row, where they are positive; all others 0.
+    """The k largest pre-activations of each row, where they are positive; all others 0. `signed` keeps negative ones too.
 
-    Source: Gao et al. 2024, equation 3 (with the ReLU that SAELens and Overcomplete add).
+    Source: Gao et al. 2024, equation 3 (with the ReLU that SAELens and Overcomplete add, and saev does not).
+    """
+
+    def __init__(self, k: int, n_features: int, *, signed: bool = False) -> None:
+        super().__init__()
+        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= n_features:
+            raise InputError(f"k is between 1 and the {n_features} features, not {k!r}")
+        self.k, self.signed = k, signed
+
+    def forward(self, pre: Pre) -> Pre:
+        largest = pre.topk(self.k, dim=-1)
+        kept = largest.values if self.signed else largest.values.relu()
+        return torch.zeros_like(pre).scatter(-1, largest.indices, kept)
+
+    def extra_repr(self) -> str:
+        return f"k={self.k}, signed" if self.signed else f"k={self.k}"
+
+
+class GroupMax(nn.Module):
+    """The largest pre-activation of each of k groups of neighbouring features, where it is positive; all others 0.
+
+    Source: sparsify 1.0, its activation "groupmax".
     """
 
     def __init__(self, k: int, n_features: int) -> None:
         super().__init__()
-        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= n_features:
-            raise InputError(f"k is between 1 and the {n_features} features, not {k!r}")
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1 or n_features % k:
+            raise InputError(f"k is a number of groups that divides the {n_features} features, not {k!r}")
         self.k = k
 
     def forward(self, pre: Pre) -> Pre:
-        largest = pre.topk(self.k, dim=-1)
-        return torch.zeros_like(pre).scatter(-1, largest.indices, largest.values.relu())
+        groups = pre.unflatten(-1, (self.k, -1))
+        largest = groups.max(dim=-1, keepdim=True)
+        return torch.zeros_like(groups).scatter(-1, largest.indices, largest.values.relu()).flatten(-2)
 
     def extra_repr(self) -> str:
         return f"k={self.k}"

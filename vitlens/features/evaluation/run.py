@@ -1,95 +1,35 @@
-"""Evaluates a dictionary: reconstruction, sparsity, and the model's predictions with it in place."""
+"""Evaluates a dictionary beside others: reconstruction, sparsity, the model's answers, and what its features mean."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Int
 from torch import Tensor
-from torch.nn import functional as F
-from transformer_lens.hook_points import HookPoint
 
-from vitlens.arguments import checked
+from vitlens.arguments import as_whole, checked, items, short
 from vitlens.choose.classes import read_labels
 from vitlens.choose.tokens import TokenSet
 from vitlens.errors import InputError
+from vitlens.features.dictionaries.cross_layer import CrossLayerTranscoder
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder
-from vitlens.features.placed import PlacedDictionary, ends, paired_rows
-from vitlens.features.places import HookPlace, chosen_rows, read_places, split_rows, suffix_of, tokens_in_words
-from vitlens.features.splice import SplicedDictionary
-from vitlens.model.class_space.outputs import WITH_PROBABILITIES, kl_divergence
+from vitlens.features.evaluation.baselines import BASELINES, read_baselines
+from vitlens.features.evaluation.entrants import Entrant
+from vitlens.features.evaluation.estimates import Estimate
+from vitlens.features.evaluation.metrics import wanted_measures
+from vitlens.features.evaluation.passes import Passes
+from vitlens.features.evaluation.result import EVALUATED, DictionaryEvaluation
+from vitlens.features.placed import AnyDictionary, place_dictionary
+from vitlens.features.places import HookPlace, tokens_in_words
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.hooks.hook_points import HookName, Hooks
+from vitlens.model.hooks.hook_points import HookName
+from vitlens.model.runs.batch_size import default_batch_size
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.model.runs.picture_batches import ImageBatch, PictureBatches, PictureSource
-from vitlens.results.result import Result
+from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
 
-EVALUATED_RUNS = ("clean", "sae", "zero", "mean")
-#: The measures that a printout names; the others are in the table.
-PRINTED = ("explained_variance", "l0", "dead_share", "kl_sae", "agreement_sae", "loss_recovered_mean")
-
-
-@dataclass(frozen=True, repr=False)
-class DictionaryEvaluation(Result):
-    """`values` [measure]; `density` [feature], the share of rows in which each feature is not 0; `mean_activation`.
-
-    Measures of the reconstruction: "mse" (per entry), "explained_variance", "cosine" (mean over rows), "l0" (active features
-    per row), "dead_share" (features that are never active). Measures of the model with the dictionary in place ("sae"),
-    with zeros or with the mean activation: "kl_…" from the clean prediction in nats, "agreement_…" with the clean top-1
-    class; with labels also "loss_…" and "accuracy_…" (of the clean run too), and "loss_recovered_…".
-    """
-
-    density: Float[Tensor, "feature"]
-    mean_activation: Float[Tensor, "feature"]
-
-    def __getitem__(self, measure: str) -> float:
-        """One measure by name."""
-        if measure not in self.axes["measure"]:
-            raise InputError(f"this evaluation has {', '.join(self.axes['measure'])}, not {measure!r}")
-        return float(self.values[self.axes["measure"].index(measure)])
-
-    def __repr__(self) -> str:
-        found = [f"{name} {self[name]:.3g}" for name in PRINTED if name in self.axes["measure"]]
-        return f"DictionaryEvaluation({self.settings['hook']}, tokens: {self.settings['tokens']}; {', '.join(found)})"
-
-
-@dataclass
-class _Reconstruction:
-    """Sums over the rows seen so far, in float64; mean and spread by Chan's update, which does not cancel."""
-
-    n_rows: int = 0
-    squared_error: float = 0.0
-    cosine: float = 0.0
-    spread: float = 0.0
-    mean: Tensor = field(default_factory=lambda: torch.zeros(0))
-    fired: Tensor = field(default_factory=lambda: torch.zeros(0))
-    total: Tensor = field(default_factory=lambda: torch.zeros(0))
-
-    def add(self, y: Tensor, written: Tensor, features: Tensor) -> None:
-        y, written = y.flatten(0, -2).double(), written.flatten(0, -2).double()
-        features = features.flatten(0, -2)
-        if not self.n_rows:
-            self.mean = torch.zeros_like(y[0])
-            self.fired = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
-            self.total = torch.zeros_like(self.fired)
-        self.squared_error += float((y - written).pow(2).sum())
-        self.cosine += float(F.cosine_similarity(y, written, dim=-1).sum())
-        here, n = y.mean(dim=0), self.n_rows + len(y)
-        between = (here - self.mean).pow(2).sum() * self.n_rows * len(y) / n
-        self.spread += float((y - here).pow(2).sum() + between)
-        self.mean = self.mean + (here - self.mean) * len(y) / n
-        self.fired += (features != 0).sum(dim=0)
-        self.total += features.sum(dim=0, dtype=torch.float64)
-        self.n_rows = n
-
-    def measures(self) -> dict[str, float]:
-        return {
-            "mse": self.squared_error / (self.n_rows * len(self.mean)),
-            "explained_variance": 1 - self.squared_error / self.spread if self.spread else float("nan"),
-            "cosine": self.cosine / self.n_rows,
-            "l0": float(self.fired.sum()) / self.n_rows,
-            "dead_share": float((self.fired == 0).double().mean()),
-        }
+#: Of a dictionary that has no such measure.
+NO_ESTIMATE = Estimate(float("nan"))
+Beside = Mapping[str, AnyDictionary | tuple[HookedViT, AnyDictionary]]
 
 
 @leaves_state
@@ -98,20 +38,36 @@ def evaluate_sae(
     model: HookedViT,
     images: PictureSource,
     *,
-    sae: SparseAutoencoder,
+    sae: AnyDictionary,
     hook: HookName | None = None,
     labels: Tensor | None = None,
     hook_out: HookName | None = None,
     tokens: TokenSet = "all",
-    downstream: bool = True,
+    metrics: str | Sequence[str] | None = None,
+    baselines: str | Sequence[str] = BASELINES,
+    beside: Beside | None = None,
+    other_model: HookedViT | None = None,
+    groups: Mapping[str, Sequence[int | str]] | None = None,
+    seed: int = 0,
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> DictionaryEvaluation:
-    """Measures reconstruction and sparsity of a dictionary, and how the model's predictions change with it in place.
+    """Measures a dictionary, and beside it the neurons themselves, PCA, k-means and random directions.
 
-    explained variance = 1 − Σ‖x − x̂‖² / Σ‖x − x̄‖²; loss recovered = (L_ablated − L_sae) / (L_ablated − L_clean), where
-    ablated means zeros or the mean activation x̄ at the same tokens. The pictures are run twice, since x̄ must be known
-    first, and memory does not grow with their number.
+    The groups of measures, which the page "Judging dictionaries" defines one by one:
+
+    - "reconstruction": squared error, explained variance (of all rows, and of each kind of token about its own mean),
+      cosine, l0, and the shares of features that are dead (never on) and dense (on in more than 10 % of the rows);
+    - "downstream": how the model's answers change with the dictionary in place, compared with zeros and with the mean
+      activation x̄ at the same tokens; with labels also losses, accuracies and loss recovered =
+      (L_ablated − L_sae) / (L_ablated − L_clean);
+    - "locality": Moran's I of the features on the grid of patches;
+    - "monosemanticity": how alike the pictures are that a feature is on in, by `other_model` and by the labels;
+    - "probing": how well few features tell the labels apart;
+    - "absorption": the share of classes of each group that have no features of their own.
+
+    The pictures are run twice, since means and baselines must be known first. Memory does not grow with their number:
+    of more than 4,096 pictures intervals are drawn over random groups, and probes learn from at most 10,000.
 
     The answers are compared by what the outputs mean (`HookedViT.set_output`): by the KL divergence and by how often the
     predictions agree, of sigmoid outputs summed and averaged over the outputs; by Σ (y − ŷ)² of numbers and embeddings.
@@ -125,18 +81,29 @@ def evaluate_sae(
         hook_out: what a transcoder predicts, see `with_sae`; its reconstruction is compared with that.
         tokens: which tokens are reconstructed, see `select_tokens`; all by default, as in `stream_activations`: pass the
             tokens that the dictionary was trained on.
-        downstream: also run the model with the dictionary in place; left out where the model has no classifier.
+        metrics: names of the groups above, or "all"; reconstruction is always measured. By default the first three, and
+            monosemanticity and absorption if `other_model` and `groups` are given. What means nothing for the data is left
+            out and noted in `left_out`.
+        baselines: which of "neurons", "pca", "kmeans" and "random", see `baseline_dictionaries`; () for none.
+        beside: further dictionaries by name. One of another model is given with its model, as in
+            `{"random model": (model.with_fresh_weights(), sae_of_it)}`; the answers of that model are not compared.
+        other_model: a second model, whose pooled output says how alike two pictures are: another one than `model`, since
+            pictures that are alike for `model` are alike in its own features.
+        groups: classes that are kinds of one thing, by a name for it, at least 3 in each: `{"dog": ["pug", "beagle", …]}`.
+        seed: of the baselines, and of which pictures probes are scored on.
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
 
     Returns:
-        DictionaryEvaluation with the axis measure; `result["explained_variance"]`.
+        DictionaryEvaluation with the axes dictionary and measure; `result["explained_variance"]` is the measure of `sae`,
+        `result["pca", "explained_variance"]` that of a baseline.
 
     Raises:
         InputError: a dictionary of another width; no pictures; labels of another number, or of outputs that are no classes
-            that exclude each other.
+            that exclude each other; an unknown metric, or one that was named and cannot be measured on these data.
 
-    Source: Bricken et al. 2023; Gao et al. 2024, section 4.
+    Source: Bricken et al. 2023; Gao et al. 2024, section 4; Sun et al. 2025 (dense); Moran 1950; Pach et al. 2025;
+        Karvonen et al. 2025 (SAEBench); ViSAEBench 2026.
 
     Examples:
         >>> import torch
@@ -145,124 +112,127 @@ def evaluate_sae(
         >>> identity = torch.eye(model.cfg.d_model)
         >>> both = torch.cat([identity, -identity])
         >>> sae = vitlens.features.SparseAutoencoder.from_arrays(both.T, None, both, None, hook="resid_post3")
-        >>> quality = vitlens.features.evaluate_sae(model, images[:8], sae=sae, labels=labels[:8])
+        >>> quality = vitlens.features.evaluate_sae(model, images[:8], sae=sae, labels=labels[:8], baselines=["random"])
         >>> round(quality["explained_variance"], 2), round(quality["loss_recovered_mean"], 2)
         (1.0, 1.0)
+        >>> quality["random", "explained_variance"] < 0.9
+        True
     """
-    source, target = ends(model, hook, sae, hook_out)
-    batches = PictureBatches(model, images, batch_size)
-    if labels is not None and model.cfg.output != "softmax":
+    names_of_baselines = read_baselines(baselines)
+    if isinstance(sae, CrossLayerTranscoder):
+        # They would have to read and write in several blocks at once.
+        names_of_baselines = []
+    main = Entrant(EVALUATED, place_dictionary(model, hook, sae, hook_out, tokens))
+    entrants = [main, *(_entrant(main, name, given, names_of_baselines) for name, given in _named(beside, "beside"))]
+    wanted = wanted_measures(
+        metrics,
+        has_other_model=other_model is not None,
+        has_groups=bool(groups),
+        has_classifier=model.unembed is not None,
+    )
+    classes = {name: _indices(model, name, group) for name, group in _named(groups, "groups")}
+    known = None if labels is None else _labels(model, labels)
+    models = [entrant.model for entrant in entrants] + ([] if other_model is None else [other_model])
+    size = min(map(default_batch_size, models)) if batch_size is None else batch_size
+    passes = Passes(PictureBatches(model, images, size), entrants, wanted, seed)
+    other = None if other_model is None else (other_model, PictureBatches(other_model, images, size))
+    with torch.no_grad():
+        passes.prepare(names_of_baselines, progress)
+        passes.measure(known, other if "monosemanticity" in wanted else None, progress)
+        found = passes.estimates(classes)
+    names = list(dict.fromkeys(name for measures in found.values() for name in measures))
+    numbers = torch.tensor(
+        [[measures.get(name, NO_ESTIMATE) for name in names] for measures in found.values()], dtype=torch.float64
+    )
+    values, low, high = numbers.unbind(dim=-1)
+    judge = passes.judges[EVALUATED]
+    return DictionaryEvaluation(
+        values,
+        {"dictionary": list(found), "measure": names},
+        "value",
+        low,
+        high,
+        judge.reconstruction.density,
+        judge.reconstruction.mean_activation,
+        None if judge.locality is None else judge.locality.of_features(),
+        None if judge.monosemanticity is None else judge.monosemanticity.of_features(),
+        wanted.left_out,
+        settings={
+            "model": model.cfg.model_name,
+            "hook": _names(main.placed.sources),
+            "dictionary": sae.source,
+            "tokens": tokens_in_words(tokens),
+            "pictures": passes.n_pictures,
+            "rows": judge.reconstruction.n_rows,
+        },
+    )
+
+
+def _named(given: Any, argument: str) -> list[tuple[str, Any]]:
+    """The items of a mapping from names; none where it is None.
+
+    Raises:
+        InputError: something else.
+    """
+    if given is None:
+        return []
+    if not isinstance(given, Mapping):
+        raise InputError(f"{argument}= is a dictionary from names, not {short(given)}")
+    return [(str(name), value) for name, value in given.items()]
+
+
+def _entrant(
+    main: Entrant, name: str, given: AnyDictionary | tuple[HookedViT, AnyDictionary], baselines: Sequence[str]
+) -> Entrant:
+    """One of the dictionaries that are named in `beside`.
+
+    Raises:
+        InputError: a name that is taken, no dictionary, or one of the same model that predicts another hook point.
+    """
+    if name == EVALUATED or name in baselines:
+        raise InputError(f"beside= names a dictionary {name!r}, as another one is named: choose another name")
+    model, sae = given if isinstance(given, tuple) and len(given) == 2 else (main.model, given)
+    if not isinstance(sae, (SparseAutoencoder, CrossLayerTranscoder)) or not isinstance(model, HookedViT):
+        raise InputError(f"beside= gives a dictionary, or (model, dictionary), for each name, not {short(given)}")
+    is_placed = isinstance(sae, CrossLayerTranscoder) or sae.hook is not None
+    hook = None if is_placed else main.placed.sources[0].name
+    placed = place_dictionary(model, hook, sae, tokens=main.placed.tokens)
+    if model is main.model and placed.targets != main.placed.targets:
+        raise InputError(
+            f"beside= names {name!r}, which predicts {_names(placed.targets)}: only dictionaries that predict "
+            f"{_names(main.placed.targets)} can be compared with this one"
+        )
+    return Entrant(name, placed)
+
+
+def _names(places: Sequence[HookPlace]) -> str:
+    return ", ".join(place.name for place in places)
+
+
+def _labels(model: HookedViT, labels: Any) -> Int[Tensor, "image"]:
+    """Labels as they are given.
+
+    Raises:
+        InputError: no whole numbers, one that the model has no class for, or outputs that do not exclude each other.
+    """
+    if model.cfg.output != "softmax":
         raise InputError(
             f"labels= are classes that exclude each other, and the outputs of {model.cfg.model_name} are "
             f"output={model.cfg.output!r}: leave them out"
         )
-    labels = None if labels is None else read_labels(model, labels)
-    sums = _Reconstruction()
-    with torch.no_grad():
-        for batch in batches.with_bar("reconstruction", progress):
-            found = read_places(model, batch.images, [source, target])
-            grid = model.embed.grid(*batch.images.shape[-2:])
-            x, y, _ = paired_rows(model, sae, source, target, found, tokens, grid)
-            features = sae.encode(x)
-            sums.add(y, sae.decode(features, x).to(y), features)
-        if not sums.n_rows:
-            raise InputError("there are no pictures to evaluate the dictionary on")
-        measures = sums.measures()
-        if downstream and model.unembed is not None:
-            answers = _Answers(PlacedDictionary(model, sae, (source,), (target,), tokens), sums.mean)
-            for batch in batches.with_bar("model's answers", progress):
-                answers.add(batch, labels)
-            if labels is not None and len(labels) != answers.n_images:
-                raise InputError(f"there are {len(labels)} labels for {answers.n_images} pictures")
-            measures |= answers.measures()
-    return DictionaryEvaluation(
-        torch.tensor(list(measures.values()), dtype=torch.float64),
-        {"measure": list(measures)},
-        "value",
-        settings={
-            "model": model.cfg.model_name,
-            "hook": source.name,
-            "dictionary": sae.source,
-            "tokens": tokens_in_words(tokens),
-            "rows": sums.n_rows,
-        },
-        density=sums.fired / sums.n_rows,
-        mean_activation=sums.total / sums.n_rows,
-    )
+    if model.unembed is not None:
+        return read_labels(model, labels)
+    return torch.tensor([as_whole(label, "a label") for label in items(labels)])
 
 
-def _differences(
-    clean: Float[Tensor, "image classes"], other: Float[Tensor, "image classes"], output: str
-) -> dict[str, Float[Tensor, "image"]]:
-    """How far the logits of a run are from those of the unchanged model, by what they mean."""
-    if output not in WITH_PROBABILITIES:
-        return {"squared_difference": (clean - other).square().sum(dim=-1)}
-    if output == "softmax":
-        agree = (clean.argmax(dim=-1) == other.argmax(dim=-1)).double()
-    else:
-        agree = ((clean > 0) == (other > 0)).double().mean(dim=-1)
-    return {"kl": kl_divergence(clean, other, output), "agreement": agree}
+def _indices(model: HookedViT, name: str, group: Sequence[int | str]) -> list[int]:
+    """The classes of a group as indices.
 
-
-class _Answers:
-    """Sums over pictures of the model's answers: unchanged, with the dictionary, with zeros and with the mean."""
-
-    def __init__(self, placed: PlacedDictionary, mean: Tensor) -> None:
-        self.model, self.placed = placed.model, placed
-        self.sums: dict[str, float] = {}
-        self.n_images = 0
-        self.n_labelled = 0
-        self.hooks: dict[str, Hooks] = {
-            "clean": [],
-            "sae": SplicedDictionary(placed).hooks(),
-            "zero": [(placed.targets[0].name, self._constant(torch.zeros_like(mean)))],
-            "mean": [(placed.targets[0].name, self._constant(mean))],
-        }
-
-    def add(self, batch: ImageBatch, labels: Tensor | None) -> None:
-        n = len(batch.images)
-        given = batch.labels if labels is None else labels[self.n_images : self.n_images + n]
-        if given is not None and len(given) != n:
-            raise InputError(f"there are {len(labels if labels is not None else given)} labels, and more pictures")
-        excluding = self.model.cfg.output == "softmax"
-        given = given.to(self.model.device).long() if given is not None and excluding else None
-        run = suffix_of(self.model, batch.images, self.placed.places)
-        clean = run([]).double()
-        for name in EVALUATED_RUNS:
-            answer = clean if name == "clean" else run(self.hooks[name]).double()
-            if name != "clean":
-                for what, value in _differences(clean, answer, self.model.cfg.output).items():
-                    self._count(f"{what}_{name}", value.sum())
-            if given is not None:
-                self._count(f"loss_{name}", F.cross_entropy(answer, given, reduction="sum"))
-                self._count(f"accuracy_{name}", (answer.argmax(dim=-1) == given).sum())
-        self.n_images += n
-        self.n_labelled += 0 if given is None else n
-
-    def measures(self) -> dict[str, float]:
-        found = {
-            name: total / (self.n_labelled if name.startswith(("loss", "accuracy")) else self.n_images)
-            for name, total in self.sums.items()
-        }
-        if self.n_labelled:
-            for ablated in ("zero", "mean"):
-                gap = found[f"loss_{ablated}"] - found["loss_clean"]
-                found[f"loss_recovered_{ablated}"] = (
-                    (found[f"loss_{ablated}"] - found["loss_sae"]) / gap if gap else float("nan")
-                )
-        return found
-
-    def _count(self, name: str, value: Tensor) -> None:
-        self.sums[name] = self.sums.get(name, 0.0) + float(value)
-
-    def _constant(self, row: Float[Tensor, "d"]) -> Callable[[Tensor, HookPoint], Tensor]:
-        """A hook that puts one row in the place of every row that the dictionary would reconstruct."""
-        place: HookPlace = self.placed.targets[0]
-
-        def replace(activation: Tensor, hook: HookPoint) -> Tensor:
-            rows = place.split(activation)
-            chosen = chosen_rows(self.model, place, self.placed.tokens, rows.shape[1]).to(rows.device)
-            view = split_rows(rows, len(row), place.name)
-            return place.unite(view.index_copy(1, chosen, row.to(view).expand_as(view[:, chosen])).reshape(rows.shape))
-
-        return replace
+    Raises:
+        InputError: no list of classes, or a class that the model does not have.
+    """
+    if isinstance(group, str) or not isinstance(group, Sequence):
+        raise InputError(f"groups= gives a list of classes for each name, not {short(group)} for {name!r}")
+    if model.unembed is None:
+        return [as_whole(one, "a class of a model without a classifier") for one in group]
+    return [model.class_index(one) for one in group]

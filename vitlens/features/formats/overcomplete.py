@@ -1,6 +1,6 @@
 """Reads Overcomplete's checkpoints: the state_dict of one of its sparse autoencoders."""
 
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,114 +8,86 @@ from torch import Tensor, nn
 from vitlens.errors import InputError
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder, complete_weights
 from vitlens.features.dictionaries.nonlinearities import nonlinearity
-from vitlens.features.formats.saelens import read_safetensors
-from vitlens.model.checkpoints.formats import READ_ERRORS
-from vitlens.model.weights.checks import check_weights
+from vitlens.features.formats.dictionary_format import DictionaryFormat, LoadOptions
+from vitlens.features.formats.exact import just_below, widest
+from vitlens.features.formats.opened import HOW_TO_SAVE_SAE, DictionaryFiles
+from vitlens.model.weights.checks import check_range, check_weights
 
 DICTIONARY_NORMS = ("l2", "max_l2", "l1", "max_l1", "identity")
 #: How far from 1 the lengths of atoms are by rounding, and at most after a step of training.
 ROUNDING, AFTER_A_STEP = 1e-5, 1e-2
-HOW_TO_SAVE_SAE = "torch.save(sae.eval().state_dict(), path)"
 LINEAR = ("encoder.final_block.0.weight", "encoder.final_block.0.bias")
 UNTIED = ("encoder.weight", "encoder.bias")
 TIED = ("encoder.tied_to._weights", "encoder.tied_to.multiplier", "encoder.bias")
 ARCHETYPAL = ("dictionary.W", "dictionary.C", "dictionary.Relax")
 
 
-def load_overcomplete(
-    path: Path,
-    *,
-    activation: str | None,
-    k: int | None,
-    threshold: Tensor | float | None,
-    dictionary_norm: str | None,
-    dtype: torch.dtype | None,
-) -> SparseAutoencoder:
-    """The sparse autoencoder whose state_dict a file holds.
+def read_overcomplete(files: DictionaryFiles, options: LoadOptions) -> SparseAutoencoder:
+    """The sparse autoencoder whose state_dict a file holds."""
+    return read_overcomplete_state(files.state, str(files.weights), options)
+
+
+def read_overcomplete_state(state: dict[str, Tensor], source: str, options: LoadOptions) -> SparseAutoencoder:
+    """The sparse autoencoder of a state_dict.
 
     A state_dict says what the weights are, not what is done with them: which nonlinearity follows the encoder must be
     said, except of a JumpSAE, which has thresholds.
 
     Raises:
-        InputError: a pickled module; weights that are not known; an activation that is not said.
+        InputError: weights that are not known, or of other shapes; an activation that is not said.
     """
-    state = read_state(path)
-    check_weights(state.items(), str(path))
-    left = dict(state)
-    dictionary = _dictionary(left, path, dictionary_norm)
-    W_enc, b_enc = _encoder(left, dictionary, path)
+    activation, threshold = options.activation, options.threshold
+    check_weights(state.items(), source)
+    dtype = widest(state.values()) if options.dtype is None else options.dtype
+    check_range(state.items(), dtype)
+    left = {name: tensor.to(dtype) for name, tensor in state.items()}
+    dictionary = _dictionary(left, source, options.dictionary_norm)
+    W_enc, b_enc = _encoder(left, dictionary, source)
     if "thresholds" in left:
-        if activation not in (None, "jumprelu"):
-            raise InputError(f"{path} holds the thresholds of a JumpSAE: its activation is no {activation!r}")
+        if activation not in (None, "jumprelu") or threshold is not None:
+            raise InputError(f"{source} holds the thresholds of a JumpSAE: leave activation= and threshold= out")
         # Overcomplete keeps what is as large as the threshold, JumpRelu what is larger than the number before it.
-        threshold = _just_below(left.pop("thresholds").exp())
+        threshold = just_below(left.pop("thresholds").exp())
         activation = "jumprelu"
     elif activation == "batchtopk" and threshold is not None:
-        threshold = _just_below(torch.as_tensor(threshold, dtype=W_enc.dtype))
+        threshold = just_below(torch.as_tensor(threshold, dtype=W_enc.dtype))
     if left:
-        raise InputError(f"{path} holds {', '.join(sorted(left))}, which vitlens does not know of Overcomplete")
+        raise InputError(f"{source} holds {', '.join(sorted(left))}, which vitlens does not know of Overcomplete")
     if activation is None:
         raise InputError(
-            f'the state_dict in {path} does not say what follows its encoder: pass activation="relu" (SAE), "topk" with k= '
-            '(TopKSAE, RATopKSAE), or "batchtopk" with threshold=sae.running_threshold (BatchTopKSAE)'
+            f'the state_dict in {source} does not say what follows its encoder: pass activation="relu" (SAE), "topk" with '
+            'k= (TopKSAE, RATopKSAE), or "batchtopk" with threshold=sae.running_threshold (BatchTopKSAE)'
         )
-    weights = complete_weights({"W_enc": W_enc, "b_enc": b_enc, "W_dec": dictionary})
-    chosen: nn.Module = nonlinearity(activation, len(dictionary), k=k, threshold=threshold, like=W_enc)
-    sae = SparseAutoencoder(
-        weights["W_enc"], weights["b_enc"], weights["W_dec"], weights["b_dec"], chosen, source=str(path)
-    )
-    return sae if dtype is None else sae.to(dtype)
+    weights: dict[str, Any] = complete_weights({"W_enc": W_enc, "b_enc": b_enc, "W_dec": dictionary})
+    chosen_kind: nn.Module = nonlinearity(activation, len(dictionary), k=options.k, threshold=threshold, like=W_enc)
+    return SparseAutoencoder(**weights, activation=chosen_kind, source=source)
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or of a torch file that holds nothing else; nothing is unpickled.
-
-    Raises:
-        InputError: it is missing, or holds more than tensors.
-    """
-    if path.suffix == ".safetensors":
-        return read_safetensors(path)
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty: save a state_dict with {HOW_TO_SAVE_SAE}")
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except READ_ERRORS:
-        raise InputError(
-            f"{path} holds more than tensors (a pickled module, perhaps), and loading it could run anything: load it in "
-            f"Overcomplete and save its weights with {HOW_TO_SAVE_SAE}"
-        ) from None
-    if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
-        raise InputError(f"{path} is no state_dict: save one with {HOW_TO_SAVE_SAE}")
-    return found
-
-
-def _dictionary(left: dict[str, Tensor], path: Path, norm: str | None) -> Tensor:
+def _dictionary(left: dict[str, Tensor], source: str, norm: str | None) -> Tensor:
     """The dictionary as `get_dictionary` of the module in evaluation mode gives it; takes its weights out of `left`."""
     multiplier = left.pop("dictionary.multiplier", torch.zeros(())).exp()
     if "dictionary._weights" in left:
-        return _normed(left.pop("dictionary._weights"), norm, path) * multiplier
+        return _normed(left.pop("dictionary._weights"), norm, source) * multiplier
     if not set(ARCHETYPAL) <= set(left):
         raise InputError(
-            f"{path} holds no dictionary of Overcomplete (dictionary._weights), but {', '.join(sorted(left)[:4])}"
+            f"{source} holds no dictionary of Overcomplete (dictionary._weights), but {', '.join(sorted(left)[:4])}"
         )
     W, C, relax = (left.pop(name) for name in ARCHETYPAL)
     if (W < 0).any() or not torch.allclose(W.sum(dim=-1), torch.ones_like(W[:, 0]), atol=1e-4):
         raise InputError(
-            f"{path} was saved during training: save it with {HOW_TO_SAVE_SAE}, which fixes the dictionary"
+            f"{source} was saved during training: save it with {HOW_TO_SAVE_SAE}, which fixes the dictionary"
         )
     return (W @ C + relax) * multiplier
 
 
-def _normed(rows: Tensor, norm: str | None, path: Path) -> Tensor:
+def _normed(rows: Tensor, norm: str | None, source: str) -> Tensor:
     if norm is None:
         lengths = rows.norm(dim=-1, keepdim=True)
         off = float((lengths - 1).abs().max())
         if off > AFTER_A_STEP:
             raise InputError(
-                f"the atoms in {path} have lengths of {float(lengths.min()):.3g} to {float(lengths.max()):.3g}, not 1: say "
-                f'how the dictionary is normalised, dictionary_norm="identity" for not at all '
+                f"the atoms in {source} have lengths of {float(lengths.min()):.3g} to {float(lengths.max()):.3g}, not 1: "
+                f'say how the dictionary is normalised, dictionary_norm="identity" for not at all '
                 f"({', '.join(DICTIONARY_NORMS)})"
             )
         # Overcomplete normalises before each forward, so a step of training leaves atoms that are nearly of length 1.
@@ -128,7 +100,7 @@ def _normed(rows: Tensor, norm: str | None, path: Path) -> Tensor:
     return rows / (lengths.amax() if norm.startswith("max") else lengths + 1e-8)
 
 
-def _encoder(left: dict[str, Tensor], dictionary: Tensor, path: Path) -> tuple[Tensor, Tensor]:
+def _encoder(left: dict[str, Tensor], dictionary: Tensor, source: str) -> tuple[Tensor, Tensor]:
     """W_enc and b_enc of a linear encoder, free or tied to the dictionary; takes them out of `left`."""
     zeros = dictionary.new_zeros(len(dictionary))
     if set(LINEAR) <= set(left):
@@ -143,10 +115,15 @@ def _encoder(left: dict[str, Tensor], dictionary: Tensor, path: Path) -> tuple[T
         return dictionary.T, bias
     encoder = [name for name in sorted(left) if name.startswith("encoder.")]
     raise InputError(
-        f"{path} has no linear encoder ({', '.join(encoder[:3]) or 'no encoder at all, as matching pursuit'}): vitlens "
+        f"{source} has no linear encoder ({', '.join(encoder[:3]) or 'no encoder at all, as matching pursuit'}): vitlens "
         "reads the encoders that Overcomplete calls linear, tied and untied"
     )
 
 
-def _just_below(values: Tensor) -> Tensor:
-    return torch.nextafter(values, torch.full_like(values, float("-inf")))
+OVERCOMPLETE = DictionaryFormat(
+    "Overcomplete",
+    "a state_dict",
+    recognise=lambda files: any(name.startswith("dictionary.") for name in files.state),
+    read=read_overcomplete,
+    asks=("activation", "k", "threshold", "dictionary_norm"),
+)

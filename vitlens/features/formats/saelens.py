@@ -1,20 +1,19 @@
 """Reads SAELens' folders (cfg.json and sae_weights.safetensors), of version 6 and of earlier versions."""
 
-import json
 import warnings
 from math import inf
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vitlens.errors import InputError, reason
+from vitlens.errors import InputError
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder, Transcoder, complete_weights
 from vitlens.features.dictionaries.nonlinearities import Gated, nonlinearity
-from vitlens.model.weights.checks import check_plain, check_range, check_weights
+from vitlens.features.formats.dictionary_format import DictionaryFormat, LoadOptions
+from vitlens.features.formats.opened import DictionaryFiles, read_safetensors, read_settings
+from vitlens.model.weights.checks import check_range, check_weights
 
 CONFIG, WEIGHTS, SPARSITY, SCALER = (
     "cfg.json",
@@ -42,12 +41,15 @@ OLD_NAMES = {
 }
 
 
-def load_saelens(folder: Path, scaling_factor: float | None, dtype: torch.dtype | None) -> SparseAutoencoder:
+def read_saelens(files: DictionaryFiles, options: LoadOptions) -> SparseAutoencoder:
     """The sparse autoencoder or transcoder of a SAELens folder.
 
     Raises:
         InputError: files that are missing or something else; an architecture, weight or setting that is not known.
     """
+    folder, dtype = files.folder, options.dtype
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{folder / WEIGHTS} needs the {CONFIG} that SAELens saved in the same folder")
     cfg = _read_config(folder)
     architecture = cfg["architecture"]
     if architecture not in ARCHITECTURES:
@@ -64,10 +66,10 @@ def load_saelens(folder: Path, scaling_factor: float | None, dtype: torch.dtype 
     _rename_and_check(weights, architecture, cfg, folder)
     if "scaling_factor" in weights:
         weights["W_dec"] = weights["W_dec"] * weights.pop("scaling_factor")[:, None]
-    _fold_input_scale(weights, cfg, folder, scaling_factor)
+    _fold_input_scale(weights, cfg, folder, options.scaling_factor)
     _fold_decoder_norm(weights, cfg)
     sae = _build(weights, cfg, str(folder))
-    metadata = _read_json(folder / CONFIG).get("metadata") or {}
+    metadata = read_settings(folder / CONFIG).get("metadata") or {}
     sae.metadata = {name: value for name, value in metadata.items() if name not in ("hook_name", "hook_name_out")}
     if (folder / SPARSITY).is_file():
         sae.log_sparsity = read_safetensors(folder / SPARSITY).get("sparsity")
@@ -104,7 +106,7 @@ def _nonlinearity(weights: dict[str, Tensor], cfg: dict[str, Any]) -> nn.Module:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     """The settings with version 6's names, including those that version 6 keeps under "metadata"."""
-    found = _read_json(folder / CONFIG)
+    found = read_settings(folder / CONFIG)
     cfg = {**(found.get("metadata") or {}), **found}
     cfg = {OLD_NAMES.get(name, name): value for name, value in cfg.items()}
     cfg["architecture"] = cfg.get("architecture") or "standard"
@@ -121,16 +123,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
         normalisation = "expected_average_only_in" if normalisation else "none"
     cfg["normalize_activations"] = normalisation or "none"
     return cfg
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {reason(error)}") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{path} is not the settings of a SAE")
-    return found
 
 
 def _check_settings(cfg: dict[str, Any], folder: Path) -> None:
@@ -184,7 +176,7 @@ def _fold_input_scale(
             )
         return
     if scaling_factor is None and (folder / SCALER).is_file():
-        scaling_factor = _read_json(folder / SCALER).get("scaling_factor")
+        scaling_factor = read_settings(folder / SCALER).get("scaling_factor")
     if scaling_factor is None:
         warnings.warn(
             f"{folder} was trained on activations scaled to an average norm, and does not say by how much: its weights are "
@@ -221,18 +213,10 @@ def _dtype(name: str | None) -> torch.dtype:
     return found
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
-
-    Raises:
-        InputError: it is missing or something else.
-    """
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
-    try:
-        found = load_file(path)
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"{path} is no safetensors file ({reason(error)})") from None
-    for name, tensor in found.items():
-        check_plain(name, tensor, str(path))
-    return found
+SAELENS = DictionaryFormat(
+    "SAELens",
+    f"{CONFIG} and {WEIGHTS}",
+    recognise=lambda files: files.holds(WEIGHTS) or (files.named is None and (files.folder / CONFIG).is_file()),
+    read=read_saelens,
+    asks=("scaling_factor",),
+)

@@ -47,6 +47,10 @@ def save_saelens(sae: SparseAutoencoder, folder: str | Path) -> None:
 
 def _architecture(sae: SparseAutoencoder) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
     """SAELens' name of the architecture, the weights that it has besides W_enc, W_dec and b_dec, and its settings."""
+    if isinstance(sae, Transcoder) and sae.rescaled:
+        raise InputError(
+            "SAELens has no transcoder whose prediction is scaled back by what it reads: save its arrays instead"
+        )
     skip = "skip_" if isinstance(sae, Transcoder) and sae.W_skip is not None else ""
     kind, activation, bias = f"{skip}transcoder", sae.activation, {"b_enc": sae.b_enc}
     is_transcoder = isinstance(sae, Transcoder)
@@ -56,11 +60,11 @@ def _architecture(sae: SparseAutoencoder) -> tuple[str, dict[str, Tensor], dict[
         return f"jumprelu_{kind}" if is_transcoder else "jumprelu", bias | {"threshold": activation.threshold}, {}
     if not is_transcoder and isinstance(activation, TanhRelu):
         return "standard", bias, {"activation_fn": "tanh-relu"}
-    if not is_transcoder and isinstance(activation, TopK):
+    if not is_transcoder and isinstance(activation, TopK) and not activation.signed:
         return "topk", bias, {"k": activation.k, "rescale_acts_by_decoder_norm": False}
     if isinstance(activation, Gated):
         return "gated", {name: getattr(activation, name) for name in ("b_gate", "b_mag", "r_mag")}, {}
     raise InputError(
-        f"a {type(sae).__name__} with the activation {type(activation).__name__} has no format in SAELens: save its arrays "
-        "W_enc, b_enc, W_dec and b_dec"
+        f"a {type(sae).__name__} with the activation {str(activation).removesuffix('()')} has no format in SAELens: save "
+        "its arrays W_enc, b_enc, W_dec and b_dec"
     )

@@ -40,8 +40,11 @@ MAGIC = {
 }
 
 
-def read_tensors(path: Path) -> Any:
+def read_tensors(path: Path, *, how_to_save: str = HOW_TO_SAVE) -> Any:
     """What a file of safetensors, of torch, or the files that an index names hold.
+
+    Args:
+        how_to_save: the end of a message about a file of something else: how to make one of tensors.
 
     Raises:
         InputError: no file, or one that cannot be read without running what is in it.
@@ -53,7 +56,7 @@ def read_tensors(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"there is no checkpoint file {path}")
     if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty: {HOW_TO_SAVE}")
+        raise InputError(f"{path} is empty: {how_to_save}")
     if path.name.endswith(".index.json"):
         return _read_shards(path)
     with path.open("rb") as file:
@@ -71,7 +74,7 @@ def read_tensors(path: Path) -> Any:
             raise InputError(f"{path} is cut short: download or copy it again") from None
         pickled = PICKLED.search(str(error))
         said = f"it holds a {pickled[1]}, which is none" if pickled else reason(error)
-        raise InputError(f"{path} cannot be read as a file of tensors ({said}): {HOW_TO_SAVE}") from None
+        raise InputError(f"{path} cannot be read as a file of tensors ({said}): {how_to_save}") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -43,6 +43,25 @@ function link(text, onclick, attributes = {}) {
   return element("span", { class: "link", role: "link", tabindex: 0, onclick, onkeydown: key, ...attributes }, text);
 }
 
+/** A term in brackets, behind a question. */
+const bracket = (term) => element("span", { class: "bracket" }, "(", term, ")");
+
+/** Buttons of which one is pressed. */
+function segmented(label, entries, choose) {
+  return element(
+    "div",
+    { class: "segmented", role: "group", "aria-label": label },
+    ...entries.map(([value, text]) => button(text, () => choose(value), { "data-value": value })),
+  );
+}
+
+function press(group, value, disabled = false) {
+  for (const each of group.children) {
+    each.setAttribute("aria-pressed", each.dataset.value === String(value));
+    each.disabled = disabled;
+  }
+}
+
 // ---- Numbers --------------------------------------------------------------------------------------------------------
 
 const trueMinus = (text) => text.replace("-", "−");

@@ -356,20 +356,3 @@ class Panels {
     });
   }
 }
-
-const bracket = (term) => element("span", { class: "bracket" }, "(", term, ")");
-
-function segmented(label, entries, choose) {
-  return element(
-    "div",
-    { class: "segmented", role: "group", "aria-label": label },
-    ...entries.map(([value, text]) => button(text, () => choose(value), { "data-value": value })),
-  );
-}
-
-function press(group, value, disabled = false) {
-  for (const each of group.children) {
-    each.setAttribute("aria-pressed", each.dataset.value === String(value));
-    each.disabled = disabled;
-  }
-}
