@@ -54,7 +54,7 @@ class Training:
 
     n_images: int
     n_rows: int
-    batch_rows: int = 512
+    batch_rows: int = 256
 
     def dictionary(self, vit: PlantedFeatures, kind: str, *, nested: bool = False, **place: Any) -> SparseAutoencoder:
         """A dictionary with twice as many features as there are; nested: its first quarter and half are some, too."""
@@ -83,7 +83,7 @@ def main(
     if out is not None:
         make_folder(out)
     kinds, ratios = (kind[:1], [1.0, 4.0]) if quick else (kind, sorted(set(ratio)))
-    training = Training(64, 50_000, 256) if quick else Training(1024, 600_000)
+    training = Training(64, 50_000) if quick else Training(512, 300_000)
     rows = []
     jobs = [(seed, one) for seed in range(seeds) for one in ratios]
     for seed, one in tqdm(jobs, desc="planted models", unit="model", disable=not sys.stderr.isatty()):

@@ -225,9 +225,11 @@ def test_planted_features_are_recovered_and_random_weights_have_none(tmp_path):
     trained = {"topk", "topk transcoder"}
     beside = table[~table.index.get_level_values("dictionary").isin(trained)]
     assert len(beside) == 10
-    assert beside["cosine"].max() < 0.55
     assert table["auroc"]["topk", 1] > 0.85
     assert beside["auroc"].max() < 0.75
+    # The means of clusters have the right directions, but only one is on at a time.
+    assert beside.drop(index="k-means", level="dictionary")["cosine"].max() < 0.55
+    assert beside["recall"]["k-means", 1] < 0.3
     # Activity alone does not tell the models apart: the pictures are sparse.
     assert table["auroc_any"]["topk, random weights", 1] > 0.8
     page = (tmp_path / "recovery.md").read_text()
