@@ -333,8 +333,19 @@ def features(subject: Subject) -> Figures:
             )
         )
 
+    def one_feature() -> go.Figure:
+        found = vitlens.features.top_patches(model, subject.images[:3], sae=sae, n_features=1, progress=False)
+        removed = vitlens.features.feature_effects(
+            model, subject.images[:3], "all", sae=sae, features=found.axes["feature"], progress=False
+        )
+        return plots.feature_card(found, effects=removed)
+
     return {
         "training": training,
+        "feature": one_feature,
+        "features removed": lambda: plots.feature_effect_bars(
+            vitlens.features.feature_effects(model, subject.images[:3], sae=sae, features=range(5), progress=False)
+        ),
         "frontier": frontier,
         "memory of the MLP": lambda: card(k=9, one_per_image=True),
         "memory of attention": lambda: card(part="attn", k=15),

@@ -211,6 +211,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "evaluate_heatmaps": {**about, "heatmaps": torch.rand(2, 2, 2), "masks": masks, "n_steps": 2, **quiet},
         "evaluate_heatmaps_over_data": None,
         "feature_attribution": {**dictionary, "images": images, **quiet},
+        "feature_effects": {**dictionary, "images": images, "features": [0, 3], **quiet},
         "find_circuit": {"model": model, "scores": scores, "n_edges": 20},
         "find_register_neurons": {**about, "outlier_threshold": 1.01, **quiet},
         "heatmap": {**about, "method": "legrad", **quiet},

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from vitlens import InputError
-from vitlens.features import SparseAutoencoder, feature_attribution, top_patches
-from vitlens.plots.features import OUTLINE, feature_bars, feature_card
+from vitlens.features import SparseAutoencoder, evaluate_sae, feature_attribution, feature_effects, top_patches
+from vitlens.plots.feature_answers import feature_bars
+from vitlens.plots.features import OUTLINE, feature_card
 
 
 @pytest.fixture
@@ -89,7 +90,48 @@ def test_a_card_of_a_feature_that_is_never_on_or_no_patch(found):
     silent = top_patches(model, images, hook="z1", sae=dead, features=[3], progress=False)
     figure = feature_card(replace(silent, settings={**silent.settings, "model": "<b>"}), 3, pixels_of=pixels)
     assert "never above 0" in figure.layout.title.subtitle.text
+    assert "never on in these pictures" in [note.text for note in figure.layout.annotations]
     assert not figure.layout.images
+
+
+def test_a_card_shows_the_answers_without_the_feature(found):
+    model, images, sae = found
+    result = top_patches(model, images, sae=sae, k=2, progress=False)
+    feature, other = result.axes["feature"][:2]
+    effects = feature_effects(model, images, "all", sae=sae, features=[other, feature], progress=False)
+    figure = feature_card(result, feature, effects=effects, n_classes=2)
+    bars = [trace for trace in figure.data if trace.type == "bar"][2]
+    table = effects.means()
+    table = table[table["feature"] == feature].set_index("class")
+    # The four classes that change most, from the most raised to the most lowered.
+    assert sorted(abs(bars.x)) == pytest.approx(sorted(table["change"].abs())[-4:])
+    assert list(bars.x) == sorted(bars.x, reverse=True)
+    for told, change, above, below in zip(
+        bars.customdata, bars.x, bars.error_x.array, bars.error_x.arrayminus, strict=True
+    ):
+        row = table.loc[told[0].replace("&lt;", "<").replace("&gt;", ">")]
+        ends = (row["change"], row["high"], row["low"])
+        assert (change, change + above, change - below) == pytest.approx(ends)
+    with pytest.raises(InputError, match="not of feature"):
+        feature_card(result, feature, effects=feature_effects(model, images, sae=sae, features=other, progress=False))
+    scored = evaluate_sae(model, images, sae=sae, metrics=["locality"], baselines=(), progress=False)
+    scored = replace(scored, locality=torch.tensor([-0.25, torch.nan]).repeat(12))
+    for one, words in ((0, "−0.25"), (1, "not defined")):
+        card = feature_card(top_patches(model, images, sae=sae, features=one, progress=False), evaluation=scored)
+        assert f"locality (Moran’s I): {words}" in card.layout.title.subtitle.text
+    elsewhere = replace(effects, settings={**effects.settings, "dictionary": "another"})
+    with pytest.raises(InputError, match="must be of one dictionary"):
+        feature_card(result, feature, effects=elsewhere)
+
+
+def test_features_are_ordered_by_how_much_the_answers_move(found):
+    model, images, sae = found
+    effects = feature_effects(model, images, 4, sae=sae, features=range(8), progress=False)
+    figure = effects.plot(k=3)
+    table = effects.means().sort_values("kl", ascending=False)
+    assert list(figure.data[0].x) == list(table["change"][:3])
+    assert list(figure.layout.yaxis.ticktext) == [f"feature {feature}" for feature in table["feature"][:3]]
+    assert "&lt;b&gt;class 4" in figure.layout.xaxis.title.text
 
 
 def test_bars_sum_to_the_logit(found):

@@ -66,8 +66,12 @@ def makers():
         "TokenAblation": lambda: vitlens.ablate_tokens(**about, tokens=vitlens.choose.patch(0, 1)),
         "Knockout": lambda: vitlens.knockout_attention(model, images),
         "FeatureAttribution": lambda: vitlens.features.feature_attribution(**coded),
+        "FeatureEffects": lambda: vitlens.features.feature_effects(**coded, features=range(3)),
         "TopPatches": lambda: vitlens.features.top_patches(**coded, k=2),
         "DictionaryEvaluation": lambda: vitlens.features.evaluate_sae(**coded),
+        "TrainingHistory": lambda: vitlens.features.train(
+            **about, hook="resid_post0", k=2, n_rows=16, batch_rows=8, progress=False
+        ).history,
         "Description": lambda: vitlens.describe(**about, **QUIET),
         "RegisterNeurons": lambda: vitlens.registers.find_register_neurons(**about, outlier_threshold=1.01, **QUIET),
         "PatchPCA": lambda: vitlens.similarity.patch_pca(**about),

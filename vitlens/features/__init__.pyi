@@ -5,6 +5,8 @@ from .attribution import feature_attribution as feature_attribution
 from .dictionaries.cross_layer import CrossLayerTranscoder as CrossLayerTranscoder
 from .dictionaries.dictionary import SparseAutoencoder as SparseAutoencoder
 from .dictionaries.dictionary import Transcoder as Transcoder
+from .effects import FeatureEffects as FeatureEffects
+from .effects import feature_effects as feature_effects
 from .evaluation.baselines import baseline_dictionaries as baseline_dictionaries
 from .evaluation.result import DictionaryEvaluation as DictionaryEvaluation
 from .evaluation.run import evaluate_sae as evaluate_sae

@@ -13,7 +13,7 @@ from vitlens.arguments import checked, short
 from vitlens.choose.tokens import Box, TokenSet, select_tokens
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.hooks.hook_points import NO_TOKENS, HookName, Hooks, Reader, block_and_site, hook_name, resolve_names
+from vitlens.model.hooks.hook_points import NO_TOKENS, HookName, Reader, block_and_site, hook_name, resolve_names
 
 BEFORE_BLOCKS = ("hook_patch_embed", "hook_embed", "hook_pos_embed", "hook_embed_norm", "ln_pre.", "embed.")
 STREAM_WIDE = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
@@ -209,12 +209,17 @@ def first_touched(model: HookedViT, places: Sequence[HookPlace]) -> int:
 
 def suffix_of(
     model: HookedViT, images: Float[Tensor, "image channels height width"], places: Sequence[HookPlace]
-) -> Callable[[Hooks], Float[Tensor, "image classes"]]:
-    """A function from hooks on these places to logits; what lies before the first block that they can touch runs once."""
+) -> Callable[..., Float[Tensor, "image classes"]]:
+    """A function from hooks on these places to logits; what lies before the first block that they can touch runs once.
+
+    Its second argument, if given, says which of the pictures run: places in the batch, each as often as it is named.
+    """
     first = first_touched(model, places)
     if first <= 0:
-        return lambda hooks: model.run_with_hooks(images, fwd_hooks=hooks)
+        return lambda hooks, chosen=slice(None): model.run_with_hooks(images[chosen], fwd_hooks=hooks)
     grid = model.embed.grid(*images.shape[-2:])
     with torch.no_grad():
         stream = model(images, stop_at_layer=first)
-    return lambda hooks: model.run_with_hooks(stream, fwd_hooks=hooks, start_at_layer=first, grid=grid)
+    return lambda hooks, chosen=slice(None): model.run_with_hooks(
+        stream[chosen], fwd_hooks=hooks, start_at_layer=first, grid=grid
+    )

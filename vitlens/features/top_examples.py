@@ -139,7 +139,7 @@ def top_patches(
     if k < 1 or n_features < 1:
         raise InputError(f"k and n_features are at least 1, not {k} and {n_features}")
     source, target = ends(model, hook, sae, hook_out)
-    wanted = feature_numbers(features, sae.d_sae)
+    wanted = None if features is None else feature_numbers(features, sae.d_sae)
     batches = PictureBatches(model, images, batch_size)
     tops = StrongestTokens(k, one_per_image)
     grid: tuple[int, int] = model.cfg.grid_size
@@ -217,17 +217,15 @@ def promoted_classes(
     return moved[:, 0].cpu()
 
 
-def feature_numbers(features: int | Sequence[int] | None, n_features: int) -> list[int] | None:
-    """Features that there are, as given; None for None.
+def feature_numbers(features: int | Sequence[int], n_features: int) -> list[int]:
+    """A list of features' numbers.
 
     Raises:
-        InputError: none, or one that the dictionary has not.
+        InputError: no feature, or one that the dictionary does not have.
     """
-    if features is None:
-        return None
     chosen = [int(feature) for feature in items(features)]
     if not chosen:
-        raise InputError("the list of features is empty: name at least one, or pass None for the most active ones")
+        raise InputError("the list of features is empty: name at least one")
     for feature in chosen:
         if not 0 <= feature < n_features:
             raise InputError(f"there is no feature {feature}: the dictionary has features 0 to {n_features - 1}")

@@ -1,6 +1,8 @@
 """The figure of one feature: where it is strongest, how it is distributed, and which classes it raises or lowers."""
 
 from collections.abc import Callable
+from functools import partial
+from math import isnan
 
 import plotly.graph_objects as go
 import torch
@@ -11,14 +13,27 @@ from torch import Tensor
 from vitlens.data.class_names import short_name
 from vitlens.errors import InputError
 from vitlens.features.attribution import FeatureAttribution
+from vitlens.features.effects import FeatureEffects
 from vitlens.features.evaluation.result import DictionaryEvaluation
 from vitlens.features.top_examples import TopPatches
 from vitlens.features.training.result import TrainingHistory
-from vitlens.plots.dictionaries import training_curves
-from vitlens.plots.judging import density_histogram, judged_dictionaries
+from vitlens.plots.dictionaries import density_histogram, judged_dictionaries, training_curves
+from vitlens.plots.feature_answers import EFFECT_WORDS, bars_with_intervals, feature_bars, feature_effect_bars
 from vitlens.plots.shared.picture import Pixels, picture_uri
 from vitlens.plots.shared.places import hook_in_words
-from vitlens.plots.shared.style import COLOURS, LOWERS, NEUTRAL, OUTLINE, RAISES, array, finish, in_percent, text
+from vitlens.plots.shared.style import (
+    COLOURS,
+    LOWERS,
+    NEUTRAL,
+    OUTLINE,
+    RAISES,
+    array,
+    finish,
+    in_percent,
+    say_none,
+    text,
+)
+from vitlens.results.result import Result
 
 PixelsOf = Callable[[int], Pixels] | Float[Tensor, "picture height width 3"]
 
@@ -27,42 +42,54 @@ def feature_card(
     result: TopPatches,
     feature: int | None = None,
     *,
+    evaluation: DictionaryEvaluation | None = None,
+    effects: FeatureEffects | None = None,
     pixels_of: PixelsOf | None = None,
     context: int = 2,
     n_classes: int = 5,
 ) -> go.Figure:
     """A feature's top patches, the strongest of each picture: as crops, beside them the whole picture; with the feature's
-    activations and the classes that it promotes.
+    activations, the classes that it promotes, and what its removal does to the answers.
 
     Args:
         result: of `top_patches`.
         feature: which; by default the first that was looked for.
+        evaluation: of `evaluate_sae` on the same dictionary, whose scores of the feature are named.
+        effects: of `feature_effects` on the same dictionary, with the classes that are drawn.
         pixels_of: the colours of a picture by its number, as `model.to_pixels` gives them: a function, or a tensor of all;
             by default those that the result keeps.
         context: how many patches are shown on each side of the one that is outlined.
         n_classes: how many of the classes that the feature raises most, and lowers most, are named.
 
     Raises:
-        InputError: the feature is not in the result, or a picture is missing.
+        InputError: the feature is not in a result, a picture is missing, or the results are of different dictionaries.
     """
     feature = result.axes["feature"][0] if feature is None else feature
     row = result.row_of(feature)
+    for other in (evaluation, effects):
+        _check_same(result, other)
     ranks = [rank for rank in result.axes["rank"] if int(result.images[row, rank]) >= 0]
     found = _one_per_picture(result, row, ranks)
+    draw_panels = {"activations above 0": partial(_add_histogram, result=result, row=row)}
+    if result.promoted.shape[1]:
+        draw_panels["classes that its direction raises and lowers"] = partial(
+            _add_classes, values=result.promoted[row], names=result.class_names, n=n_classes
+        )
+    if effects is not None:
+        draw_panels["change of logits when it is removed"] = partial(
+            _add_effects, effects=effects, feature=feature, n=n_classes
+        )
     columns = 4 if len(found) > 9 else max(1, min(3, len(found)))
-    lines = max(2, -(-len(found) // columns))
-    has_classes = result.promoted.shape[1] > 0
-    figure = _layout(lines, columns, has_classes, [_crop_title(result, row, rank) for rank in found])
+    lines = max(2, len(draw_panels), -(-len(found) // columns))
+    figure, places = _layout(lines, columns, list(draw_panels), [_crop_title(result, row, rank) for rank in found])
     for i, rank in enumerate(found):
         pixels = _pixels(result.picture if pixels_of is None else pixels_of, int(result.images[row, rank]))
         _add_crop(figure, pixels, result, feature, rank, context, (i // columns + 1, i % columns + 1))
     for i in range(len(found), lines * columns):
         figure.update_xaxes(visible=False, row=i // columns + 1, col=i % columns + 1)
         figure.update_yaxes(visible=False, row=i // columns + 1, col=i % columns + 1)
-    upper = -(-lines // 2)
-    _add_histogram(figure, result, row, (1, columns + 1))
-    if has_classes:
-        _add_classes(figure, result, row, n_classes, (upper + 1, columns + 1))
+    for place, draw in zip(places, draw_panels.values(), strict=True):
+        draw(figure, at=place)
     settings = result.settings
     if len(found) == len(ranks):
         shown = f"; the {len(found)} strongest outlined" if found else "; never above 0 here"
@@ -73,46 +100,39 @@ def feature_card(
         figure,
         f"{settings.get('unit', 'feature').capitalize()} {feature} {hook_in_words(settings['hook'])}".rstrip(),
         f"{text(settings['model'])}, {text(settings['hook'])}, dictionary: {text(settings['dictionary'], 60)}<br>"
-        f"on in {in_percent(float(result.density[row]), 2)} of {settings['tokens_seen']:,} tokens{shown}",
-        height=150 + 190 * lines,
+        f"on in {in_percent(float(result.density[row]), 2)} of {settings['tokens_seen']:,} tokens{shown}"
+        + _scores(evaluation, feature),
+        height=170 + 190 * lines,
         showlegend=False,
-        margin={"l": 20, "r": 30, "t": 130, "b": 50},
+        margin={"l": 20, "r": 30, "t": 130 if evaluation is None else 148, "b": 50},
     )
 
 
-def feature_bars(attribution: FeatureAttribution, k: int = 15, image: int = 0, class_position: int = 0) -> go.Figure:
-    """The k features that weigh most in a logit, and the part that the dictionary does not explain."""
-    table = attribution.top(k, image, class_position)
-    named = attribution.values[image, class_position].sum().item() - float(table["logit"].sum())
-    others = {
-        "other features": named,
-        "error": attribution.error[image, class_position].item(),
-        "bias": attribution.bias[image, class_position].item(),
-        "rest": attribution.rest[image, class_position].item(),
-    }
-    names = [f"feature {feature}" for feature in table["feature"]] + list(others)
-    shares = [*table["logit"].tolist(), *others.values()]
-    colours = [RAISES if share > 0 else LOWERS for share in shares[: len(table)]] + [NEUTRAL] * len(others)
-    figure = go.Figure(
-        go.Bar(
-            x=shares,
-            y=names,
-            orientation="h",
-            marker={"color": colours},
-            hovertemplate="%{y}: %{x:+.4f}<extra></extra>",
-        )
-    )
-    figure.update_yaxes(autorange="reversed")
-    figure.update_xaxes(title=attribution.quantity)
-    figure.add_vline(x=0, line={"width": 1})
-    logit = attribution.logits[image, class_position].item()
-    return finish(
-        figure,
-        f"Which features say “{text(attribution.class_label(image, class_position))}”",
-        f"{text(attribution.settings['hook'])}, {attribution.settings['method']}; all bars sum to the logit {logit:.3f}",
-        height=140 + 22 * len(names),
-        margin={"l": 110, "r": 20, "t": 90, "b": 50},
-    )
+def _check_same(result: TopPatches, other: Result | None) -> None:
+    """Raises InputError where the other result is of another dictionary."""
+    if other is None:
+        return
+    for name in ("model", "hook", "dictionary"):
+        if other.settings[name] != result.settings[name]:
+            raise InputError(
+                f"the top patches are of the {name} {result.settings[name]}, and the {type(other).__name__} is of "
+                f"{other.settings[name]}: both must be of one dictionary"
+            )
+
+
+def _scores(evaluation: DictionaryEvaluation | None, feature: int) -> str:
+    """A line of the scores that an evaluation has of this feature."""
+    if evaluation is None:
+        return ""
+    told = []
+    for words, scores in (
+        ("locality (Moran’s I)", evaluation.locality),
+        ("monosemanticity", evaluation.monosemanticity),
+    ):
+        if scores is not None:
+            value = float(scores[feature])
+            told.append(f"{words}: " + ("not defined" if isnan(value) else f"{value:.2f}"))
+    return f"<br>{', '.join(told)}" if told else ""
 
 
 def _one_per_picture(result: TopPatches, row: int, ranks: list[int]) -> list[int]:
@@ -123,27 +143,24 @@ def _one_per_picture(result: TopPatches, row: int, ranks: list[int]) -> list[int
     return list(firsts.values())
 
 
-def _layout(lines: int, columns: int, has_classes: bool, titles: list[str]) -> go.Figure:
-    """Crops on the left; on the right the histogram over the upper half and the classes over the lower."""
-    upper = -(-lines // 2) if has_classes else lines
+def _layout(lines: int, columns: int, panels: list[str], titles: list[str]) -> tuple[go.Figure, list[tuple[int, int]]]:
+    """Crops on the left; on the right one panel below the other, with the places of these."""
+    begins = [lines * i // len(panels) for i in range(len(panels) + 1)]
     specs: list[list[dict | None]] = [[{} for _ in range(columns)] + [None] for _ in range(lines)]
-    specs[0][columns] = {"rowspan": upper}
-    if has_classes:
-        specs[upper][columns] = {"rowspan": lines - upper}
     every: list[str] = []
     for line in range(lines):
         every += (titles[line * columns : (line + 1) * columns] + [""] * columns)[:columns]
-        if line == 0:
-            every.append("activations above 0")
-        elif line == upper and has_classes:
-            every.append("classes that it raises and lowers")
+        if line in begins[:-1]:
+            panel = begins.index(line)
+            specs[line][columns] = {"rowspan": begins[panel + 1] - line}
+            every.append(panels[panel])
     figure = make_subplots(
         lines, columns + 1, specs=specs, subplot_titles=every, column_widths=[1.0] * columns + [1.9],
         horizontal_spacing=0.03, vertical_spacing=0.24 / lines,
     )  # fmt: skip
     for title in figure.layout.annotations:
         title.update(font={"size": 12})
-    return figure
+    return figure, [(begin + 1, columns + 1) for begin in begins[:-1]]
 
 
 def _crop_title(result: TopPatches, row: int, rank: int) -> str:
@@ -230,9 +247,14 @@ def _add_whole(
     return left + columns * each
 
 
-def _add_histogram(figure: go.Figure, result: TopPatches, row: int, at: tuple[int, int]) -> None:
+def _add_histogram(figure: go.Figure, *, result: TopPatches, row: int, at: tuple[int, int]) -> None:
     counts, width = result.counts[row], float(result.bin_width[row])
-    last = int(counts.nonzero().max()) + 1 if counts.any() else 1
+    if not counts.any():
+        figure.update_xaxes(visible=False, row=at[0], col=at[1])
+        figure.update_yaxes(visible=False, row=at[0], col=at[1])
+        say_none(figure, "never on in these pictures", *at)
+        return
+    last = int(counts.nonzero().max()) + 1
     middles = [(i + 0.5) * width for i in range(last)]
     bars = go.Bar(
         x=middles, y=array(counts[:last]), width=width, marker={"color": COLOURS[0], "line": {"width": 0}},
@@ -248,28 +270,55 @@ def _add_histogram(figure: go.Figure, result: TopPatches, row: int, at: tuple[in
     figure.update_xaxes(rangemode="tozero", row=at[0], col=at[1])
 
 
-def _add_classes(figure: go.Figure, result: TopPatches, row: int, n: int, at: tuple[int, int]) -> None:
-    promoted = result.promoted[row]
-    order = promoted.argsort(descending=True).tolist()
+def _add_classes(
+    figure: go.Figure, *, values: Float[Tensor, "classes"], names: list[str] | None, n: int, at: tuple[int, int]
+) -> None:
+    order = values.argsort(descending=True).tolist()
     shown = order if len(order) <= 2 * n else order[:n] + order[-n:]
-    names = [text(short_name(result.class_names[i]) if result.class_names else f"class {i}", 24) for i in shown]
-    values = [float(promoted[i]) for i in shown]
+    labels = [_class_name(names, i) for i in shown]
+    heights = [float(values[i]) for i in shown]
     bars = go.Bar(
-        x=values, y=list(range(len(shown))), orientation="h", customdata=names,
-        marker={"color": [RAISES if value > 0 else LOWERS for value in values]},
+        x=heights, y=list(range(len(shown))), orientation="h", customdata=labels,
+        marker={"color": [RAISES if value > 0 else LOWERS for value in heights]},
         hovertemplate="%{customdata}: %{x:+.3g}<extra></extra>",
     )  # fmt: skip
     figure.add_trace(bars, row=at[0], col=at[1])
+    _name_bars(figure, labels, at)
+    figure.update_xaxes(showticklabels=False, row=at[0], col=at[1])
+
+
+def _add_effects(figure: go.Figure, *, effects: FeatureEffects, feature: int, n: int, at: tuple[int, int]) -> None:
+    if feature not in effects.axes["feature"]:
+        raise InputError(f"the effects are not of feature {feature}: pass it in features= of feature_effects")
+    table = effects.means()
+    table = table[table["feature"] == feature]
+    if not int(table["images"].iloc[0]):
+        say_none(figure, "never on in these pictures", *at)
+        return
+    order = table["change"].abs().sort_values(ascending=False).index[: 2 * n]
+    table = table.loc[order].sort_values("change", ascending=False)
+    labels = [text(short_name(EFFECT_WORDS.get(label, label)), 24) for label in table["class"]]
+    figure.add_trace(bars_with_intervals(table, labels), row=at[0], col=at[1])
+    _name_bars(figure, labels, at)
+
+
+def _class_name(names: list[str] | None, index: int) -> str:
+    return text(short_name(names[index]) if names else f"class {index}", 24)
+
+
+def _name_bars(figure: go.Figure, labels: list[str], at: tuple[int, int]) -> None:
+    """Bars from top to bottom with their names on the right, and a line at 0."""
     figure.update_yaxes(
-        autorange="reversed", side="right", tickvals=list(range(len(shown))), ticktext=names,
+        autorange="reversed", side="right", tickvals=list(range(len(labels))), ticktext=labels,
         row=at[0], col=at[1],
     )  # fmt: skip
-    figure.update_xaxes(zeroline=True, zerolinecolor=NEUTRAL, showticklabels=False, row=at[0], col=at[1])
+    figure.update_xaxes(zeroline=True, zerolinecolor=NEUTRAL, row=at[0], col=at[1])
 
 
 FIGURES = {
     TopPatches: feature_card,
     FeatureAttribution: feature_bars,
+    FeatureEffects: feature_effect_bars,
     DictionaryEvaluation: {"measures": judged_dictionaries, "density": density_histogram},
     TrainingHistory: training_curves,
 }

@@ -115,9 +115,9 @@ def _steering(
         raise InputError(
             f"n_runs={n_runs} allows not one feature at {len(each)} doses (1 is always one): allow more runs"
         )
-    chosen = feature_numbers(features, n_features)
-    if chosen is None:
+    if features is None:
         return Steering(None, each, n_runs // len(each))
+    chosen = feature_numbers(features, n_features)
     if len(chosen) * len(each) > n_runs:
         raise InputError(
             f"{len(chosen)} features at {len(each)} doses are {len(chosen) * len(each)} runs of a picture, more than "
