@@ -6,7 +6,8 @@ Dictionaries get twice as many features as there are, and k = 4. Cosine: of each
 dictionary, mean over features. AUROC: does the activity of that feature say where the planted one is on?
 
 Beside them: the neurons, principal components, k-means, random directions, and the same training on the same model with
-random weights. Transcoders are compared with what the MLP writes for each feature, where no features overlap.
+random weights. Transcoders are compared with what the MLP of block 1 writes for each feature, cross-layer transcoders with
+what those of blocks 1 to 3 write, where no features overlap.
 
 \b
     python experiments/planted_dictionaries.py --out out/planted_dictionaries
@@ -20,25 +21,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
 import typer
 from page_table import markdown, renew
-from plotly.subplots import make_subplots
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
 from vitlens.cli import run
 from vitlens.errors import InputError
-from vitlens.features import SparseAutoencoder, baseline_dictionaries, train
-from vitlens.features.training.settings import KINDS
+from vitlens.features import CrossLayerTranscoder, SparseAutoencoder, baseline_dictionaries, train
 from vitlens.files import make_folder, write_whole
 from vitlens.planted import PlantedFeatures, feature_recovery, planted_features
-from vitlens.plots.shared.series import legend_below, line
-from vitlens.plots.shared.style import COLOURS, NEUTRAL, finish
-from vitlens.results.writing import write_figure, write_table
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
+KINDS = ("topk", "batchtopk", "jumprelu", "relu")
 WIDTH, N_ACTIVE = 24, 4
 RATIOS = (0.5, 1.0, 2.0, 4.0, 8.0)
 TRANSCODED = {"hook": "blocks.1.hook_resid_mid", "hook_out": "blocks.1.hook_mlp_out"}
@@ -46,6 +44,7 @@ BASELINES = {"neurons": "neurons", "pca": "principal components", "kmeans": "k-m
 ON_RANDOM = "{}, random weights"
 MATRYOSHKA = "{}, Matryoshka"
 TRANSCODER = "{} transcoder"
+CROSS_LAYER = "{} cross-layer transcoder"
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,9 @@ class Training:
     n_rows: int
     batch_rows: int = 256
 
-    def dictionary(self, vit: PlantedFeatures, kind: str, *, nested: bool = False, **place: Any) -> SparseAutoencoder:
+    def dictionary(
+        self, vit: PlantedFeatures, kind: str, *, nested: bool = False, **place: Any
+    ) -> SparseAutoencoder | CrossLayerTranscoder:
         """A dictionary with twice as many features as there are; nested: its first quarter and half are some, too."""
         n_features = 2 * len(vit.directions)
         about = {"matryoshka": (n_features // 4, n_features // 2)} if nested else {}
@@ -64,7 +65,8 @@ class Training:
             vit.model, vit.pictures(self.n_images, seed=1000).images, **place or {"hook": vit.hook}, kind=kind, k=N_ACTIVE,
             n_features=n_features, tokens="patches", n_rows=self.n_rows, batch_rows=self.batch_rows, progress=False, **about,
         )  # fmt: skip
-        return trained.sae
+        (found,) = trained.values()
+        return found
 
 
 @app.command(help=__doc__)
@@ -96,9 +98,9 @@ def main(
     for table, title in zip(tables, TITLES, strict=True):
         show(table, title)
     if out is not None:
-        write_table(frame, out / "recovery.csv")
+        write_whole(out / "recovery.csv", frame.to_csv(index=False).encode())
         write_whole(out / "recovery.md", as_markdown(tables).encode())
-        write_figure(figure(means, kinds), out / "recovery.html")
+        write_whole(out / "recovery.html", figure(means).to_html().encode())
     if renew_page:
         renew("planted.md", "planted dictionaries", as_markdown(tables))
 
@@ -126,9 +128,12 @@ def recoveries(
             yield name, scores(vit, training.dictionary(vit, kind, **TRANSCODED))
             if nested:
                 yield MATRYOSHKA.format(name), scores(vit, training.dictionary(vit, kind, nested=True, **TRANSCODED))
+                read = [f"blocks.{block}.hook_resid_mid" for block in vit.written]
+                across = training.dictionary(vit, kind, hook=read, cross_layer=True)
+                yield CROSS_LAYER.format(kind), scores(vit, across)
 
 
-def scores(vit: PlantedFeatures, sae: SparseAutoencoder) -> dict[str, float]:
+def scores(vit: PlantedFeatures, sae: SparseAutoencoder | CrossLayerTranscoder) -> dict[str, float]:
     """Every score of a dictionary."""
     found = feature_recovery(vit, sae)
     names = ("cosine", "found", "one_to_one", "auroc", "precision", "recall", "auroc_any")
@@ -180,26 +185,21 @@ def as_markdown(tables: list[pd.DataFrame]) -> str:
     return "\n\n".join(parts)
 
 
-def figure(means: pd.DataFrame, kinds: list[str]) -> go.Figure:
+def figure(means: pd.DataFrame) -> go.Figure:
     """Cosines over superposition: what was trained on the planted model, and what it is compared with."""
-    drawn = make_subplots(1, 2, subplot_titles=["trained on the planted model", "beside it"], shared_yaxes=True)
-    grey = COLOURS.index(NEUTRAL)
-    lines = [(kind, i, "solid", 1) for i, kind in enumerate(kinds)]
-    lines += [(MATRYOSHKA.format(kind), i, "dash", 1) for i, kind in enumerate(kinds)]
-    lines += [(ON_RANDOM.format(kind), i, "dot", 2) for i, kind in enumerate(kinds)]
-    dashes = ("solid", "dash", "dashdot", "longdash")
-    lines += [(name, grey, dash, 2) for name, dash in zip(BASELINES.values(), dashes, strict=True)]
-    for name, colour, dash, panel in lines:
-        found = means[means["dictionary"] == name]
-        if len(found):
-            line(drawn, found, "ratio", name, colour, y="cosine", row=1, col=panel, dash=dash)
-    ratios = sorted(means["ratio"].unique())
-    drawn.update_xaxes(
-        type="log", tickvals=ratios, ticktext=[f"{ratio:g}" for ratio in ratios], title="features / dimensions"
-    )
-    drawn.update_yaxes(range=[0, 1.02]).update_yaxes(title="cosine with the nearest direction", col=1)
-    subtitle = f"mean over planted features; {WIDTH} dimensions, {N_ACTIVE} features on in a patch"
-    return legend_below(finish(drawn, "Are planted features recovered?", subtitle, height=520, width=1000))
+    parts = means["dictionary"].str.partition(", ")
+    table = means.assign(kind=parts[0], variant=parts[2].replace("", "plain"))
+    table = table[table["kind"].isin([*KINDS, *BASELINES.values()])]
+    compared = table["kind"].isin(BASELINES.values()) | (table["variant"] == "random weights")
+    table["panel"] = compared.map({False: "trained on the planted model", True: "for comparison"})
+    drawn = px.line(
+        table, x="ratio", y="cosine", color="kind", line_dash="variant", facet_col="panel", markers=True, log_x=True,
+        range_y=[0, 1.02], title="Cosine of planted directions with the nearest of a dictionary", template="simple_white",
+        labels={"ratio": "features / dimensions"},
+    )  # fmt: skip
+    ratios = sorted(table["ratio"].unique())
+    drawn.update_xaxes(tickvals=ratios, ticktext=[f"{ratio:g}" for ratio in ratios])
+    return drawn.for_each_annotation(lambda note: note.update(text=note.text.removeprefix("panel=")))
 
 
 if __name__ == "__main__":
