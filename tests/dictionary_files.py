@@ -18,6 +18,7 @@ def draw(*shape, scale=0.5):
 GENERATOR.manual_seed(5)
 X = draw(30, D, scale=2.0) + 0.5
 W_ENC, B_ENC, W_DEC, B_DEC = draw(D, F), draw(F), draw(F, D), draw(D)
+ATOMS, LOG = W_DEC / W_DEC.norm(dim=-1, keepdim=True), torch.tensor(0.3, dtype=torch.float64)
 GATE, MAG, R, B_OUT, SKIP, JUMPS = draw(F), draw(F), draw(F), draw(D), draw(D, D), draw(F).abs()
 
 
@@ -49,6 +50,10 @@ def layer_normed(x):
 
 def gated(x):
     return relu((x - B_DEC) @ W_ENC * R.exp() + MAG) * ((x - B_DEC) @ W_ENC + GATE > 0)
+
+
+def tied(x):
+    return relu(LOG.exp() * x @ ATOMS.T)
 
 
 def grouped(h, k):
@@ -106,6 +111,11 @@ def bench(kind, **more):
     return {"architecture": kind, "d_model": D, "dict_size": F, "expansion_factor": F // D, "layer": 1, **more}
 
 
+def saelens(kind, **more):
+    about = {"architecture": kind, "d_in": D, "d_sae": F, "dtype": "float64", "normalize_activations": "none"}
+    return {**about, "metadata": {"hook_name": "blocks.1.hook_resid_mid"}, **more}
+
+
 def sparsify(**more):
     settings = {"activation": "topk", "expansion_factor": F // D, "num_latents": 0, "k": K, "d_in": D}
     return {**settings, "transcode": False, "skip_connection": False, **more}
@@ -113,6 +123,7 @@ def sparsify(**more):
 
 SPARSE = {"encoder.weight": W_ENC.T, "encoder.bias": B_ENC, "W_dec": W_DEC, "b_dec": B_DEC}
 BENCH = {"encoder.weight": W_ENC.T, "encoder.bias": B_ENC, "decoder.weight": W_DEC, "decoder.bias": B_DEC}
+SAELENS = with_config("cfg.json", "sae_weights.safetensors")
 PRISMA = with_config("config.json", "weights.pt")
 AE = with_config("config.json", "ae.pt")
 EAI = with_config("cfg.json", "sae.safetensors")
@@ -121,6 +132,23 @@ ROOT = X.square().sum(-1, keepdim=True).div(D).sqrt()
 LENGTHS = W_DEC.norm(dim=-1)
 #: By name: how the files are written, tensors, settings; then the features of X and what is written from features f.
 CASES = {
+    "saelens gated": (
+        SAELENS, {"W_enc": W_ENC, "W_dec": W_DEC, "b_dec": B_DEC, "b_gate": GATE, "b_mag": MAG, "r_mag": R},
+        saelens("gated", apply_b_dec_to_input=True), gated(X), write,
+    ),
+    "saelens skip transcoder": (
+        SAELENS, {**ARRAYS, "W_skip": SKIP, "threshold": JUMPS},
+        saelens("jumprelu_skip_transcoder", apply_b_dec_to_input=False, d_out=D),
+        pre(X, 0) * (pre(X, 0) > JUMPS), lambda f: write(f) + X @ SKIP.T,
+    ),
+    "overcomplete jumprelu": (
+        lambda folder, state, settings: torch.save(state, folder / "sae.pt"),
+        {
+            "dictionary._weights": ATOMS, "dictionary.multiplier": LOG, "thresholds": GATE,
+            "encoder.tied_to._weights": ATOMS, "encoder.tied_to.multiplier": LOG,
+        },
+        {}, tied(X) * (tied(X) >= GATE.exp()), lambda f: LOG.exp() * f @ ATOMS,
+    ),
     "saev before schemas": (saev, ARRAYS, {"d_vit": D, "exp_factor": F // D, "seed": 0}, relu(pre(X)), write),
     "saev 3 topk": (saev, ARRAYS, schema(3, "TopK", top_k=20), top(pre(X, 0), 20), write),
     "saev 5 relu": (saev, ARRAYS, schema(5, "Relu"), relu(pre(X, 0)), write),
@@ -188,6 +216,7 @@ CASES = {
 }  # fmt: skip
 #: What a file may lack: the rest says the same, or an older version of the library had no such tensor or setting.
 MAY_LACK = {
+    "saelens": {"d_in", "d_sae", "d_out", "dtype", "metadata", "hook_name"},
     "dictionary_learning": {"k", "dict_class", "activation_dim", "dict_size", "submodule_name", "trainer"},
     "dictionary_learning topk": {"threshold"},
     "visaebench": {"decoder.bias", "d_model", "dict_size", "expansion_factor", "layer"},
@@ -197,7 +226,8 @@ MAY_LACK = {
 }
 #: Settings whose value is carried, and those that say nothing of what is computed.
 CARRIED = {
-    "k", "top_k", "threshold", "hook_point_layer", "out_hook_point_layer", "layer", "seed", "submodule_name", "transcode",
+    "k", "top_k", "threshold", "hook_name", "apply_b_dec_to_input", "hook_point_layer", "out_hook_point_layer", "layer",
+    "seed", "submodule_name", "transcode",
 }  # fmt: skip
 
 

@@ -242,6 +242,9 @@ def test_a_share_is_told_only_where_it_is_one():
 #: pages and stores of a script's own are written with the parts that vitlens' pages and studies are made of.
 INSIDE = {
     "benchmarks/dataset_pass.py": {"faithfulness.perturbation", "heatmaps.methods.baselines", "lens.measures", "lens.trace"},
+    "benchmarks/dictionaries.py": {
+        "features.places", "features.training.learner", "features.training.settings",
+    },
     "benchmarks/run_footprint.py": {"cli.main"},
     "check_published.py": {"data.imagenet_s"},
     "compare_heatmaps.py": {
@@ -251,6 +254,10 @@ INSIDE = {
     "compare_patching.py": {"patching.edges", "patching.gradients"},
     "compare_runs.py": {"model.provenance", "pages.page", "paper.figures", "plots.shared.series"},
     "compare_with_timm.py": {"model.checkpoints.timm_models"},
+    "dictionary_frontier.py": {
+        "data.picture_sets", "features.places", "features.training.fills", "features.training.learner",
+        "features.training.settings", "model.runs.picture_batches",
+    },
     "gallery.py": {
         "model.provenance", "pages.explorer.measure.evidence", "pages.page", "paper.figures", "paper.run",
         "plots.description",

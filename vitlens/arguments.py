@@ -68,6 +68,8 @@ def check_of(parameter: inspect.Parameter) -> Check | None:
     is_union = get_origin(annotation) in (Union, UnionType)
     kinds = set(get_args(annotation)) if is_union else {annotation}
     check = _by_type(name, kinds - {NoneType}) or BY_NAME.get(name)
+    if check is hook and any(get_origin(kind) is Sequence for kind in kinds):
+        check = several_hooks
     if check is None or NoneType not in kinds:
         return check
     return lambda name, value: None if value is None else check(name, value)
@@ -220,6 +222,12 @@ def hook(name: str, value: Any) -> None:
             f"{name} is the name of a hook point, such as 'resid_post5', or a key such as ('resid_post', 5), not "
             f"{short(value)}"
         )
+
+
+def several_hooks(name: str, value: Any) -> None:
+    """The name of a hook point, or a list of them."""
+    for item in value if isinstance(value, list) else [value]:
+        hook(name, item)
 
 
 def names(name: str, value: Any) -> None:

@@ -9,7 +9,8 @@ import torch
 from vitlens import InputError, load_sae
 from vitlens.features import CrossLayerTranscoder
 
-READ, WRITE = "blocks.{}.ln2.hook_normalized", "blocks.{}.hook_mlp_out"
+READ, WRITE = "blocks.{}.hook_resid_mid", "blocks.{}.hook_mlp_out"
+NORMALISED = "blocks.{}.ln2.hook_normalized"
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +33,8 @@ def arrays_of():
 
 @pytest.fixture(scope="module")
 def clt_of(arrays_of):
-    def make(widths=(5, 7, 4), d=32, skip=False, seed=0, **options):
-        hooks = {"hooks": [READ.format(i) for i in range(len(widths))]}
+    def make(widths=(5, 7, 4), d=32, skip=False, seed=0, reads=READ, **options):
+        hooks = {"hooks": [reads.format(i) for i in range(len(widths))]}
         hooks |= {"hooks_out": [WRITE.format(i) for i in range(len(widths))]}
         return CrossLayerTranscoder.from_arrays(**arrays_of(widths, d, skip, seed), **hooks, **options)
 
@@ -75,7 +76,8 @@ def test_what_it_computes(arrays_of, clt_of, skip):
         ({"widths": (6, 6, 6), "activation": "jumprelu", "threshold": [0.1, [0.2] * 6, 0.3]}, True),
         ({}, False),
         ({"activation": "topk", "k": [1, 3, 2]}, False),
-        ({"skip": True}, False),
+        ({"widths": (6, 6, 6), "skip": True}, True),
+        ({"widths": (6, 6, 6), "reads": NORMALISED}, False),
     ],
 )
 def test_a_saved_folder_is_read_again(clt_of, tmp_path, options, theirs):
@@ -113,6 +115,25 @@ def test_a_folder_of_circuit_tracer_by_its_layout(arrays_of, tmp_path):
     _, written = in_numpy(w, xs, lambda h: h * (h > 0.25))
     for found, expected in zip(clt([torch.from_numpy(x) for x in xs]), written, strict=True):
         assert np.abs(found.numpy() - expected).max() < 1e-12
+    skip = torch.from_numpy(np.random.default_rng(9).normal(size=(3, 32, 32)))
+    for i in range(3):
+        held = {"W_enc": tensors["W_enc"][i].T, "b_enc": tensors["b_enc"][i], "b_dec": tensors["b_dec"][i]}
+        held |= {"threshold": torch.full((6,), 0.25, dtype=torch.float64), "W_skip": skip[i]}
+        save_file({f"{name}_{i}": t.contiguous() for name, t in held.items()}, tmp_path / f"W_enc_{i}.safetensors")
+    # circuit-tracer adds x W_skip, not x W_skipᵀ.
+    again = load_sae(tmp_path)([torch.from_numpy(x) for x in xs])
+    for found, expected, x, matrix in zip(again, written, xs, skip, strict=True):
+        assert np.abs(found.numpy() - expected - x @ matrix.numpy()).max() < 1e-12
+    about = (tmp_path / "config.yaml").read_text()
+    for changed, said in (
+        (about.replace("hook_resid_mid", "ln2.hook_normalized"), "holds something else here or nothing"),
+        (about + "activation: relu", "which has none"),
+        (about.replace("cross_layer_transcoder", "transcoder_set"), "model_kind is 'transcoder_set'"),
+    ):
+        (tmp_path / "config.yaml").write_text(changed)
+        with pytest.raises(InputError, match=said):
+            load_sae(tmp_path)
+    (tmp_path / "config.yaml").write_text(about)
     (tmp_path / "W_dec_1.safetensors").unlink()
     with pytest.raises(InputError, match=r"there is no file .*W_dec_1"):
         load_sae(tmp_path)

@@ -28,7 +28,9 @@ def save(tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         save_file({key: value.contiguous() for key, value in weights.items()}, folder / "sae_weights.safetensors")
-        (folder / "cfg.json").write_text(json.dumps({"d_in": D, "d_sae": F, "dtype": "float64", **cfg}))
+        always = {"normalize_activations": "none", "reshape_activations": "none"} if "metadata" in cfg else {}
+        always |= {"apply_b_dec_to_input": "transcoder" not in cfg["architecture"]} if "metadata" in cfg else {}
+        (folder / "cfg.json").write_text(json.dumps({"d_in": D, "d_sae": F, "dtype": "float64", **always, **cfg}))
         return folder
 
     return write
@@ -190,11 +192,11 @@ def test_what_saelens_folders_may_not_hold(tmp_path, save, weights_of):
     cases = {
         "temporal": ({}, {"architecture": "temporal"}),
         "W_extra": ({"W_extra": torch.zeros(2)}, {"architecture": "standard"}),
-        "threshold are missing": ({}, {"architecture": "jumprelu"}),
+        "threshold missing": ({}, {"architecture": "jumprelu"}),
         "gelu": ({}, {"architecture": "standard", "activation_fn": "gelu"}),
         "median": ({}, {"architecture": "standard", "normalize_activations": "median"}),
         "hook_head_index is 3": ({}, {"architecture": "standard", "hook_head_index": 3}),
-        "says d_in 99": ({}, {"architecture": "standard", "d_in": 99}),
+        "say d_in 99": ({}, {"architecture": "standard", "d_in": 99}),
         "apply_b_dec_to_input is false": ({}, {"architecture": "transcoder", "apply_b_dec_to_input": True}),
         "is no dtype": ({}, {"architecture": "standard", "dtype": "floaty"}),
     }
@@ -369,7 +371,7 @@ def test_what_overcomplete_files_may_not_be(overcomplete, tmp_path):
     with pytest.raises(InputError, match="is no state_dict"):
         load_sae(path, activation="relu")
     for kind, options, said in (
-        ("QSAE", {"q": 4}, "holds Q"),
+        ("QSAE", {"q": 4}, "Q unknown"),
         ("MpSAE", {}, "no linear encoder"),
         ("SAE", {"encoder_module": "mlp_ln_1"}, "final_block.1.weight"),
     ):

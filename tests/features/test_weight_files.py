@@ -43,6 +43,7 @@ def overcomplete(weights, tmp_path):
     def load(changed=None, **options):
         state = {
             "dictionary._weights": weights["W_dec"],
+            "dictionary.multiplier": torch.zeros(()),
             "encoder.final_block.0.weight": weights["W_enc"].T,
             "encoder.final_block.0.bias": weights["b_enc"],
         }

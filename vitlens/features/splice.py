@@ -14,7 +14,6 @@ from vitlens.arguments import checked, short
 from vitlens.choose.tokens import TokenSet
 from vitlens.errors import InputError
 from vitlens.features.dictionaries.cross_layer import CrossLayerTranscoder
-from vitlens.features.dictionaries.dictionary import SparseAutoencoder
 from vitlens.features.placed import AnyDictionary, PerPart, PlacedDictionary, place_dictionary
 from vitlens.features.places import chosen_rows, split_rows
 from vitlens.model.hooked_vit import HookedViT
@@ -220,7 +219,7 @@ def with_sae(
 @checked
 @contextmanager
 def with_saes(
-    model: HookedViT, saes: Mapping[HookName, SparseAutoencoder], **options: Any
+    model: HookedViT, saes: Mapping[HookName, AnyDictionary], **options: Any
 ) -> Iterator[dict[HookName, SplicedDictionary]]:
     """`with_sae` for several hook points at once, with the same options; yields a dictionary from hook to handle.
 
@@ -242,4 +241,12 @@ def with_saes(
     if not isinstance(saes, Mapping) or not saes:
         raise InputError(f"saes is a mapping from hook points to dictionaries, at least one, not {short(saes)}")
     with ExitStack() as stack:
-        yield {hook: stack.enter_context(with_sae(model, hook, sae, **options)) for hook, sae in saes.items()}
+        yield {
+            hook: stack.enter_context(with_sae(model, _hook_of(hook, sae), sae, **options))
+            for hook, sae in saes.items()
+        }
+
+
+def _hook_of(hook: HookName, sae: AnyDictionary) -> HookName | None:
+    """Where a dictionary of this name reads; a cross-layer transcoder has hook points of its own."""
+    return None if isinstance(sae, CrossLayerTranscoder) else hook

@@ -55,6 +55,8 @@ class CrossLayerTranscoder(FiniteWeights):
         self.hooks_out = list(hooks_out)
         #: Where it came from, for figures and results.
         self.source = source
+        #: What its files say of its training.
+        self.metadata: dict[str, Any] = {}
 
     @classmethod
     @checked
@@ -129,8 +131,9 @@ class CrossLayerTranscoder(FiniteWeights):
     def save(self, path: str | Path) -> None:
         """Writes a folder in circuit-tracer's format (config.yaml, W_enc_….safetensors, W_dec_….safetensors).
 
-        `load_sae` reads it again. circuit-tracer reads it where it has such dictionaries: ReLU or JumpReLU, no skip
-        connection, and the same number of features and the same kind of hook point in all blocks.
+        `load_sae` reads it again. circuit-tracer reads it where it has such dictionaries: ReLU or JumpReLU, with the same
+        number of features in all blocks, and at hook points of one kind that holds the same in TransformerLens (not
+        `hook_normalized`, which has the norm's weight and bias there).
 
         Raises:
             InputError: an activation function that the format has no name for; the folder cannot be written.

@@ -56,7 +56,7 @@ def read_circuit_tracer(files: DictionaryFiles, options: LoadOptions) -> CrossLa
     kind = cfg.get("activation", "relu" if threshold is None else "jumprelu")
     if threshold is not None and kind != "jumprelu":
         raise InputError(f"{folder} holds thresholds, and {SETTINGS} says the activation {kind!r}, which has none")
-    return CrossLayerTranscoder.from_arrays(
+    clt = CrossLayerTranscoder.from_arrays(
         [weights[f"W_enc_{block}"].T for block in range(n)],
         of_blocks("b_enc"),
         [weights[f"W_dec_{block}"].movedim(1, 0) for block in range(n)],
@@ -70,6 +70,8 @@ def read_circuit_tracer(files: DictionaryFiles, options: LoadOptions) -> CrossLa
         W_skip=None if skip is None else [values.T for values in skip],
         source=str(folder),
     )
+    clt.metadata = cfg.get("metadata") or {}
+    return clt
 
 
 def save_cross_layer(clt: CrossLayerTranscoder, folder: str | Path) -> None:
@@ -89,15 +91,17 @@ def save_cross_layer(clt: CrossLayerTranscoder, folder: str | Path) -> None:
             "blocks: save its arrays instead"
         )
     reads, writes = (_common_site(hooks) for hooks in (clt.hooks, clt.hooks_out))
-    is_theirs = kind in ("relu", "jumprelu") and not clt.has_skip and len(set(clt.n_features)) == 1
+    same_sites = all(site and transformer_lens_hook(f"blocks.0.{site}") for site in (reads, writes))
+    is_theirs = same_sites and kind in ("relu", "jumprelu") and len(set(clt.n_features)) == 1
     settings = {
-        "model_kind": KIND if is_theirs and reads and writes else OWN_KIND,
+        "model_kind": KIND if is_theirs else OWN_KIND,
         "feature_input_hook": reads,
         "feature_output_hook": writes,
         "hooks": clt.hooks,
         "hooks_out": clt.hooks_out,
         "activation": kind,
         **({"k": [activation.k for activation in clt.activations]} if kind == "topk" else {}),
+        "metadata": clt.metadata,
     }
     folder = make_folder(folder)
     for block, activation in enumerate(clt.activations):

@@ -12,8 +12,8 @@ from vitlens.errors import InputError
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder, Transcoder, complete_weights
 from vitlens.features.dictionaries.nonlinearities import Gated, nonlinearity
 from vitlens.features.formats.dictionary_format import DictionaryFormat, LoadOptions
+from vitlens.features.formats.exact import Axes, check_said, exact_weights
 from vitlens.features.formats.opened import DictionaryFiles, read_safetensors, read_settings
-from vitlens.model.weights.checks import check_range, check_weights
 
 CONFIG, WEIGHTS, SPARSITY, SCALER = (
     "cfg.json",
@@ -34,6 +34,17 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "jumprelu_transcoder": ("b_enc", "threshold"),
     "jumprelu_skip_transcoder": ("b_enc", "threshold", "W_skip"),
 }
+# Their axes; those of a sparse autoencoder's output are those of its input.
+SAELENS_AXES: Axes = {
+    "W_enc": ("d_in", "d_sae"),
+    "W_dec": ("d_sae", "d_out"),
+    "b_dec": ("d_out",),
+    "topk_threshold": (),
+    "W_skip": ("d_out", "d_in"),
+    **dict.fromkeys(("b_enc", "b_gate", "b_mag", "r_mag", "threshold", "scaling_factor"), ("d_sae",)),
+}
+# What version 6 always writes; earlier versions left out what they did not have.
+ALWAYS_SAID = ("architecture", "apply_b_dec_to_input", "normalize_activations")
 OLD_NAMES = {
     "hook_point": "hook_name",
     "hook_point_head_index": "hook_head_index",
@@ -56,16 +67,14 @@ def read_saelens(files: DictionaryFiles, options: LoadOptions) -> SparseAutoenco
         raise InputError(
             f"{folder} holds a SAE of the architecture {architecture!r}; vitlens knows {', '.join(ARCHITECTURES)}"
         )
-    weights = read_safetensors(folder / WEIGHTS)
-    if dtype is None:
-        dtype = _dtype(cfg.get("dtype"))
-    check_weights(weights.items(), str(folder / WEIGHTS))
-    check_range(weights.items(), dtype)
-    weights = {name: value.to(dtype) for name, value in weights.items()}
+    state, source = read_safetensors(folder / WEIGHTS), str(folder / WEIGHTS)
+    if dtype is None and cfg.get("dtype") is not None:
+        dtype = _dtype(cfg["dtype"])
+    weights = exact_weights(state, _axes_of_architecture(architecture, state), source, dtype)
     _check_settings(cfg, folder)
-    _rename_and_check(weights, architecture, cfg, folder)
-    if "scaling_factor" in weights:
-        weights["W_dec"] = weights["W_dec"] * weights.pop("scaling_factor")[:, None]
+    if "log_threshold" in weights:
+        weights["threshold"] = weights.pop("log_threshold").exp()
+    _fold_finetuning(weights, cfg, folder)
     _fold_input_scale(weights, cfg, folder, options.scaling_factor)
     _fold_decoder_norm(weights, cfg)
     sae = _build(weights, cfg, str(folder))
@@ -78,9 +87,9 @@ def read_saelens(files: DictionaryFiles, options: LoadOptions) -> SparseAutoenco
 
 def _build(weights: dict[str, Tensor], cfg: dict[str, Any], source: str) -> SparseAutoencoder:
     basic = complete_weights(weights)
-    for name, found in (("d_in", basic["W_enc"].shape[0]), ("d_sae", basic["W_dec"].shape[0])):
-        if cfg.get(name, found) != found:
-            raise InputError(f"{source}: {CONFIG} says {name} {cfg[name]}, the weights say {found}")
+    lengths = {"d_in": basic["W_enc"].shape[0], "d_sae": basic["W_dec"].shape[0], "d_out": basic["W_dec"].shape[1]}
+    for name in lengths if "transcoder" in cfg["architecture"] else ("d_in", "d_sae"):
+        check_said(name, cfg.get(name), lengths[name], source)
     normalisation = cfg["normalize_activations"]
     common: dict[str, Any] = {
         **basic,
@@ -107,6 +116,9 @@ def _nonlinearity(weights: dict[str, Tensor], cfg: dict[str, Any]) -> nn.Module:
 def _read_config(folder: Path) -> dict[str, Any]:
     """The settings with version 6's names, including those that version 6 keeps under "metadata"."""
     found = read_settings(folder / CONFIG)
+    lacking = [name for name in ALWAYS_SAID if name not in found] if "metadata" in found else []
+    if lacking:
+        raise InputError(f"{folder / CONFIG} does not say {', '.join(lacking)}, so it is not known what it computes")
     cfg = {**(found.get("metadata") or {}), **found}
     cfg = {OLD_NAMES.get(name, name): value for name, value in cfg.items()}
     cfg["architecture"] = cfg.get("architecture") or "standard"
@@ -116,8 +128,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
         cfg.setdefault("k", k)
     if cfg["architecture"] == "topk":
         cfg["activation_fn"] = "topk"
-        # SAELens' own default.
-        cfg.setdefault("k", 100)
     normalisation = cfg.get("normalize_activations")
     if isinstance(normalisation, bool):
         normalisation = "expected_average_only_in" if normalisation else "none"
@@ -142,27 +152,27 @@ def _check_settings(cfg: dict[str, Any], folder: Path) -> None:
         )
 
 
-def _rename_and_check(weights: dict[str, Tensor], architecture: str, cfg: dict[str, Any], folder: Path) -> None:
-    """Brings the weights into the architecture's own names, in place; refuses those that are missing or not known."""
-    if "log_threshold" in weights:
-        weights["threshold"] = weights.pop("log_threshold").exp()
-    if "scaling_factor" in weights:
-        ones = torch.allclose(weights["scaling_factor"], torch.ones_like(weights["scaling_factor"]))
-        if ones:
-            weights.pop("scaling_factor")
-        elif not cfg.get("finetuning_scaling_factor"):
-            raise InputError(
-                f"{folder} holds a scaling_factor, and its {CONFIG} does not say finetuning_scaling_factor"
-            )
-    wanted = {"W_enc", "W_dec", "b_dec", *ARCHITECTURES[architecture]}
-    if "batchtopk" in architecture and "threshold" in weights:
-        wanted = (wanted - {"topk_threshold"}) | {"threshold"}
-    unknown = sorted(set(weights) - wanted - {"scaling_factor"})
-    missing = sorted(wanted - set(weights))
-    if unknown or missing:
-        said = [f"it holds {', '.join(unknown)}, which are unknown"] if unknown else []
-        said += [f"{', '.join(missing)} are missing"] if missing else []
-        raise InputError(f"{folder / WEIGHTS} is no {architecture!r} SAE: {'; '.join(said)}")
+def _axes_of_architecture(architecture: str, state: dict[str, Tensor]) -> Axes:
+    """The weights of an architecture, by the names that they have in this file."""
+    names = {"W_enc", "W_dec", "b_dec", *ARCHITECTURES[architecture], *({"scaling_factor"} & set(state))}
+    if "batchtopk" in architecture and "threshold" in state:
+        names = (names - {"topk_threshold"}) | {"threshold"}
+    axes = {name: SAELENS_AXES[name] for name in SAELENS_AXES if name in names}
+    if "threshold" in names and "log_threshold" in state:
+        axes["log_threshold"] = axes.pop("threshold")
+    if "transcoder" not in architecture:
+        axes = {name: tuple("d_in" if axis == "d_out" else axis for axis in of_name) for name, of_name in axes.items()}
+    return axes
+
+
+def _fold_finetuning(weights: dict[str, Tensor], cfg: dict[str, Any], folder: Path) -> None:
+    """Folds a factor for each feature, which a fine-tuning learned, into the decoder."""
+    factor = weights.pop("scaling_factor", None)
+    if factor is None or torch.allclose(factor, torch.ones_like(factor)):
+        return
+    if not cfg.get("finetuning_scaling_factor"):
+        raise InputError(f"{folder} holds a scaling_factor, and its {CONFIG} does not say finetuning_scaling_factor")
+    weights["W_dec"] = weights["W_dec"] * factor[:, None]
 
 
 def _fold_input_scale(
@@ -206,8 +216,8 @@ def _fold_decoder_norm(weights: dict[str, Tensor], cfg: dict[str, Any]) -> None:
         weights["W_dec"] = weights["W_dec"] / norms[:, None]
 
 
-def _dtype(name: str | None) -> torch.dtype:
-    found = getattr(torch, str(name or "float32").removeprefix("torch."), None)
+def _dtype(name: object) -> torch.dtype:
+    found = getattr(torch, str(name).removeprefix("torch."), None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise InputError(f"{name!r} is no dtype of weights")
     return found

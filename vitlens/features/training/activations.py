@@ -64,18 +64,19 @@ class LearnedBatchTopK(LearnedTopK):
         super().__init__(k)
         self.register_buffer("threshold", torch.zeros(()))
         self.register_buffer("n_steps", torch.zeros((), dtype=torch.long))
+        #: The least feature of the last batch.
+        self.least = torch.zeros(())
 
     n_steps: Tensor
 
     def forward(self, pre: Pre) -> Pre:
-        flat = pre.flatten()
-        least = flat.topk(self.k * len(pre), sorted=False).values.amin().clamp(min=0)
-        return pre * (pre >= least) * (pre > 0)
+        # The smallest number that is larger than 0, where fewer pre-activations than that are.
+        tiny = torch.finfo(pre.dtype).tiny
+        self.least = pre.detach().flatten().topk(self.k * len(pre), sorted=False).values.amin().clamp(min=tiny)
+        return pre.masked_fill(pre < self.least, 0.0)
 
     def after_step(self, features: Pre, workers: Workers) -> None:
-        active = features > 0
-        least = torch.where(active, features, torch.inf).amin()
-        least = workers.mean(torch.where(least.isfinite(), least, self.threshold).float())
+        least = workers.mean(self.least.float())
         memory = MEMORY if self.n_steps else 0.0
         self.threshold.copy_(memory * self.threshold + (1 - memory) * least)
         self.n_steps += 1

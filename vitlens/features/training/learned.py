@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder, Transcoder
 from vitlens.features.training.activations import THRESHOLD_SPEED, learned_activation
+from vitlens.features.training.descent import Trainable
 from vitlens.features.training.settings import TrainingSettings
 from vitlens.workers import Workers
 
@@ -36,7 +37,7 @@ class Scale:
         return (rows.float() - self.mean) / self.size
 
 
-class LearnedDictionary(nn.Module):
+class LearnedDictionary(Trainable):
     """f = act((x − b) W_enc + b_enc) and ŷ = f W_dec + b_dec (+ x W_skip), with decoder rows of length 1.
 
     A sparse autoencoder predicts its own input (`hook_out` is None), and b is b_dec; a transcoder's b is 0.
@@ -68,7 +69,6 @@ class LearnedDictionary(nn.Module):
         self.activation.begin(self.pre(x))
 
     def groups(self) -> list[dict[str, Any]]:
-        """The parameters for the optimiser, with how fast each group learns."""
         thresholds = list(self.activation.parameters())
         weights = [parameter for name, parameter in self.named_parameters() if not name.startswith("activation.")]
         groups = [{"params": weights, "speed": 1.0}]
@@ -76,7 +76,9 @@ class LearnedDictionary(nn.Module):
 
     def pre(self, x: Float[Tensor, "row d_in"]) -> Float[Tensor, "row feature"]:
         """The pre-activations of standardised rows."""
-        return (x - self.b_dec if self.ties else x) @ self.W_enc + self.b_enc
+        # b_dec comes off after the product: rows that need no gradient save one product of this size.
+        shift = self.b_enc - self.b_dec @ self.W_enc if self.ties else self.b_enc
+        return torch.addmm(shift, x, self.W_enc)
 
     def reconstructions(
         self, features: Float[Tensor, "row feature"], x: Float[Tensor, "row d_in"]
@@ -91,12 +93,10 @@ class LearnedDictionary(nn.Module):
 
     @torch.no_grad()
     def keep_lengths(self) -> None:
-        """Sets the decoder rows back to length 1, after a step."""
         self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp(min=1e-12))
 
     @torch.no_grad()
     def remove_growth(self) -> None:
-        """Takes from the decoder's gradient what would only change the length of rows, before a step."""
         if self.W_dec.grad is not None:
             along = (self.W_dec.grad * self.W_dec).sum(dim=1, keepdim=True)
             self.W_dec.grad -= along * self.W_dec

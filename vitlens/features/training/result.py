@@ -9,14 +9,15 @@ from torch import Tensor
 
 from vitlens.arguments import checked
 from vitlens.errors import InputError
-from vitlens.features.dictionaries.dictionary import SparseAutoencoder
+from vitlens.features.placed import AnyDictionary
 from vitlens.files import make_folder
 from vitlens.results.result import Result
 
 
 @dataclass(frozen=True, repr=False)
 class TrainingHistory(Result):
-    """`values` [hook, row, measure]: the measures of a batch after that many rows.
+    """`values` [hook, row, measure]: the measures of a batch after that many rows; of a cross-layer transcoder those of each
+    block, and the loss of all.
 
     "loss" is what the training lowers; "explained_variance" and "l0" (active features per row) are of the batch, with the
     features of the training; "dead_share" is the share of features without activity for a tenth of all rows, or for as
@@ -26,16 +27,19 @@ class TrainingHistory(Result):
     values: Float[Tensor, "hook row measure"]
 
 
-class TrainedDictionaries(Mapping[str, SparseAutoencoder]):
-    """The trained dictionaries by the hook point that they read, and their `history`; `with_saes` takes it as it is."""
+class TrainedDictionaries(Mapping[str, AnyDictionary]):
+    """The trained dictionaries by the hook point that they read, and their `history`; `with_saes` takes it as it is.
 
-    def __init__(self, saes: Mapping[str, SparseAutoencoder], history: TrainingHistory) -> None:
+    A cross-layer transcoder is called "cross_layer".
+    """
+
+    def __init__(self, saes: Mapping[str, AnyDictionary], history: TrainingHistory) -> None:
         self.saes = dict(saes)
         #: How the measures changed while they were trained.
         self.history = history
 
     @property
-    def sae(self) -> SparseAutoencoder:
+    def sae(self) -> AnyDictionary:
         """The dictionary, where it is the only one.
 
         Raises:
@@ -58,7 +62,7 @@ class TrainedDictionaries(Mapping[str, SparseAutoencoder]):
         for hook, sae in self.saes.items():
             sae.save(folder / hook)
 
-    def __getitem__(self, hook: str) -> SparseAutoencoder:
+    def __getitem__(self, hook: str) -> AnyDictionary:
         if hook not in self.saes:
             raise InputError(f"there is no dictionary of {hook!r}; there are {', '.join(self.saes)}")
         return self.saes[hook]

@@ -9,8 +9,10 @@ import torch
 from vitlens.arguments import checked
 from vitlens.choose.tokens import TokenSet
 from vitlens.errors import InputError
+from vitlens.features.placed import AnyDictionary
 from vitlens.features.places import HookPlace, place_of, tokens_in_words
 from vitlens.features.training.checkpoints import Checkpoints
+from vitlens.features.training.cross_layer_learner import CrossLayerLearner
 from vitlens.features.training.fills import Fill, Fills, Position
 from vitlens.features.training.learner import TRAINING_MEASURES, Learner
 from vitlens.features.training.result import TrainedDictionaries, TrainingHistory
@@ -35,6 +37,7 @@ def train(
     hook: HookName | Sequence[HookName],
     *,
     hook_out: HookName | None = None,
+    cross_layer: bool = False,
     kind: str = "topk",
     k: int = 32,
     expansion: int | float = 8,
@@ -57,6 +60,9 @@ def train(
 ) -> TrainedDictionaries:
     """Trains a sparse autoencoder or a transcoder at one hook point, or one at each of several from the same forwards.
 
+    With cross_layer=True it trains one cross-layer transcoder of several blocks: the features that read in a block write
+    into the outputs of this block and all later ones, and all learn from one loss over all outputs.
+
     Activations stream from the model: only `buffer_rows` of them are in memory at a time. They are standardised for the
     training, and the result is a dictionary of the activations as they are, with decoder rows of length 1.
 
@@ -66,6 +72,8 @@ def train(
             dictionary at each.
         hook_out: what transcoders predict, for example "mlp_out", in the block in which they read. None: they reconstruct
             what they read (sparse autoencoders).
+        cross_layer: train a cross-layer transcoder; `hook` are the hook points that it reads, one in each block (for MLPs
+            those of `mlp_hooks`), and `hook_out` is "mlp_out" by default.
         kind: "topk", "batchtopk", "jumprelu" or "relu".
         k: how many features are active in a row on average (of "topk": at most this number in each). The penalties of "relu"
             and "jumprelu" are adapted until this holds, unless `sparsity` sets their weight.
@@ -84,13 +92,14 @@ def train(
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
 
     Returns:
-        TrainedDictionaries: `.sae` is the dictionary of a single hook point; a mapping from hook points to dictionaries.
+        TrainedDictionaries: `.sae` is the dictionary, where there is one; a mapping from hook points to dictionaries.
 
     Raises:
         InputError: no such hook point; a setting that no training can have; a folder of another training.
 
     Source: Gao et al. 2024 (TopK, AuxK); Bussmann et al. 2024, 2025 (BatchTopK, Matryoshka); Rajamanoharan et al. 2024
-    (JumpReLU); Bricken et al. 2023 (ReLU with L1, resampling); Dunefsky et al. 2024 (transcoders).
+    (JumpReLU); Bricken et al. 2023 (ReLU with L1, resampling); Dunefsky et al. 2024 (transcoders); Ameisen et al. 2025
+    (cross-layer transcoders).
 
     Examples:
         >>> import vitlens
@@ -100,8 +109,8 @@ def train(
         torch.Size([1, 197, 192])
     """
     settings = TrainingSettings(
-        kind, k, expansion, n_features, tuple(matryoshka), sparsity, revive, dead_after, skip, n_rows, batch_rows,
-        buffer_rows, lr, precision, seed,
+        kind, k, expansion, n_features, tuple(matryoshka), sparsity, revive, dead_after, skip, cross_layer,
+        n_rows, batch_rows, buffer_rows, lr, precision, seed,
     )  # fmt: skip
     pairs = _pairs(model, hook, hook_out, settings)
     workers = Workers(str(model.device))
@@ -133,7 +142,7 @@ class _Training:
     ) -> None:
         self.pairs, self.fills, self.settings = pairs, fills, settings
         self.workers, self.checkpoints = workers, checkpoints
-        self.learners: list[Learner] = []
+        self.learners: Sequence[Learner | CrossLayerLearner] = []
         self.history: list[list[dict[str, float]]] = []
         self.rows_at: list[int] = []
         self.step = 0
@@ -142,7 +151,8 @@ class _Training:
         n_steps, every = self.settings.n_steps, max(1, self.settings.n_steps // N_POINTS)
         state = self.checkpoints.read()
         begin = Position() if state is None else Position(*state["position"])
-        what = f"training {len(self.pairs)} {'dictionaries' if len(self.pairs) > 1 else 'dictionary'}"
+        n = 1 if self.settings.cross_layer else len(self.pairs)
+        what = f"training {n} {'dictionaries' if n > 1 else 'dictionary'}"
         with ProgressBar(self.settings.n_rows, what, "row", progress, n_steps) as bar:
             for fill, batch in self._batches(begin):
                 if not self.learners:
@@ -168,24 +178,26 @@ class _Training:
                 yield fill, batch
 
     def _begin(self, fill: Fill, state: dict[str, Any] | None) -> None:
-        seeds = range(self.settings.seed, self.settings.seed + len(self.pairs))
-        self.learners = [
-            Learner(source, target, fill.rows, self.settings, self.workers, seed)
-            for (source, target), seed in zip(self.pairs, seeds, strict=True)
-        ]
+        rows, settings, workers = fill.rows, self.settings, self.workers
+        if settings.cross_layer:
+            self.learners = [CrossLayerLearner(self.pairs, rows, settings, workers, settings.seed)]
+        else:
+            self.learners = [
+                Learner(source, target, rows, settings, workers, settings.seed + i)
+                for i, (source, target) in enumerate(self.pairs)
+            ]
         if state is not None:
             for learner, kept in zip(self.learners, state["learners"], strict=True):
                 learner.load_state(kept)
             self.step, self.history, self.rows_at = state["step"], state["history"], state["rows_at"]
 
     def _note(self) -> None:
-        self.history.append([learner.measures() for learner in self.learners])
+        self.history.append([measures for learner in self.learners for measures in learner.measures()])
         self.rows_at.append(self.step * self.settings.batch_rows)
 
     def _in_words(self) -> str:
-        means = {
-            name: sum(found[name] for found in self.history[-1]) / len(self.learners) for name in TRAINING_MEASURES
-        }
+        last = self.history[-1]
+        means = {name: sum(found[name] for found in last) / len(last) for name in TRAINING_MEASURES}
         return f"explained {means['explained_variance']:.3f}, L0 {means['l0']:.1f}, dead {means['dead_share']:.1%}"
 
     def _keep(self, fill: Fill, batch: int) -> None:
@@ -201,13 +213,14 @@ class _Training:
         )
 
     def result(self, facts: dict[str, Any]) -> TrainedDictionaries:
-        saes = {learner.source.name: learner.finished() for learner in self.learners}
+        saes: dict[str, AnyDictionary] = {learner.name: learner.finished() for learner in self.learners}
         for sae in saes.values():
             sae.metadata = {name: value for name, value in facts.items() if name not in ("hooks", "hooks_out")}
         values = torch.tensor(
             [[[found[name] for name in TRAINING_MEASURES] for found in at] for at in self.history], dtype=torch.float64
         ).movedim(0, 1)
-        axes: dict[str, list] = {"hook": list(saes), "row": self.rows_at, "measure": list(TRAINING_MEASURES)}
+        hooks = [source.name for source, _ in self.pairs]
+        axes: dict[str, list] = {"hook": hooks, "row": self.rows_at, "measure": list(TRAINING_MEASURES)}
         return TrainedDictionaries(saes, TrainingHistory(values, axes, "value", settings=facts))
 
 
@@ -216,6 +229,14 @@ def _pairs(
 ) -> list[tuple[HookPlace, HookPlace]]:
     """Where each dictionary reads, and what it predicts."""
     sources = [place_of(model, name) for name in resolve_names(hook, model.hook_dict)]
+    if settings.cross_layer:
+        blocks = [source.block for source in sources]
+        if None in blocks or len(set(blocks)) < len(blocks):
+            raise InputError(
+                "a cross-layer transcoder reads one hook point in each of its blocks, as mlp_hooks(model) says them, not "
+                f"{', '.join(source.name for source in sources)}"
+            )
+        hook_out = "mlp_out" if hook_out is None else hook_out
     if hook_out is None:
         if settings.skip:
             raise InputError("skip=True goes with a transcoder: name what it predicts with hook_out=")

@@ -37,6 +37,9 @@ class TrainingSettings:
         None, "rows without activity after which a feature is dead; by default a tenth of n_rows", least=1
     )
     skip: bool = setting(False, "give a transcoder a linear connection from its input to its output")
+    cross_layer: bool = setting(
+        False, "train one cross-layer transcoder, whose features write into their block and all later ones"
+    )
     n_rows: int = setting(
         2_000_000, "rows (tokens) to train on; the pictures are passed as often as that takes", least=1
     )

@@ -1,0 +1,94 @@
+"""An encoder with its decoder in training: the terms of the loss that keep its features few and alive."""
+
+from collections.abc import Mapping
+from math import exp
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vitlens.features.training.dead import DeadFeatures, auxiliary_loss, resample
+from vitlens.features.training.descent import Descent
+from vitlens.features.training.learned import LearnedDictionary
+from vitlens.features.training.settings import TrainingSettings
+from vitlens.workers import Workers
+
+#: The first weight of the penalty, and how fast it follows the number of active features: its logarithm moves by this
+#: times (L0 / k − 1) in a step.
+FIRST_WEIGHT, WEIGHT_SPEED = 1e-3, 0.05
+#: Dead features are looked up once in so many steps, since the answer must come from the device.
+DEAD_EVERY = 16
+
+
+class SparsePart:
+    """What is known of the features of one encoder: which are dead, and how much their activity costs."""
+
+    def __init__(self, learned: LearnedDictionary, settings: TrainingSettings, workers: Workers, seed: int) -> None:
+        self.learned, self.settings, self.workers, self.seed = learned, settings, workers, seed
+        device = learned.W_dec.device
+        self.dead = DeadFeatures(learned.n_features, settings.rows_until_dead).to(device)
+        self.dead_now = torch.zeros(0, dtype=torch.long, device=device)
+        self.weight = FIRST_WEIGHT if settings.sparsity is None else settings.sparsity
+
+    def add_to(
+        self,
+        loss: Tensor,
+        pre: Float[Tensor, "row feature"],
+        features: Float[Tensor, "row feature"],
+        error: Float[Tensor, "row d_out"],
+    ) -> Tensor:
+        """The loss with the penalty for activity, and with the error that the dead features leave."""
+        penalty = self.learned.activation.penalty(pre, features)
+        if penalty is not None:
+            loss = loss + self.weight * penalty
+        if self.settings.revive == "auxk" and len(self.dead_now):
+            loss = loss + auxiliary_loss(self.learned, pre, error, self.dead_now)
+        return loss
+
+    def after_step(
+        self,
+        features: Float[Tensor, "row feature"],
+        x: Float[Tensor, "row d_in"],
+        error: Float[Tensor, "row d_out"],
+        descent: Descent,
+    ) -> None:
+        """Takes note of the features of a batch, and revives the dead ones where it is time."""
+        self.dead.see(features, self.workers, counting=descent.rate_is_falling)
+        self.learned.activation.after_step(features, self.workers)
+        if self.settings.kind in ("relu", "jumprelu") and self.settings.sparsity is None:
+            l0 = float(self.workers.mean((features > 0).sum(dim=1).float().mean()))
+            self.weight *= exp(WEIGHT_SPEED * max(-1.0, min(1.0, l0 / self.settings.k - 1)))
+        if self.settings.revive != "none" and descent.n_steps % DEAD_EVERY == 0:
+            self._revive(x, error, descent)
+
+    def _revive(self, x: Tensor, error: Tensor, descent: Descent) -> None:
+        self.dead_now = self.dead.mask.nonzero()[:, 0]
+        if self.settings.revive == "resample" and len(self.dead_now):
+            resample(self.learned, descent.optimiser, x, error, self.dead_now, self.seed + descent.n_steps)
+            for parameter in self.learned.parameters():
+                # Each process drew from its own rows.
+                self.workers.spread(parameter.data)
+            self.dead.silent[self.dead_now] = 0
+
+    def state(self) -> dict[str, Any]:
+        return {"dead": self.dead.state_dict(), "dead_now": self.dead_now, "weight": self.weight}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.dead.load_state_dict(state["dead"])
+        self.dead_now, self.weight = state["dead_now"], state["weight"]
+
+
+def part_measures(
+    y: Float[Tensor, "row d_out"],
+    error: Float[Tensor, "row d_out"],
+    features: Float[Tensor, "row feature"],
+    part: SparsePart,
+) -> dict[str, float]:
+    """Explained variance and active features per row, of a batch; and the share of dead features."""
+    spread = (y - y.mean(dim=0)).square().sum()
+    return {
+        "explained_variance": 1 - float(error.square().sum() / spread.clamp(min=1e-12)),
+        "l0": float((features > 0).sum(dim=1).float().mean()),
+        "dead_share": float(part.dead.mask.float().mean()),
+    }
