@@ -86,14 +86,17 @@ class LearnedBatchTopK(LearnedTopK):
 
 
 class LearnedJumpRelu(LearnedRelu):
-    """f = h where h > θ, with the penalty ‖f‖₀; θ learns through a rectangle of the width ε around it.
+    """f = h where h > θ; θ learns through a rectangle of the width ε around it.
 
-    Source: Rajamanoharan et al. 2024, equations 9 to 12.
+    The penalty is (‖f‖₀ / k − 1)², with the mean ‖f‖₀ of a batch, or ‖f‖₀ where its weight is given (k is None).
+
+    Source: Rajamanoharan et al. 2024, equations 9 to 12; the squared distance from k is that of Marks, Karvonen & Mueller
+    2024 (dictionary_learning).
     """
 
-    def __init__(self, k: int, n_features: int) -> None:
+    def __init__(self, k: int, n_features: int, *, aims_at_k: bool) -> None:
         super().__init__()
-        self.k = k
+        self.k, self.aims_at_k = k, aims_at_k
         self.threshold = nn.Parameter(torch.zeros(n_features))
 
     @torch.no_grad()
@@ -106,8 +109,9 @@ class LearnedJumpRelu(LearnedRelu):
         return found
 
     def penalty(self, pre: Pre, features: Pre) -> Tensor | None:
-        found: Tensor = _Step.apply(pre, self.threshold)
-        return found.sum(dim=1).mean()
+        active: Tensor = _Step.apply(pre, self.threshold)
+        l0 = active.sum(dim=1).mean()
+        return (l0 / self.k - 1).square() if self.aims_at_k else l0
 
     def after_step(self, features: Pre, workers: Workers) -> None:
         # Set back after the step: a clamp before it would take the gradient of a threshold that has reached 0.
@@ -147,10 +151,10 @@ class _Step(torch.autograd.Function):
         return None, -(gradient * near).sum(dim=0) / BANDWIDTH
 
 
-def learned_activation(kind: str, k: int, n_features: int) -> LearnedRelu:
+def learned_activation(kind: str, k: int, n_features: int, *, aims_at_k: bool) -> LearnedRelu:
     """What follows the encoder in a training of this kind."""
     if kind == "topk":
         return LearnedTopK(k)
     if kind == "batchtopk":
         return LearnedBatchTopK(k)
-    return LearnedJumpRelu(k, n_features) if kind == "jumprelu" else LearnedRelu()
+    return LearnedJumpRelu(k, n_features, aims_at_k=aims_at_k) if kind == "jumprelu" else LearnedRelu()

@@ -56,7 +56,7 @@ class LearnedDictionary(Trainable):
         self.b_dec = nn.Parameter(torch.zeros(d_out))
         self.W_skip = nn.Parameter(torch.zeros(d_out, d_in)) if settings.skip and not ties else None
         self.ties = ties
-        self.activation = learned_activation(settings.kind, settings.k, n_features)
+        self.activation = learned_activation(settings.kind, settings.k, n_features, aims_at_k=settings.sparsity is None)
         self.widths = (*settings.matryoshka, n_features)
 
     @property
