@@ -73,6 +73,36 @@ def test_the_model_uses_object_and_context(demo):
     assert agreeing > conflicting + 0.1
 
 
+def bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_dictionary_explains_pictures_that_it_has_not_seen(demo):
+    model, images, labels, _ = demo
+    sae = vitlens.demo.load_demo_dictionary()
+    assert sae.d_sae == 8 * model.cfg.d_model
+    assert sae.W_dec.dtype == torch.float32
+    found = vitlens.features.evaluate_sae(model, images[:40], sae=sae, labels=labels[:40])
+    assert found["explained_variance"] >= 0.9
+    assert found["l0"] <= 9
+    assert found["loss_recovered_mean"] >= 0.95
+    assert bytes_in(demo_folder() / "dictionaries" / "sae") <= 1e6
+
+
+def test_all_mlps_can_be_replaced_by_their_transcoders_at_once(demo):
+    model, images = demo[0], demo[1][:50]
+    transcoders = vitlens.demo.load_demo_transcoders()
+    assert [sae.hook for sae in transcoders.values()] == [f"blocks.{i}.ln2.hook_normalized" for i in range(6)]
+    assert list(transcoders) == [sae.hook for sae in transcoders.values()]
+    clean = model(images)
+    with vitlens.features.with_saes(model, transcoders):
+        replaced = model(images)
+    assert (replaced.argmax(-1) == clean.argmax(-1)).float().mean() >= 0.9
+    with vitlens.features.with_saes(model, transcoders, error_term=True):
+        assert (model(images) - clean).abs().max() <= 1e-4 * clean.abs().max()
+    assert bytes_in(demo_folder() / "dictionaries" / "transcoders") <= 1.5e6
+
+
 @pytest.mark.skipif(not DEBIAN_FOLDER.exists(), reason="Debian's package dataset-fashion-mnist is not installed")
 @pytest.mark.parametrize("n_garments", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_accuracy_on_held_out_garments_is_as_promised(n_garments):
@@ -123,6 +153,7 @@ def test_everything_works_from_an_installed_wheel(tmp_path):
     code = (
         "import vitlens; from vitlens.pages import page; page._environment().get_template('page.html.j2');"
         "model, images, labels, masks = vitlens.load_demo(); print(vitlens.__file__, tuple(images.shape));"
+        "print(len(vitlens.demo.load_demo_transcoders()), vitlens.demo.load_demo_dictionary().hook);"
         "found = vitlens.load_result('map.safetensors'); print(type(found).__name__, found.settings)"
     )
     done = subprocess.run(
@@ -135,4 +166,4 @@ def test_everything_works_from_an_installed_wheel(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     loaded = f"{tmp_path / 'site' / 'vitlens' / '__init__.py'} (100, 3, 56, 56)"
-    assert done.stdout == f"{loaded}\nHeatmap {{}}\n"
+    assert done.stdout == f"{loaded}\n6 blocks.3.hook_resid_post\nHeatmap {{}}\n"

@@ -16,11 +16,20 @@ from torch import Tensor
 from vitlens.arguments import checked
 from vitlens.data.demo_files import demo_folder
 from vitlens.data.masks import read_mask
+from vitlens.features.dictionaries.dictionary import SparseAutoencoder, Transcoder
+from vitlens.features.formats.loading import load_sae
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import Provenance
 from vitlens.model.runs.leaves_state import leaves_state
 
-__all__ = ["DemoPictures", "load_demo", "load_demo_model", "load_demo_pictures"]
+__all__ = [
+    "DemoPictures",
+    "load_demo",
+    "load_demo_dictionary",
+    "load_demo_model",
+    "load_demo_pictures",
+    "load_demo_transcoders",
+]
 
 
 @leaves_state
@@ -123,3 +132,44 @@ def load_demo() -> tuple[
     model = load_demo_model()
     pictures = load_demo_pictures(model)
     return model, pictures.images, pictures.labels, pictures.masks
+
+
+@leaves_state
+def load_demo_dictionary() -> SparseAutoencoder:
+    """A sparse autoencoder of the demo model's residual stream, trained by experiments/train_demo_dictionaries.py.
+
+    Examples:
+        >>> import vitlens
+        >>> sae = vitlens.demo.load_demo_dictionary()
+        >>> sae.hook, sae.d_sae
+        ('blocks.3.hook_resid_post', 768)
+    """
+    return next(iter(_dictionaries("sae").values()))
+
+
+@leaves_state
+def load_demo_transcoders() -> dict[str, Transcoder]:
+    """A transcoder of each of the demo model's MLPs, by the hook point that it reads, as `with_saes` takes them.
+
+    They read what the MLP reads (after the LayerNorm) and predict what it writes; experiments/train_demo_dictionaries.py
+    trains them.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> transcoders = vitlens.demo.load_demo_transcoders()
+        >>> with vitlens.features.with_saes(model, transcoders):
+        ...     logits = model(images)
+        >>> (logits.argmax(dim=-1) == model(images).argmax(dim=-1)).float().mean() > 0.9
+        tensor(True)
+    """
+    return {hook: sae for hook, sae in _dictionaries("transcoders").items() if isinstance(sae, Transcoder)}
+
+
+def _dictionaries(name: str) -> dict[str, SparseAutoencoder]:
+    """The dictionaries of a folder of the demo, by hook point in the order of the blocks; stored in half precision."""
+    found = [load_sae(folder, dtype="float32") for folder in sorted((demo_folder() / "dictionaries" / name).iterdir())]
+    for sae in found:
+        # Not the path of this machine: figures name it.
+        sae.source = "demo"
+    return {sae.hook: sae for sae in found if isinstance(sae, SparseAutoencoder) and sae.hook is not None}

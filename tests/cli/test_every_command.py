@@ -247,6 +247,67 @@ def test_open(run, case, tmp_path):
     assert (facts["selection"]["block"], facts["selection"]["head"]) == (model.cfg.n_layers - 1, None)
 
 
+def test_features(run, tmp_path):
+    """The page of a dictionary, and its labels from a file."""
+    identity = torch.eye(96)
+    sae = vitlens.features.SparseAutoencoder.from_arrays(identity, None, identity, None, hook="resid_post3")
+    sae.save(tmp_path / "sae")
+    model = vitlens.demo.load_demo_model()
+    sae = vitlens.load_sae(tmp_path / "sae")
+    explorer = vitlens.explore_features(model, [AGREEING], sae=sae, shown=0, feature_labels={7: "hem"}, progress=False)
+    explorer.save_labels(tmp_path / "labels.json")
+    about = [
+        "--dictionary",
+        tmp_path / "sae",
+        "--feature-labels",
+        tmp_path / "labels.json",
+        "--out",
+        tmp_path / "page.html",
+    ]
+    done = run("features", AGREEING, CONFLICTING, *about, "--shown", 1, "--feature", 7, "--n-runs", 5, "--json")
+    assert (done.code, done.stderr) == (0, "")
+    assert done.json["bytes"] == (tmp_path / "page.html").stat().st_size
+    facts = facts_of(tmp_path / "page.html")
+    assert (facts["n_images"], facts["labels"], facts["pictures"][0]["doses"]["features"]) == (2, {"7": "hem"}, [7])
+    assert facts["names"]["0"] == AGREEING.name
+
+
+def test_evaluate_sae(run, demo, tmp_path):
+    """Measures of a dictionary, of a baseline and of a dictionary beside it; labels come from folders of classes."""
+    generator = torch.Generator().manual_seed(0)
+    for name in ("one", "two"):
+        directions = torch.randn(60, 96, generator=generator)
+        vitlens.features.SparseAutoencoder.from_arrays(
+            directions.T, None, directions, None, activation="topk", k=4, hook="blocks.4.hook_resid_post"
+        ).save(tmp_path / name)
+    saes = {name: vitlens.load_sae(tmp_path / name) for name in ("one", "two")}
+    done = run("evaluate-sae", "--dictionary", tmp_path / "one", "--beside", f"two={tmp_path / 'two'}", "--data", "demo",
+               "--per-class", 1, "--baseline", "random", "--tokens", "class", "--out", tmp_path / "judged.safetensors",
+               "--batch-size", 64, "--json")  # fmt: skip
+    assert (done.code, done.stderr) == (0, "")
+    expected = vitlens.features.evaluate_sae(
+        demo, vitlens.open_pictures("demo", demo.class_names, 10, per_class=1), sae=saes["one"], baselines="random",
+        beside={"two": saes["two"]}, tokens="class", batch_size=64, progress=False,
+    )  # fmt: skip
+    assert "loss_recovered_mean" in expected.axes["measure"]
+    assert column(done.json["rows"], "value") == pytest.approx(numbers(expected.to_frame(), "value"), abs=1e-6)
+    assert [row["dictionary"] for row in done.json["dictionaries"]] == ["dictionary", "random", "two"]
+    assert any("all patches" in why for why in done.json["left_out"])
+    assert vitlens.load_result(tmp_path / "judged.safetensors")["two", "l0"] == 4
+    for wrong, sentence in {
+        ("--beside", "two"): "--beside is written NAME=PATH",
+        ("--group", "shoes="): "--group is written NAME=CLASS,CLASS,CLASS",
+        (AGREEING,): "say which pictures",
+    }.items():
+        refused = run("evaluate-sae", "--dictionary", tmp_path / "one", "--data", "demo", *wrong)
+        assert refused.code == 2
+        assert sentence in refused.stderr
+    shown = run("evaluate-sae", AGREEING, "--dictionary", tmp_path / "one", "--metric", "reconstruction", "--baseline",
+                "none")  # fmt: skip
+    assert shown.code == 0, shown.stderr
+    assert "explained_variance_class: the rows do not differ" in shown.stdout
+
+
 def test_open_by_another_name(run, tmp_path):
     """The same command whichever name is typed; what is shown first is as it was asked for."""
     commands = {info.name: info.callback for info in app.registered_commands}

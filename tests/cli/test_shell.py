@@ -18,6 +18,8 @@ from vitlens.choose.sites import SITES as LIBRARY_SITES
 from vitlens.cli import names
 from vitlens.data.counterfactuals import CONTEXT_REPLACEMENTS
 from vitlens.data.preprocessing import INTERPOLATIONS
+from vitlens.features.evaluation.baselines import BASELINES
+from vitlens.features.evaluation.metrics import EVALUATION_METRICS
 from vitlens.lens.lens import LENS_SITES as LIBRARY_LENS_SITES
 from vitlens.paper.run import EXPERIMENTS
 
@@ -160,6 +162,8 @@ def test_classes_are_completed_from_a_file(tmp_path):
 def test_names_that_are_completed_are_the_librarys():
     assert list(names.HEATMAP_METHODS) == list(vitlens.heatmaps.heatmap_methods().index)
     assert names.LENS_SITES == LIBRARY_LENS_SITES
+    assert names.DICTIONARY_METRICS == EVALUATION_METRICS
+    assert names.DICTIONARY_BASELINES == BASELINES
     assert tuple(LIBRARY_SITES) == names.PATCHING_SITES
     assert tuple(LIBRARY_UNITS) == names.UNITS
     assert names.METRICS == LIBRARY_METRICS

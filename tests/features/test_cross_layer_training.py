@@ -9,7 +9,7 @@ from vitlens.features.places import HookPlace
 from vitlens.features.training import checkpoints
 from vitlens.features.training.cross_layer_learner import CrossLayerLearner, LearnedCrossLayer
 from vitlens.features.training.settings import TrainingSettings
-from vitlens.workers import Workers
+from vitlens.workers import Stopped, Workers
 
 ABOUT = {
     "cross_layer": True,
@@ -124,7 +124,7 @@ def test_a_stopped_training_ends_with_the_same_bytes(plain, images_of, tmp_path,
         step(self, rows)
 
     monkeypatch.setattr(CrossLayerLearner, "step", fail)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped, match="stopped after 7 of 12 steps"):
         train(plain, images, reads_of(plain), path=tmp_path / "stopped", **about)
     monkeypatch.setattr(CrossLayerLearner, "step", step)
     train(plain, images, reads_of(plain), path=tmp_path / "stopped", **about)

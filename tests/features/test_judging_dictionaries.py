@@ -7,8 +7,15 @@ from sklearn.feature_selection import f_classif
 from torch.nn import functional as F
 
 from vitlens import InputError, load_result
-from vitlens.features import SparseAutoencoder, Transcoder, baseline_dictionaries, evaluate_sae
-from vitlens.features.dictionaries.nonlinearities import Linear
+from vitlens.features import (
+    CrossLayerTranscoder,
+    SparseAutoencoder,
+    Transcoder,
+    baseline_dictionaries,
+    evaluate_sae,
+    with_sae,
+)
+from vitlens.features.dictionaries.nonlinearities import Linear, TopK
 from vitlens.features.evaluation import image_codes
 from vitlens.features.evaluation.absorption import absorption
 from vitlens.features.evaluation.entrants import CodedPictures
@@ -287,6 +294,52 @@ def test_baselines_of_a_transcoder_predict_its_target(plain, images_of, weights_
     assert result["pca", "kl_sae"] == pytest.approx(0, abs=1e-9)
     assert result["kmeans", "explained_variance"] < 0.99
     del plain.__dict__["read"]
+
+
+def test_neurons_of_a_transcoder_are_those_of_its_mlp(plain, images_of, weights_of):
+    images = images_of(plain, 5)
+    weights = weights_of(32, 400)
+    every = Transcoder(**weights, activation=Linear(), hook="resid_mid1")
+    result = evaluate_sae(plain, images, sae=every, baselines="neurons", metrics="downstream", progress=False)
+    assert result["neurons", "explained_variance"] == pytest.approx(1, abs=1e-12)
+    assert result["neurons", "kl_sae"] == pytest.approx(0, abs=1e-12)
+    few = Transcoder(**weights, activation=TopK(3, 400), hook="resid_mid1")
+    neurons = baseline_dictionaries(plain, images, sae=few, baselines="neurons", progress=False)["neurons"]
+    hidden = plain.run_with_cache(images)[1]["post", 1]
+    mlp = plain.blocks[1].mlp
+    writes = hidden[..., None] * mlp.W_out
+    kept = writes.norm(dim=-1).topk(3).indices
+    expected = writes.gather(-2, kept[..., None].expand(*kept.shape, 32)).sum(dim=-2) + mlp.b_out
+    assert torch.allclose(neurons(hidden), expected, atol=1e-12)
+
+
+def test_a_cross_layer_transcoder_is_the_sum_of_its_blocks(plain, images_of, weights_of):
+    images, one, two = images_of(plain, 5), weights_of(32, 20), weights_of(32, 20, seed=4)
+    hooks = [f"blocks.{block}.hook_resid_mid" for block in (0, 1)]
+    hooks_out = [f"blocks.{block}.hook_mlp_out" for block in (0, 1)]
+    clt = CrossLayerTranscoder.from_arrays(
+        [one["W_enc"], two["W_enc"]], None, [torch.stack([one["W_dec"], two["W_dec"]]), two["W_dec"][None]], None,
+        hooks=hooks, hooks_out=hooks_out,
+    )  # fmt: skip
+    result = evaluate_sae(plain, images, sae=clt, progress=False)
+    assert result.axes["dictionary"] == ["dictionary"]
+    assert any("cross-layer" in why for why in result.left_out)
+    cache = plain.run_with_cache(images)[1]
+    features = [(cache[hook] @ w["W_enc"]).relu() for hook, w in zip(hooks, (one, two), strict=True)]
+    written = [features[0] @ one["W_dec"], features[0] @ two["W_dec"] + features[1] @ two["W_dec"]]
+    errors, spreads = [], []
+    for block, prediction in enumerate(written):
+        y = cache[hooks_out[block]]
+        errors.append((y - prediction).square().sum())
+        spreads.append((y - y.mean(dim=(0, 1))).square().sum())
+        explained = float(1 - errors[-1] / spreads[-1])
+        assert result[f"explained_variance_block_{block}"] == pytest.approx(explained, rel=1e-9)
+    assert result["explained_variance"] == pytest.approx(float(1 - sum(errors) / sum(spreads)), rel=1e-9)
+    assert result["l0"] == pytest.approx(sum(float((f > 0).double().sum(-1).mean()) for f in features))
+    with torch.no_grad(), with_sae(plain, None, clt):
+        answers = plain(images)
+    assert result["agreement_sae"] == float((answers.argmax(-1) == plain(images).argmax(-1)).double().mean())
+    assert result["kl_zero"] > 0
 
 
 def test_dictionaries_beside_of_the_same_and_of_another_model(plain, variant, images_of, weights_of):

@@ -35,6 +35,8 @@ EXPERIMENTS = (
     "class_identifiability", "class_change", "residual_composition", "context_tokens", "attention_knockout",
     "context_removal", "memories", "explainability", "linear_probe",
 )  # fmt: skip
+DICTIONARY_METRICS = ("reconstruction", "downstream", "locality", "monosemanticity", "probing", "absorption")
+DICTIONARY_BASELINES = ("neurons", "pca", "kmeans", "random")
 TOKENS = ("class", "registers", "prefix", "patches", "all", "pooled")
 PATCHING_TOKENS = ("each", "class", "registers", "prefix", "patches", "object", "context", "all")
 

@@ -18,6 +18,7 @@ from .splice import with_sae as with_sae
 from .splice import with_saes as with_saes
 from .top_examples import TopPatches as TopPatches
 from .top_examples import top_patches as top_patches
+from .training.checkpoints import read_training_settings as read_training_settings
 from .training.result import TrainedDictionaries as TrainedDictionaries
 from .training.result import TrainingHistory as TrainingHistory
 from .training.run import train as train

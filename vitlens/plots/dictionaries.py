@@ -227,12 +227,12 @@ def judged_dictionaries(evaluation: DictionaryEvaluation) -> go.Figure:
             hovertemplate="%{y}: %{x:.4g}<extra></extra>",
         )  # fmt: skip
         figure.add_trace(dots, **at)
-        figure.update_xaxes(nticks=4, **at)
+        figure.update_xaxes(nticks=5, **at)
     figure.update_yaxes(autorange="reversed")
     settings = evaluation.settings
     return finish(
         figure,
-        "The dictionary, and others at its place",
+        "The dictionary compared with others",
         f"{text(settings['model'])}, {text(settings['hook'])}, tokens: {text(settings['tokens'])}, "
         f"{settings['pictures']:,} pictures<br>95 % intervals over pictures, where a measure has one",
         height=120 + lines * (70 + 22 * len(names)),

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Int
 from scipy import sparse
-from sklearn.metrics import f1_score
 
 from vitlens.features.evaluation.estimates import Estimate
 from vitlens.features.evaluation.image_codes import LabelledCodes
@@ -59,6 +58,8 @@ def _strongest(codes: sparse.csr_matrix) -> set[int]:
 
 
 def _gain(codes: sparse.csr_matrix, inside: Int[np.ndarray, "image"], seed: int) -> float:
+    from sklearn.metrics import f1_score
+
     ranked = ranked_by_f(codes, inside)
     scores = []
     for k in (NARROW, WIDE):

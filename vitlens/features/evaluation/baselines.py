@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
 
 from vitlens.arguments import checked, items, short
@@ -17,7 +16,8 @@ from vitlens.features.evaluation.entrants import Entrant, rows_of
 from vitlens.features.evaluation.row_summary import RowSummary
 from vitlens.features.placed import place_dictionary
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.hooks.hook_points import HookName
+from vitlens.model.hooks.hook_points import HookName, hook_name
+from vitlens.model.parts.mlp import MLP
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
 
@@ -31,6 +31,21 @@ class Nearest(nn.Module):
 
     def forward(self, pre: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"]:
         return torch.zeros_like(pre).scatter(-1, pre.argmax(dim=-1, keepdim=True), 1.0)
+
+
+class LargestWrites(nn.Module):
+    """The k features of each row that write most, by |f| ‖w‖, with their signs; all others 0."""
+
+    lengths: Tensor
+
+    def __init__(self, k: int, lengths: Float[Tensor, "feature"]) -> None:
+        super().__init__()
+        self.k = k
+        self.register_buffer("lengths", lengths)
+
+    def forward(self, pre: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"]:
+        largest = (pre.abs() * self.lengths).topk(self.k, dim=-1).indices
+        return torch.zeros_like(pre).scatter(-1, largest, pre.gather(-1, largest))
 
 
 @leaves_state
@@ -50,15 +65,16 @@ def baseline_dictionaries(
 ) -> dict[str, SparseAutoencoder]:
     """Dictionaries that need no training, for the same hook point and with as many active features as `sae` on average.
 
-    - "neurons": the coordinates of the activation, each with both signs;
+    - "neurons": the coordinates of the activation, each with both signs; for a transcoder of an MLP the hidden neurons of
+      this MLP, of which those that write most are on;
     - "pca": its principal components, each with both signs;
     - "kmeans": the means of clusters, as directions from the mean of all; the nearest one is on, with the value 1;
     - "random": as many random directions as `sae` has features, with one common scale that fits the rows best.
 
     The first, second and last keep the k largest projections of each row less its mean, with k the rounded mean number of
     active features of `sae` on these pictures. For a transcoder the code of what it reads is followed by the linear map that
-    predicts its target best; k-means has the mean target of each cluster. The pictures are run once; means, covariances and
-    a sample of 8,192 rows are all that is kept.
+    predicts its target best (an MLP's neurons have its own output weights); k-means has the mean target of each cluster. The
+    pictures are run once; means, covariances and a sample of 8,192 rows are all that is kept.
 
     Args:
         images, hook, hook_out, tokens: as of `evaluate_sae`, which makes these dictionaries of the pictures that it
@@ -137,12 +153,17 @@ def made_of(
         )
         return torch.cat([axes, -axes])
 
-    return {
-        name: _clusters(summary, entrant, seed)
-        if name == "kmeans"
-        else _largest_projections(summary, entrant, directions(name), name)
-        for name in baselines
-    }
+    def made(name: str) -> SparseAutoencoder:
+        if name == "kmeans":
+            return _clusters(summary, entrant, seed)
+        mlp = _mlp_of(entrant) if name == "neurons" else None
+        return (
+            _largest_projections(summary, entrant, directions(name), name)
+            if mlp is None
+            else _hidden_neurons(summary, entrant, mlp)
+        )
+
+    return {name: made(name) for name in baselines}
 
 
 def _largest_projections(
@@ -161,8 +182,37 @@ def _largest_projections(
     )
 
 
+def _mlp_of(entrant: Entrant) -> MLP | None:
+    """The MLP whose output the dictionary predicts from something else, where this output is linear in hidden neurons."""
+    source, target = entrant.placed.sources[0], entrant.placed.targets[0]
+    if source == target or target.block is None or target.name != hook_name(target.block, "mlp_out"):
+        return None
+    block = entrant.model.blocks[target.block]
+    return block.mlp if block.norm_behind("mlp") is None else None
+
+
+def _hidden_neurons(summary: RowSummary, entrant: Entrant, mlp: MLP) -> Transcoder:
+    """The hidden neurons of an MLP, of which the k that write most are on."""
+    like, block = next(entrant.placed.sae.buffers()), entrant.placed.targets[0].block
+    W_out = mlp.W_out.detach().to(like)
+    k = min(max(1, round(summary.l0)), len(W_out))
+    return Transcoder(
+        torch.eye(len(W_out)).to(like),
+        like.new_zeros(len(W_out)),
+        W_out,
+        mlp.b_out.detach().to(like),
+        LargestWrites(k, W_out.norm(dim=1)),
+        hook=f"blocks.{block}.mlp.hook_post",
+        hook_out=entrant.placed.targets[0].name,
+        source="baseline: neurons",
+    )
+
+
 def _clusters(summary: RowSummary, entrant: Entrant, seed: int) -> SparseAutoencoder:
     """The means of clusters of what is read, and the mean of what is predicted in each."""
+    # scikit-learn takes longer to import than most evaluations without k-means take.
+    from sklearn.cluster import MiniBatchKMeans
+
     n = max(1, min(entrant.placed.sae.d_sae, len(summary.x) // ROWS_OF_A_MEAN))
     fit = MiniBatchKMeans(n, random_state=seed, n_init=1, batch_size=1024, max_iter=30).fit(summary.x.cpu().numpy())
     own = torch.from_numpy(fit.labels_).long().to(summary.x.device)

@@ -95,7 +95,7 @@ class Passes:
         found = {name: judge.estimates() for name, judge in self.judges.items()}
         self._note_what_is_left_out()
         if self.answers is not None:
-            self.wanted.leave_out("downstream", self.answers.left_out())
+            self.wanted.left_out += self.answers.left_out()
             for name in self.answers.names:
                 found[name] |= self.answers.estimates(name)
         samples = self._samples()
@@ -129,7 +129,7 @@ class Passes:
     def _note_what_is_left_out(self) -> None:
         """Refuses or notes what could not be measured of the dictionary, and of which others nothing is found."""
         judge = self.judges[self.main.name]
-        self.wanted.leave_out("reconstruction", judge.reconstruction.left_out())
+        self.wanted.left_out += judge.reconstruction.left_out()
         if judge.locality is not None:
             self.wanted.leave_out("locality", judge.locality.left_out())
         if judge.monosemanticity is not None and not judge.monosemanticity.estimates():

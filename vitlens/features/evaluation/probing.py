@@ -2,16 +2,17 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int
 from scipy import sparse
-from sklearn.feature_selection import f_classif
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import train_test_split
 
 from vitlens.features.evaluation.estimates import Estimate, ratios
 from vitlens.features.evaluation.image_codes import LabelledCodes
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 #: How many features a probe reads.
 PROBED = (1, 5, 10, 20, 50, 100)
@@ -43,6 +44,8 @@ def sparse_probing(data: LabelledCodes, *, n_features: int, seed: int = 0) -> di
     Args:
         n_features: no probe reads more than this.
     """
+    from sklearn.model_selection import train_test_split
+
     train, test = train_test_split(
         np.arange(len(data.labels)), test_size=TEST_SHARE, stratify=data.labels, random_state=seed
     )
@@ -60,6 +63,8 @@ def sparse_probing(data: LabelledCodes, *, n_features: int, seed: int = 0) -> di
 
 def ranked_by_f(codes: sparse.csr_matrix, labels: Int[np.ndarray, "image"]) -> Int[np.ndarray, "feature"]:
     """The features from the largest F statistic down; those that never change come last."""
+    from sklearn.feature_selection import f_classif
+
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         scores, _ = f_classif(codes, labels)
@@ -68,8 +73,10 @@ def ranked_by_f(codes: sparse.csr_matrix, labels: Int[np.ndarray, "image"]) -> I
 
 def fitted_probe(
     codes: sparse.csr_matrix, labels: Int[np.ndarray, "image"], features: Sequence[int] | np.ndarray, seed: int
-) -> LogisticRegression:
+) -> "LogisticRegression":
     """A logistic regression on some of the features."""
+    from sklearn.linear_model import LogisticRegression
+
     probe = LogisticRegression(max_iter=500, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -119,18 +119,20 @@ def evaluate_sae(
         True
     """
     names_of_baselines = read_baselines(baselines)
-    if isinstance(sae, CrossLayerTranscoder):
-        # They would have to read and write in several blocks at once.
-        names_of_baselines = []
     main = Entrant(EVALUATED, place_dictionary(model, hook, sae, hook_out, tokens))
-    entrants = [main, *(_entrant(main, name, given, names_of_baselines) for name, given in _named(beside, "beside"))]
     wanted = wanted_measures(
         metrics,
         has_other_model=other_model is not None,
         has_groups=bool(groups),
         has_classifier=model.unembed is not None,
     )
+    if isinstance(sae, CrossLayerTranscoder) and names_of_baselines:
+        names_of_baselines = []
+        wanted.left_out.append(
+            "baselines: there are none of a cross-layer transcoder, which reads and writes in several blocks"
+        )
     classes = {name: _indices(model, name, group) for name, group in _named(groups, "groups")}
+    entrants = [main, *(_entrant(main, name, given, names_of_baselines) for name, given in _named(beside, "beside"))]
     known = None if labels is None else _labels(model, labels)
     models = [entrant.model for entrant in entrants] + ([] if other_model is None else [other_model])
     size = min(map(default_batch_size, models)) if batch_size is None else batch_size

@@ -64,18 +64,19 @@ class LearnedBatchTopK(LearnedTopK):
         super().__init__(k)
         self.register_buffer("threshold", torch.zeros(()))
         self.register_buffer("n_steps", torch.zeros((), dtype=torch.long))
+        #: The least feature of the last batch.
+        self.least = torch.zeros(())
 
     n_steps: Tensor
 
     def forward(self, pre: Pre) -> Pre:
-        flat = pre.flatten()
-        least = flat.topk(self.k * len(pre), sorted=False).values.amin().clamp(min=0)
-        return pre * (pre >= least) * (pre > 0)
+        # The smallest number that is larger than 0, where fewer pre-activations than that are.
+        tiny = torch.finfo(pre.dtype).tiny
+        self.least = pre.detach().flatten().topk(self.k * len(pre), sorted=False).values.amin().clamp(min=tiny)
+        return pre.masked_fill(pre < self.least, 0.0)
 
     def after_step(self, features: Pre, workers: Workers) -> None:
-        active = features > 0
-        least = torch.where(active, features, torch.inf).amin()
-        least = workers.mean(torch.where(least.isfinite(), least, self.threshold).float())
+        least = workers.mean(self.least.float())
         memory = MEMORY if self.n_steps else 0.0
         self.threshold.copy_(memory * self.threshold + (1 - memory) * least)
         self.n_steps += 1
@@ -85,14 +86,17 @@ class LearnedBatchTopK(LearnedTopK):
 
 
 class LearnedJumpRelu(LearnedRelu):
-    """f = h where h > θ, with the penalty ‖f‖₀; θ learns through a rectangle of the width ε around it.
+    """f = h where h > θ; θ learns through a rectangle of the width ε around it.
 
-    Source: Rajamanoharan et al. 2024, equations 9 to 12.
+    The penalty is (‖f‖₀ / k − 1)², with the mean ‖f‖₀ of a batch, or ‖f‖₀ where its weight is given (k is None).
+
+    Source: Rajamanoharan et al. 2024, equations 9 to 12; the squared distance from k is that of Marks, Karvonen & Mueller
+    2024 (dictionary_learning).
     """
 
-    def __init__(self, k: int, n_features: int) -> None:
+    def __init__(self, k: int, n_features: int, *, aims_at_k: bool) -> None:
         super().__init__()
-        self.k = k
+        self.k, self.aims_at_k = k, aims_at_k
         self.threshold = nn.Parameter(torch.zeros(n_features))
 
     @torch.no_grad()
@@ -105,8 +109,9 @@ class LearnedJumpRelu(LearnedRelu):
         return found
 
     def penalty(self, pre: Pre, features: Pre) -> Tensor | None:
-        found: Tensor = _Step.apply(pre, self.threshold)
-        return found.sum(dim=1).mean()
+        active: Tensor = _Step.apply(pre, self.threshold)
+        l0 = active.sum(dim=1).mean()
+        return (l0 / self.k - 1).square() if self.aims_at_k else l0
 
     def after_step(self, features: Pre, workers: Workers) -> None:
         # Set back after the step: a clamp before it would take the gradient of a threshold that has reached 0.
@@ -146,10 +151,10 @@ class _Step(torch.autograd.Function):
         return None, -(gradient * near).sum(dim=0) / BANDWIDTH
 
 
-def learned_activation(kind: str, k: int, n_features: int) -> LearnedRelu:
+def learned_activation(kind: str, k: int, n_features: int, *, aims_at_k: bool) -> LearnedRelu:
     """What follows the encoder in a training of this kind."""
     if kind == "topk":
         return LearnedTopK(k)
     if kind == "batchtopk":
         return LearnedBatchTopK(k)
-    return LearnedJumpRelu(k, n_features) if kind == "jumprelu" else LearnedRelu()
+    return LearnedJumpRelu(k, n_features, aims_at_k=aims_at_k) if kind == "jumprelu" else LearnedRelu()

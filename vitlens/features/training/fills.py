@@ -3,12 +3,13 @@
 What a fill holds depends on its place alone, not on what was done before: so a stopped training goes on with the same rows.
 """
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitlens.choose.tokens import TokenSet
@@ -19,6 +20,9 @@ from vitlens.features.training.learner import autocast
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.picture_batches import ImageBatch, PictureBatches
 from vitlens.workers import Workers
+
+#: Of so many pictures the contents are compared when a training goes on.
+N_LOOKED_AT = 8
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,8 @@ class Fill:
     rows: Rows
     order: Int[Tensor, "row"]
     batch_rows: int
+    n_batches: int
     position: Position
-
-    @property
-    def n_batches(self) -> int:
-        """Whole batches; rows that are left over are not used, unless they are all."""
-        return max(1, len(self.order) // self.batch_rows)
 
     def batch(self, i: int) -> Rows:
         chosen = self.order[i * self.batch_rows : (i + 1) * self.batch_rows]
@@ -53,7 +53,8 @@ class Fills:
     """Yields fills without end, or until a source of pictures that can be read once is used up.
 
     Pictures that have numbers (a tensor, files, a picture set) are drawn in a new order in each pass; of all other sources
-    the order is their own. Under torchrun the pictures of a fill are shared among the processes.
+    the order is their own. Under torchrun the pictures of a fill are shared among the processes, each of which has as many
+    batches of it as the others.
     """
 
     def __init__(
@@ -72,28 +73,48 @@ class Fills:
         self.model, self.pictures, self.places, self.tokens = model, pictures, list(places), tokens
         self.buffer_rows, self.batch_rows, self.precision = buffer_rows, batch_rows, precision
         self.seed, self.workers = seed, workers
+        #: What the first pictures of this pass are, of a source with an order of its own.
+        self.first_pictures = ""
         self._only: Rows | None = None
 
     def begin(self, position: Position) -> Iterator[Fill]:
-        """The fills from a position on."""
+        """The fills from a position on.
+
+        Raises:
+            InputError: a pass gives no fill.
+        """
         epoch, first = position.epoch, position.fill
         while True:
-            n_before = epoch, first
+            is_empty = True
             for number, rows in self._pass(epoch, first):
-                yield self._shuffled(rows, Position(epoch, number))
-                first = number + 1
-            if (epoch, first) == n_before:
-                if epoch == 0:
-                    raise InputError("there are no pictures to train on")
-                if self.pictures.can_be_read_once:
-                    return
+                fill = self._shuffled(rows, Position(epoch, number))
+                if fill.n_batches:
+                    is_empty = False
+                    yield fill
+            if is_empty:
+                raise InputError(self._why_empty(epoch))
+            if self.pictures.can_be_read_once:
+                return
             epoch, first = epoch + 1, 0
 
+    def _why_empty(self, epoch: int) -> str:
+        if epoch > 0:
+            return (
+                "the source of pictures gave none when it was asked again: pass a function that makes a new iterator each "
+                "time"
+            )
+        if self.workers.world_size > 1:
+            return f"there are too few pictures to train on with {self.workers.world_size} processes"
+        return "there are no pictures to train on"
+
     def _shuffled(self, rows: Rows, position: Position) -> Fill:
-        n = len(next(iter(rows.values())))
+        """Whole batches, as many as each process has; rows that are left over are not used, unless they are all."""
+        n = len(next(iter(rows.values()))) if rows else 0
         generator = self._generator(position.epoch, position.fill, self.workers.rank)
-        share = max(1, self.batch_rows // self.workers.world_size)
-        return Fill(rows, torch.from_numpy(generator.permutation(n)), share, position)
+        share = self.batch_rows // self.workers.world_size
+        least = self.workers.smallest(n)
+        n_batches = least // share or int(position.fill == 0 and least > 0)
+        return Fill(rows, torch.from_numpy(generator.permutation(n)), share, n_batches, position)
 
     def _generator(self, *place: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, *place])
@@ -111,44 +132,96 @@ class Fills:
             return
         for number in range(first, -(-n // size)):
             chosen = np.sort(order[number * size : (number + 1) * size])
-            rows = self._rows(self.pictures.numbered(chosen[self.workers.rank :: self.workers.world_size].tolist()))
-            if rows:
-                self._only = rows if size >= n else None
-                yield number, rows
+            mine = chosen[self.workers.rank :: self.workers.world_size].tolist()
+            rows = self._joined(self._rows_of(batch) for batch in self.pictures.numbered(mine))
+            self._only = rows if size >= n else None
+            yield number, rows
 
     def _in_their_order(self, first: int) -> Iterator[tuple[int, Rows]]:
-        size = self._pictures_per_fill()
-        gathered: list[ImageBatch] = []
-        number = n_gathered = 0
-        for batch in self.pictures:
-            n_gathered += len(batch.images)
+        """Each process reads all pictures, and runs the model on its share of each batch."""
+        parts: list[Rows] = []
+        number = n_rows = 0
+        for i, batch in enumerate(self.pictures):
+            if i == 0:
+                self.first_pictures = _digest(batch.images)
+            n_rows += len(batch.images) * self._n_chosen(batch.images)
             if number >= first:
-                gathered.append(batch)
-            if n_gathered >= size:
-                if gathered:
-                    yield number, self._rows(self._own_share(gathered))
-                gathered, n_gathered, number = [], 0, number + 1
-        if gathered:
-            yield number, self._rows(self._own_share(gathered))
-
-    def _own_share(self, batches: Sequence[ImageBatch]) -> Iterator[ImageBatch]:
-        for batch in batches:
-            mine = slice(self.workers.rank, None, self.workers.world_size)
-            yield ImageBatch(batch.images[mine], batch.ids[mine], None)
+                mine = slice(self.workers.rank, None, self.workers.world_size)
+                parts.append(self._rows_of(ImageBatch(batch.images[mine], batch.ids[mine], None)))
+            if n_rows >= self.buffer_rows * self.workers.world_size:
+                if number >= first:
+                    yield number, self._joined(parts)
+                parts, n_rows, number = [], 0, number + 1
+        if n_rows and number >= first:
+            yield number, self._joined(parts)
 
     def _pictures_per_fill(self) -> int:
-        n_tokens = self.model.cfg.n_ctx if self.places[0].has_tokens else 1
-        n_chosen = len(chosen_rows(self.model, self.places[0], self.tokens, n_tokens))
-        return max(1, self.buffer_rows // n_chosen) * self.workers.world_size
+        images = self.pictures.source if isinstance(self.pictures.source, Tensor) else None
+        return max(1, self.buffer_rows // self._n_chosen(images)) * self.workers.world_size
 
-    def _rows(self, batches: Iterator[ImageBatch]) -> Rows:
-        found: dict[str, list[Tensor]] = {place.name: [] for place in self.places}
-        for batch in batches:
-            grid = self.model.embed.grid(*batch.images.shape[-2:])
-            with autocast(self.precision, self.model.device):
-                read = read_places(self.model, batch.images, self.places)
-            for place in self.places:
-                rows = read[place.name]
-                chosen = chosen_rows(self.model, place, self.tokens, rows.shape[1], grid).to(rows.device)
-                found[place.name].append(rows[:, chosen].flatten(2).flatten(0, 1))
-        return {name: torch.cat(parts) for name, parts in found.items() if parts}
+    def _n_chosen(self, images: Tensor | None) -> int:
+        """Rows of a picture of this size, or of the model's own."""
+        place, cfg = self.places[0], self.model.cfg
+        grid = cfg.grid_size if images is None else self.model.embed.grid(*images.shape[-2:])
+        n_tokens = cfg.n_prefix_tokens + grid[0] * grid[1] - place.first_token if place.has_tokens else 1
+        return len(chosen_rows(self.model, place, self.tokens, n_tokens, grid))
+
+    def _rows_of(self, batch: ImageBatch) -> Rows:
+        """The rows of a batch of pictures at each place.
+
+        Raises:
+            InputError: places without the same tokens; activations that are not finite.
+        """
+        if not len(batch.images):
+            return {}
+        grid = self.model.embed.grid(*batch.images.shape[-2:])
+        with autocast(self.precision, self.model.device):
+            read = read_places(self.model, batch.images, self.places)
+        found: Rows = {}
+        ids: list[list[int]] = []
+        for place in self.places:
+            rows = read[place.name]
+            chosen = chosen_rows(self.model, place, self.tokens, rows.shape[1], grid)
+            ids.append(place.ids(rows.shape[1])[chosen].tolist())
+            if ids[-1] != ids[0]:
+                raise InputError(
+                    f"{self.places[0].name} has {len(ids[0])} rows of a picture and {place.name} {len(ids[-1])}, or of "
+                    'other tokens: choose tokens that both have (tokens="patches"), or train them in calls of their own'
+                )
+            found[place.name] = rows[:, chosen.to(rows.device)].reshape(len(rows) * len(chosen), -1)
+            self._check_finite(place, found[place.name], batch, len(chosen))
+        return found
+
+    def _check_finite(self, place: HookPlace, rows: Float[Tensor, "row d"], batch: ImageBatch, n: int) -> None:
+        bad = (~rows.isfinite().all(dim=1)).nonzero()[:, 0]
+        if len(bad):
+            raise InputError(
+                f"{place.name} is not finite for picture {int(batch.ids[int(bad[0]) // n])} (counted from 0): leave that "
+                "picture out, or load the model with another dtype"
+            )
+
+    def _joined(self, parts: Iterable[Rows]) -> Rows:
+        parts = [part for part in parts if part]
+        for place in self.places if parts else []:
+            if len({part[place.name].shape[1] for part in parts}) > 1:
+                raise InputError(
+                    f"rows of {place.name} are as wide as a picture has tokens, and pictures differ in size: pass pictures "
+                    "of one size"
+                )
+        return {place.name: torch.cat([part[place.name] for part in parts]) for place in self.places} if parts else {}
+
+
+def some_pictures(pictures: PictureBatches) -> str | None:
+    """A digest of a few pictures of a source that has numbers, which tells it from another; None of any other source."""
+    n = pictures.n_numbered
+    if n is None:
+        return None
+    numbers = np.linspace(0, n - 1, min(n, N_LOOKED_AT)).round().astype(int).tolist()
+    return _digest(*[batch.images for batch in pictures.numbered(numbers)])
+
+
+def _digest(*images: Float[Tensor, "image channels height width"]) -> str:
+    digest = hashlib.sha256()
+    for some in images:
+        digest.update(some.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

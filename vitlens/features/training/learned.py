@@ -56,7 +56,7 @@ class LearnedDictionary(Trainable):
         self.b_dec = nn.Parameter(torch.zeros(d_out))
         self.W_skip = nn.Parameter(torch.zeros(d_out, d_in)) if settings.skip and not ties else None
         self.ties = ties
-        self.activation = learned_activation(settings.kind, settings.k, n_features)
+        self.activation = learned_activation(settings.kind, settings.k, n_features, aims_at_k=settings.sparsity is None)
         self.widths = (*settings.matryoshka, n_features)
 
     @property
@@ -76,7 +76,9 @@ class LearnedDictionary(Trainable):
 
     def pre(self, x: Float[Tensor, "row d_in"]) -> Float[Tensor, "row feature"]:
         """The pre-activations of standardised rows."""
-        return (x - self.b_dec if self.ties else x) @ self.W_enc + self.b_enc
+        # b_dec comes off after the product: rows that need no gradient save one product of this size.
+        shift = self.b_enc - self.b_dec @ self.W_enc if self.ties else self.b_enc
+        return torch.addmm(shift, x, self.W_enc)
 
     def reconstructions(
         self, features: Float[Tensor, "row feature"], x: Float[Tensor, "row d_in"]

@@ -1,6 +1,9 @@
 """Trains dictionaries on the activations of a model, as they stream from pictures."""
 
+import logging
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,9 @@ from vitlens.choose.tokens import TokenSet
 from vitlens.errors import InputError
 from vitlens.features.placed import AnyDictionary
 from vitlens.features.places import HookPlace, place_of, tokens_in_words
-from vitlens.features.training.checkpoints import Checkpoints
+from vitlens.features.training.checkpoints import BetweenSteps, Checkpoints
 from vitlens.features.training.cross_layer_learner import CrossLayerLearner
-from vitlens.features.training.fills import Fill, Fills, Position
+from vitlens.features.training.fills import Fill, Fills, Position, some_pictures
 from vitlens.features.training.learner import TRAINING_MEASURES, Learner
 from vitlens.features.training.result import TrainedDictionaries, TrainingHistory
 from vitlens.features.training.settings import TrainingSettings
@@ -23,8 +26,10 @@ from vitlens.model.hooks.hook_points import HookName, hook_name, resolve_names
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
 from vitlens.model.runs.progress_bar import ProgressBar
-from vitlens.workers import Workers
+from vitlens.version import __version__
+from vitlens.workers import Stopped, WorkerLost, Workers
 
+LOG = logging.getLogger(__name__)
 #: How many points a curve of the history has.
 N_POINTS = 200
 
@@ -95,7 +100,9 @@ def train(
         TrainedDictionaries: `.sae` is the dictionary, where there is one; a mapping from hook points to dictionaries.
 
     Raises:
-        InputError: no such hook point; a setting that no training can have; a folder of another training.
+        InputError: no such hook point; a setting that no training can have; a folder of another training; activations or a
+            loss that are not finite.
+        Stopped: interrupted, or another process was lost; the state is kept in the folder.
 
     Source: Gao et al. 2024 (TopK, AuxK); Bussmann et al. 2024, 2025 (BatchTopK, Matryoshka); Rajamanoharan et al. 2024
     (JumpReLU); Bricken et al. 2023 (ReLU with L1, resampling); Dunefsky et al. 2024 (transcoders); Ameisen et al. 2025
@@ -114,7 +121,8 @@ def train(
     )  # fmt: skip
     pairs = _pairs(model, hook, hook_out, settings)
     workers = Workers(str(model.device))
-    pictures = PictureBatches(model, images, batch_size)
+    settings.check_shares(workers.world_size)
+    pictures = PictureBatches(model.to(workers.device), images, batch_size)
     places = list(dict.fromkeys(place for pair in pairs for place in pair))
     fills = Fills(
         model, pictures, places, tokens, buffer_rows=settings.buffer_rows, batch_rows=settings.batch_rows,
@@ -122,10 +130,12 @@ def train(
     )  # fmt: skip
     facts = _facts(model, pairs, tokens, settings, pictures)
     with Checkpoints(path, facts, workers).opened() as checkpoints, torch.enable_grad():
-        run = _Training(pairs, fills, settings, workers, checkpoints)
-        run.go(progress if workers.is_main else False)
-        trained = run.result(facts)
-        checkpoints.finish(trained)
+        trained = checkpoints.finished()
+        if trained is None:
+            run = _Training(pairs, fills, settings, workers, checkpoints)
+            run.go(progress if workers.is_main else False)
+            trained = run.result(facts)
+            checkpoints.finish(trained)
     return trained
 
 
@@ -146,30 +156,64 @@ class _Training:
         self.history: list[list[dict[str, float]]] = []
         self.rows_at: list[int] = []
         self.step = 0
+        self.position = Position()
 
     def go(self, progress: bool | None) -> None:
+        """Trains to the end, or to the end of the pictures.
+
+        Raises:
+            Stopped: interrupted, or another process was lost.
+            InputError: the loss is not finite.
+        """
+        interrupts = BetweenSteps()
+        try:
+            # Without a folder there is nothing to keep, and Ctrl-C is what it always is.
+            with nullcontext() if self.checkpoints.folder is None else interrupts.heard():
+                self._steps(progress, interrupts)
+        except (KeyboardInterrupt, WorkerLost) as error:
+            if self.checkpoints.folder is None:
+                raise
+            is_whole = isinstance(error, KeyboardInterrupt) and not interrupts.inside
+            if is_whole and self.learners:
+                self._keep()
+            why = "stopped" if isinstance(error, KeyboardInterrupt) else f"a process was lost ({error})"
+            raise Stopped(
+                f"{why} after {self.step:,} of {self.settings.n_steps:,} steps: {self.checkpoints.in_words}; give the same "
+                "call again to go on from there"
+            ) from None
+
+    def _steps(self, progress: bool | None, interrupts: BetweenSteps) -> None:
         n_steps, every = self.settings.n_steps, max(1, self.settings.n_steps // N_POINTS)
         state = self.checkpoints.read()
-        begin = Position() if state is None else Position(*state["position"])
+        if state is not None:
+            self.step, self.position = state["step"], Position(*state["position"])
         n = 1 if self.settings.cross_layer else len(self.pairs)
         what = f"training {n} {'dictionaries' if n > 1 else 'dictionary'}"
         with ProgressBar(self.settings.n_rows, what, "row", progress, n_steps) as bar:
-            for fill, batch in self._batches(begin):
+            for fill, batch in self._batches(self.position):
                 if not self.learners:
                     self._begin(fill, state)
                     bar.update(self.step * self.settings.batch_rows)
                 if self.step >= n_steps:
                     return
                 rows = fill.batch(batch)
-                for learner in self.learners:
-                    learner.step(rows)
-                self.step += 1
-                if self.step % every == 0 or self.step == n_steps:
-                    self._note()
-                    bar.say(self._in_words())
+                with interrupts.wait():
+                    for learner in self.learners:
+                        learner.step(rows)
+                    self.step += 1
+                    self.position = Position(fill.position.epoch, fill.position.fill, batch + 1)
+                    if self.step % every == 0 or self.step == n_steps:
+                        self._note()
+                        bar.say(self._in_words())
                 bar.update(self.settings.batch_rows)
-                if self.checkpoints.is_due():
-                    self._keep(fill, batch + 1)
+                if self.checkpoints.is_due:
+                    self._keep()
+        LOG.warning(
+            "the pictures ended after %s of %s steps, before the learning rate had fallen: set n_rows=%s",
+            f"{self.step:,}", f"{n_steps:,}", f"{self.step * self.settings.batch_rows}",
+        )  # fmt: skip
+        if self.step % every:
+            self._note()
 
     def _batches(self, begin: Position) -> Iterator[tuple[Fill, int]]:
         for fill in self.fills.begin(begin):
@@ -186,13 +230,31 @@ class _Training:
                 Learner(source, target, rows, settings, workers, settings.seed + i)
                 for i, (source, target) in enumerate(self.pairs)
             ]
-        if state is not None:
-            for learner, kept in zip(self.learners, state["learners"], strict=True):
-                learner.load_state(kept)
-            self.step, self.history, self.rows_at = state["step"], state["history"], state["rows_at"]
+        if state is None:
+            return
+        for learner, kept in zip(self.learners, state["learners"], strict=True):
+            learner.load_state(kept)
+        self.history, self.rows_at = state["history"], state["rows_at"]
+        if state["first_pictures"] != self.fills.first_pictures and fill.position.epoch == state["position"][0]:
+            LOG.warning(
+                "the source gives its pictures in another order than before it was stopped: the training goes on, and ends "
+                "with other numbers than one that was never stopped (a tensor, files or a picture set do not have this)"
+            )
 
     def _note(self) -> None:
-        self.history.append([measures for learner in self.learners for measures in learner.measures()])
+        """A point of the history.
+
+        Raises:
+            InputError: the loss is not finite, and neither is what is learned any more.
+        """
+        found = [learner.measures() for learner in self.learners]
+        for learner, measures in zip(self.learners, found, strict=True):
+            if not isfinite(measures[0]["loss"]):
+                raise InputError(
+                    f"the loss of {learner.name} is not finite at step {self.step:,}: choose a smaller lr, or "
+                    'precision="float32"'
+                )
+        self.history.append([measures for each in found for measures in each])
         self.rows_at.append(self.step * self.settings.batch_rows)
 
     def _in_words(self) -> str:
@@ -200,11 +262,14 @@ class _Training:
         means = {name: sum(found[name] for found in last) / len(last) for name in TRAINING_MEASURES}
         return f"explained {means['explained_variance']:.3f}, L0 {means['l0']:.1f}, dead {means['dead_share']:.1%}"
 
-    def _keep(self, fill: Fill, batch: int) -> None:
-        position = [fill.position.epoch, fill.position.fill, batch]
+    def _keep(self) -> None:
+        """Writes the state, which must be one that can go on."""
+        if not all(isfinite(learner.measures()[0]["loss"]) for learner in self.learners if learner.seen):
+            self._note()
         self.checkpoints.write(
             {
-                "position": position,
+                "position": [self.position.epoch, self.position.fill, self.position.batch],
+                "first_pictures": self.fills.first_pictures,
                 "step": self.step,
                 "history": self.history,
                 "rows_at": self.rows_at,
@@ -267,7 +332,10 @@ def _facts(
         "weights": fingerprint(model),
         "hooks": [source.name for source, _ in pairs],
         "hooks_out": [target.name for _, target in pairs],
+        "preprocessing": model.cfg.data_config,
         "tokens": tokens_in_words(tokens),
         "n_pictures": pictures.n_pictures,
+        "pictures": some_pictures(pictures),
         "training": settings.facts(),
+        "vitlens": __version__,
     }

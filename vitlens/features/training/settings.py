@@ -62,6 +62,11 @@ class TrainingSettings:
         if list(self.matryoshka) != sorted(set(self.matryoshka)) or any(width < 1 for width in self.matryoshka):
             raise InputError(f"matryoshka is a rising list of numbers of features, not {self.matryoshka!r}")
 
+    def check_shares(self, n_processes: int) -> None:
+        """Raises InputError unless each process gets as many rows of a step as the others."""
+        if self.batch_rows % n_processes:
+            raise InputError(f"batch_rows={self.batch_rows} cannot be shared equally by {n_processes} processes")
+
     def width(self, d_in: int) -> int:
         """The number of features of a dictionary on activations of this width.
 

@@ -1,7 +1,7 @@
 """An encoder with its decoder in training: the terms of the loss that keep its features few and alive."""
 
 from collections.abc import Mapping
-from math import exp
+from math import exp, log
 from typing import Any
 
 import torch
@@ -14,9 +14,8 @@ from vitlens.features.training.learned import LearnedDictionary
 from vitlens.features.training.settings import TrainingSettings
 from vitlens.workers import Workers
 
-#: The first weight of the penalty, and how fast it follows the number of active features: its logarithm moves by this
-#: times (L0 / k − 1) in a step.
-FIRST_WEIGHT, WEIGHT_SPEED = 1e-3, 0.05
+#: The first weight of a penalty that is moved; how much of a distance from k counts at once, and of each step's for good.
+FIRST_WEIGHT, DIRECT, SUMMED = 1e-3, 1.0, 0.02
 #: Dead features are looked up once in so many steps, since the answer must come from the device.
 DEAD_EVERY = 16
 
@@ -29,7 +28,7 @@ class SparsePart:
         device = learned.W_dec.device
         self.dead = DeadFeatures(learned.n_features, settings.rows_until_dead).to(device)
         self.dead_now = torch.zeros(0, dtype=torch.long, device=device)
-        self.weight = FIRST_WEIGHT if settings.sparsity is None else settings.sparsity
+        self.weight = Weight(settings)
 
     def add_to(
         self,
@@ -41,7 +40,7 @@ class SparsePart:
         """The loss with the penalty for activity, and with the error that the dead features leave."""
         penalty = self.learned.activation.penalty(pre, features)
         if penalty is not None:
-            loss = loss + self.weight * penalty
+            loss = loss + self.weight.now * penalty
         if self.settings.revive == "auxk" and len(self.dead_now):
             loss = loss + auxiliary_loss(self.learned, pre, error, self.dead_now)
         return loss
@@ -56,9 +55,8 @@ class SparsePart:
         """Takes note of the features of a batch, and revives the dead ones where it is time."""
         self.dead.see(features, self.workers, counting=descent.rate_is_falling)
         self.learned.activation.after_step(features, self.workers)
-        if self.settings.kind in ("relu", "jumprelu") and self.settings.sparsity is None:
-            l0 = float(self.workers.mean((features > 0).sum(dim=1).float().mean()))
-            self.weight *= exp(WEIGHT_SPEED * max(-1.0, min(1.0, l0 / self.settings.k - 1)))
+        if self.weight.moves:
+            self.weight.follow(float(self.workers.mean((features > 0).sum(dim=1).float().mean())))
         if self.settings.revive != "none" and descent.n_steps % DEAD_EVERY == 0:
             self._revive(x, error, descent)
 
@@ -72,11 +70,31 @@ class SparsePart:
             self.dead.silent[self.dead_now] = 0
 
     def state(self) -> dict[str, Any]:
-        return {"dead": self.dead.state_dict(), "dead_now": self.dead_now, "weight": self.weight}
+        return {"dead": self.dead.state_dict(), "dead_now": self.dead_now, "weight": [self.weight.now, self.weight.log]}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.dead.load_state_dict(state["dead"])
-        self.dead_now, self.weight = state["dead_now"], state["weight"]
+        self.dead_now = state["dead_now"]
+        self.weight.now, self.weight.log = state["weight"]
+
+
+class Weight:
+    """The weight of the penalty: given, 1 for one that aims at k, or moved until k features are active (relu).
+
+    It is moved as controllers do: by the distance of log L0 from log k, and by the sum of these distances over the steps.
+    """
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        self.moves = settings.kind == "relu" and settings.sparsity is None
+        self.k = settings.k
+        self.log = log(FIRST_WEIGHT)
+        self.now = FIRST_WEIGHT if self.moves else 1.0 if settings.sparsity is None else settings.sparsity
+
+    def follow(self, l0: float) -> None:
+        """Takes note of the number of active features of a step."""
+        distance = max(-1.0, min(1.0, log(max(l0, 1e-3) / self.k)))
+        self.log += SUMMED * distance
+        self.now = exp(self.log + DIRECT * distance)
 
 
 def part_measures(
