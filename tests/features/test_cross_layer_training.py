@@ -130,7 +130,7 @@ def test_a_stopped_training_ends_with_the_same_bytes(plain, images_of, tmp_path,
         step(self, rows)
 
     monkeypatch.setattr(CrossLayerLearner, "step", fail)
-    with pytest.raises(Stopped, match="stopped after 7 of 12 steps"):
+    with pytest.raises(Stopped, match="stopped after 20 of 30 steps"):
         train(plain, images, reads_of(plain), path=tmp_path / "stopped", **about)
     monkeypatch.setattr(CrossLayerLearner, "step", step)
     train(plain, images, reads_of(plain), path=tmp_path / "stopped", **about)
