@@ -247,6 +247,31 @@ def test_open(run, case, tmp_path):
     assert (facts["selection"]["block"], facts["selection"]["head"]) == (model.cfg.n_layers - 1, None)
 
 
+def test_features(run, tmp_path):
+    """The page of a dictionary, and its labels from a file."""
+    identity = torch.eye(96)
+    sae = vitlens.features.SparseAutoencoder.from_arrays(identity, None, identity, None, hook="resid_post3")
+    sae.save(tmp_path / "sae")
+    model = vitlens.demo.load_demo_model()
+    sae = vitlens.load_sae(tmp_path / "sae")
+    explorer = vitlens.explore_features(model, [AGREEING], sae=sae, shown=0, feature_labels={7: "hem"}, progress=False)
+    explorer.save_labels(tmp_path / "labels.json")
+    about = [
+        "--dictionary",
+        tmp_path / "sae",
+        "--feature-labels",
+        tmp_path / "labels.json",
+        "--out",
+        tmp_path / "page.html",
+    ]
+    done = run("features", AGREEING, CONFLICTING, *about, "--shown", 1, "--feature", 7, "--n-runs", 5, "--json")
+    assert (done.code, done.stderr) == (0, "")
+    assert done.json["bytes"] == (tmp_path / "page.html").stat().st_size
+    facts = facts_of(tmp_path / "page.html")
+    assert (facts["n_images"], facts["labels"], facts["pictures"][0]["doses"]["features"]) == (2, {"7": "hem"}, [7])
+    assert facts["names"]["0"] == AGREEING.name
+
+
 def test_evaluate_sae(run, demo, tmp_path):
     """Measures of a dictionary, of a baseline and of a dictionary beside it; labels come from folders of classes."""
     generator = torch.Generator().manual_seed(0)

@@ -11,7 +11,7 @@ from ported import build
 from variants import pictures
 
 from vitlens import InputError, explore_features
-from vitlens.features import SparseAutoencoder, Transcoder, feature_attribution, top_patches, with_sae
+from vitlens.features import SparseAutoencoder, Transcoder, evaluate_sae, feature_attribution, top_patches, with_sae
 from vitlens.features.strongest import EncodedPictures
 from vitlens.pages.dictionary.measure.one_pass import SampledPictures
 from vitlens.pages.dictionary.measured import LEVELS
@@ -88,6 +88,9 @@ def test_examples_are_those_of_top_patches(found):
         expected = [active[int(level * len(active))] for level in LEVELS] if len(active) else [0] * len(LEVELS)
         np.testing.assert_array_equal(tensors["level_values"][feature], expected)
         assert tensors["n_active"][feature] == len(active)
+    judged = evaluate_sae(model, images, sae=sae, metrics="locality", baselines=[], tokens="all", progress=False)
+    np.testing.assert_allclose(tensors["locality"], judged.locality, rtol=1e-5)
+    assert np.isfinite(tensors["locality"]).any()
     directions = sae.W_dec / sae.W_dec.norm(dim=1, keepdim=True)
     cosines = (directions @ directions.T).fill_diagonal_(-2).float()
     np.testing.assert_array_equal(tensors["near_ids"][:, 0], cosines.argmax(dim=1))

@@ -5,27 +5,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitlens.cli.options import BatchSize, Json, ModelOptions, files_are_there, with_model
+from vitlens.cli.given import as_picture_set, picture_files
+from vitlens.cli.options import BatchSize, DataFolder, Json, ModelOptions, SomePictureFiles, with_model
 from vitlens.cli.output import WRITTEN, Answer, check_out, hand_over
-from vitlens.cli.shared import DEMO, is_watched
-from vitlens.errors import InputError, printable
+from vitlens.cli.shared import is_watched
 from vitlens.results.writing import RESULTS
 
 if TYPE_CHECKING:
-    from vitlens.data.picture_sets import PictureSet
     from vitlens.description.result import Description
     from vitlens.pages.page import Section
 
 
 @with_model
 def describe(
-    pictures: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="[PICTURE...]", help="the pictures", show_default=False, callback=files_are_there),
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help='instead: a folder, with all pictures in it, or "demo"', show_default=False)
-    ] = None,
+    pictures: SomePictureFiles = None,
+    data: DataFolder = None,
     n_images: Annotated[
         int | None, typer.Option(min=1, help="at most this many pictures, the first ones", show_default=False)
     ] = None,
@@ -48,9 +42,9 @@ def describe(
     from vitlens.description.run import describe as look
 
     check_out(out, (*WRITTEN, *RESULTS))
-    files = _files(pictures or [], data)[:n_images]
+    files = picture_files(pictures or [], data)[:n_images]
     hooked = model.load()
-    source = files if pictures else _as_set(files, str(data))
+    source = files if pictures else as_picture_set(files, str(data))
     description = look(hooked, source, batch_size=batch_size, progress=is_watched())
     n_left_out = len(files) - description.n_images
     blocks = description.blocks
@@ -83,42 +77,6 @@ def describe(
         out,
         as_json,
     )
-
-
-def _files(pictures: list[Path], data: str | None) -> list[Path]:
-    """The pictures themselves, or those of the folder in the order of their paths.
-
-    Raises:
-        InputError: neither or both are given; there is no such folder, or no picture in it.
-    """
-    from vitlens.data.demo_files import demo_folder
-    from vitlens.data.pictures import PICTURE_ENDINGS
-
-    if bool(pictures) == (data is not None):
-        raise InputError("say which pictures to describe: their files, or --data FOLDER for all in a folder")
-    if data is None:
-        return pictures
-    folder = demo_folder() / "pictures" if data == DEMO else Path(data)
-    if not folder.is_dir():
-        raise InputError(f'there is no folder {folder}: --data takes a folder of pictures, or "demo"')
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_ENDINGS)
-    if not found:
-        raise InputError(f"{folder} holds no picture: files that end in {', '.join(PICTURE_ENDINGS)} are looked for")
-    return found
-
-
-def _as_set(files: list[Path], name: str) -> "PictureSet":
-    """The files as a picture set without labels, whose unreadable pictures are left out."""
-    from datasets import Dataset
-
-    from vitlens.data.picture_sets import PictureSet
-
-    def to_row(entry: dict[str, Any], index: int) -> dict[str, Any]:
-        file = files[entry["place"]]
-        return {"image": {"path": str(file), "bytes": None}, "label": 0, "path": printable(file)}
-
-    places = Dataset.from_dict({"place": list(range(len(files)))})
-    return PictureSet(name, places, to_row, has_masks=False, n=len(files))
 
 
 def _shown(description: "Description") -> Any:

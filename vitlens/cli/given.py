@@ -4,12 +4,12 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from vitlens.cli.output import MOST_ON_PAGE
-from vitlens.cli.shared import is_watched, note
+from vitlens.cli.shared import DEMO, is_watched, note
 from vitlens.errors import InputError, printable
 from vitlens.results.writing import IMAGES, PAGES
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vitlens.choose.tokens import TokenSet
+    from vitlens.data.picture_sets import PictureSet
+    from vitlens.features.dictionaries.dictionary import SparseAutoencoder
     from vitlens.model.hooked_vit import HookedViT
 
 #: Work of fewer seconds is not announced.
@@ -47,6 +49,24 @@ def read_tokens(text: str) -> "TokenSet":
     if len(numbers) != n_numbers or not all(re.fullmatch(r"\s*\d+\s*", number) for number in numbers):
         raise InputError(f"{text!r} is no {kind}: it is written like {example}, counted in patches from the upper left")
     return make(*map(int, numbers))
+
+
+def load_dictionary(path: Path) -> "SparseAutoencoder":
+    """The dictionary of a page: `load_sae` with what a page cannot show refused.
+
+    Raises:
+        InputError: as `load_sae`; features of several blocks.
+    """
+    from vitlens.features.dictionaries.cross_layer import CrossLayerTranscoder
+    from vitlens.features.formats.loading import load_sae
+
+    sae = load_sae(path)
+    if isinstance(sae, CrossLayerTranscoder):
+        raise InputError(
+            f"{path} has features of {sae.n_blocks} blocks, and the page shows those of one: save one block's, "
+            "which is load_sae(…).layer(block), and pass that"
+        )
+    return sae
 
 
 def in_batches(
@@ -98,3 +118,39 @@ def say_cost(model: "HookedViT", images: "Tensor", n_forwards: int, shorter: str
 def called(pictures: list[Path]) -> str:
     """The pictures in a page's title."""
     return printable(pictures[0].name) if len(pictures) == 1 else f"{len(pictures)} pictures"
+
+
+def picture_files(pictures: list[Path], data: str | None) -> list[Path]:
+    """The pictures themselves, or those of the folder in the order of their paths.
+
+    Raises:
+        InputError: neither or both are given; there is no such folder, or no picture in it.
+    """
+    from vitlens.data.demo_files import demo_folder
+    from vitlens.data.pictures import PICTURE_ENDINGS
+
+    if bool(pictures) == (data is not None):
+        raise InputError("say which pictures: their files, or --data FOLDER for all in a folder")
+    if data is None:
+        return pictures
+    folder = demo_folder() / "pictures" if data == DEMO else Path(data)
+    if not folder.is_dir():
+        raise InputError(f'there is no folder {folder}: --data takes a folder of pictures, or "demo"')
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_ENDINGS)
+    if not found:
+        raise InputError(f"{folder} holds no picture: files that end in {', '.join(PICTURE_ENDINGS)} are looked for")
+    return found
+
+
+def as_picture_set(files: list[Path], name: str) -> "PictureSet":
+    """The files as a picture set without labels, whose unreadable pictures are left out."""
+    from datasets import Dataset
+
+    from vitlens.data.picture_sets import PictureSet
+
+    def to_row(entry: dict[str, Any], index: int) -> dict[str, Any]:
+        file = files[entry["place"]]
+        return {"image": {"path": str(file), "bytes": None}, "label": 0, "path": printable(file)}
+
+    places = Dataset.from_dict({"place": list(range(len(files)))})
+    return PictureSet(name, places, to_row, has_masks=False, n=len(files))

@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 from vitlens.cli.attribute import attribute
 from vitlens.cli.describe import describe
 from vitlens.cli.dictionaries.evaluate import evaluate_sae
+from vitlens.cli.dictionaries.features import features
 from vitlens.cli.heatmap import heatmap
 from vitlens.cli.lens import lens
 from vitlens.cli.models import models
@@ -67,7 +68,9 @@ def vitlens(
 for name in NAMES:
     # Help lists it once.
     app.command(name, hidden=name != NAMES[0])(open_page)
-for command in (lens, attribute, patch, heatmap, similarity, describe, evaluate_sae, models, verify, reproduce):
+for command in (
+    lens, attribute, patch, heatmap, similarity, describe, features, evaluate_sae, models, verify, reproduce,
+):  # fmt: skip
     app.command()(command)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vitlens.cli.given import say_cost
+from vitlens.cli.given import load_dictionary, say_cost
 from vitlens.cli.options import Json, ModelOptions, PictureFiles, WantedClass, files_are_there, with_model
 from vitlens.cli.output import hand_over_page
 from vitlens.cli.shared import is_watched
@@ -59,8 +59,6 @@ def open_page(
 ) -> None:
     """Write a page about pictures: the answer, when and by which parts it is decided, and what their removal does."""
     from vitlens.description.result import Description
-    from vitlens.features.dictionaries.cross_layer import CrossLayerTranscoder
-    from vitlens.features.formats.loading import load_sae
     from vitlens.pages.explorer.run import explore
     from vitlens.results.result import load_result
 
@@ -70,12 +68,7 @@ def open_page(
     if hook is not None and dictionary is None:
         raise InputError("--hook says where a dictionary reads: pass it with --dictionary")
     described = None if description is None else load_result(description, Description)
-    sae = None if dictionary is None else load_sae(dictionary)
-    if isinstance(sae, CrossLayerTranscoder):
-        raise InputError(
-            f"{dictionary} has features of {sae.n_blocks} blocks, and the page shows those of one: save one block's, "
-            "which is load_sae(…).layer(block), and pass that"
-        )
+    sae = None if dictionary is None else load_dictionary(dictionary)
     hooked = model.load()
     first_block = None if block is None else hooked.block_index(block)
     n_shown = len(pictures) + (against is not None)

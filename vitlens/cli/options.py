@@ -39,6 +39,14 @@ PictureFiles = Annotated[
     list[Path],
     typer.Argument(metavar="PICTURE...", help="the pictures", show_default=False, callback=files_are_there),
 ]
+SomePictureFiles = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="[PICTURE...]", help="the pictures", show_default=False, callback=files_are_there),
+]
+DataFolder = Annotated[
+    str | None,
+    typer.Option("--data", help='instead: a folder, with all pictures in it, or "demo"', show_default=False),
+]
 Model = Annotated[
     str,
     typer.Option(help='a timm name such as vit_base_patch16_224, or "demo"', autocompletion=model_names),

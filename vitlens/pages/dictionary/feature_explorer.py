@@ -111,7 +111,7 @@ class FeatureExplorer:
     # ---- showing -------------------------------------------------------------------------------------------------
 
     def to_frame(self) -> pd.DataFrame:
-        """A row for each feature: its density, largest activation, in how many pictures it is active, class, label."""
+        """A row for each feature: density, largest activation, pictures in which it is active, Moran's I, class, label."""
         tensors, names = self.tensors, self.facts["class_names"]
         classes = tensors["class_ids"]
         raised = [names[str(index)][1] for index in classes[:, 0].tolist()] if classes.shape[1] else None
@@ -121,6 +121,7 @@ class FeatureExplorer:
                 "density": tensors["counts"].sum(axis=1) / self.facts["n_tokens"],
                 "largest": tensors["top_values"][:, 0],
                 "pictures": tensors["n_active"],
+                "morans_i": tensors["locality"],
                 **({} if raised is None else {"class": raised}),
                 "label": [self._labels.get(feature, "") for feature in range(len(tensors["counts"]))],
             }

@@ -45,7 +45,8 @@ class MeasuredFeatures:
 
     F features, R ranks, L levels, B bins, N shown pictures, T tokens:
     top_images, top_tokens, top_values [F, R], the strongest pictures (−1: none); level_… [F, L] the same at each level;
-    counts [F, B] with bin_width [F], the histogram of what is above 0; n_active [F] pictures.
+    counts [F, B] with bin_width [F], the histogram of what is above 0; n_active [F] pictures; locality [F],
+    Moran's I.
     near_ids, near_cosines [F, n]; class_ids, class_values [F, 2 n]: raised most, strongest first, then lowered most.
     active_ends [N T], active_features, active_values: what is active at each token of the shown pictures, strongest first.
     worth [N, F], the share of each feature in the logit of the picture's predicted class.
@@ -120,6 +121,7 @@ def _of_all_pictures(found: OnePass) -> dict[str, np.ndarray]:
     tensors = {
         "counts": tops.counts.cpu().numpy().astype(np.int32),
         "bin_width": torch.exp2(tops.exponents.double()).float().cpu().numpy(),
+        "locality": as_numpy(found.locality.of_features()),
         "n_active": sampled.n_active.cpu().numpy().astype(np.int32),
     }
     for name, (images, tokens, values) in examples.items():

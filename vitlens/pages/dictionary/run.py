@@ -1,12 +1,13 @@
 """The page of a dictionary: every feature with its examples, what is active in pictures, and what a dose of it does."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from vitlens.arguments import checked, is_whole, items, short
 from vitlens.choose.tokens import TokenSet
+from vitlens.data.picture_sets import PictureSet
 from vitlens.data.pictures import as_list
 from vitlens.errors import InputError, printable
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder
@@ -93,10 +94,11 @@ def explore_features(
         raise InputError(f"{target.name} has no tokens, so its features have no place in a picture: see top_patches")
     steering = _steering(features, doses, n_runs, sae.d_sae)
     labels = read_feature_labels(feature_labels, sae.d_sae, dictionary_fingerprint(sae))
-    found = OnePass(_shown(shown))
+    found = OnePass(model.cfg.n_prefix_tokens, _shown(shown))
     found.run(model, PictureBatches(model, images, batch_size), sae, source, target, tokens, progress)
     place = DictionaryInPlace(sae, hook, hook_out, source, target, tokens)
-    return FeatureExplorer(model, place, measured_features(model, found, place, steering, _names(images)), labels)
+    names = _names(images, {*found.crops.encoded, *(picture.number for picture in found.shown)})
+    return FeatureExplorer(model, place, measured_features(model, found, place, steering, names), labels)
 
 
 def _steering(
@@ -143,9 +145,13 @@ def _shown(shown: int | Sequence[int]) -> int | list[int]:
     return numbers
 
 
-def _names(images: PictureSource) -> dict[int, str]:
-    """The files' names, where pictures are given as files."""
-    if not isinstance(images, (str, Path, list, tuple)):
-        return {}
-    given = as_list(images)
-    return {i: printable(Path(item).name) for i, item in enumerate(given) if isinstance(item, (str, Path))}
+def _names(images: PictureSource, numbers: Iterable[int]) -> dict[int, str]:
+    """The files' names of these pictures, where they are files."""
+    if isinstance(images, PictureSet):
+        rows = ((number, (images.rows([number]) or [{}])[0]) for number in numbers)
+        # A row of a table may hold a picture's bytes, and then its path is no name of a file.
+        files = ((number, row.get("path")) for number, row in rows if not (row.get("image") or {}).get("bytes"))
+    else:
+        given = as_list(images) if isinstance(images, (str, Path, list, tuple)) else []
+        files = ((number, given[number]) for number in numbers if number < len(given))
+    return {number: printable(Path(file).name) for number, file in files if isinstance(file, (str, Path))}

@@ -15,6 +15,7 @@ from vitlens.features.strongest import EncodedPictures, StrongestTokens, encoded
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.picture_batches import PictureBatches
 from vitlens.pages.dictionary.measure.crops import SmallPictures
+from vitlens.pages.dictionary.measure.locality import LocalityOfFeatures
 
 #: Examples of a feature: its strongest pictures, and pictures drawn from all in which it is active.
 N_TOP, N_SAMPLED = 9, 32
@@ -78,11 +79,12 @@ def draw(images: Int[Tensor, "image"]) -> Int[Tensor, "image"]:
 
 
 class OnePass:
-    """`strongest`, `sampled`, `crops` and `shown` of a source, read once; memory does not grow with its pictures."""
+    """`strongest`, `sampled`, `locality`, `crops` and `shown` of a source: read once, in constant memory."""
 
-    def __init__(self, shown: int | Collection[int]) -> None:
+    def __init__(self, n_prefix_tokens: int, shown: int | Collection[int]) -> None:
         self.strongest = StrongestTokens(N_TOP, one_per_image=True)
         self.sampled = SampledPictures(N_SAMPLED)
+        self.locality = LocalityOfFeatures(n_prefix_tokens)
         self.crops = SmallPictures()
         self.wanted = shown
         self.shown: list[ShownPicture] = []
@@ -107,6 +109,7 @@ class OnePass:
             self._check_grid(some.grid)
             self.strongest.add(some.codes, some.ids, some.tokens)
             self.sampled.add(some)
+            self.locality.add(some)
             self._keep_crops(model, some)
             self._keep_shown(some)
             self.n_images += len(some.ids)

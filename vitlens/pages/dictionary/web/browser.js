@@ -122,13 +122,26 @@ class FeatureBrowser {
   draw() {
     const at = this.at();
     const { feature, picture, tokens } = this.state;
-    this.list.draw(feature, picture);
+    // First, since it asks for its size, which is known until something else is drawn.
+    if (this.picturePanel) this.drawPicture(at);
+    this.once("list", [feature, picture], () => this.list.draw(feature, picture));
     this.once("card", [feature], () => {
       this.cardPanel.querySelector("h2").firstChild.data = `Feature ${feature}`;
       this.card.draw(at);
     });
     this.head.draw();
     if (!this.picturePanel) return;
+    this.once("elsewhere", [feature, picture], () => this.elsewhere.draw(at));
+    this.once("active", [feature, picture, tokens], () => this.active.draw(at));
+    this.once("doses", [feature, picture], () => this.doses.draw(at));
+  }
+
+  drawPicture(at) {
+    const { feature, picture, tokens } = this.state;
+    const absent = at.values.some((value) => value !== 0) ? null : `Feature ${feature} is not active in this picture.`;
+    this.stage.draw({ values: at.values, scale: at.scale, opacity: 85, threshold: 0, outliers: [], selected: tokens, absent: null });
+    this.stage.absent.hidden = !absent;
+    this.stage.absent.textContent = absent ?? "";
     this.once("picture", [picture], () => {
       this.stage.setPicture(at.shown);
       this.root.style.setProperty("--picture", `url("${at.shown.uri}")`);
@@ -138,14 +151,7 @@ class FeatureBrowser {
         `${at.shown.name}${index === undefined ? "" : `; the model answers “${cut(this.className(index), 40)}”, ${wholePercent(probability)}`}. ` +
         "Click a patch to see what is active there; click a small picture to make it large.";
     });
-    const none = Array.from(at.values).some((value) => value !== 0) ? null : `Feature ${feature} is not active in this picture.`;
-    this.stage.draw({ values: at.values, scale: at.scale, opacity: 85, threshold: 0, outliers: [], selected: tokens, absent: null });
-    this.stage.absent.hidden = !none;
-    this.stage.absent.textContent = none ?? "";
     this.once("legend", [feature, at.scale.both], () => this.legend.replaceChildren(ramp(at.scale), element("small", {}, `${capital(at.scale.note)}; ${at.scale.named()}.`)));
-    this.once("elsewhere", [feature, picture], () => this.elsewhere.draw(at));
-    this.once("active", [feature, picture, tokens], () => this.active.draw(at));
-    this.once("doses", [feature, picture], () => this.doses.draw(at));
   }
 
   /** Draws only what something that it shows was changed of. */

@@ -1,5 +1,9 @@
 // The card of one feature: its label, where it is strongest, examples from strong to weak, classes, and features like it.
 
+/** Moran's I in words. */
+const localityTold = (value) =>
+  `${number(value)}: ${value > 0.5 ? "in one region" : value > 0.2 ? "in regions" : "in scattered patches"}`;
+
 class DictionaryCard {
   /** `events`: pick(feature), label(feature, text). */
   constructor(view, events) {
@@ -38,6 +42,7 @@ class DictionaryCard {
       ["density", `active on ${smallShare(features.density[feature])} of ${facts.n_tokens.toLocaleString("en")} tokens`],
       ["pictures", `in ${features.tensors.n_active.data[feature].toLocaleString("en")} of ${facts.n_images.toLocaleString("en")}`],
       ["largest activation", number(features.largest[feature])],
+      ["locality", Number.isFinite(features.locality(feature)) ? localityTold(features.locality(feature)) : "too few pictures have a map of it"],
     ];
     if (!features.active[feature]) {
       this.body.replaceChildren(

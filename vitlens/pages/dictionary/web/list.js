@@ -7,6 +7,8 @@ const COLUMNS = [
   ["name", "label or class", false, (list, feature) => list.wordOf(feature)],
   ["density", "density", true, (list, feature) => list.features.density[feature]],
   ["largest", "largest", true, (list, feature) => list.features.largest[feature]],
+  // What has none comes last, whichever way.
+  ["locality", "local", true, (list, feature) => list.features.locality(feature)],
 ];
 const WHICH = [
   ["active", "active ones"],
@@ -47,7 +49,10 @@ class FeatureList {
         tabindex: 0,
         role: "listbox",
         "aria-label": "features",
-        onscroll: () => this.drawRows(),
+        onscroll: () => {
+          this.top = this.frame.scrollTop;
+          this.drawRows();
+        },
         onkeydown: (event) => this.key(event),
       },
       this.rows,
@@ -60,7 +65,12 @@ class FeatureList {
       element("div", { class: "list-heads" }, ...this.heads),
       this.frame,
     );
-    new ResizeObserver(() => this.drawRows()).observe(this.frame);
+    // Kept, since to ask the browser while the page is redrawn makes it lay out the page once more.
+    Object.assign(this, { top: 0, height: 600 });
+    new ResizeObserver(() => {
+      this.height = this.frame.clientHeight;
+      this.drawRows();
+    }).observe(this.frame);
   }
 
   /** The label of a feature, or the class that it raises most. */
@@ -80,7 +90,7 @@ class FeatureList {
   /** Finds and sorts anew; the list begins at its top. */
   refresh() {
     this.find();
-    this.frame.scrollTop = 0;
+    this.scrollTo(0);
     this.drawRows();
   }
 
@@ -102,13 +112,14 @@ class FeatureList {
     const turn = sort.down ? -1 : 1;
     found.sort((one, other) => {
       const [a, b] = [keys.get(one), keys.get(other)];
+      if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b) || one - other;
       return turn * (a < b ? -1 : a > b ? 1 : 0) || one - other;
     });
     // The feature whose number was typed comes first.
     const exact = /^f?\d+$/.test(words[0] ?? "") && words.length === 1 ? Number(words[0].replace("f", "")) : -1;
     if (found.includes(exact)) found.splice(0, 0, ...found.splice(found.indexOf(exact), 1));
     this.order = found;
-    this.told.value = `${found.length.toLocaleString("en")} of ${count(features.n, "feature")}`;
+    this.told.value = `${found.length.toLocaleString("en")} of ${features.n.toLocaleString("en")} features`;
     for (const head of this.heads) {
       const isIt = head.dataset.sort === sort.by;
       head.setAttribute("aria-pressed", isIt);
@@ -135,14 +146,20 @@ class FeatureList {
   }
 
   drawRows() {
-    const { frame, order } = this;
-    const first = Math.max(0, Math.floor(frame.scrollTop / ROW_HEIGHT) - 4);
-    const last = Math.min(order.length, Math.ceil((frame.scrollTop + frame.clientHeight) / ROW_HEIGHT) + 4);
+    const { frame, order, top, height } = this;
+    const first = Math.max(0, Math.floor(top / ROW_HEIGHT) - 4);
+    const last = Math.min(order.length, Math.ceil((top + height) / ROW_HEIGHT) + 4);
     this.rows.style.height = `${order.length * ROW_HEIGHT}px`;
     this.rows.replaceChildren(...order.slice(first, last).map((feature, i) => this.row(feature, first + i)));
     const at = order.indexOf(this.chosen);
     if (at >= first && at < last) frame.setAttribute("aria-activedescendant", `feature-row-${this.chosen}`);
     else frame.removeAttribute("aria-activedescendant");
+  }
+
+  scrollTo(place) {
+    this.top = clamp(place, 0, Math.max(0, this.order.length * ROW_HEIGHT - this.height));
+    this.rows.style.height = `${this.order.length * ROW_HEIGHT}px`;
+    if (this.frame.scrollTop !== this.top) this.frame.scrollTop = this.top;
   }
 
   row(feature, at) {
@@ -167,6 +184,7 @@ class FeatureList {
       element("span", { class: label ? "label" : "class", title: word }, word),
       element("span", { class: "number" }, smallShare(features.density[feature])),
       element("span", { class: "number" }, number(features.largest[feature])),
+      element("span", { class: "number" }, Number.isNaN(features.locality(feature)) ? "–" : features.locality(feature).toFixed(2).replace("-", "−")),
     );
   }
 
@@ -177,9 +195,8 @@ class FeatureList {
     if (!this.order.length || (moved && this.which.value === "picture")) this.find();
     const at = this.order.indexOf(feature);
     if (at >= 0) {
-      const [top, height] = [at * ROW_HEIGHT, this.frame.clientHeight];
-      if (top < this.frame.scrollTop || top + ROW_HEIGHT > this.frame.scrollTop + height)
-        this.frame.scrollTop = Math.max(0, top - height / 2);
+      const place = at * ROW_HEIGHT;
+      if (place < this.top || place + ROW_HEIGHT > this.top + this.height) this.scrollTo(place - this.height / 2);
     }
     this.drawRows();
   }

@@ -56,6 +56,11 @@ class Features {
     return ids.length ? ids[0] : null;
   }
 
+  /** Moran's I; NaN where too few maps have one. */
+  locality(feature) {
+    return this.tensors.locality.data[feature];
+  }
+
   // ---- Pictures that are shown whole ----
 
   range(picture, token) {

@@ -2,6 +2,8 @@
 
 Object.assign(GLOSSARY, {
   density: "The share of tokens on which a feature is active, that is above 0.",
+  locality:
+    "Whether a feature is active in one region of a picture (near 1) or in scattered patches (near 0): Moran's I, the mean over pictures in which it is active on at least 5 patches and not on nearly all.",
   "largest activation": "How strong the feature is where it is strongest. Activations of two features are not in one unit.",
   "decoder direction":
     "What a feature adds to the model's activation: its row of the decoder. Two features with nearly the same direction (a cosine near 1) write nearly the same.",
