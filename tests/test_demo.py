@@ -97,7 +97,7 @@ def test_all_mlps_can_be_replaced_by_their_transcoders_at_once(demo):
     clean = model(images)
     with vitlens.features.with_saes(model, transcoders):
         replaced = model(images)
-    assert (replaced.argmax(-1) == clean.argmax(-1)).float().mean() >= 0.94
+    assert (replaced.argmax(-1) == clean.argmax(-1)).float().mean() >= 0.85, "half of them with a conflicting context"
     with vitlens.features.with_saes(model, transcoders, error_term=True):
         assert (model(images) - clean).abs().max() <= 1e-4 * clean.abs().max()
     assert bytes_in(demo_folder() / "dictionaries" / "transcoders") <= 1.5e6
