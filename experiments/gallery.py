@@ -424,7 +424,7 @@ def drawn(heading: str, group: Callable[[], Figures]) -> dict[str, go.Figure]:
 def demo_tables(model: HookedViT) -> dict[str, pd.DataFrame]:
     """The tables of the paper's experiments over a few pictures of the demo."""
     settings = vitlens.paper.StudySettings(
-        n_images=20, batch_size=10, n_steps=4, n_bootstrap=20, n_permutations=20, n_random_models=1, n_random_orders=1,
+        n_images=10, batch_size=10, n_steps=4, n_bootstrap=20, n_permutations=20, n_random_models=1, n_random_orders=1,
         split="agreeing", train_data="demo", train_split="conflicting", train_per_class=2,
     )  # fmt: skip
     with TemporaryDirectory() as folder:

@@ -28,8 +28,8 @@ from vitlens.features import TrainedDictionaries, evaluate_sae, train, with_saes
 #: Half of the weights' bits are stored: the loader casts to float32, so the stored numbers are the dictionaries.
 STORED = torch.float16
 HOOK = "resid_post3"
-DICTIONARY: dict[str, Any] = {"kind": "topk", "k": 8, "expansion": 8}
-TRANSCODERS: dict[str, Any] = {"kind": "batchtopk", "k": 24, "expansion": 6, "skip": True}
+DICTIONARY: dict[str, Any] = {"kind": "topk", "k": 8, "expansion": 8, "lr": 3e-3, "revive": "none"}
+TRANSCODERS: dict[str, Any] = {"kind": "batchtopk", "k": 24, "expansion": 6, "skip": True, "lr": 2e-3}
 AGREEMENT = 0.5
 BATCH = 100
 
@@ -37,8 +37,9 @@ BATCH = 100
 def main(
     out: Annotated[Path, typer.Option(help="folder for the dictionaries")] = Path("assets/demo/dictionaries"),
     fashion: Annotated[Path | None, typer.Option(help="folder of Fashion-MNIST's four IDX files")] = None,
-    n_pictures: Annotated[int, typer.Option(help="training pictures")] = 15_000,
-    n_held_out: Annotated[int, typer.Option(help="pictures for the figures")] = 1_000,
+    n_pictures: Annotated[int, typer.Option(help="training pictures of the sparse autoencoder")] = 6_000,
+    n_for_mlps: Annotated[int, typer.Option(help="training pictures of the transcoders")] = 4_000,
+    n_held_out: Annotated[int, typer.Option(help="pictures for the figures")] = 400,
     seed: Annotated[int, typer.Option(help="of pictures and weights")] = 0,
 ) -> None:
     model = load_demo_model()
@@ -46,11 +47,12 @@ def main(
     index = torch.arange(len(garments))
     seen, unseen = garments.take(index[:-N_VALIDATION]), garments.take(index[-N_VALIDATION:][:n_held_out])
 
-    pictures, n_rows = drawn(seen, n_pictures, seed), n_pictures * model.cfg.n_ctx
     with timed("dictionary"):
+        pictures, n_rows = drawn(seen, n_pictures, seed), n_pictures * model.cfg.n_ctx
         trained = train(model, pictures, HOOK, n_rows=n_rows, seed=seed, **DICTIONARY)
     store(trained, out / "sae")
     with timed("six transcoders"):
+        pictures, n_rows = drawn(seen, n_for_mlps, seed), n_for_mlps * model.cfg.n_ctx
         trained = train(
             model, pictures, "ln2.hook_normalized", hook_out="mlp_out", n_rows=n_rows, seed=seed, **TRANSCODERS
         )

@@ -83,7 +83,7 @@ def test_the_dictionary_explains_pictures_that_it_has_not_seen(demo):
     assert sae.d_sae == 8 * model.cfg.d_model
     assert sae.W_dec.dtype == torch.float32
     found = vitlens.features.evaluate_sae(model, images[:40], sae=sae, labels=labels[:40])
-    assert found["explained_variance"] >= 0.9
+    assert found["explained_variance"] >= 0.92
     assert found["l0"] <= 9
     assert found["loss_recovered_mean"] >= 0.95
     assert bytes_in(demo_folder() / "dictionaries" / "sae") <= 1e6
@@ -97,7 +97,7 @@ def test_all_mlps_can_be_replaced_by_their_transcoders_at_once(demo):
     clean = model(images)
     with vitlens.features.with_saes(model, transcoders):
         replaced = model(images)
-    assert (replaced.argmax(-1) == clean.argmax(-1)).float().mean() >= 0.9
+    assert (replaced.argmax(-1) == clean.argmax(-1)).float().mean() >= 0.85, "half of them with a conflicting context"
     with vitlens.features.with_saes(model, transcoders, error_term=True):
         assert (model(images) - clean).abs().max() <= 1e-4 * clean.abs().max()
     assert bytes_in(demo_folder() / "dictionaries" / "transcoders") <= 1.5e6

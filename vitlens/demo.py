@@ -169,4 +169,7 @@ def load_demo_transcoders() -> dict[str, Transcoder]:
 def _dictionaries(name: str) -> dict[str, SparseAutoencoder]:
     """The dictionaries of a folder of the demo, by hook point in the order of the blocks; stored in half precision."""
     found = [load_sae(folder, dtype="float32") for folder in sorted((demo_folder() / "dictionaries" / name).iterdir())]
+    for sae in found:
+        # Not the path of this machine: figures name it.
+        sae.source = "demo"
     return {sae.hook: sae for sae in found if isinstance(sae, SparseAutoencoder) and sae.hook is not None}

@@ -3,19 +3,27 @@
 import base64
 import html
 import json
+from copy import deepcopy
 
 import pytest
 import torch
 from IPython.core.formatters import DisplayFormatter
 
 from vitlens import InputError, Result, activation_ablation, activation_patching, explore
+from vitlens.pages.explorer.explorer import Explorer
 from vitlens.pages.explorer.page import script, style
 
 
-@pytest.fixture
-def explorer(demo):
+@pytest.fixture(scope="module")
+def measured(demo):
     model, paths = demo
     return explore(model, model.to_images(paths[:2]), blocks=[0, 4, 5], n_classes=6, n_runs=4, progress=False)
+
+
+@pytest.fixture
+def explorer(measured):
+    """One in which nothing is chosen yet, of what was measured once for all tests."""
+    return Explorer(measured.model, measured.images, measured.pictures, measured.facts, deepcopy(measured.selection))
 
 
 def test_python_and_the_widget_choose_for_each_other(explorer):
