@@ -116,6 +116,11 @@ def saelens(kind, **more):
     return {**about, "metadata": {"hook_name": "blocks.1.hook_resid_mid"}, **more}
 
 
+def transcoder_set(**more):
+    sites = {"feature_input_hook": "hook_resid_mid", "feature_output_hook": "hook_mlp_out"}
+    return {"model_kind": "transcoder_set", **sites, **more}
+
+
 def sparsify(**more):
     settings = {"activation": "topk", "expansion_factor": F // D, "num_latents": 0, "k": K, "d_in": D}
     return {**settings, "transcode": False, "skip_connection": False, **more}
@@ -207,6 +212,15 @@ CASES = {
         with_config("config.yaml", "sae.pt"), {**BENCH, "jump_thresholds": JUMPS}, bench("jumprelu"),
         pre(X, 0) * (pre(X, 0) > JUMPS), write,
     ),
+    "circuit-tracer jumprelu": (
+        with_config("config.yaml", "layer_1.safetensors"),
+        {**ARRAYS, "W_enc": W_ENC.T, "W_skip": SKIP, "activation_function.threshold": JUMPS}, transcoder_set(),
+        pre(X, 0) * (pre(X, 0) > JUMPS), lambda f: write(f) + X @ SKIP.T,
+    ),
+    "circuit-tracer topk": (
+        with_config("config.yaml", "layer_1.safetensors"), {**ARRAYS, "W_enc": W_ENC.T},
+        transcoder_set(activation="topk", k=20), top(pre(X, 0), 20), write,
+    ),
     "sparsify": (EAI, SPARSE, sparsify(), relu(top(pre(X), K)), write),
     "sparsify groupmax": (EAI, SPARSE, sparsify(activation="groupmax"), relu(grouped(pre(X), K)), write),
     "sparsify skip transcoder": (
@@ -220,6 +234,8 @@ MAY_LACK = {
     "dictionary_learning": {"k", "dict_class", "activation_dim", "dict_size", "submodule_name", "trainer"},
     "dictionary_learning topk": {"threshold"},
     "visaebench": {"decoder.bias", "d_model", "dict_size", "expansion_factor", "layer"},
+    # Without these tensors the file is that of another dictionary, with ReLU or without a skip connection.
+    "circuit-tracer": {"activation_function.threshold", "W_skip"},
     "sparsify": {"num_latents", "skip_connection"},
     "saev": {"seed"},
     "prisma": {"architecture", "is_transcoder", "activation_fn_kwargs", "hook_point_head_index", "d_out"},

@@ -210,6 +210,43 @@ def test_a_mistake_of_the_planted_benchmark():
     assert "nearest names are evidence_copying" in done.stderr
 
 
+DICTIONARIES = SCRIPT.parent / "planted_dictionaries.py"
+
+
+def test_planted_features_are_recovered_and_random_weights_have_none(tmp_path):
+    done = run_script(DICTIONARIES, "--quick", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "recovery.csv").set_index(["dictionary", "ratio"])
+    cosine = table["cosine"]
+    assert cosine["topk", 1] > 0.95
+    assert cosine["topk transcoder", 1] > 0.95
+    # With four times as many features as dimensions it is harder, and still better than all that is beside it.
+    assert 0.55 < cosine["topk", 4] < 0.9
+    trained = {"topk", "topk transcoder"}
+    beside = table[~table.index.get_level_values("dictionary").isin(trained)]
+    assert len(beside) == 10
+    assert table["auroc"]["topk", 1] > 0.85
+    assert beside["auroc"].max() < 0.75
+    # The means of clusters have the right directions, but only one is on at a time.
+    assert beside.drop(index="k-means", level="dictionary")["cosine"].max() < 0.55
+    assert beside["recall"]["k-means", 1] < 0.3
+    # Activity alone does not tell the models apart: the pictures are sparse.
+    assert table["auroc_any"]["topk, random weights", 1] > 0.8
+    page = (tmp_path / "recovery.md").read_text()
+    for row in table.itertuples():
+        assert f"{row.cosine:.3f} / {row.auroc:.2f}" in page
+    assert "topk, random weights" in (tmp_path / "recovery.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"), [(("--kind", "gated"), "one of topk, batchtopk"), (("--seeds", 0), "at least 1")]
+)
+def test_mistakes_of_the_planted_dictionaries(arguments, sentence):
+    done = run_script(DICTIONARIES, *arguments)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+
+
 def test_a_share_is_told_only_where_it_is_one():
     """Pairs whose context turns the answer around: logits before and after, and no 214 %."""
     script = runpy.run_path(str(SCRIPT), run_name="patch_context")

@@ -272,10 +272,12 @@ def test_baselines_are_what_they_say(plain, images_of, weights_of):
     written = found["random"](rows) - mean
     assert float(((rows - mean - written) * written).sum()) == pytest.approx(0, abs=1e-9), "the scale fits best"
     clusters = found["kmeans"]
-    nearest = torch.cdist(rows, clusters.W_dec).argmin(dim=1)
-    assert torch.allclose(clusters(rows), clusters.W_dec[nearest], atol=1e-12)
+    assert torch.allclose(clusters.b_dec, mean, atol=1e-12)
+    centres = clusters.W_dec + mean
+    nearest = torch.cdist(rows, centres).argmin(dim=1)
+    assert torch.allclose(clusters(rows), centres[nearest], atol=1e-12)
     own = clusters.encode(rows).argmax(dim=1)
-    assert torch.allclose(clusters.W_dec[own[0]], clusters.decode(clusters.encode(rows[:1]))[0])
+    assert torch.allclose(centres[own[0]], clusters.decode(clusters.encode(rows[:1]))[0])
 
 
 def test_baselines_of_a_transcoder_predict_its_target(plain, images_of, weights_of):

@@ -160,22 +160,27 @@ def test_sparsify_gives_the_same(tmp_path, monkeypatch, activation, kind):
 @pytest.mark.parametrize("kind", ["topk", "batchtopk", "jumprelu", "overcomplete"])
 def test_visaebench_gives_the_same(files, tmp_path, kind):
     hub = pytest.importorskip("visaebench.hub")
+    # The first feature of a row of zeros is as large as the threshold.
+    bias = B_ENC.float().index_fill(0, torch.tensor(0), 0.5)
     if kind == "overcomplete":
         atoms = torch.nn.functional.normalize(W_DEC, dim=-1).float()
-        state = {"encoder.final_block.0.weight": W_ENC.T.float().contiguous(), "encoder.final_block.0.bias": B_ENC.float(),
+        state = {"encoder.final_block.0.weight": W_ENC.T.float().contiguous(), "encoder.final_block.0.bias": bias,
                  "dictionary._weights": atoms, "dictionary.multiplier": torch.zeros(()),
                  "_running_threshold": torch.tensor(0.5)}  # fmt: skip
         folder = tmp_path / "bench"
         folder.mkdir()
         with_config("config.json", "sae.pt")(folder, state, bench("batchtopk"))
     else:
-        folder = files(
-            f"visaebench {kind}", lambda state, settings: state.update({n: t.float() for n, t in state.items()})
-        )
+
+        def in_floats(state, settings):
+            state.update({name: tensor.float() for name, tensor in state.items()}, **{"encoder.bias": bias})
+
+        folder = files(f"visaebench {kind}", in_floats)
+    rows = torch.cat([X, torch.zeros_like(X[:1])])
     own = hub.load_sae(str(folder), device="cpu").double()
-    features, reconstruction = own(X)
+    features, reconstruction = own(rows)
     sae = load_sae(folder, dtype="float64")
-    agree(sae, features, reconstruction)
+    agree(sae, features, reconstruction, rows)
     assert sae.hook == "blocks.1.hook_resid_post"
 
 
@@ -267,12 +272,14 @@ class Runs:
 
 def test_vit_prismas_own_files_are_read_without_its_code(tmp_path, prismas_settings):
     path = tmp_path / "n_images_130007.pt"
-    prismas_settings(path, {**prisma(), "vit_model_cfg": None}, ARRAYS)
+    about = {"vit_model_cfg": None, "device": torch.device("cuda"), "dtype": torch.float32, "model_name": "vit"}
+    prismas_settings(path, {**prisma(hook_point_layer=[1]), **about, "cls_token_only": True}, ARRAYS)
     torch.save(torch.zeros(F), tmp_path / "n_images_130007_log_feature_sparsity.pt")
     for place in (path, tmp_path):
         sae = load_sae(place)
         assert torch.allclose(sae.encode(X), relu(pre(X)), atol=1e-12)
         assert (sae.hook, sae.log_sparsity.tolist()) == ("blocks.1.hook_resid_mid", [0.0] * F)
+        assert sae.metadata == {"model": "vit", "tokens": "class"}
     assert "vit_prisma" not in sys.modules
     (tmp_path / "config.json").write_text(json.dumps(prisma(normalize_activations="layer_norm")))
     with pytest.raises(InputError, match="one of them belongs to another dictionary"):
@@ -282,7 +289,7 @@ def test_vit_prismas_own_files_are_read_without_its_code(tmp_path, prismas_setti
     with pytest.raises(InputError, match="with ViT-Prisma installed, load it"):
         load_sae(path)
     with open(path, "wb") as file:
-        pickle.dump({"cfg": Runs(), "state_dict": ARRAYS}, file)
+        pickle.dump({"cfg": Runs(), "state_dict": ARRAYS}, file, protocol=2)
     with pytest.raises(InputError, match="with ViT-Prisma installed, load it"):
         load_sae(path)
 

@@ -102,9 +102,9 @@ def planted_features(
     n_features: int = 48,
     *,
     width: int = 24,
-    n_active: float = 4.0,
-    zipf: float = 0.0,
-    magnitudes: tuple[float, float] = (0.5, 1.5),
+    n_active: int | float = 4,
+    zipf: int | float = 0,
+    magnitudes: tuple[int | float, int | float] = (0.5, 1.5),
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> PlantedFeatures:

@@ -68,7 +68,7 @@ def baseline_dictionaries(
     - "neurons": the coordinates of the activation, each with both signs; for a transcoder of an MLP the hidden neurons of
       this MLP, of which those that write most are on;
     - "pca": its principal components, each with both signs;
-    - "kmeans": the means of clusters; the nearest one is on, with the value 1;
+    - "kmeans": the means of clusters, as directions from the mean of all; the nearest one is on, with the value 1;
     - "random": as many random directions as `sae` has features, with one common scale that fits the rows best.
 
     The first, second and last keep the k largest projections of each row less its mean, with k the rounded mean number of
@@ -225,8 +225,8 @@ def _clusters(summary: RowSummary, entrant: Entrant, seed: int) -> SparseAutoenc
         entrant,
         means.T,
         -means.square().sum(dim=1) / 2,
-        predicted,
-        torch.zeros_like(summary.mean_y),
+        predicted - summary.mean_y,
+        summary.mean_y,
         Nearest(),
         "baseline: kmeans",
     )

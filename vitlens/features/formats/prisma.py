@@ -33,6 +33,8 @@ PRISMA_AXES: dict[str, Axes] = {
 BEFORE = {
     "architecture": "standard", "is_transcoder": False, "hook_point_head_index": None, "activation_fn_kwargs": {},
 }  # fmt: skip
+#: Settings that limit the tokens of the training, and what vitlens calls these tokens.
+TRAINED_ON = {"cls_token_only": "class", "use_patches_only": "patches"}
 NORMALISED = {
     None: "none",
     "none": "none",
@@ -68,6 +70,8 @@ def read_prisma(files: DictionaryFiles, options: LoadOptions) -> SparseAutoencod
     check_said("d_in × expansion_factor", expected, n_features, source)
     sae = _built(weights, cfg, is_transcoder, source)
     sae.log_sparsity = _log_sparsity(files.weights, n_features)
+    of_one_kind = [tokens for name, tokens in TRAINED_ON.items() if cfg.get(name) is True]
+    sae.metadata = {"model": cfg.get("model_name"), "tokens": of_one_kind[0] if of_one_kind else "all"}
     return sae
 
 
@@ -111,6 +115,9 @@ def _activation_of(weights: dict[str, Tensor], cfg: dict[str, Any], source: str)
 
 def _hook(cfg: dict[str, Any], block: str, site: str, source: str) -> str | None:
     number = cfg.get(block)
+    if isinstance(number, list) and len(number) == 1:
+        # A sweep over one block.
+        number = number[0]
     if isinstance(number, bool) or not isinstance(number, int) or not isinstance(cfg.get(site), str):
         raise InputError(f"{source}: {block} and {site} name one hook point, not {number!r} and {cfg.get(site)!r}")
     return hook_of_transformer_lens(f"blocks.{number}.{cfg[site]}", "ViT-Prisma")

@@ -8,6 +8,7 @@ from vitlens.features.formats.prisma import PRISMA
 from vitlens.features.formats.saelens import SAELENS
 from vitlens.features.formats.saev import SAEV
 from vitlens.features.formats.sparsify import SPARSIFY
+from vitlens.features.formats.transcoder_sets import TRANSCODER_SET
 from vitlens.features.formats.visaebench import VISAEBENCH
 
 DICTIONARY_FORMATS: tuple[DictionaryFormat, ...] = (
@@ -16,6 +17,7 @@ DICTIONARY_FORMATS: tuple[DictionaryFormat, ...] = (
     SAELENS,
     CIRCUIT_TRACER,
     SAEV,
+    TRANSCODER_SET,
     # These by their settings or the names of their tensors.
     PRISMA,
     DICTIONARY_LEARNING,
