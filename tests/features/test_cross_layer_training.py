@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from vitlens import InputError, load_sae
-from vitlens.features import CrossLayerTranscoder, mlp_hooks, train, with_saes
+from vitlens import InputError, load_sae, with_sae
+from vitlens.features import CrossLayerTranscoder, evaluate_sae, mlp_hooks, train, with_saes
 from vitlens.features.places import HookPlace
 from vitlens.features.training import checkpoints
 from vitlens.features.training.cross_layer_learner import CrossLayerLearner, LearnedCrossLayer
@@ -75,7 +75,9 @@ def test_one_loss_over_all_outputs(rows_of_a_code):
     """The gradient is that of the mean squared error of all standardised outputs, written out."""
     learner, rows = learner_of(rows_of_a_code, skip=True, revive="none", matryoshka=(5,))
     learned: LearnedCrossLayer = learner.learned
-    torch.nn.init.normal_(learned.skips[1], generator=torch.Generator().manual_seed(2))
+    generator = torch.Generator().manual_seed(2)
+    for parameter in (*learned.skips, *(part.b_dec for part in learned), *(part.b_enc for part in learned)):
+        torch.nn.init.normal_(parameter, generator=generator)
     x = [scale(rows[name]) for scale, name in zip(learner.scales_in, learner.hooks, strict=True)]
     y = [scale(rows[name]) for scale, name in zip(learner.scales_out, learner.hooks_out, strict=True)]
     features = [part.activation(part.pre(read)) for part, read in zip(learned, x, strict=True)]
@@ -88,11 +90,15 @@ def test_one_loss_over_all_outputs(rows_of_a_code):
                     way = slice(8 * (j - i), 8 * (j - i + 1))
                     expected = expected + features[i][:, :width] @ part.W_dec[:width, way] + part.b_dec[way]
             assert torch.allclose(outputs[:, 8 * j : 8 * j + 8], expected, atol=1e-5)
+    # Finished, it is the same function of the activations as they are.
+    clt = learner.finished()
+    outputs = clt([rows[name] for name in clt.hooks])
+    for j, (scale, written) in enumerate(zip(learner.scales_out, outputs, strict=True)):
+        expected = found[-1][:, 8 * j : 8 * j + 8] * scale.size + scale.mean
+        assert torch.allclose(written, expected, atol=1e-4)
     expected = torch.stack([(torch.cat(y, dim=1) - outputs).square().mean() for outputs in found]).mean()
     learner.step(rows)
     assert learner.measures()[0]["loss"] == pytest.approx(expected.item(), rel=1e-5)
-    first = learner.finished()
-    assert first.has_skip
 
 
 def test_a_training_of_a_models_mlps(plain, images_of, tmp_path):
@@ -113,18 +119,18 @@ def test_a_training_of_a_models_mlps(plain, images_of, tmp_path):
 
 
 def test_a_stopped_training_ends_with_the_same_bytes(plain, images_of, tmp_path, monkeypatch):
-    images, about = images_of(plain, 8), {**ABOUT, "n_rows": 64 * 12, "dead_after": 64, "revive": "auxk"}
+    images, about = images_of(plain, 8), {**ABOUT, "n_rows": 64 * 30, "k": 1, "dead_after": 64}
     train(plain, images, reads_of(plain), path=tmp_path / "whole", **about)
     monkeypatch.setattr(checkpoints, "SECONDS", -1.0)
     step = CrossLayerLearner.step
 
     def fail(self, rows):
-        if self.descent.n_steps == 7:
+        if self.descent.n_steps == 20:
             raise KeyboardInterrupt
         step(self, rows)
 
     monkeypatch.setattr(CrossLayerLearner, "step", fail)
-    with pytest.raises(Stopped, match="stopped after 7 of 12 steps"):
+    with pytest.raises(Stopped, match="stopped after 20 of 30 steps"):
         train(plain, images, reads_of(plain), path=tmp_path / "stopped", **about)
     monkeypatch.setattr(CrossLayerLearner, "step", step)
     train(plain, images, reads_of(plain), path=tmp_path / "stopped", **about)
@@ -132,6 +138,22 @@ def test_a_stopped_training_ends_with_the_same_bytes(plain, images_of, tmp_path,
     assert len(files) > 6
     for file in files:
         assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+
+
+def test_it_is_judged_by_all_of_its_outputs(plain, images_of):
+    images = images_of(plain, 4)
+    clt = train(plain, images, reads_of(plain), n_rows=64 * 4, **ABOUT).sae
+    judged = evaluate_sae(plain, images, sae=clt, progress=False)
+    cache = plain.run_with_cache(images)[1]
+    y = torch.cat([cache[hook] for hook in clt.hooks_out], dim=-1)
+    written = torch.cat(clt([cache[hook] for hook in clt.hooks]), dim=-1)
+    explained = 1 - (y - written).square().sum() / (y - y.mean(dim=(0, 1))).square().sum()
+    assert judged["explained_variance"] == pytest.approx(explained.item(), abs=1e-5)
+    with with_sae(plain, None, clt):
+        logits = plain(images)
+    clean = plain(images).log_softmax(dim=-1)
+    kl = (clean.exp() * (clean - logits.log_softmax(dim=-1))).sum(dim=-1).mean()
+    assert judged["kl_sae"] == pytest.approx(kl.item(), rel=1e-5)
 
 
 def test_what_cannot_be_trained(plain, images_of):

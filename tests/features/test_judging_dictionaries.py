@@ -16,7 +16,7 @@ from vitlens.features import (
     with_sae,
 )
 from vitlens.features.dictionaries.nonlinearities import Linear, TopK
-from vitlens.features.evaluation import image_codes
+from vitlens.features.evaluation import entrants, image_codes
 from vitlens.features.evaluation.absorption import absorption
 from vitlens.features.evaluation.entrants import CodedPictures
 from vitlens.features.evaluation.estimates import PictureRows
@@ -24,6 +24,7 @@ from vitlens.features.evaluation.image_codes import CodeSample
 from vitlens.features.evaluation.locality import Locality, morans_i
 from vitlens.features.evaluation.monosemanticity import Likeness
 from vitlens.features.evaluation.probing import sparse_probing
+from vitlens.statistics import bootstrap
 
 HOOK = "blocks.1.hook_resid_post"
 N, PATCHES, CLASSES = 60, 9, 4
@@ -205,6 +206,7 @@ def test_rows_of_pictures_and_the_sample_stay_bounded(codes, monkeypatch):
     values, _ = codes
     kept = sampled(values, torch.arange(N))
     assert len(set(kept.labels.tolist())) == 10
+    assert min(kept.labels) < 50
     assert max(kept.labels) > 9
     np.testing.assert_allclose(kept.codes.toarray(), values.amax(dim=1)[kept.labels], rtol=1e-6)
 
@@ -258,7 +260,7 @@ def test_baselines_are_what_they_say(plain, images_of, weights_of):
     rows = plain.run_with_cache(images, names_filter=HOOK)[1][HOOK].flatten(0, 1)
     mean = rows.mean(dim=0)
     sae = SparseAutoencoder.from_arrays(**weights_of(32, 60), activation="topk", k=3, hook=HOOK)
-    found = baseline_dictionaries(plain, images, sae=sae, progress=False)
+    found = baseline_dictionaries(plain, images, sae=sae, batch_size=4, progress=False)
     components = torch.linalg.svd(rows - mean, full_matrices=False).Vh
     scores = (rows - mean) @ components.T
     kept = scores.abs().topk(3).indices
@@ -288,7 +290,9 @@ def test_baselines_of_a_transcoder_predict_its_target(plain, images_of, weights_
     plain.add_hook("blocks.1.hook_mlp_out", lambda x, hook: plain.__dict__["read"] @ matrix + 2)
     identity = torch.eye(32, dtype=torch.float64)
     sae = Transcoder(identity, torch.ones(32).double(), identity, torch.zeros(32).double(), Linear(), hook="resid_mid1")
-    result = evaluate_sae(plain, images, sae=sae, baselines=["pca", "kmeans"], metrics="downstream", progress=False)
+    result = evaluate_sae(
+        plain, images, sae=sae, baselines=["pca", "kmeans"], metrics="downstream", batch_size=3, progress=False
+    )
     assert result["l0"] == 32
     assert result["pca", "explained_variance"] == pytest.approx(1, abs=1e-9)
     assert result["pca", "kl_sae"] == pytest.approx(0, abs=1e-9)
@@ -342,7 +346,7 @@ def test_a_cross_layer_transcoder_is_the_sum_of_its_blocks(plain, images_of, wei
     assert result["kl_zero"] > 0
 
 
-def test_dictionaries_beside_of_the_same_and_of_another_model(plain, variant, images_of, weights_of):
+def test_dictionaries_beside_of_the_same_and_of_another_model(plain, variant, images_of, weights_of, monkeypatch):
     images = images_of(plain, 6)
     sae = SparseAutoencoder.from_arrays(**weights_of(32), hook=HOOK)
     fresh = variant("registers")
@@ -352,12 +356,26 @@ def test_dictionaries_beside_of_the_same_and_of_another_model(plain, variant, im
         progress=False,
     )  # fmt: skip
     assert result["twin", "kl_sae"] == result["kl_sae"]
+    with torch.no_grad():
+        clean, answer = plain(images), plain.run_with_hooks(images, fwd_hooks=[(HOOK, lambda x, hook: sae(x))])
+    kl = (clean.softmax(-1) * (clean.log_softmax(-1) - answer.log_softmax(-1))).sum(dim=-1)
+    assert result.interval("kl_sae") == pytest.approx([end.item() for end in bootstrap(kl.numpy())[1:]], rel=1e-9)
     assert result["random model", "explained_variance"] == again["explained_variance"] != result["explained_variance"]
     assert np.isnan(result["random model", "kl_sae"])
     pooled = fresh.run_with_cache(images)[1]["hook_pooled"]
     likeness = Likeness()
     likeness.add(sae.encode(plain.run_with_cache(images)[1][HOOK]).amax(dim=1), pooled)
     assert result["monosemanticity"] == pytest.approx(float(likeness.of_features().nanmean()), rel=1e-9)
+    labelled = {
+        "labels": torch.tensor([0, 1, 1, 0, 2, 2]),
+        "metrics": ["monosemanticity", "downstream"],
+        "baselines": [],
+    }
+    whole = evaluate_sae(plain, images, sae=sae, **labelled, progress=False)
+    monkeypatch.setattr(entrants, "MOST_VALUES", 1)
+    in_parts = evaluate_sae(plain, images, sae=sae, **labelled, batch_size=4, progress=False)
+    torch.testing.assert_close(in_parts.values, whole.values, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(in_parts.low, whole.low, rtol=1e-9, atol=1e-12, equal_nan=True)
     elsewhere = SparseAutoencoder.from_arrays(**weights_of(32), hook="blocks.0.hook_resid_post")
     wrong = {
         "nearest is probing": {"metrics": "probin"},
