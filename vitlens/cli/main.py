@@ -7,6 +7,7 @@ from typer.core import TyperGroup
 
 from vitlens.cli.attribute import attribute
 from vitlens.cli.describe import describe
+from vitlens.cli.dictionaries.train import train_sae
 from vitlens.cli.heatmap import heatmap
 from vitlens.cli.lens import lens
 from vitlens.cli.models import models
@@ -66,7 +67,7 @@ def vitlens(
 for name in NAMES:
     # Help lists it once.
     app.command(name, hidden=name != NAMES[0])(open_page)
-for command in (lens, attribute, patch, heatmap, similarity, describe, models, verify, reproduce):
+for command in (lens, attribute, patch, heatmap, similarity, describe, train_sae, models, verify, reproduce):
     app.command()(command)
 
 

@@ -1,0 +1,1 @@
+"""Commands about dictionaries of features."""
