@@ -32,3 +32,19 @@ def weights_of():
         }
 
     return make
+
+
+@pytest.fixture
+def overcomplete(monkeypatch):
+    """The library, which asks matplotlib at its import for a function that matplotlib has not any more."""
+    colourmaps = pytest.importorskip("matplotlib").colormaps
+    import matplotlib.cm
+
+    if not hasattr(matplotlib.cm, "get_cmap"):
+        monkeypatch.setattr(
+            matplotlib.cm, "get_cmap", lambda name=None, lut=None: colourmaps[name or "viridis"], raising=False
+        )
+    pytest.importorskip("overcomplete")
+    import overcomplete.sae
+
+    return overcomplete.sae

@@ -225,22 +225,6 @@ def test_what_saelens_folders_may_not_hold(tmp_path, save, weights_of):
 
 
 @pytest.fixture
-def overcomplete(monkeypatch):
-    """The library, which asks matplotlib at its import for a function that matplotlib has not any more."""
-    colourmaps = pytest.importorskip("matplotlib").colormaps
-    import matplotlib.cm
-
-    if not hasattr(matplotlib.cm, "get_cmap"):
-        monkeypatch.setattr(
-            matplotlib.cm, "get_cmap", lambda name=None, lut=None: colourmaps[name or "viridis"], raising=False
-        )
-    pytest.importorskip("overcomplete")
-    import overcomplete.sae
-
-    return overcomplete.sae
-
-
-@pytest.fixture
 def trained(overcomplete, plain, images_of):
     """Trains one of Overcomplete's on streamed activations, for a few steps."""
     rows = (

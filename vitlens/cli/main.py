@@ -9,6 +9,7 @@ from vitlens.cli.attribute import attribute
 from vitlens.cli.describe import describe
 from vitlens.cli.dictionaries.evaluate import evaluate_sae
 from vitlens.cli.dictionaries.features import features
+from vitlens.cli.dictionaries.train import train_sae
 from vitlens.cli.heatmap import heatmap
 from vitlens.cli.lens import lens
 from vitlens.cli.models import models
@@ -69,7 +70,7 @@ for name in NAMES:
     # Help lists it once.
     app.command(name, hidden=name != NAMES[0])(open_page)
 for command in (
-    lens, attribute, patch, heatmap, similarity, describe, features, evaluate_sae, models, verify, reproduce,
+    lens, attribute, patch, heatmap, similarity, describe, train_sae, evaluate_sae, features, models, verify, reproduce,
 ):  # fmt: skip
     app.command()(command)
 

@@ -143,7 +143,7 @@ class Fills:
         number = n_rows = 0
         for i, batch in enumerate(self.pictures):
             if i == 0:
-                self.first_pictures = _digest(batch.images)
+                self.first_pictures = _digest([batch.images])
             n_rows += len(batch.images) * self._n_chosen(batch.images)
             if number >= first:
                 mine = slice(self.workers.rank, None, self.workers.world_size)
@@ -217,11 +217,11 @@ def some_pictures(pictures: PictureBatches) -> str | None:
     if n is None:
         return None
     numbers = np.linspace(0, n - 1, min(n, N_LOOKED_AT)).round().astype(int).tolist()
-    return _digest(*[batch.images for batch in pictures.numbered(numbers)])
+    return _digest(batch.images for batch in pictures.numbered(numbers))
 
 
-def _digest(*images: Float[Tensor, "image channels height width"]) -> str:
+def _digest(batches: Iterable[Tensor]) -> str:
     digest = hashlib.sha256()
-    for some in images:
-        digest.update(some.detach().float().cpu().contiguous().numpy().tobytes())
+    for images in batches:
+        digest.update(images.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
