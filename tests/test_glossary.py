@@ -53,6 +53,7 @@ SUBJECTS = {
     "with_sae": ["model", "hook", "sae"],
     "with_saes": ["model", "saes"],
     "train": ["model", "images", "hook"],
+    "explore_features": ["model", "sae", "images"],
     "read_memories": ["model", "block"],
     "select_tokens": ["model", "tokens", "n_images"],
     "select_classes": ["model", "classes", "n_images", "predict"],

@@ -54,7 +54,7 @@ def main(
         page = Path(folder) / "page.html"
         start = time.perf_counter()
         explorer = vitlens.explore_features(
-            model, lambda: noise(pictures), sae=sae, n_runs=5, batch_size=16, progress=False
+            model, sae, lambda: noise(pictures), n_runs=5, batch_size=16, progress=False
         )
         table.add_row("measuring", f"{time.perf_counter() - start:.0f} s")
         table.add_row("largest memory", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")

@@ -254,7 +254,7 @@ def test_features(run, tmp_path):
     sae.save(tmp_path / "sae")
     model = vitlens.demo.load_demo_model()
     sae = vitlens.load_sae(tmp_path / "sae")
-    explorer = vitlens.explore_features(model, [AGREEING], sae=sae, shown=0, feature_labels={7: "hem"}, progress=False)
+    explorer = vitlens.explore_features(model, sae, [AGREEING], shown=0, feature_labels={7: "hem"}, progress=False)
     explorer.save_labels(tmp_path / "labels.json")
     about = [
         "--dictionary",

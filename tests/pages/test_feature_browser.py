@@ -36,7 +36,7 @@ def found():
     weights = W.T.contiguous(), -torch.rand(N, generator=generator, dtype=model.dtype), W, None
     sae = SparseAutoencoder.from_arrays(*weights, hook=HOOK, source=f"<b>{HOSTILE}</b>")
     explorer = explore_features(
-        model, images, sae=sae, shown=[1, 4, 6], features=[3, 7], feature_labels={3: HOSTILE, 5: "stripes"},
+        model, sae, images, shown=[1, 4, 6], features=[3, 7], feature_labels={3: HOSTILE, 5: "stripes"},
         batch_size=3, progress=False,
     )  # fmt: skip
     return model, images, sae, explorer
@@ -138,7 +138,7 @@ def test_pictures_are_the_models_own(found):
 def test_memory_is_that_of_the_examples(found):
     """A stream of pictures of unknown length, in batches of another size: the same examples, whose crops are kept."""
     model, images, sae, explorer = found
-    streamed = explore_features(model, lambda: iter(images.split(2)), sae=sae, shown=0, batch_size=2, progress=False)
+    streamed = explore_features(model, sae, lambda: iter(images.split(2)), shown=0, batch_size=2, progress=False)
     for name in ("top_images", "top_tokens", "level_images", "counts"):
         np.testing.assert_array_equal(streamed.tensors[name], explorer.tensors[name])
     shown = {*streamed.tensors["top_images"].flatten(), *streamed.tensors["level_images"].flatten()} - {-1}
@@ -162,7 +162,7 @@ def test_a_transcoder_has_a_page(found):
     transcoder = Transcoder(
         sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec, sae.activation, hook="resid_mid1", hook_out="mlp_out1"
     )
-    explorer = explore_features(model, images[:2], sae=transcoder, n_runs=5, doses=[0], progress=False)
+    explorer = explore_features(model, transcoder, images[:2], n_runs=5, doses=[0], progress=False)
     dictionary = explorer.facts["dictionary"]
     assert (dictionary["hook"], dictionary["hook_out"]) == ("blocks.1.hook_resid_mid", "blocks.1.hook_mlp_out")
     (feature, _), doses = explorer.facts["pictures"][0]["doses"]["features"], explorer.facts["doses"]
@@ -256,14 +256,14 @@ def test_labels_are_typed_kept_saved_and_read_again(found, page, tmp_path):
     file = tmp_path / "labels.json"
     download.value.save_as(file)
     assert json.loads(file.read_text())["labels"] == {"3": HOSTILE, "5": "stripes", "9": "dots"}
-    again = explore_features(model, images[:1], sae=sae, shown=0, feature_labels=file, progress=False)
+    again = explore_features(model, sae, images[:1], shown=0, feature_labels=file, progress=False)
     assert again.labels == {3: HOSTILE, 5: "stripes", 9: "dots"}
     again.save_labels(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_text() == file.read_text()
     explorer.labels = {2: "other"}
     other = SparseAutoencoder.from_arrays(sae.W_enc + 1, None, sae.W_dec, None, hook=HOOK)
     with pytest.raises(InputError, match="labels of another dictionary"):
-        explore_features(model, images[:1], sae=other, feature_labels=file, progress=False)
+        explore_features(model, other, images[:1], feature_labels=file, progress=False)
     # The page refuses what is not its own, and reads what is.
     page.locator("input[type=file]").set_input_files(file)
     page.wait_for_function("document.querySelector('.about output').value === '3 labels read.'")
@@ -274,7 +274,7 @@ def test_labels_are_typed_kept_saved_and_read_again(found, page, tmp_path):
 
 def test_python_and_the_widget_follow_each_other(found):
     model, images, sae, _ = found
-    explorer = explore_features(model, images[:2], sae=sae, n_runs=5, progress=False)
+    explorer = explore_features(model, sae, images[:2], n_runs=5, progress=False)
     widget = explorer.widget
     explorer.selected_feature, explorer.labels = 6, {6: "edge"}
     assert widget.selection == {"feature": 6, "picture": 0}

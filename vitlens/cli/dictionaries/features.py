@@ -56,7 +56,7 @@ def features(
     sae = load_dictionary(dictionary)
     hooked = model.load()
     explorer = explore_features(
-        hooked, files if pictures else as_picture_set(files, str(data)), sae=sae, hook=hook, hook_out=hook_out,
+        hooked, sae, files if pictures else as_picture_set(files, str(data)), hook=hook, hook_out=hook_out,
         tokens=chosen, shown=shown, features=feature, n_runs=n_runs, feature_labels=feature_labels,
         batch_size=batch_size, progress=is_watched(),
     )  # fmt: skip

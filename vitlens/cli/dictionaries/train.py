@@ -25,8 +25,8 @@ def train_sae(
     data: Annotated[
         str,
         typer.Option(
-            help='a folder of pictures (labels are not needed), a Parquet file, a name on the hub, or "demo"; with 100 pictures, '
-            "the demo is for trying the command"
+            help="a folder of pictures (labels are not needed), a Parquet file, a name on the hub, or \"demo\"; with 100 "
+            "pictures, the demo is for trying the command"
         ),
     ] = "demo",
     split: Annotated[str | None, typer.Option(help="which split of the data", show_default=False)] = None,
@@ -142,8 +142,8 @@ def _option(item: Field, kind: Any) -> Parameter:
     name = f"{flag(item.name)}/--no-{item.name.replace('_', '-')}" if kind is bool else flag(item.name)
     kind = {"matryoshka": str, "expansion": float, "sparsity": float, "lr": float}.get(item.name, kind)
     default = False if item.default in (None, ()) else str(item.default)
-    completion = {"autocompletion": one_of(*choices)} if choices else {}
-    option = typer.Option(name, help=says, show_default=default, **completion)
+    completion = one_of(*choices) if choices else None
+    option = typer.Option(name, help=says, show_default=default, autocompletion=completion)
     return Parameter(item.name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
 
 

@@ -40,7 +40,8 @@ def morans_i(
 
 def _sum_of_nine(maps: Float[Tensor, "*map row column"]) -> Float[Tensor, "*map row column"]:
     """At every place the sum over it and its neighbours."""
-    return F.avg_pool2d(maps, 3, stride=1, padding=1) * 9
+    # It refuses a tensor without maps.
+    return F.avg_pool2d(maps, 3, stride=1, padding=1) * 9 if maps.numel() else maps
 
 
 class Locality:

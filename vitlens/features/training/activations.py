@@ -26,10 +26,6 @@ class LearnedRelu(nn.Module):
     def penalty(self, pre: Pre, features: Pre) -> Tensor | None:
         return features.sum(dim=1).mean()
 
-    def boundary(self, pre: Pre) -> Tensor:
-        """What a pre-activation must exceed to be active, in its row."""
-        return pre.new_zeros(())
-
     def after_step(self, features: Pre, workers: Workers) -> None:
         """Takes note of a step; nothing here."""
 
@@ -51,9 +47,6 @@ class LearnedTopK(LearnedRelu):
 
     def penalty(self, pre: Pre, features: Pre) -> Tensor | None:
         return None
-
-    def boundary(self, pre: Pre) -> Tensor:
-        return pre.topk(self.k, dim=1, sorted=False).values.amin(dim=1, keepdim=True).clamp(min=0)
 
     def finished(self, n_features: int, factor: float) -> nn.Module:
         return TopK(self.k, n_features)
@@ -119,9 +112,6 @@ class LearnedJumpRelu(LearnedRelu):
         active: Tensor = _Step.apply(pre, self.threshold)
         l0 = active.sum(dim=1).mean()
         return (l0 / self.k - 1).square() if self.aims_at_k else l0
-
-    def boundary(self, pre: Pre) -> Tensor:
-        return self.threshold
 
     def after_step(self, features: Pre, workers: Workers) -> None:
         # Set back after the step: a clamp before it would take the gradient of a threshold that has reached 0.

@@ -13,9 +13,6 @@ AUXK_WEIGHT = 1 / 32
 #: Length of a resampled encoder row against the mean of those that are alive (Bricken et al. 2023, "Neuron resampling").
 RESAMPLED_LENGTH = 0.2
 
-#: By how much a feature is raised above what it must exceed.
-SMALL_LIFT = 1e-3
-
 
 class DeadFeatures(nn.Module):
     """Counts for how many rows each feature has not been active, and in how many of the counted rows it was."""
@@ -66,16 +63,6 @@ def auxiliary_loss(
     codes = torch.zeros_like(pre[:, dead]).scatter(1, largest.indices, largest.values.relu())
     left = (error - codes @ learned.W_dec[dead]).square().mean() / error.square().mean().clamp(min=1e-12)
     return AUXK_WEIGHT * left
-
-
-@torch.no_grad()
-def lift(learned: LearnedDictionary, pre: Float[Tensor, "row feature"], dead: Int[Tensor, "dead"]) -> None:
-    """Raises the biases of dead features until each is active in the row of the batch that fits it best.
-
-    What dead features learn from the auxiliary loss alone is as small as the error, and never among the k largest.
-    """
-    missing = (learned.activation.boundary(pre) - pre)[:, dead].amin(dim=0)
-    learned.b_enc[dead] += missing.clamp(min=0) + SMALL_LIFT
 
 
 @torch.no_grad()

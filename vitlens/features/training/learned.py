@@ -15,9 +15,6 @@ from vitlens.features.training.descent import Trainable
 from vitlens.features.training.settings import TrainingSettings
 from vitlens.workers import Workers
 
-#: The share of a row of activations in the first direction of a feature, the rest of which is random.
-FROM_ROWS = 0.35
-
 
 @dataclass(frozen=True)
 class Scale:
@@ -51,13 +48,14 @@ class LearnedDictionary(Trainable):
         n_features = settings.width(d_in)
         generator = torch.Generator().manual_seed(seed)
         W_dec = F.normalize(torch.randn(n_features, d_out, generator=generator), dim=1)
+        # The encoder of a sparse autoencoder begins as the decoder's transpose (Gao et al. 2024, section 2.4).
         W_enc = W_dec if ties else F.normalize(torch.randn(n_features, d_in, generator=generator), dim=1)
         self.W_enc = nn.Parameter(W_enc.T.clone())
-        self.W_dec = nn.Parameter(W_dec)
         self.b_enc = nn.Parameter(torch.zeros(n_features))
+        self.W_dec = nn.Parameter(W_dec)
         self.b_dec = nn.Parameter(torch.zeros(d_out))
         self.W_skip = nn.Parameter(torch.zeros(d_out, d_in)) if settings.skip and not ties else None
-        self.ties, self.seed = ties, seed
+        self.ties = ties
         self.activation = learned_activation(settings.kind, settings.k, n_features, aims_at_k=settings.sparsity is None)
         self.widths = (*settings.matryoshka, n_features)
 
@@ -67,21 +65,7 @@ class LearnedDictionary(Trainable):
 
     @torch.no_grad()
     def begin(self, x: Float[Tensor, "row d_in"]) -> None:
-        """Sets what the first standardised rows decide.
-
-        Each encoder row turns a little towards one of them: a direction in which no activation is long would never be active
-        among the k. The encoder of a sparse autoencoder begins as the decoder's transpose (Gao et al. 2024, section 2.4).
-        Reconstructions begin as long as activations: longer ones would first push all features down, many for ever.
-        """
-        drawn = torch.randint(len(x), (self.n_features,), generator=torch.Generator().manual_seed(self.seed))
-        towards = F.normalize(x[drawn.to(x.device)], dim=1)
-        W_enc = F.normalize((1 - FROM_ROWS) * self.W_enc.T + FROM_ROWS * towards, dim=1)
-        self.W_enc.copy_(W_enc.T)
-        if self.ties:
-            self.W_dec.copy_(W_enc)
-        self.activation.begin(self.pre(x))
-        written = self.activation(self.pre(x)) @ self.W_dec
-        self.W_enc.div_(written.square().mean().sqrt().clamp(min=1e-3))
+        """Sets what the first standardised rows decide."""
         self.activation.begin(self.pre(x))
 
     def groups(self) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitlens.features.training.dead import DeadFeatures, auxiliary_loss, lift, resample
+from vitlens.features.training.dead import DeadFeatures, auxiliary_loss, resample
 from vitlens.features.training.descent import Descent
 from vitlens.features.training.learned import LearnedDictionary
 from vitlens.features.training.settings import TrainingSettings
@@ -16,8 +16,6 @@ from vitlens.workers import Workers
 
 #: The first weight of a penalty that is moved; how much of a distance from k counts at once, and of each step's for good.
 FIRST_WEIGHT, DIRECT, SUMMED = 1e-3, 1.0, 0.02
-#: The share of the steps in which the penalty rises to its weight.
-RISE = 0.3
 #: Dead features are looked up once in so many steps, since the answer must come from the device.
 DEAD_EVERY = 16
 
@@ -31,8 +29,6 @@ class SparsePart:
         self.dead = DeadFeatures(learned.n_features, settings.rows_until_dead).to(device)
         self.dead_now = torch.zeros(0, dtype=torch.long, device=device)
         self.weight = Weight(settings)
-        self.risen = 0.0
-        self.pre = torch.zeros(0, learned.n_features, device=device)
 
     def add_to(
         self,
@@ -42,10 +38,9 @@ class SparsePart:
         error: Float[Tensor, "row d_out"],
     ) -> Tensor:
         """The loss with the penalty for activity, and with the error that the dead features leave."""
-        self.pre = pre.detach()
         penalty = self.learned.activation.penalty(pre, features)
         if penalty is not None:
-            loss = loss + self.weight.now * self.risen * penalty
+            loss = loss + self.weight.now * penalty
         if self.settings.revive == "auxk" and len(self.dead_now):
             loss = loss + auxiliary_loss(self.learned, pre, error, self.dead_now)
         return loss
@@ -60,7 +55,6 @@ class SparsePart:
         """Takes note of the features of a batch, and revives the dead ones where it is time."""
         self.dead.see(features, self.workers, counting=descent.rate_is_falling)
         self.learned.activation.after_step(features, self.workers)
-        self.risen = min(1.0, descent.n_steps / (RISE * self.settings.n_steps))
         if self.weight.moves:
             self.weight.follow(float(self.workers.mean((features > 0).sum(dim=1).float().mean())))
         if self.settings.revive != "none" and descent.n_steps % DEAD_EVERY == 0:
@@ -68,9 +62,6 @@ class SparsePart:
 
     def _revive(self, x: Tensor, error: Tensor, descent: Descent) -> None:
         self.dead_now = self.dead.mask.nonzero()[:, 0]
-        if self.settings.revive == "auxk" and len(self.dead_now):
-            lift(self.learned, self.pre, self.dead_now)
-            self.workers.spread(self.learned.b_enc.data)
         if self.settings.revive == "resample" and len(self.dead_now):
             resample(self.learned, descent.optimiser, x, error, self.dead_now, self.seed + descent.n_steps)
             for parameter in self.learned.parameters():
@@ -79,16 +70,12 @@ class SparsePart:
             self.dead.silent[self.dead_now] = 0
 
     def state(self) -> dict[str, Any]:
-        return {
-            "dead": self.dead.state_dict(),
-            "dead_now": self.dead_now,
-            "weight": [self.weight.now, self.weight.log, self.risen],
-        }
+        return {"dead": self.dead.state_dict(), "dead_now": self.dead_now, "weight": [self.weight.now, self.weight.log]}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.dead.load_state_dict(state["dead"])
         self.dead_now = state["dead_now"]
-        self.weight.now, self.weight.log, self.risen = state["weight"]
+        self.weight.now, self.weight.log = state["weight"]
 
 
 class Weight:

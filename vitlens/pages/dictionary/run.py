@@ -31,9 +31,9 @@ MOST_SHOWN_WHOLE = 100
 @checked
 def explore_features(
     model: HookedViT,
+    sae: SparseAutoencoder,
     images: PictureSource,
     *,
-    sae: SparseAutoencoder,
     hook: HookName | None = None,
     hook_out: HookName | None = None,
     tokens: TokenSet = "all",
@@ -55,8 +55,8 @@ def explore_features(
     (with `one_per_image=True`), `feature_attribution` and `with_sae`.
 
     Args:
-        images: where examples are looked for, as `stream_activations` takes it; a picture's number is its position in it.
         sae: the dictionary, a sparse autoencoder or a transcoder.
+        images: where examples are looked for, as `stream_activations` takes it; a picture's number is its position in it.
         hook: where it reads; None for the hook point it was trained on.
         hook_out: what a transcoder predicts, see `with_sae`.
         tokens: the tokens that count, see `select_tokens`: those that the dictionary was trained on.
@@ -84,7 +84,7 @@ def explore_features(
         >>> model, images, labels, masks = vitlens.load_demo()
         >>> identity = torch.eye(model.cfg.d_model)
         >>> sae = vitlens.features.SparseAutoencoder.from_arrays(identity, None, identity, None, hook="resid_post3")
-        >>> explorer = vitlens.explore_features(model, images[:4], sae=sae, shown=1, n_runs=5)
+        >>> explorer = vitlens.explore_features(model, sae, images[:4], shown=1, n_runs=5)
         >>> explorer
         FeatureExplorer(96 features over 4 pictures, 1 of them shown whole; .save(path) writes the page)
         >>> explorer.save("features.html")
