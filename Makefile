@@ -16,8 +16,8 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-# The main job, offline: a page about one picture, one about the features of a dictionary, what the context carries over all pairs of pictures, and the paper's
-# experiments over all of them.
+# The main job, offline: a page about one picture, one about the features of a dictionary, what the context carries over all
+# pairs of pictures, and the paper's experiments over all of them.
 demo: $(INSTALLED)
 	@mkdir -p $(OUT)
 	$(BIN)/vitlens open assets/demo/pictures/02_T-shirt_agreeing.png \

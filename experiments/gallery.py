@@ -340,6 +340,10 @@ def features(subject: Subject) -> Figures:
         )
         return plots.feature_card(found, effects=removed)
 
+    def judged() -> Any:
+        about = {"metrics": "reconstruction", "baselines": ["neurons", "random"], "progress": False}
+        return vitlens.features.evaluate_sae(model, subject.images, sae=sae, **about)
+
     return {
         "training": training,
         "feature": one_feature,
@@ -349,9 +353,8 @@ def features(subject: Subject) -> Figures:
         "frontier": frontier,
         "memory of the MLP": lambda: card(k=9, one_per_image=True),
         "memory of attention": lambda: card(part="attn", k=15),
-        "densities": lambda: plots.density_histogram(
-            vitlens.features.evaluate_sae(model, subject.images, sae=sae, metrics="reconstruction", progress=False)
-        ),
+        "densities": lambda: plots.density_histogram(judged()),
+        "judged": lambda: plots.judged_dictionaries(judged()),
         "features of a logit": lambda: plots.feature_bars(
             vitlens.features.feature_attribution(
                 model, subject.images[:1], int(subject.labels[0]), sae=sae, progress=False

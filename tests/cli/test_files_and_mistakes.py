@@ -88,7 +88,7 @@ WRONG = [
       for more, sentence in (
           (["missing.png"], "there is no file missing.png"),
           ([__file__], "is not a picture that Pillow can read"),
-          ([], "Missing argument" if command != "describe" else "say which pictures to describe"),
+          ([], "Missing argument" if command != "describe" else "say which pictures: their files"),
           ([AGREEING, "--model", "vit_tinny_patch16_224", "--random-weights"], "vit_tiny_patch16_224"),
           ([AGREEING, "--model", "resnet18", "--random-weights"], "ResNet"),
           ([AGREEING, "--model", TIMM, "--checkpoint", "no.safetensors"], "no checkpoint file no.safetensors"),
@@ -142,7 +142,7 @@ WRONG = [
     (["patch", AGREEING, "--replace-context", "blurr", "--mask", MASK], "one of other, mean, zero, blur, shuffle"),
     (["patch", AGREEING, "--replace-context", "other", "--mask", MASK], "name it after the clean one"),
     (["patch", AGREEING, CONFLICTING, "--replace-context", "blur", "--mask", MASK], "makes the corrupted picture itself"),
-    (["describe", AGREEING, "--data", "demo"], "say which pictures to describe"),
+    (["describe", AGREEING, "--data", "demo"], "say which pictures: their files"),
     (["describe", "--data", "nowhere"], "there is no folder nowhere"),
     (["describe", "--data", DEMO.parent / "nothing"], "there is no folder"),
     (["models", "resnet18"], "no supported model matches 'resnet18'"),
