@@ -162,9 +162,37 @@ def test_every_kind_reaches_k_with_living_features(code, kind):
         "explained": 1 - float(error),
     }
     assert found["L0"] == pytest.approx(3, rel=0.08)
-    assert found["alive"] > 0.6
+    # The 16 directions are two thirds of the features.
+    assert found["alive"] > 0.65
     # The penalty of relu shrinks all features.
     assert found["explained"] > (0.1 if kind == "relu" else 0.8)
+
+
+@pytest.mark.parametrize("kind", ["topk", "batchtopk", "jumprelu"])
+def test_reconstructions_begin_as_long_as_the_rows(rows, kind):
+    learner = Learner(PLACE, PLACE, {"here": rows.float() * 7}, replace(SETTINGS, kind=kind), Workers("cpu"), 0)
+    begun, x = learner.learned, learner.scale_in(rows.float() * 7)
+    features = begun.activation(begun.pre(x))
+    (written,) = begun.reconstructions(features, x)
+    assert written.norm().item() == pytest.approx(x.norm().item(), rel=1e-5)
+    assert (features > 0).sum(dim=1).float().mean().item() == pytest.approx(K, abs=0.1)
+
+
+@pytest.mark.parametrize("kind", ["relu", "topk", "batchtopk", "jumprelu"])
+def test_raised_features_are_active_in_the_row_that_fits_them_best(rows, kind):
+    found, gone = learned(kind), torch.tensor([2, 5])
+    found.b_enc.data[gone] = -9.0
+    before = found.b_enc.detach().clone()
+    pre = found.pre(rows).detach()
+    assert not found.activation(pre)[:, gone].any()
+    boundary = found.activation.boundary(pre).expand_as(pre)
+    dead.raise_biases(found, rows, gone)
+    moved = found.pre(rows).detach()
+    # With everything else as it was, they reach the boundary in one row.
+    assert torch.equal((moved > boundary)[:, gone].sum(dim=0), torch.ones(2, dtype=torch.long))
+    assert torch.equal((moved - boundary).argmax(dim=0)[gone], (pre - boundary).argmax(dim=0)[gone])
+    others = torch.ones(N, dtype=torch.bool).index_fill(0, gone, False)
+    assert torch.equal(found.b_enc[others], before[others])
 
 
 def test_resampled_features_are_directions_of_the_worst_rows(rows):

@@ -9,7 +9,7 @@ from vitlens.features.dictionaries.nonlinearities import JumpRelu, Pre, Relu, To
 from vitlens.workers import Workers
 
 #: Weight of the past in the running threshold of BatchTopK.
-MEMORY = 0.99
+MEMORY = 0.9
 #: How far from a threshold of JumpReLU a pre-activation moves it, and how much faster than weights it learns.
 BANDWIDTH, THRESHOLD_SPEED = 0.5, 10.0
 
@@ -17,11 +17,18 @@ BANDWIDTH, THRESHOLD_SPEED = 0.5, 10.0
 class LearnedRelu(nn.Module):
     """f = max(h, 0), with the penalty Σ f: decoder rows have length 1, so it needs no norms."""
 
+    #: Whether about k features are active from the first step on.
+    begins_sparse = False
+
     def begin(self, pre: Pre) -> None:
         """Sets what the first pre-activations decide; nothing here."""
 
     def forward(self, pre: Pre) -> Pre:
         return pre.relu()
+
+    def boundary(self, pre: Pre) -> Tensor:
+        """The number above which a pre-activation is active, of each row or each feature."""
+        return torch.zeros_like(pre[:, :1])
 
     def penalty(self, pre: Pre, features: Pre) -> Tensor | None:
         return features.sum(dim=1).mean()
@@ -37,6 +44,8 @@ class LearnedRelu(nn.Module):
 class LearnedTopK(LearnedRelu):
     """The k largest pre-activations of each row, where they are positive. Source: Gao et al. 2024, equation 3."""
 
+    begins_sparse = True
+
     def __init__(self, k: int) -> None:
         super().__init__()
         self.k = k
@@ -44,6 +53,9 @@ class LearnedTopK(LearnedRelu):
     def forward(self, pre: Pre) -> Pre:
         largest = pre.topk(self.k, dim=1, sorted=False)
         return torch.zeros_like(pre).scatter(1, largest.indices, largest.values.relu())
+
+    def boundary(self, pre: Pre) -> Tensor:
+        return pre.topk(self.k, dim=1, sorted=False).values.amin(dim=1, keepdim=True).clamp(min=0)
 
     def penalty(self, pre: Pre, features: Pre) -> Tensor | None:
         return None
@@ -75,6 +87,9 @@ class LearnedBatchTopK(LearnedTopK):
         self.least = pre.detach().flatten().topk(self.k * len(pre), sorted=False).values.amin().clamp(min=tiny)
         return pre.masked_fill(pre < self.least, 0.0)
 
+    def boundary(self, pre: Pre) -> Tensor:
+        return self.least
+
     def after_step(self, features: Pre, workers: Workers) -> None:
         least = workers.mean(self.least.float())
         memory = MEMORY if self.n_steps else 0.0
@@ -94,6 +109,8 @@ class LearnedJumpRelu(LearnedRelu):
     2024 (dictionary_learning).
     """
 
+    begins_sparse = True
+
     def __init__(self, k: int, n_features: int, *, aims_at_k: bool) -> None:
         super().__init__()
         self.k, self.aims_at_k = k, aims_at_k
@@ -107,6 +124,9 @@ class LearnedJumpRelu(LearnedRelu):
     def forward(self, pre: Pre) -> Pre:
         found: Tensor = _Jump.apply(pre, self.threshold)
         return found
+
+    def boundary(self, pre: Pre) -> Tensor:
+        return self.threshold
 
     def penalty(self, pre: Pre, features: Pre) -> Tensor | None:
         active: Tensor = _Step.apply(pre, self.threshold)

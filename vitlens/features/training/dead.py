@@ -1,4 +1,4 @@
-"""Features that are never active: which they are, and the two ways to bring them back."""
+"""Features that are never active: which they are, and what brings them back."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -63,6 +63,18 @@ def auxiliary_loss(
     codes = torch.zeros_like(pre[:, dead]).scatter(1, largest.indices, largest.values.relu())
     left = (error - codes @ learned.W_dec[dead]).square().mean() / error.square().mean().clamp(min=1e-12)
     return AUXK_WEIGHT * left
+
+
+@torch.no_grad()
+def raise_biases(learned: LearnedDictionary, x: Float[Tensor, "row d_in"], dead: Int[Tensor, "dead"]) -> None:
+    """Raises the bias of each dead feature until it is active in the row that fits it best.
+
+    The auxiliary loss alone gives many features a direction, but never lets them be active.
+    """
+    pre = learned.pre(x)
+    missing = (learned.activation.boundary(pre) - pre).amin(dim=0)
+    # The boundary itself is not active.
+    learned.b_enc[dead] += missing[dead].clamp(min=0) * (1 + 1e-4)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitlens.features.training.dead import DeadFeatures, auxiliary_loss, resample
+from vitlens.features.training.dead import DeadFeatures, auxiliary_loss, raise_biases, resample
 from vitlens.features.training.descent import Descent
 from vitlens.features.training.learned import LearnedDictionary
 from vitlens.features.training.settings import TrainingSettings
@@ -62,12 +62,17 @@ class SparsePart:
 
     def _revive(self, x: Tensor, error: Tensor, descent: Descent) -> None:
         self.dead_now = self.dead.mask.nonzero()[:, 0]
-        if self.settings.revive == "resample" and len(self.dead_now):
+        if not len(self.dead_now):
+            return
+        if self.settings.revive == "resample":
             resample(self.learned, descent.optimiser, x, error, self.dead_now, self.seed + descent.n_steps)
-            for parameter in self.learned.parameters():
-                # Each process drew from its own rows.
-                self.workers.spread(parameter.data)
             self.dead.silent[self.dead_now] = 0
+        elif not descent.rate_is_falling:
+            # Later they would only disturb, for they have no time left to learn.
+            raise_biases(self.learned, x, self.dead_now)
+        for parameter in self.learned.parameters():
+            # Each process has chosen among its own rows.
+            self.workers.spread(parameter.data)
 
     def state(self) -> dict[str, Any]:
         return {"dead": self.dead.state_dict(), "dead_now": self.dead_now, "weight": [self.weight.now, self.weight.log]}
