@@ -1,8 +1,9 @@
 """How much of the activations do dictionaries explain for their number of active features? The frontier, beside baselines.
 
-Every kind that vitlens trains, at several k, all from one stream of activations; PCA and the other baselines; and the same
-trainings on the model with random weights. Measured on pictures that are held out. A number is worth what the random model's
-number leaves of it: a dictionary can reconstruct activations well that mean nothing.
+Every kind that vitlens trains, at several k, all from one stream of activations. Beside them: the first k principal
+components; the k neurons and the k random directions that are largest in a row; the nearest mean of k-means; the first kind
+on the model with random weights. Measured on pictures that are held out. A number is worth what the random model's number
+leaves of it: a dictionary can reconstruct activations well that mean nothing.
 
 \b
     python experiments/dictionary_frontier.py
@@ -21,6 +22,7 @@ import pandas as pd
 import torch
 import typer
 from jaxtyping import Float
+from page_table import markdown
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -29,7 +31,7 @@ from tqdm import tqdm
 from vitlens.cli import DEMO, ModelOptions, run, with_model
 from vitlens.data import open_pictures
 from vitlens.data.picture_sets import PictureSet
-from vitlens.features import SparseAutoencoder, evaluate_sae
+from vitlens.features import SparseAutoencoder, baseline_dictionaries, evaluate_sae
 from vitlens.features.places import HookPlace, place_of
 from vitlens.features.training.fills import Fills, Position
 from vitlens.features.training.learner import Learner
@@ -44,6 +46,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__d
 MEASURES = ("explained_variance", "l0", "alive", "loss_recovered_mean", "agreement_sae")
 #: "alive" is of the training pictures; everything else of those that are held out.
 TRAINED, RANDOM_MODEL, PCA = "trained model", "random model", "PCA"
+BASELINES = {"neurons": "neurons", "kmeans": "k-means", "random": "random directions"}
 
 
 @app.command(help=__doc__)
@@ -84,21 +87,26 @@ def main(
         # Of the random model the first kind is enough to see what training leaves of its numbers.
         chosen = jobs if name == TRAINED else jobs[: len(ks)]
         found = [*trained(stream, places, chosen), *components(stream, places, ks)]
+        if name == TRAINED:
+            found += list(baselines(each, training, found[: len(ks) * len(places)], seed))
         for facts, sae in tqdm(found, desc=f"figures of the {name}", disable=not sys.stderr.isatty()):
-            measures = evaluate_sae(each, testing, sae=sae, progress=False)
+            measures = evaluate_sae(
+                each, testing, sae=sae, metrics=("reconstruction", "downstream"), baselines=(), progress=False
+            )
             shown = {measure: measures[measure] for measure in MEASURES if measure in measures.axes["measure"]}
             of = {
                 "hook": sae.hook,
                 "model": hooked.cfg.model_name,
-                "baseline": name == RANDOM_MODEL or facts["kind"] == PCA,
+                "baseline": name == RANDOM_MODEL or facts["kind"] not in KINDS,
             }
             rows.append({"dictionary": f"{facts['kind']}, {name}", **of, **facts, **shown})
     table = pd.DataFrame(rows)
     make_folder(out)
     write_whole(out / "frontier.csv", table.to_csv(index=False).encode())
+    write_whole(out / "frontier.md", as_markdown(table).encode())
     dictionary_frontier(table).write_html(out / "frontier.html", include_plotlyjs=True)
     show(table)
-    print(f"wrote frontier.csv and frontier.html to {out}")
+    print(f"wrote frontier.csv, frontier.md and frontier.html to {out}")
 
 
 def in_two(pictures: PictureSet, share: float, seed: int) -> tuple[PictureSet, PictureSet]:
@@ -169,6 +177,36 @@ def components(
                     W_dec.T, None, W_dec, x.mean(dim=0).float(), activation="linear", centred=True, hook=place.name
                 ),
             )
+
+
+def baselines(
+    model: HookedViT, pictures: PictureSet, beside: Sequence[tuple[dict[str, Any], SparseAutoencoder]], seed: int
+) -> Iterator[tuple[dict[str, Any], SparseAutoencoder]]:
+    """The baselines with as many active features as each of these dictionaries; k-means, which has one, once a place."""
+    with_kmeans = set()
+    for facts, sae in beside:
+        chosen = [name for name in BASELINES if name != "kmeans" or sae.hook not in with_kmeans]
+        with_kmeans.add(sae.hook)
+        found = baseline_dictionaries(model, pictures, sae=sae, baselines=chosen, seed=seed, progress=False)
+        for name, each in found.items():
+            yield {"kind": BASELINES[name], "k": facts["k"], "alive": 1.0}, each
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """A table for each hook point, with a column for each k: explained variance / L0 / loss recovered / share alive."""
+
+    def cell(row: Any) -> str:
+        shown = [f"{row['explained_variance']:.3f}", f"{row['l0']:.1f}"]
+        shown += [f"{row['loss_recovered_mean']:.3f}"] if "loss_recovered_mean" in row else []
+        return " / ".join(shown if row["baseline"] else [*shown, f"{row['alive']:.0%}"])
+
+    tables = []
+    for hook, some in table.groupby("hook", sort=False):
+        cells = {(row["dictionary"], row["k"]): cell(row) for _, row in some.iterrows()}
+        names, ks = (list(dict.fromkeys(some[name])) for name in ("dictionary", "k"))
+        lines = [[name, *(cells.get((name, k), "–") for k in ks)] for name in names]
+        tables.append(f"{hook}:\n\n{markdown(['dictionary', *(f'k {k}' for k in ks)], lines)}")
+    return "\n\n".join(tables)
 
 
 def show(table: pd.DataFrame) -> None:

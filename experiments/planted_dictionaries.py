@@ -85,7 +85,7 @@ def main(
     if out is not None:
         make_folder(out)
     kinds, ratios = (kind[:1], [1.0, 4.0]) if quick else (kind, sorted(set(ratio)))
-    training = Training(64, 50_000) if quick else Training(512, 300_000)
+    training = Training(64, 50_000) if quick else Training(512, 1_000_000)
     rows = []
     jobs = [(seed, one) for seed in range(seeds) for one in ratios]
     for seed, one in tqdm(jobs, desc="planted models", unit="model", disable=not sys.stderr.isatty()):

@@ -28,7 +28,7 @@ from vitlens.features import TrainedDictionaries, evaluate_sae, train, with_saes
 #: Half of the weights' bits are stored: the loader casts to float32, so the stored numbers are the dictionaries.
 STORED = torch.float16
 HOOK = "resid_post3"
-DICTIONARY: dict[str, Any] = {"kind": "topk", "k": 8, "expansion": 8, "lr": 3e-3, "revive": "none"}
+DICTIONARY: dict[str, Any] = {"kind": "topk", "k": 8, "expansion": 8, "lr": 3e-3}
 TRANSCODERS: dict[str, Any] = {"kind": "batchtopk", "k": 24, "expansion": 6, "skip": True, "lr": 2e-3}
 AGREEMENT = 0.5
 BATCH = 100

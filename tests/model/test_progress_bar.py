@@ -27,6 +27,14 @@ def test_a_script_is_told_once_what_long_work_costs(clock, capsys):
     assert said == "patching resid_pre: 2,364 runs, about 3 min\n"
 
 
+def test_the_cost_is_told_when_enough_was_counted(clock, capsys):
+    with ProgressBar(1000, "training", "row", None, 50, n_told=100) as bar:
+        for clock[0] in (30.0, 31.0, 40.0):
+            assert capsys.readouterr().err == ""
+            bar.update(40)
+    assert capsys.readouterr().err == "training: 1,000 rows, about 6 min\n"
+
+
 @pytest.mark.parametrize(("progress", "seconds"), [(False, 500.0), (None, 0.1)])
 def test_short_work_and_a_silent_bar_say_nothing(clock, capsys, progress, seconds):
     with ProgressBar(640, "patching", "run", progress, 10) as bar:

@@ -52,6 +52,12 @@ def train_sae(
             show_default=False,
         ),
     ] = None,
+    shards: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder that keeps all activations; later passes and other trainings read them", show_default=False
+        ),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="pictures of one forward", show_default="64")] = None,
     out: Annotated[
         Path, typer.Option("-o", "--out", help="folder for the dictionaries; a stopped training goes on there")
@@ -80,7 +86,7 @@ def train_sae(
     try:
         trained = train(
             model, _pictures(model, data, split), hooks if len(hooks) > 1 else hooks[0], hook_out=hook_out,
-            tokens=read_tokens(tokens), path=out, batch_size=batch_size, **chosen,
+            tokens=read_tokens(tokens), path=out, shards=shards, batch_size=batch_size, **chosen,
         )  # fmt: skip
     except (Stopped, WorkerLost) as stopped:
         complain(str(stopped))

@@ -17,6 +17,7 @@ from vitlens.errors import InputError
 from vitlens.features.activations import Rows
 from vitlens.features.places import HookPlace, chosen_rows, read_places
 from vitlens.features.training.learner import autocast
+from vitlens.features.training.shards import Shards
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.picture_batches import ImageBatch, PictureBatches
 from vitlens.workers import Workers
@@ -53,8 +54,9 @@ class Fills:
     """Yields fills without end, or until a source of pictures that can be read once is used up.
 
     Pictures that have numbers (a tensor, files, a picture set) are drawn in a new order in each pass; of all other sources
-    the order is their own. Under torchrun the pictures of a fill are shared among the processes, each of which has as many
-    batches of it as the others.
+    the order is their own. With `shards` the pictures of a fill stay together, and their rows are read from disk where they
+    are there; the order of the fills is new in each pass. Under torchrun the pictures of a fill are shared among the
+    processes, each of which has as many batches of it as the others.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Fills:
         self.model, self.pictures, self.places, self.tokens = model, pictures, list(places), tokens
         self.buffer_rows, self.batch_rows, self.precision = buffer_rows, batch_rows, precision
         self.seed, self.workers = seed, workers
+        self.shards: Shards | None = None
         #: What the first pictures of this pass are, of a source with an order of its own.
         self.first_pictures = ""
         self._only: Rows | None = None
@@ -121,21 +124,34 @@ class Fills:
 
     def _pass(self, epoch: int, first: int) -> Iterator[tuple[int, Rows]]:
         """The numbered fills of one pass, without those before the first."""
-        n = self.pictures.n_numbered
-        if n is None:
+        n, n_fills = self.pictures.n_numbered, self.n_fills
+        if n is None or n_fills is None:
             yield from self._in_their_order(first)
             return
-        size = self._pictures_per_fill()
-        order = self._generator(epoch).permutation(n)
-        if size >= n and self._only is not None:
+        if n_fills == 1 and self._only is not None:
             yield from [(0, self._only)] if first == 0 else []
             return
-        for number in range(first, -(-n // size)):
-            chosen = np.sort(order[number * size : (number + 1) * size])
-            mine = chosen[self.workers.rank :: self.workers.world_size].tolist()
-            rows = self._joined(self._rows_of(batch) for batch in self.pictures.numbered(mine))
-            self._only = rows if size >= n else None
-            yield number, rows
+        generator = self._generator(epoch)
+        # Without shards the pictures of a fill are drawn anew in each pass, with them the fills are.
+        pictures = (generator if self.shards is None else np.random.default_rng(0)).permutation(n)
+        numbers = np.arange(n_fills) if self.shards is None else generator.permutation(n_fills)
+        for place in range(first, n_fills):
+            rows = self._numbered(int(numbers[place]), pictures)
+            self._only = rows if n_fills == 1 else None
+            yield place, rows
+
+    def _numbered(self, number: int, pictures: Int[np.ndarray, "image"]) -> Rows:
+        """The rows of a fill: those that are on disk, or new ones."""
+        kept = None if self.shards is None else self.shards.read(number)
+        if kept is not None:
+            return kept
+        size = self._pictures_per_fill()
+        chosen = np.sort(pictures[number * size : (number + 1) * size])
+        mine = chosen[self.workers.rank :: self.workers.world_size].tolist()
+        rows = self._joined(self._rows_of(batch) for batch in self.pictures.numbered(mine))
+        if self.shards is not None and rows:
+            self.shards.write(number, rows)
+        return rows
 
     def _in_their_order(self, first: int) -> Iterator[tuple[int, Rows]]:
         """Each process reads all pictures, and runs the model on its share of each batch."""
@@ -154,6 +170,12 @@ class Fills:
                 parts, n_rows, number = [], 0, number + 1
         if n_rows and number >= first:
             yield number, self._joined(parts)
+
+    @property
+    def n_fills(self) -> int | None:
+        """How many fills a pass has, where pictures have numbers."""
+        n = self.pictures.n_numbered
+        return None if n is None else -(-n // self._pictures_per_fill())
 
     def _pictures_per_fill(self) -> int:
         images = self.pictures.source if isinstance(self.pictures.source, Tensor) else None

@@ -20,6 +20,7 @@ from vitlens.features.training.fills import Fill, Fills, Position, some_pictures
 from vitlens.features.training.learner import TRAINING_MEASURES, Learner
 from vitlens.features.training.result import TrainedDictionaries, TrainingHistory
 from vitlens.features.training.settings import TrainingSettings
+from vitlens.features.training.shards import Shards
 from vitlens.model.fingerprint import fingerprint
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import HookName, hook_name, resolve_names
@@ -60,6 +61,7 @@ def train(
     precision: str = "float32",
     seed: int = 0,
     path: str | Path | None = None,
+    shards: str | Path | None = None,
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> TrainedDictionaries:
@@ -94,6 +96,8 @@ def train(
         precision: "float32", or "bfloat16" for the forward passes of model and dictionary.
         path: a folder for checkpoints and the result. The same call goes on where a training was stopped, and ends with the
             same bytes.
+        shards: a folder that keeps all activations, as safetensors: the first pass over the pictures computes them, later
+            passes and other trainings on the same activations read them. Pictures that have numbers only.
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
 
     Returns:
@@ -128,7 +132,9 @@ def train(
         model, pictures, places, tokens, buffer_rows=settings.buffer_rows, batch_rows=settings.batch_rows,
         precision=settings.precision, seed=settings.seed, workers=workers,
     )  # fmt: skip
-    facts = _facts(model, pairs, tokens, settings, pictures)
+    facts = _facts(model, pairs, tokens, settings, pictures) | {"shards": shards is not None}
+    if shards is not None:
+        fills.shards = _shards(shards, facts, fills)
     with Checkpoints(path, facts, workers).opened() as checkpoints, torch.enable_grad():
         trained = checkpoints.finished()
         if trained is None:
@@ -189,7 +195,9 @@ class _Training:
             self.step, self.position = state["step"], Position(*state["position"])
         n = 1 if self.settings.cross_layer else len(self.pairs)
         what = f"training {n} {'dictionaries' if n > 1 else 'dictionary'}"
-        with ProgressBar(self.settings.n_rows, what, "row", progress, n_steps) as bar:
+        # The first batch of a fill takes as long as all its forward passes: only a whole fill says what the rest costs.
+        n_told = self.settings.buffer_rows
+        with ProgressBar(self.settings.n_rows, what, "row", progress, n_steps, n_told=n_told) as bar:
             for fill, batch in self._batches(self.position):
                 if not self.learners:
                     self._begin(fill, state)
@@ -317,6 +325,23 @@ def _pairs(
             named = hook_name(source.block, hook_out)
         pairs.append((source, place_of(model, named)))
     return pairs
+
+
+def _shards(path: str | Path, facts: dict[str, Any], fills: Fills) -> Shards:
+    """The folder of activations, told from others by what they depend on.
+
+    Raises:
+        InputError: pictures without numbers; a folder of other activations.
+    """
+    if fills.n_fills is None:
+        raise InputError(
+            "shards= needs pictures that have numbers, so that it is known which are there: pass a tensor, files or a "
+            "picture set, or leave shards= out"
+        )
+    of_rows = ("model", "weights", "preprocessing", "tokens", "n_pictures", "pictures")
+    about = {name: facts[name] for name in of_rows}
+    about |= {name: facts["training"][name] for name in ("precision", "buffer_rows")}
+    return Shards(path, about, [place.name for place in fills.places], fills.n_fills, fills.workers)
 
 
 def _facts(

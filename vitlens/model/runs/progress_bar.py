@@ -16,10 +16,13 @@ class ProgressBar:
     """A bar that counts `unit`s up to `total`, with how many there are and, from the first batch on, how long it takes.
 
     By default (`progress=None`) it is shown on a terminal only. Elsewhere one line on stderr says the cost of work that
-    takes more than a minute, measured on its first batch; `progress=False` is silent.
+    takes more than a minute, measured on its first batch, or on its first `n_told` units; `progress=False` is silent.
     """
 
-    def __init__(self, total: int | None, what: str, unit: str, progress: bool | None, n_batches: int | None) -> None:
+    def __init__(
+        self, total: int | None, what: str, unit: str, progress: bool | None, n_batches: int | None, *, n_told: int = 1
+    ) -> None:
+        self.n_told, self._n = n_told, 0
         self.total, self.what, self.unit = total, what, unit
         self._bar = tqdm(total=total, desc=what, unit=unit, disable=bar_hidden(progress, n_batches))
         self._tells = progress is None and self._bar.disable
@@ -28,9 +31,10 @@ class ProgressBar:
     def update(self, n: int) -> None:
         """Counts n more."""
         self._bar.update(n)
-        if self._tells and n:
+        self._n += n
+        if self._tells and self._n >= self.n_told:
             self._tells = False
-            self._tell(n)
+            self._tell(self._n)
 
     def say(self, words: str) -> None:
         """Shows words behind the bar, such as how well a training goes."""
