@@ -61,7 +61,7 @@ def test_what_it_computes(arrays_of, clt_of, skip):
     for found, expected in zip([*clt.encode(xs), *clt(xs)], [*features, *written], strict=True):
         assert np.abs(found.numpy() - expected).max() < 1e-12
     # One block alone: its features, and what they write into their own block.
-    layer = clt.layer(2)
+    layer = clt.of_block(2)
     alone = clt.b_dec[2] + clt.encode(xs)[2] @ clt.W_dec[2][0] + (xs[2] @ clt.W_skip[2].T if skip else 0)
     assert torch.allclose(layer(xs[2]), alone, atol=1e-12)
     assert (layer.hook, layer.hook_out) == (READ.format(2), WRITE.format(2))

@@ -214,7 +214,7 @@ def test_what_no_cross_layer_transcoder_can_be(plain, images_of, clt_of):
         plain(images)
     with pytest.raises(InputError, match=r"layer\(block\)"):
         top_patches(plain, images, sae=clt, progress=False)
-    assert top_patches(plain, images, sae=clt.layer(1), progress=False).settings["hook"] == clt.hooks[1]
+    assert top_patches(plain, images, sae=clt.of_block(1), progress=False).settings["hook"] == clt.hooks[1]
     clt.hooks, clt.hooks_out = clt.hooks_out, clt.hooks
     with pytest.raises(InputError, match="which the model computes later"), with_sae(plain, None, clt):
         plain(images)

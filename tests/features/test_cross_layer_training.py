@@ -65,7 +65,7 @@ def test_it_learns_what_writes_into_several_blocks(rows_of_a_code, kind):
         assert explained.item() == pytest.approx(found["explained_variance"], abs=0.06)
         assert (features > 0).sum(dim=1).float().mean().item() == pytest.approx(found["l0"], abs=1)
     # The last block cannot be explained by its own features: those of earlier blocks write into it.
-    alone = clt.layer(2)(x[2])
+    alone = clt.of_block(2)(x[2])
     assert 1 - (y[2] - alone).square().sum() / (y[2] - y[2].mean(dim=0)).square().sum() < 0.6
     lengths = torch.cat([part.W_dec.norm(dim=1) for part in learner.learned])
     assert torch.allclose(lengths, torch.ones_like(lengths), atol=1e-5)

@@ -64,7 +64,7 @@ def load_dictionary(path: Path) -> "SparseAutoencoder":
     if isinstance(sae, CrossLayerTranscoder):
         raise InputError(
             f"{path} has features of {sae.n_blocks} blocks, and the page shows those of one: save one block's, "
-            "which is load_sae(…).layer(block), and pass that"
+            "which is load_sae(…).of_block(block), and pass that"
         )
     return sae
 

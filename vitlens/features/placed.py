@@ -134,7 +134,7 @@ def ends(
     if isinstance(sae, CrossLayerTranscoder):
         raise InputError(
             f"this call takes the features of one block, and the dictionary has those of {sae.n_blocks}: pass one block's, "
-            "sae=clt.layer(block)"
+            "sae=clt.of_block(block)"
         )
     given, hook = hook, sae.hook if hook is None else hook
     if hook is None:

@@ -246,7 +246,7 @@ class CrossLayerTranscoder(FiniteWeights):
             found.append(reduce(add, later))
         return found
 
-    def layer(self, block: int) -> Transcoder:
+    def of_block(self, block: int) -> Transcoder:
         """One block's features as a transcoder of this block alone: the same features, and what they write here.
 
         For whatever reads one dictionary at a time, such as `top_patches`. What it leaves out are the directions in later
