@@ -88,7 +88,8 @@ def main(
         chosen = jobs if name == TRAINED else jobs[: len(ks)]
         found = [*trained(stream, places, chosen), *components(stream, places, ks)]
         if name == TRAINED:
-            found += list(baselines(each, training, found[: len(ks) * len(places)], seed))
+            first = [(facts, sae) for facts, sae in found if facts["kind"] == jobs[0].kind]
+            found += list(baselines(each, training, first, seed))
         for facts, sae in tqdm(found, desc=f"figures of the {name}", disable=not sys.stderr.isatty()):
             measures = evaluate_sae(
                 each, testing, sae=sae, metrics=("reconstruction", "downstream"), baselines=(), progress=False
@@ -197,7 +198,8 @@ def as_markdown(table: pd.DataFrame) -> str:
 
     def cell(row: Any) -> str:
         shown = [f"{row['explained_variance']:.3f}", f"{row['l0']:.1f}"]
-        shown += [f"{row['loss_recovered_mean']:.3f}"] if "loss_recovered_mean" in row else []
+        recovered = row.get("loss_recovered_mean", float("nan"))
+        shown += [f"{recovered:.3f}" if recovered == recovered else "–"]
         return " / ".join(shown if row["baseline"] else [*shown, f"{row['alive']:.0%}"])
 
     tables = []

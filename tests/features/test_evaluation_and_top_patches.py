@@ -9,6 +9,7 @@ from vitlens import InputError
 from vitlens.features import SparseAutoencoder, Transcoder, evaluate_sae, top_patches, with_sae
 from vitlens.features.dictionaries.nonlinearities import Relu
 from vitlens.results.result import load_result
+from vitlens.statistics import bootstrap
 
 HOOK = "blocks.1.hook_resid_post"
 
@@ -42,7 +43,9 @@ READERS += ["parallel", "differential", "rotary_dynamic_size", "relative_shared"
 def test_measures_are_their_definitions(variant, images_of, sae_of, name):
     classifier = variant(name)
     images, sae = images_of(classifier, 7), sae_of(classifier.cfg.d_model)
-    labels = torch.arange(7) % 10
+    with torch.no_grad():
+        # These labels make the clean loss the least, so that there is something to recover.
+        labels = classifier(images).argmax(dim=-1)
     result = evaluate_sae(
         classifier, images, hook=HOOK, sae=sae, labels=labels, metrics=["downstream"], baselines=[], batch_size=3,
         progress=False,
@@ -82,14 +85,29 @@ def test_measures_are_their_definitions(variant, images_of, sae_of, name):
         expected[f"loss_{name}"] = F.cross_entropy(logits, labels)
         expected[f"accuracy_{name}"] = (logits.argmax(dim=-1) == labels).double().mean()
     for name in ("zero", "mean"):
+        each = F.cross_entropy(runs[name], labels, reduction="none") - F.cross_entropy(clean, labels, reduction="none")
         loss = expected[f"loss_{name}"]
-        expected[f"loss_recovered_{name}"] = (loss - expected["loss_sae"]) / (loss - expected["loss_clean"])
+        if bootstrap(each.numpy())[1] > 0:
+            expected[f"loss_recovered_{name}"] = (loss - expected["loss_sae"]) / (loss - expected["loss_clean"])
+        else:
+            assert any(why.startswith(f"loss recovered from {name}") for why in result.left_out)
     assert set(expected) == set(result.axes["measure"])
     for name, value in expected.items():
         tolerance = 1e-6 if name.startswith("loss_recovered") else 1e-9
         assert result[name] == pytest.approx(float(value), rel=tolerance, abs=tolerance), name
     assert torch.allclose(result.density, (features != 0).double().mean(dim=0), atol=1e-12)
     assert torch.allclose(result.mean_activation, features.mean(dim=0), atol=1e-10)
+
+
+def test_no_loss_is_recovered_where_none_is_lost(plain, images_of, sae_of):
+    """Labels that the model knows nothing of: zeros and means answer as well as the model does."""
+    images = images_of(plain, 8)
+    with torch.no_grad():
+        labels = plain(images).argmin(dim=-1)
+    result = evaluate_sae(plain, images, hook=HOOK, sae=sae_of(32), labels=labels, baselines=[], progress=False)
+    assert result["loss_mean"] < result["loss_clean"]
+    assert not any(name.startswith("loss_recovered") for name in result.axes["measure"])
+    assert sum("loss recovered from" in why for why in result.left_out) == 2
 
 
 def test_explained_variance_does_not_cancel_far_from_zero(plain, images_of, weights_of):

@@ -1,5 +1,6 @@
 """Measures equal ViSAEBench's on the same tensors, and find what was planted; baselines are what they say."""
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -390,6 +391,8 @@ def test_dictionaries_beside_of_the_same_and_of_another_model(plain, variant, im
         "single class": {"metrics": "probing", "labels": torch.zeros(6).long()},
         "nearest is kmeans": {"baselines": ["kmean"]},
     }
+    # Users have no such checks: what they see are these sentences.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     for sentence, options in wrong.items():
         with pytest.raises(InputError, match=sentence):
             evaluate_sae(plain, images, sae=sae, progress=False, **{"baselines": [], **options})

@@ -17,6 +17,7 @@ from vitlens.features.places import chosen_rows, split_rows, suffix_of
 from vitlens.features.splice import SplicedDictionary
 from vitlens.model.class_space.outputs import WITH_PROBABILITIES, kl_divergence
 from vitlens.model.hooks.hook_points import Hooks
+from vitlens.statistics import bootstrap
 
 #: What replaces the activation, beside the reconstruction of a dictionary.
 ABLATIONS = ("zero", "mean")
@@ -68,8 +69,9 @@ class Answers:
             }
         if "loss clean" in sums:
             for ablation in ABLATIONS:
-                worst = sums[f"loss {ablation}"]
-                parts[f"loss_recovered_{ablation}"] = worst - sums[f"loss {name}"], worst - sums["loss clean"]
+                if self._costs(ablation):
+                    recovered = sums[f"loss {ablation}"] - sums[f"loss {name}"]
+                    parts[f"loss_recovered_{ablation}"] = recovered, self._cost(ablation)
         return ratios(parts)
 
     def left_out(self) -> list[str]:
@@ -77,10 +79,21 @@ class Answers:
         if "loss clean" not in self.sums:
             return []
         return [
-            f"loss recovered from {ablation}: the loss with it is that of the clean run"
+            f"loss recovered from {ablation}: with it the loss is not above that of the clean run, or not by more than its "
+            "interval over the pictures"
             for ablation in ABLATIONS
-            if not np.sum(self.sums[f"loss {ablation}"] - self.sums["loss clean"])
+            if not self._costs(ablation)
         ]
+
+    def _cost(self, ablation: str) -> np.ndarray:
+        return self.sums[f"loss {ablation}"] - self.sums["loss clean"]
+
+    def _costs(self, ablation: str) -> bool:
+        """Whether it costs loss: a share of a difference that may be 0 means nothing."""
+        value, low, _ = (
+            float(found[0]) for found in bootstrap(self._cost(ablation)[:, None], self.sums["labelled"][:, None])
+        )
+        return value > 0 and not low <= 0
 
 
 def _differences(
