@@ -100,7 +100,8 @@ def main(
                 "model": hooked.cfg.model_name,
                 "baseline": name == RANDOM_MODEL or facts["kind"] not in KINDS,
             }
-            rows.append({"dictionary": f"{facts['kind']}, {name}", **of, **facts, **shown})
+            called = facts["kind"] if name == TRAINED else f"{facts['kind']}, {name}"
+            rows.append({"dictionary": called, **of, **facts, **shown})
     table = pd.DataFrame(rows)
     make_folder(out)
     write_whole(out / "frontier.csv", table.to_csv(index=False).encode())

@@ -100,7 +100,7 @@ def each(model: HookedViT, images: Float[Tensor, "image 3 56 56"], labels: Int[T
     measures = ("explained_variance", "l0", "dead_share", "loss_recovered_mean", "agreement_sae")
     rows = {}
     for sae in (load_demo_dictionary(), *load_demo_transcoders().values()):
-        found = evaluate_sae(model, images, sae=sae, labels=labels)
+        found = evaluate_sae(model, images, sae=sae, labels=labels, baselines=())
         rows[sae.hook] = {name: found[name] for name in measures}
     return pd.DataFrame(rows).T
 
