@@ -22,6 +22,7 @@ from . import removal as removal
 from . import results as results
 from . import similarity as similarity
 from . import statistics as statistics
+from . import text as text
 from .attribution import direct_logit_attribution as direct_logit_attribution
 from .circuits import find_circuit as find_circuit
 from .data import open_pictures as open_pictures

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,17 @@ from vitlens.model.parts.pooling import MeanPool
 
 if TYPE_CHECKING:
     from vitlens.model.hooked_vit import HookedViT
+
+
+@runtime_checkable
+class EmbedsTexts(Protocol):
+    """What gives texts their embeddings: `vitlens.text.TextTower`."""
+
+    scale: float
+    bias: float | None
+    output: str
+
+    def embed(self, texts: Sequence[str]) -> Float[Tensor, "text features"]: ...
 
 
 def set_class_embeddings(
@@ -40,8 +51,9 @@ def set_class_embeddings(
     In place; `with_class_embeddings` leaves this model as it is.
 
     Args:
-        weight: one row per class, [classes, features]: a linear probe, class prototypes, text embeddings.
-        names: one per class.
+        weight: one row per class, [classes, features]: a linear probe, class prototypes, text embeddings. Or a
+            `vitlens.text.TextTower`, which embeds the names, and says scale, bias, output and that rows are normalised.
+        names: one per class; with a text tower the texts.
         bias: one number per class, or one for all, as SigLIP has it.
         scale: CLIP's exp(logit_scale).
         normalise: divide rows and features by their norms, as zero-shot classifiers do.
@@ -52,6 +64,12 @@ def set_class_embeddings(
         InputError: widths, names or biases that do not fit; values that are not finite, an embedding of zeros, a scale
             that is not positive; no such `output`.
     """
+    if isinstance(weight, EmbedsTexts):
+        if names is None:
+            raise InputError("a text tower needs texts to embed: name the classes")
+        tower, weight = weight, weight.embed(names)
+        scale, bias, normalise = tower.scale, tower.bias, True
+        output = tower.output if output is None else output
     weight, bias, scale = read_embeddings(weight, bias, scale, model.cfg.model_name, next(model.parameters()))
     meaning = default_output(len(weight)) if output is None else check_output(output, len(weight))
     chosen_names = None if names is None else check_class_names(names, len(weight))

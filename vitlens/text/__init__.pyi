@@ -1,0 +1,1 @@
+from .tower import TextTower as TextTower
