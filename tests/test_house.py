@@ -25,6 +25,7 @@ ORDER = [
     ["patching"],
     ["circuits", "removal"],
     ["features"],
+    ["text"],
     ["memories", "demo"],
     ["description"],
     ["registers", "similarity"],

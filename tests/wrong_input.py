@@ -70,6 +70,7 @@ CLASSES = [
     torch.tensor([0.0, 1.0]), torch.tensor([True, False]), torch.tensor([0, 1, 2]), torch.tensor([0, 9]),
     torch.tensor([0, -1]), torch.zeros(0, dtype=torch.long), torch.zeros(2, 2, 2, dtype=torch.long),
 ]  # fmt: skip
+TEXTS = [5, 1.7, True, NAN, "", " ", [], [None], ["a cat", 5], ["a cat", "a cat"], Thing(), {}]
 TOKENS = [
     1.7, True, NAN, MANY, -MANY, "nonsense", [], [1.7], ["3"], [True, False], [None], Thing(), {},
     torch.zeros(5, dtype=torch.bool), torch.ones(9, dtype=torch.bool), torch.ones(5), torch.ones(5, dtype=torch.uint8),
@@ -105,6 +106,7 @@ BY_NAME: dict[str, list[Any]] = {
     "others": PICTURES[1:],
     **dict.fromkeys(["classes", "baseline_classes"], CLASSES),
     "labels": CLASSES,
+    **dict.fromkeys(["text", "baseline_text"], TEXTS),
     **dict.fromkeys(["tokens", "queries", "keys"], TOKENS),
     "masks": MASKS,
     **dict.fromkeys(["blocks", "heads", "neurons", "memories", "features"], PLACES),
@@ -145,6 +147,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
     torch.manual_seed(0)
     model = HookedViT.from_timm(build(**SMALL).float(), class_names=["cat", "dog", "cow", "car", "boat"])
     model.architecture = lambda: build(**SMALL).float()
+    model.set_text_tower(vitlens.text.TextTower(lambda texts: torch.ones(len(texts), 16)))
     images, others = torch.randn(2, 2, 3, 32, 32).unbind(0)
     masks = torch.zeros(2, 32, 32, dtype=torch.bool)
     masks[:, :16, :16] = True
@@ -303,6 +306,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "model.run_with_cache": (model.run_with_cache, {"images": images, "names_filter": "pattern"}),
         "model.cache_size": (model.cache_size, {"images": images, "names_filter": "pattern"}),
         "model.with_fresh_weights": (model.with_fresh_weights, {}),
+        "model.set_text_tower": (model.set_text_tower, {"tower": model.text_tower}),
         "model.set_class_embeddings": (
             lambda **given: model.with_class_embeddings(**given), {"weight": torch.randn(3, 16), "scale": 2.0}
         ),
@@ -349,6 +353,7 @@ ELSEWHERE: dict[tuple[str, str], list[Any]] = {
         None, 5, 1.7, True, "nonsense", [], Thing(), torch.randn(0, 16), torch.randn(3, 7), torch.randn(7),
         torch.full((3, 16), NAN), torch.ones(3, 16, dtype=torch.long),
     ],
+    ("model.set_text_tower", "tower"): [5, 1.7, True, "nonsense", [], Thing(), torch.ones(3, 16), len],
     ("model.run_with_cache", "names_filter"): [5, 1.7, True, NAN, "nonsense", [], [5], Thing()],
     ("read_memories", "block"): ONE_PLACE,
     ("evaluate_heatmaps_over_data", "classes"): [None, *CLASSES],

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite, log
 from types import NoneType, UnionType
-from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, cast, get_args, get_origin
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -20,19 +20,18 @@ from torch import bool as torch_bool
 
 from vitlens.errors import InputError, nearest
 
-P = ParamSpec("P")
-R = TypeVar("R")
+Public = TypeVar("Public", bound=Callable[..., Any])
 Check = Callable[[str, Any], None]
 
 
-def checked(function: Callable[P, R]) -> Callable[P, R]:
+def checked(function: Public) -> Public:
     """Decorates a public function: checks each argument by its annotation or by its name."""
     signature = inspect.signature(function)
     found = {name: check_of(parameter) for name, parameter in signature.parameters.items()}
     checks = {name: check for name, check in found.items() if check is not None}
 
     @functools.wraps(function)
-    def at_the_door(*args: P.args, **kwargs: P.kwargs) -> R:
+    def at_the_door(*args: Any, **kwargs: Any) -> Any:
         try:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError:
@@ -48,7 +47,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
             check_mask_shapes(given.get("images", given.get("clean")), given["masks"])
         return function(*args, **kwargs)
 
-    return at_the_door
+    return cast(Public, at_the_door)
 
 
 def _refuse_unknown(function: str, signature: inspect.Signature, keywords: Mapping[str, Any]) -> None:
@@ -214,6 +213,19 @@ def numbers_of(name: str, value: Any) -> None:
         raise InputError(f"{name} are numbers, counted from 0: one of them or a list, not {short(value)}{hint}")
 
 
+def different_texts(name: str, value: Any) -> None:
+    """One or several texts, each once."""
+    given = items(value)
+    for each in given:
+        if not isinstance(each, str) or not each.strip():
+            raise InputError(f"{name} is a sentence or a list of them, not {short(value)}")
+    if not given:
+        raise InputError(f"{name} is an empty list: name at least one sentence")
+    for each in given:
+        if given.count(each) > 1:
+            raise InputError(f"{name} has {each!r} {given.count(each)} times: pass each sentence once")
+
+
 def hook(name: str, value: Any) -> None:
     """The name of a hook point, or a key as TransformerLens writes it."""
     is_key = isinstance(value, tuple) and len(value) in (2, 3) and isinstance(value[0], str) and is_whole(value[1])
@@ -327,6 +339,7 @@ BY_NAME: dict[str, Check] = {
     **dict.fromkeys(("classes", "baseline_classes"), classes),
     **dict.fromkeys(("hook", "hook_out"), hook),
     **dict.fromkeys(("site", "sites", "methods", "metrics", "perturbations", "keep"), names),
+    **dict.fromkeys(("text", "baseline_text"), different_texts),
     "metric": metric,
     "masks": masks,
     "path": path,

@@ -18,6 +18,7 @@ from vitlens.attribution.results import (
 from vitlens.attribution.run import attribution_run
 from vitlens.attribution.units import UNITS, Split
 from vitlens.choose.classes import Classes, ClassSelection, select_classes
+from vitlens.choose.texts import takes_text
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.class_space.readout import Readout
@@ -43,6 +44,7 @@ DIRECTIONS_AT_ONCE = 2**25
 
 @leaves_state
 @checked
+@takes_text("all")
 def direct_logit_attribution(
     model: HookedViT,
     images: Pictures,

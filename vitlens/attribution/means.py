@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
@@ -13,6 +14,7 @@ from vitlens.arguments import checked, is_whole
 from vitlens.attribution.direct import direct_logit_attribution
 from vitlens.attribution.results import Attribution
 from vitlens.choose.classes import Classes, read_labels
+from vitlens.choose.texts import takes_text
 from vitlens.errors import InputError
 from vitlens.model.checks import check_dense
 from vitlens.model.hooked_vit import HookedViT
@@ -118,10 +120,11 @@ class AttributionMeans(Result):
 
 @leaves_state
 @checked
+@takes_text("all")
 def attribution_means(
     model: HookedViT,
     images: PictureSource | tuple[Tensor, Tensor],
-    classes: Tensor | None = None,
+    classes: Classes = None,
     *,
     unit: str = "head",
     baseline_classes: Classes = None,
@@ -129,7 +132,7 @@ def attribution_means(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> AttributionMeans:
-    """Averages each component's share of a class's logit over the pictures of that class, for all classes of a data set.
+    """Averages each component's share of a class's logit over the pictures of that class, or over all pictures.
 
     mean_c(component) = 1/n_c Σ_{pictures of class c} share(component, logit_c), with the shares of
     `direct_logit_attribution`. Memory grows with the number of classes in the data, not with the number of pictures.
@@ -137,7 +140,8 @@ def attribution_means(
     Args:
         images: a tensor of pictures with `classes`, or a pair of both; a picture set (`open_pictures`); or batches
             (pictures, labels), such as a data loader's.
-        classes: the class of each picture, if `images` has no labels.
+        classes: a tensor with the class of each picture, if `images` has no labels; or indices, names or "all": the means
+            for each of these classes over all pictures.
         unit: as in `direct_logit_attribution`.
         baseline_classes: a single class, whose logit is subtracted.
         n_images: the most pictures to use.
@@ -145,7 +149,7 @@ def attribution_means(
         progress: show a bar; by default on a terminal only.
 
     Returns:
-        AttributionMeans with axes class (those in the data, sorted by index), component.
+        AttributionMeans with axes class (those of the data or of `classes`, sorted by index), component.
 
     Raises:
         InputError: pictures without classes, classes that the model does not have, no pictures.
@@ -161,20 +165,22 @@ def attribution_means(
         AttributionMeans(mean logit [class 1, component 39], -0.168 to 0.987)
     """
     model.require_classifier()
-    if isinstance(images, tuple) and classes is None and all(isinstance(part, Tensor) for part in images):
-        images, classes = images
+    of_all = classes is not None and not isinstance(classes, (Tensor, np.ndarray))
+    if isinstance(images, tuple) and (classes is None or of_all) and all(isinstance(part, Tensor) for part in images):
+        images, labels = images
+        classes = classes if of_all else labels
     size = default_batch_size(model) if batch_size is None else batch_size
-    source = images if classes is None else _Pairs(model, images, read_labels(model, classes), size)
+    source = images if classes is None or of_all else _Pairs(model, images, read_labels(model, classes), size)
     sums = _Sums()
     for batch in PictureBatches(model, source, size).with_bar("attribution means", progress):
-        if batch.labels is None:
+        if batch.labels is None and not of_all:
             raise InputError("means by class need classes: pass classes=, or batches of (pictures, classes)")
         left = len(batch.images) if n_images is None else n_images - sums.count
         sums.add(
             direct_logit_attribution(
                 model,
                 batch.images[:left],
-                batch.labels[:left],
+                classes if batch.labels is None or of_all else batch.labels[:left],
                 baseline_classes=baseline_classes,
                 unit=unit,
                 progress=False,
@@ -200,17 +206,18 @@ class _Sums:
             raise InputError("these pictures have other grids of patches than the first: their shares have no mean")
         self.first = found if self.first is None else self.first
         assert found.classes is not None
-        parts = [found.values.flatten(1), found.logits]
+        # A row for each picture and class.
+        parts = [found.values.flatten(0, 1).flatten(1), found.logits.reshape(-1, 1)]
         if found.elsewhere is not None:
-            parts.append(found.elsewhere.flatten(1))
+            parts.append(found.elsewhere.flatten(0, 1).flatten(1))
         numbers = torch.cat(parts, dim=1).double().cpu()
-        labels = found.classes[:, 0].cpu()
+        labels = found.classes.flatten().cpu()
         for label in labels.unique().tolist():
             own = numbers[labels == label]
             self.counts[label] = self.counts.get(label, 0) + len(own)
             self.sums[label] = self.sums.get(label, torch.zeros(())) + own.sum(dim=0)
             self.squares[label] = self.squares.get(label, torch.zeros(())) + own.square().sum(dim=0)
-        self.count += len(labels)
+        self.count += len(found.classes)
 
     def result(self, model: HookedViT) -> AttributionMeans:
         if self.first is None:

@@ -97,8 +97,9 @@ def _require_two(model: HookedViT, baseline_classes: Classes) -> None:
     if baseline_classes is None:
         model.require_prediction()
     if model.cfg.n_classes == 1:
+        instead = USE_LOGITS if model.text_tower is None else f"{USE_LOGITS}, or compare with baseline_text="
         raise InputError(
-            f"{model.cfg.model_name} has a single output, so there is no other to take a logit difference with: {USE_LOGITS}"
+            f"{model.cfg.model_name} has a single output, so there is no other to take a logit difference with: {instead}"
         )
     require_differences(model, "a logit difference")
 

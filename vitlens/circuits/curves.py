@@ -14,6 +14,7 @@ from torch import Tensor
 from vitlens.arguments import checked, items, short
 from vitlens.choose.classes import Classes
 from vitlens.choose.metrics import Metrics, several
+from vitlens.choose.texts import takes_text
 from vitlens.circuits.circuit import Circuit, as_mask, check_size, edge_effects, prune, rank_edges
 from vitlens.circuits.edge_runs import run_edges
 from vitlens.data.pictures import Pictures
@@ -58,6 +59,7 @@ class CircuitCurve(Patching):
 
 @leaves_state
 @checked
+@takes_text("predicted")
 def evaluate_circuits(
     model: HookedViT,
     clean: Pictures,
@@ -153,6 +155,7 @@ def evaluate_circuits(
 
 @leaves_state
 @checked
+@takes_text("predicted")
 def minimality(
     model: HookedViT,
     clean: Pictures,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vitlens.arguments import checked
+from vitlens.choose.texts import takes_text
 from vitlens.data.decoded_batches import PictureBatch, Skipped, decode_rows
 from vitlens.data.picture_list import as_digest, list_rows
 from vitlens.data.picture_sets import PictureRow, PictureSet, open_pictures
@@ -51,6 +52,7 @@ class HeatmapEvaluation:
 
 @leaves_state
 @checked
+@takes_text("predicted")
 def evaluate_heatmaps_over_data(
     model: HookedViT,
     images: PictureSet | str | Path,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vitlens.arguments import checked, require_whole
 from vitlens.choose.classes import Classes, classes_by_batch
+from vitlens.choose.texts import takes_text
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.heatmaps.shared.precision import careful, require_finite_logits
@@ -72,6 +73,7 @@ def removal_steps(n_patches: int, n_steps: int | None) -> list[int]:
 
 @leaves_state
 @checked
+@takes_text("predicted")
 def perturbation_test(
     model: HookedViT,
     images: Pictures,

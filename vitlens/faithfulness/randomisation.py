@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vitlens.arguments import checked, require_seed
 from vitlens.choose.classes import Classes, select_classes
+from vitlens.choose.texts import takes_text
 from vitlens.data.masks import Masks
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
@@ -58,6 +59,7 @@ class Randomisation(Result):
 
 @leaves_state
 @checked
+@takes_text("predicted")
 def randomisation_test(
     model: HookedViT,
     images: Pictures,

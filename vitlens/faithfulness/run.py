@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vitlens.arguments import checked, require_whole
 from vitlens.choose.classes import Classes, select_classes
+from vitlens.choose.texts import takes_text
 from vitlens.data.masks import MaskInput, Masks
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
@@ -39,6 +40,7 @@ class MapScores:
 
 @leaves_state
 @checked
+@takes_text("predicted")
 def evaluate_heatmaps(
     model: HookedViT,
     images: Pictures,

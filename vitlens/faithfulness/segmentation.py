@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vitlens.arguments import checked
 from vitlens.choose.classes import Classes
+from vitlens.choose.texts import takes_text
 from vitlens.data.masks import MaskInput, Masks
 from vitlens.data.pictures import Pictures
 from vitlens.faithfulness.curves import Bench
@@ -74,6 +75,7 @@ class Segmentation(Result):
 
 @leaves_state
 @checked
+@takes_text("predicted")
 def evaluate_segmentation(
     model: HookedViT,
     images: Pictures,

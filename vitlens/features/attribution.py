@@ -12,6 +12,7 @@ from transformer_lens.hook_points import HookPoint
 
 from vitlens.arguments import checked
 from vitlens.choose.classes import Classes, ClassSelection, classes_by_batch, select_classes
+from vitlens.choose.texts import takes_text
 from vitlens.choose.tokens import TokenSet
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError, nearest
@@ -64,6 +65,7 @@ class _Made:
 
 @leaves_state
 @checked
+@takes_text("all")
 @gradients_disabled()
 def feature_attribution(
     model: HookedViT,

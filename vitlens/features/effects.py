@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vitlens.arguments import checked
 from vitlens.choose.classes import Classes, ClassSelection, select_classes
+from vitlens.choose.texts import takes_text
 from vitlens.choose.tokens import TokenSet
 from vitlens.errors import InputError
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder
@@ -75,6 +76,7 @@ class _Effects(NamedTuple):
 
 @leaves_state
 @checked
+@takes_text("all")
 def feature_effects(
     model: HookedViT,
     images: PictureSource,

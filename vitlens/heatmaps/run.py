@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vitlens.arguments import checked, require_whole
 from vitlens.choose.classes import Classes, ClassSelection, select_classes
+from vitlens.choose.texts import takes_text
 from vitlens.data.pictures import Pictures
 from vitlens.description.artefacts import artefact_sentences, artefact_tokens
 from vitlens.errors import InputError, nearest
@@ -78,6 +79,7 @@ class Heatmap(Result):
 
 @leaves_state
 @checked
+@takes_text("predicted")
 def heatmap(
     model: HookedViT,
     images: Pictures,

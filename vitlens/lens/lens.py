@@ -11,6 +11,7 @@ from transformer_lens.hook_points import HookPoint
 
 from vitlens.arguments import check_count, checked
 from vitlens.choose.classes import Classes, ClassSelection, classes_by_batch
+from vitlens.choose.texts import takes_text
 from vitlens.choose.tokens import TokenSet, check_masks_are_used, select_tokens
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
@@ -146,6 +147,7 @@ class ClassLens(Result):
 
 @leaves_state
 @checked
+@takes_text("all")
 def class_lens(
     model: HookedViT,
     images: Pictures,

@@ -11,6 +11,7 @@ from transformer_lens.hook_points import HookPoint
 
 from vitlens.arguments import checked
 from vitlens.choose.classes import Classes, classes_by_batch
+from vitlens.choose.texts import takes_text
 from vitlens.data.pictures import Pictures
 from vitlens.lens.lens import LENS_SITES, LOGITS_ALONE, check_sites
 from vitlens.model.class_space.ranks import no_rank, rank_of
@@ -141,6 +142,7 @@ class TraceObserver:
 
 @leaves_state
 @checked
+@takes_text("predicted")
 def class_trace(
     model: HookedViT,
     images: Pictures,

@@ -20,6 +20,7 @@ from transformer_lens.hook_points import HookPoint
 
 from vitlens.arguments import check_count, checked, items
 from vitlens.choose.classes import Classes, classes_by_batch
+from vitlens.choose.texts import takes_text
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.lens.trace import TraceObserver
@@ -142,6 +143,7 @@ class MemoryObserver:
 
 @leaves_state
 @checked
+@takes_text("predicted")
 def key_value_agreement(
     model: HookedViT,
     images: Pictures,

@@ -45,6 +45,9 @@ class HookedViT(OtherNames, FiniteWeights, NamedHooks):
     #: Whether classes are directions of the residual stream as it is, with no norm before them.
     reads_stream = False
 
+    #: What embeds the texts that calls take as classes: see `set_text_tower`.
+    text_tower: embeddings.EmbedsTexts | None = None
+
     def __init__(self, parts: Parts, class_names: Sequence[str] | None = None) -> None:
         super().__init__()
         self.cfg = parts.cfg
@@ -155,6 +158,7 @@ class HookedViT(OtherNames, FiniteWeights, NamedHooks):
 
     set_class_embeddings = embeddings.set_class_embeddings
     with_class_embeddings = embeddings.with_class_embeddings
+    set_text_tower = embeddings.set_text_tower
     set_output = outputs.set_output
     require_classifier, require_prediction = requirements.require_classifier, requirements.require_prediction
     predicts = property(requirements.predicts)

@@ -11,6 +11,7 @@ from vitlens.arguments import checked, is_whole, short
 from vitlens.choose.classes import Classes
 from vitlens.choose.metrics import Metrics
 from vitlens.choose.sites import TokenSets, find_site
+from vitlens.choose.texts import takes_text
 from vitlens.choose.tokens import TokenSet
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
@@ -32,6 +33,7 @@ ACTIVATION_REPLACEMENTS = ("zero", "mean", "other", "noise")
 
 @leaves_state
 @checked
+@takes_text("predicted")
 def activation_ablation(
     model: HookedViT,
     images: Pictures,

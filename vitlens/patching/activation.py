@@ -6,6 +6,7 @@ from vitlens.arguments import checked
 from vitlens.choose.classes import Classes
 from vitlens.choose.metrics import Metrics
 from vitlens.choose.sites import TokenSets
+from vitlens.choose.texts import takes_text
 from vitlens.choose.tokens import TokenSet
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
@@ -19,6 +20,7 @@ from vitlens.patching.whole_runs import known_values, make_result, run_pair
 
 @leaves_state
 @checked
+@takes_text("predicted")
 def activation_patching(
     model: HookedViT,
     clean: Pictures,

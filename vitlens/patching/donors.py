@@ -6,6 +6,7 @@ from torch import Tensor
 
 from vitlens.arguments import checked
 from vitlens.choose.classes import Classes, one_class_each
+from vitlens.choose.texts import takes_text
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.class_space.outputs import probabilities
@@ -16,6 +17,7 @@ from vitlens.model.runs.picture_run import PictureRun
 
 @leaves_state
 @checked
+@takes_text("predicted")
 def confusing_donors(
     model: HookedViT,
     images: Pictures,

@@ -11,6 +11,7 @@ from torch import Tensor
 from vitlens.arguments import checked
 from vitlens.choose.classes import Classes
 from vitlens.choose.metrics import Metrics
+from vitlens.choose.texts import takes_text
 from vitlens.data.pictures import Pictures
 from vitlens.model.graph import Graph, Writings
 from vitlens.model.hooked_vit import HookedViT
@@ -35,6 +36,7 @@ EDGE_METHODS = ("gradient", "integrated_inputs")
 
 @leaves_state
 @checked
+@takes_text("predicted")
 @gradients_disabled()
 def edge_attribution_patching(
     model: HookedViT,

@@ -12,6 +12,7 @@ from vitlens.arguments import checked
 from vitlens.choose.classes import Classes
 from vitlens.choose.metrics import Measures, Metrics
 from vitlens.choose.sites import EDGE_SITES, Cells, TokenSets
+from vitlens.choose.texts import takes_text
 from vitlens.choose.tokens import TokenSet
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
@@ -32,6 +33,7 @@ Activations = dict[str, Tensor]
 
 @leaves_state
 @checked
+@takes_text("predicted")
 @gradients_disabled()
 def attribution_patching(
     model: HookedViT,

@@ -13,6 +13,7 @@ from transformer_lens.hook_points import HookPoint
 from vitlens.arguments import checked
 from vitlens.choose.classes import Classes
 from vitlens.choose.metrics import Metrics
+from vitlens.choose.texts import takes_text
 from vitlens.choose.tokens import TokenSet, check_masks_are_used, select_tokens
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
@@ -31,6 +32,7 @@ from vitlens.results.axes import ComponentLabel
 
 @leaves_state
 @checked
+@takes_text("predicted")
 def path_patching(
     model: HookedViT,
     clean: Pictures,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vitlens.arguments import checked
 from vitlens.choose.classes import Classes, classes_by_batch
+from vitlens.choose.texts import takes_text
 from vitlens.choose.tokens import TokenSet, check_masks_are_used, select_tokens
 from vitlens.data.counterfactuals import blurred
 from vitlens.data.masks import MaskInput
@@ -84,6 +85,7 @@ class KeptRanks:
 
 @leaves_state
 @checked
+@takes_text("predicted")
 def ablate_tokens(
     model: HookedViT,
     images: Pictures,

@@ -13,9 +13,9 @@ class Label(str):
         # By default, a copy or pickle of a str keeps only its text.
         return (str(self), *(getattr(self, fact) for fact in self.facts))
 
-    def renamed(self, text: str) -> Any:
+    def renamed(self, name: str) -> Any:
         """The same thing by another name."""
-        return type(self)(text, *(getattr(self, fact) for fact in self.facts))
+        return type(self)(name, *(getattr(self, fact) for fact in self.facts))
 
 
 class TokenLabel(Label):

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vitlens.arguments import short
 from vitlens.data.class_names import check_class_names
 from vitlens.errors import InputError
 from vitlens.model.class_space.classifier import ClassEmbeddings, Classifier, OwnClassifier, n_outputs
@@ -69,7 +70,9 @@ def set_class_embeddings(
             raise InputError("a text tower needs texts to embed: name the classes")
         tower, weight = weight, weight.embed(names)
         scale, bias, normalise = tower.scale, tower.bias, True
-        output = tower.output if output is None else output
+        # The softmax of a single text would be 1: its logit is a number.
+        if output is None and not (len(weight) == 1 and tower.output == "softmax"):
+            output = tower.output
     weight, bias, scale = read_embeddings(weight, bias, scale, model.cfg.model_name, next(model.parameters()))
     meaning = default_output(len(weight)) if output is None else check_output(output, len(weight))
     chosen_names = None if names is None else check_class_names(names, len(weight))
@@ -91,6 +94,30 @@ def set_class_embeddings(
     model.class_names, model.cfg.output = chosen_names, meaning
     # The classifier that was there may have had hook points.
     model.setup()
+
+
+def set_text_tower(model: "HookedViT", tower: EmbedsTexts | None) -> None:
+    """Gives the model the text tower that it was trained with: calls that take `classes=` then take `text=` in its place.
+
+        model.set_text_tower(tower)
+        vitlens.class_lens(model, images, text=["a dog", "a cat"])
+
+    is the same as a lens on all classes of `model.with_class_embeddings(tower, ["a dog", "a cat"])`. The model's own classes
+    stay as they are.
+
+    Args:
+        tower: a `vitlens.text.TextTower`; None takes it away.
+
+    Raises:
+        InputError: something that embeds no texts.
+    """
+    if tower is not None and not isinstance(tower, EmbedsTexts):
+        raise InputError(
+            "a text tower embeds texts and says scale, bias and output, as vitlens.text.TextTower(function) does with a "
+            f"function from a list of strings to a tensor, not {short(tower)}"
+        )
+    # A tower that is a module is none of this model's: its weights are not among the parameters.
+    object.__setattr__(model, "text_tower", tower)
 
 
 def with_class_embeddings(

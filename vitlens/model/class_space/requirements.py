@@ -74,6 +74,8 @@ def _require_classes(model: "HookedViT", quantity: str, instead: str) -> None:
 def _remedy(model: "HookedViT") -> str:
     if model.cfg.output == "embedding":
         return "give it classes with model.set_class_embeddings"
+    if model.cfg.n_classes == 1 and model.text_tower is not None:
+        return "pass several texts, of which one is predicted for each picture"
     they_are = "it is a class" if model.cfg.n_classes == 1 else "they are classes"
     return f'say that {they_are} with model.set_output("sigmoid")'
 

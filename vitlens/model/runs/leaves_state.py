@@ -3,18 +3,17 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from transformer_lens import HookedRootModule
 
 from vitlens.model.hooks.hook_points import set_hooks
 
-P = ParamSpec("P")
-R = TypeVar("R")
+Guarded = TypeVar("Guarded", bound=Callable[..., Any])
 
 
-def leaves_state(function: Callable[P, R]) -> Callable[P, R]:
+def leaves_state(function: Guarded) -> Guarded:
     """Decorates a public function: it restores hooks, gradients and random numbers, also after Ctrl-C.
 
     Ctrl-C between two bytecodes of `torch.no_grad`, or of any other context manager written in Python, skips its exit.
@@ -23,7 +22,7 @@ def leaves_state(function: Callable[P, R]) -> Callable[P, R]:
     """
 
     @functools.wraps(function)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+    def guarded(*args: Any, **kwargs: Any) -> Any:
         gradients, random_numbers = torch.is_grad_enabled(), torch.get_rng_state()
         models = [value for value in (*args, *kwargs.values()) if isinstance(value, HookedRootModule)]
         before = {id(handle) for model in models for _, handle in set_hooks(model)}
@@ -39,4 +38,4 @@ def leaves_state(function: Callable[P, R]) -> Callable[P, R]:
             torch.set_grad_enabled(gradients)
 
     assert not inspect.isgeneratorfunction(function), "a generator would hold its state open between two of its values"
-    return guarded
+    return cast(Guarded, guarded)

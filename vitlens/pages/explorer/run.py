@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vitlens.arguments import checked, short
 from vitlens.choose.classes import Classes, select_classes
+from vitlens.choose.texts import takes_text
 from vitlens.data.pictures import Picture, Pictures, as_list
 from vitlens.description.result import Description
 from vitlens.errors import InputError, printable
@@ -36,6 +37,7 @@ MOST_PAGE_BYTES = 384 * 2**20
 
 @leaves_state
 @checked
+@takes_text("all")
 def explore(
     model: HookedViT,
     images: Pictures,
