@@ -344,9 +344,24 @@ def features(subject: Subject) -> Figures:
         about = {"metrics": "reconstruction", "baselines": ["neurons", "random"], "progress": False}
         return vitlens.features.evaluate_sae(model, subject.images, sae=sae, **about)
 
+    def named(name: str) -> go.Figure:
+        """With the classes as words, which lie along the axes of the logits."""
+        axes = dict(zip(words, torch.eye(model.cfg.n_classes), strict=True))
+        tower = vitlens.text.TextTower(lambda texts: torch.stack([axes[text] for text in texts]))
+        about = {"tower": tower, "progress": False}
+        if name == "words":
+            # Any picture has some words at this λ.
+            return plots.word_bars(vitlens.text.sparse_words(model, subject.images, words, sparsity=0.01, **about))
+        # A unit of a class is active in its pictures, which are too few for a name if each is there once.
+        many = subject.images.repeat(8, 1, 1, 1)
+        return plots.name_areas(vitlens.text.name_features(model, many, words, hook="hook_logits", **about))
+
+    words = [model.class_label(i) for i in range(model.cfg.n_classes)]
     return {
         "training": training,
         "feature": one_feature,
+        "named features": lambda: named("features"),
+        "words of a picture": lambda: named("words"),
         "features removed": lambda: plots.feature_effect_bars(
             vitlens.features.feature_effects(model, subject.images[:3], sae=sae, features=range(5), progress=False)
         ),

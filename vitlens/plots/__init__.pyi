@@ -49,3 +49,5 @@ from .similarity import joined_patches as joined_patches
 from .similarity import pca_colours as pca_colours
 from .similarity import pca_components as pca_components
 from .similarity import similarity_map as similarity_map
+from .text.named import name_areas as name_areas
+from .text.named import word_bars as word_bars
