@@ -107,6 +107,9 @@ BY_NAME: dict[str, list[Any]] = {
     **dict.fromkeys(["classes", "baseline_classes"], CLASSES),
     "labels": CLASSES,
     **dict.fromkeys(["text", "baseline_text"], TEXTS),
+    "texts": [None, *TEXTS],
+    "tower": RESULT,
+    "pooling": NAME,
     **dict.fromkeys(["tokens", "queries", "keys"], TOKENS),
     "masks": MASKS,
     **dict.fromkeys(["blocks", "heads", "neurons", "memories", "features"], PLACES),
@@ -172,6 +175,10 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
     stream = vitlens.features.stream_activations(model, images, hook="resid_post0", **quiet)
     tops = vitlens.features.top_patches(**dictionary, images=images, k=2, **quiet)
 
+    words, many = ["red", "green", "blue", "grey"], torch.randn(12, 3, 32, 32)
+    spread = dict(zip(words, torch.randn(4, 16), strict=True))
+    tower = vitlens.text.TextTower(lambda texts: torch.stack([spread.get(text, torch.ones(16)) for text in texts]))
+
     named: dict[str, dict[str, Any]] = {
         "ablate_tokens": {**about, "tokens": "object", "masks": masks, "replacement": "other", "others": others},
         "ablation_hooks": {
@@ -221,6 +228,10 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "identifiability": {"lens": lens},
         "identifiability_rate": {"lens": lens},
         "key_value_agreement": {**about, "k": 1},
+        "name_features": {**dictionary, "images": many, "texts": words, "tower": tower, "k": 2, "n_draws": 19, **quiet},
+        "sparse_words": {**about, "texts": words, "tower": tower, "n_draws": 1, **quiet},
+        "sparse_words_of": {"embeddings": torch.randn(3, 16), "texts": words, "tower": tower, "n_draws": 1},
+        "load_vocabulary": {"name_or_path": "plain", "category": "count"},
         "knockout_attention": {**about, "edges": cut, "replacement": "other", "others": others, "masks": masks},
         "knockout_hooks": {**about, "edges": cut, "replacement": "other", "others": others, "masks": masks},
         "mean_activations": {**about, **quiet},
@@ -335,6 +346,11 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
     return calls | {name: call for name, call in methods.items() if call is not None}
 
 
+EMBEDDINGS = [
+    None, 5, "nonsense", [], Thing(), torch.randn(3, 7), torch.tensor(1.0), torch.full((3, 16), NAN), torch.zeros(3, 16),
+    torch.ones(3, 16, dtype=torch.long), torch.randn(0, 16), torch.randn(3, 16).to("meta"),
+]  # fmt: skip
+
 #: Wrong values of an argument that has another meaning than its name has elsewhere: by callable and argument.
 ELSEWHERE: dict[tuple[str, str], list[Any]] = {
     ("from_pretrained", "source"): [
@@ -402,6 +418,16 @@ ELSEWHERE: dict[tuple[str, str], list[Any]] = {
     ("SparseAutoencoder.from_arrays", "hook"): HOOK_TYPES,
     ("replace_context", "images"): WITHOUT_MODEL,
     ("SparseAutoencoder.from_arrays", "activation"): NAME,
+    ("name_features", "sae"): RESULT, ("name_features", "n_examples"): COUNT,
+    ("name_features", "n_draws"): [None, *COUNT, 18],
+    ("sparse_words", "others"): PICTURES[1:],
+    ("sparse_words", "sparsity"): [None, *NUMBER, 0, 1],
+    ("sparse_words_of", "embeddings"): EMBEDDINGS,
+    ("sparse_words_of", "others"): EMBEDDINGS[1:],
+    ("sparse_words_of", "sparsity"): [None, *NUMBER, 0, 1],
+    ("sparse_words_of", "tower"): [None, *RESULT],
+    ("load_vocabulary", "name_or_path"): [None, 5, 1.7, "nonsense", [], Thing(), ".", "\0"],
+    ("load_vocabulary", "category"): NAME,
     ("with_saes", "saes"): [None, 5, "nonsense", [], Thing(), {"resid_post0": None}, {"nonsense": None}],
     ("explore_features", "shown"): [None, 1.7, True, NAN, -1, MANY, "nonsense", [-1], [1.7], [99], Thing()],
     ("explore_features", "doses"): [None, True, NAN, "nonsense", [], [NAN], [None], Thing()],

@@ -8,6 +8,7 @@ import functools
 import inspect
 import operator
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite, log
 from types import NoneType, UnionType
@@ -221,9 +222,9 @@ def different_texts(name: str, value: Any) -> None:
             raise InputError(f"{name} is a sentence or a list of them, not {short(value)}")
     if not given:
         raise InputError(f"{name} is an empty list: name at least one sentence")
-    for each in given:
-        if given.count(each) > 1:
-            raise InputError(f"{name} has {each!r} {given.count(each)} times: pass each sentence once")
+    for each, n in Counter(given).items():
+        if n > 1:
+            raise InputError(f"{name} has {each!r} {n} times: pass each sentence once")
 
 
 def hook(name: str, value: Any) -> None:

@@ -256,3 +256,17 @@ def test_what_means_nothing_is_refused(plain, images, sae, tower):
         name_features(plain, images[:9], TEXTS, tower=tower, sae=sae, **QUIET)
     with pytest.raises(InputError, match="'red' 2 times"):
         name_features(plain, images, ["red", "red"], tower=tower, sae=sae, **QUIET)
+    with pytest.raises(InputError, match="has no text tower, and texts need one: pass tower="):
+        name_features(plain, images, TEXTS, sae=sae, **QUIET)
+
+
+def test_a_model_that_has_its_tower_needs_none(plain, images, sae, tower):
+    about = {"sae": sae, "k": 1, "n_draws": 19, **QUIET}
+    given = name_features(plain, images, TEXTS, tower=tower, **about)
+    plain.set_text_tower(tower)
+    try:
+        own = name_features(plain, images, TEXTS, **about)
+    finally:
+        plain.set_text_tower(None)
+    assert own.texts == given.texts
+    torch.testing.assert_close(own.values, given.values)

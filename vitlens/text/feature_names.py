@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from vitlens.results.frames import Frame
 from vitlens.results.result import Result
 from vitlens.statistics import with_interval
 from vitlens.text.likeness_scores import Auc, SoftWpmi, best_by_chance
-from vitlens.text.seen import different
+from vitlens.text.seen import read_texts, tower_of
 from vitlens.text.tower import TextTower
 from vitlens.text.unit_values import POOLINGS, Units, UnitTable, read_units
 
@@ -129,7 +130,7 @@ def name_features(
     images: PictureSource,
     texts: str | Sequence[str],
     *,
-    tower: TextTower,
+    tower: TextTower | None = None,
     sae: SparseAutoencoder | None = None,
     hook: HookName | None = None,
     features: int | Sequence[int] | None = None,
@@ -174,7 +175,8 @@ def name_features(
     Args:
         images: as `stream_activations`.
         texts: what features may be called, such as `load_vocabulary()`.
-        tower: embeds the texts into the space in which the pictures' embeddings lie.
+        tower: embeds the texts into the space in which the pictures' embeddings lie; None: the tower of the model that sees
+            the pictures, see `HookedViT.set_text_tower`.
         sae: the dictionary; None for the units of `hook`.
         hook: where the dictionary reads, None for the hook point it was trained on; without a dictionary the hook point
             whose numbers are the units. Where it has heads, a unit is a head, and its value the norm of its vector: the axes
@@ -210,9 +212,10 @@ def name_features(
         >>> model, images, labels, masks = vitlens.load_demo()
         >>> axes = dict(zip(model.class_names, torch.eye(10)))  # the demo knows no words: its logits are the space of texts
         >>> tower = vitlens.text.TextTower(lambda texts: torch.stack([axes[text] for text in texts]))
-        >>> about = {"tower": tower, "hook": "hook_pooled", "features": [0, 1, 2, 3], "k": 2}
+        >>> about = {"tower": tower, "hook": "hook_pooled", "features": [0, 1, 3], "k": 2}
         >>> found = vitlens.text.name_features(model, images, model.class_names, **about)
         >>> found.labels()
+        {0: 'T-shirt', 1: 'ankle boot', 3: 'dress'}
     """
     if method not in METHODS_OF_NAMING:
         raise InputError(f'method is "wpmi" or "auc", not {method!r}')
@@ -222,8 +225,10 @@ def name_features(
     if scale <= 0:
         raise InputError(f"scale is a positive number, not {scale}")
     check_count(n_draws, "n_draws", FEWEST_SHUFFLES)
-    vocabulary = different(texts)
-    embedded = tower.embed(vocabulary)
+    vocabulary = read_texts(texts)
+    judge = model if other_model is None else other_model
+    embedding = tower_of(judge, tower)
+    embedded = embedding.embed(vocabulary)
     if k > len(vocabulary):
         raise InputError(f"k={k} texts cannot be chosen among {len(vocabulary)}: name more, or ask for fewer")
     units = Units(model, sae, hook, hook_out, features, tokens, pooling)
@@ -236,7 +241,7 @@ def name_features(
     if not 1 <= most < n_images:
         raise InputError(f"n_examples is from 1 to {n_images - 1}, fewer than the pictures, not {most}")
     naming = Naming(table, method, most, float(scale))
-    found = naming.best(k, n_draws, seed)
+    found: Any = naming.best(k, n_draws, seed)
     return FeatureNames(
         **found,
         axes={"feature": table.labels, "rank": list(range(1, k + 1))},
@@ -248,8 +253,8 @@ def name_features(
             "dictionary": "" if sae is None else sae.source,
             "tokens": tokens_in_words(tokens),
             "pooling": pooling,
-            "texts": tower.name,
-            "pictures seen by": (model if other_model is None else other_model).cfg.model_name,
+            "texts": getattr(embedding, "name", "texts"),
+            "pictures seen by": judge.cfg.model_name,
             "pictures": n_images,
             "n_examples": most,
             "n_draws": n_draws,
@@ -281,7 +286,7 @@ class Naming:
         """The score of each text; NaN of a unit that is the same in all pictures."""
         if self.method == "auc":
             return self.auc.of_sets(self.is_active.T)
-        found = np.full((self.values.shape[1], self.auc.ranks.shape[1]), np.nan)
+        found = np.full((len(self.sizes), self.auc.n_texts), np.nan)
         for unit, size in enumerate(self.sizes):
             if size:
                 order = np.argsort(-self.values[:, unit], kind="stable")[:size]

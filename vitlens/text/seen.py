@@ -1,6 +1,5 @@
 """What a model trained with text makes of pictures: their embeddings, beside which texts lie."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import repeat
 
@@ -8,10 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitlens.arguments import items
+from vitlens.arguments import different_texts, items
 from vitlens.errors import InputError
 from vitlens.features.places import HookPlace, place_of, read_places
 from vitlens.model.class_space.classifier import ClassEmbeddings, n_outputs
+from vitlens.model.class_space.embeddings import EmbedsTexts
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.picture_batches import ImageBatch, PictureBatches, PictureSource
 
@@ -32,16 +32,28 @@ def embedding_view(model: HookedViT, width: int) -> HookedViT:
     return model.with_class_embeddings(torch.eye(width), space=space, output="embedding")
 
 
-def different(texts: str | Sequence[str]) -> list[str]:
+def read_texts(texts: str | Sequence[str]) -> list[str]:
     """The texts as a list.
 
     Raises:
-        InputError: one of them is there twice.
+        InputError: none, what is no text, one that is there twice.
     """
-    found = items(texts)
-    for text, n in Counter(text for text in found if isinstance(text, str)).items():
-        if n > 1:
-            raise InputError(f"texts= has {text!r} {n} times: pass each text once")
+    different_texts("texts", texts)
+    return items(texts)
+
+
+def tower_of(model: HookedViT, tower: EmbedsTexts | None) -> EmbedsTexts:
+    """The tower that is given, or the one that the model has.
+
+    Raises:
+        InputError: there is neither.
+    """
+    found = model.text_tower if tower is None else tower
+    if found is None:
+        raise InputError(
+            f"{model.cfg.model_name} has no text tower, and texts need one: pass tower=, or give it its own with "
+            "model.set_text_tower(tower)"
+        )
     return found
 
 

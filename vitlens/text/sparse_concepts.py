@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from vitlens.arguments import check_count, checked, index_of, short
+from vitlens.arguments import check_count, checked, index_of, number, short
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
@@ -21,7 +21,7 @@ from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.results.frames import Frame
 from vitlens.results.result import Result
 from vitlens.text.positive_codes import code_of_size, cosine_of, positive_code, random_turn
-from vitlens.text.seen import Viewer, different
+from vitlens.text.seen import Viewer, read_texts, tower_of
 from vitlens.text.tower import TextTower
 
 #: A vector that is shorter than this, less its mean, has no direction.
@@ -111,7 +111,7 @@ def sparse_words(
     images: PictureSource,
     texts: str | Sequence[str],
     *,
-    tower: TextTower,
+    tower: TextTower | None = None,
     others: PictureSource | None = None,
     sparsity: int | float = 0.25,
     n_draws: int = 1,
@@ -126,7 +126,8 @@ def sparse_words(
     Args:
         images: pictures of a model trained with text, as `stream_activations` takes them.
         texts: the words, such as `load_vocabulary()`.
-        tower: embeds the words into the space of the model's embeddings.
+        tower: embeds the words into the space of the model's embeddings; None: the model's own, see
+            `HookedViT.set_text_tower`.
         others: pictures whose mean embedding is subtracted: many, of all kinds; None: `images` themselves, two or more.
         sparsity: how much a word has to add before it is used: more gives fewer words.
         n_draws: how many vocabularies are turned at random.
@@ -150,21 +151,21 @@ def sparse_words(
         >>> axes = dict(zip(model.class_names, torch.eye(10)))  # the demo knows no words: its logits are the space of texts
         >>> tower = vitlens.text.TextTower(lambda texts: torch.stack([axes[text] for text in texts]))
         >>> found = vitlens.text.sparse_words(model, images, model.class_names, tower=tower)
-        >>> found.words(4)
+        >>> {word: round(weight, 2) for word, weight in found.words(4).items()}
+        {'T-shirt': 0.52, 'dress': 0.16, 'shirt': 0.03}
     """
-    names = different(texts)
-    embedded = tower.embed(names)
+    names = read_texts(texts)
+    embedding = tower_of(model, tower)
+    embedded = embedding.embed(names)
     found = []
     with torch.no_grad():
-        for source, what in ((images, "embeddings"), (others, "embeddings of others")):
-            if source is not None:
-                viewer = Viewer(model, source, embedded.shape[1], None, batch_size)
-                rows = [vectors.cpu() for _, _, vectors in viewer.see([], what, progress)]
-                found.append(torch.cat(rows) if rows else torch.zeros(0, embedded.shape[1]))
-    mean_of = found[-1] if others is not None else None
-    problem = Problem(found[0], embedded, mean_of)
-    about = {"model": model.cfg.model_name, "texts": tower.name}
-    return problem.solved(names, float(sparsity), n_draws, seed, about, progress)
+        for source in [images] if others is None else [images, others]:
+            viewer = Viewer(model, source, embedded.shape[1], None, batch_size)
+            rows = [vectors.cpu() for _, _, vectors in viewer.see([], "embeddings", progress)]
+            found.append(torch.cat(rows) if rows else torch.zeros(0, embedded.shape[1]))
+    problem = Problem(found[0], embedded, None if others is None else found[1])
+    about = {"model": model.cfg.model_name, "texts": getattr(embedding, "name", "texts")}
+    return problem.solved(names, sparsity, n_draws, seed, about, progress)
 
 
 @checked
@@ -221,9 +222,9 @@ def sparse_words_of(
         [['red', 'round'], ['old', 'wet']]
     """
     mean_of = None if others is None else _rows(others, "others")
-    names = different(texts)
+    names = read_texts(texts)
     problem = Problem(_rows(embeddings, "embeddings"), tower.embed(names), mean_of)
-    return problem.solved(names, float(sparsity), n_draws, seed, {"texts": tower.name}, False)
+    return problem.solved(names, sparsity, n_draws, seed, {"texts": tower.name}, False)
 
 
 class Problem:
@@ -259,13 +260,20 @@ class Problem:
         self.lengths = self.words.norm(dim=1)
 
     def solved(
-        self, names: list[str], sparsity: float, n_draws: int, seed: int, about: dict[str, str], progress: bool | None
+        self,
+        names: list[str],
+        sparsity: int | float,
+        n_draws: int,
+        seed: int,
+        about: dict[str, str],
+        progress: bool | None,
     ) -> SparseWords:
         """The words of each picture.
 
         Raises:
             InputError: a λ that is not between 0 and 1; a word that is the mean of all.
         """
+        number()("sparsity", sparsity)
         if not 0 < sparsity < 1:
             raise InputError(f"sparsity lies between 0 and 1, not at {sparsity}")
         check_count(n_draws, "n_draws")

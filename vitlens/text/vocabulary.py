@@ -11,7 +11,7 @@ from vitlens.files import as_path
 
 #: The lists that come with the package: the name of each is that of its file.
 SHIPPED = Path(__file__).parent / "vocabularies"
-COLUMNS = ["category", "text"]
+VOCABULARY_COLUMNS = ["category", "text"]
 
 
 class Vocabulary(list[str]):
@@ -91,7 +91,7 @@ def _rows(path: Path, written: str) -> list[tuple[str, str]]:
     if path.suffix.lower() != ".csv":
         return [("", line.strip()) for line in written.splitlines() if line.strip()]
     table = csv.DictReader(written.splitlines())
-    if COLUMNS[1] not in (table.fieldnames or ()):
-        raise InputError(f"{path} has no column called {COLUMNS[1]!r}: its first line names the columns, {COLUMNS}")
-    rows = [[(row.get(column) or "").strip() for column in COLUMNS] for row in table]
+    if VOCABULARY_COLUMNS[1] not in (table.fieldnames or ()):
+        raise InputError(f"{path} has no column called {VOCABULARY_COLUMNS[1]!r}: its first line names the columns")
+    rows = [[(row.get(column) or "").strip() for column in VOCABULARY_COLUMNS] for row in table]
     return [(category, text) for category, text in rows if text]
