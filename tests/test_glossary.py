@@ -114,7 +114,7 @@ def calls() -> dict[str, Callable]:
                 # A method that is inherited is said once, by the class that has it; the model's are functions of its own.
                 own = function.__qualname__
                 found[own if "." in own else f"{name}.{method}"] = function
-        else:
+        elif callable(value):
             found[name] = value
     return found
 

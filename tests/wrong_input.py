@@ -25,6 +25,7 @@ import vitlens
 import vitlens.features
 import vitlens.patching.transformer_lens
 from vitlens import HookedViT, InputError
+from vitlens.parity.peers.huggingface_towers import clip_with_texts
 
 SMALL = {"img_size": 32, "depth": 2, "num_heads": 2, "embed_dim": 16, "num_classes": 5}
 
@@ -95,7 +96,9 @@ COUNT_OR_NONE = COUNT
 NUMBER = [True, NAN, float("inf"), "nonsense", [], Thing()]
 NAME = [5, 1.7, True, "nonsense", [], Thing()]
 RESULT = [5, 1.7, "nonsense", [], Thing()]
+NAME_TYPES = [5, 1.7, True, [], Thing()]
 FLAG = [5, 1.7, "nonsense", [], Thing()]
+TEMPLATES = [None, 5, 1.7, "", "nonsense", "{} and {}", [], [None], ["a {}", "b"], Thing()]
 MODEL = [None, 5, "vit_base_patch16_224", torch.nn.Linear(2, 2), Thing()]
 
 #: Which values are wrong for an argument, by its name.
@@ -143,6 +146,20 @@ def _folder_of_pictures() -> str:
     for label in (0, 1):
         Image.new("RGB", (32, 32), (90 * label, 80, 70)).save(f"{folder}/{label}_picture.png")
     return folder
+
+
+def _letters(texts: list[str]) -> torch.Tensor:
+    """An embedding of texts: which letters they have."""
+    return torch.tensor([[float(letter in text) for letter in "abcdefghijklmnop"] for text in texts])
+
+
+def _small_clip() -> dict[str, Any]:
+    """A CLIP with a tokenizer of two words."""
+    from transformers import CLIPTokenizer
+
+    words = ["a</w>", "b</w>", "<|startoftext|>", "<|endoftext|>"]
+    tokenizer = CLIPTokenizer({word: i for i, word in enumerate(words)}, [], model_max_length=8)
+    return {"source": clip_with_texts(), "tokenizer": tokenizer}
 
 
 def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
@@ -294,7 +311,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         if name in named:
             if named[name] is not None:
                 calls[name] = (function, named[name])
-        elif not inspect.isclass(function):
+        elif callable(function) and not inspect.isclass(function):
             raise KeyError(f"{name} is public: say in `named` what a good call of it is")
     for name in vitlens.patching.transformer_lens.__all__:
         function = getattr(vitlens.patching.transformer_lens, name)
@@ -337,6 +354,9 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "SparseAutoencoder.from_arrays": (vitlens.features.SparseAutoencoder.from_arrays, weights),
         "SparseAutoencoder.encode": (sae.encode, {"x": torch.randn(3, 16)}),
         "SparseAutoencoder.decode": (sae.decode, {"features": torch.randn(3, 8)}),
+        "TextTower": (vitlens.text.TextTower, {"embed": _letters, "scale": 2.0}),
+        "TextTower.embed": (vitlens.text.TextTower(_letters).embed, {"texts": ["a cat", "a dog"]}),
+        "TextTower.from_pretrained": (vitlens.text.TextTower.from_pretrained, _small_clip()),
         "Edges": (
             lambda **given: vitlens.removal.knockout_hooks(model, images, edges=vitlens.removal.Edges(**given)),
             {"queries": "patches", "keys": "class", "blocks": [0], "heads": [0]},
@@ -370,6 +390,23 @@ ELSEWHERE: dict[tuple[str, str], list[Any]] = {
         torch.full((3, 16), NAN), torch.ones(3, 16, dtype=torch.long),
     ],
     ("model.set_text_tower", "tower"): [5, 1.7, True, "nonsense", [], Thing(), torch.ones(3, 16), len],
+    ("TextTower", "embed"): [None, 5, "nonsense", [], Thing()],
+    ("TextTower", "templates"): TEMPLATES,
+    ("TextTower", "output"): [None, *NAME],
+    ("TextTower", "name"): NAME_TYPES,
+    ("TextTower", "bias"): NUMBER,
+    ("TextTower", "scale"): [None, 0, -1.0, *NUMBER],
+    ("TextTower.embed", "texts"): [None, 5, 1.7, True, NAN, "", " ", [], [None], ["a cat", 5], Thing(), {}],
+    ("TextTower.embed", "templates"): TEMPLATES[1:],
+    ("TextTower.from_pretrained", "source"): [
+        None, 5, 1.7, "nonsense", "vit_base_patch16_224", "no/such.pth", ".", [], {}, Thing(), "\0", build(**SMALL),
+        torch.nn.Linear(2, 2),
+    ],
+    ("TextTower.from_pretrained", "tokenizer"): [None, 5, "nonsense", ".", [], Thing(), len],
+    ("TextTower.from_pretrained", "templates"): TEMPLATES,
+    ("TextTower.from_pretrained", "scale"): [0, -1.0, *NUMBER],
+    ("TextTower.from_pretrained", "bias"): NUMBER,
+    ("TextTower.from_pretrained", "name"): NAME_TYPES,
     ("model.run_with_cache", "names_filter"): [5, 1.7, True, NAN, "nonsense", [], [5], Thing()],
     ("read_memories", "block"): ONE_PLACE,
     ("evaluate_heatmaps_over_data", "classes"): [None, *CLASSES],

@@ -51,3 +51,4 @@ from .similarity import pca_components as pca_components
 from .similarity import similarity_map as similarity_map
 from .text.named import name_areas as name_areas
 from .text.named import word_bars as word_bars
+from .text.confusion import confusion_board as confusion_board

@@ -1,5 +1,6 @@
 """What a model trained with text makes of sentences: embeddings that lie beside those of its pictures."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,9 +11,13 @@ from torch.nn import functional as F
 
 from vitlens.arguments import checked, items, short
 from vitlens.errors import InputError
+from vitlens.model.placement import read_device, read_dtype
+from vitlens.text.readers.door import read_texts
 
 #: Sentences that are embedded at once.
 BATCH = 256
+#: What logits may mean: the texts share a softmax (CLIP), or each stands for itself (SigLIP).
+COMPARED = ("softmax", "sigmoid")
 
 
 class TextTower:
@@ -29,7 +34,7 @@ class TextTower:
         name: of the tower, for titles.
 
     Raises:
-        InputError: no function, a template without {}.
+        InputError: no function, a template without {}, a scale that is not positive, another output.
 
     Source: Radford et al. 2021, section 3.1.4 (prompt ensembles).
 
@@ -48,16 +53,87 @@ class TextTower:
         self,
         embed: Callable[[list[str]], Any],
         *,
-        scale: int | float = 1.0,
-        bias: int | float | None = None,
+        scale: float = 1.0,
+        bias: float | None = None,
         output: str = "softmax",
         templates: str | Sequence[str] = "{}",
         name: str = "texts",
     ) -> None:
         if not callable(embed):
             raise InputError(f"embed= is a function from a list of strings to a tensor, not {short(embed)}")
+        if output not in COMPARED:
+            raise InputError(f"output= is one of {', '.join(COMPARED)}, not {short(output)}")
+        if scale <= 0:
+            raise InputError(f"scale= is a positive number (CLIP's exp(logit_scale)), not {short(scale)}")
         self._embed, self.scale, self.bias, self.output, self.name = embed, float(scale), bias, output, name
         self.templates = read_templates(templates)
+
+    @classmethod
+    @checked
+    def from_pretrained(
+        cls,
+        source: Any,
+        *,
+        tokenizer: Any = None,
+        templates: str | Sequence[str] = "{}",
+        scale: float | None = None,
+        bias: float | None = None,
+        name: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+    ) -> "TextTower":
+        """The tower of texts of a CLIP, MetaCLIP 2, SigLIP or SigLIP 2 of Hugging Face, or of a model of open_clip.
+
+        `HookedViT.from_pretrained` opens the tower of pictures of the same source. Texts are read as the library itself
+        reads them: SigLIP's are padded to the tower's length, capitals and punctuation are as the tokenizer has them, and
+        the end of a text that is too long is cut, with a warning that says which.
+
+        Args:
+            source: a module of that library (a whole model, or a tower with its projection); a folder with its weights,
+                configuration and tokenizer; or "owner/name" on Hugging Face's hub.
+            tokenizer: for a module: a tokenizer or processor of transformers, or its folder; for a module of open_clip (or
+                OpenAI's) `open_clip.get_tokenizer(name)`. By default the one beside the weights.
+            templates: sentences with {} where a text goes, such as `vitlens.text.PHOTO_TEMPLATES`.
+            scale, bias: in place of the source's own exp(logit_scale) and logit_bias.
+            name: for titles; by default the module's class or the folder's name.
+            device, dtype: of a folder, where and in which precision texts are read; by default the CPU, and as the weights
+                are saved. A module is used where it is.
+
+        Raises:
+            InputError: a source of another kind, without texts or a tokenizer, or whose files cannot be read; a tokenizer of
+                another model.
+
+        Source: Radford et al. 2021 (CLIP), section 2.4; Zhai et al. 2023 (SigLIP), equation 1, for scale and bias.
+
+        Examples:
+            >>> import vitlens
+            >>> from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+            >>> words = ["c", "a", "t</w>", "<|startoftext|>", "<|endoftext|>"]
+            >>> tokenizer = CLIPTokenizer({word: i for i, word in enumerate(words)}, [], model_max_length=8)
+            >>> small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+            >>> reader = {**small, "vocab_size": 5, "max_position_embeddings": 8, "bos_token_id": 3, "eos_token_id": 4}
+            >>> config = CLIPConfig(vision_config={**small, "image_size": 32}, text_config=reader, projection_dim=24)
+            >>> tower = vitlens.text.TextTower.from_pretrained(CLIPModel(config), tokenizer=tokenizer)
+            >>> tower.embed(["cat", "a cat"]).shape
+            torch.Size([2, 24])
+        """
+        found = read_texts(source, tokenizer, read_device(device), read_dtype(dtype))
+        factor = found.scale if scale is None else scale
+        if factor is None:
+            factor = 1.0
+            warnings.warn(
+                f"{found.name} has no logit_scale, so its logits are cosines: pass scale=, that of the whole model",
+                stacklevel=3,
+            )
+        shift = found.bias if bias is None else bias
+        return cls(
+            found.embed,
+            scale=factor,
+            bias=shift,
+            output="softmax" if shift is None else "sigmoid",
+            templates=templates,
+            name=found.name if name is None else name,
+        )
 
     @torch.no_grad()
     @checked
@@ -97,7 +173,8 @@ class TextTower:
                     f"the function of {self.name} gives floats [text, features] for a list of texts, not "
                     f"{rows.dtype} {list(rows.shape)} for {len(some)} of them"
                 )
-            found.append(rows)
+            # Of half precision, norms and means are not.
+            found.append(rows if rows.dtype == torch.float64 else rows.float())
         rows = torch.cat(found)
         wrong = ~rows.isfinite().all(dim=1) | ~rows.any(dim=1)
         for i in wrong.nonzero()[:1, 0].tolist():

@@ -236,6 +236,9 @@ def _numbers(given: Any, what: str, like: Tensor) -> Tensor:
     """Finite real numbers, where `like` is and in its dtype."""
     try:
         numbers = torch.as_tensor(given).detach()
+        if numbers.is_floating_point() and not hasattr(given, "dtype"):
+            # Python's numbers have double precision, which torch would halve.
+            numbers = torch.as_tensor(given, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"{what} are numbers, not {type(given).__name__}") from None
     if numbers.is_complex() or numbers.dtype == torch.bool or numbers.layout != torch.strided or numbers.is_meta:

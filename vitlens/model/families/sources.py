@@ -119,8 +119,26 @@ def _read_folder(folder: Path, file: Path | None) -> OpenedSource:
     Raises:
         InputError: no weights in it, or those of an adapter alone; a configuration that cannot be read.
     """
+    config = folder_config(folder, refuses_adapters=file is None)
+    weights = weights_in(folder) if file is None else file
+    if is_of_open_clip(folder, config, weights):
+        settings = settings_of_file(read_json(folder / "open_clip_config.json"))
+        return OpenedSource(folder.resolve().name, read_tensors(weights), settings, is_folder=True)
+    if "model_type" in config:
+        config = full_config(config, config["model_type"])
+    if (folder / "preprocessor_config.json").is_file():
+        config["preprocessor"] = full_preprocessor(read_json(folder / "preprocessor_config.json"))
+    return OpenedSource(folder.resolve().name, read_tensors(weights), config, is_folder=True)
+
+
+def folder_config(folder: Path, refuses_adapters: bool = True) -> dict[str, Any]:
+    """config.json of a folder; empty where there is none.
+
+    Raises:
+        InputError: the weights are those of an adapter alone, or quantised; a configuration that cannot be read.
+    """
     adapter = folder / "adapter_config.json"
-    if adapter.is_file() and file is None:
+    if adapter.is_file() and refuses_adapters:
         base = read_json(adapter).get("base_model_name_or_path")
         of_what = f" of {base}" if base else ""
         raise InputError(
@@ -138,18 +156,14 @@ def _read_folder(folder: Path, file: Path | None) -> OpenedSource:
         raise InputError(
             f"{folder / 'config.json'}: vision_config holds the values of a tower, not {config['vision_config']!r}"
         )
-    weights = weights_in(folder) if file is None else file
-    # Some repositories hold the same model in the files of both libraries.
-    if (folder / "open_clip_config.json").is_file() and (
-        "model_type" not in config or weights.name.startswith("open_clip")
-    ):
-        settings = settings_of_file(read_json(folder / "open_clip_config.json"))
-        return OpenedSource(folder.resolve().name, read_tensors(weights), settings, is_folder=True)
-    if "model_type" in config:
-        config = full_config(config, config["model_type"])
-    if (folder / "preprocessor_config.json").is_file():
-        config["preprocessor"] = full_preprocessor(read_json(folder / "preprocessor_config.json"))
-    return OpenedSource(folder.resolve().name, read_tensors(weights), config, is_folder=True)
+    return config
+
+
+def is_of_open_clip(folder: Path, config: Config, weights: Path | None = None) -> bool:
+    """Whether open_clip saved a folder. Some repositories hold the same model in the files of both libraries."""
+    if not (folder / "open_clip_config.json").is_file():
+        return False
+    return "model_type" not in config or (weights or weights_in(folder)).name.startswith("open_clip")
 
 
 def folder_of_timm(source: Any) -> Path | None:

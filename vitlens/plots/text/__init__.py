@@ -1,7 +1,9 @@
-"""Figures of words: names of parts of the network, and words of pictures."""
+"""Figures of words: names of parts of the network, words of pictures, and how texts classify them."""
 
+from vitlens.plots.text.confusion import confusion_board
 from vitlens.plots.text.named import name_areas, word_bars
+from vitlens.text.accuracy import ZeroShotAccuracy
 from vitlens.text.feature_names import FeatureNames
 from vitlens.text.sparse_concepts import SparseWords
 
-FIGURES = {FeatureNames: name_areas, SparseWords: word_bars}
+FIGURES = {ZeroShotAccuracy: confusion_board, FeatureNames: name_areas, SparseWords: word_bars}

@@ -1,0 +1,44 @@
+"""Which texts pictures of each class are nearest to."""
+
+import plotly.graph_objects as go
+
+from vitlens.data.class_names import short_name
+from vitlens.plots.shared.style import SEQUENTIAL, array, colorbar, finish, in_percent, percent_ticks, text
+from vitlens.text.accuracy import ZeroShotAccuracy
+
+#: More names than this do not fit beside a board.
+MOST_NAMES = 40
+
+
+def confusion_board(found: ZeroShotAccuracy) -> go.Figure:
+    """The share of each class's pictures that is nearest to each text: right ones lie on the diagonal."""
+    names = [text(short_name(name), 28) for name in found.axes["label"]]
+    shares, places = found.shares(), list(range(len(names)))
+    figure = go.Figure(
+        go.Heatmap(
+            z=array(shares),
+            x=places,
+            y=places,
+            customdata=array(found.values),
+            text=[[f"“{label}”, nearest to “{other}”" for other in names] for label in names],
+            colorscale=SEQUENTIAL,
+            zmin=0,
+            zmax=1,
+            colorbar=colorbar("share of<br>the class") | percent_ticks(),
+            hovertemplate="%{text}: %{customdata} pictures, %{z:.0%}<extra></extra>",
+        )
+    )
+    shown = places[:: max(1, -(-len(places) // MOST_NAMES))]
+    ticks = {"tickvals": shown, "ticktext": [names[i] for i in shown]}
+    figure.update_xaxes(title="nearest text", tickangle=-60, **ticks)
+    figure.update_yaxes(title="class", autorange="reversed", **ticks)
+    first = found.table().iloc[0]
+    return finish(
+        figure,
+        "Which text a picture is nearest to",
+        f"{text(found.settings['model'])}; {first['n']:,} pictures; right: {in_percent(first['accuracy'], 1)} "
+        f"({in_percent(first['low'], 1)} to {in_percent(first['high'], 1)}), the commonest class: "
+        f"{in_percent(first['baseline'], 1)}",
+        height=240 + 14 * max(12, min(60, len(names))),
+        margin={"l": 190, "r": 20, "t": 92, "b": 140},
+    )
