@@ -378,6 +378,22 @@ def features(subject: Subject) -> Figures:
     }
 
 
+def texts(subject: Subject) -> Figures:
+    model = subject.model
+    names = subject.names
+
+    def directions(given: list[str]) -> Tensor:
+        """A tower that knows the classes by heart: the classifier's own directions."""
+        return model.W_U.T.detach()[[names.index(name) for name in given]]
+
+    def accuracy() -> go.Figure:
+        tower = vitlens.text.TextTower(directions)
+        about = {"labels": subject.labels, "tower": tower, "progress": False}
+        return plots.confusion_board(vitlens.text.zero_shot_accuracy(model, subject.images, names, **about))
+
+    return {"zero-shot accuracy": accuracy}
+
+
 def paper(tables: dict[str, pd.DataFrame], name: str) -> Figures:
     """The figures of the paper that are drawn from the tables of a study."""
 
@@ -421,6 +437,7 @@ GROUPS: dict[str, Callable[[Subject], Figures]] = {
     "Heatmaps": heatmaps,
     "Tokens and heads": description,
     "Memories and features": features,
+    "Texts": texts,
 }
 
 

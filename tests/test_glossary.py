@@ -72,6 +72,7 @@ SUBJECTS = {
     "permutation_test": ["inside", "outside"],
     "run_study": ["model", "settings"],
     "load_result": ["path", "expected"],
+    "zero_shot_accuracy": ["model", "images", "texts"],
     "ProbeFit.add": ["images", "labels"],
     "Edges": ["queries", "keys"],
 }

@@ -41,6 +41,9 @@ def makers():
     def attributed(unit):
         return lambda: vitlens.direct_logit_attribution(**about, classes=[0, 1], unit=unit, **QUIET)
 
+    def vectors(texts):
+        return torch.eye(model.cfg.n_classes, 32)[: len(texts)]
+
     def probes():
         fit = vitlens.lens.ProbeFit(model, sites=["resid_post"], tokens=[0, 2])
         fit.add(images, [0, 1, 2])
@@ -87,6 +90,9 @@ def makers():
         ),
         "Perturbation": lambda: vitlens.faithfulness.perturbation_test(
             **about, importance=torch.rand(3, 9), n_steps=3
+        ),
+        "ZeroShotAccuracy": lambda: vitlens.text.zero_shot_accuracy(
+            model, images, model.class_names, labels=[0, 1, 1], tower=vitlens.text.TextTower(vectors), **QUIET
         ),
         "Randomisation": lambda: vitlens.faithfulness.randomisation_test(**about, methods="legrad", **QUIET),
     }  # fmt: skip

@@ -27,7 +27,7 @@ def equal(found, expected):
 
 
 def logits(model, tower):
-    model = model.with_class_embeddings(tower, TEXTS, space="output" if model.unembed is not None else None)
+    model = model.with_class_embeddings(tower, TEXTS)
     assert model.class_names == TEXTS
     return model(IMAGES), model.cfg.output
 

@@ -19,6 +19,7 @@ from vitlens.cli.reproduce import reproduce
 from vitlens.cli.shared import complain, run
 from vitlens.cli.similarity import similarity
 from vitlens.cli.verify import verify
+from vitlens.cli.zero_shot import zero_shot
 from vitlens.errors import InputError, nearest
 from vitlens.version import __version__
 
@@ -70,7 +71,8 @@ for name in NAMES:
     # Help lists it once.
     app.command(name, hidden=name != NAMES[0])(open_page)
 for command in (
-    lens, attribute, patch, heatmap, similarity, describe, train_sae, evaluate_sae, features, models, verify, reproduce,
+    lens, attribute, patch, heatmap, similarity, describe, train_sae, evaluate_sae, features, zero_shot, models, verify,
+    reproduce,
 ):  # fmt: skip
     app.command()(command)
 

@@ -22,6 +22,9 @@ from vitlens.text.tower import TextTower, read_templates
 
 #: Of the classes of several texts, among how many of the first the right one is looked for, beside the first alone.
 K = 5
+#: Logits that differ by fewer roundings than this are equal: in two columns of a product the same vector need not give the
+#: same last digits.
+EQUAL_WITHIN = 64
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,7 +47,7 @@ class ZeroShotAccuracy(Result):
     @property
     def accuracy(self) -> float:
         """The share of pictures that are nearest to their own text."""
-        return (self.values.trace() / self.values.sum()).item()
+        return self.values.trace().item() / self.values.sum().item()
 
     def table(self) -> pd.DataFrame:
         """Top-1 and top-k accuracy with their intervals over pictures.
@@ -100,8 +103,8 @@ def zero_shot_accuracy(
     images: PictureSource,
     texts: Sequence[str],
     *,
-    tower: TextTower,
     labels: Any = None,
+    tower: TextTower | None = None,
     templates: str | Sequence[str] | None = None,
     level: float = 0.95,
     batch_size: int | None = None,
@@ -116,8 +119,8 @@ def zero_shot_accuracy(
         images: pictures with `labels`; a picture set (`open_pictures`); or batches (pictures, labels), such as a data
             loader's.
         texts: one for each class, in the order of the classes' indices.
-        tower: that of the texts, which was trained with the model.
         labels: the class of each picture, if `images` has none.
+        tower: what embeds the texts, trained with the model; by default the model's own (`model.set_text_tower`).
         templates: in place of the tower's own, such as `vitlens.text.PHOTO_TEMPLATES`.
         level: of the intervals over pictures.
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
@@ -127,8 +130,8 @@ def zero_shot_accuracy(
         ZeroShotAccuracy with axes label, prediction. Of more than 5 texts also the top-5 accuracy.
 
     Raises:
-        InputError: fewer than two texts, or one twice; pictures without labels, or of other classes than texts; no pictures;
-            texts of another width than the model's embedding.
+        InputError: no text tower; fewer than two texts, or one twice; pictures without labels, or of other classes than
+            texts; no pictures; texts of another width than the model's embedding.
 
     Source: Radford et al. 2021 (Learning Transferable Visual Models From Natural Language Supervision), section 3.1; Wilson
     1927 for the intervals.
@@ -145,7 +148,11 @@ def zero_shot_accuracy(
         (['T-shirt', 'trouser'], ['top-1', 'top-5'])
     """
     names = check_texts(texts)
-    chosen = copy(tower)
+    chosen = copy(model.text_tower if tower is None else tower)
+    if not isinstance(chosen, TextTower):
+        raise InputError(
+            "texts need the text tower of the model: pass tower=, or give the model its own by set_text_tower"
+        )
     if templates is not None:
         chosen.templates = read_templates(templates)
     if not 0 < level < 1:
@@ -153,7 +160,8 @@ def zero_shot_accuracy(
     given = None if labels is None else _whole_numbers(labels)
     reads = model.with_class_embeddings(chosen, names)
     counts = _Counts(len(names))
-    for batch in PictureBatches(reads, images, batch_size).with_bar("zero-shot accuracy", progress):
+    batches = PictureBatches(reads, images, batch_size)
+    for batch in batches.with_bar("zero-shot accuracy", progress):
         found = _labels(given, counts.n_pictures, batch, names)
         counts.add(reads(batch.images), found)
     if given is not None and len(given) != counts.n_pictures:
@@ -172,6 +180,7 @@ def zero_shot_accuracy(
             "tower": chosen.name,
             "templates": list(chosen.templates),
             "pictures": counts.n_pictures,
+            "left_out": len(batches.skipped),
         },
     )
 
@@ -189,7 +198,8 @@ class _Counts:
         check_logits(logits.amax(dim=1), "a picture")
         places = labels[:, None].to(logits.device)
         own = logits.gather(1, places)
-        n_as_near = (logits >= own).sum(dim=1).cpu() - 1
+        rounding = EQUAL_WITHIN * torch.finfo(logits.dtype).eps * logits.abs().amax(dim=1, keepdim=True)
+        n_as_near = (logits >= own - rounding).sum(dim=1).cpu() - 1
         # The nearest of the others, where the own text is not nearer than all of them.
         other = logits.scatter(1, places, -torch.inf).argmax(dim=1).cpu()
         cells = labels * self.n_texts + other.where(n_as_near > 0, labels)

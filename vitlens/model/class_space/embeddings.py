@@ -70,6 +70,9 @@ def set_class_embeddings(
             raise InputError("a text tower needs texts to embed: name the classes")
         tower, weight = weight, weight.embed(names)
         scale, bias, normalise = tower.scale, tower.bias, True
+        if space is None and weight.shape[1] == _width_of_head(model.unembed):
+            # The texts lie in the space of what the model returns, also where what its head reads is as wide.
+            space = "output"
         # The softmax of a single text would be 1: its logit is a number.
         if output is None and not (len(weight) == 1 and tower.output == "softmax"):
             output = tower.output
@@ -173,6 +176,12 @@ def read_like(model: "HookedViT", other: "HookedViT") -> None:
     model.unembed, model.unembed_dist = other.unembed, other.unembed_dist
     model.cfg.d_vocab, model.class_names = other.cfg.d_vocab, other.class_names
     model.setup()
+
+
+def _width_of_head(head: Classifier | None) -> int | None:
+    """The width of what the model's own head returns."""
+    own = head.projection if isinstance(head, ClassEmbeddings) else head
+    return None if own is None else n_outputs(own)
 
 
 def choose_projection(head: Classifier | None, n_features: int, width: int, space: str | None) -> OwnClassifier | None:

@@ -7,7 +7,7 @@ from vitlens.plots.shared.style import SEQUENTIAL, array, colorbar, finish, in_p
 from vitlens.text.accuracy import ZeroShotAccuracy
 
 #: More names than this do not fit beside a board.
-MOST_NAMES = 40
+MOST_BESIDE_BOARD = 40
 
 
 def confusion_board(found: ZeroShotAccuracy) -> go.Figure:
@@ -19,16 +19,16 @@ def confusion_board(found: ZeroShotAccuracy) -> go.Figure:
             z=array(shares),
             x=places,
             y=places,
-            customdata=array(found.values),
+            customdata=[[_of_class(n, sum(row)) for n in row] for row in found.values.tolist()],
             text=[[f"“{label}”, nearest to “{other}”" for other in names] for label in names],
             colorscale=SEQUENTIAL,
             zmin=0,
             zmax=1,
             colorbar=colorbar("share of<br>the class") | percent_ticks(),
-            hovertemplate="%{text}: %{customdata} pictures, %{z:.0%}<extra></extra>",
+            hovertemplate="%{text}: %{customdata}<extra></extra>",
         )
     )
-    shown = places[:: max(1, -(-len(places) // MOST_NAMES))]
+    shown = places[:: max(1, -(-len(places) // MOST_BESIDE_BOARD))]
     ticks = {"tickvals": shown, "ticktext": [names[i] for i in shown]}
     figure.update_xaxes(title="nearest text", tickangle=-60, **ticks)
     figure.update_yaxes(title="class", autorange="reversed", **ticks)
@@ -42,3 +42,8 @@ def confusion_board(found: ZeroShotAccuracy) -> go.Figure:
         height=240 + 14 * max(12, min(60, len(names))),
         margin={"l": 190, "r": 20, "t": 92, "b": 140},
     )
+
+
+def _of_class(n: int, n_of_class: int) -> str:
+    """A count of pictures, and its share of the class where that has any."""
+    return f"{n:,} pictures" + (f", {in_percent(n / n_of_class)}" if n_of_class else "")
