@@ -49,6 +49,6 @@ from .similarity import joined_patches as joined_patches
 from .similarity import pca_colours as pca_colours
 from .similarity import pca_components as pca_components
 from .similarity import similarity_map as similarity_map
+from .text.confusion import confusion_board as confusion_board
 from .text.named import name_areas as name_areas
 from .text.named import word_bars as word_bars
-from .text.confusion import confusion_board as confusion_board

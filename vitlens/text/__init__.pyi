@@ -1,10 +1,10 @@
+from .accuracy import ZeroShotAccuracy as ZeroShotAccuracy
+from .accuracy import zero_shot_accuracy as zero_shot_accuracy
 from .feature_names import FeatureNames as FeatureNames
 from .feature_names import name_features as name_features
 from .sparse_concepts import SparseWords as SparseWords
 from .sparse_concepts import sparse_words as sparse_words
 from .sparse_concepts import sparse_words_of as sparse_words_of
-from .accuracy import ZeroShotAccuracy as ZeroShotAccuracy
-from .accuracy import zero_shot_accuracy as zero_shot_accuracy
 from .templates import PHOTO_TEMPLATES as PHOTO_TEMPLATES
 from .tower import TextTower as TextTower
 from .vocabulary import Vocabulary as Vocabulary

@@ -18,6 +18,7 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_batches import ImageBatch, PictureBatches, PictureSource
 from vitlens.results.result import Result
+from vitlens.text.seen import read_texts, tower_of
 from vitlens.text.tower import TextTower, read_templates
 
 #: Of the classes of several texts, among how many of the first the right one is looked for, beside the first alone.
@@ -147,11 +148,13 @@ def zero_shot_accuracy(
         >>> found.axes["label"][:2], found.table()["measure"].tolist()
         (['T-shirt', 'trouser'], ['top-1', 'top-5'])
     """
-    names = check_texts(texts)
-    chosen = copy(model.text_tower if tower is None else tower)
+    names = read_texts(texts)
+    if len(names) < 2:
+        raise InputError("a picture is classified among at least two texts: name another")
+    chosen = copy(tower_of(model, tower))
     if not isinstance(chosen, TextTower):
         raise InputError(
-            "texts need the text tower of the model: pass tower=, or give the model its own by set_text_tower"
+            f"the model's tower is a {type(chosen).__name__}: make it a TextTower(function), or pass tower="
         )
     if templates is not None:
         chosen.templates = read_templates(templates)
@@ -206,24 +209,6 @@ class _Counts:
         self.confusion += cells.bincount(minlength=self.n_texts**2).view_as(self.confusion)
         self.among_first += labels[n_as_near < self.k].bincount(minlength=self.n_texts)
         self.n_pictures += len(labels)
-
-
-def check_texts(texts: Any) -> list[str]:
-    """At least two texts, each once.
-
-    Raises:
-        InputError: anything else.
-    """
-    names = items(texts)
-    for name in names:
-        if not isinstance(name, str) or not name.strip():
-            raise InputError(f"texts are strings that are not empty, one for each class, not {short(name)}")
-    if len(names) < 2:
-        raise InputError("a picture is classified among at least two texts: name another")
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"the text {twice!r} stands for two classes, which nothing can tell apart: change one of them")
-    return names
 
 
 def _whole_numbers(labels: Any) -> Int[Tensor, "image"]:

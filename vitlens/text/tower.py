@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from vitlens.arguments import checked, items, short
 from vitlens.errors import InputError
 from vitlens.model.placement import read_device, read_dtype
-from vitlens.text.readers.door import read_texts
+from vitlens.text.readers.door import open_texts
 
 #: Sentences that are embedded at once.
 BATCH = 256
@@ -117,7 +117,7 @@ class TextTower:
             >>> tower.embed(["cat", "a cat"]).shape
             torch.Size([2, 24])
         """
-        found = read_texts(source, tokenizer, read_device(device), read_dtype(dtype))
+        found = open_texts(source, tokenizer, read_device(device), read_dtype(dtype))
         factor = found.scale if scale is None else scale
         if factor is None:
             factor = 1.0

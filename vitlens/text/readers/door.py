@@ -16,7 +16,7 @@ from vitlens.text.readers.open_clip import read_open_clip_folder, read_open_clip
 from vitlens.text.readers.reading import TextReading
 
 
-def read_texts(source: Any, tokenizer: Any, device: torch.device | None, dtype: torch.dtype | None) -> TextReading:
+def open_texts(source: Any, tokenizer: Any, device: torch.device | None, dtype: torch.dtype | None) -> TextReading:
     """How a model of another library reads texts: a module, a folder, or a repository of the hub.
 
     Raises:
