@@ -154,6 +154,7 @@ def test_everything_works_from_an_installed_wheel(tmp_path):
         "import vitlens; from vitlens.pages import page; page._environment().get_template('page.html.j2');"
         "model, images, labels, masks = vitlens.load_demo(); print(vitlens.__file__, tuple(images.shape));"
         "print(len(vitlens.demo.load_demo_transcoders()), vitlens.demo.load_demo_dictionary().hook);"
+        "print(vitlens.text.load_vocabulary()[0]);"
         "found = vitlens.load_result('map.safetensors'); print(type(found).__name__, found.settings)"
     )
     done = subprocess.run(
@@ -166,4 +167,4 @@ def test_everything_works_from_an_installed_wheel(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     loaded = f"{tmp_path / 'site' / 'vitlens' / '__init__.py'} (100, 3, 56, 56)"
-    assert done.stdout == f"{loaded}\n6 blocks.3.hook_resid_post\nHeatmap {{}}\n"
+    assert done.stdout == f"{loaded}\n6 blocks.3.hook_resid_post\nred\nHeatmap {{}}\n"

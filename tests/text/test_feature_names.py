@@ -124,7 +124,19 @@ def test_chosen_features_are_named_as_among_all(plain, images, sae, tower):
     assert some.axes["feature"] == [5, 2]
     np.testing.assert_allclose(some.values.numpy(), everything.values[[5, 2]].numpy(), rtol=1e-9)
     assert name_features(plain, images, TEXTS, hook="hook_pooled", features=3, **about).axes["feature"] == [3]
-    assert len(name_features(plain, images, TEXTS, hook="hook_logits", **about).values) == 10
+
+
+def test_logits_of_other_classes_are_units(plain, images, tower):
+    """The texts' space is that of the head, whatever classes were set behind it."""
+    zero_shot = plain.with_class_embeddings(tower, TEXTS[:4])
+    found = name_features(zero_shot, images, TEXTS, tower=tower, hook="hook_logits", k=1, method="auc", **QUIET)
+    assert found.axes["feature"] == [0, 1, 2, 3]
+    cosines = cosines_of(plain, images, tower)
+    for unit, own in enumerate(cosines.T[:4]):
+        active = own > (own.min() + own.max()) / 2
+        # A class is its text: it is told apart perfectly.
+        assert found.auc[unit, 0] == 1.0
+        assert pair_area(cosines[active, unit], cosines[~active, unit]) == 1.0
 
 
 def test_another_model_can_see_the_pictures(plain, images, sae, tower):
@@ -162,6 +174,16 @@ def test_planted_units_get_their_names_and_random_ones_none(planted, method):
     assert found["indices"][:4, 0].tolist() == [0, 1, 2, 3]
     assert found["auc"][:4, 0].tolist() == [1.0] * 4
     assert (found["p"][:4, 0] == 1 / 201).all()
+    sizes = np.minimum((planted.values > 0).sum(axis=0), 15)
+    if method == "auc":
+        lowest, highest = planted.values.min(axis=0), planted.values.max(axis=0)
+        sizes = (planted.values > (lowest + highest) / 2).sum(axis=0)
+    score = Auc(planted.cosines) if method == "auc" else SoftWpmi(planted.cosines, 15, 10.0)
+    chance = best_by_chance(score, sizes, 60, 200, seed=0)
+    for unit in range(44):
+        above = [(chance[:, unit] >= value - 1e-9).sum() for value in found["values"][unit].numpy()]
+        np.testing.assert_allclose(found["p"][unit].numpy(), (1 + np.array(above)) / 201)
+        assert found["chance"][unit] == pytest.approx(chance[:, unit].mean())
     # At most one in twenty is expected to have one; no more than three times as many do.
     assert (found["p"][4:44, 0] <= 0.05).sum() <= 6
     assert found["values"][44].isnan().all()

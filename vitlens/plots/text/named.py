@@ -16,13 +16,14 @@ from vitlens.text.sparse_concepts import SparseWords
 def name_areas(result: FeatureNames, k: int = 15) -> go.Figure:
     """The k features that their first names tell best: how often a name's similarity is larger where the feature is active.
 
-    Features whose names are withheld are left out.
+    Ordered by the lower ends of the intervals. Features whose names are withheld are left out.
     """
     check_count(k, "k")
     named = (result.is_name[:, 0] & ~result.auc[:, 0].isnan()).nonzero()[:, 0].tolist()
     if not named:
         raise InputError("no feature has a name that beats chance: there is nothing to draw")
-    rows = sorted(named, key=lambda row: -float(result.auc[row, 0]))[:k]
+    # By what is certain: an area without an interval is that of one picture.
+    rows = sorted(named, key=lambda row: -float(result.low[row, 0].nan_to_num(0.0)))[:k]
     areas, low, high = ([float(part[row, 0]) for row in rows] for part in (result.auc, result.low, result.high))
     labels = [f"{text(result.axes['feature'][row])}: {text(result.texts[row][0], 36)}" for row in rows]
     told = [
