@@ -49,6 +49,11 @@ def makers():
         fit.add(images, [0, 1, 2])
         return fit.solve()
 
+    def worded(call, **options):
+        words = dict(zip(["red", "green", "grey"], torch.randn(3, 32, dtype=model.dtype), strict=True))
+        tower = vitlens.text.TextTower(lambda texts: torch.stack([words[text] for text in texts]))
+        return lambda: call(model, images.repeat(4, 1, 1, 1), list(words), tower=tower, **options, **QUIET)
+
     return {
         "AttentionMaps": lambda: vitlens.attention(**about, head=["L0H1", "L2H3"]),
         "ClassLens": lambda: vitlens.class_lens(**about, classes=[0, 3]),
@@ -80,6 +85,8 @@ def makers():
         "PatchPCA": lambda: vitlens.similarity.patch_pca(**about),
         "NearestPatches": lambda: vitlens.similarity.nearest_patches(**about, others=images.flip(0)),
         "PatchSimilarity": lambda: vitlens.similarity.patch_similarity(**about, queries="class", others=images.flip(0)),
+        "FeatureNames": worded(vitlens.text.name_features, sae=sae, k=2),
+        "SparseWords": worded(vitlens.text.sparse_words, sparsity=0.01),
         "RegisterShift": lambda: vitlens.registers.register_shift(**about, neurons=[(0, 3)], **QUIET),
         "Heatmap": lambda: vitlens.heatmap(**about, method="legrad"),
         "Faithfulness": lambda: vitlens.evaluate_heatmaps(

@@ -253,9 +253,12 @@ def test_names_are_labels_for_the_page_of_features(planted, tmp_path):
     found.save(tmp_path / "names.safetensors")
     again = load_result(tmp_path / "names.safetensors")
     assert again.names == found.names
-    drawn = found.plot(k=3)
-    assert len(drawn.data[0].x) == 3
-    assert drawn.layout.yaxis.ticktext[0].endswith(found.texts[int(drawn.layout.yaxis.ticktext[0].split(":")[0])][0])
+    drawn = found.plot(k=44)
+    shown = [tick.split(": ") for tick in drawn.layout.yaxis.ticktext]
+    assert {int(feature): text for feature, text in shown if text != "–"} == labels
+    assert "–" not in [text for _, text in shown[: len(labels)]]
+    assert len(shown) == 44
+    assert [drawn.data[0].x[i] for i in range(4)] == [1.0] * 4
 
 
 def test_what_means_nothing_is_refused(plain, images, sae, tower):

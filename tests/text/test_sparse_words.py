@@ -122,7 +122,9 @@ def test_pictures_are_their_embeddings(tmp_path):
             sparse_words(model, images[:1], WORDS, progress=False, **about)
     assert (found.values[:, 1:] <= found.values[:, :-1]).all()
     frame = found.to_frame()
-    assert len(frame) == int(found.n_words.sum())
+    assert (frame["text"] == "").sum() == found.values.numel() - int(found.n_words.sum())
+    frame = frame[frame["text"] != ""]
+    assert len(found.pixels) == 6
     assert frame[frame["image"] == 0]["text"].tolist() == list(found.words(0))
     means = found.means(k=3)
     totals = frame.groupby("text")["weight"].sum() / 6

@@ -1,7 +1,7 @@
 """A picture's embedding as a sum of few words (SpLiCE), and what as many words of no meaning give."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,9 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_batches import PictureSource
 from vitlens.model.runs.progress_bar import ProgressBar
+from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.frames import Frame
-from vitlens.results.result import Result
+from vitlens.results.result import MOST_KEPT, Result
 from vitlens.text.positive_codes import code_of_size, cosine_of, positive_code, random_turn
 from vitlens.text.seen import Viewer, read_texts, tower_of
 from vitlens.text.tower import TextTower
@@ -65,10 +66,10 @@ class SparseWords(Result):
         return {self.vocabulary[i]: weight for i, weight in pairs if i != NO_WORD}
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each word of each picture."""
+        """One row for each word of each picture; behind a picture's last word rows without text, of weight 0."""
         frame = super().to_frame()
         frame.insert(2, "text", ["" if i < 0 else self.vocabulary[i] for i in self.indices.flatten().tolist()])
-        return frame[frame["text"] != ""].reset_index(drop=True)
+        return frame
 
     @checked
     def table(self, k: int = 5) -> pd.DataFrame:
@@ -157,15 +158,19 @@ def sparse_words(
     names = read_texts(texts)
     embedding = tower_of(model, tower)
     embedded = embedding.embed(names)
-    found = []
+    found, pixels = [], []
     with torch.no_grad():
         for source in [images] if others is None else [images, others]:
             viewer = Viewer(model, source, embedded.shape[1], None, batch_size)
-            rows = [vectors.cpu() for _, _, vectors in viewer.see([], "embeddings", progress)]
+            rows = []
+            for batch, _, vectors in viewer.see([], "embeddings", progress):
+                rows.append(vectors.cpu())
+                if source is images and len(pixels) < MOST_KEPT:
+                    pixels += small_pictures(model, batch.images[: MOST_KEPT - len(pixels)])
             found.append(torch.cat(rows) if rows else torch.zeros(0, embedded.shape[1]))
     problem = Problem(found[0], embedded, None if others is None else found[1])
     about = {"model": model.cfg.model_name, "texts": getattr(embedding, "name", "texts")}
-    return problem.solved(names, sparsity, n_draws, seed, about, progress)
+    return replace(problem.solved(names, sparsity, n_draws, seed, about, progress), pixels=torch.stack(pixels))
 
 
 @checked

@@ -14,30 +14,38 @@ from vitlens.text.sparse_concepts import SparseWords
 
 
 def name_areas(result: FeatureNames, k: int = 15) -> go.Figure:
-    """The k features that their first names tell best: how often a name's similarity is larger where the feature is active.
+    """How well names tell features: how often a name's similarity is larger where the feature is active.
 
-    Ordered by the lower ends of the intervals. Features whose names are withheld are left out.
+    The k features whose intervals have the highest lower ends. Features without a name follow in grey: the areas are those
+    of their first texts, which are no better than chance, and withheld.
     """
     check_count(k, "k")
-    named = (result.is_name[:, 0] & ~result.auc[:, 0].isnan()).nonzero()[:, 0].tolist()
-    if not named:
-        raise InputError("no feature has a name that beats chance: there is nothing to draw")
+    first = {name: part[:, 0].tolist() for name, part in result.columns().items()}
+    is_name = result.is_name[:, 0].tolist()
+    there = [row for row, area in enumerate(first["auc"]) if not math.isnan(area)]
+    if not there:
+        raise InputError("no feature is active in some of the pictures and not in others: there is nothing to draw")
     # By what is certain: an area without an interval is that of one picture.
-    rows = sorted(named, key=lambda row: -float(result.low[row, 0].nan_to_num(0.0)))[:k]
-    areas, low, high = ([float(part[row, 0]) for row in rows] for part in (result.auc, result.low, result.high))
-    labels = [f"{text(result.axes['feature'][row])}: {text(result.texts[row][0], 36)}" for row in rows]
+    low = [0.0 if math.isnan(end) else end for end in first["low"]]
+    rows = sorted(there, key=lambda row: (not is_name[row], -low[row]))[:k]
+    names = [text(result.texts[row][0], 36) if is_name[row] else "–" for row in rows]
+    labels = [f"{text(result.axes['feature'][row])}: {name}" for row, name in zip(rows, names, strict=True)]
     told = [
-        f"{label}<br>area {with_interval(area, start, end)}<br>active in {int(result.n_active[row])} pictures"
-        for label, area, start, end, row in zip(labels, areas, low, high, rows, strict=True)
+        f"{label}<br>area {with_interval(*(first[part][row] for part in ('auc', 'low', 'high')))}<br>"
+        f"p {first['p'][row]:.3g}, active in {int(result.n_active[row])} pictures"
+        for label, row in zip(labels, rows, strict=True)
     ]
+    areas, low, high = ([first[part][row] for row in rows] for part in ("auc", "low", "high"))
     reach = {
         "array": [0.0 if math.isnan(end) else end - area for area, end in zip(areas, high, strict=True)],
         "arrayminus": [0.0 if math.isnan(start) else area - start for area, start in zip(areas, low, strict=True)],
     }
     figure = go.Figure(
         go.Scatter(
-            x=areas, y=list(range(len(rows))), mode="markers", customdata=told, marker={"color": COLOURS[0], "size": 9},
-            error_x={**reach, "thickness": 1, "width": 3}, hovertemplate="%{customdata}<extra></extra>",
+            x=areas, y=list(range(len(rows))), mode="markers", customdata=told,
+            marker={"color": [COLOURS[0] if is_name[row] else NEUTRAL for row in rows], "size": 9},
+            error_x={**reach, "thickness": 1, "width": 3, "color": NEUTRAL},
+            hovertemplate="%{customdata}<extra></extra>",
         )
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed", tickvals=list(range(len(rows))), ticktext=labels)
@@ -48,7 +56,7 @@ def name_areas(result: FeatureNames, k: int = 15) -> go.Figure:
         figure,
         "Features and their names",
         f"{text(about['hook'])}, {about['pictures']:,} pictures, {len(result.vocabulary):,} texts<br>"
-        f"{len(named)} of {len(result.values)} have a name; 95 % intervals",
+        f"{sum(is_name)} of {len(is_name)} have a name, others’ (grey) are withheld; 95 % intervals",
         height=170 + 24 * max(3, len(rows)),
         margin={"l": 90, "r": 20, "t": 104, "b": 50},
     )
