@@ -116,6 +116,7 @@ def test_pictures_are_their_embeddings(tmp_path):
         same = sparse_words_of(model(images).detach(), WORDS, **about)
         torch.testing.assert_close(found.values, same.values, rtol=1e-9, atol=1e-12)
         assert found.indices.tolist() == same.indices.tolist()
+        assert len(sparse_words(model, images, WORDS, others=images, progress=False, **about).pixels) == 6
         one = sparse_words(model, images[:1], WORDS, others=images, progress=False, **about)
         assert one.words(0) == pytest.approx(found.words(0), rel=1e-9)
         with pytest.raises(InputError, match="a single picture is its own mean: pass others="):

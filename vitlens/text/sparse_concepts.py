@@ -160,12 +160,12 @@ def sparse_words(
     embedded = embedding.embed(names)
     found, pixels = [], []
     with torch.no_grad():
-        for source in [images] if others is None else [images, others]:
+        for place, source in enumerate([images] if others is None else [images, others]):
             viewer = Viewer(model, source, embedded.shape[1], None, batch_size)
             rows = []
             for batch, _, vectors in viewer.see([], "embeddings", progress):
                 rows.append(vectors.cpu())
-                if source is images and len(pixels) < MOST_KEPT:
+                if place == 0 and len(pixels) < MOST_KEPT:
                     pixels += small_pictures(model, batch.images[: MOST_KEPT - len(pixels)])
             found.append(torch.cat(rows) if rows else torch.zeros(0, embedded.shape[1]))
     problem = Problem(found[0], embedded, None if others is None else found[1])
