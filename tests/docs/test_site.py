@@ -59,6 +59,12 @@ def test_all_heatmap_methods_and_commands_are_described(site):
         assert f"vitlens {command}" in commands
 
 
+def test_calls_about_classes_are_shown_with_their_texts(site):
+    attribution = (site / "attribution.html").read_text()
+    assert "in place of <code>classes</code> one or several sentences" in attribution
+    assert "baseline_text" in attribution
+
+
 def test_citations_in_docstrings_lead_to_the_definitions(site):
     assert 'href="methods.html#a5">Methods A5</a>' in (site / "lens.html").read_text()
     assert 'id="a5"' in (site / "methods.html").read_text()
