@@ -1,4 +1,4 @@
-"""Calls that `takes_text` decorates are shown with the arguments that it adds: the site reads sources, and does not run them."""
+"""Shows the arguments that `takes_text` adds to calls: the site reads sources, and does not run their decorators."""
 
 import inspect
 from importlib import import_module

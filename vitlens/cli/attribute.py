@@ -10,6 +10,7 @@ from vitlens.cli.names import UNITS, one_of
 from vitlens.cli.options import AgainstClass, BatchSize, Json, ModelOptions, Out, PictureFiles, WantedClass, with_model
 from vitlens.cli.output import MOST_ON_PAGE, Answer, check_out, hand_over
 from vitlens.cli.shared import require_classes
+from vitlens.cli.texts import AgainstText, AskedTexts, load_asked
 from vitlens.errors import printable
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ def attribute(
     ] = "component",
     wanted_class: WantedClass = None,
     against_class: AgainstClass = None,
+    text: AskedTexts = None,
+    against_text: AgainstText = None,
     top: Annotated[int, typer.Option(min=1, help="how many of the largest shares to show")] = 15,
     *,
     model: ModelOptions,
@@ -40,12 +43,13 @@ def attribute(
     from vitlens.attribution.direct import direct_logit_attribution
 
     check_out(out)
-    hooked = model.load()
+    asked = load_asked(model, wanted_class, text, against_class, against_text)
+    hooked = asked.model
     require_classes(hooked)
     found, marked, shares, totals, elsewhere = [], [], [], [], []
     for start, images in in_batches(hooked, pictures, batch_size, "attribution"):
         one = direct_logit_attribution(
-            hooked, images, wanted_class, baseline_classes=against_class, unit=unit, progress=False
+            hooked, images, asked.classes, baseline_classes=asked.baseline_classes, unit=unit, progress=False
         )
         found.append((start, one))
         marked += artefacts_on_page(hooked, images, start, out, batch_size)

@@ -11,11 +11,13 @@ from vitlens.cli.names import HEATMAP_METHODS, one_of
 from vitlens.cli.options import Json, ModelOptions, Out, PictureFiles, WantedClass, with_model
 from vitlens.cli.output import MOST_ON_PAGE, Answer, check_out, hand_over
 from vitlens.cli.shared import require_classes
+from vitlens.cli.texts import AskedTexts, load_asked
 from vitlens.errors import InputError, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vitlens.choose.classes import Classes
     from vitlens.faithfulness.result import Faithfulness
     from vitlens.heatmaps.run import Heatmap
     from vitlens.model.hooked_vit import HookedViT
@@ -41,6 +43,7 @@ def heatmap(
         ),
     ] = None,
     wanted_class: WantedClass = None,
+    text: AskedTexts = None,
     faithfulness: Annotated[
         bool, typer.Option("--faithfulness", help="also measure what removing patches in the maps' order does")
     ] = False,
@@ -60,7 +63,8 @@ def heatmap(
 
     check_out(out)
     chosen = _choose(method)
-    hooked = model.load()
+    asked = load_asked(model, wanted_class, text, several="predicted")
+    hooked = asked.model
     if faithfulness:
         require_classes(hooked)
     if wanted_class is not None and hooked.unembed is not None:
@@ -71,7 +75,7 @@ def heatmap(
     say_cost(
         hooked, images, per_map * len(chosen) * len(images), "fewer methods, pictures or steps (--n-steps) are faster"
     )
-    maps, left_out = _maps(hooked, images, wanted_class, chosen, batch_size, ALL in (method or []))
+    maps, left_out = _maps(hooked, images, asked.classes, chosen, batch_size, ALL in (method or []))
     scores = None
     if faithfulness:
         from vitlens.faithfulness.run import evaluate_heatmaps
@@ -79,7 +83,7 @@ def heatmap(
         scores = evaluate_heatmaps(
             hooked,
             images,
-            wanted_class,
+            asked.classes,
             heatmaps=dict(maps),
             n_steps=n_steps,
             batch_size=batch_size,
@@ -141,7 +145,7 @@ def _choose(asked: Sequence[str] | None) -> list[str]:
 def _maps(
     model: "HookedViT",
     images: "Tensor",
-    wanted: str | None,
+    wanted: "Classes",
     methods: list[str],
     batch_size: int | None,
     some_may_fail: bool,

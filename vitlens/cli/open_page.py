@@ -9,6 +9,7 @@ from vitlens.cli.given import load_dictionary, say_cost
 from vitlens.cli.options import Json, ModelOptions, PictureFiles, WantedClass, files_are_there, with_model
 from vitlens.cli.output import hand_over_page
 from vitlens.cli.shared import is_watched
+from vitlens.cli.texts import AskedTexts, load_asked
 from vitlens.errors import InputError
 from vitlens.files import check_writable
 
@@ -22,6 +23,7 @@ PICTURE_FORWARDS = 150
 def open_page(
     pictures: PictureFiles,
     wanted_class: WantedClass = None,
+    text: AskedTexts = None,
     head: Annotated[
         str | None, typer.Option(help="head to show first, as L9H3 [default: the one that writes most]")
     ] = None,
@@ -69,7 +71,8 @@ def open_page(
         raise InputError("--hook says where a dictionary reads: pass it with --dictionary")
     described = None if description is None else load_result(description, Description)
     sae = None if dictionary is None else load_dictionary(dictionary)
-    hooked = model.load()
+    asked = load_asked(model, wanted_class, text)
+    hooked = asked.model
     first_block = None if block is None else hooked.block_index(block)
     n_shown = len(pictures) + (against is not None)
     images = hooked.to_images(pictures[0])
@@ -80,7 +83,7 @@ def open_page(
     n_swaps = 0 if against is None else n_removals * len(pictures)
     say_cost(hooked, images, (PICTURE_FORWARDS + n_removals) * n_shown + n_swaps, fewer)
     explorer = explore(
-        hooked, pictures, wanted_class, head=head, against=against, description=described, sae=sae, hook=hook,
+        hooked, pictures, asked.classes, head=head, against=against, description=described, sae=sae, hook=hook,
         n_runs=n_runs, progress=is_watched(),
     )  # fmt: skip
     if first_block is not None:

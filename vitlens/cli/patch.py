@@ -21,6 +21,7 @@ from vitlens.cli.options import (
 )
 from vitlens.cli.output import Answer, check_out, hand_over
 from vitlens.cli.shared import complain, is_watched, require_classes
+from vitlens.cli.texts import AgainstText, AskedTexts, load_asked
 from vitlens.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ def patch(
     ] = "denoise",
     wanted_class: WantedClass = None,
     against_class: AgainstClass = None,
+    text: AskedTexts = None,
+    against_text: AgainstText = None,
     mask: Annotated[
         Path | None,
         typer.Option(
@@ -121,7 +124,8 @@ def patch(
     if mask is not None and box is not None:
         raise InputError("--mask and --box both say where the object is: choose one of them")
     object_box = None if box is None else read_tokens(f"box:{box}")
-    hooked = model.load()
+    asked = load_asked(model, wanted_class, text, against_class, against_text, several="predicted")
+    hooked = asked.model
     require_classes(hooked)
     if mask is not None:
         check_mask_shapes(clean, mask)
@@ -133,8 +137,8 @@ def patch(
         # The warning says how to continue in Python, which is no help in a shell.
         warnings.simplefilter("ignore", InterruptedWarning)
         result = activation_patching(
-            hooked, pair.clean, pair.corrupted, wanted_class, baseline_classes=against_class, metric=metric, sites=site,
-            tokens=sets, blocks=block or None, heads=head or None,
+            hooked, pair.clean, pair.corrupted, asked.classes, baseline_classes=asked.baseline_classes, metric=metric,
+            sites=site, tokens=sets, blocks=block or None, heads=head or None,
             direction=direction, masks=pair.mask if reads_mask else None, batch_size=batch_size, progress=is_watched(),
         )  # fmt: skip
     classes = [

@@ -29,6 +29,7 @@ OPTIONS = {
     "HookedViT.from_timm(name, checkpoint_path=…)": "--model NAME --checkpoint",
     "HookedViT.from_pretrained": "--checkpoint and no --model",
     "with classes=": "with --class",
+    "baseline_text=": "--against-text",
 }
 #: Keywords with which files of other libraries are opened.
 OF_ANY_LIBRARY = ("n_heads", "img_size", "use_ema")
