@@ -6,6 +6,7 @@ from itertools import product
 
 import numpy as np
 import plotly.graph_objects as go
+import torch
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
@@ -156,23 +157,36 @@ def _log_odds(probabilities: np.ndarray) -> np.ndarray:
 def class_maps(
     lens: ClassLens,
     image: int = 0,
-    class_position: int = 0,
+    class_position: int | None = 0,
     quantity: str = "logit",
     site: str | None = None,
 ) -> go.Figure:
     """How much each patch by itself reads as one class, block by block, on the picture: a reading, and no location.
 
     What the class came from is what a heatmap shows that removal confirms: `vitlens.heatmap`, `vitlens.evaluate_heatmaps`.
+
+    Args:
+        class_position: None for all classes of the lens side by side, after its last block.
     """
-    maps = lens.maps(quantity, site, image, class_position)
+    blocks, names = lens.axes["block"], [text(short_name(lens.class_label(image, i))) for i in _positions(lens)]
+    if class_position is None:
+        maps = torch.stack([lens.maps(quantity, site, image, position)[-1] for position in _positions(lens)])
+        titles, read_as, one_scale = (
+            names,
+            f"{len(names)} classes after block {blocks[-1]}",
+            "one scale for all classes",
+        )
+    else:
+        maps = lens.maps(quantity, site, image, class_position)
+        titles, read_as = [f"block {block}" for block in blocks], f"“{names[class_position]}”"
+        one_scale = "one scale for all blocks"
     if quantity == "logit":
         colours = signed_over_picture(maps.cpu())
     else:
         colours = {"colorscale": GLAZE, "zmin": 0.0, "zmax": max(symmetric(maps.cpu()), 1e-12)}
-    name = text(short_name(lens.class_label(image, class_position)))
     figure = map_tiles(
         maps,
-        [f"block {block}" for block in lens.axes["block"]],
+        titles,
         lens.picture(image),
         f"{quantity} %{{z:.3f}}",
         quantity,
@@ -183,11 +197,15 @@ def class_maps(
     site = lens.axes["site"][lens.site_index(site)]
     return finish(
         figure,
-        f"How much each patch by itself reads as “{name}”",
+        f"How much each patch by itself reads as {read_as}",
         f"{text(lens.settings['model'])}; class lens of every patch: {site_in_words(site)} ({text(site)}); "
-        "one scale for all blocks<br>a reading, not a location: removing the patches that read so need not cost the answer",
+        f"{one_scale}<br>a reading, not a location: removing the patches that read so need not cost the answer",
         margin={"l": 10, "r": 20, "t": 110, "b": 10},
     )
+
+
+def _positions(lens: ClassLens) -> range:
+    return range(len(lens.axes["class"]))
 
 
 def token_classes(
