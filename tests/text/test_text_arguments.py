@@ -191,6 +191,12 @@ def test_a_model_without_a_tower_says_how_to_give_it_one():
         vitlens.class_lens(bare, torch.zeros(1, 3, 32, 32), text=ONE)
 
 
+def test_random_weights_are_asked_about_the_same_texts(model, arguments):
+    fresh = model.with_fresh_weights(seed=3)
+    lens = vitlens.class_lens(fresh, **arguments["class_lens"], text=[ONE, TWO])
+    assert lens.axes["class"] == [ONE, TWO]
+
+
 def test_a_text_is_no_keyword_of_calls_without_a_baseline(model):
     with pytest.raises(TypeError, match="unexpected keyword argument 'baseline_text'"):
         vitlens.class_lens(model, torch.zeros(1, 3, 32, 32), text=ONE, baseline_text=TWO)

@@ -1,4 +1,4 @@
-"""Maps of sentences: patch × sentence of a class lens, head × patch of two sentences' difference, and every heatmap method."""
+"""Maps of sentences: patch × sentence of a class lens, head × patch of a difference, and every heatmap method."""
 
 import pytest
 import torch

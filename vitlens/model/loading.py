@@ -234,6 +234,7 @@ def with_fresh_weights(self: "HookedViT", seed: int = 0) -> "HookedViT":
             if isinstance(layer, nn.Linear) and not layer.weight.any():
                 nn.init.trunc_normal_(layer.weight, std=0.02)
     fresh.set_output(self.cfg.output)
+    fresh.set_text_tower(self.text_tower)
     fresh.architecture = self.architecture
     fresh.provenance = RANDOM
     return fresh
