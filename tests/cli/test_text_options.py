@@ -22,11 +22,11 @@ def opened(monkeypatch):
     """The checkpoints whose text towers were opened."""
     found: list[str] = []
 
-    def from_pretrained(source: str) -> TextTower:
+    def from_pretrained(source: str, *, device: str, dtype: str) -> TextTower:
         found.append(source)
         return TextTower(embed, scale=10.0)
 
-    monkeypatch.setattr(TextTower, "from_pretrained", from_pretrained, raising=False)
+    monkeypatch.setattr(TextTower, "from_pretrained", from_pretrained)
     return found
 
 
@@ -50,6 +50,12 @@ def test_a_lens(command, model, opened, checkpoint):
     lens = vitlens.class_lens(model, AGREEING, text=[ONE, TWO], blocks=-1, tokens="class")
     assert [row["class"] for row in done.json["rows"]] == [ONE, TWO]
     assert [row["logit"] for row in done.json["rows"]] == lens.values.flatten().tolist()
+
+
+def test_a_tower_of_its_own(command, opened):
+    done = command("lens", AGREEING, "--text", ONE, "--tower", "clip/", "--block", -1, "--json")
+    assert (done.code, done.stderr) == (0, "")
+    assert opened == ["clip/"]
 
 
 def test_an_attribution_of_a_difference(command, model):
@@ -95,7 +101,8 @@ def test_the_page(command, tmp_path):
         (["--against-text", ONE], "pass --text too"),
         (["--text", ONE, "--text", ONE], "--text has 'a T-shirt on stripes' 2 times"),
         (["--text", " "], "--text is a sentence"),
-        (["--text", ONE], "needs the text tower that demo was trained with"),
+        (["--tower", "clip/"], "pass --text too"),
+        (["--text", ONE], "need the text tower that demo was trained with"),
     ],
 )
 def test_texts_that_are_refused(run, opened, options, sentence):

@@ -10,7 +10,7 @@ from vitlens.cli.names import UNITS, one_of
 from vitlens.cli.options import AgainstClass, BatchSize, Json, ModelOptions, Out, PictureFiles, WantedClass, with_model
 from vitlens.cli.output import MOST_ON_PAGE, Answer, check_out, hand_over
 from vitlens.cli.shared import require_classes
-from vitlens.cli.texts import AgainstText, AskedTexts, load_asked
+from vitlens.cli.texts import AgainstText, AskedTexts, Tower, load_asked
 from vitlens.errors import printable
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def attribute(
     against_class: AgainstClass = None,
     text: AskedTexts = None,
     against_text: AgainstText = None,
+    tower: Tower = None,
     top: Annotated[int, typer.Option(min=1, help="how many of the largest shares to show")] = 15,
     *,
     model: ModelOptions,
@@ -43,7 +44,7 @@ def attribute(
     from vitlens.attribution.direct import direct_logit_attribution
 
     check_out(out)
-    asked = load_asked(model, wanted_class, text, against_class, against_text)
+    asked = load_asked(model, wanted_class, text, against_class, against_text, tower=tower)
     hooked = asked.model
     require_classes(hooked)
     found, marked, shares, totals, elsewhere = [], [], [], [], []

@@ -11,7 +11,7 @@ from vitlens.cli.names import HEATMAP_METHODS, one_of
 from vitlens.cli.options import Json, ModelOptions, Out, PictureFiles, WantedClass, with_model
 from vitlens.cli.output import MOST_ON_PAGE, Answer, check_out, hand_over
 from vitlens.cli.shared import require_classes
-from vitlens.cli.texts import AskedTexts, load_asked
+from vitlens.cli.texts import AskedTexts, Tower, load_asked
 from vitlens.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def heatmap(
     ] = None,
     wanted_class: WantedClass = None,
     text: AskedTexts = None,
+    tower: Tower = None,
     faithfulness: Annotated[
         bool, typer.Option("--faithfulness", help="also measure what removing patches in the maps' order does")
     ] = False,
@@ -63,7 +64,7 @@ def heatmap(
 
     check_out(out)
     chosen = _choose(method)
-    asked = load_asked(model, wanted_class, text, several="predicted")
+    asked = load_asked(model, wanted_class, text, tower=tower, several="predicted")
     hooked = asked.model
     if faithfulness:
         require_classes(hooked)

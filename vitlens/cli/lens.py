@@ -11,7 +11,7 @@ from vitlens.cli.names import LENS_SITES, TOKENS, class_names, one_of
 from vitlens.cli.options import BatchSize, Blocks, Json, ModelOptions, Out, PictureFiles, with_model
 from vitlens.cli.output import MOST_ON_PAGE, Answer, check_out, hand_over
 from vitlens.cli.shared import require_classes
-from vitlens.cli.texts import AskedTexts, load_asked
+from vitlens.cli.texts import AskedTexts, Tower, load_asked
 from vitlens.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def lens(
         ),
     ] = None,
     text: AskedTexts = None,
+    tower: Tower = None,
     top: Annotated[int, typer.Option(min=1, help="how many of the first classes to name")] = 5,
     *,
     model: ModelOptions,
@@ -69,7 +70,7 @@ def lens(
     chosen = None if tokens is None else read_tokens(tokens)
     if isinstance(chosen, str) and chosen in ("object", "context"):
         raise InputError(f"a lens reads the same tokens of every picture, not the {chosen}: try --tokens box:4,4,6,6")
-    asked = load_asked(model, wanted_class, text)
+    asked = load_asked(model, wanted_class, text, tower=tower)
     hooked = asked.model
     require_classes(hooked)
     if chosen is None:

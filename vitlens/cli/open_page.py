@@ -9,7 +9,7 @@ from vitlens.cli.given import load_dictionary, say_cost
 from vitlens.cli.options import Json, ModelOptions, PictureFiles, WantedClass, files_are_there, with_model
 from vitlens.cli.output import hand_over_page
 from vitlens.cli.shared import is_watched
-from vitlens.cli.texts import AskedTexts, load_asked
+from vitlens.cli.texts import AskedTexts, Tower, load_asked
 from vitlens.errors import InputError
 from vitlens.files import check_writable
 
@@ -24,6 +24,7 @@ def open_page(
     pictures: PictureFiles,
     wanted_class: WantedClass = None,
     text: AskedTexts = None,
+    tower: Tower = None,
     head: Annotated[
         str | None, typer.Option(help="head to show first, as L9H3 [default: the one that writes most]")
     ] = None,
@@ -71,7 +72,7 @@ def open_page(
         raise InputError("--hook says where a dictionary reads: pass it with --dictionary")
     described = None if description is None else load_result(description, Description)
     sae = None if dictionary is None else load_dictionary(dictionary)
-    asked = load_asked(model, wanted_class, text)
+    asked = load_asked(model, wanted_class, text, tower=tower)
     hooked = asked.model
     first_block = None if block is None else hooked.block_index(block)
     n_shown = len(pictures) + (against is not None)

@@ -21,7 +21,7 @@ from vitlens.cli.options import (
 )
 from vitlens.cli.output import Answer, check_out, hand_over
 from vitlens.cli.shared import complain, is_watched, require_classes
-from vitlens.cli.texts import AgainstText, AskedTexts, load_asked
+from vitlens.cli.texts import AgainstText, AskedTexts, Tower, load_asked
 from vitlens.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def patch(
     against_class: AgainstClass = None,
     text: AskedTexts = None,
     against_text: AgainstText = None,
+    tower: Tower = None,
     mask: Annotated[
         Path | None,
         typer.Option(
@@ -124,7 +125,7 @@ def patch(
     if mask is not None and box is not None:
         raise InputError("--mask and --box both say where the object is: choose one of them")
     object_box = None if box is None else read_tokens(f"box:{box}")
-    asked = load_asked(model, wanted_class, text, against_class, against_text, several="predicted")
+    asked = load_asked(model, wanted_class, text, against_class, against_text, tower=tower, several="predicted")
     hooked = asked.model
     require_classes(hooked)
     if mask is not None:

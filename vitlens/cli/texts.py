@@ -5,22 +5,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vitlens.cli.options import ModelOptions
+from vitlens.cli.shared import in_words_of_a_shell
 from vitlens.errors import InputError
 
 if TYPE_CHECKING:
     from vitlens.choose.texts import TextClasses
-    from vitlens.model.class_space.embeddings import EmbedsTexts
+    from vitlens.text.tower import TextTower
 
 AskedTexts = Annotated[
     list[str] | None,
     typer.Option(
         "--text",
-        help="instead of a class a sentence, of a --checkpoint that was trained with text (CLIP, SigLIP); several times",
+        help="instead of a class a sentence, where the model was trained with text (CLIP, SigLIP); several times",
         show_default=False,
     ),
 ]
 AgainstText = Annotated[
     str | None, typer.Option("--against-text", help="the sentence to compare --text with", show_default=False)
+]
+Tower = Annotated[
+    str | None,
+    typer.Option(
+        help="the model with the text tower: a folder, or owner/name on the hub [default: --checkpoint]",
+        show_default=False,
+    ),
 ]
 
 
@@ -31,11 +39,13 @@ def load_asked(
     against_class: str | None = None,
     against_text: str | None = None,
     *,
+    tower: str | None = None,
     several: str = "all",
 ) -> "TextClasses":
     """The model, and the classes that a command asks for: its own, or sentences.
 
     Args:
+        tower: the source of the text tower, if it is not the checkpoint.
         several: as of `takes_text`.
 
     Raises:
@@ -47,6 +57,8 @@ def load_asked(
     if not text:
         if against_text is not None:
             raise InputError("--against-text is what --text is compared with: pass --text too")
+        if tower is not None:
+            raise InputError("--tower is the text tower that reads --text: pass --text too")
         return TextClasses(options.load(), classes or None, against_class)
     different_texts("--text", text)
     if classes:
@@ -54,17 +66,23 @@ def load_asked(
     if against_class is not None:
         raise InputError("--against-class is one of the model's own classes: --text is compared with --against-text")
     hooked = options.load()
-    if hooked.text_tower is None:
-        hooked.set_text_tower(_tower(options))
+    if tower is not None or hooked.text_tower is None:
+        hooked.set_text_tower(open_tower(options, tower))
     return classes_of_texts(hooked, text, against_text, several=several)
 
 
-def _tower(options: ModelOptions) -> "EmbedsTexts":
+def open_tower(options: ModelOptions, source: str | None) -> "TextTower":
+    """The text tower of another source, or of the checkpoint itself.
+
+    Raises:
+        InputError: there is none.
+    """
     from vitlens.text.tower import TextTower
 
-    if options.checkpoint is None:
+    if source is None and options.checkpoint is None:
         raise InputError(
-            f"--text needs the text tower that {options.called} was trained with: pass both as --checkpoint, such as the "
-            "folder of a CLIP or SigLIP model"
+            f"texts need the text tower that {options.called} was trained with: pass both as --checkpoint, such as the "
+            "folder of a CLIP or SigLIP model, or the tower alone as --tower"
         )
-    return TextTower.from_pretrained(str(options.checkpoint))
+    with in_words_of_a_shell():
+        return TextTower.from_pretrained(str(source or options.checkpoint), device=options.device, dtype=options.dtype)

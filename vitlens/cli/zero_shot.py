@@ -7,7 +7,8 @@ import typer
 
 from vitlens.cli.options import BatchSize, Json, ModelOptions, with_model
 from vitlens.cli.output import WRITTEN, Answer, check_out, hand_over
-from vitlens.cli.shared import in_words_of_a_shell, is_watched
+from vitlens.cli.shared import is_watched
+from vitlens.cli.texts import Tower, open_tower
 from vitlens.errors import InputError, reason
 from vitlens.results.writing import RESULTS
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from vitlens.data.picture_sets import PictureSet
     from vitlens.model.hooked_vit import HookedViT
     from vitlens.text.accuracy import ZeroShotAccuracy
-    from vitlens.text.tower import TextTower
 
 #: So many classes are shown on a terminal, the worst first; all are in the file and in JSON.
 WORST = 20
@@ -46,13 +46,7 @@ def zero_shot(
             help='a sentence with {} where a text goes, or "photo" for a set of them; several times: their mean',
         ),
     ] = None,
-    tower: Annotated[
-        str | None,
-        typer.Option(
-            help="the model with the text tower: a folder, or owner/name on the hub [default: --checkpoint]",
-            show_default=False,
-        ),
-    ] = None,
+    tower: Tower = None,
     per_class: Annotated[
         int | None, typer.Option(min=1, help="at most this many pictures of each class", show_default=False)
     ] = None,
@@ -80,7 +74,7 @@ def zero_shot(
     chosen = [each for one in template or [] for each in (PHOTO_TEMPLATES if one == "photo" else [one])]
     hooked = model.load()
     if tower is not None or hooked.text_tower is None:
-        hooked.set_text_tower(_tower(tower, model))
+        hooked.set_text_tower(open_tower(model, tower))
     found = zero_shot_accuracy(
         hooked,
         _labelled(data, names, per_class),
@@ -90,23 +84,6 @@ def zero_shot(
         progress=is_watched(),
     )
     hand_over(_answer(found, hooked), out, as_json)
-
-
-def _tower(source: str | None, model: ModelOptions) -> "TextTower":
-    """The text tower of another source, or of the checkpoint itself.
-
-    Raises:
-        InputError: there is none.
-    """
-    from vitlens.text.tower import TextTower
-
-    if source is None and model.checkpoint is None:
-        raise InputError(
-            f"texts need the text tower that {model.called} was trained with: pass both as --checkpoint, such as the folder "
-            "of a CLIP or SigLIP model, or the tower alone as --tower"
-        )
-    with in_words_of_a_shell():
-        return TextTower.from_pretrained(str(source or model.checkpoint), device=model.device, dtype=model.dtype)
 
 
 def read_named_texts(given: list[str] | None, file: Path | None) -> tuple[list[str], list[str]]:
