@@ -158,7 +158,8 @@ def sparse_words(
     names = read_texts(texts)
     embedding = tower_of(model, tower)
     embedded = embedding.embed(names)
-    found, pixels = [], []
+    found: list[Tensor] = []
+    pixels: list[Tensor] = []
     with torch.no_grad():
         for place, source in enumerate([images] if others is None else [images, others]):
             viewer = Viewer(model, source, embedded.shape[1], None, batch_size)
