@@ -3,19 +3,25 @@
 import pytest
 import torch
 import transformers
+from open_clip.hf_model import HFTextEncoder
+from open_clip.tokenizer import HFTokenizer
 from towers import (
     IMAGES,
     LENGTH,
+    TEXT,
     TEXTS,
+    VISION,
     clip,
     cut_pictures,
     open_clip_model,
     siglip,
     siglip2,
+    siglip_tokenizer,
 )
 
 from vitlens import HookedViT
 from vitlens.parity.peers.peer import KeepsFloat64
+from vitlens.parity.reduced import randomise
 from vitlens.text import TextTower
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is read as")
@@ -73,6 +79,7 @@ def test_siglip_2_of_pictures_of_any_size():
 
 OF_OPEN_CLIP = {
     "CLIP": ("CLIP", {}),
+    "as wide as the features that are projected": ("CLIP", {"embed_dim": VISION["width"]}),
     "texts in a part of their own": ("CustomTextCLIP", {"quick_gelu": True}),
     "SigLIP": (
         "CustomTextCLIP",
@@ -105,3 +112,21 @@ def test_open_clip(name):
     bias = 0.0 if module.logit_bias is None else module.logit_bias
     equal(found, module.logit_scale.exp() * cosines + bias)
     assert output == ("sigmoid" if name == "SigLIP" else "softmax")
+
+
+@torch.no_grad()
+def test_a_tower_of_hugging_face_inside_open_clip(tmp_path):
+    """It has more places than it reads: the tokenizer says how many."""
+    siglip_tokenizer().save_pretrained(tmp_path)
+    tokenizer = HFTokenizer(str(tmp_path), context_length=LENGTH)
+    bert = transformers.BertConfig(
+        vocab_size=len(siglip_tokenizer()), max_position_embeddings=2 * LENGTH, pad_token_id=1, **TEXT
+    )
+    bert.save_pretrained(tmp_path)
+    module, _ = open_clip_model("CustomTextCLIP")
+    reader = HFTextEncoder(str(tmp_path), 24, config=bert, pooler_type="mean_pooler", proj_type="mlp", pretrained=False)
+    module.text = randomise(reader)
+    tower = TextTower.from_pretrained(module, tokenizer=tokenizer)
+    equal(tower.embed(TEXTS), torch.nn.functional.normalize(module.encode_text(tokenizer(TEXTS)), dim=-1))
+    with pytest.warns(UserWarning, match=rf"reads {LENGTH - 1} tokens"):
+        tower.embed("cat " * LENGTH)

@@ -138,7 +138,7 @@ def test_a_repository_on_the_hub(folder, clip_tower, monkeypatch):
 
 def test_what_is_lost_of_texts_that_are_too_long(clip_tower):
     long = "a cat " * 5 + "of the " * 10
-    wanted = rf"^the tower reads {LENGTH - 2} tokens of a text, and .* is not read, and 1 more are too long$"
+    wanted = rf"^the tower reads {LENGTH - 2} tokens of a text, and .* is not read, and 1 more is too long$"
     with pytest.warns(UserWarning, match=wanted):
         clip_tower.embed(["a cat", long, long + long])
     module, tokenizer = open_clip_model("CLIP")

@@ -31,7 +31,7 @@ def confusion_board(found: ZeroShotAccuracy) -> go.Figure:
     shown = places[:: max(1, -(-len(places) // MOST_BESIDE_BOARD))]
     ticks = {"tickvals": shown, "ticktext": [names[i] for i in shown]}
     figure.update_xaxes(title="nearest text", tickangle=-60, **ticks)
-    figure.update_yaxes(title="class", autorange="reversed", **ticks)
+    figure.update_yaxes(title={"text": "class", "standoff": 12}, automargin=True, autorange="reversed", **ticks)
     first = found.table().iloc[0]
     return finish(
         figure,

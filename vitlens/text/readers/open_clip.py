@@ -105,8 +105,8 @@ def context_length(module: Any, tokenizer: Any) -> int | None:
 
 
 def vocabulary(module: Any) -> int | None:
-    """How many tokens the tower knows."""
-    return getattr(getattr(module, "text", module), "vocab_size", None)
+    """How many tokens the tower knows, where it tells that."""
+    return getattr(getattr(module, "text", module), "vocab_size", None) or None
 
 
 @contextmanager

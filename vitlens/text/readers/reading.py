@@ -80,7 +80,8 @@ def warn_of_cut_texts(
     tokens = words[long[0]]
     lost = spell(tokens[:-room] if from_left else tokens[room:]).strip()
     lost = lost if len(lost) <= LONGEST_LOST else f"{lost[:LONGEST_LOST]}…"
-    others = f", and {len(long) - 1} more are too long" if len(long) > 1 else ""
+    n_others = len(long) - 1
+    others = f", and {n_others} more {'is' if n_others == 1 else 'are'} too long" if n_others else ""
     warnings.warn(
         f"the tower reads {room} tokens of a text, and {short(texts[long[0]])} has {len(tokens)}: {lost!r} is not "
         f"read{others}",
