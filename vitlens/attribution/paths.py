@@ -51,7 +51,7 @@ def path_shares(
             if part.block >= index:
                 break
             read = part.z if scale is None else part.z / scale[..., None]
-            to_values = _to_values(block, part)
+            to_values = into_values(block, part)
             for route in routes:
                 shares[:, :, index, :, place : place + len(part.labels)] += route.by_unit(read, to_values)
             place += len(part.labels)
@@ -63,7 +63,7 @@ def path_shares(
     return [*names, ComponentLabel("value bias", "bias")], shares
 
 
-def _to_values(block: AnyBlock, part: Written) -> Float[Tensor, "unit width head d_head"]:
+def into_values(block: AnyBlock, part: Written) -> Float[Tensor, "unit width head d_head"]:
     """From what a part wrote to the values of a later block's heads, the scale of the norm between them left out."""
     W_V = rearrange(_behind_the_norm(block), "h e d -> h d e")
     if part.W is None:

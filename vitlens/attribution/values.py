@@ -29,7 +29,7 @@ class ValueRoute:
     pattern: Float[Tensor, "image head query source"]
     opening: Float[Tensor, "image #head query #d_head"]
     reach: Float[Tensor, "image head source #d_head"]
-    directions: Float[Tensor, "image class head d_head"]
+    directions: Float[Tensor, "#image class head d_head"]
     centres: bool
 
     def by_source(self, v: Float[Tensor, "image source head d_head"]) -> Float[Tensor, "image class head source"]:

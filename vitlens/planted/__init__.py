@@ -12,12 +12,18 @@ heads attend sharply and idle neurons fire, but they write where the circuit doe
     vit.directions, vit.pictures(64).strengths
 
 Here the residual stream is a sparse code that is known: dictionaries should find it again (`feature_recovery`).
+
+    vit = planted_words()
+    vit.model, vit.tower, vit.names
+
+Here heads write known words into a space that pictures share with texts.
 """
 
 from vitlens.planted.construction import PLANTED, planted
 from vitlens.planted.planted_vit import PlantedPictures, PlantedTruth, PlantedViT
 from vitlens.planted.recovery import FeatureRecovery, feature_recovery
 from vitlens.planted.sparse_code import FeaturePictures, PlantedFeatures, planted_features
+from vitlens.planted.words import PlantedWords, WordPictures, planted_words
 
 __all__ = [
     "PLANTED",
@@ -27,7 +33,10 @@ __all__ = [
     "PlantedPictures",
     "PlantedTruth",
     "PlantedViT",
+    "PlantedWords",
+    "WordPictures",
     "feature_recovery",
     "planted",
     "planted_features",
+    "planted_words",
 ]

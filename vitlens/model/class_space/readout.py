@@ -31,7 +31,7 @@ class ChosenReadout:
 
     tokens: slice
     weights: Float[Tensor, "image group read"]
-    directions: Float[Tensor, "image group class d"]
+    directions: Float[Tensor, "#image group class d"]
     constant: Float[Tensor, "image class"]
     terms: dict[str, Float[Tensor, "image class"]]
 
@@ -86,6 +86,10 @@ class LinearReadout:
         if baseline is not None:
             directions = directions - self.directions[:, baseline]
         return self._chosen(rearrange(directions, "g i c d -> i g c d"), pick)
+
+    def every(self) -> ChosenReadout:
+        """The readout of all classes. Where all pictures share the directions, their axis of images has length 1."""
+        return self._chosen(rearrange(self.directions, "g c d -> 1 g c d"), lambda table: table)
 
     def combine(self, rows: Float[Tensor, "image class classes"]) -> ChosenReadout:
         """The readout of sums over this one's classes, with weights of each picture's own."""
@@ -161,9 +165,12 @@ class FrozenReadout:
 
     def __call__(self, x: Float[Tensor, "batch tokens d"]) -> Float[Tensor, "batch classes"]:
         """The logits of a stream x whose frozen statistics are those of the run."""
-        every = torch.arange(n_outputs(self.classifier), device=x.device).expand(len(x), -1)
-        chosen = self.choose(every)
+        chosen = self.every()
         return chosen.share(x) + chosen.constant + sum(chosen.terms.values())
+
+    def every(self) -> ChosenReadout:
+        """As that of a linear readout."""
+        return self.choose(torch.arange(n_outputs(self.classifier), device=self.x.device).expand(len(self.x), -1))
 
     def choose(
         self, classes: Int[Tensor, "image class"], baseline: Int[Tensor, "image base"] | None = None

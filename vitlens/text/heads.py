@@ -1,0 +1,273 @@
+"""Names for attention heads: the texts that explain most of what a head writes into the embedding over many pictures."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vitlens.arguments import check_count, checked
+from vitlens.errors import InputError
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
+from vitlens.results.axes import ComponentLabel
+from vitlens.results.frames import Frame
+from vitlens.results.result import Result
+from vitlens.text.contributions import Contributions, head_contributions, joint_view
+from vitlens.text.moments import Moments
+from vitlens.text.spans import Chosen, Spread, chance, choose_texts, inside, random_like, rotations, spread_of
+from vitlens.text.tower import TextTower
+
+#: A text is a name where its p is at most this.
+NAMED = 0.05
+#: What a head writes that varies less than this share of the embedding's variance says nothing of a picture.
+NEGLIGIBLE = 1e-4
+#: Numbers in the texts as heads see them that are worked on at once.
+AT_ONCE = 2**23
+
+
+@dataclass(frozen=True, repr=False)
+class HeadNames(Result):
+    """`values` [head, rank]: the share of a head's variance that its first texts explain, on pictures held out.
+
+    `share` is the same on the pictures from which the texts were chosen. `shuffled` is what as many texts, chosen in the
+    same way, explain of contributions with the same variances whose directions were shuffled; `random` what as many of as
+    many random texts explain of the head itself: means over the draws, on the pictures held out. NaN of a head that writes
+    a constant. `variance` [head] is all that is to be explained, as a share of the embedding's variance.
+
+    `p` [head, rank] belongs to one text: a bound on the chance that any text of any head explains as much of what the
+    earlier ones left where the directions of that are shuffled. A text is a name of its head if its p and those of all
+    before it are at most 0.05, and if the head's variance is at least 0.0001; `names` has no others. `indices` are places
+    in `vocabulary`, −1 where nothing was left to explain.
+    """
+
+    share: Float[Tensor, "head rank"]
+    shuffled: Float[Tensor, "head rank"]
+    random: Float[Tensor, "head rank"]
+    p: Float[Tensor, "head rank"]
+    indices: Int[Tensor, "head rank"]
+    variance: Float[Tensor, "head"]
+    vocabulary: list[str]
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """The texts of each head in their order, names or not; "" where nothing was left to explain."""
+        return [["" if i < 0 else self.vocabulary[i] for i in row] for row in self.indices.tolist()]
+
+    @property
+    def is_name(self) -> Bool[Tensor, "head rank"]:
+        """Which texts are names: p at most 0.05, as of all before, of a head that writes something."""
+        speaks = self.variance >= NEGLIGIBLE
+        return speaks[:, None] & (self.p <= NAMED).long().cumprod(dim=1).bool()
+
+    @property
+    def names(self) -> dict[str, list[str]]:
+        """The names of each head, by its label; an empty list where the first text is none."""
+        counts = self.is_name.sum(dim=1).tolist()
+        return {
+            label: row[:n] for label, row, n in zip(self.axes["head"], self.texts, counts, strict=True)
+        }  # fmt: skip
+
+    def columns(self) -> dict[str, Tensor]:
+        return {
+            **super().columns(),
+            "chosen on": self.share,
+            "shuffled": self.shuffled,
+            "random": self.random,
+            "p": self.p,
+        }
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each head and rank, with its text and whether that is a name."""
+        frame = super().to_frame()
+        frame.insert(2, "text", [text for row in self.texts for text in row])
+        frame.insert(3, "is_name", self.is_name.flatten().numpy())
+        return frame
+
+    def table(self) -> pd.DataFrame:
+        """One row for each head: its names, the share that they explain, that of all k texts, and what that is beside."""
+        counts, named = self.is_name.sum(dim=1), self.is_name.any(dim=1)
+        by_names = self.values.gather(1, (counts - 1).clamp(min=0)[:, None])[:, 0].masked_fill(~named, 0.0)
+        k = self.values.shape[1]
+        return Frame(
+            {
+                "head": list(self.axes["head"]),
+                "names": [", ".join(names) for names in self.names.values()],
+                "explained": by_names.numpy(),
+                "p": self.p[:, 0].numpy(),
+                f"{k} texts": self.values[:, -1].numpy(),
+                "chosen on": self.share[:, -1].numpy(),
+                "shuffled": self.shuffled[:, -1].numpy(),
+                "random": self.random[:, -1].numpy(),
+                "variance": self.variance.numpy(),
+            }
+        )
+
+
+@leaves_state
+@checked
+def name_heads(
+    model: HookedViT,
+    images: PictureSource,
+    texts: str | Sequence[str],
+    *,
+    tower: TextTower,
+    blocks: int | Sequence[int] | None = None,
+    k: int = 5,
+    held_out: int | float = 0.5,
+    n_draws: int = 10,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: bool | None = None,
+) -> HeadNames:
+    """Names heads by the texts that explain most of the variance of what they write into the embedding (TextSpan).
+
+    A head's contribution to the embedding of a picture is a vector of the space in which texts lie: its direct part, exactly
+    as `direct_logit_attribution` splits it, the final norm's statistics frozen. Over the pictures these vectors have a mean
+    and a covariance Σ. Texts are chosen greedily: j = argmax r_jᵀ Σ r_j, the variance along what is left of the text, r_j;
+    then r_j is taken out of the vectors and out of all texts. r_j begins as the text's unit vector, projected onto the
+    space that the head can write. k texts explain Σ_i q_iᵀ Σ q_i / tr Σ, q_i the unit vectors of the r chosen.
+
+    Any k directions explain something, and the best of many texts more. So the share is that of pictures from which the
+    texts were not chosen, and beside it stand shuffled contributions and random texts (see HeadNames). A text is a name only if no
+    text would explain as much by chance: p bounds P(uᵀ Σ u ≥ qᵀ Σ q) for a unit vector u at random in the head's space
+    (Chernoff), times the number of texts and heads, Σ that of the pictures held out, behind the earlier texts.
+
+    One pass over the pictures keeps means and covariances alone: memory does not grow with their number.
+
+    Args:
+        images: pictures as a tensor, files, a picture set (`open_pictures`), or batches of them.
+        texts: what heads may be called: a vocabulary.
+        tower: embeds the texts into the space of the model's embeddings.
+        blocks: whose heads; None: all.
+        k: how many texts for each head.
+        held_out: the share of pictures, drawn by `seed`, on which texts are judged and from which none is chosen.
+        n_draws: shuffles, and sets of random texts.
+        seed: of what is drawn.
+        batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
+        progress: show a bar; by default on a terminal only.
+
+    Returns:
+        HeadNames with axes head, rank: `.names`, `.table()`, `.plot()`.
+
+    Raises:
+        InputError: texts of another width than the embedding; fewer texts than k, fewer than two pictures to choose from or
+            held out, a share that is not between 0 and 1, too few draws.
+
+    Source: Gandelsman, Efros & Steinhardt 2024 (Interpreting CLIP's Image Representation via Text-Based Decomposition),
+    algorithm 1. Here the space is that of centred contributions, and the embedding is not divided by its length.
+
+    Examples:
+        >>> import vitlens
+        >>> from vitlens.planted import planted_words
+        >>> vit = planted_words()
+        >>> images = vit.pictures(64).images
+        >>> found = vitlens.text.name_heads(vit.model, images, vit.texts, tower=vit.tower, k=3)
+        >>> found.names == vit.names
+        True
+    """
+    check_count(k, "k")
+    check_count(n_draws, "n_draws")
+    if not 0 < held_out < 1:
+        raise InputError(f"held_out is a share of the pictures, between 0 and 1, not {held_out}")
+    embedded = tower.embed(texts).detach().cpu().double()
+    vocabulary = [texts] if isinstance(texts, str) else list(texts)
+    if k > len(vocabulary):
+        raise InputError(f"k={k} texts cannot be chosen among {len(vocabulary)}: name more, or ask for fewer")
+    chosen_blocks = model.block_indices(blocks)
+    view = joint_view(model, embedded.shape[1])
+    generator = torch.Generator().manual_seed(seed)
+    chosen_on, judged_on, whole, first = Moments(), Moments(), Moments(), None
+    with torch.no_grad():
+        for batch in PictureBatches(view, images, batch_size).with_bar("names of heads", progress):
+            found, embedding = head_contributions(view, batch.images, chosen_blocks)
+            whole.add(embedding[..., None])
+            is_held_out = torch.rand(len(batch.images), generator=generator) < held_out
+            chosen_on.add(found.coordinates.cpu()[~is_held_out])
+            judged_on.add(found.coordinates.cpu()[is_held_out])
+            first = found if first is None else first
+        if first is None or min(chosen_on.n, judged_on.n) < 2:
+            raise InputError(
+                f"there are {chosen_on.n} pictures to choose texts from and {judged_on.n} held out, and a variance needs "
+                "two: pass more pictures"
+            )
+        parts = _Parts(float(whole.covariance.sum()))
+        for spread in _spreads(first, chosen_on, judged_on, len(embedded)):
+            parts.add(spread, embedded, k, n_draws, generator)
+    return parts.result(
+        first.labels,
+        vocabulary,
+        {
+            "model": model.cfg.model_name,
+            "texts": tower.name,
+            "pictures": chosen_on.n,
+            "pictures held out": judged_on.n,
+            "n_draws": n_draws,
+            "seed": seed,
+        },
+    )
+
+
+def _spreads(first: Contributions, chosen_on: Moments, judged_on: Moments, n_texts: int) -> Iterator[Spread]:
+    """The heads' covariances, a part of the heads at a time."""
+    maps = first.maps.cpu()
+    mean, covariance, held_out = chosen_on.mean, chosen_on.covariance, judged_on.covariance
+    size = max(1, AT_ONCE // (n_texts * maps.shape[1]))
+    for start in range(0, len(maps), size):
+        some = slice(start, start + size)
+        yield spread_of(maps[some], mean[some], covariance[some], held_out[some])
+
+
+class _Parts:
+    """The texts of some heads after the other."""
+
+    def __init__(self, variance: float) -> None:
+        self._variance = variance
+        self._found: list[tuple[Tensor, ...]] = []
+
+    def add(
+        self, spread: Spread, texts: Float[Tensor, "text joint"], k: int, n_draws: int, generator: torch.Generator
+    ) -> None:
+        seen = inside(spread, texts)
+        chosen = choose_texts(seen, spread.variances, spread.held_out, k)
+        p = chance(chosen, spread, len(texts))
+        # What is drawn is drawn to few digits.
+        about = spread.variances.float(), spread.held_out.float()
+        seen, shuffled, random = seen.float(), torch.zeros_like(p), torch.zeros_like(p)
+        for _ in range(n_draws):
+            turned = seen @ rotations(spread.is_there, generator).float()
+            shuffled += _held_out(choose_texts(turned, *about, k), spread) / n_draws
+            others = inside(spread, random_like(texts, generator).float())
+            random += _held_out(choose_texts(others, *about, k), spread) / n_draws
+        share = chosen.gains.cumsum(dim=1) / spread.total[:, None]
+        self._found.append(
+            (_held_out(chosen, spread), share, shuffled, random, p, chosen.texts, spread.total / self._variance)
+        )
+
+    def result(self, labels: list[ComponentLabel], vocabulary: list[str], settings: dict) -> HeadNames:
+        values, share, shuffled, random, p, indices, variance = (
+            torch.cat(part) for part in zip(*self._found, strict=True)
+        )
+        axes: dict[str, list] = {"head": labels, "rank": list(range(1, values.shape[1] + 1))}
+        return HeadNames(
+            values,
+            axes,
+            "share of variance",
+            share=share,
+            shuffled=shuffled,
+            random=random,
+            p=(p * len(labels)).clamp(max=1.0),
+            indices=indices,
+            variance=variance,
+            vocabulary=vocabulary,
+            settings=settings,
+        )
+
+
+def _held_out(chosen: Chosen, spread: Spread) -> Float[Tensor, "head rank"]:
+    """The share on the pictures held out; NaN where there is nothing to explain."""
+    is_constant = (spread.total == 0)[:, None]
+    return (chosen.held_out.cumsum(dim=1) / spread.total_held_out[:, None]).masked_fill(is_constant, torch.nan)

@@ -1,0 +1,269 @@
+"""Names for neurons: the direction that a neuron writes into the embedding, directly or through later heads, in texts."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from einops import einsum
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vitlens.arguments import check_count, checked, index_of, items
+from vitlens.errors import InputError
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
+from vitlens.results.frames import Frame
+from vitlens.results.result import Result
+from vitlens.text.contributions import joint_view
+from vitlens.text.moments import Moments
+from vitlens.text.neuron_effects import NeuronEffects, neuron_effects
+from vitlens.text.spans import random_like, spread_of
+from vitlens.text.tower import TextTower
+
+#: Numbers in the directions of neurons that are worked on at once.
+AT_ONCE = 2**23
+#: What is shorter than this is rounding, of vectors of length 1.
+ROUNDING = 1e-9
+#: Numbers in the covariances of neurons that are kept: 1 GB.
+MOST_KEPT = 2**27
+
+
+@dataclass(frozen=True, repr=False)
+class NeuronNames(Result):
+    """`values` [neuron, rank]: the share of the variance of a neuron's effect along its first texts, taken together.
+
+    `random` is the same for random texts, the mean over draws. `indices` are the texts' places in `vocabulary`, −1 where
+    nothing was left. Of each neuron, `rank_one` is the share of the variance along its one direction, `variance` that
+    variance as a share of the embedding's, and `pictures` on how many pictures the effect is large: (Σ s)² / Σ s² of its
+    squared lengths s, all pictures where they are equal, and 1 where one has all. NaN of a neuron that never changes.
+    """
+
+    random: Float[Tensor, "neuron rank"]
+    rank_one: Float[Tensor, "neuron"]
+    pictures: Float[Tensor, "neuron"]
+    variance: Float[Tensor, "neuron"]
+    indices: Int[Tensor, "neuron rank"]
+    vocabulary: list[str]
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """The texts of each neuron in their order; "" where nothing was left."""
+        return [["" if i < 0 else self.vocabulary[i] for i in row] for row in self.indices.tolist()]
+
+    def columns(self) -> dict[str, Tensor]:
+        return {**super().columns(), "random": self.random}
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each neuron and rank, with its text."""
+        frame = super().to_frame()
+        frame.insert(2, "text", [text for row in self.texts for text in row])
+        return frame
+
+    def table(self) -> pd.DataFrame:
+        """One row for each neuron, those first that vary most: its texts, and the share that all k explain."""
+        order = self.variance.argsort(descending=True, stable=True)
+        texts, k = self.texts, self.values.shape[1]
+        return Frame(
+            {
+                "neuron": [self.axes["neuron"][i] for i in order.tolist()],
+                "texts": [", ".join(filter(None, texts[i])) for i in order.tolist()],
+                f"{k} texts": self.values[order, -1].numpy(),
+                "random": self.random[order, -1].numpy(),
+                "rank one": self.rank_one[order].numpy(),
+                "pictures": self.pictures[order].numpy(),
+                "variance": self.variance[order].numpy(),
+            }
+        )
+
+
+@leaves_state
+@checked
+def name_neurons(
+    model: HookedViT,
+    images: PictureSource,
+    texts: str | Sequence[str],
+    *,
+    tower: TextTower,
+    block: int,
+    order: int = 2,
+    neurons: int | Sequence[int] | None = None,
+    k: int = 5,
+    n_draws: int = 5,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: bool | None = None,
+) -> NeuronNames:
+    """Names neurons by a sparse code, in texts, of the direction in which they move the embedding.
+
+    Of order 1 an effect is what the neuron writes itself: Σ_t w_t post_tn W_out[n], through the final norm and the
+    projection. Of order 2 it is what later heads make of that: Σ_heads Σ_q w_q Σ_j A_qj W_OV W_out[n] post_jn / s_j, the
+    patterns A and the scales s of norms frozen. Over the neurons of an MLP, and its bias, these are exactly the parts
+    that `direct_logit_attribution` gives with unit="neuron" and unit="path".
+
+    A neuron's direction is the first principal direction of its effects, pointing to where they are large. Texts are chosen
+    by orthogonal matching pursuit: the text most along what is left of the direction, taken out of it, and so on. What they
+    explain is the variance of the effects along the texts themselves, not along their parts in the neuron's space: one
+    direction would be explained by anything.
+
+    One pass over the pictures; memory does not grow with their number, but with the square of that of later heads.
+
+    Args:
+        images: pictures as a tensor, files, a picture set (`open_pictures`), or batches of them.
+        texts: what neurons may be called: a vocabulary.
+        tower: embeds the texts into the space of the model's embeddings.
+        block: whose MLP.
+        order: 1: what neurons write directly; 2: what they write through later heads.
+        neurons: which; None: all.
+        k: how many texts for each neuron.
+        n_draws: sets of random texts.
+        seed: of what is drawn.
+        batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
+        progress: show a bar; by default on a terminal only.
+
+    Returns:
+        NeuronNames with axes neuron, rank: `.texts`, `.table()`, `.plot()`.
+
+    Raises:
+        InputError: texts of another width than the embedding; fewer texts than k; an order that is not 1 or 2; order 2 in
+            the last block, which no head follows; a model in which neurons have no fixed direction (maxima, gates, norms behind
+            values); covariances of more than 1 GB; fewer than two pictures.
+
+    Source: Gandelsman, Efros & Steinhardt 2025 (Interpreting the Second-Order Effects of Neurons in CLIP), sections 3 to 5.
+
+    Examples:
+        >>> import vitlens
+        >>> from vitlens.planted import planted_words
+        >>> vit = planted_words()
+        >>> block, neuron = vit.neuron  # a later head makes a word of what it finds
+        >>> about = {"tower": vit.tower, "block": block, "neurons": neuron, "k": 2}
+        >>> found = vitlens.text.name_neurons(vit.model, vit.pictures(64).images, vit.texts, **about)
+        >>> found.texts[0][0] == vit.neuron_word
+        True
+    """
+    check_count(k, "k")
+    check_count(n_draws, "n_draws")
+    if order not in (1, 2):
+        raise InputError(f"order is 1 (what neurons write directly) or 2 (through later heads), not {order}")
+    index = model.block_index(block)
+    if order == 2 and index == model.cfg.n_layers - 1:
+        raise InputError(f"no head follows the neurons of block {index}, the last: ask for order=1 or an earlier block")
+    d_mlp = model.blocks[index].mlp.W_out.shape[0]
+    chosen = list(range(d_mlp)) if neurons is None else [index_of(n, d_mlp, "neuron") for n in items(neurons)]
+    if not chosen:
+        raise InputError("the list of neurons is empty: name at least one, or pass None for all")
+    embedded = tower.embed(texts).detach().cpu().double()
+    vocabulary = [texts] if isinstance(texts, str) else list(texts)
+    if k > len(vocabulary):
+        raise InputError(f"k={k} texts cannot be chosen among {len(vocabulary)}: name more, or ask for fewer")
+    view = joint_view(model, embedded.shape[1])
+    sums, whole, first = _Sums(), Moments(), None
+    with torch.no_grad():
+        for batch in PictureBatches(view, images, batch_size).with_bar("names of neurons", progress):
+            found, embedding = neuron_effects(view, batch.images, index, order, chosen)
+            first = found if first is None else first
+            sums.add(found, first)
+            whole.add(embedding[..., None])
+        if first is None or sums.moments.n < 2:
+            raise InputError("a variance needs two pictures: pass more")
+        generator = torch.Generator().manual_seed(seed)
+        others = [random_like(embedded, generator) for _ in range(n_draws)]
+        parts = [_named(maps, sums, some, [embedded, *others], k) for some, maps in _in_parts(first)]
+    indices, shares, rank_one, total = (torch.cat(part) for part in zip(*parts, strict=True))
+    return NeuronNames(
+        shares[:, 0],
+        {"neuron": first.part.labels, "rank": list(range(1, k + 1))},
+        "share of variance",
+        random=shares[:, 1:].mean(dim=1),
+        rank_one=rank_one,
+        pictures=torch.where(total > 0, sums.sizes.square() / sums.squares, torch.nan),
+        variance=total / float(whole.covariance.sum()),
+        indices=indices,
+        vocabulary=vocabulary,
+        settings={
+            "model": model.cfg.model_name,
+            "block": index,
+            "order": order,
+            "texts": tower.name,
+            "pictures": sums.moments.n,
+            "n_draws": n_draws,
+            "seed": seed,
+        },
+    )
+
+
+class _Sums:
+    """Moments of the coordinates of effects, and sums over their squared lengths s: Σ s, Σ s², Σ s · coordinates."""
+
+    def __init__(self) -> None:
+        self.moments = Moments()
+        self.sizes: Float[Tensor, "neuron"] = torch.zeros(())
+        self.squares: Float[Tensor, "neuron"] = torch.zeros(())
+        self.large: Float[Tensor, "neuron way"] = torch.zeros(())
+        self._products: Float[Tensor, "neuron way way"] | None = None
+
+    def add(self, effects: NeuronEffects, first: NeuronEffects) -> None:
+        """`first` are those of the first batch, whose directions are those of all."""
+        n_neurons, n_ways = effects.coordinates.shape[1:]
+        if n_neurons * n_ways**2 > MOST_KEPT:
+            raise InputError(
+                f"the covariances of {n_neurons} neurons over {n_ways} later heads take more than 1 GB: choose neurons, or "
+                "a later block"
+            )
+        if self._products is None:
+            self._products = torch.cat([maps @ maps.mT for _, maps in _in_parts(first)])
+        rows = effects.coordinates.cpu().double()
+        sizes = einsum(rows, self._products, rows, "i u w, u w v, i u v -> i u")
+        self.moments.add(rows)
+        self.sizes = self.sizes + sizes.sum(dim=0)
+        self.squares = self.squares + sizes.square().sum(dim=0)
+        self.large = self.large + einsum(sizes, rows, "i u, i u w -> u w")
+
+
+def _in_parts(effects: NeuronEffects) -> Iterator[tuple[slice, Float[Tensor, "neuron way joint"]]]:
+    """The directions of some neurons after the other."""
+    n_neurons, n_ways = effects.coordinates.shape[1:]
+    size = max(1, AT_ONCE // (n_ways * effects.readers[0].directions.shape[2]))
+    for start in range(0, n_neurons, size):
+        some = slice(start, start + size)
+        yield some, effects.maps(some).cpu().double()
+
+
+def _named(
+    maps: Float[Tensor, "neuron way joint"], sums: _Sums, some: slice, vocabularies: list[Tensor], k: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The texts of some neurons, what each vocabulary explains, the share of the first direction, and the variance."""
+    mean, covariance = sums.moments.mean[some], sums.moments.covariance[some]
+    spread = spread_of(maps, mean, covariance, covariance)
+    direction = spread.basis[:, 0]
+    towards = einsum(sums.large[some], maps, direction, "u w, u w e, u e -> u").sign()
+    codes = [greedy_code(direction * towards[:, None], texts, k) for texts in vocabularies]
+    explained = []
+    for _, axes in codes:
+        along = einsum(maps, axes, "u w e, u k e -> u k w")
+        explained.append(einsum(along, covariance, along, "u k w, u w v, u k v -> u k").cumsum(dim=1))
+    shares = torch.stack(explained, dim=1) / spread.total[:, None, None]
+    return codes[0][0], shares, spread.variances[:, 0] / spread.total, spread.total
+
+
+def greedy_code(
+    directions: Float[Tensor, "neuron joint"], texts: Float[Tensor, "text joint"], k: int
+) -> tuple[Int[Tensor, "neuron {k}"], Float[Tensor, "neuron {k} joint"]]:
+    """Orthogonal matching pursuit: the text most along what is left of each direction, again and again, and orthonormal axes
+    of the texts chosen. −1 and 0 where nothing is left along any text."""
+    left = directions.clone()
+    axes = directions.new_zeros(len(directions), 0, directions.shape[1])
+    chosen = []
+    for _ in range(k):
+        along, index = (left @ texts.T).max(dim=1)
+        new = texts[index]
+        for _ in range(2):  # Once more for what rounding leaves.
+            new = new - einsum(axes, axes, new, "u k e, u k f, u f -> u e")
+        length = new.norm(dim=1)
+        ends = (along <= ROUNDING) | (length <= ROUNDING)
+        new = (new / length.clamp(min=ROUNDING)[:, None]).masked_fill(ends[:, None], 0.0)
+        axes = torch.cat([axes, new[:, None]], dim=1)
+        left = left - (left * new).sum(dim=1, keepdim=True) * new
+        chosen.append(index.masked_fill(ends, -1))
+    return torch.stack(chosen, dim=1), axes
