@@ -247,6 +247,23 @@ def test_mistakes_of_the_planted_dictionaries(arguments, sentence):
     assert sentence in done.stderr
 
 
+WORDS = SCRIPT.parent / "planted_words.py"
+
+
+def test_planted_words_come_back_and_no_others():
+    done = run_script(WORDS, "--seeds", 1, "--n-images", 256)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("1 of 1") == 8
+    assert "9 of 9" in done.stdout  # the heads that write what no text says
+    assert done.stdout.count("0.00 ") == 9
+
+
+def test_a_mistake_of_the_planted_words():
+    done = run_script(WORDS, "--seeds", 0)
+    assert done.returncode == 2
+    assert "at least 1" in done.stderr
+
+
 def test_a_share_is_told_only_where_it_is_one():
     """Pairs whose context turns the answer around: logits before and after, and no 214 %."""
     script = runpy.run_path(str(SCRIPT), run_name="patch_context")

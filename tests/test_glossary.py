@@ -58,6 +58,8 @@ SUBJECTS = {
     "sparse_words": ["model", "images", "texts"],
     "sparse_words_of": ["embeddings", "texts"],
     "load_vocabulary": ["name_or_path", "category"],
+    "name_heads": ["model", "images", "texts"],
+    "name_neurons": ["model", "images", "texts"],
     "read_memories": ["model", "block"],
     "select_tokens": ["model", "tokens", "n_images"],
     "select_classes": ["model", "classes", "n_images", "predict"],

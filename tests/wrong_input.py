@@ -196,6 +196,8 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
     spread = dict(zip(words, torch.randn(4, 16), strict=True))
     tower = vitlens.text.TextTower(lambda texts: torch.stack([spread.get(text, torch.ones(16)) for text in texts]))
 
+    naming = {"model": model, "images": many, "texts": words, "tower": tower, "k": 2}
+
     named: dict[str, dict[str, Any]] = {
         "ablate_tokens": {**about, "tokens": "object", "masks": masks, "replacement": "other", "others": others},
         "ablation_hooks": {
@@ -249,6 +251,8 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "sparse_words": {**about, "texts": words, "tower": tower, "n_draws": 1, **quiet},
         "sparse_words_of": {"embeddings": torch.randn(3, 16), "texts": words, "tower": tower, "n_draws": 1},
         "load_vocabulary": {"name_or_path": "plain", "category": "count"},
+        "name_heads": {**naming, "n_draws": 1, **quiet},
+        "name_neurons": {**naming, "block": 0, "n_draws": 1, **quiet},
         "knockout_attention": {**about, "edges": cut, "replacement": "other", "others": others, "masks": masks},
         "knockout_hooks": {**about, "edges": cut, "replacement": "other", "others": others, "masks": masks},
         "mean_activations": {**about, **quiet},
@@ -476,6 +480,9 @@ ELSEWHERE: dict[tuple[str, str], list[Any]] = {
     ("sparse_words_of", "tower"): [None, *RESULT],
     ("load_vocabulary", "name_or_path"): [None, 5, 1.7, "nonsense", [], Thing(), ".", "\0"],
     ("load_vocabulary", "category"): NAME,
+    ("name_heads", "held_out"): [None, *NUMBER, 0, 1, -0.5],
+    ("name_neurons", "order"): [None, True, NAN, 0, 3, "nonsense", [], Thing()],
+    ("name_neurons", "block"): ONE_PLACE,
     ("with_saes", "saes"): [None, 5, "nonsense", [], Thing(), {"resid_post0": None}, {"nonsense": None}],
     ("explore_features", "shown"): [None, 1.7, True, NAN, -1, MANY, "nonsense", [-1], [1.7], [99], Thing()],
     ("explore_features", "doses"): [None, True, NAN, "nonsense", [], [NAN], [None], Thing()],

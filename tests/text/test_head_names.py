@@ -11,8 +11,9 @@ from variants import pictures
 import vitlens
 from vitlens import InputError, direct_logit_attribution
 from vitlens.planted import planted_words
-from vitlens.text.contributions import Contributions, head_contributions, joint_view
-from vitlens.text.moments import Moments
+from vitlens.text.contributions import Contributions, head_contributions
+from vitlens.text.moments import VectorMoments
+from vitlens.text.seen import embedding_view
 from vitlens.text.spans import bound_on_chance, chance, choose_texts, inside, random_like, rotations, spread_of
 
 QUIET = {"progress": False}
@@ -25,7 +26,7 @@ def drawn(*shape, seed=0):
 
 
 def moments_of(rows, size=7):
-    moments = Moments()
+    moments = VectorMoments()
     for start in range(0, len(rows), size):
         moments.add(rows[start : start + size])
     return moments
@@ -173,7 +174,7 @@ def test_random_texts_have_the_second_moments_of_the_texts():
 def test_contributions_are_the_shares_of_the_attribution_and_sum_to_the_embedding(name):
     with borrow(name) as model:
         width = model.cfg.d_vocab
-        view = joint_view(model, width)
+        view = embedding_view(model, width)
         images = pictures(model.cfg, 2)
         found, embedding = head_contributions(view, images, range(model.cfg.n_layers))
         close(embedding, model(images))
@@ -193,7 +194,7 @@ def test_contributions_are_the_shares_of_the_attribution_and_sum_to_the_embeddin
 def test_coordinates_are_few_where_heads_have_fixed_directions():
     with borrow("class_token") as model:
         wide = drawn(50, model.cfg.d_model)
-        view = joint_view(model.with_class_embeddings(wide, space="features"), model.cfg.d_model)
+        view = embedding_view(model.with_class_embeddings(wide, space="features"), model.cfg.d_model)
         found, _ = head_contributions(view, pictures(model.cfg, 2), [0])
     assert isinstance(found, Contributions)
     assert found.coordinates.shape[2] == model.cfg.d_head
@@ -278,6 +279,7 @@ def test_what_cannot_be_named_is_refused():
         ({"images": images[:2]}, "pass more pictures"),
         ({"tower": narrow}, "width 7"),
         ({"texts": ["a word that it does not know"]}, "knows its texts only"),
+        ({"tower": None}, "has no text tower"),
     ]:
         with pytest.raises(InputError, match=said):
             vitlens.text.name_heads(**(about | wrong))

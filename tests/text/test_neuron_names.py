@@ -11,9 +11,9 @@ from variants import pictures
 import vitlens
 from vitlens import InputError, direct_logit_attribution
 from vitlens.planted import planted_words
-from vitlens.text.contributions import joint_view
 from vitlens.text.neuron_effects import neuron_effects
 from vitlens.text.neurons import greedy_code
+from vitlens.text.seen import embedding_view
 
 QUIET = {"progress": False}
 close = torch.testing.assert_close
@@ -36,7 +36,7 @@ FIXED = ["class_token", "attention_pool", "class_and_mean", "average_with_regist
 @pytest.mark.parametrize("name", FIXED)
 def test_direct_effects_are_the_shares_of_the_neurons(name):
     with borrow(name) as model:
-        view, images = joint_view(model, model.cfg.d_vocab), pictures(model.cfg, 2)
+        view, images = embedding_view(model, model.cfg.d_vocab), pictures(model.cfg, 2)
         shares = direct_logit_attribution(view, images, "all", unit="neuron")
         for block in range(model.cfg.n_layers):
             found, embedding = vectors_of(view, images, block, 1)
@@ -52,7 +52,7 @@ def test_effects_of_second_order_sum_to_the_paths_of_their_mlp(name):
         block.mlp.b_out.data.zero_()
         if block.norm_behind("mlp") is not None and block.norm_behind("mlp").bias is not None:
             block.norm_behind("mlp").bias.data.zero_()
-    view, images = joint_view(model, model.cfg.d_vocab), pictures(model.cfg, 2)
+    view, images = embedding_view(model, model.cfg.d_vocab), pictures(model.cfg, 2)
     paths = direct_logit_attribution(view, images, "all", unit="path")
     for block in range(model.cfg.n_layers - 1):
         found, _ = vectors_of(view, images, block, 2)
@@ -65,7 +65,7 @@ def test_effects_of_second_order_sum_to_the_paths_of_their_mlp(name):
 @pytest.mark.parametrize(("name", "order"), [("maximum", 1), ("maximum", 2), ("gated_attention", 2), ("sub_norms", 2)])
 def test_neurons_without_a_fixed_direction_are_refused(name, order):
     with borrow(name) as model:
-        view = joint_view(model, model.cfg.d_vocab)
+        view = embedding_view(model, model.cfg.d_vocab)
         with pytest.raises(InputError, match="direct_logit_attribution"):
             neuron_effects(view, pictures(model.cfg, 2), 0, order, [0])
 
@@ -107,7 +107,7 @@ def named(order=2, k=3):
 @pytest.mark.parametrize("order", [1, 2])
 def test_numbers_are_those_of_all_vectors(order):
     vit, found = words(), named(order)
-    view = joint_view(vit.model, 40)
+    view = embedding_view(vit.model, 40)
     with torch.no_grad():
         vectors, embedding = vectors_of(view, vit.pictures(48).images, vit.neuron[0], order)
     texts = vit.tower.embed(vit.texts)

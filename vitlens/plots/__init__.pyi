@@ -52,5 +52,5 @@ from .similarity import similarity_map as similarity_map
 from .text.confusion import confusion_board as confusion_board
 from .text.named import name_areas as name_areas
 from .text.named import word_bars as word_bars
-from .text import head_names_board as head_names_board
-from .text import neuron_names_bars as neuron_names_bars
+from .text.parts import head_names_board as head_names_board
+from .text.parts import neuron_names_bars as neuron_names_bars

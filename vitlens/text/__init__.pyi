@@ -10,6 +10,9 @@ from .heads import HeadNames as HeadNames
 from .heads import name_heads as name_heads
 from .neurons import NeuronNames as NeuronNames
 from .neurons import name_neurons as name_neurons
+from .sparse_concepts import SparseWords as SparseWords
+from .sparse_concepts import sparse_words as sparse_words
+from .sparse_concepts import sparse_words_of as sparse_words_of
 from .tower import TextTower as TextTower
 from .vocabulary import Vocabulary as Vocabulary
 from .vocabulary import load_vocabulary as load_vocabulary

@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitlens.attribution.run import Wanted, Written, attribution_run, first_tokens, n_tokens_read, wanted_heads, written
-from vitlens.model.class_space.classifier import ClassEmbeddings, n_outputs
 from vitlens.model.class_space.readout import ChosenReadout
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.results.axes import ComponentLabel
@@ -25,19 +24,6 @@ class Contributions(NamedTuple):
     @property
     def vectors(self) -> Float[Tensor, "image unit joint"]:
         return einsum(self.coordinates, self.maps, "i u w, u w e -> i u e")
-
-
-def joint_view(model: HookedViT, width: int) -> HookedViT:
-    """The model with the coordinates of its embedding as its outputs: what its head returns where that has this width, else
-    what a classifier would read.
-
-    Raises:
-        InputError: texts of this width lie in neither space.
-    """
-    head = model.unembed
-    own = head.projection if isinstance(head, ClassEmbeddings) else head
-    space = "output" if own is not None and n_outputs(own) == width else "features"
-    return model.with_class_embeddings(torch.eye(width), space=space, output="embedding")
 
 
 def head_contributions(

@@ -16,17 +16,18 @@ from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
 from vitlens.results.axes import ComponentLabel
 from vitlens.results.frames import Frame
 from vitlens.results.result import Result
-from vitlens.text.contributions import Contributions, head_contributions, joint_view
-from vitlens.text.moments import Moments
+from vitlens.text.asked import read_asked
+from vitlens.text.contributions import Contributions, head_contributions
+from vitlens.text.moments import VectorMoments
 from vitlens.text.spans import Chosen, Spread, chance, choose_texts, inside, random_like, rotations, spread_of
 from vitlens.text.tower import TextTower
 
 #: A text is a name where its p is at most this.
-NAMED = 0.05
+MOST_P = 0.05
 #: What a head writes that varies less than this share of the embedding's variance says nothing of a picture.
 NEGLIGIBLE = 1e-4
 #: Numbers in the texts as heads see them that are worked on at once.
-AT_ONCE = 2**23
+TEXTS_AT_ONCE = 2**23
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,7 +62,7 @@ class HeadNames(Result):
     def is_name(self) -> Bool[Tensor, "head rank"]:
         """Which texts are names: p at most 0.05, as of all before, of a head that writes something."""
         speaks = self.variance >= NEGLIGIBLE
-        return speaks[:, None] & (self.p <= NAMED).long().cumprod(dim=1).bool()
+        return speaks[:, None] & (self.p <= MOST_P).long().cumprod(dim=1).bool()
 
     @property
     def names(self) -> dict[str, list[str]]:
@@ -114,7 +115,7 @@ def name_heads(
     images: PictureSource,
     texts: str | Sequence[str],
     *,
-    tower: TextTower,
+    tower: TextTower | None = None,
     blocks: int | Sequence[int] | None = None,
     k: int = 5,
     held_out: int | float = 0.5,
@@ -132,16 +133,17 @@ def name_heads(
     space that the head can write. k texts explain Σ_i q_iᵀ Σ q_i / tr Σ, q_i the unit vectors of the r chosen.
 
     Any k directions explain something, and the best of many texts more. So the share is that of pictures from which the
-    texts were not chosen, and beside it stand shuffled contributions and random texts (see HeadNames). A text is a name only if no
-    text would explain as much by chance: p bounds P(uᵀ Σ u ≥ qᵀ Σ q) for a unit vector u at random in the head's space
-    (Chernoff), times the number of texts and heads, Σ that of the pictures held out, behind the earlier texts.
+    texts were not chosen, and beside it stand shuffled contributions and random texts (see HeadNames). A text is a name only
+    if no text would explain as much by chance: p bounds P(uᵀ Σ u ≥ qᵀ Σ q) for a unit vector u at random in the head's
+    space (Chernoff), times the number of texts and heads, Σ that of the pictures held out, behind the earlier texts.
 
     One pass over the pictures keeps means and covariances alone: memory does not grow with their number.
 
     Args:
         images: pictures as a tensor, files, a picture set (`open_pictures`), or batches of them.
         texts: what heads may be called: a vocabulary.
-        tower: embeds the texts into the space of the model's embeddings.
+        tower: embeds the texts into the space of the model's embeddings; None: the model's own, see
+            `HookedViT.set_text_tower`.
         blocks: whose heads; None: all.
         k: how many texts for each head.
         held_out: the share of pictures, drawn by `seed`, on which texts are judged and from which none is chosen.
@@ -154,8 +156,8 @@ def name_heads(
         HeadNames with axes head, rank: `.names`, `.table()`, `.plot()`.
 
     Raises:
-        InputError: texts of another width than the embedding; fewer texts than k, fewer than two pictures to choose from or
-            held out, a share that is not between 0 and 1, too few draws.
+        InputError: no tower; texts of another width than the embedding; fewer texts than k; fewer than two pictures to
+            choose from or held out; a share that is not between 0 and 1.
 
     Source: Gandelsman, Efros & Steinhardt 2024 (Interpreting CLIP's Image Representation via Text-Based Decomposition),
     algorithm 1. Here the space is that of centred contributions, and the embedding is not divided by its length.
@@ -164,26 +166,21 @@ def name_heads(
         >>> import vitlens
         >>> from vitlens.planted import planted_words
         >>> vit = planted_words()
-        >>> images = vit.pictures(64).images
-        >>> found = vitlens.text.name_heads(vit.model, images, vit.texts, tower=vit.tower, k=3)
-        >>> found.names == vit.names
+        >>> images = vit.pictures(256).images
+        >>> found = vitlens.text.name_heads(vit.model, images, vit.texts, tower=vit.tower, n_draws=1)
+        >>> found.names == vit.names  # heads that write nothing, or what no text says, have none
         True
     """
-    check_count(k, "k")
     check_count(n_draws, "n_draws")
     if not 0 < held_out < 1:
         raise InputError(f"held_out is a share of the pictures, between 0 and 1, not {held_out}")
-    embedded = tower.embed(texts).detach().cpu().double()
-    vocabulary = [texts] if isinstance(texts, str) else list(texts)
-    if k > len(vocabulary):
-        raise InputError(f"k={k} texts cannot be chosen among {len(vocabulary)}: name more, or ask for fewer")
     chosen_blocks = model.block_indices(blocks)
-    view = joint_view(model, embedded.shape[1])
+    asked = read_asked(model, texts, tower, k)
     generator = torch.Generator().manual_seed(seed)
-    chosen_on, judged_on, whole, first = Moments(), Moments(), Moments(), None
+    chosen_on, judged_on, whole, first = VectorMoments(), VectorMoments(), VectorMoments(), None
     with torch.no_grad():
-        for batch in PictureBatches(view, images, batch_size).with_bar("names of heads", progress):
-            found, embedding = head_contributions(view, batch.images, chosen_blocks)
+        for batch in PictureBatches(asked.view, images, batch_size).with_bar("names of heads", progress):
+            found, embedding = head_contributions(asked.view, batch.images, chosen_blocks)
             whole.add(embedding[..., None])
             is_held_out = torch.rand(len(batch.images), generator=generator) < held_out
             chosen_on.add(found.coordinates.cpu()[~is_held_out])
@@ -195,14 +192,14 @@ def name_heads(
                 "two: pass more pictures"
             )
         parts = _Parts(float(whole.covariance.sum()))
-        for spread in _spreads(first, chosen_on, judged_on, len(embedded)):
-            parts.add(spread, embedded, k, n_draws, generator)
+        for spread in _spreads(first, chosen_on, judged_on, len(asked.texts)):
+            parts.add(spread, asked.vectors, k, n_draws, generator)
     return parts.result(
         first.labels,
-        vocabulary,
+        asked.texts,
         {
             "model": model.cfg.model_name,
-            "texts": tower.name,
+            "texts": asked.tower,
             "pictures": chosen_on.n,
             "pictures held out": judged_on.n,
             "n_draws": n_draws,
@@ -211,11 +208,13 @@ def name_heads(
     )
 
 
-def _spreads(first: Contributions, chosen_on: Moments, judged_on: Moments, n_texts: int) -> Iterator[Spread]:
+def _spreads(
+    first: Contributions, chosen_on: VectorMoments, judged_on: VectorMoments, n_texts: int
+) -> Iterator[Spread]:
     """The heads' covariances, a part of the heads at a time."""
     maps = first.maps.cpu()
     mean, covariance, held_out = chosen_on.mean, chosen_on.covariance, judged_on.covariance
-    size = max(1, AT_ONCE // (n_texts * maps.shape[1]))
+    size = max(1, TEXTS_AT_ONCE // (n_texts * maps.shape[1]))
     for start in range(0, len(maps), size):
         some = slice(start, start + size)
         yield spread_of(maps[some], mean[some], covariance[some], held_out[some])

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-class Moments:
+class VectorMoments:
     """Sums of the vectors of each unit, and of their products, in float64."""
 
     def __init__(self) -> None:

@@ -16,16 +16,16 @@ from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
 from vitlens.results.frames import Frame
 from vitlens.results.result import Result
-from vitlens.text.contributions import joint_view
-from vitlens.text.moments import Moments
+from vitlens.text.asked import read_asked
+from vitlens.text.moments import VectorMoments
 from vitlens.text.neuron_effects import NeuronEffects, neuron_effects
 from vitlens.text.spans import random_like, spread_of
 from vitlens.text.tower import TextTower
 
 #: Numbers in the directions of neurons that are worked on at once.
-AT_ONCE = 2**23
+NEURONS_AT_ONCE = 2**23
 #: What is shorter than this is rounding, of vectors of length 1.
-ROUNDING = 1e-9
+NO_LENGTH = 1e-9
 #: Numbers in the covariances of neurons that are kept: 1 GB.
 MOST_KEPT = 2**27
 
@@ -85,7 +85,7 @@ def name_neurons(
     images: PictureSource,
     texts: str | Sequence[str],
     *,
-    tower: TextTower,
+    tower: TextTower | None = None,
     block: int,
     order: int = 2,
     neurons: int | Sequence[int] | None = None,
@@ -112,7 +112,8 @@ def name_neurons(
     Args:
         images: pictures as a tensor, files, a picture set (`open_pictures`), or batches of them.
         texts: what neurons may be called: a vocabulary.
-        tower: embeds the texts into the space of the model's embeddings.
+        tower: embeds the texts into the space of the model's embeddings; None: the model's own, see
+            `HookedViT.set_text_tower`.
         block: whose MLP.
         order: 1: what neurons write directly; 2: what they write through later heads.
         neurons: which; None: all.
@@ -126,9 +127,9 @@ def name_neurons(
         NeuronNames with axes neuron, rank: `.texts`, `.table()`, `.plot()`.
 
     Raises:
-        InputError: texts of another width than the embedding; fewer texts than k; an order that is not 1 or 2; order 2 in
-            the last block, which no head follows; a model in which neurons have no fixed direction (maxima, gates, norms behind
-            values); covariances of more than 1 GB; fewer than two pictures.
+        InputError: no tower; texts of another width than the embedding; fewer texts than k; an order that is not 1 or 2;
+            order 2 in the last block, which no head follows; a model in which neurons have no fixed direction (maxima,
+            gates, norms behind values); covariances of more than 1 GB; fewer than two pictures.
 
     Source: Gandelsman, Efros & Steinhardt 2025 (Interpreting the Second-Order Effects of Neurons in CLIP), sections 3 to 5.
 
@@ -142,7 +143,6 @@ def name_neurons(
         >>> found.texts[0][0] == vit.neuron_word
         True
     """
-    check_count(k, "k")
     check_count(n_draws, "n_draws")
     if order not in (1, 2):
         raise InputError(f"order is 1 (what neurons write directly) or 2 (through later heads), not {order}")
@@ -153,23 +153,19 @@ def name_neurons(
     chosen = list(range(d_mlp)) if neurons is None else [index_of(n, d_mlp, "neuron") for n in items(neurons)]
     if not chosen:
         raise InputError("the list of neurons is empty: name at least one, or pass None for all")
-    embedded = tower.embed(texts).detach().cpu().double()
-    vocabulary = [texts] if isinstance(texts, str) else list(texts)
-    if k > len(vocabulary):
-        raise InputError(f"k={k} texts cannot be chosen among {len(vocabulary)}: name more, or ask for fewer")
-    view = joint_view(model, embedded.shape[1])
-    sums, whole, first = _Sums(), Moments(), None
+    asked = read_asked(model, texts, tower, k)
+    sums, whole, first = _Sums(), VectorMoments(), None
     with torch.no_grad():
-        for batch in PictureBatches(view, images, batch_size).with_bar("names of neurons", progress):
-            found, embedding = neuron_effects(view, batch.images, index, order, chosen)
+        for batch in PictureBatches(asked.view, images, batch_size).with_bar("names of neurons", progress):
+            found, embedding = neuron_effects(asked.view, batch.images, index, order, chosen)
             first = found if first is None else first
             sums.add(found, first)
             whole.add(embedding[..., None])
         if first is None or sums.moments.n < 2:
             raise InputError("a variance needs two pictures: pass more")
         generator = torch.Generator().manual_seed(seed)
-        others = [random_like(embedded, generator) for _ in range(n_draws)]
-        parts = [_named(maps, sums, some, [embedded, *others], k) for some, maps in _in_parts(first)]
+        others = [random_like(asked.vectors, generator) for _ in range(n_draws)]
+        parts = [_named(maps, sums, some, [asked.vectors, *others], k) for some, maps in _in_parts(first)]
     indices, shares, rank_one, total = (torch.cat(part) for part in zip(*parts, strict=True))
     return NeuronNames(
         shares[:, 0],
@@ -180,12 +176,12 @@ def name_neurons(
         pictures=torch.where(total > 0, sums.sizes.square() / sums.squares, torch.nan),
         variance=total / float(whole.covariance.sum()),
         indices=indices,
-        vocabulary=vocabulary,
+        vocabulary=asked.texts,
         settings={
             "model": model.cfg.model_name,
             "block": index,
             "order": order,
-            "texts": tower.name,
+            "texts": asked.tower,
             "pictures": sums.moments.n,
             "n_draws": n_draws,
             "seed": seed,
@@ -194,10 +190,10 @@ def name_neurons(
 
 
 class _Sums:
-    """Moments of the coordinates of effects, and sums over their squared lengths s: Σ s, Σ s², Σ s · coordinates."""
+    """VectorMoments of the coordinates of effects, and sums over their squared lengths s: Σ s, Σ s², Σ s · coordinates."""
 
     def __init__(self) -> None:
-        self.moments = Moments()
+        self.moments = VectorMoments()
         self.sizes: Float[Tensor, "neuron"] = torch.zeros(())
         self.squares: Float[Tensor, "neuron"] = torch.zeros(())
         self.large: Float[Tensor, "neuron way"] = torch.zeros(())
@@ -224,7 +220,7 @@ class _Sums:
 def _in_parts(effects: NeuronEffects) -> Iterator[tuple[slice, Float[Tensor, "neuron way joint"]]]:
     """The directions of some neurons after the other."""
     n_neurons, n_ways = effects.coordinates.shape[1:]
-    size = max(1, AT_ONCE // (n_ways * effects.readers[0].directions.shape[2]))
+    size = max(1, NEURONS_AT_ONCE // (n_ways * effects.readers[0].directions.shape[2]))
     for start in range(0, n_neurons, size):
         some = slice(start, start + size)
         yield some, effects.maps(some).cpu().double()
@@ -261,8 +257,8 @@ def greedy_code(
         for _ in range(2):  # Once more for what rounding leaves.
             new = new - einsum(axes, axes, new, "u k e, u k f, u f -> u e")
         length = new.norm(dim=1)
-        ends = (along <= ROUNDING) | (length <= ROUNDING)
-        new = (new / length.clamp(min=ROUNDING)[:, None]).masked_fill(ends[:, None], 0.0)
+        ends = (along <= NO_LENGTH) | (length <= NO_LENGTH)
+        new = (new / length.clamp(min=NO_LENGTH)[:, None]).masked_fill(ends[:, None], 0.0)
         axes = torch.cat([axes, new[:, None]], dim=1)
         left = left - (left * new).sum(dim=1, keepdim=True) * new
         chosen.append(index.masked_fill(ends, -1))

@@ -12,7 +12,7 @@ CONSTANT = 1e-12
 # A head does not write along directions to which its weights give a smaller share than this of the largest length.
 RANK = 1e-6
 # What is a smaller share than this of what it was is rounding.
-ROUNDING = 1e-12
+NOTHING_LEFT = 1e-12
 # Variances that differ by a smaller share are the same.
 SAME = 1e-9
 # Halvings of an interval, until rounding.
@@ -106,7 +106,7 @@ def choose_texts(
         length = left.square().sum(dim=1)
         direction = left / length.sqrt().clamp(min=tiny)[:, None]
         gain = (direction.square() * variances).sum(dim=1)
-        ends = (length <= ROUNDING * longest) | (gain <= ROUNDING * total)
+        ends = (length <= NOTHING_LEFT * longest) | (gain <= NOTHING_LEFT * total)
         direction, gain = direction.masked_fill(ends[:, None], 0.0), gain.masked_fill(ends, 0.0)
         pulled = direction * variances
         new, by_variance = (texts @ torch.stack([direction, pulled], dim=2)).unbind(dim=2)
@@ -176,5 +176,5 @@ def random_like(texts: Float[Tensor, "text joint"], generator: torch.Generator) 
     variances, vectors = torch.linalg.eigh(texts.mT @ texts / len(texts))
     drawn = torch.randn(texts.shape, generator=generator, dtype=texts.dtype)
     # The root of what is rounding would not be.
-    rows = drawn * variances.masked_fill(variances <= ROUNDING * variances.max(), 0.0).sqrt() @ vectors.mT
+    rows = drawn * variances.masked_fill(variances <= NOTHING_LEFT * variances.max(), 0.0).sqrt() @ vectors.mT
     return rows / rows.norm(dim=1, keepdim=True)

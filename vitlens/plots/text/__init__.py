@@ -3,7 +3,16 @@
 from vitlens.plots.text.confusion import confusion_board
 from vitlens.plots.text.named import name_areas, word_bars
 from vitlens.text.accuracy import ZeroShotAccuracy
+from vitlens.plots.text.parts import head_names_board, neuron_names_bars
 from vitlens.text.feature_names import FeatureNames
+from vitlens.text.heads import HeadNames
+from vitlens.text.neurons import NeuronNames
 from vitlens.text.sparse_concepts import SparseWords
 
-FIGURES = {ZeroShotAccuracy: confusion_board, FeatureNames: name_areas, SparseWords: word_bars}
+FIGURES = {
+    ZeroShotAccuracy: confusion_board,
+    FeatureNames: name_areas,
+    SparseWords: word_bars,
+    HeadNames: head_names_board,
+    NeuronNames: neuron_names_bars,
+}

@@ -97,6 +97,3 @@ def neuron_names_bars(names: NeuronNames, k: int = 20) -> go.Figure:
 
 def _percent(share: float) -> str:
     return "–" if math.isnan(share) else in_percent(share, 1)
-
-
-FIGURES = {HeadNames: head_names_board, NeuronNames: neuron_names_bars}
