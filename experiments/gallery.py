@@ -354,6 +354,10 @@ def features(subject: Subject) -> Figures:
             return plots.word_bars(vitlens.text.sparse_words(model, subject.images, words, sparsity=0.01, **about))
         # A unit of a class is active in its pictures, which are too few for a name if each is there once.
         many = subject.images.repeat(8, 1, 1, 1)
+        if name == "heads":
+            return plots.head_names_board(vitlens.text.name_heads(model, many, words, k=2, **about))
+        if name == "neurons":
+            return plots.neuron_names_bars(vitlens.text.name_neurons(model, many, words, block=0, k=2, **about))
         return plots.name_areas(vitlens.text.name_features(model, many, words, hook="hook_logits", **about))
 
     words = [model.class_label(i) for i in range(model.cfg.n_classes)]
@@ -361,6 +365,8 @@ def features(subject: Subject) -> Figures:
         "training": training,
         "feature": one_feature,
         "named features": lambda: named("features"),
+        "named heads": lambda: named("heads"),
+        "named neurons": lambda: named("neurons"),
         "words of a picture": lambda: named("words"),
         "features removed": lambda: plots.feature_effect_bars(
             vitlens.features.feature_effects(model, subject.images[:3], sae=sae, features=range(5), progress=False)

@@ -1,9 +1,9 @@
 """Do names come back? Heads of planted models (`vitlens.planted.planted_words`) write known words, and most write none.
 
 For each model: how many heads have exactly their words, in their order, on how many pictures; how many others have a name;
-the AUROC of the words of a head among all texts by the rank at which they were chosen; and what the texts explain on pictures
-held out, of shuffled contributions, and as random texts. The neuron whose pattern a later head says in a word: is that its
-first text?
+the AUROC of the words of a head among all texts by the rank at which they were chosen; and what the texts explain on
+pictures held out, of shuffled contributions, and as random texts. The neuron whose pattern a later head says in a word: is
+that its first text?
 
 \b
     python experiments/planted_words.py

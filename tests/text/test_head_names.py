@@ -273,12 +273,12 @@ def test_what_cannot_be_named_is_refused():
     about = {"model": vit.model, "images": images, "texts": vit.texts, "tower": vit.tower, **QUIET}
     narrow = vitlens.text.TextTower(lambda texts: torch.ones(len(texts), 7))
     for wrong, said in [
-        ({"held_out": 0}, "between 0 and 1"),
-        ({"held_out": 1}, "between 0 and 1"),
+        ({"held_out": 0.0}, "between 0 and 1"),
+        ({"held_out": 1.0}, "between 0 and 1"),
         ({"texts": ["red", "green"]}, "k=5 texts"),
         ({"images": images[:2]}, "pass more pictures"),
         ({"tower": narrow}, "width 7"),
-        ({"texts": ["a word that it does not know"]}, "knows its texts only"),
+        ({"texts": ["a word that it does not know"], "k": 1}, "knows its texts only"),
         ({"tower": None}, "has no text tower"),
     ]:
         with pytest.raises(InputError, match=said):

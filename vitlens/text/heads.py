@@ -118,7 +118,7 @@ def name_heads(
     tower: TextTower | None = None,
     blocks: int | Sequence[int] | None = None,
     k: int = 5,
-    held_out: int | float = 0.5,
+    held_out: float = 0.5,
     n_draws: int = 10,
     seed: int = 0,
     batch_size: int | None = None,

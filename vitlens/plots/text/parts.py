@@ -5,7 +5,17 @@ import math
 import plotly.graph_objects as go
 import torch
 
-from vitlens.plots.shared.style import NEUTRAL, RAISES, SEQUENTIAL, array, colorbar, finish, in_percent, text
+from vitlens.plots.shared.style import (
+    NEUTRAL,
+    RAISES,
+    SEQUENTIAL,
+    array,
+    colorbar,
+    finish,
+    in_percent,
+    percent_ticks,
+    text,
+)
 from vitlens.text.heads import HeadNames
 from vitlens.text.neurons import NeuronNames
 
@@ -64,25 +74,22 @@ def neuron_names_bars(names: NeuronNames, k: int = 20) -> go.Figure:
     ]
     places = list(range(len(table)))
     told = [
-        f"{neuron}: {text(texts, 200)}<br>one direction has {_percent(one)} of its variance; large on {pictures:.1f} "
-        "pictures"
-        for neuron, texts, one, pictures in zip(
-            table["neuron"], table["texts"], table["rank one"], table["pictures"], strict=True
-        )
+        f"{neuron}: {text(texts, 200)}<br>its texts explain {_percent(own)}, random texts {_percent(random)}<br>one direction "
+        f"has {_percent(one)} of its variance; large on {pictures:.1f} pictures"
+        for neuron, texts, own, random, one, pictures, _ in table.itertuples(index=False)
     ]
+    columns = ((f"{n_texts} texts", "its texts", RAISES), ("random", "random texts", NEUTRAL))
     figure = go.Figure(
         [
             go.Bar(
                 x=table[column].to_numpy(), y=places, name=name, orientation="h", marker={"color": colour},
-                customdata=told, hovertemplate="%{customdata}<br>%{x:.1%}<extra>" + name + "</extra>",
+                customdata=told, hovertemplate="%{customdata}<extra></extra>",
             )
-            for column, name, colour in (
-                (f"{n_texts} texts", "its texts", RAISES), ("random", "random texts", NEUTRAL),
-            )
+            for column, name, colour in columns
         ]
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed", tickvals=places, ticktext=rows)
-    figure.update_xaxes(title="share of the variance of what the neuron writes", tickformat=".0%", range=[0, 1])
+    figure.update_xaxes(title="share of the variance of what the neuron writes", range=[0, 1], **percent_ticks())
     settings = names.settings
     how = "directly" if settings["order"] == 1 else "through later heads"
     return finish(
