@@ -8,7 +8,6 @@ import torch
 from vitlens.plots.shared.style import (
     NEUTRAL,
     RAISES,
-    SEQUENTIAL,
     array,
     colorbar,
     finish,
@@ -49,7 +48,7 @@ def head_names_board(names: HeadNames) -> go.Figure:
         go.Heatmap(
             z=array(shares), x=list(range(n_heads)), y=[str(block) for block in blocks], text=first, customdata=told,
             texttemplate="%{text}", hovertemplate="%{customdata}<extra></extra>", hoverongaps=True, xgap=1, ygap=1,
-            zmin=0, zmax=1, colorscale=SEQUENTIAL, colorbar=colorbar("share that<br>names explain"),
+            zmin=0, zmax=1, colorscale=list(PALE), colorbar=colorbar("share that<br>names explain"),
         )
     )  # fmt: skip
     figure.update_xaxes(title="head", dtick=1)
@@ -74,8 +73,8 @@ def neuron_names_bars(names: NeuronNames, k: int = 20) -> go.Figure:
     ]
     places = list(range(len(table)))
     told = [
-        f"{neuron}: {text(texts, 200)}<br>its texts explain {_percent(own)}, random texts {_percent(random)}<br>one direction "
-        f"has {_percent(one)} of its variance; large on {pictures:.1f} pictures"
+        f"{neuron}: {text(texts, 200)}<br>its texts explain {_percent(own)}, random texts {_percent(random)}<br>one "
+        f"direction has {_percent(one)} of its variance; large on {pictures:.1f} pictures"
         for neuron, texts, own, random, one, pictures, _ in table.itertuples(index=False)
     ]
     columns = ((f"{n_texts} texts", "its texts", RAISES), ("random", "random texts", NEUTRAL))
