@@ -36,9 +36,6 @@ def makers():
         torch.randn(32, 40), None, torch.randn(40, 32), None, hook="blocks.1.hook_resid_post", source="random"
     )
     coded = {**about, "hook": None, "sae": sae, **QUIET}
-    directions = dict(zip(["red", "green", "grey"], torch.randn(3, 32, dtype=model.dtype), strict=True))
-    tower = vitlens.text.TextTower(lambda texts: torch.stack([directions[text] for text in texts]))
-    naming = {"model": model, "images": images.repeat(4, 1, 1, 1), "texts": list(directions), "tower": tower, "k": 2}
     scores = vitlens.patching.edge_attribution_patching(**pair, **QUIET)
 
     def attributed(unit):
@@ -90,8 +87,8 @@ def makers():
         "PatchSimilarity": lambda: vitlens.similarity.patch_similarity(**about, queries="class", others=images.flip(0)),
         "FeatureNames": worded(vitlens.text.name_features, sae=sae, k=2),
         "SparseWords": worded(vitlens.text.sparse_words, sparsity=0.01),
-        "HeadNames": lambda: vitlens.text.name_heads(**naming, n_draws=1, **QUIET),
-        "NeuronNames": lambda: vitlens.text.name_neurons(**naming, block=0, n_draws=1, **QUIET),
+        "HeadNames": worded(vitlens.text.name_heads, k=2, n_draws=1),
+        "NeuronNames": worded(vitlens.text.name_neurons, k=2, block=0, n_draws=1),
         "RegisterShift": lambda: vitlens.registers.register_shift(**about, neurons=[(0, 3)], **QUIET),
         "Heatmap": lambda: vitlens.heatmap(**about, method="legrad"),
         "Faithfulness": lambda: vitlens.evaluate_heatmaps(

@@ -2,10 +2,6 @@ from .accuracy import ZeroShotAccuracy as ZeroShotAccuracy
 from .accuracy import zero_shot_accuracy as zero_shot_accuracy
 from .feature_names import FeatureNames as FeatureNames
 from .feature_names import name_features as name_features
-from .sparse_concepts import SparseWords as SparseWords
-from .sparse_concepts import sparse_words as sparse_words
-from .sparse_concepts import sparse_words_of as sparse_words_of
-from .templates import PHOTO_TEMPLATES as PHOTO_TEMPLATES
 from .heads import HeadNames as HeadNames
 from .heads import name_heads as name_heads
 from .neurons import NeuronNames as NeuronNames
@@ -13,6 +9,7 @@ from .neurons import name_neurons as name_neurons
 from .sparse_concepts import SparseWords as SparseWords
 from .sparse_concepts import sparse_words as sparse_words
 from .sparse_concepts import sparse_words_of as sparse_words_of
+from .templates import PHOTO_TEMPLATES as PHOTO_TEMPLATES
 from .tower import TextTower as TextTower
 from .vocabulary import Vocabulary as Vocabulary
 from .vocabulary import load_vocabulary as load_vocabulary

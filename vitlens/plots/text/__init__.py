@@ -2,8 +2,8 @@
 
 from vitlens.plots.text.confusion import confusion_board
 from vitlens.plots.text.named import name_areas, word_bars
-from vitlens.text.accuracy import ZeroShotAccuracy
 from vitlens.plots.text.parts import head_names_board, neuron_names_bars
+from vitlens.text.accuracy import ZeroShotAccuracy
 from vitlens.text.feature_names import FeatureNames
 from vitlens.text.heads import HeadNames
 from vitlens.text.neurons import NeuronNames

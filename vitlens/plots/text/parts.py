@@ -7,6 +7,7 @@ import torch
 
 from vitlens.plots.shared.style import (
     NEUTRAL,
+    PALE,
     RAISES,
     array,
     colorbar,
