@@ -16,17 +16,18 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-# The main job, offline: a page about one picture, one about the features of a dictionary, what the context carries over all
-# pairs of pictures, and the paper's experiments over all of them.
+# The main job, offline: a page about one picture, one about the features of a dictionary, one about words, what the context
+# carries over all pairs of pictures, and the paper's experiments over all of them.
 demo: $(INSTALLED)
 	@mkdir -p $(OUT)
 	$(BIN)/vitlens open assets/demo/pictures/02_T-shirt_agreeing.png \
 		assets/demo/pictures/02_T-shirt_conflicting.png --out $(OUT)/page.html
 	$(BIN)/vitlens features --data assets/demo/pictures --shown 4 --n-runs 20 \
 		--dictionary assets/demo/dictionaries/sae/blocks.3.hook_resid_post --out $(OUT)/features.html
+	$(BIN)/python experiments/show_demo_words.py --out $(OUT)/words.html
 	$(BIN)/python experiments/patch_context.py --out $(OUT)/patch_context
 	$(BIN)/vitlens reproduce --n-steps 14 --out $(OUT)/paper
-	@echo "open $(OUT)/page.html, $(OUT)/features.html, $(OUT)/patch_context/page.html and $(OUT)/paper/report.html"
+	@echo "open $(OUT)/page.html, $(OUT)/features.html, $(OUT)/words.html, $(OUT)/patch_context/page.html and $(OUT)/paper/report.html"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

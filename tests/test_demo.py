@@ -155,6 +155,7 @@ def test_everything_works_from_an_installed_wheel(tmp_path):
         "model, images, labels, masks = vitlens.load_demo(); print(vitlens.__file__, tuple(images.shape));"
         "print(len(vitlens.demo.load_demo_transcoders()), vitlens.demo.load_demo_dictionary().hook);"
         "print(vitlens.text.load_vocabulary()[0]);"
+        "tower = vitlens.demo.load_demo_words()[1]; print(tuple(tower.embed('a bag').shape));"
         "found = vitlens.load_result('map.safetensors'); print(type(found).__name__, found.settings)"
     )
     done = subprocess.run(
@@ -167,4 +168,4 @@ def test_everything_works_from_an_installed_wheel(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     loaded = f"{tmp_path / 'site' / 'vitlens' / '__init__.py'} (100, 3, 56, 56)"
-    assert done.stdout == f"{loaded}\n6 blocks.3.hook_resid_post\nred\nHeatmap {{}}\n"
+    assert done.stdout == f"{loaded}\n6 blocks.3.hook_resid_post\nred\n(1, 64)\nHeatmap {{}}\n"

@@ -25,7 +25,7 @@ ORDER = [
     ["patching"],
     ["circuits", "removal"],
     ["features"],
-    ["text"],
+    ["text", "demo_words"],
     ["memories", "demo"],
     ["description"],
     ["registers", "similarity"],

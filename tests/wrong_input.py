@@ -308,6 +308,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "load_demo_model": None,
         "load_demo_dictionary": None,
         "load_demo_transcoders": None,
+        "load_demo_words": None,
         "load_demo_pictures": None,
         "faithfulness_metrics": {},
         "heatmap_methods": {},

@@ -1,4 +1,4 @@
-"""The demo that ships with vitlens: a small trained ViT and 100 pictures of garments in context, offline."""
+"""The demo that ships with vitlens: small trained ViTs and 100 pictures of garments in context, offline."""
 
 import json
 from dataclasses import dataclass
@@ -16,11 +16,13 @@ from torch import Tensor
 from vitlens.arguments import checked
 from vitlens.data.demo_files import demo_folder
 from vitlens.data.masks import read_mask
+from vitlens.demo_words import SumOfWords
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder, Transcoder
 from vitlens.features.formats.loading import load_sae
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import Provenance
 from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.text.tower import TextTower
 
 __all__ = [
     "DemoPictures",
@@ -29,6 +31,7 @@ __all__ = [
     "load_demo_model",
     "load_demo_pictures",
     "load_demo_transcoders",
+    "load_demo_words",
 ]
 
 
@@ -41,26 +44,44 @@ def load_demo_model() -> HookedViT:
         >>> vitlens.demo.load_demo_model()
         HookedViT(fashion_in_context_vit: 6 blocks × 4 heads, ...)
     """
-    folder = demo_folder()
-    description = json.loads((folder / "model.json").read_text())
-
-    def architecture() -> VisionTransformer:
-        module: Any = VisionTransformer(**description["architecture"])
-        module.pretrained_cfg = {
-            "architecture": description["name"],
-            **description["data_config"],
-            "label_names": description["class_names"],
-        }
-        return module
-
-    module = architecture()
-    module.load_state_dict(load_file(folder / "model.safetensors"))
-    model = HookedViT.from_timm(module.eval())
-    model.architecture = architecture
-    model.provenance = Provenance(
+    description = _description()
+    made = Provenance(
         "the demo's own, trained by experiments/train_demo_model.py", call="vitlens.demo.load_demo_model()"
     )
-    return model
+    return _load(
+        "model.safetensors", made, description["architecture"], description["name"], description["class_names"]
+    )
+
+
+@leaves_state
+def load_demo_words() -> tuple[HookedViT, TextTower]:
+    """Two towers that were trained together on the demo's kind of pictures, by experiments/train_demo_words.py.
+
+    The model embeds pictures, and has the text tower as its own. The tower embeds what names a garment ("a T-shirt"), a
+    texture ("stripes"), or both ("a bag on dots"). It knows a few dozen words, and refuses any other with the list of them.
+
+    Examples:
+        >>> import vitlens
+        >>> model, tower = vitlens.demo.load_demo_words()
+        >>> pictures = vitlens.demo.load_demo_pictures(model)
+        >>> lens = vitlens.class_lens(model, pictures.images[:2], text=["a T-shirt", "stripes", "noise"], tokens="class")
+        >>> lens.probabilities[0, -1, :, 0].round(decimals=1)  # of each picture and text, after the last block
+        tensor([[0.8000, 1.0000, 0.0000],
+                [0.8000, 0.0000, 1.0000]])
+    """
+    folder = demo_folder() / "words"
+    told = json.loads((folder / "words.json").read_text())
+    made = Provenance(
+        "the demo's own, trained by experiments/train_demo_words.py", call="vitlens.demo.load_demo_words()[0]"
+    )
+    architecture = _description()["architecture"] | {"num_classes": told["width"]}
+    model = _load("words/pictures.safetensors", made, architecture, told["name"], None)
+    model.set_output("embedding")
+    network = SumOfWords(told["words"], told["fillers"], told["width"])
+    network.load_state_dict(load_file(folder / "texts.safetensors"))
+    tower = TextTower(network, scale=told["scale"], bias=told["bias"], output="sigmoid", name="the demo's words")
+    model.set_text_tower(tower)
+    return model, tower
 
 
 @dataclass(frozen=True)
@@ -164,6 +185,27 @@ def load_demo_transcoders() -> dict[str, Transcoder]:
         tensor(True)
     """
     return {hook: sae for hook, sae in _dictionaries("transcoders").items() if isinstance(sae, Transcoder)}
+
+
+def _description() -> dict[str, Any]:
+    return json.loads((demo_folder() / "model.json").read_text())
+
+
+def _load(
+    weights: str, made: Provenance, arguments: dict[str, Any], name: str, class_names: list[str] | None
+) -> HookedViT:
+    """A model of the demo; its weights are stored in half precision, and computed with in float32."""
+
+    def architecture() -> VisionTransformer:
+        module: Any = VisionTransformer(**arguments)
+        module.pretrained_cfg = {"architecture": name, **_description()["data_config"], "label_names": class_names}
+        return module
+
+    module = architecture()
+    module.load_state_dict(load_file(demo_folder() / weights))
+    model = HookedViT.from_timm(module.eval())
+    model.architecture, model.provenance = architecture, made
+    return model
 
 
 def _dictionaries(name: str) -> dict[str, SparseAutoencoder]:
