@@ -1,8 +1,8 @@
 """A page about the demo's two towers: which heads speak of garments, and which of textures?
 
-One picture is read by two sentences, block by block and patch by patch. Then heads are exchanged between pictures that
-differ in the texture alone, or in the garment: what a head's output does to the decision between two texture words, and to
-that between two garment words.
+One picture is read by two sentences, block by block and patch by patch. Heads get the words that explain what they write.
+Then heads are exchanged between pictures that differ in the texture alone, or in the garment: what a head's output does to
+the decision between two texture words, and to that between two garment words.
 
     python experiments/show_demo_words.py
 """
@@ -16,6 +16,8 @@ import typer
 from demo_fashion import CLASS_NAMES, TEXTURE_NAMES
 from jaxtyping import Int
 from torch import Tensor
+from train_demo_words import GARMENTS as GARMENT_WORDS
+from train_demo_words import TEXTURES as TEXTURE_WORDS
 
 from vitlens import HookedViT
 from vitlens.attribution import direct_logit_attribution
@@ -28,7 +30,7 @@ from vitlens.pages.page import Section, write_page
 from vitlens.patching import activation_patching
 from vitlens.patching.results import Patching
 from vitlens.plots import attribution_head_map, patching_board
-from vitlens.text import TextTower, zero_shot_accuracy
+from vitlens.text import HeadNames, TextTower, name_heads, zero_shot_accuracy
 
 GARMENTS = [f"{'an' if name[0] in 'aeiou' else 'a'} {name}" for name in CLASS_NAMES]
 TEXTURES = list(TEXTURE_NAMES)
@@ -54,7 +56,7 @@ def main(
         out,
         "Words for pictures",
         page_facts(model) | {"texts": repr(tower), "pictures": f"{len(pictures.images)} of the demo"},
-        [accuracy, *one_picture(model, pictures), heads(model, pictures, pairs)],
+        [accuracy, *one_picture(model, pictures), names(model, pictures), heads(model, pictures, pairs)],
     )
     print(f"wrote {out}")
 
@@ -102,6 +104,30 @@ def one_picture(model: HookedViT, pictures: DemoPictures) -> list[Section]:
             [(attribution_head_map(shares), attribution_head_map(shares, class_position=1))],
         ),
     ]
+
+
+def words_of_heads(model: HookedViT, pictures: DemoPictures) -> HeadNames:
+    """The words, of all that the text tower was trained with, that explain most of what each head writes."""
+    return name_heads(model, pictures.images, [*GARMENT_WORDS, *TEXTURE_WORDS], progress=False)
+
+
+def names(model: HookedViT, pictures: DemoPictures) -> Section:
+    """What each head writes, in words."""
+    found = words_of_heads(model, pictures)
+    table = found.table()
+    k = found.values.shape[1]
+    lines = [
+        f"{head}: {', '.join(texts)} ({100 * own:.0f} %, shuffled {100 * shuffled:.0f} %, random {100 * random:.0f} %)"
+        for head, texts, own, shuffled, random in zip(
+            table["head"], found.texts, table[f"{k} texts"], table["shuffled"], table["random"], strict=True
+        )
+    ]
+    said = (
+        f"The {k} words that explain most of the variance of what a head writes, and their share on pictures held out, "
+        "beside that of shuffled contributions and of random texts. The board shows names: words that explain more by "
+        "themselves than any would by chance. A head that tells many things apart has none."
+    )
+    return Section("The words of the heads", "\n".join([said, *lines]), [found.plot()])
 
 
 @dataclass(frozen=True)

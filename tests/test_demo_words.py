@@ -118,22 +118,36 @@ def told_by(shares: Attribution, some: slice, groups: torch.Tensor) -> torch.Ten
     return between / centred.square().sum(dim=(0, 1))
 
 
-def test_words_separate_the_heads_as_patching_does(named, pictures, shares):
-    """Heads that decide between textures, when they are exchanged between pictures that differ in the texture, write of
-    textures; those that decide between garments write of garments."""
-    by_garment = told_by(shares, pictures.conflicting, pictures.labels)
-    by_texture = told_by(shares, pictures.conflicting, pictures.contexts)
+@pytest.fixture(scope="module")
+def deciding(named, pictures):
+    """Which heads, exchanged between two pictures, decide between garments alone, and which between textures alone."""
     effects = {
         what: pairs(pictures, 10).patched(named, pictures).effect().flatten()
         for what, pairs in {"garment": show.garment_pairs, "texture": show.texture_pairs}.items()
     }
-    deciding = {
-        "garment": (effects["garment"] >= TAKES_PART) & (effects["garment"] > 3 * effects["texture"]),
-        "texture": (effects["texture"] >= TAKES_PART) & (effects["texture"] > 3 * effects["garment"]),
+    return {
+        what: (effects[what] >= TAKES_PART) & (effects[what] > 3 * effects[other])
+        for what, other in (("garment", "texture"), ("texture", "garment"))
     }
+
+
+def test_words_separate_the_heads_as_patching_does(deciding, pictures, shares):
+    """Heads that decide between textures, when they are exchanged between pictures that differ in the texture, write of
+    textures; those that decide between garments write of garments."""
+    by_garment = told_by(shares, pictures.conflicting, pictures.labels)
+    by_texture = told_by(shares, pictures.conflicting, pictures.contexts)
     assert all(heads.sum() >= 5 for heads in deciding.values())
     assert (by_garment > by_texture)[deciding["garment"]].all()
     assert (by_texture > by_garment)[deciding["texture"]].all()
+
+
+def test_heads_get_words_of_what_they_decide(named, pictures, deciding):
+    found = show.words_of_heads(named, pictures)
+    is_garment = torch.tensor([[text in training.GARMENTS for text in row] for row in found.texts])
+    assert is_garment[deciding["garment"]].all()
+    assert (is_garment[deciding["texture"]].double().mean(dim=1) < 0.5).all()
+    explained, table = found.values[:, -1], found.table()
+    assert (explained.numpy() > table["shuffled"]).all()
 
 
 def test_heads_that_look_at_the_object_write_garment_words(named, pictures, shares):
@@ -226,5 +240,11 @@ def test_the_page(tmp_path):
     done = run_script(EXPERIMENTS / "show_demo_words.py", "--pairs", 1, "--out", tmp_path / "words.html")
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "words.html").read_text()
-    for said in ("Named rightly: garments agreeing", "Between two textures", "Between two garments", "sigmoid"):
+    for said in (
+        "Named rightly: garments agreeing",
+        "Between two textures",
+        "L5H1: shoe, ",
+        "Between two garments",
+        "sigmoid",
+    ):
         assert said in page
