@@ -12,8 +12,8 @@ from vitlens import HookedViT, InputError, load_result
 from vitlens.features import SparseAutoencoder
 from vitlens.pages.dictionary.labels import read_feature_labels
 from vitlens.text import TextTower, load_vocabulary, name_features
-from vitlens.text.feature_names import Naming
 from vitlens.text.likeness_scores import Auc, SoftWpmi, best_by_chance
+from vitlens.text.naming import Naming, name_units, turned_about_mean
 from vitlens.text.unit_values import UnitTable
 
 N, WIDTH = 24, 10
@@ -165,12 +165,17 @@ def planted():
     values = np.zeros((60, 45))
     values[:, :4] = concepts[:, :4] * draw.uniform(1, 2, size=(60, 4))
     values[:, 4:44] = (draw.random((60, 40)) < 1 / 3) * draw.uniform(1, 2, size=(60, 40))
+    # Texts are the axes.
     return UnitTable(values, cosines, list(range(45)))
+
+
+def names_of(table, method):
+    return name_units(table, np.eye(12), method, 15, 10.0, 2, 200, 0, False)
 
 
 @pytest.mark.parametrize("method", ["wpmi", "auc"])
 def test_planted_units_get_their_names_and_random_ones_none(planted, method):
-    found = Naming(planted, method, 15, 10.0).best(2, 200, 0)
+    found = names_of(planted, method)
     assert found["indices"][:4, 0].tolist() == [0, 1, 2, 3]
     assert found["auc"][:4, 0].tolist() == [1.0] * 4
     assert (found["p"][:4, 0] == 1 / 201).all()
@@ -178,17 +183,66 @@ def test_planted_units_get_their_names_and_random_ones_none(planted, method):
     if method == "auc":
         lowest, highest = planted.values.min(axis=0), planted.values.max(axis=0)
         sizes = (planted.values > (lowest + highest) / 2).sum(axis=0)
-    score = Auc(planted.cosines) if method == "auc" else SoftWpmi(planted.cosines, 15, 10.0)
+    score = Auc(planted.embeddings) if method == "auc" else SoftWpmi(planted.embeddings, 15, 10.0)
     chance = best_by_chance(score, sizes, 60, 200, seed=0)
     for unit in range(44):
         above = [(chance[:, unit] >= value - 1e-9).sum() for value in found["values"][unit].numpy()]
         np.testing.assert_allclose(found["p"][unit].numpy(), (1 + np.array(above)) / 201)
         assert found["chance"][unit] == pytest.approx(chance[:, unit].mean())
+    assert (found["p_turned"][:4, 0] == 1 / 20).all()
     # At most one in twenty is expected to have one; no more than three times as many do.
     assert (found["p"][4:44, 0] <= 0.05).sum() <= 6
     assert found["values"][44].isnan().all()
     assert found["p"][44].isnan().all()
     assert (found["indices"][44] == -1).all()
+
+
+@pytest.mark.parametrize("method", ["wpmi", "auc"])
+def test_lists_that_are_turned_are_scored_as_the_list_is(planted, method):
+    found, generator = names_of(planted, method), np.random.default_rng(0)
+    best = []
+    for _ in range(19):
+        texts = turned_about_mean(np.eye(12), generator)
+        best.append(Naming(planted.values, planted.embeddings @ texts.T, method, 15, 10.0).scores().max(axis=1))
+    for unit in range(44):
+        above = [sum(row[unit] >= value for row in best) for value in found["values"][unit].numpy()]
+        np.testing.assert_allclose(found["p_turned"][unit].numpy(), (1 + np.array(above)) / 20)
+    np.testing.assert_allclose(found["turned"].numpy(), np.mean(best, axis=0))
+
+
+def test_a_turn_keeps_the_mean_and_the_angles():
+    texts = np.random.default_rng(6).normal(size=(9, 12)) + 1
+    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+    found = turned_about_mean(texts, np.random.default_rng(7))
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1)
+    assert np.abs(found - texts).max() > 0.3
+    # Their lengths before they are scaled are those for which the mean is the same.
+    mean = texts.mean(0)
+    lengths = np.linalg.lstsq(found.T, 9 * mean, rcond=None)[0]
+    before = lengths[:, None] * found - mean
+    np.testing.assert_allclose(before @ before.T, (texts - mean) @ (texts - mean).T, atol=1e-9)
+    alone = turned_about_mean(texts[:1], np.random.default_rng(8))
+    assert np.linalg.norm(alone) == pytest.approx(1)
+    assert abs(alone @ texts[0]) < 0.95
+
+
+def test_a_unit_without_a_word_gets_none():
+    """It follows a concept that the list does not have, and the nearest texts are no better than others would be."""
+    draw = np.random.default_rng(9)
+    concepts = np.linalg.qr(draw.normal(size=(24, 24)))[0]
+    strengths = (draw.random((300, 24)) < 0.3) * 1.0
+    seen = strengths @ concepts + 0.05 * draw.normal(size=(300, 24))
+    seen /= np.linalg.norm(seen, axis=1, keepdims=True)
+    # Eight words are concepts, and 40 are anything; unit 0 follows a word, units 1 to 10 follow no word.
+    texts = np.concatenate([concepts[:8], draw.normal(size=(40, 24))])
+    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+    table = UnitTable(strengths[:, [0, *range(12, 22)]], seen, list(range(11)))
+    found = name_units(table, texts, "auc", 30, 10.0, 1, 100, 0, False)
+    assert found["indices"][0, 0] == 0
+    assert found["p_turned"][0, 0] == 1 / 20
+    # Their pictures are no random ones, and some text goes with them.
+    assert (found["p"][1:, 0] <= 0.05).sum() >= 8
+    assert (found["p_turned"][1:, 0] <= 0.05).sum() <= 2
 
 
 def test_chance_is_that_of_pictures_drawn_one_set_at_a_time():
@@ -231,7 +285,7 @@ def test_intervals_are_delongs():
 
 def test_names_are_labels_for_the_page_of_features(planted, tmp_path):
     found = vitlens.text.FeatureNames(
-        **Naming(planted, "wpmi", 15, 10.0).best(2, 200, 0),
+        **names_of(planted, "wpmi"),
         axes={"feature": planted.labels, "rank": [1, 2]},
         quantity="wpmi",
         vocabulary=TEXTS,

@@ -37,7 +37,7 @@ class Auc:
     """How often a picture of a set has a larger cosine with the text than one that is not in it; ties count half."""
 
     def __init__(self, cosines: Float[np.ndarray, "image text"]) -> None:
-        self.n_texts, self.ranks = cosines.shape[1], np.empty(cosines.shape)
+        self.ranks = np.empty(cosines.shape)
         # To rank takes several times the memory of what is ranked: a few texts at a time.
         for text in range(0, cosines.shape[1], TEXTS_AT_ONCE):
             some = slice(text, text + TEXTS_AT_ONCE)

@@ -1,4 +1,4 @@
-"""What is kept of every picture for naming: the value of each unit, and the cosine with each text."""
+"""What is kept of every picture for naming: the value of each unit, and the embedding."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,10 +30,10 @@ OF_PAIRS = ("hook_pattern", "hook_attn_scores")
 
 @dataclass(frozen=True)
 class UnitTable:
-    """A row for each picture; `labels` are the units'."""
+    """A row for each picture, its embedding of length 1; `labels` are the units'."""
 
     values: Float[np.ndarray, "image unit"]
-    cosines: Float[np.ndarray, "image text"]
+    embeddings: Float[np.ndarray, "image e"]
     labels: list[int] | list[ComponentLabel]
 
 
@@ -121,25 +121,25 @@ class Units:
 def read_units(
     units: Units,
     images: PictureSource,
-    texts: Float[Tensor, "text e"],
+    width: int,
     other_model: HookedViT | None,
     batch_size: int | None,
     progress: bool | None,
 ) -> UnitTable:
-    """One pass over the pictures.
+    """One pass over the pictures, whose embeddings are as wide as texts.
 
     Raises:
         InputError: what `Units` and `Viewer` refuse.
     """
-    viewer = Viewer(units.model, images, texts.shape[1], other_model, batch_size)
-    values, cosines = [], []
+    viewer = Viewer(units.model, images, width, other_model, batch_size)
+    values, embeddings = [], []
     for batch, found, seen in viewer.see(units.places, "values of units", progress):
         grid = units.model.embed.grid(*batch.images.shape[-2:])
         values.append(_kept(units.values(found, grid)))
-        cosines.append(_kept(F.normalize(seen, dim=1) @ texts.to(seen).T))
+        embeddings.append(_kept(F.normalize(seen, dim=1)))
     if not values:
         raise InputError("there are no pictures to name features by")
-    return UnitTable(np.concatenate(values), np.concatenate(cosines), units.labels)
+    return UnitTable(np.concatenate(values), np.concatenate(embeddings), units.labels)
 
 
 def _kept(numbers: Tensor) -> np.ndarray:
