@@ -11,6 +11,7 @@ import vitlens
 from vitlens import HookedViT, InputError, load_result
 from vitlens.features import SparseAutoencoder
 from vitlens.pages.dictionary.labels import read_feature_labels
+from vitlens.planted import planted_words
 from vitlens.text import TextTower, load_vocabulary, name_features
 from vitlens.text.likeness_scores import Auc, SoftWpmi, best_by_chance
 from vitlens.text.naming import Naming, name_units, turned_about_mean
@@ -243,6 +244,21 @@ def test_a_unit_without_a_word_gets_none():
     # Their pictures are no random ones, and some text goes with them.
     assert (found["p"][1:, 0] <= 0.05).sum() >= 8
     assert (found["p_turned"][1:, 0] <= 0.05).sum() <= 2
+
+
+def test_planted_heads_and_neurons_get_the_words_that_they_write():
+    """Of four heads the word that each writes most strongly; of the neuron its own; none of the head that writes nothing."""
+    vit = planted_words()
+    images = vit.pictures(400).images
+    about = {"tower": vit.tower, "method": "auc", "k": 1, "n_draws": 19, **QUIET}
+    labels, chosen = {}, [name for name, words in vit.names.items() if words and name != vit.relay]
+    for block in range(vit.model.cfg.n_layers):
+        labels |= name_features(vit.model, images, vit.texts, hook=("z", block), **about).labels()
+    assert {name: labels.get(name) for name in chosen} == {name: vit.names[name][0] for name in chosen}
+    assert vit.silent not in labels
+    block, neuron = vit.neuron
+    found = name_features(vit.model, images, vit.texts, hook=("post", block), features=neuron, **about)
+    assert found.labels() == {neuron: vit.neuron_word}
 
 
 def test_chance_is_that_of_pictures_drawn_one_set_at_a_time():

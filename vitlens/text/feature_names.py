@@ -218,15 +218,15 @@ def name_features(
     (INVERT), for its interval DeLong et al. 1988.
 
     Examples:
-        >>> import torch
         >>> import vitlens
-        >>> model, images, labels, masks = vitlens.load_demo()
-        >>> axes = dict(zip(model.class_names, torch.eye(10)))  # the demo knows no words: its logits are the space of texts
-        >>> tower = vitlens.text.TextTower(lambda texts: torch.stack([axes[text] for text in texts]))
-        >>> about = {"tower": tower, "hook": "hook_pooled", "features": [0, 1, 3], "k": 2}
-        >>> found = vitlens.text.name_features(model, images, model.class_names, **about)
-        >>> found.labels()
-        {0: 'T-shirt', 1: 'ankle boot', 3: 'dress'}
+        >>> model, tower = vitlens.demo.load_demo_words()
+        >>> images = vitlens.demo.load_demo_pictures(model).images
+        >>> texts = ["a T-shirt", "trousers", "a bag", "stripes", "dots", "rings", "clouds", "noise"]
+        >>> found = vitlens.text.name_features(model, images, texts, hook="post5", features=[37, 88, 3], method="auc")
+        >>> found.labels()  # neurons of block 5; what is no better than chance has no name
+        {37: 'a bag', 88: 'a T-shirt'}
+        >>> found.auc[:2, 0].tolist()
+        [1.0, 1.0]
     """
     if method not in METHODS_OF_NAMING:
         raise InputError(f'method is "wpmi" or "auc", not {method!r}')

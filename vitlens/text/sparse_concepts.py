@@ -146,14 +146,13 @@ def sparse_words(
     Source: Bhalla et al. 2024 (SpLiCE), section 4.
 
     Examples:
-        >>> import torch
         >>> import vitlens
-        >>> model, images, labels, masks = vitlens.load_demo()
-        >>> axes = dict(zip(model.class_names, torch.eye(10)))  # the demo knows no words: its logits are the space of texts
-        >>> tower = vitlens.text.TextTower(lambda texts: torch.stack([axes[text] for text in texts]))
-        >>> found = vitlens.text.sparse_words(model, images, model.class_names, tower=tower)
-        >>> {word: round(weight, 2) for word, weight in found.words(4).items()}
-        {'T-shirt': 0.52, 'dress': 0.16, 'shirt': 0.03}
+        >>> model, tower = vitlens.demo.load_demo_words()
+        >>> images = vitlens.demo.load_demo_pictures(model).images
+        >>> texts = ["a T-shirt", "trousers", "a bag", "stripes", "dots", "rings", "clouds", "noise"]
+        >>> found = vitlens.text.sparse_words(model, images, texts)
+        >>> [list(found.words(image)) for image in range(2)]
+        [['stripes', 'a T-shirt'], ['noise', 'a T-shirt']]
     """
     names = read_texts(texts)
     embedding = tower_of(model, tower)
