@@ -1,6 +1,7 @@
 """Commands run in this process, as `vitlens` runs them; pictures, and a small model of random weights."""
 
 import json
+import string
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +9,14 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import transformers
 from safetensors.torch import save_file
 
 import vitlens
 from vitlens.cli.main import main
 from vitlens.demo import demo_folder
+from vitlens.parity.peers.huggingface_vit import SMALL_TOWER
+from vitlens.parity.reduced import randomise
 
 DEMO = demo_folder()
 AGREEING = DEMO / "pictures" / "00_T-shirt_agreeing.png"
@@ -76,6 +80,24 @@ def checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def mine(checkpoint):
     return vitlens.HookedViT.from_timm(TIMM, checkpoint_path=checkpoint, depth=4)
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory) -> Path:
+    """The folder of a small CLIP of random weights, whose tokenizer reads letters."""
+    letters = [*string.ascii_lowercase, *(f"{letter}</w>" for letter in [*string.ascii_lowercase, "."])]
+    words = {word: i for i, word in enumerate([*letters, "<|startoftext|>", "<|endoftext|>"])}
+    tokenizer = transformers.CLIPTokenizer(words, [], model_max_length=40)
+    reader = {
+        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+        "vocab_size": len(words), "max_position_embeddings": 40, "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }  # fmt: skip
+    config = transformers.CLIPConfig(vision_config=SMALL_TOWER, text_config=reader, projection_dim=24)
+    folder = tmp_path_factory.mktemp("models") / "clip"
+    randomise(transformers.CLIPModel(config)).float().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session", params=["demo", "timm"])

@@ -52,6 +52,16 @@ def test_a_lens(command, model, opened, checkpoint):
     assert [row["logit"] for row in done.json["rows"]] == lens.values.flatten().tolist()
 
 
+def test_the_two_towers_of_a_checkpoint(run, clip):
+    about = ("--text", "a stop sign", "--against-text", "a tree")
+    done = run("attribute", AGREEING, "--checkpoint", clip, *about, "--json")
+    assert done.code == 0
+    whole = vitlens.HookedViT.from_pretrained(clip)
+    whole.set_text_tower(TextTower.from_pretrained(clip))
+    shares = vitlens.direct_logit_attribution(whole, AGREEING, text="a stop sign", baseline_text="a tree")
+    assert [row["logit difference"] for row in done.json["rows"]] == shares.values.flatten().tolist()
+
+
 def test_a_tower_of_its_own(command, opened):
     done = command("lens", AGREEING, "--text", ONE, "--tower", "clip/", "--block", -1, "--json")
     assert (done.code, done.stderr) == (0, "")

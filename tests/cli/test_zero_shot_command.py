@@ -1,34 +1,12 @@
 """`vitlens zero-shot` over a folder of pictures, with a small CLIP of random weights."""
 
-import string
-
 import pytest
-import transformers
 from PIL import Image
 
 import vitlens
-from vitlens.parity.peers.huggingface_vit import SMALL_TOWER
-from vitlens.parity.reduced import randomise
 from vitlens.text import PHOTO_TEMPLATES, TextTower, zero_shot_accuracy
 
 NAMES = ["blue_car", "dog", "tree"]
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    letters = [*string.ascii_lowercase, *(f"{letter}</w>" for letter in [*string.ascii_lowercase, "."])]
-    words = {word: i for i, word in enumerate([*letters, "<|startoftext|>", "<|endoftext|>"])}
-    tokenizer = transformers.CLIPTokenizer(words, [], model_max_length=40)
-    reader = {
-        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
-        "vocab_size": len(words), "max_position_embeddings": 40, "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }  # fmt: skip
-    config = transformers.CLIPConfig(vision_config=SMALL_TOWER, text_config=reader, projection_dim=24)
-    folder = tmp_path_factory.mktemp("models") / "clip"
-    randomise(transformers.CLIPModel(config)).float().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
