@@ -39,8 +39,8 @@ class HeadNames(Result):
     many random texts explain of the head itself: means over the draws, on the pictures held out. NaN of a head that writes
     a constant. `variance` [head] is all that is to be explained, as a share of the embedding's variance.
 
-    `p` [head, rank] belongs to one text: a bound on the chance that any text of any head explains as much of what the
-    earlier ones left where the directions of that are shuffled. A text is a name of its head if its p and those of all
+    `p` [head, rank] belongs to one text: the chance, at most, that any text of any head explains as much of what
+    the earlier ones left where the directions of that are shuffled. A text is a name of its head if its p and those of all
     before it are at most 0.05, and if the head's variance is at least 0.0001; `names` has no others. `indices` are places
     in `vocabulary`, −1 where nothing was left to explain.
     """
@@ -134,8 +134,8 @@ def name_heads(
 
     Any k directions explain something, and the best of many texts more. So the share is that of pictures from which the
     texts were not chosen, and beside it stand shuffled contributions and random texts (see HeadNames). A text is a name only
-    if no text would explain as much by chance: p bounds P(uᵀ Σ u ≥ qᵀ Σ q) for a unit vector u at random in the head's
-    space (Chernoff), times the number of texts and heads, Σ that of the pictures held out, behind the earlier texts.
+    if no text would explain as much by chance: p is P(uᵀ Σ u ≥ qᵀ Σ q) for a unit vector u at random in the head's
+    space, times the number of texts and heads, Σ that of the pictures held out, behind the earlier texts.
 
     One pass over the pictures keeps means and covariances alone: memory does not grow with their number.
 
