@@ -108,7 +108,7 @@ def planted_words(n_distractors: int = 200, *, seed: int = 0, dtype: torch.dtype
     Examples:
         >>> vit = planted_words(seed=1)
         >>> sorted(names for names in vit.names.values() if names)[:2]
-        [['circle'], ['dots', 'waves', 'ring']]
+        [['checks', 'star', 'circle', 'square'], ['dots', 'yellow']]
         >>> vit.model(vit.pictures(2).images).shape == vit.tower.embed(vit.words[:2]).shape
         True
     """
