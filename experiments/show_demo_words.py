@@ -27,8 +27,7 @@ from vitlens.heatmaps import heatmap
 from vitlens.lens import class_lens
 from vitlens.model.provenance import page_facts
 from vitlens.pages.page import Section, write_page
-from vitlens.patching import activation_patching
-from vitlens.patching.results import Patching
+from vitlens.patching import Patching, activation_patching
 from vitlens.plots import attribution_head_map, patching_board
 from vitlens.text import HeadNames, TextTower, name_heads, zero_shot_accuracy
 

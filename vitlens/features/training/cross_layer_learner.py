@@ -52,9 +52,8 @@ class LearnedCrossLayer(Trainable):
 
     def begin(self, x: Sequence[Float[Tensor, "row d_in"]]) -> None:
         """Sets what the first standardised rows decide."""
-        for i, (part, rows) in enumerate(zip(self, x, strict=True)):
-            # The output of block j is the sum of j + 1 parts: each begins with as large a share of its squared length.
-            part.begin(rows, length=sum(self.d_out / (j + 1) for j in range(i, len(self.parts))) ** 0.5)
+        for part, rows in zip(self, x, strict=True):
+            part.begin(rows)
 
     def groups(self) -> list[dict[str, Any]]:
         groups = [group for part in self for group in part.groups()]

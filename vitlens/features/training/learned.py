@@ -64,17 +64,15 @@ class LearnedDictionary(Trainable):
         return len(self.W_dec)
 
     @torch.no_grad()
-    def begin(self, x: Float[Tensor, "row d_in"], length: float) -> None:
-        """Sets what the first standardised rows decide: thresholds, and the size of the encoder.
-
-        Args:
-            length: of reconstructions, root mean square over rows. With relu half of the features are active at first, and
-                an encoder as small as their sum asks for would learn slowly: it stays as it is.
-        """
+    def begin(self, x: Float[Tensor, "row d_in"]) -> None:
+        """Sets what the first standardised rows decide: thresholds, and the size of an autoencoder's encoder."""
         self.activation.begin(self.pre(x))
-        if self.activation.begins_sparse:
+        if self.ties and self.activation.begins_sparse:
+            # Its first reconstructions point the right way, and begin as long as the rows. Those of a transcoder point
+            # anywhere; and with relu half of the features are active at first, so that the encoder would be too small to
+            # learn fast.
             *_, written = self.reconstructions(self.activation(self.pre(x)), x)
-            self.W_enc.mul_(length * len(x) ** 0.5 / written.norm().clamp(min=1e-12))
+            self.W_enc.mul_(x.shape[1] ** 0.5 * len(x) ** 0.5 / written.norm().clamp(min=1e-12))
             self.activation.begin(self.pre(x))
 
     def groups(self) -> list[dict[str, Any]]:

@@ -41,8 +41,7 @@ class Learner:
         self.learned = LearnedDictionary(x.shape[1], y.shape[1], settings, ties=source == target, seed=seed).to(
             x.device
         )
-        # A standardised row has the length √d.
-        self.learned.begin(self.scale_in(x[: settings.batch_rows]), length=y.shape[1] ** 0.5)
+        self.learned.begin(self.scale_in(x[: settings.batch_rows]))
         self.part = SparsePart(self.learned, settings, workers, seed)
         self.descent = Descent(self.learned, settings, workers)
         self.seen: tuple[Tensor, ...] = ()

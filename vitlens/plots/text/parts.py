@@ -24,7 +24,7 @@ IN_CELL, BESIDE = 14, 40
 
 
 def head_names_board(names: HeadNames) -> go.Figure:
-    """Blocks × heads: the share of each head that its names explain, and the first of them; empty where it has none."""
+    """Blocks × heads: the share of each head that its names explain, and the first of them; 0 where it has none."""
     table, labels = names.table(), names.axes["head"]
     blocks = sorted({label.block for label in labels})
     n_heads = 1 + max(label.head for label in labels)
@@ -34,8 +34,8 @@ def head_names_board(names: HeadNames) -> go.Figure:
     k = names.values.shape[1]
     for i, label in enumerate(labels):
         row, named = blocks.index(label.block), names.names[label]
+        shares[row, label.head] = float(table["explained"][i])
         if named:
-            shares[row, label.head] = float(table["explained"][i])
             first[row][label.head] = text(named[0], IN_CELL)
         told[row][label.head] = "<br>".join(
             [
