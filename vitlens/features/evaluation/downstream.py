@@ -1,6 +1,7 @@
 """How the model's answers change with a dictionary in place of an activation, or with zeros or the mean activation."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -68,10 +69,8 @@ class Answers:
                 if f"{what} {given}" in sums
             }
         if "loss clean" in sums:
-            for ablation in ABLATIONS:
-                if self._costs(ablation):
-                    recovered = sums[f"loss {ablation}"] - sums[f"loss {name}"]
-                    parts[f"loss_recovered_{ablation}"] = recovered, self._cost(ablation)
+            for ablation, cost in self._costs.items():
+                parts[f"loss_recovered_{ablation}"] = sums[f"loss {ablation}"] - sums[f"loss {name}"], cost
         return ratios(parts)
 
     def left_out(self) -> list[str]:
@@ -82,18 +81,21 @@ class Answers:
             f"loss recovered from {ablation}: with it the loss is not above that of the clean run, or not by more than its "
             "interval over the pictures"
             for ablation in ABLATIONS
-            if not self._costs(ablation)
+            if ablation not in self._costs
         ]
 
-    def _cost(self, ablation: str) -> np.ndarray:
-        return self.sums[f"loss {ablation}"] - self.sums["loss clean"]
+    @cached_property
+    def _costs(self) -> dict[str, np.ndarray]:
+        """The loss that each ablation costs, where it does: a share of a difference that may be 0 means nothing.
 
-    def _costs(self, ablation: str) -> bool:
-        """Whether it costs loss: a share of a difference that may be 0 means nothing."""
-        value, low, _ = (
-            float(found[0]) for found in bootstrap(self._cost(ablation)[:, None], self.sums["labelled"][:, None])
+        For when all pictures are added; the same for all dictionaries.
+        """
+        costs = {ablation: self.sums[f"loss {ablation}"] - self.sums["loss clean"] for ablation in ABLATIONS}
+        means, lows, _ = bootstrap(
+            np.stack(list(costs.values()), axis=1), np.stack([self.sums["labelled"]] * len(costs), axis=1)
         )
-        return value > 0 and not low <= 0
+        certain = (means > 0) & ~(lows <= 0)
+        return {ablation: cost for (ablation, cost), is_sure in zip(costs.items(), certain, strict=True) if is_sure}
 
 
 def _differences(

@@ -67,8 +67,10 @@ class SparsePart:
         if self.settings.revive == "resample":
             resample(self.learned, descent.optimiser, x, error, self.dead_now, self.seed + descent.n_steps)
             self.dead.silent[self.dead_now] = 0
-        elif not descent.rate_is_falling:
-            # Later they would only disturb, for they have no time left to learn.
+        elif descent.rate_is_falling:
+            # Now they would only disturb, for they have no time left to learn.
+            return
+        else:
             raise_biases(self.learned, x, self.dead_now)
         for parameter in self.learned.parameters():
             # Each process has chosen among its own rows.
