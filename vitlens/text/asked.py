@@ -1,9 +1,10 @@
-"""What parts of a network may be called: texts, their vectors, and the model as the vectors' space sees it."""
+"""What parts of a network may be called: texts, their vectors, the space that they share with the model; and texts chosen."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jaxtyping import Float
+import pandas as pd
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vitlens.arguments import check_count
@@ -11,6 +12,9 @@ from vitlens.errors import InputError
 from vitlens.model.class_space.embeddings import EmbedsTexts
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.text.seen import embedding_view, read_texts, tower_of
+
+#: A text is a name where chance gives one that does as well with at most this probability.
+MOST_P = 0.05
 
 
 class Asked(NamedTuple):
@@ -36,3 +40,18 @@ def read_asked(model: HookedViT, texts: str | Sequence[str], tower: EmbedsTexts 
     vectors = found.embed(vocabulary).detach().cpu().double()
     view = embedding_view(model, vectors.shape[1])
     return Asked(vocabulary, vectors, str(getattr(found, "name", "texts")), view)
+
+
+def texts_at(indices: Int[Tensor, "part rank"], vocabulary: Sequence[str]) -> list[list[str]]:
+    """The texts of each part in their order; "" where the index is -1."""
+    return [["" if i < 0 else vocabulary[i] for i in row] for row in indices.tolist()]
+
+
+def with_chosen_texts(
+    frame: pd.DataFrame, texts: list[list[str]], is_name: Bool[Tensor, "part rank"] | None = None
+) -> pd.DataFrame:
+    """A table of parts and ranks with the text of each row behind these two columns, and whether that is a name."""
+    frame.insert(2, "text", [text for row in texts for text in row])
+    if is_name is not None:
+        frame.insert(3, "is_name", is_name.flatten().numpy())
+    return frame

@@ -21,7 +21,8 @@ from vitlens.model.runs.picture_batches import PictureSource
 from vitlens.results.frames import Frame
 from vitlens.results.result import Result
 from vitlens.statistics import with_interval
-from vitlens.text.naming import BY_CHANCE, FEWEST_SHUFFLES, name_units
+from vitlens.text.asked import MOST_P, texts_at, with_chosen_texts
+from vitlens.text.naming import FEWEST_SHUFFLES, name_units
 from vitlens.text.seen import read_texts, tower_of
 from vitlens.text.tower import TextTower
 from vitlens.text.unit_values import POOLINGS, Units, read_units
@@ -63,12 +64,12 @@ class FeatureNames(Result):
     @property
     def texts(self) -> list[list[str]]:
         """The texts of each feature in their order, names or not; "" where there are none."""
-        return [["" if i < 0 else self.vocabulary[i] for i in row] for row in self.indices.tolist()]
+        return texts_at(self.indices, self.vocabulary)
 
     @property
     def is_name(self) -> Bool[Tensor, "feature rank"]:
         """Which texts are names: those whose p and p_turned are at most 0.05."""
-        return (self.p <= BY_CHANCE) & (self.p_turned <= BY_CHANCE)
+        return (self.p <= MOST_P) & (self.p_turned <= MOST_P)
 
     @property
     def names(self) -> dict[int | str, list[str]]:
@@ -99,10 +100,7 @@ class FeatureNames(Result):
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each feature and rank, with its text and whether that is a name."""
-        frame = super().to_frame()
-        frame.insert(2, "text", [text for row in self.texts for text in row])
-        frame.insert(3, "is_name", self.is_name.flatten().numpy())
-        return frame
+        return with_chosen_texts(super().to_frame(), self.texts, self.is_name)
 
     def table(self) -> pd.DataFrame:
         """One row for each feature: its names, and of the first text the score, what stands beside it, and the area."""

@@ -16,14 +16,12 @@ from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
 from vitlens.results.axes import ComponentLabel
 from vitlens.results.frames import Frame
 from vitlens.results.result import Result
-from vitlens.text.asked import read_asked
+from vitlens.text.asked import MOST_P, read_asked, texts_at, with_chosen_texts
 from vitlens.text.contributions import Contributions, head_contributions
 from vitlens.text.moments import VectorMoments
 from vitlens.text.spans import Chosen, Spread, chance, choose_texts, inside, random_like, rotations, spread_of
 from vitlens.text.tower import TextTower
 
-#: A text is a name where its p is at most this.
-MOST_P = 0.05
 #: What a head writes that varies less than this share of the embedding's variance says nothing of a picture.
 NEGLIGIBLE = 1e-4
 #: Numbers in the texts as heads see them that are worked on at once.
@@ -56,7 +54,7 @@ class HeadNames(Result):
     @property
     def texts(self) -> list[list[str]]:
         """The texts of each head in their order, names or not; "" where nothing was left to explain."""
-        return [["" if i < 0 else self.vocabulary[i] for i in row] for row in self.indices.tolist()]
+        return texts_at(self.indices, self.vocabulary)
 
     @property
     def is_name(self) -> Bool[Tensor, "head rank"]:
@@ -83,10 +81,7 @@ class HeadNames(Result):
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each head and rank, with its text and whether that is a name."""
-        frame = super().to_frame()
-        frame.insert(2, "text", [text for row in self.texts for text in row])
-        frame.insert(3, "is_name", self.is_name.flatten().numpy())
-        return frame
+        return with_chosen_texts(super().to_frame(), self.texts, self.is_name)
 
     def table(self) -> pd.DataFrame:
         """One row for each head: its names, the share that they explain, that of all k texts, and what that is beside."""

@@ -8,14 +8,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitlens.model.runs.progress_bar import ProgressBar
+from vitlens.text.asked import MOST_P
 from vitlens.text.likeness_scores import Auc, SoftWpmi, best_by_chance
 from vitlens.text.positive_codes import random_turn
 from vitlens.text.unit_values import UnitTable
 
-#: A text is a name where at most this share of the draws has a text that goes as well.
-BY_CHANCE = 0.05
 #: With fewer draws no text can be a name: the least p is 1 / (1 + n_draws).
-FEWEST_SHUFFLES = round(1 / BY_CHANCE) - 1
+FEWEST_SHUFFLES = round(1 / MOST_P) - 1
 #: As many lists of texts that are turned at random a name has to beat.
 N_TURNED = FEWEST_SHUFFLES
 

@@ -16,7 +16,7 @@ from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
 from vitlens.results.frames import Frame
 from vitlens.results.result import Result
-from vitlens.text.asked import read_asked
+from vitlens.text.asked import read_asked, texts_at, with_chosen_texts
 from vitlens.text.moments import VectorMoments
 from vitlens.text.neuron_effects import NeuronEffects, neuron_effects
 from vitlens.text.spans import random_like, spread_of
@@ -50,16 +50,14 @@ class NeuronNames(Result):
     @property
     def texts(self) -> list[list[str]]:
         """The texts of each neuron in their order; "" where nothing was left."""
-        return [["" if i < 0 else self.vocabulary[i] for i in row] for row in self.indices.tolist()]
+        return texts_at(self.indices, self.vocabulary)
 
     def columns(self) -> dict[str, Tensor]:
         return {**super().columns(), "random": self.random}
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each neuron and rank, with its text."""
-        frame = super().to_frame()
-        frame.insert(2, "text", [text for row in self.texts for text in row])
-        return frame
+        return with_chosen_texts(super().to_frame(), self.texts)
 
     def table(self) -> pd.DataFrame:
         """One row for each neuron, those first that vary most: its texts, and the share that all k explain."""
