@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.planted.scenes import drawn_by_seed
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,4 @@ class PlantedViT:
         Raises:
             InputError: fewer than one picture.
         """
-        if n < 1:
-            raise InputError(f"{n} pictures cannot be drawn: ask for one or more")
-        return self.draw(n, torch.Generator().manual_seed(seed))
+        return drawn_by_seed(self.draw, n, seed)

@@ -1,12 +1,17 @@
 """Pictures as tables (which pattern is on which patch, how strongly), and their conversion to pixels."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from einops import einsum, rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from vitlens.errors import InputError
+
+Drawn = TypeVar("Drawn")
 
 GRID = 6
 PATCH = 8
@@ -99,6 +104,17 @@ def draw_patterns(n: int, generator: torch.Generator, cell: int = 2) -> Float[Te
     flat = torch.linalg.qr(spread).Q[:n] * size**0.5
     coarse = flat.reshape(n, CHANNELS, cells, cells)
     return coarse.repeat_interleave(cell, dim=-1).repeat_interleave(cell, dim=-2)
+
+
+def drawn_by_seed(draw: Callable[[int, torch.Generator], Drawn], n: int, seed: int) -> Drawn:
+    """`n` pictures as `draw` makes them.
+
+    Raises:
+        InputError: fewer than one picture.
+    """
+    if n < 1:
+        raise InputError(f"{n} pictures cannot be drawn: ask for one or more")
+    return draw(n, torch.Generator().manual_seed(seed))
 
 
 def distinct_places(

@@ -15,7 +15,16 @@ from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.planted.idle import write_blocks
 from vitlens.planted.mechanism import draw_between
-from vitlens.planted.scenes import CHANNELS, GRID, N_CLASSES, N_PATCHES, PATCH, PIXEL_NOISE, draw_patterns
+from vitlens.planted.scenes import (
+    CHANNELS,
+    GRID,
+    N_CLASSES,
+    N_PATCHES,
+    PATCH,
+    PIXEL_NOISE,
+    draw_patterns,
+    drawn_by_seed,
+)
 from vitlens.planted.stream import D_MODEL, Stream
 from vitlens.planted.weights import (
     DEPTH,
@@ -92,9 +101,7 @@ class PlantedFeatures:
         Raises:
             InputError: fewer than one picture.
         """
-        if n < 1:
-            raise InputError(f"{n} pictures cannot be drawn: ask for one or more")
-        return self.draw(n, torch.Generator().manual_seed(seed))
+        return drawn_by_seed(self.draw, n, seed)
 
 
 @checked

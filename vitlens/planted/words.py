@@ -16,7 +16,16 @@ from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.planted.idle import write_blocks
 from vitlens.planted.mechanism import draw_between, draw_head, name_of
-from vitlens.planted.scenes import CLUTTER, GRID, PATCH, PIXEL_NOISE, Scene, distinct_places, draw_patterns
+from vitlens.planted.scenes import (
+    CLUTTER,
+    GRID,
+    PATCH,
+    PIXEL_NOISE,
+    Scene,
+    distinct_places,
+    draw_patterns,
+    drawn_by_seed,
+)
 from vitlens.planted.stream import Stream
 from vitlens.planted.weights import (
     DEPTH,
@@ -83,9 +92,7 @@ class PlantedWords:
         Raises:
             InputError: fewer than one picture.
         """
-        if n < 1:
-            raise InputError(f"{n} pictures cannot be drawn: ask for one or more")
-        return self.draw(n, torch.Generator().manual_seed(seed))
+        return drawn_by_seed(self.draw, n, seed)
 
 
 @checked
