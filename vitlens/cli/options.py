@@ -108,6 +108,16 @@ Out = Annotated[
         show_default=False,
     ),
 ]
+ResultOut = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--out",
+        help="write a page (.html), its first figure (.png, .svg, .pdf), the table (.csv, .parquet, .json) or the whole "
+        "result (.safetensors)",
+        show_default=False,
+    ),
+]
 TableOut = Annotated[
     Path | None, typer.Option("-o", "--out", help="write the table (.csv, .parquet, .json)", show_default=False)
 ]

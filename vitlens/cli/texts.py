@@ -10,6 +10,7 @@ from vitlens.errors import InputError
 
 if TYPE_CHECKING:
     from vitlens.choose.texts import TextClasses
+    from vitlens.model.hooked_vit import HookedViT
     from vitlens.text.tower import TextTower
 
 AskedTexts = Annotated[
@@ -65,10 +66,19 @@ def load_asked(
         raise InputError("--class names one of the model's own classes and --text others: pass one of the two")
     if against_class is not None:
         raise InputError("--against-class is one of the model's own classes: --text is compared with --against-text")
+    return classes_of_texts(load_with_tower(options, tower), text, against_text, several=several)
+
+
+def load_with_tower(options: ModelOptions, source: str | None) -> "HookedViT":
+    """The model with the text tower of another source, or with its own: that of the checkpoint, if it has none yet.
+
+    Raises:
+        InputError: as `open_tower`, and as `ModelOptions.load`.
+    """
     hooked = options.load()
-    if tower is not None or hooked.text_tower is None:
-        hooked.set_text_tower(open_tower(options, tower))
-    return classes_of_texts(hooked, text, against_text, several=several)
+    if source is not None or hooked.text_tower is None:
+        hooked.set_text_tower(open_tower(options, source))
+    return hooked
 
 
 def open_tower(options: ModelOptions, source: str | None) -> "TextTower":

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitlens.cli.options import BatchSize, Json, ModelOptions, with_model
+from vitlens.cli.options import BatchSize, Json, ModelOptions, ResultOut, with_model
 from vitlens.cli.output import WRITTEN, Answer, check_out, hand_over
 from vitlens.cli.shared import is_watched
-from vitlens.cli.texts import Tower, open_tower
+from vitlens.cli.texts import Tower, load_with_tower
 from vitlens.errors import InputError, reason
 from vitlens.results.writing import RESULTS
 
@@ -53,16 +53,7 @@ def zero_shot(
     *,
     model: ModelOptions,
     batch_size: BatchSize = 16,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--out",
-            help="write a page (.html), its figure (.png, .svg, .pdf), the table (.csv, .parquet, .json) or the whole "
-            "result (.safetensors)",
-            show_default=False,
-        ),
-    ] = None,
+    out: ResultOut = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Classify labelled pictures by the nearest text, with a model that was trained with text (CLIP, SigLIP)."""
@@ -72,9 +63,7 @@ def zero_shot(
     check_out(out, (*WRITTEN, *RESULTS))
     names, sentences = read_named_texts(text, texts)
     chosen = [each for one in template or [] for each in (PHOTO_TEMPLATES if one == "photo" else [one])]
-    hooked = model.load()
-    if tower is not None or hooked.text_tower is None:
-        hooked.set_text_tower(open_tower(model, tower))
+    hooked = load_with_tower(model, tower)
     found = zero_shot_accuracy(
         hooked,
         _labelled(data, names, per_class),

@@ -7,7 +7,7 @@ import typer
 
 from vitlens.cli.given import TOKENS_HELP, read_tokens
 from vitlens.cli.names import DICTIONARY_BASELINES, DICTIONARY_METRICS, one_of
-from vitlens.cli.options import BatchSize, Json, ModelOptions, files_are_there, with_model
+from vitlens.cli.options import BatchSize, Json, ModelOptions, ResultOut, files_are_there, with_model
 from vitlens.cli.output import WRITTEN, Answer, check_out, hand_over
 from vitlens.cli.shared import is_watched, note
 from vitlens.errors import InputError
@@ -80,16 +80,7 @@ def evaluate_sae(
     seed: Annotated[int, typer.Option(min=0, help="of random directions, k-means and probes")] = 0,
     model: ModelOptions,
     batch_size: BatchSize = 16,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--out",
-            help="write a page (.html), its first figure (.png, .svg, .pdf), the table (.csv, .parquet, .json) or the whole "
-            "result (.safetensors)",
-            show_default=False,
-        ),
-    ] = None,
+    out: ResultOut = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Measure a dictionary, and beside it the neurons themselves, PCA, k-means and random directions."""
