@@ -1,4 +1,4 @@
-"""What parts of a network may be called: texts, their vectors, the space that they share with the model; and texts chosen."""
+"""What parts of a network may be called: texts, their vectors, the space they share with the model, and texts chosen."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
