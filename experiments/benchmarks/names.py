@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
 from typing import Annotated
 
 import torch
@@ -27,6 +28,8 @@ from vitlens.text import TextTower, name_heads
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 MODEL, JOINT = "vit_base_patch16_clip_224", 512
+#: Batches whose forwards are timed alone.
+FORWARDS_TIMED = 4
 
 
 @app.command(help=__doc__)
@@ -39,9 +42,8 @@ def main(
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
 ) -> None:
     check_device(device)
-    table = Table(
-        "pictures", "seconds", "forwards alone", "peak memory", "on the device", title=f"{MODEL}, {n_texts} texts"
-    )
+    columns = ("pictures", "seconds", "per picture", "a forward alone", "peak memory", "on the device")
+    table = Table(*columns, title=f"{MODEL}, {n_texts} texts")
     for n in n_images:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             cells = pool.submit(measured, n, n_texts, k, n_draws, batch_size, device).result()
@@ -65,10 +67,12 @@ def measured(n: int, n_texts: int, k: int, n_draws: int, batch_size: int, device
             yield torch.randn(min(batch_size, n - start), 3, *size, generator=generator, device=device)
 
     start = time.perf_counter()
+    n_timed = 0
     with torch.no_grad():
-        for batch in pictures():
+        for batch in islice(pictures(), FORWARDS_TIMED):
             model(batch)
-    forwards = time.perf_counter() - start
+            n_timed += len(batch)
+    forward = (time.perf_counter() - start) / n_timed
     start = time.perf_counter()
     about = {"tower": tower, "k": k, "n_draws": n_draws, "batch_size": batch_size, "progress": False}
     name_heads(model, pictures, [str(i) for i in range(n_texts)], **about)
@@ -76,7 +80,7 @@ def measured(n: int, n_texts: int, k: int, n_draws: int, batch_size: int, device
     # Linux counts in kB, macOS in bytes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "linux" else 2**30)
     on_device = f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GB" if device.startswith("cuda") else "–"
-    return f"{seconds:.1f}", f"{forwards:.1f}", f"{peak:.2f} GB", on_device
+    return f"{seconds:.1f}", f"{1000 * seconds / n:.0f} ms", f"{1000 * forward:.0f} ms", f"{peak:.2f} GB", on_device
 
 
 if __name__ == "__main__":
