@@ -24,6 +24,7 @@ from . import similarity as similarity
 from . import statistics as statistics
 from . import text as text
 from .attribution import direct_logit_attribution as direct_logit_attribution
+from .circuits import attribution_graph as attribution_graph
 from .circuits import find_circuit as find_circuit
 from .data import open_pictures as open_pictures
 from .data import replace_context as replace_context

@@ -137,7 +137,7 @@ def _attribute(
         baseline = None
         if baseline_classes is not None:
             baseline = select_classes(model, baseline_classes, len(pictures), lambda: all_logits)
-            _check_baseline(selection, baseline)
+            check_baseline(selection, baseline)
             logits = logits - baseline.take(all_logits)
         readouts = model.linear_readouts(stream)
         splits = [
@@ -213,7 +213,8 @@ def _token_names(model: HookedViT, grid: tuple[int, int]) -> list[TokenLabel]:
     return [label if label.kind == "prefix" else label.renamed(f"patch {label}") for label in labels]
 
 
-def _check_baseline(selection: ClassSelection, baseline: ClassSelection) -> None:
+def check_baseline(selection: ClassSelection, baseline: ClassSelection) -> None:
+    """Raises InputError unless there is one baseline class, or one for each class."""
     n_classes, n_baseline = selection.indices.shape[1], baseline.indices.shape[1]
     if n_baseline not in (1, n_classes):
         raise InputError(f"{n_classes} classes need 1 or {n_classes} baseline classes, not {n_baseline}")

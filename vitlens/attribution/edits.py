@@ -27,9 +27,10 @@ UNSEEN = {
     "head_patch": [BEHIND_HEADS, BEHIND_VALUES],
     "path": [BEHIND_HEADS, BEHIND_VALUES, BEFORE_VALUES],
     "neuron": [BEHIND_NEURONS],
+    "graph": [BEHIND_HEADS, BEHIND_VALUES, BEFORE_VALUES, BEHIND_NEURONS],
 }
 #: The norms after heads and after neurons in post-norm blocks.
-BEHIND_BRANCH = {"head": "ln1", "head_patch": "ln1", "path": "ln1", "neuron": "ln2"}
+BEHIND_BRANCH = {"head": "ln1", "head_patch": "ln1", "path": "ln1", "neuron": "ln2", "graph": "(ln1|ln2)"}
 Z = r"blocks\.\d+\.attn\.hook_z"
 
 
@@ -45,7 +46,7 @@ def watched(model: HookedViT, unit: str) -> list[str]:
 
 def splits_z(unit: str) -> bool:
     """Whether the unit computes the outputs of heads from their patterns and values."""
-    return unit in ("head_patch", "path")
+    return unit in ("head_patch", "path", "graph")
 
 
 def silenced(edits: Edits, unit: str, tokens: slice) -> dict[str, Float[Tensor, "image token head d_head"]]:
@@ -68,6 +69,11 @@ def _sentence(name: str, unit: str) -> str:
         return (
             f"the hook at {name} changes what no component wrote, so the shares of components would not sum to this run's "
             "logit: edit what is written (z, post, attn_out, mlp_out) in its place, or attribute without the hook"
+        )
+    if unit == "graph":
+        return (
+            f'an attribution graph cannot see what the hook at {name} edits, since it works that out again: edit "pattern" '
+            'in its place, put zeros into "z", or make the graph without the hook'
         )
     remedy = _other_units(unit)
     if re.fullmatch(Z, name):

@@ -55,6 +55,28 @@ class ComponentLabel(Label):
         return made
 
 
+class NodeLabel(Label):
+    """A node of an attribution graph: `kind` "feature", "neuron", "error", "embed", "pos_embed" or "embed_norm", "logit",
+    "group" of several, "constant" (biases), or "rest" (features that are no nodes).
+
+    `block`, `token` (its place in the sequence) and `feature` (of a neuron its number) say where it stands; None of what
+    has no such place.
+    """
+
+    facts = ("kind", "block", "token", "feature")
+    kind: str
+    block: int | None
+    token: int | None
+    feature: int | None
+
+    def __new__(
+        cls, text: str, kind: str, block: int | None = None, token: int | None = None, feature: int | None = None
+    ) -> "NodeLabel":
+        made = super().__new__(cls, text)
+        made.kind, made.block, made.token, made.feature = kind, block, token, feature
+        return made
+
+
 def patch_label(row: int, column: int) -> TokenLabel:
     """ "(3, 7)"."""
     return TokenLabel(f"({row}, {column})", "patch", row, column)

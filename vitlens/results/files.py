@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from vitlens.errors import InputError
-from vitlens.results.axes import ComponentLabel, Label, TokenLabel
+from vitlens.results.axes import ComponentLabel, Label, NodeLabel, TokenLabel
 
 #: Marks in the text for values that JSON does not have.
 TUPLE, PAIRS, TENSOR, ARRAY, LABEL = MARKS = ("<tuple>", "<pairs>", "<tensor>", "<array>", "<label>")
-LABELS = {kind.__name__: kind for kind in (TokenLabel, ComponentLabel)}
+LABELS = {kind.__name__: kind for kind in (TokenLabel, ComponentLabel, NodeLabel)}
 
 
 def pack(fields: dict[str, Any]) -> tuple[dict[str, Tensor], str]:

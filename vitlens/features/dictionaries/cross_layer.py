@@ -186,10 +186,14 @@ class CrossLayerTranscoder(FiniteWeights):
 
     def encode_block(self, block: int, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch feature"]:
         """The features of one block, from what its MLP reads."""
+        features: Tensor = self.activations[block](self.pre_activations_block(block, x))
+        return features
+
+    def pre_activations_block(self, block: int, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch feature"]:
+        """What the activation function of one block's features reads."""
         W_enc = self._buffer("W_enc", block)
         _check_rows(x, len(W_enc), f"block {block} of the dictionary", "activations")
-        features: Tensor = self.activations[block](x.to(W_enc) @ W_enc + self._buffer("b_enc", block))
-        return features
+        return x.to(W_enc) @ W_enc + self._buffer("b_enc", block)
 
     def decode_block(
         self,

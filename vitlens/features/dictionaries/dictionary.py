@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitlens.arguments import checked, short
@@ -149,12 +149,30 @@ class SparseAutoencoder(FiniteWeights):
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch feature"]:
         """The features of activations."""
+        features: Tensor = self.activation(self.pre_activations(x))
+        return features
+
+    def pre_activations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch feature"]:
+        """What the activation function of the features reads."""
         self._check_width(x)
         read = self._normalise(x.to(self.W_enc))
         if self.centred:
             read = read - self.b_dec
-        features: Tensor = self.activation(read @ self.W_enc + self.b_enc)
-        return features
+        return read @ self.W_enc + self.b_enc
+
+    def read_directions(self, features: Int[Tensor, "row"], x: Float[Tensor, "row d_in"]) -> Float[Tensor, "row d_in"]:
+        """∂pre-activation/∂x of one feature for each row x, what divides in the row's normalisation frozen."""
+        directions = self.W_enc[:, features].T
+        if self.normalisation == "none":
+            return directions
+        if self.normalisation == "layer_norm":
+            directions = directions - directions.mean(dim=-1, keepdim=True)
+        return directions / self._statistics(x.to(self.W_enc))[1]
+
+    def output_scale(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch 1"]:
+        """What the reconstruction is multiplied by: the row's statistics where it is scaled back by them, else 1."""
+        x = x.to(self.W_enc)
+        return self._statistics(x)[2] if self._scales_output else x.new_ones(*x.shape[:-1], 1)
 
     def decode(
         self, features: Float[Tensor, "*batch feature"], x: Float[Tensor, "*batch d_in"] | None = None

@@ -1,0 +1,1 @@
+"""Attribution graphs: which features made one decision, through which other features."""
