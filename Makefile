@@ -66,6 +66,7 @@ bench: $(INSTALLED)
 	$(BIN)/python experiments/benchmarks/faithfulness.py
 	$(BIN)/python experiments/benchmarks/dictionaries.py
 	$(BIN)/python experiments/benchmarks/names.py
+	$(BIN)/python experiments/benchmarks/attribution_graph.py
 
 $(INSTALLED_DOCS): $(INSTALLED)
 	@echo "installing the documentation's packages into $(VENV)"

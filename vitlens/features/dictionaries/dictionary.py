@@ -93,15 +93,7 @@ class SparseAutoencoder(FiniteWeights):
         Raises:
             InputError: values that are not finite floats, shapes that do not fit, an unknown activation or normalisation.
         """
-        if threshold is not None:
-            threshold = read_array("threshold", threshold)
-            if threshold.isnan().any():
-                raise InputError("threshold holds NaN")
-        given = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
-        weights = complete_weights(
-            {name: read_array(name, value) for name, value in given.items() if value is not None}
-        )
-        chosen = nonlinearity(activation, len(weights["W_dec"]), k=k, threshold=threshold, like=weights["W_enc"])
+        weights, chosen = read_dictionary(W_enc, b_enc, W_dec, b_dec, activation, k, threshold)
         return cls(**weights, activation=chosen, centred=centred, normalisation=normalisation, hook=hook, source=source)
 
     @classmethod
@@ -273,6 +265,59 @@ class Transcoder(SparseAutoencoder):
 
     W_skip: Float[Tensor, "d_out d_in"] | None
 
+    @classmethod
+    @checked
+    def from_arrays(  # type: ignore[override]
+        cls,
+        W_enc: Any,
+        b_enc: Any,
+        W_dec: Any,
+        b_dec: Any,
+        *,
+        activation: str = "relu",
+        k: int | None = None,
+        threshold: Any = None,
+        W_skip: Any = None,
+        normalisation: str = "none",
+        hook: str | None = None,
+        hook_out: str | None = None,
+        source: str = "arrays",
+    ) -> "Transcoder":
+        """A transcoder from its weights, as tensors or arrays.
+
+        Args:
+            W_enc: [d_in, features].
+            b_enc: [features], or None for zeros.
+            W_dec: [features, d_out].
+            b_dec: [d_out], or None for zeros.
+            activation, k, threshold, normalisation: as in `SparseAutoencoder.from_arrays`.
+            W_skip: [d_out, d_in], what adds x W_skipᵀ to the prediction; None for none.
+            hook: the hook point that it reads.
+            hook_out: the hook point that it predicts.
+
+        Raises:
+            InputError: values that are not finite floats, shapes that do not fit, an unknown activation or normalisation.
+        """
+        weights, chosen = read_dictionary(W_enc, b_enc, W_dec, b_dec, activation, k, threshold)
+        if W_skip is not None:
+            W_skip, shape = read_array("W_skip", W_skip), (weights["W_dec"].shape[1], weights["W_enc"].shape[0])
+            check_weights([("W_skip", W_skip)], "the dictionary")
+            if tuple(W_skip.shape) != shape:
+                raise InputError(f"W_skip is [d_out, d_in], {list(shape)} here, not {list(W_skip.shape)}")
+            W_skip = W_skip.detach().to(weights["W_enc"])
+        return cls(
+            weights["W_enc"],
+            weights["b_enc"],
+            weights["W_dec"],
+            weights["b_dec"],
+            chosen,
+            W_skip=W_skip,
+            normalisation=normalisation,
+            hook=hook,
+            hook_out=hook_out,
+            source=source,
+        )
+
     @property
     def needs_input(self) -> bool:
         return self.W_skip is not None or self.rescaled
@@ -292,6 +337,23 @@ class Transcoder(SparseAutoencoder):
             return written
         shift, _, back = self._statistics(self._given(x))
         return written * back + shift
+
+
+def read_dictionary(
+    W_enc: Any, b_enc: Any, W_dec: Any, b_dec: Any, activation: str, k: int | None, threshold: Any
+) -> tuple[dict[str, Tensor], nn.Module]:
+    """The weights of a dictionary that was given as arrays, and its activation function.
+
+    Raises:
+        InputError: values that are not finite floats, shapes that do not fit, an unknown activation.
+    """
+    if threshold is not None:
+        threshold = read_array("threshold", threshold)
+        if threshold.isnan().any():
+            raise InputError("threshold holds NaN")
+    given = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
+    weights = complete_weights({name: read_array(name, value) for name, value in given.items() if value is not None})
+    return weights, nonlinearity(activation, len(weights["W_dec"]), k=k, threshold=threshold, like=weights["W_enc"])
 
 
 def read_array(name: str, value: Any) -> Tensor:
