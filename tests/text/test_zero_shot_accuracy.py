@@ -111,6 +111,16 @@ def test_equal_logits_tell_nothing_apart(model, images):
     assert found.n.sum() == N
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_tells_texts_apart(model, images, tower, found, dtype):
+    """Logits of half precision would mostly be equal: the accuracy is that of exact ones, but for pictures on the edge."""
+    half = HookedViT.from_timm(build(num_classes=0)).to(dtype)
+    about = {"labels": LABELS, "tower": tower, "progress": False}
+    near = zero_shot_accuracy(half, images.to(dtype), TEXTS, **about)
+    assert (near.values - found.values).abs().sum() <= 8
+    assert near.accuracy == pytest.approx(found.accuracy, abs=0.05)
+
+
 def test_a_board_shows_the_shares(found):
     board = found.plot().data[0]
     np.testing.assert_allclose(np.asarray(board.z), found.shares().numpy(), rtol=1e-6)

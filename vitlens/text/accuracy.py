@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from scipy.stats import binomtest
 from torch import Tensor
+from torch.nn import functional as F
 
 from vitlens.arguments import checked, is_whole, items, short
 from vitlens.errors import InputError
@@ -18,7 +19,7 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_batches import ImageBatch, PictureBatches, PictureSource
 from vitlens.results.result import Result
-from vitlens.text.seen import read_texts, tower_of
+from vitlens.text.seen import embedding_view, read_texts, tower_of
 from vitlens.text.tower import TextTower, read_templates
 
 #: Of the classes of several texts, among how many of the first the right one is looked for, beside the first alone.
@@ -161,12 +162,16 @@ def zero_shot_accuracy(
     if not 0 < level < 1:
         raise InputError(f"level is between 0 and 1, such as 0.95, not {level}")
     given = None if labels is None else _whole_numbers(labels)
-    reads = model.with_class_embeddings(chosen, names)
-    counts = _Counts(len(names))
-    batches = PictureBatches(reads, images, batch_size)
+    vectors = chosen.embed(names)
+    view = embedding_view(model, vectors.shape[1])
+    rounding, texts_read = EQUAL_WITHIN * torch.finfo(vectors.dtype).eps, vectors.to(view.device).double()
+    counts = _Counts(len(names), rounding)
+    batches = PictureBatches(view, images, batch_size)
     for batch in batches.with_bar("zero-shot accuracy", progress):
         found = _labels(given, counts.n_pictures, batch, names)
-        counts.add(reads(batch.images), found)
+        # In half precision most logits of a picture would be equal.
+        cosines = F.normalize(view(batch.images).double(), dim=1) @ texts_read.T
+        counts.add(chosen.scale * cosines + (chosen.bias or 0.0), found)
     if given is not None and len(given) != counts.n_pictures:
         raise InputError(f"there are {len(given)} labels for {counts.n_pictures} pictures")
     if not counts.n_pictures:
@@ -191,9 +196,9 @@ def zero_shot_accuracy(
 class _Counts:
     """How many pictures of each class were nearest to each text, and among the first k."""
 
-    def __init__(self, n_texts: int) -> None:
+    def __init__(self, n_texts: int, rounding: float) -> None:
         # Among all texts, every picture would find its own.
-        self.n_texts, self.k, self.n_pictures = n_texts, K if n_texts > K else 1, 0
+        self.n_texts, self.k, self.n_pictures, self.rounding = n_texts, K if n_texts > K else 1, 0, rounding
         self.confusion = torch.zeros(n_texts, n_texts, dtype=torch.long)
         self.among_first = torch.zeros(n_texts, dtype=torch.long)
 
@@ -201,8 +206,8 @@ class _Counts:
         check_logits(logits.amax(dim=1), "a picture")
         places = labels[:, None].to(logits.device)
         own = logits.gather(1, places)
-        rounding = EQUAL_WITHIN * torch.finfo(logits.dtype).eps * logits.abs().amax(dim=1, keepdim=True)
-        n_as_near = (logits >= own - rounding).sum(dim=1).cpu() - 1
+        equal = self.rounding * logits.abs().amax(dim=1, keepdim=True)
+        n_as_near = (logits >= own - equal).sum(dim=1).cpu() - 1
         # The nearest of the others, where the own text is not nearer than all of them.
         other = logits.scatter(1, places, -torch.inf).argmax(dim=1).cpu()
         cells = labels * self.n_texts + other.where(n_as_near > 0, labels)
