@@ -181,6 +181,48 @@ def test_half_precision_is_normed_in_float32():
     torch.testing.assert_close(norms, torch.ones(len(TEXTS)))
 
 
+ROWS = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [ROWS.numpy(), ROWS.tolist(), list(ROWS), tuple(ROWS.numpy()), 1e30 * ROWS, 1e-30 * ROWS, ROWS.double() * 1e200],
+)
+def test_a_function_gives_vectors_in_any_form(given):
+    found = TextTower(lambda texts: given).embed(["a", "b", "c"])
+    torch.testing.assert_close(found.float(), torch.nn.functional.normalize(ROWS, dim=1))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (None, "not None"),
+        (["a", "b", "c"], r"not \['a', 'b', 'c'\]"),
+        ([[1.0], [1.0, 2.0], [1.0]], "gives floats"),
+        ({"text_embeds": ROWS}, "gives floats"),
+        ((ROWS, 3), "gives floats"),
+        (ROWS.to_sparse(), "gives floats"),
+        (ROWS.to("meta"), "gives floats"),
+        (torch.nested.nested_tensor(list(ROWS)), "gives floats"),
+        (ROWS.long(), "of torch.int64"),
+        (ROWS.bool().numpy().astype(object), "gives floats"),
+        (ROWS[:2], r"not \[2, 4\] for 3 of them"),
+        (ROWS[:, :0], r"not \[3, 0\] for 3 of them"),
+        (ROWS[0], r"not \[4\] for 3 of them"),
+        (ROWS * torch.nan, "embedding of 'a' is zero or not finite"),
+    ],
+)
+def test_what_a_function_gives_in_place_of_vectors(given, said):
+    with pytest.raises(InputError, match=said):
+        TextTower(lambda texts: given).embed(["a", "b", "c"])
+
+
+def test_a_function_gives_vectors_of_one_width():
+    tower = TextTower(lambda texts: torch.ones(len(texts), 4 if len(texts) > 1 else 5))
+    with pytest.raises(InputError, match="gives vectors of 4 and of 5 numbers"):
+        tower.embed([str(i) for i in range(257)])
+
+
 def without_texts(folder):
     transformers.CLIPVisionModel.from_pretrained(folder).save_pretrained(folder)
 

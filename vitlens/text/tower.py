@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -16,6 +17,8 @@ from vitlens.text.readers.door import open_texts
 
 #: Sentences that are embedded at once.
 BATCH = 256
+#: Vectors that are shorter are scaled before they are normed.
+SHORTEST_EXACT = 1e-9
 #: What logits may mean: the texts share a softmax (CLIP), or each stands for itself (SigLIP).
 COMPARED = ("softmax", "sigmoid")
 
@@ -26,7 +29,7 @@ class TextTower:
     logit of a text = scale · cos(picture, text) + bias.
 
     Args:
-        embed: a function from a list of strings to a tensor [text, features], of any lengths.
+        embed: a function from a list of strings to a tensor or array [text, features], of any lengths.
         scale: CLIP's exp(logit_scale).
         bias: SigLIP's logit_bias.
         output: what the logits mean: "softmax" (CLIP) or "sigmoid" (SigLIP), see `HookedViT.set_output`.
@@ -164,25 +167,57 @@ class TextTower:
         return F.normalize(means, dim=1)
 
     def _unit(self, sentences: list[str]) -> Float[Tensor, "text features"]:
-        found = []
-        for start in range(0, len(sentences), BATCH):
-            some = sentences[start : start + BATCH]
-            rows = torch.as_tensor(self._embed(some))
-            if rows.ndim != 2 or len(rows) != len(some) or not rows.is_floating_point():
-                raise InputError(
-                    f"the function of {self.name} gives floats [text, features] for a list of texts, not "
-                    f"{rows.dtype} {list(rows.shape)} for {len(some)} of them"
-                )
-            # Of half precision, norms and means are not.
-            found.append(rows if rows.dtype == torch.float64 else rows.float())
+        found = [self._rows(sentences[start : start + BATCH]) for start in range(0, len(sentences), BATCH)]
+        widths = {some.shape[1] for some in found}
+        if len(widths) > 1:
+            raise InputError(
+                f"the function of {self.name} gives vectors of {' and of '.join(map(str, widths))} numbers"
+            )
         rows = torch.cat(found)
         wrong = ~rows.isfinite().all(dim=1) | ~rows.any(dim=1)
         for i in wrong.nonzero()[:1, 0].tolist():
             raise InputError(f"the embedding of {sentences[i]!r} is zero or not finite")
-        return F.normalize(rows, dim=1)
+        lengths = rows.norm(dim=1, keepdim=True)
+        # Of very large and very small numbers the squares leave the range of floats.
+        extreme = (lengths < SHORTEST_EXACT) | lengths.isinf()
+        return F.normalize(torch.where(extreme, rows / rows.abs().amax(dim=1, keepdim=True), rows), dim=1)
+
+    def _rows(self, sentences: list[str]) -> Float[Tensor, "text features"]:
+        """What the function gives for some sentences, as it stands: a tensor, an array, or a list of rows.
+
+        Raises:
+            InputError: anything else.
+        """
+        given = self._embed(sentences)
+        try:
+            rows = torch.stack([torch.as_tensor(row) for row in given]) if is_rows(given) else torch.as_tensor(given)
+        except (TypeError, ValueError, RuntimeError):
+            rows = None
+        if (
+            rows is None
+            or rows.is_nested
+            or rows.layout != torch.strided
+            or rows.is_meta
+            or not rows.is_floating_point()
+        ):
+            raise InputError(
+                f"the function of {self.name} gives floats [text, features] for a list of texts, not {short(given)}"
+            )
+        if rows.ndim != 2 or len(rows) != len(sentences) or not rows.shape[1]:
+            raise InputError(
+                f"the function of {self.name} gives floats [text, features] for a list of texts, not {list(rows.shape)} for "
+                f"{len(sentences)} of them"
+            )
+        # Of half precision, norms and means are not.
+        return rows if rows.dtype == torch.float64 else rows.float()
 
     def __repr__(self) -> str:
         return f"TextTower({self.name}, scale {self.scale:.4g}, {len(self.templates)} templates)"
+
+
+def is_rows(given: Any) -> bool:
+    """Whether it is a list of vectors."""
+    return isinstance(given, (list, tuple)) and all(isinstance(row, (Tensor, np.ndarray)) for row in given)
 
 
 def read_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
