@@ -39,6 +39,11 @@ def test_a_table_has_a_column_of_texts(tmp_path):
     assert load_vocabulary(str(path), "plant") == ["a red, wet leaf", "moss"]
     with pytest.raises(InputError, match="has no category 'plants'; the nearest are plant"):
         load_vocabulary(path, category="plants")
+    path.write_text('text\n"a leaf\nin the rain"\n')
+    assert load_vocabulary(path) == ["a leaf in the rain"]
+    path.write_text("text\n" + "a" * 200_000)
+    with pytest.raises(InputError, match="cannot be read as a CSV file: field larger"):
+        load_vocabulary(path)
     path.write_text("word\nrust\n")
     with pytest.raises(InputError, match="has no column called 'text'"):
         load_vocabulary(path)
@@ -46,11 +51,21 @@ def test_a_table_has_a_column_of_texts(tmp_path):
 
 def test_what_is_no_list_is_refused(tmp_path):
     path = tmp_path / "words.txt"
-    cases = {b"": "has no texts", b"rust\nrust\n": "'rust' 2 times", b"\xff\xfe\x00": "no text in UTF-8"}
+    cases = {
+        b"": "has no texts",
+        b"\n \n": "has no texts",
+        b"rust\nrust\n": "'rust' 2 times",
+        b"\xff\xfe\x00": "no text in UTF-8",
+        b"rust\0moss": "is no list of texts",
+    }
     for content, sentence in cases.items():
         path.write_bytes(content)
         with pytest.raises(InputError, match=sentence):
             load_vocabulary(path)
+    table = tmp_path / "words.json"
+    table.write_text('["rust", "moss"]')
+    with pytest.raises(InputError, match="is no list of texts: one in each line, or a CSV file"):
+        load_vocabulary(table)
     with pytest.raises(
         InputError, match=r"comes with vitlens \(plain\), and as a file it cannot be read: No such file"
     ):

@@ -1,6 +1,7 @@
 """Lists of words: what texts are chosen from where parts of a network are named."""
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,8 @@ from vitlens.files import as_path
 #: The lists that come with the package: the name of each is that of its file.
 SHIPPED = Path(__file__).parent / "vocabularies"
 VOCABULARY_COLUMNS = ["category", "text"]
+#: Files of text whose lines are no texts.
+OTHER_TABLES = (".json", ".jsonl", ".tsv")
 
 
 class Vocabulary(list[str]):
@@ -57,13 +60,16 @@ def load_vocabulary(name_or_path: str | Path = "plain", category: str | None = N
     shipped = {path.stem: path for path in sorted(SHIPPED.glob("*.csv"))}
     path = shipped.get(str(name_or_path), as_path(name_or_path))
     try:
-        written = path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            written = file.read()
     except (OSError, ValueError) as error:
         why = (error.strerror or str(error)) if isinstance(error, OSError) else "it is no text in UTF-8"
         raise InputError(
             f"{name_or_path} is no list of words that comes with vitlens ({', '.join(shipped)}), and as a file it cannot be "
             f"read: {why}"
         ) from None
+    if "\0" in written or path.suffix.lower() in OTHER_TABLES:
+        raise InputError(f'{path} is no list of texts: one in each line, or a CSV file with a column "text"')
     rows = _rows(path, written)
     texts = [text for _, text in rows]
     if not texts:
@@ -90,8 +96,12 @@ def _rows(path: Path, written: str) -> list[tuple[str, str]]:
     """
     if path.suffix.lower() != ".csv":
         return [("", line.strip()) for line in written.splitlines() if line.strip()]
-    table = csv.DictReader(written.splitlines())
-    if VOCABULARY_COLUMNS[1] not in (table.fieldnames or ()):
-        raise InputError(f"{path} has no column called {VOCABULARY_COLUMNS[1]!r}: its first line names the columns")
-    rows = [[(row.get(column) or "").strip() for column in VOCABULARY_COLUMNS] for row in table]
+    table = csv.DictReader(io.StringIO(written, newline=""))
+    try:
+        if VOCABULARY_COLUMNS[1] not in (table.fieldnames or ()):
+            raise InputError(f"{path} has no column called {VOCABULARY_COLUMNS[1]!r}: its first line names the columns")
+        # A text that was broken into lines is one line.
+        rows = [[" ".join((row.get(column) or "").split()) for column in VOCABULARY_COLUMNS] for row in table]
+    except csv.Error as error:
+        raise InputError(f"{path} cannot be read as a CSV file: {error}") from None
     return [(category, text) for category, text in rows if text]
