@@ -127,6 +127,13 @@ def test_chosen_features_are_named_as_among_all(plain, images, sae, tower):
     assert name_features(plain, images, TEXTS, hook="hook_pooled", features=3, **about).axes["feature"] == [3]
 
 
+def test_a_feature_that_is_named_twice_is_there_once(plain, images, sae, tower):
+    for about in ({"sae": sae}, {"hook": "post0"}):
+        found = name_features(plain, images, TEXTS, tower=tower, features=[3, 1, 3], n_draws=19, **about, **QUIET)
+        assert found.axes["feature"] == [3, 1]
+        assert found.table()["feature"].tolist() == [3, 1]
+
+
 def test_logits_of_other_classes_are_units(plain, images, tower):
     """The texts' space is that of the head, whatever classes were set behind it."""
     zero_shot = plain.with_class_embeddings(tower, TEXTS[:4])

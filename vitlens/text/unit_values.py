@@ -87,9 +87,10 @@ class Units:
     def _chosen(self, n: int) -> list[int]:
         if self.wanted is None:
             return list(range(n))
+        # A feature that is named twice has one name.
         if self.sae is not None:
-            return feature_numbers(self.wanted, n)
-        chosen = [int(one) for one in items(self.wanted)]
+            return list(dict.fromkeys(feature_numbers(self.wanted, n)))
+        chosen = list(dict.fromkeys(int(one) for one in items(self.wanted)))
         if not chosen or not all(0 <= one < n for one in chosen):
             raise InputError(
                 f"features= are units of {self.source.name}, which has 0 to {n - 1}, not {short(self.wanted)}"
