@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from ported import build, derived_classifier
+from ported import borrow, build, derived_classifier
 
 __all__ = ["derived_classifier"]
 
@@ -11,6 +11,19 @@ __all__ = ["derived_classifier"]
 def variant():
     """A variant by its name."""
     return build
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A small classifier that other tests use too."""
+    with borrow("class_token") as borrowed:
+        yield borrowed
+
+
+@pytest.fixture(scope="module")
+def images(model):
+    """Eleven pictures of it: 110 tokens."""
+    return torch.randn(11, 3, 48, 48, generator=torch.Generator().manual_seed(0)).to(model.dtype)
 
 
 @pytest.fixture

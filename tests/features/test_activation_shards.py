@@ -5,7 +5,6 @@ from collections import namedtuple
 
 import pytest
 import torch
-from ported import borrow
 
 from vitlens import InputError
 from vitlens.features import train
@@ -15,17 +14,6 @@ from vitlens.workers import Stopped
 #: 40 rows of a fill are four pictures of ten tokens: 11 pictures are three fills, and 224 rows need three passes.
 SETTINGS = dict(k=4, n_features=48, n_rows=224, batch_rows=16, buffer_rows=40, batch_size=2, progress=False)
 HOOKS = ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
-
-
-@pytest.fixture(scope="module")
-def model():
-    with borrow("class_token") as borrowed:
-        yield borrowed
-
-
-@pytest.fixture(scope="module")
-def images(model):
-    return torch.randn(11, 3, 48, 48, generator=torch.Generator().manual_seed(0)).to(model.dtype)
 
 
 @pytest.fixture

@@ -27,17 +27,6 @@ HOOK = "blocks.1.hook_resid_post"
 
 
 @pytest.fixture(scope="module")
-def model():
-    with borrow("class_token") as borrowed:
-        yield borrowed
-
-
-@pytest.fixture(scope="module")
-def images(model):
-    return torch.randn(11, 3, 48, 48, generator=torch.Generator().manual_seed(0)).to(model.dtype)
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     from torchvision.transforms.functional import to_pil_image
 
