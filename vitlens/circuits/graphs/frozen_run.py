@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from einops import einsum, rearrange
+from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -70,8 +70,8 @@ class FrozenBlock:
     def z(self, x: Rows) -> Float[Tensor, "row token head d_head"]:
         """What multiplies W_O, for this part of the stream."""
         attn = self.block.attn
-        v = einsum(self.before_heads(x), attn.W_V, "r t d, h d e -> r h t e")
-        z = rearrange(self.pattern @ v, "r h t e -> r t h e")
+        v = einsum(self.before_heads(x), attn.W_V, "r t d, h d e -> r t h e")
+        z = einsum(self.pattern, v, "h q k, r k h e -> r q h e")
         if attn.head_norm is not None and self.head_scale is not None:
             z = attn.head_norm.linear_part(z) / self.head_scale * attn.head_factor
         if attn.ln_z is not None and self.z_scale is not None:
@@ -100,8 +100,8 @@ class FrozenBlock:
             gradient = flat.unflatten(-1, gradient.shape[-2:])
         if attn.head_norm is not None and self.head_scale is not None:
             gradient = attn.head_norm.pull_back(gradient / self.head_scale * attn.head_factor)
-        of_values = self.pattern.mT @ rearrange(gradient, "r t h e -> r h t e")
-        read = einsum(of_values, attn.W_V, "r h t e, h d e -> r t d")
+        of_values = einsum(self.pattern, gradient, "h q k, r q h e -> r k h e")
+        read = einsum(of_values, attn.W_V, "r t h e, h d e -> r t d")
         before = self.block.norm_before("attn")
         return read if before is None else before.pull_back(read / self.attn_scale)
 
