@@ -16,6 +16,7 @@ from PIL import Image
 
 from vitlens.demo import demo_folder
 from vitlens.patching import sweep
+from vitlens.patching.gradients import ATTRIBUTION_METHODS
 from vitlens.patching.results import Patching
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "patch_context.py"
@@ -158,8 +159,8 @@ def test_estimates_are_compared_with_the_exact_sweep(tmp_path):
     done = compare("--pairs", 1, "--site", "q", "--out", tmp_path / "cells.parquet")
     assert done.returncode == 0, done.stderr
     cells = pd.read_parquet(tmp_path / "cells.parquet")
-    assert set(cells["method"]) == {"gradient", "integrated_inputs", "integrated_activations", "atp_star"}
-    assert len(cells) == 4 * 6 * 4
+    assert set(cells["method"]) == set(ATTRIBUTION_METHODS)
+    assert len(cells) == 5 * 6 * 4
     star = cells[cells["method"] == "atp_star"]
     assert f"{star['exact'].corr(star['estimate']):.3f}" in done.stdout
     worst = star.loc[star["error"].abs().idxmax()]

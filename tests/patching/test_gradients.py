@@ -26,7 +26,7 @@ def assert_close(estimate, exact, tolerance=1e-3):
     assert error < tolerance * exact.shift().abs().max()
 
 
-@pytest.mark.parametrize("method", ATTRIBUTION_METHODS)
+@pytest.mark.parametrize("method", [method for method in ATTRIBUTION_METHODS if method != "relevance"])
 @pytest.mark.parametrize("site", SITES)
 def test_small_differences_are_found_exactly(site, method, plain, images_of):
     clean, corrupted = near(images_of, plain)

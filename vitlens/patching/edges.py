@@ -1,5 +1,6 @@
 """Edge attribution patching: estimates the effect of every direct path from two forwards and a backward."""
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -27,11 +28,12 @@ from vitlens.patching.gradients import (
     picture_batches,
     run_and_keep,
 )
+from vitlens.patching.propagation import propagation_rules
 from vitlens.patching.results import Patching
 from vitlens.patching.whole_runs import WholeRuns, make_result, run_pair
 
 EDGE_PICTURES = 2
-EDGE_METHODS = ("gradient", "integrated_inputs")
+EDGE_METHODS = ("gradient", "integrated_inputs", "relevance")
 
 
 @leaves_state
@@ -58,7 +60,8 @@ def edge_attribution_patching(
 
     Args:
         method: "gradient": at the target run (EAP); "integrated_inputs": the gradient averaged over runs whose stream into
-            block 0 lies between target's and source's (EAP-IG).
+            block 0 lies between target's and source's (EAP-IG); "relevance": coefficients of relevance propagation in place
+            of gradients, by the rules that `attribution_patching` lists.
         n_steps: points of the midpoint rule, for "integrated_inputs".
         classes, baseline_classes, metric, direction: as in `activation_patching`.
         batch_size: pictures of a forward and backward; by default 2, since the outputs of all parts are in memory together.
@@ -70,7 +73,7 @@ def edge_attribution_patching(
     Raises:
         InputError: as `path_patching`; an unknown method; a metric that is one number for all pictures.
 
-    Source: Syed, Rager & Conmy 2023 (EAP); Hanna, Pezzelle & Belinkov 2024 (EAP-IG).
+    Source: Syed, Rager & Conmy 2023 (EAP); Hanna, Pezzelle & Belinkov 2024 (EAP-IG); Rezaei Jafari et al. 2025 (RelP).
 
     Examples:
         >>> import vitlens
@@ -85,12 +88,13 @@ def edge_attribution_patching(
     graph = Graph(model)
     runs = run_pair(model, clean, corrupted, classes, baseline_classes, metric, direction)
     check_per_picture(runs.measures)
-    points = [0.0] if method == "gradient" else midpoints(n_steps)
+    points = midpoints(n_steps) if method == "integrated_inputs" else [0.0]
     batches = picture_batches(len(runs.target), batch_size or EDGE_PICTURES)
     estimates = []
     with ProgressBar(len(runs.target), f"edge attribution ({method})", "pair", progress, len(batches)) as bar:
         for images in batches:
-            estimates.append(_estimate(graph, runs, images, points))
+            with propagation_rules(model) if method == "relevance" else nullcontext():
+                estimates.append(_estimate(graph, runs, images, points))
             bar.update(images.stop - images.start)
     shift = torch.cat(estimates, dim=-1)
     patched = runs.found["target"][:, None, None] + shift

@@ -1,6 +1,7 @@
 """Attribution patching: estimates the effect of every cell from two forwards and a backward (gradient × difference)."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from einops import einsum, rearrange
@@ -22,12 +23,13 @@ from vitlens.model.hooks.hook_points import Hooks
 from vitlens.model.runs.gradients import gradients_disabled
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.progress_bar import ProgressBar
+from vitlens.patching.propagation import propagation_rules
 from vitlens.patching.results import Patching
 from vitlens.patching.sweep import Plan
 from vitlens.patching.whole_runs import WholeRuns, make_result, run_pair
 
 PICTURES_AT_ONCE = 8
-ATTRIBUTION_METHODS = ("gradient", "integrated_inputs", "integrated_activations", "atp_star")
+ATTRIBUTION_METHODS = ("gradient", "integrated_inputs", "integrated_activations", "atp_star", "relevance")
 Activations = dict[str, Tensor]
 
 
@@ -64,7 +66,11 @@ def attribution_patching(
         method: "gradient": at the target run; "integrated_inputs": the gradient averaged over runs whose stream into block 0
             lies between target's and source's (EAP-IG); "integrated_activations": averaged over runs in which the site
             itself lies between them, block by block; "atp_star": as "gradient", but the effect of a patched query or key on
-            the pattern is computed through the softmax (sites "q" and "k"; elsewhere the same as "gradient").
+            the pattern is computed through the softmax (sites "q" and "k"; elsewhere the same as "gradient"); "relevance":
+            coefficients of relevance propagation in place of gradients (RelP): norms divide by constants, activations
+            multiply by f(x) / x, a gate takes half of a product's relevance, and patterns are constants for what lies
+            before their queries and keys. Best for the stream and what MLPs write; queries and keys count for their own
+            pattern only.
         n_steps: points of the midpoint rule, for the integrated methods.
         batch_size: pictures of a forward and backward, by default 8.
 
@@ -76,7 +82,9 @@ def attribution_patching(
     Raises:
         InputError: as `activation_patching`; an unknown method; a metric that is one number for all pictures.
 
-    Source: Nanda 2023 (attribution patching); Hanna et al. 2024 (EAP-IG); Kramár et al. 2024 (AtP*), section 3.1.
+    Source: Nanda 2023 (attribution patching); Hanna et al. 2024 (EAP-IG); Kramár et al. 2024 (AtP*), section 3.1;
+        Rezaei Jafari et al. 2025 (RelP), with the rules that its released code lists; that of attention it uses only if
+        asked to.
 
     Examples:
         >>> import vitlens
@@ -158,7 +166,8 @@ def _first_order(
         gradients = _along_the_sites(model, target, of_target, change, runs.measures, images, n_steps)
     else:
         points = midpoints(n_steps) if method == "integrated_inputs" else [0.0]
-        gradients = mean_gradients(model, source, target, names, runs.measures, images, points)
+        with propagation_rules(model) if method == "relevance" else nullcontext():
+            gradients = mean_gradients(model, source, target, names, runs.measures, images, points)
 
     def of_block(cells: Cells, block: int) -> Float[Tensor, "metric cell image"]:
         name = cells.site.hook(block)
