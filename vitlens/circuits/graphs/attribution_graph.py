@@ -1,5 +1,7 @@
 """Makes the attribution graph of one picture: chooses its nodes by their influence, and computes all edges between."""
 
+import warnings
+
 import torch
 from einops import einsum
 from jaxtyping import Float
@@ -22,6 +24,7 @@ from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_run import PictureRun
 from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.model.runs.small_pictures import small_pictures
+from vitlens.patching.sweep import InterruptedWarning
 from vitlens.results.axes import NodeLabel, TokenLabel
 
 #: Targets of one pass back, and the numbers that their edges may take.
@@ -74,6 +77,8 @@ def attribution_graph(
         InputError: several pictures; no transcoder, or one that does not replace an MLP; a class that does not exist;
             hooks whose edits the graph does not see.
 
+    Ctrl-C ends the choice of nodes: the graph has those that were chosen so far, and a warning says how many.
+
     Source: Ameisen et al. 2025 (Circuit Tracing), section 3; Dunefsky, Chlenski & Nanda 2024.
 
     Examples:
@@ -96,15 +101,27 @@ def attribution_graph(
     rows = ChosenRows(sources, *_logits(run, selection, baseline))
     size = batch_size or max(1, min(TARGETS_AT_ONCE, EDGES_AT_ONCE // max(1, sources.n)))
     wanted = min(n_nodes, sources.n_units)
+    try:
+        _choose(rows, wanted, size, progress)
+    except KeyboardInterrupt:
+        warnings.warn(
+            f"interrupted: the graph has {len(rows.units)} of {wanted} nodes, the most influential ones",
+            InterruptedWarning,
+            stacklevel=2,
+        )
+    return _as_graph(model, picture, rows, selection, baseline, n_nodes)
+
+
+def _choose(rows: ChosenRows, wanted: int, size: int, progress: bool | None) -> None:
+    """Makes the units with the greatest influence targets, some at a time."""
     with ProgressBar(wanted, "attribution graph", "node", progress, -(-wanted // size)) as bar:
-        while rows.n_units < wanted:
-            chosen = rows.next_units(min(size * PASSES_PER_RANKING, wanted - rows.n_units))
+        while len(rows.units) < wanted:
+            chosen = rows.next_units(min(size * PASSES_PER_RANKING, wanted - len(rows.units)))
             if not len(chosen):
-                break
+                return
             for places in chosen.split(size):
                 rows.add_units(places)
                 bar.update(len(places))
-    return _as_graph(model, picture, rows, selection, baseline, n_nodes)
 
 
 def _one_picture(model: HookedViT, images: Pictures) -> Float[Tensor, "1 channels height width"]:
@@ -143,10 +160,10 @@ def _as_graph(
     n_nodes: int,
 ) -> AttributionGraph:
     sources = rows.sources
-    values, left_out, chosen = rows.table()
+    values, left_out = rows.table()
     grid = model.embed.grid(*picture.shape[-2:])
     tokens = model.cfg.token_labels(grid)
-    units = [_unit_label(*sources.at(place), tokens) for place in chosen.tolist()]
+    units = [_unit_label(*sources.at(place), tokens) for place in rows.units.tolist()]
     others = [
         *[NodeLabel(f"L{b} error at {token}", "error", b, t) for b in sources.errors for t, token in enumerate(tokens)],
         *[
@@ -156,7 +173,7 @@ def _as_graph(
         ],
         *[NodeLabel(name, name) for name in NO_NODES],
     ]
-    activations = torch.cat([sources.activations(chosen), values.new_full((len(others),), torch.nan)])
+    activations = torch.cat([sources.activations(rows.units), values.new_full((len(others),), torch.nan)])
     logits = [NodeLabel(name, "logit") for name in _logit_names(model, selection, baseline)]
     return AttributionGraph(
         values,
@@ -164,7 +181,7 @@ def _as_graph(
         "effect",
         totals=rows.totals,
         activations=activations,
-        left_out=left_out.to(values),
+        left_out=left_out,
         tokens=tokens,
         grid=grid,
         classes=selection.indices,

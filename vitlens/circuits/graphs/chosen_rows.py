@@ -1,5 +1,7 @@
 """The edges into the targets so far, and which units have the greatest influence through them."""
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -11,6 +13,20 @@ from vitlens.circuits.graphs.frozen_run import Reads
 EDGES_KEPT = 2**13
 
 
+class _Batch(NamedTuple):
+    """The rows of the targets of one pass back. `places` are those of the targets among all sources, −1 of logits."""
+
+    places: Int[Tensor, "row"]
+    blocks: Int[Tensor, "row"]
+    totals: Float[Tensor, "row"]
+    constants: Float[Tensor, "row"]
+    strongest: Int[Tensor, "row edge"]
+    effects: Float[Tensor, "row edge"]
+    others: Float[Tensor, "row other"]
+    of_units: Float[Tensor, "row"]
+    magnitudes: Float[Tensor, "row"]
+
+
 class ChosenRows:
     """A row of edges for each target: logits first, then units in the order in which they were chosen.
 
@@ -19,48 +35,51 @@ class ChosenRows:
 
     def __init__(self, sources: Sources, targets: Reads, totals: Float[Tensor, "logit"], constants: Tensor) -> None:
         self.sources = sources
-        #: The place among the sources of each target; −1 of logits.
-        self.places = torch.empty(0, dtype=torch.long)
-        self.totals, self.constants = totals.new_empty(0), totals.new_empty(0)
-        self._sums, self._magnitudes = totals.new_empty(0), totals.new_empty(0, dtype=torch.float64)
-        self._blocks: list[Int[Tensor, "row"]] = []
-        self._units: list[tuple[Int[Tensor, "row edge"], Float[Tensor, "row edge"]]] = []
-        self._others: list[Float[Tensor, "row other"]] = []
-        self._add(torch.full((len(totals),), -1), targets, totals, constants)
+        # A batch is added whole or not at all, also where the user interrupts.
+        self._batches = [self._batch(torch.full_like(targets.blocks, -1), targets, totals, constants)]
 
     @property
-    def n_units(self) -> int:
-        return int((self.places >= 0).sum())
+    def units(self) -> Int[Tensor, "unit"]:
+        """The places of the units that are targets, in the order of their rows."""
+        places = self._all("places")
+        return places[places >= 0]
+
+    @property
+    def totals(self) -> Float[Tensor, "target"]:
+        return self._all("totals")
 
     def add_units(self, places: Int[Tensor, "row"]) -> None:
         """Makes these units targets."""
         sources = self.sources
-        places = places[torch.argsort(places)]
         # The last block first, as a pass back meets them.
-        places = places[torch.argsort(sources.blocks[places], descending=True, stable=True)]
+        places = places.sort().values
+        places = places[sources.blocks[places].argsort(descending=True, stable=True)]
         targets = sources.reads(places)
         totals = sources.pre_activations(places)
         constants = totals - (targets.directions * sources.run.read_at(targets)).sum(dim=-1)
-        self._add(places, targets, totals, constants)
+        self._batches.append(self._batch(places, targets, totals, constants))
 
-    def _add(self, places: Tensor, targets: Reads, totals: Tensor, constants: Tensor) -> None:
+    def _batch(self, places: Tensor, targets: Reads, totals: Tensor, constants: Tensor) -> _Batch:
         edges, on_the_way = self.sources.edges_into(targets)
         n = self.sources.n_units
-        of_units, others = edges[:, :n], edges[:, n:]
-        strongest = of_units.abs().topk(min(EDGES_KEPT, n), dim=1, sorted=False).indices
-        self._units.append((strongest, of_units.gather(1, strongest)))
-        self._others.append(others)
-        self._blocks.append(targets.blocks)
-        self.places = torch.cat([self.places, places])
-        self.totals = torch.cat([self.totals, totals])
-        self.constants = torch.cat([self.constants, constants + on_the_way])
-        self._sums = torch.cat([self._sums, of_units.sum(dim=1)])
-        self._magnitudes = torch.cat([self._magnitudes, edges.abs().sum(dim=1, dtype=torch.float64)])
+        units, others = edges[:, :n], edges[:, n:]
+        strongest = units.abs().topk(min(EDGES_KEPT, n), dim=1, sorted=False).indices
+        return _Batch(
+            places,
+            targets.blocks,
+            totals,
+            constants + on_the_way,
+            strongest,
+            units.gather(1, strongest),
+            others.clone(),
+            units.sum(dim=1),
+            edges.abs().sum(dim=1, dtype=torch.float64),
+        )
 
     def next_units(self, n: int) -> Int[Tensor, "row"]:
         """The n units with the greatest influence that are no targets yet; fewer where the others have none."""
         influence = self._influence()
-        influence[self.places[self.places >= 0]] = 0
+        influence[self.units] = 0
         best = influence.topk(min(n, len(influence)))
         return best.indices[best.values > 0]
 
@@ -69,33 +88,39 @@ class ChosenRows:
 
         An edge leads from an earlier block to a later one, so one pass from the logits back finds it.
         """
-        influence = torch.zeros(self.sources.n_units, dtype=torch.float64)
-        blocks = torch.cat(self._blocks)
-        strongest, effects = (torch.cat([part[i] for part in self._units]) for i in range(2))
-        shares = effects.abs().double() / self._magnitudes.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
+        strongest, effects, places = self._all("strongest"), self._all("effects"), self._all("places")
+        influence = torch.zeros(self.sources.n_units, dtype=torch.float64, device=effects.device)
+        shares = effects.abs().double() / _divisor(self._all("magnitudes"))
+        blocks = self._all("blocks")
         for block in blocks.unique(sorted=True).flip(0):
             rows = (blocks == block).nonzero()[:, 0]
-            places = self.places[rows]
-            mine = torch.where(places < 0, 1.0, influence[places.clamp_min(0)])
+            mine = torch.where(places[rows] < 0, 1.0, influence[places[rows].clamp_min(0)])
             influence.index_add_(0, strongest[rows].flatten(), (mine[:, None] * shares[rows]).flatten())
         return influence
 
-    def table(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The edges [target, source] from the units that are targets, in this order, from all other sources, the constant
-        and the rest; for each target the share of all magnitudes that is in the rest."""
-        chosen = self.places[self.places >= 0]
-        column = torch.full((self.sources.n_units,), -1)
-        column[chosen] = torch.arange(len(chosen))
-        strongest, effects = (torch.cat([part[i] for part in self._units]) for i in range(2))
-        others = torch.cat(self._others)
-        # One more column takes what comes from units that are no nodes.
-        columns = torch.where(column[strongest] < 0, len(chosen), column[strongest])
-        of_units = effects.new_zeros(len(effects), len(chosen) + 1).scatter_add_(1, columns, effects)[:, :-1]
-        rest = self._sums - of_units.sum(dim=1)
-        known = of_units.abs().sum(dim=1, dtype=torch.float64) + others.abs().sum(dim=1, dtype=torch.float64)
-        left_out = 1 - known / self._magnitudes.clamp_min(torch.finfo(torch.float64).tiny)
-        return (
-            torch.cat([of_units, others, self.constants[:, None], rest[:, None]], dim=1),
-            left_out.clamp_min(0),
-            chosen,
+    def table(self) -> tuple[Float[Tensor, "target source"], Float[Tensor, "target"]]:
+        """The edges from the units that are targets, in this order, from all other sources, the constant and the rest; and
+        for each target the share of all magnitudes that is in the rest."""
+        units, strongest, effects, others = (
+            self.units,
+            self._all("strongest"),
+            self._all("effects"),
+            self._all("others"),
         )
+        column = torch.full((self.sources.n_units,), len(units), device=units.device)
+        column[units] = torch.arange(len(units), device=units.device)
+        # One more column takes what comes from units that are no nodes.
+        table = effects.new_zeros(len(effects), len(units) + 1).scatter_add_(1, column[strongest], effects)[:, :-1]
+        rest = self._all("of_units") - table.sum(dim=1)
+        known = torch.cat([table, others], dim=1).abs().sum(dim=1, dtype=torch.float64, keepdim=True)
+        left_out = 1 - known / _divisor(self._all("magnitudes"))
+        whole = torch.cat([table, others, self._all("constants")[:, None], rest[:, None]], dim=1)
+        return whole, left_out[:, 0].clamp_min(0).to(whole)
+
+    def _all(self, name: str) -> Tensor:
+        return torch.cat([getattr(batch, name) for batch in self._batches])
+
+
+def _divisor(magnitudes: Float[Tensor, "row"]) -> Float[Tensor, "row 1"]:
+    """Not 0 where nothing is written."""
+    return magnitudes.clamp_min(torch.finfo(magnitudes.dtype).tiny)[:, None]
