@@ -8,7 +8,7 @@ import torch
 from vitlens import InputError
 from vitlens.planted import planted_words
 from vitlens.planted.words import STRENGTHS
-from vitlens.text.contributions import head_contributions
+from vitlens.text.names.contributions import head_contributions
 from vitlens.text.seen import embedding_view
 
 N = 24

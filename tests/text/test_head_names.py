@@ -11,10 +11,10 @@ from variants import pictures
 import vitlens
 from vitlens import InputError, direct_logit_attribution
 from vitlens.planted import planted_words
-from vitlens.text.contributions import Contributions, head_contributions
-from vitlens.text.moments import VectorMoments
+from vitlens.text.names.contributions import Contributions, head_contributions
+from vitlens.text.names.moments import VectorMoments
+from vitlens.text.names.spans import chance, chance_of_one, choose_texts, inside, random_like, rotations, spread_of
 from vitlens.text.seen import embedding_view
-from vitlens.text.spans import chance, chance_of_one, choose_texts, inside, random_like, rotations, spread_of
 
 QUIET = {"progress": False}
 N_HEADS, WAYS, JOINT, N_TEXTS, N = 3, 5, 9, 40, 30

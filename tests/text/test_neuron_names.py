@@ -11,8 +11,8 @@ from variants import pictures
 import vitlens
 from vitlens import InputError, direct_logit_attribution
 from vitlens.planted import planted_words
-from vitlens.text.neuron_effects import neuron_effects
-from vitlens.text.neurons import greedy_code
+from vitlens.text.names.neuron_effects import neuron_effects
+from vitlens.text.names.neurons import greedy_code
 from vitlens.text.seen import embedding_view
 
 QUIET = {"progress": False}

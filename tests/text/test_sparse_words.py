@@ -9,7 +9,7 @@ from variants import pictures
 
 from vitlens import InputError, load_result
 from vitlens.text import TextTower, load_vocabulary, sparse_words, sparse_words_of
-from vitlens.text.positive_codes import code_of_size, cosine_of, off_optimum, positive_code, random_turn
+from vitlens.text.sparse_codes.positive_codes import code_of_size, cosine_of, off_optimum, positive_code, random_turn
 
 WORDS = load_vocabulary(category="material")[:40]
 

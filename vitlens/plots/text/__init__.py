@@ -4,10 +4,10 @@ from vitlens.plots.text.confusion import confusion_board
 from vitlens.plots.text.named import name_areas, word_bars
 from vitlens.plots.text.parts import head_names_board, neuron_names_bars
 from vitlens.text.accuracy import ZeroShotAccuracy
-from vitlens.text.feature_names import FeatureNames
-from vitlens.text.heads import HeadNames
-from vitlens.text.neurons import NeuronNames
-from vitlens.text.sparse_concepts import SparseWords
+from vitlens.text.names.features import FeatureNames
+from vitlens.text.names.heads import HeadNames
+from vitlens.text.names.neurons import NeuronNames
+from vitlens.text.sparse_codes.words import SparseWords
 
 FIGURES = {
     ZeroShotAccuracy: confusion_board,

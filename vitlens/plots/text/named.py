@@ -9,8 +9,8 @@ from vitlens.errors import InputError
 from vitlens.model.runs.picture_run import check_index
 from vitlens.plots.shared.style import COLOURS, NEUTRAL, RAISES, finish, text
 from vitlens.statistics import with_interval
-from vitlens.text.feature_names import FeatureNames
-from vitlens.text.sparse_concepts import SparseWords
+from vitlens.text.names.features import FeatureNames
+from vitlens.text.sparse_codes.words import SparseWords
 
 
 def name_areas(result: FeatureNames, k: int = 15) -> go.Figure:

@@ -16,8 +16,8 @@ from vitlens.plots.shared.style import (
     percent_ticks,
     text,
 )
-from vitlens.text.heads import HeadNames
-from vitlens.text.neurons import NeuronNames
+from vitlens.text.names.heads import HeadNames
+from vitlens.text.names.neurons import NeuronNames
 
 #: Characters of a name that a cell has room for, and of a text beside a bar.
 IN_CELL, BESIDE = 14, 40

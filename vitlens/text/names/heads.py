@@ -16,10 +16,10 @@ from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
 from vitlens.results.axes import ComponentLabel
 from vitlens.results.frames import Frame
 from vitlens.results.result import Result
-from vitlens.text.asked import MOST_P, read_asked, texts_at, with_chosen_texts
-from vitlens.text.contributions import Contributions, head_contributions
-from vitlens.text.moments import VectorMoments
-from vitlens.text.spans import Chosen, Spread, chance, choose_texts, inside, random_like, rotations, spread_of
+from vitlens.text.names.asked import MOST_P, read_asked, texts_at, with_chosen_texts
+from vitlens.text.names.contributions import Contributions, head_contributions
+from vitlens.text.names.moments import VectorMoments
+from vitlens.text.names.spans import Chosen, Spread, chance, choose_texts, inside, random_like, rotations, spread_of
 from vitlens.text.tower import TextTower
 
 #: What a head writes that varies less than this share of the embedding's variance says nothing of a picture.

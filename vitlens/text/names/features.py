@@ -21,11 +21,11 @@ from vitlens.model.runs.picture_batches import PictureSource
 from vitlens.results.frames import Frame
 from vitlens.results.result import Result
 from vitlens.statistics import with_interval
-from vitlens.text.asked import MOST_P, texts_at, with_chosen_texts
-from vitlens.text.naming import FEWEST_SHUFFLES, name_units
+from vitlens.text.names.asked import MOST_P, texts_at, with_chosen_texts
+from vitlens.text.names.best_texts import FEWEST_SHUFFLES, name_units
+from vitlens.text.names.unit_values import POOLINGS, Units, read_units
 from vitlens.text.seen import read_texts, tower_of
 from vitlens.text.tower import TextTower
-from vitlens.text.unit_values import POOLINGS, Units, read_units
 
 METHODS_OF_NAMING = ("wpmi", "auc")
 #: Of fewer pictures nothing is said.

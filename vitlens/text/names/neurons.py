@@ -16,10 +16,10 @@ from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
 from vitlens.results.frames import Frame
 from vitlens.results.result import Result
-from vitlens.text.asked import read_asked, texts_at, with_chosen_texts
-from vitlens.text.moments import VectorMoments
-from vitlens.text.neuron_effects import NeuronEffects, neuron_effects
-from vitlens.text.spans import random_like, spread_of
+from vitlens.text.names.asked import read_asked, texts_at, with_chosen_texts
+from vitlens.text.names.moments import VectorMoments
+from vitlens.text.names.neuron_effects import NeuronEffects, neuron_effects
+from vitlens.text.names.spans import random_like, spread_of
 from vitlens.text.tower import TextTower
 
 #: Numbers in the directions of neurons that are worked on at once.

@@ -21,8 +21,8 @@ from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.results.frames import Frame
 from vitlens.results.result import MOST_KEPT, Result
-from vitlens.text.positive_codes import code_of_size, cosine_of, positive_code, random_turn
 from vitlens.text.seen import Viewer, read_texts, tower_of
+from vitlens.text.sparse_codes.positive_codes import code_of_size, cosine_of, positive_code, random_turn
 from vitlens.text.tower import TextTower
 
 #: A vector that is shorter than this, less its mean, has no direction.

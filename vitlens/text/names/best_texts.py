@@ -8,10 +8,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitlens.model.runs.progress_bar import ProgressBar
-from vitlens.text.asked import MOST_P
-from vitlens.text.likeness_scores import Auc, SoftWpmi, best_by_chance
-from vitlens.text.positive_codes import random_turn
-from vitlens.text.unit_values import UnitTable
+from vitlens.text.names.asked import MOST_P
+from vitlens.text.names.likeness_scores import Auc, SoftWpmi, best_by_chance
+from vitlens.text.names.unit_values import UnitTable
+from vitlens.text.sparse_codes.positive_codes import random_turn
 
 #: With fewer draws no text can be a name: the least p is 1 / (1 + n_draws).
 FEWEST_SHUFFLES = round(1 / MOST_P) - 1

@@ -1,0 +1,1 @@
+"""Embeddings of pictures as sums of few words (SpLiCE)."""
