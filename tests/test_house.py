@@ -23,8 +23,9 @@ ORDER = [
     ["patterns", "lens"],
     ["attribution"],
     ["patching"],
-    ["circuits", "removal"],
+    ["removal"],
     ["features"],
+    ["circuits"],
     ["text", "demo_words"],
     ["memories", "demo"],
     ["description"],
@@ -139,9 +140,9 @@ def test_no_file_has_the_name_of_a_call_beside_it():
         assert not (names - submodules) & stems, chapter
 
 
-def test_about_twenty_five_names_are_at_the_top():
+def test_at_most_thirty_names_are_at_the_top():
     names = [name for name in vitlens.__all__ if not isinstance(getattr(vitlens, name), type(vitlens))]
-    assert len(names) <= 28, names
+    assert len(names) <= 30, names
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)

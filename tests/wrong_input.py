@@ -121,7 +121,19 @@ BY_NAME: dict[str, list[Any]] = {
     **dict.fromkeys(["site", "sites"], SITES),
     "metric": METRIC,
     **dict.fromkeys(
-        ["batch_size", "k", "n", "n_draws", "n_rows", "steps", "n_steps", "n_images", "n_registers", "n_components"],
+        [
+            "batch_size",
+            "k",
+            "n",
+            "n_draws",
+            "n_rows",
+            "steps",
+            "n_steps",
+            "n_images",
+            "n_registers",
+            "n_components",
+            "n_nodes",
+        ],
         COUNT,
     ),
     **dict.fromkeys(["n_memories", "n_features", "n_examples", "n_edges", "cka_rows", "similarity_queries"], COUNT),
@@ -178,6 +190,9 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         torch.randn(16, 8), None, torch.randn(8, 16), None, hook="blocks.0.hook_resid_post"
     )
     dictionary = {"model": model, "hook": "resid_post0", "sae": sae}
+    transcoder = vitlens.features.Transcoder.from_arrays(
+        torch.randn(16, 8), None, torch.randn(8, 16), None, hook="blocks.1.ln2.hook_normalized"
+    )
     scores = vitlens.patching.edge_attribution_patching(**pair, **quiet)
     circuit = vitlens.find_circuit(model, scores, n_edges=20)
     lens = vitlens.class_lens(model, images, sites=("resid_mid", "attn_out", "mlp_out", "resid_post", "resid_pre"))
@@ -218,6 +233,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
             **quiet,
         },
         "activation_patching": {**pair, "tokens": "object", "masks": masks, **quiet},
+        "attribution_graph": {"model": model, "images": images[:1], "transcoders": transcoder, "n_nodes": 5, **quiet},
         "attribution_means": {**about, "classes": torch.tensor([0, 1]), **quiet},
         "attribution_patching": {**pair, "tokens": "object", "masks": masks, **quiet},
         "baseline_dictionaries": {**dictionary, "images": images, "baselines": ["pca"], **quiet},
@@ -384,6 +400,14 @@ EMBEDDINGS = [
     torch.ones(3, 16, dtype=torch.long), torch.randn(0, 16), torch.randn(3, 16).to("meta"),
 ]  # fmt: skip
 
+
+def sae_alone() -> Any:
+    """A dictionary that predicts what it reads."""
+    return vitlens.features.SparseAutoencoder.from_arrays(
+        torch.randn(16, 8), None, torch.randn(8, 16), None, hook="blocks.1.ln2.hook_normalized"
+    )
+
+
 #: Wrong values of an argument that has another meaning than its name has elsewhere: by callable and argument.
 ELSEWHERE: dict[tuple[str, str], list[Any]] = {
     ("from_pretrained", "source"): [
@@ -431,6 +455,7 @@ ELSEWHERE: dict[tuple[str, str], list[Any]] = {
     ("evaluate_sae", "beside"): [5, "nonsense", [], Thing(), {"one": 5}, {"pca": Thing()}],
     ("evaluate_sae", "groups"): [5, "nonsense", [], Thing(), {"one": 5}, {"one": [99]}, {"one": "nonsense"}],
     ("top_memory_patches", "block"): ONE_PLACE,
+    ("attribution_graph", "transcoders"): [5, "nonsense", [], {}, [None], {"nonsense": None}, Thing(), sae_alone()],
     ("attention", "head"): [5, 1.7, True, NAN, "nonsense", [], ["nonsense"], [None], Thing(), (9, 0), (0, 9), (0, 1.7)],
     ("identifiability_rate", "block"): ONE_PLACE,
     ("ablation_hooks", "places"): [

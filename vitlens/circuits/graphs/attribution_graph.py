@@ -87,7 +87,7 @@ def attribution_graph(
         >>> transcoders = vitlens.demo.load_demo_transcoders()
         >>> graph = vitlens.attribution_graph(model, images[4:5], "T-shirt", transcoders=transcoders, n_nodes=50)
         >>> graph
-        AttributionGraph(target 51, source ...)
+        AttributionGraph(effect [target 51, source 1628], -11.8 to 5.65)
     """
     check_count(n_nodes, "n_nodes")
     picture = _one_picture(model, images)
@@ -98,9 +98,9 @@ def attribution_graph(
         baseline = select_classes(model, baseline_classes, 1, lambda: run.logits[None])
         check_baseline(selection, baseline)
     sources = Sources(run, replacements)
-    rows = ChosenRows(sources, *_logits(run, selection, baseline))
     size = batch_size or max(1, min(TARGETS_AT_ONCE, EDGES_AT_ONCE // max(1, sources.n)))
     wanted = min(n_nodes, sources.n_units)
+    rows = ChosenRows(sources, *_logits(run, selection, baseline), max(1, wanted))
     try:
         _choose(rows, wanted, size, progress)
     except KeyboardInterrupt:

@@ -9,8 +9,8 @@ from torch import Tensor
 from vitlens.circuits.graphs.edges import Sources
 from vitlens.circuits.graphs.frozen_run import Reads
 
-#: Edges from units that are kept of each target; there are more only without sparsity.
-EDGES_KEPT = 2**13
+#: Edges from units that are kept of all targets together, but of each target at least so many, the strongest.
+EDGES_KEPT, EDGES_OF_TARGET = 2**25, 2**13
 
 
 class _Batch(NamedTuple):
@@ -30,11 +30,15 @@ class _Batch(NamedTuple):
 class ChosenRows:
     """A row of edges for each target: logits first, then units in the order in which they were chosen.
 
-    Of each row the strongest edges from units are kept, all edges from other sources, and the sums of all.
+    Of each row the strongest edges from units are kept (all, where `n_rows` have room for them), all edges from other
+    sources, and the sums of all.
     """
 
-    def __init__(self, sources: Sources, targets: Reads, totals: Float[Tensor, "logit"], constants: Tensor) -> None:
+    def __init__(
+        self, sources: Sources, targets: Reads, totals: Float[Tensor, "logit"], constants: Tensor, n_rows: int
+    ) -> None:
         self.sources = sources
+        self._kept = min(sources.n_units, max(EDGES_OF_TARGET, EDGES_KEPT // n_rows))
         # A batch is added whole or not at all, also where the user interrupts.
         self._batches = [self._batch(torch.full_like(targets.blocks, -1), targets, totals, constants)]
 
@@ -63,7 +67,7 @@ class ChosenRows:
         edges, on_the_way = self.sources.edges_into(targets)
         n = self.sources.n_units
         units, others = edges[:, :n], edges[:, n:]
-        strongest = units.abs().topk(min(EDGES_KEPT, n), dim=1, sorted=False).indices
+        strongest = units.abs().topk(self._kept, dim=1, sorted=False).indices
         return _Batch(
             places,
             targets.blocks,

@@ -12,7 +12,7 @@ from vitlens.circuits.graphs.frozen_run import FrozenRun, Pulled, Reads
 from vitlens.circuits.graphs.replacement import MLPReplacement
 
 #: Where more than this share of all units is active, their directions are not picked one by one.
-DENSE = 0.25
+DENSE_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ActiveUnits:
 
     @property
     def _is_dense(self) -> bool:
-        return len(self.tokens) == 0 or int(self._counts.max()) > DENSE * self.replacement.values.shape[1]
+        return len(self.tokens) == 0 or int(self._counts.max()) > DENSE_SHARE * self.replacement.values.shape[1]
 
     @cached_property
     def _filled(self) -> Bool[Tensor, "token slot"]:
@@ -111,6 +111,9 @@ class Sources:
         tokens, directions = [], []
         for of in self.units:
             mine = places[(places >= of.first) & (places < of.places.stop)] - of.first
+            if not len(mine):
+                # A block whose MLP nothing replaces has no unit that reads.
+                continue
             tokens.append(of.tokens[mine])
             directions.append(of.replacement.read_directions(of.units[mine], of.tokens[mine]))
         tokens, directions = tokens[::-1], directions[::-1]

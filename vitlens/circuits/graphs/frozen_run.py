@@ -17,7 +17,7 @@ from vitlens.model.hooks.hook_points import hook_name
 from vitlens.model.parts.block import AnyBlock
 from vitlens.model.parts.mlp import GatedMLP
 
-Rows = Float[Tensor, "row token d"]
+StreamRows = Float[Tensor, "row token d"]
 
 
 class Pulled(NamedTuple):
@@ -27,8 +27,8 @@ class Pulled(NamedTuple):
     """
 
     block: int
-    written_by_mlp: Rows
-    written_by_attn: Rows
+    written_by_mlp: StreamRows
+    written_by_attn: StreamRows
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ class FrozenBlock:
     z_scale: Float[Tensor, "token 1"] | None
     gate: Float[Tensor, "token head d_head"] | None
 
-    def attend(self, x: Rows) -> Rows:
+    def attend(self, x: StreamRows) -> StreamRows:
         """What attention adds to the stream for this part of the stream; biases are left out."""
         written = einsum(self.z(x), self.block.attn.W_O, "r t h e, h e d -> r t d")
         norm = self.block.norm_behind("attn")
         return written if norm is None else norm.linear_part(written) / self.attn_scale
 
-    def z(self, x: Rows) -> Float[Tensor, "row token head d_head"]:
+    def z(self, x: StreamRows) -> Float[Tensor, "row token head d_head"]:
         """What multiplies W_O, for this part of the stream."""
         attn = self.block.attn
         v = einsum(self.before_heads(x), attn.W_V, "r t d, h d e -> r t h e")
@@ -78,19 +78,19 @@ class FrozenBlock:
             z = (attn.ln_z.linear_part(z.flatten(-2)) / self.z_scale).unflatten(-1, z.shape[-2:])
         return z if self.gate is None else z * self.gate
 
-    def before_heads(self, x: Rows) -> Rows:
+    def before_heads(self, x: StreamRows) -> StreamRows:
         """What queries, keys and values are projections of."""
         norm = self.block.norm_before("attn")
         return x if norm is None else norm.linear_part(x) / self.attn_scale
 
-    def pull_attend(self, gradient: Rows) -> Rows:
+    def pull_attend(self, gradient: StreamRows) -> StreamRows:
         """The transpose of `attend`."""
         norm = self.block.norm_behind("attn")
         if norm is not None:
             gradient = norm.pull_back(gradient / self.attn_scale)
         return self.pull_z(einsum(gradient, self.block.attn.W_O, "r t d, h e d -> r t h e"))
 
-    def pull_z(self, gradient: Float[Tensor, "row token head d_head"]) -> Rows:
+    def pull_z(self, gradient: Float[Tensor, "row token head d_head"]) -> StreamRows:
         """The transpose of `z`."""
         attn = self.block.attn
         if self.gate is not None:
@@ -105,7 +105,7 @@ class FrozenBlock:
         before = self.block.norm_before("attn")
         return read if before is None else before.pull_back(read / self.attn_scale)
 
-    def read(self, x: Rows, is_normalised: bool) -> Rows:
+    def read(self, x: StreamRows, is_normalised: bool) -> StreamRows:
         """What the MLP reads of this part of the stream: the norm up to `hook_normalized`, or the stream itself."""
         norm = self.block.norm_before("mlp")
         return norm.centre(x) / self.mlp_scale if norm is not None and is_normalised else x
@@ -193,7 +193,7 @@ class FrozenRun:
             gradient = torch.cat([before + block.pull_attend(of_attn), gradient[here:]])
         yield Pulled(-1, gradient, gradient)
 
-    def push(self, written: dict[int, Rows]) -> Iterator[tuple[int, Rows, Rows]]:
+    def push(self, written: dict[int, StreamRows]) -> Iterator[tuple[int, StreamRows, StreamRows]]:
         """The parts of the stream that come from what is written, block by block: before its attention, and as its MLP
         reads the stream.
 

@@ -12,7 +12,7 @@ from vitlens.results.frames import Frame
 from vitlens.results.result import Result
 
 #: Kinds of nodes that are active units.
-UNITS = ("feature", "neuron", "group")
+UNIT_KINDS = ("feature", "neuron", "group")
 #: Sources that complete the sums and are no nodes of the picture's graph.
 NO_NODES = ("constant", "rest")
 
@@ -54,7 +54,7 @@ class AttributionGraph(Result):
     @property
     def units(self) -> list[NodeLabel]:
         """The features or neurons among the nodes."""
-        return [label for label in self.sources if label.kind in UNITS]
+        return [label for label in self.sources if label.kind in UNIT_KINDS]
 
     @property
     def edges(self) -> pd.DataFrame:

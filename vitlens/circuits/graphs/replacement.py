@@ -20,7 +20,7 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import hook_name
 from vitlens.model.parts.mlp import GatedMLP
 
-Dictionary = TypeVar("Dictionary", Transcoder, CrossLayerTranscoder)
+MLPDictionary = TypeVar("MLPDictionary", Transcoder, CrossLayerTranscoder)
 Transcoders = Mapping[str, Transcoder] | Sequence[Transcoder] | Transcoder | CrossLayerTranscoder | None
 
 
@@ -94,13 +94,11 @@ def _named(
     Raises:
         InputError: something that is none, or none at all.
     """
-    if isinstance(transcoders, Transcoder):
-        transcoders = [transcoders]
     named: list[tuple[str | None, Transcoder]] = []
     if isinstance(transcoders, Mapping):
         named += transcoders.items()
     else:
-        named += [(None, one) for one in transcoders]
+        named += [(None, one) for one in (transcoders if isinstance(transcoders, Sequence) else [transcoders])]
     for _, one in named:
         if not isinstance(one, Transcoder):
             raise InputError(
@@ -112,7 +110,7 @@ def _named(
     return named
 
 
-def _as_precise(sae: Dictionary, model: HookedViT) -> Dictionary:
+def _as_precise(sae: MLPDictionary, model: HookedViT) -> MLPDictionary:
     """The dictionary in the model's dtype and on its device: what it makes of an activation is part of exact sums."""
     weights = next(sae.buffers())
     if weights.dtype == model.dtype and weights.device == model.device:
