@@ -13,8 +13,9 @@ from vitlens.features import SparseAutoencoder
 from vitlens.pages.dictionary.labels import read_feature_labels
 from vitlens.planted import planted_words
 from vitlens.text import TextTower, load_vocabulary, name_features
-from vitlens.text.names.best_texts import Naming, name_units, turned_about_mean
+from vitlens.text.names.best_texts import Naming, name_units
 from vitlens.text.names.likeness_scores import Auc, SoftWpmi, best_by_chance
+from vitlens.text.names.turned import turned_about_mean
 from vitlens.text.names.unit_values import UnitTable
 
 N, WIDTH = 24, 10

@@ -12,8 +12,18 @@ import vitlens
 from vitlens import InputError, direct_logit_attribution
 from vitlens.planted import planted_words
 from vitlens.text.names.contributions import Contributions, head_contributions
+from vitlens.text.names.intervals import MOST_PICTURES, SomeRows, intervals
 from vitlens.text.names.moments import VectorMoments
-from vitlens.text.names.spans import chance, chance_of_one, choose_texts, inside, random_like, rotations, spread_of
+from vitlens.text.names.spans import (
+    best_of_others,
+    chance,
+    chance_of_one,
+    choose_texts,
+    inside,
+    random_like,
+    rotations,
+    spread_of,
+)
 from vitlens.text.seen import embedding_view
 
 QUIET = {"progress": False}
@@ -84,6 +94,56 @@ def test_texts_and_shares_are_those_of_the_algorithm_on_all_vectors():
         judged_shares = chosen.held_out[head].cumsum(0) / found.total_held_out[head]
         close(shares, torch.from_numpy(expected[:, 1]), rtol=1e-9, atol=0)
         close(judged_shares, torch.from_numpy(expected[:, 2]), rtol=1e-9, atol=0)
+
+
+def test_the_best_of_other_texts_stands_behind_those_that_were_chosen():
+    chosen_on, judged_on, maps, texts = arrays()
+    others = drawn(17, JOINT, seed=8)
+    here = spread()
+    chosen = choose_texts(inside(here, texts), here.variances, here.held_out, 3)
+    found = best_of_others(inside(here, others), chosen, here.variances, here.held_out)
+    for head in range(N_HEADS):
+        basis = np.linalg.qr(maps[head].T.numpy())[0]
+        left, first = (rows.numpy() @ basis @ basis.T for rows in (others, texts))
+        vectors, judged = ((rows[:, head] @ maps[head]).numpy() for rows in (chosen_on, judged_on))
+        for rank, index in enumerate(chosen.texts[head].tolist()):
+            best = left[(vectors @ left.T).var(axis=0).argmax()]
+            assert found[head, rank].item() == pytest.approx((judged @ best).var() / (best @ best))
+            axis = first[index] / np.linalg.norm(first[index])
+            left, first = (rows - np.outer(rows @ axis, axis) for rows in (left, first))
+
+
+def test_intervals_are_those_of_a_bootstrap_over_the_vectors():
+    _, judged_on, maps, texts = arrays()
+    here, mean = spread(), judged_on.mean(dim=0)
+    chosen = choose_texts(inside(here, texts), here.variances, here.held_out, 3)
+    low, high = intervals(judged_on, N, mean, maps, here, chosen, 5)
+    shares = chosen.held_out.cumsum(dim=1) / here.total_held_out[:, None]
+    for head in range(N_HEADS):
+        vectors = (judged_on[:, head] - mean[head]) @ maps[head]
+        seen = texts @ torch.linalg.pinv(maps[head]) @ maps[head]
+        for rank in range(3):
+            axes = torch.linalg.qr(seen[chosen.texts[head, : rank + 1]].T).Q
+            along = (vectors @ axes).square().sum(dim=1)
+            expected = vitlens.statistics.bootstrap(along.numpy(), vectors.square().sum(dim=1).numpy(), seed=5)
+            got = [rows[head, rank].item() for rows in (shares, low, high)]
+            np.testing.assert_allclose(got, [part.item() for part in expected], rtol=1e-9)
+    # Of four times as many pictures, of which these are some: half as wide.
+    for end, wide in zip(intervals(judged_on, 4 * N, mean, maps, here, chosen, 5), (low, high), strict=True):
+        close(end - shares, (wide - shares) / 2)
+
+
+def test_some_rows_are_a_sample_of_bounded_size():
+    many = torch.arange(4.0 * MOST_PICTURES)[:, None, None]
+    few, all_of_them = SomeRows(torch.Generator().manual_seed(0)), SomeRows(torch.Generator())
+    for batch in many.split(64):
+        few.add(batch)
+    all_of_them.add(many[:9])
+    all_of_them.add(many[:0])
+    assert few.rows.shape == (MOST_PICTURES, 1, 1)
+    assert len(few.rows.unique()) == MOST_PICTURES
+    close(few.rows.mean(), many.mean(), rtol=0.1, atol=0)
+    assert sorted(all_of_them.rows.flatten().tolist()) == list(range(9))
 
 
 def test_a_full_span_explains_everything_and_then_nothing_is_left():
@@ -225,11 +285,32 @@ def test_planted_names_come_back_in_their_order_and_others_get_none(seed):
         row = rows[label]
         if truth:
             assert found.values[row, len(truth) - 1] > 0.8
+            assert (found.low[row] < found.values[row]).all()
+            assert (found.values[row] < found.high[row]).all()
+            assert (found.high[row, 0] - found.low[row, 0]) < 0.3
             assert found.values[row, 0] > max(found.shuffled[row, 0], found.random[row, 0]) + 0.1
     assert found.variance[rows[vit.constant]] < 1e-4
     assert (
         found.p[rows[vit.constant], 0] < 0.05
     )  # It varies with the norm alone, along a word: the variance says how little.
+
+
+def test_what_all_texts_have_in_common_names_no_head():
+    """Texts of CLIP lie in a cone. A head that writes along its axis goes with every text alike, and no text is its name."""
+    vit = words()
+    images, found = vit.pictures(256).images, named()
+    no_names = [i for i, label in enumerate(found.axes["head"]) if not vit.names[label] and found.variance[i] > 1e-3]
+    contributions, _ = head_contributions(embedding_view(vit.model, 40), images, range(vit.model.cfg.n_layers))
+    rows = contributions.vectors[:, no_names[0]].double()
+    axis = torch.linalg.svd(rows - rows.mean(dim=0)).Vh[0]
+    table = dict(
+        zip(vit.texts, torch.nn.functional.normalize(vit.tower.embed(vit.texts) + 2 * axis, dim=1), strict=True)
+    )
+    cone = vitlens.text.TextTower(lambda texts: torch.stack([table[text] for text in texts]))
+    again = vitlens.text.name_heads(vit.model, images, vit.texts, tower=cone, n_draws=1, **QUIET)
+    assert again.p[no_names[0], 0] < 0.05
+    assert again.p_turned[no_names[0], 0] > 0.05
+    assert again.names[again.axes["head"][no_names[0]]] == []
 
 
 def test_p_does_not_depend_on_the_draws_and_the_same_seed_gives_the_same():

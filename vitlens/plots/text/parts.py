@@ -40,7 +40,9 @@ def head_names_board(names: HeadNames) -> go.Figure:
         told[row][label.head] = "<br>".join(
             [
                 f"{label}: {', '.join(text(name) for name in named) or 'no name'}",
-                f"p of the first {table['p'][i]:.2g}; {k} texts explain {_percent(table[f'{k} texts'][i])}",
+                f"p of the first {table['p'][i]:.2g}, of turned lists {table['p_turned'][i]:.2g}",
+                f"{k} texts explain {_percent(table[f'{k} texts'][i])}, {_percent(table['low'][i])} to "
+                f"{_percent(table['high'][i])}",
                 f"of shuffled contributions {_percent(table['shuffled'][i])}, random texts {_percent(table['random'][i])}",
                 f"variance {_percent(table['variance'][i])} of the embedding’s",
             ]

@@ -1,7 +1,7 @@
 """What parts of a network may be called: texts, their vectors, the space they share with the model, and texts chosen."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 from jaxtyping import Bool, Float, Int
@@ -15,6 +15,8 @@ from vitlens.text.seen import embedding_view, read_texts, tower_of
 
 #: A text is a name where chance gives one that does as well with at most this probability.
 MOST_P = 0.05
+#: With fewer draws no text can be a name: the least p is 1 / (1 + n_draws).
+FEWEST_SHUFFLES = round(1 / MOST_P) - 1
 
 
 class Asked(NamedTuple):
@@ -45,6 +47,20 @@ def read_asked(model: HookedViT, texts: str | Sequence[str], tower: EmbedsTexts 
 def texts_at(indices: Int[Tensor, "part rank"], vocabulary: Sequence[str]) -> list[list[str]]:
     """The texts of each part in their order; "" where the index is -1."""
     return [["" if i < 0 else vocabulary[i] for i in row] for row in indices.tolist()]
+
+
+def names_of(labels: Sequence[Any], texts: list[list[str]], is_name: Bool[Tensor, "part rank"]) -> dict[Any, list[str]]:
+    """The texts of each part that are names, by its label."""
+    rows = zip(labels, texts, is_name.tolist(), strict=True)
+    return {label: [text for text, named in zip(row, marks, strict=True) if named] for label, row, marks in rows}
+
+
+def are_names(
+    p: Float[Tensor, "part rank"], p_turned: Float[Tensor, "part rank"], speaks: Bool[Tensor, "part"]
+) -> Bool[Tensor, "part rank"]:
+    """Which texts are names: both p at most 0.05, as of all before, of a part that writes something."""
+    both = (p <= MOST_P) & (p_turned <= MOST_P)
+    return speaks[:, None] & both.long().cumprod(dim=1).bool()
 
 
 def with_chosen_texts(

@@ -8,15 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitlens.model.runs.progress_bar import ProgressBar
-from vitlens.text.names.asked import MOST_P
 from vitlens.text.names.likeness_scores import Auc, SoftWpmi, best_by_chance
+from vitlens.text.names.turned import N_TURNED, turned_about_mean
 from vitlens.text.names.unit_values import UnitTable
-from vitlens.text.sparse_codes.positive_codes import random_turn
-
-#: With fewer draws no text can be a name: the least p is 1 / (1 + n_draws).
-FEWEST_SHUFFLES = round(1 / MOST_P) - 1
-#: As many lists of texts that are turned at random a name has to beat.
-N_TURNED = FEWEST_SHUFFLES
 
 
 def name_units(
@@ -46,15 +40,6 @@ def name_units(
     p = (1 + (best[:, :, None] >= values).sum(axis=0)) / (1 + N_TURNED)
     found["p_turned"] = torch.from_numpy(np.where(np.isnan(values), np.nan, p))
     return found | {"turned": torch.from_numpy(best.mean(axis=0))}
-
-
-def turned_about_mean(
-    texts: Float[np.ndarray, "text e"], generator: np.random.Generator
-) -> Float[np.ndarray, "text e"]:
-    """Unit vectors with the same angles about the same mean, before they are scaled; of a single text any direction."""
-    mean = texts.mean(axis=0) if len(texts) > 1 else np.zeros_like(texts[0])
-    rows = mean + (texts - mean) @ random_turn(texts.shape[1], generator)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 class Naming:

@@ -21,8 +21,8 @@ from vitlens.model.runs.picture_batches import PictureSource
 from vitlens.results.frames import Frame
 from vitlens.results.result import Result
 from vitlens.statistics import with_interval
-from vitlens.text.names.asked import MOST_P, texts_at, with_chosen_texts
-from vitlens.text.names.best_texts import FEWEST_SHUFFLES, name_units
+from vitlens.text.names.asked import FEWEST_SHUFFLES, MOST_P, names_of, texts_at, with_chosen_texts
+from vitlens.text.names.best_texts import name_units
 from vitlens.text.names.unit_values import POOLINGS, Units, read_units
 from vitlens.text.seen import read_texts, tower_of
 from vitlens.text.tower import TextTower
@@ -74,11 +74,7 @@ class FeatureNames(Result):
     @property
     def names(self) -> dict[int | str, list[str]]:
         """The names of each feature; an empty list where no text beats chance, and the name is withheld."""
-        rows = zip(self.axes["feature"], self.texts, self.is_name.tolist(), strict=True)
-        return {
-            feature: [text for text, named in zip(texts, is_name, strict=True) if named]
-            for feature, texts, is_name in rows
-        }
+        return names_of(self.axes["feature"], self.texts, self.is_name)
 
     @checked
     def labels(self, k: int = 1) -> dict[int | str, str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
@@ -13,17 +14,30 @@ from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
-from vitlens.results.axes import ComponentLabel
 from vitlens.results.frames import Frame
 from vitlens.results.result import Result
-from vitlens.text.names.asked import MOST_P, read_asked, texts_at, with_chosen_texts
+from vitlens.text.names.asked import are_names, names_of, read_asked, texts_at, with_chosen_texts
 from vitlens.text.names.contributions import Contributions, head_contributions
+from vitlens.text.names.intervals import SomeRows, intervals
 from vitlens.text.names.moments import VectorMoments
-from vitlens.text.names.spans import Chosen, Spread, chance, choose_texts, inside, random_like, rotations, spread_of
+from vitlens.text.names.spans import (
+    Chosen,
+    Spread,
+    best_of_others,
+    chance,
+    choose_texts,
+    inside,
+    random_like,
+    rotations,
+    spread_of,
+)
+from vitlens.text.names.turned import N_TURNED, turned_lists
 from vitlens.text.tower import TextTower
 
 #: What a head writes that varies less than this share of the embedding's variance says nothing of a picture.
 NEGLIGIBLE = 1e-4
+#: Shares of which one was computed in single precision are equal if they differ by a smaller share than this.
+FEW_DIGITS = 1e-5
 #: Numbers in the texts as heads see them that are worked on at once.
 TEXTS_AT_ONCE = 2**23
 
@@ -37,16 +51,22 @@ class HeadNames(Result):
     many random texts explain of the head itself: means over the draws, on the pictures held out. NaN of a head that writes
     a constant. `variance` [head] is all that is to be explained, as a share of the embedding's variance.
 
+    `low` and `high` are the ends of the 95 % interval of `values` over the pictures held out, the texts as they are.
+
     `p` [head, rank] belongs to one text: the chance, at most, that any text of any head explains as much of what
-    the earlier ones left where the directions of that are shuffled. A text is a name of its head if its p and those of all
-    before it are at most 0.05, and if the head's variance is at least 0.0001; `names` has no others. `indices` are places
-    in `vocabulary`, −1 where nothing was left to explain.
+    the earlier ones left where the directions of that are shuffled. `p_turned` is how often the best text of a list that is
+    turned at random about the mean of the texts explains as much in its place: what all texts share is no name. A text is a
+    name of its head if both, and those of all before it, are at most 0.05, and if the head's variance is at least 0.0001;
+    `names` has no others. `indices` are places in `vocabulary`, −1 where nothing was left to explain.
     """
 
     share: Float[Tensor, "head rank"]
     shuffled: Float[Tensor, "head rank"]
     random: Float[Tensor, "head rank"]
     p: Float[Tensor, "head rank"]
+    p_turned: Float[Tensor, "head rank"]
+    low: Float[Tensor, "head rank"]
+    high: Float[Tensor, "head rank"]
     indices: Int[Tensor, "head rank"]
     variance: Float[Tensor, "head"]
     vocabulary: list[str]
@@ -58,25 +78,24 @@ class HeadNames(Result):
 
     @property
     def is_name(self) -> Bool[Tensor, "head rank"]:
-        """Which texts are names: p at most 0.05, as of all before, of a head that writes something."""
-        speaks = self.variance >= NEGLIGIBLE
-        return speaks[:, None] & (self.p <= MOST_P).long().cumprod(dim=1).bool()
+        """Which texts are names: both p at most 0.05, as of all before, of a head that writes something."""
+        return are_names(self.p, self.p_turned, self.variance >= NEGLIGIBLE)
 
     @property
     def names(self) -> dict[str, list[str]]:
         """The names of each head, by its label; an empty list where the first text is none."""
-        counts = self.is_name.sum(dim=1).tolist()
-        return {
-            label: row[:n] for label, row, n in zip(self.axes["head"], self.texts, counts, strict=True)
-        }  # fmt: skip
+        return names_of(self.axes["head"], self.texts, self.is_name)
 
     def columns(self) -> dict[str, Tensor]:
         return {
             **super().columns(),
+            "low": self.low,
+            "high": self.high,
             "chosen on": self.share,
             "shuffled": self.shuffled,
             "random": self.random,
             "p": self.p,
+            "p_turned": self.p_turned,
         }
 
     def to_frame(self) -> pd.DataFrame:
@@ -94,7 +113,10 @@ class HeadNames(Result):
                 "names": [", ".join(names) for names in self.names.values()],
                 "explained": by_names.numpy(),
                 "p": self.p[:, 0].numpy(),
+                "p_turned": self.p_turned[:, 0].numpy(),
                 f"{k} texts": self.values[:, -1].numpy(),
+                "low": self.low[:, -1].numpy(),
+                "high": self.high[:, -1].numpy(),
                 "chosen on": self.share[:, -1].numpy(),
                 "shuffled": self.shuffled[:, -1].numpy(),
                 "random": self.random[:, -1].numpy(),
@@ -173,26 +195,36 @@ def name_heads(
     asked = read_asked(model, texts, tower, k)
     generator = torch.Generator().manual_seed(seed)
     chosen_on, judged_on, whole, first = VectorMoments(), VectorMoments(), VectorMoments(), None
+    some = SomeRows(torch.Generator().manual_seed(seed))
     with torch.no_grad():
         for batch in PictureBatches(asked.view, images, batch_size).with_bar("names of heads", progress):
             found, embedding = head_contributions(asked.view, batch.images, chosen_blocks)
             whole.add(embedding[..., None])
             is_held_out = torch.rand(len(batch.images), generator=generator) < held_out
-            chosen_on.add(found.coordinates.cpu()[~is_held_out])
-            judged_on.add(found.coordinates.cpu()[is_held_out])
+            coordinates = found.coordinates.cpu()
+            chosen_on.add(coordinates[~is_held_out])
+            judged_on.add(coordinates[is_held_out])
+            some.add(coordinates[is_held_out])
             first = found if first is None else first
         if first is None or min(chosen_on.n, judged_on.n) < 2:
             raise InputError(
                 f"there are {chosen_on.n} pictures to choose texts from and {judged_on.n} held out, and a variance needs "
                 "two: pass more pictures"
             )
-        parts = _Parts(float(whole.covariance.sum()))
-        for spread in _spreads(first, chosen_on, judged_on, len(asked.texts)):
-            parts.add(spread, asked.vectors, k, n_draws, generator)
-    return parts.result(
-        first.labels,
-        asked.texts,
-        {
+        parts = []
+        for place, maps, spread in _spreads(first, chosen_on, judged_on, len(asked.texts)):
+            chosen, found_here = name_part(spread, asked.vectors, k, n_draws, seed, generator)
+            rows, mean = some.rows[:, place], judged_on.mean[place]
+            low, high = intervals(rows, judged_on.n, mean, maps, spread, chosen, seed)
+            parts.append(found_here | {"low": low, "high": high, "variance": spread.total})
+    about: Any = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    about["p"] = (about["p"] * len(first.labels)).clamp(max=1.0)
+    about["variance"] = about["variance"] / float(whole.covariance.sum())
+    return HeadNames(
+        axes={"head": first.labels, "rank": list(range(1, k + 1))},
+        quantity="share of variance",
+        vocabulary=asked.texts,
+        settings={
             "model": model.cfg.model_name,
             "texts": asked.tower,
             "pictures": chosen_on.n,
@@ -200,68 +232,52 @@ def name_heads(
             "n_draws": n_draws,
             "seed": seed,
         },
+        **about,
     )
 
 
 def _spreads(
     first: Contributions, chosen_on: VectorMoments, judged_on: VectorMoments, n_texts: int
-) -> Iterator[Spread]:
-    """The heads' covariances, a part of the heads at a time."""
+) -> Iterator[tuple[slice, Float[Tensor, "head way joint"], Spread]]:
+    """The heads' maps and covariances, a part of the heads at a time."""
     maps = first.maps.cpu()
     mean, covariance, held_out = chosen_on.mean, chosen_on.covariance, judged_on.covariance
     size = max(1, TEXTS_AT_ONCE // (n_texts * maps.shape[1]))
     for start in range(0, len(maps), size):
         some = slice(start, start + size)
-        yield spread_of(maps[some], mean[some], covariance[some], held_out[some])
+        yield some, maps[some], spread_of(maps[some], mean[some], covariance[some], held_out[some])
 
 
-class _Parts:
-    """The texts of some heads after the other."""
-
-    def __init__(self, variance: float) -> None:
-        self._variance = variance
-        self._found: list[tuple[Tensor, ...]] = []
-
-    def add(
-        self, spread: Spread, texts: Float[Tensor, "text joint"], k: int, n_draws: int, generator: torch.Generator
-    ) -> None:
-        seen = inside(spread, texts)
-        chosen = choose_texts(seen, spread.variances, spread.held_out, k)
-        p = chance(chosen, spread, len(texts))
-        # What is drawn is drawn to few digits.
-        about = spread.variances.float(), spread.held_out.float()
-        seen, shuffled, random = seen.float(), torch.zeros_like(p), torch.zeros_like(p)
-        for _ in range(n_draws):
-            turned = seen @ rotations(spread.is_there, generator).float()
-            shuffled += _held_out(choose_texts(turned, *about, k), spread) / n_draws
-            others = inside(spread, random_like(texts, generator).float())
-            random += _held_out(choose_texts(others, *about, k), spread) / n_draws
-        share = chosen.gains.cumsum(dim=1) / spread.total[:, None]
-        self._found.append(
-            (_held_out(chosen, spread), share, shuffled, random, p, chosen.texts, spread.total / self._variance)
-        )
-
-    def result(self, labels: list[ComponentLabel], vocabulary: list[str], settings: dict) -> HeadNames:
-        values, share, shuffled, random, p, indices, variance = (
-            torch.cat(part) for part in zip(*self._found, strict=True)
-        )
-        axes: dict[str, list] = {"head": labels, "rank": list(range(1, values.shape[1] + 1))}
-        return HeadNames(
-            values,
-            axes,
-            "share of variance",
-            share=share,
-            shuffled=shuffled,
-            random=random,
-            p=(p * len(labels)).clamp(max=1.0),
-            indices=indices,
-            variance=variance,
-            vocabulary=vocabulary,
-            settings=settings,
-        )
+def name_part(
+    spread: Spread, texts: Float[Tensor, "text joint"], k: int, n_draws: int, seed: int, generator: torch.Generator
+) -> tuple[Chosen, dict[str, Tensor]]:
+    """The texts of some heads, what they explain, and what chance explains in their place."""
+    seen = inside(spread, texts)
+    chosen = choose_texts(seen, spread.variances, spread.held_out, k)
+    # What is drawn is drawn to few digits.
+    about = spread.variances.float(), spread.held_out.float()
+    seen = seen.float()
+    shuffled, random = (torch.zeros_like(chosen.gains) for _ in range(2))
+    for _ in range(n_draws):
+        turned = seen @ rotations(spread.is_there, generator).float()
+        shuffled += held_out_shares(choose_texts(turned, *about, k), spread) / n_draws
+        others = inside(spread, random_like(texts, generator).float())
+        random += held_out_shares(choose_texts(others, *about, k), spread) / n_draws
+    beaten = torch.zeros_like(chosen.gains)
+    for others in turned_lists(texts, seed):
+        beaten += best_of_others(inside(spread, others), chosen, *about) >= chosen.held_out * (1 - FEW_DIGITS)
+    return chosen, {
+        "values": held_out_shares(chosen, spread),
+        "share": chosen.gains.cumsum(dim=1) / spread.total[:, None],
+        "shuffled": shuffled,
+        "random": random,
+        "p": chance(chosen, spread, len(texts)),
+        "p_turned": ((1 + beaten) / (1 + N_TURNED)).masked_fill(chosen.texts < 0, torch.nan),
+        "indices": chosen.texts,
+    }
 
 
-def _held_out(chosen: Chosen, spread: Spread) -> Float[Tensor, "head rank"]:
+def held_out_shares(chosen: Chosen, spread: Spread) -> Float[Tensor, "head rank"]:
     """The share on the pictures held out; NaN where there is nothing to explain."""
     is_constant = (spread.total == 0)[:, None]
     return (chosen.held_out.cumsum(dim=1) / spread.total_held_out[:, None]).masked_fill(is_constant, torch.nan)

@@ -82,6 +82,40 @@ def inside(spread: Spread, texts: Float[Tensor, "text joint"]) -> Float[Tensor, 
     return einsum(texts, spread.basis.to(texts), "m e, h w e -> h m w")
 
 
+class Rests:
+    """What is left of texts behind the directions that were taken out of them.
+
+    The rests, r − ⟨r, q⟩ q, are not kept: the variance along them, `scores`, is known from products of the texts with q and
+    Σ q. The vectors themselves are not needed, for what is left of a text is orthogonal to all that was taken out of them.
+    """
+
+    def __init__(self, texts: Float[Tensor, "head text width"], variances: Float[Tensor, "head width"]) -> None:
+        self._texts, self._variances = texts, variances
+        squares = texts.square()
+        self.scores = (squares @ variances[..., None])[..., 0]
+        self.longest = squares.sum(dim=2).amax(dim=1)
+        self.taken = texts.new_zeros(len(texts), 0, texts.shape[2])
+        self._products = texts.new_zeros(*texts.shape[:2], 0)
+
+    def direction(self, index: Int[Tensor, "head"]) -> tuple[Float[Tensor, "head width"], Float[Tensor, "head"]]:
+        """The direction of what is left of one text of each head, and its squared length."""
+        left = self._texts[torch.arange(len(index), device=index.device), index]
+        for _ in range(2):  # Once more for what rounding leaves.
+            left = left - ((self.taken @ left[..., None]) * self.taken).sum(dim=1)
+        length = left.square().sum(dim=1)
+        return left / length.sqrt().clamp(min=torch.finfo(left.dtype).tiny)[:, None], length
+
+    def take(self, direction: Float[Tensor, "head width"]) -> None:
+        """Takes a direction of each head out of its texts; zeros take nothing."""
+        pulled = direction * self._variances
+        new, by_variance = (self._texts @ torch.stack([direction, pulled], dim=2)).unbind(dim=2)
+        by_variance = by_variance - (self._products @ (self.taken @ pulled[..., None]))[..., 0]
+        gain = (direction * pulled).sum(dim=1)
+        self.scores = self.scores - 2 * new * by_variance + new.square() * gain[:, None]
+        self.taken = torch.cat([self.taken, direction[:, None]], dim=1)
+        self._products = torch.cat([self._products, new[..., None]], dim=2)
+
+
 def choose_texts(
     texts: Float[Tensor, "head text width"],
     variances: Float[Tensor, "head width"],
@@ -90,37 +124,42 @@ def choose_texts(
 ) -> Chosen:
     """Algorithm 1: the text along which the variance is largest, taken out of vectors and texts, then the next.
 
-    Texts keep their lengths, in the head's space and behind those before: one of which little is left there is no name. The
-    vectors themselves are not needed, for what is left of a text is orthogonal to all that was taken out of them. Neither
-    are the rests of texts, r − ⟨r, q⟩ q: the variance along them is known from products of the texts with q and Σ q.
+    Texts keep their lengths, in the head's space and behind those before: one of which little is left there is no name.
     """
-    rows, tiny = torch.arange(len(texts), device=texts.device), torch.finfo(texts.dtype).tiny
-    squares = texts.square()
-    scores, longest = (squares @ variances[..., None])[..., 0], squares.sum(dim=2).amax(dim=1)
-    total = variances.sum(dim=1)
-    taken = texts.new_zeros(len(texts), 0, texts.shape[2])
-    products = texts.new_zeros(*texts.shape[:2], 0)
+    rests, total = Rests(texts, variances), variances.sum(dim=1)
     chosen, gains = [], []
     for _ in range(k):
-        index = scores.argmax(dim=1)
-        left = texts[rows, index]
-        for _ in range(2):  # Once more for what rounding leaves.
-            left = left - ((taken @ left[..., None]) * taken).sum(dim=1)
-        length = left.square().sum(dim=1)
-        direction = left / length.sqrt().clamp(min=tiny)[:, None]
+        index = rests.scores.argmax(dim=1)
+        direction, length = rests.direction(index)
         gain = (direction.square() * variances).sum(dim=1)
-        ends = (length <= NOTHING_LEFT * longest) | (gain <= NOTHING_LEFT * total)
-        direction, gain = direction.masked_fill(ends[:, None], 0.0), gain.masked_fill(ends, 0.0)
-        pulled = direction * variances
-        new, by_variance = (texts @ torch.stack([direction, pulled], dim=2)).unbind(dim=2)
-        by_variance = by_variance - (products @ (taken @ pulled[..., None]))[..., 0]
-        scores = scores - 2 * new * by_variance + new.square() * gain[:, None]
-        taken = torch.cat([taken, direction[:, None]], dim=1)
-        products = torch.cat([products, new[..., None]], dim=2)
+        ends = (length <= NOTHING_LEFT * rests.longest) | (gain <= NOTHING_LEFT * total)
+        rests.take(direction.masked_fill(ends[:, None], 0.0))
         chosen.append(index.masked_fill(ends, -1))
-        gains.append(gain)
-    judged = einsum(taken, held_out, taken, "h r v, h v w, h r w -> h r")
-    return Chosen(torch.stack(chosen, dim=1), taken, torch.stack(gains, dim=1), judged)
+        gains.append(gain.masked_fill(ends, 0.0))
+    judged = variance_along(rests.taken, held_out)
+    return Chosen(torch.stack(chosen, dim=1), rests.taken, torch.stack(gains, dim=1), judged)
+
+
+def best_of_others(
+    others: Float[Tensor, "head text width"],
+    chosen: Chosen,
+    variances: Float[Tensor, "head width"],
+    held_out: Float[Tensor, "head width width"],
+) -> Float[Tensor, "head rank"]:
+    """In the place of each text that was chosen, behind those before it, the best of other texts: the variance along it on
+    pictures held out."""
+    rests, found = Rests(others, variances), []
+    for taken in chosen.directions.to(others).unbind(dim=1):
+        found.append(rests.direction(rests.scores.argmax(dim=1))[0])
+        rests.take(taken)
+    return variance_along(torch.stack(found, dim=1), held_out)
+
+
+def variance_along(
+    directions: Float[Tensor, "head rank width"], covariance: Float[Tensor, "head width width"]
+) -> Float[Tensor, "head rank"]:
+    """qᵀ Σ q of unit vectors q."""
+    return einsum(directions, covariance, directions, "h r v, h v w, h r w -> h r")
 
 
 def rotations(is_there: Bool[Tensor, "head width"], generator: torch.Generator) -> Float[Tensor, "head width width"]:
