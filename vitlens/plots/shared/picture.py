@@ -129,6 +129,7 @@ def picture_with_grid(
     pictures = {name: as_pixels(pixels) for name, pixels in pictures.items()}
     figure = make_subplots(1, len(pictures), subplot_titles=[text(name) for name in pictures])
     rows, columns = grid
+    shapes: list[dict[str, Any]] = []
     for col, pixels in enumerate(pictures.values(), start=1):
         blank = go.Heatmap(
             z=np.zeros((rows, columns), dtype=np.float32),
@@ -138,14 +139,15 @@ def picture_with_grid(
         )
         figure.add_trace(blank, row=1, col=col)
         add_picture(figure, picture_uri(pixels), grid, col=col)
-        lines = {"line": {"color": GRID_ON_PICTURE, "width": 1}}
-        for y in range(1, rows):
-            figure.add_shape(type="line", x0=-0.5, x1=columns - 0.5, y0=y - 0.5, y1=y - 0.5, row=1, col=col, **lines)
-        for x in range(1, columns):
-            figure.add_shape(type="line", y0=-0.5, y1=rows - 0.5, x0=x - 0.5, x1=x - 0.5, row=1, col=col, **lines)
+        lines = [{"x0": -0.5, "x1": columns - 0.5, "y0": y - 0.5, "y1": y - 0.5} for y in range(1, rows)]
+        lines += [{"y0": -0.5, "y1": rows - 0.5, "x0": x - 0.5, "x1": x - 0.5} for x in range(1, columns)]
+        drawn = [line | {"line": {"color": GRID_ON_PICTURE, "width": 1}} for line in lines]
         if mask is not None:
-            for line in _outline(mask):
-                figure.add_shape(type="line", **line, line={"color": OUTLINE, "width": 3}, row=1, col=col)
+            drawn += [line | {"line": {"color": OUTLINE, "width": 3}} for line in _outline(mask)]
+        xaxis, yaxis = (axis.plotly_name.replace("axis", "") for axis in figure.get_subplot(1, col))
+        shapes += [{"type": "line", "xref": xaxis, "yref": yaxis, **line} for line in drawn]
+    # One by one, plotly would check all shapes again for each.
+    figure.update_layout(shapes=shapes)
     keep_shape(figure, next(iter(pictures.values())), grid)
     subtitle = f"{rows} × {columns} patches" + (", the object's patches outlined" if mask is not None else "")
     return finish(
