@@ -14,6 +14,7 @@ from in_process import Done, run_script
 from pandas.testing import assert_frame_equal
 from PIL import Image
 
+import vitlens
 from vitlens.demo import demo_folder
 from vitlens.patching import sweep
 from vitlens.patching.gradients import ATTRIBUTION_METHODS
@@ -28,45 +29,46 @@ def run(*arguments: object) -> Done:
     return run_script(SCRIPT, *arguments)
 
 
-def _a_folder_with_damaged_parts_and_notes(out, table):
-    """What a crash has cut off is computed again, what somebody has put there stays."""
-    (out / "part").mkdir()
-    (out / "part" / "tokens.safetensors").write_bytes(b"cut off")
-    (out / "part" / "notes.txt").write_text("mine")
-    done = run("--pairs", 2, "--out", out)
-    assert done.returncode == 0, done.stderr
-    assert "tokens.safetensors is no safetensors file" in done.stderr
-    assert [path.name for path in (out / "part").iterdir()] == ["notes.txt"]
-    pd.testing.assert_frame_equal(pd.read_parquet(out / "table.parquet"), table, rtol=1e-4, atol=1e-5)
+#: The same batches in every run: by default they are as large as fits in memory, and other batches round otherwise.
+TWO_PAIRS = ("--pairs", 2, "--batch-size", 32)
+#: Of few patches, classes and blocks: the script does the same with it, sooner.
+SMALL = (
+    "--model", "vit_tiny_patch16_224", "--random-weights",
+    *(part for word in ("depth=2", "img_size=64", "num_classes=10") for part in ("--timm", word)),
+)  # fmt: skip
 
 
-def test_the_demo_without_arguments_but_few_pairs(tmp_path):
-    done = run("--pairs", 2, "--out", tmp_path / "out")
+@pytest.fixture(scope="module")
+def of_two_pairs(tmp_path_factory):
+    """What the demo's first two pairs give, and the folder."""
+    out = tmp_path_factory.mktemp("patch_context") / "out"
+    done = run(*TWO_PAIRS, "--out", out)
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["page.html", "settings.json", "table.parquet"]
-    table = pd.read_parquet(tmp_path / "out" / "table.parquet")
+    return done, out
+
+
+def test_the_demo_without_arguments_but_few_pairs(of_two_pairs):
+    done, out = of_two_pairs
+    assert sorted(path.name for path in out.iterdir()) == ["page.html", "settings.json", "table.parquet"]
+    table = pd.read_parquet(out / "table.parquet")
     heads = {f"heads at {tokens} tokens" for tokens in ("context", "object", "class")}
     assert set(table["sweep"]) == {"tokens", "patches"} | heads
     assert len(table[table["sweep"].isin(heads)]) == 3 * 6 * 4 * 2
     by_tokens = table.query("sweep == 'tokens'")
     assert set(by_tokens["unit"]) == {"context", "object", "class"}
     assert len(by_tokens) == 6 * 3 * 2
-    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
-    _a_folder_with_damaged_parts_and_notes(tmp_path / "out", table)
+    settings = json.loads((out / "settings.json").read_text())
     assert settings["settings"]["pairs"] == 2
     assert "Over 2 pairs, exchanging the context alone" in settings["finding"]
     assert " ".join(settings["finding"].split()) in " ".join(done.stdout.split())
     assert set(settings["versions"]) == {"python", "vitlens", "torch", "timm", "transformer-lens"}
 
 
-# Each sweeps over all tokens and heads; what stands in is tested by itself.
-SWEPT = ["other", *(pytest.param(how, marks=pytest.mark.slow) for how in ("blur", "mean", "zero", "shuffle"))]
-
-
-@pytest.mark.parametrize("how", SWEPT)
+@pytest.mark.parametrize("how", ["other", "blur", "mean", "zero", "shuffle"])
 def test_ones_own_picture_with_a_mask(tmp_path, how):
     donor = ["--corrupted", PICTURES / "40_bag_conflicting.png"] if how == "other" else []
-    done = run("--clean", PICTURES / CLEAN, "--mask", MASKS / CLEAN, "--replace", how, *donor, "--out", tmp_path)
+    given = ("--clean", PICTURES / CLEAN, "--mask", MASKS / CLEAN, "--replace", how, *donor)
+    done = run(*SMALL, *given, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     printed = " ".join(done.stdout.split())
     finding = re.search(r"On this pair, exchanging the context alone:.*?logits[^.]*\.", printed)
@@ -78,8 +80,10 @@ def test_ones_own_picture_with_a_mask(tmp_path, how):
 
 
 def test_two_pictures_a_box_and_the_other_direction(tmp_path):
+    (tmp_path / "classes.txt").write_text("\n".join(vitlens.load_demo()[0].class_names))
     done = run(
-        "--clean", PICTURES / CLEAN, "--corrupted", PICTURES / "15_dress_agreeing.png", "--box", "3,3,7,7",
+        *SMALL, "--class-names", tmp_path / "classes.txt",
+        "--clean", PICTURES / CLEAN, "--corrupted", PICTURES / "15_dress_agreeing.png", "--box", "1,1,2,2",
         "--class", "bag", "--baseline", "dress", "--direction", "noise", "--out", tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -112,11 +116,8 @@ def test_mistakes_are_a_sentence_and_exit_code_2(tmp_path, arguments, sentence):
     assert not (tmp_path / "out" / "page.html").exists()
 
 
-def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
-    # By default a batch is as large as fits in memory, and other batches round otherwise.
-    one_pair = ("--pairs", 1, "--batch-size", 32)
-    whole = run(*one_pair, "--out", tmp_path / "whole")
-    assert whole.returncode == 0, whole.stderr
+def test_an_interrupted_run_goes_on_where_it_was(of_two_pairs, tmp_path, monkeypatch):
+    """What a crash has cut off is computed again, what somebody has put there stays."""
     part = tmp_path / "out" / "part"
     original = sweep._patched
 
@@ -127,17 +128,20 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(sweep, "_patched", patched)
-        stopped = run(*one_pair, "--out", tmp_path / "out")
+        stopped = run(*TWO_PAIRS, "--out", tmp_path / "out")
     assert stopped.returncode == 130
     assert "the same command goes on" in stopped.stderr
-    assert list(part.glob("*.safetensors"))
-    other = run("--pairs", 2, "--out", tmp_path / "out")
+    assert {path.stem for path in part.iterdir()} == {"tokens", "heads_at_context_tokens"}
+    other = run("--pairs", 1, "--out", tmp_path / "out")
     assert other.returncode == 2
     assert "a part of another run" in other.stderr
-    resumed = run(*one_pair, "--out", tmp_path / "out")
+    (part / "patches.safetensors").write_bytes(b"cut off")
+    (part / "notes.txt").write_text("mine")
+    resumed = run(*TWO_PAIRS, "--out", tmp_path / "out")
     assert resumed.returncode == 0, resumed.stderr
-    assert not part.exists()
-    tables = (pd.read_parquet(tmp_path / name / "table.parquet") for name in ("whole", "out"))
+    assert "patches.safetensors is no safetensors file" in resumed.stderr
+    assert [path.name for path in part.iterdir()] == ["notes.txt"]
+    tables = (pd.read_parquet(out / "table.parquet") for out in (of_two_pairs[1], tmp_path / "out"))
     assert_frame_equal(*tables, check_exact=True)
 
 
@@ -189,7 +193,7 @@ PLANTED = SCRIPT.parent / "planted_benchmark.py"
 
 
 def test_the_planted_benchmark_scores_every_method(tmp_path):
-    given = ("--model", "conjunction_memory", "--seeds", 1, "--pairs", 8)
+    given = ("--model", "conjunction_memory", "--seeds", 1, "--pairs", 5)
     done = run_script(PLANTED, *given, "--out", tmp_path / "t.parquet")
     assert done.returncode == 0, done.stderr
     table = pd.read_parquet(tmp_path / "t.parquet")
