@@ -124,3 +124,17 @@ ROWS: dict[str, dict[str, Any]] = {
     "branches plain simple-norm no-positions average registers mlp wide-patches": {},
 }  # fmt: skip
 COMPOSED: dict[str, Callable[[], nn.Module]] = {name: partial(compose, name, **also) for name, also in ROWS.items()}
+
+
+def _few() -> list[str]:
+    """Rows that together have every value of every axis once, each time the one that adds most."""
+    missing = {value for name in ROWS for value in enumerate(name.split())}
+    chosen = []
+    while missing:
+        chosen.append(max(ROWS, key=lambda name: len(missing & set(enumerate(name.split())))))
+        missing -= set(enumerate(chosen[-1].split()))
+    return chosen
+
+
+#: Every property once, not every pair: for what is dear and depends on one property at a time.
+SINGLES = _few()

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from composed import COMPOSED, SINGLES
+from each_point import change_each
 from einops import einsum
 from variants import OTHERS, VARIANTS, build, pictures
 
@@ -35,24 +37,38 @@ def expected_shape(name: str, model: HookedViT, n_images: int) -> tuple[int, ...
     return (n_images, *shapes.get(short, (tokens, cfg.d_model)))
 
 
-def test_every_hook_point_is_readable_and_writable(model):
-    """One pass reads all; then each alone is replaced by a changed value, and the output must change."""
-    images = pictures(model.cfg, 2)
-    logits, cache = model.run_with_cache(images)
-    assert set(cache) == set(model.hook_dict)
+def of_one_block(names):
+    """Blocks are alike: the second one stands for all."""
+    return [name for name in names if not name.startswith(("blocks.0.", "blocks.2."))]
+
+
+def _check_that_all_can_be_written(model, images, logits, cache, shift, least):
+    """Each alone is replaced by a changed value, and the output must change by more than `least` of the largest logit; in
+    one run also the points of the other blocks."""
     generator = torch.Generator().manual_seed(3)
-    for name in model.hook_dict:
-        assert tuple(cache[name].shape) == expected_shape(name, model, 2), name
-        assert cache[name].isfinite().all(), name
+    for name in of_one_block(model.hook_dict):
         noise = torch.rand(cache[name].shape, generator=generator, dtype=torch.float64)
 
         def change(activation, hook, noise=noise):
-            return activation * (1 + noise) + 0.1 * noise
+            return activation * (1 + noise) + shift * noise
 
         changed = model.run_with_hooks(images, fwd_hooks=[(name, change)])
-        assert (changed - logits).abs().max() > 1e-6 * logits.abs().max(), f"{name} is dead"
-        same = model.run_with_hooks(images, fwd_hooks=[(name, lambda activation, hook: activation.clone())])
-        torch.testing.assert_close(same, logits, rtol=1e-9, atol=1e-9)
+        assert (changed - logits).abs().max() > least * logits.abs().max(), f"{name} is dead"
+    points = list(model.hook_dict)
+    for name, changed in zip(points, change_each(model, images[:1], points), strict=True):
+        assert (changed - logits[0]).abs().max() > least * logits.abs().max(), f"{name} is dead"
+    same = model.run_with_hooks(images, fwd_hooks=[(lambda name: True, lambda activation, hook: activation.clone())])
+    torch.testing.assert_close(same, logits, rtol=1e-9, atol=1e-9)
+
+
+def test_every_hook_point_is_readable_and_writable(model):
+    images = pictures(model.cfg, 2)
+    logits, cache = model.run_with_cache(images)
+    assert set(cache) == set(model.hook_dict)
+    for name in model.hook_dict:
+        assert tuple(cache[name].shape) == expected_shape(name, model, 2), name
+        assert cache[name].isfinite().all(), name
+    _check_that_all_can_be_written(model, images, logits, cache, 0.1, 1e-6)
 
 
 def test_every_hook_point_takes_edits_in_place_with_gradients_on(model):
@@ -63,7 +79,7 @@ def test_every_hook_point_takes_edits_in_place_with_gradients_on(model):
         activation *= 0.5
 
     logits = model(images)
-    for name in model.hook_dict:
+    for name in of_one_block(model.hook_dict):
         assert torch.is_grad_enabled()
         changed = model.run_with_hooks(images, fwd_hooks=[(name, halve)])
         # Halving what a norm receives changes nothing but through its eps; everything else must show.
@@ -89,14 +105,23 @@ SHARING = [
 ]
 
 
-def of_one_block(names):
-    """Blocks are alike: the second one stands for all."""
-    return [name for name in names if not name.startswith(("blocks.0.", "blocks.2."))]
+# What two points share is a matter of the part between them: a model for every property, and what no property names.
+QUICK = [
+    *SINGLES,
+    "no_classifier",
+    "layered_classifier",
+    "class_and_mean",
+    "any_size",
+    "relative_shared",
+    "grouped_keys",
+    "silu_layer_scale_qk_norm",
+]
+SHARED = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SHARING if name not in QUICK)]
 
 
-@pytest.mark.parametrize("name", SHARING)
+@pytest.mark.parametrize("name", SHARED)
 def test_an_edit_in_place_does_not_reach_what_came_before(name):
-    model = HookedViT.from_timm((VARIANTS | OTHERS)[name]())
+    model = HookedViT.from_timm((VARIANTS | OTHERS | COMPOSED)[name]())
     images = pictures(model.cfg, 1)
     _, untouched = model.run_with_cache(images)
     in_order = list(untouched)
@@ -112,9 +137,9 @@ def test_an_edit_in_place_does_not_reach_what_came_before(name):
             assert torch.equal(cache[before], untouched[before]), f"{edited} reached {before}"
 
 
-@pytest.mark.parametrize("name", SHARING)
+@pytest.mark.parametrize("name", SHARED)
 def test_gradients_after_an_edit_in_place_are_those_after_a_replacement(name):
-    model = HookedViT.from_timm((VARIANTS | OTHERS)[name]())
+    model = HookedViT.from_timm((VARIANTS | OTHERS | COMPOSED)[name]())
     images = pictures(model.cfg, 1).requires_grad_()
 
     def halve(activation, hook):
@@ -138,15 +163,7 @@ def test_every_other_part_is_readable_and_writable_too(name):
     logits, cache = model.run_with_cache(images)
     torch.testing.assert_close(logits, module(images), rtol=1e-9, atol=1e-9)
     assert set(cache) == set(model.hook_dict)
-    generator = torch.Generator().manual_seed(3)
-    for point in model.hook_dict:
-        noise = torch.rand(cache[point].shape, generator=generator, dtype=torch.float64)
-        changed = model.run_with_hooks(
-            images, fwd_hooks=[(point, lambda x, hook, noise=noise: x * (1 + noise) + noise)]
-        )
-        assert (changed - logits).abs().max() > 1e-7 * logits.abs().max(), f"{point} is dead"
-        same = model.run_with_hooks(images, fwd_hooks=[(point, lambda x, hook: x.clone())])
-        torch.testing.assert_close(same, logits, rtol=1e-9, atol=1e-9)
+    _check_that_all_can_be_written(model, images, logits, cache, 1.0, 1e-7)
 
 
 def test_the_stream_is_a_sum(model):

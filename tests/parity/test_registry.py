@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from each_point import change_each
 
 from vitlens import HookedViT, InputError, direct_logit_attribution
 from vitlens.parity.measure import measure_port, relative_difference
@@ -59,10 +60,8 @@ def test_every_hook_point_is_alive_and_the_stream_is_a_sum(port):
     # Blocks are alike: the last one stands for all, and every point outside the blocks for itself.
     last = f"blocks.{model.cfg.n_layers - 1}."
     points = [point for point in model.hook_dict if not point.startswith("blocks.") or point.startswith(last)]
-    # One run for all: each point is changed in a picture of its own. test_hook_points.py changes one point at a time.
-    with torch.no_grad():
-        same = images[:1].expand(len(points), -1, -1, -1)
-        changed = model.run_with_hooks(same, fwd_hooks=[(point, _change_of(i)) for i, point in enumerate(points)])
+    # test_hook_points.py also changes one point at a time.
+    changed = change_each(model, images[:1], points)
     for point, output in zip(points, changed, strict=True):
         assert relative_difference(output, logits[0]) > 1e-7, f"{point} is dead"
     for block in range(model.cfg.n_layers):
@@ -72,18 +71,6 @@ def test_every_hook_point_is_alive_and_the_stream_is_a_sum(port):
         if model.cfg.wiring == "post-norm":
             heads = model.blocks[block].ln1.normalise(heads)
         assert relative_difference(heads, cache["attn_out", block]) <= 1e-9
-
-
-def _change_of(picture):
-    """A hook that changes the activations of one picture, each value by another amount."""
-
-    def hook(x, hook):
-        noise = torch.rand(x[picture].shape, generator=torch.Generator().manual_seed(picture), dtype=x.dtype)
-        x = x.clone()
-        x[picture] = x[picture] * (1 + noise) + 0.1 * noise
-        return x
-
-    return hook
 
 
 def test_attributions_sum_to_the_logit(port):
