@@ -11,8 +11,10 @@ from variants import pictures
 import vitlens
 from vitlens import InputError, direct_logit_attribution
 from vitlens.planted import planted_words
+from vitlens.text.names.moments import VectorMoments
 from vitlens.text.names.neuron_effects import neuron_effects
-from vitlens.text.names.neurons import greedy_code
+from vitlens.text.names.neurons import chance_of_texts, greedy_code
+from vitlens.text.names.spans import spread_of
 from vitlens.text.seen import embedding_view
 
 QUIET = {"progress": False}
@@ -139,17 +141,64 @@ def test_a_planted_neuron_has_its_word_through_the_head_behind_it():
     assert found.variance.argmax() == row
     strengths = vit.pictures(48).strengths[:, vit.words.index(vit.neuron_word)]
     assert 0.5 < found.pictures[row] / (strengths > 0).sum() < 1.05
+    assert found.names[f"L{vit.neuron[0]} neuron {row}"] == [vit.neuron_word]
+    # Others write next to nothing into a word's head, and most have no name.
+    assert found.variance[found.is_name[:, 0]].sort().values[:-1].max() < 1e-5
+    assert found.is_name[:, 0].sum() < 4
     table = found.table()
+    assert table["names"][0] == vit.neuron_word
     assert table["neuron"][0] == f"L{vit.neuron[0]} neuron {row}"
     assert len(found.to_frame()) == found.values.numel()
     assert vit.neuron_word in found.plot(k=3).data[0].customdata[0]
+
+
+def test_p_is_that_of_texts_drawn_at_random():
+    """Of shares that one in twenty random directions has, behind the axes that were taken before."""
+    maps, rows = drawn(2, 3, 8, seed=1), drawn(50, 2, 3, seed=2)
+    moments = VectorMoments()
+    moments.add(rows)
+    spread = spread_of(maps, moments.mean, moments.covariance, moments.covariance)
+    axes = torch.linalg.qr(drawn(2, 8, 3, seed=3)).Q.mT
+    shares, random = torch.zeros(2, 3, dtype=torch.float64), drawn(100_000, 8, seed=4)
+    for neuron in range(2):
+        vectors = (rows[:, neuron] - rows[:, neuron].mean(dim=0)) @ maps[neuron]
+        covariance = vectors.mT @ vectors / vectors.square().sum()
+        left = random
+        for rank in range(3):
+            along = torch.nn.functional.normalize(left, dim=1)
+            shares[neuron, rank] = (along @ covariance * along).sum(dim=1).quantile(0.95)
+            left = left - (left @ axes[neuron, rank])[:, None] * axes[neuron, rank]
+    found = chance_of_texts(shares, spread, axes, n_texts=5)
+    close(found, 0.05 * torch.tensor([5.0, 4.0, 3.0], dtype=torch.float64).expand(2, -1), rtol=0.15, atol=0)
+    assert chance_of_texts(shares, spread, axes, n_texts=100).min() == 1
+
+
+def test_what_all_texts_have_in_common_names_no_neuron():
+    vit = words()
+    view, images = embedding_view(vit.model, 40), vit.pictures(48).images
+    with torch.no_grad():
+        vectors, _ = vectors_of(view, images, vit.neuron[0], 2)
+    rows = vectors[:, vit.neuron[1]]
+    axis = torch.linalg.svd(rows - rows.mean(dim=0)).Vh[0]
+    axis = axis * (rows @ axis).sum().sign()
+    table = dict(
+        zip(
+            vit.texts, torch.nn.functional.normalize(drawn(len(vit.texts), 40) / 40**0.5 + 2 * axis, dim=1), strict=True
+        )
+    )
+    cone = vitlens.text.TextTower(lambda texts: torch.stack([table[text] for text in texts]))
+    about = {"tower": cone, "block": vit.neuron[0], "neurons": vit.neuron[1], "k": 2, "n_draws": 1, **QUIET}
+    found = vitlens.text.name_neurons(vit.model, images, vit.texts, **about)
+    assert found.p[0, 0] < 0.05
+    assert found.p_turned[0, 0] > 0.05
+    assert list(found.names.values()) == [[]]
 
 
 def test_some_neurons_are_rows_of_all():
     vit, found = words(), named()
     about = {"tower": vit.tower, "block": vit.neuron[0], "k": 3, "n_draws": 2, **QUIET}
     images = iter(vit.pictures(48).images.split(20))
-    some = vitlens.text.name_neurons(vit.model, images, vit.texts, neurons=[7, -1], batch_size=20, **about)
+    some = vitlens.text.name_neurons(vit.model, images, vit.texts, neurons=[7, -1, 7], batch_size=20, **about)
     rows = [7, len(found.values) - 1]
     assert some.axes["neuron"] == [found.axes["neuron"][row] for row in rows]
     close(some.values, found.values[rows])

@@ -76,9 +76,11 @@ def neuron_names_bars(names: NeuronNames, k: int = 20) -> go.Figure:
     ]
     places = list(range(len(table)))
     told = [
-        f"{neuron}: {text(texts, 200)}<br>its texts explain {_percent(own)}, random texts {_percent(random)}<br>one "
-        f"direction has {_percent(one)} of its variance; large on {pictures:.1f} pictures"
-        for neuron, texts, own, random, one, pictures, _ in table.itertuples(index=False)
+        f"{row['neuron']}: {text(row['texts'], 200)}<br>names: {text(row['names'], 200) or 'none'}, p of the first text "
+        f"{row['p']:.2g}, of turned lists {row['p_turned']:.2g}<br>its texts explain {_percent(row[f'{n_texts} texts'])}, "
+        f"random texts {_percent(row['random'])}<br>one direction has {_percent(row['rank one'])} of its variance; large on "
+        f"{row['pictures']:.1f} pictures"
+        for row in table.to_dict("records")
     ]
     columns = ((f"{n_texts} texts", "its texts", RAISES), ("random", "random texts", NEUTRAL))
     figure = go.Figure(

@@ -21,6 +21,7 @@ from vitlens.text.names.contributions import Contributions, head_contributions
 from vitlens.text.names.intervals import SomeRows, intervals
 from vitlens.text.names.moments import VectorMoments
 from vitlens.text.names.spans import (
+    FEW_DIGITS,
     Chosen,
     Spread,
     best_of_others,
@@ -36,8 +37,6 @@ from vitlens.text.tower import TextTower
 
 #: What a head writes that varies less than this share of the embedding's variance says nothing of a picture.
 NEGLIGIBLE = 1e-4
-#: Shares of which one was computed in single precision are equal if they differ by a smaller share than this.
-FEW_DIGITS = 1e-5
 #: Numbers in the texts as heads see them that are worked on at once.
 TEXTS_AT_ONCE = 2**23
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
 from einops import einsum
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vitlens.arguments import check_count, checked, index_of, items
@@ -16,16 +17,19 @@ from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
 from vitlens.results.frames import Frame
 from vitlens.results.result import Result
-from vitlens.text.names.asked import read_asked, texts_at, with_chosen_texts
+from vitlens.text.names.asked import are_names, names_of, read_asked, texts_at, with_chosen_texts
 from vitlens.text.names.moments import VectorMoments
 from vitlens.text.names.neuron_effects import NeuronEffects, neuron_effects
-from vitlens.text.names.spans import random_like, spread_of
+from vitlens.text.names.spans import FEW_DIGITS, Spread, chance_of_one, random_like, spread_of
+from vitlens.text.names.turned import turned_lists
 from vitlens.text.tower import TextTower
 
 #: Numbers in the directions of neurons that are worked on at once.
 NEURONS_AT_ONCE = 2**23
 #: What is shorter than this is rounding, of vectors of length 1.
 NO_LENGTH = 1e-9
+#: A neuron that varies less than this share of the embedding's variance says nothing of a picture.
+NEGLIGIBLE_NEURON = 1e-6
 #: Numbers in the covariances of neurons that are kept: 1 GB.
 MOST_KEPT = 2**27
 
@@ -38,9 +42,16 @@ class NeuronNames(Result):
     nothing was left. Of each neuron, `rank_one` is the share of the variance along its one direction, `variance` that
     variance as a share of the embedding's, and `pictures` on how many pictures the effect is large: (Σ s)² / Σ s² of its
     squared lengths s, all pictures where they are equal, and 1 where one has all. NaN of a neuron that never changes.
+
+    `p` and `p_turned` [neuron, rank] are those of `HeadNames`: the chance, at most, that any text of any neuron explains as
+    much of what the earlier ones left if texts are random directions of the embedding's space, and how often the best text
+    of a list that is turned at random does. A text is a name if both, and those of all before it, are at most 0.05, and if
+    the neuron's variance is at least a millionth of the embedding's; `names` has no others.
     """
 
     random: Float[Tensor, "neuron rank"]
+    p: Float[Tensor, "neuron rank"]
+    p_turned: Float[Tensor, "neuron rank"]
     rank_one: Float[Tensor, "neuron"]
     pictures: Float[Tensor, "neuron"]
     variance: Float[Tensor, "neuron"]
@@ -49,23 +60,36 @@ class NeuronNames(Result):
 
     @property
     def texts(self) -> list[list[str]]:
-        """The texts of each neuron in their order; "" where nothing was left."""
+        """The texts of each neuron in their order, names or not; "" where nothing was left."""
         return texts_at(self.indices, self.vocabulary)
 
+    @property
+    def is_name(self) -> Bool[Tensor, "neuron rank"]:
+        """Which texts are names: both p at most 0.05, as of all before, of a neuron that writes something."""
+        return are_names(self.p, self.p_turned, self.variance >= NEGLIGIBLE_NEURON)
+
+    @property
+    def names(self) -> dict[str, list[str]]:
+        """The names of each neuron, by its label; an empty list where the first text is none."""
+        return names_of(self.axes["neuron"], self.texts, self.is_name)
+
     def columns(self) -> dict[str, Tensor]:
-        return {**super().columns(), "random": self.random}
+        return {**super().columns(), "random": self.random, "p": self.p, "p_turned": self.p_turned}
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each neuron and rank, with its text."""
-        return with_chosen_texts(super().to_frame(), self.texts)
+        """One row for each neuron and rank, with its text and whether that is a name."""
+        return with_chosen_texts(super().to_frame(), self.texts, self.is_name)
 
     def table(self) -> pd.DataFrame:
-        """One row for each neuron, those first that vary most: its texts, and the share that all k explain."""
+        """One row for each neuron, those first that vary most: its names, its texts, and the share that all k explain."""
         order = self.variance.argsort(descending=True, stable=True)
-        texts, k = self.texts, self.values.shape[1]
+        texts, names, k = self.texts, list(self.names.values()), self.values.shape[1]
         return Frame(
             {
                 "neuron": [self.axes["neuron"][i] for i in order.tolist()],
+                "names": [", ".join(names[i]) for i in order.tolist()],
+                "p": self.p[order, 0].numpy(),
+                "p_turned": self.p_turned[order, 0].numpy(),
                 "texts": [", ".join(filter(None, texts[i])) for i in order.tolist()],
                 f"{k} texts": self.values[order, -1].numpy(),
                 "random": self.random[order, -1].numpy(),
@@ -103,7 +127,8 @@ def name_neurons(
     A neuron's direction is the first principal direction of its effects, pointing to where they are large. Texts are chosen
     by orthogonal matching pursuit: the text most along what is left of the direction, taken out of it, and so on. What they
     explain is the variance of the effects along the texts themselves, not along their parts in the neuron's space: one
-    direction would be explained by anything.
+    direction would be explained by anything. A text is a name only if no text would explain as much by chance, as in
+    `name_heads`.
 
     One pass over the pictures; memory does not grow with their number, but with the square of that of later heads.
 
@@ -122,7 +147,7 @@ def name_neurons(
         progress: show a bar; by default on a terminal only.
 
     Returns:
-        NeuronNames with axes neuron, rank: `.texts`, `.table()`, `.plot()`.
+        NeuronNames with axes neuron, rank: `.names`, `.texts`, `.table()`, `.plot()`.
 
     Raises:
         InputError: no tower; texts of another width than the embedding; fewer texts than k; an order that is not 1 or 2;
@@ -138,7 +163,7 @@ def name_neurons(
         >>> block, neuron = vit.neuron  # a later head makes a word of what it finds
         >>> about = {"tower": vit.tower, "block": block, "neurons": neuron, "k": 2}
         >>> found = vitlens.text.name_neurons(vit.model, vit.pictures(64).images, vit.texts, **about)
-        >>> found.texts[0][0] == vit.neuron_word
+        >>> found.names == {f"L{block} neuron {neuron}": [vit.neuron_word]}
         True
     """
     check_count(n_draws, "n_draws")
@@ -148,7 +173,9 @@ def name_neurons(
     if order == 2 and index == model.cfg.n_layers - 1:
         raise InputError(f"no head follows the neurons of block {index}, the last: ask for order=1 or an earlier block")
     d_mlp = model.blocks[index].mlp.W_out.shape[0]
-    chosen = list(range(d_mlp)) if neurons is None else [index_of(n, d_mlp, "neuron") for n in items(neurons)]
+    wanted = range(d_mlp) if neurons is None else items(neurons)
+    # A neuron that is named twice has one name.
+    chosen = list(dict.fromkeys(index_of(neuron, d_mlp, "neuron") for neuron in wanted))
     if not chosen:
         raise InputError("the list of neurons is empty: name at least one, or pass None for all")
     asked = read_asked(model, texts, tower, k)
@@ -163,17 +190,16 @@ def name_neurons(
             raise InputError("a variance needs two pictures: pass more")
         generator = torch.Generator().manual_seed(seed)
         others = [random_like(asked.vectors, generator) for _ in range(n_draws)]
-        parts = [_named(maps, sums, some, [asked.vectors, *others], k) for some, maps in _in_parts(first)]
-    indices, shares, rank_one, total = (torch.cat(part) for part in zip(*parts, strict=True))
+        turned = list(turned_lists(asked.vectors, seed))
+        parts = [_named(maps, sums, some, [asked.vectors, *others], turned, k) for some, maps in _in_parts(first)]
+    about: Any = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    about["p"] = (about["p"] * len(chosen)).clamp(max=1.0)
+    pictures = torch.where(about["variance"] > 0, sums.sizes.square() / sums.squares, torch.nan)
+    about["variance"] = about["variance"] / float(whole.covariance.sum())
     return NeuronNames(
-        shares[:, 0],
-        {"neuron": first.part.labels, "rank": list(range(1, k + 1))},
-        "share of variance",
-        random=shares[:, 1:].mean(dim=1),
-        rank_one=rank_one,
-        pictures=torch.where(total > 0, sums.sizes.square() / sums.squares, torch.nan),
-        variance=total / float(whole.covariance.sum()),
-        indices=indices,
+        axes={"neuron": first.part.labels, "rank": list(range(1, k + 1))},
+        quantity="share of variance",
+        pictures=pictures,
         vocabulary=asked.texts,
         settings={
             "model": model.cfg.model_name,
@@ -184,6 +210,7 @@ def name_neurons(
             "n_draws": n_draws,
             "seed": seed,
         },
+        **about,
     )
 
 
@@ -225,20 +252,80 @@ def _in_parts(effects: NeuronEffects) -> Iterator[tuple[slice, Float[Tensor, "ne
 
 
 def _named(
-    maps: Float[Tensor, "neuron way joint"], sums: _Sums, some: slice, vocabularies: list[Tensor], k: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The texts of some neurons, what each vocabulary explains, the share of the first direction, and the variance."""
+    maps: Float[Tensor, "neuron way joint"],
+    sums: _Sums,
+    some: slice,
+    vocabularies: list[Float[Tensor, "text joint"]],
+    turned: list[Float[Tensor, "text joint"]],
+    k: int,
+) -> dict[str, Tensor]:
+    """The texts of some neurons, what they and those of other vocabularies explain, and what chance would."""
     mean, covariance = sums.moments.mean[some], sums.moments.covariance[some]
     spread = spread_of(maps, mean, covariance, covariance)
-    direction = spread.basis[:, 0]
-    towards = einsum(sums.large[some], maps, direction, "u w, u w e, u e -> u").sign()
-    codes = [greedy_code(direction * towards[:, None], texts, k) for texts in vocabularies]
-    explained = []
-    for _, axes in codes:
-        along = einsum(maps, axes, "u w e, u k e -> u k w")
-        explained.append(einsum(along, covariance, along, "u k w, u w v, u k v -> u k").cumsum(dim=1))
-    shares = torch.stack(explained, dim=1) / spread.total[:, None, None]
-    return codes[0][0], shares, spread.variances[:, 0] / spread.total, spread.total
+    total = spread.total[:, None]
+    towards = einsum(sums.large[some], maps, spread.basis[:, 0], "u w, u w e, u e -> u").sign()
+    direction = spread.basis[:, 0] * towards[:, None]
+    codes = [greedy_code(direction, texts, k) for texts in vocabularies]
+    gains = [_along(spread, axes) for _, axes in codes]
+    indices, axes = codes[0]
+    beaten = torch.zeros_like(gains[0])
+    for texts in turned:
+        beaten += _along(spread, best_in_place(direction, texts, axes)) >= gains[0] * (1 - FEW_DIGITS)
+    p_turned = (1 + beaten) / (1 + len(turned))
+    return {
+        "values": gains[0].cumsum(dim=1) / total,
+        "random": torch.stack(gains[1:]).mean(dim=0).cumsum(dim=1) / total,
+        "p": chance_of_texts(gains[0] / total, spread, axes, len(vocabularies[0])).masked_fill(indices < 0, torch.nan),
+        "p_turned": p_turned.masked_fill((indices < 0) | (total == 0), torch.nan),
+        "rank_one": spread.variances[:, 0] / spread.total,
+        "variance": spread.total,
+        "indices": indices,
+    }
+
+
+def _along(spread: Spread, axes: Float[Tensor, "neuron rank joint"]) -> Float[Tensor, "neuron rank"]:
+    """The variance along unit vectors of the joint space."""
+    inside = einsum(axes, spread.basis, "u k e, u w e -> u k w")
+    return einsum(inside.square(), spread.variances, "u k w, u w -> u k")
+
+
+def chance_of_texts(
+    shares: Float[Tensor, "neuron rank"], spread: Spread, axes: Float[Tensor, "neuron rank joint"], n_texts: int
+) -> Float[Tensor, "neuron rank"]:
+    """For each rank the chance that any text explains as much of what the earlier ones left, at most, if texts are random
+    directions of the joint space: that of one, times the number of texts."""
+    width = axes.shape[2]
+    roots = (spread.variances / spread.total[:, None]).sqrt()
+    inside_axes = einsum(spread.basis, axes, "u w e, u k e -> u w k")
+    found = []
+    for rank in range(axes.shape[1]):
+        taken = inside_axes[:, :, :rank]
+        left = torch.eye(roots.shape[1], dtype=roots.dtype) - taken @ taken.mT
+        within = roots[:, :, None] * left * roots[:, None]
+        # A neuron that never changes has no chance.
+        variances = torch.linalg.eigvalsh(within.nan_to_num()).flip(-1).clamp(min=0)[:, : width - rank]
+        # All other directions have no variance.
+        padded = torch.nn.functional.pad(variances, (0, width - rank - variances.shape[1]))
+        one = chance_of_one(shares[:, rank], padded, torch.ones_like(padded, dtype=torch.bool))
+        found.append((one * (n_texts - rank)).clamp(max=1.0))
+    return torch.stack(found, dim=1).masked_fill(spread.total[:, None] == 0, torch.nan)
+
+
+def best_in_place(
+    directions: Float[Tensor, "neuron joint"],
+    texts: Float[Tensor, "text joint"],
+    axes: Float[Tensor, "neuron rank joint"],
+) -> Float[Tensor, "neuron rank joint"]:
+    """In the place of each axis, behind those before it, the direction of the text that is most along what is left there of
+    the neuron's."""
+    left, found = directions, []
+    for rank in range(axes.shape[1]):
+        best = texts[(left.to(texts) @ texts.T).argmax(dim=1)].to(directions)
+        taken = axes[:, :rank]
+        best = best - ((taken @ best[..., None]) * taken).sum(dim=1)
+        found.append(torch.nn.functional.normalize(best, dim=1))
+        left = left - (left * axes[:, rank]).sum(dim=1, keepdim=True) * axes[:, rank]
+    return torch.stack(found, dim=1)
 
 
 def greedy_code(

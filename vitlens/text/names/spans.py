@@ -16,6 +16,8 @@ RANK = 1e-6
 NOTHING_LEFT = 1e-12
 # Variances that differ by a smaller share are the same.
 SAME = 1e-9
+# And of which one was computed in single precision.
+FEW_DIGITS = 1e-5
 # Halvings of an interval, until rounding.
 STEPS = 60
 # Where the saddlepoint is no farther from 0 than this, more than a third of all directions explain as much.
