@@ -139,7 +139,9 @@ BY_NAME: dict[str, list[Any]] = {
     **dict.fromkeys(["n_memories", "n_features", "n_examples", "n_edges", "cka_rows", "similarity_queries"], COUNT),
     **dict.fromkeys(["n_classes", "workers", "row", "column", "height", "width"], COUNT),
     "seed": [None, 1.7, True, NAN, -1, "nonsense", [], Thing()],
-    **dict.fromkeys(["level", "threshold", "outlier_threshold", "min_score", "noise_scale", "scale"], NUMBER),
+    **dict.fromkeys(
+        ["level", "threshold", "outlier_threshold", "min_score", "max_change", "noise_scale", "scale"], NUMBER
+    ),
     **dict.fromkeys(["replacement", "method", "direction", "part", "orientation", "coefficients", "unit"], NAME),
     **dict.fromkeys(["cka_tokens", "mode", "space", "loss"], NAME),
     **{name: [None, *RESULT] for name in ("lens", "scores", "circuit", "sae")},
@@ -282,6 +284,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "permutation_test": {"inside": numbers, "outside": numbers + 1, "n_draws": 20},
         "perturbation_test": {**about, "importance": torch.rand(2, 2, 2), "n_steps": 2, **quiet},
         "randomisation_test": {**about, "methods": "attention_rollout", **quiet},
+        "prune_circuit": {**pair, "circuit": circuit, **quiet},
         "read_memories": {"model": model, "block": 0},
         "register_shift": {**about, "neurons": neurons, **quiet},
         "replace_context": {"images": images, "masks": masks, "replacement": "other", "others": others},
@@ -467,6 +470,7 @@ ELSEWHERE: dict[tuple[str, str], list[Any]] = {
     ],
     ("path_patching", "senders"): [5, 1.7, True, "nonsense", [], Thing(), (9, 0), (0, 9), (0, 1.5), [None]],
     ("path_patching", "receivers"): [5, 1.7, True, "nonsense", [], Thing(), (9, 0), {}, {"name": []}, [None]],
+    ("prune_circuit", "scores"): RESULT, ("prune_circuit", "circuit"): RESULT,
     ("evaluate_circuits", "sizes"): [0, 1.7, True, [0], [-1], [1.7], [True], [MANY], "nonsense", [], [None], Thing()],
     ("evaluate_circuits", "n_draws"): [None, 1.7, True, NAN, -1, "nonsense", [], Thing()],
     ("add_test_time_registers", "neurons"): NEURONS, ("register_shift", "neurons"): NEURONS,

@@ -5,3 +5,4 @@ from .curves import evaluate_circuits as evaluate_circuits
 from .curves import minimality as minimality
 from .graphs.attribution_graph import attribution_graph as attribution_graph
 from .graphs.graph import AttributionGraph as AttributionGraph
+from .sequential import prune_circuit as prune_circuit
