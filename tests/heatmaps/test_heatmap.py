@@ -4,6 +4,8 @@ import inspect
 
 import pytest
 import torch
+from composed import COMPOSED, SINGLES
+from ported import CLASSIFIERS
 
 import vitlens
 from vitlens import InputError, direct_logit_attribution, heatmap, load_result
@@ -28,6 +30,12 @@ def options_of(method):
     return {name: value for name, value in QUICK.get(method, {}).items() if name in METHODS[method].options}
 
 
+# Two runs of two dozen methods: a model for every property, and in make test-all every pair of them and every variant.
+OTHERWISE = [name for name in (*COMPOSED, *CLASSIFIERS) if name not in SINGLES]
+EVERY = [*SINGLES, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERWISE)]
+
+
+@pytest.mark.parametrize("classifier", EVERY, indirect=True)
 def test_every_method_on_every_model(classifier, images_of):
     images = images_of(classifier, 2)
     for method in METHODS:

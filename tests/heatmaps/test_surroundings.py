@@ -164,7 +164,7 @@ def test_random_maps_are_the_same_in_every_precision():
 
 def test_the_demo_is_explained_alike_in_half_precision():
     model, images, labels, _ = load_demo()
-    images, labels = images[:2], labels[:2]
+    images, labels = images[:1], labels[:1]
     for method in ("relevance_propagation", "occlusion"):
         right = heatmap(model, images, labels, method=method, warn=False).values.flatten(1)
         for dtype in (torch.float16, torch.bfloat16):

@@ -242,12 +242,12 @@ def test_what_is_refused(plain, headless, images_of, name):
 
 
 @pytest.mark.skipif(not WEIGHTS.exists(), reason=f"no {WEIGHTS.name} in shared/assets")
-@pytest.mark.parametrize("path", ["pictures", "attention"])
+@pytest.mark.parametrize("path", ["pictures", pytest.param("attention", marks=pytest.mark.slow)])
 def test_the_dog_lies_above_the_cat(path):
     model = HookedViT.from_timm("vit_tiny_patch16_224", checkpoint_path=WEIGHTS)
     images = model.to_images([ASSETS / "photos" / "catdog.png"] * 2)
     classes = torch.tensor([model.class_index("bull mastiff"), model.class_index("tabby")])
     for name, method in METHODS.items():
-        maps = method(model, images, classes, n_steps=8, along=path).unflatten(1, (14, 14))
+        maps = method(model, images, classes, n_steps=4, along=path).unflatten(1, (14, 14))
         upper = maps[:, :7].sum(dim=(1, 2)) / maps.sum(dim=(1, 2))
         assert upper[0] > 0.55 > 0.5 > upper[1], name
