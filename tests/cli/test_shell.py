@@ -22,6 +22,7 @@ from vitlens.features.evaluation.baselines import BASELINES
 from vitlens.features.evaluation.metrics import EVALUATION_METRICS
 from vitlens.lens.lens import LENS_SITES as LIBRARY_LENS_SITES
 from vitlens.paper.run import EXPERIMENTS
+from vitlens.text.names.features import METHODS_OF_NAMING
 
 ENTRY = "import sys; sys.argv[0] = 'vitlens'; from vitlens.cli.main import main; main()"
 
@@ -167,6 +168,7 @@ def test_names_that_are_completed_are_the_librarys():
     assert tuple(LIBRARY_SITES) == names.PATCHING_SITES
     assert tuple(LIBRARY_UNITS) == names.UNITS
     assert names.METRICS == LIBRARY_METRICS
+    assert names.METHODS_OF_NAMING == METHODS_OF_NAMING
     assert names.REPLACEMENTS == CONTEXT_REPLACEMENTS
     assert names.INTERPOLATIONS == INTERPOLATIONS
     assert tuple(EXPERIMENTS) == names.EXPERIMENTS

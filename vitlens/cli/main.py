@@ -13,6 +13,7 @@ from vitlens.cli.dictionaries.train import train_sae
 from vitlens.cli.heatmap import heatmap
 from vitlens.cli.lens import lens
 from vitlens.cli.models import models
+from vitlens.cli.name_parts import names
 from vitlens.cli.open_page import NAMES, open_page
 from vitlens.cli.patch import patch
 from vitlens.cli.reproduce import reproduce
@@ -71,8 +72,8 @@ for name in NAMES:
     # Help lists it once.
     app.command(name, hidden=name != NAMES[0])(open_page)
 for command in (
-    lens, attribute, patch, heatmap, similarity, describe, train_sae, evaluate_sae, features, zero_shot, models, verify,
-    reproduce,
+    lens, attribute, patch, heatmap, similarity, describe, train_sae, evaluate_sae, features, zero_shot, names, models,
+    verify, reproduce,
 ):  # fmt: skip
     app.command()(command)
 

@@ -37,6 +37,8 @@ EXPERIMENTS = (
 )  # fmt: skip
 DICTIONARY_METRICS = ("reconstruction", "downstream", "locality", "monosemanticity", "probing", "absorption")
 DICTIONARY_BASELINES = ("neurons", "pca", "kmeans", "random")
+NAMED_PARTS = ("heads", "neurons", "features")
+METHODS_OF_NAMING = ("wpmi", "auc")
 TOKENS = ("class", "registers", "prefix", "patches", "all", "pooled")
 PATCHING_TOKENS = ("each", "class", "registers", "prefix", "patches", "object", "context", "all")
 
