@@ -99,6 +99,10 @@ RESULT = [5, 1.7, "nonsense", [], Thing()]
 NAME_TYPES = [5, 1.7, True, [], Thing()]
 FLAG = [5, 1.7, "nonsense", [], Thing()]
 TEMPLATES = [None, 5, 1.7, "", "nonsense", "{} and {}", [], [None], ["a {}", "b"], Thing()]
+NODE = [None, 5, 1.7, "nonsense", [], Thing()]
+SUPERNODES = [
+    5, "nonsense", [], ["a"], Thing(), {"a": []}, {"a": "nonsense"}, {"a": [5]}, {5: ["a"]}, {"a": None}, {"": ["a"]},
+]  # fmt: skip
 MODEL = [None, 5, "vit_base_patch16_224", torch.nn.Linear(2, 2), Thing()]
 
 #: Which values are wrong for an argument, by its name.
@@ -195,6 +199,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
     transcoder = vitlens.features.Transcoder.from_arrays(
         torch.randn(16, 8), None, torch.randn(8, 16), None, hook="blocks.1.ln2.hook_normalized"
     )
+    graph = vitlens.attribution_graph(model, images[:1], transcoders=transcoder, n_nodes=5, **quiet)
     scores = vitlens.patching.edge_attribution_patching(**pair, **quiet)
     circuit = vitlens.find_circuit(model, scores, n_edges=20)
     lens = vitlens.class_lens(model, images, sites=("resid_mid", "attn_out", "mlp_out", "resid_post", "resid_pre"))
@@ -377,6 +382,14 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "Result.summary": (vitlens.activation_patching(**pair, **quiet).summary, {"n_draws": 20}),
         "Circuit": (vitlens.circuits.Circuit, {"edges": circuit.edges, "model_name": "vit"}),
         "Circuit.from_json": (vitlens.circuits.Circuit.from_json, {"path": "no such file"}),
+        "AttributionGraph.top": (graph.top, {"k": 2}),
+        "AttributionGraph.edges_into": (graph.edges_into, {"node": str(graph.targets[0]), "k": 2}),
+        "AttributionGraph.edges_from": (graph.edges_from, {"node": str(graph.units[0]), "k": 2}),
+        "AttributionGraph.prune": (graph.prune, {"node_share": 0.5, "edge_share": 0.5}),
+        "AttributionGraph.group": (graph.group, {"supernodes": {"one": [graph.units[0]]}}),
+        "AttributionGraph.propose_supernodes": (graph.propose_supernodes, {"method": "input", "min_similarity": 0.5}),
+        "AttributionGraph.to_json": (graph.to_json, {"path": "graph.json", "supernodes": {"one": [graph.units[0]]}}),
+        "AttributionGraph.from_json": (vitlens.circuits.AttributionGraph.from_json, {"path": "no such file"}),
         "AttributionMeans.top": (means.top, {"class_index": 0}),
         "AttributionMeans.top_classes": (means.top_classes, {"component": means.axes["component"][0]}),
         "ActivationStream.sample": (stream.sample, {"n_rows": 3}),
@@ -487,6 +500,12 @@ ELSEWHERE: dict[tuple[str, str], list[Any]] = {
     ("load_result", "path"): [None, 5, 1.7, "nonsense", [], Thing(), ".", "\0"],
     ("load_sae", "path"): [None, 5, 1.7, "nonsense", [], Thing(), ".", "\0"],
     ("load_saes", "path"): [None, 5, 1.7, "nonsense", [], Thing(), "\0"],
+    ("AttributionGraph.edges_into", "node"): NODE, ("AttributionGraph.edges_from", "node"): NODE,
+    ("AttributionGraph.prune", "node_share"): [None, *NUMBER, 0.0, 1.1], ("AttributionGraph.prune", "edge_share"): [-1.0],
+    ("AttributionGraph.group", "supernodes"): [None, *SUPERNODES], ("AttributionGraph.to_json", "supernodes"): SUPERNODES,
+    ("AttributionGraph.propose_supernodes", "min_similarity"): [None, *NUMBER, 2.0],
+    ("AttributionGraph.to_json", "path"): [None, 5, 1.7, [], Thing(), ".", "\0"],
+    ("AttributionGraph.from_json", "path"): [None, 5, 1.7, "nonsense", [], Thing(), ".", "\0"],
     ("AttributionMeans.top", "class_index"): [None, 1.7, True, NAN, "nonsense", 99, -1, [], Thing()],
     ("AttributionMeans.top_classes", "component"): [None, 1.7, True, NAN, "nonsense", 99, -1, [], Thing()],
     ("TopPatches.row_of", "feature"): [None, 1.7, True, NAN, "nonsense", 99, -1, [], Thing()],

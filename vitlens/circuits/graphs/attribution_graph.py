@@ -18,6 +18,7 @@ from vitlens.circuits.graphs.graph import NO_NODES, AttributionGraph
 from vitlens.circuits.graphs.replacement import Transcoders, replaced_run
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
+from vitlens.model.class_space.outputs import WITH_PROBABILITIES, probabilities
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.gradients import gradients_disabled
 from vitlens.model.runs.leaves_state import leaves_state
@@ -184,6 +185,7 @@ def _as_graph(
         left_out=left_out,
         tokens=tokens,
         grid=grid,
+        probabilities=_probabilities(model, sources.run, selection),
         classes=selection.indices,
         class_names=model.class_names,
         pixels=small_pictures(model, picture),
@@ -194,6 +196,12 @@ def _as_graph(
             "frozen": "attention patterns, norms, gates",
         },
     )
+
+
+def _probabilities(model: HookedViT, run: FrozenRun, selection: ClassSelection) -> Float[Tensor, "logit"] | None:
+    if model.cfg.output not in WITH_PROBABILITIES:
+        return None
+    return probabilities(run.logits[None], model.cfg.output, selection.take(run.logits[None]))[0]
 
 
 def _unit_label(of: ActiveUnits, unit: int, token: int, tokens: list[TokenLabel]) -> NodeLabel:
