@@ -1,6 +1,7 @@
 """Text towers from folders and the hub; texts that are too long; what is refused, in a sentence."""
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -149,6 +150,21 @@ def test_what_is_lost_of_texts_that_are_too_long(clip_tower):
     equal(cut, tower.embed(kept))
 
 
+def test_a_tokenizer_that_only_gives_tokens_tells_what_is_lost():
+    """As `clip.tokenize` with truncate=True, which has no other method."""
+    module, tokenizer = open_clip_model("CLIP")
+    tower = TextTower.from_pretrained(module, tokenizer=lambda texts: tokenizer(texts))
+    kept = " ".join(["a"] * (LENGTH - 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tower.embed([kept, "a", "a cat of"])
+    with pytest.warns(
+        UserWarning, match=r"^'a a .*' is longer than the tower reads: 'of the' is not read, and 1 more is too"
+    ):
+        cut = tower.embed(["a cat", f"{kept} of the", f"{kept} a"])
+    equal(cut[1:], tower.embed([kept, kept]))
+
+
 def test_templates_are_averaged(clip_tower):
     module, tokenizer = clip()
     tower = TextTower.from_pretrained(module, tokenizer=tokenizer, templates=["a {}", "the {}"])
@@ -203,7 +219,7 @@ def test_a_function_gives_vectors_in_any_form(given):
         ((ROWS, 3), "gives floats"),
         (ROWS.to_sparse(), "gives floats"),
         (ROWS.to("meta"), "gives floats"),
-        (torch.nested.nested_tensor(list(ROWS)), "gives floats"),
+        (torch.nested.nested_tensor(list(ROWS), layout=torch.jagged), "gives floats"),
         (ROWS.long(), "of torch.int64"),
         (ROWS.bool().numpy().astype(object), "gives floats"),
         (ROWS[:2], r"not \[2, 4\] for 3 of them"),

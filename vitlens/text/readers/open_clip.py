@@ -15,7 +15,14 @@ from vitlens.arguments import short
 from vitlens.errors import InputError, reason
 from vitlens.model.checkpoints.formats import READ_ERRORS, read_tensors
 from vitlens.model.checkpoints.timm_models import weights_in
-from vitlens.text.readers.reading import TextReading, check_tokens, evaluating, scale_and_bias, warn_of_cut_texts
+from vitlens.text.readers.reading import (
+    TextReading,
+    check_tokens,
+    evaluating,
+    scale_and_bias,
+    warn_of_cut_texts,
+    warn_of_unread_ends,
+)
 
 
 @dataclass(frozen=True)
@@ -27,25 +34,26 @@ class OpenClipTexts:
     length: int | None
 
     def __call__(self, texts: list[str]) -> Tensor:
-        given: dict[str, int] = {}
-        if self.length is not None:
-            self._warn_of_cut(texts, self.length)
-            given = {"context_length": self.length} if hasattr(self.tokenizer, "context_length") else {}
-        try:
-            tokens = torch.as_tensor(self.tokenizer(texts, **given))
-        except (RuntimeError, TypeError, ValueError) as error:
-            raise InputError(f"the tokenizer cannot read these texts: {reason(error)}") from None
+        tokens = self._read(texts)
         if tokens.ndim != 2 or tokens.is_floating_point() or self.length not in (None, tokens.shape[1]):
             raise InputError(
                 f"the tower reads {self.length} tokens of each text, and the tokenizer gives {list(tokens.shape)} of "
                 f"{tokens.dtype} for {len(texts)} texts: pass the tokenizer of this model"
             )
+        if self.length is not None:
+            self._warn_of_cut(texts, tokens, self.length)
         check_tokens(tokens, vocabulary(self.module))
         with evaluating(self.module):
             return self.module.encode_text(tokens.to(next(self.module.parameters()).device))
 
-    def _warn_of_cut(self, texts: list[str], length: int) -> None:
-        """Where the tokenizer is one of open_clip's two kinds; others cut or refuse as they do."""
+    def _read(self, texts: list[str]) -> Tensor:
+        has_length = self.length is not None and hasattr(self.tokenizer, "context_length")
+        try:
+            return torch.as_tensor(self.tokenizer(texts, **({"context_length": self.length} if has_length else {})))
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"the tokenizer cannot read these texts: {reason(error)}") from None
+
+    def _warn_of_cut(self, texts: list[str], tokens: Tensor, length: int) -> None:
         ours = self.tokenizer
         if hasattr(ours, "tokenizer"):
             cleaned = [ours.clean_fn(text) for text in texts] if hasattr(ours, "clean_fn") else texts
@@ -53,6 +61,8 @@ class OpenClipTexts:
             warn_of_cut_texts(texts, words, length - ours.tokenizer.num_special_tokens_to_add(), ours.tokenizer.decode)
         elif hasattr(ours, "encode") and hasattr(ours, "decode"):
             warn_of_cut_texts(texts, [ours.encode(text) for text in texts], length - 2, ours.decode)
+        else:
+            warn_of_unread_ends(texts, tokens, self._read)
 
 
 def read_open_clip_texts(module: Any, tokenizer: Any) -> TextReading:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vitlens.arguments import short
@@ -79,11 +80,34 @@ def warn_of_cut_texts(
         return
     tokens = words[long[0]]
     lost = spell(tokens[:-room] if from_left else tokens[room:]).strip()
-    lost = lost if len(lost) <= LONGEST_LOST else f"{lost[:LONGEST_LOST]}…"
-    n_others = len(long) - 1
-    others = f", and {n_others} more {'is' if n_others == 1 else 'are'} too long" if n_others else ""
-    warnings.warn(
-        f"the tower reads {room} tokens of a text, and {short(texts[long[0]])} has {len(tokens)}: {lost!r} is not "
-        f"read{others}",
-        stacklevel=3,
+    _warn_of_lost(
+        f"the tower reads {room} tokens of a text, and {short(texts[long[0]])} has {len(tokens)}", lost, len(long)
     )
+
+
+def warn_of_unread_ends(texts: Sequence[str], tokens: Tensor, read: Callable[[list[str]], Tensor]) -> None:
+    """The same of a tokenizer that only gives tokens, cut to the tower's length: texts that have the same tokens without
+    their last word.
+
+    Args:
+        tokens: of each text.
+        read: the tokenizer.
+    """
+    several = [i for i, text in enumerate(texts) if len(text.split()) > 1]
+    if not several:
+        return
+    shorter = read([texts[i].rsplit(maxsplit=1)[0] for i in several])
+    long = [i for i, row in zip(several, shorter, strict=True) if torch.equal(row, tokens[i])]
+    if not long:
+        return
+    words = texts[long[0]].split()
+    rows = read([" ".join(words[:n]) for n in range(1, len(words))])
+    n_read = next((n for n, row in enumerate(rows, 1) if torch.equal(row, tokens[long[0]])), len(words) - 1)
+    _warn_of_lost(f"{short(texts[long[0]])} is longer than the tower reads", " ".join(words[n_read:]), len(long))
+
+
+def _warn_of_lost(said: str, lost: str, n: int) -> None:
+    """Of the first of n texts."""
+    lost = lost if len(lost) <= LONGEST_LOST else f"{lost[:LONGEST_LOST]}…"
+    others = f", and {n - 1} more {'is' if n == 2 else 'are'} too long" if n > 1 else ""
+    warnings.warn(f"{said}: {lost!r} is not read{others}", stacklevel=4)
