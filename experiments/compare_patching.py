@@ -1,7 +1,9 @@
 """How good are the gradients' estimates? Attribution patching beside the exact sweep, site by site and edge by edge.
 
 For every site the effects of all cells are computed exactly, by as many patched runs, and estimated, by two forwards and a
-few backwards; the table gives their correlations, the time of both, and the cells where they disagree most.
+few backwards; the table gives their correlations, the time of both, and the cells where they disagree most. The site
+"circuits" compares what is made of edges: how many are needed if they are tested one by one, and how many if they are
+ranked by their scores, for a circuit as faithful.
 
 \b
     python experiments/compare_patching.py
@@ -16,6 +18,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import pandas as pd
 import typer
 from rich.console import Console
@@ -23,6 +26,8 @@ from rich.table import Table
 from scipy import stats
 from torch import Tensor
 
+from vitlens.circuits import evaluate_circuits, prune_circuit
+from vitlens.circuits.circuit import CIRCUIT_METHODS
 from vitlens.cli import ModelOptions, run, with_model
 from vitlens.demo import load_demo_pictures
 from vitlens.errors import InputError
@@ -40,7 +45,10 @@ from vitlens.patching.gradients import ATTRIBUTION_METHODS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 SITES = ("resid_pre", "mlp_out", "z", "q", "k", "v")
-EDGES = "edges"
+EDGES, CIRCUITS = "edges", "circuits"
+ALL = (*SITES, EDGES, CIRCUITS)
+#: Sizes at which circuits from scores are tried.
+N_SIZES = 24
 
 
 @app.command(help=__doc__)
@@ -51,14 +59,15 @@ def main(
         Path | None, typer.Option(help="folder of pictures, by name clean and corrupted in turn [default: the demo's]")
     ] = None,
     pairs: Annotated[int, typer.Option(help="how many pairs")] = 2,
-    sites: Annotated[list[str], typer.Option("--site", help=f"{', '.join((*SITES, EDGES))}")] = [*SITES, EDGES],  # noqa: B006
+    sites: Annotated[list[str], typer.Option("--site", help=f"{', '.join(ALL)}")] = [*ALL],  # noqa: B006
     steps: Annotated[int, typer.Option(help="steps of the integrated methods")] = 5,
+    max_change: Annotated[list[float], typer.Option(help="of prune_circuit, for each circuit")] = [0.05, 0.02],  # noqa: B006
     worst: Annotated[int, typer.Option(help="how many disagreements to list for each site")] = 2,
     out: Annotated[Path | None, typer.Option(help="also write every cell to this Parquet file")] = None,
 ) -> None:
-    unknown = [site for site in sites if site not in (*SITES, EDGES)]
+    unknown = [site for site in sites if site not in ALL]
     if unknown:
-        raise InputError(f"--site is one of {', '.join((*SITES, EDGES))}, not {unknown[0]!r}")
+        raise InputError(f"--site is one of {', '.join(ALL)}, not {unknown[0]!r}")
     if out is not None:
         check_writable(out)
     hooked = model.load()
@@ -67,15 +76,18 @@ def main(
     table = Table(title=f"{hooked.cfg.model_name}, {pairs} pairs: estimates beside the exact effects")
     for column in ("site", "cells", "method", "Pearson", "Spearman", "largest error", "exact, s", "estimate, s"):
         table.add_column(column)
+    console = Console() if sys.stdout.isatty() else Console(width=130)
     notes, cells = [], []
-    for site in sites:
+    for site in [site for site in sites if site != CIRCUITS]:
         exact, estimates, methods = functions(hooked, clean, corrupted, site, steps, quiet)
         reference, slow = timed(exact)
+        correlations = {}
         for method in methods:
             estimate, fast = timed(partial(estimates, method))
             row = compare(hooked, reference, estimate).assign(site=site, method=method)
             cells.append(row)
             pearson, spearman = (f(row["exact"], row["estimate"]).statistic for f in (stats.pearsonr, stats.spearmanr))
+            correlations[method] = pearson
             table.add_row(
                 site, str(len(row)), method, f"{pearson:.3f}", f"{spearman:.3f}", f"{row['error'].abs().max():.3f}",
                 f"{slow:.1f}", f"{fast:.1f}",
@@ -84,14 +96,64 @@ def main(
                 notes.append(
                     f"{site}, {method}: {cell['cell']} is {cell['exact']:+.3f}, estimated {cell['estimate']:+.3f}"
                 )
-    console = Console() if sys.stdout.isatty() else Console(width=130)
-    console.print(table)
-    console.print("Worst disagreements:")
+        console.print(verdict(site, correlations), highlight=False)
+    if cells:
+        console.print(table)
+        console.print("Worst disagreements:")
     for note in notes:
         console.print(f"  {note}", highlight=False, markup=False)
-    if out is not None:
+    if CIRCUITS in sites:
+        console.print(table_of_circuits(circuits(hooked, clean, corrupted, max_change, steps, quiet)))
+    if out is not None and cells:
         write_whole(out, pd.concat(cells).to_parquet(index=False))
         console.print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)
+
+
+def verdict(site: str, correlations: dict[str, float]) -> str:
+    """Which estimate is nearest to the exact effects, and whether relevance is nearer than the gradient."""
+    best = max(correlations, key=lambda method: correlations[method])
+    gradient, relevance = correlations["gradient"], correlations["relevance"]
+    nearer = "nearer than" if relevance > gradient else "not as near as"
+    return (
+        f"{site}: relevance ({relevance:.3f}) is {nearer} the gradient ({gradient:.3f}) to the exact effects, and "
+        f"nearest is {best} ({correlations[best]:.3f}), by Pearson's correlation"
+    )
+
+
+def circuits(
+    model: HookedViT, clean: Tensor, corrupted: Tensor, max_changes: list[float], steps: int, about: dict[str, Any]
+) -> pd.DataFrame:
+    """For each circuit that testing finds, the smallest ones from scores that are at least as near to faithfulness 1."""
+    pair = (model, clean, corrupted)
+    n_all = int(Graph(model).exists.sum())
+    sizes = sorted({round(size) for size in np.geomspace(4, n_all, N_SIZES)})
+    curves = {}
+    for by in EDGE_METHODS:
+        scores = edge_attribution_patching(*pair, method=by, n_steps=steps, **about)
+        for method in CIRCUIT_METHODS:
+            curves[method, by] = evaluate_circuits(*pair, scores=scores, method=method, sizes=sizes, n_draws=0, **about)
+    rows = []
+    for max_change in max_changes:
+        found = prune_circuit(*pair, max_change=max_change, **about)
+        reached = evaluate_circuits(*pair, scores=found, n_draws=0, **about).faithfulness().item()
+        rows.append(("sequential", "tests", max_change, len(found), reached))
+        for (method, by), curve in curves.items():
+            shares = curve.faithfulness().tolist()
+            # Of all edges, the last size, the faithfulness is 1 but for rounding.
+            place = next(
+                i for i, share in enumerate(shares) if abs(share - 1) <= abs(reached - 1) or i == len(sizes) - 1
+            )
+            rows.append((method, by, max_change, curve.n_edges["circuit"][place], shares[place]))
+    return pd.DataFrame(rows, columns=["method", "by", "max_change", "edges", "faithfulness"])
+
+
+def table_of_circuits(found: pd.DataFrame) -> Table:
+    table = Table(title="circuits: the edges that each way needs to be as near to faithfulness 1 as sequential pruning")
+    for column in ("max_change", "method", "edges ranked by", "edges kept", "faithfulness"):
+        table.add_column(column)
+    for row in found.itertuples():
+        table.add_row(f"{row.max_change:g}", row.method, row.by, str(row.edges), f"{row.faithfulness:.3f}")
+    return table
 
 
 def load_pairs(

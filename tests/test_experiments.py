@@ -17,6 +17,7 @@ from PIL import Image
 import vitlens
 from vitlens.demo import demo_folder
 from vitlens.patching import sweep
+from vitlens.patching.edges import EDGE_METHODS
 from vitlens.patching.gradients import ATTRIBUTION_METHODS
 from vitlens.patching.results import Patching
 
@@ -159,6 +160,12 @@ def compare(*arguments: object) -> Done:
     return run_script(COMPARE, *arguments)
 
 
+def cells_of(cells: pd.DataFrame, method: str) -> float:
+    """The correlation of a method's estimates with the exact effects."""
+    mine = cells[cells["method"] == method]
+    return mine["exact"].corr(mine["estimate"])
+
+
 def test_estimates_are_compared_with_the_exact_sweep(tmp_path):
     done = compare("--pairs", 1, "--site", "q", "--out", tmp_path / "cells.parquet")
     assert done.returncode == 0, done.stderr
@@ -166,10 +173,21 @@ def test_estimates_are_compared_with_the_exact_sweep(tmp_path):
     assert set(cells["method"]) == set(ATTRIBUTION_METHODS)
     assert len(cells) == 5 * 6 * 4
     star = cells[cells["method"] == "atp_star"]
-    assert f"{star['exact'].corr(star['estimate']):.3f}" in done.stdout
+    assert f"{cells_of(cells, 'atp_star'):.3f}" in done.stdout
     worst = star.loc[star["error"].abs().idxmax()]
+    assert f"q: relevance ({cells_of(cells, 'relevance'):.3f}) is not as near as the gradient" in done.stdout
     line = f"q, atp_star: {worst['cell']} is {worst['exact']:+.3f}, estimated {worst['estimate']:+.3f}"
     assert line in done.stdout
+
+
+def test_circuits_that_are_tested_need_fewer_edges_than_those_from_scores():
+    done = compare("--pairs", 1, "--site", "circuits", "--max-change", 0.1)
+    assert done.returncode == 0, done.stderr
+    rows = [line.replace("│", " ").split() for line in done.stdout.splitlines() if line.startswith("│")]
+    edges = {(method, by): int(kept) for _, method, by, kept, _ in rows}
+    assert len(edges) == 1 + 2 * len(EDGE_METHODS)
+    tested = edges.pop(("sequential", "tests"))
+    assert 0 < tested < min(edges.values())
 
 
 @pytest.mark.parametrize(
