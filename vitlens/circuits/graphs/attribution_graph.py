@@ -3,7 +3,6 @@
 import warnings
 
 import torch
-from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,16 +12,15 @@ from vitlens.choose.classes import Classes, ClassSelection, select_classes
 from vitlens.choose.texts import takes_text
 from vitlens.circuits.graphs.chosen_rows import ChosenRows
 from vitlens.circuits.graphs.edges import ActiveUnits, Sources
-from vitlens.circuits.graphs.frozen_run import FrozenRun, Reads
 from vitlens.circuits.graphs.graph import NO_NODES, AttributionGraph
+from vitlens.circuits.graphs.graph_run import one_picture
+from vitlens.circuits.graphs.logits import logits_of
 from vitlens.circuits.graphs.replacement import Transcoders, replaced_run
 from vitlens.data.pictures import Pictures
-from vitlens.errors import InputError
 from vitlens.model.class_space.outputs import WITH_PROBABILITIES, probabilities
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.gradients import gradients_disabled
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.model.runs.picture_run import PictureRun
 from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.patching.sweep import InterruptedWarning
@@ -91,7 +89,7 @@ def attribution_graph(
         AttributionGraph(effect [target 51, source 1628], -11.8 to 5.65)
     """
     check_count(n_nodes, "n_nodes")
-    picture = _one_picture(model, images)
+    picture = one_picture(model, images)
     run, replacements = replaced_run(model, picture, transcoders)
     selection = select_classes(model, classes, 1, lambda: run.logits[None])
     baseline = None
@@ -101,7 +99,8 @@ def attribution_graph(
     sources = Sources(run, replacements)
     size = batch_size or max(1, min(TARGETS_AT_ONCE, EDGES_AT_ONCE // max(1, sources.n)))
     wanted = min(n_nodes, sources.n_units)
-    rows = ChosenRows(sources, *_logits(run, selection, baseline), max(1, wanted))
+    compared = None if baseline is None else baseline.indices
+    rows = ChosenRows(sources, *logits_of(run, selection.indices, compared), max(1, wanted))
     try:
         _choose(rows, wanted, size, progress)
     except KeyboardInterrupt:
@@ -123,33 +122,6 @@ def _choose(rows: ChosenRows, wanted: int, size: int, progress: bool | None) -> 
             for places in chosen.split(size):
                 rows.add_units(places)
                 bar.update(len(places))
-
-
-def _one_picture(model: HookedViT, images: Pictures) -> Float[Tensor, "1 channels height width"]:
-    run = PictureRun(model, images, 1, False, "attribution graph")
-    if run.n != 1:
-        raise InputError(f"an attribution graph is about one picture, not {run.n}: pass images[i : i + 1]")
-    return next(pictures for _, pictures in run)
-
-
-def _logits(
-    run: FrozenRun, selection: ClassSelection, baseline: ClassSelection | None
-) -> tuple[Reads, Float[Tensor, "logit"], Float[Tensor, "logit"]]:
-    """What the logits (or their differences) read of the last stream, the logits, and the readout's constants."""
-    compared = None if baseline is None else baseline.indices
-    chosen = [readout.choose(selection.indices, compared) for readout in run.readouts]
-    totals = selection.take(run.logits[None])[0]
-    if baseline is not None:
-        totals = totals - baseline.take(run.logits[None])[0]
-    final = totals.new_zeros(len(totals), *run.mlp_out(0).shape)
-    constants = torch.zeros_like(totals)
-    for readout in chosen:
-        final[:, readout.tokens] += einsum(readout.weights[0], readout.directions[0], "g t, g c d -> c t d")
-        constants += readout.constant[0] + sum(term[0] for term in readout.terms.values())
-    n = len(totals)
-    none = final.new_zeros(n, final.shape[-1])
-    blocks = torch.full((n,), len(run.blocks), device=final.device)
-    return Reads(blocks, torch.zeros_like(blocks), none, final), totals, constants
 
 
 def _as_graph(
@@ -186,6 +158,7 @@ def _as_graph(
         tokens=tokens,
         grid=grid,
         probabilities=_probabilities(model, sources.run, selection),
+        baselines=None if baseline is None else baseline.indices,
         classes=selection.indices,
         class_names=model.class_names,
         pixels=small_pictures(model, picture),

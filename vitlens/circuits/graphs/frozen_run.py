@@ -85,10 +85,16 @@ class FrozenBlock:
 
     def pull_attend(self, gradient: StreamRows) -> StreamRows:
         """The transpose of `attend`."""
+        return self.pull_z(self.pull_heads(gradient, slice(None)))
+
+    def pull_heads(
+        self, gradient: Float[Tensor, "row *token d"], tokens: Int[Tensor, "row"] | slice
+    ) -> Float[Tensor, "row *token head d_head"]:
+        """The gradient by what multiplies W_O, from that by what attention adds to the stream at these tokens."""
         norm = self.block.norm_behind("attn")
         if norm is not None:
-            gradient = norm.pull_back(gradient / self.attn_scale)
-        return self.pull_z(einsum(gradient, self.block.attn.W_O, "r t d, h e d -> r t h e"))
+            gradient = norm.pull_back(gradient / self.attn_scale[tokens])
+        return einsum(gradient, self.block.attn.W_O, "... d, h e d -> ... h e")
 
     def pull_z(self, gradient: Float[Tensor, "row token head d_head"]) -> StreamRows:
         """The transpose of `z`."""
@@ -166,8 +172,11 @@ class FrozenRun:
         """What the stream that enters block 0 is the sum of."""
         return {name.removeprefix("hook_"): self.seen[name] for name in wanted_embedding(self.model, unchanged)}
 
-    def pull(self, targets: Reads) -> Iterator[Pulled]:
-        """The gradients of the targets by what is written, from the last block that they read behind to the input."""
+    def pull(self, targets: Reads, *, through_heads: bool = True) -> Iterator[Pulled]:
+        """The gradients of the targets by what is written, from the last block that they read behind to the input.
+
+        Without `through_heads` only along paths that stay at their token: the stream, and transcoders' skip connections.
+        """
         n_rows = len(targets.blocks)
         gradient = targets.directions.new_zeros(n_rows, *self.mlp_out(0).shape)
         gradient[: len(targets.final)] = targets.final
@@ -190,12 +199,14 @@ class FrozenRun:
             # In parallel blocks MLP and attention read the same stream, and both write behind it.
             of_attn = before if self.blocks[index].block.has_middle else gradient[:here]
             yield Pulled(index, of_mlp, of_attn)
-            gradient = torch.cat([before + block.pull_attend(of_attn), gradient[here:]])
+            if through_heads:
+                before = before + block.pull_attend(of_attn)
+            gradient = torch.cat([before, gradient[here:]])
         yield Pulled(-1, gradient, gradient)
 
     def push(self, written: dict[int, StreamRows]) -> Iterator[tuple[int, StreamRows, StreamRows]]:
-        """The parts of the stream that come from what is written, block by block: before its attention, and as its MLP
-        reads the stream.
+        """The parts of the stream that come from what is written, block by block from the first that writes on: before its
+        attention, and as its MLP reads the stream.
 
         Args:
             written: by block what is written in the place of its MLP; under −1 what enters block 0.
@@ -203,6 +214,8 @@ class FrozenRun:
         like = next(iter(written.values()))
         stream = written.get(-1, torch.zeros_like(like))
         for index, block in enumerate(self.blocks):
+            if index < min(written):
+                continue
             attended = block.attend(stream)
             middle = stream + attended if block.block.has_middle else stream
             yield index, stream, middle

@@ -38,6 +38,7 @@ class AttributionGraph(Result):
     share of the magnitudes of all edges into a target that are in "rest". `tokens` are the labels of the sequence, and
     `grid` the rows and columns of the patches. `probabilities` [logit] are those of the classes; None where outputs have
     none.
+    `baselines` are the classes that `classes` were compared with; None without.
     """
 
     totals: Float[Tensor, "target"]
@@ -46,6 +47,7 @@ class AttributionGraph(Result):
     tokens: list[TokenLabel]
     grid: tuple[int, int]
     probabilities: Float[Tensor, "logit"] | None = field(default=None, kw_only=True)
+    baselines: Int[Tensor, "image class"] | None = field(default=None, kw_only=True)
 
     @property
     def targets(self) -> list[NodeLabel]:
