@@ -11,7 +11,7 @@ from vitlens.attribution.direct import check_baseline
 from vitlens.choose.classes import Classes, ClassSelection, select_classes
 from vitlens.choose.texts import takes_text
 from vitlens.circuits.graphs.chosen_rows import ChosenRows
-from vitlens.circuits.graphs.edges import ActiveUnits, Sources
+from vitlens.circuits.graphs.edges import Sources, unit_label
 from vitlens.circuits.graphs.graph import NO_NODES, AttributionGraph
 from vitlens.circuits.graphs.graph_run import one_picture
 from vitlens.circuits.graphs.logits import logits_of
@@ -24,7 +24,7 @@ from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.patching.sweep import InterruptedWarning
-from vitlens.results.axes import NodeLabel, TokenLabel
+from vitlens.results.axes import NodeLabel
 
 #: Targets of one pass back, and the numbers that their edges may take.
 TARGETS_AT_ONCE, EDGES_AT_ONCE = 32, 2**26
@@ -136,7 +136,7 @@ def _as_graph(
     values, left_out = rows.table()
     grid = model.embed.grid(*picture.shape[-2:])
     tokens = model.cfg.token_labels(grid)
-    units = [_unit_label(*sources.at(place), tokens) for place in rows.units.tolist()]
+    units = [unit_label(*sources.at(place), tokens) for place in rows.units.tolist()]
     others = [
         *[NodeLabel(f"L{b} error at {token}", "error", b, t) for b in sources.errors for t, token in enumerate(tokens)],
         *[
@@ -175,11 +175,6 @@ def _probabilities(model: HookedViT, run: FrozenRun, selection: ClassSelection) 
     if model.cfg.output not in WITH_PROBABILITIES:
         return None
     return probabilities(run.logits[None], model.cfg.output, selection.take(run.logits[None]))[0]
-
-
-def _unit_label(of: ActiveUnits, unit: int, token: int, tokens: list[TokenLabel]) -> NodeLabel:
-    kind, block = of.replacement.kind, of.replacement.block
-    return NodeLabel(f"L{block} {kind} {unit} at {tokens[token]}", kind, block, token, unit)
 
 
 def _logit_names(model: HookedViT, selection: ClassSelection, baseline: ClassSelection | None) -> list[str]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vitlens.circuits.graphs.frozen_run import FrozenRun, Pulled, Reads
 from vitlens.circuits.graphs.replacement import MLPReplacement
+from vitlens.results.axes import NodeLabel, TokenLabel
 
 #: Where more than this share of all units is active, their directions are not picked one by one.
 DENSE_SHARE = 0.25
@@ -154,3 +155,9 @@ class Sources:
                         )
         of_attn = pulled.written_by_attn
         constant[: len(of_attn)] += einsum(of_attn, self._attn_constants[block], "r t d, t d -> r")
+
+
+def unit_label(of: ActiveUnits, unit: int, token: int, tokens: list[TokenLabel]) -> NodeLabel:
+    """The node of an active unit."""
+    kind, block = of.replacement.kind, of.replacement.block
+    return NodeLabel(f"L{block} {kind} {unit} at {tokens[token]}", kind, block, token, unit)

@@ -15,6 +15,7 @@ from vitlens.circuits.graphs.replacement import MLPReplacement, Transcoders, rep
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.gradients import gradients_disabled
 from vitlens.model.runs.picture_run import PictureRun
 from vitlens.results.axes import NodeLabel
 
@@ -69,6 +70,13 @@ class GraphRun:
                 found[-1][row, token] = embeddings[label.kind][token]
         return dict(found)
 
+    def compared(self, logits: Float[Tensor, "run classes"]) -> Float[Tensor, "run logit"]:
+        """The graph's logits, or differences of logits, out of those of all classes."""
+        assert self.graph.classes is not None
+        chosen = logits[:, self.graph.classes[0].to(logits.device)]
+        baselines = self.graph.baselines
+        return chosen if baselines is None else chosen - logits[:, baselines[0].to(logits.device)]
+
     def of_block(self, block: int) -> MLPReplacement:
         """What replaces the MLP of this block."""
         return next(replacement for replacement in self.replacements if replacement.block == block)
@@ -78,6 +86,7 @@ class GraphRun:
         return self.of_block(_known(label.block)).read_directions(unit, token)[0]
 
 
+@gradients_disabled()
 def run_of_graph(model: HookedViT, images: Pictures, graph: AttributionGraph, transcoders: Transcoders) -> GraphRun:
     """Runs the model again on the picture of a graph.
 
