@@ -60,6 +60,8 @@ SUBJECTS = {
     "load_vocabulary": ["name_or_path", "category"],
     "name_heads": ["model", "images", "texts"],
     "name_neurons": ["model", "images", "texts"],
+    "edge_heads": ["model", "images", "graph"],
+    "validate_graph": ["model", "images", "graph"],
     "read_memories": ["model", "block"],
     "select_tokens": ["model", "tokens", "n_images"],
     "select_classes": ["model", "classes", "n_images", "predict"],

@@ -146,9 +146,10 @@ BY_NAME: dict[str, list[Any]] = {
     **dict.fromkeys(
         ["level", "threshold", "outlier_threshold", "min_score", "max_change", "noise_scale", "scale"], NUMBER
     ),
+    **dict.fromkeys(["level", "threshold", "outlier_threshold", "min_score", "noise_scale", "scale", "factor"], NUMBER),
     **dict.fromkeys(["replacement", "method", "direction", "part", "orientation", "coefficients", "unit"], NAME),
     **dict.fromkeys(["cka_tokens", "mode", "space", "loss"], NAME),
-    **{name: [None, *RESULT] for name in ("lens", "scores", "circuit", "sae")},
+    **{name: [None, *RESULT] for name in ("lens", "scores", "circuit", "sae", "graph")},
     **dict.fromkeys(
         ["progress", "signed", "paper_compat", "one_per_image", "join_heads", "downstream", "normalise", "foreground"],
         FLAG,
@@ -200,6 +201,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         torch.randn(16, 8), None, torch.randn(8, 16), None, hook="blocks.1.ln2.hook_normalized"
     )
     graph = vitlens.attribution_graph(model, images[:1], transcoders=transcoder, n_nodes=5, **quiet)
+    graphed = {"model": model, "images": images[:1], "transcoders": transcoder, "graph": graph}
     scores = vitlens.patching.edge_attribution_patching(**pair, **quiet)
     circuit = vitlens.find_circuit(model, scores, n_edges=20)
     lens = vitlens.class_lens(model, images, sites=("resid_mid", "attn_out", "mlp_out", "resid_post", "resid_pre"))
@@ -255,6 +257,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "confusing_donors": {**about, "others": torch.randn(8, 3, 32, 32)},
         "describe": {**about, **quiet},
         "direct_logit_attribution": {**about, **quiet},
+        "edge_heads": {**graphed, **quiet},
         "edge_attribution_patching": {**pair, **quiet},
         "evaluate_circuits": {**pair, "scores": scores, "sizes": [10], "n_draws": 1, **quiet},
         "evaluate_sae": {**dictionary, "images": images, **quiet},
@@ -286,6 +289,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "patch_pca": {**about, **quiet},
         "patch_similarity": {**about, "queries": "object", "masks": masks, "others": others, **quiet},
         "path_patching": {**pair, "senders": "L0H0", "tokens": "object", "masks": masks, **quiet},
+        "validate_graph": {**graphed, **quiet},
         "permutation_test": {"inside": numbers, "outside": numbers + 1, "n_draws": 20},
         "perturbation_test": {**about, "importance": torch.rand(2, 2, 2), "n_steps": 2, **quiet},
         "randomisation_test": {**about, "methods": "attention_rollout", **quiet},
@@ -471,6 +475,11 @@ ELSEWHERE: dict[tuple[str, str], list[Any]] = {
     ("evaluate_sae", "beside"): [5, "nonsense", [], Thing(), {"one": 5}, {"pca": Thing()}],
     ("evaluate_sae", "groups"): [5, "nonsense", [], Thing(), {"one": 5}, {"one": [99]}, {"one": "nonsense"}],
     ("top_memory_patches", "block"): ONE_PLACE,
+    **{
+        (name, "transcoders"): [None, 5, "nonsense", [], {}, [None], {"nonsense": None}, Thing(), sae_alone()]
+        for name in ("edge_heads", "validate_graph")
+    },
+    ("edge_heads", "edges"): [5, 1.7, True, "nonsense", [], [5], ["nonsense"], [("nonsense", "nonsense")], {}, Thing()],
     ("attribution_graph", "transcoders"): [5, "nonsense", [], {}, [None], {"nonsense": None}, Thing(), sae_alone()],
     ("attention", "head"): [5, 1.7, True, NAN, "nonsense", [], ["nonsense"], [None], Thing(), (9, 0), (0, 9), (0, 1.7)],
     ("identifiability_rate", "block"): ONE_PLACE,

@@ -41,6 +41,10 @@ def makers():
     def attributed(unit):
         return lambda: vitlens.direct_logit_attribution(**about, classes=[0, 1], unit=unit, **QUIET)
 
+    def on_graph(call):
+        graph = vitlens.attribution_graph(model, images[:1], n_nodes=9, **QUIET)
+        return lambda: call(model, images[:1], graph, **QUIET)
+
     def vectors(texts):
         return torch.eye(model.cfg.n_classes, 32)[: len(texts)]
 
@@ -70,6 +74,8 @@ def makers():
         "Patching": lambda: vitlens.activation_patching(**pair, **QUIET),
         "Ablation": lambda: vitlens.activation_ablation(**about, **QUIET),
         "Circuit": lambda: vitlens.find_circuit(model, scores, n_edges=20),
+        "EdgeHeads": on_graph(vitlens.circuits.edge_heads),
+        "GraphValidation": on_graph(vitlens.circuits.validate_graph),
         "CircuitCurve": lambda: vitlens.circuits.evaluate_circuits(**pair, scores=scores, sizes=[10, 30], **QUIET),
         "TokenAblation": lambda: vitlens.ablate_tokens(**about, tokens=vitlens.choose.patch(0, 1)),
         "Knockout": lambda: vitlens.knockout_attention(model, images),

@@ -10,9 +10,12 @@ from plotly.colors import hex_to_rgb
 
 from vitlens.circuits.circuit import Circuit, parse_edge
 from vitlens.circuits.curves import CircuitCurve
+from vitlens.circuits.graphs.edge_heads import EdgeHeads
+from vitlens.circuits.graphs.validation import GraphValidation
 from vitlens.errors import InputError
 from vitlens.model.graph import Node
 from vitlens.patching.results import require_axes
+from vitlens.plots.graphs.checks import edge_heads_board, validation_scatter
 from vitlens.plots.shared.series import legend_below, line
 from vitlens.plots.shared.style import AXIS, FIELD, LOWERS, NEUTRAL, ON_FIELD, RAISES, finish, text
 
@@ -229,4 +232,9 @@ def _caption(circuit: Circuit) -> str:
     return f"{text(circuit.model_name)}{found}{about}<br>width: size of the score; squares: input, MLPs, logits"
 
 
-FIGURES = {Circuit: circuit_figure, CircuitCurve: circuit_curve}
+FIGURES = {
+    Circuit: circuit_figure,
+    CircuitCurve: circuit_curve,
+    EdgeHeads: edge_heads_board,
+    GraphValidation: validation_scatter,
+}

@@ -47,7 +47,9 @@ def test_heads_sum_to_the_edges(classifier, images_of):
     assert (found.values[:, :-1].abs().max(dim=0).values > 0).all(), "every head brings something"
 
 
-@pytest.mark.parametrize("wiring", ["pre-norm plain", "post-norm differential", "parallel differential", "pre-norm gated"])
+@pytest.mark.parametrize(
+    "wiring", ["pre-norm plain", "post-norm differential", "parallel differential", "pre-norm gated"]
+)
 def test_a_loading_is_the_edge_where_the_head_is_the_last(wiring, images_of):
     with borrow(next(name for name in COMPOSED if name.startswith(wiring))) as model:
         graph, found, transcoders = made(model, images_of(model, 1))

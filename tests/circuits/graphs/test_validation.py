@@ -58,7 +58,9 @@ def test_measured_as_by_hand(plain, images_of, factor):
 
         with vitlens.with_sae(plain, hook, sae, error_term=True, edit=scale):
             changed = plain(image)
-        torch.testing.assert_close(found.values[place], (changed - plain(image))[0, graph.classes[0]], rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            found.values[place], (changed - plain(image))[0, graph.classes[0]], rtol=1e-9, atol=1e-12
+        )
     of_random = found.activity[n:]
     assert 0.2 < of_random.mean() / found.activity[:n].mean() < 5
 
@@ -78,7 +80,9 @@ def test_the_numbers_of_the_summary(plain, images_of):
     misses = found.misses(3)
     assert len(misses) == 3
     assert misses["miss"].abs().is_monotonic_decreasing
-    assert misses["miss"].abs().iloc[0] == pytest.approx((found.values - found.predicted)[found.named].abs().max().item())
+    assert misses["miss"].abs().iloc[0] == pytest.approx(
+        (found.values - found.predicted)[found.named].abs().max().item()
+    )
     few = validate_graph(plain, image, graph, transcoders=transcoders, k=2)
     assert few.named.sum() == 2
     greatest = found.predicted[found.named].abs().max(dim=1).values.sort(descending=True).values

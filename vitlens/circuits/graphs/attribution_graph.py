@@ -3,7 +3,6 @@
 import warnings
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from vitlens.arguments import check_count, checked
@@ -14,7 +13,7 @@ from vitlens.circuits.graphs.chosen_rows import ChosenRows
 from vitlens.circuits.graphs.edges import Sources, unit_label
 from vitlens.circuits.graphs.graph import NO_NODES, AttributionGraph
 from vitlens.circuits.graphs.graph_run import one_picture
-from vitlens.circuits.graphs.logits import logits_of
+from vitlens.circuits.graphs.logits import logits_as_targets
 from vitlens.circuits.graphs.replacement import Transcoders, replaced_run
 from vitlens.data.pictures import Pictures
 from vitlens.model.class_space.outputs import WITH_PROBABILITIES, probabilities
@@ -100,7 +99,7 @@ def attribution_graph(
     size = batch_size or max(1, min(TARGETS_AT_ONCE, EDGES_AT_ONCE // max(1, sources.n)))
     wanted = min(n_nodes, sources.n_units)
     compared = None if baseline is None else baseline.indices
-    rows = ChosenRows(sources, *logits_of(run, selection.indices, compared), max(1, wanted))
+    rows = ChosenRows(sources, *logits_as_targets(run, selection.indices, compared), max(1, wanted))
     try:
         _choose(rows, wanted, size, progress)
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import pandas as pd
 import torch
@@ -25,7 +26,7 @@ from vitlens.results.result import Result
 
 #: Sources of one pass forward, and the numbers that their parts of the stream may take.
 SOURCES_AT_ONCE, NUMBERS_AT_ONCE = 32, 2**26
-Edges = pd.DataFrame | Sequence[tuple[str, str]] | None
+EdgeChoice: TypeAlias = pd.DataFrame | Sequence[tuple[str, str]] | None
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,7 +65,7 @@ def edge_heads(
     graph: AttributionGraph,
     *,
     transcoders: Transcoders = None,
-    edges: Edges = None,
+    edges: EdgeChoice = None,
     n_edges: int = 1000,
     batch_size: int | None = None,
     progress: bool | None = None,
@@ -105,7 +106,7 @@ def edge_heads(
         >>> graph = vitlens.attribution_graph(model, images[4:5], "T-shirt", transcoders=transcoders, n_nodes=50)
         >>> heads = vitlens.circuits.edge_heads(model, images[4:5], graph, transcoders=transcoders)
         >>> heads.heads()["head"][:3].tolist()
-        ['L5H3', 'no head', 'L4H1']
+        ['no head', 'L5H1', 'L0H1']
         >>> (heads.values.sum(dim=1) - heads.effects).abs().max() < 1e-3
         tensor(True)
     """
@@ -203,12 +204,16 @@ class _Reading:
         found = part.new_zeros(len(source), part.shape[2])
         of_logits, of_units = (by_block.get(block) for by_block in gradients)
         is_logit = torch.tensor([label.kind == "logit" for label in self.of.graph.targets])[target]
-        for edge in is_logit.nonzero()[:, 0].tolist() if of_logits is not None else ():
+        for edge in is_logit.nonzero()[:, 0].tolist():
+            if of_logits is None:
+                break
             gradient = of_logits[self.row[target[edge]]].reshape(part.shape[1:])
             found[edge] = einsum(part[source[edge]], gradient, "t h e, t h e -> h")
         of_unit = (~is_logit).nonzero()[:, 0]
         at_once = max(1, NUMBERS_AT_ONCE // part[0, 0].numel())
-        for edges in of_unit.split(at_once) if of_units is not None else ():
+        for edges in of_unit.split(at_once):
+            if of_units is None:
+                break
             gradient = of_units[self.row[target[edges]]].reshape(len(edges), *part.shape[2:])
             found[edges] = einsum(part[source[edges], self.token[target[edges]]], gradient, "i h e, i h e -> i h")
         return found
@@ -220,7 +225,7 @@ def _n_written(of: GraphRun) -> int:
 
 
 def _places(
-    graph: AttributionGraph, edges: Edges, n_edges: int
+    graph: AttributionGraph, edges: EdgeChoice, n_edges: int
 ) -> tuple[Int[Tensor, "edge"], Int[Tensor, "edge"]]:
     """The targets and sources of the chosen edges, as places on the graph's axes."""
     if edges is not None:
@@ -231,34 +236,39 @@ def _places(
     return best.indices // shares.shape[1], best.indices % shares.shape[1]
 
 
-def _given(graph: AttributionGraph, edges: Edges) -> tuple[Tensor, Tensor]:
+def _given(graph: AttributionGraph, edges: EdgeChoice) -> tuple[Tensor, Tensor]:
     """As `_places`, of edges that the user names.
 
     Raises:
         InputError: no edges of the graph.
     """
     pairs = _pairs(edges)
-    sources = {label: i for i, label in enumerate(graph.sources) if label.kind not in NO_NODES}
-    targets = {label: i for i, label in enumerate(graph.targets)}
+    sources = {str(label): i for i, label in enumerate(graph.sources) if label.kind not in NO_NODES}
+    targets = {str(label): i for i, label in enumerate(graph.targets)}
     for source, target in pairs:
         if source not in sources or target not in targets:
             raise InputError(f"the graph has no edge from {source} to {target}: pass rows of graph.edges")
     if not pairs:
         raise InputError("edges= names no edge: pass rows of graph.edges")
-    return torch.tensor([targets[target] for _, target in pairs]), torch.tensor([sources[source] for source, _ in pairs])
+    return torch.tensor([targets[target] for _, target in pairs]), torch.tensor(
+        [sources[source] for source, _ in pairs]
+    )
 
 
-def _pairs(edges: Edges) -> list[tuple[str, str]]:
-    if isinstance(edges, pd.DataFrame) and {"source", "target"} <= set(edges.columns):
-        edges = edges[~edges["source"].isin(NO_NODES)]
-        return list(zip(edges["source"], edges["target"], strict=True))
-    found = list(edges) if isinstance(edges, Iterable) and not isinstance(edges, (str, pd.DataFrame)) else [None]
-    for pair in found:
+def _pairs(edges: EdgeChoice) -> list[tuple[str, str]]:
+    given: list = [None]
+    if isinstance(edges, pd.DataFrame):
+        if {"source", "target"} <= set(edges.columns):
+            there = edges[~edges["source"].isin(NO_NODES)]
+            given = list(zip(there["source"], there["target"], strict=True))
+    elif isinstance(edges, Iterable) and not isinstance(edges, str):
+        given = list(edges)
+    for pair in given:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(end, str) for end in pair):
             raise InputError(
                 f"edges= are rows of graph.edges, or pairs (source, target) of the names of nodes, not {short(edges)}"
             )
-    return [(source, target) for source, target in found]
+    return [(source, target) for source, target in given]
 
 
 def _as_result(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vitlens.circuits.graphs.frozen_run import FrozenRun, Reads, StreamRows
 from vitlens.circuits.graphs.graph import NO_NODES, UNIT_KINDS, AttributionGraph
-from vitlens.circuits.graphs.logits import logits_of
+from vitlens.circuits.graphs.logits import logits_as_targets
 from vitlens.circuits.graphs.replacement import MLPReplacement, Transcoders, replaced_run
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
@@ -45,9 +45,7 @@ class GraphRun:
         tokens = torch.tensor([0] * len(final) + [_known(label.token) for label in units], device=final.device)
         none = final.new_zeros(len(final), final.shape[-1])
         directions = torch.cat([none, *(self._direction(label)[None] for label in units)])
-        return order, Reads(
-            torch.tensor([blocks[i] for i in order], device=final.device), tokens, directions, final
-        )
+        return order, Reads(torch.tensor([blocks[i] for i in order], device=final.device), tokens, directions, final)
 
     def written(self, sources: Sequence[NodeLabel]) -> dict[int, StreamRows]:
         """What each of these nodes writes, by the block in the place of whose MLP; under −1 what enters block 0."""
@@ -95,7 +93,9 @@ def run_of_graph(model: HookedViT, images: Pictures, graph: AttributionGraph, tr
     """
     picture = one_picture(model, images)
     if any(label.kind == "group" for label in graph.sources):
-        raise InputError("this graph has groups of nodes, which no run knows: pass the graph from before they were made")
+        raise InputError(
+            "this graph has groups of nodes, which no run knows: pass the graph from before they were made"
+        )
     run, replacements = replaced_run(model, picture, transcoders)
     sentence = (
         "the graph is of another picture, model or dictionary: pass the model, images= and transcoders= with which "
@@ -105,7 +105,7 @@ def run_of_graph(model: HookedViT, images: Pictures, graph: AttributionGraph, tr
         raise InputError(sentence)
     classes = graph.classes.to(run.logits.device)
     baselines = None if graph.baselines is None else graph.baselines.to(run.logits.device)
-    logits, totals, _ = logits_of(run, classes, baselines)
+    logits, totals, _ = logits_as_targets(run, classes, baselines)
     found = GraphRun(graph, picture, run, replacements, logits)
     known = _totals(found, totals)
     if known is None or not torch.allclose(known, graph.totals.to(known), 0, TOLERANCE * float(known.abs().max())):

@@ -8,7 +8,7 @@ from torch import Tensor
 from vitlens.circuits.graphs.frozen_run import FrozenRun, Reads
 
 
-def logits_of(
+def logits_as_targets(
     run: FrozenRun, classes: Int[Tensor, "image class"], baselines: Int[Tensor, "image base"] | None
 ) -> tuple[Reads, Float[Tensor, "logit"], Float[Tensor, "logit"]]:
     """What the logits of these classes (or their differences) read, the logits, and the readout's constants."""

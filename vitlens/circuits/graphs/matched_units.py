@@ -14,7 +14,7 @@ NEAREST = 10
 def places_of(sources: Sources, units: list[NodeLabel]) -> Int[Tensor, "place"]:
     """The places of active units among all sources."""
     blocks = {label.block for label in units}
-    found = {
+    found: dict[tuple[int | None, int | None, int | None], int] = {
         (of.replacement.block, token, unit): of.first + i
         for of in sources.units
         if of.replacement.block in blocks

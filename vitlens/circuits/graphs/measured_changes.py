@@ -18,19 +18,20 @@ HELD = ("attn.hook_pattern", "hook_scale", "attn.hook_gate")
 
 
 class MeasuredChanges:
-    """Runs of a graph's picture in which what one unit writes is changed, at its token and in all blocks that it writes in."""
+    """Runs of a graph's picture in which what one unit writes at its token is changed, in all blocks that it writes in."""
 
     def __init__(self, of: GraphRun, factor: float, batch_size: int) -> None:
         self.of, self.model = of, of.run.model
         self.factor, self.batch_size = factor, batch_size
         self.grid = self.model.embed.grid(*of.picture.shape[-2:])
         last = self.model.cfg.n_layers - 1
-        self.final = sum(of.run.seen[hook_name(last, site)] for site in ("resid_pre", "attn_out", "mlp_out"))
+        sites = ("resid_pre", "attn_out", "mlp_out")
+        self.final = torch.stack([of.run.seen[hook_name(last, site)] for site in sites]).sum(dim=0)
 
     def measure(
         self, units: Sequence[NodeLabel], told: Callable[[int], None]
     ) -> tuple[Float[Tensor, "unit logit"], Float[Tensor, "unit logit"]]:
-        """The changes of the logits in the model, and where patterns, scales of norms and gates are those of the clean run."""
+        """The changes of the logits in the model, and where patterns, norms' scales and gates are those of the clean run."""
         order = sorted(range(len(units)), key=lambda i: units[i].block or 0)
         real = self.of.run.logits.new_zeros(len(units), len(self.of.logits.final))
         held = torch.zeros_like(real)

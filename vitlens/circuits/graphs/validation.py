@@ -24,7 +24,6 @@ from vitlens.model.runs.batch_size import default_batch_size
 from vitlens.model.runs.gradients import gradients_disabled
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.progress_bar import ProgressBar
-from vitlens.results.axes import NodeLabel
 from vitlens.results.frames import Frame
 from vitlens.results.result import Result
 
@@ -65,7 +64,8 @@ class GraphValidation(Result):
 
         One row for the graph's units and for random ones ("units"), and for each pair of a prediction ("predicted_by": the
         graph, the model's gradient) and a measurement ("measured_in": the model, the model with frozen patterns and norms).
-        "activity" is the mean of the units', "change" that of the measured changes' magnitudes; "pearson" and "spearman" are NaN where nothing varies.
+        "activity" is the mean of the units', "change" that of the measured changes' magnitudes; "pearson" and "spearman" are
+        NaN where nothing varies.
 
         Args:
             n_draws: bootstrap samples of the interval.
@@ -138,9 +138,9 @@ def validate_graph(
 
         change = (factor − 1) · (effect on the logit + Σ_v effect on v · slope_v / activation_v · total effect of v)
 
-    over its units v: linearly, whatever thresholds they have, with attention patterns, norms and gates as they were. The same
-    is done with as many random units that the graph does not name, of the same blocks and about the same activity: is the
-    graph's choice a choice?
+    over its units v: linearly, whatever thresholds they have, with attention patterns, norms and gates as they were. The
+    same is done with as many random units that the graph does not name, of the same blocks and about the same activity: is
+    the graph's choice a choice?
 
     Args:
         images: the graph's picture.
@@ -169,6 +169,10 @@ def validate_graph(
         >>> graph = vitlens.attribution_graph(model, images[5:6], **about, n_nodes=50)
         >>> found = vitlens.circuits.validate_graph(model, images[5:6], graph, transcoders=transcoders)
         >>> found.summary().query("units == 'named'")[["predicted_by", "measured_in", "pearson"]].round(1)
+          predicted_by   measured_in  pearson
+        0        graph         model      0.7
+        1        graph  frozen model      1.0
+        2     gradient         model      0.8
     """
     number()("factor", factor)
     if factor == 1:
@@ -224,7 +228,7 @@ def _correlations(x: np.ndarray, y: np.ndarray, n_draws: int, level: float, seed
     """Those over units [unit, logit] and their intervals, which draw whole units."""
     drawn = np.random.default_rng(seed).integers(len(x), size=(n_draws, len(x)))
     samples = np.concatenate([np.arange(len(x))[None], drawn])
-    found = {}
+    found: dict[str, float] = {}
     for name, change in (("pearson", lambda part: part), ("spearman", lambda part: rankdata(part, axis=1))):
         values = _row_by_row(*(change(part[samples].reshape(len(samples), -1)) for part in (x, y)))
         low, high = np.nanquantile(values[1:], [(1 - level) / 2, (1 + level) / 2]) if len(x) > 2 else (np.nan,) * 2
