@@ -50,11 +50,11 @@ def edge_heads_board(result: EdgeHeads, k: int = MOST_EDGES) -> go.Figure:
 
 def validation_scatter(result: GraphValidation) -> go.Figure:
     """What the graph predicts of each unit against what is measured: in the model, and with frozen patterns and norms."""
-    panels = {"the model": result.values, "with patterns and norms frozen": result.frozen}
+    panels = {"in the model": result.values, "with patterns and norms frozen": result.frozen}
     table = result.summary(n_draws=1).set_index(["units", "measured_in"])
     names = [text(unit) for unit in result.axes["unit"]]
     logits = [text(logit) for logit in result.axes["logit"]]
-    figure = make_subplots(1, 2, subplot_titles=[f"measured in {name}" for name in panels], horizontal_spacing=0.1)
+    figure = make_subplots(1, 2, subplot_titles=[f"measured {name}" for name in panels], horizontal_spacing=0.1)
     told = []
     for col, (measured, where) in enumerate(zip(panels.values(), ("model", "frozen model"), strict=True), start=1):
         end = max(symmetric(measured), symmetric(result.predicted))
