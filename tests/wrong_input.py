@@ -144,9 +144,8 @@ BY_NAME: dict[str, list[Any]] = {
     **dict.fromkeys(["n_classes", "workers", "row", "column", "height", "width"], COUNT),
     "seed": [None, 1.7, True, NAN, -1, "nonsense", [], Thing()],
     **dict.fromkeys(
-        ["level", "threshold", "outlier_threshold", "min_score", "max_change", "noise_scale", "scale"], NUMBER
+        ["level", "threshold", "outlier_threshold", "min_score", "max_change", "noise_scale", "scale", "factor"], NUMBER
     ),
-    **dict.fromkeys(["level", "threshold", "outlier_threshold", "min_score", "noise_scale", "scale", "factor"], NUMBER),
     **dict.fromkeys(["replacement", "method", "direction", "part", "orientation", "coefficients", "unit"], NAME),
     **dict.fromkeys(["cka_tokens", "mode", "space", "loss"], NAME),
     **{name: [None, *RESULT] for name in ("lens", "scores", "circuit", "sae", "graph")},

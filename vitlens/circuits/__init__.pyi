@@ -7,6 +7,6 @@ from .graphs.attribution_graph import attribution_graph as attribution_graph
 from .graphs.edge_heads import EdgeHeads as EdgeHeads
 from .graphs.edge_heads import edge_heads as edge_heads
 from .graphs.graph import AttributionGraph as AttributionGraph
-from .graphs.validation import GraphValidation as GraphValidation
-from .graphs.validation import validate_graph as validate_graph
+from .graphs.validation.graph_validation import GraphValidation as GraphValidation
+from .graphs.validation.graph_validation import validate_graph as validate_graph
 from .sequential import prune_circuit as prune_circuit

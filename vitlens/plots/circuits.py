@@ -11,7 +11,7 @@ from plotly.colors import hex_to_rgb
 from vitlens.circuits.circuit import Circuit, parse_edge
 from vitlens.circuits.curves import CircuitCurve
 from vitlens.circuits.graphs.edge_heads import EdgeHeads
-from vitlens.circuits.graphs.validation import GraphValidation
+from vitlens.circuits.graphs.validation.graph_validation import GraphValidation
 from vitlens.errors import InputError
 from vitlens.model.graph import Node
 from vitlens.patching.results import require_axes

@@ -3,6 +3,7 @@
 import warnings
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from vitlens.arguments import check_count, checked
@@ -11,6 +12,7 @@ from vitlens.choose.classes import Classes, ClassSelection, select_classes
 from vitlens.choose.texts import takes_text
 from vitlens.circuits.graphs.chosen_rows import ChosenRows
 from vitlens.circuits.graphs.edges import Sources, unit_label
+from vitlens.circuits.graphs.frozen_run import FrozenRun
 from vitlens.circuits.graphs.graph import NO_NODES, AttributionGraph
 from vitlens.circuits.graphs.graph_run import one_picture
 from vitlens.circuits.graphs.logits import logits_as_targets

@@ -13,6 +13,7 @@ from torch import Tensor
 from vitlens.arguments import check_count, checked, short
 from vitlens.circuits.graphs.graph import NO_NODES, AttributionGraph
 from vitlens.circuits.graphs.graph_run import GraphRun, run_of_graph
+from vitlens.circuits.graphs.influence import influence_on_logits
 from vitlens.circuits.graphs.replacement import Transcoders
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
@@ -85,7 +86,8 @@ def edge_heads(
         images: the graph's picture.
         graph: from `attribution_graph`, whole or pruned.
         transcoders: those that the graph was made with.
-        edges: rows of `graph.edges`, or pairs (source, target) of its nodes. None: the `n_edges` with the greatest shares.
+        edges: rows of `graph.edges`, or pairs (source, target) of its nodes. None: the `n_edges` that most of the
+            influence on the logits goes through.
         batch_size: sources of a pass forward; by default 32, or fewer where these would take much memory.
         progress: show a bar; by default on a terminal only.
 
@@ -230,10 +232,13 @@ def _places(
     """The targets and sources of the chosen edges, as places on the graph's axes."""
     if edges is not None:
         return _given(graph, edges)
+    places = {str(label): i for i, label in enumerate(graph.sources)}
     shares = graph.shares()
-    shares[:, [i for i, label in enumerate(graph.sources) if label.kind in NO_NODES]] = 0
-    best = shares.flatten().topk(min(n_edges, int((shares > 0).sum())))
-    return best.indices // shares.shape[1], best.indices % shares.shape[1]
+    columns = torch.tensor([places.get(str(label), -1) for label in graph.targets], device=shares.device)
+    through = shares * influence_on_logits(shares, columns)[1][:, None]
+    through[:, [i for i, label in enumerate(graph.sources) if label.kind in NO_NODES]] = 0
+    best = through.flatten().topk(min(n_edges, int((through > 0).sum()))).indices.cpu()
+    return best // shares.shape[1], best % shares.shape[1]
 
 
 def _given(graph: AttributionGraph, edges: EdgeChoice) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from plotly.subplots import make_subplots
 
 from vitlens.arguments import check_count
 from vitlens.circuits.graphs.edge_heads import EdgeHeads
-from vitlens.circuits.graphs.validation import GraphValidation
+from vitlens.circuits.graphs.validation.graph_validation import GraphValidation
 from vitlens.plots.shared.series import legend_below
 from vitlens.plots.shared.style import COLOURS, NEUTRAL, array, colorbar, diverging, finish, symmetric, text
 

@@ -13,10 +13,10 @@ from vitlens.arguments import check_count, checked, number
 from vitlens.circuits.graphs.edges import Sources, unit_label
 from vitlens.circuits.graphs.graph import AttributionGraph
 from vitlens.circuits.graphs.graph_run import GraphRun, run_of_graph
-from vitlens.circuits.graphs.matched_units import activity_of, matched_units, places_of
-from vitlens.circuits.graphs.measured_changes import MeasuredChanges
 from vitlens.circuits.graphs.replacement import Transcoders
-from vitlens.circuits.graphs.total_effects import TotalEffects
+from vitlens.circuits.graphs.validation.matched_units import activity_of, matched_units, places_of
+from vitlens.circuits.graphs.validation.measured_changes import MeasuredChanges
+from vitlens.circuits.graphs.validation.total_effects import TotalEffects
 from vitlens.data.pictures import Pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
