@@ -57,7 +57,8 @@ def open_in(browser, path: Path, width: int = 1366, height: int = 768, **options
     opened.page.on("pageerror", lambda error: opened.complaints.append(str(error)))
     url = path.resolve().as_uri()
     opened.page.on("request", lambda request: opened.requests.append(request.url))
-    opened.page.goto(url)
+    # A page of a hundred figures takes long on a busy machine.
+    opened.page.goto(url, timeout=120_000)
     opened.page.wait_for_function(DRAWN)
     opened.requests = [asked for asked in opened.requests if asked != url and not asked.startswith(("data:", "blob:"))]
     return opened

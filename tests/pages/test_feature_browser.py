@@ -326,9 +326,12 @@ def test_a_dose_of_ones_own_is_run_in_a_notebook(found, page):
     assert (told.get_attribute("data-logit"), told.inner_text()) == ("9", "23.2\u00a0%")
     page.evaluate("notebook.say('labels', { 7: 'spots' })")
     assert page.locator("body > div .label-field").input_value() == "spots"
-    page.locator("body > div .rows .row").nth(4).click()
-    chosen = page.evaluate("notebook.model.values.selection")
-    assert (
-        chosen["feature"] == int(page.locator("body > div .row[aria-selected=true]").get_attribute("data-feature")) != 7
-    )
+    row = page.locator("body > div .rows .row").nth(4)
+    chosen = int(row.get_attribute("data-feature"))
+    assert chosen != 7
+    row.click()
+    # The row is drawn a moment after the click.
+    page.wait_for_selector(f"body > div .row[aria-selected=true][data-feature='{chosen}']")
+    assert page.locator("body > div .row[aria-selected=true]").count() == 1
+    assert page.evaluate("notebook.model.values.selection.feature") == chosen
     page.evaluate("notebook.end(), notebook.el.remove()")
