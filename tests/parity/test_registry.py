@@ -1,6 +1,7 @@
 """Every plain vision transformer of timm, small and randomised: exact in every respect that a user can check.
 
-Many names are one architecture of several sizes. architectures.txt holds the first name of each; the others are slow tests.
+Many names are one architecture of several sizes. architectures.txt holds the first name of each; the others are slow tests,
+and so are all but the smallest of those that differ in how deep their stem of convolutions is.
 """
 
 import warnings
@@ -16,7 +17,13 @@ from vitlens.parity.reduced import build_reduced, family_names, reduced_images
 
 NAMES = list(family_names())
 ARCHITECTURES = (Path(__file__).parent / "architectures.txt").read_text().split()
-TO_CHECK = [pytest.param(name, marks=[] if name in ARCHITECTURES else [pytest.mark.slow]) for name in NAMES]
+#: A port runs these stems as they are, as those of vit_tiny_r_s16_p8_224, vit_base_resnet26d_224 and vitamin_base_224.
+DEEPER_STEMS = {
+    "vit_base_r26_s32_224", "vit_base_r50_s16_224", "vit_base_r50_s16_384", "vit_large_r50_s32_224",
+    "vit_base_resnet50d_224", "vit_small_resnet50d_s16_224", "vitamin_xlarge_256",
+}  # fmt: skip
+QUICK = set(ARCHITECTURES) - DEEPER_STEMS
+TO_CHECK = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in NAMES]
 
 
 @pytest.fixture(scope="module", params=TO_CHECK)
