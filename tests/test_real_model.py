@@ -101,6 +101,7 @@ def test_attribution_tells_dog_from_cat(model, cat_and_dog):
     assert dog_alone > 0 > cat_alone
 
 
+@pytest.mark.slow
 def test_the_page_of_a_photograph(model, tmp_path):
     explore(model, ASSETS / "photos" / "catdog.png", "tabby", progress=False).save(tmp_path / "page.html")
     assert (tmp_path / "page.html").stat().st_size < 6 * 2**20

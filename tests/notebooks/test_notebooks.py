@@ -73,8 +73,16 @@ def test_there_are_notebooks_in_their_order():
     assert len(notebooks()) >= 7
 
 
-@pytest.mark.parametrize("run", [run_here, pytest.param(execute, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem)
+#: With the most pictures; what they call has tests of its own, and `make docs` runs them too.
+LONG = ("05_context_patching", "06_faithfulness")
+RUNS = [
+    pytest.param(path, run, id=f"{path.stem}-{run.__name__}", marks=[pytest.mark.slow] if is_slow else [])
+    for path in notebooks()
+    for run, is_slow in ((run_here, path.stem in LONG), (execute, True))
+]
+
+
+@pytest.mark.parametrize(("path", "run"), RUNS)
 def test_a_notebook_runs_and_says_what_we_learned(path, run, monkeypatch):
     # As for the kernels of `execute`: figures as data.
     monkeypatch.setattr(pio.renderers, "default", "plotly_mimetype")
@@ -125,10 +133,12 @@ def test_a_broken_notebook_fails(tmp_path):
     not importlib.util.find_spec("kaleido") or not shutil.which("chromium"),
     reason="kaleido or Chromium is not installed",
 )
-def test_slim_keeps_an_image_of_a_figure_and_drops_bars(tmp_path):
+@pytest.mark.parametrize("run", [run_here, pytest.param(execute, marks=pytest.mark.slow)])
+def test_slim_keeps_an_image_of_a_figure_and_drops_bars(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(pio.renderers, "default", "plotly_mimetype")
     figure = "from vitlens.plots import predictions\nimport torch\npredictions(torch.ones(2) / 2, ['a', 'b'], 'model')"
     bar = "from tqdm.auto import tqdm\nfor _ in tqdm(range(3)): pass\nprint(7)"
-    done = execute(write(tmp_path / "figure.ipynb", figure, bar))
+    done = run(write(tmp_path / "figure.ipynb", figure, bar))
     assert [list(output["data"]) for output in displayed(done) if FIGURE in output["data"]]
     kept = slim(done)
     (data,) = [output["data"] for output in displayed(kept)]

@@ -43,7 +43,7 @@ def odd_model() -> HookedViT:
 def demo():
     """The demo's first pictures."""
     model, images, labels, masks = load_demo()
-    return gallery.Subject(model, images[:8], labels[:8], masks[:8])
+    return gallery.Subject(model, images[:5], labels[:5], masks[:5])
 
 
 @pytest.fixture(scope="session")
