@@ -8,7 +8,6 @@ from pathlib import Path
 from types import UnionType
 from typing import Union, get_args, get_origin
 
-import pytest
 from public import public
 from transformer_lens import ActivationCache, HookedRootModule
 from transformer_lens.model_bridge import TransformerBridge
