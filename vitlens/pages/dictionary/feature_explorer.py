@@ -20,7 +20,8 @@ from vitlens.pages.dictionary.labels import labels_text, read_feature_labels
 from vitlens.pages.dictionary.measure.doses import logits_at_doses
 from vitlens.pages.dictionary.measure.place import DictionaryInPlace
 from vitlens.pages.dictionary.measured import MeasuredFeatures
-from vitlens.pages.dictionary.page import features_page, pack_numbers
+from vitlens.pages.dictionary.page import features_page
+from vitlens.pages.one_file import pack_tensors
 
 if TYPE_CHECKING:
     from vitlens.pages.dictionary.widget import FeatureWidget
@@ -142,7 +143,7 @@ class FeatureExplorer:
     @cached_property
     def packed(self) -> bytes:
         """The numbers as the page and the notebook read them."""
-        return pack_numbers(self.tensors)
+        return pack_tensors(self.tensors)
 
     def save(self, path: str | Path) -> None:
         """Writes the page: one HTML file that needs no network.

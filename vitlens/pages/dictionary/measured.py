@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vitlens.data.class_names import short_name
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.provenance import page_facts
 from vitlens.pages.dictionary.measure.doses import logits_at_doses
@@ -17,7 +16,7 @@ from vitlens.pages.dictionary.measure.one_pass import OnePass, ShownPicture
 from vitlens.pages.dictionary.measure.place import DictionaryInPlace
 from vitlens.pages.dictionary.measure.shown import active_tensors, attribution_of_shown
 from vitlens.pages.dictionary.measure.weights import class_effects, nearest_directions
-from vitlens.pages.explorer.facts import MOST_NAMES, top_classes
+from vitlens.pages.explorer.facts import names_of_classes, top_classes
 from vitlens.pages.explorer.measure.quantise import as_numpy
 from vitlens.pages.explorer.sentences.subject import probabilities_of
 from vitlens.pages.page import made
@@ -100,7 +99,7 @@ def measured_features(
         "grid": list(found.grid),
         "prefix": list(model.cfg.prefix_tokens),
         "output": model.cfg.output,
-        "class_names": _class_names(model, named),
+        "class_names": names_of_classes(model, named),
         "dictionary": place.facts(),
         "n_images": found.n_images,
         "n_tokens": found.strongest.n_rows,
@@ -196,13 +195,3 @@ def _worth_steering(
     weight = torch.from_numpy(np.abs(worth[i]))
     by_worth = [feature for feature in weight.argsort(descending=True, stable=True)[:n].tolist() if weight[feature] > 0]
     return list(dict.fromkeys([*by_worth[: -(-n // 2)], *by_peak, *by_worth]))[:n]
-
-
-def _class_names(model: HookedViT, named: set[int]) -> dict[str, list[str]]:
-    """Short and whole name, by index: of all classes, or of those that the page speaks of where they are very many."""
-    if model.unembed is None:
-        return {}
-    if model.cfg.n_classes <= MOST_NAMES:
-        named = set(range(model.cfg.n_classes))
-    names = {index: model.class_label(index) for index in sorted(named)}
-    return {str(index): [short_name(name), name] for index, name in names.items()}

@@ -1,15 +1,12 @@
 """The page of a dictionary: every feature with its examples, what is active in pictures, and what a dose of it does."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
 from vitlens.arguments import checked, is_whole, items, short
 from vitlens.choose.tokens import TokenSet
-from vitlens.data.picture_sets import PictureSet
-from vitlens.data.pictures import as_list
-from vitlens.errors import InputError, printable
+from vitlens.errors import InputError
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder
 from vitlens.features.placed import ends
 from vitlens.features.top_examples import feature_numbers
@@ -22,6 +19,7 @@ from vitlens.pages.dictionary.labels import FeatureLabels, dictionary_fingerprin
 from vitlens.pages.dictionary.measure.one_pass import OnePass
 from vitlens.pages.dictionary.measure.place import DictionaryInPlace
 from vitlens.pages.dictionary.measured import Steering, measured_features
+from vitlens.pages.picture_names import picture_names
 
 #: More pictures would make the page too large for a browser.
 MOST_SHOWN_WHOLE = 100
@@ -97,7 +95,7 @@ def explore_features(
     found = OnePass(model.cfg.n_prefix_tokens, _shown(shown))
     found.run(model, PictureBatches(model, images, batch_size), sae, source, target, tokens, progress)
     place = DictionaryInPlace(sae, hook, hook_out, source, target, tokens)
-    names = _names(images, {*found.crops.encoded, *(picture.number for picture in found.shown)})
+    names = picture_names(images, {*found.crops.encoded, *(picture.number for picture in found.shown)})
     return FeatureExplorer(model, place, measured_features(model, found, place, steering, names), labels)
 
 
@@ -143,15 +141,3 @@ def _shown(shown: int | Sequence[int]) -> int | list[int]:
             f"shown are the numbers of at most {MOST_SHOWN_WHOLE} pictures, counted from 0, not {short(shown)}"
         )
     return numbers
-
-
-def _names(images: PictureSource, numbers: Iterable[int]) -> dict[int, str]:
-    """The files' names of these pictures, where they are files."""
-    if isinstance(images, PictureSet):
-        rows = ((number, (images.rows([number]) or [{}])[0]) for number in numbers)
-        # A row of a table may hold a picture's bytes, and then its path is no name of a file.
-        files = ((number, row.get("path")) for number, row in rows if not (row.get("image") or {}).get("bytes"))
-    else:
-        given = as_list(images) if isinstance(images, (str, Path, list, tuple)) else []
-        files = ((number, given[number]) for number in numbers if number < len(given))
-    return {number: printable(Path(file).name) for number, file in files if isinstance(file, (str, Path))}

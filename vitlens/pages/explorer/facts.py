@@ -128,16 +128,21 @@ def page_title(model: HookedViT, picture: dict[str, Any]) -> str:
 
 
 def class_names_of(model: HookedViT, measured: Sequence[Measured]) -> dict[str, list[str]]:
-    """Short and whole name, by index: of all classes, or of those that the page speaks of where they are very many."""
+    """Of all that the page speaks of; nothing without a classifier."""
     if model.unembed is None:
         return {}
-    named = set(range(model.cfg.n_classes))
-    if len(named) > MOST_NAMES:
-        named = {index for picture in measured for index in picture.facts["classes"]}
-        named |= {int(index) for picture in measured for index in np.unique(picture.tensors.get("top_classes", []))}
-        named |= {
-            int(index) for picture in measured for index in np.unique(picture.tensors["effect_top"]) if index >= 0
-        }
-        named |= {int(index) for picture in measured for index, _ in answer_of(picture)}
+    named = {index for picture in measured for index in picture.facts["classes"]}
+    named |= {int(index) for picture in measured for index in np.unique(picture.tensors.get("top_classes", []))}
+    named |= {int(index) for picture in measured for index in np.unique(picture.tensors["effect_top"]) if index >= 0}
+    named |= {int(index) for picture in measured for index, _ in answer_of(picture)}
+    return names_of_classes(model, named)
+
+
+def names_of_classes(model: HookedViT, named: set[int]) -> dict[str, list[str]]:
+    """Short and whole name, by index: of all classes, or of those that are named where all are very many."""
+    if model.unembed is None:
+        return {}
+    if model.cfg.n_classes <= MOST_NAMES:
+        named = set(range(model.cfg.n_classes))
     names = {index: model.class_label(index) for index in sorted(named)}
     return {str(index): [short_name(name), name] for index, name in names.items()}

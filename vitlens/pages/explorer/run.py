@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vitlens.arguments import checked, short
+from vitlens.arguments import checked
 from vitlens.choose.classes import Classes, select_classes
 from vitlens.choose.texts import takes_text
-from vitlens.data.pictures import Picture, Pictures, as_list
+from vitlens.data.pictures import Pictures
 from vitlens.description.result import Description
-from vitlens.errors import InputError, printable
+from vitlens.errors import InputError
 from vitlens.features.dictionaries.dictionary import SparseAutoencoder
 from vitlens.features.placed import ends
 from vitlens.model.graph import read_head
@@ -28,6 +28,7 @@ from vitlens.pages.explorer.measure.features import Dictionary
 from vitlens.pages.explorer.measure.picture import Settings, check_page_size, measure_picture
 from vitlens.pages.explorer.page import pack_measured
 from vitlens.pages.explorer.selection import first_selection
+from vitlens.pages.picture_names import given_images, names_of_images
 from vitlens.pages.seen_part import picture_fact
 from vitlens.patching.whole_runs import logits_of
 
@@ -101,7 +102,7 @@ def explore(
     pictures = model.as_images(images)
     if not len(pictures):
         raise InputError("there are no pictures to explore: the tensor is empty")
-    labels = _picture_names(images, image_names, len(pictures))
+    labels = names_of_images(images, image_names, len(pictures))
     settings = Settings(sorted(set(model.block_indices(blocks))), n_classes, n_runs, _dictionary(model, sae, hook))
     if n_classes < 1:
         raise InputError(f"n_classes is how many classes a picture has on the page, at least 1, not {n_classes}")
@@ -111,7 +112,7 @@ def explore(
     rows, columns = model.embed.grid(*pictures.shape[-2:])
     of_data_set = None if description is None else data_set_facts(description, model, (rows, columns), settings.blocks)
     wanted = _wanted_classes(model, pictures, classes)
-    given = [*_given(images, len(pictures))]
+    given = [*given_images(images, len(pictures))]
     other = None
     if against is not None:
         other = _other_picture(model, against, pictures)
@@ -120,9 +121,9 @@ def explore(
         shared = [] if classes is None or isinstance(classes, Tensor) else _wanted_classes(model, other, classes)[0]
         wanted = [*[[*own, *answer[0]] for own in wanted], [*shared, *answer[0]]]
         pictures = torch.cat([pictures, other])
-        given += _given(against, 1)
+        given += given_images(against, 1)
         labels.append(
-            _picture_names(against, None, 1)[0] if isinstance(given[-1], (str, Path)) else "the other picture"
+            names_of_images(against, None, 1)[0] if isinstance(given[-1], (str, Path)) else "the other picture"
         )
     check_page_size(
         model, len(pictures), model.cfg.n_prefix_tokens + rows * columns, len(settings.blocks), MOST_PAGE_BYTES
@@ -197,21 +198,3 @@ def _head_of(model: HookedViT, head: str | tuple[int, int], blocks: list[int]) -
     if block not in blocks:
         raise InputError(f"head {head} is of block {block}, and the page shows {', '.join(map(str, blocks))}")
     return block, number
-
-
-def _picture_names(images: Pictures, names: Sequence[str] | None, n: int) -> list[str]:
-    if names is not None:
-        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-            raise InputError(f"names are a list of texts, one for each picture, not {short(names)}")
-        if len(names) != n:
-            raise InputError(f"{len(names)} names were given for {n} pictures")
-        return [str(name) for name in names]
-    return [
-        printable(Path(item).name) if isinstance(item, (str, Path)) else f"picture {i}"
-        for i, item in enumerate(_given(images, n))
-    ]
-
-
-def _given(images: Pictures, n: int) -> Sequence[Picture | None]:
-    """What each picture was given as; None for those of a tensor."""
-    return [None] * n if isinstance(images, Tensor) else as_list(images)

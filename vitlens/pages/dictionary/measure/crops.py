@@ -48,13 +48,13 @@ class SmallPictures:
         self.encoded = {number: self.encoded[number] for number in there}
         self._crowd = max(MOST_UNCHECKED, 2 * len(there))
 
-    def packed(self) -> tuple[list[int], list[str]]:
+    def packed(self, most_text: int = MOST_TEXT) -> tuple[list[int], list[str]]:
         """Numbers of the pictures and their crops as text (WebP in base64), as large as the page has room for."""
         numbers = sorted(self.encoded)
         tried = numbers[:: max(1, len(numbers) // N_TRIED)]
         for side in SIDES:
             size = sum(len(_text(self.encoded[number], side)) for number in tried) / max(1, len(tried))
-            if size * len(numbers) <= MOST_TEXT:
+            if size * len(numbers) <= most_text:
                 break
         return numbers, [_text(self.encoded[number], side) for number in numbers]
 

@@ -12,19 +12,13 @@ const FEATURE_KEYS = [
   ["?", "this list"],
 ];
 
-class FeatureBrowser {
+class FeatureBrowser extends Screen {
   /** `options`: {page} where there is an address; {changed, labelled, ask} where there is Python; `keys`: who hears them. */
   constructor(root, facts, features, crops, options) {
-    Object.assign(this, { root, facts, features, crops, options, done: {} });
-    this.state = firstChoices(facts);
-    this.life = new AbortController();
-    this.grid = new Grid(facts.grid, facts.prefix);
-    root.classList.add("vitlens", "features-page");
-    root.replaceChildren();
-    this.tip = new Tip(root);
+    super(root, facts, options);
+    Object.assign(this, { features, crops, state: firstChoices(facts), help: keysDialog(FEATURE_KEYS) });
+    root.classList.add("features-page");
     this.labels = new Labels(facts.labels, facts.dictionary, Boolean(options.page), () => this.relabelled());
-    this.past = new Past((state) => this.choose(state, { keep: false }), options.page);
-    this.live = element("div", { class: "unseen", role: "status", "aria-live": "polite" });
     this.parts();
     this.head = new FeaturesHead(this);
     const panels = [this.cardPanel, element("div", { class: "right" }, ...[this.picturePanel, this.dosePanel].filter(Boolean))];
@@ -107,10 +101,6 @@ class FeatureBrowser {
     return featureName(this.state.feature, this.labels.get(this.state.feature));
   }
 
-  className(index, long = false) {
-    return this.facts.class_names[index]?.[long ? 1 : 0] ?? `class ${index}`;
-  }
-
   // ---- Drawing ------------------------------------------------------------------------------------------------------
 
   /** All that the parts are asked with. */
@@ -134,7 +124,7 @@ class FeatureBrowser {
       this.cardPanel.querySelector("h2").firstChild.data = `Feature ${feature}`;
       this.card.draw(at);
     });
-    this.head.draw();
+    this.tools.draw();
     if (!this.picturePanel) return;
     this.once("elsewhere", [feature, picture], () => this.elsewhere.draw(at));
     this.once("active", [feature, picture, tokens], () => this.active.draw(at));
@@ -159,23 +149,11 @@ class FeatureBrowser {
     this.once("legend", [feature, at.scale.both], () => this.legend.replaceChildren(ramp(at.scale), element("small", {}, `${capital(at.scale.note)}; ${at.scale.named()}.`)));
   }
 
-  /** Draws only what something that it shows was changed of. */
-  once(name, key, draw) {
-    const text = JSON.stringify(key);
-    if (this.done[name] === text) return;
-    this.done[name] = text;
-    draw();
-  }
-
-  // ---- Keys, notes, theme -------------------------------------------------------------------------------------------
+  // ---- Keys, notes ---------------------------------------------------------------------------------------------------
 
   key(event) {
     const typing = event.target.closest?.("input, select, textarea, dialog");
-    if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z" && !typing) {
-      event.preventDefault();
-      return void this.past.go(event.shiftKey ? 1 : -1);
-    }
-    if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (this.undoes(event, typing) || typing || event.ctrlKey || event.metaKey || event.altKey) return;
     const arrow = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
     if (event.key === "?") this.help.showModal();
     else if (event.key === "/") this.list.input.focus();
@@ -185,17 +163,6 @@ class FeatureBrowser {
     else if (arrow && event.target === this.stage.frame) this.stage.move(...arrow, event.shiftKey);
     else return;
     event.preventDefault();
-  }
-
-  get help() {
-    this.dialog ??= element(
-      "dialog",
-      { class: "help", "aria-label": "keys" },
-      element("h2", {}, "Keys and clicks"),
-      element("dl", {}, ...FEATURE_KEYS.map(([keys, what]) => element("div", {}, element("dt", {}, keys), element("dd", {}, what)))),
-      button("close", () => this.dialog.close()),
-    );
-    return this.dialog;
   }
 
   notes() {
@@ -220,17 +187,5 @@ class FeatureBrowser {
       element("dl", {}, ...words.flatMap((word) => line(word, GLOSSARY[word]))),
       element("p", {}, `${facts.made} Nothing on this page needs a network.`),
     );
-  }
-
-  followTheme() {
-    const wish = matchMedia("(prefers-color-scheme: dark)");
-    wish.addEventListener("change", () => this.setTheme(!wish.matches), { signal: this.life.signal });
-    const { jpThemeLight } = document.body.dataset;
-    this.setTheme(jpThemeLight ? jpThemeLight === "true" : !wish.matches);
-  }
-
-  setTheme(light) {
-    this.root.dataset.theme = light ? "light" : "dark";
-    this.head.setTheme(light);
   }
 }

@@ -15,9 +15,7 @@ class FeaturesHead {
         target.value = "";
       },
     });
-    this.undo = button("↶", () => view.past.go(-1), { "aria-label": "undo", title: "undo (Ctrl + Z)" });
-    this.redo = button("↷", () => view.past.go(1), { "aria-label": "redo", title: "redo (Ctrl + Shift + Z)" });
-    this.theme = button("", () => view.setTheme(view.root.dataset.theme === "dark"), { class: "theme" });
+    view.tools = new Tools(view, view.help);
     this.top = element(
       "header",
       { class: "top" },
@@ -28,10 +26,7 @@ class FeaturesHead {
         button("save labels", () => this.save(), { title: "as a file, for this page and for feature_labels=" }),
         button("open labels", () => this.file.click(), { title: "a file of labels that this page saved" }),
         this.file,
-        this.undo,
-        this.redo,
-        button("?", () => view.help.showModal(), { "aria-label": "keys and clicks", title: "keys and clicks (?)" }),
-        this.theme,
+        ...view.tools.roots(),
       ),
     );
     const { model, weights } = facts.provenance;
@@ -54,17 +49,5 @@ class FeaturesHead {
     const { labels } = this.view;
     if (!labels.texts.size) this.told.value = "There is no label yet: type one on the card of a feature.";
     else this.told.value = `${count(labels.texts.size, "label")} ${save(new Blob([labels.toText()], { type: "application/json" }), "feature-labels.json")}`;
-  }
-
-  draw() {
-    this.undo.disabled = !this.view.past.can(-1);
-    this.redo.disabled = !this.view.past.can(1);
-  }
-
-  setTheme(light) {
-    this.theme.textContent = light ? "☾" : "☀";
-    const label = light ? "change to dark" : "change to light";
-    this.theme.setAttribute("aria-label", label);
-    this.theme.title = label;
   }
 }

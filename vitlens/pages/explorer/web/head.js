@@ -14,12 +14,8 @@ class Head {
     this.answer = element("h1", {}, facts.title);
     this.then = element("p", { class: "then" });
     this.search = new Search((text) => meanings(view, text), exampleOf(facts));
-    this.undo = button("↶", () => view.past.go(-1), { "aria-label": "undo", title: "undo (Ctrl + Z)" });
-    this.redo = button("↷", () => view.past.go(1), { "aria-label": "redo", title: "redo (Ctrl + Shift + Z)" });
-    this.theme = button("", () => view.setTheme(view.root.dataset.theme === "dark"), { class: "theme" });
+    view.tools = new Tools(view, view.keyboard.help);
     this.beside = this.besideSelect();
-    // All choices are in the address; a frame in a notebook has none.
-    this.copied = view.options.page ? button("copy link", () => this.copyLink(), { title: "the address has all choices" }) : null;
     this.top = element(
       "header",
       { class: "top" },
@@ -29,14 +25,7 @@ class Head {
         { class: "tools" },
         this.search.root,
         this.beside,
-        this.undo,
-        this.redo,
-        this.copied,
-        button("?", () => view.keyboard.help.showModal(), {
-          "aria-label": "keys and clicks",
-          title: "keys and clicks (?)",
-        }),
-        this.theme,
+        ...view.tools.roots(),
       ),
     );
     this.file = element("span", {});
@@ -108,31 +97,13 @@ class Head {
     return answer?.length ? `${before}${this.view.className(answer[0][0])} ${wholePercent(answer[0][1])}` : "";
   }
 
-  async copyLink() {
-    try {
-      await navigator.clipboard.writeText(location.href);
-      this.copied.textContent = "copied";
-    } catch {
-      this.copied.textContent = "copy the address";
-    }
-    setTimeout(() => (this.copied.textContent = "copy link"), 2000);
-  }
-
-  setTheme(light) {
-    this.theme.textContent = light ? "☾" : "☀";
-    const label = light ? "change to dark" : "change to light";
-    this.theme.setAttribute("aria-label", label);
-    this.theme.title = label;
-  }
-
   draw(at) {
     const { view } = this;
-    const { state, past } = view;
+    const { state } = view;
     view.once("answer", [state.picture], () => this.drawAnswer(at));
     view.once("sentences", [state.picture, state.class, state.baseline], () => this.drawSentences(at));
     view.once("chips", [state], () => this.drawChips(at));
-    this.undo.disabled = !past.can(-1);
-    this.redo.disabled = !past.can(1);
+    view.tools.draw();
     if (this.beside)
       this.beside.lastChild.value =
         state.beside !== null ? `beside ${state.beside}` : state.against !== null ? `against ${state.against}` : "";

@@ -16,18 +16,7 @@ const KEYS = [
 
 class Keyboard {
   constructor(view, target) {
-    Object.assign(this, { view });
-    this.help = element(
-      "dialog",
-      { class: "help", "aria-label": "keys" },
-      element("h2", {}, "Keys and clicks"),
-      element(
-        "dl",
-        {},
-        ...KEYS.map(([keys, what]) => element("div", {}, element("dt", {}, keys), element("dd", {}, what))),
-      ),
-      button("close", () => this.help.close()),
-    );
+    Object.assign(this, { view, help: keysDialog(KEYS) });
     target.addEventListener("keydown", (event) => this.down(event));
     target.addEventListener("keyup", ({ key }) => key === " " && this.lift(false));
     window.addEventListener("blur", () => this.lift(false), { signal: view.life.signal });
@@ -40,12 +29,7 @@ class Keyboard {
   down(event) {
     const { view } = this;
     const typing = event.target.closest?.("input[type=search], select, textarea, dialog");
-    if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z" && !typing) {
-      event.preventDefault();
-      view.past.go(event.shiftKey ? 1 : -1);
-      return;
-    }
-    if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (view.undoes(event, typing) || typing || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "?") this.help.showModal();
     else if (event.key === "/") {
       event.preventDefault();

@@ -8,20 +8,14 @@ function strongest(measured, { class: wanted }, facts) {
   return { block: Math.floor(cell / facts.n_heads), head: cell % facts.n_heads };
 }
 
-class View {
+class View extends Screen {
   /** `options`: {page} where there is an address, {changed, ablate} where there is Python, `keys`: who hears the keyboard. */
   constructor(root, facts, options) {
-    Object.assign(this, { root, facts, options, state: firstState(facts), done: {}, effect: null });
-    // What listens to the window stops when a notebook throws the output away.
-    this.life = new AbortController();
-    this.grid = new Grid(facts.grid, facts.prefix);
+    super(root, facts, options);
+    Object.assign(this, { state: firstState(facts), effect: null });
     this.labels = facts.blocks.map(String);
-    root.classList.add("vitlens");
-    root.replaceChildren();
-    this.tip = new Tip(root);
-    this.past = new Past((state) => this.choose(state, { keep: false }), options.page);
-    this.live = element("div", { class: "unseen", role: "status", "aria-live": "polite" });
     this.panels = new Panels(this);
+    this.keyboard = new Keyboard(this, options.keys);
     this.head = new Head(this);
     this.picture = new PicturePanel(this);
     this.layout = element(
@@ -31,7 +25,6 @@ class View {
       element("div", { class: "right" }, ...this.panels.roots()),
     );
     root.append(...this.head.roots(), this.layout, this.panels.notes, this.live);
-    this.keyboard = new Keyboard(this, options.keys);
     root.append(this.keyboard.help);
     this.search = this.head.search;
     this.followTheme();
@@ -148,10 +141,6 @@ class View {
 
   // ---- Names --------------------------------------------------------------------------------------------------------
 
-  className(index, long = false) {
-    return this.facts.class_names[index]?.[long ? 1 : 0] ?? `class ${index}`;
-  }
-
   /** All that layers and cards are asked with, for a picture. */
   at(measured = this.measured, state = this.state) {
     const { facts, grid } = this;
@@ -229,32 +218,9 @@ class View {
     this.panels.draw(at);
   }
 
-  /** Draws only what something that it shows was changed of. */
-  once(name, key, draw) {
-    const text = JSON.stringify(key);
-    if (this.done[name] === text) return;
-    this.done[name] = text;
-    draw();
-  }
-
   /** Says to those who do not see it what is on show now. */
   say() {
     const { names, state } = this.at();
     this.live.textContent = `${layerOf(state.layer).label}; ${names.choice}; ${names.heads}; ${names.subject}`;
-  }
-
-  // ---- Theme --------------------------------------------------------------------------------------------------------
-
-  followTheme() {
-    const wish = matchMedia("(prefers-color-scheme: dark)");
-    wish.addEventListener("change", () => this.setTheme(!wish.matches), { signal: this.life.signal });
-    // JupyterLab has a theme of its own.
-    const { jpThemeLight } = document.body.dataset;
-    this.setTheme(jpThemeLight ? jpThemeLight === "true" : !wish.matches);
-  }
-
-  setTheme(light) {
-    this.root.dataset.theme = light ? "light" : "dark";
-    this.head.setTheme(light);
   }
 }
