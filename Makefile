@@ -16,18 +16,20 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-# The main job, offline: a page about one picture, one about the features of a dictionary, one about words, what the context
-# carries over all pairs of pictures, and the paper's experiments over all of them.
+# The main job, offline: a page about one picture, one about the features that made its class, one about those of a
+# dictionary, one about words, what the context carries over all pairs of pictures, and the paper's experiments over all.
 demo: $(INSTALLED)
 	@mkdir -p $(OUT)
 	$(BIN)/vitlens open assets/demo/pictures/02_T-shirt_agreeing.png \
 		assets/demo/pictures/02_T-shirt_conflicting.png --out $(OUT)/page.html
+	$(BIN)/vitlens graph assets/demo/pictures/02_T-shirt_agreeing.png assets/demo/pictures/02_T-shirt_conflicting.png \
+		--class T-shirt --n-nodes 400 --data assets/demo/pictures --out $(OUT)/graph.html
 	$(BIN)/vitlens features --data assets/demo/pictures --shown 4 --n-runs 20 \
 		--dictionary assets/demo/dictionaries/sae/blocks.3.hook_resid_post --out $(OUT)/features.html
 	$(BIN)/python experiments/show_demo_words.py --out $(OUT)/words.html
 	$(BIN)/python experiments/patch_context.py --out $(OUT)/patch_context
 	$(BIN)/vitlens reproduce --n-steps 14 --out $(OUT)/paper
-	@echo "open $(OUT)/page.html, $(OUT)/features.html, $(OUT)/words.html, $(OUT)/patch_context/page.html and $(OUT)/paper/report.html"
+	@echo "open $(OUT)/page.html, $(OUT)/graph.html, $(OUT)/features.html, $(OUT)/words.html, $(OUT)/patch_context/page.html and $(OUT)/paper/report.html"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -59,6 +61,7 @@ bench: $(INSTALLED)
 	$(BIN)/python experiments/benchmarks/report.py
 	$(BIN)/python experiments/benchmarks/explorer.py
 	$(BIN)/python experiments/benchmarks/features_page.py
+	$(BIN)/python experiments/benchmarks/graph_page.py
 	$(BIN)/python experiments/benchmarks/dataset_pass.py
 	$(BIN)/python experiments/benchmarks/run_footprint.py
 	$(BIN)/python experiments/benchmarks/patching.py

@@ -40,6 +40,7 @@ from .model import HookedViT as HookedViT
 from .model import ViTActivationCache as ViTActivationCache
 from .pages import explore as explore
 from .pages import explore_features as explore_features
+from .pages import explore_graph as explore_graph
 from .paper import run_study as run_study
 from .parity import supported_families as supported_families
 from .parity import supported_models as supported_models

@@ -6,7 +6,7 @@ import re
 import pandas as pd
 import pytest
 import torch
-from cli.conftest import AGREEING, CONFLICTING, FEW_BLOCKS, MASK, TIMM
+from cli.conftest import AGREEING, CONFLICTING, DEMO, FEW_BLOCKS, MASK, TIMM
 
 import vitlens
 from vitlens.choose import patch
@@ -270,6 +270,38 @@ def test_features(run, tmp_path):
     facts = facts_of(tmp_path / "page.html")
     assert (facts["n_images"], facts["labels"], facts["pictures"][0]["doses"]["features"]) == (2, {"7": "hem"}, [7])
     assert facts["names"]["0"] == AGREEING.name
+
+
+def test_graph(run, case, tmp_path):
+    """The demo's graph goes through its transcoders, another model's through its neurons; the result is saved too."""
+    model, options = case
+    page, saved = tmp_path / "page.html", tmp_path / "graph.safetensors"
+    about = ["--class", 2, "--n-nodes", 6, "--out", page, *options]
+    done = run("graph", AGREEING, *about, "--save", saved, "--json")
+    assert (done.code, done.stderr) == (0, "")
+    assert done.json["bytes"] == page.stat().st_size
+    transcoders = None if options else vitlens.demo.load_demo_transcoders()
+    expected = vitlens.attribution_graph(model, [AGREEING], 2, transcoders=transcoders, n_nodes=6)
+    graph = vitlens.load_result(saved, vitlens.circuits.AttributionGraph)
+    assert torch.equal(graph.values, expected.values)
+    assert facts_of(page)["pictures"][0]["name"] == AGREEING.name
+    done = run("graph", AGREEING, CONFLICTING, *about, "--save", saved)
+    assert (done.code, done.stderr.count("\n")) == (2, 1)
+    assert "one by one" in done.stderr
+
+
+def test_graph_takes_transcoders_from_a_folder(run, tmp_path):
+    folder = DEMO / "dictionaries"
+    done = run(
+        "graph", AGREEING, "--transcoders", folder / "transcoders", "--n-nodes", 3, "--out", tmp_path / "page.html"
+    )
+    assert (done.code, done.stderr) == (0, "")
+    done = run("graph", AGREEING, "--transcoders", folder / "sae", "--out", tmp_path / "other.html")
+    assert (done.code, done.stderr.count("\n")) == (2, 1)
+    assert "is no transcoder" in done.stderr
+    done = run("graph", AGREEING, "--transcoders", "nowhere", "--out", tmp_path / "other.html")
+    assert (done.code, done.stderr.count("\n")) == (2, 1)
+    assert not (tmp_path / "other.html").exists()
 
 
 def test_evaluate_sae(run, demo, tmp_path):

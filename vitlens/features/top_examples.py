@@ -210,7 +210,16 @@ def promoted_classes(
     kind = place.name.rsplit("hook_", 1)[-1]
     if place.block is None or kind not in STREAM_WIDE or model.unembed is None:
         return torch.zeros(len(features), 0)
-    directions = sae.W_dec[list(features)].to(model.device, model.dtype)[:, None]
+    return classes_of_directions(model, sae.W_dec[list(features)])
+
+
+def classes_of_directions(
+    model: HookedViT, directions: Float[Tensor, "direction d"]
+) -> Float[Tensor, "direction classes"]:
+    """Directions of the stream projected onto the classes: E ν(direction) − E ν(0); empty without a classifier."""
+    if model.unembed is None:
+        return torch.zeros(len(directions), 0)
+    directions = directions.to(model.device, model.dtype)[:, None]
     # A patch, so that a distilled model answers with both of its classifiers.
     token = [model.cfg.n_prefix_tokens]
     moved = model.project(directions, token) - model.project(torch.zeros_like(directions[:1]), token)

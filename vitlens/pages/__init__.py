@@ -1,7 +1,7 @@
-"""HTML pages that need no network: one about pictures, one that describes a model.
+"""HTML pages that need no network: about pictures, a dictionary, attribution graphs, and one that describes a model.
 
-`explore` measures pictures, and shows them in a notebook or writes the interactive page; `write_description_page`
-writes the other.
+`explore`, `explore_features` and `explore_graph` measure, and show their page in a notebook or write it as a file;
+`write_description_page` writes the other.
 """
 
 from vitlens.lazy import attach

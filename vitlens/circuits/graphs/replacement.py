@@ -65,10 +65,7 @@ def replaced_run(
     if transcoders is None:
         run = freeze(model, image, usual_reads(model))
         return run, [_neurons(run, block) for block in range(model.cfg.n_layers)]
-    if isinstance(transcoders, CrossLayerTranscoder):
-        placed = [place_dictionary(model, None, _as_precise(transcoders, model))]
-    else:
-        placed = [place_dictionary(model, hook, _as_precise(sae, model)) for hook, sae in _named(transcoders)]
+    placed = placed_transcoders(model, transcoders)
     reads = usual_reads(model)
     for one in placed:
         for source, target in zip(one.sources, one.targets, strict=True):
@@ -84,6 +81,19 @@ def replaced_run(
     run = replace(run, skips=skips)
     there = [replacement for one in placed for replacement in _features(one, run)]
     return run, sorted([*there, *_errors_alone(run, there)], key=lambda replacement: replacement.block)
+
+
+def placed_transcoders(
+    model: HookedViT, transcoders: Mapping[str, Transcoder] | Sequence[Transcoder] | Transcoder | CrossLayerTranscoder
+) -> list[PlacedDictionary]:
+    """The transcoders at their hook points, in the model's precision.
+
+    Raises:
+        InputError: what is no transcoder, or none at all.
+    """
+    if isinstance(transcoders, CrossLayerTranscoder):
+        return [place_dictionary(model, None, _as_precise(transcoders, model))]
+    return [place_dictionary(model, hook, _as_precise(sae, model)) for hook, sae in _named(transcoders)]
 
 
 def _named(
