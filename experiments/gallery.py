@@ -192,6 +192,9 @@ def patching(subject: Subject) -> Figures:
             vitlens.path_patching(model, clean, corrupted, senders=["L0H*", "L* mlp"], receivers=["logits"], **about)
         ),
         "circuit": lambda: plots.circuit_figure(vitlens.find_circuit(model, edges(), n_edges=40)),
+        "attribution graph": lambda: plots.attribution_graph_figure(
+            vitlens.attribution_graph(model, clean, int(labels[0]), n_nodes=100, progress=False)
+        ),
         "circuits of growing size": lambda: plots.circuit_curve(
             vitlens.circuits.evaluate_circuits(
                 model, clean, corrupted, scores=edges(), sizes=[10, 40, 160], n_draws=1, **about

@@ -74,6 +74,7 @@ def makers():
         "Patching": lambda: vitlens.activation_patching(**pair, **QUIET),
         "Ablation": lambda: vitlens.activation_ablation(**about, **QUIET),
         "Circuit": lambda: vitlens.find_circuit(model, scores, n_edges=20),
+        "AttributionGraph": lambda: vitlens.attribution_graph(model, images[:1], [0, 1], n_nodes=20, **QUIET),
         "EdgeHeads": on_graph(vitlens.circuits.edge_heads),
         "GraphValidation": on_graph(vitlens.circuits.validate_graph),
         "CircuitCurve": lambda: vitlens.circuits.evaluate_circuits(**pair, scores=scores, sizes=[10, 30], **QUIET),

@@ -19,6 +19,7 @@ from .features import feature_card as feature_card
 from .figure_of import plot as plot
 from .graphs.checks import edge_heads_board as edge_heads_board
 from .graphs.checks import validation_scatter as validation_scatter
+from .graphs.columns import attribution_graph_figure as attribution_graph_figure
 from .heatmaps import heatmap_comparison as heatmap_comparison
 from .heatmaps import heatmap_figure as heatmap_figure
 from .heatmaps import heatmap_overlay as heatmap_overlay

@@ -13,7 +13,7 @@ from vitlens.arguments import check_count, checked, short
 from vitlens.circuits.graphs.circuit_tracer_json import read_graph, write_graph
 from vitlens.circuits.graphs.influence import influence_on_logits
 from vitlens.circuits.graphs.pruning import influential
-from vitlens.circuits.graphs.supernodes import Supernodes, alike, merged, read_supernodes
+from vitlens.circuits.graphs.supernodes import Supernodes, alike, flattened, merged, read_supernodes
 from vitlens.errors import InputError, nearest
 from vitlens.results.axes import NodeLabel, TokenLabel
 from vitlens.results.frames import Frame
@@ -37,8 +37,7 @@ class AttributionGraph(Result):
     the unit's pre-activation. `activations` [source] are those of units, NaN of other sources. `left_out` [target] is the
     share of the magnitudes of all edges into a target that are in "rest". `tokens` are the labels of the sequence, and
     `grid` the rows and columns of the patches. `probabilities` [logit] are those of the classes; None where outputs have
-    none.
-    `baselines` are the classes that `classes` were compared with; None without.
+    none. `baselines` are the classes that `classes` were compared with; None without.
     """
 
     totals: Float[Tensor, "target"]
@@ -284,7 +283,7 @@ class AttributionGraph(Result):
             totals=from_targets @ self.totals,
             activations=activations,
             left_out=self.left_out.new_zeros(len(targets)),
-            settings={**self.settings, "supernodes": members},
+            settings={**self.settings, "supernodes": flattened(members, self.settings.get("supernodes", {}), sources)},
         )
         hidden = from_targets.double() @ hidden
         known = grouped._magnitudes()[:, ~grouped._of_kind("rest")].sum(dim=1)

@@ -48,6 +48,19 @@ def read_supernodes(supernodes: Supernodes, nodes: Sequence[NodeLabel]) -> dict[
     return found
 
 
+def flattened(
+    supernodes: Mapping[str, Sequence[NodeLabel]],
+    before: Mapping[str, Sequence[NodeLabel]],
+    labels: Sequence[NodeLabel],
+) -> dict[str, list[NodeLabel]]:
+    """The single nodes of all supernodes among the labels: of those that were there before, and of those made of them."""
+    found = {str(name): list(before[name]) for name in labels if name.kind == "group" and name in before}
+    return found | {
+        name: [single for member in members for single in (before[member] if member.kind == "group" else [member])]
+        for name, members in supernodes.items()
+    }
+
+
 def merged(
     labels: Sequence[NodeLabel], supernodes: Mapping[str, Sequence[NodeLabel]]
 ) -> tuple[list[NodeLabel], Float[Tensor, "merged label"]]:
