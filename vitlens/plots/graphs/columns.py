@@ -15,7 +15,7 @@ from vitlens.results.axes import NodeLabel
 HALVINGS = 8
 LEAST_SHARE = 1e-6
 #: What a node is, by its mark: symbol, colour, and the word of the legend.
-MARKS = {
+NODE_MARKS = {
     "logit": ("square", COLOURS[1], "logits"),
     "feature": ("circle", COLOURS[0], "features"),
     "neuron": ("circle", COLOURS[0], "neurons"),
@@ -29,7 +29,7 @@ SMALLEST_MARK, LARGEST_MARK = 9, 26
 N_STEPS = 5
 #: Pixels between two nodes of a column.
 ROW_HEIGHT = 40
-Point = tuple[float, float]
+NodePlace = tuple[float, float]
 
 
 def attribution_graph_figure(graph: AttributionGraph, n_nodes: int = 30) -> go.Figure:
@@ -110,7 +110,7 @@ def _with_joined_embeddings(graph: AttributionGraph) -> AttributionGraph:
     found: dict[str, list[str]] = defaultdict(list)
     for label in graph.nodes:
         if label.kind in EMBEDDINGS:
-            found[f"{MARKS[label.kind][2]} of {{}} tokens"].append(str(label))
+            found[f"{NODE_MARKS[label.kind][2]} of {{}} tokens"].append(str(label))
     return graph.group({name.format(len(members)): members for name, members in found.items()})
 
 
@@ -134,9 +134,9 @@ def _blocks(label: NodeLabel, members: dict[str, list[NodeLabel]]) -> list[int]:
     return [-1 if label.block is None else label.block for label in labels]
 
 
-def _places(graph: AttributionGraph, columns: dict[str, float], influence: dict[str, float]) -> dict[str, Point]:
+def _places(graph: AttributionGraph, columns: dict[str, float], influence: dict[str, float]) -> dict[str, NodePlace]:
     """Where each node stands: in its column kinds below one another, and of a kind the most influential first."""
-    order = list(MARKS)
+    order = list(NODE_MARKS)
     below: dict[float, int] = defaultdict(int)
     found = {}
     for label in sorted(graph.nodes, key=lambda label: (order.index(label.kind), -influence[str(label)])):
@@ -153,7 +153,7 @@ def _places(graph: AttributionGraph, columns: dict[str, float], influence: dict[
 
 
 def _draw_edges(
-    figure: go.Figure, graph: AttributionGraph, where: dict[str, Point], influence: dict[str, float]
+    figure: go.Figure, graph: AttributionGraph, where: dict[str, NodePlace], influence: dict[str, float]
 ) -> None:
     """Edges of one colour and width are one trace, for a figure of thousands of traces would be slow."""
     edges = graph.edges
@@ -182,12 +182,12 @@ def _draw_edges(
 
 
 def _draw_nodes(
-    figure: go.Figure, graph: AttributionGraph, where: dict[str, Point], influence: dict[str, float]
+    figure: go.Figure, graph: AttributionGraph, where: dict[str, NodePlace], influence: dict[str, float]
 ) -> None:
     largest = max(influence[str(label)] for label in graph.nodes if label.kind != "logit") if graph.sources[2:] else 1.0
     for kind in dict.fromkeys(label.kind for label in graph.nodes):
         nodes = [label for label in graph.nodes if label.kind == kind]
-        symbol, colour, word = MARKS[kind]
+        symbol, colour, word = NODE_MARKS[kind]
         sizes = [min(1.0, (influence[str(label)] / (largest or 1.0)) ** 0.5) for label in nodes]
         figure.add_trace(
             go.Scatter(
