@@ -130,7 +130,8 @@ def _fields(content: dict[str, Any]) -> dict[str, Any]:
     settings = dict(fields["settings"])
     groups = content.get("qParams", {}).get("supernodes")
     if groups:
-        settings["supernodes"] = {name: [names[member] for member in members] for name, *members in groups}
+        labels = {str(label): label for label in sources}
+        settings["supernodes"] = {name: [labels[names[member]] for member in members] for name, *members in groups}
     return {**fields, "values": values, "settings": settings}
 
 
