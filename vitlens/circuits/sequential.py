@@ -57,6 +57,9 @@ def prune_circuit(
     With Δ(C) = mean |metric(C) − metric(clean)| / mean |metric(clean) − metric(corrupted)| over pictures, an edge is removed
     if Δ rises by less than `max_change`. Edges into parts that no longer write to anything go without a test.
 
+    Many small changes add up: look at the faithfulness of what is left (`evaluate_circuits`), and take a smaller
+    `max_change` where it is low. A large model, with many ways round each edge, needs a smaller one.
+
     It runs the model once per edge that is tested, and keeps the activations of all pictures in memory: take few pairs.
 
     Args:
