@@ -2,14 +2,18 @@
 
 import pytest
 import torch
+from composed import COMPOSED
 from variants import OTHERS, VARIANTS, pictures
 
 from vitlens import HookedViT, InputError
 
-EVERY = VARIANTS | OTHERS
+EVERY = VARIANTS | OTHERS | COMPOSED
+# Sizes and rotations that are made of the patches' places are no property of the composed models.
+QUICK = ["any_size", "rotary_mixed", "relative_mlp_shared", "dynamic_size", "no_classifier"]
+MODELS = [pytest.param(name, marks=[] if name in COMPOSED or name in QUICK else [pytest.mark.slow]) for name in EVERY]
 
 
-@pytest.fixture(params=list(EVERY))
+@pytest.fixture(params=MODELS)
 def any_model(request):
     return HookedViT.from_timm(EVERY[request.param]())
 
