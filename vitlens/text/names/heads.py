@@ -207,21 +207,24 @@ def name_heads(
             first = found if first is None else first
         if first is None or min(chosen_on.n, judged_on.n) < 2:
             raise InputError(
-                f"there are {chosen_on.n} pictures to choose texts from and {judged_on.n} held out, and a variance needs "
-                "two: pass more pictures"
+                "a variance needs two pictures to choose texts from and two held out, and by chance there are "
+                f"{chosen_on.n} and {judged_on.n}: pass more pictures"
             )
-        parts = []
+        parts, named = [], []
         for place, maps, spread in _spreads(first, chosen_on, judged_on, len(asked.texts)):
-            chosen, found_here = name_part(spread, asked.vectors, k, n_draws, seed, generator)
+            chosen, found_here = name_part(spread, asked.vectors, k, n_draws, generator)
             rows, mean = some.rows[:, place], judged_on.mean[place]
             low, high = intervals(rows, judged_on.n, mean, maps, spread, chosen, seed)
             parts.append(found_here | {"low": low, "high": high, "variance": spread.total})
+            named.append((spread, chosen))
+        p_turned = chance_of_turned_lists(named, asked.vectors, seed)
     about: Any = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     about["p"] = (about["p"] * len(first.labels)).clamp(max=1.0)
     about["variance"] = about["variance"] / float(whole.covariance.sum())
     return HeadNames(
         axes={"head": first.labels, "rank": list(range(1, k + 1))},
         quantity="share of variance",
+        p_turned=p_turned,
         vocabulary=asked.texts,
         settings={
             "model": model.cfg.model_name,
@@ -248,7 +251,7 @@ def _spreads(
 
 
 def name_part(
-    spread: Spread, texts: Float[Tensor, "text joint"], k: int, n_draws: int, seed: int, generator: torch.Generator
+    spread: Spread, texts: Float[Tensor, "text joint"], k: int, n_draws: int, generator: torch.Generator
 ) -> tuple[Chosen, dict[str, Tensor]]:
     """The texts of some heads, what they explain, and what chance explains in their place."""
     seen = inside(spread, texts)
@@ -262,18 +265,27 @@ def name_part(
         shuffled += held_out_shares(choose_texts(turned, *about, k), spread) / n_draws
         others = inside(spread, random_like(texts, generator).float())
         random += held_out_shares(choose_texts(others, *about, k), spread) / n_draws
-    beaten = torch.zeros_like(chosen.gains)
-    for others in turned_lists(texts, seed):
-        beaten += best_of_others(inside(spread, others), chosen, *about) >= chosen.held_out * (1 - FEW_DIGITS)
     return chosen, {
         "values": held_out_shares(chosen, spread),
         "share": chosen.gains.cumsum(dim=1) / spread.total[:, None],
         "shuffled": shuffled,
         "random": random,
         "p": chance(chosen, spread, len(texts)),
-        "p_turned": ((1 + beaten) / (1 + N_TURNED)).masked_fill(chosen.texts < 0, torch.nan),
         "indices": chosen.texts,
     }
+
+
+def chance_of_turned_lists(
+    named: list[tuple[Spread, Chosen]], texts: Float[Tensor, "text joint"], seed: int
+) -> Float[Tensor, "head rank"]:
+    """How often the best of a list that is turned at random explains as much as each text that was chosen, in its place."""
+    beaten = [torch.zeros_like(chosen.gains) for _, chosen in named]
+    for others in turned_lists(texts, seed):
+        for count, (spread, chosen) in zip(beaten, named, strict=True):
+            about = spread.variances.float(), spread.held_out.float()
+            count += best_of_others(inside(spread, others), chosen, *about) >= chosen.held_out * (1 - FEW_DIGITS)
+    p = (1 + torch.cat(beaten)) / (1 + N_TURNED)
+    return p.masked_fill(torch.cat([chosen.texts for _, chosen in named]) < 0, torch.nan)
 
 
 def held_out_shares(chosen: Chosen, spread: Spread) -> Float[Tensor, "head rank"]:
