@@ -175,3 +175,16 @@ def test_what_no_graph_is_made_of(plain, images_of):
         pytest.raises(InputError, match="changes what no component wrote"),
     ):
         attribution_graph(plain, images[:1], 1, n_nodes=3)
+
+
+def test_the_run_is_that_under_the_users_hooks(plain, images_of):
+    def silence(z, hook):
+        z[:, :, 1] = 0
+        return z
+
+    image = images_of(plain, 1)
+    with plain.hooks(fwd_hooks=[(("z", 1), silence)]):
+        check(plain, image, None)
+        hooked = check(plain, image, transcoders_of(plain))
+    free = attribution_graph(plain, image, CLASSES, transcoders=transcoders_of(plain), n_nodes=12)
+    assert not torch.allclose(hooked.totals[:2], free.totals[:2], atol=1e-3)

@@ -273,12 +273,14 @@ def _frozen_block(block: AnyBlock, index: int, seen: dict[str, Tensor]) -> Froze
         return seen.get(hook_name(index, site))
 
     of_mlp = "ln1" if block.norm_of("mlp") is block.ln1 else "ln2"
+    pattern, gate = seen[hook_name(index, "attn.pattern")], of("attn.gate")
     return FrozenBlock(
         block,
-        seen[hook_name(index, "attn.pattern")],
+        pattern,
         seen[hook_name(index, "ln1.scale")],
         seen[hook_name(index, f"{of_mlp}.scale")],
         of("attn.sub_norm.scale"),
         of("attn.ln_z.scale"),
-        of("attn.gate"),
+        # Where a hook silences a head, one gate shuts it at all tokens.
+        None if gate is None else gate.expand(pattern.shape[-1], -1, -1),
     )
