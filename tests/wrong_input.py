@@ -555,6 +555,7 @@ ELSEWHERE: dict[tuple[str, str], list[Any]] = {
     ("explore_features", "n_runs"): COUNT,
     ("explore_graph", "transcoders"): [5, "nonsense", [], {}, [None], {"nonsense": None}, Thing(), sae_alone()],
     ("explore_graph", "n_nodes"): COUNT,
+    ("explore_graph", "n_edges"): [1.7, True, NAN, -1, "nonsense", [], Thing()],
     ("explore_graph", "graphs"): [5, 1.7, "nonsense", [], [None], Thing()],
     ("explore_graph", "data"): [5, 1.7, True, NAN, [], Thing(), "nonsense.png"],
     ("explore_graph", "feature_labels"): [

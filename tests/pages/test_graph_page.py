@@ -10,6 +10,7 @@ from ported import build
 from variants import pictures
 
 from vitlens import InputError, explore_graph
+from vitlens.circuits import edge_heads
 from vitlens.features import Transcoder, mlp_hooks, top_patches
 
 #: The drawings that are shown.
@@ -87,6 +88,23 @@ def test_numbers_are_those_of_the_graph(found):
     ends = [influence[i] for i, kind in enumerate(kinds) if kind not in ("logit", "feature")]
     through = np.isfinite(left_out)
     assert sum(ends) + (influence * left_out)[through].sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_heads_are_those_of_the_edges(found):
+    model, images, transcoders, explorer = found
+    tensors, graph = explorer.tensors, explorer.graphs[0]
+    edges = [
+        (graph.nodes[source], graph.nodes[target])
+        for source, target in zip(tensors["edge_source_0"], tensors["edge_target_0"], strict=True)
+    ]
+    heads = edge_heads(model, images[:1], graph, transcoders=transcoders, n_edges=2000)
+    row = {pair: i for i, pair in enumerate(zip(heads.sources, heads.targets, strict=True))}
+    assert explorer.facts["heads"] == [str(label) for label in heads.axes["head"]]
+    on_page = tensors["heads_codes_0"] * tensors["heads_scale_0"][:, None] / 127
+    assert len(on_page) == len(row) > 500
+    for values, edge in zip(on_page, tensors["heads_edge_0"], strict=True):
+        expected = heads.values[row[edges[edge]]].numpy()
+        np.testing.assert_allclose(values, expected, atol=np.abs(expected).max() / 250)
 
 
 def test_cards_are_those_of_the_library(found):
@@ -168,10 +186,11 @@ def test_a_click_shows_card_and_edges(found, page):
         assert share == pytest.approx(float(expected[names[name]]), rel=1e-4)
         assert effect == pytest.approx(float(graph.values[row, names[name]]), rel=1e-4)
     # What is told to be together is the target.
-    note = page.locator(".edge-panel.in .note").inner_text()
+    note = page.locator(".edge-panel.in .note").inner_text().split(" On the way")[0]
     *parts, total = [float(text.replace("−", "-")) for text in re.findall(r"[−+]?[\d.]+\d", note.split("nodes. ")[-1])]
     assert total == pytest.approx(float(graph.totals[row]), rel=0.01)
     assert sum(parts) == pytest.approx(total, abs=0.02 * max(map(abs, parts)))
+    assert page.locator(".edge-panel.in [data-via]").count() > 0
     on_stage = page.evaluate(f"Array.from({VIEW}.stage.shown.values)")
     place = list(zip(explorer.tensors["unit_block"], explorer.tensors["unit_number"], strict=True)).index(
         (unit.block, unit.feature)

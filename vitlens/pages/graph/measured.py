@@ -17,7 +17,8 @@ from vitlens.model.runs.picture_batches import PictureBatches
 from vitlens.pages.explorer.facts import names_of_classes, top_classes
 from vitlens.pages.explorer.measure.quantise import as_numpy
 from vitlens.pages.graph.measure.examples import examples_of
-from vitlens.pages.graph.measure.flow import flow_of
+from vitlens.pages.graph.measure.flow import Flow, flow_of
+from vitlens.pages.graph.measure.heads import heads_of_edges
 from vitlens.pages.graph.measure.units import BlockUnit, activation_maps, check_same_run, classes_of, units_of
 from vitlens.pages.page import made
 from vitlens.pages.picture_names import picture_names
@@ -37,7 +38,7 @@ class MeasuredGraphs:
     unit_block, unit_number [U]; class_ids, class_values [U, 2 n], raised most first, lowered most last; top_images,
     top_tokens, top_values [U, R], the strongest pictures of the data set. map_i [U, T] with map_scale_i [U], the activation
     in picture i, scale · code / 255. kind_i, block_i, token_i, unit_i [N] (−1: none); activation_i and the columns of
-    `Flow` [N]; edge_target_i, edge_source_i, edge_effect_i [E].
+    `Flow` [N]; edge_target_i, edge_source_i, edge_effect_i [E]; and what `heads_of_edges` says.
     """
 
     facts: dict[str, Any]
@@ -47,11 +48,12 @@ class MeasuredGraphs:
 
 @dataclass(frozen=True)
 class PageData:
-    """Where examples are looked for, what is given for it, and the labels of units by block."""
+    """Where examples are looked for, what is given for it, the labels of units, and of how many edges heads are told."""
 
     batches: PictureBatches | None
     source: Any
     labels: Mapping[BlockUnit, str]
+    n_edges: int
     progress: bool | None
 
 
@@ -75,10 +77,18 @@ def measured_graphs(
     }
     pictures = []
     replacements: list[MLPReplacement] = []
+    heads: list[str] = []
     for i, graph in enumerate(graphs):
         run, replacements = replaced_run(model, images[i : i + 1], transcoders)
         check_same_run(graph, replacements)
-        tensors |= {f"{name}_{i}": values for name, values in _of_graph(graph, units, replacements).items()}
+        flow = flow_of(graph)
+        of_graph = _of_graph(graph, flow, units, replacements)
+        if data.n_edges:
+            of_heads, heads = heads_of_edges(
+                model, images[i : i + 1], graph, transcoders, flow, data.n_edges, data.progress
+            )
+            of_graph |= of_heads
+        tensors |= {f"{name}_{i}": values for name, values in of_graph.items()}
         pictures.append(_picture_facts(model, images[i : i + 1], graph, names[i], as_numpy(run.logits)))
     classes, effects = classes_of(model, units, replacements)
     tensors |= {"class_ids": classes.cpu().numpy().astype(np.int32), "class_values": as_numpy(effects)}
@@ -118,6 +128,7 @@ def measured_graphs(
             "unit_kind": "neuron" if transcoders is None else "feature",
             "class_names": names_of_classes(model, named),
             "pictures": pictures,
+            "heads": heads,
             "labels": {f"{block}.{number}": text for (block, number), text in data.labels.items()},
             **facts,
         },
@@ -127,9 +138,8 @@ def measured_graphs(
 
 
 def _of_graph(
-    graph: AttributionGraph, units: Sequence[BlockUnit], replacements: Sequence[MLPReplacement]
+    graph: AttributionGraph, flow: Flow, units: Sequence[BlockUnit], replacements: Sequence[MLPReplacement]
 ) -> dict[str, np.ndarray]:
-    flow = flow_of(graph)
     place = {unit: i for i, unit in enumerate(units)}
     labels = graph.nodes
     activations = dict(zip(graph.sources, as_numpy(graph.activations).tolist(), strict=True))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitlens.arguments import checked, is_whole, short
+from vitlens.arguments import check_count, checked, is_whole, short
 from vitlens.choose.classes import Classes, select_classes
 from vitlens.choose.texts import takes_text
 from vitlens.circuits.graphs.attribution_graph import attribution_graph
@@ -39,6 +39,7 @@ def explore_graph(
     baseline_classes: Classes = None,
     transcoders: Transcoders = None,
     n_nodes: int = 1000,
+    n_edges: int = 2000,
     graphs: AttributionGraph | Sequence[AttributionGraph] | None = None,
     data: PictureSource | None = None,
     feature_labels: Mapping[int, FeatureLabels] | None = None,
@@ -58,6 +59,7 @@ def explore_graph(
         baseline_classes: explain logit(class) − logit(baseline class) instead.
         transcoders: of the model's MLPs, as `attribution_graph` takes them; None: the MLPs' own neurons.
         n_nodes: how many units become nodes of each graph.
+        n_edges: of how many edges, the most influential, the page says through which heads they lead; 0: of none.
         graphs: graphs that are there already, one for each picture, in place of `classes`; made with these `transcoders`.
         data: where the units' strongest pictures are looked for, as `stream_activations` takes it; None: nowhere else.
         feature_labels: names of units by block, each as `explore_features` takes them: {3: {12: "grass"}}.
@@ -87,6 +89,7 @@ def explore_graph(
     if not 1 <= len(pictures) <= MOST_GRAPHS:
         raise InputError(f"the page shows the graphs of 1 to {MOST_GRAPHS} pictures, not of {len(pictures)}")
     names = names_of_images(images, image_names, len(pictures))
+    check_count(n_edges, "n_edges", 0)
     labels = _labels(model, transcoders, feature_labels)
     batches = None if data is None else PictureBatches(model, data, batch_size)
     if graphs is None:
@@ -107,7 +110,7 @@ def explore_graph(
         made = _given(graphs, len(pictures), classes, baseline_classes)
     return GraphExplorer(
         made,
-        measured_graphs(model, pictures, made, transcoders, names, PageData(batches, data, labels, progress)),
+        measured_graphs(model, pictures, made, transcoders, names, PageData(batches, data, labels, n_edges, progress)),
     )
 
 

@@ -389,7 +389,7 @@ class GraphBrowser extends Screen {
   notes() {
     const { facts } = this;
     const line = (title, text) => [element("dt", {}, title), element("dd", {}, text)];
-    const words = ["attribution graph", "node", "edge", "effect", "influence", "share", "what MLPs add besides", "left out", "classes raised", "patch", "token", "logit"];
+    const words = ["attribution graph", "node", "edge", "effect", "influence", "share", "through heads", "what MLPs add besides", "left out", "classes raised", "patch", "token", "logit"];
     return element(
       "details",
       { class: "panel notes", "data-panel": "notes" },
@@ -400,6 +400,7 @@ class GraphBrowser extends Screen {
         ...line("Frozen", "Attention patterns, scales of norms and gates are those of this picture's run. Why a head looks where it looks is not part of the graph."),
         ...line("Edges", "The page holds the most influential edges, and the strongest into each node; sums below the lists say what the others are."),
         ...line("Together", "A feature at several patches is one box; its edges are the sums of those of its patches. “One by one” shows each patch."),
+        ...(facts.heads.length ? line("Heads", "It is said of the most influential edges through which heads they lead; of others nothing is said.") : []),
         ...(facts.n_images ? line("Examples", `Each of the ${facts.n_images.toLocaleString("en")} pictures counts once for a ${facts.unit_kind}, with the token on which it is strongest there.`) : []),
         ...Object.entries(facts.provenance).flatMap(([name, value]) => line(name, String(value))),
       ),

@@ -44,8 +44,26 @@ class Graph {
     this.source = of("edge_source");
     this.effect = of("edge_effect");
     this.n = this.kinds.length;
+    this.heads = tensors[`heads_codes_${place}`] ?? null;
+    if (this.heads) this.readHeads(of("heads_edge"), of("heads_scale"));
     // The share of the logits' influence that goes through each edge.
     this.flow = Float64Array.from(this.effect, (effect, e) => (this.influence[this.target[e]] * Math.abs(effect)) / (this.magnitude[this.target[e]] || 1));
+  }
+
+  readHeads(edges, scales) {
+    this.headsRow = new Map(Array.from(edges, (edge, row) => [edge, row]));
+    this.headsScale = scales;
+  }
+
+  /** What each head brought of some edges, the last number through none; null where it is known of none of them. */
+  through(edges) {
+    if (!this.heads) return null;
+    const [, n] = this.heads.shape;
+    const rows = edges.map((edge) => this.headsRow.get(edge)).filter((row) => row !== undefined);
+    if (!rows.length) return null;
+    const found = new Float64Array(n);
+    for (const row of rows) for (let head = 0; head < n; head++) found[head] += (this.headsScale[row] * this.heads.data[row * n + head]) / 127;
+    return found;
   }
 
   kind(node) {

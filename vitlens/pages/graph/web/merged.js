@@ -56,9 +56,10 @@ class Merged {
       if (target === source) continue;
       const id = target * n + source;
       let edge = places.get(id);
-      if (!edge) places.set(id, (edge = { target: this.nodes[target], source: this.nodes[source], flow: 0, effect: 0 })) && joined.push(edge);
+      if (!edge) places.set(id, (edge = { target: this.nodes[target], source: this.nodes[source], flow: 0, effect: 0, held: [] })) && joined.push(edge);
       edge.flow += graph.flow[e];
       edge.effect += graph.effect[e];
+      edge.held.push(e);
     }
     joined.sort((one, other) => other.flow - one.flow);
     this.edges = joined;

@@ -10,6 +10,8 @@ Object.assign(GLOSSARY, {
     "That of the logit is 100 %. Each node's influence is shared among its sources by the magnitudes of their edges, and so on back to what enters the model. Opposite signs do not cancel.",
   share: "The magnitude of an edge over the magnitudes of all edges into the same target. Of nodes that stand for several, the mean by influence.",
   "what MLPs add besides": "What an MLP writes and its features do not: the transcoder's error. The graph cannot say why it is what it is.",
+  "through heads":
+    "Each path of an edge is counted at the last head that it passes, which brings it to the target's token; “no head”: it stays at its token. Shares are of the magnitudes of what heads bring.",
   "left out": "Features that are active but are no nodes of this graph; a larger n_nodes= makes nodes of them.",
   "classes raised":
     "The feature's decoder direction, read by the model's last norm and classifier as if it were a stream. It ranks classes for one feature; later blocks may change what comes of it.",
