@@ -3,6 +3,8 @@ from .circuit import find_circuit as find_circuit
 from .curves import CircuitCurve as CircuitCurve
 from .curves import evaluate_circuits as evaluate_circuits
 from .curves import minimality as minimality
+from .graphs.attention_contributions import AttentionContributions as AttentionContributions
+from .graphs.attention_contributions import attention_contributions as attention_contributions
 from .graphs.attribution_graph import attribution_graph as attribution_graph
 from .graphs.edge_heads import EdgeHeads as EdgeHeads
 from .graphs.edge_heads import edge_heads as edge_heads

@@ -139,12 +139,7 @@ def _as_graph(
     tokens = model.cfg.token_labels(grid)
     units = [unit_label(*sources.at(place), tokens) for place in rows.units.tolist()]
     others = [
-        *[NodeLabel(f"L{b} error at {token}", "error", b, t) for b in sources.errors for t, token in enumerate(tokens)],
-        *[
-            NodeLabel(f"{name} at {token}", name, None, t)
-            for name in sources.embeddings
-            for t, token in enumerate(tokens)
-        ],
+        *sources.labels_besides(tokens),
         *[NodeLabel(name, name) for name in NO_NODES],
     ]
     activations = torch.cat([sources.activations(rows.units), values.new_full((len(others),), torch.nan)])

@@ -86,13 +86,23 @@ class Sources:
             first += run.n_tokens
         self.n = first
         #: The block of each unit.
-        self.blocks = torch.cat([torch.full((len(of.tokens),), of.replacement.block) for of in self.units])
+        none = torch.empty(0, dtype=torch.long)
+        self.blocks = torch.cat([none, *(torch.full((len(of.tokens),), of.replacement.block) for of in self.units)])
         self._attn_constants = [run.attn_constant(block) for block in range(len(run.blocks))]
 
     def at(self, place: int) -> tuple[ActiveUnits, int, int]:
         """The units of its block, a unit's number and its token."""
         of = next(of for of in reversed(self.units) if of.first <= place and len(of.tokens))
         return of, int(of.units[place - of.first]), int(of.tokens[place - of.first])
+
+    def labels_besides(self, tokens: list[TokenLabel]) -> list[NodeLabel]:
+        """The nodes of all sources that are no units, in their order."""
+        errors = [
+            NodeLabel(f"L{b} error at {token}", "error", b, t) for b in self.errors for t, token in enumerate(tokens)
+        ]
+        return errors + [
+            NodeLabel(f"{name} at {token}", name, None, t) for name in self.embeddings for t, token in enumerate(tokens)
+        ]
 
     def pre_activations(self, places: Int[Tensor, "row"]) -> Float[Tensor, "row"]:
         """Those of units at these places."""
