@@ -66,7 +66,7 @@ def main(
     parts: Annotated[list[str], typer.Option("--part", help=", ".join(PARTS))] = [*PARTS],  # noqa: B006
     n_images: Annotated[int, typer.Option(help="pictures of the validation, evenly spaced")] = 20,
     n_nodes: Annotated[int, typer.Option(help="units of each graph")] = 100,
-    seeds: Annotated[int, typer.Option(help="how many planted models of each mechanism")] = 5,
+    seeds: Annotated[int, typer.Option(help="how many planted models of each mechanism")] = 3,
     renew_page: Annotated[bool, typer.Option("--renew", help=f"renew the tables in docs/pages/{PAGE}")] = False,
 ) -> None:
     unknown = [part for part in parts if part not in PARTS]
@@ -145,6 +145,7 @@ def planted_table(seeds: int, n_images: int = 8) -> pd.DataFrame:
                 "their share of all heads' influence": f"{group['share'].mean():.2f}",
                 "heads that make a query": span(group["askers"]),
                 "backup heads": span(group["backups"]),
+                "their share": f"{group['backup_share'].mean():.3f}" if group["backups"].notna().any() else "–",
             }
         )
     return pd.DataFrame(cells)
@@ -187,6 +188,7 @@ def planted_scores(name: str, seed: int, n_images: int) -> dict[str, Any]:
         "share": sum(heads[head].item() for head in working - askers) / heads.sum().item(),
         "askers": auroc(queries, askers),
         "backups": auroc(heads, truth.backups),
+        "backup_share": sum(heads[head].item() for head in truth.backups) / heads.sum().item(),
     }
 
 

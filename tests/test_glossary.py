@@ -59,6 +59,7 @@ SUBJECTS = {
     "load_vocabulary": ["name_or_path", "category"],
     "name_heads": ["model", "images", "texts"],
     "name_neurons": ["model", "images", "texts"],
+    "attention_contributions": ["model", "images", "graph"],
     "edge_heads": ["model", "images", "graph"],
     "validate_graph": ["model", "images", "graph"],
     "read_memories": ["model", "block"],
@@ -81,7 +82,7 @@ SUBJECTS = {
 }
 
 #: Calls in which one picture is one forward, a handful of pictures are run whole, or settings say how many: a bar alone.
-RUN_ONE_BY_ONE = {"explore", "verify_port", "run_study"}
+RUN_ONE_BY_ONE = {"attention_contributions", "explore", "verify_port", "run_study"}
 
 #: Neurons that are pairs (block, neuron), wherever they are.
 PAIRS = {("add_test_time_registers", "neurons"), ("register_shift", "neurons")}

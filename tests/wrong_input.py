@@ -257,6 +257,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "describe": {**about, **quiet},
         "direct_logit_attribution": {**about, **quiet},
         "edge_heads": {**graphed, **quiet},
+        "attention_contributions": {**graphed, "head": "L1H0", "query": "class", "key": 2},
         "edge_attribution_patching": {**pair, **quiet},
         "evaluate_circuits": {**pair, "scores": scores, "sizes": [10], "n_draws": 1, **quiet},
         "evaluate_sae": {**dictionary, "images": images, **quiet},
@@ -477,8 +478,11 @@ ELSEWHERE: dict[tuple[str, str], list[Any]] = {
     ("top_memory_patches", "block"): ONE_PLACE,
     **{
         (name, "transcoders"): [None, 5, "nonsense", [], {}, [None], {"nonsense": None}, Thing(), sae_alone()]
-        for name in ("edge_heads", "validate_graph")
+        for name in ("attention_contributions", "edge_heads", "validate_graph")
     },
+    ("attention_contributions", "graph"): RESULT,
+    ("attention_contributions", "head"): [None, 5, 1.7, True, "nonsense", "L9H0", "L0H9", "L1 mlp", "L1H0<q>", [], Thing()],
+    **{("attention_contributions", side): [None, "all", *TOKENS] for side in ("query", "key")},
     ("edge_heads", "edges"): [5, 1.7, True, "nonsense", [], [5], ["nonsense"], [("nonsense", "nonsense")], {}, Thing()],
     ("attribution_graph", "transcoders"): [5, "nonsense", [], {}, [None], {"nonsense": None}, Thing(), sae_alone()],
     ("attention", "head"): [5, 1.7, True, NAN, "nonsense", [], ["nonsense"], [None], Thing(), (9, 0), (0, 9), (0, 1.7)],

@@ -41,9 +41,9 @@ def makers():
     def attributed(unit):
         return lambda: vitlens.direct_logit_attribution(**about, classes=[0, 1], unit=unit, **QUIET)
 
-    def on_graph(call):
+    def on_graph(call, options=QUIET):
         graph = vitlens.attribution_graph(model, images[:1], n_nodes=9, **QUIET)
-        return lambda: call(model, images[:1], graph, **QUIET)
+        return lambda: call(model, images[:1], graph, **options)
 
     def vectors(texts):
         return torch.eye(model.cfg.n_classes, 32)[: len(texts)]
@@ -75,6 +75,9 @@ def makers():
         "Ablation": lambda: vitlens.activation_ablation(**about, **QUIET),
         "Circuit": lambda: vitlens.find_circuit(model, scores, n_edges=20),
         "AttributionGraph": lambda: vitlens.attribution_graph(model, images[:1], [0, 1], n_nodes=20, **QUIET),
+        "AttentionContributions": on_graph(
+            vitlens.circuits.attention_contributions, {"head": "L1H0", "query": 0, "key": 2, "n_nodes": 4}
+        ),
         "EdgeHeads": on_graph(vitlens.circuits.edge_heads),
         "GraphValidation": on_graph(vitlens.circuits.validate_graph),
         "CircuitCurve": lambda: vitlens.circuits.evaluate_circuits(**pair, scores=scores, sizes=[10, 30], **QUIET),

@@ -17,6 +17,7 @@ from .feature_answers import feature_bars as feature_bars
 from .feature_answers import feature_effect_bars as feature_effect_bars
 from .features import feature_card as feature_card
 from .figure_of import plot as plot
+from .graphs.checks import contributions_board as contributions_board
 from .graphs.checks import edge_heads_board as edge_heads_board
 from .graphs.checks import validation_scatter as validation_scatter
 from .graphs.columns import attribution_graph_figure as attribution_graph_figure

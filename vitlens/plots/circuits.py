@@ -10,13 +10,14 @@ from plotly.colors import hex_to_rgb
 
 from vitlens.circuits.circuit import Circuit, parse_edge
 from vitlens.circuits.curves import CircuitCurve
+from vitlens.circuits.graphs.attention_contributions import AttentionContributions
 from vitlens.circuits.graphs.edge_heads import EdgeHeads
 from vitlens.circuits.graphs.graph import AttributionGraph
 from vitlens.circuits.graphs.validation.graph_validation import GraphValidation
 from vitlens.errors import InputError
 from vitlens.model.graph import Node
 from vitlens.patching.results import require_axes
-from vitlens.plots.graphs.checks import edge_heads_board, validation_scatter
+from vitlens.plots.graphs.checks import contributions_board, edge_heads_board, validation_scatter
 from vitlens.plots.graphs.columns import attribution_graph_figure
 from vitlens.plots.shared.series import legend_below, line
 from vitlens.plots.shared.style import AXIS, FIELD, LOWERS, NEUTRAL, ON_FIELD, RAISES, finish, text
@@ -238,6 +239,7 @@ FIGURES = {
     Circuit: circuit_figure,
     AttributionGraph: attribution_graph_figure,
     CircuitCurve: circuit_curve,
+    AttentionContributions: contributions_board,
     EdgeHeads: edge_heads_board,
     GraphValidation: validation_scatter,
 }

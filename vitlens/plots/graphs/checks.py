@@ -1,10 +1,11 @@
-"""Figures about attribution graphs: through which heads edges lead, and predicted against measured changes."""
+"""Figures about attribution graphs: through which heads edges lead, why heads attend, what is predicted and measured."""
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from vitlens.arguments import check_count
+from vitlens.circuits.graphs.attention_contributions import AttentionContributions
 from vitlens.circuits.graphs.edge_heads import EdgeHeads
 from vitlens.circuits.graphs.validation.graph_validation import GraphValidation
 from vitlens.plots.shared.series import legend_below
@@ -45,6 +46,45 @@ def edge_heads_board(result: EdgeHeads, k: int = MOST_EDGES) -> go.Figure:
         f"{text(result.settings['model'])}, {shown}; a row sums to the edge's effect",
         height=210 + 20 * max(4, len(names)),
         margin={"l": 60, "r": 20, "t": 92, "b": 50},
+    )
+
+
+def contributions_board(result: AttentionContributions, k: int = 12) -> go.Figure:
+    """The nodes that move a head's score most: those of the query's token down, those of the key's across.
+
+    Args:
+        k: how many of each.
+    """
+    check_count(k, "k")
+    sides = [result.values.abs().sum(dim=axis).argsort(descending=True, stable=True)[:k] for axis in (1, 0)]
+    values = result.values[sides[0]][:, sides[1]]
+    names = [
+        [text(labels[i]) for i in places.tolist()] for labels, places in zip(result.axes.values(), sides, strict=True)
+    ]
+    figure = go.Figure(
+        go.Heatmap(
+            z=array(values),
+            x=names[1],
+            y=names[0],
+            **diverging(values.cpu()),
+            colorbar=colorbar("contribution"),
+            hovertemplate="query: %{y}<br>key: %{x}<br>%{z:+.4f}<extra></extra>",
+            xgap=1,
+            ygap=1,
+        )
+    )
+    settings = {name: text(value) for name, value in result.settings.items()}
+    figure.update_xaxes(title=f"what was written at the key, {settings['key']}", type="category")
+    figure.update_yaxes(
+        title=f"at the query, {settings['query']}", autorange="reversed", type="category", title_standoff=12
+    )
+    return finish(
+        figure,
+        f"Why {settings['head']} attends from {settings['query']} to {settings['key']}",
+        f"{settings['model']}; score {result.score:+.2f}, of which positions add {result.bias:+.2f}<br>the nodes that move "
+        "it most; all pairs sum to the rest",
+        height=330 + 20 * max(4, len(names[0])),
+        margin={"l": 60, "r": 20, "t": 114, "b": 120},
     )
 
 
