@@ -29,7 +29,7 @@ from vitlens.results.axes import ComponentLabel, NodeLabel, head_label
 from vitlens.results.frames import Frame
 from vitlens.results.result import Result
 
-SIDES = ("query", "key")
+QUERY_AND_KEY = ("query", "key")
 
 
 @dataclass(frozen=True, repr=False)
@@ -127,19 +127,19 @@ def attention_contributions(
         of = run_of_graph(model, images, graph, transcoders)
         picture, run, replacements = of.picture, of.run, of.replacements
     grid = model.embed.grid(*picture.shape[-2:])
-    tokens = [_one_token(model, token, name, grid) for name, token in zip(SIDES, (query, key), strict=True)]
+    tokens = [_one_token(model, token, name, grid) for name, token in zip(QUERY_AND_KEY, (query, key), strict=True)]
     seen = _seen(model, picture, run, block)
     before = replace(run, blocks=run.blocks[:block], reads=run.reads[:block], skips=run.skips[:block])
     sources = Sources(before, [one for one in replacements if one.block < block])
     sides = [
         _Side(before, model.blocks[block].attn, seen, number, name, token, _angles(model, grid, block))
-        for name, token in zip(SIDES, tokens, strict=True)
+        for name, token in zip(QUERY_AND_KEY, tokens, strict=True)
     ]
     scale = model.blocks[block].attn.attn_scale
     labels = model.cfg.token_labels(grid)
     named = [] if graph is None else [unit for unit in graph.units if unit.block is not None and unit.block < block]
     parts, axes, heads = [], {}, []
-    for name, side, other in zip(SIDES, sides, sides[::-1], strict=True):
+    for name, side, other in zip(QUERY_AND_KEY, sides, sides[::-1], strict=True):
         found, constant = side.parts(sources)
         shown = _shown(sources, found @ other.total, named, n_nodes)
         rest = found[: sources.n_units].sum(dim=0) - found[shown].sum(dim=0)
