@@ -9,7 +9,7 @@ const LOOKS = [
   { name: "point", width: 9, height: 9 },
 ];
 const GAP = 6;
-/** Room between columns, in which edges are seen; a block without nodes is a narrow strip. */
+/** Room between columns, in which edges are seen, less of it on a phone; a block without nodes is a narrow strip. */
 const BETWEEN = 34;
 const NARROW = 26;
 const HEADER = 24;
@@ -26,22 +26,23 @@ const standsBefore = (one, other) => (one.number < 0 && !one.group) - (other.num
 /** {look, height, columns: [{x, width, title}], places: Map(key → {x, y})}. */
 function layoutOf(nodes, nBlocks, width, height) {
   const columns = Array.from({ length: nBlocks + 2 }, () => []);
+  const [least, narrow] = [Math.min(BETWEEN, width / 24), Math.min(NARROW, width / 40)];
   for (const node of nodes) columns[columnOf(node, nBlocks)].push(node);
   for (const column of columns) column.sort(standsBefore);
   const fits = (look) => {
     const rows = Math.max(1, Math.floor((height - HEADER) / (look.height + GAP)));
     const across = columns.map(({ length }) => Math.ceil(length / rows));
-    return { look, across, used: across.reduce((sum, n) => sum + (n ? n * (look.width + GAP) - GAP : NARROW), 0) + BETWEEN * (columns.length - 1) };
+    return { look, across, used: across.reduce((sum, n) => sum + (n ? n * (look.width + GAP) - GAP : narrow), 0) + least * (columns.length - 1) };
   };
   const tried = LOOKS.map(fits);
   const { look, across, used } = tried.find((one) => one.used <= width) ?? tried.at(-1);
-  const between = BETWEEN + Math.max(0, width - used) / (columns.length - 1);
+  const between = least + Math.max(0, width - used) / (columns.length - 1);
   const tallest = Math.max(...columns.map(({ length }, i) => Math.ceil(length / Math.max(1, across[i]))));
   const inner = tallest * (look.height + GAP) - GAP;
   const places = new Map();
   let x = 0;
   const heads = columns.map((column, i) => {
-    const wide = across[i] ? across[i] * (look.width + GAP) - GAP : NARROW;
+    const wide = across[i] ? across[i] * (look.width + GAP) - GAP : narrow;
     const rows = Math.ceil(column.length / Math.max(1, across[i]));
     const top = HEADER + (inner - (rows * (look.height + GAP) - GAP)) / 2;
     column.forEach((node, at) =>
