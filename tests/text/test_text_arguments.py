@@ -63,6 +63,7 @@ def arguments(model, tmp_path_factory):
         "ablate_tokens": about | {"tokens": "object", "masks": masks},
         "activation_ablation": about,
         "activation_patching": pair,
+        "attribution_graph": {"images": images[:1], "n_nodes": 5},
         "attribution_means": about,
         "attribution_patching": pair,
         "class_lens": about,
@@ -80,6 +81,7 @@ def arguments(model, tmp_path_factory):
         | few,
         "evaluate_segmentation": about | {"masks": masks, "heatmaps": importance},
         "explore": about | {"image_names": ["one", "two", "three"], "n_classes": 2, "n_runs": 5},
+        "explore_graph": {"images": images[:1], "n_nodes": 5},
         "feature_attribution": about | {"sae": sae},
         "feature_effects": about | {"sae": sae, "features": [0, 3]},
         "heatmap": about | {"method": "legrad"},
@@ -87,6 +89,7 @@ def arguments(model, tmp_path_factory):
         "minimality": pair | {"circuit": circuit},
         "path_patching": pair | {"senders": "L0H0"},
         "perturbation_test": about | {"importance": importance, "n_steps": 2},
+        "prune_circuit": pair | {"max_change": 0.1},
         "randomisation_test": about | {"methods": "legrad"},
     }
 

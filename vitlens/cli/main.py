@@ -14,14 +14,14 @@ from vitlens.cli.dictionaries.train import train_sae
 from vitlens.cli.heatmap import heatmap
 from vitlens.cli.lens import lens
 from vitlens.cli.models import models
-from vitlens.cli.name_parts import names
 from vitlens.cli.open_page import NAMES, open_page
 from vitlens.cli.patch import patch
 from vitlens.cli.reproduce import reproduce
 from vitlens.cli.shared import complain, run
 from vitlens.cli.similarity import similarity
 from vitlens.cli.verify import verify
-from vitlens.cli.zero_shot import zero_shot
+from vitlens.cli.words.name_parts import names
+from vitlens.cli.words.zero_shot import zero_shot
 from vitlens.errors import InputError, nearest
 from vitlens.version import __version__
 
