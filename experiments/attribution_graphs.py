@@ -19,6 +19,7 @@ Pair: what decides a T-shirt on its own background, and on a bag's?
 """
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,7 +42,7 @@ from vitlens.cli import ModelOptions, run, with_model
 from vitlens.demo import load_demo_pictures, load_demo_transcoders
 from vitlens.errors import InputError
 from vitlens.features import load_saes
-from vitlens.model import HookedViT
+from vitlens.model import Graph, HookedViT
 from vitlens.planted import planted
 from vitlens.statistics import bootstrap
 
@@ -143,6 +144,7 @@ def planted_table(seeds: int, n_images: int = 8) -> pd.DataFrame:
                 "neurons that fire": span(group["neurons"]),
                 "heads whose output is used": span(group["carriers"]),
                 "their share of all heads' influence": f"{group['share'].mean():.2f}",
+                "edges into MLPs and logits": span(group["edges"]),
                 "heads that make a query": span(group["askers"]),
                 "backup heads": span(group["backups"]),
                 "their share": f"{group['backup_share'].mean():.3f}" if group["backups"].notna().any() else "–",
@@ -165,7 +167,7 @@ def planted_scores(name: str, seed: int, n_images: int) -> dict[str, Any]:
     vit = planted(name, seed=seed, dtype=torch.float64)
     model, pairs, truth = vit.model, vit.pictures(n_images), vit.truth
     size = (model.cfg.n_layers, model.cfg.n_heads)
-    heads, queries, of_neurons = torch.zeros(size), torch.zeros(size), []
+    heads, queries, of_neurons, of_edges = torch.zeros(size), torch.zeros(size), [], Counter[str]()
     # A backup writes nothing while the other head works, so it is no part of these pictures' mechanism.
     working = truth.heads - truth.backups
     askers = {
@@ -178,7 +180,9 @@ def planted_scores(name: str, seed: int, n_images: int) -> dict[str, Any]:
         if truth.neurons:
             of_neurons.append(neurons_of(model, image, graph, truth.neurons))
         loadings = edge_heads(model, image, graph, n_edges=10**6, progress=False)
-        heads += of_heads(graph, loadings).unflatten(0, size)
+        influence = carried(graph, loadings)
+        heads += influence[:, :-1].sum(dim=0).unflatten(0, size)
+        of_edges += of_parts(loadings, influence)
         if askers:
             queries += brought_queries(model, image, working - askers).unflatten(0, size)
     return {
@@ -186,6 +190,7 @@ def planted_scores(name: str, seed: int, n_images: int) -> dict[str, Any]:
         "neurons": float(np.mean(of_neurons)) if of_neurons else float("nan"),
         "carriers": auroc(heads, working - askers),
         "share": sum(heads[head].item() for head in working - askers) / heads.sum().item(),
+        "edges": auroc_of_edges(model, of_edges, truth.edges),
         "askers": auroc(queries, askers),
         "backups": auroc(heads, truth.backups),
         "backup_share": sum(heads[head].item() for head in truth.backups) / heads.sum().item(),
@@ -217,14 +222,33 @@ def brought_queries(model: HookedViT, image: Tensor, heads: frozenset[tuple[int,
     return found
 
 
-def of_heads(graph: AttributionGraph, loadings: EdgeHeads) -> Tensor:
-    """[head]: the influence that each head carries: that of each target, by the magnitudes of the loadings into it."""
+def carried(graph: AttributionGraph, loadings: EdgeHeads) -> Tensor:
+    """[edge, head]: the influence that goes through each head along each edge, and through none: that of the target, by the
+    magnitudes of the loadings into it."""
     influence = dict(zip(graph.sources, graph.influence().tolist(), strict=True))
     n_logits = sum(label.kind == "logit" for label in graph.targets)
     into = [1 / n_logits if label.kind == "logit" else influence[label] for label in loadings.targets]
     sums = {label: total for label, total in zip(graph.targets, graph.values[:, :-2].abs().sum(dim=1), strict=True)}
     weights = torch.stack([part / sums[label] for part, label in zip(into, loadings.targets, strict=True)])
-    return (weights[:, None] * loadings.values[:, :-1].abs()).sum(dim=0)
+    return weights[:, None] * loadings.values.abs()
+
+
+def of_parts(loadings: EdgeHeads, influence: Tensor) -> Counter[str]:
+    """The influence that goes from each part into each MLP and the logits, by the edge's name in the model's graph."""
+    found: Counter[str] = Counter()
+    *heads, _ = loadings.axes["head"]
+    for source, target, row in zip(loadings.sources, loadings.targets, influence.tolist(), strict=True):
+        reader = "logits" if target.kind == "logit" else f"L{target.block} mlp"
+        itself = "input" if source.block is None else f"L{source.block} mlp"
+        for writer, share in zip((*heads, itself), row, strict=True):
+            found[f"{writer}->{reader}"] += share
+    return found
+
+
+def auroc_of_edges(model: HookedViT, found: Counter[str], truth: frozenset[str]) -> float:
+    """Of all edges into MLPs and logits; those into queries, keys and values are no edges of an attribution graph."""
+    edges = [edge for edge in Graph(model).edges() if edge.endswith((" mlp", "->logits"))]
+    return float(roc_auc_score([edge in truth for edge in edges], [found[edge] for edge in edges]))
 
 
 def auroc(scores: Tensor, truth: Any) -> float:

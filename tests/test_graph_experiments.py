@@ -17,12 +17,15 @@ def script():
 
 
 @pytest.mark.parametrize(
-    ("name", "true"), [("conjunction_memory", ["neurons", "carriers"]), ("context_cue", ["carriers", "askers"])]
+    ("name", "true"),
+    [("conjunction_memory", ["neurons", "carriers"]), ("context_cue", ["carriers", "askers", "edges"])],
 )
 def test_what_is_planted_has_the_most_influence(script, name, true):
     found = script["planted_scores"](name, 0, 1)
     assert [found[kind] for kind in true] == [1.0] * len(true)
     assert found["share"] > 0.8
+    # One edge of the conjunction brings what its neurons need and no pair differs in.
+    assert found["edges"] > 0.98
 
 
 def test_the_tables_of_the_demo():
