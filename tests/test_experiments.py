@@ -329,7 +329,7 @@ INSIDE = {
         "data.picture_list", "faithfulness.metrics", "faithfulness.segmentation", "heatmaps.registry", "heatmaps.run",
         "model.provenance", "pages.page", "paper.run_facts", "paper.store",
     },
-    "compare_patching.py": {"patching.edges", "patching.gradients"},
+    "compare_patching.py": {"circuits.circuit", "patching.edges", "patching.gradients"},
     "compare_runs.py": {"model.provenance", "pages.page", "paper.figures", "plots.shared.series"},
     "compare_with_timm.py": {"model.checkpoints.timm_models"},
     "dictionary_frontier.py": {
