@@ -107,8 +107,10 @@ def _named(
     named: list[tuple[str | None, Transcoder]] = []
     if isinstance(transcoders, Mapping):
         named += transcoders.items()
+    elif isinstance(transcoders, Sequence) and not isinstance(transcoders, str):
+        named += [(None, one) for one in transcoders]
     else:
-        named += [(None, one) for one in (transcoders if isinstance(transcoders, Sequence) else [transcoders])]
+        named.append((None, transcoders))
     for _, one in named:
         if not isinstance(one, Transcoder):
             raise InputError(

@@ -19,7 +19,7 @@ PerBlock = list[Float[Tensor, "..."]]
 
 
 class CrossLayerTranscoder(FiniteWeights):
-    """ŷ_j = Σ_{i ≤ j} f_i W_dec[i][j − i] + b_dec[j] (+ x_j W_skipᵀ[j]) with f_i = act_i(x_i W_enc[i] + b_enc[i]).
+    """ŷ_j = Σ_{i ≤ j} f_i W_dec[i, j − i] + b_dec[j] (+ x_j W_skipᵀ[j]) with f_i = act_i(x_i W_enc[i] + b_enc[i]).
 
     It stands for the MLPs of n blocks: x_i is what the MLP of block i reads, ŷ_j predicts what the MLP of block j writes. A
     feature reads in one block and has a direction for each later block. Blocks are counted within the dictionary, from 0;
