@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,6 +64,17 @@ def open_in(browser, path: Path, width: int = 1366, height: int = 768, **options
     opened.page.wait_for_function(DRAWN)
     opened.requests = [asked for asked in opened.requests if asked != url and not asked.startswith(("data:", "blob:"))]
     return opened
+
+
+@contextmanager
+def whole_page(browser, path: Path) -> Iterator[Opened]:
+    """A page that a module's tests share: in the end it has complained of nothing, and asked for nothing but itself."""
+    opened = open_in(browser, path, 1440, 900)
+    yield opened
+    assert opened.complaints == []
+    own = (path.resolve().as_uri(), "blob:")
+    assert [asked for asked in opened.requests if not asked.startswith(own)] == []
+    opened.page.context.close()
 
 
 @pytest.fixture

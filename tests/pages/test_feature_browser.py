@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from browser import open_in
+from browser import whole_page
 from ported import build
 from variants import pictures
 
@@ -46,12 +46,8 @@ def found():
 def opened(browser, found, tmp_path_factory):
     out = tmp_path_factory.mktemp("features") / "page.html"
     found[-1].save(out)
-    page = open_in(browser, out, 1440, 900)
-    yield page
-    assert page.complaints == []
-    own = (out.resolve().as_uri(), "blob:")
-    assert [asked for asked in page.requests if not asked.startswith(own)] == []
-    page.page.context.close()
+    with whole_page(browser, out) as page:
+        yield page
 
 
 @pytest.fixture

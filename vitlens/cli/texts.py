@@ -31,6 +31,21 @@ Tower = Annotated[
         show_default=False,
     ),
 ]
+Templates = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar='"a photo of a {}."',
+        show_default=False,
+        help='a sentence with {} where a text goes, or "photo" for a set of them; several times: their mean',
+    ),
+]
+
+
+def whole_templates(given: list[str] | None) -> list[str]:
+    """The sentences that `--template` names, those of a set among them."""
+    from vitlens.text.templates import PHOTO_TEMPLATES
+
+    return [each for one in given or [] for each in (PHOTO_TEMPLATES if one == "photo" else [one])]
 
 
 def load_asked(

@@ -27,8 +27,6 @@ from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.patching.sweep import InterruptedWarning
 from vitlens.results.axes import NodeLabel
 
-#: Targets of one pass back, and the numbers that their edges may take.
-TARGETS_AT_ONCE, EDGES_AT_ONCE = 32, 2**26
 #: Passes back between two rankings of the units that may become nodes.
 PASSES_PER_RANKING = 4
 
@@ -98,7 +96,7 @@ def attribution_graph(
         baseline = select_classes(model, baseline_classes, 1, lambda: run.logits[None])
         check_baseline(selection, baseline)
     sources = Sources(run, replacements)
-    size = batch_size or max(1, min(TARGETS_AT_ONCE, EDGES_AT_ONCE // max(1, sources.n)))
+    size = batch_size or sources.targets_at_once
     wanted = min(n_nodes, sources.n_units)
     compared = None if baseline is None else baseline.indices
     rows = ChosenRows(sources, *logits_as_targets(run, selection.indices, compared), max(1, wanted))

@@ -14,6 +14,8 @@ from vitlens.results.axes import NodeLabel, TokenLabel
 
 #: Where more than this share of all units is active, their directions are not picked one by one.
 DENSE_SHARE = 0.25
+#: Targets of one pass back, and the numbers that their edges may take.
+TARGETS_AT_ONCE, EDGES_AT_ONCE = 32, 2**26
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,11 @@ class Sources:
         tokens, directions = tokens[::-1], directions[::-1]
         none = run.mlp_out(0).new_zeros(0, *run.mlp_out(0).shape)
         return Reads(self.blocks[places], torch.cat(tokens), torch.cat(directions), none)
+
+    @property
+    def targets_at_once(self) -> int:
+        """How many targets one pass back takes: fewer where their edges would take much memory."""
+        return max(1, min(TARGETS_AT_ONCE, EDGES_AT_ONCE // max(1, self.n)))
 
     def edges_into(self, targets: Reads) -> tuple[Float[Tensor, "row source"], Float[Tensor, "row"]]:
         """The edges from every source into each target, and what biases on the way add."""

@@ -22,7 +22,7 @@ from vitlens.cli.options import (
 )
 from vitlens.cli.output import WRITTEN, Answer, check_out, hand_over
 from vitlens.cli.shared import is_watched
-from vitlens.cli.texts import Tower, load_with_tower
+from vitlens.cli.texts import Templates, Tower, load_with_tower, whole_templates
 from vitlens.errors import InputError
 from vitlens.results.writing import RESULTS
 
@@ -120,13 +120,7 @@ def names(
         str, typer.Option(help='the texts to choose from: "plain", the list of vitlens, or a file, one text per line')
     ] = "plain",
     category: Annotated[str | None, typer.Option(help="only the texts of this category", show_default=False)] = None,
-    template: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar='"a photo of a {}."', show_default=False,
-            help='a sentence with {} where a text goes, or "photo" for a set of them; several times: their mean',
-        ),
-    ] = None,
+    template: Templates = None,
     tower: Tower = None,
     block: Blocks = None,
     order: Annotated[
@@ -168,7 +162,6 @@ def names(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Name heads, neurons or features by texts of a list, with a model that was trained with text (CLIP, SigLIP)."""
-    from vitlens.text.templates import PHOTO_TEMPLATES
     from vitlens.text.tower import read_templates
     from vitlens.text.vocabulary import load_vocabulary
 
@@ -179,7 +172,7 @@ def names(
     texts = load_vocabulary(vocabulary, category)
     if top > len(texts):
         raise InputError(f"--top {top} texts cannot be chosen among {len(texts)}: ask for fewer, or name more")
-    templates = [each for one in template or [] for each in (PHOTO_TEMPLATES if one == "photo" else [one])]
+    templates = whole_templates(template)
     sentences = read_templates(templates) if templates else None
     hooked = load_with_tower(model, tower)
     reader: Any = copy(hooked.text_tower)
@@ -194,8 +187,8 @@ def names(
 
 def _answer(found: "Names", of: str, hooked: Any, templates: list[str]) -> Answer:
     table = found.table()
-    has_name = table["names"].isin(["", "–"])
-    shown = table.assign(nameless=has_name).sort_values("nameless", kind="stable").drop(columns="nameless")
+    is_nameless = table["names"].isin(["", "–"])
+    shown = table.assign(nameless=is_nameless).sort_values("nameless", kind="stable").drop(columns="nameless")
     n_named = sum(map(bool, found.names.values()))
     return Answer(
         "names",

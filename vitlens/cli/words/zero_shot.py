@@ -8,7 +8,7 @@ import typer
 from vitlens.cli.options import BatchSize, Json, ModelOptions, ResultOut, with_model
 from vitlens.cli.output import WRITTEN, Answer, check_out, hand_over
 from vitlens.cli.shared import is_watched
-from vitlens.cli.texts import Tower, load_with_tower
+from vitlens.cli.texts import Templates, Tower, load_with_tower, whole_templates
 from vitlens.errors import InputError, reason
 from vitlens.results.writing import RESULTS
 
@@ -39,13 +39,7 @@ def zero_shot(
     texts: Annotated[
         Path | None, typer.Option(help="a file with such texts, one per line, in place of --text", show_default=False)
     ] = None,
-    template: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar='"a photo of a {}."', show_default=False,
-            help='a sentence with {} where a text goes, or "photo" for a set of them; several times: their mean',
-        ),
-    ] = None,
+    template: Templates = None,
     tower: Tower = None,
     per_class: Annotated[
         int | None, typer.Option(min=1, help="at most this many pictures of each class", show_default=False)
@@ -58,17 +52,15 @@ def zero_shot(
 ) -> None:  # fmt: skip
     """Classify labelled pictures by the nearest text, with a model that was trained with text (CLIP, SigLIP)."""
     from vitlens.text.accuracy import zero_shot_accuracy
-    from vitlens.text.templates import PHOTO_TEMPLATES
 
     check_out(out, (*WRITTEN, *RESULTS))
     names, sentences = read_named_texts(text, texts)
-    chosen = [each for one in template or [] for each in (PHOTO_TEMPLATES if one == "photo" else [one])]
     hooked = load_with_tower(model, tower)
     found = zero_shot_accuracy(
         hooked,
         _labelled(data, names, per_class),
         sentences,
-        templates=chosen or None,
+        templates=whole_templates(template) or None,
         batch_size=batch_size,
         progress=is_watched(),
     )

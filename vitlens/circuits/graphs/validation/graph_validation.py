@@ -27,9 +27,6 @@ from vitlens.model.runs.progress_bar import ProgressBar
 from vitlens.results.frames import Frame
 from vitlens.results.result import Result
 
-#: Targets of one pass back, and the numbers that their edges may take.
-TARGETS_AT_ONCE, EDGES_AT_ONCE = 32, 2**26
-
 
 @dataclass(frozen=True, repr=False)
 class GraphValidation(Result):
@@ -215,7 +212,7 @@ def validate_graph(
 def _edges(of: GraphRun, sources: Sources, places: Tensor) -> Float[Tensor, "target other"]:
     """The edges from units at these places into all targets of the graph."""
     n = len(of.graph.targets)
-    size = max(1, min(TARGETS_AT_ONCE, EDGES_AT_ONCE // max(1, sources.n)))
+    size = sources.targets_at_once
     found = of.run.mlp_out(0).new_zeros(n, len(places))
     ordered, _ = of.reads(range(n))
     for first in range(0, n, size):

@@ -78,22 +78,9 @@ class DictionaryCard {
   }
 
   classes(feature) {
-    const { view } = this;
     const found = this.at.features.classes(feature);
     if (!found) return element("p", { class: "note" }, "This dictionary does not write to the residual stream, so its features have no classes of their own.");
-    const list = (title, pairs) =>
-      element(
-        "div",
-        {},
-        element("h4", {}, title),
-        element("ul", {}, ...pairs.map(([index, value]) => element("li", {}, element("span", { title: view.className(index, true) }, view.className(index)), element("output", {}, signed(value))))),
-      );
-    return element(
-      "div",
-      {},
-      element("h3", {}, view.tip.term("classes raised", "Classes that it raises and lowers")),
-      element("div", { class: "reads" }, list("raises most", found.raised), list("lowers most", found.lowered)),
-    );
+    return classesMoved(this.view, found);
   }
 
   near(feature) {

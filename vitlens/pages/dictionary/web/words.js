@@ -24,3 +24,20 @@ function smallShare(share) {
 function featureName(feature, label) {
   return `feature ${feature}${label ? ` “${cut(label, 40)}”` : ""}`;
 }
+
+/** The classes that a feature's direction raises and lowers most, as lists. */
+function classesMoved(view, { raised, lowered }) {
+  const list = (title, pairs) =>
+    element(
+      "div",
+      {},
+      element("h4", {}, title),
+      element("ul", {}, ...pairs.map(([index, value]) => element("li", {}, element("span", { title: view.className(index, true) }, view.className(index)), element("output", {}, signed(value))))),
+    );
+  return element(
+    "div",
+    {},
+    element("h3", {}, view.tip.term("classes raised", "Classes that it raises and lowers")),
+    element("div", { class: "reads" }, list("raises most", raised), list("lowers most", lowered)),
+  );
+}

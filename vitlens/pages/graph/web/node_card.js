@@ -73,22 +73,8 @@ class NodeCard {
   }
 
   classes({ unit }) {
-    const { view } = this;
-    const found = view.units.classes(unit);
-    if (!found) return null;
-    const list = (title, pairs) =>
-      element(
-        "div",
-        {},
-        element("h4", {}, title),
-        element("ul", {}, ...pairs.map(([index, value]) => element("li", {}, element("span", { title: view.className(index, true) }, view.className(index)), element("output", {}, signed(value))))),
-      );
-    return element(
-      "div",
-      {},
-      element("h3", {}, view.tip.term("classes raised", "Classes that it raises and lowers")),
-      element("div", { class: "reads" }, list("raises most", found.raised), list("lowers most", found.lowered)),
-    );
+    const found = this.view.units.classes(unit);
+    return found && classesMoved(this.view, found);
   }
 
   group({ node, merged, grid }) {
