@@ -1,2 +1,4 @@
 from .changes import Change as Change
 from .changes import Directions as Directions
+from .edit import Edit as Edit
+from .edit import edit as edit

@@ -1,0 +1,1 @@
+def fold_changes(model, changes): raise NotImplementedError

@@ -1,0 +1,1 @@
+def save_checkpoint(model, path, *, like=None): raise NotImplementedError
