@@ -62,6 +62,7 @@ SUBJECTS = {
     "attention_contributions": ["model", "images", "graph"],
     "edge_heads": ["model", "images", "graph"],
     "validate_graph": ["model", "images", "graph"],
+    "read_groups": ["groups", "n_images"],
     "read_memories": ["model", "block"],
     "select_tokens": ["model", "tokens", "n_images"],
     "select_classes": ["model", "classes", "n_images", "predict"],

@@ -30,6 +30,7 @@ ORDER = [
     ["memories", "demo"],
     ["description"],
     ["registers", "similarity"],
+    ["editing"],
     ["heatmaps"],
     ["faithfulness"],
     ["planted", "parity"],
