@@ -75,6 +75,7 @@ SUBJECTS = {
     "box": ["row", "column", "height", "width"],
     "bootstrap": ["sums", "counts"],
     "permutation_test": ["inside", "outside"],
+    "compare_groups": ["values", "inside"],
     "run_study": ["model", "settings"],
     "load_result": ["path", "expected"],
     "zero_shot_accuracy": ["model", "images", "texts"],

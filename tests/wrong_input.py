@@ -292,6 +292,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "patch_similarity": {**about, "queries": "object", "masks": masks, "others": others, **quiet},
         "path_patching": {**pair, "senders": "L0H0", "tokens": "object", "masks": masks, **quiet},
         "validate_graph": {**graphed, **quiet},
+        "compare_groups": {"values": numbers, "inside": numbers > 0, "n_draws": 20},
         "permutation_test": {"inside": numbers, "outside": numbers + 1, "n_draws": 20},
         "perturbation_test": {**about, "importance": torch.rand(2, 2, 2), "n_steps": 2, **quiet},
         "randomisation_test": {**about, "methods": "attention_rollout", **quiet},
