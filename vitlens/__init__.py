@@ -6,9 +6,9 @@
     vitlens.class_lens(model, images, labels)
 
 The names used most are here; the rest is in chapters: `vitlens.patterns`, `.lens`, `.attribution`, `.patching`, `.circuits`,
-`.removal`, `.memories`, `.features`, `.description`, `.registers`, `.similarity`, `.heatmaps`, `.faithfulness`, `.paper`,
-`.pages`, `.plots`, and below them `.data`, `.model`, `.choose`, `.results`, `.statistics`. Names load when they are first
-used, so `import vitlens` costs next to nothing.
+`.removal`, `.memories`, `.features`, `.description`, `.registers`, `.similarity`, `.editing`, `.heatmaps`, `.faithfulness`,
+`.paper`, `.pages`, `.plots`, and below them `.data`, `.model`, `.choose`, `.results`, `.statistics`. Names load when they
+are first used, so `import vitlens` costs next to nothing.
 """
 
 from vitlens.lazy import attach

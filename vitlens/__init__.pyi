@@ -4,6 +4,7 @@ from . import circuits as circuits
 from . import data as data
 from . import demo as demo
 from . import description as description
+from . import editing as editing
 from . import faithfulness as faithfulness
 from . import features as features
 from . import heatmaps as heatmaps
