@@ -1,8 +1,6 @@
 """A change of one hook point: everything there, or some directions of it, is replaced by a constant, in part or whole."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from einops import einsum
@@ -46,7 +44,9 @@ class Directions:
             raise InputError(f"directions are finite vectors [d] or [k, d], not of the shape {list(vectors.shape)}")
         _, sizes, basis = torch.linalg.svd(vectors.double(), full_matrices=False)
         if len(vectors) > vectors.shape[1] or sizes[-1] <= 1e-9 * sizes[0]:
-            raise InputError("the directions depend on each other, or one of them is zero: leave out those that add nothing")
+            raise InputError(
+                "the directions depend on each other, or one of them is zero: leave out those that add nothing"
+            )
         basis = basis.to(vectors)
         return cls(basis, basis)
 
@@ -110,18 +110,17 @@ class Change:
         n_images, n_tokens = moved.shape[:2]
         if mask.shape[-1] != n_tokens or (mask.ndim == 2 and len(mask) not in (1, n_images)):
             raise InputError(
-                f"the edit is for tokens {list(mask.shape)}, and this run has {n_images} pictures of {n_tokens} tokens: make "
-                "the edit again for these pictures"
+                f"the edit is for tokens {list(mask.shape)}, and this run has {n_images} pictures of {n_tokens} tokens: "
+                "make the edit again for these pictures"
             )
         return mask.reshape(*([1] * (2 - mask.ndim)), *mask.shape, *([1] * (moved.ndim - 2)))
 
 
 Changes = tuple[Change, ...]
-Rule = Callable[[Tensor, Any], Tensor]
 
 
 def unit_axis(hook: str) -> int | None:
-    """The axis of heads (hook_z, hook_result) or neurons (hook_post) of a hook point's activation; None where it has none."""
+    """The axis of heads (hook_z, hook_result) or neurons (hook_post) of a hook point; None where it has none."""
     name = hook.rsplit(".", 1)[-1]
     return {"hook_z": -2, "hook_result": -2, "hook_post": -1}.get(name)
 

@@ -79,8 +79,8 @@ class Edit:
         """A model whose weights do what the hooks do, to rounding; the model that was edited keeps its weights.
 
         Raises:
-            InputError: a change that is no change of weights: of the residual stream itself, of some tokens, of a feature of a
-                dictionary, or of a part whose layer has no bias for what takes its place. The hooks still work.
+            InputError: a change that is no change of weights: of the residual stream itself, of some tokens, or of a part
+                whose layer has no bias for what takes its place. The hooks still work.
 
         Examples:
             >>> import torch
@@ -202,7 +202,7 @@ def _check_dose(dose: float) -> None:
 
 
 def _token_mask(
-    model: HookedViT, tokens: TokenSet, masks: MaskInput | None, parts: Sequence[Part]
+    model: HookedViT, tokens: TokenSet, masks: Any, parts: Sequence[Part]
 ) -> Bool[Tensor, "*image token"] | None:
     """At which tokens, [image, token] where masks or bools say it picture by picture; None: at all."""
     if isinstance(tokens, str) and tokens == "all" and masks is None:
@@ -211,12 +211,13 @@ def _token_mask(
     if pooled is not None:
         raise InputError(f"{pooled} has no tokens to choose among: leave tokens= out")
     n_images = 1
+    read = None
     if masks is not None:
-        masks = model.read_masks(masks)
-        n_images = len(masks)
+        read = model.read_masks(masks)
+        n_images = len(read)
     elif isinstance(tokens, Tensor) and tokens.dtype == torch.bool and tokens.ndim == 2:
         n_images = len(tokens)
-    chosen = select_tokens(model, tokens, n_images, masks=masks)
+    chosen = select_tokens(model, tokens, n_images, masks=read)
     return chosen if n_images > 1 else chosen[0]
 
 
@@ -247,7 +248,9 @@ def _means(
     means = {hook: total / n_seen for hook, total in sums.items()}
     if how == "token_mean":
         means = {
-            hook: mean if model.hook_dict[hook].pos_dim == NO_TOKENS else mean[slice(None) if where is None else where].mean(0)
+            hook: mean
+            if model.hook_dict[hook].pos_dim == NO_TOKENS
+            else mean[slice(None) if where is None else where].mean(0)
             for hook, mean in means.items()
         }
     return {hook: mean.to(model.dtype) for hook, mean in means.items()}
@@ -278,7 +281,9 @@ def _change(
 def _check_width(model: HookedViT, hook: str, removed: Directions) -> None:
     width = width_at(model, hook)
     if removed.read.shape[-1] != width:
-        raise InputError(f"the directions have {removed.read.shape[-1]} numbers, and the vectors at {hook} have {width}")
+        raise InputError(
+            f"the directions have {removed.read.shape[-1]} numbers, and the vectors at {hook} have {width}"
+        )
 
 
 def width_at(model: HookedViT, hook: str) -> int:

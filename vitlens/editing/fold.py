@@ -1,1 +1,2 @@
-def fold_changes(model, changes): raise NotImplementedError
+def fold_changes(model, changes):
+    raise NotImplementedError

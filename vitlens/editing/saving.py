@@ -1,1 +1,2 @@
-def save_checkpoint(model, path, *, like=None): raise NotImplementedError
+def save_checkpoint(model, path, *, like=None):
+    raise NotImplementedError

@@ -1,0 +1,237 @@
+"""What edits do to the answers: accuracy in each group of pictures, and how far all outputs move."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vitlens.arguments import checked
+from vitlens.choose.classes import read_labels
+from vitlens.editing.groups import GroupInput, read_groups
+from vitlens.errors import InputError
+from vitlens.model.class_space.outputs import WITH_PROBABILITIES, is_predicted, kl_divergence
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.hooks.hook_points import Hooks, Reader, block_and_site
+from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
+from vitlens.model.runs.suffix import forward_suffix
+from vitlens.results.frames import Frame
+from vitlens.results.result import Result
+from vitlens.statistics import bootstrap
+
+UNEDITED = "unedited"
+
+
+class HasHooks(Protocol):
+    """What can be evaluated: an `Edit`, or anything else with hooks of a model."""
+
+    @property
+    def hooks(self) -> Hooks: ...
+
+
+@dataclass(frozen=True, repr=False)
+class EditEvaluation(Result):
+    """`values` [edit, image]: 1 where the model with the edit predicts the label, 0 where it does not.
+
+    `kl` [edit, image] is the KL divergence of the edited model's answer from the unedited one's (of outputs without
+    probabilities the sum of squared differences); `margins` [edit, image] the label's logit minus the largest other one;
+    `changes` [edit, group, class] the mean change of each logit. The first edit is "unedited". `of_image` says the group of
+    each picture, a place in `groups`.
+    """
+
+    kl: Float[Tensor, "edit image"]
+    margins: Float[Tensor, "edit image"]
+    changes: Float[Tensor, "edit group class"]
+    groups: list[str]
+    of_image: Int[Tensor, "image"]
+    clusters: Int[Tensor, "image"] | None = None
+
+    def columns(self) -> dict[str, Tensor]:
+        return {**super().columns(), "kl": self.kl, "margin": self.margins}
+
+    def accuracies(self) -> Float[Tensor, "edit group"]:
+        """The share of right predictions in each group."""
+        return torch.stack(
+            [self.values[:, self.of_image == i].double().mean(dim=1) for i in range(len(self.groups))], dim=1
+        )
+
+    def worst(self) -> Float[Tensor, "edit"]:
+        """The accuracy in the group where it is lowest, of each edit."""
+        return self.accuracies().amin(dim=1)
+
+    def table(self, level: float = 0.95, n_draws: int = 1000, seed: int = 0) -> pd.DataFrame:
+        """For each edit and group: accuracy and its change against the unedited model, with intervals; KL; margin.
+
+        The intervals are by the bootstrap over pictures (of `clusters`, over clusters). The change is of the same pictures,
+        so its interval is narrower than those of the two accuracies. "worst" is the group of the lowest accuracy of an edit.
+        """
+        rows = []
+        accuracies = self.accuracies()
+        for i, group in enumerate(self.groups):
+            where = self.of_image == i
+            about: dict[str, Any] = {"level": level, "n_draws": n_draws, "seed": seed}
+            if self.clusters is not None:
+                about["clusters"] = self.clusters[where].numpy()
+            right = self.values[:, where].double().T.numpy()
+            shares = bootstrap(right, **about)
+            moved = bootstrap(right - right[:, :1], **about)
+            for j, name in enumerate(self.axes["edit"]):
+                rows.append(
+                    {
+                        "edit": name,
+                        "group": group,
+                        **dict(zip(("accuracy", "low", "high"), (part[j] for part in shares), strict=True)),
+                        **dict(zip(("change", "change_low", "change_high"), (part[j] for part in moved), strict=True)),
+                        "margin": float(self.margins[j, where].double().mean()),
+                        "kl": float(self.kl[j, where].double().mean()),
+                        "worst": bool(accuracies[j, i] == accuracies[j].amin()),
+                        "n": int(where.sum()),
+                    }
+                )
+        order = {name: place for place, name in enumerate(self.axes["edit"])}
+        return Frame(rows).sort_values("edit", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+
+
+@leaves_state
+@torch.no_grad()
+@checked
+def evaluate_edits(
+    model: HookedViT,
+    images: PictureSource,
+    labels: Any,
+    groups: GroupInput,
+    *,
+    edits: Mapping[str, HasHooks],
+    clusters: Any = None,
+    batch_size: int | None = None,
+    progress: bool | None = None,
+) -> EditEvaluation:
+    """Evaluates edits on labelled pictures in groups; each picture runs once up to the first block that an edit changes.
+
+    Args:
+        labels: the true class of each picture.
+        groups: the group of each picture, as `find_shortcut` takes them.
+        edits: by name; an `Edit`, or anything with `hooks`. The model without an edit always comes first.
+        clusters: a number for each picture; of the same object the same one. Intervals draw whole clusters.
+        batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
+        progress: show a bar; by default on a terminal only.
+
+    Returns:
+        EditEvaluation with axes edit, image.
+
+    Raises:
+        InputError: labels or groups for another number of pictures; no edits; a model that predicts no class.
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> edits = {"without L2H1": vitlens.edit(model, "L2H1")}
+        >>> groups = ["agreeing", "conflicting"] * 50
+        >>> found = vitlens.editing.evaluate_edits(model, images, labels, groups, edits=edits)
+        >>> found.axes["edit"], found.groups, found.accuracies().shape
+        (['unedited', 'without L2H1'], ['agreeing', 'conflicting'], torch.Size([2, 2]))
+    """
+    model.require_prediction()
+    if UNEDITED in edits or not edits:
+        raise InputError(f'edits= names at least one edit, none of them "{UNEDITED}", which is always the first')
+    batches = PictureBatches(model, images, batch_size)
+    truth = read_labels(model, labels)
+    found = read_groups(groups, len(truth))
+    together = None if clusters is None else torch.as_tensor(clusters).long()
+    runs = [_Run.of(model, edit) for edit in edits.values()]
+    parts: list[tuple[Tensor, ...]] = []
+    n_seen = 0
+    for batch in batches.with_bar("edits", progress):
+        here = truth[batch.ids] if n_seen + len(batch.images) <= len(truth) else None
+        n_seen += len(batch.images)
+        if here is None:
+            raise InputError(f"there are labels for {len(truth)} pictures, and more pictures")
+        logits = torch.stack(list(_logits(model, batch.images, runs)))
+        moved = (logits - logits[0]).double()
+        parts.append((batch.ids, *_scores(model, logits, here.to(logits.device)), moved.cpu()))
+    if n_seen != len(truth) or (together is not None and len(together) != n_seen):
+        raise InputError(f"there are {n_seen} pictures, {len(truth)} labels and clusters= for each of them or for none")
+    ids = torch.cat([part[0] for part in parts])
+    right, margins, kl, moved = (torch.cat([part[i] for part in parts], dim=1) for i in range(1, 5))
+    of_image = found.of_image[ids]
+    changes = torch.stack([moved[:, of_image == i].mean(dim=1) for i in range(len(found.names))], dim=1)
+    return EditEvaluation(
+        right,
+        {"edit": [UNEDITED, *edits], "image": ids.tolist()},
+        "correct",
+        kl,
+        margins,
+        changes,
+        found.names,
+        of_image,
+        None if together is None else together[ids],
+        settings={"model": model.cfg.model_name, "edits": {name: repr(edit) for name, edit in edits.items()}},
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The hooks of an edit, and the first block that they change: the run goes on from there; None: from the pictures."""
+
+    hooks: Hooks
+    first: int | None
+
+    @classmethod
+    def of(cls, model: HookedViT, edit: HasHooks) -> "_Run":
+        hooks = edit.hooks
+        names = [str(name) for name, _ in hooks]
+        places = [_first_block(model, name) for name in names]
+        first = None if not names or None in places else min(place for place in places if place is not None)
+        return cls(hooks, first)
+
+
+def _first_block(model: HookedViT, hook: str) -> int | None:
+    """The block from which a run with a hook there can begin; None where it begins with the pictures."""
+    place = block_and_site(hook)
+    if place is not None:
+        return place[0]
+    return (
+        None if hook in ("hook_patch_embed", "hook_embed", "hook_pos_embed", "hook_embed_norm") else model.cfg.n_layers
+    )
+
+
+def _logits(model: HookedViT, images: Tensor, runs: Sequence[_Run]) -> Iterator[Float[Tensor, "image class"]]:
+    """The logits without an edit, and with each; every stream that a run begins with is computed once."""
+    n_blocks = model.cfg.n_layers
+    # Where a run begins: the stream that enters a block, or leaves the last.
+    hook_of = {block: f"blocks.{block}.hook_resid_pre" for block in range(n_blocks)}
+    hook_of[n_blocks] = f"blocks.{n_blocks - 1}.hook_resid_post"
+    streams: dict[str, Tensor] = {}
+    names = sorted({hook_of[run.first] for run in runs if run.first is not None})
+    with model.hooks([(name, Reader(lambda stream, hook: streams.update({str(hook.name): stream}))) for name in names]):
+        yield model(images)
+    for run in runs:
+        with model.hooks(run.hooks):
+            if run.first is None:
+                yield model(images)
+            else:
+                yield forward_suffix(model, streams[hook_of[run.first]], run.first, whole=True)
+
+
+def _scores(
+    model: HookedViT, logits: Float[Tensor, "edit image class"], labels: Int[Tensor, "image"]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Whether each prediction is right, the label's margin, and how far the answer is from the unedited one."""
+    output = model.cfg.output
+    wide = logits.double()
+    truth = labels.expand(len(wide), -1)
+    right = is_predicted(wide, truth, output).float()
+    own = wide.gather(-1, truth[..., None])[..., 0]
+    if output == "sigmoid":
+        margins = own
+    else:
+        margins = own - wide.scatter(-1, truth[..., None], -torch.inf).amax(dim=-1)
+    if output in WITH_PROBABILITIES:
+        moved = kl_divergence(wide[:1].expand_as(wide), wide, output)
+    else:
+        moved = (wide - wide[:1]).square().sum(dim=-1)
+    return right.cpu(), margins.float().cpu(), moved.float().cpu()

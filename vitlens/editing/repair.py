@@ -1,0 +1,185 @@
+"""Chooses an edit on some of the pictures, and reports what it does on the others."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from vitlens.arguments import checked
+from vitlens.choose.classes import read_labels
+from vitlens.editing.baselines import classifier_inputs, random_edits, retrain_classifier
+from vitlens.editing.edit import Edit
+from vitlens.editing.evaluation import EditEvaluation, HasHooks, evaluate_edits
+from vitlens.editing.groups import GroupInput, read_groups
+from vitlens.editing.proposals import propose_edits
+from vitlens.editing.shortcut import Shortcut
+from vitlens.editing.split import SomePictures, split_pictures
+from vitlens.errors import InputError
+from vitlens.model.hooked_vit import HookedViT
+from vitlens.model.runs.leaves_state import leaves_state
+from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
+from vitlens.results.frames import Frame
+from vitlens.results.result import Drawable
+
+#: So many of the pictures show how large a random edit is.
+N_FOR_NORMS = 256
+RETRAINED = "last layer retrained"
+
+
+@dataclass(frozen=True, repr=False)
+class Repair(Drawable):
+    """An edit that was chosen on one part of the pictures, and what it does on the others.
+
+    `candidates` are all edits that were tried, on the pictures for choosing; `report` is of the others: the chosen edit at
+    several doses, random edits of the same kind and norm, and the model with its last layer trained again. `chosen` is the
+    name of the edit among the candidates, "unedited" if none was better.
+    """
+
+    edit: Edit | None
+    chosen: str
+    candidates: EditEvaluation
+    report: EditEvaluation
+    doses: dict[str, float]
+    max_loss: float | None
+    shortcut: Shortcut | None = None
+
+    def __repr__(self) -> str:
+        return f"Repair({self.chosen}: {self.edit!r})"
+
+    def table(self, level: float = 0.95, n_draws: int = 1000, seed: int = 0) -> pd.DataFrame:
+        """The report, one row for each edit and group, see `EditEvaluation.table`; "random" is the mean over those edits."""
+        rows = self.report.table(level, n_draws, seed)
+        is_random = rows["edit"].str.startswith("random ")
+        means = rows[is_random].groupby("group", sort=False).mean(numeric_only=True).reset_index()
+        means.insert(0, "edit", "random (mean)")
+        return Frame(pd.concat([rows[~is_random], means], ignore_index=True))
+
+    def trade_off(self) -> pd.DataFrame:
+        """Each candidate on the pictures for choosing: accuracy by group and of the worst, largest loss, mean KL."""
+        accuracies = self.candidates.accuracies()
+        columns = {group: accuracies[:, i].numpy() for i, group in enumerate(self.candidates.groups)}
+        return Frame(
+            {
+                "edit": self.candidates.axes["edit"],
+                **columns,
+                "worst_group": self.candidates.worst().numpy(),
+                "largest_loss": (accuracies[0] - accuracies).amax(dim=1).numpy(),
+                "kl": self.candidates.kl.double().mean(dim=1).numpy(),
+            }
+        )
+
+
+@leaves_state
+@checked
+def repair(
+    model: HookedViT,
+    images: PictureSource,
+    labels: Any,
+    groups: GroupInput,
+    *,
+    edits: Mapping[str, Edit] | None = None,
+    max_loss: float | None = 0.01,
+    doses: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
+    held_out: float | Bool[Tensor, "image"] = 0.5,
+    clusters: Any = None,
+    n_draws: int = 10,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: bool | None = None,
+) -> Repair:
+    (
+        """Chooses the edit that helps the worst group most, and reports what it does on pictures that did not choose it.
+
+    It tries to remove directions of what the classifier reads (`group_directions`) and parts that `find_shortcut` names,
+    some or many, at several doses; or it tries `edits`. It takes the edit with the highest accuracy in the worst group, among
+    those that cost no group more than `max_loss`. The report sets beside it random edits of the same kind and norm, and the
+    model with only its last layer trained again on balanced groups.
+
+    Args:
+        images: a tensor, files, or a picture set; pictures need numbers, so that they can be split.
+        labels: the true class of each picture.
+        groups: the group of each picture.
+        edits: what is tried, by name, in place of what is proposed; made without the pictures of the report.
+        max_loss: how much accuracy any group may lose on the pictures for choosing, as a share; None: no limit.
+        doses: at which edits are tried and reported.
+        held_out: which pictures the report is about: their share, split by class and `clusters`; or True for each of them.
+        clusters: a number for each picture; pictures with the same one show the same object and stay together.
+        n_draws: how many random edits.
+        seed: of the split and the random edits.
+        batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
+        progress: show bars; by default on a terminal only.
+
+    Returns:
+        Repair, with `edit` (`hooks`, `fold`, `save`), `table()`, `trade_off()`, `plot()`.
+
+    Raises:
+        InputError: pictures that cannot be read by number; a part of the split without one of the groups; a model that
+            predicts no class.
+
+    Source: Sagawa et al. 2020 (worst-group accuracy); Kirichenko et al. 2023 (last layer).
+
+    Examples:
+        >>> import vitlens
+        >>> model, images, labels, masks = vitlens.load_demo()
+        >>> edits = {"half of L2H1": vitlens.edit(model, "L2H1", dose=0.5)}
+        >>> groups, pairs = ["agreeing", "conflicting"] * 50, [i // 2 for i in range(100)]
+        >>> found = vitlens.repair(model, images, labels, groups, edits=edits, clusters=pairs, n_draws=1)
+        >>> found.report.axes["edit"][:2], found.report.axes["edit"][-1]
+        (['unedited', 'dose 0.25'], 'last layer retrained')
+    """
+        ""
+    )
+    model.require_prediction()
+    batches = PictureBatches(model, images, batch_size)
+    truth = read_labels(model, labels)
+    found = read_groups(groups, len(truth))
+    if batches.n_numbered != len(truth):
+        raise InputError(
+            f"repair splits the pictures, so it needs a tensor, files or a picture set with a label for each: there are "
+            f"{len(truth)} labels, and {batches.n_numbered or 'an unknown number of'} pictures that can be read by number"
+        )
+    together = torch.arange(len(truth)) if clusters is None else torch.as_tensor(clusters).long()
+    _check_limits(max_loss, doses)
+    is_held_out = split_pictures(truth, found, together, held_out, seed)
+    chosen_by, reported = (
+        SomePictures.of(batches, truth, found, together, where) for where in (~is_held_out, is_held_out)
+    )
+    about: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+    shortcut = None
+    tried: dict[str, Edit] = dict(edits or {})
+    if edits is None:
+        shortcut, tried = propose_edits(model, chosen_by, doses, about)
+    candidates = evaluate_edits(model, *chosen_by, edits=tried, clusters=chosen_by.clusters, **about)
+    name = _choose(candidates, max_loss)
+    chosen = tried.get(name)
+    shown: dict[str, HasHooks] = {}
+    at: dict[str, float] = {}
+    if chosen is not None:
+        at = {f"dose {dose:g}": dose for dose in sorted({*doses, chosen.changes[0].dose})}
+        shown = {label: chosen.at(dose) for label, dose in at.items()}
+        shown |= random_edits(chosen, chosen_by.some(N_FOR_NORMS, seed).images, n_draws, seed, batch_size)
+    inputs = classifier_inputs(model, chosen_by.images, **about)
+    shown[RETRAINED] = retrain_classifier(model, inputs, chosen_by.labels, chosen_by.groups, seed)
+    report = evaluate_edits(model, *reported, edits=shown, clusters=reported.clusters, **about)
+    return Repair(chosen, name, candidates, report, at, max_loss, shortcut)
+
+
+def _check_limits(max_loss: float | None, doses: Sequence[float]) -> None:
+    if max_loss is not None and not 0 <= max_loss <= 1:
+        raise InputError(f"max_loss is a share of the pictures, such as 0.01 for one point, or None, not {max_loss}")
+    if not doses or 0 in doses:
+        raise InputError("doses are at least one number, none of them 0, at which nothing is edited")
+
+
+def _choose(candidates: EditEvaluation, max_loss: float | None) -> str:
+    """The edit with the best worst group among those within the limit; of equal ones that with the larger margin there."""
+    accuracies = candidates.accuracies()
+    names = candidates.axes["edit"]
+    lost = (accuracies[0] - accuracies).amax(dim=1)
+    allowed = [i for i in range(len(names)) if max_loss is None or lost[i] <= max_loss + 1e-12]
+    worst, kl = accuracies.amin(dim=1), candidates.kl.double().mean(dim=1)
+    return names[max(allowed, key=lambda i: (float(worst[i]), -float(kl[i])))]
