@@ -95,9 +95,9 @@ def repair(
         """Chooses the edit that helps the worst group most, and reports what it does on pictures that did not choose it.
 
     It tries to remove directions of what the classifier reads (`group_directions`) and parts that `find_shortcut` names,
-    some or many, at several doses; or it tries `edits`. It takes the edit with the highest accuracy in the worst group, among
-    those that cost no group more than `max_loss`. The report sets beside it random edits of the same kind and norm, and the
-    model with only its last layer trained again on balanced groups.
+    some or many, at several doses; or it tries `edits`. It takes the edit with the highest accuracy in the worst group,
+    among those that cost no group more than `max_loss`. The report sets beside it random edits of the same kind and norm,
+    and the model with only its last layer trained again on balanced groups.
 
     Args:
         images: a tensor, files, or a picture set; pictures need numbers, so that they can be split.
