@@ -17,6 +17,8 @@ from vitlens.planted import PLANTED, planted
 
 PANELS = {"answer", "when", "who", "cause", "head", "patch", "notes", "picture"}
 LAYERS = {"heatmap", "without", "writes"}
+# With "shortcut" object and context say the same, and no single removal shows either.
+TOLD = [name for name in PLANTED if name != "shortcut"]
 
 
 def told(explorer, picture: int = 0, position: int = 0) -> dict[str, str]:
@@ -33,9 +35,9 @@ def plain(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def pages():
-    """Two pictures of every planted model, and what it is."""
+    """Two pictures of each of these planted models, and what it is."""
     found = {}
-    for name in PLANTED:
+    for name in TOLD:
         vit = planted(name)
         pictures = vit.pictures(2)
         found[name] = (explore(vit.model, pictures.images, pictures.labels, n_classes=2, progress=False), vit, pictures)
@@ -43,7 +45,7 @@ def pages():
 
 
 @pytest.mark.parametrize("picture", [0, 1])
-@pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.parametrize("name", TOLD)
 def test_the_planted_heads_and_patches_are_named(pages, name, picture):
     explorer, vit, pictures = pages[name]
     said = told(explorer, picture)
