@@ -1,5 +1,6 @@
 """Planted models decide as their truth says: by interventions made here with plain hooks, and by path patching."""
 
+import doctest
 from functools import cache, lru_cache
 
 import pytest
@@ -8,7 +9,7 @@ from einops import einsum
 from interventions import margin, patches_of, picture_of, replaced, zeros
 
 from vitlens import HookedViT, InputError, path_patching
-from vitlens.planted import PLANTED, PlantedViT, planted
+from vitlens.planted import PLANTED, PlantedViT, planted, planted_vit, recovery, sparse_code, words
 
 SEEDS = range(5)
 SOME_SEEDS = [seed if seed < 2 else pytest.param(seed, marks=pytest.mark.slow) for seed in SEEDS]
@@ -117,6 +118,13 @@ def test_a_few_pictures_can_be_drawn_and_none_cannot():
 def test_an_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(InputError, match="context_cue"):
         planted("context_clue")
+
+
+@pytest.mark.parametrize("module", [planted_vit, recovery, sparse_code, words])
+def test_examples_in_docstrings_run(module):
+    found = doctest.testmod(module)
+    assert found.attempted
+    assert not found.failed
 
 
 def test_fresh_weights_know_nothing():
