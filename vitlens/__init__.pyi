@@ -31,6 +31,7 @@ from .data import open_pictures as open_pictures
 from .data import replace_context as replace_context
 from .demo import load_demo as load_demo
 from .description import describe as describe
+from .editing import find_shortcut as find_shortcut
 from .errors import InputError as InputError
 from .faithfulness import evaluate_heatmaps as evaluate_heatmaps
 from .features import load_sae as load_sae

@@ -1,6 +1,7 @@
 """From finding to fixing: which parts of a model carry a shortcut, and what the model gains and loses without them.
 
-`read_groups` reads the groups of pictures that are compared.
+`find_shortcut` compares what parts write for the right class in groups of pictures, and ablates them. `read_groups` reads
+groups, and `propose_groups` makes them from what the context alone says.
 """
 
 from vitlens.lazy import attach
