@@ -49,9 +49,7 @@ def planted():
         attention, rows = module.blocks[block].attn, slice(head * size, (head + 1) * size)
         value = attention.qkv.weight[2 * 32 :][rows]
         value.zero_()
-        # Read behind the norm, whose gain and bias a port may fold into the weights.
-        gain = module.blocks[block].norm1.weight
-        value[0] = marker / marker.norm() / gain if plain.cfg.normalization_type == "LNPre" else marker / marker.norm()
+        value[0] = marker / marker.norm()
         bias = attention.qkv.bias[2 * 32 :][rows]
         bias.zero_()
         bias[0] = -middle

@@ -129,7 +129,7 @@ def find_shortcut(
     exact.fill(progress)
     rows = {name: np.flatnonzero(exact.seen & of.where(name).numpy()) for name in of.names}
     inside, outside = _sides(rows, contrast, exact)
-    kept, compared = _compared(exact, rows[inside], [rows[name] for name in outside], belongs, k, draws)
+    kept, compared = _compared(exact, rows[inside], np.concatenate([rows[name] for name in outside]), belongs, k, draws)
     effects = SingleEffects(exact, [exact.parts[i] for i in kept], others)
     effects.fill(images, progress)
 
@@ -188,7 +188,8 @@ def _read_clusters(clusters: Any, n_images: int) -> Int[np.ndarray, "image"] | N
     names = read_names(clusters, "clusters", "the cluster of each picture")
     if len(names) != n_images:
         raise InputError(f"{len(names)} clusters were given for {n_images} pictures: give the cluster of each picture")
-    return np.unique(names, return_inverse=True)[1]
+    place = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return np.array([place[name] for name in names])
 
 
 def _sides(
@@ -209,8 +210,8 @@ def _sides(
 
 def _compared(
     exact: Margins,
-    inside: Int[np.ndarray, "image"],
-    outside: Sequence[Int[np.ndarray, "image"]],
+    inside: Int[np.ndarray, "inside"],
+    outside: Int[np.ndarray, "outside"],
     belongs: Int[np.ndarray, "image"] | None,
     k: int,
     draws: dict[str, Any],
@@ -219,7 +220,7 @@ def _compared(
 
     One correction for heads and MLPs, and one for each finer split of them, whichever columns are kept.
     """
-    chosen = np.concatenate([inside, *outside])
+    chosen = np.concatenate([inside, outside])
     is_inside, clusters = np.arange(len(chosen)) < len(inside), None if belongs is None else belongs[chosen]
     families = [part.kind if part.kind in FINER else "whole" for part in exact.parts]
     kept: list[int] = []
