@@ -48,8 +48,8 @@ def group_directions(
         labels: the true class of each picture.
         groups: the group of each picture.
         part: where: "classifier", what the classifier reads; the output of "L3 mlp", "L3 attn" or "L2H1"; or a hook point.
-        k: how many directions, the strongest first; by default those with √λ above √r + √d, the largest that r differences
-            of random means in d dimensions reach.
+        k: how many directions, the strongest first; by default those with √λ above what random differences reach in 95 % of
+            the cases.
         alpha: the share of the mean variance that is added to S: directions with little variance must not win by chance.
         tokens: of a part with tokens, whose mean vector is read.
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
@@ -63,7 +63,7 @@ def group_directions(
             chance; more directions than there are; labels or groups for another number of pictures.
 
     Source: Fisher's discriminants of the groups within classes; where all directions are removed, the projection of Belrose
-        et al. 2023 (LEACE); √r + √d: Davidson and Szarek 2001, theorem II.13.
+        et al. 2023 (LEACE); how many: Wachter 1980 (the spectrum of a Fisher matrix), Davidson and Szarek 2001 (its spread).
 
     Examples:
         >>> import vitlens
@@ -148,7 +148,7 @@ class _Cells:
         variances, axes = torch.linalg.eigh(within)
         whiten = axes * variances.clamp(min=0).rsqrt()
         _, strength, found = torch.linalg.svd(differences @ whiten, full_matrices=False)
-        n_found = _how_many(strength, k, n_free, d)
+        n_found = _how_many(strength, k, n_free, n_within, d)
         read = found[:n_found] @ whiten.T
         groups = torch.tensor([key % self.n_groups for key in keys])
         of_groups = [means[groups == group].mean(dim=0) for group in groups.unique()]
@@ -169,15 +169,31 @@ class _Cells:
         return torch.cat(rows), n_free
 
 
-def _how_many(strength: Tensor, k: int | None, n_free: int, d: int) -> int:
+def _how_many(strength: Tensor, k: int | None, n_free: int, n_within: int, d: int) -> int:
     most = min(n_free, d)
     if k is not None:
         if not 1 <= k <= most:
             raise InputError(f"there are {most} directions between these groups, so k is 1 to {most}, not {k}")
         return k
-    found = int((strength > math.sqrt(n_free) + math.sqrt(d)).sum())
+    if n_within <= d:
+        raise InputError(
+            f"there are too few pictures for vectors of {d} numbers to tell how many directions there are: give more than {d} "
+            "beyond one of each class and group, or say k="
+        )
+    found = int((strength > _largest_by_chance(n_free, n_within, d)).sum())
     if not found:
         raise InputError(
             "within classes the groups differ in no direction more than by chance: give more pictures, or say k="
         )
     return min(found, most)
+
+
+def _largest_by_chance(n_free: int, n_within: int, d: int) -> float:
+    """What the largest √λ stays below in 95 % of the cases where groups do not differ.
+
+    The edge of the spectrum of a Fisher matrix, of r = n_free differences of random means against a covariance from n_within
+    pictures, and how far above its mean the norm of a Gaussian matrix comes. Many pictures: √r + √d + √(2 ln 20).
+    """
+    few = d / n_within
+    edge = 1 + math.sqrt(d / n_free + few - few * d / n_free)
+    return (math.sqrt(n_free) * edge + math.sqrt(2 * math.log(20))) / (1 - few)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 import torch
@@ -26,6 +26,7 @@ from vitlens.statistics import bootstrap
 UNEDITED = "unedited"
 
 
+@runtime_checkable
 class HasHooks(Protocol):
     """What can be evaluated: an `Edit`, or anything else with hooks of a model."""
 

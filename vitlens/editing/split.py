@@ -70,7 +70,7 @@ def split_pictures(
     labels: Int[Tensor, "image"],
     groups: Groups,
     clusters: Int[Tensor, "image"],
-    held_out: float | Bool[Tensor, "image"],
+    held_out: float | Tensor,
     seed: int = 0,
 ) -> Bool[Tensor, "image"]:
     """Which pictures are held out: of each class this share of its clusters, or those that are given.
