@@ -1,6 +1,6 @@
 """From finding to fixing: which parts of a model carry a shortcut, and what the model gains and loses without them.
 
-`find_shortcut` compares what parts write for the right class in groups of pictures, and ablates them. `read_groups` reads
+`find_shortcut` compares what parts write for the class in groups of pictures, and ablates them. `read_groups` reads
 groups, and `propose_groups` makes them from what the context alone says.
 """
 
