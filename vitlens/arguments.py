@@ -339,7 +339,7 @@ LEAST = {
 BY_NAME: dict[str, Check] = {
     **dict.fromkeys(("classes", "baseline_classes"), classes),
     **dict.fromkeys(("hook", "hook_out"), hook),
-    **dict.fromkeys(("site", "sites", "methods", "metrics", "perturbations", "keep", "parts"), names),
+    **dict.fromkeys(("site", "sites", "methods", "metrics", "perturbations", "keep"), names),
     **dict.fromkeys(("text", "baseline_text"), different_texts),
     "metric": metric,
     "masks": masks,

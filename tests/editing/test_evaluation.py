@@ -56,7 +56,8 @@ def test_evaluations_are_those_of_whole_runs(case):
     table = found.table(n_draws=50)
     rows = table[(table["edit"] == "mean") & (table["group"] == "right")]
     assert rows["accuracy"].item() == pytest.approx(found.accuracies()[2, 1].item())
-    assert (table["low"] <= table["accuracy"]).all() and (table["accuracy"] <= table["high"]).all()
+    assert (table["low"] <= table["accuracy"]).all()
+    assert (table["accuracy"] <= table["high"]).all()
     assert (table.groupby("edit")["worst"].sum() >= 1).all()
 
 

@@ -9,7 +9,7 @@ from .dictionaries import density_histogram as density_histogram
 from .dictionaries import dictionary_frontier as dictionary_frontier
 from .dictionaries import judged_dictionaries as judged_dictionaries
 from .dictionaries import training_curves as training_curves
-from .editing.shortcut import shortcut_board as shortcut_board
+from .editing.search.shortcut import shortcut_board as shortcut_board
 from .faithfulness import faithfulness_curves as faithfulness_curves
 from .faithfulness import faithfulness_table as faithfulness_table
 from .faithfulness import randomisation_curves as randomisation_curves

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from vitlens.editing.shortcut_result import SIGNIFICANT, Shortcut
+from vitlens.editing.search.shortcut_result import SIGNIFICANT, Shortcut
 from vitlens.plots.shared.style import COLOURS, LOWERS, NEUTRAL, RAISES, array, finish, in_percent, text
 
 #: How many parts are named in the scatter, where names would else lie on each other.
