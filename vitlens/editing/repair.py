@@ -50,10 +50,20 @@ class Repair(Drawable):
     def __repr__(self) -> str:
         return f"Repair({self.chosen}: {self.edit!r})"
 
+    @property
+    def dose(self) -> float | None:
+        """The dose at which the edit was chosen; None where no edit was better."""
+        return None if self.edit is None else self.edit.changes[0].dose
+
+    @property
+    def random(self) -> list[str]:
+        """What the random edits are called in the report."""
+        return [name for name in self.report.axes["edit"] if name.startswith("random ")]
+
     def table(self, level: float = 0.95, n_draws: int = 1000, seed: int = 0) -> pd.DataFrame:
         """The report, one row for each edit and group, see `EditEvaluation.table`; "random" is the mean over those edits."""
         rows = self.report.table(level, n_draws, seed)
-        is_random = rows["edit"].str.startswith("random ")
+        is_random = rows["edit"].isin(self.random)
         means = rows[is_random].groupby("group", sort=False).mean(numeric_only=True).reset_index()
         means.insert(0, "edit", "random (mean)")
         return Frame(pd.concat([rows[~is_random], means], ignore_index=True))
