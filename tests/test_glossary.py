@@ -62,6 +62,8 @@ SUBJECTS = {
     "attention_contributions": ["model", "images", "graph"],
     "edge_heads": ["model", "images", "graph"],
     "validate_graph": ["model", "images", "graph"],
+    "find_shortcut": ["model", "images", "labels", "groups"],
+    "propose_groups": ["model", "images", "labels"],
     "read_groups": ["groups", "n_images"],
     "read_memories": ["model", "block"],
     "select_tokens": ["model", "tokens", "n_images"],

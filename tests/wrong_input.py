@@ -119,6 +119,9 @@ BY_NAME: dict[str, list[Any]] = {
     "pooling": NAME,
     **dict.fromkeys(["tokens", "queries", "keys"], TOKENS),
     "masks": MASKS,
+    "clusters": [5, 1.7, True, "nonsense", [], [None, 0], [1.7, 0], torch.tensor([0.5, 1.0]), Thing()],
+    "contrast": [5, 1.7, True, "nonsense", [], ["a"], ["a", "a"], [1, 2], ["a", "nonsense"], Thing()],
+    "parts": [5, 1.7, True, "nonsense", [], [5], ["heads", "nonsense"], Thing()],
     "groups": [5, 1.7, True, "nonsense", [], [None, 0], [1.7, 0], torch.tensor([0.5, 1.0]), Thing()],
     **dict.fromkeys(["blocks", "heads", "neurons", "memories", "features"], PLACES),
     **dict.fromkeys(["block", "attention_block", "late_block", "up_to_block"], ONE_PLACE[1:]),
@@ -270,6 +273,10 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "feature_attribution": {**dictionary, "images": images, **quiet},
         "feature_effects": {**dictionary, "images": images, "features": [0, 3], **quiet},
         "find_circuit": {"model": model, "scores": scores, "n_edges": 20},
+        "find_shortcut": {
+            **{"model": model, "images": many[:4], "labels": [0, 1, 0, 1], "groups": ["a", "b", "a", "b"]},
+            **{"contrast": ("b", "a"), "clusters": [0, 0, 1, 1], "n_draws": 20, "k": 1, **quiet},
+        },
         "find_register_neurons": {**about, "outlier_threshold": 1.01, **quiet},
         "heatmap": {**about, "method": "legrad", **quiet},
         "identifiability": {"lens": lens},
@@ -298,6 +305,9 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "randomisation_test": {**about, "methods": "attention_rollout", **quiet},
         "prune_circuit": {**pair, "circuit": circuit, **quiet},
         "read_groups": {"groups": ["a", "b"], "n_images": 2},
+        "propose_groups": {
+            **{"model": model, "images": many, "labels": [0, 1] * 6, "masks": masks[:1].repeat(12, 1, 1), **quiet}
+        },
         "read_memories": {"model": model, "block": 0},
         "register_shift": {**about, "neurons": neurons, **quiet},
         "replace_context": {"images": images, "masks": masks, "replacement": "other", "others": others},

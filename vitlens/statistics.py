@@ -88,7 +88,7 @@ def permutation_test_of_counts(
     Raises:
         InputError: fewer than one shuffle, values or counts that are not finite or do not fit each other.
     """
-    _check_draws(n_draws, seed)
+    check_draws(n_draws, seed)
     values, inside, outside = np.asarray(values), np.asarray(inside), np.asarray(outside)
     if not values.shape == inside.shape == outside.shape or values.ndim != 1:
         shapes = ", ".join(str(list(x.shape)) for x in (values, inside, outside))
@@ -152,11 +152,10 @@ def bootstrap(
         >>> float(mean), float(low) < 0.75 < float(high)
         (0.75, True)
     """
-    _check_draws(n_draws, seed)
+    check_draws(n_draws, seed, level)
     sums = _numbers(sums, "sums")
     if sums.ndim == 0 or not len(sums):
         raise InputError("there are no pictures to average over")
-    _check_level(level)
     counts = None if counts is None else _numbers(counts, "counts")
     _check_shapes(sums, counts, clusters)
     missing = np.isnan(sums)
@@ -222,8 +221,7 @@ def compare_groups(
         >>> (found.p <= 0.05).tolist()
         [False, False, False, True, False]
     """
-    _check_draws(n_draws, seed)
-    _check_level(level)
+    check_draws(n_draws, seed, level)
     values, inside = _numbers(values, "values"), _numbers(inside, "inside")
     if not values.ndim or not np.isfinite(values).all():
         raise InputError("groups are compared by finite numbers [picture, …]: leave pictures without values out")
@@ -311,14 +309,12 @@ def bootstrap_weights(n_pictures: int, n_draws: int, seed: int = 0) -> Iterator[
         yield np.bincount(generator.integers(n_pictures, size=n_pictures), minlength=n_pictures).astype(np.float64)
 
 
-def _check_draws(n_draws: int, seed: int) -> None:
+def check_draws(n_draws: int, seed: int, level: float = 0.5) -> None:
+    """Raises InputError unless these are draws, a seed, and the level of an interval."""
     require_whole(n_draws=n_draws)
     require_seed(seed)
     if n_draws < 1:
         raise InputError(f"n_draws is a whole number of at least 1, not {n_draws}")
-
-
-def _check_level(level: float) -> None:
     if not 0 < level < 1:
         raise InputError(f"the level of an interval lies between 0 and 1, not at {level}")
 

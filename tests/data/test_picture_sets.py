@@ -412,3 +412,37 @@ def test_masks_of_a_data_set_follow_the_rule(tmp_path):
             assert "grey values" in reasons["noise.png"]
         else:
             assert "class id 5 is looked up" in reasons["soft.png"]
+
+
+def test_groups_are_read_as_text(tmp_path):
+    features = Features(
+        {
+            "image": Image(),
+            "label": Value("int64"),
+            "place": ClassLabel(names=["land", "water"]),
+            "group": Value("int64"),
+        }
+    )
+    rows = {"image": [png(i) for i in range(3)], "label": [0, 1, 0], "place": [1, 0, 1], "group": [4, 4, 7]}
+    path = tmp_path / "table.parquet"
+    Dataset.from_dict(rows, features=features).to_parquet(path)
+    about = {"class_names": NAMES, "n_classes": 3}
+    for streaming in (False, True):
+        by_place = rows_of(open_pictures(path, **about, group_column="place", streaming=streaming))
+        assert [row["group"] for row in by_place] == ["water", "land", "water"]
+        assert [row["group"] for row in rows_of(open_pictures(path, **about, streaming=streaming))] == ["4", "4", "7"]
+    with pytest.raises(InputError, match="there is no column 'places'"):
+        open_pictures(path, **about, group_column="places")
+    demo = rows_of(open_pictures("demo", None, 10, n_images=4))
+    assert [row["group"] for row in demo] == ["agreeing", "conflicting"] * 2
+    missing = tmp_path / "missing.parquet"
+    empty = {"image": [png(0)], "label": [0], "group": [None]}
+    Dataset.from_dict(
+        empty, features=Features({"image": Image(), "label": Value("int64"), "group": Value("string")})
+    ).to_parquet(missing)
+    with pytest.raises(InputError, match="row 0 has no group"):
+        rows_of(open_pictures(missing, **about))
+
+
+def test_a_folder_without_groups_has_none(folder):
+    assert "group" not in rows_of(open_pictures(folder, NAMES, 3))[0]

@@ -1,27 +1,37 @@
 """Planted models decide as their truth says: by interventions made here with plain hooks, and by path patching."""
 
+import doctest
 from functools import cache, lru_cache
 
 import pytest
 import torch
-from einops import einsum, rearrange
+from einops import einsum
+from interventions import margin, patches_of, picture_of, replaced, zeros
 
 from vitlens import HookedViT, InputError, path_patching
-from vitlens.planted import PLANTED, PlantedViT, planted
+from vitlens.planted import PLANTED, PlantedViT, planted, planted_vit, recovery, sparse_code, words
 
 SEEDS = range(5)
 SOME_SEEDS = [seed if seed < 2 else pytest.param(seed, marks=pytest.mark.slow) for seed in SEEDS]
 N = 64
 BLOCKS, HEADS, NEURONS = 4, 4, 128
-# By model and not by test: what a model computed is kept for as long as its tests run.
-every_model = pytest.mark.parametrize(
-    ("name", "seed"),
-    [
-        pytest.param(name, seed, marks=[pytest.mark.slow] if seed > 1 else [])
-        for name in PLANTED for seed in SEEDS
-    ],
-    scope="module",
-)  # fmt: skip
+
+
+def each_of(names):
+    """By model and not by test: what a model computed is kept for as long as its tests run."""
+    return pytest.mark.parametrize(
+        ("name", "seed"),
+        [
+            pytest.param(name, seed, marks=[pytest.mark.slow] if seed > 1 else [])
+            for name in names for seed in SEEDS
+        ],
+        scope="module",
+    )  # fmt: skip
+
+
+every_model = each_of(PLANTED)
+# Object and context say the same of a picture of "shortcut", and each would do: test_shortcut.py takes both away.
+without_a_spare = each_of([name for name in PLANTED if name != "shortcut"])
 
 
 @cache
@@ -42,38 +52,11 @@ def run(name, seed):
         return vit, pairs, *sides
 
 
-def margin(logits, labels):
-    """How far the label's logit is above the best of the others."""
-    others = logits.scatter(1, labels[:, None], -torch.inf)
-    return logits.gather(1, labels[:, None])[:, 0] - others.amax(dim=1)
-
-
 def components(vit):
     """All heads and all neurons."""
     return {(b, h) for b in range(BLOCKS) for h in range(HEADS)}, {
         (b, n) for b in range(BLOCKS) for n in range(NEURONS)
     }
-
-
-def replaced(vit, images, source, heads=(), neurons=()):
-    """The logits with these heads' and neurons' outputs taken from `source`, a function from hook names to activations."""
-    hooks = []
-    for site, chosen in (("attn.hook_z", heads), ("mlp.hook_post", neurons)):
-        for block in {place[0] for place in chosen}:
-            indices = [place[1] for place in chosen if place[0] == block]
-
-            def put(x, hook, site=site, indices=indices):
-                x = x.clone()
-                x[:, :, indices] = source(hook.name)[: len(x), :, indices]
-                return x
-
-            hooks.append((f"blocks.{block}.{site}", put))
-    with torch.no_grad():
-        return vit.model.run_with_hooks(images, fwd_hooks=hooks)
-
-
-def zeros(cached):
-    return lambda name: torch.zeros_like(cached[name])
 
 
 def means(cached):
@@ -83,14 +66,6 @@ def means(cached):
 def of_others(cached):
     """The activations of other pictures."""
     return lambda name: cached[name].roll(7, dims=0)
-
-
-def patches_of(images):
-    return rearrange(images, "i c (r y) (s x) -> i (r s) c y x", y=8, x=8).clone()
-
-
-def picture_of(patches):
-    return rearrange(patches, "i (r s) c y x -> i c (r y) (s x)", r=6)
 
 
 # ---- what is promised to callers ---------------------------------------------------------------------------------
@@ -145,6 +120,13 @@ def test_an_unknown_name_is_answered_with_the_nearest():
         planted("context_clue")
 
 
+@pytest.mark.parametrize("module", [planted_vit, recovery, sparse_code, words])
+def test_examples_in_docstrings_run(module):
+    found = doctest.testmod(module)
+    assert found.attempted
+    assert not found.failed
+
+
 def test_fresh_weights_know_nothing():
     vit = build("evidence_copying", 0)
     pairs = vit.pictures(N)
@@ -155,7 +137,7 @@ def test_fresh_weights_know_nothing():
 # ---- the circuit -------------------------------------------------------------------------------------------------
 
 
-@every_model
+@without_a_spare
 def test_each_true_head_is_needed(name, seed):
     """Without it no class wins; with the partner's output the partner's class does."""
     vit, pairs, (clean, cached), (_, partner) = run(name, seed)
@@ -214,7 +196,7 @@ def test_the_true_patches_carry_the_class(name, seed):
     assert (kept.argmax(dim=1) == pairs.labels).all()
 
 
-@every_model
+@without_a_spare
 def test_each_true_patch_is_needed(name, seed):
     """A true patch made plain grey takes the margin away; a backup cannot help either, for it reads the same patch."""
     vit, pairs, (clean, _), _ = run(name, seed)
@@ -315,6 +297,28 @@ def test_the_large_token_draws_attention_and_has_no_effect(seed):
     assert moved.mean() < 0.01 * usual
     assert moved.max() < 0.05 * usual
     assert not (pairs.patches.gather(1, large[:, None] - 1)).any()
+
+
+@pytest.mark.parametrize("seed", SOME_SEEDS)
+def test_without_register_neurons_the_model_is_that_built_without_them(seed):
+    vit = planted("large_distractor", seed=seed, dtype=torch.float64)
+    images = vit.pictures(8, seed=seed).images
+    neurons = vit.truth.register_neurons
+    assert len(neurons) == 3
+    assert not neurons & vit.truth.neurons
+    with torch.no_grad():
+        usual, cached = vit.model.run_with_cache(images, names_filter=["post", "resid_post"])
+        repaired, kept = vit.repaired().run_with_cache(images, names_filter="resid_post")
+    ((block, _), *_) = neurons
+    large, ordinary = (cache[f"blocks.{block}.hook_resid_post"].norm(dim=-1) for cache in (cached, kept))
+    assert (large.amax(dim=1) / large.median(dim=1).values > 10).all()
+    assert (ordinary.amax(dim=1) / ordinary.median(dim=1).values < 1.1).all()
+    silenced = replaced(vit, images, zeros(cached), (), neurons)
+    torch.testing.assert_close(silenced, repaired, rtol=1e-12, atol=1e-12)
+    assert (usual - repaired).abs().max() > 1e-3
+    for neuron in neurons:
+        one_left = replaced(vit, images, zeros(cached), (), neurons - {neuron})
+        assert (one_left - repaired).abs().max() > 1e-3
 
 
 # ---- everything else is busy -------------------------------------------------------------------------------------

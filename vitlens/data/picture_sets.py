@@ -24,13 +24,15 @@ from vitlens.files import as_path
 
 LABEL_COLUMNS = ("label", "fine_label", "labels", "class", "target")
 MASK_COLUMNS = ("mask", "segmentation", "object_mask")
+GROUP_COLUMN = "group"
 SPLITS = ("validation", "val", "test", "train")
 PictureRow = dict[str, Any]
 
 
 @dataclass(frozen=True, repr=False)
 class PictureSet:
-    """Rows {"image", "label", "path"}, and "mask" (with "mask_value" or "object_id") where `has_masks`; `chunks` reads them.
+    """Rows {"image", "label", "path"}, "group" where the source has groups, and "mask" (with "mask_value" or "object_id")
+    where `has_masks`; `chunks` reads them.
 
     `image` and `mask` are undecoded: {"bytes", "path"}. `n` is None for a stream, whose length is not known. `label_names`
     are the data set's own, in the order of the model's classes where each is that of one class.
@@ -106,6 +108,7 @@ def open_pictures(
     class_map: str | Path | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    group_column: str | None = None,
 ) -> PictureSet:
     """Opens labelled pictures for a model with these classes.
 
@@ -126,6 +129,8 @@ def open_pictures(
         object_id: of masks of class ids, the object's; by default all but 0. See `vitlens.data.masks`.
         class_map: a JSON or two-column CSV file, from the data set's label (name or number) to the model's class.
         image_column, label_column: the columns of pictures and labels, if their names do not show them.
+        group_column: the column with the group of each picture, which comes into its row as text; by default "group", where
+            there is one. The demo has the groups "agreeing" and "conflicting".
 
     Raises:
         InputError: nothing there, columns or labels that cannot be found, labels outside the model's classes, fewer
@@ -152,8 +157,9 @@ def open_pictures(
             if column is not None:
                 table = table.cast_column(column, Image(decode=False))
     image, label, mask = columns
+    group = _group_column(table, group_column)
     root = Path(name) if Path(name).is_dir() else None
-    label_names = _label_names(table, label)
+    label_names, group_names = _label_names(table, label), _label_names(table, group)
     if class_map is not None:
         to_class = read_class_map(Path(class_map), label_names, class_names, n_classes)
     else:
@@ -167,6 +173,8 @@ def open_pictures(
         if path in real_names:
             picture = {**picture, "path": real_names[path]}
         row = {"image": picture, "label": to_index(given, to_class, n_classes, path), "path": printable(path)}
+        if group is not None:
+            row["group"] = _group_name(entry[group], group_names, path)
         if mask_files is not None:
             row["mask"] = mask_files.of(real_names.get(path, path))
             row["object_id"] = object_id
@@ -214,8 +222,9 @@ def _demo_rows(split: str | None) -> Dataset:
             "label": label,
             "path": file,
             "mask": {"path": str(folder / "masks" / file), "bytes": None},
+            "group": kind,
         }
-        for file, label in zip(table["file"], table["label"].tolist(), strict=True)
+        for file, label, kind in zip(table["file"], table["label"].tolist(), table["kind"], strict=True)
     ]
     return Dataset.from_list(rows)
 
@@ -285,6 +294,22 @@ def _columns(table: Any, image: str | None, label: str | None) -> tuple[str, str
     labelled = [name for name in names if isinstance(features.get(name), ClassLabel)]
     label = label or next((name for name in LABEL_COLUMNS if name in names), labelled[0] if labelled else None)
     return image, label, mask
+
+
+def _group_column(table: Any, asked: str | None) -> str | None:
+    names = list(table.features or next(iter(table)))
+    if asked is None:
+        return GROUP_COLUMN if GROUP_COLUMN in names else None
+    if asked not in names:
+        raise InputError(f"there is no column {asked!r}; the nearest names are {nearest(asked, names)}")
+    return asked
+
+
+def _group_name(given: Any, names: list[str] | None, path: str) -> str:
+    """The group of a picture as text: the name where its column holds numbers of names."""
+    if given is None:
+        raise InputError(f"{printable(path)} has no group: give it one, or leave it out")
+    return str(given) if names is None or not isinstance(given, int) else names[given]
 
 
 def _label_names(table: Any, label: str | None) -> list[str] | None:

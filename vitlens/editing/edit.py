@@ -53,7 +53,7 @@ class Edit:
         return hooks_of(self.changes)
 
     @checked
-    def at(self, dose: float) -> "Edit":
+    def at(self, dose: float | int) -> "Edit":
         """The same edit at another dose: 0 changes nothing, 1 is the whole edit.
 
         Examples:
@@ -122,7 +122,7 @@ def edit(
     parts: PartNames,
     how: str = "zero",
     *,
-    dose: float = 1.0,
+    dose: float | int = 1.0,
     directions: Directions | Float[Tensor, "..."] | None = None,
     images: PictureSource | None = None,
     tokens: TokenSet = "all",
@@ -196,7 +196,7 @@ def _check_way(how: str, directions: Any, images: Any) -> None:
         raise InputError('how="mean" and "token_mean" take the mean over images=, and no other way reads them')
 
 
-def _check_dose(dose: float) -> None:
+def _check_dose(dose: float | int) -> None:
     if isinstance(dose, bool) or not isinstance(dose, (int, float)) or not -1e6 < dose < 1e6:
         raise InputError(f"a dose is a number such as 0.5 or 1, not {short(dose)}")
 

@@ -16,7 +16,7 @@ from vitlens.editing.edit import Edit
 from vitlens.editing.evaluation import EditEvaluation, HasHooks, evaluate_edits
 from vitlens.editing.groups import GroupInput, read_groups
 from vitlens.editing.proposals import propose_edits
-from vitlens.editing.shortcut import Shortcut
+from vitlens.editing.shortcut_result import Shortcut
 from vitlens.editing.split import SomePictures, split_pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT

@@ -20,7 +20,7 @@ Here heads write known words into a space that pictures share with texts.
 """
 
 from vitlens.planted.construction import PLANTED, planted
-from vitlens.planted.planted_vit import PlantedPictures, PlantedTruth, PlantedViT
+from vitlens.planted.planted_vit import GroupedPictures, PlantedPictures, PlantedTruth, PlantedViT
 from vitlens.planted.recovery import FeatureRecovery, feature_recovery
 from vitlens.planted.sparse_code import FeaturePictures, PlantedFeatures, planted_features
 from vitlens.planted.words import PlantedWords, WordPictures, planted_words
@@ -29,6 +29,7 @@ __all__ = [
     "PLANTED",
     "FeaturePictures",
     "FeatureRecovery",
+    "GroupedPictures",
     "PlantedFeatures",
     "PlantedPictures",
     "PlantedTruth",

@@ -2,7 +2,7 @@
 
 import torch
 
-from vitlens.planted.mechanism import Mechanism, WrittenParts, draw_between, draw_head, name_of
+from vitlens.planted.mechanism import Mechanism, WrittenParts, draw_between, draw_heads, name_of
 from vitlens.planted.planted_vit import PlantedTruth
 from vitlens.planted.scenes import (
     CLUTTER,
@@ -41,9 +41,7 @@ def memory_neuron(stream: Stream, shape: int, colour: int) -> Neuron:
 
 def memory_circuit(stream: Stream, generator: torch.Generator) -> WrittenParts:
     """Two heads, in any blocks, and the memory in the MLP of the later one's block or of one behind."""
-    places = [draw_head(0, DEPTH - 1, generator)]
-    while len(places) < len(ATTRIBUTES):
-        places = list(dict.fromkeys([*places, draw_head(0, DEPTH - 1, generator)]))
+    places = draw_heads(len(ATTRIBUTES), generator)
     heads = {
         place: Head(stream.unit, SHARPNESS * stream.read(f"{name} mark"), stream.read(name), stream[f"found {name}"])
         for place, name in zip(places, ATTRIBUTES, strict=True)

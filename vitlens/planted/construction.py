@@ -4,6 +4,8 @@ import zlib
 from functools import partial
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from vitlens.errors import InputError, nearest
 from vitlens.model.hooked_vit import HookedViT
@@ -12,11 +14,14 @@ from vitlens.planted.cue import CONTEXT_CUE
 from vitlens.planted.evidence import BACKUP_HEAD, EVIDENCE_COPYING, LARGE_DISTRACTOR
 from vitlens.planted.idle import write_blocks
 from vitlens.planted.mechanism import Mechanism
-from vitlens.planted.planted_vit import PlantedPictures, PlantedViT
+from vitlens.planted.planted_vit import PlantedPictures, PlantedTruth, PlantedViT
 from vitlens.planted.scenes import GRID, PATCH, PIXEL_NOISE, draw_patterns
+from vitlens.planted.shortcut import SHORTCUT_HEAD
 from vitlens.planted.stream import Stream
 from vitlens.planted.weights import (
     architecture,
+    clear_head,
+    clear_neuron,
     empty_module,
     scatter_dust,
     write_classifier,
@@ -29,6 +34,7 @@ MECHANISMS = {
     "conjunction_memory": CONJUNCTION_MEMORY,
     "backup_head": BACKUP_HEAD,
     "large_distractor": LARGE_DISTRACTOR,
+    "shortcut": SHORTCUT_HEAD,
 }
 PLANTED: tuple[str, ...] = tuple(MECHANISMS)
 CLASS_NAMES = [f"class {letter}" for letter in "ABCD"]
@@ -48,6 +54,22 @@ def planted(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> 
     if name not in MECHANISMS:
         raise InputError(f"no planted model is called {name!r}; the nearest names are {nearest(name, PLANTED)}")
     mechanism = MECHANISMS[name]
+    model, truth, patterns = build(name, seed, dtype)
+
+    def draw(n: int, of_pictures: torch.Generator) -> PlantedPictures:
+        return draw_pictures(mechanism, patterns, n, of_pictures, dtype)
+
+    def build_repaired() -> HookedViT:
+        return build(name, seed, dtype, repaired=True)[0]
+
+    return PlantedViT(name, mechanism.description, model, truth, draw, build_repaired)
+
+
+def build(
+    name: str, seed: int, dtype: torch.dtype, *, repaired: bool = False
+) -> tuple[HookedViT, PlantedTruth, Float[Tensor, "pattern channels y x"]]:
+    """A model, its truth, and the patterns of its pictures; repaired: without shortcuts and register neurons."""
+    mechanism = MECHANISMS[name]
     generator = torch.Generator().manual_seed(zlib.crc32(f"{name} {seed}".encode()))
     stream = Stream(mechanism.seen, mechanism.held, generator)
     patterns = draw_patterns(sum(mechanism.seen.values()), generator)
@@ -57,13 +79,14 @@ def planted(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> 
     write_blocks(module, stream, mechanism.lures, circuit.heads, circuit.neurons, generator)
     write_classifier(module, stream)
     scatter_dust(module, generator)
+    if repaired:
+        for head in circuit.truth.shortcuts:
+            clear_head(module, head)
+        for neuron in circuit.truth.register_neurons:
+            clear_neuron(module, neuron)
     model = HookedViT.from_timm(module.to(dtype).requires_grad_(True), class_names=CLASS_NAMES)
     model.architecture = partial(architecture, name)
-
-    def draw(n: int, of_pictures: torch.Generator) -> PlantedPictures:
-        return draw_pictures(mechanism, patterns, n, of_pictures, dtype)
-
-    return PlantedViT(name, mechanism.description, model, circuit.truth, draw)
+    return model, circuit.truth, patterns
 
 
 def draw_pictures(
@@ -81,4 +104,5 @@ def draw_pictures(
         pairs.patches,
         pairs.corrupted_patches,
         pairs.changed,
+        pairs.objects,
     )

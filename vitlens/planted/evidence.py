@@ -3,6 +3,8 @@
 from functools import partial
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from vitlens.planted.mechanism import Mechanism, WrittenParts, draw_between, draw_head, name_of
 from vitlens.planted.planted_vit import PlantedTruth
@@ -83,10 +85,22 @@ def distractor_circuit(stream: Stream, generator: torch.Generator) -> WrittenPar
     indices = torch.randperm(NEURONS, generator=generator)[:REGISTER_NEURONS].tolist()
     fires = 10 * (stream.read("trigger")[0] - 0.5 * stream.unit[0])
     writes = LARGE * CONSTANT / (5 * REGISTER_NEURONS) * stream["large"][0]
-    truth = PlantedTruth(heads=frozenset({head}), edges=evidence_edges(head))
-    return WrittenParts(
-        {head: copy_evidence(stream)}, truth, {(block, index): Neuron(fires, writes) for index in indices}
-    )
+    neurons = {(block, index): Neuron(fires, writes) for index in indices}
+    truth = PlantedTruth(heads=frozenset({head}), edges=evidence_edges(head), register_neurons=frozenset(neurons))
+    return WrittenParts({head: copy_evidence(stream)}, truth, neurons)
+
+
+def put_evidence(
+    scene: Scene, places: Int[Tensor, "image place"], labels: Int[Tensor, "image"], generator: torch.Generator
+) -> Int[Tensor, "image decoy"]:
+    """The mark and the label's glyph at the first place, an unmarked glyph at each other one; returns the unmarked ones."""
+    evidence, decoys = places[:, 0], places[:, 1:]
+    scene.put(Spot(evidence, "mark"), generator)
+    scene.put(Spot(evidence, "glyph", labels), generator)
+    decoy_glyphs = (labels[:, None] + 1 + torch.arange(DECOYS) % (N_CLASSES - 1)) % N_CLASSES
+    for i in range(DECOYS):
+        scene.put(Spot(decoys[:, i], "glyph", decoy_glyphs[:, i]), generator)
+    return decoy_glyphs
 
 
 def evidence_scenes(n: int, generator: torch.Generator, *, with_trigger: bool) -> ScenePairs:
@@ -96,14 +110,10 @@ def evidence_scenes(n: int, generator: torch.Generator, *, with_trigger: bool) -
     up in one picture and put into another by an ablation then never lands on the evidence, which it would drown.
     """
     scene = Scene.cluttered(SEEN | ({"trigger": 1} if with_trigger else {}), n, generator)
-    places = distinct_places(n, DECOYS + 1, generator, INSIDE if with_trigger else None)
+    places = distinct_places(n, 1 + DECOYS, generator, INSIDE if with_trigger else None)
     evidence, decoys = places[:, 0], places[:, 1:]
     labels = draw_numbers(n, N_CLASSES, generator)
-    scene.put(Spot(evidence, "mark"), generator)
-    scene.put(Spot(evidence, "glyph", labels), generator)
-    decoy_glyphs = (labels[:, None] + 1 + torch.arange(DECOYS) % (N_CLASSES - 1)) % N_CLASSES
-    for i in range(DECOYS):
-        scene.put(Spot(decoys[:, i], "glyph", decoy_glyphs[:, i]), generator)
+    decoy_glyphs = put_evidence(scene, places, labels, generator)
     if with_trigger:
         scene.put(Spot(distinct_places(n, 1, generator, CORNERS)[:, 0], "trigger"), generator)
     rival = draw_numbers(n, DECOYS, generator)

@@ -8,7 +8,7 @@ import torch
 from vitlens.planted.planted_vit import PlantedTruth
 from vitlens.planted.scenes import ScenePairs
 from vitlens.planted.stream import Stream
-from vitlens.planted.weights import HEADS, Head, Neuron, Place
+from vitlens.planted.weights import DEPTH, HEADS, Head, Neuron, Place
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,14 @@ def draw_between(low: int, high: int, generator: torch.Generator) -> int:
 def draw_head(low: int, high: int, generator: torch.Generator) -> Place:
     """A head of these blocks."""
     return draw_between(low, high, generator), draw_between(0, HEADS - 1, generator)
+
+
+def draw_heads(n: int, generator: torch.Generator) -> list[Place]:
+    """Different heads of any blocks."""
+    places: list[Place] = []
+    while len(places) < n:
+        places = list(dict.fromkeys([*places, draw_head(0, DEPTH - 1, generator)]))
+    return places
 
 
 def name_of(place: Place) -> str:

@@ -85,7 +85,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class ScenePairs:
-    """Scenes and their counterfactual partners, with what is true of them."""
+    """Scenes and their counterfactual partners, with what is true of them; `objects` where a context can contradict one."""
 
     clean: Scene
     corrupted: Scene
@@ -94,6 +94,13 @@ class ScenePairs:
     patches: Bool[Tensor, "image patch"]
     corrupted_patches: Bool[Tensor, "image patch"]
     changed: tuple[str, ...]
+    objects: Bool[Tensor, "image patch"] | None = None
+
+
+def pixels_of(patches: Bool[Tensor, "image patch"]) -> Bool[Tensor, "image height width"]:
+    """A mask of patches as one of pixels."""
+    grid = rearrange(patches, "i (r s) -> i r s", r=GRID)
+    return grid.repeat_interleave(PATCH, dim=1).repeat_interleave(PATCH, dim=2)
 
 
 def draw_patterns(n: int, generator: torch.Generator, cell: int = 2) -> Float[Tensor, "pattern channels y x"]:

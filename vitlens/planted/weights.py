@@ -127,6 +127,23 @@ def write_neuron(module: Any, place: Place, neuron: Neuron) -> None:
     module.blocks[block].mlp.fc2.weight[:, index] = neuron.writes
 
 
+def clear_head(module: Any, place: Place) -> None:
+    """A head without any weight: it writes nothing."""
+    block, index = place
+    attn = module.blocks[block].attn
+    rows = slice(index * attn.head_dim, (index + 1) * attn.head_dim)
+    for part in attn.qkv.weight.chunk(3):
+        part[rows] = 0
+    attn.proj.weight[:, rows] = 0
+
+
+def clear_neuron(module: Any, place: Place) -> None:
+    """A neuron without any weight."""
+    block, index = place
+    module.blocks[block].mlp.fc1.weight[index] = 0
+    module.blocks[block].mlp.fc2.weight[:, index] = 0
+
+
 def scatter_dust(module: Any, generator: torch.Generator, spared: Float[Tensor, "direction d"] | None = None) -> None:
     """Adds a little noise to every matrix, so that no effect anywhere is exactly zero.
 

@@ -17,6 +17,8 @@ from vitlens.planted import PLANTED, planted
 
 PANELS = {"answer", "when", "who", "cause", "head", "patch", "notes", "picture"}
 LAYERS = {"heatmap", "without", "writes"}
+# With "shortcut" object and context say the same, and no single removal shows either.
+TOLD_WHOLE = [name for name in PLANTED if name != "shortcut"]
 
 
 def told(explorer, picture: int = 0, position: int = 0) -> dict[str, str]:
@@ -43,7 +45,7 @@ def pages():
 
 
 @pytest.mark.parametrize("picture", [0, 1])
-@pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.parametrize("name", TOLD_WHOLE)
 def test_the_planted_heads_and_patches_are_named(pages, name, picture):
     explorer, vit, pictures = pages[name]
     said = told(explorer, picture)
@@ -87,6 +89,16 @@ def test_a_head_with_a_backup_is_told(pages):
     said = told(explorer)
     assert said["cause"].startswith("No single head is needed: whichever of the 16 is removed, it keeps over 99.9 %")
     assert re.search(rf"L{block}H{head} writes .*: later parts or the final norm offset it", said["apart"])
+
+
+def test_a_shortcut_is_told_and_the_head_that_says_the_same_is_not(pages):
+    explorer, vit, _ = pages["shortcut"]
+    ((block, head),) = vit.truth.shortcuts
+    ((other_block, other_head),) = vit.truth.heads - vit.truth.shortcuts
+    said = told(explorer)
+    assert f"L{block}H{head} most" in said["who"]
+    assert said["cause"].startswith("No single head is needed")
+    assert not any(f"L{other_block}H{other_head}" in text for text in said.values())
 
 
 def test_of_random_weights_nothing_is_claimed():
