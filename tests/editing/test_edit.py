@@ -99,7 +99,9 @@ def test_a_head_loses_a_direction_of_what_it_writes(model, images):
     edited = edit(model, "L1H2", "direction", directions=direction)
     keep = ("blocks.1.attn.hook_result", lambda value, hook: read.update(after=value.clone()))
     model.run_with_hooks(images, fwd_hooks=[*edited.hooks, keep])
-    model.run_with_hooks(images, fwd_hooks=[("blocks.1.attn.hook_result", lambda v, hook: read.update(before=v.clone()))])
+    model.run_with_hooks(
+        images, fwd_hooks=[("blocks.1.attn.hook_result", lambda v, hook: read.update(before=v.clone()))]
+    )
     assert (read["after"][:, :, 2] @ direction).abs().max() < 1e-9
     equal(read["after"][:, :, [0, 1, 3]], read["before"][:, :, [0, 1, 3]])
 
@@ -119,9 +121,7 @@ def test_masks_make_an_edit_for_these_pictures(model, images):
     masks = torch.zeros(3, *model.cfg.image_size, dtype=torch.bool)
     masks[:, :16, :16], masks[1, 16:32] = True, True
     edited = edit(model, "L1 attn", tokens="context", masks=masks)
-    hooks = vitlens.patching.ablation_hooks(
-        model, images, site="attn_out", places=[1], tokens="context", masks=masks
-    )
+    hooks = vitlens.patching.ablation_hooks(model, images, site="attn_out", places=[1], tokens="context", masks=masks)
     equal(run(model, images, edited), model.run_with_hooks(images, fwd_hooks=hooks))
     with pytest.raises(InputError, match="make the edit again for these pictures"):
         run(model, images[:2], edited)

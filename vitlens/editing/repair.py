@@ -1,7 +1,7 @@
 """Chooses an edit on some of the pictures, and reports what it does on the others."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -27,7 +27,7 @@ from vitlens.results.result import Drawable
 
 #: So many of the pictures show how large a random edit is.
 N_FOR_NORMS = 256
-RETRAINED = "last layer retrained"
+RETRAINED, RANDOM_MEAN = "last layer retrained", "random (mean)"
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,6 +46,7 @@ class Repair(Drawable):
     doses: dict[str, float]
     max_loss: float | None
     shortcut: Shortcut | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Repair({self.chosen}: {self.edit!r})"
@@ -65,7 +66,7 @@ class Repair(Drawable):
         rows = self.report.table(level, n_draws, seed)
         is_random = rows["edit"].isin(self.random)
         means = rows[is_random].groupby("group", sort=False).mean(numeric_only=True).reset_index()
-        means.insert(0, "edit", "random (mean)")
+        means.insert(0, "edit", RANDOM_MEAN)
         return Frame(pd.concat([rows[~is_random], means], ignore_index=True))
 
     def trade_off(self) -> pd.DataFrame:
@@ -175,7 +176,13 @@ def repair(
     inputs = classifier_inputs(model, chosen_by.images, **about)
     shown[RETRAINED] = retrain_classifier(model, inputs, chosen_by.labels, chosen_by.groups, seed)
     report = evaluate_edits(model, *reported, edits=shown, clusters=reported.clusters, **about)
-    return Repair(chosen, name, candidates, report, at, max_loss, shortcut)
+    settings = {
+        "held_out": held_out if isinstance(held_out, (int, float)) else "given",
+        "edits": "proposed" if edits is None else "given",
+        "n_draws": n_draws,
+        "seed": seed,
+    }
+    return Repair(chosen, name, candidates, report, at, max_loss, shortcut, settings)
 
 
 def _check_limits(max_loss: float | None, doses: Sequence[float]) -> None:

@@ -71,8 +71,8 @@ def dose_curves(repair: Repair) -> go.Figure:
         finish(
             figure,
             "How often each group is right, by dose",
-            f"{text(repair.report.settings['model'])}; {what}<br>{len(repair.report.of_image):,} held-out pictures; bands and "
-            f"bars: 95 % intervals{random}",
+            f"{text(repair.report.settings['model'])}; {what}<br>{len(repair.report.of_image):,} held-out pictures; "
+            f"bands and bars: 95 % intervals{random}",
             height=520,
             margin={"l": 60, "r": 20, "t": 118, "b": 110},
         )
@@ -105,9 +105,12 @@ def repair_trade_off(repair: Repair) -> go.Figure:
             figure.add_trace(_candidates(name, some, marker))
     if repair.max_loss is not None:
         figure.add_vline(
-            x=limit, line={"color": NEUTRAL, "dash": "dash", "width": 1}, annotation_text=f"limit: {limit:g} point{'s' * (limit != 1)}",
-            annotation_position="bottom right", annotation_font_size=11,
-        )  # fmt: skip
+            x=limit,
+            line={"color": NEUTRAL, "dash": "dash", "width": 1},
+            annotation_text=f"limit: {limit:g} point{'s' * (limit != 1)}",
+            annotation_position="bottom right",
+            annotation_font_size=11,
+        )
     figure.update_xaxes(title="largest loss of any group (percentage points)", zeroline=False)
     figure.update_yaxes(title="accuracy of the worst group (%)", zeroline=False)
     named = "no edit was better within the limit" if repair.edit is None else f"chosen: {text(repair.chosen, 70)}"
@@ -115,8 +118,8 @@ def repair_trade_off(repair: Repair) -> go.Figure:
         finish(
             figure,
             "What each edit gains and costs",
-            f"{text(repair.candidates.settings['model'])}; {len(table) - 1} edits on the {len(repair.candidates.of_image):,} "
-            f"pictures for choosing<br>{named}",
+            f"{text(repair.candidates.settings['model'])}; {len(table) - 1} edits on the "
+            f"{len(repair.candidates.of_image):,} pictures for choosing<br>{named}",
             height=480,
             margin={"l": 60, "r": 20, "t": 98, "b": 100},
         )
