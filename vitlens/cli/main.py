@@ -75,8 +75,8 @@ for name in NAMES:
     # Help lists it once.
     app.command(name, hidden=name != NAMES[0])(open_page)
 for command in (
-    lens, attribute, patch, graph, heatmap, similarity, describe, shortcut, repair, train_sae, evaluate_sae, features, zero_shot, names,
-    models, verify, reproduce,
+    lens, attribute, patch, graph, heatmap, similarity, describe, shortcut, repair, train_sae, evaluate_sae, features,
+    zero_shot, names, models, verify, reproduce,
 ):  # fmt: skip
     app.command()(command)
 

@@ -125,6 +125,6 @@ def _how_to_save(repair: Repair) -> str:
     if repair.edit is None:
         return ""
     return (
-        f"The chosen edit is {repair.edit!r}. Folded into the weights it needs no vitlens: `save` writes a file, or a folder, "
+        f"The chosen edit is {repair.edit!r}. Folded into the weights it needs no vitlens: `save` writes a file or a folder "
         "that the model's own library reads."
     )

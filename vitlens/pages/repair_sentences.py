@@ -57,8 +57,8 @@ def choice(repair: Repair) -> list[str]:
         ]
     return [
         f"{tried}. {limit}; the best for the worst group is “{repair.chosen}”: {in_percent(before, 1)} without it, "
-        f"{in_percent(table.loc[repair.chosen, 'worst_group'], 1)} with it. These pictures chose the edit, so it looks better "
-        "on them than it is. All that follows is of others."
+        f"{in_percent(table.loc[repair.chosen, 'worst_group'], 1)} with it. These pictures chose the edit, so it looks "
+        "better on them than it is. All that follows is of others."
     ]
 
 
@@ -100,8 +100,9 @@ def baselines(repair: Repair, table: pd.DataFrame) -> list[str]:
         n_as_good, n_random = int((accuracies[places] >= own).sum()), len(places)
         if n_random:
             said.append(
-                f"Random edits of the same kind and norm change “{worst}” by {points(of_group.loc[RANDOM_MEAN, 'change'])} on "
-                f"average; {n_as_good} of {n_random} {'is' if n_as_good == 1 else 'are'} as good for it as the edit, or better."
+                f"Random edits of the same kind and norm change “{worst}” by "
+                f"{points(of_group.loc[RANDOM_MEAN, 'change'])} on average; {n_as_good} of {n_random} "
+                f"{'is' if n_as_good == 1 else 'are'} as good for it as the edit, or better."
                 + (" So it does no more for this group than chance may do." if n_as_good else "")
             )
     retrained = table[table["edit"] == RETRAINED].set_index("group")
@@ -123,8 +124,8 @@ def side_effects(repair: Repair) -> list[str]:
     right, now = report.values[0].bool(), report.values[row].bool()
     n_broken, n_mended = int((right & ~now).sum()), int((~right & now).sum())
     said = [
-        f"Of {int(right.sum()):,} pictures that were right {n_broken:,} become wrong, and of {int((~right).sum()):,} that were "
-        f"wrong {n_mended:,} become right."
+        f"Of {int(right.sum()):,} pictures that were right {n_broken:,} become wrong, and of {int((~right).sum()):,} "
+        f"that were wrong {n_mended:,} become right."
     ]
     if bool(right.any()):
         by_name = {"the edit": row, RETRAINED: report.axes["edit"].index(RETRAINED)}

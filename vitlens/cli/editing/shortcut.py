@@ -79,7 +79,7 @@ def _answer(found: "Shortcut", hooked: "HookedViT", pictures: GroupedPictures, t
 
     table, settings = found.table(), found.settings
     inside, outside = settings["inside"], " and ".join(settings["outside"])
-    shown = {
+    columns = {
         "component": "part",
         "difference": f"{inside} minus {outside}",
         "p": "p",
@@ -87,12 +87,13 @@ def _answer(found: "Shortcut", hooked: "HookedViT", pictures: GroupedPictures, t
         "gained_accuracy": f"gained in {inside}",
         "lost_accuracy": f"lost in {outside}",
     }
+    shown = table[list(columns)].head(top).rename(columns=columns)
     return Answer(
         "shortcut",
         hooked.cfg.model_name,
         found.to_frame(),
         {"parts": table, "strongest": found.strongest()},
-        [("shares of the margin, and what ablating each part alone does", table[list(shown)].head(top).rename(columns=shown))],
+        [("shares of the margin, and what ablating each part alone does", shown)],
         lambda: _sections(found),
         found.plot,
         f"Parts of {hooked.cfg.model_name} that carry a shortcut",
