@@ -74,13 +74,12 @@ def outcome(repair: Repair, table: pd.DataFrame) -> list[str]:
     after = table[table["edit"] == chosen_name(repair)].set_index("group")
     row = after.loc[worst]
     said = [
-        f"On the {n_pictures} the worst group, “{worst}”, goes from {in_percent(before.loc[worst, 'accuracy'], 1)} to "
-        f"{in_percent(row['accuracy'], 1)}: {change(row)}.{_verdict(row)}"
+        f"On the {n_pictures} the worst group, “{worst}”, {_goes(before.loc[worst, 'accuracy'], row)}: {change(row)}."
+        f"{_verdict(row)}"
     ]
     for name, other in after.drop(worst).iterrows():
         said.append(
-            f"“{name}” {_moved(other['change'])}, from {in_percent(before.loc[name, 'accuracy'], 1)} to "
-            f"{in_percent(other['accuracy'], 1)}: {change(other)}.{_beyond(repair, other)}"
+            f"“{name}” {_goes(before.loc[name, 'accuracy'], other)}: {change(other)}.{_beyond(repair, other)}"
         )
     now = after["accuracy"].idxmin()
     if now != worst:
@@ -103,7 +102,7 @@ def baselines(repair: Repair, table: pd.DataFrame) -> list[str]:
                 f"Random edits of the same kind and norm change “{worst}” by "
                 f"{points(of_group.loc[RANDOM_MEAN, 'change'])} on average; {n_as_good} of {n_random} "
                 f"{'is' if n_as_good == 1 else 'are'} as good for it as the edit, or better."
-                + (" So it does no more for this group than chance may do." if n_as_good else "")
+                + (" So a change like this can come by chance." if n_as_good else "")
             )
     retrained = table[table["edit"] == RETRAINED].set_index("group")
     now = retrained["accuracy"].idxmin()
@@ -176,8 +175,9 @@ def _limit(repair: Repair) -> str:
     return f"{100 * repair.max_loss:g} point{'s' * (repair.max_loss != 0.01)}"
 
 
-def _moved(change: float) -> str:
-    return "gains" if change > 0 else "loses" if change < 0 else "stays"
+def _goes(before: float, row: pd.Series) -> str:
+    ends = [in_percent(share, 1) for share in (before, row["accuracy"])]
+    return f"stays at {ends[0]}" if ends[0] == ends[1] else f"goes from {ends[0]} to {ends[1]}"
 
 
 def _verdict(row: pd.Series) -> str:

@@ -77,7 +77,8 @@ def shortcut(
 def _answer(found: "Shortcut", hooked: "HookedViT", pictures: GroupedPictures, top: int) -> Answer:
     from vitlens.pages.repair_sentences import found_parts
 
-    table, settings = found.table(), found.settings
+    # A loss of nothing has no sign.
+    table, settings = found.table().assign(lost_accuracy=lambda rows: rows["lost_accuracy"] + 0.0), found.settings
     inside, outside = settings["inside"], " and ".join(settings["outside"])
     columns = {
         "component": "part",
