@@ -579,7 +579,7 @@ ELSEWHERE: dict[tuple[str, str], list[Any]] = {
         5, 1.7, "nonsense", [], {99: {0: "x"}}, {0: {99: "x"}}, {0: "nonsense"}, {"a": {}}, {0: {0: ""}}, Thing(),
     ],
     ("explore_graph", "image_names"): [5, "nonsense", [], ["one"], [None, None], Thing()],
-    ("explore", "sae"): RESULT,
+    ("explore", "sae"): RESULT, ("find_shortcut", "sae"): RESULT,
     ("explore", "description"): RESULT,
     ("explore", "image_names"): [5, "nonsense", [], ["one"], [None, None], Thing()],
 }  # fmt: skip

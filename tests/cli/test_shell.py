@@ -18,7 +18,7 @@ from vitlens.choose.sites import SITES as LIBRARY_SITES
 from vitlens.cli import names
 from vitlens.data.counterfactuals import CONTEXT_REPLACEMENTS
 from vitlens.data.preprocessing import INTERPOLATIONS
-from vitlens.editing.margins import PARTS
+from vitlens.editing.search.margins import PARTS
 from vitlens.features.evaluation.baselines import BASELINES
 from vitlens.features.evaluation.metrics import EVALUATION_METRICS
 from vitlens.lens.lens import LENS_SITES as LIBRARY_LENS_SITES

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from vitlens import InputError
-from vitlens.editing import Groups, read_groups
+from vitlens.demo import load_demo_model, load_demo_pictures
+from vitlens.editing import Groups, propose_groups, read_groups
 
 GIVEN = {
     "names": ["b", "a", "b"],
@@ -74,3 +75,26 @@ def test_a_group_of_one_picture_has_no_interval():
     read_groups([0, 1, 0, 1], 4).require_intervals()
     with pytest.raises(InputError, match="no group is called 'c'"):
         groups.where("c")
+
+
+@pytest.fixture(scope="module")
+def demo():
+    model = load_demo_model()
+    return model, load_demo_pictures(model)
+
+
+def test_proposed_groups_are_mostly_right(demo):
+    model, pictures = demo
+    proposed = propose_groups(model, pictures.images, pictures.labels, masks=pictures.masks)
+    truth = ["agreeing", "conflicting"] * 50
+    clear = [(one, other) for one, other in zip(proposed, truth, strict=True) if one != "neutral"]
+    assert len(clear) >= 85
+    assert np.mean([one == other for one, other in clear]) > 0.9
+    of_files = propose_groups(model, pictures.paths, pictures.labels, masks=pictures.masks, batch_size=7)
+    assert sum(one == other for one, other in zip(proposed, of_files, strict=True)) >= 99
+
+
+def test_few_pictures_propose_no_groups(demo):
+    model, pictures = demo
+    with pytest.raises(InputError, match="there are 4"):
+        propose_groups(model, pictures.images[:4], pictures.labels[:4], masks=pictures.masks[:4])

@@ -55,7 +55,7 @@ def test_shares_sum_to_the_margin(planted, found):
 def test_the_planted_head_is_found(found):
     table = found.table()
     # Features of a random dictionary are as large as its norm.
-    table = table[[part.kind != "feature" for part in table["component"]]].reset_index(drop=True)
+    table = table[~table["component"].str.startswith("feature")].reset_index(drop=True)
     assert table["component"][0] == "L1H2"
     assert table["p"][0] == pytest.approx(1 / 200)
     assert table["low"][0] < table["difference"][0] < table["high"][0] < -1
@@ -230,3 +230,20 @@ def test_sources_that_change_their_order_are_refused(planted):
         find(planted, images=[planted.images], labels=[0] * 30, groups=[0, 1] * 15)
     with pytest.raises(InputError, match="40 labels were given for 32 pictures"):
         find(planted, images=[planted.images], labels=[0] * 40, groups=[0, 1] * 20)
+
+
+def test_the_figure_shows_the_table(found):
+    figure = found.plot(k=5)
+    bars, sure, unsure = figure.data
+    table = found.table().head(5)
+    assert list(bars.y) == list(table["component"])
+    np.testing.assert_allclose(bars.x, table["difference"])
+    np.testing.assert_allclose(bars.x + bars.error_x.array, table["high"])
+    assert [opacity == 1 for opacity in bars.marker.opacity] == (table["p"] <= 0.05).tolist()
+    place = list(sure.customdata).index("L1H2")
+    row = found.axes["component"].index("L1H2")
+    assert sure.y[place] == pytest.approx(found.change[row, 1].item())
+    assert sure.x[place] == pytest.approx(found.change[row, 0].item())
+    assert "L1H2" in sure.text
+    n_ablated = sum(part.kind in ("head", "mlp", "neuron") for part in found.axes["component"])
+    assert len(sure.y) + len(unsure.y) == n_ablated

@@ -100,6 +100,9 @@ def makers():
         "HeadNames": worded(vitlens.text.name_heads, k=2, n_draws=1),
         "NeuronNames": worded(vitlens.text.name_neurons, k=2, block=0, n_draws=1),
         "RegisterShift": lambda: vitlens.registers.register_shift(**about, neurons=[(0, 3)], **QUIET),
+        "Shortcut": lambda: vitlens.find_shortcut(
+            model, images.repeat(2, 1, 1, 1), torch.arange(6), ["a", "b"] * 3, n_draws=9, **QUIET
+        ),
         "Heatmap": lambda: vitlens.heatmap(**about, method="legrad"),
         "Faithfulness": lambda: vitlens.evaluate_heatmaps(
             **about, heatmaps="legrad", metrics=["deletion", "insertion"], n_steps=3, **QUIET

@@ -6,10 +6,10 @@ from .edit import edit as edit
 from .evaluation import EditEvaluation as EditEvaluation
 from .evaluation import evaluate_edits as evaluate_edits
 from .groups import Groups as Groups
-from .groups import propose_groups as propose_groups
 from .groups import read_groups as read_groups
 from .repair import Repair as Repair
 from .repair import repair as repair
 from .saving import save_checkpoint as save_checkpoint
-from .shortcut import find_shortcut as find_shortcut
-from .shortcut_result import Shortcut as Shortcut
+from .search.proposed_groups import propose_groups as propose_groups
+from .search.shortcut import find_shortcut as find_shortcut
+from .search.shortcut_result import Shortcut as Shortcut

@@ -8,16 +8,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitlens.arguments import checked
-from vitlens.choose.classes import read_labels
 from vitlens.choose.tokens import TokenSet, select_tokens
 from vitlens.editing.changes import Directions
-from vitlens.editing.groups import GroupInput, read_groups
+from vitlens.editing.groups import GroupInput, Groups
+from vitlens.editing.labelled import LabelledPictures
 from vitlens.editing.parts import PartName, read_parts
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import NO_TOKENS
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
+from vitlens.model.runs.picture_batches import PictureSource
 
 
 @leaves_state
@@ -26,8 +26,8 @@ from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
 def group_directions(
     model: HookedViT,
     images: PictureSource,
-    labels: Any,
-    groups: GroupInput,
+    labels: Any = None,
+    groups: GroupInput | Groups | None = None,
     *,
     part: PartName = "classifier",
     k: int | None = None,
@@ -45,11 +45,10 @@ def group_directions(
     everything that is uncorrelated with them as it is.
 
     Args:
-        labels: the true class of each picture.
-        groups: the group of each picture.
+        labels, groups: the true class and the group of each picture; None for those of a picture set.
         part: where: "classifier", what the classifier reads; the output of "L3 mlp", "L3 attn" or "L2H1"; or a hook point.
-        k: how many directions, the strongest first; by default those with √λ above √r + √d, the largest that r differences
-            of random means in d dimensions reach.
+        k: how many directions, the strongest first; by default those with √λ above what random differences reach in 95 % of
+            the cases.
         alpha: the share of the mean variance that is added to S: directions with little variance must not win by chance.
         tokens: of a part with tokens, whose mean vector is read.
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
@@ -63,7 +62,7 @@ def group_directions(
             chance; more directions than there are; labels or groups for another number of pictures.
 
     Source: Fisher's discriminants of the groups within classes; where all directions are removed, the projection of Belrose
-        et al. 2023 (LEACE); √r + √d: Davidson and Szarek 2001, theorem II.13.
+        et al. 2023 (LEACE); how many: Wachter 1980 (the spectrum of a Fisher matrix), Davidson and Szarek 2001 (its spread).
 
     Examples:
         >>> import vitlens
@@ -77,22 +76,16 @@ def group_directions(
     places = read_parts(model, part, in_stream=True)
     if len(places) != 1:
         raise InputError(f"{part!r} means {len(places)} hook points, and directions are of one: name a single part")
-    truth = read_labels(model, labels)
-    found = read_groups(groups, len(truth))
+    pictures = LabelledPictures(model, images, labels, batch_size)
+    found = pictures.read_groups(groups)
     if not alpha > 0:
         raise InputError(f"alpha is a share of the variance above 0, such as 0.01, not {alpha}")
     cells = _Cells(len(found.names))
     hook, unit = places[0].hook, places[0].unit
-    n_seen = 0
-    for batch in PictureBatches(model, images, batch_size).with_bar("directions", progress):
-        n_seen += len(batch.images)
-        if n_seen > len(truth):
-            break
-        value = model.run_with_cache(batch.images, names_filter=hook)[1][hook]
+    for ids, batch, truth in pictures.batches("directions", progress):
+        value = model.run_with_cache(batch, names_filter=hook)[1][hook]
         vectors = _vectors(model, value, hook, unit, tokens)
-        cells.add(vectors.double().cpu(), truth[batch.ids], found.of_image[batch.ids])
-    if n_seen != len(truth):
-        raise InputError(f"there are labels for {len(truth)} pictures, and another number of pictures")
+        cells.add(vectors.double().cpu(), truth.cpu(), found.of_image[ids])
     return cells.directions(k, alpha, model)
 
 
@@ -148,7 +141,7 @@ class _Cells:
         variances, axes = torch.linalg.eigh(within)
         whiten = axes * variances.clamp(min=0).rsqrt()
         _, strength, found = torch.linalg.svd(differences @ whiten, full_matrices=False)
-        n_found = _how_many(strength, k, n_free, d)
+        n_found = _how_many(strength, k, n_free, n_within, d)
         read = found[:n_found] @ whiten.T
         groups = torch.tensor([key % self.n_groups for key in keys])
         of_groups = [means[groups == group].mean(dim=0) for group in groups.unique()]
@@ -169,15 +162,31 @@ class _Cells:
         return torch.cat(rows), n_free
 
 
-def _how_many(strength: Tensor, k: int | None, n_free: int, d: int) -> int:
+def _how_many(strength: Tensor, k: int | None, n_free: int, n_within: int, d: int) -> int:
     most = min(n_free, d)
     if k is not None:
         if not 1 <= k <= most:
             raise InputError(f"there are {most} directions between these groups, so k is 1 to {most}, not {k}")
         return k
-    found = int((strength > math.sqrt(n_free) + math.sqrt(d)).sum())
+    if n_within <= d:
+        raise InputError(
+            f"there are too few pictures for vectors of {d} numbers to tell how many directions there are: give more "
+            f"than {d} beyond one of each class and group, or say k="
+        )
+    found = int((strength > _largest_by_chance(n_free, n_within, d)).sum())
     if not found:
         raise InputError(
             "within classes the groups differ in no direction more than by chance: give more pictures, or say k="
         )
     return min(found, most)
+
+
+def _largest_by_chance(n_free: int, n_within: int, d: int) -> float:
+    """What the largest √λ stays below in 95 % of the cases where groups do not differ.
+
+    The edge of the spectrum of a Fisher matrix, of r = n_free differences of random means against a covariance from n_within
+    pictures, and how far above its mean the norm of a Gaussian matrix comes. Many pictures: √r + √d + √(2 ln 20).
+    """
+    few = d / n_within
+    edge = 1 + math.sqrt(d / n_free + few - few * d / n_free)
+    return (math.sqrt(n_free) * edge + math.sqrt(2 * math.log(20))) / (1 - few)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 import torch
@@ -10,15 +10,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitlens.arguments import checked
-from vitlens.choose.classes import read_labels
-from vitlens.editing.groups import GroupInput, read_groups
+from vitlens.editing.groups import GroupInput, Groups
+from vitlens.editing.labelled import LabelledPictures, read_clusters
 from vitlens.errors import InputError
 from vitlens.model.class_space.outputs import WITH_PROBABILITIES, is_predicted, kl_divergence
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Hooks, Reader, block_and_site
 from vitlens.model.provenance import page_facts
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
+from vitlens.model.runs.picture_batches import PictureSource
 from vitlens.model.runs.suffix import forward_suffix
 from vitlens.results.frames import Frame
 from vitlens.results.result import Result
@@ -27,6 +27,7 @@ from vitlens.statistics import bootstrap
 UNEDITED = "unedited"
 
 
+@runtime_checkable
 class HasHooks(Protocol):
     """What can be evaluated: an `Edit`, or anything else with hooks of a model."""
 
@@ -103,8 +104,8 @@ class EditEvaluation(Result):
 def evaluate_edits(
     model: HookedViT,
     images: PictureSource,
-    labels: Any,
-    groups: GroupInput,
+    labels: Any = None,
+    groups: GroupInput | Groups | None = None,
     *,
     edits: Mapping[str, HasHooks],
     clusters: Any = None,
@@ -114,8 +115,7 @@ def evaluate_edits(
     """Evaluates edits on labelled pictures in groups; each picture runs once up to the first block that an edit changes.
 
     Args:
-        labels: the true class of each picture.
-        groups: the group of each picture, as `find_shortcut` takes them.
+        labels, groups: the true class and the group of each picture; None for those of a picture set.
         edits: by name; an `Edit`, or anything with `hooks`. The model without an edit always comes first.
         clusters: a number for each picture; of the same object the same one. Intervals draw whole clusters.
         batch_size: pictures of a forward; by default 64, or fewer where these would take much memory.
@@ -139,23 +139,15 @@ def evaluate_edits(
     model.require_prediction()
     if UNEDITED in edits or not edits:
         raise InputError(f'edits= names at least one edit, none of them "{UNEDITED}", which is always the first')
-    batches = PictureBatches(model, images, batch_size)
-    truth = read_labels(model, labels)
-    found = read_groups(groups, len(truth))
-    together = None if clusters is None else torch.as_tensor(clusters).long()
+    pictures = LabelledPictures(model, images, labels, batch_size)
+    found = pictures.read_groups(groups)
+    together = read_clusters(clusters, len(pictures))
     runs = [_Run.of(model, edit) for edit in edits.values()]
     parts: list[tuple[Tensor, ...]] = []
-    n_seen = 0
-    for batch in batches.with_bar("edits", progress):
-        here = truth[batch.ids] if n_seen + len(batch.images) <= len(truth) else None
-        n_seen += len(batch.images)
-        if here is None:
-            raise InputError(f"there are labels for {len(truth)} pictures, and more pictures")
-        logits = torch.stack(list(_logits(model, batch.images, runs)))
+    for ids, batch, truth in pictures.batches("edits", progress):
+        logits = torch.stack(list(_logits(model, batch, runs)))
         moved = (logits - logits[0]).double()
-        parts.append((batch.ids, *_scores(model, logits, here.to(logits.device)), moved.cpu()))
-    if n_seen != len(truth) or (together is not None and len(together) != n_seen):
-        raise InputError(f"there are {n_seen} pictures, {len(truth)} labels and clusters= for each of them or for none")
+        parts.append((ids, *_scores(model, logits, truth), moved.cpu()))
     ids = torch.cat([part[0] for part in parts])
     right, margins, kl, moved = (torch.cat([part[i] for part in parts], dim=1) for i in range(1, 5))
     of_image = found.of_image[ids]
@@ -169,7 +161,7 @@ def evaluate_edits(
         changes,
         found.names,
         of_image,
-        None if together is None else together[ids],
+        None if together is None else torch.from_numpy(together)[ids],
         class_names=model.class_names,
         settings={
             "model": model.cfg.model_name,

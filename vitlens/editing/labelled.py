@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from vitlens.choose.classes import read_labels
 from vitlens.data.picture_sets import PictureSet
+from vitlens.editing.groups import GroupInput, Groups, read_groups, read_names
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
@@ -45,6 +47,17 @@ class LabelledPictures:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def read_groups(self, groups: GroupInput | Groups | None) -> Groups:
+        """The group of each picture; by default those of the picture set.
+
+        Raises:
+            InputError: there are none, or they do not fit.
+        """
+        given = self.groups if groups is None else groups
+        if given is None:
+            raise InputError("groups= are missing: the group of each picture, names or whole numbers")
+        return read_groups(given, len(self))
+
     def batches(
         self, what: str, progress: bool | None
     ) -> Iterator[tuple[Int[Tensor, "image"], Float[Tensor, "image channels height width"], Int[Tensor, "image"]]]:
@@ -67,6 +80,17 @@ class LabelledPictures:
             yield batch.ids, batch.images, labels.to(batch.images.device)
         if n_seen < len(self) and not self.source.skipped:
             raise InputError(f"{len(self)} labels were given for {n_seen} pictures")
+
+
+def read_clusters(clusters: Any, n_images: int) -> Int[np.ndarray, "image"] | None:
+    """A number for the cluster of each picture."""
+    if clusters is None:
+        return None
+    names = read_names(clusters, "clusters", "the cluster of each picture")
+    if len(names) != n_images:
+        raise InputError(f"{len(names)} clusters were given for {n_images} pictures: give the cluster of each picture")
+    place = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return np.array([place[name] for name in names])
 
 
 def _without_bytes(row: dict[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from typing import Any
 
 from vitlens.editing.directions import group_directions
 from vitlens.editing.edit import Edit, edit
-from vitlens.editing.shortcut import find_shortcut
-from vitlens.editing.shortcut_result import Shortcut
+from vitlens.editing.search.shortcut import find_shortcut
+from vitlens.editing.search.shortcut_result import Shortcut
 from vitlens.editing.split import SomePictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT

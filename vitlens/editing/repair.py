@@ -10,18 +10,18 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from vitlens.arguments import checked
-from vitlens.choose.classes import read_labels
 from vitlens.editing.baselines import classifier_inputs, random_edits, retrain_classifier
 from vitlens.editing.edit import Edit
 from vitlens.editing.evaluation import EditEvaluation, HasHooks, evaluate_edits
-from vitlens.editing.groups import GroupInput, read_groups
+from vitlens.editing.groups import GroupInput, Groups
+from vitlens.editing.labelled import LabelledPictures, read_clusters
 from vitlens.editing.proposals import propose_edits
-from vitlens.editing.shortcut_result import Shortcut
+from vitlens.editing.search.shortcut_result import Shortcut
 from vitlens.editing.split import SomePictures, split_pictures
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
+from vitlens.model.runs.picture_batches import PictureSource
 from vitlens.results.frames import Frame
 from vitlens.results.result import Drawable
 
@@ -89,8 +89,8 @@ class Repair(Drawable):
 def repair(
     model: HookedViT,
     images: PictureSource,
-    labels: Any,
-    groups: GroupInput,
+    labels: Any = None,
+    groups: GroupInput | Groups | None = None,
     *,
     edits: Mapping[str, Edit] | None = None,
     max_loss: float | None = 0.01,
@@ -112,8 +112,7 @@ def repair(
 
     Args:
         images: a tensor, files, or a picture set; pictures need numbers, so that they can be split.
-        labels: the true class of each picture.
-        groups: the group of each picture.
+        labels, groups: the true class and the group of each picture; None for those of a picture set.
         edits: what is tried, by name, in place of what is proposed; made without the pictures of the report.
         max_loss: how much accuracy any group may lose on the pictures for choosing, as a share; None: no limit.
         doses: at which edits are tried and reported.
@@ -145,20 +144,15 @@ def repair(
         ""
     )
     model.require_prediction()
-    batches = PictureBatches(model, images, batch_size)
-    truth = read_labels(model, labels)
-    found = read_groups(groups, len(truth))
-    if batches.n_numbered != len(truth):
-        raise InputError(
-            f"repair splits the pictures, so it needs a tensor, files or a picture set with a label for each: there are "
-            f"{len(truth)} labels, and {batches.n_numbered or 'an unknown number of'} pictures that can be read by number"
-        )
-    together = torch.arange(len(truth)) if clusters is None else torch.as_tensor(clusters).long()
     _check_limits(max_loss, doses)
-    is_held_out = split_pictures(truth, found, together, held_out, seed)
-    chosen_by, reported = (
-        SomePictures.of(batches, truth, found, together, where) for where in (~is_held_out, is_held_out)
-    )
+    pictures = LabelledPictures(model, images, labels, batch_size)
+    found = pictures.read_groups(groups)
+    if pictures.source.n_numbered is None:
+        raise InputError("repair splits the pictures by their numbers, so it needs a tensor, files or a picture set")
+    given = read_clusters(clusters, len(pictures))
+    together = torch.arange(len(pictures)) if given is None else torch.from_numpy(given)
+    is_held_out = split_pictures(pictures.labels, found, together, held_out, seed)
+    chosen_by, reported = (SomePictures.of(pictures, found, together, where) for where in (~is_held_out, is_held_out))
     about: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     shortcut = None
     tried: dict[str, Edit] = dict(edits or {})

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from vitlens.editing.groups import Groups
+from vitlens.editing.labelled import LabelledPictures
 from vitlens.errors import InputError
 from vitlens.model.runs.picture_batches import PictureBatches
 
@@ -26,8 +27,7 @@ class SomePictures:
     @classmethod
     def of(
         cls,
-        batches: PictureBatches,
-        labels: Int[Tensor, "all"],
+        pictures: LabelledPictures,
         groups: Groups,
         clusters: Int[Tensor, "all"],
         where: Bool[Tensor, "all"],
@@ -36,11 +36,13 @@ class SomePictures:
         # In the order of all pictures, so that a group has one place in every part.
         order = [name for name in groups.names if name in set(named)]
         of_image = torch.tensor([order.index(name) for name in named])
-        return cls(batches, where.nonzero()[:, 0], labels[where], Groups(order, of_image), clusters[where])
+        return cls(
+            pictures.source, where.nonzero()[:, 0], pictures.labels[where], Groups(order, of_image), clusters[where]
+        )
 
     def __iter__(self) -> Iterator[Any]:
         """Pictures, labels and groups, as analyses take them."""
-        yield from (self.images, self.labels, [self.groups.names[place] for place in self.groups.of_image.tolist()])
+        yield from (self.images, self.labels, self.groups)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -70,7 +72,7 @@ def split_pictures(
     labels: Int[Tensor, "image"],
     groups: Groups,
     clusters: Int[Tensor, "image"],
-    held_out: float | Bool[Tensor, "image"],
+    held_out: float | Tensor,
     seed: int = 0,
 ) -> Bool[Tensor, "image"]:
     """Which pictures are held out: of each class this share of its clusters, or those that are given.

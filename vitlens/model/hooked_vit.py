@@ -48,6 +48,10 @@ class HookedViT(OtherNames, FiniteWeights, NamedHooks):
     #: What embeds the texts that calls take as classes: see `set_text_tower`.
     text_tower: embeddings.EmbedsTexts | None = None
 
+    #: The timm module that holds the parameters too, as a checkpoint of timm names them: no submodule, so that nothing is
+    #: counted twice. None where the weights are no longer its own.
+    timm_module: Any = None
+
     def __init__(self, parts: Parts, class_names: Sequence[str] | None = None) -> None:
         super().__init__()
         self.cfg = parts.cfg
@@ -262,10 +266,20 @@ class HookedViT(OtherNames, FiniteWeights, NamedHooks):
 
     # ---- torch's own ----------------------------------------------------------------------------------------------
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """torch's method; `provenance` then says that the weights were replaced."""
         self.provenance = Provenance("put in with load_state_dict")
-        return super().load_state_dict(state_dict, *args, **kwargs)
+        if assign:
+            # Other parameters then stand here in place of those that timm's module has too.
+            self.timm_module = None
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        applied = super()._apply(fn, recurse)
+        if recurse and self.timm_module is not None:
+            # Parameters are shared and stay so; buffers are replaced by others.
+            self.timm_module._apply(fn)
+        return applied
 
     def train(self, mode: bool = True) -> "HookedViT":
         """Stays in evaluation mode.

@@ -121,6 +121,8 @@ def from_timm(
     parts = port(module)
     parts.cfg.data_config = changed_config(parts.cfg.data_config, mean, std, crop_pct, interpolation)
     model = cls(parts, class_names if class_names is not None else infer_class_names(module, parts.cfg.n_classes))
+    # torch would register it as a submodule.
+    object.__setattr__(model, "timm_module", module)
     if output is not None:
         model.set_output(output)
     check_computes_the_same(module, model)

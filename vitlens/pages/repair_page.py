@@ -54,11 +54,11 @@ def repair_facts(repair: Repair) -> dict[str, str]:
         f"{name} ({sum(int((part.of_image == part.groups.index(name)).sum()) for part in parts):,})"
         for name in repair.report.groups
     ]
-    limit = "none" if repair.max_loss is None else f"{100 * repair.max_loss:g} % of any group"
+    limit = "none" if repair.max_loss is None else f"{say.limit_of(repair)} in any group"
     return {
         "pictures": f"{len(repair.candidates.of_image):,} for choosing, {len(repair.report.of_image):,} held out",
         "groups": ", ".join(counts),
-        "largest loss that was allowed": limit,
+        "limit of losses": limit,
     }
 
 
@@ -78,7 +78,8 @@ def repair_sections(repair: Repair) -> list[Section]:
         Section("Beside it: random edits and the last layer", "\n".join(say.baselines(repair, table))),
     ]
     if repair.edit is not None:
-        shown = [name for name in repair.report.axes["edit"] if name in (*repair.doses, RETRAINED)]
+        # A new last layer has logits of another size: beside it those of edits would be pale.
+        shown = [name for name in repair.report.axes["edit"] if name != RETRAINED]
         sections.append(
             Section("What else moves", "\n".join(say.side_effects(repair)), [edit_changes(repair.report, shown)])
         )
@@ -125,6 +126,6 @@ def _how_to_save(repair: Repair) -> str:
     if repair.edit is None:
         return ""
     return (
-        f"The chosen edit is {repair.edit!r}. Folded into the weights it needs no vitlens: `save` writes a file or a folder "
+        f"The chosen edit is {repair.edit!r}. Folded into the weights it needs no vitlens: the last line writes a file or a folder "
         "that the model's own library reads."
     )

@@ -6,7 +6,7 @@ import torch
 from vitlens.data.class_names import short_name
 from vitlens.editing.evaluation import UNEDITED, EditEvaluation
 from vitlens.editing.repair import RANDOM_MEAN, RETRAINED, Repair
-from vitlens.editing.shortcut import Shortcut
+from vitlens.editing.search.shortcut_result import Shortcut
 from vitlens.model.class_space.outputs import WITH_PROBABILITIES
 from vitlens.plots.shared.style import in_percent, true_minus
 
@@ -49,7 +49,7 @@ def choice(repair: Repair) -> list[str]:
         limit = "There was no limit to what a group may lose"
     else:
         n_allowed = int((table["largest_loss"].drop(UNEDITED) <= repair.max_loss + 1e-12).sum())
-        limit = f"{n_allowed} of them cost{'s' * (n_allowed == 1)} no group more than {_limit(repair)}"
+        limit = f"{n_allowed} of them cost{'s' * (n_allowed == 1)} no group more than {limit_of(repair)}"
     if repair.edit is None:
         return [
             f"{tried}. {limit}, and none of these raises the accuracy of the worst group there, {in_percent(before, 1)}. "
@@ -78,9 +78,7 @@ def outcome(repair: Repair, table: pd.DataFrame) -> list[str]:
         f"{_verdict(row)}"
     ]
     for name, other in after.drop(worst).iterrows():
-        said.append(
-            f"“{name}” {_goes(before.loc[name, 'accuracy'], other)}: {change(other)}.{_beyond(repair, other)}"
-        )
+        said.append(f"“{name}” {_goes(before.loc[name, 'accuracy'], other)}: {change(other)}.{_beyond(repair, other)}")
     now = after["accuracy"].idxmin()
     if now != worst:
         said.append(f"The worst group is now “{now}”, {in_percent(after.loc[now, 'accuracy'], 1)}.")
@@ -127,8 +125,8 @@ def side_effects(repair: Repair) -> list[str]:
         f"that were wrong {n_mended:,} become right."
     ]
     if bool(right.any()):
-        by_name = {"the edit": row, RETRAINED: report.axes["edit"].index(RETRAINED)}
-        moved = "; ".join(f"{name}: {_answers(report, i, right)}" for name, i in by_name.items())
+        by_name = {"the edit": [row], "random edits": [report.axes["edit"].index(name) for name in repair.random]}
+        moved = "; ".join(f"{name}: {_answers(report, rows, right)}" for name, rows in by_name.items() if rows)
         kind = "KL divergence, in nats" if report.settings["output"] in WITH_PROBABILITIES else "squared difference"
         said.append(f"How far the answers to pictures that were right move ({kind}) – {moved}.")
     group, place = divmod(int(report.changes[row].abs().argmax()), report.changes.shape[-1])
@@ -170,7 +168,8 @@ def _signed(value: float) -> str:
     return true_minus(f"{value:+.1f}")
 
 
-def _limit(repair: Repair) -> str:
+def limit_of(repair: Repair) -> str:
+    """What a group may lose: "1 point"."""
     assert repair.max_loss is not None
     return f"{100 * repair.max_loss:g} point{'s' * (repair.max_loss != 0.01)}"
 
@@ -191,11 +190,11 @@ def _verdict(row: pd.Series) -> str:
 def _beyond(repair: Repair, row: pd.Series) -> str:
     if repair.max_loss is None or -row["change"] <= repair.max_loss + 1e-12:
         return ""
-    return f" That is more than the limit of {_limit(repair)}, which holds on the pictures for choosing."
+    return f" That is more than the limit of {limit_of(repair)}, which holds on the pictures for choosing."
 
 
-def _answers(report: EditEvaluation, row: int, right: torch.Tensor) -> str:
+def _answers(report: EditEvaluation, rows: list[int], right: torch.Tensor) -> str:
     means = {
-        name: report.kl[row, right & (report.of_image == i)].double().mean() for i, name in enumerate(report.groups)
+        name: report.kl[rows][:, right & (report.of_image == i)].double().mean() for i, name in enumerate(report.groups)
     }
     return ", ".join(f"{float(mean):.3f} in “{name}”" for name, mean in means.items() if not mean.isnan())

@@ -22,7 +22,7 @@ from vitlens.cli.shared import DEMO, is_watched
 from vitlens.results.writing import RESULTS
 
 if TYPE_CHECKING:
-    from vitlens.editing.shortcut import Shortcut
+    from vitlens.editing.search.shortcut_result import Shortcut
     from vitlens.model.hooked_vit import HookedViT
     from vitlens.pages.page import Section
 
@@ -59,7 +59,7 @@ def shortcut(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Find the parts that carry a shortcut: what they write for the class differs between groups of pictures."""
-    from vitlens.editing.shortcut import find_shortcut
+    from vitlens.editing.search.shortcut import find_shortcut
 
     check_out(out, (*WRITTEN, *RESULTS))
     source = GroupedSource(data, split, group_column, group_file, class_map, label_column)

@@ -82,6 +82,7 @@ def process_weights_(
             _fold_value_biases(block.attn)
         if refactor_factored_attn_matrices:
             _refactor(block.attn)
+    model.timm_module = None
     model.cfg.layer_scale = False
     model.cfg.processed = tuple(chosen)
     if fold_ln:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitlens.data.pictures import Pictures
-from vitlens.editing.margins import Margins
+from vitlens.editing.search.margins import Margins
 from vitlens.errors import InputError
 from vitlens.model.runs.picture_batches import PictureBatches
 from vitlens.patching.ablation import activation_ablation

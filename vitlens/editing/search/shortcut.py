@@ -11,11 +11,12 @@ from torch import Tensor
 from vitlens.arguments import checked, short
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
-from vitlens.editing.groups import GroupInput, Groups, propose_groups, read_groups, read_names
-from vitlens.editing.labelled import LabelledPictures
-from vitlens.editing.margins import Margins, Wanted
-from vitlens.editing.shortcut_result import Shortcut
-from vitlens.editing.single_effects import SingleEffects
+from vitlens.editing.groups import GroupInput, Groups, read_groups
+from vitlens.editing.labelled import LabelledPictures, read_clusters
+from vitlens.editing.search.margins import Margins, Wanted
+from vitlens.editing.search.proposed_groups import propose_groups
+from vitlens.editing.search.shortcut_result import Shortcut
+from vitlens.editing.search.single_effects import SingleEffects
 from vitlens.errors import InputError
 from vitlens.features.placed import AnyDictionary
 from vitlens.model.class_space.requirements import require_differences
@@ -122,7 +123,7 @@ def find_shortcut(
         contrast = PROPOSED if contrast is None else contrast
     of = read_groups(given, len(pictures))
     _check_contrast(of, contrast)
-    belongs = _read_clusters(clusters, len(pictures))
+    belongs = read_clusters(clusters, len(pictures))
     draws: dict[str, Any] = {"n_draws": n_draws, "level": level, "seed": seed}
     check_draws(**draws)
     exact = Margins(model, pictures, wanted)
@@ -179,17 +180,6 @@ def _check_contrast(groups: Groups, contrast: Sequence[str] | None) -> None:
         for name in pair:
             groups.where(name)
     groups.require_intervals(contrast)
-
-
-def _read_clusters(clusters: Any, n_images: int) -> Int[np.ndarray, "image"] | None:
-    """A number for the cluster of each picture."""
-    if clusters is None:
-        return None
-    names = read_names(clusters, "clusters", "the cluster of each picture")
-    if len(names) != n_images:
-        raise InputError(f"{len(names)} clusters were given for {n_images} pictures: give the cluster of each picture")
-    place = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    return np.array([place[name] for name in names])
 
 
 def _sides(
