@@ -18,6 +18,7 @@ from vitlens.choose.sites import SITES as LIBRARY_SITES
 from vitlens.cli import names
 from vitlens.data.counterfactuals import CONTEXT_REPLACEMENTS
 from vitlens.data.preprocessing import INTERPOLATIONS
+from vitlens.editing.search.margins import PARTS
 from vitlens.features.evaluation.baselines import BASELINES
 from vitlens.features.evaluation.metrics import EVALUATION_METRICS
 from vitlens.lens.lens import LENS_SITES as LIBRARY_LENS_SITES
@@ -169,6 +170,7 @@ def test_names_that_are_completed_are_the_librarys():
     assert tuple(LIBRARY_UNITS) == names.UNITS
     assert names.METRICS == LIBRARY_METRICS
     assert names.METHODS_OF_NAMING == METHODS_OF_NAMING
+    assert tuple(PARTS) == names.SHORTCUT_PARTS
     assert names.REPLACEMENTS == CONTEXT_REPLACEMENTS
     assert names.INTERPOLATIONS == INTERPOLATIONS
     assert tuple(EXPERIMENTS) == names.EXPERIMENTS

@@ -11,6 +11,8 @@ from vitlens.cli.dictionaries.evaluate import evaluate_sae
 from vitlens.cli.dictionaries.features import features
 from vitlens.cli.dictionaries.graph import graph
 from vitlens.cli.dictionaries.train import train_sae
+from vitlens.cli.editing.repair import repair
+from vitlens.cli.editing.shortcut import shortcut
 from vitlens.cli.heatmap import heatmap
 from vitlens.cli.lens import lens
 from vitlens.cli.models import models
@@ -73,8 +75,8 @@ for name in NAMES:
     # Help lists it once.
     app.command(name, hidden=name != NAMES[0])(open_page)
 for command in (
-    lens, attribute, patch, graph, heatmap, similarity, describe, train_sae, evaluate_sae, features, zero_shot, names,
-    models, verify, reproduce,
+    lens, attribute, patch, graph, heatmap, similarity, describe, shortcut, repair, train_sae, evaluate_sae, features,
+    zero_shot, names, models, verify, reproduce,
 ):  # fmt: skip
     app.command()(command)
 

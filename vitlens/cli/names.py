@@ -38,6 +38,7 @@ EXPERIMENTS = (
 DICTIONARY_METRICS = ("reconstruction", "downstream", "locality", "monosemanticity", "probing", "absorption")
 DICTIONARY_BASELINES = ("neurons", "pca", "kmeans", "random")
 NAMED_PARTS = ("heads", "neurons", "features")
+SHORTCUT_PARTS = ("heads", "mlps", "neurons")
 METHODS_OF_NAMING = ("wpmi", "auc")
 TOKENS = ("class", "registers", "prefix", "patches", "all", "pooled")
 PATCHING_TOKENS = ("each", "class", "registers", "prefix", "patches", "object", "context", "all")

@@ -16,6 +16,7 @@ from vitlens.errors import InputError
 from vitlens.model.class_space.outputs import WITH_PROBABILITIES, is_predicted, kl_divergence
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Hooks, Reader, block_and_site
+from vitlens.model.provenance import page_facts
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_batches import PictureSource
 from vitlens.model.runs.suffix import forward_suffix
@@ -161,7 +162,15 @@ def evaluate_edits(
         found.names,
         of_image,
         None if together is None else torch.from_numpy(together)[ids],
-        settings={"model": model.cfg.model_name, "edits": {name: repr(edit) for name, edit in edits.items()}},
+        class_names=model.class_names,
+        settings={
+            "model": model.cfg.model_name,
+            "output": model.cfg.output,
+            "provenance": page_facts(model),
+            "warning": model.provenance.warning,
+            "call": model.provenance.call,
+            "edits": {name: repr(edit) for name, edit in edits.items()},
+        },
     )
 
 

@@ -1,7 +1,7 @@
 """Chooses an edit on some of the pictures, and reports what it does on the others."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -27,7 +27,7 @@ from vitlens.results.result import Drawable
 
 #: So many of the pictures show how large a random edit is.
 N_FOR_NORMS = 256
-RETRAINED, UNLIMITED = "last layer retrained", "without a limit"
+RETRAINED, RANDOM_MEAN, UNLIMITED = "last layer retrained", "random (mean)", "without a limit"
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,16 +49,27 @@ class Repair(Drawable):
     max_loss: float | None
     unlimited: str
     shortcut: Shortcut | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Repair({self.chosen}: {self.edit!r})"
 
+    @property
+    def dose(self) -> float | None:
+        """The dose at which the edit was chosen; None where no edit was better."""
+        return None if self.edit is None else self.edit.changes[0].dose
+
+    @property
+    def random(self) -> list[str]:
+        """What the random edits are called in the report."""
+        return [name for name in self.report.axes["edit"] if name.startswith("random ")]
+
     def table(self, level: float = 0.95, n_draws: int = 1000, seed: int = 0) -> pd.DataFrame:
         """The report, one row for each edit and group, see `EditEvaluation.table`; "random" is the mean over those edits."""
         rows = self.report.table(level, n_draws, seed)
-        is_random = rows["edit"].str.startswith("random ")
+        is_random = rows["edit"].isin(self.random)
         means = rows[is_random].groupby("group", sort=False).mean(numeric_only=True).reset_index()
-        means.insert(0, "edit", "random (mean)")
+        means.insert(0, "edit", RANDOM_MEAN)
         return Frame(pd.concat([rows[~is_random], means], ignore_index=True))
 
     def trade_off(self) -> pd.DataFrame:
@@ -165,7 +176,13 @@ def repair(
     inputs = classifier_inputs(model, chosen_by.images, **about)
     shown[RETRAINED] = retrain_classifier(model, inputs, chosen_by.labels, chosen_by.groups, seed)
     report = evaluate_edits(model, *reported, edits=shown, clusters=reported.clusters, **about)
-    return Repair(chosen, name, candidates, report, tried, at, max_loss, unlimited, shortcut)
+    settings = {
+        "held_out": held_out if isinstance(held_out, (int, float)) else "given",
+        "edits": "proposed" if edits is None else "given",
+        "n_draws": n_draws,
+        "seed": seed,
+    }
+    return Repair(chosen, name, candidates, report, tried, at, max_loss, unlimited, shortcut, settings)
 
 
 def _check_limits(max_loss: float | None, doses: Sequence[float]) -> None:

@@ -5,3 +5,4 @@ from .explorer.explorer import Explorer as Explorer
 from .explorer.run import explore as explore
 from .graph.graph_explorer import GraphExplorer as GraphExplorer
 from .graph.run import explore_graph as explore_graph
+from .repair_page import write_repair_page as write_repair_page

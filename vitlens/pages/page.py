@@ -30,12 +30,13 @@ TITLE_LINE, SUBTITLE_LINE = 40, 16
 class Section:
     """A heading, what to look for, and figures below one another (two figures in a pair stand side by side).
 
-    Every line of the text is a paragraph.
+    Every line of the text is a paragraph. `code` stands below it, letter by letter, to be copied.
     """
 
     heading: str
     text: str = ""
     figures: list[go.Figure | tuple[go.Figure, go.Figure]] = field(default_factory=list)
+    code: str = ""
 
 
 def write_page(
@@ -67,6 +68,7 @@ def write_page(
                 {
                     "heading": true_minus(section.heading),
                     "text": section.text,
+                    "code": section.code,
                     "rows": [
                         [_shown(next(shared), f"figure-{i}-{j}-{k}") for k, _ in enumerate(_pair(row))]
                         for j, row in enumerate(section.figures)

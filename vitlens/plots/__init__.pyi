@@ -9,7 +9,12 @@ from .dictionaries import density_histogram as density_histogram
 from .dictionaries import dictionary_frontier as dictionary_frontier
 from .dictionaries import judged_dictionaries as judged_dictionaries
 from .dictionaries import training_curves as training_curves
-from .editing.search.shortcut import shortcut_board as shortcut_board
+from .editing.evaluation import edit_accuracies as edit_accuracies
+from .editing.evaluation import edit_changes as edit_changes
+from .editing.repair import dose_curves as dose_curves
+from .editing.repair import repair_table as repair_table
+from .editing.repair import repair_trade_off as repair_trade_off
+from .editing.shortcut import shortcut_board as shortcut_board
 from .faithfulness import faithfulness_curves as faithfulness_curves
 from .faithfulness import faithfulness_table as faithfulness_table
 from .faithfulness import randomisation_curves as randomisation_curves

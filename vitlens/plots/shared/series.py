@@ -77,7 +77,8 @@ def line(
     custom = None
     if {"low", "high"} <= set(table.columns):
         custom = table[["low", "high"]].to_numpy()
-        interval = "<br>95 % interval %{customdata[0]:.3f} to %{customdata[1]:.3f}"
+        low, high = (hover.replace("%{y", f"%{{customdata[{i}]") for i in (0, 1))
+        interval = f"<br>95 % interval {low} to {high}"
     figure.add_trace(
         go.Scatter(
             x=at, y=table[y].to_numpy(), name=name, legendgroup=name, showlegend=legend, customdata=custom,

@@ -1,0 +1,1 @@
+"""Commands that find what carries a shortcut, and that repair it."""
