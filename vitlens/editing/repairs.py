@@ -12,7 +12,7 @@ from torch import Tensor
 from vitlens.arguments import checked
 from vitlens.editing.baselines import classifier_inputs, random_edits, retrain_classifier
 from vitlens.editing.edits import Edit
-from vitlens.editing.evaluation import EditEvaluation, HasHooks, evaluate_edits
+from vitlens.editing.evaluation import UNEDITED, EditEvaluation, HasHooks, evaluate_edits
 from vitlens.editing.groups import GroupInput, Groups
 from vitlens.editing.labelled import LabelledPictures, read_clusters
 from vitlens.editing.proposals import propose_edits
