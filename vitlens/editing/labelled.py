@@ -14,7 +14,7 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
 
 #: Rows of a picture set that are read at once for their labels.
-ROWS_AT_ONCE = 256
+LABELS_AT_ONCE = 256
 
 
 class LabelledPictures:
@@ -32,7 +32,7 @@ class LabelledPictures:
             )
         self.groups: list[str] | None = None
         if isinstance(images, PictureSet):
-            rows = [row for _, some in images.chunks(ROWS_AT_ONCE) for row in map(_without_bytes, some)]
+            rows = [row for _, some in images.chunks(LABELS_AT_ONCE) for row in map(_without_bytes, some)]
             labels = [row["label"] for row in rows] if labels is None else labels
             self.groups = [row["group"] for row in rows] if rows and "group" in rows[0] else None
         if labels is None:

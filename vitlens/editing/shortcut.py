@@ -13,7 +13,7 @@ from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.editing.groups import GroupInput, Groups, propose_groups, read_groups, read_names
 from vitlens.editing.labelled import LabelledPictures
-from vitlens.editing.margins import Margins, Wanted
+from vitlens.editing.margins import Margins, MarginSplit
 from vitlens.editing.shortcut_result import Shortcut
 from vitlens.editing.single_effects import SingleEffects
 from vitlens.errors import InputError
@@ -110,7 +110,7 @@ def find_shortcut(
     model.require_prediction()
     require_differences(model, "a margin")
     pictures = LabelledPictures(model, images, labels, batch_size)
-    wanted = Wanted([parts] if isinstance(parts, str) else list(parts), sae, hook, masks)
+    wanted = MarginSplit([parts] if isinstance(parts, str) else list(parts), sae, hook, masks)
     given = pictures.groups if groups is None else groups
     if given is None:
         if masks is None:
