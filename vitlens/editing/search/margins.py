@@ -31,7 +31,7 @@ Table = tuple[list[ComponentLabel], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Splits:
+class MarginSplit:
     """What is split off the margin: kinds of parts, features of a dictionary, heads by the tokens that they read."""
 
     parts: Sequence[str]
@@ -59,7 +59,7 @@ class Margins:
 
     model: HookedViT
     pictures: LabelledPictures
-    wanted: Splits
+    wanted: MarginSplit
     parts: list[ComponentLabel] = field(default_factory=list)
     shares: Float[np.ndarray, "image part"] = field(default_factory=lambda: np.zeros((0, 0)))
 
