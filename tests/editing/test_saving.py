@@ -1,6 +1,7 @@
 """Checkpoints that need no vitlens: timm and transformers open them, and compute what the edited model computes."""
 
 import json
+from functools import partial
 
 import pytest
 import timm
@@ -8,6 +9,8 @@ import torch
 import transformers
 from ported import build
 from safetensors.torch import load_file, save_file
+from timm.models.vision_transformer import VisionTransformer
+from variants import SMALL as SMALL_VIT
 from variants import VARIANTS, attention_pool_alone, pictures
 
 import vitlens
@@ -50,6 +53,10 @@ def test_timm_opens_a_folder_of_a_model_that_is_in_none_of_its_lists(tmp_path):
     assert again.provenance.weights == f"a vit_tiny_patch16_224 in the folder {tmp_path.name}"
     config = json.loads((tmp_path / "config.json").read_text())
     assert not {"tag", "license"} & set(config["pretrained_cfg"])
+
+
+def timm_vit(**keywords):
+    return VisionTransformer(**SMALL_VIT, **keywords).eval()
 
 
 SMALL = {"img_size": 32, "num_classes": 3}
@@ -105,6 +112,18 @@ def test_a_model_that_timm_builds_by_no_name_becomes_a_file(tmp_path):
     save_checkpoint(model, tmp_path / "weights.safetensors")
     again = attention_pool_alone()
     again.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+
+
+@torch.no_grad()
+def test_the_eps_of_norms_decides_which_name_fits(tmp_path):
+    """No shape shows it, and timm takes it by no keyword that a configuration could hold."""
+    models = [HookedViT.from_timm(timm_vit(norm_layer=partial(torch.nn.LayerNorm, eps=eps))) for eps in (1e-5, 1e-3)]
+    images = pictures(models[0].cfg, 2).float()
+    save_checkpoint(models[0], tmp_path)
+    assert relative(opened_by_timm(tmp_path, models[0])(images), models[0](images)) == 0
+    assert json.loads((tmp_path / "config.json").read_text())["architecture"] == "vit_base_patch32_clip_224"
+    with pytest.raises(InputError, match="by no name that is known here"):
+        save_checkpoint(models[1], tmp_path)
 
 
 def test_what_is_in_no_checkpoint_is_refused(tmp_path):
@@ -185,8 +204,8 @@ def test_files_and_modules_of_libraries_without_folders(tmp_path):
         save_checkpoint(changed, tmp_path / "folder", like=module)
     # A training run keeps the weights beside other things.
     trained = build("class_token").timm_module
-    average = {key: value + 1 for key, value in trained.state_dict().items()}
-    torch.save({"model_ema": trained.state_dict(), "model": average, "epoch": 3}, tmp_path / "run.pth")
+    raw = {key: value + 1 for key, value in trained.state_dict().items()}
+    torch.save({"model": raw, "model_ema": trained.state_dict(), "epoch": 3}, tmp_path / "run.pth")
     changed_run = edited(HookedViT.from_pretrained(tmp_path / "run.pth", n_heads=4))
     save_checkpoint(changed_run, path, like=tmp_path / "run.pth")
     trained.load_state_dict(load_file(path))
