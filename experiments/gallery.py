@@ -436,6 +436,30 @@ def paper(tables: dict[str, pd.DataFrame], name: str) -> Figures:
 
 
 #: The page's sections, in its order.
+def edits(subject: Subject) -> Figures:
+    """Edits that nobody chose: a repair needs more pictures than the gallery has."""
+    about = (subject.model, subject.images, subject.labels, [subject.names[i % 2] for i in range(len(subject.images))])
+    made, other = vitlens.edit(subject.model, "L0H0"), vitlens.edit(subject.model, "L1H1")
+    doses = {"dose 0.5": 0.5, "dose 1": 1.0}
+    by_dose = {name: made.at(dose) for name, dose in doses.items()}
+    name = f"without L0H0 of {subject.model.cfg.model_name}"
+    retrained = vitlens.edit(subject.model, "L1 mlp", dose=0.2)
+    candidates = vitlens.editing.evaluate_edits(*about, edits={name: made, "without L1H1": other}, progress=False)
+    compared = {**by_dose, "random 1": other, "random 2": other.at(0.5), "last layer retrained": retrained}
+    report = vitlens.editing.evaluate_edits(*about, edits=compared, progress=False)
+    found = vitlens.editing.Repair(made, name, candidates, report, doses, max_loss=0.01)
+    return {
+        "accuracies with edits": lambda: plots.edit_accuracies(candidates),
+        "changes of logits": lambda: plots.edit_changes(report, k=4),
+        "doses": lambda: plots.dose_curves(found),
+        "candidates": lambda: plots.repair_trade_off(found),
+        "report": lambda: plots.repair_table(found),
+        "shortcut": lambda: plots.shortcut_board(
+            vitlens.find_shortcut(*about, parts="heads", n_draws=100, progress=False)
+        ),
+    }
+
+
 GROUPS: dict[str, Callable[[Subject], Figures]] = {
     "The picture": picture,
     "Class lens": lens,
@@ -443,6 +467,7 @@ GROUPS: dict[str, Callable[[Subject], Figures]] = {
     "Attention": attention,
     "Patches": similarity,
     "Patching and circuits": patching,
+    "Edits": edits,
     "Heatmaps": heatmaps,
     "Tokens and heads": description,
     "Memories and features": features,

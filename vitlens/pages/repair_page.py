@@ -126,6 +126,6 @@ def _how_to_save(repair: Repair) -> str:
     if repair.edit is None:
         return ""
     return (
-        f"The chosen edit is {repair.edit!r}. Folded into the weights it needs no vitlens: the last line writes a file or a folder "
-        "that the model's own library reads."
+        f"The chosen edit is {repair.edit!r}. Folded into the weights it needs no vitlens: the last line writes a file, or "
+        "a folder, that the model's own library reads."
     )

@@ -17,10 +17,10 @@ from vitlens.plots.shared.style import (
     NEUTRAL,
     ON_FIELD,
     RAISES,
-    diverging,
     finish,
     in_percent,
     pale,
+    symmetric,
     text,
     true_minus,
 )
@@ -137,23 +137,29 @@ def repair_table(repair: Repair, level: float = 0.95, n_draws: int = 1000, seed:
     moved = np.array([[100 * cell["change"] for cell in row] for row in cells])
     figure = go.Figure(
         go.Heatmap(
-            z=moved,
+            # From the largest fall, 0, to the largest rise, 1: fields that hold dark text, in either theme.
+            z=0.5 + 0.5 * moved / symmetric(moved),
             x=[f"{text(group, 24)}<br>n = {cell['n']:,.0f}" for group, cell in zip(groups, cells[0], strict=True)],
             text=[[_cell(cell) for cell in row] for row in cells],
             texttemplate="%{text}",
             textfont={"size": 12, "color": ON_FIELD},
             customdata=[
-                [[100 * cell["low"], 100 * cell["high"], cell["margin"], cell["kl"]] for cell in row] for row in cells
+                [
+                    [100 * cell[name] for name in ("change", "low", "high")] + [cell["margin"], cell["kl"]]
+                    for cell in row
+                ]
+                for row in cells
             ],
             hovertext=[[text(name, 80)] * len(groups) for name in names],
             colorscale=[[0, pale(LOWERS)], [0.5, FIELD], [1, pale(RAISES)]],
-            **diverging(moved),
+            zmin=0,
+            zmax=1,
             showscale=False,
             xgap=2,
             ygap=2,
-            hovertemplate="%{hovertext}: %{z:+.1f} points<br>"
-            f"accuracy: {in_percent(level)} interval %{{customdata[0]:.1f}} % to %{{customdata[1]:.1f}} %<br>"
-            "mean margin %{customdata[2]:+.3f}, KL divergence %{customdata[3]:.4f}<extra></extra>",
+            hovertemplate="%{hovertext}: %{customdata[0]:+.1f} points<br>"
+            f"accuracy: {in_percent(level)} interval %{{customdata[1]:.1f}} % to %{{customdata[2]:.1f}} %<br>"
+            "mean margin %{customdata[3]:+.3f}, KL divergence %{customdata[4]:.4f}<extra></extra>",
         )
     )
     figure.update_xaxes(side="top", type="category", tickangle=0, showgrid=False, tickfont={"size": 12})
