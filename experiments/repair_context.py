@@ -1,4 +1,4 @@
-"""Takes a shortcut out of a model: which parts carry it, which edit helps, what it costs; random edits and retraining beside.
+"""Takes a shortcut out of a model: which parts carry it, which edit helps, and what it costs, beside the usual remedies.
 
 Without arguments on the demo: an edit is chosen on training garments of Fashion-MNIST, in three groups by their background
 (of their own class, plain, of another class), and reported on the 10,000 test garments; without Debian's package
