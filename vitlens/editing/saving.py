@@ -104,7 +104,8 @@ def _save_folder_of_timm(model: HookedViT, folder: Path) -> None:
     module, keywords = rebuilt(model)
     data = {key: model.cfg.data_config[key] for key in ("mean", "std", "interpolation", "crop_pct", "crop_mode")}
     # Not the rest of timm's configuration: the tag and the licence are those of its own weights.
-    kept = {key: module.pretrained_cfg[key] for key in ("architecture", "first_conv", "classifier", "fixed_input_size")}
+    of_parts = ("architecture", "first_conv", "classifier", "fixed_input_size")
+    kept = {key: value for key, value in module.pretrained_cfg.items() if key in of_parts}
     size = model.cfg.n_channels, *model.cfg.image_size
     module.pretrained_cfg = {**kept, **data, "input_size": size}
     own_classes = model.class_names is not None and len(model.class_names) == module.num_classes

@@ -23,7 +23,7 @@ from vitlens.model.families.sources import OpenedSource
 from vitlens.model.hooked_vit import HookedViT
 
 #: The first number that stands for a place. The sum of two of them is none, and double precision holds each.
-FIRST = 2**51
+FIRST_PLACE = 2**51
 #: How many tensors are tried one by one, of those that are read in sums with others.
 MOST_TRIED = 8
 
@@ -120,7 +120,7 @@ class _Places:
             shape = self.tensors[i].shape
             if alone not in (None, i):
                 return torch.zeros(shape, dtype=torch.float64)
-            return FIRST + torch.arange(self.starts[i], self.starts[i + 1], dtype=torch.float64).reshape(shape)
+            return FIRST_PLACE + torch.arange(self.starts[i], self.starts[i + 1], dtype=torch.float64).reshape(shape)
 
         return OpenedSource(self.read.name, self._with(of_place), self.read.config, self.read.is_folder)
 
@@ -128,7 +128,7 @@ class _Places:
         """From which place each number of a state came; −1 where it is no number of a single place."""
         found = {}
         for key, tensor in state.items():
-            numbers = tensor.cpu().double().flatten() - FIRST
+            numbers = tensor.cpu().double().flatten() - FIRST_PLACE
             is_place = (numbers >= 0) & (numbers < self.starts[-1]) & (numbers == numbers.round())
             found[key] = torch.where(is_place, numbers, -1).long()
         # A number that is read twice is not free to change in one place.

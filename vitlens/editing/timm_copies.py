@@ -23,7 +23,7 @@ BASES: dict[type, tuple[str, ...]] = {
     VisionTransformerDistilled: ("deit_tiny_distilled_patch16_224",),
 }
 #: timm's names of activations, by class.
-ACTIVATIONS = {"GELU": "gelu", "QuickGELU": "quick_gelu", "GELUTanh": "gelu_tanh", "ReLU": "relu", "SiLU": "silu"}
+TIMM_ACTIVATIONS = {"GELU": "gelu", "QuickGELU": "quick_gelu", "GELUTanh": "gelu_tanh", "ReLU": "relu", "SiLU": "silu"}
 #: What is no property of a model.
 _NO_PROPERTIES = ("device", "dtype", "cache_dir", "pretrained_model_args")
 
@@ -119,7 +119,7 @@ def _shown_keywords(module: Any) -> dict[str, Any]:
         "final_norm": not isinstance(module.norm, nn.Identity) or not isinstance(module.fc_norm, nn.Identity),
         "fc_norm": not isinstance(module.fc_norm, nn.Identity),
         "dynamic_img_size": module.dynamic_img_size,
-        "act_layer": ACTIVATIONS.get(type(mlp.act).__name__, type(mlp.act).__name__),
+        "act_layer": TIMM_ACTIVATIONS.get(type(mlp.act).__name__, type(mlp.act).__name__),
     }
     # Older versions of timm have fewer keywords; what is missing then shows in the shapes.
     known = inspect.signature(VisionTransformer.__init__).parameters
