@@ -203,7 +203,7 @@ def readout_of_conflicting(model: HookedViT, experiment: Experiment) -> dict[str
     if not isinstance(held_out, Tensor):
         # Of the demo's few pictures the first half.
         held_out = torch.arange(len(names)) >= len(names) // 2
-    chosen = ~held_out & torch.from_numpy((names == "conflicting").to_numpy())
+    chosen = ~held_out & torch.tensor((names == "conflicting").tolist())
     labels = experiment.labels[chosen]
     halves = read_groups(["a", "b"] * (len(labels) // 2) + ["a"] * (len(labels) % 2), len(labels))
     trained = retrain_classifier(model, classifier_inputs(model, experiment.images[chosen]), labels, halves)
