@@ -29,8 +29,8 @@ def found_parts(shortcut: Shortcut) -> list[str]:
         ]
     rows = shortcut.table().astype({"component": str}).set_index("component")
     said = [
-        f"{name} ({logits(rows.loc[name, f'change_{inside}'])} "
-        f"[{logits(rows.loc[name, f'change_{inside}_low'])}, {logits(rows.loc[name, f'change_{inside}_high'])}])"
+        f"{name} ({in_logits(rows.loc[name, f'change_{inside}'])} "
+        f"[{in_logits(rows.loc[name, f'change_{inside}_low'])}, {in_logits(rows.loc[name, f'change_{inside}_high'])}])"
         for name in map(str, names)
     ]
     return [
@@ -133,7 +133,7 @@ def side_effects(repair: Repair) -> list[str]:
     label = f"class {place}" if report.class_names is None else short_name(report.class_names[place])
     said.append(
         f"The logit that moves most is that of “{label}” in “{report.groups[group]}”: "
-        f"{logits(float(report.changes[row, group, place]))} on average."
+        f"{in_logits(float(report.changes[row, group, place]))} on average."
     )
     return said
 
@@ -159,7 +159,7 @@ def in_cell(row: pd.Series) -> str:
     return share if row["edit"] == UNEDITED else f"{share} ({change(row).replace(' points', '')})"
 
 
-def logits(value: float) -> str:
+def in_logits(value: float) -> str:
     """A change of logits: "+0.31"."""
     return true_minus(f"{value:+.2f}")
 
