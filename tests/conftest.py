@@ -1,7 +1,9 @@
 """Tests import the helpers beside them; every variant of the port by name; one browser for all."""
 
+import gc
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+# Before anything of vitlens, whose functions it decorates.
+import lazy_checks  # noqa: F401
 from browser import browser, open_page
 from lending import lent
 from outliers import planted
@@ -26,8 +30,18 @@ ASSETS = Path(__file__).parents[1].parent / "shared" / "assets"
 # A suite that runs in the background inherits that interrupts are ignored; some tests are about interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# What is imported stays: to look for garbage there is to walk through half a million objects, again and again.
+gc.disable()
+
 # The models are tiny: threads would wait for each other longer than they compute.
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop():
+    """From here on there is garbage; what is there by now is left out."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(params=list(VARIANTS))
@@ -40,7 +54,8 @@ def module(request):
 @pytest.fixture
 def model(module):
     """Its port."""
-    return HookedViT.from_timm(module)
+    with lent(("port of", module), partial(HookedViT.from_timm, module)) as model:
+        yield model
 
 
 @pytest.fixture

@@ -6,19 +6,22 @@ from typing import Any
 
 from torch import nn
 
-_BUILT: dict[Hashable, nn.Module] = {}
+#: With the state in which each was given back.
+_BUILT: dict[Hashable, tuple[nn.Module, list[Any]]] = {}
 
 
 @contextmanager
 def lent(key: Hashable, build: Callable[[], nn.Module]) -> Iterator[Any]:
     """The model that `build` makes. A test may do with it what it likes: a changed model is not lent again."""
-    module = _BUILT.pop(key, None)
-    if module is None:
+    if key in _BUILT:
+        module, before = _BUILT.pop(key)
+    else:
         module = build()
-    before = _state(module)
+        before = _state(module)
     yield module
-    if _state(module) == before:
-        _BUILT[key] = module
+    after = _state(module)
+    if after == before:
+        _BUILT[key] = module, after
 
 
 def _state(module: nn.Module) -> list[Any]:

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from composed import COMPOSED
+from composed import COMPOSED, SINGLES
 from lending import lent
 from variants import OTHERS, VARIANTS
 
@@ -14,6 +14,13 @@ ALL = VARIANTS | OTHERS
 CLASSIFIERS = [name for name in ALL if name != "no_classifier"]
 #: For what is derived from a model's runs, on which every variant is tried: all pairs of properties, in far fewer models.
 DERIVED = [*COMPOSED, *(pytest.param(name, marks=pytest.mark.slow) for name in CLASSIFIERS)]
+
+#: The same for what takes longest: every property once by default, and no pair twice.
+DEAR = [
+    *SINGLES,
+    *(pytest.param(name, marks=pytest.mark.slow) for name in [*COMPOSED, *CLASSIFIERS] if name not in SINGLES),
+]
+on_each_property = pytest.mark.parametrize("classifier", DEAR, indirect=True)
 
 
 def build(name: str) -> HookedViT:

@@ -82,7 +82,7 @@ def test_the_dictionary_explains_pictures_that_it_has_not_seen(demo):
     sae = vitlens.demo.load_demo_dictionary()
     assert sae.d_sae == 8 * model.cfg.d_model
     assert sae.W_dec.dtype == torch.float32
-    found = vitlens.features.evaluate_sae(model, images[:40], sae=sae, labels=labels[:40])
+    found = vitlens.features.evaluate_sae(model, images[:20], sae=sae, labels=labels[:20])
     assert found["explained_variance"] >= 0.92
     assert found["l0"] <= 9
     assert found["loss_recovered_mean"] >= 0.95

@@ -117,8 +117,10 @@ def test_mistakes_are_a_sentence_and_exit_code_2(tmp_path, arguments, sentence):
     assert not (tmp_path / "out" / "page.html").exists()
 
 
-def test_an_interrupted_run_goes_on_where_it_was(of_two_pairs, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
     """What a crash has cut off is computed again, what somebody has put there stays."""
+    given = (*SMALL, "--clean", PICTURES / CLEAN, "--mask", MASKS / CLEAN, "--batch-size", 32, "--replace")
+    assert run(*given, "mean", "--out", tmp_path / "whole").returncode == 0
     part = tmp_path / "out" / "part"
     original = sweep._patched
 
@@ -129,20 +131,20 @@ def test_an_interrupted_run_goes_on_where_it_was(of_two_pairs, tmp_path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(sweep, "_patched", patched)
-        stopped = run(*TWO_PAIRS, "--out", tmp_path / "out")
+        stopped = run(*given, "mean", "--out", tmp_path / "out")
     assert stopped.returncode == 130
     assert "the same command goes on" in stopped.stderr
     assert {path.stem for path in part.iterdir()} == {"tokens", "heads_at_context_tokens"}
-    other = run("--pairs", 1, "--out", tmp_path / "out")
+    other = run(*given, "blur", "--out", tmp_path / "out")
     assert other.returncode == 2
     assert "a part of another run" in other.stderr
     (part / "patches.safetensors").write_bytes(b"cut off")
     (part / "notes.txt").write_text("mine")
-    resumed = run(*TWO_PAIRS, "--out", tmp_path / "out")
+    resumed = run(*given, "mean", "--out", tmp_path / "out")
     assert resumed.returncode == 0, resumed.stderr
     assert "patches.safetensors is no safetensors file" in resumed.stderr
     assert [path.name for path in part.iterdir()] == ["notes.txt"]
-    tables = (pd.read_parquet(out / "table.parquet") for out in (of_two_pairs[1], tmp_path / "out"))
+    tables = (pd.read_parquet(out / "table.parquet") for out in (tmp_path / "whole", tmp_path / "out"))
     assert_frame_equal(*tables, check_exact=True)
 
 

@@ -24,7 +24,6 @@ REPLACED = {
     "pictures": "images",
     "donors": "others",
     "candidates": "others",
-    "how": "replacement or method",
     "fill": "replacement",
     "wanted_class": "classes",
     "target": "metric",
@@ -82,6 +81,11 @@ SUBJECTS = {
     "load_result": ["path", "expected"],
     "zero_shot_accuracy": ["model", "images", "texts"],
     "ProbeFit.add": ["images", "labels"],
+    "edit": ["model", "parts", "how"],
+    "evaluate_edits": ["model", "images", "labels", "groups"],
+    "group_directions": ["model", "images", "labels", "groups"],
+    "repair": ["model", "images", "labels", "groups"],
+    "save_checkpoint": ["model", "path"],
     "Edges": ["queries", "keys"],
 }
 
@@ -91,8 +95,8 @@ RUN_ONE_BY_ONE = {"attention_contributions", "explore", "verify_port", "run_stud
 #: Neurons that are pairs (block, neuron), wherever they are.
 PAIRS = {("add_test_time_registers", "neurons"), ("register_shift", "neurons")}
 
-#: Pictures that are no subject: of a check on a model that is said by its name.
-BY_NAME = {"verify_port": {"images"}}
+#: Pictures that are no subject: of a check on a model that is said by its name, of a mean that is one of several ways.
+BY_NAME = {"verify_port": {"images"}, "edit": {"images"}}
 
 
 def parameters(function: Callable) -> list[inspect.Parameter]:

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 import pytest
 import torch
 import variants
+from ported import on_each_property
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from variants import GatedAttention
@@ -190,6 +191,7 @@ def check_edits(model, images):
         check_a_path_is_what_leaves_when_a_head_does_not_read_a_writer(model, images, edits)
 
 
+@on_each_property
 def test_shares_are_what_edits_of_the_model_take_out_of_the_logits(classifier, images_of):
     check_edits(classifier, images_of(classifier, 2))
 

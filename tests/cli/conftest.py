@@ -23,8 +23,9 @@ AGREEING = DEMO / "pictures" / "00_T-shirt_agreeing.png"
 CONFLICTING = DEMO / "pictures" / "00_T-shirt_conflicting.png"
 MASK = DEMO / "masks" / "00_T-shirt_agreeing.png"
 TIMM = "vit_tiny_patch16_224"
-#: A few blocks of it: what commands are asked does not depend on more.
-FEW_BLOCKS = ["--timm", "depth=4"]
+#: A few blocks of it that read 6 × 6 patches: what commands are asked does not depend on more.
+SMALL = {"depth": 4, "img_size": 96}
+FEW_BLOCKS = [word for name, value in SMALL.items() for word in ("--timm", f"{name}={value}")]
 
 
 @dataclass
@@ -69,7 +70,7 @@ def demo():
 def checkpoint(tmp_path_factory) -> Path:
     """Weights of a timm model with seven classes, every parameter drawn."""
     torch.manual_seed(1)
-    module = timm.create_model(TIMM, pretrained=False, num_classes=7, depth=4)
+    module = timm.create_model(TIMM, pretrained=False, num_classes=7, **SMALL)
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     path = tmp_path_factory.mktemp("weights") / "mine.safetensors"
@@ -79,7 +80,7 @@ def checkpoint(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def mine(checkpoint):
-    return vitlens.HookedViT.from_timm(TIMM, checkpoint_path=checkpoint, depth=4)
+    return vitlens.HookedViT.from_timm(TIMM, checkpoint_path=checkpoint, **SMALL)
 
 
 @pytest.fixture(scope="session")

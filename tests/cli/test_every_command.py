@@ -6,7 +6,7 @@ import re
 import pandas as pd
 import pytest
 import torch
-from cli.conftest import AGREEING, CONFLICTING, DEMO, FEW_BLOCKS, MASK, TIMM
+from cli.conftest import AGREEING, CONFLICTING, DEMO, FEW_BLOCKS, MASK, SMALL, TIMM
 
 import vitlens
 from vitlens.choose import patch
@@ -344,7 +344,7 @@ def test_open_by_another_name(run, tmp_path):
     """The same command whichever name is typed; what is shown first is as it was asked for."""
     commands = {info.name: info.callback for info in app.registered_commands}
     assert commands["open"] is commands["report"] is commands["explore"]
-    model = ["--model", TIMM, "--random-weights", *FEW_BLOCKS, "--timm", "img_size=64"]
+    model = ["--model", TIMM, "--random-weights", *FEW_BLOCKS]
     described = ["--out", tmp_path / "facts.safetensors"]
     assert run("describe", AGREEING, CONFLICTING, *model, *described).code == 0
     identity = torch.eye(192)
@@ -365,9 +365,15 @@ def test_open_by_another_name(run, tmp_path):
 
 
 def test_open_in_double_precision(run, tmp_path):
-    done = run("open", AGREEING, "--dtype", "float64", "--out", tmp_path / "page.html")
-    assert done.code == 0
-    assert facts_of(tmp_path / "page.html")["title"].startswith("T-shirt")
+    model = ["--model", TIMM, "--random-weights", *FEW_BLOCKS]
+    wrote = {}
+    for dtype in ("float64", "float32"):
+        page = tmp_path / f"{dtype}.html"
+        done = run("open", AGREEING, *model, "--dtype", dtype, "--n-runs", 8, "--out", page)
+        assert (done.code, done.stderr) == (0, "")
+        wrote[dtype] = facts_of(page)
+    assert wrote["float64"]["title"] == wrote["float32"]["title"]
+    assert wrote["float64"] != wrote["float32"]
 
 
 def test_models(run, tmp_path):
@@ -401,12 +407,13 @@ def test_random_weights_are_the_same_every_time(run):
     first, again = run("lens", AGREEING, *random).json, run("lens", AGREEING, *random).json
     assert first == again
     torch.manual_seed(0)
-    model = vitlens.HookedViT.from_timm(TIMM, pretrained=False, depth=4)
+    model = vitlens.HookedViT.from_timm(TIMM, pretrained=False, **SMALL)
     expected = vitlens.class_lens(model, AGREEING, tokens="class").to_frame()
     assert column(first["rows"], "logit") == numbers(expected, "logit")
 
 
-@pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
+# Half precisions go the same way through a command; tests/model has the arithmetic of each.
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_precisions(run, demo, dtype):
     plain = run("lens", AGREEING, "--json").json["blocks"][-1]["logit"]
     for arguments in (["lens", AGREEING], ["attribute", AGREEING], ["patch", AGREEING, CONFLICTING, "--tokens", "class"],

@@ -1,5 +1,6 @@
 """A command in its shell: interrupts, too little memory, help that is instant, completion of what is typed."""
 
+import json
 import os
 import re
 import signal
@@ -97,6 +98,8 @@ def shell(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
 
 
+# Without a process of its own it is tried by the two tests above.
+@pytest.mark.slow
 def test_ctrl_c_in_a_shell(tmp_path):
     pipe = tmp_path / "names.txt"
     os.mkfifo(pipe)
@@ -111,16 +114,25 @@ def test_ctrl_c_in_a_shell(tmp_path):
 
 
 def test_help_of_every_command_imports_nothing_heavy():
+    commands = ([], ["lens"], ["attribute"], ["patch"], ["heatmap"], ["describe"], ["open"], ["report"])
     heavy = ("torch", "numpy", "pandas", "plotly", "timm", "PIL", "datasets")
-    for command in ([], ["lens"], ["attribute"], ["patch"], ["heatmap"], ["describe"], ["open"], ["report"]):
-        check = (
-            f"import sys; sys.argv[1:] = {[*command, '--help']!r}\ntry:\n    {ENTRY.replace('; ', chr(10) + '    ')}\n"
-        )
-        check += f"finally:\n    print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
-        done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
-        assert done.returncode == 0
-        assert done.stderr.strip() == "[]"
-        assert "--help" in done.stdout
+    # One after the other in one process: a module that one of them imports stays.
+    check = f"""
+import sys
+from vitlens.cli.main import main
+
+for command in {commands!r}:
+    sys.argv = ["vitlens", *command, "--help"]
+    try:
+        main()
+    except SystemExit as ended:
+        loaded = [name for name in {heavy!r} if name in sys.modules]
+        print(command, ended.code or 0, loaded, file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [f"{command} 0 []" for command in commands]
+    assert done.stdout.count("Usage: vitlens") == done.stdout.count("--help") == len(commands)
 
 
 def test_without_arguments_help_is_shown():
@@ -130,28 +142,51 @@ def test_without_arguments_help_is_shown():
     assert "error" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(
-    ("words", "offered"),
-    [
-        (["at"], ["attribute"]),
-        (["lens", "--mod"], ["--model"]),
-        (["lens", "x.png", "--model", "vit_tiny_patch16_2"], ["vit_tiny_patch16_224"]),
-        (["lens", "x.png", "--model", "de"], ["demo", "deit_tiny_patch16_224"]),
-        (["heatmap", "--method", "token"], ["token_mask"]),
-        (["lens", "x.png", "--class", "s"], ["sandal", "shirt", "sneaker"]),
-        (["attribute", "x.png", "--unit", "head"], ["head", "head_patch"]),
-        (["patch", "a.png", "b.png", "--site", "attn"], ["attn_out", "attn_scores"]),
-        (["lens", "x.png", "--dtype", "b"], ["bfloat16"]),
-        (["lens", "x.png", "--interpolation", "bic"], ["bicubic"]),
-        (["reproduce", "--experiment", "context"], ["context_tokens", "context_removal"]),
-    ],
-)
-def test_a_shell_completes(words, offered):
-    environment = {"COMP_WORDS": " ".join(["vitlens", *words]), "COMP_CWORD": str(len(words))}
-    done = shell(_VITLENS_COMPLETE="complete_bash", **environment)
-    assert done.stderr == ""
-    assert set(offered) <= set(done.stdout.split())
-    assert all(item.startswith(words[-1]) for item in done.stdout.split())
+#: What is typed, and what is offered then among others.
+TYPED = [
+    (["at"], ["attribute"]),
+    (["lens", "--mod"], ["--model"]),
+    (["lens", "x.png", "--model", "vit_tiny_patch16_2"], ["vit_tiny_patch16_224"]),
+    (["lens", "x.png", "--model", "de"], ["demo", "deit_tiny_patch16_224"]),
+    (["heatmap", "--method", "token"], ["token_mask"]),
+    (["lens", "x.png", "--class", "s"], ["sandal", "shirt", "sneaker"]),
+    (["attribute", "x.png", "--unit", "head"], ["head", "head_patch"]),
+    (["patch", "a.png", "b.png", "--site", "attn"], ["attn_out", "attn_scores"]),
+    (["lens", "x.png", "--dtype", "b"], ["bfloat16"]),
+    (["lens", "x.png", "--interpolation", "bic"], ["bicubic"]),
+    (["reproduce", "--experiment", "context"], ["context_tokens", "context_removal"]),
+]
+
+
+@pytest.fixture(scope="module")
+def completions():
+    """What the shell is answered, in one process for all that is typed: to start it takes longer than to complete."""
+    ask = f"""
+import io, json, os, sys
+from contextlib import redirect_stdout
+from vitlens.cli.main import main
+
+sys.argv = ["vitlens"]
+os.environ["_VITLENS_COMPLETE"] = "complete_bash"
+for words in {[words for words, _ in TYPED]!r}:
+    os.environ |= {{"COMP_WORDS": " ".join(["vitlens", *words]), "COMP_CWORD": str(len(words))}}
+    with redirect_stdout(io.StringIO()) as answer:
+        try:
+            main()
+        except SystemExit as ended:
+            assert not ended.code
+    print(json.dumps(answer.getvalue().split()))
+"""
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("case", range(len(TYPED)), ids=lambda case: " ".join(TYPED[case][0]))
+def test_a_shell_completes(case, completions):
+    (*_, word), offered = TYPED[case]
+    assert set(offered) <= set(completions[case])
+    assert all(item.startswith(word) for item in completions[case])
 
 
 def test_classes_are_completed_from_a_file(tmp_path):

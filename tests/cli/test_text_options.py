@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cli.conftest import AGREEING, CONFLICTING, FEW_BLOCKS, TIMM
+from cli.conftest import AGREEING, CONFLICTING, FEW_BLOCKS, SMALL, TIMM
 
 import vitlens
 from vitlens.text import TextTower
@@ -38,7 +38,7 @@ def command(run, checkpoint, opened):
 
 @pytest.fixture
 def model(checkpoint):
-    made = vitlens.HookedViT.from_timm(TIMM, checkpoint_path=checkpoint, depth=4)
+    made = vitlens.HookedViT.from_timm(TIMM, checkpoint_path=checkpoint, **SMALL)
     made.set_text_tower(TextTower(embed, scale=10.0))
     return made
 

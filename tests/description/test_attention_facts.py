@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from ported import build
+from ported import build, on_each_property
 from variants import pictures
 
 from vitlens.description.attention_facts import attention_facts, entropy, shares
@@ -59,6 +59,7 @@ def facts_of(rows, prefix, grid, patch_size, outlier):
     return facts
 
 
+@on_each_property
 def test_every_architecture_has_the_facts_of_its_patterns(classifier, images_of):
     """Outliers of a threshold that random streams cross, so that their masses are not all 0."""
     cfg, images = classifier.cfg, images_of(classifier, 3)

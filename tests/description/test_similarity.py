@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from ported import build
+from ported import build, on_each_property
 from variants import pictures
 
 from vitlens import InputError
@@ -104,6 +104,7 @@ def cosines_of(cache, model, rows):
     return total
 
 
+@on_each_property
 def test_every_architecture_has_the_likenesses_of_its_activations(classifier, images_of):
     cfg, images = classifier.cfg, images_of(classifier, 9)
     description = describe(classifier, images, batch_size=4, cka_rows=5, similarity_queries=3, progress=False)

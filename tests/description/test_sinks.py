@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from ported import build
+from ported import build, on_each_property
 from torch import nn
 from variants import pictures
 
@@ -49,6 +49,7 @@ def facts_of(pattern, received, v, W_O, rule, n_prefix=0, class_token=None):
 WIDE = SinkRule(keys=0.3, times=1.1, attention=0.25)
 
 
+@on_each_property
 def test_every_architecture_has_the_sinks_of_its_patterns(classifier, images_of):
     """Under a rule whose thresholds random patterns cross, and under that of the paper: a single key."""
     images = images_of(classifier, 2)

@@ -52,7 +52,7 @@ WRONG = {
     "text": ("ab", "the group of each picture"),
     "truths": ([True, False], "the group of each picture"),
     "a tensor of truths": (torch.tensor([True, False]), "the group of each picture"),
-    "parts": ([0.5, 1.0], "the group of each picture"),
+    "parts": (np.array([0.5, 1.0]), "the group of each picture"),
     "missing": (pd.Series(["a", None]), "the group of each picture"),
     "blank": (["a", " "], "the group of each picture"),
     "a table": (np.zeros((2, 2), dtype=int), "the group of each picture"),

@@ -5,6 +5,7 @@ import pytest
 import torch
 from faithfulness.conftest import by_hand, close, noise_pictures, random_maps
 from ported import build as build_variant
+from ported import on_each_property
 from variants import build
 
 from vitlens import HookedViT, InputError, heatmap
@@ -39,6 +40,7 @@ def result():
     return score(model, images, heatmaps=maps, metrics=ON_CURVES, road_shares=(0.4, 0.7))
 
 
+@on_each_property
 def test_every_variant(classifier, images_of):
     images = images_of(classifier, 2)
     rows, columns = classifier.embed.grid(*images.shape[-2:])

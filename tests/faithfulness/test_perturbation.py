@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from ported import on_each_property
 from variants import VARIANTS
 
 from vitlens import HookedViT, InputError, heatmap
@@ -10,6 +11,7 @@ from vitlens.faithfulness.perturbation import area, perturbation_test, removal_s
 from vitlens.heatmaps.methods.baselines import random_importance
 
 
+@on_each_property
 def test_perturbation_equals_one_picture_and_step_at_a_time(classifier, images_of):
     images = images_of(classifier, 2)
     rows, columns = classifier.embed.grid(*images.shape[-2:])

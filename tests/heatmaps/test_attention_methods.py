@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from ported import on_each_property
 from torch import nn
 
 import vitlens
@@ -230,6 +231,7 @@ METHODS = {
 }
 
 
+@on_each_property
 def test_pictures_do_not_meet_and_nothing_is_left_behind(classifier, images_of):
     images = images_of(classifier, 2)
     for method in METHODS.values():

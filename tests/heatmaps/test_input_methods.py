@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from ported import on_each_property
 from variants import build
 
 from vitlens import HookedViT, InputError, activation_patching
@@ -163,6 +164,7 @@ def test_smooth_grad_equals_noisy_copies_one_by_one(plain, images_of, n, noise, 
     assert not torch.equal(smooth_grad(plain, images, CLASSES, n_draws=n, noise=noise, seed=1), found)
 
 
+@on_each_property
 def test_gradients_at_pixels_of_every_variant(classifier, images_of):
     images = images_of(classifier, 2)
     compare_integrated(classifier, images, "zero", "logit", steps=3)
@@ -226,6 +228,7 @@ def test_occlusion_equals_a_loop(plain, images_of, replacement, window, metric, 
     close(found, occluded_by_hand(plain, images, replacement, window, metric))
 
 
+@on_each_property
 def test_occlusion_and_patching_of_every_variant(classifier, images_of):
     images = images_of(classifier, 2)
     patched = patched_by_hand(classifier, images, blurred(images), 0, "logit")
@@ -337,6 +340,7 @@ METHODS = {
 }
 
 
+@on_each_property
 def test_pictures_do_not_meet_and_nothing_is_left_behind(classifier, images_of):
     images = images_of(classifier, 2)
     rows, columns = classifier.embed.grid(*images.shape[-2:])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from ported import on_each_property
 
 from vitlens import InputError, direct_logit_attribution, heatmap
 from vitlens.heatmaps.methods.projection_gradient import ProjectionGradientObserver
@@ -43,6 +44,7 @@ def gradient_by_autograd(model, images, classes, loss):
     return torch.stack(maps, dim=1)
 
 
+@on_each_property
 @pytest.mark.parametrize("loss", ["cross_entropy", "logit", "double_softmax"])
 def test_closed_form_equals_autograd(classifier, images_of, loss):
     images, classes = images_of(classifier, 2), torch.tensor([1, 4])
@@ -99,6 +101,7 @@ def test_rollout_equals_whole_matrices(plain, images_of):
     torch.testing.assert_close(found.patches(), rollout[:, 0, 1:].detach(), rtol=1e-9, atol=1e-15)
 
 
+@on_each_property
 @pytest.mark.parametrize("method", ["projection_gradient", "head_patch"])
 def test_what_is_kept_sums_to_the_map(classifier, images_of, method):
     images, classes = images_of(classifier, 3), torch.tensor([1, 4, 0])

@@ -162,16 +162,22 @@ def test_random_maps_are_the_same_in_every_precision():
         assert torch.equal(found, single)
 
 
-def test_the_demo_is_explained_alike_in_half_precision():
+@pytest.mark.parametrize(
+    ("method", "dtype"),
+    [
+        ("relevance_propagation", torch.float16),
+        ("occlusion", torch.bfloat16),
+        pytest.param("relevance_propagation", torch.bfloat16, marks=pytest.mark.slow),
+        pytest.param("occlusion", torch.float16, marks=pytest.mark.slow),
+    ],
+)
+def test_the_demo_is_explained_alike_in_half_precision(method, dtype):
     model, images, labels, _ = load_demo()
     images, labels = images[:1], labels[:1]
-    for method in ("relevance_propagation", "occlusion"):
-        right = heatmap(model, images, labels, method=method, warn=False).values.flatten(1)
-        for dtype in (torch.float16, torch.bfloat16):
-            half = load_demo_model().to(dtype)
-            found = heatmap(half, images.to(dtype), labels, method=method, warn=False).values.flatten(1)
-            for pair in zip(found, right, strict=True):
-                assert torch.corrcoef(torch.stack(pair))[0, 1] > 0.98, (method, dtype)
+    right = heatmap(model, images, labels, method=method, warn=False).values.flatten(1)
+    found = heatmap(load_demo_model().to(dtype), images.to(dtype), labels, method=method, warn=False).values.flatten(1)
+    for pair in zip(found, right, strict=True):
+        assert torch.corrcoef(torch.stack(pair))[0, 1] > 0.98
 
 
 def test_a_forward_has_no_more_rows_than_asked_or_free(single, monkeypatch):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ported import build
+from ported import build, on_each_property
 
 from vitlens import HookedViT
 from vitlens.errors import InputError
@@ -146,6 +146,7 @@ def check_all(model, images, steps, path, first_block=0):
             close(found[name][index], plain(model, image, wanted, feedback, first_block=first_block).detach())
 
 
+@on_each_property
 def test_equal_to_whole_matrices_and_whole_backwards(classifier, images_of):
     check_all(classifier, images_of(classifier, 2), 2, "pictures")
 

@@ -68,7 +68,7 @@ def test_the_size_of_a_cache_is_known_beforehand(name, names):
 
 
 def test_the_size_of_a_cache_says_what_costs_most():
-    model = HookedViT.from_timm("vit_base_patch16_224", pretrained=False)
+    model = HookedViT.from_timm("vit_base_patch16_224", pretrained=False, depth=4)
     size = model.cache_size(8)
     assert size.by_kind()["hook"].iloc[0] == "attn.hook_result"
     assert "attn.hook_result" in repr(size)

@@ -67,7 +67,8 @@ COMPILER = pytest.mark.skipif(
 def test_the_unwatched_forward_compiles(name, backend, monkeypatch):
     # The compiler would trace the checks of types as well, and count them.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    model = HookedViT.from_timm(KINDS[name]())
+    # Each block is traced alike, and takes as long as all the others.
+    model = HookedViT.from_timm(KINDS[name](depth=1))
     images = pictures(model.cfg, 2)
     with torch.no_grad():
         expected = model(images)

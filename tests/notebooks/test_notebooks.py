@@ -73,8 +73,8 @@ def test_there_are_notebooks_in_their_order():
     assert len(notebooks()) >= 7
 
 
-#: With the most pictures; what they call has tests of its own, and `make docs` runs them too.
-LONG = ("05_context_patching", "06_faithfulness")
+#: That run longest; what they call has tests of its own, and `make docs` runs them too.
+LONG = ("01_tour", "03_class_lens", "05_context_patching", "06_faithfulness")
 RUNS = [
     pytest.param(path, run, id=f"{path.stem}-{run.__name__}", marks=[pytest.mark.slow] if is_slow else [])
     for path in notebooks()

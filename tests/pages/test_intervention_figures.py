@@ -17,7 +17,7 @@ def results():
     clean, corrupted = images[0:4:2], images[1:4:2]
     quiet = {"progress": False, "classes": labels[0:4:2]}
     return {
-        "patches": activation_patching(model, clean, corrupted, blocks=[0, 3], **quiet),
+        "patches": activation_patching(model, clean, corrupted, blocks=[0], **quiet),
         "one pair": activation_patching(model, clean[:1], corrupted[:1], classes=labels[:1], sites="z", progress=False),
         "estimated": attribution_patching(model, clean, corrupted, direction="noise", **quiet),
         "heads": activation_patching(model, clean, corrupted, sites="z", **quiet),

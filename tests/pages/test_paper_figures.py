@@ -26,7 +26,7 @@ def demo():
 @pytest.fixture(scope="module")
 def tables(demo, tmp_path_factory):
     settings = StudySettings(
-        n_images=10, batch_size=10, n_steps=4, n_bootstrap=20, n_permutations=20, n_random_models=1, n_random_orders=1,
+        n_images=5, batch_size=5, n_steps=4, n_bootstrap=20, n_permutations=20, n_random_models=1, n_random_orders=1,
         split="agreeing", train_data="demo", train_split="conflicting", train_per_class=2,
     )  # fmt: skip
     out = tmp_path_factory.mktemp("figures") / "out"

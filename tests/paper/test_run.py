@@ -31,7 +31,7 @@ from vitlens.paper.settings import StudySettings
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "paper.py"
 QUICK = StudySettings(
-    n_images=16, batch_size=6, n_steps=4, n_bootstrap=20, n_permutations=50, n_random_models=1, n_random_orders=1
+    n_images=12, batch_size=6, n_steps=4, n_bootstrap=20, n_permutations=50, n_random_models=1, n_random_orders=1
 )
 PROBES = {"split": "agreeing", "train_data": "demo", "train_split": "conflicting", "train_per_class": 3}
 
@@ -43,7 +43,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def everything(model, tmp_path_factory):
-    """All nine experiments on 16 pictures."""
+    """All nine experiments on a few pictures."""
     out = tmp_path_factory.mktemp("study") / "out"
     settings = replace(QUICK, **PROBES)
     return run_study(model, settings, experiments=list(EXPERIMENTS), path=out, progress=False)
@@ -52,7 +52,7 @@ def everything(model, tmp_path_factory):
 @pytest.fixture(scope="module")
 def same_pictures(model):
     pictures = load_demo_pictures(model)
-    return pictures.images[0:32:2], pictures.labels[0:32:2], pictures.masks[0:32:2]
+    return pictures.images[0:24:2], pictures.labels[0:24:2], pictures.masks[0:24:2]
 
 
 def test_tables_agree_with_the_library(everything, model, same_pictures):
@@ -112,7 +112,7 @@ def test_probes_read_more_than_chance_and_every_number_has_an_interval(everythin
 def test_what_is_written(everything):
     folder = everything.folder
     description = json.loads((folder / "settings.json").read_text())
-    assert description["settings"]["n_images"] == 16
+    assert description["settings"]["n_images"] == QUICK.n_images
     assert {"python", "vitlens", "torch", "timm"} <= set(description["versions"])
     for name, table in everything.tables.items():
         written = pd.read_parquet(folder / "tables" / f"{name}.parquet")
@@ -378,15 +378,16 @@ def test_a_full_disk_loses_nothing_that_was_written(model, tmp_path, monkeypatch
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
+    settings = replace(QUICK, batch_size=4)
     with pytest.raises(InputError, match="No space left"):
-        run_study(model, QUICK, experiments=["class_change"], path=tmp_path / "out", progress=False)
+        run_study(model, settings, experiments=["class_change"], path=tmp_path / "out", progress=False)
     assert sorted(path.name for path in (tmp_path / "out" / "records").iterdir()) == [
         "000000.parquet",
         "000001.parquet",
     ]
     monkeypatch.undo()
-    resumed = run_study(model, QUICK, experiments=["class_change"], path=tmp_path / "out", progress=False)
-    whole = run_study(model, QUICK, experiments=["class_change"], path=tmp_path / "whole", progress=False)
+    resumed = run_study(model, settings, experiments=["class_change"], path=tmp_path / "out", progress=False)
+    whole = run_study(model, settings, experiments=["class_change"], path=tmp_path / "whole", progress=False)
     pd.testing.assert_frame_equal(resumed.tables["change_rate"], whole.tables["change_rate"])
 
 
@@ -417,9 +418,9 @@ def test_other_models_run_all_experiments(name, tmp_path):
     torch.manual_seed(0)
     keywords = {"img_size": 56, "patch_size": 14, "depth": 2, "embed_dim": 48, "num_heads": 3, "num_classes": 10}
     model = HookedViT.from_timm(name, pretrained=False, **keywords)
-    settings = replace(QUICK, **PROBES, n_images=10)
+    settings = replace(QUICK, **PROBES, n_images=4)
     outcome = run_study(model, settings, experiments=list(EXPERIMENTS), path=tmp_path / "out", progress=False)
-    assert outcome.n_pictures == 10
+    assert outcome.n_pictures == 4
     assert len(outcome.tables["identifiability"]) == 2 * (1 + model.cfg.has_class_token)
     assert np.isfinite(outcome.tables["perturbation_areas"]["accuracy_area"]).all()
 

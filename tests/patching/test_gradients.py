@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from ported import build
+from ported import build, on_each_property
 from test_paths import ADDITIVE, linearised
 
 from vitlens import InputError, activation_patching, attribution_patching, path_patching
@@ -40,6 +40,7 @@ def test_small_differences_are_found_exactly(site, method, plain, images_of):
     assert exact.settings["method"] == "exact"
 
 
+@on_each_property
 @pytest.mark.parametrize("site", ["resid_pre", "z", "v", "post"])
 def test_in_every_architecture(site, classifier, images_of):
     clean, corrupted = near(images_of, classifier)

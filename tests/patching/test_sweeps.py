@@ -5,7 +5,7 @@ import signal
 import pytest
 import torch
 from pandas.testing import assert_frame_equal
-from ported import build
+from ported import build, on_each_property
 
 import vitlens
 from vitlens import InputError, activation_ablation, activation_patching, knockout_attention
@@ -21,6 +21,7 @@ def pair(images_of, model, n=2):
     return images_of(model, n, seed=1), images_of(model, n, seed=2)
 
 
+@on_each_property
 @pytest.mark.parametrize("site", ["resid_pre", "resid_post", "mlp_out", "z", "v", "pattern", "post"])
 def test_every_architecture_equals_whole_forwards(site, classifier, images_of):
     clean, corrupted = pair(images_of, classifier)

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from vitlens.editing.changes import Change, Directions
-from vitlens.editing.edit import Edit, edit
+from vitlens.editing.edits import Edit, edit
 from vitlens.editing.groups import Groups
 from vitlens.editing.parts import classifier_hook
 from vitlens.errors import InputError

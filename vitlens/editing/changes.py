@@ -87,14 +87,14 @@ class Change:
         if self.units is not None and axis is not None:
             places = torch.tensor(self.units, device=activation.device)
             here = activation.index_select(axis, places)
-        moved = self.dose * (self.target_of(here) - self._removed_of(here))
+        moved = self.dose * (self._target_of(here) - self._removed_of(here))
         if self.tokens is not None:
             moved = moved * self._mask(moved)
         if self.units is None or axis is None:
             return activation + moved
         return activation.index_add(activation.ndim + axis, places, moved)
 
-    def target_of(self, here: Tensor) -> Tensor:
+    def _target_of(self, here: Tensor) -> Tensor:
         return torch.zeros_like(here) if self.constant is None else self.constant.to(here)
 
     def _removed_of(self, here: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from vitlens.arguments import checked, is_whole, items, short
 from vitlens.errors import InputError, nearest
 
-GroupInput: TypeAlias = Sequence[str | int] | Tensor | np.ndarray | pd.Series
+GroupInput: TypeAlias = Sequence[Any] | Tensor | np.ndarray | pd.Series
 #: A group's mean has an interval only from this many pictures on.
 LEAST_PICTURES = 2
 

@@ -16,7 +16,7 @@ from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
 
 #: Rows of a picture set that are read at once for their labels.
-ROWS_AT_ONCE = 256
+LABELS_AT_ONCE = 256
 
 
 class LabelledPictures:
@@ -34,7 +34,7 @@ class LabelledPictures:
             )
         self.groups: list[str] | None = None
         if isinstance(images, PictureSet):
-            rows = [row for _, some in images.chunks(ROWS_AT_ONCE) for row in map(_without_bytes, some)]
+            rows = [row for _, some in images.chunks(LABELS_AT_ONCE) for row in map(_without_bytes, some)]
             labels = [row["label"] for row in rows] if labels is None else labels
             self.groups = [row["group"] for row in rows] if rows and "group" in rows[0] else None
         if labels is None:
@@ -89,6 +89,8 @@ def read_clusters(clusters: Any, n_images: int) -> Int[np.ndarray, "image"] | No
     names = read_names(clusters, "clusters", "the cluster of each picture")
     if len(names) != n_images:
         raise InputError(f"{len(names)} clusters were given for {n_images} pictures: give the cluster of each picture")
+    if all(name.lstrip("-").isdecimal() for name in names):
+        return np.array([int(name) for name in names])
     place = {name: i for i, name in enumerate(dict.fromkeys(names))}
     return np.array([place[name] for name in names])
 

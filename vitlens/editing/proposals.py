@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vitlens.editing.directions import group_directions
-from vitlens.editing.edit import Edit, edit
+from vitlens.editing.edits import Edit, edit
 from vitlens.editing.search.shortcut import find_shortcut
 from vitlens.editing.search.shortcut_result import Shortcut
 from vitlens.editing.split import SomePictures

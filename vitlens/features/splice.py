@@ -19,7 +19,7 @@ from vitlens.features.places import chosen_rows, split_rows
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import HookName, Hooks, Reader
 
-Edit = Callable[[Float[Tensor, "..."]], Float[Tensor, "..."]]
+FeatureEdit = Callable[[Float[Tensor, "..."]], Float[Tensor, "..."]]
 
 
 class SplicedDictionary:
@@ -36,7 +36,7 @@ class SplicedDictionary:
         placed: PlacedDictionary,
         *,
         error_term: bool = False,
-        edit: Edit | Mapping[int, Edit] | None = None,
+        edit: FeatureEdit | Mapping[int, FeatureEdit] | None = None,
         record: bool = False,
     ) -> None:
         self.placed, self.error_term, self.record = placed, error_term, record
@@ -91,11 +91,11 @@ class SplicedDictionary:
                 )
             self._run.errors = self._clean.errors
 
-    def _edits(self) -> dict[int, Edit]:
+    def _edits(self) -> dict[int, FeatureEdit]:
         """The edit of each part that has one."""
         n = len(self.targets)
         if self.edit is None or (n == 1 and callable(self.edit)):
-            return {} if self.edit is None else {0: cast(Edit, self.edit)}
+            return {} if self.edit is None else {0: cast(FeatureEdit, self.edit)}
         if n == 1 or not isinstance(self.edit, Mapping) or not set(self.edit) <= set(range(n)):
             raise InputError(
                 "edit= is one function from features to features"
@@ -147,7 +147,7 @@ class _Run:
 
     read: dict[int, Tensor] = field(default_factory=dict)
     first: Tensor | None = None
-    edits: dict[int, Edit] = field(default_factory=dict)
+    edits: dict[int, FeatureEdit] = field(default_factory=dict)
     plain: list[Tensor] = field(default_factory=list)
     edited: list[Tensor] = field(default_factory=list)
     errors: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -168,7 +168,7 @@ def with_sae(
     hook_out: HookName | None = None,
     error_term: bool = False,
     tokens: TokenSet = "all",
-    edit: Edit | Mapping[int, Edit] | None = None,
+    edit: FeatureEdit | Mapping[int, FeatureEdit] | None = None,
     record: bool = False,
 ) -> Iterator[SplicedDictionary]:
     """A context in which every run of the model uses x̂ = decode(encode(x)) in place of the activation x.

@@ -54,6 +54,11 @@ def weights_of(
         return RANDOM
     cfg = getattr(module, "pretrained_cfg", None) or {}
     tag = ".".join(part for part in (cfg.get("architecture"), cfg.get("tag")) if part) or name_or_module
+    if name_or_module.startswith("local-dir:"):
+        # Somebody saved these weights, which need not be those that timm has under this name.
+        folder = Path(name_or_module.removeprefix("local-dir:")).name
+        call = f"vitlens.HookedViT.from_timm({json.dumps(f'local-dir:{folder}')})"
+        return Provenance(f"a {tag} in the folder {folder}", call=call)
     n_classes = module.num_classes
     if n_classes and cfg.get("num_classes") not in (None, n_classes):
         # timm drops a classifier of another size and draws a new one.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from vitlens.arguments import checked
 from vitlens.editing.evaluation import UNEDITED
-from vitlens.editing.repair import RETRAINED, Repair
+from vitlens.editing.repairs import RETRAINED, Repair
 from vitlens.files import check_writable
 from vitlens.pages import repair_sentences as say
 from vitlens.pages.page import Section, write_page

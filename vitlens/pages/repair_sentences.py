@@ -5,7 +5,7 @@ import torch
 
 from vitlens.data.class_names import short_name
 from vitlens.editing.evaluation import UNEDITED, EditEvaluation
-from vitlens.editing.repair import RANDOM_MEAN, RETRAINED, Repair
+from vitlens.editing.repairs import RANDOM_MEAN, RETRAINED, Repair
 from vitlens.editing.search.shortcut_result import Shortcut
 from vitlens.model.class_space.outputs import WITH_PROBABILITIES
 from vitlens.plots.shared.style import in_percent, true_minus

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from ported import borrow
+from ported import borrow, on_each_property
 from test_edge_heads import made, transcoders_of
 from variants import pictures
 
@@ -13,6 +13,7 @@ from vitlens.circuits.graphs.replacement import replaced_run
 from vitlens.model.hooks.hook_points import hook_name
 
 
+@on_each_property
 def test_pairs_sum_to_the_score(classifier, images_of):
     image = images_of(classifier, 1)
     with torch.no_grad():

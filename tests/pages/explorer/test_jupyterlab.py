@@ -129,6 +129,9 @@ class Notebook:
         return "".join(cell.locator("[data-mime-type='application/vnd.jupyter.stdout']").all_inner_texts()).strip()
 
 
+# A server, a kernel and a page of JupyterLab take half a minute; test_notebook.py runs the same script in a browser, with
+# a model that stands for Jupyter's, and the Python behind it.
+@pytest.mark.slow
 def test_the_widget_lives_in_jupyterlab(lab, browser):
     path = lab.folder / "notebooks" / "explore.ipynb"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS.values()])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from pages.explorer.conftest import unpack
-from ported import DERIVED
+from ported import DEAR
 
 from vitlens import (
     InputError,
@@ -34,7 +34,7 @@ def as_cosines(codes: np.ndarray, n_tokens: int) -> np.ndarray:
     return square
 
 
-@pytest.mark.parametrize("name", DERIVED)
+@pytest.mark.parametrize("name", DEAR)
 def test_every_number_is_the_analyses_own(name, variant):
     model, images = variant(name, 1)
     explorer = explore(model, images, [3], progress=False)

@@ -23,7 +23,7 @@ from vitlens.files import check_writable
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vitlens.editing.repair import Repair
+    from vitlens.editing.repairs import Repair
     from vitlens.model.hooked_vit import HookedViT
 
 LIMIT = 0.01
@@ -70,7 +70,7 @@ def repair(
 ) -> None:  # fmt: skip
     """Repair a shortcut: choose an edit of the model that helps the worst group, and report it on held-out pictures."""
     # The call has the command's name.
-    from vitlens.editing.repair import repair as choose_edit
+    from vitlens.editing.repairs import repair as choose_edit
 
     check_out(out)
     if no_limit and max_loss is not None:

@@ -25,13 +25,13 @@ from vitlens.results.result import as_array
 #: Which parts can be compared, and the kind that their labels have.
 PARTS = {"heads": "head", "mlps": "mlp", "neurons": "neuron"}
 #: The sets of tokens through which a head's share is split, where masks are given.
-SOURCES = ("object", "context", "prefix")
+READ_FROM = ("object", "context", "prefix")
 #: Parts, and the share of each in every picture of a batch.
 Table = tuple[list[ComponentLabel], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class MarginSplit:
     """What is split off the margin: kinds of parts, features of a dictionary, heads by the tokens that they read."""
 
     parts: Sequence[str]
@@ -59,7 +59,7 @@ class Margins:
 
     model: HookedViT
     pictures: LabelledPictures
-    wanted: Wanted
+    wanted: MarginSplit
     parts: list[ComponentLabel] = field(default_factory=list)
     shares: Float[np.ndarray, "image part"] = field(default_factory=lambda: np.zeros((0, 0)))
 
@@ -122,12 +122,12 @@ class Margins:
         """Each head's share from the object's patches, from the context's, and from the prefix tokens."""
         if self._sources is None:
             grid, about = self.model.embed.grid(*images.shape[-2:]), {"masks": self.wanted.masks}
-            given = {name: about for name in SOURCES} | {"prefix": {}}
+            given = {name: about for name in READ_FROM} | {"prefix": {}}
             self._sources = {
                 name: select_tokens(
                     self.model, name, len(self.seen), grid=grid, some_may_be_empty=True, **given[name]
                 ).to(values.device)
-                for name in SOURCES
+                for name in READ_FROM
                 if name != "prefix" or self.model.cfg.n_prefix_tokens
             }
         tables = []

@@ -13,7 +13,7 @@ from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.editing.groups import GroupInput, Groups, read_groups
 from vitlens.editing.labelled import LabelledPictures, read_clusters
-from vitlens.editing.search.margins import Margins, Wanted
+from vitlens.editing.search.margins import Margins, MarginSplit
 from vitlens.editing.search.proposed_groups import propose_groups
 from vitlens.editing.search.shortcut_result import Shortcut
 from vitlens.editing.search.single_effects import SingleEffects
@@ -111,7 +111,7 @@ def find_shortcut(
     model.require_prediction()
     require_differences(model, "a margin")
     pictures = LabelledPictures(model, images, labels, batch_size)
-    wanted = Wanted([parts] if isinstance(parts, str) else list(parts), sae, hook, masks)
+    wanted = MarginSplit([parts] if isinstance(parts, str) else list(parts), sae, hook, masks)
     given = pictures.groups if groups is None else groups
     if given is None:
         if masks is None:

@@ -20,7 +20,7 @@ from vitlens.results.axes import ComponentLabel
 from vitlens.results.result import as_array
 
 #: Where the activation of a part is replaced.
-SITES = {"head": "z", "mlp": "mlp_out", "neuron": "post"}
+REPLACED_AT = {"head": "z", "mlp": "mlp_out", "neuron": "post"}
 
 
 @dataclass
@@ -79,10 +79,10 @@ class SingleEffects:
         column = {part: i for i, part in enumerate(self.parts)}
         cells: dict[tuple[str, int | None], list[ComponentLabel]] = defaultdict(list)
         for part in self.parts:
-            if part.kind in SITES:
+            if part.kind in REPLACED_AT:
                 cells[part.kind, part.block if part.kind == "neuron" else None].append(part)
         for (kind, block), parts in cells.items():
-            where: dict[str, Any] = {"sites": SITES[kind]}
+            where: dict[str, Any] = {"sites": REPLACED_AT[kind]}
             if kind == "mlp":
                 where["tokens"] = ["all"]
             if kind == "neuron":
@@ -94,7 +94,7 @@ class SingleEffects:
         model, size = self.exact.model, self.exact.pictures.source.batch_size
         kinds = {part.kind for part in self.parts}
         found: dict[str, Tensor] = {}
-        sites = [SITES[kind] for kind in ("head", "mlp") if kind in kinds]
+        sites = [REPLACED_AT[kind] for kind in ("head", "mlp") if kind in kinds]
         if sites:
             found |= mean_activations(model, images, sites=sites, batch_size=size, progress=progress)
         if "neuron" in kinds:

@@ -1,7 +1,7 @@
 """Figures of finding and fixing: the parts that carry a shortcut, and what edits do to each group of pictures."""
 
 from vitlens.editing.evaluation import EditEvaluation
-from vitlens.editing.repair import Repair
+from vitlens.editing.repairs import Repair
 from vitlens.editing.search.shortcut_result import Shortcut
 from vitlens.plots.editing.evaluation import edit_accuracies, edit_changes
 from vitlens.plots.editing.repair import dose_curves, repair_table, repair_trade_off

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from vitlens.editing.evaluation import UNEDITED
-from vitlens.editing.repair import RETRAINED, Repair
+from vitlens.editing.repairs import RETRAINED, Repair
 from vitlens.plots.editing.evaluation import GROUP_COLOURS, edit_ticks
 from vitlens.plots.shared.series import SYMBOLS, legend_below, line
 from vitlens.plots.shared.style import (

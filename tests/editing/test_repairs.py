@@ -7,7 +7,7 @@ import vitlens
 from vitlens import InputError, edit
 from vitlens.editing import EditEvaluation
 from vitlens.editing.groups import read_groups
-from vitlens.editing.repair import _choose
+from vitlens.editing.repairs import _choose
 from vitlens.editing.split import split_pictures
 from vitlens.planted import planted
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from vitlens.arguments import checked
 from vitlens.editing.baselines import classifier_inputs, random_edits, retrain_classifier
-from vitlens.editing.edit import Edit
-from vitlens.editing.evaluation import EditEvaluation, HasHooks, evaluate_edits
+from vitlens.editing.edits import Edit
+from vitlens.editing.evaluation import UNEDITED, EditEvaluation, HasHooks, evaluate_edits
 from vitlens.editing.groups import GroupInput, Groups
 from vitlens.editing.labelled import LabelledPictures, read_clusters
 from vitlens.editing.proposals import propose_edits
@@ -27,7 +27,7 @@ from vitlens.results.result import Drawable
 
 #: So many of the pictures show how large a random edit is.
 N_FOR_NORMS = 256
-RETRAINED, RANDOM_MEAN = "last layer retrained", "random (mean)"
+RETRAINED, RANDOM_MEAN, UNLIMITED = "last layer retrained", "random (mean)", "without a limit"
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,16 +35,19 @@ class Repair(Drawable):
     """An edit that was chosen on one part of the pictures, and what it does on the others.
 
     `candidates` are all edits that were tried, on the pictures for choosing; `report` is of the others: the chosen edit at
-    several doses, random edits of the same kind and norm, and the model with its last layer trained again. `chosen` is the
-    name of the edit among the candidates, "unedited" if none was better.
+    several doses, random edits of the same kind and norm, the edit that would be chosen without a limit on losses, and the
+    model with its last layer trained again. `chosen` is the name of the edit among the candidates, "unedited" if none was
+    better; `unlimited` is that of the other. `edits` holds them all by their names.
     """
 
     edit: Edit | None
     chosen: str
     candidates: EditEvaluation
     report: EditEvaluation
+    edits: dict[str, Edit]
     doses: dict[str, float]
     max_loss: float | None
+    unlimited: str
     shortcut: Shortcut | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -167,6 +170,9 @@ def repair(
         at = {f"dose {dose:g}": dose for dose in sorted({*doses, chosen.changes[0].dose})}
         shown = {label: chosen.at(dose) for label, dose in at.items()}
         shown |= random_edits(chosen, chosen_by.some(N_FOR_NORMS, seed).images, n_draws, seed, batch_size)
+    unlimited = _choose(candidates, None)
+    if unlimited not in (name, UNEDITED):
+        shown[UNLIMITED] = tried[unlimited]
     inputs = classifier_inputs(model, chosen_by.images, **about)
     shown[RETRAINED] = retrain_classifier(model, inputs, chosen_by.labels, chosen_by.groups, seed)
     report = evaluate_edits(model, *reported, edits=shown, clusters=reported.clusters, **about)
@@ -176,7 +182,7 @@ def repair(
         "n_draws": n_draws,
         "seed": seed,
     }
-    return Repair(chosen, name, candidates, report, at, max_loss, shortcut, settings)
+    return Repair(chosen, name, candidates, report, tried, at, max_loss, unlimited, shortcut, settings)
 
 
 def _check_limits(max_loss: float | None, doses: Sequence[float]) -> None:
