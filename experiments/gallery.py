@@ -444,10 +444,14 @@ def edits(subject: Subject) -> Figures:
     by_dose = {name: made.at(dose) for name, dose in doses.items()}
     name = f"without L0H0 of {subject.model.cfg.model_name}"
     retrained = vitlens.edit(subject.model, "L1 mlp", dose=0.2)
-    candidates = vitlens.editing.evaluate_edits(*about, edits={name: made, "without L1H1": other}, progress=False)
-    compared = {**by_dose, "random 1": other, "random 2": other.at(0.5), "last layer retrained": retrained}
+    tried = {name: made, "without L1H1": other}
+    candidates = vitlens.editing.evaluate_edits(*about, edits=tried, progress=False)
+    compared = {**by_dose, "random 1": other, "random 2": other.at(0.5), "without a limit": other.at(2.0)}
+    compared["last layer retrained"] = retrained
     report = vitlens.editing.evaluate_edits(*about, edits=compared, progress=False)
-    found = vitlens.editing.Repair(made, name, candidates, report, doses, max_loss=0.01)
+    found = vitlens.editing.Repair(
+        made, name, candidates, report, tried, doses, max_loss=0.01, unlimited="without L1H1"
+    )
     return {
         "accuracies with edits": lambda: plots.edit_accuracies(candidates),
         "changes of logits": lambda: plots.edit_changes(report, k=4),

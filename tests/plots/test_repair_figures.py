@@ -1,5 +1,7 @@
 """The figures of edits and repairs draw the numbers of their results."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from repaired import repaired
@@ -52,7 +54,7 @@ def test_candidates_with_the_same_numbers_are_one_point_with_their_names(found):
         found.candidates.kl[[0, 1, 1, 1]], found.candidates.margins[[0, 1, 1, 1]], found.candidates.changes[[0, 1, 1, 1]],
         found.candidates.groups, found.candidates.of_image, settings=found.candidates.settings,
     )  # fmt: skip
-    other = type(found)(None, "unedited", again, found.report, {}, None)
+    other = dataclasses.replace(found, edit=None, chosen="unedited", candidates=again, doses={}, max_loss=None)
     figure = other.plot("trade_off")
     assert [trace.text for trace in figure.data if trace.name == "tried"] == [("a<br>b<br>c",)]
     assert not figure.layout.shapes
@@ -80,7 +82,16 @@ def test_without_a_better_edit_the_figures_say_so():
     assert "no edit was better" in figure.layout.title.subtitle.text
     assert list(figure.data[1].x) == [0]
     assert "no edit was better" in none.plot("trade_off").layout.title.subtitle.text
-    assert none.plot("table").data[0].z.shape == (2, 2)
+    # Without a limit an edit would have been chosen that costs more.
+    names = [name.replace("<br>", " ") for name in none.plot("table").layout.yaxis.ticktext]
+    assert names == ["unedited", "without a limit", "last layer retrained"]
+    beside = {
+        x: label for x, label in zip(figure.layout.xaxis.tickvals, figure.layout.xaxis.ticktext, strict=True) if x
+    }
+    assert list(beside.values()) == ["without<br>a limit", "last layer<br>retrained"]
+    shares = none.report.accuracies()[1:] * 100
+    drawn = [trace.y[0] for trace in figure.data if len(trace.y) == 1 and trace.error_y.array is not None]
+    assert np.allclose(drawn, shares.T.flatten())
 
 
 def test_accuracies_of_edits(found):

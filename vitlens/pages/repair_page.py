@@ -75,7 +75,7 @@ def repair_sections(repair: Repair) -> list[Section]:
     sections += [
         Section("What was tried", "\n".join(say.choice(repair)), [repair_trade_off(repair)]),
         Section("The report", _how_to_read(repair), [repair_table(repair), dose_curves(repair)]),
-        Section("Beside it: random edits and the last layer", "\n".join(say.baselines(repair, table))),
+        Section("Beside it: other edits and the last layer", "\n".join(say.baselines(repair, table))),
     ]
     if repair.edit is not None:
         # A new last layer has logits of another size: beside it those of edits would be pale.

@@ -5,13 +5,13 @@ import torch
 
 from vitlens.data.class_names import short_name
 from vitlens.editing.evaluation import UNEDITED, EditEvaluation
-from vitlens.editing.repairs import RANDOM_MEAN, RETRAINED, Repair
+from vitlens.editing.repairs import RANDOM_MEAN, RETRAINED, UNLIMITED, Repair
 from vitlens.editing.search.shortcut_result import Shortcut
 from vitlens.model.class_space.outputs import WITH_PROBABILITIES
 from vitlens.plots.shared.style import in_percent, true_minus
 
 #: So many of the strongest parts are named.
-MOST_PARTS = 5
+PARTS_SAID = 5
 NO_EDIT = "No edit was better, so the model stays as it is."
 
 
@@ -19,7 +19,7 @@ def found_parts(shortcut: Shortcut) -> list[str]:
     """Which parts carry the difference between the groups."""
     inside = shortcut.settings["inside"]
     outside = " and ".join(f"“{name}”" for name in shortcut.settings["outside"])
-    names = shortcut.strongest(MOST_PARTS)
+    names = shortcut.strongest(PARTS_SAID)
     compared = (
         f"What {shortcut.settings['n_compared']:,} heads and MLPs write was compared between “{inside}” and {outside}"
     )
@@ -29,8 +29,8 @@ def found_parts(shortcut: Shortcut) -> list[str]:
         ]
     rows = shortcut.table().astype({"component": str}).set_index("component")
     said = [
-        f"{name} ({logits(rows.loc[name, f'change_{inside}'])} "
-        f"[{logits(rows.loc[name, f'change_{inside}_low'])}, {logits(rows.loc[name, f'change_{inside}_high'])}])"
+        f"{name} ({in_logits(rows.loc[name, f'change_{inside}'])} "
+        f"[{in_logits(rows.loc[name, f'change_{inside}_low'])}, {in_logits(rows.loc[name, f'change_{inside}_high'])}])"
         for name in map(str, names)
     ]
     return [
@@ -86,7 +86,7 @@ def outcome(repair: Repair, table: pd.DataFrame) -> list[str]:
 
 
 def baselines(repair: Repair, table: pd.DataFrame) -> list[str]:
-    """Random edits and the retrained last layer, beside the edit."""
+    """Random edits, the edit without a limit and the retrained last layer, beside the edit."""
     worst = table[table["edit"] == UNEDITED].set_index("group")["accuracy"].idxmin()
     of_group = table[table["group"] == worst].set_index("edit")
     said = []
@@ -98,18 +98,28 @@ def baselines(repair: Repair, table: pd.DataFrame) -> list[str]:
         if n_random:
             said.append(
                 f"Random edits of the same kind and norm change “{worst}” by "
-                f"{points(of_group.loc[RANDOM_MEAN, 'change'])} on average; {n_as_good} of {n_random} "
+                f"{in_points(of_group.loc[RANDOM_MEAN, 'change'])} on average; {n_as_good} of {n_random} "
                 f"{'is' if n_as_good == 1 else 'are'} as good for it as the edit, or better."
                 + (" So a change like this can come by chance." if n_as_good else "")
             )
-    retrained = table[table["edit"] == RETRAINED].set_index("group")
-    now = retrained["accuracy"].idxmin()
-    said.append(
-        f"Retraining only the last layer brings “{worst}” to {in_percent(retrained.loc[worst, 'accuracy'], 1)}, "
-        f"{change(retrained.loc[worst])}"
-        + ("." if now == worst else f"; its worst group is “{now}”, {in_percent(retrained.loc[now, 'accuracy'], 1)}.")
-    )
+    if UNLIMITED in of_group.index:
+        said.append(
+            f"Without a limit “{repair.unlimited}” would have been chosen. It brings {_brings(table, UNLIMITED, worst)}"
+        )
+    said.append(f"Retraining only the last layer brings {_brings(table, RETRAINED, worst)}")
     return said
+
+
+def _brings(table: pd.DataFrame, name: str, worst: str) -> str:
+    """The group that was worst before, and the one that is worst with this edit or that loses most."""
+    rows = table[table["edit"] == name].set_index("group")
+    said = f"“{worst}” to {in_percent(rows.loc[worst, 'accuracy'], 1)}: {change(rows.loc[worst])}"
+    others = dict.fromkeys([rows["accuracy"].idxmin(), rows["change"].idxmin()])
+    more = [
+        f"“{group}” to {in_percent(rows.loc[group, 'accuracy'], 1)}: {change(rows.loc[group])}"
+        for group in others if group != worst
+    ]  # fmt: skip
+    return " and ".join([said, *more]) + "."
 
 
 def side_effects(repair: Repair) -> list[str]:
@@ -133,7 +143,7 @@ def side_effects(repair: Repair) -> list[str]:
     label = f"class {place}" if report.class_names is None else short_name(report.class_names[place])
     said.append(
         f"The logit that moves most is that of “{label}” in “{report.groups[group]}”: "
-        f"{logits(float(report.changes[row, group, place]))} on average."
+        f"{in_logits(float(report.changes[row, group, place]))} on average."
     )
     return said
 
@@ -143,14 +153,14 @@ def chosen_name(repair: Repair) -> str:
     return next(name for name, dose in repair.doses.items() if dose == repair.dose)
 
 
-def points(share: float) -> str:
+def in_points(share: float) -> str:
     """A change of a share, in percentage points: "+4.1 points"."""
     return f"{_signed(100 * share)} points"
 
 
 def change(row: pd.Series) -> str:
     """A change of accuracy and its interval: "+4.1 points [+1.3, +6.8]"."""
-    return f"{points(row['change'])} [{_signed(100 * row['change_low'])}, {_signed(100 * row['change_high'])}]"
+    return f"{in_points(row['change'])} [{_signed(100 * row['change_low'])}, {_signed(100 * row['change_high'])}]"
 
 
 def in_cell(row: pd.Series) -> str:
@@ -159,7 +169,7 @@ def in_cell(row: pd.Series) -> str:
     return share if row["edit"] == UNEDITED else f"{share} ({change(row).replace(' points', '')})"
 
 
-def logits(value: float) -> str:
+def in_logits(value: float) -> str:
     """A change of logits: "+0.31"."""
     return true_minus(f"{value:+.2f}")
 

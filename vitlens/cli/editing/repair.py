@@ -75,7 +75,7 @@ def repair(
     check_out(out)
     if no_limit and max_loss is not None:
         raise InputError("--max-loss sets a limit and --no-limit takes it away: give one of them")
-    if save is not None and save.suffix:
+    if save is not None and save.suffix == ".safetensors":
         check_writable(save)
     source = GroupedSource(data, split, group_column, group_file, class_map, label_column)
     source.check()

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from vitlens.editing.evaluation import UNEDITED
-from vitlens.editing.repairs import RETRAINED, Repair
+from vitlens.editing.repairs import RETRAINED, UNLIMITED, Repair
 from vitlens.plots.editing.evaluation import GROUP_COLOURS, edit_ticks
 from vitlens.plots.shared.series import SYMBOLS, legend_below, line
 from vitlens.plots.shared.style import (
@@ -25,22 +25,25 @@ from vitlens.plots.shared.style import (
     true_minus,
 )
 
-#: Room of the retrained classifier beside the doses, as a share of their axis.
-BESIDE = 0.2
+#: What stands to the right of the doses, as it is written below the axis, and the room of each as a share of the axis.
+BESIDE_DOSES = {UNLIMITED: "without<br>a limit", RETRAINED: "last layer<br>retrained"}
+BESIDE = 0.25
 #: Candidates with the same two numbers are one point, which names so many of them.
-MOST_NAMES = 8
+NAMES_OF_A_POINT = 8
 
 
 def dose_curves(repair: Repair) -> go.Figure:
     """How often each group of the report is right, by dose of the chosen edit; dose 0 is the unedited model.
 
-    Grey: random edits of the same kind and norm as the chosen one. To the right: the model with its last layer retrained.
+    Grey: random edits of the same kind and norm as the chosen one. To the right: the edit that would have been chosen
+    without a limit, where it is another, and the model with its last layer retrained.
     """
     table, chosen = repair.table(), repair.dose
     doses = {UNEDITED: 0.0, **repair.doses}
     ends = min(doses.values()), max(doses.values())
     span = ends[1] - ends[0] or 1.0
-    beside = ends[1] + BESIDE * span
+    known = [name for name in BESIDE_DOSES if name in repair.report.axes["edit"]]
+    beside = {name: ends[1] + (i + 0.8) * BESIDE * span for i, name in enumerate(known)}
     figure = go.Figure()
     if chosen is not None:
         figure.add_vline(
@@ -57,12 +60,13 @@ def dose_curves(repair: Repair) -> go.Figure:
             figure.add_trace(_random(repair, place, chosen + 0.03 * span))
         # Side by side: bars of one place would cover each other.
         aside = 0.03 * span * (place - (len(repair.report.groups) - 1) / 2)
-        figure.add_trace(_retrained(rows.loc[RETRAINED], text(group), colour, beside + aside))
+        for name, x in beside.items():
+            figure.add_trace(_beside(name, rows.loc[name], text(group), colour, x + aside))
     ticks = sorted(doses.values())
     figure.update_xaxes(
-        title="dose of the edit", zeroline=False, tickvals=[*ticks, beside], tickangle=0,
-        ticktext=[*(f"{dose:g}" for dose in ticks), "last layer<br>retrained"],
-        range=[ends[0] - 0.06 * span, beside + 0.12 * span],
+        title="dose of the edit", zeroline=False, tickvals=[*ticks, *beside.values()], tickangle=0,
+        ticktext=[*(f"{dose:g}" for dose in ticks), *(BESIDE_DOSES[name] for name in beside)],
+        range=[ends[0] - 0.06 * span, max(beside.values()) + 0.14 * span],
     )  # fmt: skip
     figure.update_yaxes(title="accuracy (%)", zeroline=False)
     random = f"; grey: {len(repair.random)} random edits of its kind and norm" if chosen is not None else ""
@@ -203,7 +207,8 @@ def _random(repair: Repair, place: int, x: float) -> go.Scatter:
     )
 
 
-def _retrained(row: pd.Series, group: str, colour: int, x: float) -> go.Scatter:
+def _beside(name: str, row: pd.Series, group: str, colour: int, x: float) -> go.Scatter:
+    """One group of the report with something else than the chosen edit."""
     share, low, high = (100 * row[name] for name in ("accuracy", "low", "high"))
     return go.Scatter(
         x=[x],
@@ -215,7 +220,7 @@ def _retrained(row: pd.Series, group: str, colour: int, x: float) -> go.Scatter:
         error_y={
             "type": "data", "symmetric": False, "array": [high - share], "arrayminus": [share - low], "thickness": 1.2,
         },
-        hovertemplate=f"{group}, last layer retrained: %{{y:.1f}} %<br>"
+        hovertemplate=f"{group}, {name}: %{{y:.1f}} %<br>"
         f"95 % interval {low:.1f} % to {high:.1f} %<extra></extra>",
     )  # fmt: skip
 
@@ -224,7 +229,7 @@ def _candidates(name: str, some: pd.DataFrame, marker: dict[str, Any]) -> go.Sca
     """Candidates as points; those with the same two numbers are one, which names them."""
     by_place = [(at, list(rows["edit"])) for at, rows in some.groupby(["loss", "worst"], sort=False)]
     names = [
-        "<br>".join([*(text(one, 80) for one in edits[:MOST_NAMES]), *_more(len(edits) - MOST_NAMES)])
+        "<br>".join([*(text(one, 80) for one in edits[:NAMES_OF_A_POINT]), *_more(len(edits) - NAMES_OF_A_POINT)])
         for _, edits in by_place
     ]
     return go.Scatter(
