@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vitlens.arguments import checked
+from vitlens.arguments import checked, short
 from vitlens.editing.groups import GroupInput, Groups
 from vitlens.editing.labelled import LabelledPictures, read_clusters
 from vitlens.errors import InputError
@@ -137,8 +137,7 @@ def evaluate_edits(
         (['unedited', 'without L2H1'], ['agreeing', 'conflicting'], torch.Size([2, 2]))
     """
     model.require_prediction()
-    if UNEDITED in edits or not edits:
-        raise InputError(f'edits= names at least one edit, none of them "{UNEDITED}", which is always the first')
+    check_edits(model, edits)
     pictures = LabelledPictures(model, images, labels, batch_size)
     found = pictures.read_groups(groups)
     together = read_clusters(clusters, len(pictures))
@@ -172,6 +171,23 @@ def evaluate_edits(
             "edits": {name: repr(edit) for name, edit in edits.items()},
         },
     )
+
+
+def check_edits(model: HookedViT, edits: Any) -> None:
+    """Raises InputError for what is no mapping from names to edits of this model."""
+    if not isinstance(edits, Mapping) or not edits or UNEDITED in edits:
+        raise InputError(
+            f'edits= is a dictionary from names to at least one edit, none of them called "{UNEDITED}", which is the first '
+            f"by itself, not {short(edits)}"
+        )
+    for name, made in edits.items():
+        if not isinstance(made, HasHooks):
+            raise InputError(f"the edit {name!r} is one that vitlens.edit made, or has hooks as it, not {short(made)}")
+        missing = next((hook for hook, _ in made.hooks if hook not in model.hook_dict), None)
+        if missing is not None:
+            raise InputError(
+                f"the edit {name!r} is of another model: {model.cfg.model_name} has no hook point {missing}"
+            )
 
 
 @dataclass(frozen=True)
