@@ -19,9 +19,10 @@ from vitlens.model.hooks.hook_points import Hooks, Reader, block_and_site
 from vitlens.model.provenance import page_facts
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_batches import PictureSource
+from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.model.runs.suffix import forward_suffix
 from vitlens.results.frames import Frame
-from vitlens.results.result import Result
+from vitlens.results.result import MOST_KEPT, Result
 from vitlens.statistics import bootstrap
 
 UNEDITED = "unedited"
@@ -143,7 +144,9 @@ def evaluate_edits(
     together = read_clusters(clusters, len(pictures))
     runs = [_Run.of(model, edit) for edit in edits.values()]
     parts: list[tuple[Tensor, ...]] = []
+    pixels = None
     for ids, batch, truth in pictures.batches("edits", progress):
+        pixels = small_pictures(model, batch[:MOST_KEPT]) if pixels is None else pixels
         logits = torch.stack(list(_logits(model, batch, runs)))
         moved = (logits - logits[0]).double()
         parts.append((ids, *_scores(model, logits, truth), moved.cpu()))
@@ -162,6 +165,7 @@ def evaluate_edits(
         of_image,
         None if together is None else torch.from_numpy(together)[ids],
         class_names=model.class_names,
+        pixels=pixels,
         settings={
             "model": model.cfg.model_name,
             "output": model.cfg.output,
