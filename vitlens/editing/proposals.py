@@ -50,11 +50,13 @@ def _of_directions(
     model: HookedViT, pictures: SomePictures, doses: Sequence[float], about: dict[str, Any]
 ) -> dict[str, Edit]:
     found = None if model.is_distilled else _find_directions(model, pictures, about)
+    if found is None:
+        return {}
     return {
         f"{n} direction{'s' if n > 1 else ''}, dose {dose:g}": edit(
             model, "classifier", "direction", directions=found.first(n), dose=dose
         )
-        for n in _up_to(0 if found is None else len(found))
+        for n in _up_to(len(found))
         for dose in doses
     }
 
@@ -64,7 +66,7 @@ def _find_directions(model: HookedViT, pictures: SomePictures, about: dict[str, 
     few: list[dict[str, Any]] = [{"k": k, "alpha": 1.0} for k in FEW]
     for given in ({}, *few):
         with suppress(InputError):
-            return group_directions(model, *pictures, **given, **about)
+            return group_directions(model, *pictures, **(given | about))
     return None
 
 
