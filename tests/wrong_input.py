@@ -223,6 +223,9 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
     spread = dict(zip(words, torch.randn(4, 16), strict=True))
     tower = vitlens.text.TextTower(lambda texts: torch.stack([spread.get(text, torch.ones(16)) for text in texts]))
 
+    grouped = {"images": many, "labels": [0, 1] * 6, "groups": ["a", "a", "b", "b"] * 3}
+    less = {"less": vitlens.edit(model, "L0H0", dose=0.1)}
+    repaired = vitlens.repair(model, **grouped, edits=less, n_draws=1, **quiet)
     naming = {"model": model, "images": many, "texts": words, "tower": tower, "k": 2}
 
     named: dict[str, dict[str, Any]] = {
@@ -346,6 +349,7 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "select_classes": {"model": model, "classes": 0, "n_images": 2, "predict": lambda: model(images)},
         "artefact_warning": {**about, "values": torch.rand(2, 4), **quiet},
         "write_description_page": {"description": description, "path": "page.html"},
+        "write_repair_page": {"repair": repaired, "path": "page.html"},
         "load_demo": None,
         "load_demo_model": None,
         "load_demo_dictionary": None,
