@@ -159,6 +159,27 @@ BY_NAME: dict[str, list[Any]] = {
     ),
     **dict.fromkeys(["record", "error_term", "baselines", "warn", "except_self", "some_may_be_empty"], FLAG),
     "resume": RESULT,
+    "how": NAME,
+    "dose": NUMBER,
+    "doses": [5, 1.7, True, "nonsense", [], [0], ["a"], [NAN], Thing()],
+    "directions": [
+        5,
+        1.7,
+        True,
+        "nonsense",
+        [],
+        [1.0],
+        torch.randn(7),
+        torch.zeros(16),
+        torch.full((16,), NAN),
+        Thing(),
+    ],
+    "edits": [5, 1.7, "nonsense", [], {}, {"a": 5}, {"unedited": None}, Thing()],
+    "max_loss": [True, NAN, -0.5, 7.0, "nonsense", [], Thing()],
+    "held_out": [True, NAN, 0.0, 1.0, -0.5, "nonsense", [], torch.ones(3), torch.ones(3, dtype=torch.bool), Thing()],
+    "alpha": [True, NAN, 0.0, -1.0, "nonsense", [], Thing()],
+    "like": [5, 1.7, True, "nonsense", [], Thing(), torch.nn.Linear(2, 2)],
+    "repair": [None, *RESULT],
 }
 
 
@@ -223,9 +244,9 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
     spread = dict(zip(words, torch.randn(4, 16), strict=True))
     tower = vitlens.text.TextTower(lambda texts: torch.stack([spread.get(text, torch.ones(16)) for text in texts]))
 
-    grouped = {"images": many, "labels": [0, 1] * 6, "groups": ["a", "a", "b", "b"] * 3}
-    less = {"less": vitlens.edit(model, "L0H0", dose=0.1)}
-    repaired = vitlens.repair(model, **grouped, edits=less, n_draws=1, **quiet)
+    grouped = {"model": model, "images": many[:8], "labels": [0, 1] * 4, "groups": ["a", "a", "b", "b"] * 2}
+    edits = {"one": vitlens.edit(model, "L0H1")}
+    repaired = vitlens.repair(**grouped, edits=edits, n_draws=1, **quiet)
     naming = {"model": model, "images": many, "texts": words, "tower": tower, "k": 2}
 
     named: dict[str, dict[str, Any]] = {
@@ -273,6 +294,21 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "explore_graph": {**about, "transcoders": transcoder, "n_nodes": 5, **quiet},
         "evaluate_heatmaps": {**about, "heatmaps": torch.rand(2, 2, 2), "masks": masks, "n_steps": 2, **quiet},
         "evaluate_heatmaps_over_data": None,
+        "edit": {
+            "model": model,
+            "parts": ["L0H1", "L1 mlp"],
+            "how": "direction",
+            "directions": torch.randn(2, 16),
+            **quiet,
+        },
+        "evaluate_edits": {**grouped, "edits": edits, "clusters": [0, 0, 1, 1] * 2, **quiet},
+        "group_directions": {**grouped, "k": 1, **quiet},
+        "repair": {**grouped, "edits": edits, "n_draws": 1, "doses": [1.0], **quiet},
+        "save_checkpoint": {"model": model, "path": "edited.safetensors"},
+        "write_repair_page": {
+            "repair": vitlens.repair(**grouped, edits=edits, n_draws=1, **quiet),
+            "path": "repair.html",
+        },
         "feature_attribution": {**dictionary, "images": images, **quiet},
         "feature_effects": {**dictionary, "images": images, "features": [0, 3], **quiet},
         "find_circuit": {"model": model, "scores": scores, "n_edges": 20},
@@ -402,6 +438,9 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
             {"model": model, "images": _folder_of_pictures(), "batch_size": 2, "workers": 1, **few, **quiet},
         ),
         "Result.summary": (vitlens.activation_patching(**pair, **quiet).summary, {"n_draws": 20}),
+        "Edit.at": (edits["one"].at, {"dose": 0.5}),
+        "Edit.save": (edits["one"].save, {"path": "edited.safetensors"}),
+        "Directions.orthogonal": (vitlens.editing.Directions.orthogonal, {"vectors": torch.randn(2, 16)}),
         "Circuit": (vitlens.circuits.Circuit, {"edges": circuit.edges, "model_name": "vit"}),
         "Circuit.from_json": (vitlens.circuits.Circuit.from_json, {"path": "no such file"}),
         "AttributionGraph.top": (graph.top, {"k": 2}),
@@ -448,6 +487,10 @@ def sae_alone() -> Any:
 
 #: Wrong values of an argument that has another meaning than its name has elsewhere: by callable and argument.
 ELSEWHERE: dict[tuple[str, str], list[Any]] = {
+    ("edit", "parts"): [None, 5, 1.7, True, "nonsense", [], [5], ["L0H1", "L9H0"], "L0H9", "pattern0", Thing()],
+    ("edit", "images"): PICTURES[1:],
+    ("group_directions", "part"): [None, 5, 1.7, True, "nonsense", [], "writers", Thing()],
+    ("Directions.orthogonal", "vectors"): [torch.zeros(2, 16), torch.ones(2, 16), torch.full((16,), NAN)],
     ("from_pretrained", "source"): [
         None, 5, 1.7, "nonsense", "vit_base_patch16_224", "no/such.pth", ".", [], {}, {"weight": 5}, Thing(), "\0",
         {"weight": torch.ones(2)}, torch.nn.Linear(2, 2), build(**SMALL),

@@ -115,7 +115,7 @@ def test_a_terminal_sees_the_map_and_how_to_get_figures(run):
     [
         ["patch", AGREEING, CONFLICTING, "--block", "1", "--tokens", "class"],
         ["heatmap", AGREEING, "--method", "raw_attention"],
-        ["open", AGREEING],
+        ["open", AGREEING, "--n-runs", "8"],
     ],
     ids=lambda arguments: arguments[0],
 )

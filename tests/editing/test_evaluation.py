@@ -120,8 +120,8 @@ def test_what_cannot_be_evaluated_is_refused(case):
     model, images, labels, groups = case
     made = {"head": edit(model, "L1H2")}
     for arguments, sentence in [
-        ({"edits": {}}, "names at least one edit"),
-        ({"edits": {"unedited": made["head"]}}, "is always the first"),
+        ({"edits": {}}, "to at least one edit"),
+        ({"edits": {"unedited": made["head"]}}, "none of them called"),
         ({"edits": made, "labels": labels[:5], "groups": groups[:5]}, "5 labels|labels for 5"),
         ({"edits": made, "groups": groups[:5]}, "5 groups were given"),
         ({"edits": made, "clusters": [1, 2]}, "clusters"),

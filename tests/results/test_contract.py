@@ -107,6 +107,9 @@ def makers():
         "Faithfulness": lambda: vitlens.evaluate_heatmaps(
             **about, heatmaps="legrad", metrics=["deletion", "insertion"], n_steps=3, **QUIET
         ),
+        "EditEvaluation": lambda: vitlens.editing.evaluate_edits(
+            model, images, [0, 1, 1], ["a", "a", "b"], edits={"without L0H1": vitlens.edit(model, "L0H1")}, **QUIET
+        ),
         "Segmentation": lambda: vitlens.faithfulness.evaluate_segmentation(
             **about, masks=masks, heatmaps="legrad", **QUIET
         ),

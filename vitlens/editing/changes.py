@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
+from vitlens.arguments import short
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Hooks
@@ -39,9 +40,11 @@ class Directions:
         Raises:
             InputError: no finite vectors, or vectors that depend on each other.
         """
+        if not isinstance(vectors, Tensor) or vectors.ndim not in (1, 2) or not vectors.numel():
+            raise InputError(f"directions are a tensor of vectors, [d] or [k, d], not {short(vectors)}")
+        if not vectors.is_floating_point() or not bool(vectors.isfinite().all()):
+            raise InputError("directions are finite numbers, and these are not all: leave out or repair the others")
         vectors = torch.atleast_2d(vectors)
-        if vectors.ndim != 2 or not len(vectors) or not bool(vectors.isfinite().all()):
-            raise InputError(f"directions are finite vectors [d] or [k, d], not of the shape {list(vectors.shape)}")
         _, sizes, basis = torch.linalg.svd(vectors.double(), full_matrices=False)
         if len(vectors) > vectors.shape[1] or sizes[-1] <= 1e-9 * sizes[0]:
             raise InputError(

@@ -12,7 +12,7 @@ from vitlens.choose.tokens import TokenSet, select_tokens
 from vitlens.editing.changes import Directions
 from vitlens.editing.groups import GroupInput, Groups
 from vitlens.editing.labelled import LabelledPictures
-from vitlens.editing.parts import PartName, read_parts
+from vitlens.editing.parts import PartName, read_parts, require_tokens
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import NO_TOKENS
@@ -81,6 +81,8 @@ def group_directions(
     if not alpha > 0:
         raise InputError(f"alpha is a share of the variance above 0, such as 0.01, not {alpha}")
     cells = _Cells(len(found.names))
+    if not (isinstance(tokens, str) and tokens == "all"):
+        require_tokens(model, places[0])
     hook, unit = places[0].hook, places[0].unit
     for ids, batch, truth in pictures.batches("directions", progress):
         value = model.run_with_cache(batch, names_filter=hook)[1][hook]

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from vitlens.arguments import checked, short
 from vitlens.choose.sites import EDGE_SITES
-from vitlens.choose.tokens import TokenSet, select_tokens
+from vitlens.choose.tokens import TokenSet, check_masks_are_used, select_tokens
 from vitlens.data.masks import MaskInput
 from vitlens.editing.changes import Change, Changes, Directions, hooks_of
 from vitlens.editing.fold import fold_changes
-from vitlens.editing.parts import Part, PartNames, read_parts
+from vitlens.editing.parts import Part, PartNames, read_parts, require_tokens
 from vitlens.editing.saving import save_checkpoint
 from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
@@ -62,7 +62,7 @@ class Edit:
             >>> vitlens.edit(model, "L2H1").at(0.5)
             Edit(zero of L2H1, dose 0.5)
         """
-        _check_dose(dose)
+        check_dose(dose)
         return replace(self, changes=tuple(change.at(float(dose)) for change in self.changes))
 
     def __add__(self, other: "Edit") -> "Edit":
@@ -169,7 +169,7 @@ def edit(
         ...     lens = vitlens.class_lens(model, images[:2])
     """
     _check_way(how, directions, images)
-    _check_dose(dose)
+    check_dose(dose)
     in_stream = how == "direction"
     found = read_parts(model, parts, in_stream=in_stream)
     for part in found:
@@ -196,7 +196,8 @@ def _check_way(how: str, directions: Any, images: Any) -> None:
         raise InputError('how="mean" and "token_mean" take the mean over images=, and no other way reads them')
 
 
-def _check_dose(dose: float | int) -> None:
+def check_dose(dose: Any) -> None:
+    """Raises InputError for what is no dose."""
     if isinstance(dose, bool) or not isinstance(dose, (int, float)) or not -1e6 < dose < 1e6:
         raise InputError(f"a dose is a number such as 0.5 or 1, not {short(dose)}")
 
@@ -205,11 +206,11 @@ def _token_mask(
     model: HookedViT, tokens: TokenSet, masks: Any, parts: Sequence[Part]
 ) -> Bool[Tensor, "*image token"] | None:
     """At which tokens, [image, token] where masks or bools say it picture by picture; None: at all."""
-    if isinstance(tokens, str) and tokens == "all" and masks is None:
+    check_masks_are_used(masks, [tokens])
+    if isinstance(tokens, str) and tokens == "all":
         return None
-    pooled = next((part.name for part in parts if model.hook_dict[part.hook].pos_dim == NO_TOKENS), None)
-    if pooled is not None:
-        raise InputError(f"{pooled} has no tokens to choose among: leave tokens= out")
+    for part in parts:
+        require_tokens(model, part)
     n_images = 1
     read = None
     if masks is not None:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vitlens.arguments import checked
+from vitlens.arguments import checked, short
 from vitlens.editing.groups import GroupInput, Groups
 from vitlens.editing.labelled import LabelledPictures, read_clusters
 from vitlens.errors import InputError
@@ -19,9 +19,10 @@ from vitlens.model.hooks.hook_points import Hooks, Reader, block_and_site
 from vitlens.model.provenance import page_facts
 from vitlens.model.runs.leaves_state import leaves_state
 from vitlens.model.runs.picture_batches import PictureSource
+from vitlens.model.runs.small_pictures import small_pictures
 from vitlens.model.runs.suffix import forward_suffix
 from vitlens.results.frames import Frame
-from vitlens.results.result import Result
+from vitlens.results.result import MOST_KEPT, Result
 from vitlens.statistics import bootstrap
 
 UNEDITED = "unedited"
@@ -137,14 +138,15 @@ def evaluate_edits(
         (['unedited', 'without L2H1'], ['agreeing', 'conflicting'], torch.Size([2, 2]))
     """
     model.require_prediction()
-    if UNEDITED in edits or not edits:
-        raise InputError(f'edits= names at least one edit, none of them "{UNEDITED}", which is always the first')
+    check_edits(model, edits)
     pictures = LabelledPictures(model, images, labels, batch_size)
     found = pictures.read_groups(groups)
     together = read_clusters(clusters, len(pictures))
     runs = [_Run.of(model, edit) for edit in edits.values()]
     parts: list[tuple[Tensor, ...]] = []
+    pixels = None
     for ids, batch, truth in pictures.batches("edits", progress):
+        pixels = small_pictures(model, batch[:MOST_KEPT]) if pixels is None else pixels
         logits = torch.stack(list(_logits(model, batch, runs)))
         moved = (logits - logits[0]).double()
         parts.append((ids, *_scores(model, logits, truth), moved.cpu()))
@@ -163,6 +165,7 @@ def evaluate_edits(
         of_image,
         None if together is None else torch.from_numpy(together)[ids],
         class_names=model.class_names,
+        pixels=pixels,
         settings={
             "model": model.cfg.model_name,
             "output": model.cfg.output,
@@ -172,6 +175,23 @@ def evaluate_edits(
             "edits": {name: repr(edit) for name, edit in edits.items()},
         },
     )
+
+
+def check_edits(model: HookedViT, edits: Any) -> None:
+    """Raises InputError for what is no mapping from names to edits of this model."""
+    if not isinstance(edits, Mapping) or not edits or UNEDITED in edits:
+        raise InputError(
+            f'edits= is a dictionary from names to at least one edit, none of them called "{UNEDITED}", which is the first '
+            f"by itself, not {short(edits)}"
+        )
+    for name, made in edits.items():
+        if not isinstance(made, HasHooks):
+            raise InputError(f"the edit {name!r} is one that vitlens.edit made, or has hooks as it, not {short(made)}")
+        missing = next((hook for hook, _ in made.hooks if hook not in model.hook_dict), None)
+        if missing is not None:
+            raise InputError(
+                f"the edit {name!r} is of another model: {model.cfg.model_name} has no hook point {missing}"
+            )
 
 
 @dataclass(frozen=True)

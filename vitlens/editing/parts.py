@@ -9,7 +9,7 @@ from vitlens.arguments import index_of, short
 from vitlens.errors import InputError
 from vitlens.model.graph import read_head
 from vitlens.model.hooked_vit import HookedViT
-from vitlens.model.hooks.hook_points import hook_name, resolve_names
+from vitlens.model.hooks.hook_points import NO_TOKENS, hook_name, resolve_names
 
 PartName = str | tuple[int, int]
 PartNames = PartName | Sequence[PartName]
@@ -43,6 +43,8 @@ def read_parts(model: HookedViT, parts: PartNames, *, in_stream: bool = False) -
         InputError: no part, or one that the model does not have.
     """
     one = isinstance(parts, str) or read_head(parts) is not None
+    if not one and not isinstance(parts, (list, tuple)):
+        raise InputError(f"{KNOWN}, or a list of them, not {short(parts)}")
     wanted: list[Any] = [parts] if one else list(parts)
     if not wanted:
         raise InputError("the list of parts is empty")
@@ -97,3 +99,9 @@ def _hook_points(model: HookedViT, name: str) -> list[str]:
         return resolve_names(name, model.hook_dict)
     except InputError as error:
         raise InputError(f"{KNOWN}: {error}") from None
+
+
+def require_tokens(model: HookedViT, part: Part) -> None:
+    """Raises InputError where a part is one vector for each picture, so that no tokens can be chosen."""
+    if model.hook_dict[part.hook].pos_dim == NO_TOKENS:
+        raise InputError(f"{part.name} has no tokens to choose among: leave tokens= out")

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from vitlens.arguments import checked
+from vitlens.arguments import check_count, checked, short
 from vitlens.editing.baselines import classifier_inputs, random_edits, retrain_classifier
-from vitlens.editing.edits import Edit
-from vitlens.editing.evaluation import UNEDITED, EditEvaluation, HasHooks, evaluate_edits
+from vitlens.editing.edits import Edit, check_dose
+from vitlens.editing.evaluation import UNEDITED, EditEvaluation, HasHooks, check_edits, evaluate_edits
 from vitlens.editing.groups import GroupInput, Groups
 from vitlens.editing.labelled import LabelledPictures, read_clusters
 from vitlens.editing.proposals import propose_edits
@@ -141,13 +141,17 @@ def repair(
         >>> edits = {"half of L2H1": vitlens.edit(model, "L2H1", dose=0.5)}
         >>> groups, pairs = ["agreeing", "conflicting"] * 50, [i // 2 for i in range(100)]
         >>> found = vitlens.repair(model, images, labels, groups, edits=edits, clusters=pairs, n_draws=1)
-        >>> found.report.axes["edit"][:2], found.report.axes["edit"][-1]
-        (['unedited', 'dose 0.25'], 'last layer retrained')
+        >>> found.trade_off()["edit"].tolist()
+        ['unedited', 'half of L2H1']
+        >>> found.report.axes["edit"][0], found.report.axes["edit"][-1]
+        ('unedited', 'last layer retrained')
     """
         ""
     )
     model.require_prediction()
-    _check_limits(max_loss, doses)
+    _check_limits(max_loss, doses, n_draws)
+    if edits is not None:
+        check_edits(model, edits)
     pictures = LabelledPictures(model, images, labels, batch_size)
     found = pictures.read_groups(groups)
     if pictures.source.n_numbered is None:
@@ -185,11 +189,17 @@ def repair(
     return Repair(chosen, name, candidates, report, tried, at, max_loss, unlimited, shortcut, settings)
 
 
-def _check_limits(max_loss: float | None, doses: Sequence[float]) -> None:
+def _check_limits(max_loss: float | None, doses: Sequence[float], n_draws: int) -> None:
+    check_count(n_draws, "n_draws")
     if max_loss is not None and not 0 <= max_loss <= 1:
         raise InputError(f"max_loss is a share of the pictures, such as 0.01 for one point, or None, not {max_loss}")
-    if not doses or 0 in doses:
-        raise InputError("doses are at least one number, none of them 0, at which nothing is edited")
+    given = list(doses) if isinstance(doses, (list, tuple)) else []
+    for dose in given:
+        check_dose(dose)
+    if not given or 0 in given:
+        raise InputError(
+            f"doses are at least one number, none of them 0, at which nothing is edited, not {short(doses)}"
+        )
 
 
 def _choose(candidates: EditEvaluation, max_loss: float | None) -> str:

@@ -72,7 +72,7 @@ def split_pictures(
     labels: Int[Tensor, "image"],
     groups: Groups,
     clusters: Int[Tensor, "image"],
-    held_out: float | Tensor,
+    held_out: Any,
     seed: int = 0,
 ) -> Bool[Tensor, "image"]:
     """Which pictures are held out: of each class this share of its clusters, or those that are given.
@@ -81,13 +81,13 @@ def split_pictures(
         InputError: a share outside (0, 1); a part without one of the groups.
     """
     if isinstance(held_out, Tensor):
-        if held_out.shape != labels.shape:
+        if held_out.shape != labels.shape or held_out.dtype != torch.bool:
             raise InputError(
                 f"held_out= says True or False of each of {len(labels)} pictures, not {list(held_out.shape)}"
             )
         chosen = held_out.cpu()
     else:
-        if not 0 < held_out < 1:
+        if isinstance(held_out, bool) or not isinstance(held_out, (int, float)) or not 0 < held_out < 1:
             raise InputError(
                 f"held_out is the share of the pictures that the report is about, such as 0.5, not {held_out}"
             )

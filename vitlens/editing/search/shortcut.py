@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vitlens.arguments import checked, short
+from vitlens.arguments import checked, names, short
 from vitlens.data.masks import MaskInput
 from vitlens.data.pictures import Pictures
 from vitlens.editing.groups import GroupInput, Groups, read_groups
@@ -111,6 +111,7 @@ def find_shortcut(
     model.require_prediction()
     require_differences(model, "a margin")
     pictures = LabelledPictures(model, images, labels, batch_size)
+    names("parts", parts)
     wanted = MarginSplit([parts] if isinstance(parts, str) else list(parts), sae, hook, masks)
     given = pictures.groups if groups is None else groups
     if given is None:
