@@ -246,7 +246,6 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
 
     grouped = {"model": model, "images": many[:8], "labels": [0, 1] * 4, "groups": ["a", "a", "b", "b"] * 2}
     edits = {"one": vitlens.edit(model, "L0H1")}
-    repaired = vitlens.repair(**grouped, edits=edits, n_draws=1, **quiet)
     naming = {"model": model, "images": many, "texts": words, "tower": tower, "k": 2}
 
     named: dict[str, dict[str, Any]] = {
@@ -385,7 +384,6 @@ def good_calls() -> dict[str, tuple[Callable, dict[str, Any]]]:
         "select_classes": {"model": model, "classes": 0, "n_images": 2, "predict": lambda: model(images)},
         "artefact_warning": {**about, "values": torch.rand(2, 4), **quiet},
         "write_description_page": {"description": description, "path": "page.html"},
-        "write_repair_page": {"repair": repaired, "path": "page.html"},
         "load_demo": None,
         "load_demo_model": None,
         "load_demo_dictionary": None,
