@@ -115,7 +115,7 @@ def python_call(repair: Repair) -> str:
 
 def _how_to_read(repair: Repair) -> str:
     if repair.edit is None:
-        return f"No edit was chosen, so the report is of the “{UNEDITED}” model and of its last layer, trained again."
+        return f"No edit was chosen, so the report is of the {UNEDITED} model and of what stands beside it."
     return (
         "The change of accuracy is of the same pictures, so its interval is narrower than those of two accuracies. Doses: 0 "
         "is the unedited model, 1 the whole edit."

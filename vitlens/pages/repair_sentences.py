@@ -46,14 +46,15 @@ def choice(repair: Repair) -> list[str]:
     before = table.loc[UNEDITED, "worst_group"]
     tried = f"{n_tried:,} edit{'s were' if n_tried > 1 else ' was'} tried on {n_pictures:,} pictures"
     if repair.max_loss is None:
-        limit = "There was no limit to what a group may lose"
+        n_allowed, limit = n_tried, "There was no limit to what a group may lose"
     else:
         n_allowed = int((table["largest_loss"].drop(UNEDITED) <= repair.max_loss + 1e-12).sum())
         limit = f"{n_allowed} of them cost{'s' * (n_allowed == 1)} no group more than {limit_of(repair)}"
+    if not n_allowed:
+        return [f"{tried}. Every one costs some group more than {limit_of(repair)}."]
     if repair.edit is None:
         return [
-            f"{tried}. {limit}, and none of these raises the accuracy of the worst group there, {in_percent(before, 1)}. "
-            f"{NO_EDIT}"
+            f"{tried}. {limit}, and none of these raises the accuracy of the worst group there, {in_percent(before, 1)}."
         ]
     return [
         f"{tried}. {limit}; the best for the worst group is “{repair.chosen}”: {in_percent(before, 1)} without it, "

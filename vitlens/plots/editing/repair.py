@@ -53,10 +53,12 @@ def dose_curves(repair: Repair) -> go.Figure:
     for place, group in enumerate(repair.report.groups):
         rows = table[table["group"] == group].set_index("edit")
         colour = GROUP_COLOURS[place % len(GROUP_COLOURS)]
-        curve = rows.loc[list(doses)].assign(dose=list(doses.values())).sort_values("dose")
-        percent = 100 * curve[["accuracy", "low", "high"]]
-        line(figure, percent.assign(dose=curve["dose"]), "dose", text(group), colour, y="accuracy", hover="%{y:.1f} %")
-        if chosen is not None:
+        if chosen is None:
+            figure.add_trace(_beside(UNEDITED, rows.loc[UNEDITED], text(group), colour, 0.0, legend=True))
+        else:
+            curve = rows.loc[list(doses)].assign(dose=list(doses.values())).sort_values("dose")
+            percent = (100 * curve[["accuracy", "low", "high"]]).assign(dose=curve["dose"])
+            line(figure, percent, "dose", text(group), colour, y="accuracy", hover="%{y:.1f} %")
             figure.add_trace(_random(repair, place, chosen + 0.03 * span))
         # Side by side: bars of one place would cover each other.
         aside = 0.03 * span * (place - (len(repair.report.groups) - 1) / 2)
@@ -70,7 +72,7 @@ def dose_curves(repair: Repair) -> go.Figure:
     )  # fmt: skip
     figure.update_yaxes(title="accuracy (%)", zeroline=False)
     random = f"; grey: {len(repair.random)} random edits of its kind and norm" if chosen is not None else ""
-    what = "no edit was better, so only the unedited model is shown" if chosen is None else text(repair.chosen, 70)
+    what = "no edit was better, so the unedited model stays" if chosen is None else text(repair.chosen, 70)
     return legend_below(
         finish(
             figure,
@@ -122,7 +124,7 @@ def repair_trade_off(repair: Repair) -> go.Figure:
         finish(
             figure,
             "What each edit gains and costs",
-            f"{text(repair.candidates.settings['model'])}; {len(table) - 1} edits on the "
+            f"{text(repair.candidates.settings['model'])}; {len(table) - 1} edit{'s' * (len(table) > 2)} on the "
             f"{len(repair.candidates.of_image):,} pictures for choosing<br>{named}",
             height=480,
             margin={"l": 60, "r": 20, "t": 98, "b": 100},
@@ -172,7 +174,7 @@ def repair_table(repair: Repair, level: float = 0.95, n_draws: int = 1000, seed:
     figure.update_yaxes(**edit_ticks(shown), showgrid=False, zeroline=False)
     return finish(
         figure,
-        "What the edit does on the held-out pictures",
+        "What happens to each group of the held-out pictures",
         f"{text(repair.report.settings['model'])}; held-out pictures; accuracy, and its change in percentage points "
         f"[{in_percent(level)} interval]<br>red: more often right, blue: less often; bold: the interval leaves out 0",
         height=190 + 46 * len(names),
@@ -207,15 +209,16 @@ def _random(repair: Repair, place: int, x: float) -> go.Scatter:
     )
 
 
-def _beside(name: str, row: pd.Series, group: str, colour: int, x: float) -> go.Scatter:
+def _beside(name: str, row: pd.Series, group: str, colour: int, x: float, legend: bool = False) -> go.Scatter:
     """One group of the report with something else than the chosen edit."""
     share, low, high = (100 * row[name] for name in ("accuracy", "low", "high"))
     return go.Scatter(
         x=[x],
         y=[share],
+        name=group,
         mode="markers",
         legendgroup=group,
-        showlegend=False,
+        showlegend=legend,
         marker={"color": COLOURS[colour], "size": 9, "symbol": SYMBOLS[colour % len(SYMBOLS)]},
         error_y={
             "type": "data", "symmetric": False, "array": [high - share], "arrayminus": [share - low], "thickness": 1.2,
