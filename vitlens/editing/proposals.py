@@ -18,7 +18,7 @@ SIZES = (1, 2, 4, 8, 16)
 #: Each number of parts and each dose costs a run of every picture; directions of what the classifier reads cost none.
 MOST_PARTS_TRIED = 8
 #: How many directions are tried where pictures are too few to tell how many there are.
-FEW = (4, 2, 1)
+COUNTS_OF_FEW = (4, 2, 1)
 #: Parts are looked for in at most so many pictures: each costs a run of its own.
 N_FOR_PARTS = 512
 
@@ -63,7 +63,7 @@ def _of_directions(
 
 def _find_directions(model: HookedViT, pictures: SomePictures, about: dict[str, Any]) -> Directions | None:
     """Those beyond chance; of too few pictures to tell chance some with much shrinkage, for the held-out ones to judge."""
-    few: list[dict[str, Any]] = [{"k": k, "alpha": 1.0} for k in FEW]
+    few: list[dict[str, Any]] = [{"k": k, "alpha": 1.0} for k in COUNTS_OF_FEW]
     for given in ({}, *few):
         with suppress(InputError):
             return group_directions(model, *pictures, **(given | about))
