@@ -113,6 +113,37 @@ def test_splits_are_by_class_and_cluster():
     assert not torch.equal(chosen, split_pictures(labels, groups, clusters, 0.4, seed=2))
 
 
+def folder_of(pictures, path, broken=None):
+    """Pictures of the demo in folders of their classes, and the group of each in the order of their paths."""
+    model = vitlens.demo.load_demo_model()
+    for i, source in enumerate(pictures.paths[:24]):
+        folder = path / model.class_names[int(pictures.labels[i])]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{i:02}.png").write_bytes(b"no picture" if i == broken else source.read_bytes())
+    chosen = vitlens.open_pictures(path, model.class_names, model.cfg.n_classes)
+    names = [row["path"].rsplit("/", 1)[-1] for row in chosen.rows(range(24))]
+    return model, chosen, ["conflicting" if int(name[:2]) % 2 else "agreeing" for name in names]
+
+
+def test_a_picture_set_is_split_by_its_own_labels(tmp_path):
+    pictures = vitlens.demo.load_demo_pictures(vitlens.demo.load_demo_model())
+    model, chosen, groups = folder_of(pictures, tmp_path)
+    about = {"edits": {"one": edit(model, "L2H1")}, "batch_size": 7, **ABOUT}
+    of_set = vitlens.repair(model, chosen, groups=groups, **about)
+    images = model.to_images(sorted(tmp_path.rglob("*.png")))
+    labels = [row["label"] for row in chosen.rows(range(24))]
+    of_tensor = vitlens.repair(model, images, labels, groups, **about)
+    assert torch.equal(of_set.report.values, of_tensor.report.values)
+    assert torch.equal(of_set.candidates.values, of_tensor.candidates.values)
+
+
+def test_a_picture_that_cannot_be_read_is_named(tmp_path):
+    pictures = vitlens.demo.load_demo_pictures(vitlens.demo.load_demo_model())
+    model, chosen, groups = folder_of(pictures, tmp_path, broken=5)
+    with pytest.raises(InputError, match=r"picture \d+ \(counted from 0\) cannot be read"):
+        vitlens.repair(model, chosen, groups=groups, edits={"one": edit(model, "L2H1")}, batch_size=7, **ABOUT)
+
+
 def test_what_cannot_be_repaired_is_refused(vit, pictures):
     given = {"images": pictures.images[:8], "labels": pictures.labels[:8], "groups": pictures.groups[:8]}
     made = {"edits": {"one": edit(vit.model, "L0H0")}}

@@ -48,8 +48,20 @@ class SomePictures:
         return len(self.numbers)
 
     def images(self) -> Iterator[Tensor]:
-        """The pictures, batch by batch."""
-        return (batch.images for batch in self.batches.numbered(self.numbers.tolist()))
+        """The pictures, batch by batch.
+
+        Raises:
+            InputError: one of them cannot be read, after which labels would belong to other pictures.
+        """
+        wanted = self.numbers.tolist()
+        for batch in self.batches.numbered(wanted):
+            expected, wanted = wanted[: len(batch.ids)], wanted[len(batch.ids) :]
+            if batch.ids.tolist() != expected:
+                missing = next(number for number in expected if number not in batch.ids.tolist())
+                raise InputError(f"picture {missing} (counted from 0) cannot be read: leave it out of the data set")
+            yield batch.images
+        if wanted:
+            raise InputError(f"picture {wanted[0]} (counted from 0) cannot be read: leave it out of the data set")
 
     def some(self, n: int, seed: int = 0) -> "SomePictures":
         """At most n of them, drawn at random, as many of each group as there are or as come to its part."""
