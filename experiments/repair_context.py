@@ -34,10 +34,8 @@ from tqdm import tqdm
 from vitlens import HookedViT, InputError, open_pictures, repair
 from vitlens.cli import ModelOptions, run, with_model
 from vitlens.demo import load_demo_pictures
-from vitlens.editing import Repair
+from vitlens.editing import Repair, evaluate_edits, read_groups
 from vitlens.editing.baselines import classifier_inputs, retrain_classifier
-from vitlens.editing.evaluation import evaluate_edits
-from vitlens.editing.groups import read_groups
 from vitlens.editing.repairs import RETRAINED, UNLIMITED
 from vitlens.files import make_folder, write_whole
 from vitlens.pages import write_repair_page
@@ -98,7 +96,8 @@ def main(
         figures["saved"] = _largest_difference(hooked, found, experiment, out / "repaired")
     if experiment.pairs is not None:
         figures["context share"] = context_shares(hooked, found, experiment)
-        figures["last layer, conflicting alone"] = readout_of_conflicting(hooked, experiment)
+    if isinstance(experiment.held_out, Tensor):
+        figures["last layer, conflicting alone"] = readout_of_conflicting(hooked, experiment, experiment.held_out)
     write_whole(out / "figures.json", json.dumps(figures, indent=1).encode())
     console.print(table[SHOWN].round(4).to_string(index=False), highlight=False, soft_wrap=True)
     console.print(json.dumps(figures, indent=1), highlight=False, soft_wrap=True)
@@ -194,15 +193,11 @@ def context_shares(model: HookedViT, found: Repair, experiment: Experiment) -> d
     return shares
 
 
-def readout_of_conflicting(model: HookedViT, experiment: Experiment) -> dict[str, float]:
+def readout_of_conflicting(model: HookedViT, experiment: Experiment, held_out: Tensor) -> dict[str, float]:
     """Accuracy by group of a last layer that was trained on conflicting pictures alone: what is there to be read."""
     assert experiment.labels is not None
     assert experiment.groups is not None
     names = pd.Series(experiment.groups)
-    held_out = experiment.held_out
-    if not isinstance(held_out, Tensor):
-        # Of the demo's few pictures the first half.
-        held_out = torch.arange(len(names)) >= len(names) // 2
     chosen = ~held_out & torch.tensor((names == "conflicting").tolist())
     labels = experiment.labels[chosen]
     halves = read_groups(["a", "b"] * (len(labels) // 2) + ["a"] * (len(labels) % 2), len(labels))

@@ -348,6 +348,7 @@ INSIDE = {
     "patch_context.py": {
         "data.class_names", "data.counterfactuals", "model.fingerprint", "model.provenance", "pages.page",
     },
+    "repair_context.py": {"editing.baselines", "editing.repairs"},
     "show_demo_words.py": {"model.provenance", "pages.page"},
     "train_demo_model.py": {"results.tensor_files"},
     "train_demo_words.py": {"data.demo_files", "results.tensor_files"},

@@ -95,7 +95,7 @@ def test_refusals(plain, images_of):
     for images, options, sentence in (
         (images_of(plain, 1, seed=5), {"transcoders": transcoders}, "another picture"),
         (image, {}, "another picture, model or dictionary"),
-        (image, {"transcoders": transcoders, "factor": 1}, "factor=1 changes nothing"),
+        (image, {"transcoders": transcoders, "factor": 1.0}, "factor=1 changes nothing"),
     ):
         with pytest.raises(InputError, match=sentence):
             validate_graph(plain, images, graph, **options)

@@ -46,7 +46,7 @@ class AttributionGraph(Result):
     tokens: list[TokenLabel]
     grid: tuple[int, int]
     probabilities: Float[Tensor, "logit"] | None = field(default=None, kw_only=True)
-    baselines: Int[Tensor, "image class"] | None = field(default=None, kw_only=True)
+    baselines: Int[Tensor, "image base"] | None = field(default=None, kw_only=True)
 
     @property
     def targets(self) -> list[NodeLabel]:

@@ -33,8 +33,8 @@ def activity_of(sources: Sources) -> Float[Tensor, "place"]:
 
 
 def matched_units(
-    sources: Sources, named: Int[Tensor, "place"], taken: Int[Tensor, "place"], seed: int
-) -> Int[Tensor, "place"]:
+    sources: Sources, named: Int[Tensor, "named"], taken: Int[Tensor, "taken"], seed: int
+) -> Int[Tensor, "matched"]:
     """For each unit that is named a random one of its block that is not taken, of about the same activity, none twice.
 
     Where a block has no more units, there are fewer.
