@@ -58,9 +58,7 @@ def save_checkpoint(model: HookedViT, path: str | Path, *, like: Any = None) -> 
         True
     """
     target = as_path(path)
-    is_file = target.suffix == ".safetensors" and not target.is_dir()
-    if not is_file and target.name.endswith((*WEIGHT_ENDINGS, ".pt", ".ckpt")) and not target.is_dir():
-        raise InputError(f"{target.name}: a checkpoint is a file that ends in .safetensors, or a folder")
+    is_file = check_is_checkpoint(target)
     _check_weights_are_timms(model)
     if like is not None:
         _save_like(model, target, is_file, like)
@@ -68,6 +66,18 @@ def save_checkpoint(model: HookedViT, path: str | Path, *, like: Any = None) -> 
         save_tensors(model.timm_module.state_dict(), target, METADATA)
     else:
         _save_folder_of_timm(model, target)
+
+
+def check_is_checkpoint(target: Path) -> bool:
+    """Whether this is the path of a file; else it is that of a folder.
+
+    Raises:
+        InputError: a file of another format.
+    """
+    is_file = target.suffix == ".safetensors" and not target.is_dir()
+    if not is_file and target.name.endswith((*WEIGHT_ENDINGS, ".pt", ".ckpt")) and not target.is_dir():
+        raise InputError(f"{target.name}: a checkpoint is a file that ends in .safetensors, or a folder")
+    return is_file
 
 
 def _check_weights_are_timms(model: HookedViT) -> None:

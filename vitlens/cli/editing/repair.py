@@ -71,11 +71,12 @@ def repair(
     """Repair a shortcut: choose an edit of the model that helps the worst group, and report it on held-out pictures."""
     # The call has the command's name.
     from vitlens.editing.repairs import repair as choose_edit
+    from vitlens.editing.saving import check_is_checkpoint
 
     check_out(out)
     if no_limit and max_loss is not None:
         raise InputError("--max-loss sets a limit and --no-limit takes it away: give one of them")
-    if save is not None and save.suffix == ".safetensors":
+    if save is not None and check_is_checkpoint(save):
         check_writable(save)
     source = GroupedSource(data, split, group_column, group_file, class_map, label_column)
     source.check()
