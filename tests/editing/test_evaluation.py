@@ -106,6 +106,7 @@ def test_the_last_layer_is_the_regression_of_scikit_learn():
         torch.testing.assert_close(logits, x @ made.weight.T + made.bias)
         # Classes without pictures are never predicted.
         assert logits.argmax(dim=1).max() < 4
+        assert not made.knows_all_classes
         standard = ((x - x.mean(dim=0)) / x.std(dim=0, correction=0)).numpy()
         weights = np.where(np.arange(60) < 12, 60 / 24, 60 / 96)
         agree = [

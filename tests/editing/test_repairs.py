@@ -152,6 +152,7 @@ def test_what_cannot_be_repaired_is_refused(vit, pictures):
         ({"held_out": torch.zeros(3, dtype=torch.bool)}, "of each of 8 pictures"),
         ({"held_out": torch.arange(8) % 2 == 0}, "no picture of the group"),
         ({"max_loss": -0.1}, "max_loss is a share"),
+        ({"edits": {"two": edit(vit.model, "L0H0") + edit(vit.model, "L1H0", dose=0.5)}}, "parts at different doses"),
         ({"doses": ()}, "doses are at least one number"),
         ({"doses": (0.0, 1.0)}, "at which nothing is edited"),
         ({"images": lambda: iter([pictures.images[:8]])}, "splits the pictures"),

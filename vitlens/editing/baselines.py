@@ -150,6 +150,7 @@ class RetrainedClassifier:
     hook: str
     weight: Float[Tensor, "class d"]
     bias: Float[Tensor, "class"]
+    knows_all_classes: bool
     _read: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
@@ -205,7 +206,9 @@ def retrain_classifier(
         rows, offsets = np.concatenate([-rows, rows]) / 2, np.concatenate([-offsets, offsets]) / 2
     weight[found.classes_] = rows / spread
     bias[found.classes_] = offsets - (rows / spread) @ middle
-    return RetrainedClassifier(hook, torch.tensor(weight), torch.tensor(bias))
+    return RetrainedClassifier(
+        hook, torch.tensor(weight), torch.tensor(bias), len(found.classes_) == model.cfg.n_classes
+    )
 
 
 def classifier_inputs(

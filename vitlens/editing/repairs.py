@@ -152,6 +152,7 @@ def repair(
     _check_limits(max_loss, doses, n_draws)
     if edits is not None:
         check_edits(model, edits)
+        _check_doses(edits)
     pictures = LabelledPictures(model, images, labels, batch_size)
     found = pictures.read_groups(groups)
     if pictures.source.n_numbered is None:
@@ -178,8 +179,13 @@ def repair(
     if unlimited not in (name, UNEDITED):
         shown[UNLIMITED] = tried[unlimited]
     inputs = classifier_inputs(model, chosen_by.images, **about)
-    shown[RETRAINED] = retrain_classifier(model, inputs, chosen_by.labels, chosen_by.groups, seed)
+    retrained = retrain_classifier(model, inputs, chosen_by.labels, chosen_by.groups, seed)
+    shown[RETRAINED] = retrained
     report = evaluate_edits(model, *reported, edits=shown, clusters=reported.clusters, **about)
+    if not retrained.knows_all_classes:
+        # Classes without pictures are never predicted: how far its logits are from others says nothing.
+        for values in (report.kl, report.margins, report.changes):
+            values[-1] = torch.nan
     settings = {
         "held_out": held_out if isinstance(held_out, (int, float)) else "given",
         "edits": "proposed" if edits is None else "given",
@@ -187,6 +193,15 @@ def repair(
         "seed": seed,
     }
     return Repair(chosen, name, candidates, report, tried, at, max_loss, unlimited, shortcut, settings)
+
+
+def _check_doses(edits: Mapping[str, Edit]) -> None:
+    """Raises InputError for edits of which a part has another dose than the rest, since each is reported over its dose."""
+    for name, made in edits.items():
+        if len({change.dose for change in made.changes}) > 1:
+            raise InputError(
+                f"the edit {name!r} has parts at different doses, and is reported over one: give all the same"
+            )
 
 
 def _check_limits(max_loss: float | None, doses: Sequence[float], n_draws: int) -> None:

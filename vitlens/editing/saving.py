@@ -32,8 +32,8 @@ METADATA = {"format": "pt"}
 def save_checkpoint(model: HookedViT, path: str | Path, *, like: Any = None) -> None:
     """Writes the weights as timm, or the library that the model came from, has them.
 
-    A path that ends in .safetensors becomes a file: `module.load_state_dict(safetensors.torch.load_file(path))`, or
-    `timm.create_model(name, checkpoint_path=path)`. Any other path becomes a folder, which
+    A path that ends in .safetensors becomes a file with the module's state dict, which
+    `timm.create_model(name, checkpoint_path=path)` opens. Any other path becomes a folder, which
     `timm.create_model("local-dir:FOLDER", pretrained=True)` opens; with `like=`, the library's own `from_pretrained`.
 
     Args:
@@ -42,7 +42,7 @@ def save_checkpoint(model: HookedViT, path: str | Path, *, like: Any = None) -> 
             the weights are written by that library's names, and its configuration is copied. None: timm's names.
 
     Raises:
-        InputError: weights that are in no checkpoint, because they were rewritten (`fold_ln`, …) or belong to test-time
+        InputError: weights that are in no checkpoint, because they were rewritten by `process_weights_` or belong to test-time
             registers; a folder for a model that timm builds by no name; an edit of a weight that `like` has no place for;
             `like` is not what the model was opened from; a path that cannot be written.
 
