@@ -43,6 +43,7 @@ from vitlens.pages import write_repair_page
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
 BACKGROUNDS = ("agreeing", "plain", "conflicting")
 OBJECTS_AT_ONCE = 500
+DOSES = (0.1, 0.25, 0.5, 0.75, 1.0)
 SHOWN = ["edit", "group", "accuracy", "low", "high", "change", "change_low", "change_high", "kl"]
 
 
@@ -84,7 +85,8 @@ def main(
     experiment = _experiment(hooked, model.is_demo, data, group_column, fashion, chosen_on, garments, seed)
     found = repair(
         hooked, experiment.images, experiment.labels, experiment.groups, max_loss=max_loss, held_out=experiment.held_out,
-        clusters=experiment.clusters, n_draws=n_random, seed=seed, batch_size=batch_size, progress=sys.stderr.isatty(),
+        doses=DOSES, clusters=experiment.clusters, n_draws=n_random, seed=seed, batch_size=batch_size,
+        progress=sys.stderr.isatty(),
     )  # fmt: skip
     make_folder(out)
     table = found.table()

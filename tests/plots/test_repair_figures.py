@@ -39,7 +39,7 @@ def test_every_candidate_is_a_point_beside_the_limit(found):
     figure = found.plot("trade_off")
     by_name = {trace.name: trace for trace in figure.data}
     assert {name: (trace.x[0], trace.y[0]) for name, trace in by_name.items()} == {
-        "beyond the limit": (25, 25),
+        "beyond the limit": (75, 25),
         "unedited": (0, 0),
         "chosen": (0, 75),
     }

@@ -66,6 +66,22 @@ class EditEvaluation(Result):
         """The accuracy in the group where it is lowest, of each edit."""
         return self.accuracies().amin(dim=1)
 
+    def largest_losses(self, level: float = 0.95, n_draws: int = 1000, seed: int = 0) -> Float[Tensor, "edit"]:
+        """How much accuracy each edit may cost a group, but for the one that was worst: the upper end of the interval of the
+        loss, in the group where that is largest.
+        """
+        worst = int(self.accuracies()[0].argmin())
+        ends = []
+        for i in range(len(self.groups)):
+            if i != worst:
+                where = self.of_image == i
+                right = self.values[:, where].double().T.numpy()
+                clusters = None if self.clusters is None else self.clusters[where].numpy()
+                about: dict[str, Any] = {"level": level, "n_draws": n_draws, "seed": seed}
+                _, low, _ = bootstrap(right - right[:, :1], clusters=clusters, **about)
+                ends.append(torch.from_numpy(-low))
+        return torch.stack(ends).amax(dim=0)
+
     def table(self, level: float = 0.95, n_draws: int = 1000, seed: int = 0) -> pd.DataFrame:
         """For each edit and group: accuracy and its change against the unedited model, with intervals; KL; margin.
 

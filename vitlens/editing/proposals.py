@@ -16,7 +16,7 @@ from vitlens.model.hooked_vit import HookedViT
 #: How many directions, and how many of the strongest parts, are tried.
 SIZES = (1, 2, 4, 8, 16)
 #: Each number of parts and each dose costs a run of every picture; directions of what the classifier reads cost none.
-MOST_PARTS_TRIED = 8
+MOST_PARTS_TRIED, N_DOSES = 8, 2
 #: How many directions are tried where pictures are too few to tell how many there are.
 COUNTS_OF_FEW = (4, 2, 1)
 #: Parts are looked for in at most so many pictures: each costs a run of its own.
@@ -37,7 +37,7 @@ def propose_edits(
     strongest = shortcut.strongest(MOST_PARTS_TRIED)
     for n in _up_to(len(strongest)):
         made = edit(model, strongest[:n], "token_mean", images=some.images, **about)
-        tried |= {f"mean of {', '.join(made.parts)}, dose {dose:g}": made.at(dose) for dose in doses}
+        tried |= {f"mean of {', '.join(made.parts)}, dose {dose:g}": made.at(dose) for dose in sorted(doses)[-N_DOSES:]}
     if not tried:
         raise InputError(
             "no part differs between the groups more than by chance, and no class has pictures of two groups, so there is "

@@ -73,7 +73,10 @@ class Repair(Drawable):
         return Frame(pd.concat([rows[~is_random], means], ignore_index=True))
 
     def trade_off(self) -> pd.DataFrame:
-        """Each candidate on the pictures for choosing: accuracy by group and of the worst, largest loss, mean KL."""
+        """Each candidate on the pictures for choosing: accuracy by group and of the worst, largest loss, mean KL.
+
+        "largest_loss" is what the edit may cost a group, but for the one that was worst: the upper end of a 95 % interval.
+        """
         accuracies = self.candidates.accuracies()
         columns = {group: accuracies[:, i].numpy() for i, group in enumerate(self.candidates.groups)}
         return Frame(
@@ -81,7 +84,7 @@ class Repair(Drawable):
                 "edit": self.candidates.axes["edit"],
                 **columns,
                 "worst_group": self.candidates.worst().numpy(),
-                "largest_loss": (accuracies[0] - accuracies).amax(dim=1).numpy(),
+                "largest_loss": self.candidates.largest_losses().numpy(),
                 "kl": self.candidates.kl.double().mean(dim=1).numpy(),
             }
         )
@@ -110,14 +113,15 @@ def repair(
 
     It tries to remove directions of what the classifier reads (`group_directions`) and parts that `find_shortcut` names,
     some or many, at several doses; or it tries `edits`. It takes the edit with the highest accuracy in the worst group,
-    among those that cost no group more than `max_loss`. The report sets beside it random edits of the same kind and norm,
-    and the model with only its last layer trained again on balanced groups.
+    among those that cost no other group more than `max_loss`. The report sets beside it random edits of the same kind and
+    norm, and the model with only its last layer trained again on balanced groups.
 
     Args:
         images: a tensor, files, or a picture set; pictures need numbers, so that they can be split.
         labels, groups: the true class and the group of each picture; None for those of a picture set.
         edits: what is tried, by name, in place of what is proposed; made without the pictures of the report.
-        max_loss: how much accuracy any group may lose on the pictures for choosing, as a share; None: no limit.
+        max_loss: how much accuracy a group, but for the worst, may lose on the pictures for choosing, as a share; the whole
+            95 % interval must lie below. None: no limit.
         doses: at which edits are tried and reported.
         held_out: which pictures the report is about: their share, split by class and `clusters`; or True for each of them.
         clusters: a number for each picture; pictures with the same one show the same object and stay together.
@@ -218,10 +222,8 @@ def _check_limits(max_loss: float | None, doses: Sequence[float], n_draws: int) 
 
 
 def _choose(candidates: EditEvaluation, max_loss: float | None) -> str:
-    """The edit with the best worst group among those within the limit; of equal ones that with the larger margin there."""
-    accuracies = candidates.accuracies()
-    names = candidates.axes["edit"]
-    lost = (accuracies[0] - accuracies).amax(dim=1)
-    allowed = [i for i in range(len(names)) if max_loss is None or lost[i] <= max_loss + 1e-12]
-    worst, kl = accuracies.amin(dim=1), candidates.kl.double().mean(dim=1)
+    """The edit with the best worst group among those within the limit; of equal ones the one that changes least."""
+    names, worst = candidates.axes["edit"], candidates.worst()
+    lost, kl = candidates.largest_losses(), candidates.kl.double().mean(dim=1)
+    allowed = [i for i in range(len(names)) if i == 0 or max_loss is None or lost[i] <= max_loss + 1e-12]
     return names[max(allowed, key=lambda i: (float(worst[i]), -float(kl[i])))]

@@ -49,9 +49,12 @@ def choice(repair: Repair) -> list[str]:
         n_allowed, limit = n_tried, "There was no limit to what a group may lose"
     else:
         n_allowed = int((table["largest_loss"].drop(UNEDITED) <= repair.max_loss + 1e-12).sum())
-        limit = f"{n_allowed} of them cost{'s' * (n_allowed == 1)} no group more than {limit_of(repair)}"
+        limit = f"{n_allowed} of them cost{'s' * (n_allowed == 1)} no other group more than {limit_of(repair)}, "
+        limit += "the whole 95 % interval counted"
     if not n_allowed:
-        return [f"{tried}. Every one costs some group more than {limit_of(repair)}."]
+        return [
+            f"{tried}. Every one may cost another group more than {limit_of(repair)}: the 95 % interval goes beyond."
+        ]
     if repair.edit is None:
         return [
             f"{tried}. {limit}, and none of these raises the accuracy of the worst group there, {in_percent(before, 1)}."

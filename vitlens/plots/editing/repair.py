@@ -86,9 +86,10 @@ def dose_curves(repair: Repair) -> go.Figure:
 
 
 def repair_trade_off(repair: Repair) -> go.Figure:
-    """All candidates on the pictures for choosing: the worst group's accuracy against the largest loss of any group.
+    """All candidates on the pictures for choosing: the worst group's accuracy against the largest loss of another group.
 
-    Right of the dashed line an edit costs a group more than was allowed. The star is the chosen edit.
+    Right of the dashed line an edit may cost a group more than was allowed: the upper end of the interval counts. The star
+    is the chosen edit.
     """
     table = repair.trade_off()
     points = table.assign(loss=100 * table["largest_loss"], worst=100 * table["worst_group"]).round(
@@ -117,7 +118,7 @@ def repair_trade_off(repair: Repair) -> go.Figure:
             annotation_position="bottom right",
             annotation_font_size=11,
         )
-    figure.update_xaxes(title="largest loss of any group (percentage points)", zeroline=False)
+    figure.update_xaxes(title="largest loss of another group (points, upper end of its 95 % interval)", zeroline=False)
     figure.update_yaxes(title="accuracy of the worst group (%)", zeroline=False)
     named = "no edit was better within the limit" if repair.edit is None else f"chosen: {text(repair.chosen, 70)}"
     return legend_below(
