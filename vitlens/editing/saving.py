@@ -43,8 +43,8 @@ def save_checkpoint(model: HookedViT, path: str | Path, *, like: Any = None) -> 
 
     Raises:
         InputError: weights that are in no checkpoint, because they were rewritten by `process_weights_` or are those of
-            test-time registers; a folder for a model that timm builds by no name; an edit of a weight that `like` has no place
-            for; `like` is not what the model was opened from; a path that cannot be written.
+            test-time registers; a folder for a model that timm builds by no name; an edit of a weight that `like` has no
+            place for; `like` is not what the model was opened from; a path that cannot be written.
 
     Examples:
         >>> import tempfile
