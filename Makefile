@@ -28,8 +28,9 @@ demo: $(INSTALLED)
 		--dictionary assets/demo/dictionaries/sae/blocks.3.hook_resid_post --out $(OUT)/features.html
 	$(BIN)/python experiments/show_demo_words.py --out $(OUT)/words.html
 	$(BIN)/python experiments/patch_context.py --out $(OUT)/patch_context
+	$(BIN)/vitlens repair --out $(OUT)/repair.html
 	$(BIN)/vitlens reproduce --n-steps 14 --out $(OUT)/paper
-	@echo "open $(OUT)/page.html, $(OUT)/graph.html, $(OUT)/features.html, $(OUT)/words.html, $(OUT)/patch_context/page.html and $(OUT)/paper/report.html"
+	@echo "open $(OUT)/page.html, $(OUT)/graph.html, $(OUT)/features.html, $(OUT)/words.html, $(OUT)/repair.html, $(OUT)/patch_context/page.html and $(OUT)/paper/report.html"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

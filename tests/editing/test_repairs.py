@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from variants import build
 
 import vitlens
-from vitlens import InputError, edit
+from vitlens import HookedViT, InputError, edit
 from vitlens.editing import EditEvaluation
 from vitlens.editing.groups import read_groups
 from vitlens.editing.repairs import _choose
@@ -102,6 +103,19 @@ def test_an_edit_that_does_not_help_is_not_taken(vit, pictures):
     )
     assert (found.edit, found.chosen) == (None, "unedited")
     assert found.report.axes["edit"] == ["unedited", "last layer retrained"]
+
+
+def test_distilled_models_have_no_last_layer_and_other_outputs_no_prediction():
+    model = HookedViT.from_timm(build("deit_tiny_distilled_patch16_224"))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(24, 3, 48, 48, generator=generator, dtype=torch.float64)
+    labels, groups = model(images).argmax(dim=1), ["a", "b"] * 12
+    given = {"groups": groups, "edits": {"one": edit(model, "L1H1")}, "max_loss": None, **ABOUT}
+    found = vitlens.repair(model, images, labels, **given)
+    assert "last layer retrained" not in found.report.axes["edit"]
+    model.set_output("sigmoid")
+    with pytest.raises(InputError, match="no classes that exclude each other"):
+        vitlens.repair(model, images, labels, **given)
 
 
 def test_splits_are_by_class_and_cluster():

@@ -36,8 +36,8 @@ class Repair(Drawable):
 
     `candidates` are all edits that were tried, on the pictures for choosing; `report` is of the others: the chosen edit at
     several doses, random edits of the same kind and norm, the edit that would be chosen without a limit on losses, and the
-    model with its last layer trained again. `chosen` is the name of the edit among the candidates, "unedited" if none was
-    better; `unlimited` is that of the other. `edits` holds them all by their names.
+    model with its last layer trained again (not of distilled models, which have two). `chosen` is the name of the edit
+    among the candidates, "unedited" if none was better; `unlimited` is that of the other. `edits` holds them all by name.
     """
 
     edit: Edit | None
@@ -153,6 +153,11 @@ def repair(
         ""
     )
     model.require_prediction()
+    if model.cfg.output != "softmax" or model.cfg.n_classes < 2:
+        raise InputError(
+            f"a repair is judged by which class is predicted, and {model.cfg.model_name} has no classes that exclude each "
+            'other: model.set_output("softmax") says that it has'
+        )
     _check_limits(max_loss, doses, n_draws)
     if edits is not None:
         check_edits(model, edits)
@@ -182,11 +187,13 @@ def repair(
     unlimited = _choose(candidates, None)
     if unlimited not in (name, UNEDITED):
         shown[UNLIMITED] = tried[unlimited]
-    inputs = classifier_inputs(model, chosen_by.images, **about)
-    retrained = retrain_classifier(model, inputs, chosen_by.labels, chosen_by.groups, seed)
-    shown[RETRAINED] = retrained
-    report = evaluate_edits(model, *reported, edits=shown, clusters=reported.clusters, **about)
-    if not retrained.knows_all_classes:
+    retrained = None
+    if not model.is_distilled:
+        inputs = classifier_inputs(model, chosen_by.images, **about)
+        retrained = shown[RETRAINED] = retrain_classifier(model, inputs, chosen_by.labels, chosen_by.groups, seed)
+    # Where nothing was better and there is nothing to compare with, what was tried is shown.
+    report = evaluate_edits(model, *reported, edits=shown or tried, clusters=reported.clusters, **about)
+    if retrained is not None and not retrained.knows_all_classes:
         # Classes without pictures are never predicted: how far its logits are from others says nothing.
         for values in (report.kl, report.margins, report.changes):
             values[-1] = torch.nan

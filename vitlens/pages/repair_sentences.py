@@ -110,7 +110,8 @@ def baselines(repair: Repair, table: pd.DataFrame) -> list[str]:
         said.append(
             f"Without a limit “{repair.unlimited}” would have been chosen. It brings {_brings(table, UNLIMITED, worst)}"
         )
-    said.append(f"Retraining only the last layer brings {_brings(table, RETRAINED, worst)}")
+    if RETRAINED in of_group.index:
+        said.append(f"Retraining only the last layer brings {_brings(table, RETRAINED, worst)}")
     return said
 
 
