@@ -68,7 +68,7 @@ def dose_curves(repair: Repair) -> go.Figure:
     figure.update_xaxes(
         title="dose of the edit", zeroline=False, tickvals=[*ticks, *beside.values()], tickangle=0,
         ticktext=[*(f"{dose:g}" for dose in ticks), *(BESIDE_DOSES[name] for name in beside)],
-        range=[ends[0] - 0.06 * span, max(beside.values()) + 0.14 * span],
+        range=[ends[0] - 0.06 * span, max(beside.values(), default=ends[-1]) + 0.14 * span],
     )  # fmt: skip
     figure.update_yaxes(title="accuracy (%)", zeroline=False)
     random = f"; grey: {len(repair.random)} random edits of its kind and norm" if chosen is not None else ""
