@@ -59,7 +59,7 @@ def _refuse_unknown(function: str, signature: inspect.Signature, keywords: Mappi
             known = [other for other in signature.parameters if other != "self"]
             raise TypeError(
                 f"{function}() got an unexpected keyword argument {name!r}; the nearest are {nearest(name, known)}"
-            )
+            ) from None
 
 
 def check_of(parameter: inspect.Parameter) -> Check | None:

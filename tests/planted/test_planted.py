@@ -30,7 +30,7 @@ def each_of(names):
 
 
 every_model = each_of(PLANTED)
-# Object and context say the same of a picture of "shortcut", and each would do: test_shortcut.py takes both away.
+# Object and context say the same of a picture of "shortcut", and each would do: test_planted_shortcut.py takes both away.
 without_a_spare = each_of([name for name in PLANTED if name != "shortcut"])
 
 

@@ -1,5 +1,6 @@
 """Writes the weights of a model as an ordinary checkpoint, which needs no vitlens."""
 
+import shutil
 import tempfile
 import warnings
 from pathlib import Path
@@ -160,7 +161,7 @@ def _save_like_folder(like: Path, tensors: dict[str, Tensor], made: Path) -> Non
     for pattern in KEPT_BESIDE:
         for file in folder.glob(pattern):
             if not file.name.endswith(INDEX):
-                (made / file.name).write_bytes(file.read_bytes())
+                shutil.copyfile(file, made / file.name)
     of_open_clip = is_of_open_clip(folder, folder_config(folder), weights_in(folder))
     save_tensors(tensors, made / f"{'open_clip_' if of_open_clip else ''}model.safetensors", METADATA)
 
