@@ -54,7 +54,7 @@ def repair_facts(repair: Repair) -> dict[str, str]:
         f"{name} ({sum(int((part.of_image == part.groups.index(name)).sum()) for part in parts):,})"
         for name in repair.report.groups
     ]
-    limit = "none" if repair.max_loss is None else f"{say.limit_of(repair)} in any group"
+    limit = "none" if repair.max_loss is None else f"{say.limit_of(repair)} in any other group"
     return {
         "pictures": f"{len(repair.candidates.of_image):,} for choosing, {len(repair.report.of_image):,} held out",
         "groups": ", ".join(counts),
