@@ -14,7 +14,7 @@ from vitlens.arguments import checked, short
 from vitlens.choose.sites import EDGE_SITES
 from vitlens.choose.tokens import TokenSet, check_masks_are_used, select_tokens
 from vitlens.data.masks import MaskInput
-from vitlens.editing.changes import Change, Changes, Directions, hooks_of
+from vitlens.editing.changes import Change, Changes, Directions, hooks_of, unit_axis
 from vitlens.editing.fold import fold_changes
 from vitlens.editing.parts import Part, PartNames, read_parts, require_tokens
 from vitlens.editing.saving import save_checkpoint
@@ -22,7 +22,8 @@ from vitlens.errors import InputError
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import NO_TOKENS, Hooks
 from vitlens.model.runs.leaves_state import leaves_state
-from vitlens.model.runs.picture_batches import PictureBatches, PictureSource
+from vitlens.model.runs.picture_batches import PictureSource
+from vitlens.patching.sources import means_at
 
 WAYS = ("zero", "mean", "token_mean", "direction")
 #: Hook points whose values are no vectors of a part: scores and patterns, and what a norm divides by.
@@ -180,10 +181,8 @@ def edit(
     for part in found:
         by_hook[part.hook].append(part)
     constants = _means(model, list(by_hook), how, images, where, batch_size, progress)
-    changes = [
-        _change(model, hook, here, directions if in_stream else None, constants.get(hook), where, float(dose))
-        for hook, here in by_hook.items()
-    ]
+    removed = None if directions is None else _removed(model, list(by_hook), directions)
+    changes = [_change(hook, here, removed, constants.get(hook), where, float(dose)) for hook, here in by_hook.items()]
     return Edit(model, tuple(changes), tuple(part.name for part in found), how)
 
 
@@ -236,17 +235,8 @@ def _means(
         return {}
     if where is not None and where.ndim == 2 and how == "token_mean":
         raise InputError('"token_mean" averages over tokens that are the same in every picture: use "mean"')
-    sums: dict[str, Tensor] = {}
-    n_seen = 0
-    with torch.no_grad():
-        for batch in PictureBatches(model, images, batch_size).with_bar("means", progress):
-            n_seen += len(batch.images)
-            for hook, value in model.run_with_cache(batch.images, names_filter=hooks)[1].items():
-                total = value.sum(dim=0, dtype=torch.float64)
-                sums[hook] = sums[hook] + total if hook in sums else total
-    if not n_seen:
-        raise InputError("there are no pictures to average over")
-    means = {hook: total / n_seen for hook, total in sums.items()}
+    found = means_at(model, images, hooks, batch_size, progress)
+    means = {hook: mean[0] for hook, mean in found.items()}
     if how == "token_mean":
         means = {
             hook: mean
@@ -257,38 +247,29 @@ def _means(
     return {hook: mean.to(model.dtype) for hook, mean in means.items()}
 
 
+def _removed(model: HookedViT, hooks: list[str], directions: Directions | Tensor) -> Directions:
+    """The directions, which must be as wide as the vectors at these hook points."""
+    removed = directions if isinstance(directions, Directions) else Directions.orthogonal(directions)
+    image = torch.zeros(1, model.cfg.n_channels, *model.cfg.image_size, dtype=model.dtype, device=model.device)
+    with torch.no_grad():
+        cache = model.run_with_cache(image, names_filter=hooks)[1]
+    for hook in hooks:
+        given, width = removed.read.shape[-1], cache[hook].shape[-1]
+        if given != width:
+            raise InputError(f"the directions have {given} numbers, and the vectors at {hook} have {width}")
+    return removed
+
+
 def _change(
-    model: HookedViT,
     hook: str,
     parts: Sequence[Part],
-    directions: Directions | Tensor | None,
+    removed: Directions | None,
     constant: Tensor | None,
     where: Tensor | None,
     dose: float,
 ) -> Change:
-    units = [part.unit for part in parts if part.unit is not None]
-    change = Change(hook, tuple(units) or None, None, None, where, dose)
-    if constant is not None and units:
-        axis = change.unit_axis
-        assert axis is not None
+    units = tuple(part.unit for part in parts if part.unit is not None)
+    axis = unit_axis(hook)
+    if constant is not None and units and axis is not None:
         constant = constant.index_select(axis, torch.tensor(units, device=constant.device))
-    removed = None
-    if directions is not None:
-        removed = directions if isinstance(directions, Directions) else Directions.orthogonal(directions)
-        _check_width(model, hook, removed)
-    return replace(change, removed=removed, constant=constant)
-
-
-def _check_width(model: HookedViT, hook: str, removed: Directions) -> None:
-    width = width_at(model, hook)
-    if removed.read.shape[-1] != width:
-        raise InputError(
-            f"the directions have {removed.read.shape[-1]} numbers, and the vectors at {hook} have {width}"
-        )
-
-
-def width_at(model: HookedViT, hook: str) -> int:
-    """How many numbers a vector at this hook point has."""
-    image = torch.zeros(1, model.cfg.n_channels, *model.cfg.image_size, dtype=model.dtype, device=model.device)
-    with torch.no_grad():
-        return model.run_with_cache(image, names_filter=hook)[1][hook].shape[-1]
+    return Change(hook, units or None, removed, constant, where, dose)

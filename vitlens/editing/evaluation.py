@@ -13,7 +13,7 @@ from vitlens.arguments import checked, short
 from vitlens.editing.groups import GroupInput, Groups
 from vitlens.editing.labelled import LabelledPictures, read_clusters
 from vitlens.errors import InputError
-from vitlens.model.class_space.outputs import WITH_PROBABILITIES, is_predicted, kl_divergence
+from vitlens.model.class_space.outputs import WITH_PROBABILITIES, is_predicted, kl_divergence, largest_other
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import Hooks, Reader, block_and_site
 from vitlens.model.provenance import page_facts
@@ -266,7 +266,7 @@ def _scores(
     if output == "sigmoid":
         margins = own
     else:
-        margins = own - wide.scatter(-1, truth[..., None], -torch.inf).amax(dim=-1)
+        margins = own - largest_other(wide, truth).values
     if output in WITH_PROBABILITIES:
         moved = kl_divergence(wide[:1].expand_as(wide), wide, output)
     else:

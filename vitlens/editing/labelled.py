@@ -34,7 +34,7 @@ class LabelledPictures:
             )
         self.groups: list[str] | None = None
         if isinstance(images, PictureSet):
-            rows = [row for _, some in images.chunks(LABELS_AT_ONCE) for row in map(_without_bytes, some)]
+            rows = list(rows_without_bytes(images))
             labels = [row["label"] for row in rows] if labels is None else labels
             self.groups = [row["group"] for row in rows] if rows and "group" in rows[0] else None
         if labels is None:
@@ -95,5 +95,8 @@ def read_clusters(clusters: Any, n_images: int) -> Int[np.ndarray, "image"] | No
     return np.array([place[name] for name in names])
 
 
-def _without_bytes(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name in ("label", "group")}
+def rows_without_bytes(pictures: PictureSet) -> Iterator[dict[str, Any]]:
+    """The path, the class and the group, where there is one, of each picture."""
+    for _, rows in pictures.chunks(LABELS_AT_ONCE):
+        for row in rows:
+            yield {name: value for name, value in row.items() if name in ("path", "label", "group")}

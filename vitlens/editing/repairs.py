@@ -108,8 +108,7 @@ def repair(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> Repair:
-    (
-        """Chooses the edit that helps the worst group most, and reports what it does on pictures that did not choose it.
+    """Chooses the edit that helps the worst group most, and reports what it does on pictures that did not choose it.
 
     It tries to remove directions of what the classifier reads (`group_directions`) and parts that `find_shortcut` names,
     some or many, at several doses; or it tries `edits`. It takes the edit with the highest accuracy in the worst group,
@@ -150,8 +149,6 @@ def repair(
         >>> found.report.axes["edit"][0], found.report.axes["edit"][-1]
         ('unedited', 'last layer retrained')
     """
-        ""
-    )
     model.require_prediction()
     if model.cfg.output != "softmax" or model.cfg.n_classes < 2:
         raise InputError(
@@ -169,7 +166,8 @@ def repair(
     given = read_clusters(clusters, len(pictures))
     together = torch.arange(len(pictures)) if given is None else torch.from_numpy(given)
     is_held_out = split_pictures(pictures.labels, found, together, held_out, seed)
-    chosen_by, reported = (SomePictures.of(pictures, found, together, where) for where in (~is_held_out, is_held_out))
+    everything = SomePictures(pictures.source, torch.arange(len(pictures)), pictures.labels, found, together)
+    chosen_by, reported = everything.only(~is_held_out), everything.only(is_held_out)
     about: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     shortcut = None
     tried: dict[str, Edit] = dict(edits or {})
@@ -231,6 +229,9 @@ def _check_limits(max_loss: float | None, doses: Sequence[float], n_draws: int) 
 def _choose(candidates: EditEvaluation, max_loss: float | None) -> str:
     """The edit with the best worst group among those within the limit; of equal ones the one that changes least."""
     names, worst = candidates.axes["edit"], candidates.worst()
-    lost, kl = candidates.largest_losses(), candidates.kl.double().mean(dim=1)
-    allowed = [i for i in range(len(names)) if i == 0 or max_loss is None or lost[i] <= max_loss + 1e-12]
+    kl = candidates.kl.double().mean(dim=1)
+    allowed = list(range(len(names)))
+    if max_loss is not None:
+        lost = candidates.largest_losses()
+        allowed = [i for i in allowed if i == 0 or lost[i] <= max_loss + 1e-12]
     return names[max(allowed, key=lambda i: (float(worst[i]), -float(kl[i])))]

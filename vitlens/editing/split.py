@@ -9,7 +9,6 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from vitlens.editing.groups import Groups
-from vitlens.editing.labelled import LabelledPictures
 from vitlens.errors import InputError
 from vitlens.model.runs.picture_batches import PictureBatches
 
@@ -23,22 +22,6 @@ class SomePictures:
     labels: Int[Tensor, "image"]
     groups: Groups
     clusters: Int[Tensor, "image"]
-
-    @classmethod
-    def of(
-        cls,
-        pictures: LabelledPictures,
-        groups: Groups,
-        clusters: Int[Tensor, "all"],
-        where: Bool[Tensor, "all"],
-    ) -> "SomePictures":
-        named = [groups.names[place] for place in groups.of_image[where].tolist()]
-        # In the order of all pictures, so that a group has one place in every part.
-        order = [name for name in groups.names if name in set(named)]
-        of_image = torch.tensor([order.index(name) for name in named])
-        return cls(
-            pictures.source, where.nonzero()[:, 0], pictures.labels[where], Groups(order, of_image), clusters[where]
-        )
 
     def __iter__(self) -> Iterator[Any]:
         """Pictures, labels and groups, as analyses take them."""
@@ -71,13 +54,12 @@ class SomePictures:
         for place in range(len(self.groups.names)):
             here = (self.groups.of_image == place).nonzero()[:, 0]
             chosen[here[torch.randperm(len(here), generator=generator)[:share]]] = True
-        return SomePictures(
-            self.batches,
-            self.numbers[chosen],
-            self.labels[chosen],
-            Groups(self.groups.names, self.groups.of_image[chosen]),
-            self.clusters[chosen],
-        )
+        return self.only(chosen)
+
+    def only(self, where: Bool[Tensor, "image"]) -> "SomePictures":
+        """Those of them; a group keeps its place."""
+        groups = Groups(self.groups.names, self.groups.of_image[where])
+        return SomePictures(self.batches, self.numbers[where], self.labels[where], groups, self.clusters[where])
 
 
 def split_pictures(

@@ -136,6 +136,13 @@ def mean_activations(
     """
     chosen = [find_site(model, name) for name in ([sites] if isinstance(sites, str) else sites)]
     names = [site.hook(block) for site in chosen for block in model.block_indices(blocks)]
+    return {name: mean.to(model.dtype) for name, mean in means_at(model, images, names, batch_size, progress).items()}
+
+
+def means_at(
+    model: HookedViT, images: PictureSource, names: Sequence[str], batch_size: int | None, progress: bool | None
+) -> dict[str, Float[Tensor, "1 ..."]]:
+    """The mean activation at each of these hook points over pictures, in double precision."""
     batches = PictureBatches(model, images, batch_size or default_batch_size(model))
     sums: dict[str, Tensor] = {}
     n_seen = 0
@@ -148,4 +155,4 @@ def mean_activations(
                 sums[name] = sums[name] + total if name in sums else total
     if not n_seen:
         raise InputError("there are no pictures to average over")
-    return {name: (total / n_seen).to(model.dtype) for name, total in sums.items()}
+    return {name: total / n_seen for name, total in sums.items()}

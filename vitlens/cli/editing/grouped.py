@@ -1,9 +1,8 @@
 """Labelled pictures in groups, of a folder, a table or the demo, as `vitlens shortcut` and `vitlens repair` read them."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,9 +12,6 @@ from vitlens.errors import InputError, printable, reason
 if TYPE_CHECKING:
     from vitlens.data.picture_sets import PictureSet
     from vitlens.model.hooked_vit import HookedViT
-
-#: Rows that are read at once for their labels and groups.
-ROWS_AT_ONCE = 256
 
 GroupedData = Annotated[
     str,
@@ -78,12 +74,13 @@ class GroupedSource:
             InputError: as `open_pictures`; pictures without groups.
         """
         from vitlens.data.picture_sets import open_pictures
+        from vitlens.editing.labelled import rows_without_bytes
 
         pictures = open_pictures(
             self.data, model.class_names, model.cfg.n_classes, split=self.split, class_map=self.class_map,
             label_column=self.label_column, group_column=self.group_column,
         )  # fmt: skip
-        rows = list(_short_rows(pictures))
+        rows = list(rows_without_bytes(pictures))
         if self.group_file is not None:
             given = read_group_file(self.group_file)
             groups = [_group_of(row["path"], given, self.data, self.group_file) for row in rows]
@@ -131,14 +128,6 @@ def _group_of(picture: str, groups: dict[str, str], data: str, file: Path) -> st
     if found is None:
         raise InputError(f"{file} does not say which group {picture} is in")
     return found
-
-
-def _short_rows(pictures: "PictureSet") -> Iterator[dict[str, Any]]:
-    """Path, class and group of each picture, without its bytes."""
-    for start in range(0, pictures.n or 0, ROWS_AT_ONCE):
-        some = range(start, min(start + ROWS_AT_ONCE, pictures.n or 0))
-        for row in pictures.rows(some) or []:
-            yield {name: value for name, value in row.items() if name in ("path", "label", "group")}
 
 
 def group_counts(groups: list[str]) -> str:

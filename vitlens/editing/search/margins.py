@@ -17,6 +17,7 @@ from vitlens.editing.labelled import LabelledPictures
 from vitlens.errors import InputError
 from vitlens.features.attribution import feature_attribution
 from vitlens.features.placed import AnyDictionary
+from vitlens.model.class_space.outputs import largest_other
 from vitlens.model.hooked_vit import HookedViT
 from vitlens.model.hooks.hook_points import HookName
 from vitlens.results.axes import ComponentLabel, head_label
@@ -75,7 +76,7 @@ class Margins:
         for places, images, labels in self.pictures.batches("shares of the margin", progress):
             with torch.no_grad():
                 logits = self.model(images)
-            others = logits.scatter(1, labels[:, None], -torch.inf).max(dim=1)
+            others = largest_other(logits, labels)
             at = places.numpy()
             self.seen[at], self.rivals[places] = True, others.indices.cpu()
             own = logits.gather(1, labels[:, None])[:, 0]

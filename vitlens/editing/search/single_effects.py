@@ -13,6 +13,7 @@ from torch import Tensor
 from vitlens.data.pictures import Pictures
 from vitlens.editing.search.margins import Margins
 from vitlens.errors import InputError
+from vitlens.model.class_space.outputs import largest_other
 from vitlens.model.runs.picture_batches import PictureBatches
 from vitlens.patching.ablation import activation_ablation
 from vitlens.patching.sources import mean_activations
@@ -115,8 +116,7 @@ class SingleEffects:
         """The changes of the margin and of the correctness of these pictures, by the cells of a sweep."""
 
         def correct(logits: Tensor) -> Tensor:
-            others = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
-            return (logits.gather(1, labels[:, None])[:, 0] > others).to(logits.dtype)
+            return (logits.gather(1, labels[:, None])[:, 0] > largest_other(logits, labels).values).to(logits.dtype)
 
         found = activation_ablation(
             self.exact.model,

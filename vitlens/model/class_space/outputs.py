@@ -103,6 +103,11 @@ def kl_divergence(
     return terms.sum(dim=-1)
 
 
+def largest_other(logits: Float[Tensor, "*batch classes"], classes: Int[Tensor, "*batch"]) -> Any:
+    """The largest logit of another class, and that class: `values` and `indices` [*batch]."""
+    return logits.scatter(-1, classes[..., None], -torch.inf).max(dim=-1)
+
+
 def is_predicted(
     logits: Float[Tensor, "*batch classes"], classes: Int[Tensor, "*batch"], output: str
 ) -> Float[Tensor, "*batch"]:
