@@ -41,7 +41,7 @@ def repair(
     max_loss: Annotated[
         float | None,
         typer.Option(
-            help="how much accuracy any group may lose, on the pictures that choose the edit", show_default=str(LIMIT)
+            help="how much accuracy groups but the worst may lose, on the pictures that choose", show_default=str(LIMIT)
         ),
     ] = None,
     no_limit: Annotated[bool, typer.Option("--no-limit", help="groups may lose any accuracy")] = False,
